@@ -1,0 +1,26 @@
+"""FENet of "Boosting Semantic Segmentation via Feature Enhancement", in plain torch."""
+
+from models.backbones import Backbone, register_backbone
+from models.cost import count_multiply_adds, count_parameters
+from models.dropout import ChannelDropout, set_sample_keys
+from models.enhancement import FEM, FEMOptions, register_fem
+from models.fenet import FENet, FENetConfig
+from models.loss import LossConfig, LossTerms, SegmentationLoss, split_output
+
+__all__ = [
+    "FEM",
+    "Backbone",
+    "ChannelDropout",
+    "FEMOptions",
+    "FENet",
+    "FENetConfig",
+    "LossConfig",
+    "LossTerms",
+    "SegmentationLoss",
+    "count_multiply_adds",
+    "count_parameters",
+    "register_backbone",
+    "register_fem",
+    "set_sample_keys",
+    "split_output",
+]

@@ -1,0 +1,81 @@
+"""DFNet1 and DFNet2 (Li et al., "Partial Order Pruning", CVPR 2019)."""
+
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from models.backbones.contract import Backbone, register_backbone
+from models.layers import BasicBlock, ConvNormReLU
+
+
+class Group(NamedTuple):
+    """`blocks` basic blocks of `channels`, the first one with `stride`, under the name `name`."""
+
+    name: str
+    channels: int
+    blocks: int
+    stride: int
+
+
+class DFNet(Backbone):
+    """Two 3x3 convolutions of stride 2 (3 to 32 to 64), then groups of basic blocks.
+
+    The FENet paper does not say which features of a DFNet are its four stages. Taken here are the
+    last ones of stride 4, 8, 16 and 32: what stands before each group that halves the size, and the
+    end. The first of these is the stem, which no block has refined. DFNets have one stem, and the
+    paper does not dilate them. Groups are named as in the published weights.
+    """
+
+    lateral_channels = 64
+    groups: ClassVar[tuple[Group, ...]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            ConvNormReLU(3, 32, 3, stride=2), ConvNormReLU(32, 64, 3, stride=2)
+        )
+        in_channels = 64
+        for group in self.groups:
+            blocks = []
+            for position in range(group.blocks):
+                stride = group.stride if position == 0 else 1
+                blocks.append(BasicBlock(in_channels, group.channels, stride))
+                in_channels = group.channels
+            self.add_module(group.name, nn.Sequential(*blocks))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = self.stem(images)
+        levels = []
+        for group in self.groups:
+            if group.stride == 2:
+                levels.append(features)
+            features = getattr(self, group.name)(features)
+        return [*levels, features]
+
+
+@register_backbone("dfnet1")
+class DFNet1(DFNet):
+    """Ten blocks."""
+
+    channels = (64, 64, 128, 512)
+    groups = (
+        Group("stage2", 64, 3, stride=2),
+        Group("stage3", 128, 3, stride=2),
+        Group("stage4", 256, 3, stride=2),
+        Group("stage5", 512, 1, stride=1),
+    )
+
+
+@register_backbone("dfnet2")
+class DFNet2(DFNet):
+    """Twenty blocks."""
+
+    channels = (64, 128, 256, 512)
+    groups = (
+        Group("stage2_1", 64, 2, stride=2),
+        Group("stage2_2", 128, 1, stride=1),
+        Group("stage3_1", 128, 10, stride=2),
+        Group("stage3_2", 256, 1, stride=1),
+        Group("stage4_1", 256, 4, stride=2),
+        Group("stage4_2", 512, 2, stride=1),
+    )

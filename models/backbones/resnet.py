@@ -1,0 +1,121 @@
+"""ResNet-18, -50 and -101 (He et al., CVPR 2016) with a choice of stems and dilation."""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from models.backbones.contract import Backbone, register_backbone
+from models.layers import BasicBlock, BatchNorm2d, Conv2d, ConvNormReLU, conv3x3, shortcut
+
+#: Output channels of each stem's convolutions. Deep ones are 3x3, the plain one is 7x7.
+STEMS: dict[str, tuple[int, ...]] = {
+    "64-64-128": (64, 64, 128),
+    "32-32-64": (32, 32, 64),
+    "plain": (64,),
+}
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 and a shortcut; the 3x3 has the stride. Names as in torchvision."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = Conv2d(in_channels, channels, kernel_size=1, bias=False)
+        self.bn1 = BatchNorm2d(channels)
+        self.conv2 = conv3x3(channels, channels, stride, dilation)
+        self.bn2 = BatchNorm2d(channels)
+        self.conv3 = Conv2d(channels, out_channels, kernel_size=1, bias=False)
+        self.bn3 = BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(in_channels, out_channels, stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        identity = features if self.downsample is None else self.downsample(features)
+        out = self.relu(self.bn1(self.conv1(features)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.relu(out + identity)
+
+
+class ResNet(Backbone):
+    """Four levels of stride 4, 8, 16, 32.
+
+    `stem` is the layers before the max-pool: "64-64-128", three 3x3 convolutions as in the paper's
+    public relatives; "32-32-64", the same in the width of ResNet-C and -D; "plain", the original
+    7x7. Parameter counts of the paper's Table 2 need the first.
+
+    `dilation`: the 3x3 convolutions of the last two stages are dilated by 2 and 4 **with their
+    strides kept** (section 4.2), so that only the receptive field grows; sizes and cost stay.
+
+    Parameters of the body are named as in torchvision; those of the stem `stem.I.conv`,
+    `stem.I.norm`.
+    """
+
+    stems = tuple(STEMS)
+    can_dilate = True
+    block: ClassVar[type[BasicBlock] | type[Bottleneck]]
+    depths: ClassVar[tuple[int, int, int, int]]
+
+    def __init__(self, stem: str, dilation: bool) -> None:
+        super().__init__()
+        widths = STEMS[stem]
+        kernel_size = 7 if stem == "plain" else 3
+        inputs = (3, *widths[:-1])
+        self.stem = nn.Sequential(
+            *(
+                ConvNormReLU(i, o, kernel_size, stride=2 if position == 0 else 1)
+                for position, (i, o) in enumerate(zip(inputs, widths, strict=True))
+            )
+        )
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        dilations = (1, 1, 2, 4) if dilation else (1, 1, 1, 1)
+        in_channels = widths[-1]
+        for index in range(4):
+            channels = 64 * 2**index
+            blocks = []
+            for position in range(self.depths[index]):
+                stride = 2 if index > 0 and position == 0 else 1
+                blocks.append(self.block(in_channels, channels, stride, dilations[index]))
+                in_channels = channels * self.block.expansion
+            self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = self.maxpool(self.stem(images))
+        levels = []
+        for index in range(4):
+            features = self.get_submodule(f"layer{index + 1}")(features)
+            levels.append(features)
+        return levels
+
+
+@register_backbone("resnet18")
+class ResNet18(ResNet):
+    """Two basic blocks a stage."""
+
+    channels = (64, 128, 256, 512)
+    lateral_channels = 128
+    block = BasicBlock
+    depths = (2, 2, 2, 2)
+
+
+@register_backbone("resnet50")
+class ResNet50(ResNet):
+    """3, 4, 6 and 3 bottlenecks."""
+
+    channels = (256, 512, 1024, 2048)
+    lateral_channels = 256
+    block = Bottleneck
+    depths = (3, 4, 6, 3)
+
+
+@register_backbone("resnet101")
+class ResNet101(ResNet):
+    """3, 4, 23 and 3 bottlenecks."""
+
+    channels = (256, 512, 1024, 2048)
+    lateral_channels = 256
+    block = Bottleneck
+    depths = (3, 4, 23, 3)

@@ -1,0 +1,124 @@
+"""The few layers every part of the network is made of."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that starts from He's normal distribution over its fan-out."""
+
+    def reset_parameters(self) -> None:
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class Classifier(Conv2d):
+    """The 1x1 convolution to class logits; it starts close to zero, preferring no class."""
+
+    def __init__(self, in_channels: int, classes: int) -> None:
+        super().__init__(in_channels, classes, kernel_size=1)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=0.01)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that also trains on one value per channel.
+
+    One value has no variance: `nn.BatchNorm2d` refuses it. It occurs where an image is pooled to
+    1x1 and the batch holds one image. The running statistics normalise it then, as in evaluation,
+    and are left as they are; weight and bias learn as ever. A synchronised batch norm that takes
+    this layer's place sees the values of all workers and needs no such case.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        one_value = input.shape[0] * input.shape[2] * input.shape[3] == 1
+        if self.training and one_value:
+            return F.batch_norm(
+                input,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                training=False,
+                eps=self.eps,
+            )
+        return super().forward(input)
+
+
+class ConvNormReLU(nn.Module):
+    """Convolution without bias, batch norm, ReLU."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
+    ) -> None:
+        super().__init__()
+        self.conv = Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False
+        )
+        self.norm = BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.relu(self.norm(self.conv(features)))
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> Conv2d:
+    """A 3x3 convolution without bias; its output has the size `ceil(input / stride)`."""
+    return Conv2d(
+        in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, bias=False
+    )
+
+
+def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    """The projection beside a residual block, or None where the identity fits."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    conv = Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+    return nn.Sequential(conv, BatchNorm2d(out_channels))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al., CVPR 2016); names as in torchvision."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, channels, stride, dilation)
+        self.bn1 = BatchNorm2d(channels)
+        self.conv2 = conv3x3(channels, channels, dilation=dilation)
+        self.bn2 = BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(in_channels, channels, stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        identity = features if self.downsample is None else self.downsample(features)
+        out = self.relu(self.bn1(self.conv1(features)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(out + identity)
+
+
+def resize(features: Tensor, reference: Tensor) -> Tensor:
+    """`features` resized bilinearly to the height and width of `reference`, up or down."""
+    size = reference.shape[-2:]
+    if features.shape[-2:] == size:
+        return features
+    return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+
+def fuse_by_addition(levels: list[Tensor]) -> Tensor:
+    """The sum of all levels at the size of the first: `(N, C, H, W)`."""
+    fused = levels[0]
+    for level in levels[1:]:
+        fused = fused + resize(level, levels[0])
+    return fused
+
+
+def fuse_by_concatenation(levels: list[Tensor]) -> Tensor:
+    """All levels at the size of the first, beside one another: `(N, len(levels) * C, H, W)`."""
+    return torch.cat([resize(level, levels[0]) for level in levels], dim=1)
