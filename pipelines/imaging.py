@@ -1,0 +1,89 @@
+"""Encoded pictures to arrays and back, with errors that say what is wrong with the file."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+
+Array = NDArray[np.uint8]
+
+# Decoding a hostile header must not allocate gigabytes; no benchmark's picture comes near this.
+Image.MAX_IMAGE_PIXELS = 512 * 1024 * 1024
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used; the message does not name the file."""
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """Decode a whole picture; PictureError when it is empty, truncated or no picture at all."""
+    if not data:
+        raise PictureError("the file is empty")
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+    except Image.UnidentifiedImageError:
+        raise PictureError("not a picture in a format known here (PNG, JPEG, ...)") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise PictureError(f"damaged or truncated ({error})") from None
+    return picture
+
+
+def orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) to 8."""
+    return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def to_rgb(picture: Image.Image) -> Array:
+    """uint8 (height, width, 3), upright, from any mode: grey repeated, alpha dropped, 16 bit to 8."""
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode in ("I;16", "I;16B", "I;16L", "I"):
+        grey = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    # A palette may carry transparency, which Pillow only drops silently by way of RGBA.
+    if upright.mode in ("P", "PA"):
+        upright = upright.convert("RGBA")
+    return np.asarray(upright.convert("RGB"))
+
+
+def to_indices(picture: Image.Image) -> NDArray[np.uint16]:
+    """uint16 (height, width) of the stored values of a label map; palette PNGs give their indices.
+
+    Raises:
+        PictureError: the picture holds colours, not indices.
+    """
+    if picture.mode == "1":
+        return np.asarray(picture).astype(np.uint16)
+    if picture.mode in ("L", "P"):
+        return np.asarray(picture).astype(np.uint16)
+    if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > 65535:
+            raise PictureError(
+                f"label values reach {values.min()}..{values.max()}, expected 0..65535"
+            )
+        return values.astype(np.uint16)
+    raise PictureError(
+        f"a label must hold one index per pixel (grey or palette PNG), this one holds colours "
+        f"(mode {picture.mode}); map its colours to class indices first"
+    )
+
+
+def encode_png(pixels: NDArray[np.uint8], effort: int = 3) -> bytes:
+    """Lossless PNG of uint8 (height, width) or (height, width, 3); `effort`: zlib's level, 0-9."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=effort)
+    return buffer.getvalue()
+
+
+def decode_rgb(data: bytes) -> Array:
+    """uint8 (height, width, 3) of stored image bytes."""
+    return np.asarray(open_picture(data).convert("RGB"))
+
+
+def decode_indices(data: bytes) -> Array:
+    """uint8 (height, width) of stored label bytes (class indices)."""
+    return np.asarray(open_picture(data))

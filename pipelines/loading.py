@@ -1,0 +1,251 @@
+"""Batches for training and evaluation, prepared ahead of the loop by threads.
+
+Decoding and copying release the interpreter's lock, so threads suffice; nothing is pickled, and a
+failing sample raises in the loop with the sample's name.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.data import DataConfig
+from pipelines.geometry import CropPlan, canvas_size, plan_crop
+from pipelines.sampling import Draws, GlobalBatches
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Samples(Protocol):
+    """What the loaders need of a split: `pipelines.dataset.Split`, or a decoded copy of it."""
+
+    identifiers: list[str]
+    heights: NDArray[np.int64]
+    widths: NDArray[np.int64]
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
+
+
+@dataclass(frozen=True)
+class SourceBatch:
+    """The part of each picture that its crop needs, and how to cut the crop from it.
+
+    windows: uint8 (batch, 3, height, width), stored channels last; labels: uint8 (batch, height,
+    width). Both have one size for all batches of a data set and are undefined beyond a sample's own
+    window, which `geometry` never reaches.
+    geometry: int64 (batch, 2, 4), per axis (rows, columns) the numbers of `geometry.Axis`.
+    flips: bool (batch,). sample_keys: int64 (batch,), from which all of a sample's random numbers
+    follow. identifiers: names of the samples.
+    """
+
+    windows: Tensor
+    labels: Tensor
+    geometry: Tensor
+    flips: Tensor
+    sample_keys: Tensor
+    identifiers: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.identifiers)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> SourceBatch:
+        """The batch on `device`; `non_blocking` copies overlap where the batch is pinned."""
+        return _move(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin(self) -> SourceBatch:
+        """The batch in page-locked memory, from which a GPU copies without waiting."""
+        return _move(self, torch.Tensor.pin_memory)
+
+
+def _move(batch: SourceBatch, move: Callable[[Tensor], Tensor]) -> SourceBatch:
+    moved: dict[str, Any] = {
+        field.name: move(getattr(batch, field.name))
+        for field in fields(batch)
+        if field.name != "identifiers"
+    }
+    return replace(batch, **moved)
+
+
+@dataclass(frozen=True)
+class EvaluationBatch:
+    """Whole pictures of one size: images uint8 (batch, 3, height, width), labels uint8 (batch,
+    height, width), indices int64 (batch,) into the split, and the samples' names."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    identifiers: tuple[str, ...]
+
+
+class TrainingBatches:
+    """The training batches of one worker.
+
+    Args:
+        split: where the samples come from.
+        data: crop and augmentation; decides how much of each picture is loaded.
+        seed: keys order and augmentation, with the epoch.
+        global_batch: samples a step over all workers.
+        rank, world: this worker, and how many there are.
+        threads, ahead: threads that prepare batches, and how many batches they may be ahead.
+        pin: hand out batches in page-locked memory, for a GPU.
+
+    Raises:
+        ValueError: fewer samples in a global batch than workers.
+    """
+
+    def __init__(
+        self,
+        split: Samples,
+        data: DataConfig,
+        seed: int,
+        global_batch: int,
+        rank: int = 0,
+        world: int = 1,
+        threads: int = 2,
+        ahead: int = 4,
+        pin: bool = False,
+    ) -> None:
+        self.batches = GlobalBatches(len(split), seed, global_batch, rank, world)
+        self._split = split
+        self._data = data
+        self._threads = threads
+        self._ahead = ahead
+        self._pin = pin
+        smallest = data.augmentation.scale[0]
+        self._canvas = (
+            canvas_size(split.heights, data.crop[0], smallest),
+            canvas_size(split.widths, data.crop[1], smallest),
+        )
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return len(self.batches)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[SourceBatch]:
+        """This worker's batches of `epoch`, from `first_step` on.
+
+        Raises:
+            DatasetError: a sample cannot be read; the message names it.
+        """
+        draws = self.batches.epoch(epoch, first_step)
+        return prepare_ahead(self.load, draws, self._threads, self._ahead)
+
+    def load(self, draws: Draws) -> SourceBatch:
+        """Read and cut the windows of one batch."""
+        count, (height, width) = len(draws.samples), self._canvas
+        # Allocated channels last, as pictures are decoded, so that a window is copied row by row.
+        windows = torch.empty((count, height, width, 3), dtype=torch.uint8)
+        labels = torch.empty((count, height, width), dtype=torch.uint8)
+        plans: list[CropPlan] = []
+        for row, (sample, key) in enumerate(zip(draws.samples, draws.keys, strict=True)):
+            image, label = self._split.read(int(sample))
+            plan = self._plan(label.shape, int(key))
+            rows = slice(plan.rows.start, plan.rows.stop)
+            columns = slice(plan.columns.start, plan.columns.stop)
+            _paste(windows[row].numpy(), image[rows, columns])
+            _paste(labels[row].numpy(), label[rows, columns])
+            plans.append(plan)
+        batch = SourceBatch(
+            windows=windows.permute(0, 3, 1, 2),
+            labels=labels,
+            geometry=torch.tensor([(plan.rows.numbers, plan.columns.numbers) for plan in plans]),
+            flips=torch.tensor([plan.flip for plan in plans]),
+            sample_keys=torch.from_numpy(draws.keys),
+            identifiers=tuple(self._split.identifiers[sample] for sample in draws.samples),
+        )
+        return batch.pin() if self._pin else batch
+
+    def _plan(self, size: tuple[int, ...], key: int) -> CropPlan:
+        augmentation = self._data.augmentation
+        height, width = size
+        return plan_crop(
+            (height, width), self._data.crop, augmentation.scale, augmentation.flip, key
+        )
+
+
+class EvaluationBatches:
+    """Whole pictures of a split, each exactly once over all workers; one size a batch.
+
+    Args:
+        split: where the samples come from.
+        batch: most pictures in a batch of one worker.
+        rank, world: this worker, and how many there are.
+        threads, ahead: threads that prepare batches, and how many batches they may be ahead.
+    """
+
+    def __init__(
+        self,
+        split: Samples,
+        batch: int,
+        rank: int = 0,
+        world: int = 1,
+        threads: int = 2,
+        ahead: int = 2,
+    ) -> None:
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, received {batch}")
+        self._split = split
+        self._threads = threads
+        self._ahead = ahead
+        by_size: dict[tuple[int, int], list[int]] = {}
+        sizes = zip(split.heights.tolist(), split.widths.tolist(), strict=True)
+        for index, size in enumerate(sizes):
+            by_size.setdefault(size, []).append(index)
+        batches = [
+            indices[start : start + batch]
+            for indices in by_size.values()
+            for start in range(0, len(indices), batch)
+        ]
+        self._batches = batches[rank::world]
+
+    def __len__(self) -> int:
+        """Batches of this worker."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[EvaluationBatch]:
+        return prepare_ahead(self._load, self._batches, self._threads, self._ahead)
+
+    def _load(self, indices: list[int]) -> EvaluationBatch:
+        images, labels = zip(*(self._split.read(index) for index in indices), strict=True)
+        return EvaluationBatch(
+            images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
+            labels=torch.from_numpy(np.stack(labels)),
+            indices=torch.tensor(indices),
+            identifiers=tuple(self._split.identifiers[index] for index in indices),
+        )
+
+
+def prepare_ahead(
+    prepare: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
+) -> Iterator[Result]:
+    """`map(prepare, items)` in order, with at most `ahead` results waiting or in work.
+
+    An error in `prepare` is raised where its result would have come. Threads end with the iterator.
+    """
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="loading")
+    pending: deque[Future[Result]] = deque()
+    source = iter(items)
+    try:
+        pending.extend(executor.submit(prepare, item) for item in islice(source, ahead))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(executor.submit(prepare, item) for item in islice(source, 1))
+            yield result
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _paste(canvas: NDArray[np.uint8], window: NDArray[np.uint8]) -> None:
+    canvas[: window.shape[0], : window.shape[1]] = window

@@ -1,0 +1,88 @@
+"""Where a data set lies: a local directory or an object store, behind one small interface."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs
+
+from pipelines.manifest import DatasetError
+
+_SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A directory that pyarrow can reach: `uri` as the user wrote it, `path` as `filesystem` does."""
+
+    uri: str
+    filesystem: pa.fs.FileSystem
+    path: str
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, pa.fs.LocalFileSystem)
+
+    @property
+    def directory(self) -> Path:
+        """The local directory; only where `is_local`."""
+        return Path(self.path)
+
+    def file(self, name: str) -> str:
+        return f"{self.path.rstrip('/')}/{name}"
+
+    def sizes(self) -> dict[str, int]:
+        """Size in bytes of every file directly inside, by name; empty without such a directory."""
+        selector = pa.fs.FileSelector(self.path, allow_not_found=True)
+        infos = self.filesystem.get_file_info(selector)
+        return {info.base_name: info.size for info in infos if info.type == pa.fs.FileType.File}
+
+    def exists(self) -> bool:
+        return self.filesystem.get_file_info(self.path).type != pa.fs.FileType.NotFound
+
+    def open(self, name: str) -> pa.NativeFile:
+        """The file for random access; memory-mapped where it is local."""
+        if self.is_local:
+            return pa.memory_map(self.file(name))
+        return self.filesystem.open_input_file(self.file(name))
+
+    def read(self, name: str) -> bytes:
+        with self.filesystem.open_input_stream(self.file(name)) as stream:
+            return bytes(stream.read())
+
+    def write(self, name: str, data: bytes) -> None:
+        with self.filesystem.open_output_stream(self.file(name)) as stream:
+            stream.write(data)
+
+
+def locate(uri: str | Path) -> Location:
+    """The place a path or URI names (`DIR`, `file://`, `s3://`, `gs://`, any scheme of fsspec).
+
+    Raises:
+        DatasetError: a scheme that neither pyarrow nor fsspec opens, or a bad address.
+    """
+    text = str(uri)
+    if not _SCHEME.match(text):
+        return Location(text, pa.fs.LocalFileSystem(), str(Path(text).expanduser().absolute()))
+    try:
+        filesystem, path = pa.fs.FileSystem.from_uri(text)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as refusal:
+        filesystem, path = _through_fsspec(text, refusal)
+    except OSError as error:
+        raise DatasetError(f"{text}: cannot be reached ({error})") from error
+    return Location(text, filesystem, path)
+
+
+def _through_fsspec(text: str, refusal: Exception) -> tuple[pa.fs.FileSystem, str]:
+    try:
+        import fsspec
+
+        opened, path = fsspec.core.url_to_fs(text)
+    except (ImportError, ValueError) as error:
+        raise DatasetError(
+            f"{text}: cannot be opened, neither by pyarrow ({refusal}) nor by fsspec ({error})"
+        ) from error
+    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(opened)), path
