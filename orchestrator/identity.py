@@ -1,0 +1,59 @@
+"""What makes two trials the same trial, and two trainings the work of the same code."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import models
+import pipelines
+from pipelines.experiment import Experiment
+
+
+def trial_identity(experiment: Experiment, fingerprint: str) -> str:
+    """64 hexadecimal digits that name what an experiment computes.
+
+    Fields at their default do not count, so that a new field with a default leaves every identity
+    as it was. The data set counts by its content (`fingerprint`), not by where it lies. The
+    precision must be resolved (`bf16` or `fp32`) and always counts.
+    """
+    precision = experiment.training.precision
+    if precision == "auto":
+        raise ValueError("the precision must be resolved before a trial can be named")
+    described = _without_defaults(asdict(experiment), asdict(Experiment()))
+    described.get("data", {}).pop("dataset", None)
+    described["data_fingerprint"] = fingerprint
+    described["precision"] = precision
+    described.get("training", {}).pop("precision", None)
+    text = json.dumps(
+        {key: value for key, value in described.items() if value != {}}, sort_keys=True
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def code_version() -> str:
+    """16 hexadecimal digits of the sources of models/ and pipelines/ and of torch's and kornia's
+    versions: what computes a result."""
+    digest = hashlib.sha256()
+    for package in (models, pipelines):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{root.name}/{path.relative_to(root).as_posix()}\0".encode())
+            digest.update(path.read_bytes())
+    for library in ("torch", "kornia"):
+        # Builds of one release for other devices (2.13.0+cpu) count as that release.
+        digest.update(f"{library}=={version(library).split('+')[0]}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _without_defaults(value: Any, default: Any) -> Any:
+    if isinstance(value, dict) and isinstance(default, dict):
+        kept = {key: _without_defaults(value[key], default.get(key)) for key in value}
+        return {
+            key: inner
+            for key, inner in kept.items()
+            if inner != {} and (key not in default or inner != default[key])
+        }
+    return value

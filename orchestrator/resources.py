@@ -1,0 +1,51 @@
+"""What a trial runs on. It does not decide the result, so it is no part of a trial's identity."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The gang of workers that trains one trial.
+
+    workers: processes that share a trial's batch (Ray Train, DDP).
+    cpus_per_worker: CPU cores of each; also the threads torch computes with.
+    device: `auto` takes a GPU for each worker where the cluster has any.
+    gpus_per_worker: GPUs of each where the device is a GPU; below 1, trials share one.
+    concurrent_trials: at most so many gangs at once; as many as fit when left out.
+    retries: restarts from the last checkpoint after a worker or its node is lost.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    workers: int = 1
+    cpus_per_worker: float = 1.0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    gpus_per_worker: float = 1.0
+    concurrent_trials: int | None = None
+    retries: int = 2
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, received {self.workers}")
+        if self.cpus_per_worker <= 0:
+            raise ValueError(f"cpus_per_worker must be above 0, received {self.cpus_per_worker}")
+        if self.gpus_per_worker <= 0:
+            raise ValueError(f"gpus_per_worker must be above 0, received {self.gpus_per_worker}")
+        if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
+            raise ValueError(
+                f"gpus_per_worker above 1 must be whole, received {self.gpus_per_worker}"
+            )
+        if self.concurrent_trials is not None and self.concurrent_trials < 1:
+            raise ValueError(
+                f"concurrent_trials must be at least 1, received {self.concurrent_trials}"
+            )
+        if self.retries < 0:
+            raise ValueError(f"retries must not be negative, received {self.retries}")
+
+    def per_worker(self, device: Literal["cpu", "cuda"]) -> dict[str, float]:
+        """What Ray must reserve for one worker on a device."""
+        asked = {"CPU": self.cpus_per_worker}
+        if device == "cuda":
+            asked["GPU"] = self.gpus_per_worker
+        return asked

@@ -1,0 +1,235 @@
+"""Running a study: from what its file asks for and what the ledger holds to a true table."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator import fleet, table
+from orchestrator.cells import Cell, resolve_cells
+from orchestrator.identity import code_version
+from orchestrator.ledger import Ledger, Record, RunStatus, Standing, standing
+from orchestrator.progress import StudyProgress, TrialProgress
+from orchestrator.provenance import git_commit
+from orchestrator.recorder import Recorder
+from orchestrator.study import Plan
+from orchestrator.trial import Job
+
+
+@dataclass
+class StopFlag:
+    """Whether the user has asked to stop: set by the signal handler, read by the run."""
+
+    requested: bool = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a command runs. address: of a Ray cluster, None for one of its own on this machine;
+    log: the file that takes the libraries' output."""
+
+    storage: Path
+    address: str | None
+    console: Console
+    log: Path
+    stop: StopFlag
+
+    @property
+    def tracking_uri(self) -> str:
+        """`MLFLOW_TRACKING_URI`, or a SQLite file in the storage."""
+        given = os.environ.get("MLFLOW_TRACKING_URI")
+        return given or f"sqlite:///{self.storage / 'mlflow.db'}"
+
+
+def run_study(plan: Plan, setting: Setting, plan_only: bool = False) -> bool:
+    """Train what is not finished and print the table; returns whether all trials are finished.
+
+    plan_only: show the trials and their standing, and train nothing.
+
+    Raises DatasetError, fleet.CapacityError or ledger.LedgerError before anything is trained.
+    """
+    ray_logs = None
+    if setting.address is None:
+        gang = fleet.plan_gang(plan.study.resources, fleet.this_machine())
+    else:
+        ray_logs = fleet.connect(setting.address)
+        gang = fleet.plan_gang(plan.study.resources, fleet.connected_nodes())
+    try:
+        cells = resolve_cells(plan.trials, gang.device, setting.storage / "datasets")
+        code = code_version()
+        ledger = Ledger(setting.tracking_uri, setting.storage / "artifacts")
+        if plan_only:
+            _show_plan(plan, cells, ledger, code, gang, setting.console)
+            return True
+        return _Run(plan, setting, gang, cells, code, ledger, ray_logs).execute()
+    finally:
+        fleet.disconnect()
+
+
+@dataclass
+class _Run:
+    plan: Plan
+    setting: Setting
+    gang: fleet.Gang
+    cells: list[Cell]
+    code: str
+    ledger: Ledger
+    ray_logs: str | None
+
+    def execute(self) -> bool:
+        self.ledger.open_study(self.plan)
+        status: RunStatus = "FAILED"
+        documents: dict[str, str] = {}
+        try:
+            records = self.ledger.find({cell.identity for cell in self.cells}, self.code)
+            standings = _standings(self.cells, records, self.code)
+            done = ("finished", "stale")
+            todo = [cell for cell in self.cells if standings[cell.trial.name] not in done]
+            finished = {
+                cell.trial.name: records[cell.identity] for cell in self.cells if cell not in todo
+            }
+            self._announce(standings)
+            failures: dict[str, str] = {}
+            if todo:
+                recorder = self._train(todo, records)
+                finished |= recorder.finished_runs
+                failures = recorder.failures
+            documents = self._conclude(finished, failures)
+            if len(finished) == len(self.cells):
+                status = "FINISHED"
+        finally:
+            if self.setting.stop.requested and status != "FINISHED":
+                status = "KILLED"
+            self.ledger.close_study(status, documents)
+        return status == "FINISHED"
+
+    def _announce(self, standings: Mapping[str, Standing]) -> None:
+        counts = Counter(standings.values())
+        told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+        say = self.setting.console.print
+        say(f"[bold]{self.plan.study.study}[/]: {len(self.cells)} trials: {told}", highlight=False)
+
+    def _train(self, todo: list[Cell], records: Mapping[str, Record]) -> Recorder:
+        console = self.setting.console
+        if self.ray_logs is None:
+            self.ray_logs = fleet.connect(None)
+        console.print(
+            f"Ray's logs: {self.ray_logs}\nother output: {self.setting.log}",
+            style="dim",
+            soft_wrap=True,
+            highlight=False,
+        )
+        console.print(_placement(self.plan, self.gang) + "\n", highlight=False)
+        commit = git_commit(Path(__file__).parent)
+        run_ids: dict[str, str] = {}
+        logged: dict[str, int] = {}
+        for cell in todo:
+            record = records.get(cell.identity)
+            name = cell.trial.name
+            run_ids[name] = self.ledger.begin_trial(cell, self.code, commit, record)
+            logged[name] = record.epoch if record else 0
+        progress = StudyProgress.of(
+            console,
+            [
+                TrialProgress(
+                    cell.trial.name,
+                    cell.trial.experiment.training.epochs,
+                    resumed_at=logged[cell.trial.name],
+                )
+                for cell in todo
+            ],
+        )
+        by_name = {cell.trial.name: cell for cell in todo}
+        recorder = Recorder(
+            self.ledger, progress, by_name, run_ids, logged, lambda: self.setting.stop.requested
+        )
+        with progress:
+            fleet.run_jobs(
+                [self._job(cell, run_ids[cell.trial.name]) for cell in todo],
+                self.gang.concurrent,
+                recorder,
+                self.setting.storage / "tune",
+                f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            )
+        return recorder
+
+    def _job(self, cell: Cell, run_id: str) -> Job:
+        resources = self.plan.study.resources
+        return Job(
+            name=cell.trial.name,
+            run_name=f"{cell.identity[:16]}-{run_id}",
+            experiment=cell.trial.experiment,
+            dataset=cell.location,
+            workers=resources.workers,
+            resources=self.gang.per_worker,
+            use_gpu=self.gang.device == "cuda",
+            retries=resources.retries,
+            storage=str(self.setting.storage / "trials"),
+        )
+
+    def _conclude(
+        self, finished: Mapping[str, Record], failures: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Print what failed, the table, and where to look; return the table's documents."""
+        console = self.setting.console
+        costs = {cell.trial.name: cell.cost for cell in self.cells}
+        trials = [cell.trial for cell in self.cells]
+        rows = table.build_rows(self.plan, trials, finished, costs, self.code)
+        console.print()
+        for name, cause in failures.items():
+            console.print(f"[bold red]failed[/]  {name}: ", end="", highlight=False)
+            console.print(cause, markup=False, highlight=False, soft_wrap=True)
+        left = [t.name for t in trials if t.name not in finished and t.name not in failures]
+        if left:
+            console.print(
+                f"[yellow]not finished[/]  {', '.join(left)} (run the same command to go on)",
+                highlight=False,
+            )
+        console.print(table.as_rich(self.plan, rows))
+        for note in table.footnotes(self.plan, rows):
+            console.print(f"  {note}", style="dim", highlight=False)
+        console.print(f"\n{self.ledger.how_to_look()}", highlight=False, soft_wrap=True)
+        return {
+            "table.md": table.as_markdown(self.plan, rows),
+            "table.csv": table.as_csv(self.plan, rows),
+        }
+
+
+def _show_plan(
+    plan: Plan, cells: list[Cell], ledger: Ledger, code: str, gang: fleet.Gang, console: Console
+) -> None:
+    records = ledger.find({cell.identity for cell in cells}, code)
+    standings = _standings(cells, records, code)
+    rows = Table(title=f"{plan.study.study}: {len(cells)} trials", title_justify="left")
+    for name in ("trial", "standing", "identity", "params M", "GFLOPs", "epochs", "steps"):
+        rows.add_column(name, justify="left" if name in ("trial", "standing") else "right")
+    for cell in cells:
+        rows.add_row(
+            cell.trial.name,
+            standings[cell.trial.name],
+            cell.identity[:12],
+            f"{cell.cost.parameters_m:.2f}",
+            f"{cell.cost.gflops:.2f}",
+            str(cell.trial.experiment.training.epochs),
+            str(cell.steps),
+        )
+    console.print(rows)
+    console.print(_placement(plan, gang), highlight=False)
+
+
+def _standings(cells: list[Cell], records: Mapping[str, Record], code: str) -> dict[str, Standing]:
+    """By the trial's name; `records` by identity."""
+    return {cell.trial.name: standing(records.get(cell.identity), code) for cell in cells}
+
+
+def _placement(plan: Plan, gang: fleet.Gang) -> str:
+    workers = plan.study.resources.workers
+    return (
+        f"{gang.concurrent} trial{'' if gang.concurrent == 1 else 's'} at a time, "
+        f"{workers} worker{'' if workers == 1 else 's'} each, on {gang.device}"
+    )

@@ -1,0 +1,204 @@
+"""Study files as plain values, with the line every value came from.
+
+The YAML read here is YAML 1.2's core schema as far as studies need it: `1e-4` is a number, `on` and
+`2024-01-01` are strings, and a key that stands twice is an error.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Keys = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value was written: a file with line and column (from 1), or a command-line option."""
+
+    name: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        if self.line is None:
+            return self.name
+        return f"{self.name}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a study: where, and a sentence with what would work."""
+
+    place: Place
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+class StudyError(ValueError):
+    """A study that cannot be run. `problems` holds everything found, each once, in the order of the
+    file."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = sorted(
+            dict.fromkeys(problems),
+            key=lambda problem: (problem.place.line or 0, problem.place.column or 0),
+        )
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+@dataclass
+class Source:
+    """A tree of plain values and the place of each of its nodes, by the keys that lead to it."""
+
+    name: str
+    value: Any
+    places: dict[Keys, Place] = field(default_factory=dict)
+
+    def place(self, keys: Keys) -> Place:
+        """The place of the node at `keys`, or of the nearest node above it."""
+        while keys and keys not in self.places:
+            keys = keys[:-1]
+        return self.places.get(keys, Place(self.name))
+
+    def subtree(self, keys: Keys) -> "Source":
+        """The tree below `keys`, with its places."""
+        value = self.value
+        for key in keys:
+            value = value[key]
+        inner = {
+            path[len(keys) :]: p for path, p in self.places.items() if path[: len(keys)] == keys
+        }
+        return Source(self.name, value, inner)
+
+    def merged(self, other: "Source") -> "Source":
+        """This tree with `other` laid over it: mappings merge, everything else is replaced."""
+        result = Source(self.name, self.value, dict(self.places))
+        result.value = _merge(self.value, other.value)
+        for keys, place in other.places.items():
+            if not isinstance(_at(other.value, keys), dict):
+                for stale in [path for path in result.places if path[: len(keys)] == keys]:
+                    del result.places[stale]
+            result.places[keys] = place
+        return result
+
+
+def single_value(dotted: str, value: Any, place: Place) -> Source:
+    """A tree that holds nothing but `value` at the keys of `dotted`, such as `training.epochs`."""
+    keys = tuple(dotted.split("."))
+    tree: Any = value
+    for key in reversed(keys):
+        tree = {key: tree}
+    return Source(place.name, tree, {keys[:depth]: place for depth in range(1, len(keys) + 1)})
+
+
+def read_yaml(path: Path) -> Source:
+    """Read a YAML file. Raises StudyError where it is missing, no YAML, or has a key twice."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StudyError([Problem(Place(str(path)), "there is no such file")]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError([Problem(Place(str(path)), f"cannot be read: {error}")]) from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, name: str) -> Source:
+    """Parse YAML `text`; `name` stands for it in messages. Raises StudyError."""
+    source = Source(name, None)
+    problems: list[Problem] = []
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        if node is not None:
+            source.value = _plain(node, (), source, problems)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = Place(name, mark.line + 1, mark.column + 1) if mark else Place(name)
+        problem = " ".join(part for part in (error.problem, error.context) if part)
+        raise StudyError([Problem(place, f"not valid YAML: {problem}")]) from None
+    except yaml.YAMLError as error:
+        raise StudyError([Problem(Place(name), f"not valid YAML: {error}")]) from None
+    except RecursionError:
+        raise StudyError([Problem(Place(name), "an alias refers to what contains it")]) from None
+    if problems:
+        raise StudyError(problems)
+    return source
+
+
+def _plain(node: yaml.Node, keys: Keys, source: Source, problems: list[Problem]) -> Any:
+    """The node's value; its place and those below it are entered into `source`."""
+    source.places[keys] = _place(source.name, node)
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            place = _place(source.name, key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                problems.append(Problem(place, "a key must be a plain word"))
+                continue
+            key = str(key_node.value)
+            if key == "<<":
+                problems.append(Problem(place, "merge keys (<<) are not supported; use `set`"))
+            elif key in mapping:
+                problems.append(Problem(place, f"`{key}` stands here twice; keep one of them"))
+            else:
+                mapping[key] = _plain(value_node, (*keys, key), source, problems)
+                # A mapping entry is found by its key, which is where a reader looks.
+                source.places[(*keys, key)] = place
+        return mapping
+    if isinstance(node, yaml.SequenceNode):
+        return [
+            _plain(child, (*keys, index), source, problems)
+            for index, child in enumerate(node.value)
+        ]
+    return _Loader("").construct_object(node)
+
+
+def _place(name: str, node: yaml.Node) -> Place:
+    return Place(name, node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+def _at(value: Any, keys: Keys) -> Any:
+    for key in keys:
+        value = value[key]
+    return value
+
+
+def _merge(below: Any, above: Any) -> Any:
+    if isinstance(below, dict) and isinstance(above, dict):
+        keys = list(below) + [key for key in above if key not in below]
+        return {
+            key: _merge(below.get(key), above[key]) if key in above else below[key] for key in keys
+        }
+    return above
+
+
+class _Loader(yaml.SafeLoader):
+    """Scalars by YAML 1.2's core schema."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
+    )
+
+
+def _core_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(str(node.value))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _core_int)

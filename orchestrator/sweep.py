@@ -1,0 +1,122 @@
+"""`python -m orchestrator.sweep STUDY.yaml`: make the study's table true.
+
+Trains what is missing, resumes what was interrupted, leaves what is finished, and prints the table.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from orchestrator.chatter import quiet_output
+from orchestrator.fleet import CapacityError
+from orchestrator.ledger import LedgerError
+from orchestrator.run import Setting, StopFlag, run_study
+from orchestrator.source import StudyError
+from orchestrator.study import load_study
+from pipelines.dataset import DatasetError
+
+EXIT_FAILED_TRIALS = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0 all trials finished, 1 some failed, 2 bad input,
+    130 interrupted."""
+    options = _parser().parse_args(arguments)
+    storage = Path(options.storage).expanduser().resolve()
+    stop = StopFlag()
+    with quiet_output(storage / "logs") as (console, log):
+        previous = {
+            number: signal.signal(number, _handler(stop, console))
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            plan = load_study(
+                Path(options.study), [_pair(text) for text in options.set], options.only
+            )
+            setting = Setting(storage, options.address, console, log, stop)
+            finished = run_study(plan, setting, plan_only=options.plan)
+        except (StudyError, DatasetError, CapacityError, LedgerError) as error:
+            console.print(f"[bold red]error[/] {type(error).__name__}", highlight=False)
+            for line in str(error).splitlines():
+                console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+            return EXIT_BAD_INPUT
+        except KeyboardInterrupt:
+            console.print("stopped at once; run the same command again to go on")
+            return EXIT_INTERRUPTED
+        except Exception:
+            console.print_exception()
+            console.print(f"This is a fault of the program, not of the study. Log: {log}")
+            return EXIT_FAILED_TRIALS
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+    if stop.requested:
+        return EXIT_INTERRUPTED
+    return 0 if finished else EXIT_FAILED_TRIALS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.sweep",
+        description="Train every missing trial of a study and print its table.",
+    )
+    parser.add_argument("study", metavar="STUDY.yaml", help="the study file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="lay a value over the file, e.g. training.epochs=50 or data.dataset=DIR; repeatable",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="trials whose name matches, e.g. 'strong*'; repeatable",
+    )
+    parser.add_argument(
+        "--storage",
+        default="storage",
+        metavar="DIR",
+        help="where data sets, checkpoints, logs and the ledger lie (default: ./storage)",
+    )
+    parser.add_argument(
+        "--address",
+        default=os.environ.get("RAY_ADDRESS"),
+        help="a running Ray cluster (host:port or auto); without it, one is started here",
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="show the trials and their state, train nothing"
+    )
+    return parser
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    return key.strip(), value
+
+
+def _handler(stop: StopFlag, console: Console):  # type: ignore[no-untyped-def]
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+        console.print(
+            "\nstopping: running trials end here and can be resumed from their last epoch "
+            "(once more to stop at once)"
+        )
+
+    return handle
+
+
+if __name__ == "__main__":
+    sys.exit(main())

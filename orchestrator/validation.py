@@ -1,0 +1,116 @@
+"""Plain values to configuration dataclasses, with errors a user can act on.
+
+pydantic checks; this module turns what it finds into the place in the file, what was received
+and what would work.
+"""
+
+import difflib
+import json
+from dataclasses import fields, is_dataclass
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from orchestrator.source import Keys, Problem, Source, StudyError
+
+Config = TypeVar("Config")
+
+
+def validate(source: Source, config: type[Config], prefix: str = "") -> Config:
+    """`source` as an instance of the dataclass `config`.
+
+    prefix: dotted keys above the tree, for messages. Raises StudyError with all problems at once.
+    """
+    try:
+        text = json.dumps({} if source.value is None else source.value, allow_nan=False)
+    except ValueError:
+        message = "a number must be finite; .inf and .nan are not accepted"
+        raise StudyError([Problem(source.place(()), message)]) from None
+    try:
+        # JSON in strict mode: lists become tuples and 1 becomes 1.0, but "8" is no number.
+        return TypeAdapter(config).validate_json(text, strict=True)
+    except ValidationError as invalid:
+        problems = [_problem(error, source, config, prefix) for error in invalid.errors()]
+        raise StudyError(problems) from None
+
+
+def suggestion(received: str, known: list[str]) -> str:
+    """`did you mean ...?` where one of `known` is close, and what would work."""
+    close = difflib.get_close_matches(received, known, n=1, cutoff=0.6)
+    start = f"did you mean `{close[0]}`? " if close else ""
+    return f"{start}known: {', '.join(known)}"
+
+
+def _problem(error: ErrorDetails, source: Source, config: type[Any], prefix: str) -> Problem:
+    keys = _existing_keys(error["loc"], source)
+    place = source.place(keys)
+    name = ".".join([prefix] * bool(prefix) + [str(key) for key in keys]) or "the file"
+    kind, received = error["type"], error["input"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _field_names(config, keys[:-1])
+        return Problem(place, f"unknown key `{name}`; {suggestion(str(keys[-1]), known)}")
+    if kind in ("missing", "missing_argument"):
+        return Problem(place, f"`{name}` lacks `{error['loc'][-1]}`")
+    if kind == "value_error":
+        return _refused(str(error["ctx"]["error"]), keys, source, name)
+    if kind in ("dataclass_type", "dict_type", "dataclass_exact_type"):
+        known = _field_names(config, keys)
+        listed = f" with {', '.join(known)}" if known else ""
+        return Problem(place, f"`{name}` must be a mapping{listed}, received {_shown(received)}")
+    if kind == "literal_error":
+        known = [
+            part.strip("'") for part in error["ctx"]["expected"].replace(" or ", ", ").split(", ")
+        ]
+        return Problem(place, f"`{name}` is {_shown(received)}; {suggestion(str(received), known)}")
+    expected = error["msg"][0].lower() + error["msg"][1:]
+    return Problem(place, f"`{name}`: {expected}, received {_shown(received)}")
+
+
+def _refused(message: str, keys: Keys, source: Source, name: str) -> Problem:
+    """What a dataclass says of its values; it begins with the name of the field it speaks of."""
+    word = message.split(maxsplit=1)[0]
+    inner = (*keys, word)
+    place = source.places.get(inner, source.place(keys))
+    return Problem(place, f"`{name}`: {message}")
+
+
+def _existing_keys(loc: tuple[str | int, ...], source: Source) -> Keys:
+    """The part of pydantic's location that names nodes of the file; it also names union members."""
+    keys: list[str | int] = []
+    value: Any = source.value
+    for part in loc:
+        in_list = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if in_list or (isinstance(value, dict) and part in value):
+            value = value[part]
+            keys.append(part)
+    return tuple(keys)
+
+
+def _field_names(config: type[Any], keys: Keys) -> list[str]:
+    """The fields of the dataclass at `keys` below `config`; none where something else stands."""
+    kind: Any = config
+    for key in keys:
+        found = _dataclass_in(kind)
+        if found is not None:
+            kind = get_type_hints(found).get(str(key))
+        else:
+            # A mapping or list of one kind of value: the last type argument is that kind.
+            kind = get_args(kind)[-1] if get_args(kind) else None
+    found = _dataclass_in(kind)
+    return [entry.name for entry in fields(found)] if found is not None else []
+
+
+def _dataclass_in(kind: Any) -> Any:
+    """`kind` itself or the member of a union that is a dataclass; None if there is none."""
+    if is_dataclass(kind):
+        return kind
+    if get_origin(kind) in (Union, UnionType):
+        return next((member for member in get_args(kind) if is_dataclass(member)), None)
+    return None
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,51 @@
+"""One worker of a trial: the training loop of `pipelines` under Ray Train."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray.train
+import ray.train.torch
+import torch
+
+from pipelines.dataset import open_dataset
+from pipelines.experiment import Experiment
+from pipelines.results import write_results
+from pipelines.training import EpochReport, Training
+
+RESULTS_DIRECTORY = "results"
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """What every worker of a trial is told. The precision of `experiment` is resolved."""
+
+    experiment: Experiment
+    dataset: str
+    threads: int
+
+
+def train_worker(config: dict[str, WorkerTask]) -> None:
+    """Train, report each epoch with a checkpoint, and resume from one where Ray has one."""
+    task = config["task"]
+    torch.set_num_threads(task.threads)
+    device = ray.train.torch.get_device()
+    training = Training(task.experiment, open_dataset(task.dataset), device)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as directory:
+            training.restore(Path(directory))
+
+    def report(epoch: EpochReport) -> None:
+        if training.group.rank != 0:
+            ray.train.report(epoch.metrics)
+            return
+        with tempfile.TemporaryDirectory(prefix="checkpoint-") as directory:
+            epoch.save(Path(directory))
+            if epoch.epoch == task.experiment.training.epochs:
+                write_results(Path(directory) / RESULTS_DIRECTORY, training, epoch)
+            ray.train.report(
+                epoch.metrics, checkpoint=ray.train.Checkpoint.from_directory(directory)
+            )
+
+    training.run(report)

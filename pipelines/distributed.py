@@ -1,0 +1,42 @@
+"""The group of workers that train one model together.
+
+Everything works without a process group too: one process is a group of one.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class WorkerGroup:
+    """This process's place among the workers. `rank` is in [0, size)."""
+
+    rank: int = 0
+    size: int = 1
+
+    @staticmethod
+    def current() -> "WorkerGroup":
+        """The initialised `torch.distributed` group, or a group of one."""
+        if dist.is_available() and dist.is_initialized():
+            return WorkerGroup(dist.get_rank(), dist.get_world_size())
+        return WorkerGroup()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of `tensor` (any shape, same on all workers) over the workers, detached."""
+        tensor = tensor.detach().clone()
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def maximum(self, value: float) -> float:
+        """The largest `value` any worker holds."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64)
+        if dist.get_backend() == "nccl":
+            tensor = tensor.float().cuda()
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return float(tensor)

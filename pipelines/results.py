@@ -1,0 +1,39 @@
+"""What a finished training leaves to be looked at: the confusion matrix and prediction panels."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipelines.evaluation import predict_image
+from pipelines.pictures import draw_confusion, draw_panels
+from pipelines.training import EpochReport, Training
+
+PANEL_ROWS = 5
+
+
+def write_results(directory: Path, training: Training, epoch: EpochReport) -> None:
+    """Write `confusion.csv`, `confusion.png` and `panels.png` into `directory`.
+
+    The panels show images spread evenly over the validation split, the same for every variant.
+    """
+    assert epoch.scores is not None, "the last epoch is always validated"
+    directory.mkdir(parents=True)
+    names = training.classes
+    confusion = epoch.scores.confusion.numpy()
+    header = ",".join(["label", *names])
+    lines = [
+        f"{name},{','.join(map(str, row))}" for name, row in zip(names, confusion, strict=True)
+    ]
+    (directory / "confusion.csv").write_text("\n".join([header, *lines]) + "\n")
+    title = f"epoch {epoch.epoch}: mIoU {100 * epoch.scores.miou:.1f} %, validation split"
+    draw_confusion(directory / "confusion.png", confusion, names, title)
+
+    split = training.dataset.split(training.experiment.data.validation_split)
+    positions = np.linspace(0, len(split) - 1, min(PANEL_ROWS, len(split))).round().astype(int)
+    rows = []
+    for position in positions:
+        image, label = split.read(int(position))
+        prediction = predict_image(training.model, torch.from_numpy(image), training.numerics)
+        rows.append((split.identifiers[position], image, label, prediction.numpy()))
+    draw_panels(directory / "panels.png", rows, training.dataset.manifest.classes, title)

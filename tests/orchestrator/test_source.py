@@ -1,0 +1,135 @@
+"""Study files as values with places."""
+
+import string
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.source import Place, Source, StudyError, parse_yaml, read_yaml, single_value
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+KEYS = st.text(string.ascii_letters + "_", min_size=1, max_size=8)
+TREES = st.dictionaries(
+    KEYS,
+    st.recursive(
+        SCALARS,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+        max_leaves=12,
+    ),
+    max_size=5,
+)
+
+
+class _Quoting(yaml.SafeDumper):
+    """PyYAML leaves strings plain by YAML 1.1's rules; quoted, both versions read them alike."""
+
+
+_Quoting.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+)
+
+
+@given(TREES)
+def test_values_survive_a_round_trip(tree: dict[str, object]) -> None:
+    assert parse_yaml(yaml.dump(tree, Dumper=_Quoting), "study.yaml").value == tree
+
+
+@given(TREES)
+def test_every_node_has_a_place(tree: dict[str, object]) -> None:
+    source = parse_yaml(yaml.dump(tree, Dumper=_Quoting), "study.yaml")
+
+    def visit(value: object, keys: tuple[str | int, ...]) -> None:
+        assert keys in source.places
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                visit(inner, (*keys, key))
+        if isinstance(value, list):
+            for index, inner in enumerate(value):
+                visit(inner, (*keys, index))
+
+    visit(tree, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("-.5", -0.5),
+        ("3.", 3.0),
+        ("010", 10),
+        ("on", "on"),
+        ("no", "no"),
+        ("true", True),
+        ("2024-01-01", "2024-01-01"),
+        ("12:30", "12:30"),
+        ("~", None),
+        ("'8'", "8"),
+    ],
+)
+def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
+    read = parse_yaml(f"key: {text}", "study.yaml").value["key"]
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_places_are_lines_and_columns_of_keys() -> None:
+    source = parse_yaml("base:\n  training:\n    epochs: 3\nseeds: [0, 1]\n", "s.yaml")
+    assert source.place(("base", "training", "epochs")) == Place("s.yaml", 3, 5)
+    assert source.place(("seeds", 1)) == Place("s.yaml", 4, 12)
+    assert source.place(("base", "training", "absent")) == Place("s.yaml", 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3\n", r"s\.yaml:3:1: `a` stands here twice"),
+        ("a: [1, 2", r"s\.yaml:1:\d+: not valid YAML"),
+        ("a: !!python/object:os.system x", r"s\.yaml:1:4: not valid YAML: could not determine"),
+        ("? [a]\n: b", r"s\.yaml:1:3: a key must be a plain word"),
+        ("a: &x {b: *x}", r"s\.yaml: .*alias|s\.yaml:1:\d+: not valid YAML: found"),
+        ("a:\n  <<: {b: 1}", r"s\.yaml:2:3: merge keys"),
+    ],
+)
+def test_bad_yaml_is_refused_with_its_place(text: str, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        parse_yaml(text, "s.yaml")
+
+
+def test_a_missing_file_is_named(tmp_path) -> None:
+    with pytest.raises(StudyError, match=r"nowhere\.yaml: there is no such file"):
+        read_yaml(tmp_path / "nowhere.yaml")
+
+
+def _reference_merge(below: dict, above: dict) -> dict:
+    result = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _reference_merge(result[key], value) if both else value
+    return result
+
+
+@given(TREES, TREES)
+def test_merging_lays_one_tree_over_another(below: dict, above: dict) -> None:
+    first = parse_yaml(yaml.dump(below, Dumper=_Quoting), "below.yaml")
+    second = parse_yaml(yaml.dump(above, Dumper=_Quoting), "above.yaml")
+    merged = first.merged(second)
+    assert merged.value == _reference_merge(below, above)
+    for key in above:
+        assert merged.place((key,)).name == "above.yaml"
+    for key in below.keys() - above.keys():
+        assert merged.place((key,)).name == "below.yaml"
+
+
+def test_a_single_value_stands_at_its_dotted_key() -> None:
+    place = Place("--set training.epochs=5")
+    source = single_value("training.epochs", 5, place)
+    assert source.value == {"training": {"epochs": 5}}
+    assert source.place(("training", "epochs")) == place
+
+
+def test_a_subtree_keeps_its_places() -> None:
+    source: Source = parse_yaml("base:\n  seed: 3\n", "s.yaml").subtree(("base",))
+    assert source.value == {"seed": 3}
+    assert source.place(("seed",)) == Place("s.yaml", 2, 3)

@@ -1,0 +1,164 @@
+"""Expansion of a study into trials, and what is said about a broken one."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.source import StudyError
+from orchestrator.study import Plan, load_study
+
+MINIMAL = """\
+study: small
+base:
+  training: {epochs: 3, learning_rate: 1e-2}
+  model: {backbone: dfnet1}
+variants:
+  strong:
+    set: {model: {flows: []}}
+    reference: {miou: 77.3}
+  full: {label: FENet}
+compare_to: strong
+"""
+
+
+def load(tmp_path: Path, text: str, **options) -> Plan:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return load_study(path, **options)
+
+
+def problems(tmp_path: Path, text: str, **options) -> list[str]:
+    with pytest.raises(StudyError) as caught:
+        load(tmp_path, text, **options)
+    return [str(problem).removeprefix(f"{tmp_path}/") for problem in caught.value.problems]
+
+
+def test_variants_lie_over_the_base(tmp_path: Path) -> None:
+    strong, full = load(tmp_path, MINIMAL).trials
+    assert (strong.name, strong.label, full.label) == ("strong", "strong", "FENet")
+    assert strong.experiment.model.flows == ()
+    assert full.experiment.model.flows == ("detail", "semantic")
+    assert strong.experiment.model.backbone == full.experiment.model.backbone == "dfnet1"
+    assert strong.experiment.training.learning_rate == 0.01
+    assert strong.reference is not None
+    assert strong.reference.miou == 77.3
+    assert full.reference is None
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@given(
+    seeds=st.lists(st.integers(0, 99), min_size=1, max_size=3, unique=True),
+    backbones=st.lists(st.sampled_from(["resnet18", "dfnet1"]), unique=True, min_size=1),
+    epochs=st.lists(st.integers(1, 50), unique=True, min_size=1, max_size=3),
+)
+def test_expansion_is_the_product(tmp_path: Path, seeds, backbones, epochs) -> None:
+    text = f"""{MINIMAL}
+seeds: {seeds}
+grid:
+  model.backbone: {backbones}
+  training.epochs: {epochs}
+"""
+    trials = load(tmp_path, text).trials
+    found = [
+        (
+            trial.variant,
+            trial.experiment.model.backbone,
+            trial.experiment.training.epochs,
+            trial.experiment.seed,
+        )
+        for trial in trials
+    ]
+    assert found == list(itertools.product(["strong", "full"], backbones, epochs, seeds))
+    assert len({trial.name for trial in trials}) == len(trials)
+
+
+def test_overrides_win_over_variants_and_grid(tmp_path: Path) -> None:
+    text = MINIMAL + "grid: {training.epochs: [5]}\n"
+    plan = load(
+        tmp_path,
+        text,
+        overrides=[
+            ("training.epochs", "7"),
+            ("model.flows", "[detail]"),
+            ("resources.workers", "2"),
+            ("seeds", "[4]"),
+        ],
+    )
+    assert plan.study.resources.workers == 2
+    for trial in plan.trials:
+        assert trial.experiment.training.epochs == 7
+        assert trial.experiment.model.flows == ("detail",)
+        assert trial.experiment.seed == 4
+
+
+def test_only_keeps_matching_trials(tmp_path: Path) -> None:
+    assert [t.name for t in load(tmp_path, MINIMAL, only=["f*"]).trials] == ["full"]
+    (problem,) = problems(tmp_path, MINIMAL, only=["x*"])
+    assert problem == "--only x*: matches no trial; there are: strong, full"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "epochs: 3",
+            "epoch: 3",
+            "study.yaml:3:14: unknown key `training.epoch`; did you mean `epochs`?",
+        ),
+        ("epochs: 3", "epochs: three", "study.yaml:3:14: `training.epochs`: input should be"),
+        ("epochs: 3", "epochs: 0", "study.yaml:3:14: `training`: epochs must be at least 1"),
+        ("epochs: 3", "epochs: 2.5", "study.yaml:3:14: `training.epochs`: input should be"),
+        (
+            "epochs: 3",
+            "precision: bf17",
+            'study.yaml:3:14: `training.precision` is "bf17"; did you',
+        ),
+        ("dfnet1", "resnet81", "study.yaml:4:11: `model`: backbone"),
+        ("flows: []", "flows: [details]", "study.yaml:7:19: `model`: flows has 'details'"),
+        ("compare_to: strong", "compare_to: stong", "study.yaml:10:1: `compare_to` is 'stong'"),
+        ("study: small", "study: a/b", "study.yaml:1:1: `study` is 'a/b'"),
+        ("study: small\n", "", "study.yaml:1:1: `the file` lacks `study`"),
+        ("label: FENet", "lable: FENet", "study.yaml:9:10: unknown key `variants.full.lable`; did"),
+        ("miou: 77.3", "miou: high", "study.yaml:8:17: `variants.strong.reference.miou`: input"),
+        ("base:", "bases:", "study.yaml:2:1: unknown key `bases`; did you mean `base`?"),
+        ("variants:", "variants: 3\nx:", "study.yaml:5:1: `variants` must be a mapping, received 3"),
+        ("model: {backbone: dfnet1}", "model: dfnet1", "study.yaml:4:3: `model` must be a mapping"),
+        (
+            "study: small",
+            "study: small\nseeds: [1, 1]",
+            "study.yaml:2:1: `seeds` names a seed twice",
+        ),
+        ("study: small", "study: small\nseeds: []", "study.yaml:2:1: `seeds` must name"),
+        (
+            "study: small",
+            "study: small\nresources: {workers: 0}",
+            "study.yaml:2:13: `resources`: workers must be at least 1, received 0",
+        ),
+        (
+            "study: small",
+            "study: small\ngrid: {model.bakbone: [dfnet1]}",
+            "study.yaml:2:24: unknown key `model.bakbone`; did you mean `backbone`?",
+        ),
+        ("study: small", "study: small\ngrid: {seed: [1]}", "study.yaml:2:8: list seeds under"),
+        ("learning_rate: 1e-2", "learning_rate: .inf", "study.yaml:1:1: a number must be finite"),
+    ],
+)
+def test_a_broken_study_gets_a_sentence(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in MINIMAL
+    found = problems(tmp_path, MINIMAL.replace(old, new, 1))
+    assert any(problem.startswith(expected) for problem in found), found
+
+
+def test_all_problems_are_told_at_once_and_each_once(tmp_path: Path) -> None:
+    text = MINIMAL.replace("epochs: 3", "epoch: 3, batch: none").replace("[]", "[detial]")
+    found = problems(tmp_path, text)
+    assert len(found) == 3
+    assert [problem.split(":")[1] for problem in found] == ["3", "3", "7"]
+
+
+def test_a_bad_override_names_itself(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, MINIMAL, overrides=[("training.epoch", "7")])
+    assert problem.startswith("--set training.epoch=7: unknown key `training.epoch`; did you mean")
