@@ -137,6 +137,7 @@ def run_jobs(
     def trainable(config: dict[str, Any]) -> dict[str, Any]:
         return run_trial(jobs[config["job"]])
 
+    link = _Link(events)
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         param_space={"job": tune.grid_search(list(range(len(jobs))))},
@@ -145,33 +146,44 @@ def run_jobs(
             name=name,
             storage_path=str(directory),
             verbose=0,
-            callbacks=[_Relay(jobs, events)],
-            stop=_StopOnRequest(events),
+            callbacks=[_Relay(jobs, link)],
+            stop=_StopOnRequest(link),
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
     tuner.fit()
 
 
-class _StopOnRequest(tune.Stopper):
-    """Ends all trials at the next report or poll once a stop was asked for."""
+class _Link:
+    """The way back into this process. Tune writes callbacks to a file for restoring; a link does not
+    travel there."""
 
     def __init__(self, events: TrialEvents) -> None:
-        self._events = events
+        self.events = events
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _StopOnRequest(tune.Stopper):
+    """Ends all trials once a stop was asked for."""
+
+    def __init__(self, link: _Link) -> None:
+        self._link = link
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self._events.stop_requested()
+        return self._link.events.stop_requested()
 
     def stop_all(self) -> bool:
-        return self._events.stop_requested()
+        return self._link.events.stop_requested()
 
 
 class _Relay(tune.Callback):
     """Hands Tune's events on, in the study's own terms."""
 
-    def __init__(self, jobs: Sequence[Job], events: TrialEvents) -> None:
+    def __init__(self, jobs: Sequence[Job], link: _Link) -> None:
         self._jobs = jobs
-        self._events = events
+        self._link = link
 
     def _name(self, trial: TuneTrial) -> str:
         return self._jobs[trial.config["job"]].name
@@ -179,7 +191,7 @@ class _Relay(tune.Callback):
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
     ) -> None:
-        self._events.started(self._name(trial))
+        self._link.events.started(self._name(trial))
 
     def on_trial_result(
         self,
@@ -190,14 +202,14 @@ class _Relay(tune.Callback):
         **_: Any,
     ) -> None:
         if "last_checkpoint" in result:
-            self._events.finished(self._name(trial), result)
+            self._link.events.finished(self._name(trial), result)
         elif "epoch" in result:
-            self._events.epoch(self._name(trial), result)
+            self._link.events.epoch(self._name(trial), result)
 
     def on_trial_error(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
     ) -> None:
-        self._events.failed(self._name(trial), _cause(trial))
+        self._link.events.failed(self._name(trial), _cause(trial))
 
 
 def _cause(trial: TuneTrial) -> str:

@@ -7,6 +7,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -51,9 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             console.print("stopped at once; run the same command again to go on")
             return EXIT_INTERRUPTED
-        except Exception:
-            console.print_exception()
-            console.print(f"This is a fault of the program, not of the study. Log: {log}")
+        except Exception as error:
+            traceback.print_exc()
+            console.print(f"[bold red]internal error[/] {type(error).__name__}", highlight=False)
+            console.print(f"  {error}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"  the full account is in {log}", highlight=False, soft_wrap=True)
             return EXIT_FAILED_TRIALS
         finally:
             for number, handler in previous.items():
