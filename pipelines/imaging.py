@@ -38,7 +38,7 @@ def orientation(picture: Image.Image) -> int:
 
 
 def to_rgb(picture: Image.Image) -> Array:
-    """uint8 (height, width, 3), upright, from any mode: grey repeated, alpha dropped, 16 bit to 8."""
+    """uint8 (height, width, 3), upright, of any mode: grey repeated, alpha dropped, 16 bit to 8."""
     upright = ImageOps.exif_transpose(picture)
     if upright.mode in ("I;16", "I;16B", "I;16L", "I"):
         grey = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)

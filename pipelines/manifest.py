@@ -14,7 +14,7 @@ MANIFEST_NAME = "manifest.json"
 
 
 class DatasetError(ValueError):
-    """A data set that cannot be used; the message says which file or sample, and what would work."""
+    """A data set that cannot be used; says which file, what is wrong and what would work."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Manifest:
     `counts`: images per split. `class_pixels`: pixels of each class over all labels,
     `ignored_pixels`: the others. `image_mean`: mean red, green, blue in [0, 1] over all images.
     `tile`: side in pixels of the tiles whose class centroids the rows list. `skipped`: the problems
-    of the samples left out, one sentence each.
+    of the samples left out, one sentence each. `recipe` identifies source files and options.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Manifest:
     tile: int
     shards: tuple[Shard, ...]
     skipped: tuple[str, ...] = ()
+    recipe: str = ""
 
     @property
     def class_frequencies(self) -> tuple[float, ...]:

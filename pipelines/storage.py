@@ -16,7 +16,7 @@ _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 @dataclass(frozen=True)
 class Location:
-    """A directory that pyarrow can reach: `uri` as the user wrote it, `path` as `filesystem` does."""
+    """A directory pyarrow can reach: `uri` as the user wrote it, `path` as `filesystem` has it."""
 
     uri: str
     filesystem: pa.fs.FileSystem
@@ -56,6 +56,24 @@ class Location:
     def write(self, name: str, data: bytes) -> None:
         with self.filesystem.open_output_stream(self.file(name)) as stream:
             stream.write(data)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a file so that a reader finds the old or the new one, whole."""
+        if self.is_local:
+            self.write(f"{name}.new", data)
+            self.filesystem.move(self.file(f"{name}.new"), self.file(name))
+        else:
+            self.write(name, data)
+
+    def delete(self, name: str) -> None:
+        """Remove a file that may be missing."""
+        if self.filesystem.get_file_info(self.file(name)).type == pa.fs.FileType.File:
+            self.filesystem.delete_file(self.file(name))
+
+    def create(self) -> None:
+        """Make the directory with its parents; object stores need none."""
+        if self.is_local:
+            self.directory.mkdir(parents=True, exist_ok=True)
 
 
 def locate(uri: str | Path) -> Location:

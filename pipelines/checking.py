@@ -1,0 +1,154 @@
+"""From a record's files to a row of the prepared data set, or to what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.imaging import (
+    Array,
+    PictureError,
+    encode_png,
+    open_picture,
+    orientation,
+    to_indices,
+    to_rgb,
+)
+from pipelines.readers.reader import IGNORE, Reader, Record
+from pipelines.shards import Centroid, Sample, sample_digest
+
+# EXIF orientations that exchange height and width.
+TRANSPOSED = range(5, 9)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A record after checking: a sample with the sums of its channels, or what is wrong."""
+
+    sample: Sample | None
+    channel_sums: tuple[int, int, int] = (0, 0, 0)
+    problems: tuple[str, ...] = ()
+
+
+def check(reader: Reader, record: Record, tile: int) -> Checked:
+    """Read and decode a record, map its label to class indices, and count what it shows."""
+    try:
+        image_bytes, label_bytes = reader.read(record)
+    except OSError as error:
+        missing = f"{error.filename}: {error.strerror or error}"
+        return _wrong(record, missing)
+    try:
+        picture = open_picture(image_bytes)
+        pixels = to_rgb(picture)
+    except PictureError as error:
+        return _wrong(record, f"{record.image}: image {error}")
+    label: Array | None = None
+    if label_bytes is not None:
+        where = record.label or record.image
+        try:
+            stored = to_indices(open_picture(label_bytes))
+            label = _class_indices(stored, reader.values)
+        except PictureError as error:
+            return _wrong(record, f"{where}: label {error}")
+        if label.shape != pixels.shape[:2]:
+            # Some tools annotate the picture as stored, before its EXIF orientation is applied.
+            if orientation(picture) in TRANSPOSED and label.shape == pixels.shape[1::-1]:
+                pixels = np.asarray(picture.convert("RGB"))
+            else:
+                return _wrong(
+                    record,
+                    f"{where}: label of {_size(label)} pixels for an image of {_size(pixels)}",
+                )
+    keeps = _is_plain(picture)
+    content = image_bytes if keeps and picture.format == "JPEG" else pixels
+    classes = len(reader.classes)
+    height, width = pixels.shape[:2]
+    counts = np.zeros(classes, np.int64) if label is None else _counts(label, classes)
+    sums = pixels.sum(axis=(0, 1), dtype=np.int64).tolist()
+    sample = Sample(
+        identifier=record.identifier,
+        split=record.split,
+        group=record.group,
+        image=image_bytes if keeps else encode_png(pixels),
+        label=None if label is None else encode_png(label, effort=6),
+        height=height,
+        width=width,
+        class_pixels=tuple(counts.tolist()),
+        centroids=() if label is None else tuple(centroids(label, tile)),
+        digest=sample_digest(record.identifier, record.split, content, label),
+    )
+    return Checked(sample, channel_sums=(sums[0], sums[1], sums[2]))
+
+
+def centroids(label: Array, tile: int) -> Iterator[Centroid]:
+    """Centre of mass of each class in each tile of `tile` x `tile` pixels, as for Cityscapes in
+    "Improving semantic segmentation via video propagation and label relaxation" (Zhu et al., 2019)
+    """
+    height, width = label.shape
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            part = label[top : top + tile, left : left + tile]
+            rows, columns = (_histogram(part, axis) for axis in (1, 0))
+            for index in np.flatnonzero(rows.sum(axis=1)).tolist():
+                if index != IGNORE:
+                    yield Centroid(index, top + _mean(rows[index]), left + _mean(columns[index]))
+
+
+def _histogram(part: Array, axis: int) -> NDArray[np.int64]:
+    """Pixels of each class in each row (axis 1 summed) or column: (256, length)."""
+    length = part.shape[1 - axis]
+    line = np.arange(length)
+    line = line[:, None] if axis == 1 else line[None, :]
+    flat = part.astype(np.int64) * length + line
+    return np.bincount(flat.ravel(), minlength=256 * length).reshape(256, length)
+
+
+def _mean(histogram: NDArray[np.int64]) -> int:
+    return int((histogram * np.arange(len(histogram))).sum() // histogram.sum())
+
+
+def _class_indices(stored: NDArray[np.uint16], values: Mapping[int, int]) -> Array:
+    table = np.full(65536, -1, np.int64)
+    table[list(values)] = list(values.values())
+    mapped = table[stored]
+    if (mapped < 0).any():
+        unknown, pixels = np.unique(stored[mapped < 0], return_counts=True)
+        listed = ", ".join(str(value) for value in unknown[:8].tolist())
+        more = ", ..." if len(unknown) > 8 else ""
+        raise PictureError(
+            f"holds unknown values {listed}{more} in {pixels.sum()} pixels; "
+            f"known are {_ranges(sorted(values))}"
+        )
+    return mapped.astype(np.uint8)
+
+
+def _ranges(values: list[int]) -> str:
+    """0, 1, 2, 255 as `0-2, 255`."""
+    parts: list[list[int]] = []
+    for value in values:
+        if parts and value == parts[-1][-1] + 1:
+            parts[-1][1:] = [value]
+        else:
+            parts.append([value])
+    return ", ".join("-".join(str(end) for end in part) for part in parts)
+
+
+def _counts(label: Array, classes: int) -> NDArray[np.int64]:
+    return np.bincount(label.ravel(), minlength=256)[:classes]
+
+
+def _is_plain(picture: Image.Image) -> bool:
+    """Whether any decoder gives the file's own bytes the same pixels."""
+    return picture.format in ("PNG", "JPEG") and picture.mode == "RGB" and orientation(picture) == 1
+
+
+def _size(pixels: Array) -> str:
+    return f"{pixels.shape[1]} x {pixels.shape[0]}"
+
+
+def _wrong(record: Record, problem: str) -> Checked:
+    return Checked(None, problems=(f"{record.split}/{record.identifier}: {problem}",))

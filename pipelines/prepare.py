@@ -1,0 +1,128 @@
+"""`python -m pipelines.prepare DATASET`: from a data set's own layout to Parquet and a manifest."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from pipelines import preparation
+from pipelines.manifest import DatasetError, Manifest
+from pipelines.preparation import prepare, recipe_digest
+from pipelines.readers import READERS
+from pipelines.readers.streets import Streets
+
+
+def prepare_streets(
+    destination: str | Path,
+    train: int = Streets.train,
+    val: int = Streets.val,
+    size: tuple[int, int] = Streets.size,
+    seed: int = 0,
+    workers: int = 1,
+) -> Manifest:
+    """Render the embedded data set, with images of `size` (height, width), to `destination`."""
+    return prepare(Streets(train=train, val=val, size=size, seed=seed), destination, workers)
+
+
+def ensure_streets(directory: str | Path) -> Path:
+    """The embedded data set as it is by default, prepared on first use beside `directory`.
+
+    The name ends in a digest of the renderer, so that an older version's pictures are not taken for
+    these. Many processes may ask at once: one prepares, the others wait.
+    """
+    reader = Streets()
+    digest = recipe_digest(reader, reader.records(), skip_invalid=False, tile=1024)
+    path = Path(f"{directory}-{digest[:8]}")
+    if not path.exists():
+        prepare(reader, path, workers=cores())
+    return path
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    console = Console(stderr=True)
+    try:
+        reader = READERS[options.dataset].from_arguments(options)
+        with _progress(console, f"preparing {reader.name}") as progress:
+            manifest = prepare(
+                reader,
+                options.destination,
+                options.workers,
+                options.skip_invalid,
+                progress=progress,
+            )
+    except DatasetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on from here", file=sys.stderr)
+        return 130
+    for problem in manifest.skipped:
+        print(f"skipped {problem}", file=sys.stderr)
+    counts = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
+    print(f"{options.destination}: {manifest.name}, {counts}, {len(manifest.classes)} classes")
+    print(f"fingerprint {manifest.fingerprint}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.prepare", description=__doc__.split(": ", 1)[1]
+    )
+    commands = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
+    for name, reader in READERS.items():
+        command = commands.add_parser(name, help=reader.help, description=reader.help)
+        reader.add_arguments(command)
+        command.add_argument("--destination", required=True, help="directory or URI to write to")
+        command.add_argument("--workers", type=int, default=cores(), help="processes to use")
+        command.add_argument(
+            "--skip-invalid",
+            action="store_true",
+            help="leave bad samples out and record them, instead of failing",
+        )
+    return parser
+
+
+@contextmanager
+def _progress(console: Console, title: str) -> Iterator[preparation.Progress]:
+    """A bar with rate and time left; on no terminal, nothing."""
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} samples/s" if task.speed else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
