@@ -18,6 +18,7 @@ from orchestrator.trial import Job, TrialError, run_trial
 # Offered by a cluster's head alone, so that no trial's driver dies with a worker node.
 DRIVER_RESOURCE = "trial_driver"
 _MANY = 1_000_000.0
+_FAILURE = "failure"
 _DRIVER_CPUS = 0.01  # where the head does not offer it
 
 # Ray reads these when it starts; none of them changes what is computed.
@@ -135,7 +136,15 @@ def run_jobs(
     resources = {DRIVER_RESOURCE: 1.0} if head else {"CPU": _DRIVER_CPUS}
 
     def trainable(config: dict[str, Any]) -> dict[str, Any]:
-        return run_trial(jobs[config["job"]])
+        try:
+            return run_trial(jobs[config["job"]])
+        except Exception as error:
+            cause = (
+                str(error) if isinstance(error, TrialError) else f"{type(error).__name__}: {error}"
+            )
+            # Tune tells its callbacks that a trial failed, but not why.
+            tune.report({_FAILURE: cause})
+            raise
 
     link = _Link(events)
     tuner = tune.Tuner(
@@ -184,6 +193,7 @@ class _Relay(tune.Callback):
     def __init__(self, jobs: Sequence[Job], link: _Link) -> None:
         self._jobs = jobs
         self._link = link
+        self._causes: dict[str, str] = {}
 
     def _name(self, trial: TuneTrial) -> str:
         return self._jobs[trial.config["job"]].name
@@ -201,7 +211,9 @@ class _Relay(tune.Callback):
         result: dict[str, Any],
         **_: Any,
     ) -> None:
-        if "last_checkpoint" in result:
+        if _FAILURE in result:
+            self._causes[trial.trial_id] = result[_FAILURE]
+        elif "last_checkpoint" in result:
             self._link.events.finished(self._name(trial), result)
         elif "epoch" in result:
             self._link.events.epoch(self._name(trial), result)
@@ -209,16 +221,8 @@ class _Relay(tune.Callback):
     def on_trial_error(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
     ) -> None:
-        self._link.events.failed(self._name(trial), _cause(trial))
-
-
-def _cause(trial: TuneTrial) -> str:
-    error: BaseException | None = trial.get_pickled_error()
-    while error is not None:
-        if isinstance(error, TrialError):
-            return str(error)
-        error = getattr(error, "cause", None) or error.__cause__
-    return trial.get_error().strip().splitlines()[-1]
+        cause = self._causes.get(trial.trial_id, "its process was lost; see Ray's logs")
+        self._link.events.failed(self._name(trial), cause)
 
 
 def _workers_that_fit(per_worker: dict[str, float], nodes: list[dict[str, float]]) -> int:

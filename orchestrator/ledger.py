@@ -165,14 +165,8 @@ class Ledger:
             ]
             for start in range(0, len(params), _PARAMS_IN_A_BATCH):
                 self._client.log_batch(run_id, params=params[start : start + _PARAMS_IN_A_BATCH])
-            self.log_epoch(
-                run_id,
-                0,
-                {
-                    "model/parameters_m": cell.cost.parameters_m,
-                    "model/gflops": cell.cost.gflops,
-                },
-            )
+            self._client.log_metric(run_id, "model/parameters_m", cell.cost.parameters_m, step=0)
+            self._client.log_metric(run_id, "model/gflops", cell.cost.gflops, step=0)
         self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         self._client.update_run(run_id, "SCHEDULED")
         return str(run_id)
@@ -192,6 +186,13 @@ class Ledger:
         ]
         for start in range(0, len(batch), _METRICS_IN_A_BATCH):
             self._client.log_batch(run_id, metrics=batch[start : start + _METRICS_IN_A_BATCH])
+
+    def logged_epochs(self, record: Record | None) -> set[int]:
+        """The epochs recorded so far; none for a run that is not there yet."""
+        if record is None:
+            return set()
+        history = self._client.get_metric_history(record.run_id, "epoch")
+        return {metric.step for metric in history if metric.step > 0}
 
     def log_artifact(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Copy a file, or a directory's content, into the run's artifacts."""

@@ -16,7 +16,7 @@ from pipelines.checkpoint import WEIGHTS_FILE, read_history
 
 
 class Recorder:
-    """The study's `fleet.TrialEvents`. run_ids: by trial name; logged: last epoch in the ledger."""
+    """The study's `fleet.TrialEvents`. run_ids: by trial name; logged: epochs the ledger holds already."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Recorder:
         progress: StudyProgress,
         cells: Mapping[str, Cell],
         run_ids: Mapping[str, str],
-        logged: Mapping[str, int],
+        logged: Mapping[str, set[int]],
         stop_requested: Callable[[], bool],
     ) -> None:
         self.finished_runs: dict[str, Record] = {}
@@ -33,7 +33,7 @@ class Recorder:
         self._progress = progress
         self._cells = cells
         self._run_ids = run_ids
-        self._logged = dict(logged)
+        self._logged = logged
         self._stop = stop_requested
 
     def stop_requested(self) -> bool:
@@ -75,9 +75,9 @@ class Recorder:
 
     def _log(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """Record an epoch once, also when it is trained again after a crash."""
-        if epoch > self._logged[name]:
+        if epoch not in self._logged[name]:
             self._ledger.log_epoch(self._run_ids[name], epoch, metrics)
-            self._logged[name] = epoch
+            self._logged[name].add(epoch)
 
     def _keep_results(self, name: str, last: Path, best: Path) -> None:
         run_id, cell = self._run_ids[name], self._cells[name]

@@ -127,19 +127,19 @@ class _Run:
         console.print(_placement(self.plan, self.gang) + "\n", highlight=False)
         commit = git_commit(Path(__file__).parent)
         run_ids: dict[str, str] = {}
-        logged: dict[str, int] = {}
+        logged: dict[str, set[int]] = {}
         for cell in todo:
             record = records.get(cell.identity)
             name = cell.trial.name
             run_ids[name] = self.ledger.begin_trial(cell, self.code, commit, record)
-            logged[name] = record.epoch if record else 0
+            logged[name] = self.ledger.logged_epochs(record)
         progress = StudyProgress.of(
             console,
             [
                 TrialProgress(
                     cell.trial.name,
                     cell.trial.experiment.training.epochs,
-                    resumed_at=logged[cell.trial.name],
+                    resumed_at=max(logged[cell.trial.name], default=0),
                 )
                 for cell in todo
             ],
