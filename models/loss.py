@@ -118,9 +118,10 @@ def mined_cross_entropy(
     Per image (Shrivastava et al., CVPR 2016, in the form of the paper's public relatives): a valid
     pixel is kept when the probability `p` of its class is below `threshold`, or among the k
     smallest of the image's valid pixels, `k = share * H * W` rounded (all of them where fewer are
-    valid; ties with the k-th are kept). Computed on `-log p`, which tells confident pixels apart
-    where `p` rounds to 1, in float32 whatever the dtype of the logits. No shape depends on data,
-    nothing is read back to the host.
+    valid; ties with the k-th are kept, so that nothing depends on an order). That is the relatives'
+    "below the larger of threshold and k-th smallest" with the k-th pixel itself included. Losses
+    `-log p` order pixels as `p` does, in float32 whatever the dtype of the logits. No shape depends
+    on data, nothing is read back to the host.
 
     Args:
         logits: `(N, K, h, w)`, upsampled bilinearly to the labels' size where it differs.

@@ -25,8 +25,11 @@ class PyramidPooling(nn.Module):
         self.output = ConvNormReLU(in_channels + len(self.bins) * channels, channels, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        pooled = [
-            resize(project(F.adaptive_avg_pool2d(features, size)), features)
-            for size, project in zip(self.bins, self.projections, strict=True)
-        ]
-        return self.output(torch.cat([features, *pooled], dim=1))
+        # A 1x1 map looks the same in either memory format and would come back in the other one.
+        channels_last = features.is_contiguous(memory_format=torch.channels_last)
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        pyramid = [features]
+        for size, project in zip(self.bins, self.projections, strict=True):
+            pooled = resize(project(F.adaptive_avg_pool2d(features, size)), features)
+            pyramid.append(pooled.contiguous(memory_format=memory_format))
+        return self.output(torch.cat(pyramid, dim=1))

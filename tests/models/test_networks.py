@@ -1,0 +1,395 @@
+"""What every backbone and every variant has to do: one tester over all of them."""
+
+import copy
+import functools
+import math
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from models import (
+    Backbone,
+    ChannelDropout,
+    FENet,
+    FENetConfig,
+    LossConfig,
+    SegmentationLoss,
+    register_backbone,
+    set_sample_keys,
+    split_output,
+)
+from models.backbones import BACKBONES
+from models.initialisation import initialise
+from models.layers import ConvNormReLU, fuse_by_addition, fuse_by_concatenation, resize
+
+CLASSES = 7
+
+# Narrow levels keep the cases quick; nothing tested here depends on how wide they are.
+VARIANTS = {
+    "baseline": FENetConfig("dfnet1", channels=8, ppm=False, flows=()),
+    "strong": FENetConfig("dfnet1", channels=8, flows=()),
+    "strong+df": FENetConfig("dfnet1", channels=8, flows=("detail",)),
+    "strong+sf": FENetConfig("dfnet1", channels=8, flows=("semantic",)),
+    "low-pass": FENetConfig(
+        channels=8,
+        flows=("semantic", "detail"),
+        structure_start="low-pass",
+        extractor_kernel=5,
+    ),
+    "three-flows": FENetConfig("dfnet1", channels=8, flows=("detail", "semantic", "detail")),
+    "ss4": FENetConfig("dfnet1", channels=8, supervision=(1, 2, 3, 4)),
+    "plain-stem": FENetConfig("resnet18", channels=8, stem="plain", supervision=(4,)),
+    "narrow-stem": FENetConfig("resnet18", channels=8, stem="32-32-64", dilation=False),
+    "dilated-baseline": FENetConfig("resnet18", channels=8, dilation=True, ppm=False, flows=()),
+}
+FENETS = {name: FENetConfig(name, channels=8, supervision=(3, 4)) for name in sorted(BACKBONES)}
+CASES = {**VARIANTS, **FENETS}
+
+
+@register_backbone("two-levels")
+class TwoLevels(Backbone):
+    """A backbone of one's own, as small as one can be, with two levels instead of four."""
+
+    channels = (6, 10)
+    strides = (4, 8)
+    lateral_channels = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            [ConvNormReLU(3, 6, 7, stride=4), ConvNormReLU(6, 10, 3, stride=2)]
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        levels = []
+        for stage in self.stages:
+            images = stage(images)
+            levels.append(images)
+        return levels
+
+
+CASES["backbone-of-ones-own"] = FENetConfig("two-levels", supervision=(1, 2))
+
+
+@functools.cache
+def built(case: str) -> FENet:
+    return FENet(CASES[case], CLASSES)
+
+
+@pytest.fixture(params=CASES)
+def model(request: pytest.FixtureRequest) -> FENet:
+    return copy.deepcopy(built(request.param))
+
+
+def images(height: int = 64, width: int = 96, batch: int = 2) -> Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def training_loss(model: nn.Module, batch: Tensor) -> Tensor:
+    """The total loss of one training step on made-up labels."""
+    labels = torch.zeros(batch.shape[0], *batch.shape[2:], dtype=torch.int64, device=batch.device)
+    labels[:, ::3] = CLASSES - 1
+    labels[:, 5] = 255
+    criterion = SegmentationLoss(LossConfig())
+    terms = criterion(model(batch), labels)
+    return criterion.total(terms.sums, terms.counts)[0]
+
+
+class TestEveryNetwork:
+    def test_logits_have_the_size_of_the_image(self, model: FENet) -> None:
+        batch = images()
+        with torch.no_grad():
+            assert model.eval()(batch).shape == (2, CLASSES, 64, 96)
+            logits, auxiliary = split_output(model.train()(batch))
+        assert logits.shape == (2, CLASSES, 64, 96)
+        strides = {f"stage{s}": model.backbone.strides[s - 1] for s in model.config.supervision}
+        assert {name: tuple(a.shape) for name, a in auxiliary.items()} == {
+            name: (2, CLASSES, 64 // stride, 96 // stride) for name, stride in strides.items()
+        }
+
+    @pytest.mark.parametrize("size", [(1, 1), (33, 47), (65, 31)], ids=str)
+    def test_odd_sizes(self, model: FENet, size: tuple[int, int]) -> None:
+        with torch.no_grad():
+            assert model.eval()(images(*size, batch=1)).shape == (1, CLASSES, *size)
+
+    def test_the_backbone_keeps_its_declaration(self, model: FENet) -> None:
+        height, width = 70, 101
+        with torch.no_grad():
+            levels = model.eval().backbone(images(height, width))
+        assert [tuple(level.shape) for level in levels] == [
+            (2, channels, math.ceil(height / stride), math.ceil(width / stride))
+            for channels, stride in zip(
+                model.backbone.channels, model.backbone.strides, strict=True
+            )
+        ]
+
+    def test_gradients_reach_every_parameter(self, model: FENet) -> None:
+        training_loss(model.train(), images()).backward()
+        unreached = [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.grad is None or not parameter.grad.any()
+        ]
+        assert unreached == []
+
+    def test_one_image_with_one_value_a_channel_trains(self, model: FENet) -> None:
+        training_loss(model.train(), images(32, 32, batch=1)).backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        assert all(buffer.isfinite().all() for buffer in model.buffers())
+
+    def test_nothing_is_read_back_to_the_host(self, model: FENet) -> None:
+        # Meta tensors have no values: `.item()`, `nonzero` and their like raise.
+        model = model.to("meta").train()
+        set_sample_keys(model, torch.empty(2, dtype=torch.int64, device="meta"))
+        training_loss(model, images().to("meta")).backward()
+
+    def test_channels_last_from_end_to_end(self, model: FENet) -> None:
+        model.train().to(memory_format=torch.channels_last)
+        batch = images().contiguous(memory_format=torch.channels_last)
+        with ConvolutionInputs() as inputs, torch.no_grad():
+            logits, auxiliary = split_output(model(batch))
+        assert inputs.seen > 10
+        assert inputs.in_another_format == 0
+        for output in (logits, *auxiliary.values()):
+            assert output.is_contiguous(memory_format=torch.channels_last)
+
+    def test_features_are_those_of_the_forward_pass(self, model: FENet) -> None:
+        batch = images()
+        with torch.no_grad():
+            found = model.eval().features(batch)
+            logits = model(batch)
+            fuse = fuse_by_concatenation if model.config.flows else fuse_by_addition
+            last = list(found.values())[-1]
+            torch.testing.assert_close(resize(model.head(fuse(last)), batch), logits)
+        assert list(found) == ["backbone", "neck", *model.flows]
+        for levels in list(found.values())[1:]:
+            assert [tuple(level.shape) for level in levels] == [
+                (2, 8, 64 // stride, 96 // stride) for stride in model.backbone.strides
+            ]
+
+    def test_export(self, model: FENet) -> None:
+        batch = images()
+        model.eval()
+        exported = torch.export.export(model, (batch,)).module()
+        with torch.no_grad():
+            torch.testing.assert_close(exported(batch), model(batch))
+
+    def test_trains_in_bfloat16(self, model: FENet) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = training_loss(model.train(), images())
+        loss.backward()
+        assert loss.dtype == torch.float32
+        assert loss.isfinite()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+class ConvolutionInputs(TorchFunctionMode):
+    """Counts the convolutions that run, and those whose input is not channels-last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+        self.in_another_format = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.conv2d:
+            self.seen += 1
+            channels_last = args[0].is_contiguous(memory_format=torch.channels_last)
+            self.in_another_format += not channels_last
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def compare_compiled(model: FENet, backend: str) -> None:
+    """Compiled and plain network agree, in evaluation and in training with loss and keys."""
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    compiled_loss = torch.compile(training_loss, fullgraph=True, backend=backend)
+    batch = images()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            compiled.eval()(batch), model.eval()(batch), rtol=1e-4, atol=1e-4
+        )
+    model.train()
+    for position in range(3):
+        set_sample_keys(model, torch.tensor([position, 7 * position + 1]))
+        stance = "default" if position == 0 else "fail_on_recompile"
+        with torch.compiler.set_stance(stance):
+            loss = compiled_loss(model, batch)
+        torch.testing.assert_close(loss, training_loss(model, batch), rtol=1e-4, atol=1e-4)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "baseline",
+        "low-pass",
+        "dfnet2",
+        "resnet18",
+        pytest.param("resnet50", marks=pytest.mark.slow),
+        pytest.param("resnet101", marks=pytest.mark.slow),
+    ],
+)
+def test_compiles_without_graph_breaks(case: str, compiler: None) -> None:
+    compare_compiled(copy.deepcopy(built(case)), "eager")
+
+
+@pytest.mark.slow
+def test_compiles_with_its_gradient(compiler: None) -> None:
+    compare_compiled(copy.deepcopy(built("backbone-of-ones-own")), "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+def test_compiles_to_machine_code(compiler: None) -> None:
+    # Evaluation as a whole; of training what generates code of its own: keyed dropout and mining.
+    model = copy.deepcopy(built("backbone-of-ones-own"))
+    batch = images()
+    with torch.no_grad():
+        expected = model.eval()(batch)
+        compiled = torch.compile(model, fullgraph=True)(batch)
+    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-4)
+
+    dropout = ChannelDropout(0.5, "head").train()
+    set_sample_keys(dropout, torch.tensor([-(2**40), 3]))
+    logits = torch.randn(2, CLASSES, 9, 11, requires_grad=True)
+
+    def loss_of(logits: Tensor) -> Tensor:
+        return training_loss(dropout, logits)
+
+    plain = torch.autograd.grad(loss_of(logits), logits)
+    compiled = torch.autograd.grad(torch.compile(loss_of, fullgraph=True)(logits), logits)
+    torch.testing.assert_close(compiled, plain)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    height=st.integers(1, 80),
+    width=st.integers(1, 80),
+    batch=st.integers(1, 3),
+    classes=st.integers(1, 160),
+)
+def test_any_size_and_any_number_of_classes(
+    height: int, width: int, batch: int, classes: int
+) -> None:
+    model = FENet(FENetConfig("dfnet1", channels=4, supervision=(1, 4)), classes)
+    labels = torch.full((batch, height, width), classes - 1)
+    criterion = SegmentationLoss()
+    terms = criterion(model(images(height, width, batch)), labels)
+    total, _ = criterion.total(terms.sums, terms.counts)
+    total.backward()
+    assert total.isfinite()
+    with torch.no_grad():
+        assert model.eval()(images(height, width, batch)).shape == (batch, classes, height, width)
+
+
+def test_a_part_shared_by_two_variants_starts_from_the_same_values() -> None:
+    states = [built(case).state_dict() for case in CASES if CASES[case].backbone == "dfnet1"]
+    for one in states:
+        for other in states:
+            for name in one.keys() & other.keys():
+                if one[name].shape == other[name].shape and "kernel" not in name:
+                    assert torch.equal(one[name], other[name]), name
+
+
+def test_values_follow_from_the_seed_alone() -> None:
+    config = CASES["ss4"]
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    again = FENet(config, CLASSES, seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in built("ss4").state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+    other = FENet(config, CLASSES, seed=1)
+    weight = "flows.semantic.fems.1.theta.conv.weight"
+    assert not torch.equal(other.state_dict()[weight], again.state_dict()[weight])
+
+
+def test_no_two_layers_start_alike() -> None:
+    weights = [
+        p.flatten()[:8] for p in built("ss4").parameters() if p.dim() == 4 and p.numel() > 99
+    ]
+    distinct = {tuple(weight.tolist()) for weight in weights}
+    kernels = sum("kernel" in name for name, _ in built("ss4").named_parameters())
+    assert len(distinct) >= len(weights) - kernels
+
+
+def test_a_network_is_built_on_the_cpu() -> None:
+    parameter = types.SimpleNamespace(device=torch.device("cuda"))
+    elsewhere = types.SimpleNamespace(named_parameters=lambda: [("head.weight", parameter)])
+    with pytest.raises(ValueError, match=r"head\.weight is on cuda"):
+        initialise(elsewhere, 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"backbone": "resnet34"}, r"backbone is 'resnet34'; known: .*dfnet1.*resnet101"),
+        ({"stem": "64"}, r"stem is '64'; with resnet18 it must be one of 64-64-128, 32-32-64"),
+        ({"backbone": "dfnet1", "stem": "plain"}, r"with dfnet1 it must be left out"),
+        ({"backbone": "dfnet2", "dilation": True}, r"dfnet2 has no dilated form"),
+        ({"channels": 0}, r"channels is 0"),
+        ({"flows": ("detail", "texture")}, r"flows has 'texture'; known: detail, semantic"),
+        ({"supervision": (0,)}, r"supervision is \[0\]; the stages of resnet18 are 1, 2, 3, 4"),
+        ({"supervision": (3, 5)}, r"the stages of resnet18 are 1, 2, 3, 4"),
+        ({"supervision": (3, 3)}, r"names a stage twice"),
+        ({"structure_start": "blur"}, r"it must be mean-blur or low-pass"),
+        ({"extractor_kernel": 4}, r"extractor_kernel is 4; it must be odd"),
+        ({"dropout": 1.0}, r"dropout is 1\.0"),
+    ],
+)
+def test_a_configuration_that_cannot_be_built_is_refused(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        FENetConfig(**fields)
+
+
+def test_what_is_left_to_the_backbone() -> None:
+    assert built("resnet101").config.stem == "64-64-128"
+    assert FENetConfig("resnet50").resolved().channels == 256
+    assert FENetConfig("resnet18").resolved().channels == 128
+    dfnet = FENetConfig("dfnet2").resolved()
+    assert (dfnet.channels, dfnet.stem, dfnet.dilation) == (64, None, False)
+    # Section 4.2: the strong baseline is dilated, the baseline is not.
+    assert FENetConfig("resnet18", flows=()).resolved().dilation is True
+    assert FENetConfig("resnet18", flows=(), ppm=False).resolved().dilation is False
+
+
+def test_dilation_widens_the_view_and_keeps_the_sizes() -> None:
+    plain = FENet(FENetConfig("resnet18", channels=8, dilation=False), CLASSES)
+    dilated = FENet(FENetConfig("resnet18", channels=8, dilation=True), CLASSES)
+    assert plain.state_dict().keys() == dilated.state_dict().keys()
+    convolutions = {
+        name: module.dilation[0]
+        for name, module in dilated.backbone.named_modules()
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3)
+    }
+    for name, dilation in convolutions.items():
+        expected = 4 if name.startswith("layer4") else 2 if name.startswith("layer3") else 1
+        assert dilation == expected, name
+
+
+def test_classes_must_be_some() -> None:
+    with pytest.raises(ValueError, match="classes is 0"):
+        FENet(FENetConfig("dfnet1"), 0)
