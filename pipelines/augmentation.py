@@ -118,9 +118,12 @@ class Augmentation:
         rows = sample_axis(batch.geometry[:, 0], self.crop[0], None)
         columns = sample_axis(batch.geometry[:, 1], self.crop[1], batch.flips)
         inside = rows.inside[:, :, None] & columns.inside[:, None, :]
-        images = _read_bilinear(batch.windows, rows, columns)
+        if self.config.scale == (1, 1):  # every position is a pixel: copied, so exact
+            images = _read_nearest(batch.windows, rows, columns).to(torch.float32) / 255
+        else:
+            images = _read_bilinear(batch.windows, rows, columns)
         images = torch.where(inside[:, None], images, _channels(images, self.mean))
-        labels = _read_nearest(batch.labels, rows, columns)
+        labels = _read_nearest(batch.labels[:, None], rows, columns)[:, 0].long()
         return images, torch.where(inside, labels, IGNORE_INDEX)
 
     def jitter(self, images: Tensor, keys: Tensor) -> Tensor:
@@ -167,11 +170,13 @@ def _read_bilinear(windows: Tensor, rows: AxisSampling, columns: AxisSampling) -
     return images / 255
 
 
-def _read_nearest(labels: Tensor, rows: AxisSampling, columns: AxisSampling) -> Tensor:
-    """int64 (batch, *crop) of uint8 (batch, height, width); values are copied, never blended."""
-    batch, _, width = labels.shape
-    flat = rows.nearest[:, :, None] * width + columns.nearest[:, None, :]
-    return labels.reshape(batch, -1).gather(1, flat.reshape(batch, -1)).view(flat.shape).long()
+def _read_nearest(pixels: Tensor, rows: AxisSampling, columns: AxisSampling) -> Tensor:
+    """uint8 (batch, channels, *crop) of (batch, channels, height, width): copied, never blended."""
+    batch, channels, height, width = pixels.shape
+    places = rows.nearest[:, :, None] * width + columns.nearest[:, None, :]
+    last = pixels.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+    read = last.gather(1, places.reshape(batch, -1, 1).expand(-1, -1, channels))
+    return read.view(*places.shape, channels).permute(0, 3, 1, 2)
 
 
 def _grid(windows: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

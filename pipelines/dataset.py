@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.imaging import Array, PictureError, decode_indices, decode_rgb
-from pipelines.manifest import MANIFEST_NAME, ClassInfo, DatasetError, Manifest, Shard
+from pipelines.manifest import INDEX_NAME, MANIFEST_NAME, ClassInfo, DatasetError, Manifest
 from pipelines.shards import PICTURES
 from pipelines.storage import Location, locate
 
@@ -30,15 +31,6 @@ __all__ = [
 IGNORE_INDEX = 255
 
 
-@dataclass(frozen=True)
-class _Row:
-    """Where a sample's pictures lie: shard, row group in it, row in the group."""
-
-    shard: Shard
-    row_group: int
-    row: int
-
-
 class Split:
     """The samples of one split, in the order of preparation.
 
@@ -46,23 +38,22 @@ class Split:
     (samples, classes); `centroids`: int64 (centroids, 4), columns sample, class, row, column.
     """
 
-    def __init__(self, name: str, location: Location, shards: tuple[Shard, ...]) -> None:
+    def __init__(self, name: str, location: Location, index: pa.Table) -> None:
         self.name = name
         self._location = location
-        self._rows: list[_Row] = []
+        self._index = index
+        self._shards: list[str] = index["shard"].to_pylist()
+        self._rows: list[int] = index["row"].to_pylist()
         # A Parquet reader must not be used by two threads at once, so each has its lock.
         self._files: dict[str, tuple[threading.Lock, pq.ParquetFile]] = {}
         self._opening = threading.Lock()
-        described = [self._describe(shard) for shard in shards]
-        table = pa.concat_tables(described).combine_chunks()
-        self.identifiers: list[str] = table["identifier"].to_pylist()
-        self.groups: list[str | None] = table["group"].to_pylist()
-        self.heights: NDArray[np.int64] = table["height"].to_numpy().astype(np.int64)
-        self.widths: NDArray[np.int64] = table["width"].to_numpy().astype(np.int64)
+        self.identifiers: list[str] = index["identifier"].to_pylist()
+        self.groups: list[str | None] = index["group"].to_pylist()
+        self.heights: NDArray[np.int64] = index["height"].to_numpy().astype(np.int64)
+        self.widths: NDArray[np.int64] = index["width"].to_numpy().astype(np.int64)
         self.class_pixels: NDArray[np.int64] = np.array(
-            table["class_pixels"].to_pylist(), dtype=np.int64
+            index["class_pixels"].to_pylist(), dtype=np.int64
         )
-        self._table = table
 
     def __len__(self) -> int:
         return len(self.identifiers)
@@ -71,7 +62,7 @@ class Split:
     def centroids(self) -> NDArray[np.int64]:
         rows = [
             (sample, each["class"], each["row"], each["column"])
-            for sample, listed in enumerate(self._table["centroids"].to_pylist())
+            for sample, listed in enumerate(self._index["centroids"].to_pylist())
             for each in listed
         ]
         return np.array(rows, dtype=np.int64).reshape(-1, 4)
@@ -86,7 +77,7 @@ class Split:
         """
         image, label = self.read_encoded(index)
         height, width = int(self.heights[index]), int(self.widths[index])
-        where = f"{self._where(self._rows[index].shard)}: sample {self.identifiers[index]!r}"
+        where = self._where(index)
         try:
             pixels = decode_rgb(image)
             classes = (
@@ -109,44 +100,27 @@ class Split:
         Raises:
             DatasetError: the row cannot be read; the message names the shard and the sample.
         """
-        place = self._rows[index]
         try:
-            lock, file = self._open(place.shard)
+            lock, file = self._open(self._shards[index])
             with lock:
-                group = file.read_row_group(place.row_group, list(PICTURES), use_threads=False)
-            return group["image"][place.row].as_py(), group["label"][place.row].as_py()
+                row = file.read_row_group(self._rows[index], list(PICTURES), use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(
-                f"{self._where(place.shard)}: sample {self.identifiers[index]!r} cannot be read "
-                f"({error}); prepare the data set again"
+                f"{self._where(index)} cannot be read ({error}); prepare the data set again"
             ) from error
+        return row["image"][0].as_py(), row["label"][0].as_py()
 
-    def _describe(self, shard: Shard) -> pa.Table:
-        columns = ["identifier", "group", "height", "width", "class_pixels", "centroids"]
-        try:
-            _, file = self._open(shard)
-            table = file.read(columns=columns)
-            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-        except (OSError, pa.ArrowException) as error:
-            raise DatasetError(
-                f"{self._where(shard)}: damaged ({error}); prepare the data set again"
-            ) from error
-        for group, rows in enumerate(groups):
-            self._rows += [_Row(shard, group, row) for row in range(rows)]
-        return table
-
-    def _open(self, shard: Shard) -> tuple[threading.Lock, pq.ParquetFile]:
+    def _open(self, shard: str) -> tuple[threading.Lock, pq.ParquetFile]:
         with self._opening:
-            if shard.file not in self._files:
+            if shard not in self._files:
                 # Every page's checksum is compared, so that flipped bits do not train silently.
-                file = pq.ParquetFile(
-                    self._location.open(shard.file), page_checksum_verification=True
-                )
-                self._files[shard.file] = threading.Lock(), file
-            return self._files[shard.file]
+                file = pq.ParquetFile(self._location.open(shard), page_checksum_verification=True)
+                self._files[shard] = threading.Lock(), file
+            return self._files[shard]
 
-    def _where(self, shard: Shard) -> str:
-        return self._location.file(shard.file)
+    def _where(self, index: int) -> str:
+        file = self._location.file(self._shards[index])
+        return f"{file}: sample {self.identifiers[index]!r}"
 
 
 class PreparedDataset:
@@ -169,9 +143,19 @@ class PreparedDataset:
                 f"{self.location.uri}: no samples in split {name!r}; it has {there or 'none'}"
             )
         if name not in self._splits:
-            shards = tuple(each for each in self.manifest.shards if each.split == name)
-            self._splits[name] = Split(name, self.location, shards)
+            chosen = pc.equal(self._index["split"], name)
+            self._splits[name] = Split(name, self.location, self._index.filter(chosen))
         return self._splits[name]
+
+    @cached_property
+    def _index(self) -> pa.Table:
+        data = self.location.read(INDEX_NAME)
+        if hashlib.sha256(data).hexdigest() != self.manifest.index_sha256:
+            raise DatasetError(
+                f"{self.location.file(INDEX_NAME)}: damaged (its SHA-256 is not the manifest's); "
+                "prepare the data set again"
+            )
+        return pq.read_table(pa.BufferReader(data)).combine_chunks()
 
 
 def open_dataset(uri: str | Path) -> PreparedDataset:
@@ -191,6 +175,8 @@ def open_dataset(uri: str | Path) -> PreparedDataset:
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{location.uri}: cannot be read ({error})") from error
     manifest = Manifest.from_json(text, location.file(MANIFEST_NAME))
+    if INDEX_NAME not in sizes:
+        raise DatasetError(f"{location.file(INDEX_NAME)}: missing; prepare the data set again")
     for shard in manifest.shards:
         if shard.file not in sizes:
             raise DatasetError(

@@ -11,6 +11,7 @@ from typing import Any
 FORMAT = "segmentation-parquet"
 VERSION = 1
 MANIFEST_NAME = "manifest.json"
+INDEX_NAME = "index.parquet"
 
 
 class DatasetError(ValueError):
@@ -47,7 +48,8 @@ class Manifest:
     `counts`: images per split. `class_pixels`: pixels of each class over all labels,
     `ignored_pixels`: the others. `image_mean`: mean red, green, blue in [0, 1] over all images.
     `tile`: side in pixels of the tiles whose class centroids the rows list. `skipped`: the problems
-    of the samples left out, one sentence each. `recipe` identifies source files and options.
+    of the samples left out, one sentence each. `recipe` identifies source files and options;
+    `index_sha256` is that of the file that lists the rows of all shards.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Manifest:
     image_mean: tuple[float, float, float]
     tile: int
     shards: tuple[Shard, ...]
+    index_sha256: str
     skipped: tuple[str, ...] = ()
     recipe: str = ""
 

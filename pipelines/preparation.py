@@ -17,10 +17,12 @@ from multiprocessing import connection, get_context, parent_process
 from os import _exit
 from pathlib import Path
 
+import pyarrow as pa
 from filelock import FileLock
 
 from pipelines.checking import Checked, check
 from pipelines.manifest import (
+    INDEX_NAME,
     MANIFEST_NAME,
     DatasetError,
     Manifest,
@@ -28,7 +30,7 @@ from pipelines.manifest import (
     content_digest,
 )
 from pipelines.readers.reader import IGNORE, Reader, Record, duplicates
-from pipelines.shards import Sample, encode_shard
+from pipelines.shards import Sample, describe_shard, encode_index, encode_shard
 from pipelines.storage import Location, locate
 
 SHARD_BYTES = 128 << 20
@@ -143,10 +145,9 @@ def _write(
             # Otherwise only look for more problems: nothing of this will be kept.
     if problems and not skip_invalid:
         raise DatasetError(_listing(reader, problems))
-    manifest = writer.manifest(tile)
-    if not manifest.shards:
-        raise DatasetError(_listing(reader, list(manifest.skipped)))
-    return manifest
+    if all(part.shard is None for part in writer.finished.values()):
+        raise DatasetError(_listing(reader, problems))
+    return writer.finish(tile)
 
 
 def _plan(reader: Reader, records: list[Record]) -> list[range]:
@@ -168,6 +169,7 @@ class _Writer:
         self._reader = reader
         self._staging = staging
         self._recipe = recipe
+        self._described: dict[str, pa.Table] = {}
         self.finished: dict[int, Written] = self._resume()
 
     def _resume(self) -> dict[int, Written]:
@@ -212,10 +214,12 @@ class _Writer:
         # The content in the name keeps two preparations of one bucket from mixing their shards.
         name = f"{split}-{number:05d}-{content[:8]}.parquet"
         self._staging.write(name, data)
+        self._described[name] = describe_shard(name, pa.BufferReader(data))
         digest = hashlib.sha256(data).hexdigest()
         return Shard(name, split, len(samples), len(data), digest, content)
 
-    def manifest(self, tile: int) -> Manifest:
+    def finish(self, tile: int) -> Manifest:
+        """Write the index of all shards, and sum up what they hold."""
         parts = [self.finished[number] for number in sorted(self.finished)]
         shards = tuple(part.shard for part in parts if part.shard is not None)
         counts: dict[str, int] = {}
@@ -241,9 +245,22 @@ class _Writer:
             image_mean=(red, green, blue),
             tile=tile,
             shards=shards,
+            index_sha256=self._write_index(shards),
             skipped=tuple(problem for part in parts for problem in part.problems),
             recipe=self._recipe,
         )
+
+    def _write_index(self, shards: Sequence[Shard]) -> str:
+        tables = []
+        for shard in shards:
+            if shard.file not in self._described:  # finished before an interruption
+                self._described[shard.file] = describe_shard(
+                    shard.file, self._staging.open(shard.file)
+                )
+            tables.append(self._described[shard.file])
+        data = encode_index(tables)
+        self._staging.write(INDEX_NAME, data)
+        return hashlib.sha256(data).hexdigest()
 
     def commit(self, manifest: Manifest, location: Location) -> None:
         """Make the data set visible under its final name, all at once."""

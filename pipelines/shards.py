@@ -13,8 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-# A row group is the least that a read of one row touches; larger ones compress nothing here.
-ROW_GROUP_BYTES = 1 << 20
 PICTURES = ("image", "label")
 
 
@@ -88,31 +86,42 @@ def schema() -> pa.Schema:
 
 
 def encode_shard(samples: Sequence[Sample]) -> bytes:
-    """The Parquet file that holds `samples` in order."""
+    """The Parquet file that holds `samples` in order, each in a row group of its own.
+
+    A row group is the least that a read of one row touches and checks; pictures of several rows
+    would not compress better together.
+    """
     table = pa.Table.from_pylist([_row(sample) for sample in samples], schema=schema())
+    return _encode(table, row_group_size=1)
+
+
+def describe_shard(file: str, data: pa.NativeFile | pa.Buffer) -> pa.Table:
+    """The rows of shard `file` without their pictures, with where they lie, for `encode_index`."""
+    columns = [name for name in schema().names if name not in PICTURES]
+    table = pq.ParquetFile(data, page_checksum_verification=True).read(columns=columns)
+    rows = pa.array(range(len(table)), pa.int32())
+    places = pa.array([file] * len(table), pa.string())
+    return table.append_column("shard", places).append_column("row", rows)
+
+
+def encode_index(tables: Sequence[pa.Table]) -> bytes:
+    """The Parquet file that lists all rows of all shards, so that opening reads no shard."""
+    return _encode(pa.concat_tables(tables).replace_schema_metadata(None), row_group_size=1 << 20)
+
+
+def _encode(table: pa.Table, row_group_size: int) -> bytes:
     sink = pa.BufferOutputStream()
-    # Pictures are compressed already and all different; page checksums find a damaged row.
-    with pq.ParquetWriter(
+    pq.write_table(
+        table,
         sink,
-        table.schema,
+        row_group_size=row_group_size,
+        # Pictures are compressed already. Page checksums find a damaged row.
         compression={name: "NONE" if name in PICTURES else "ZSTD" for name in table.column_names},
         use_dictionary=False,
-        write_statistics=["identifier", "split"],
+        write_statistics=False,
         write_page_checksum=True,
-    ) as writer:
-        for start, stop in _row_groups(samples):
-            writer.write_table(table.slice(start, stop - start))
+    )
     return sink.getvalue().to_pybytes()
-
-
-def _row_groups(samples: Sequence[Sample]) -> list[tuple[int, int]]:
-    groups, start, size = [], 0, 0
-    for index, sample in enumerate(samples):
-        if index > start and size + sample.bytes > ROW_GROUP_BYTES:
-            groups.append((start, index))
-            start, size = index, 0
-        size += sample.bytes
-    return [*groups, (start, len(samples))]
 
 
 def _row(sample: Sample) -> dict[str, Any]:

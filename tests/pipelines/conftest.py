@@ -1,0 +1,56 @@
+"""A small prepared data set, made once a session, and makers of source folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.dataset import PreparedDataset, open_dataset
+from pipelines.prepare import prepare_streets
+
+
+@pytest.fixture(scope="session")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    """11 training and 3 validation streets of 64 x 32 pixels."""
+    directory = tmp_path_factory.mktemp("data") / "streets"
+    prepare_streets(directory, train=11, val=3, size=(32, 64))
+    return open_dataset(directory)
+
+
+class CamVidSource:
+    """A folder in SegNet's layout, with `samples` pairs a split, to be damaged by tests."""
+
+    def __init__(self, directory: Path, samples: int = 3, size: tuple[int, int] = (12, 16)) -> None:
+        self.directory = directory
+        self.size = size
+        for split in ("train", "val"):
+            names = [f"0001TP_{split}{index:03d}" for index in range(samples)]
+            for name in names:
+                self.add(split, name)
+            self.list(split, names)
+
+    def add(self, split: str, name: str) -> None:
+        rng = np.random.default_rng(sum(name.encode()))
+        pixels = rng.integers(0, 256, (*self.size, 3), dtype=np.uint8)
+        label = rng.integers(0, 12, self.size, dtype=np.uint8)
+        for kind, values in ((split, pixels), (f"{split}annot", label)):
+            (self.directory / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(self.directory / kind / f"{name}.png")
+
+    def list(self, split: str, names: list[str], prefix: str = "") -> None:
+        lines = [f"{prefix}{split}/{name}.png {prefix}{split}annot/{name}.png" for name in names]
+        (self.directory / f"{split}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def image(self, split: str = "train", index: int = 0) -> Path:
+        return self.directory / split / f"0001TP_{split}{index:03d}.png"
+
+    def label(self, split: str = "train", index: int = 0) -> Path:
+        return self.directory / f"{split}annot" / f"0001TP_{split}{index:03d}.png"
+
+
+@pytest.fixture
+def camvid(tmp_path: Path) -> CamVidSource:
+    return CamVidSource(tmp_path / "camvid")

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageEnhance
+from torch import Tensor
+
+from pipelines.augmentation import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Augmentation,
+    AugmentationConfig,
+    normalise,
+)
+from pipelines.data import DataConfig
+from pipelines.geometry import plan_crop
+from pipelines.loading import SourceBatch, TrainingBatches
+from pipelines.randomness import Stream, uniform
+from pipelines.sampling import Draws
+
+OFF = AugmentationConfig(
+    scale=(1, 1), flip=0, brightness=0, contrast=0, saturation=0, hue=0, blur=(0, 0)
+)
+
+
+class Pictures:
+    """A split in memory, of pictures of different sizes."""
+
+    def __init__(self, sizes: list[tuple[int, int]]) -> None:
+        rng = np.random.default_rng(0)
+        self.images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+        self.labels = [rng.choice([0, 3, 7, 255], size=size).astype(np.uint8) for size in sizes]
+        self.identifiers = [f"picture {index}" for index in range(len(sizes))]
+        self.heights = np.array([size[0] for size in sizes])
+        self.widths = np.array([size[1] for size in sizes])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.images[index], self.labels[index]
+
+
+PICTURES = Pictures([(40, 60), (33, 57), (50, 50), (20, 90), (41, 64), (64, 41)])
+
+
+def load(
+    config: AugmentationConfig, crop: tuple[int, int], samples: list[int], pictures: Pictures
+) -> SourceBatch:
+    batches = TrainingBatches(pictures, DataConfig(crop=crop, augmentation=config), 0, 4)
+    keys = np.array([1000003 * sample + 17 for sample in samples])
+    return batches.load(Draws(np.array(samples), keys))
+
+
+def reference_crop(
+    image: np.ndarray,
+    label: np.ndarray,
+    crop: tuple[int, int],
+    config: AugmentationConfig,
+    key: int,
+) -> tuple[Tensor, Tensor]:
+    """Resize the whole picture with torch, then pad and cut, as the recipe is usually written."""
+    plan = plan_crop(label.shape, crop, config.scale, config.flip, key)
+    size = (plan.rows.resized, plan.columns.resized)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].double() / 255
+    resized = F.interpolate(pixels, size, mode="bilinear", align_corners=False)[0]
+    classes = F.interpolate(
+        torch.from_numpy(label)[None, None].double(), size, mode="nearest-exact"
+    )[0, 0]
+    mean = torch.tensor(IMAGENET_MEAN, dtype=torch.float64)[:, None, None]
+    big = [length + 2 * side for length, side in zip(size, crop, strict=True)]
+    padded = mean.expand(3, *big).clone()
+    padded_labels = torch.full(big, 255.0, dtype=torch.float64)
+    inner = (slice(crop[0], crop[0] + size[0]), slice(crop[1], crop[1] + size[1]))
+    padded[:, *inner] = resized
+    padded_labels[inner] = classes
+    rows = slice(plan.rows.offset + crop[0], plan.rows.offset + 2 * crop[0])
+    columns = slice(plan.columns.offset + crop[1], plan.columns.offset + 2 * crop[1])
+    images, labels = padded[:, rows, columns], padded_labels[rows, columns]
+    return (images.flip(-1), labels.flip(-1)) if plan.flip else (images, labels)
+
+
+@pytest.mark.parametrize("crop", [(32, 48), (80, 80), (7, 100)])
+@pytest.mark.parametrize("scale", [(0.5, 2.0), (0.5, 0.5), (2.0, 2.0), (1.0, 1.0)])
+def test_crops_equal_resizing_then_cropping(
+    crop: tuple[int, int], scale: tuple[float, float]
+) -> None:
+    config = AugmentationConfig(scale=scale)
+    samples = [0, 1, 2, 3, 4, 5, 0, 1]
+    batch = load(config, crop, samples, PICTURES)
+    images, labels = Augmentation(config, crop).crops(batch)
+    for row, sample in enumerate(samples):
+        key = int(batch.sample_keys[row])
+        wanted, classes = reference_crop(*PICTURES.read(sample), crop, config, key)
+        assert torch.allclose(images[row].double(), wanted, atol=2e-4)
+        assert torch.equal(labels[row].double(), classes)
+
+
+def test_off_is_the_exact_identity() -> None:
+    pictures = Pictures([(24, 36)] * 3)
+    batch = load(OFF, (24, 36), [0, 1, 2], pictures)
+    images, labels = Augmentation(OFF, (24, 36))(batch)
+    assert torch.equal(labels, torch.from_numpy(np.stack(pictures.labels)).long())
+    sources = torch.from_numpy(np.stack(pictures.images)).permute(0, 3, 1, 2)
+    assert torch.equal(images, normalise(sources))
+
+
+@pytest.mark.parametrize("size", [(40, 64), (256, 300)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_sample_is_the_same_bits_in_any_batch(size: tuple[int, int], threads: int) -> None:
+    """Also above the sizes at which torch splits sums over threads and kornia changes its path."""
+    pictures = Pictures([size, (size[0] + 9, size[1] - 5), size, size, size])
+    config = AugmentationConfig()
+    augmentation = Augmentation(config, size)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        images, labels = augmentation(load(config, size, [0, 1, 2, 3, 4], pictures))
+        for part in ([0], [3, 1], [4, 2, 0]):
+            again, classes = augmentation(load(config, size, part, pictures))
+            assert torch.equal(again, images[part])
+            assert torch.equal(classes, labels[part])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_labels_are_copied_never_blended() -> None:
+    config = AugmentationConfig(scale=(0.3, 3.0))
+    batch = load(config, (48, 48), [0, 1, 2, 3, 4, 5] * 3, PICTURES)
+    _, labels = Augmentation(config, (48, 48))(batch)
+    assert set(labels.unique().tolist()) <= {0, 3, 7, 255}
+    assert labels.dtype == torch.int64
+
+
+def jitter_alone(**strengths: float) -> tuple[np.ndarray, Tensor, Tensor]:
+    """uint8 pictures (batch, height, width, 3), their jittered form, and the keys."""
+    config = AugmentationConfig(**{**vars(OFF), **strengths})
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 10, 12, 3), dtype=np.uint8)
+    keys = torch.arange(4) * 7919 + 5
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    return pixels, Augmentation(config, (10, 12)).jitter(images, keys), keys
+
+
+@pytest.mark.parametrize(
+    ("strength", "stream", "enhance"),
+    [
+        ("brightness", Stream.BRIGHTNESS, ImageEnhance.Brightness),
+        ("contrast", Stream.CONTRAST, ImageEnhance.Contrast),
+        ("saturation", Stream.SATURATION, ImageEnhance.Color),
+    ],
+)
+def test_jitter_is_pillows(strength: str, stream: Stream, enhance: type) -> None:
+    pixels, jittered, keys = jitter_alone(**{strength: 0.8})
+    factors = 1 + 0.8 * (2 * uniform(keys.numpy(), stream) - 1)
+    for row, factor in enumerate(factors):
+        wanted = np.asarray(enhance(Image.fromarray(pixels[row])).enhance(factor))
+        found = jittered[row].permute(1, 2, 0).numpy() * 255
+        assert abs(found - wanted).max() <= 3  # Pillow rounds the grey and the result
+
+
+def test_hue_turns_the_colour_circle() -> None:
+    pixels, jittered, keys = jitter_alone(hue=0.5)
+    turns = uniform(keys.numpy(), Stream.HUE) - 0.5
+    for row, turn in enumerate(turns):
+        before = np.asarray(Image.fromarray(pixels[row]).convert("HSV")).astype(float)
+        image = (jittered[row].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        after = np.asarray(Image.fromarray(image).convert("HSV")).astype(float)
+        vivid = (before[..., 1] > 100) & (before[..., 2] > 100)
+        difference = (after[..., 0] - before[..., 0] - 256 * turn)[vivid]
+        assert abs((difference + 128) % 256 - 128).max() < 4
+        assert abs(after[..., 2] - before[..., 2]).max() <= 1
+
+
+def test_blur_is_gaussian_with_the_sample_s_sigma() -> None:
+    config = AugmentationConfig(**{**vars(OFF), "blur": (0.15, 1.3)})
+    images = torch.rand(5, 3, 30, 40, generator=torch.Generator().manual_seed(0))
+    keys = torch.arange(5) * 104729
+    blurred = Augmentation(config, (30, 40)).blur(images, keys)
+    for row, draw in enumerate(uniform(keys.numpy(), Stream.BLUR)):
+        sigma = 0.15 + 1.15 * draw
+        wanted = scipy.ndimage.gaussian_filter(
+            images[row].numpy(), (0, sigma, sigma), mode="mirror", radius=(0, 4, 4)
+        )
+        assert abs(blurred[row].numpy() - wanted).max() < 1e-5
+
+
+def test_normalise_takes_bytes_and_unit_floats() -> None:
+    pixels = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    wanted = (pixels / 255 - mean) / std
+    assert torch.allclose(normalise(pixels), wanted)
+    assert torch.allclose(normalise(pixels / 255), wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("scale", (2.0, 0.5), "scale must be a smallest and a largest factor"),
+        ("scale", (0.0, 1.0), "above 0"),
+        ("flip", 1.5, "probability from 0 to 1, received 1.5"),
+        ("hue", 0.7, "hue must be from 0 to 0.5, received 0.7"),
+        ("contrast", -0.1, "contrast must be from 0 to 1"),
+        ("blur", (0.0, 1.0), r"or \(0, 0\) for none"),
+    ],
+)
+def test_impossible_strengths_are_refused(name: str, value: object, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        AugmentationConfig(**{name: value})

@@ -1,0 +1,178 @@
+"""Opening prepared data sets, whole and damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.imaging import decode_indices, decode_rgb, encode_png
+from pipelines.manifest import MANIFEST_NAME, Manifest
+from pipelines.streets import CLASSES, render_street
+
+
+def test_rows_hold_what_was_rendered(streets: PreparedDataset) -> None:
+    split = streets.split("train")
+    assert len(split) == 11
+    assert split.identifiers[4] == "train-00004"
+    for index in (0, 4, 10):
+        image, label = split.read(index)
+        wanted, classes = render_street(0, index, 32, 64)
+        assert np.array_equal(image, wanted)
+        assert np.array_equal(label, classes)
+
+
+def test_the_manifest_counts_what_the_rows_hold(streets: PreparedDataset) -> None:
+    manifest = streets.manifest
+    assert manifest.name == "streets"
+    assert manifest.classes == CLASSES
+    assert manifest.counts == {"train": 11, "val": 3}
+    rows = [streets.split(name).read(i) for name in ("train", "val")
+            for i in range(manifest.counts[name])]  # fmt: skip
+    images, labels = (np.stack(values) for values in zip(*rows, strict=True))
+    counts = np.bincount(labels.ravel(), minlength=256)
+    assert manifest.class_pixels == tuple(counts[: len(CLASSES)])
+    assert manifest.ignored_pixels == counts[255]
+    assert manifest.class_frequencies[0] == pytest.approx(counts[0] / counts[:10].sum())
+    assert manifest.image_mean == pytest.approx(images.mean(axis=(0, 1, 2)) / 255)
+    split = streets.split("val")
+    first = np.bincount(labels[11].ravel(), minlength=256)[:10]
+    assert np.array_equal(split.class_pixels[0], first)
+
+
+def test_hugging_face_metadata_declares_pictures(streets: PreparedDataset) -> None:
+    shard = streets.location.file(streets.manifest.shards[0].file)
+    metadata = pq.read_schema(shard).metadata
+    features = json.loads(metadata[b"huggingface"])["info"]["features"]
+    assert features["image"] == features["label"] == {"_type": "Image"}
+    assert set(features) == set(pq.read_schema(shard).names)
+
+
+def test_a_missing_split_names_those_there(streets: PreparedDataset) -> None:
+    with pytest.raises(DatasetError, match=r"no samples in split 'test'; it has train \(11\), val"):
+        streets.split("test")
+
+
+@pytest.fixture
+def copy(streets: PreparedDataset, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(streets.location.path, tmp_path / "copy"))
+
+
+def shard_of(directory: Path, split: str = "train") -> Path:
+    return next(directory.glob(f"{split}-*.parquet"))
+
+
+def remove_manifest(directory: Path) -> None:
+    (directory / MANIFEST_NAME).unlink()
+
+
+def cut_manifest(directory: Path) -> None:
+    text = (directory / MANIFEST_NAME).read_text()
+    (directory / MANIFEST_NAME).write_text(text[: len(text) // 2])
+
+
+def change_manifest(directory: Path) -> None:
+    text = (directory / MANIFEST_NAME).read_text()
+    (directory / MANIFEST_NAME).write_text(text.replace('"sidewalk"', '"walkway"'))
+
+
+def age_manifest(directory: Path) -> None:
+    text = (directory / MANIFEST_NAME).read_text()
+    (directory / MANIFEST_NAME).write_text(text.replace('"version": 1', '"version": 0'))
+
+
+def remove_shard(directory: Path) -> None:
+    shard_of(directory).unlink()
+
+
+def cut_shard(directory: Path) -> None:
+    data = shard_of(directory).read_bytes()
+    shard_of(directory).write_bytes(data[: len(data) // 2])
+
+
+def remove_index(directory: Path) -> None:
+    (directory / "index.parquet").unlink()
+
+
+def remove_all(directory: Path) -> None:
+    shutil.rmtree(directory)
+
+
+def empty(directory: Path) -> None:
+    shutil.rmtree(directory)
+    directory.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (remove_all, "does not exist"),
+        (empty, "holds no prepared data set"),
+        (remove_manifest, "half-written"),
+        (cut_manifest, "damaged manifest"),
+        (change_manifest, "damaged manifest: its content has fingerprint"),
+        (age_manifest, "format version 0 is not 1"),
+        (remove_index, r"index\.parquet: missing"),
+        (remove_shard, r"\.parquet: missing"),
+        (cut_shard, r"\.parquet: damaged: \d+ bytes where the manifest says \d+"),
+    ],
+)
+def test_damage_gets_a_sentence(copy: Path, damage: Callable[[Path], None], sentence: str) -> None:
+    damage(copy)
+    with pytest.raises(DatasetError, match=sentence):
+        open_dataset(copy)
+
+
+def test_a_flipped_bit_is_found_when_its_row_is_read(copy: Path) -> None:
+    split = open_dataset(copy).split("train")
+    stored, _ = split.read_encoded(7)
+    data = bytearray(shard_of(copy).read_bytes())
+    data[data.index(stored) + len(stored) // 2] ^= 4
+    shard_of(copy).write_bytes(data)
+    damaged = open_dataset(copy).split("train")
+    with pytest.raises(DatasetError, match=r"train-.*parquet: sample 'train-00007' cannot be read"):
+        damaged.read(7)
+
+
+def test_a_damaged_index_is_found(copy: Path) -> None:
+    index = copy / "index.parquet"
+    data = bytearray(index.read_bytes())
+    data[len(data) // 2] ^= 1
+    index.write_bytes(data)
+    with pytest.raises(DatasetError, match=r"index\.parquet: damaged"):
+        open_dataset(copy).split("val")
+
+
+def test_a_file_or_an_unknown_scheme_is_no_data_set(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    for uri in (tmp_path / "file", "nowhere://bucket/data"):
+        with pytest.raises(DatasetError, match=str(uri)):
+            open_dataset(uri)
+
+
+SIZE = st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
+@given(SIZE, st.integers(0, 2**32 - 1))
+@settings(max_examples=40)
+def test_pictures_survive_encoding(size: tuple[int, int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    label = rng.integers(0, 256, size, dtype=np.uint8)
+    assert np.array_equal(decode_rgb(encode_png(image)), image)
+    assert np.array_equal(decode_indices(encode_png(label)), label)
+
+
+def test_a_manifest_survives_its_file(streets: PreparedDataset) -> None:
+    manifest = streets.manifest
+    again = Manifest.from_json(manifest.to_json(), "here")
+    assert again == manifest
+    assert again.fingerprint == manifest.fingerprint

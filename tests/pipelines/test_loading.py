@@ -1,0 +1,133 @@
+"""Batches on the host: contents, order, errors, bounds."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.data import DataConfig
+from pipelines.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.loading import EvaluationBatches, TrainingBatches, prepare_ahead
+
+DATA = DataConfig(crop=(24, 40))
+
+
+def test_training_batches_hold_windows_of_their_samples(streets: PreparedDataset) -> None:
+    split = streets.split("train")
+    batches = TrainingBatches(split, DATA, seed=0, global_batch=4)
+    names = []
+    for batch in batches.epoch(0):
+        names += batch.identifiers
+        assert batch.windows.dtype == batch.labels.dtype == torch.uint8
+        assert batch.windows.is_contiguous(memory_format=torch.channels_last)
+        for row, name in enumerate(batch.identifiers):
+            image, label = split.read(split.identifiers.index(name))
+            (source, _, _, top), (width, _, _, left) = batch.geometry[row].tolist()
+            assert (source, width) == label.shape
+            window = batch.windows[row, :, :3, :3].permute(1, 2, 0).numpy()
+            assert np.array_equal(window, image[top : top + 3, left : left + 3])
+            assert np.array_equal(batch.labels[row, :3, :3], label[top : top + 3, left : left + 3])
+    assert len(names) == len(batches) * 4 == 12
+    assert set(names) == set(split.identifiers)
+
+
+def test_workers_share_the_same_batches(streets: PreparedDataset) -> None:
+    split = streets.split("train")
+    alone = list(TrainingBatches(split, DATA, 5, 4).epoch(1))
+    for world in (2, 3, 4):
+        shares = [
+            list(TrainingBatches(split, DATA, 5, 4, rank, world).epoch(1)) for rank in range(world)
+        ]
+        for whole, *parts in zip(alone, *shares, strict=True):
+            assert whole.identifiers == sum((part.identifiers for part in parts), start=())
+            for name in ("sample_keys", "geometry", "flips"):
+                joined = torch.cat([getattr(part, name) for part in parts])
+                assert torch.equal(joined, getattr(whole, name))
+
+
+def test_an_epoch_goes_on_from_any_step(streets: PreparedDataset) -> None:
+    batches = TrainingBatches(streets.split("train"), DATA, 0, 4)
+    whole = [batch.sample_keys.tolist() for batch in batches.epoch(3)]
+    assert [batch.sample_keys.tolist() for batch in batches.epoch(3, first_step=2)] == whole[2:]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_evaluation_sees_every_picture_once(streets: PreparedDataset, world: int) -> None:
+    split = streets.split("train")
+    seen: list[int] = []
+    for rank in range(world):
+        for batch in EvaluationBatches(split, 4, rank, world):
+            seen += batch.indices.tolist()
+            for row, index in enumerate(batch.indices.tolist()):
+                image, label = split.read(index)
+                assert np.array_equal(batch.images[row].permute(1, 2, 0).numpy(), image)
+                assert np.array_equal(batch.labels[row].numpy(), label)
+                assert batch.identifiers[row] == split.identifiers[index]
+    assert sorted(seen) == list(range(11))
+
+
+def test_evaluation_batches_have_one_size_each() -> None:
+    class Mixed:
+        identifiers = [str(index) for index in range(7)]
+        heights = np.array([4, 6, 4, 4, 6, 4, 4])
+        widths = np.array([5, 5, 5, 8, 5, 5, 5])
+
+        def __len__(self) -> int:
+            return 7
+
+        def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            size = (self.heights[index], self.widths[index])
+            return np.full((*size, 3), index, np.uint8), np.full(size, index, np.uint8)
+
+    batches = EvaluationBatches(Mixed(), 3)
+    found = [batch.indices.tolist() for batch in batches]
+    assert len(batches) == 4
+    assert found == [[0, 2, 5], [6], [1, 4], [3]]
+
+
+def test_a_damaged_sample_is_named_in_the_loop(streets: PreparedDataset, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(streets.location.path, tmp_path / "copy"))
+    stored, _ = open_dataset(directory).split("train").read_encoded(3)
+    shard = next(directory.glob("train-*"))
+    data = bytearray(shard.read_bytes())
+    data[data.index(stored) + 50] ^= 1
+    shard.write_bytes(data)
+    batches = TrainingBatches(open_dataset(directory).split("train"), DATA, 0, 4)
+    with pytest.raises(DatasetError, match="sample 'train-00003'"):
+        list(batches.epoch(0))
+    assert not [t for t in threading.enumerate() if t.name.startswith("loading")]
+
+
+def test_at_most_so_many_batches_are_ahead() -> None:
+    started: list[int] = []
+
+    def work(item: int) -> int:
+        started.append(item)
+        return item
+
+    results = prepare_ahead(work, range(100), threads=2, ahead=3)
+    assert next(results) == 0
+    time.sleep(0.1)
+    assert len(started) <= 4
+    results.close()  # type: ignore[attr-defined]
+    assert len(started) <= 5
+    assert list(prepare_ahead(work, range(10), threads=3, ahead=5)) == list(range(10))
+
+
+def test_batches_move_and_pin_as_a_whole(streets: PreparedDataset) -> None:
+    batch = next(TrainingBatches(streets.split("train"), DATA, 0, 4).epoch(0))
+    moved = batch.to("meta")
+    assert {moved.windows.device.type, moved.sample_keys.device.type} == {"meta"}
+    assert moved.identifiers == batch.identifiers
+
+
+@pytest.mark.parametrize("crop", [(0, 5), (4,)])
+def test_impossible_crops_are_refused(crop: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="crop must be two sizes in pixels"):
+        DataConfig(crop=crop)

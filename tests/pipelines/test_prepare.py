@@ -1,0 +1,311 @@
+"""The preparation command on good and bad sources."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines import preparation
+from pipelines.checking import centroids
+from pipelines.dataset import DatasetError, open_dataset
+from pipelines.preparation import prepare
+from pipelines.prepare import ensure_streets, main, prepare_streets
+from pipelines.readers.camvid import CamVid
+from pipelines.readers.streets import Streets
+from tests.pipelines.conftest import CamVidSource
+
+
+def test_camvid_becomes_rows(camvid: CamVidSource, tmp_path: Path) -> None:
+    manifest = prepare(CamVid(camvid.directory), tmp_path / "out")
+    assert manifest.counts == {"train": 3, "val": 3}
+    assert [each.name for each in manifest.classes][:3] == ["sky", "building", "pole"]
+    assert manifest.classes[8].color == (64, 0, 128)
+    split = open_dataset(tmp_path / "out").split("train")
+    assert split.groups == ["0001TP"] * 3
+    for index in range(3):
+        image, label = split.read(index)
+        assert np.array_equal(image, np.asarray(Image.open(camvid.image(index=index))))
+        stored = np.asarray(Image.open(camvid.label(index=index)))
+        assert np.array_equal(label, np.where(stored == 11, 255, stored))
+        # The picture's file is kept as it came.
+        assert split.read_encoded(index)[0] == camvid.image(index=index).read_bytes()
+
+
+def test_published_lists_resolve_by_folder_and_name(camvid: CamVidSource, tmp_path: Path) -> None:
+    names = [f"0001TP_train{index:03d}" for index in range(3)]
+    camvid.list("train", names, prefix="/SegNet/CamVid/")
+    assert prepare(CamVid(camvid.directory), tmp_path / "out").counts["train"] == 3
+
+
+def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
+    alone = prepare_streets(tmp_path / "one", train=5, val=2, size=(24, 48), workers=1)
+    together = prepare_streets(tmp_path / "two", train=5, val=2, size=(24, 48), workers=2)
+    assert alone == together
+    assert (
+        alone.fingerprint
+        != prepare_streets(tmp_path / "other", train=5, val=2, size=(24, 48), seed=1).fingerprint
+    )
+
+
+def truncate(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def truncated_jpeg(source: CamVidSource) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(source.image(), format="JPEG", quality=95)
+    truncate(source.image())
+
+
+def mismatched_size(source: CamVidSource) -> None:
+    Image.fromarray(np.zeros((12, 15), np.uint8)).save(source.label())
+
+
+def rgb_label(source: CamVidSource) -> None:
+    Image.fromarray(np.zeros((12, 16, 3), np.uint8)).save(source.label())
+
+
+def unknown_value(source: CamVidSource) -> None:
+    Image.fromarray(np.full((12, 16), 12, np.uint8)).save(source.label())
+
+
+def wide_label(source: CamVidSource) -> None:
+    Image.fromarray(np.full((12, 16), 4000, np.uint16)).save(source.label())
+
+
+BAD: list[tuple[Callable[[CamVidSource], object], str]] = [
+    (lambda source: truncate(source.image()), r"train000\.png: image damaged or truncated"),
+    (lambda source: truncate(source.label()), r"annot/.*train000\.png: label damaged or truncated"),
+    (truncated_jpeg, "image damaged or truncated"),
+    (lambda source: source.image().write_bytes(b""), "image the file is empty"),
+    (lambda source: source.label().write_bytes(b"no picture"), "label not a picture"),
+    (mismatched_size, "label of 15 x 12 pixels for an image of 16 x 12"),
+    (rgb_label, "label a label must hold one index per pixel.*holds colours"),
+    (unknown_value, r"label holds unknown values 12 in 192 pixels; known are 0-11, 255"),
+    (wide_label, "label holds unknown values 4000"),
+    (lambda source: source.label().unlink(), "trainannot/.*: No such file"),
+    (lambda source: source.image().unlink(), "train/.*: No such file"),
+]
+
+
+@pytest.mark.parametrize(("damage", "sentence"), BAD)
+def test_a_bad_sample_fails_or_is_skipped(
+    camvid: CamVidSource,
+    tmp_path: Path,
+    damage: Callable[[CamVidSource], object],
+    sentence: str,
+) -> None:
+    damage(camvid)
+    out = tmp_path / "out"
+    with pytest.raises(DatasetError, match=r"(?s)1 problem.*train/0001TP_train000: .*" + sentence):
+        prepare(CamVid(camvid.directory), out)
+    assert [path.name for path in tmp_path.iterdir() if "lock" not in path.name] == ["camvid"]
+    manifest = prepare(CamVid(camvid.directory), out, skip_invalid=True)
+    assert manifest.counts == {"train": 2, "val": 3}
+    assert len(manifest.skipped) == 1
+    assert open_dataset(out).split("train").identifiers[0] == "0001TP_train001"
+
+
+def test_all_problems_are_listed_together(camvid: CamVidSource, tmp_path: Path) -> None:
+    truncate(camvid.image("train", 0))
+    rgb_label(camvid)
+    mismatched_size(camvid)
+    truncate(camvid.image("val", 2))
+    camvid.label("train", 2).unlink()
+    with pytest.raises(DatasetError, match="3 problems") as caught:
+        prepare(CamVid(camvid.directory), tmp_path / "out")
+    for name in ("train/0001TP_train000", "train/0001TP_train002", "val/0001TP_val002"):
+        assert name in str(caught.value)
+
+
+def test_lists_are_checked(camvid: CamVidSource, tmp_path: Path) -> None:
+    camvid.list("train", ["0001TP_train000"] * 2)
+    with pytest.raises(DatasetError, match="'0001TP_train000' occurs 2 times in split 'train'"):
+        prepare(CamVid(camvid.directory), tmp_path / "out")
+    (camvid.directory / "train.txt").write_text("only-one-name\n")
+    with pytest.raises(DatasetError, match=r"train\.txt:1: expected an image and a label"):
+        prepare(CamVid(camvid.directory), tmp_path / "out")
+    (camvid.directory / "train.txt").write_text("\n")
+    with pytest.raises(DatasetError, match="lists no samples"):
+        prepare(CamVid(camvid.directory), tmp_path / "out")
+    with pytest.raises(DatasetError, match="not CamVid"):
+        prepare(CamVid(tmp_path / "nothing"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L", "RGBA", "P", "I;16"])
+def test_any_colour_mode_becomes_rgb(camvid: CamVidSource, tmp_path: Path, mode: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    if mode == "I;16":
+        picture = Image.fromarray((pixels[..., 0].astype(np.uint16) << 8) + 77)
+        wanted = np.repeat(pixels[..., :1], 3, axis=2)
+    else:
+        picture = Image.fromarray(pixels).convert(mode)
+        wanted = np.asarray(picture.convert("RGB"))
+    picture.save(camvid.image(), format="TIFF" if mode == "CMYK" else "PNG")
+    prepare(CamVid(camvid.directory), tmp_path / "out")
+    image, _ = open_dataset(tmp_path / "out").split("train").read(0)
+    assert np.array_equal(image, wanted)
+
+
+@pytest.mark.parametrize("label_follows", [True, False])
+def test_exif_rotation_follows_the_label(
+    camvid: CamVidSource, tmp_path: Path, label_follows: bool
+) -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (16, 12, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise by a quarter
+    Image.fromarray(stored).save(camvid.image(), exif=exif)
+    shown = np.rot90(stored, -1) if label_follows else stored
+    Image.fromarray(np.zeros(shown.shape[:2], np.uint8)).save(camvid.label())
+    prepare(CamVid(camvid.directory), tmp_path / "out")
+    image, label = open_dataset(tmp_path / "out").split("train").read(0)
+    assert np.array_equal(image, shown)
+    assert label.shape == shown.shape[:2]
+
+
+def test_names_may_be_any_text(camvid: CamVidSource, tmp_path: Path) -> None:
+    camvid.add("train", "straße_ü漢字")
+    camvid.list("train", ["straße_ü漢字"])
+    prepare(CamVid(camvid.directory), tmp_path / "zürich")
+    assert open_dataset(tmp_path / "zürich").split("train").identifiers == ["straße_ü漢字"]
+
+
+def test_centroids_are_means_within_tiles() -> None:
+    label = np.random.default_rng(0).choice([0, 2, 255], size=(25, 37)).astype(np.uint8)
+    found = {(c.class_index, c.row // 16, c.column // 16): c for c in centroids(label, 16)}
+    for top in range(0, 25, 16):
+        for left in range(0, 37, 16):
+            for index in (0, 2):
+                rows, columns = np.nonzero(label[top : top + 16, left : left + 16] == index)
+                centroid = found.pop((index, top // 16, left // 16))
+                assert centroid.row == top + rows.sum() // len(rows)
+                assert centroid.column == left + columns.sum() // len(columns)
+    assert not found
+
+
+def test_preparing_again_does_nothing_unless_the_source_changed(
+    camvid: CamVidSource, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = prepare(CamVid(camvid.directory), out)
+    written = (out / "manifest.json").stat().st_mtime_ns
+    assert prepare(CamVid(camvid.directory), out) == first
+    assert (out / "manifest.json").stat().st_mtime_ns == written
+    camvid.list("val", ["0001TP_val000"])
+    with pytest.raises(DatasetError, match="already holds the data set 'camvid'"):
+        prepare(CamVid(camvid.directory), out)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("important")
+    with pytest.raises(DatasetError, match="exists and is no prepared data set"):
+        prepare(CamVid(camvid.directory), tmp_path / "mine")
+
+
+def test_two_at_once_prepare_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: prepare_streets(tmp_path / "s", 4, 2, (24, 48)), range(4)))
+    assert len({manifest.fingerprint for manifest in paths}) == 1
+    assert not (tmp_path / ".s.partial").exists()
+
+
+def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL at several moments; what was finished is not rendered again."""
+    out = tmp_path / "out"
+    code = (
+        "from pipelines import preparation\n"
+        "from pipelines.prepare import prepare_streets\n"
+        "preparation.SHARD_BYTES = 20000\n"
+        f"prepare_streets({str(out)!r}, 40, 8, (64, 96))\n"
+    )
+    for shards, delay in ((1, 0.0), (3, 0.013), (6, 0.029)):
+        process = subprocess.Popen([sys.executable, "-c", code])
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / ".out.partial").glob("*.parquet"))) < shards:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not out.exists()
+    monkeypatch.setattr(preparation, "SHARD_BYTES", 20000)
+    seen: list[int] = []
+    manifest = prepare(
+        Streets(train=40, val=8, size=(64, 96)),
+        out,
+        progress=lambda done, total: seen.append(done),
+    )
+    assert seen[0] >= 2 * 5  # two samples a shard; the last shard may not be in the journal
+    monkeypatch.setattr(preparation, "SHARD_BYTES", 128 << 20)
+    untouched = prepare_streets(tmp_path / "untouched", 40, 8, (64, 96))
+    assert manifest.class_pixels == untouched.class_pixels
+    assert manifest.image_mean == pytest.approx(untouched.image_mean)
+    assert not (tmp_path / ".out.partial").exists()
+
+
+def test_workers_of_a_killed_preparation_end(tmp_path: Path) -> None:
+    arguments = ["streets", "--destination", str(tmp_path / "out"), "--workers", "2",
+                 "--train", "500", "--size", "96x64"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.prepare", *arguments], start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while len(group_members(process.pid)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(group_members(process.pid)) >= 3
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while group_members(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert group_members(process.pid) == []
+
+
+def group_members(group: int) -> list[int]:
+    """Running processes of a process group."""
+    members = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, _, own = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            except OSError:
+                continue
+            if int(own) == group and state != "Z":
+                members.append(int(entry.name))
+    return members
+
+
+def test_the_embedded_data_set_is_prepared_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.prepare.Streets", lambda: Streets(train=2, val=1, size=(16, 32)))
+    monkeypatch.setattr("pipelines.prepare.cores", lambda: 1)
+    path = ensure_streets(tmp_path / "streets")
+    assert open_dataset(path).manifest.counts == {"train": 2, "val": 1}
+    written = os.stat(path).st_mtime_ns
+    assert ensure_streets(tmp_path / "streets") == path
+    assert os.stat(path).st_mtime_ns == written
+
+
+def test_the_command_says_what_it_did(
+    camvid: CamVidSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["camvid", "--source", str(camvid.directory), "--workers", "1"]
+    assert main([*arguments, "--destination", str(tmp_path / "out")]) == 0
+    assert "camvid, 3 train, 3 val, 11 classes" in capsys.readouterr().out
+    truncate(camvid.image())
+    assert main([*arguments, "--destination", str(tmp_path / "other")]) == 1
+    assert "train/0001TP_train000" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(SystemExit):
+        main(["streets", "--destination", str(tmp_path / "x"), "--size", "huge"])
+    assert "is not WIDTHxHEIGHT" in capsys.readouterr().err

@@ -1,0 +1,40 @@
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.randomness import Stream, combine, permutation, sample_keys, uniform, uniform_tensor
+
+KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20)
+
+
+@given(KEYS, st.sampled_from(Stream))
+def test_host_and_device_draw_the_same(keys: list[int], stream: Stream) -> None:
+    host = uniform(np.array(keys, dtype=np.int64), stream)
+    device = uniform_tensor(torch.tensor(keys, dtype=torch.int64), stream)
+    assert np.array_equal(host, device.double().numpy())
+    assert ((host >= 0) & (host < 1)).all()
+
+
+def test_draws_are_uniform_and_streams_unrelated() -> None:
+    keys = sample_keys(0, 3, np.arange(20000), np.zeros(20000, np.int64))
+    flips, hues = uniform(keys, Stream.FLIP), uniform(keys, Stream.HUE)
+    counts, _ = np.histogram(flips, bins=20, range=(0, 1))
+    assert abs(counts - 1000).max() < 160  # five standard deviations
+    assert abs(np.corrcoef(flips, hues)[0, 1]) < 0.03
+
+
+def test_keys_differ_in_every_part() -> None:
+    parts = np.array([(s, e, i, o) for s in range(4) for e in range(4) for i in range(9)
+                      for o in range(2)])  # fmt: skip
+    assert len(np.unique(combine(*parts.T))) == len(parts)
+
+
+@given(st.integers(1, 300), st.integers(0, 2**31), st.integers(0, 1000))
+def test_permutation_holds_everything_once(count: int, seed: int, epoch: int) -> None:
+    assert np.array_equal(np.sort(permutation(count, seed, epoch)), np.arange(count))
+
+
+def test_permutation_is_the_same_for_ever() -> None:
+    # Changing these numbers changes every result that was ever computed.
+    assert permutation(8, 0, 0).tolist() == [7, 5, 3, 1, 4, 2, 6, 0]

@@ -1,0 +1,60 @@
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.sampling import GlobalBatches
+
+
+def rows(batches: GlobalBatches, epoch: int) -> list[list[tuple[int, int]]]:
+    """Sample and key of every row of every step."""
+    return [
+        list(zip(draws.samples.tolist(), draws.keys.tolist(), strict=True))
+        for draws in batches.epoch(epoch)
+    ]
+
+
+@given(st.integers(1, 40), st.integers(4, 12), st.integers(0, 5))
+def test_global_batches_do_not_depend_on_workers(samples: int, batch: int, epoch: int) -> None:
+    alone = rows(GlobalBatches(samples, 7, batch), epoch)
+    for world in (2, 3, 4):
+        shares = [
+            rows(GlobalBatches(samples, 7, batch, rank, world), epoch) for rank in range(world)
+        ]
+        together = [list(chain(*steps)) for steps in zip(*shares, strict=True)]
+        assert together == alone
+
+
+@given(st.integers(1, 60), st.integers(1, 12))
+def test_an_epoch_leaves_nothing_out_and_fills_every_batch(samples: int, batch: int) -> None:
+    batches = GlobalBatches(samples, 0, batch)
+    steps = rows(batches, 0)
+    assert len(steps) == len(batches) == -(-samples // batch)
+    assert {len(step) for step in steps} == {batch}
+    drawn = [row for step in steps for row in step]
+    assert sorted(sample for sample, _ in drawn[:samples]) == list(range(samples))
+    assert len(set(drawn)) == len(drawn)  # what comes twice has another key, so another crop
+
+
+def test_an_epoch_continues_at_any_step() -> None:
+    batches = GlobalBatches(23, 0, 4)
+    whole = rows(batches, 2)
+    rest = [draws.samples.tolist() for draws in batches.epoch(2, first_step=3)]
+    assert rest == [[sample for sample, _ in step] for step in whole[3:]]
+    assert np.array_equal(batches.step(2, 3).samples, rest[0])
+
+
+def test_seed_and_epoch_change_the_order() -> None:
+    orders = {
+        tuple(np.concatenate([draws.samples for draws in GlobalBatches(30, seed, 5).epoch(epoch)]))
+        for seed in range(3)
+        for epoch in range(3)
+    }
+    assert len(orders) == 9
+
+
+def test_more_workers_than_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match="batch of 2 cannot be shared by 3 workers"):
+        GlobalBatches(10, 0, 2, rank=0, world=3)

@@ -1,0 +1,179 @@
+"""The training loop: worker counts, resuming, determinism, and what stops it."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from models import FENetConfig, LossConfig
+from pipelines.checkpoint import CheckpointError
+from pipelines.data import DataConfig
+from pipelines.dataset import open_dataset
+from pipelines.evaluation import EvaluationConfig
+from pipelines.experiment import Experiment
+from pipelines.optimization import TrainingConfig
+from pipelines.training import EpochReport, NonFiniteLossError, Training
+
+CPU = torch.device("cpu")
+
+
+def small_experiment(**training: Any) -> Experiment:
+    """Semantic supervision, mining, ignored pixels and dropout are all in play."""
+    return Experiment(
+        data=DataConfig(crop=(32, 48)),
+        model=FENetConfig(backbone="dfnet1", channels=8, supervision=(3, 4)),
+        training=TrainingConfig(
+            **{"epochs": 2, "batch": 6, "learning_rate": 0.01, "precision": "fp32", **training}
+        ),
+        evaluation=EvaluationConfig(batch=2),
+        seed=3,
+    )
+
+
+def run(
+    experiment: Experiment, dataset: Path, resume: Path | None = None, save_at: Path | None = None
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Train; the metrics of each epoch, without those of time, and the final weights."""
+    training = Training(experiment, open_dataset(dataset), CPU)
+    if resume is not None:
+        training.restore(resume)
+
+    def report(epoch: EpochReport) -> None:
+        if save_at is not None and epoch.epoch == 1:
+            epoch.save(save_at)
+
+    training.run(report)
+    measured = ("images_per_second", "memory_gib", "val/seconds")
+    history = [
+        {name: value for name, value in metrics.items() if name not in measured}
+        for metrics in training.history
+    ]
+    return history, {k: v.clone() for k, v in training.model.state_dict().items()}
+
+
+def _worker(rank: int, size: int, experiment: Experiment, dataset: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=size
+    )
+    try:
+        history, weights = run(experiment, dataset)
+        torch.save({"history": history, "weights": weights}, out / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def run_workers(size: int, experiment: Experiment, dataset: Path, out: Path) -> list[Any]:
+    out.mkdir()
+    mp.spawn(_worker, (size, experiment, dataset, out), nprocs=size)
+    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(size)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])  # 4 workers do not divide a batch of 14
+def test_workers_take_the_same_steps(small_streets: Path, tmp_path: Path, size: int) -> None:
+    # Three steps: rounding differs from the first on, and training amplifies it.
+    experiment = small_experiment(batch=14, epochs=3)
+    history, weights = run(experiment, small_streets)
+    workers = run_workers(size, experiment, small_streets, tmp_path / "out")
+    for worker in workers:
+        assert worker["history"] == workers[0]["history"]
+        for name, value in worker["weights"].items():
+            assert torch.equal(value, workers[0]["weights"][name]), name
+    for alone, together in zip(history, workers[0]["history"], strict=True):
+        for name in ("train/loss", "train/loss/main", "train/loss/stage3"):
+            assert together[name] == pytest.approx(alone[name], rel=1e-5), name
+        assert together["val/pixel_accuracy"] == pytest.approx(
+            alone["val/pixel_accuracy"], abs=0.01
+        )
+    for name, value in weights.items():
+        difference = (workers[0]["weights"][name].double() - value.double()).abs().max()
+        assert difference <= 2e-4 * value.double().abs().max() + 1e-7, name
+
+
+def test_the_same_seed_gives_the_same_bits(small_streets: Path) -> None:
+    first, second = (run(small_experiment(), small_streets) for _ in range(2))
+    assert first[0] == second[0]
+    for name, value in first[1].items():
+        assert torch.equal(value, second[1][name]), name
+    other = run(replace(small_experiment(), seed=4), small_streets)
+    assert other[0] != first[0]
+
+
+def test_resuming_is_invisible(small_streets: Path, tmp_path: Path) -> None:
+    experiment = small_experiment(precision="bf16")
+    history, weights = run(experiment, small_streets, save_at=tmp_path / "checkpoint")
+    resumed_history, resumed = run(experiment, small_streets, resume=tmp_path / "checkpoint")
+    assert resumed_history == history
+    for name, value in weights.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_training_learns(small_streets: Path) -> None:
+    history, _ = run(small_experiment(epochs=12, learning_rate=0.05), small_streets)
+    assert history[-1]["train/loss"] < 0.85 * history[0]["train/loss"]
+    assert history[-1]["val/miou"] > history[0]["val/miou"]
+    assert history[-1]["val/best_miou"] == max(entry["val/miou"] for entry in history)
+    rates = [entry["learning_rate"] for entry in history]
+    assert rates == pytest.approx([0.05 * (1 - epoch / 12) for epoch in range(12)])
+
+
+def test_validation_can_be_rare_but_the_last_epoch_is_validated(small_streets: Path) -> None:
+    experiment = replace(small_experiment(epochs=3), evaluation=EvaluationConfig(every=2))
+    history, _ = run(experiment, small_streets)
+    assert ["val/miou" in entry for entry in history] == [False, True, True]
+
+
+def test_the_total_is_the_sum_of_its_terms(small_streets: Path) -> None:
+    loss = LossConfig(auxiliary_weight=0.5)
+    history, _ = run(small_experiment(epochs=1, loss=loss), small_streets)
+    entry = history[0]
+    auxiliary = entry["train/loss/stage3"] + entry["train/loss/stage4"]
+    assert entry["train/loss"] == pytest.approx(entry["train/loss/main"] + 0.5 * auxiliary)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_place(small_streets: Path) -> None:
+    message = r"loss (nan|inf) in epoch \d, step \d at learning rate 1e\+30, samples .*\d"
+    with pytest.raises(NonFiniteLossError, match=message):
+        run(small_experiment(learning_rate=1e30), small_streets)
+
+
+def test_a_checkpoint_of_another_model_is_refused(small_streets: Path, tmp_path: Path) -> None:
+    run(small_experiment(epochs=1), small_streets, save_at=tmp_path / "checkpoint")
+    other = replace(
+        small_experiment(), model=FENetConfig(backbone="dfnet1", channels=16, supervision=(3, 4))
+    )
+    with pytest.raises(CheckpointError, match=r"does not fit this model: .*checkpoint \(8"):
+        run(other, small_streets, resume=tmp_path / "checkpoint")
+
+
+def test_a_damaged_checkpoint_is_refused(small_streets: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    run(small_experiment(epochs=1), small_streets, save_at=checkpoint)
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        run(small_experiment(), small_streets, resume=checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("batch", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("momentum", 1.0),
+        ("weight_decay", -1.0),
+        ("power", math.nan),
+    ],
+)
+def test_impossible_recipes_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{field} must .*received {value}"):
+        TrainingConfig(**{field: value})
