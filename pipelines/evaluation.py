@@ -100,6 +100,9 @@ def evaluate(
     metric = MulticlassConfusionMatrix(classes, ignore_index=IGNORE_INDEX, validate_args=False).to(
         numerics.device
     )
+    # A worker without images must take part in the sum all the same: it adds nothing.
+    nothing = torch.empty(0, dtype=torch.int64, device=numerics.device)
+    metric.update(nothing, nothing)
     training = model.training
     model.eval()
     try:
@@ -111,7 +114,6 @@ def evaluate(
             with numerics.autocast():
                 prediction = predict(model, images, (labels.shape[-2], labels.shape[-1]))
             metric.update(prediction, labels)
-        # A worker without images has an empty matrix; `compute` sums over the process group.
         return Scores(metric.compute().cpu().long())
     finally:
         model.train(training)
