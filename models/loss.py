@@ -142,5 +142,6 @@ def mined_cross_entropy(
         if hardest > 0:
             kth = hardness.topk(hardest, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
             hard |= hardness >= kth
-        kept = hard.view_as(valid) & valid
+        # NaN compares with nothing; left out, a diverged network would have a loss of 0.
+        kept = (hard.view_as(valid) | losses.isnan()) & valid
     return torch.where(kept, losses, 0).sum(), kept.sum(dtype=torch.float32)
