@@ -6,6 +6,7 @@ from models.dropout import ChannelDropout, set_sample_keys
 from models.enhancement import FEM, FEMOptions, register_fem
 from models.fenet import FENet, FENetConfig
 from models.loss import LossConfig, LossTerms, SegmentationLoss, split_output
+from models.pretrained import PretrainedError, PretrainedReport, load_pretrained
 
 __all__ = [
     "FEM",
@@ -16,9 +17,12 @@ __all__ = [
     "FENetConfig",
     "LossConfig",
     "LossTerms",
+    "PretrainedError",
+    "PretrainedReport",
     "SegmentationLoss",
     "count_multiply_adds",
     "count_parameters",
+    "load_pretrained",
     "register_backbone",
     "register_fem",
     "set_sample_keys",

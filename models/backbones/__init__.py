@@ -4,6 +4,7 @@ from models.backbones import dfnet, resnet
 from models.backbones.contract import (
     BACKBONES,
     Backbone,
+    Layout,
     backbone_class,
     build_backbone,
     register_backbone,
@@ -12,6 +13,7 @@ from models.backbones.contract import (
 __all__ = [
     "BACKBONES",
     "Backbone",
+    "Layout",
     "backbone_class",
     "build_backbone",
     "dfnet",

@@ -1,9 +1,28 @@
 """What a backbone declares and returns, and the table of those known by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How published weights name what this package names otherwise.
+
+    Attributes:
+        name: whose weights these are, for the report.
+        signature: keys that tell this layout from the others.
+        renames: regular expressions matched against a key, with what replaces the match; the first
+            that matches is applied. A key that none matches keeps its name.
+        note: what differs in meaning although the shapes agree.
+    """
+
+    name: str
+    signature: tuple[str, ...]
+    renames: Mapping[str, str]
+    note: str = ""
 
 
 class Backbone(nn.Module):
@@ -24,6 +43,11 @@ class Backbone(nn.Module):
     stems: ClassVar[tuple[str, ...]] = ()
     #: Whether the constructor takes `dilation`.
     can_dilate: ClassVar[bool] = False
+    #: Published layouts of weights besides its own; the first whose signature is found applies.
+    layouts: ClassVar[tuple[Layout, ...]] = ()
+
+    #: The options it was built with, as `build_backbone` notes them.
+    built_as: str = ""
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """`(N, 3, H, W)` to the levels, finest first."""
@@ -66,4 +90,6 @@ def build_backbone(name: str, stem: str | None, dilation: bool) -> Backbone:
         options["stem"] = stem
     if cls.can_dilate:
         options["dilation"] = dilation
-    return cls(**options)
+    backbone = cls(**options)
+    backbone.built_as = f"backbone: {name}" + (f", stem: {stem}" if cls.stems else "")
+    return backbone

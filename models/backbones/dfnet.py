@@ -4,7 +4,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from models.backbones.contract import Backbone, register_backbone
+from models.backbones.contract import Backbone, Layout, register_backbone
 from models.layers import BasicBlock, ConvNormReLU
 
 
@@ -27,6 +27,18 @@ class DFNet(Backbone):
     """
 
     lateral_channels = 64
+    layouts = (
+        Layout(
+            "SFNet",
+            ("stage1.0.weight",),
+            {
+                r"^stage1\.0\.": "stem.0.conv.",
+                r"^stage1\.1\.": "stem.0.norm.",
+                r"^stage1\.3\.": "stem.1.conv.",
+                r"^stage1\.4\.": "stem.1.norm.",
+            },
+        ),
+    )
     groups: ClassVar[tuple[Group, ...]]
 
     def __init__(self) -> None:

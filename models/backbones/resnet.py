@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from models.backbones.contract import Backbone, register_backbone
+from models.backbones.contract import Backbone, Layout, register_backbone
 from models.layers import BasicBlock, BatchNorm2d, Conv2d, ConvNormReLU, conv3x3, shortcut
 
 #: Output channels of each stem's convolutions. Deep ones are 3x3, the plain one is 7x7.
@@ -13,6 +13,34 @@ STEMS: dict[str, tuple[int, ...]] = {
     "32-32-64": (32, 32, 64),
     "plain": (64,),
 }
+
+
+# Where published weights keep the stem, and the shortcut where it follows an average pooling.
+_PLAIN = {r"^conv1\.": "stem.0.conv.", r"^bn1\.": "stem.0.norm."}
+_NUMBERED = {
+    rf"^{kind}{i + 1}\.": f"stem.{i}.{ours}."
+    for i in range(3)
+    for kind, ours in (("conv", "conv"), ("bn", "norm"))
+}
+_SEQUENTIAL = {
+    r"^conv1\.0\.": "stem.0.conv.",
+    r"^conv1\.1\.": "stem.0.norm.",
+    r"^conv1\.3\.": "stem.1.conv.",
+    r"^conv1\.4\.": "stem.1.norm.",
+    r"^conv1\.6\.": "stem.2.conv.",
+    r"^bn1\.": "stem.2.norm.",
+}
+_STEM = {
+    rf"^stem\.{3 * i + offset}\.": f"stem.{i}.{ours}."
+    for i in range(3)
+    for offset, ours in ((0, "conv"), (1, "norm"))
+}
+_POOLED = {r"\.downsample\.1\.": ".downsample.0.", r"\.downsample\.2\.": ".downsample.1."}
+_POOLED_KEY = "layer2.0.downsample.2.weight"
+_POOLED_NOTE = (
+    "these weights were trained with an average pooling before each shortcut's 1x1 convolution; "
+    "here that convolution has a stride instead"
+)
 
 
 class Bottleneck(nn.Module):
@@ -56,6 +84,16 @@ class ResNet(Backbone):
 
     stems = tuple(STEMS)
     can_dilate = True
+    layouts = (
+        Layout(
+            "timm resnet*d", ("conv1.0.weight", _POOLED_KEY), _SEQUENTIAL | _POOLED, _POOLED_NOTE
+        ),
+        Layout("deep stem in one sequence (SFNet, timm)", ("conv1.0.weight",), _SEQUENTIAL),
+        Layout("mmsegmentation v1d", ("stem.0.weight", _POOLED_KEY), _STEM | _POOLED, _POOLED_NOTE),
+        Layout("mmsegmentation v1c", ("stem.0.weight",), _STEM),
+        Layout("deep stem in numbered layers (MIT CSAIL)", ("conv3.weight",), _NUMBERED),
+        Layout("torchvision", ("conv1.weight",), _PLAIN),
+    )
     block: ClassVar[type[BasicBlock] | type[Bottleneck]]
     depths: ClassVar[tuple[int, int, int, int]]
 
