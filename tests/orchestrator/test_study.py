@@ -124,7 +124,11 @@ def test_only_keeps_matching_trials(tmp_path: Path) -> None:
         ("label: FENet", "lable: FENet", "study.yaml:9:10: unknown key `variants.full.lable`; did"),
         ("miou: 77.3", "miou: high", "study.yaml:8:17: `variants.strong.reference.miou`: input"),
         ("base:", "bases:", "study.yaml:2:1: unknown key `bases`; did you mean `base`?"),
-        ("variants:", "variants: 3\nx:", "study.yaml:5:1: `variants` must be a mapping, received 3"),
+        (
+            "variants:",
+            "variants: 3\nx:",
+            "study.yaml:5:1: `variants` must be a mapping, received 3",
+        ),
         ("model: {backbone: dfnet1}", "model: dfnet1", "study.yaml:4:3: `model` must be a mapping"),
         (
             "study: small",

@@ -1,0 +1,69 @@
+"""How gangs are placed, as a pure function of what the nodes offer."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.fleet import DRIVER_RESOURCE, CapacityError, plan_gang
+from orchestrator.resources import Resources
+
+HEAD = {"CPU": 2.0, "GPU": 0.0, DRIVER_RESOURCE: 1e6}
+
+
+def test_a_laptop_runs_as_many_trials_as_it_has_cores() -> None:
+    gang = plan_gang(Resources(), [HEAD])
+    assert (gang.device, gang.concurrent, gang.per_worker) == ("cpu", 2, {"CPU": 1.0})
+
+
+def test_whole_gangs_only() -> None:
+    nodes = [HEAD, {"CPU": 3.0}, {"CPU": 3.0}]
+    assert plan_gang(Resources(workers=3), nodes).concurrent == 2
+    assert plan_gang(Resources(workers=5), nodes).concurrent == 1
+    assert plan_gang(Resources(workers=2, cpus_per_worker=2), nodes).concurrent == 1
+
+
+def test_gpus_are_taken_where_there_are_any() -> None:
+    nodes = [HEAD, {"CPU": 16.0, "GPU": 4.0}]
+    gang = plan_gang(Resources(workers=2), nodes)
+    assert (gang.device, gang.concurrent) == ("cuda", 2)
+    assert gang.per_worker == {"CPU": 1.0, "GPU": 1.0}
+    assert plan_gang(Resources(workers=2, device="cpu"), nodes).device == "cpu"
+    assert plan_gang(Resources(gpus_per_worker=0.5), nodes).concurrent == 8
+
+
+def test_concurrency_can_be_bounded() -> None:
+    assert plan_gang(Resources(concurrent_trials=1), [HEAD]).concurrent == 1
+    assert plan_gang(Resources(concurrent_trials=9), [HEAD]).concurrent == 2
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        (Resources(workers=3), r"workers is 3 with 1 CPU each, but the cluster has 2 CPU, which"),
+        (Resources(workers=2, cpus_per_worker=2), r"holds 1 such worker at most"),
+        (Resources(device="cuda"), "device is cuda, but the cluster has no GPU"),
+    ],
+)
+def test_what_never_fits_is_refused(resources: Resources, message: str) -> None:
+    with pytest.raises(CapacityError, match=message):
+        plan_gang(resources, [HEAD])
+
+
+def test_without_a_head_the_drivers_take_their_share_of_cpu() -> None:
+    with pytest.raises(CapacityError):
+        plan_gang(Resources(workers=2), [{"CPU": 2.0}])
+    assert plan_gang(Resources(workers=2, cpus_per_worker=0.9), [{"CPU": 2.0}]).concurrent == 1
+
+
+@given(
+    workers=st.integers(1, 6),
+    nodes=st.lists(st.integers(0, 8), min_size=1, max_size=6),
+)
+def test_all_admitted_gangs_fit_and_no_further_one_does(workers: int, nodes: list[int]) -> None:
+    offered = [{"CPU": float(cpus)} for cpus in nodes]
+    offered[0][DRIVER_RESOURCE] = 1e6
+    if sum(nodes) < workers:
+        with pytest.raises(CapacityError):
+            plan_gang(Resources(workers=workers), offered)
+    else:
+        assert plan_gang(Resources(workers=workers), offered).concurrent == sum(nodes) // workers

@@ -1,0 +1,57 @@
+"""What does and what does not make two trials the same."""
+
+from dataclasses import replace
+
+import pytest
+
+from models import FENetConfig
+from orchestrator.identity import code_version, trial_identity
+from pipelines.data import DataConfig
+from pipelines.experiment import Experiment
+from pipelines.optimization import TrainingConfig
+
+BASE = Experiment(training=TrainingConfig(precision="fp32"))
+FINGERPRINT = "0" * 64
+
+
+def test_defaults_written_out_change_nothing() -> None:
+    explicit = replace(BASE, model=FENetConfig(ppm=True, dropout=0.1), data=DataConfig())
+    assert trial_identity(explicit, FINGERPRINT) == trial_identity(BASE, FINGERPRINT)
+
+
+def test_identities_last() -> None:
+    """A change of this value makes every trial that anybody finished unknown: do not."""
+    assert trial_identity(BASE, FINGERPRINT)[:16] == "dbe54d2c02773f52"
+
+
+def test_data_counts_by_content_not_by_place() -> None:
+    moved = replace(BASE, data=DataConfig(dataset="s3://bucket/streets"))
+    assert trial_identity(moved, FINGERPRINT) == trial_identity(BASE, FINGERPRINT)
+    assert trial_identity(BASE, "1" * 64) != trial_identity(BASE, FINGERPRINT)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(BASE, seed=1),
+        replace(BASE, model=FENetConfig(backbone="dfnet1")),
+        replace(BASE, model=FENetConfig(flows=())),
+        replace(BASE, model=FENetConfig(flows=("semantic", "detail"))),
+        replace(BASE, data=DataConfig(crop=(512, 1024))),
+        replace(BASE, training=TrainingConfig(precision="bf16")),
+        replace(BASE, training=TrainingConfig(precision="fp32", epochs=301)),
+    ],
+    ids=lambda experiment: repr(experiment)[:40],
+)
+def test_what_decides_the_result_counts(other: Experiment) -> None:
+    assert trial_identity(other, FINGERPRINT) != trial_identity(BASE, FINGERPRINT)
+
+
+def test_an_unresolved_precision_has_no_identity() -> None:
+    with pytest.raises(ValueError, match="precision must be resolved"):
+        trial_identity(Experiment(), FINGERPRINT)
+
+
+def test_the_code_version_is_stable_within_a_process() -> None:
+    assert code_version() == code_version()
+    assert len(code_version()) == 16

@@ -1,0 +1,39 @@
+"""Whether the process that began a study still lives."""
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from orchestrator.ownership import EXPIRED_SECONDS, Owner
+
+
+def test_text_and_back() -> None:
+    owner = Owner.this_process()
+    assert Owner.parse(str(owner)) == owner
+
+
+@pytest.mark.parametrize("text", ["", "host", "host 12", "host twelve 3", "a b c d"])
+def test_other_texts_name_nobody(text: str) -> None:
+    assert Owner.parse(text) is None
+
+
+def test_life_and_death_on_this_host() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    created = int(psutil.Process(process.pid).create_time())
+    owner = Owner(Owner.this_process().host, process.pid, created)
+    assert owner.may_be_alive(age=1)
+    assert not owner.may_be_alive(age=EXPIRED_SECONDS + 1)
+    process.communicate(b"\n")
+    assert not owner.may_be_alive(age=1)
+
+
+def test_elsewhere_the_heartbeat_decides() -> None:
+    owner = Owner("another-host", 1, 1)
+    assert owner.may_be_alive(age=1)
+    assert not owner.may_be_alive(age=EXPIRED_SECONDS + 1)
+
+
+def test_this_process_does_not_wait_for_itself() -> None:
+    assert not Owner.this_process().may_be_alive(age=0)
