@@ -15,7 +15,6 @@ from pipelines.imaging import (
     encode_png,
     open_picture,
     orientation,
-    to_indices,
     to_rgb,
 )
 from pipelines.readers.reader import IGNORE, Reader, Record
@@ -50,8 +49,8 @@ def check(reader: Reader, record: Record, tile: int) -> Checked:
     if label_bytes is not None:
         where = record.label or record.image
         try:
-            stored = to_indices(open_picture(label_bytes))
-            label = _class_indices(stored, reader.values)
+            stored = reader.indices(record, open_picture(label_bytes))
+            label = _class_indices(stored, reader.values(record))
         except PictureError as error:
             return _wrong(record, f"{where}: label {error}")
         if label.shape != pixels.shape[:2]:

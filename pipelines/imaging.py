@@ -68,7 +68,7 @@ def to_indices(picture: Image.Image) -> NDArray[np.uint16]:
         return values.astype(np.uint16)
     raise PictureError(
         f"a label must hold one index per pixel (grey or palette PNG), this one holds colours "
-        f"(mode {picture.mode}); map its colours to class indices first"
+        f"(mode {picture.mode}); a `folder` data set with `label_colors: true` converts them"
     )
 
 

@@ -236,7 +236,7 @@ class _Writer:
             for channel in range(3)
         )
         return Manifest(
-            name=self._reader.name,
+            name=self._reader.title,
             classes=self._reader.classes,
             ignore_index=IGNORE,
             counts=counts,

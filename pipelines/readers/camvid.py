@@ -40,9 +40,8 @@ class CamVid(Reader):
             ClassInfo("bicyclist", (0, 128, 192)),
         )
 
-    @property
-    def values(self) -> Mapping[int, int]:
-        return {**super().values, VOID: IGNORE}
+    def values(self, record: Record) -> Mapping[int, int]:
+        return {**super().values(record), VOID: IGNORE}
 
     def records(self) -> list[Record]:
         lists = [self.source / f"{split}.txt" for split in ("train", "val", "test")]

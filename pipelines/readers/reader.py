@@ -9,9 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pipelines.manifest import ClassInfo, DatasetError
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.imaging import to_indices
+from pipelines.manifest import ClassInfo
 
 IGNORE = 255
+PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"))
 
 
 @dataclass(frozen=True)
@@ -45,9 +51,8 @@ class Reader:
     def classes(self) -> tuple[ClassInfo, ...]:
         raise NotImplementedError
 
-    @property
-    def values(self) -> Mapping[int, int]:
-        """Class index (or IGNORE) of every value a label file may hold."""
+    def values(self, record: Record) -> Mapping[int, int]:
+        """Class index (or IGNORE) of every value the record's label file may hold."""
         return {**{index: index for index in range(len(self.classes))}, IGNORE: IGNORE}
 
     def records(self) -> list[Record]:
@@ -59,10 +64,19 @@ class Reader:
         label = None if record.label is None else record.label.read_bytes()
         return record.image.read_bytes(), label
 
+    def indices(self, record: Record, picture: Image.Image) -> NDArray[np.uint16]:
+        """The stored values of a record's decoded label, (height, width); PictureError if none."""
+        return to_indices(picture)
+
     def bytes(self, record: Record) -> int:
         """About how many bytes the record will take; 0 for missing files."""
         files = [file for file in (record.image, record.label) if file is not None]
         return sum(file.stat().st_size for file in files if file.exists())
+
+    @property
+    def title(self) -> str:
+        """The prepared data set's name."""
+        return self.name
 
     @property
     def version(self) -> str:
@@ -89,10 +103,28 @@ def duplicates(records: Iterable[Record]) -> list[str]:
     ]
 
 
-def require_directory(directory: Path, layout: str) -> None:
-    """Raises DatasetError unless `directory` exists; `layout` says what was looked for."""
-    if not directory.is_dir():
-        raise DatasetError(f"{directory}: no such directory; expected {layout}")
+def pair_files(split: str, images: Path, labels: Path | None) -> list[Record]:
+    """Records of the images and labels below two folders that have the same name but for the
+    ending; what lacks its counterpart is listed too, and found missing when it is read."""
+    named = _by_name(images)
+    labelled = {} if labels is None else _by_name(labels)
+    records = []
+    for name in sorted({*named, *labelled}):
+        label = labelled.get(name, [None if labels is None else labels / f"{name}.png"])[0]
+        # Several images of one name make several records, which `duplicates` reports.
+        for image in named.get(name, [images / f"{name}.jpg"]):
+            records.append(Record(name, split, image, label))
+    return records
+
+
+def _by_name(folder: Path) -> dict[str, list[Path]]:
+    """Pictures below a folder by relative path without ending."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            found.setdefault(name, []).append(path)
+    return found
 
 
 def color(number: int) -> tuple[int, int, int]:

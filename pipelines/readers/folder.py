@@ -1,0 +1,169 @@
+"""Anybody's folders of images and label PNGs, described by a small YAML file.
+
+name: orchard
+classes:                    # in the order of their indices
+  ground: [110, 80, 60]     # the colour it is drawn in
+  tree: [40, 120, 40]
+values: {1: ground, 2: tree}        # stored value: class; default: the index itself
+ignore: [0, 255]            # stored values that are ignored; default: 255
+label_colors: false         # true: labels are RGB pictures in the colours above
+splits:
+  train: {images: images/train, labels: labels/train}
+  val: {images: images/val, labels: labels/val, names: val.txt}
+  test: {images: images/test}       # without labels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.imaging import PictureError, to_indices, to_rgb
+from pipelines.manifest import ClassInfo, DatasetError
+from pipelines.readers.reader import IGNORE, Reader, Record, pair_files
+
+DESCRIPTION = "dataset.yaml"
+KEYS = ("name", "classes", "values", "ignore", "label_colors", "splits")
+SPLIT_KEYS = ("images", "labels", "names")
+UNKNOWN = 65535
+
+
+@dataclass(frozen=True)
+class Folder(Reader):
+    """Images and labels with the same names, in folders that `dataset.yaml` in the source names."""
+
+    help = f"your own images and label PNGs, described by SOURCE/{DESCRIPTION}"
+    name = "folder"
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """The YAML file, checked."""
+        path = self.source / DESCRIPTION
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DatasetError(f"{path}: {error.strerror}; it describes the folders") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise DatasetError(f"{path}: no valid YAML: {error}") from error
+        _check_keys(path, "the file", found, KEYS)
+        classes, splits = found.get("classes"), found.get("splits")
+        if not isinstance(classes, dict) or not 1 <= len(classes) <= IGNORE:
+            raise DatasetError(
+                f"{path}: classes must map 1 to {IGNORE} names to [red, green, blue]"
+            )
+        for name, value in classes.items():
+            if not _is_color(value):
+                raise DatasetError(
+                    f"{path}: classes.{name} must be [red, green, blue], 0-255 each, got {value!r}"
+                )
+        if not isinstance(splits, dict) or not splits:
+            raise DatasetError(f"{path}: splits must map names to {{images: DIR, labels: DIR}}")
+        for name, split in splits.items():
+            _check_keys(path, f"splits.{name}", split, SPLIT_KEYS)
+            if "images" not in split:
+                raise DatasetError(f"{path}: splits.{name} lacks `images`, a folder")
+        for value, name in found.get("values", {}).items():
+            if name not in classes or not isinstance(value, int) or not 0 <= value < UNKNOWN:
+                raise DatasetError(
+                    f"{path}: values.{value} must map a stored value to one of {list(classes)}"
+                )
+        ignored = found.get("ignore", IGNORE)
+        for value in ignored if isinstance(ignored, list) else [ignored]:
+            if not isinstance(value, int) or not 0 <= value < UNKNOWN:
+                raise DatasetError(f"{path}: ignore must be stored values, got {ignored!r}")
+        return dict(found)
+
+    @property
+    def title(self) -> str:
+        return str(self.description.get("name", self.source.name))
+
+    @property
+    def classes(self) -> tuple[ClassInfo, ...]:
+        entries = self.description["classes"].items()
+        return tuple(ClassInfo(str(name), tuple(value)) for name, value in entries)
+
+    def values(self, record: Record) -> Mapping[int, int]:
+        names = list(self.description["classes"])
+        stored = self.description.get("values")
+        if stored is None or self.description.get("label_colors"):
+            known = {index: index for index in range(len(names))}
+        else:
+            known = {value: names.index(name) for value, name in stored.items()}
+        ignored = self.description.get("ignore")
+        if ignored is None:
+            return {IGNORE: IGNORE, **known}
+        return {
+            **known,
+            **dict.fromkeys(ignored if isinstance(ignored, list) else [ignored], IGNORE),
+        }
+
+    def indices(self, record: Record, picture: Image.Image) -> NDArray[np.uint16]:
+        if not self.description.get("label_colors"):
+            return to_indices(picture)
+        return _indices_of_colors(to_rgb(picture), self.classes)
+
+    def records(self) -> list[Record]:
+        records = []
+        for split, entry in self.description["splits"].items():
+            images = self.source / entry["images"]
+            labels = None if entry.get("labels") is None else self.source / entry["labels"]
+            names = None if entry.get("names") is None else self.source / entry["names"]
+            if not images.is_dir():
+                raise DatasetError(f"{images}: no such folder (splits.{split}.images)")
+            found = pair_files(str(split), images, labels)
+            if names is not None:
+                wanted = names.read_text(encoding="utf-8").splitlines()
+                by_name = {record.identifier: record for record in found}
+                missing = [name for name in wanted if name not in by_name]
+                if missing:
+                    raise DatasetError(f"{names}: {missing[0]!r} is not in {images}")
+                found = [by_name[name] for name in wanted]
+            if not found:
+                raise DatasetError(f"{images}: holds no images (splits.{split})")
+            records += found
+        return records
+
+    @property
+    def version(self) -> str:
+        return f"{super().version} {(self.source / DESCRIPTION).read_text(encoding='utf-8')}"
+
+
+def _check_keys(path: Path, where: str, found: object, known: tuple[str, ...]) -> None:
+    if not isinstance(found, dict):
+        raise DatasetError(f"{path}: {where} must be a mapping of {', '.join(known)}")
+    for key in found:
+        if key not in known:
+            raise DatasetError(f"{path}: unknown key {key!r} in {where}; known: {', '.join(known)}")
+
+
+def _is_color(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(part, int) and 0 <= part <= 255 for part in value)
+    )
+
+
+def _indices_of_colors(
+    pixels: NDArray[np.uint8], classes: tuple[ClassInfo, ...]
+) -> NDArray[np.uint16]:
+    """Class index of each pixel's colour, IGNORE where it is black and black is no class."""
+    packed = (pixels.astype(np.uint32) << np.array([16, 8, 0], np.uint32)).sum(axis=2)
+    indices = np.full(packed.shape, UNKNOWN, np.uint16)
+    indices[packed == 0] = IGNORE
+    for index, entry in enumerate(classes):
+        red, green, blue = entry.color
+        indices[packed == (red << 16 | green << 8 | blue)] = index
+    if (indices == UNKNOWN).any():
+        unknown = np.unique(packed[indices == UNKNOWN])[:4].tolist()
+        listed = ", ".join(str([c >> 16, c >> 8 & 255, c & 255]) for c in unknown)
+        raise PictureError(f"holds colours of no class, such as {listed}")
+    return indices

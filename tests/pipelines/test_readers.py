@@ -1,0 +1,250 @@
+"""Each benchmark's own layout, classes and ignore rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.preparation import prepare
+from pipelines.prepare import main
+from pipelines.readers import READERS, Reader
+from pipelines.readers.ade20k import ADE20K
+from pipelines.readers.cityscapes import Cityscapes
+from pipelines.readers.folder import Folder
+from pipelines.readers.pascal_context import PascalContext, voc_color
+
+SIZE = (10, 14)
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+def write(path: Path, values: np.ndarray = PIXELS) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+    return path
+
+
+def values_up_to(most: int) -> np.ndarray:
+    """A label in which 0 to `most` all occur."""
+    return np.resize(np.arange(most + 1, dtype=np.uint8), SIZE)
+
+
+def prepared(reader: Reader, tmp_path: Path) -> PreparedDataset:
+    prepare(reader, tmp_path / "prepared")
+    return open_dataset(tmp_path / "prepared")
+
+
+def test_every_reader_has_distinct_classes_and_a_help() -> None:
+    for name in ("cityscapes", "ade20k", "pascal-context", "camvid", "streets"):
+        reader = READERS[name](source=Path())
+        names = [each.name for each in reader.classes]
+        assert len(set(names)) == len(names)
+        assert READERS[name].help
+    counts = {"cityscapes": 19, "ade20k": 150, "pascal-context": 59, "camvid": 11, "streets": 10}
+    for name, count in counts.items():
+        assert len(READERS[name](source=Path()).classes) == count
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_cityscapes(tmp_path: Path, packed: bool) -> None:
+    root = tmp_path / "cityscapes"
+    images = root / "leftImg8bit_trainvaltest" / "leftImg8bit" if packed else root / "leftImg8bit"
+    labels = root / "gtFine_trainvaltest" / "gtFine" if packed else root / "gtFine"
+    stored = values_up_to(33)
+    for split, city, frame in (
+        ("train", "aachen", "000000_000019"),
+        ("train", "zurich", "000001_000019"),
+        ("val", "munster", "000002_000019"),
+        ("test", "berlin", "000000_000019"),
+    ):
+        stem = f"{city}_{frame}"
+        write(images / split / city / f"{stem}_leftImg8bit.png")
+        for kind in ("labelIds", "instanceIds", "color"):
+            write(labels / split / city / f"{stem}_gtFine_{kind}.png", stored)
+    found = prepared(Cityscapes(root), tmp_path)
+    assert found.manifest.counts == {"train": 2, "val": 1, "test": 1}
+    assert found.split("train").groups == ["aachen", "zurich"]
+    assert found.split("train").identifiers == ["aachen_000000_000019", "zurich_000001_000019"]
+    _, label = found.split("train").read(0)
+    assert label[stored == 7].tolist() == [0] * (stored == 7).sum()  # road
+    assert set(label[stored == 33]) == {18}  # bicycle
+    assert set(label[stored == 26]) == {13}  # car
+    assert set(label[np.isin(stored, [0, 6, 9, 14, 16, 18, 29, 30])]) == {255}
+    assert set(found.split("test").read(0)[1].ravel()) == {255}
+    assert found.split("test").read_encoded(0)[1] is None
+    assert found.manifest.classes[13].name == "car"
+    assert found.manifest.classes[13].color == (0, 0, 142)
+
+
+def test_cityscapes_reads_training_ids_where_they_exist(tmp_path: Path) -> None:
+    root = tmp_path / "cityscapes"
+    write(root / "leftImg8bit/val/munster/munster_0_0_leftImg8bit.png")
+    stored = values_up_to(18)
+    stored[0, 0] = 255
+    write(root / "gtFine/val/munster/munster_0_0_gtFine_labelTrainIds.png", stored)
+    write(root / "leftImg8bit/val/munster/munster_0_1_leftImg8bit.png")
+    with pytest.raises(DatasetError, match=r"munster_0_1_gtFine_labelIds\.png: No such file"):
+        prepare(Cityscapes(root), tmp_path / "failed")
+    write(root / "gtFine/val/munster/munster_0_1_gtFine_labelIds.png", values_up_to(33))
+    split = prepared(Cityscapes(root), tmp_path).split("val")
+    assert np.array_equal(split.read(0)[1], stored)
+    assert split.read(1)[1].max() == 255
+
+
+@pytest.mark.parametrize("parent", [True, False])
+def test_ade20k(tmp_path: Path, parent: bool) -> None:
+    root = tmp_path / "ADEChallengeData2016"
+    stored = np.resize(np.arange(151, dtype=np.uint8), (12, 14))
+    pixels = RNG.integers(0, 256, (12, 14, 3), dtype=np.uint8)
+    for folder, name in (("training", "ADE_train_1"), ("validation", "ADE_val_1")):
+        write(root / "images" / folder / f"{name}.jpg", pixels)
+        write(root / "annotations" / folder / f"{name}.png", stored)
+    found = prepared(ADE20K(tmp_path if parent else root), tmp_path)
+    assert found.manifest.counts == {"train": 1, "val": 1}
+    image, label = found.split("val").read(0)
+    assert np.array_equal(label, np.where(stored == 0, 255, stored.astype(int) - 1))
+    written = (root / "images/validation/ADE_val_1.jpg").read_bytes()
+    assert found.split("val").read_encoded(0)[0] == written
+    assert np.array_equal(image, np.asarray(Image.open(root / "images/validation/ADE_val_1.jpg")))
+    assert found.manifest.classes[0].name == "wall"
+    assert found.manifest.classes[149].name == "flag"
+
+
+def test_ade20k_lists_what_lacks_its_counterpart(tmp_path: Path) -> None:
+    root = tmp_path / "ADEChallengeData2016"
+    write(root / "images/training/alone.jpg")
+    write(root / "annotations/training/orphan.png", values_up_to(9))
+    with pytest.raises(DatasetError, match=r"2 problems") as caught:
+        prepare(ADE20K(tmp_path), tmp_path / "out")
+    assert "annotations/training/alone.png: No such file" in str(caught.value)
+    assert "images/training/orphan.jpg: No such file" in str(caught.value)
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("folder", ["", "VOC2010", "VOCdevkit/VOC2010"])
+def test_pascal_context(tmp_path: Path, background: bool, folder: str) -> None:
+    root = tmp_path / "source" / folder
+    stored = values_up_to(59)
+    for split, name in (("train", "2008_000002"), ("val", "2008_000003")):
+        write(root / "JPEGImages" / f"{name}.jpg")
+        write(root / "SegmentationClassContext" / f"{name}.png", stored)
+        write(root / "JPEGImages" / "2007_unlisted.jpg")
+        lists = root / "ImageSets/SegmentationContext"
+        lists.mkdir(parents=True, exist_ok=True)
+        (lists / f"{split}.txt").write_text(f"{name}\n")
+    found = prepared(PascalContext(tmp_path / "source", background=background), tmp_path)
+    assert found.manifest.counts == {"train": 1, "val": 1}
+    assert len(found.manifest.classes) == 59 + background
+    _, label = found.split("val").read(0)
+    expected = stored if background else np.where(stored == 0, 255, stored.astype(int) - 1)
+    assert np.array_equal(label, expected)
+
+
+def test_voc_colors_are_the_development_kit_s() -> None:
+    assert [voc_color(i) for i in (0, 1, 2, 3, 7, 20)] == [
+        (0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (128, 128, 128), (0, 64, 128)
+    ]  # fmt: skip
+
+
+DESCRIPTION = """
+name: orchard
+classes:
+  ground: [110, 80, 60]
+  tree: [40, 120, 40]
+splits:
+  train: {images: images/train, labels: labels/train}
+  test: {images: images/test}
+"""
+
+
+def folder(tmp_path: Path, description: str, labels: np.ndarray) -> Folder:
+    root = tmp_path / "source"
+    for name in ("a b", "deep/ü"):
+        write(root / "images/train" / f"{name}.png")
+        write(root / "labels/train" / f"{name}.png", labels)
+    write(root / "images/test/x.png")
+    (root / "dataset.yaml").write_text(description, encoding="utf-8")
+    return Folder(root)
+
+
+def test_folder(tmp_path: Path) -> None:
+    labels = RNG.choice([0, 1, 255], SIZE).astype(np.uint8)
+    found = prepared(folder(tmp_path, DESCRIPTION, labels), tmp_path)
+    assert found.manifest.name == "orchard"
+    assert found.manifest.counts == {"train": 2, "test": 1}
+    assert [each.name for each in found.manifest.classes] == ["ground", "tree"]
+    assert found.split("train").identifiers == ["a b", "deep/ü"]
+    assert np.array_equal(found.split("train").read(1)[1], labels)
+
+
+def test_folder_maps_values(tmp_path: Path) -> None:
+    description = DESCRIPTION + "values: {7: tree, 255: ground}\nignore: [3, 4]\n"
+    labels = RNG.choice([3, 4, 7, 255], SIZE).astype(np.uint8)
+    _, label = prepared(folder(tmp_path, description, labels), tmp_path).split("train").read(0)
+    assert np.array_equal(label, np.select([labels == 7, labels == 255], [1, 0], 255))
+
+
+def test_folder_converts_colours(tmp_path: Path) -> None:
+    indices = RNG.choice([0, 1, 2], SIZE)
+    palette = np.array([[110, 80, 60], [40, 120, 40], [0, 0, 0]], np.uint8)
+    reader = folder(tmp_path, DESCRIPTION, palette[indices])
+    with pytest.raises(DatasetError, match="label_colors: true"):
+        prepare(reader, tmp_path / "failed")
+    reader = folder(tmp_path, DESCRIPTION + "label_colors: true\n", palette[indices])
+    _, label = prepared(reader, tmp_path).split("train").read(0)
+    assert np.array_equal(label, np.where(indices == 2, 255, indices))
+    strange = palette[indices].copy()
+    strange[0, 0] = (1, 2, 3)
+    reader = folder(tmp_path, DESCRIPTION + "label_colors: true\n", strange)
+    with pytest.raises(DatasetError, match=r"colours of no class, such as \[1, 2, 3\]"):
+        prepare(reader, tmp_path / "failed")
+
+
+def test_folder_takes_names_from_a_list(tmp_path: Path) -> None:
+    description = DESCRIPTION.replace("labels/train}", "labels/train, names: names.txt}")
+    reader = folder(tmp_path, description, values_up_to(1))
+    (tmp_path / "source/names.txt").write_text("deep/ü\n", encoding="utf-8")
+    assert prepared(reader, tmp_path).split("train").identifiers == ["deep/ü"]
+
+
+def test_folder_finds_two_images_of_one_name(tmp_path: Path) -> None:
+    reader = folder(tmp_path, DESCRIPTION, values_up_to(1))
+    write(tmp_path / "source/images/train/a b.jpg")
+    with pytest.raises(DatasetError, match="'a b' occurs 2 times in split 'train'"):
+        prepare(reader, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("tree: [40, 120, 40]", "tree: [40, 120]"), "classes.tree must be"),
+        (("splits:", "spilts:"), "unknown key 'spilts' in the file; known: name, classes"),
+        (("images: images/test", "image: x"), "unknown key 'image' in splits.test"),
+        (("images: images/test", "labels: x"), "splits.test lacks `images`"),
+        (("images/test", "nowhere"), "nowhere: no such folder"),
+        (("name: orchard", "name: [orchard"), "no valid YAML"),
+        (("name: orchard", "values: {1: bush}"), "values.1 must map"),
+        (("name: orchard", "ignore: none"), "ignore must be stored values"),
+    ],
+)
+def test_bad_descriptions_get_a_sentence(
+    tmp_path: Path, change: tuple[str, str], sentence: str
+) -> None:
+    reader = folder(tmp_path, DESCRIPTION.replace(*change), values_up_to(1))
+    with pytest.raises(DatasetError, match=sentence):
+        prepare(reader, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name != "streets"])
+def test_an_empty_folder_gets_a_sentence(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for source in ("empty", "missing"):
+        arguments = [name, "--source", str(tmp_path / source), "--destination", str(tmp_path / "x")]
+        assert main(arguments) == 1
+        assert str(tmp_path / source) in capsys.readouterr().err
