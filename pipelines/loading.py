@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipelines.data import DataConfig
 from pipelines.geometry import CropPlan, canvas_size, plan_crop
-from pipelines.sampling import Draws, GlobalBatches
+from pipelines.sampling import ClassUniform, Draws, GlobalBatches
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,6 +32,9 @@ class Samples(Protocol):
     identifiers: list[str]
     heights: NDArray[np.int64]
     widths: NDArray[np.int64]
+
+    @property
+    def centroids(self) -> NDArray[np.int64]: ...
 
     def __len__(self) -> int: ...
 
@@ -102,7 +105,8 @@ class TrainingBatches:
         pin: hand out batches in page-locked memory, for a GPU.
 
     Raises:
-        ValueError: fewer samples in a global batch than workers.
+        ValueError: fewer samples in a global batch than workers, or class-uniform draws from a
+            split without labels.
     """
 
     def __init__(
@@ -117,7 +121,10 @@ class TrainingBatches:
         ahead: int = 4,
         pin: bool = False,
     ) -> None:
-        self.batches = GlobalBatches(len(split), seed, global_batch, rank, world)
+        uniform = ClassUniform(data.class_uniform, split.centroids) if data.class_uniform else None
+        if uniform is not None and not len(uniform.centroids):
+            raise ValueError("class_uniform needs labels, and no sample of the split has one")
+        self.batches = GlobalBatches(len(split), seed, global_batch, rank, world, uniform)
         self._split = split
         self._data = data
         self._threads = threads
@@ -149,9 +156,9 @@ class TrainingBatches:
         windows = torch.empty((count, height, width, 3), dtype=torch.uint8)
         labels = torch.empty((count, height, width), dtype=torch.uint8)
         plans: list[CropPlan] = []
-        for row, (sample, key) in enumerate(zip(draws.samples, draws.keys, strict=True)):
-            image, label = self._split.read(int(sample))
-            plan = self._plan(label.shape, int(key))
+        for row in range(count):
+            image, label = self._split.read(int(draws.samples[row]))
+            plan = self._plan(label.shape, draws, row)
             rows = slice(plan.rows.start, plan.rows.stop)
             columns = slice(plan.columns.start, plan.columns.stop)
             _paste(windows[row].numpy(), image[rows, columns])
@@ -167,11 +174,17 @@ class TrainingBatches:
         )
         return batch.pin() if self._pin else batch
 
-    def _plan(self, size: tuple[int, ...], key: int) -> CropPlan:
+    def _plan(self, size: tuple[int, ...], draws: Draws, row: int) -> CropPlan:
         augmentation = self._data.augmentation
         height, width = size
+        shown_row, shown_column = draws.shown[row].tolist()
         return plan_crop(
-            (height, width), self._data.crop, augmentation.scale, augmentation.flip, key
+            (height, width),
+            self._data.crop,
+            augmentation.scale,
+            augmentation.flip,
+            key=int(draws.keys[row]),
+            contain=None if shown_row < 0 else (shown_row, shown_column),
         )
 
 

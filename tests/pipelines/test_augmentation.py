@@ -37,6 +37,8 @@ class Pictures:
         self.heights = np.array([size[0] for size in sizes])
         self.widths = np.array([size[1] for size in sizes])
 
+        self.centroids = np.zeros((0, 4), np.int64)
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -52,7 +54,7 @@ def load(
 ) -> SourceBatch:
     batches = TrainingBatches(pictures, DataConfig(crop=crop, augmentation=config), 0, 4)
     keys = np.array([1000003 * sample + 17 for sample in samples])
-    return batches.load(Draws(np.array(samples), keys))
+    return batches.load(Draws(np.array(samples), keys, np.full((len(samples), 2), -1)))
 
 
 def reference_crop(

@@ -77,6 +77,7 @@ def test_evaluation_batches_have_one_size_each() -> None:
         identifiers = [str(index) for index in range(7)]
         heights = np.array([4, 6, 4, 4, 6, 4, 4])
         widths = np.array([5, 5, 5, 8, 5, 5, 5])
+        centroids = np.zeros((0, 4), np.int64)
 
         def __len__(self) -> int:
             return 7
@@ -131,3 +132,35 @@ def test_batches_move_and_pin_as_a_whole(streets: PreparedDataset) -> None:
 def test_impossible_crops_are_refused(crop: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="crop must be two sizes in pixels"):
         DataConfig(crop=crop)
+
+
+def test_class_uniform_crops_show_their_class(streets: PreparedDataset) -> None:
+    """The class of the centroid's tile is in the crop, at the centroid itself."""
+    split = streets.split("train")
+    data = DataConfig(crop=(12, 20), class_uniform=1.0)
+    batches = TrainingBatches(split, data, 0, 4)
+    for draws in batches.batches.epoch(0):
+        batch = batches.load(draws)
+        for row, (shown_row, shown_column) in enumerate(draws.shown.tolist()):
+            for (source, resized, offset, _), crop, pixel in zip(
+                batch.geometry[row].tolist(), data.crop, (shown_row, shown_column), strict=True
+            ):
+                assert 0 <= int((pixel + 0.5) * resized / source) - offset < crop
+
+
+def test_class_uniform_needs_labels() -> None:
+    class Unlabelled:
+        identifiers = ["a"]
+        heights = widths = np.array([8])
+        centroids = np.zeros((0, 4), np.int64)
+
+        def __len__(self) -> int:
+            return 1
+
+        def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            raise NotImplementedError
+
+    with pytest.raises(ValueError, match="class_uniform needs labels"):
+        TrainingBatches(Unlabelled(), DataConfig(class_uniform=0.5), 0, 1)
+    with pytest.raises(ValueError, match=r"share from 0 to 1, received 1\.5"):
+        DataConfig(class_uniform=1.5)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.sampling import GlobalBatches
+from pipelines.sampling import ClassUniform, GlobalBatches
 
 
 def rows(batches: GlobalBatches, epoch: int) -> list[list[tuple[int, int]]]:
@@ -43,7 +43,6 @@ def test_an_epoch_continues_at_any_step() -> None:
     whole = rows(batches, 2)
     rest = [draws.samples.tolist() for draws in batches.epoch(2, first_step=3)]
     assert rest == [[sample for sample, _ in step] for step in whole[3:]]
-    assert np.array_equal(batches.step(2, 3).samples, rest[0])
 
 
 def test_seed_and_epoch_change_the_order() -> None:
@@ -58,3 +57,42 @@ def test_seed_and_epoch_change_the_order() -> None:
 def test_more_workers_than_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="batch of 2 cannot be shared by 3 workers"):
         GlobalBatches(10, 0, 2, rank=0, world=3)
+
+
+def centroids_of(counts: list[int]) -> np.ndarray:
+    """`counts[c]` centroids of class c, spread over samples; row and column name them."""
+    rows = [(i * 7 % 30, c, i, c) for c, count in enumerate(counts) for i in range(count)]
+    return np.array(rows, dtype=np.int64)
+
+
+@given(st.floats(0, 1), st.integers(0, 3))
+def test_class_uniform_draws_every_class_alike(share: float, epoch: int) -> None:
+    centroids = centroids_of([40, 0, 3, 17])
+    batches = GlobalBatches(30, 0, 5, class_uniform=ClassUniform(share, centroids))
+    draws = batches.epoch(epoch)
+    shown = np.concatenate([draw.shown for draw in draws])
+    samples = np.concatenate([draw.samples for draw in draws])
+    drawn = shown[:, 0] >= 0
+    assert drawn.sum() == round(30 * share)
+    counts = np.bincount(shown[drawn, 1], minlength=4)
+    assert counts[1] == 0
+    assert np.ptp(counts[[0, 2, 3]]) <= 1
+    known = {(sample, row, index) for sample, index, row, _ in centroids.tolist()}
+    assert {
+        (s, r, c) for s, (r, c) in zip(samples[drawn].tolist(), shown[drawn].tolist(), strict=True)
+    } <= known
+    # The rest of the epoch shows no picture twice.
+    assert len(np.unique(samples[~drawn])) == (~drawn).sum()
+
+
+def test_class_uniform_batches_do_not_depend_on_workers_and_keys_are_distinct() -> None:
+    uniform = ClassUniform(0.5, centroids_of([2, 5, 1]))
+    alone = GlobalBatches(23, 1, 6, class_uniform=uniform).epoch(4)
+    for world in (2, 3, 4):
+        shares = [GlobalBatches(23, 1, 6, r, world, uniform).epoch(4) for r in range(world)]
+        for whole, *parts in zip(alone, *shares, strict=True):
+            for name in ("samples", "keys", "shown"):
+                joined = np.concatenate([getattr(part, name) for part in parts])
+                assert np.array_equal(joined, getattr(whole, name))
+    keys = np.concatenate([draws.keys for draws in alone])
+    assert len(np.unique(keys)) == len(keys)

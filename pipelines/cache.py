@@ -1,0 +1,180 @@
+"""The node cache: a split decoded once a node, memory-mapped by all trials and workers on it.
+
+A training sample then costs the copy of its crop window instead of the decoding of a picture; the
+copy comes from the page cache, which all processes share.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import threading
+import warnings
+import weakref
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from pipelines.dataset import PreparedDataset, Split
+from pipelines.loading import Samples, prepare_ahead
+
+# Of the file; a change makes old files unreadable, so it is part of their names.
+VERSION = 1
+# Left free on the disk, so that a cache never fills it.
+MARGIN = 1 << 30
+SCHEMA = pa.schema([("image", pa.large_binary()), ("label", pa.large_binary())])
+
+
+@dataclass(frozen=True)
+class NodeCache:
+    """Decoded splits in `directory`, at most `capacity` bytes together (None: what the disk has).
+
+    Safe to use from many processes at once: one builds, the others wait. What no process uses is
+    evicted, the longest unused first, when room is needed.
+    """
+
+    directory: Path
+    capacity: int | None = None
+
+    def decoded(self, dataset: PreparedDataset, name: str, threads: int = 2) -> Samples:
+        """The decoded copy of a split, built on first use by `threads` threads; the split itself,
+        with a warning, where there is no room for a copy.
+
+        Raises:
+            DatasetError: no such split, or a damaged sample in it.
+        """
+        split = dataset.split(name)
+        size = int((split.heights * split.widths).sum()) * 4
+        path = self.directory / f"{dataset.manifest.fingerprint[:32]}-{name}.{VERSION}.arrow"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            while True:
+                found = DecodedSplit.open(path, split)
+                if found is not None:
+                    return found
+                with FileLock(path.with_suffix(".lock")):
+                    if not path.exists() and not self._build(path, split, size, threads):
+                        return split
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+                raise
+            warnings.warn(
+                f"no node cache in {self.directory} ({error.strerror}); decoding every sample "
+                "each time, which is slower",
+                stacklevel=2,
+            )
+            return split
+
+    def _build(self, path: Path, split: Split, size: int, threads: int) -> bool:
+        """Write the copy under the lock of `path`; False where there is no room for it."""
+        for left in self.directory.glob(f"{path.name}.partial"):  # by a killed builder
+            left.unlink()
+        # One at a time looks for room, so that two do not count on the same.
+        with FileLock(self.directory / "room.lock"):
+            room = self._make_room(size)
+        if room < size:
+            warnings.warn(
+                f"no node cache for split {split.name!r}: it needs {size / 2**30:.2f} GiB and "
+                f"{self.directory} has room for {max(0, room) / 2**30:.2f} GiB; decoding every "
+                "sample each time, which is slower",
+                stacklevel=4,
+            )
+            return False
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+                for image, label in prepare_ahead(
+                    split.read, range(len(split)), threads, ahead=2 * threads
+                ):
+                    row = [pa.array([values.tobytes()], kind) for values, kind in
+                           ((image, pa.large_binary()), (label, pa.large_binary()))]  # fmt: skip
+                    writer.write_batch(pa.record_batch(row, schema=SCHEMA))
+            partial.rename(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return True
+
+    def _make_room(self, size: int) -> int:
+        """Evict what is unused until `size` bytes fit; returns the bytes there is room for."""
+        entries = sorted(self.directory.glob("*.arrow"), key=lambda path: path.stat().st_mtime)
+        for path in [None, *entries]:
+            if path is not None:
+                _evict(path)
+            used = sum(each.stat().st_size for each in self.directory.glob("*.arrow*"))
+            free = shutil.disk_usage(self.directory).free - MARGIN
+            room = free if self.capacity is None else min(free, self.capacity - used)
+            if room >= size:
+                break
+        return room
+
+
+class DecodedSplit:
+    """A split whose samples are decoded; `read` returns views of the shared pages, not to be
+    written to."""
+
+    def __init__(self, split: Split, file: int, source: pa.MemoryMappedFile) -> None:
+        self._split = split
+        self._reader = pa.ipc.open_file(source)
+        if self._reader.num_record_batches != len(split):
+            raise pa.ArrowInvalid("other number of samples")
+        self._reading = threading.Lock()
+        self.identifiers = split.identifiers
+        self.groups = split.groups
+        self.heights = split.heights
+        self.widths = split.widths
+        self.class_pixels = split.class_pixels
+        # The shared lock on `file` keeps the copy from eviction for as long as this object lives.
+        weakref.finalize(self, os.close, file)
+
+    @classmethod
+    def open(cls, path: Path, split: Split) -> DecodedSplit | None:
+        """Open and lock the copy at `path`; None where it is missing or damaged (and removed)."""
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if os.fstat(file).st_nlink == 0:  # evicted between opening and locking
+                raise FileNotFoundError
+            os.utime(path)
+            return cls(split, file, pa.memory_map(str(path)))
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            if isinstance(error, pa.ArrowInvalid):
+                path.unlink(missing_ok=True)
+            os.close(file)
+            return None
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    @cached_property
+    def centroids(self) -> NDArray[np.int64]:
+        return self._split.centroids
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Image uint8 (height, width, 3) and label uint8 (height, width) of a sample, read-only."""
+        with self._reading:
+            batch = self._reader.get_batch(index)
+        size = (int(self.heights[index]), int(self.widths[index]))
+        image, label = (np.frombuffer(column.buffers()[2], np.uint8) for column in batch.columns)
+        return image.reshape(*size, 3), label.reshape(size)
+
+
+def _evict(path: Path) -> None:
+    """Remove a copy that no process has open."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(file)

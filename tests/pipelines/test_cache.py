@@ -1,0 +1,152 @@
+"""The node cache: contents, concurrency, killed builders, lack of room, eviction."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines import cache
+from pipelines.cache import DecodedSplit, NodeCache
+from pipelines.dataset import DatasetError, PreparedDataset, Split, open_dataset
+from pipelines.prepare import prepare_streets
+
+
+def arrow_files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.arrow"))
+
+
+def test_the_copy_holds_the_same_samples(streets: PreparedDataset, tmp_path: Path) -> None:
+    split = streets.split("train")
+    found = NodeCache(tmp_path).decoded(streets, "train")
+    assert isinstance(found, DecodedSplit)
+    assert len(found) == len(split)
+    assert found.identifiers == split.identifiers
+    assert np.array_equal(found.centroids, split.centroids)
+    for index in range(len(split)):
+        for mine, own in zip(found.read(index), split.read(index), strict=True):
+            assert np.array_equal(mine, own)
+            assert not mine.flags.writeable
+    again = NodeCache(tmp_path).decoded(streets, "train")
+    assert isinstance(again, DecodedSplit)
+    assert len(arrow_files(tmp_path)) == 1
+
+
+def test_many_processes_build_once(streets: PreparedDataset, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from pipelines import cache
+from pipelines.dataset import Split, open_dataset
+reads = []
+read = Split.read
+Split.read = lambda self, index: reads.append(index) or read(self, index)
+found = cache.NodeCache(Path({str(tmp_path)!r})).decoded(
+    open_dataset({streets.location.path!r}), "train")
+assert type(found).__name__ == "DecodedSplit"
+print(len(reads))
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    counts = sorted(int(process.communicate(timeout=120)[0]) for process in processes)
+    assert counts == [0, 0, 11]
+
+
+def test_a_killed_builder_leaves_no_copy(streets: PreparedDataset, tmp_path: Path) -> None:
+    code = f"""
+import time
+from pathlib import Path
+from pipelines import cache
+from pipelines.dataset import Split, open_dataset
+read = Split.read
+Split.read = lambda self, index: time.sleep(0.2 if index > 4 else 0) or read(self, index)
+cache.NodeCache(Path({str(tmp_path)!r})).decoded(open_dataset({streets.location.path!r}), "train")
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*.partial")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(tmp_path.glob("*.partial"))
+    assert not arrow_files(tmp_path)
+    found = NodeCache(tmp_path).decoded(streets, "train")
+    assert isinstance(found, DecodedSplit)
+    assert np.array_equal(found.read(10)[0], streets.split("train").read(10)[0])
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_without_room_samples_are_decoded_each_time(
+    streets: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.warns(UserWarning, match=r"no node cache for split 'train': it needs"):
+        found = NodeCache(tmp_path, capacity=10_000).decoded(streets, "train")
+    assert isinstance(found, Split)
+    full = shutil.disk_usage(tmp_path)._replace(free=cache.MARGIN + 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.warns(UserWarning, match="has room for 0.00 GiB"):
+        assert isinstance(NodeCache(tmp_path).decoded(streets, "train"), Split)
+    assert not arrow_files(tmp_path)
+
+
+def test_a_disk_that_fills_up_is_no_failure(
+    streets: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(cache.pa.ipc, "new_file", full)
+    with pytest.warns(UserWarning, match="No space left on device"):
+        assert isinstance(NodeCache(tmp_path).decoded(streets, "train"), Split)
+    assert not list(tmp_path.glob("*.arrow*"))
+
+
+def test_a_damaged_copy_is_built_again(streets: PreparedDataset, tmp_path: Path) -> None:
+    NodeCache(tmp_path).decoded(streets, "val")
+    path = arrow_files(tmp_path)[0]
+    path.write_bytes(path.read_bytes()[:1000])
+    found = NodeCache(tmp_path).decoded(streets, "val")
+    assert isinstance(found, DecodedSplit)
+    assert np.array_equal(found.read(2)[1], streets.split("val").read(2)[1])
+
+
+def test_a_damaged_sample_is_named(streets: PreparedDataset, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(streets.location.path, tmp_path / "copy"))
+    stored, _ = open_dataset(directory).split("train").read_encoded(3)
+    shard = next(directory.glob("train-*"))
+    data = bytearray(shard.read_bytes())
+    data[data.index(stored) + 50] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DatasetError, match="sample 'train-00003'"):
+        NodeCache(tmp_path / "cache").decoded(open_dataset(directory), "train")
+    assert not list((tmp_path / "cache").glob("*.arrow*"))
+
+
+def test_only_what_is_unused_is_evicted(tmp_path: Path) -> None:
+    datasets = []
+    for seed in range(3):
+        prepare_streets(tmp_path / str(seed), train=4, val=1, size=(32, 64), seed=seed)
+        datasets.append(open_dataset(tmp_path / str(seed)))
+    room = NodeCache(tmp_path / "cache", capacity=80_000)  # a copy takes 32768 bytes and a little
+    first, second = (room.decoded(dataset, "train") for dataset in datasets[:2])
+    assert isinstance(first, DecodedSplit)
+    assert isinstance(second, DecodedSplit)
+    with pytest.warns(UserWarning, match="no node cache"):
+        assert isinstance(room.decoded(datasets[2], "train"), Split)
+    kept = first.read(0)[0]
+    del second
+    gc.collect()
+    assert isinstance(room.decoded(datasets[2], "train"), DecodedSplit)
+    names = [path.name[:8] for path in arrow_files(tmp_path / "cache")]
+    assert sorted(names) == sorted(datasets[i].manifest.fingerprint[:8] for i in (0, 2))
+    assert np.array_equal(kept, datasets[0].split("train").read(0)[0])
