@@ -68,7 +68,7 @@ def load_pretrained(backbone: Backbone, checkpoint: Mapping[str, object]) -> Pre
         options = _fitting_options(state)
         if options:
             raise PretrainedError(
-                f"the checkpoint fits {options}, the model is {backbone.built_as}: "
+                f"the checkpoint fits {options}, the model is {_described(backbone)}: "
                 f"set {options}, or take other weights"
             )
     if not match.fits:
@@ -187,9 +187,13 @@ def _fitting_options(state: Mapping[str, object]) -> str | None:
     return None
 
 
+def _described(backbone: Backbone) -> str:
+    return backbone.built_as or type(backbone).__name__
+
+
 def _explain(backbone: Backbone, state: Mapping[str, object], match: _Match) -> str:
     """Why a checkpoint that fits no other options does not fit these."""
-    model = f"the model ({backbone.built_as})"
+    model = f"the model ({_described(backbone)})"
     if not match.sources:
         first = ", ".join(list(state)[:3]) or "none"
         known = ", ".join(layout.name for layout in (*backbone.layouts, _OWN))

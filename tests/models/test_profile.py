@@ -1,0 +1,179 @@
+"""Counted parameters and multiply-adds, the paper's figures, and the command."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models import FENet, FENetConfig, count_multiply_adds, count_parameters
+from models.cost import parts
+from models.enhancement import Extractor
+from models.latency import measure_latency
+from models.profile import main, profile
+
+
+def counted_by_hand(model: nn.Module, image: Tensor) -> int:
+    """Output values times taps, over every layer that convolves."""
+    total = 0
+
+    def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal total
+        weight = module.kernel if isinstance(module, Extractor) else module.weight
+        assert isinstance(weight, Tensor)
+        total += output.numel() * weight[0].numel()
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | Extractor):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        model.eval()(image)
+    return total
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        FENetConfig("resnet18", channels=8, supervision=(3, 4)),
+        FENetConfig("dfnet2", channels=8, ppm=False, flows=("semantic",), extractor_kernel=5),
+    ],
+)
+def test_multiply_adds_are_those_of_every_convolution(config: FENetConfig) -> None:
+    model = FENet(config, 5)
+    expected = counted_by_hand(model, torch.randn(1, 3, 70, 101))
+    assert count_multiply_adds(config, 5, 70, 101) == expected
+    assert count_multiply_adds(model, 5, 70, 101) == expected
+    assert next(model.parameters()).device.type == "cpu"
+
+
+def test_multiply_adds_of_a_network_of_ones_own() -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+            self.classifier = nn.Linear(4, 2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.classifier(self.conv(images).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    assert count_multiply_adds(Network(), 2, 6, 7) == 6 * 7 * (3 * 9 * 4 + 4 * 2)
+
+
+def test_auxiliary_heads_are_counted_only_on_request() -> None:
+    plain = FENet(FENetConfig("dfnet1", channels=8), 5)
+    supervised = FENet(FENetConfig("dfnet1", channels=8, supervision=(4,)), 5)
+    heads = sum(p.numel() for p in supervised.auxiliary.parameters())
+    assert heads > 0
+    assert count_parameters(supervised) == count_parameters(plain)
+    assert count_parameters(supervised, auxiliary=True) == count_parameters(plain) + heads
+
+
+def test_parts_are_all_there_is() -> None:
+    model = FENet(FENetConfig("dfnet1", channels=8, supervision=(4,)), 5)
+    found = parts(model)
+    assert list(found) == [
+        "backbone", "neck", "flows.detail", "flows.semantic", "head", "auxiliary.stage4",
+    ]  # fmt: skip
+    total = sum(count_parameters(part) for part in found.values())
+    assert total == count_parameters(model, auxiliary=True)
+
+
+#: Tables 2 and 3(a) as printed in the paper.
+PUBLISHED = [
+    ("resnet101", "baseline", 44.2, 239.2),
+    ("resnet101", "strong", 46.6, 239.5),
+    ("resnet101", "df", 8.9, 63.5),
+    ("resnet101", "sf", 8.9, 254.0),
+    ("resnet101", "fenet", 66.0, None),
+    ("resnet18", "fenet", 16.8, None),
+]
+
+
+def test_the_tables_of_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    by_name = {(row["backbone"], row["name"]): row for row in rows}
+    assert {"baseline", "strong", "strong+df", "strong+sf", "fenet"} <= {r["name"] for r in rows}
+    given = {key for key, row in by_name.items() if row["paper_params_m"] or row["paper_gflops"]}
+    assert given == {(backbone, name) for backbone, name, *_ in PUBLISHED}
+    for backbone, name, params, gflops in PUBLISHED:
+        row = by_name[backbone, name]
+        assert (row["paper_params_m"], row["paper_gflops"]) == (params, gflops)
+        assert row["params_m"] == pytest.approx(params, rel=0.005)
+        if gflops:
+            assert row["gflops"] == pytest.approx(gflops, rel=0.005)
+
+
+def test_a_flow_alone_is_what_it_adds() -> None:
+    rows = {
+        name: profile(name, "dfnet1", 19, 256, 256) for name in ("strong", "strong+df", "fenet")
+    }
+    flow = rows["fenet"].parts["df"]
+    # The flow, and a head that takes four concatenated levels instead of their sum.
+    wider = 3 * 64 * 64 * 9
+    added = rows["strong+df"].params_m - rows["strong"].params_m
+    assert added == pytest.approx(flow.params_m + wider / 1e6)
+    more = rows["strong+df"].gflops - rows["strong"].gflops
+    assert more == pytest.approx(flow.gflops + wider * 64 * 64 / 1e9)
+    for row in rows.values():
+        assert sum(part.params_m for part in row.parts.values()) == pytest.approx(row.params_m)
+        assert sum(part.gflops for part in row.parts.values()) == pytest.approx(row.gflops)
+
+
+def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["baseline", "--backbone", "resnet101", "--parts"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == [
+        "resnet101", "baseline", "44.204", "44.2", "+0.01", "238.337", "239.2", "-0.36",
+    ]  # fmt: skip
+    assert [line.split()[0] for line in lines[2:5]] == ["backbone", "laterals+ppm", "head"]
+    assert "1024 x 1024" in lines[-1]
+
+
+def test_the_papers_figures_stand_only_where_they_apply(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["strong", "--backbone", "resnet101", "--size", "128x256", "--json"])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["paper_params_m"], row["paper_gflops"]) == (46.6, None)
+    main(["strong", "--backbone", "resnet101", "--size", "128", "--classes", "150", "--json"])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["paper_params_m"], row["paper_gflops"]) == (None, None)
+
+
+def test_latency(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["baseline", "--backbone", "dfnet1", "--size", "64", "--latency", "--json"])
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["latency_ms"] > 0
+    main(["baseline", "--backbone", "dfnet1", "--size", "64", "--latency"])
+    assert "latency: batch of one" in capsys.readouterr().out
+
+
+def test_peak_memory_grows_with_the_image() -> None:
+    def peak(size: int) -> float | None:
+        config = FENetConfig("dfnet1", ppm=False, flows=())
+        return measure_latency(lambda: FENet(config, 19), size, size, torch.device("cpu"))[1]
+
+    small, large = peak(64), peak(512)
+    if small is None or large is None:
+        pytest.skip("this system does not tell a process's peak memory")
+    # 19 classes of 512 x 512 pixels alone are 19 MiB.
+    assert large > small + 19
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fenett"], "no network 'fenett'; there are baseline, strong"),
+        (["--backbone", "vgg"], "invalid choice: 'vgg'"),
+        (["--size", "12x"], "'12x' is no size"),
+        (["--size", "0"], "'0' is no size"),
+        (["--classes", "0"], "'0' is no number of classes"),
+    ],
+)
+def test_arguments_that_make_no_sense(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        main(arguments)
+    assert exit_status.value.code == 2
+    assert message in capsys.readouterr().err
