@@ -22,8 +22,8 @@ import pyarrow as pa
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from pipelines.dataset import PreparedDataset, Split
-from pipelines.loading import Samples, prepare_ahead
+from pipelines.ahead import prepare_ahead
+from pipelines.dataset import PreparedDataset, Samples, Split
 
 # Of the file; a change makes old files unreadable, so it is part of their names.
 VERSION = 1

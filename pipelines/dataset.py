@@ -6,6 +6,7 @@ import hashlib
 import threading
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,11 +25,27 @@ __all__ = [
     "DatasetError",
     "Manifest",
     "PreparedDataset",
+    "Samples",
     "Split",
     "open_dataset",
 ]
 
 IGNORE_INDEX = 255
+
+
+class Samples(Protocol):
+    """What the loaders need of a split: a `Split`, or a decoded copy of it."""
+
+    identifiers: list[str]
+    heights: NDArray[np.int64]
+    widths: NDArray[np.int64]
+
+    @property
+    def centroids(self) -> NDArray[np.int64]: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
 
 
 class Split:

@@ -6,39 +6,20 @@ failing sample raises in the loop with the sample's name.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipelines.ahead import prepare_ahead
 from pipelines.data import DataConfig
+from pipelines.dataset import Samples
 from pipelines.geometry import CropPlan, canvas_size, plan_crop
 from pipelines.sampling import ClassUniform, Draws, GlobalBatches
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-class Samples(Protocol):
-    """What the loaders need of a split: `pipelines.dataset.Split`, or a decoded copy of it."""
-
-    identifiers: list[str]
-    heights: NDArray[np.int64]
-    widths: NDArray[np.int64]
-
-    @property
-    def centroids(self) -> NDArray[np.int64]: ...
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
 
 
 @dataclass(frozen=True)
@@ -238,26 +219,6 @@ class EvaluationBatches:
             indices=torch.tensor(indices),
             identifiers=tuple(self._split.identifiers[index] for index in indices),
         )
-
-
-def prepare_ahead(
-    prepare: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
-) -> Iterator[Result]:
-    """`map(prepare, items)` in order, with at most `ahead` results waiting or in work.
-
-    An error in `prepare` is raised where its result would have come. Threads end with the iterator.
-    """
-    executor = ThreadPoolExecutor(threads, thread_name_prefix="loading")
-    pending: deque[Future[Result]] = deque()
-    source = iter(items)
-    try:
-        pending.extend(executor.submit(prepare, item) for item in islice(source, ahead))
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(executor.submit(prepare, item) for item in islice(source, 1))
-            yield result
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _paste(canvas: NDArray[np.uint8], window: NDArray[np.uint8]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,10 +23,12 @@ from rich.progress import (
 from rich.text import Text
 
 from pipelines import preparation
+from pipelines.dataset import open_dataset
+from pipelines.inspection import describe, verify
 from pipelines.manifest import DatasetError, Manifest
 from pipelines.preparation import prepare, recipe_digest
 from pipelines.readers import READERS
-from pipelines.readers.streets import Streets
+from pipelines.readers.streets import Streets, parse_size
 
 
 def prepare_streets(
@@ -61,36 +64,73 @@ def cores() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    console = Console(stderr=True)
     try:
-        reader = READERS[options.dataset].from_arguments(options)
-        with _progress(console, f"preparing {reader.name}") as progress:
-            manifest = prepare(
-                reader,
-                options.destination,
-                options.workers,
-                options.skip_invalid,
-                progress=progress,
-            )
-    except DatasetError as error:
+        if options.command == "inspect":
+            _inspect(options)
+        elif options.command == "preview":
+            _preview(options)
+        else:
+            _prepare(options)
+    except (DatasetError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on from here", file=sys.stderr)
         return 130
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    reader = READERS[options.command].from_arguments(options)
+    with _progress(f"preparing {reader.name}") as progress:
+        manifest = prepare(
+            reader, options.destination, options.workers, options.skip_invalid, progress=progress
+        )
+    if options.verify:
+        with _progress("verifying") as progress:
+            verify(open_dataset(options.destination), progress)
     for problem in manifest.skipped:
         print(f"skipped {problem}", file=sys.stderr)
     counts = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
     print(f"{options.destination}: {manifest.name}, {counts}, {len(manifest.classes)} classes")
     print(f"fingerprint {manifest.fingerprint}")
-    return 0
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from pipelines.sheets import contact_sheet  # torch takes seconds to import
+
+    dataset = open_dataset(options.uri)
+    print(describe(dataset))
+    if options.verify:
+        with _progress("verifying") as progress:
+            verify(dataset, progress)
+        print("verified: every shard and every sample is as it was written")
+    path = options.out or Path(f"{dataset.manifest.name}-samples.png")
+    contact_sheet(dataset, options.count).save(path)
+    print(f"contact sheet: {path}")
+
+
+def _preview(options: argparse.Namespace) -> None:
+    from pipelines.data import DataConfig
+    from pipelines.sheets import preview
+
+    dataset = open_dataset(options.uri)
+    split = dataset.split(options.split)
+    crop = options.crop or (
+        min(1024, int(np.median(split.heights))),
+        min(1024, int(np.median(split.widths))),
+    )
+    data = DataConfig(crop=crop, train_split=options.split, class_uniform=options.class_uniform)
+    path = options.out or Path(f"{dataset.manifest.name}-crops.png")
+    preview(dataset, data, options.count, options.seed).save(path)
+    print(f"augmented crops of {crop[1]}x{crop[0]}: {path}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.prepare", description=__doc__.split(": ", 1)[1]
     )
-    commands = parser.add_subparsers(dest="dataset", required=True, metavar="DATASET")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, reader in READERS.items():
         command = commands.add_parser(name, help=reader.help, description=reader.help)
         reader.add_arguments(command)
@@ -101,12 +141,33 @@ def _parser() -> argparse.ArgumentParser:
             action="store_true",
             help="leave bad samples out and record them, instead of failing",
         )
+        _add_verify(command)
+    inspect = commands.add_parser("inspect", help="counts, class frequencies and a contact sheet")
+    _add_verify(inspect)
+    crops = commands.add_parser("preview", help="a sheet of augmented crops with their labels")
+    crops.add_argument("--crop", type=parse_size, metavar="WxH", help="default: the images' size")
+    crops.add_argument("--split", default="train")
+    crops.add_argument("--seed", type=int, default=0)
+    crops.add_argument("--class-uniform", type=float, default=0.0, metavar="SHARE")
+    for command in (inspect, crops):
+        command.add_argument("uri", help="prepared data set, a directory or URI")
+        command.add_argument("--count", type=int, default=12, help="samples to draw")
+        command.add_argument("--out", type=Path, metavar="FILE", help="picture to write")
     return parser
 
 
+def _add_verify(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare checksums and decode every sample of what is there",
+    )
+
+
 @contextmanager
-def _progress(console: Console, title: str) -> Iterator[preparation.Progress]:
+def _progress(title: str) -> Iterator[preparation.Progress]:
     """A bar with rate and time left; on no terminal, nothing."""
+    console = Console(stderr=True)
     columns: list[ProgressColumn] = [
         TextColumn("{task.description}"),
         BarColumn(),

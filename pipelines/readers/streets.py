@@ -59,7 +59,7 @@ class Streets(Reader):
         parser.add_argument("--train", type=int, default=cls.train, metavar="N")
         parser.add_argument("--val", type=int, default=cls.val, metavar="N")
         parser.add_argument(
-            "--size", type=_size, default=cls.size, metavar="WxH", help="default: 256x128"
+            "--size", type=parse_size, default=cls.size, metavar="WxH", help="default: 256x128"
         )
         parser.add_argument("--seed", type=int, default=cls.seed)
 
@@ -79,7 +79,8 @@ def _renderer_version() -> str:
     return digest.hexdigest()[:16]
 
 
-def _size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width of `WIDTHxHEIGHT`."""
     try:
         width, height = (int(part) for part in text.lower().split("x"))
         if min(width, height) < 16:

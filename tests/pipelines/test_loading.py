@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.ahead import prepare_ahead
 from pipelines.data import DataConfig
 from pipelines.dataset import DatasetError, PreparedDataset, open_dataset
-from pipelines.loading import EvaluationBatches, TrainingBatches, prepare_ahead
+from pipelines.loading import EvaluationBatches, TrainingBatches
 
 DATA = DataConfig(crop=(24, 40))
 
