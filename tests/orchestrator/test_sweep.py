@@ -1,0 +1,227 @@
+"""The command itself: real studies through Ray Tune, Ray Train and MLflow."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from PIL import Image
+from safetensors.torch import load_file
+
+from pipelines.prepare import prepare_streets
+
+STUDY = """\
+study: tiny
+description: Two variants, two workers.
+compare_to: strong
+base:
+  data: {dataset: DATASET, crop: [32, 48]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {epochs: 3, batch: 6, learning_rate: 0.02}
+variants:
+  strong:
+    set: {model: {flows: []}}
+    reference: {miou: 77.3, source: "Table 1(a)"}
+  full:
+    label: FENet
+    set: {model: {supervision: [3, 4]}}
+    reference: {miou: 80.1, source: "Table 1(a)"}
+resources: {workers: 2, cpus_per_worker: 0.5}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, small_streets: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.replace("DATASET", str(small_streets)))
+    return path
+
+
+def command(study: Path, *options: str) -> list[str]:
+    storage = study.parent / "storage"
+    line = [sys.executable, "-m", "orchestrator.sweep", str(study), "--storage", str(storage)]
+    return [*line, *options]
+
+
+def sweep(study: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI",)}
+    return subprocess.run(
+        command(study, *options), capture_output=True, text=True, timeout=400, env=environment
+    )
+
+
+def runs(study: Path) -> tuple[list[Run], dict[str, Run], MlflowClient]:
+    """The study's parent runs and its trials' runs by name."""
+    client = MlflowClient(f"sqlite:///{study.parent / 'storage' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    parents = [run for run in found if run.data.tags["orchestrator.kind"] == "study"]
+    trials = [run for run in found if run.data.tags["orchestrator.kind"] == "trial"]
+    assert len({run.info.run_name for run in trials}) == len(trials)
+    return parents, {run.info.run_name: run for run in trials}, client
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_study_from_file_to_table(study: Path) -> None:
+    first = sweep(study)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stderr == ""
+    assert "2 trials: 2 missing" in first.stdout
+    assert "full: epoch 3/3, loss" in first.stdout
+    assert "mlflow ui --backend-store-uri sqlite:" in first.stdout
+    (row,) = [line for line in first.stdout.splitlines() if line.startswith("│ FENet")]
+    assert "80.1" in row
+    assert "+2.8" in row
+
+    parents, trials, client = runs(study)
+    (parent,) = parents
+    assert parent.info.status == "FINISHED"
+    documents = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    assert documents == {"study.yaml", "table.md", "table.csv"}
+    assert set(trials) == {"strong", "full"}
+    for run in trials.values():
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        for metric in ("train/loss", "val/miou", "learning_rate", "images_per_second", "epoch"):
+            history = client.get_metric_history(run.info.run_id, metric)
+            assert [entry.step for entry in history] == [1, 2, 3], metric
+        assert run.data.metrics["model/parameters_m"] > 1
+        assert run.data.metrics["model/gflops"] > 0
+        assert 0 < run.data.metrics["memory_gib"] < 8
+        folder = Path(client.download_artifacts(run.info.run_id, ""))
+        for picture in ("confusion.png", "panels.png"):
+            with Image.open(folder / picture) as image:
+                image.load()
+        assert len((folder / "confusion.csv").read_text().splitlines()) == 11
+        weights = load_file(folder / "best" / "model.safetensors")
+        assert weights.keys() == load_file(folder / "last" / "model.safetensors").keys()
+    full, strong = trials["full"], trials["strong"]
+    assert full.data.metrics["model/gflops"] > strong.data.metrics["model/gflops"]
+    assert "train/loss/stage3" in full.data.metrics
+
+    again = sweep(study)
+    assert again.returncode == 0
+    assert "2 trials: 2 finished" in again.stdout
+    assert row in again.stdout
+    parents_after, trials_after, _ = runs(study)
+    assert len(parents_after) == 1
+    assert {r.info.run_id for r in trials_after.values()} == {
+        r.info.run_id for r in trials.values()
+    }
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_stops_clean_and_goes_on(study: Path) -> None:
+    study.write_text(study.read_text().replace("epochs: 3", "epochs: 40"))
+    output = study.parent / "output.txt"
+    with output.open("w") as file:
+        process = subprocess.Popen(command(study, "--only", "strong"), stdout=file)
+    children: list[psutil.Process] = []
+    try:
+        wait_for(lambda: "epoch 2/40" in output.read_text() or process.poll() is not None, 200)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+    assert "not finished" in output.read_text()
+    wait_for(lambda: not any(child.is_running() for child in children), 20)
+
+    (parent,), trials, client = runs(study)
+    assert parent.info.status == "KILLED"
+    assert trials["strong"].info.status == "KILLED"
+    reached = int(trials["strong"].data.metrics["epoch"])
+    assert reached >= 2
+
+    # The last epochs are enough to see that it went on and did not begin again.
+    resumed = sweep(study, "--only", "strong")
+    assert resumed.returncode == 0, resumed.stdout
+    assert "1 to resume" in resumed.stdout
+    assert "epoch 1/40" not in resumed.stdout
+    (parent,), trials, client = runs(study)
+    assert trials["strong"].info.status == "FINISHED"
+    history = client.get_metric_history(trials["strong"].info.run_id, "val/miou")
+    assert sorted(entry.step for entry in history) == list(range(1, 41))
+
+
+@pytest.mark.slow
+def test_one_failing_trial_leaves_the_others_alone(study: Path) -> None:
+    study.write_text(
+        study.read_text()
+        .replace("supervision: [3, 4]}", "supervision: [3, 4]}, data: {dataset: D}")
+        .replace("epochs: 3", "epochs: 1")
+    )
+    broken = study.parent / "broken"
+    prepare_streets(broken, train=6, val=2, size=(32, 64))
+    study.write_text(study.read_text().replace("dataset: D}", f"dataset: {broken}}}"))
+    (shard,) = broken.glob("*train*.parquet")
+    content = bytearray(shard.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(200)
+    shard.write_bytes(content)
+
+    done = sweep(study)
+    assert done.returncode == 1, done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("failed ")]
+    assert "full: DatasetError: " in line
+    assert str(shard) in line
+    (parent,), trials, _ = runs(study)
+    assert parent.info.status == "FAILED"
+    assert trials["strong"].info.status == "FINISHED"
+    assert trials["full"].info.status == "FAILED"
+    assert "DatasetError" in trials["full"].data.tags["mlflow.note.content"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "options", "message"),
+    [
+        (
+            "epochs: 3",
+            "epoch: 3",
+            [],
+            "study.yaml:7:14: unknown key `training.epoch`; did you mean",
+        ),
+        ("", "", ["--set", "data.dataset=/nowhere"], "/nowhere: does not exist"),
+        ("", "", ["--set", "data.train_split=training"], "no samples in split 'training'; it has"),
+        ("workers: 2", "workers: 999", [], "resources.workers is 999 with 0.5 CPU each, but the"),
+        (
+            "",
+            "",
+            ["--only", "nothing"],
+            "--only nothing: matches no trial; there are: strong, full",
+        ),
+    ],
+)
+def test_bad_input_gets_a_sentence(
+    study: Path, old: str, new: str, options: list[str], message: str
+) -> None:
+    study.write_text(study.read_text().replace(old, new) if old else study.read_text())
+    done = sweep(study, *options)
+    assert done.returncode == 2
+    assert message in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (study.parent / "storage" / "mlflow.db").exists()
+
+
+def test_a_plan_trains_nothing(study: Path) -> None:
+    done = sweep(study, "--plan")
+    assert done.returncode == 0
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("│ strong")]
+    assert "missing" in line
+    assert line.rstrip(" │").endswith("9")  # 3 epochs of 14 images in batches of 6
+    assert not (study.parent / "storage" / "trials").exists()
