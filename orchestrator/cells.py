@@ -7,13 +7,23 @@ from typing import Literal
 
 from models import count_multiply_adds, count_parameters
 from models.cost import on_meta
-from orchestrator.identity import trial_identity
+from orchestrator.extensions import modules_of
+from orchestrator.identity import code_version, trial_identity
 from orchestrator.study import Trial
 from pipelines.dataset import PreparedDataset, open_dataset
+from pipelines.experiment import Experiment
+from pipelines.network import (
+    NetworkConfig,
+    build_network,
+    check_network,
+    load_backbone_weights,
+)
 from pipelines.precision import resolve_precision
 from pipelines.prepare import ensure_streets
+from pipelines.weights import weights_digest
 
 EMBEDDED = "streets"
+_TRIED = 256  # pixels of a side on which a network of the user's own is tried
 
 
 @dataclass(frozen=True)
@@ -28,10 +38,11 @@ class ModelCost:
 
 @dataclass(frozen=True)
 class Cell:
-    """One trial with everything that decides it resolved: precision, data, identity, cost."""
+    """One trial with everything that decides it resolved: precision, data, weights, code."""
 
     trial: Trial
     identity: str
+    code: str
     dataset: PreparedDataset
     location: str
     cost: ModelCost
@@ -45,16 +56,22 @@ class Cell:
 
 
 def resolve_cells(
-    trials: Sequence[Trial], device: Literal["cpu", "cuda"], datasets_directory: Path
+    trials: Sequence[Trial],
+    device: Literal["cpu", "cuda"],
+    datasets_directory: Path,
+    imports: Sequence[str] = (),
 ) -> list[Cell]:
-    """Open every data set and profile every model that `trials` name.
+    """Open every data set, and build every network, that `trials` name.
 
-    The embedded data set is made in `datasets_directory` if it is not there yet.
+    The embedded data set is made in `datasets_directory` if it is not there yet. imports: the
+    study's modules, which count for the code version.
 
-    Raises DatasetError where a data set or one of its splits is missing.
+    Raises DatasetError where a data set or one of its splits is missing, NetworkError where a
+    network of the user's own cannot be run, WeightsError or PretrainedError where published weights
+    cannot be loaded.
     """
     opened: dict[str, tuple[str, PreparedDataset]] = {}
-    costs: dict[tuple[object, ...], ModelCost] = {}
+    examined: dict[str, tuple[ModelCost, str | None]] = {}
     cells = []
     for trial in trials:
         data = trial.experiment.data
@@ -66,24 +83,41 @@ def resolve_cells(
         location, dataset = opened[data.dataset]
         for split in (data.train_split, data.validation_split):
             dataset.split(split)
-        training = replace(
-            trial.experiment.training,
-            precision=resolve_precision(trial.experiment.training.precision, device),
-        )
-        resolved = replace(trial, experiment=replace(trial.experiment, training=training))
         classes = len(dataset.manifest.classes)
-        key = (trial.experiment.model, classes, data.crop)
-        if key not in costs:
-            costs[key] = _cost(trial, classes)
-        identity = trial_identity(resolved.experiment, dataset.manifest.fingerprint)
-        cells.append(Cell(resolved, identity, dataset, location, costs[key]))
+        training = trial.experiment.training
+        key = repr((trial.experiment.model, training.backbone_weights, classes, data.crop))
+        if key not in examined:
+            examined[key] = _examine(trial.experiment, classes)
+        cost, weights_digest = examined[key]
+        precision = resolve_precision(training.precision, device)
+        experiment = replace(trial.experiment, training=replace(training, precision=precision))
+        cells.append(
+            Cell(
+                trial=replace(trial, experiment=experiment),
+                identity=trial_identity(experiment, dataset.manifest.fingerprint, weights_digest),
+                code=code_version(modules_of(experiment, imports)),
+                dataset=dataset,
+                location=location,
+                cost=cost,
+            )
+        )
     return cells
 
 
-def _cost(trial: Trial, classes: int) -> ModelCost:
-    model, crop = trial.experiment.model, trial.experiment.data.crop
-    return ModelCost(
-        parameters_m=count_parameters(on_meta(model, classes)) / 1e6,
-        gflops=count_multiply_adds(model, classes, *crop) / 1e9,
-        size=crop,
+def _examine(experiment: Experiment, classes: int) -> tuple[ModelCost, str | None]:
+    """What a network costs, and the digest of the weights it starts from, having tried both."""
+    config, (height, width) = experiment.model, experiment.data.crop
+    if isinstance(config, NetworkConfig):
+        check_network(config, classes, (min(height, _TRIED), min(width, _TRIED)))
+        model = on_meta(build_network(config, classes, seed=0), classes)
+    else:
+        model = on_meta(config, classes)
+    weights = experiment.training.backbone_weights
+    if weights is not None:
+        load_backbone_weights(build_network(config, classes, seed=0), weights)
+    cost = ModelCost(
+        parameters_m=count_parameters(model) / 1e6,
+        gflops=count_multiply_adds(model, classes, height, width) / 1e9,
+        size=(height, width),
     )
+    return cost, weights and weights_digest(weights)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -61,21 +61,26 @@ class Gang:
     concurrent: int
 
 
-def connect(address: str | None) -> str:
-    """Join the Ray cluster at `address`, or start one on this machine. Returns where Ray logs."""
+def connect(address: str | None, runtime_environment: Mapping[str, object]) -> str:
+    """Join the Ray cluster at `address`, or start one on this machine. Returns where Ray logs.
+
+    runtime_environment: what every worker process gets besides the installed packages.
+    """
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if runtime_environment:
+        options["runtime_env"] = dict(runtime_environment)
     if address is None:
         for key, value in _LOCAL_SETTINGS.items():
             os.environ.setdefault(key, value)
         # The dashboard stays on: without it a stopped trial's gang is never freed.
         cpus = int(this_machine()[0]["CPU"])
         context = ray.init(
-            num_cpus=cpus, resources={DRIVER_RESOURCE: _MANY}, include_dashboard=True, **quiet
+            num_cpus=cpus, resources={DRIVER_RESOURCE: _MANY}, include_dashboard=True, **options
         )
     else:
-        context = ray.init(address=address, **quiet)
+        context = ray.init(address=address, **options)
     return str(Path(context.address_info["session_dir"]) / "logs")
 
 
@@ -164,8 +169,7 @@ def run_jobs(
 
 
 class _Link:
-    """The way back into this process. Tune writes callbacks to a file for restoring; a link does not
-    travel there."""
+    """The way back into this process. Tune writes its callbacks to a file; a link stays behind."""
 
     def __init__(self, events: TrialEvents) -> None:
         self.events = events

@@ -2,22 +2,28 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import models
 import pipelines
+from orchestrator.extensions import source_files
 from pipelines.experiment import Experiment
 
 
-def trial_identity(experiment: Experiment, fingerprint: str) -> str:
+def trial_identity(
+    experiment: Experiment, fingerprint: str, weights_digest: str | None = None
+) -> str:
     """64 hexadecimal digits that name what an experiment computes.
 
     Fields at their default do not count, so that a new field with a default leaves every identity
-    as it was. The data set counts by its content (`fingerprint`), not by where it lies. The
-    precision must be resolved (`bf16` or `fp32`) and always counts.
+    as it was. The data set counts by its content (`fingerprint`), not by where it lies, and so do
+    the weights that the backbone starts from (`weights_digest`). The precision must be resolved
+    (`bf16` or `fp32`) and always counts.
     """
     precision = experiment.training.precision
     if precision == "auto":
@@ -27,20 +33,27 @@ def trial_identity(experiment: Experiment, fingerprint: str) -> str:
     described["data_fingerprint"] = fingerprint
     described["precision"] = precision
     described.get("training", {}).pop("precision", None)
+    described.get("training", {}).pop("backbone_weights", None)
+    if weights_digest is not None:
+        described["backbone_weights"] = weights_digest
     text = json.dumps(
         {key: value for key, value in described.items() if value != {}}, sort_keys=True
     )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def code_version() -> str:
-    """16 hexadecimal digits of the sources of models/ and pipelines/ and of torch's and kornia's
-    versions: what computes a result."""
+def code_version(extensions: Sequence[ModuleType] = ()) -> str:
+    """16 hexadecimal digits of the sources of models/ and pipelines/, of torch's and kornia's
+    versions, and of the sources of the user's own `extensions`: what computes a result."""
     digest = hashlib.sha256()
     for package in (models, pipelines):
         root = Path(package.__path__[0])
         for path in sorted(root.rglob("*.py")):
             digest.update(f"{root.name}/{path.relative_to(root).as_posix()}\0".encode())
+            digest.update(path.read_bytes())
+    for module in extensions:
+        for path in source_files(module):
+            digest.update(f"{module.__name__}/{path.name}\0".encode())
             digest.update(path.read_bytes())
     for library in ("torch", "kornia"):
         # Builds of one release for other devices (2.13.0+cpu) count as that release.

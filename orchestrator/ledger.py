@@ -77,20 +77,20 @@ class Ledger:
         self._stop_heartbeat = threading.Event()
         self._heartbeat: threading.Thread | None = None
 
-    def find(self, identities: Iterable[str], code: str) -> dict[str, Record]:
-        """The run to go by for each identity the ledger knows, over all studies.
+    def find(self, cells: Iterable[Cell]) -> dict[str, Record]:
+        """The run to go by for each cell the ledger knows, by identity, over all studies.
 
-        A finished run of this code version comes first, then a finished one of another, then the
-        latest that was left unfinished in this study.
+        A finished run of the cell's code version comes first, then a finished one of another, then
+        the latest that was left unfinished in this study.
         """
-        wanted = set(identities)
+        codes = {cell.identity: cell.code for cell in cells}
         found: dict[str, Record] = {}
         experiments = [entry.experiment_id for entry in self._client.search_experiments()]
         names = {e.experiment_id: e.name for e in self._client.search_experiments()}
         runs = self._search(experiments, f"tags.`{_TAG}kind` = 'trial'")
         for run in sorted(runs, key=lambda run: run.info.start_time):
             record = _record(run, names[run.info.experiment_id])
-            if record.identity not in wanted:
+            if record.identity not in codes:
                 continue
             unfinished_elsewhere = (
                 record.status != "FINISHED" and run.info.experiment_id != self.experiment_id
@@ -98,6 +98,7 @@ class Ledger:
             if unfinished_elsewhere:
                 continue
             known = found.get(record.identity)
+            code = codes[record.identity]
             if known is None or _rank(record, code) >= _rank(known, code):
                 found[record.identity] = record
         return found
@@ -138,14 +139,14 @@ class Ledger:
         self._heartbeat = threading.Thread(target=self._keep_beating, daemon=True)
         self._heartbeat.start()
 
-    def begin_trial(self, cell: Cell, code: str, commit: str | None, record: Record | None) -> str:
+    def begin_trial(self, cell: Cell, commit: str | None, record: Record | None) -> str:
         """Make the trial's run, or reopen the unfinished one of `record`, as scheduled. Returns the
         run's id."""
         trial = cell.trial
         tags = {
             f"{_TAG}kind": "trial",
             f"{_TAG}identity": cell.identity,
-            f"{_TAG}code": code,
+            f"{_TAG}code": cell.code,
             f"{_TAG}data": cell.dataset.manifest.fingerprint,
             f"{_TAG}variant": trial.variant,
             f"{_TAG}seed": str(trial.experiment.seed),
@@ -171,8 +172,9 @@ class Ledger:
         self._client.update_run(run_id, "SCHEDULED")
         return str(run_id)
 
-    def start_trial(self, run_id: str) -> None:
-        """The trial's processes are being started."""
+    def start_trial(self, run_id: str, code: str) -> None:
+        """The trial's processes are being started, with the sources as they are now (`code`)."""
+        self._client.set_tag(run_id, f"{_TAG}code", code)
         self._client.update_run(run_id, "RUNNING")
 
     def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:

@@ -1,7 +1,7 @@
 """Writes what happens to the trials into the ledger, and shows it."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 from orchestrator.cells import Cell
+from orchestrator.extensions import modules_of
+from orchestrator.identity import code_version
 from orchestrator.ledger import Ledger, Record
 from orchestrator.progress import StudyProgress
 from orchestrator.worker import RESULTS_DIRECTORY
@@ -16,7 +18,7 @@ from pipelines.checkpoint import WEIGHTS_FILE, read_history
 
 
 class Recorder:
-    """The study's `fleet.TrialEvents`. run_ids: by trial name; logged: epochs the ledger holds already."""
+    """The study's `fleet.TrialEvents`. run_ids: by trial name; logged: epochs in the ledger."""
 
     def __init__(
         self,
@@ -25,6 +27,7 @@ class Recorder:
         cells: Mapping[str, Cell],
         run_ids: Mapping[str, str],
         logged: Mapping[str, set[int]],
+        imports: Sequence[str],
         stop_requested: Callable[[], bool],
     ) -> None:
         self.finished_runs: dict[str, Record] = {}
@@ -34,6 +37,7 @@ class Recorder:
         self._cells = cells
         self._run_ids = run_ids
         self._logged = logged
+        self._imports = imports
         self._stop = stop_requested
 
     def stop_requested(self) -> bool:
@@ -42,7 +46,8 @@ class Recorder:
 
     def started(self, name: str) -> None:
         """The trial's processes are being started."""
-        self._ledger.start_trial(self._run_ids[name])
+        modules = modules_of(self._cells[name].trial.experiment, self._imports)
+        self._ledger.start_trial(self._run_ids[name], code_version(modules))
         self._progress.started(name)
 
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:

@@ -1,7 +1,10 @@
 """What a trial runs on. It does not decide the result, so it is no part of a trial's identity."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from pipelines.cache import NodeCache
 
 
 @dataclass(frozen=True)
@@ -13,6 +16,8 @@ class Resources:
     device: `auto` takes a GPU for each worker where the cluster has any.
     gpus_per_worker: GPUs of each where the device is a GPU; below 1, trials share one.
     concurrent_trials: at most so many gangs at once; as many as fit when left out.
+    node_cache: directory on each node where decoded data is shared by all trials; None for none.
+    node_cache_gib: most it may take; what the disk has when left out.
     retries: restarts from the last checkpoint after a worker or its node is lost.
     """
 
@@ -23,6 +28,8 @@ class Resources:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpus_per_worker: float = 1.0
     concurrent_trials: int | None = None
+    node_cache: str | None = "~/.cache/segmentation-orchestrator"
+    node_cache_gib: float | None = None
     retries: int = 2
 
     def __post_init__(self) -> None:
@@ -40,6 +47,8 @@ class Resources:
             raise ValueError(
                 f"concurrent_trials must be at least 1, received {self.concurrent_trials}"
             )
+        if self.node_cache_gib is not None and self.node_cache_gib <= 0:
+            raise ValueError(f"node_cache_gib must be above 0, received {self.node_cache_gib}")
         if self.retries < 0:
             raise ValueError(f"retries must not be negative, received {self.retries}")
 
@@ -49,3 +58,10 @@ class Resources:
         if device == "cuda":
             asked["GPU"] = self.gpus_per_worker
         return asked
+
+    def cache(self) -> NodeCache | None:
+        """The node cache, which every worker finds under the same path."""
+        if self.node_cache is None:
+            return None
+        capacity = None if self.node_cache_gib is None else int(self.node_cache_gib * 2**30)
+        return NodeCache(Path(self.node_cache).expanduser(), capacity)

@@ -12,13 +12,14 @@ from rich.table import Table
 
 from orchestrator import fleet, table
 from orchestrator.cells import Cell, resolve_cells
-from orchestrator.identity import code_version
+from orchestrator.extensions import modules_of, runtime_environment
 from orchestrator.ledger import Ledger, Record, RunStatus, Standing, standing
 from orchestrator.progress import StudyProgress, TrialProgress
 from orchestrator.provenance import git_commit
 from orchestrator.recorder import Recorder
 from orchestrator.study import Plan
 from orchestrator.trial import Job
+from orchestrator.worker import WorkerTask
 
 
 @dataclass
@@ -54,19 +55,26 @@ def run_study(plan: Plan, setting: Setting, plan_only: bool = False) -> bool:
     Raises DatasetError, fleet.CapacityError or ledger.LedgerError before anything is trained.
     """
     ray_logs = None
+    environment = runtime_environment(
+        {m.__name__: m for t in plan.trials for m in modules_of(t.experiment, plan.study.imports)}
+    )
     if setting.address is None:
         gang = fleet.plan_gang(plan.study.resources, fleet.this_machine())
     else:
-        ray_logs = fleet.connect(setting.address)
+        ray_logs = fleet.connect(setting.address, environment)
         gang = fleet.plan_gang(plan.study.resources, fleet.connected_nodes())
     try:
-        cells = resolve_cells(plan.trials, gang.device, setting.storage / "datasets")
-        code = code_version()
+        setting.console.print(
+            "opening the data; the embedded set is made on first use", style="dim"
+        )
+        cells = resolve_cells(
+            plan.trials, gang.device, setting.storage / "datasets", plan.study.imports
+        )
         ledger = Ledger(setting.tracking_uri, setting.storage / "artifacts")
         if plan_only:
-            _show_plan(plan, cells, ledger, code, gang, setting.console)
+            _show_plan(plan, cells, ledger, gang, setting.console)
             return True
-        return _Run(plan, setting, gang, cells, code, ledger, ray_logs).execute()
+        return _Run(plan, setting, gang, cells, ledger, environment, ray_logs).execute()
     finally:
         fleet.disconnect()
 
@@ -77,8 +85,8 @@ class _Run:
     setting: Setting
     gang: fleet.Gang
     cells: list[Cell]
-    code: str
     ledger: Ledger
+    environment: Mapping[str, object]
     ray_logs: str | None
 
     def execute(self) -> bool:
@@ -86,8 +94,8 @@ class _Run:
         status: RunStatus = "FAILED"
         documents: dict[str, str] = {}
         try:
-            records = self.ledger.find({cell.identity for cell in self.cells}, self.code)
-            standings = _standings(self.cells, records, self.code)
+            records = self.ledger.find(self.cells)
+            standings = _standings(self.cells, records)
             done = ("finished", "stale")
             todo = [cell for cell in self.cells if standings[cell.trial.name] not in done]
             finished = {
@@ -117,7 +125,7 @@ class _Run:
     def _train(self, todo: list[Cell], records: Mapping[str, Record]) -> Recorder:
         console = self.setting.console
         if self.ray_logs is None:
-            self.ray_logs = fleet.connect(None)
+            self.ray_logs = fleet.connect(None, self.environment)
         console.print(
             f"Ray's logs: {self.ray_logs}\nother output: {self.setting.log}",
             style="dim",
@@ -131,7 +139,7 @@ class _Run:
         for cell in todo:
             record = records.get(cell.identity)
             name = cell.trial.name
-            run_ids[name] = self.ledger.begin_trial(cell, self.code, commit, record)
+            run_ids[name] = self.ledger.begin_trial(cell, commit, record)
             logged[name] = self.ledger.logged_epochs(record)
         progress = StudyProgress.of(
             console,
@@ -144,9 +152,14 @@ class _Run:
                 for cell in todo
             ],
         )
-        by_name = {cell.trial.name: cell for cell in todo}
         recorder = Recorder(
-            self.ledger, progress, by_name, run_ids, logged, lambda: self.setting.stop.requested
+            self.ledger,
+            progress,
+            {cell.trial.name: cell for cell in todo},
+            run_ids,
+            logged,
+            self.plan.study.imports,
+            lambda: self.setting.stop.requested,
         )
         with progress:
             fleet.run_jobs(
@@ -163,8 +176,13 @@ class _Run:
         return Job(
             name=cell.trial.name,
             run_name=f"{cell.identity[:16]}-{run_id}",
-            experiment=cell.trial.experiment,
-            dataset=cell.location,
+            task=WorkerTask(
+                experiment=cell.trial.experiment,
+                dataset=cell.location,
+                threads=max(1, int(resources.cpus_per_worker)),
+                imports=self.plan.study.imports,
+                cache=resources.cache(),
+            ),
             workers=resources.workers,
             resources=self.gang.per_worker,
             use_gpu=self.gang.device == "cuda",
@@ -177,14 +195,13 @@ class _Run:
     ) -> dict[str, str]:
         """Print what failed, the table, and where to look; return the table's documents."""
         console = self.setting.console
-        costs = {cell.trial.name: cell.cost for cell in self.cells}
-        trials = [cell.trial for cell in self.cells]
-        rows = table.build_rows(self.plan, trials, finished, costs, self.code)
+        rows = table.build_rows(self.plan, self.cells, finished)
         console.print()
         for name, cause in failures.items():
             console.print(f"[bold red]failed[/]  {name}: ", end="", highlight=False)
             console.print(cause, markup=False, highlight=False, soft_wrap=True)
-        left = [t.name for t in trials if t.name not in finished and t.name not in failures]
+        names = [cell.trial.name for cell in self.cells]
+        left = [name for name in names if name not in finished and name not in failures]
         if left:
             console.print(
                 f"[yellow]not finished[/]  {', '.join(left)} (run the same command to go on)",
@@ -201,10 +218,9 @@ class _Run:
 
 
 def _show_plan(
-    plan: Plan, cells: list[Cell], ledger: Ledger, code: str, gang: fleet.Gang, console: Console
+    plan: Plan, cells: list[Cell], ledger: Ledger, gang: fleet.Gang, console: Console
 ) -> None:
-    records = ledger.find({cell.identity for cell in cells}, code)
-    standings = _standings(cells, records, code)
+    standings = _standings(cells, ledger.find(cells))
     rows = Table(title=f"{plan.study.study}: {len(cells)} trials", title_justify="left")
     for name in ("trial", "standing", "identity", "params M", "GFLOPs", "epochs", "steps"):
         rows.add_column(name, justify="left" if name in ("trial", "standing") else "right")
@@ -222,9 +238,9 @@ def _show_plan(
     console.print(_placement(plan, gang), highlight=False)
 
 
-def _standings(cells: list[Cell], records: Mapping[str, Record], code: str) -> dict[str, Standing]:
+def _standings(cells: list[Cell], records: Mapping[str, Record]) -> dict[str, Standing]:
     """By the trial's name; `records` by identity."""
-    return {cell.trial.name: standing(records.get(cell.identity), code) for cell in cells}
+    return {cell.trial.name: standing(records.get(cell.identity), cell.code) for cell in cells}
 
 
 def _placement(plan: Plan, gang: fleet.Gang) -> str:

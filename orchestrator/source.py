@@ -76,6 +76,12 @@ class Source:
         }
         return Source(self.name, value, inner)
 
+    def without(self, key: str) -> "Source":
+        """This tree without the top-level `key`."""
+        value = {name: inner for name, inner in self.value.items() if name != key}
+        places = {path: p for path, p in self.places.items() if path[:1] != (key,)}
+        return Source(self.name, value, places)
+
     def merged(self, other: "Source") -> "Source":
         """This tree with `other` laid over it: mappings merge, everything else is replaced."""
         result = Source(self.name, self.value, dict(self.places))

@@ -8,10 +8,12 @@ import fnmatch
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from models import FENetConfig
+from orchestrator.extensions import check_network_config, import_modules
 from orchestrator.resources import Resources
 from orchestrator.source import (
     Place,
@@ -24,6 +26,7 @@ from orchestrator.source import (
 )
 from orchestrator.validation import suggestion, validate
 from pipelines.experiment import Experiment
+from pipelines.network import ModelConfig, NetworkConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")
 
@@ -52,7 +55,8 @@ class Variant:
 @dataclass(frozen=True)
 class Study:
     """A validated study file. `base` and each variant's `set` are partial experiments; `grid` maps
-    dotted keys, such as `model.backbone`, to the values of a column axis."""
+    dotted keys, such as `model.backbone`, to the values of a column axis. `imports` names modules
+    of the user's own that register backbones or kinds of FEM."""
 
     __pydantic_config__ = {"extra": "forbid"}
 
@@ -64,6 +68,7 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     compare_to: str | None = None
     resources: Resources = field(default_factory=Resources)
+    imports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ def load_study(
     problems = _check_study(study, source)
     if problems:
         raise StudyError(problems)
+    import_modules(study.imports, source)
     trials = _expand(study, source, experiment_overrides)
     return Plan(study, _only(trials, only), path.read_text(encoding="utf-8"))
 
@@ -164,21 +170,21 @@ def _expand(study: Study, source: Source, overrides: list[Source]) -> tuple[Tria
     for name, variant in study.variants.items():
         row = base
         if variant.set:
-            row = row.merged(source.subtree(("variants", name, "set")))
+            row = _laid_over(row, source.subtree(("variants", name, "set")))
         for values in itertools.product(*study.grid.values()):
             axes = dict(zip(study.grid, values, strict=True))
             cell = row
             for axis, value in axes.items():
                 place = source.place(("grid", axis, study.grid[axis].index(value)))
-                cell = cell.merged(single_value(axis, value, place))
+                cell = _laid_over(cell, single_value(axis, value, place))
             for one in overrides:
-                cell = cell.merged(one)
+                cell = _laid_over(cell, one)
             for seed in study.seeds:
                 full = cell.merged(
                     single_value("seed", seed, source.place(("seeds", study.seeds.index(seed))))
                 )
                 try:
-                    experiment = validate(full, Experiment)
+                    experiment = _experiment(full)
                 except StudyError as error:
                     problems += error.problems
                     continue
@@ -195,6 +201,43 @@ def _expand(study: Study, source: Source, overrides: list[Source]) -> tuple[Tria
     if problems:
         raise StudyError(problems)
     return tuple(trials)
+
+
+def _laid_over(below: Source, above: Source) -> Source:
+    """`above` over `below`; a network of the user's own takes nothing from another network."""
+    model = above.value.get("model") if isinstance(above.value, dict) else None
+    if isinstance(model, dict) and "network" in model and "model" in below.value:
+        below = below.without("model")
+    return below.merged(above)
+
+
+def _experiment(source: Source) -> Experiment:
+    """Validate one cell. `model` is FENet's configuration, or names a network of the user's own:
+    `package.module:Class`, or a mapping of `network` and `arguments`. Raises StudyError."""
+    model = source.value.get("model", {})
+    if isinstance(model, str) and ":" in model:
+        source = source.merged(single_value("model.network", model, source.place(("model",))))
+        model = source.value["model"]
+    own = source.subtree(("model",)) if "model" in source.value else Source(source.name, {})
+    problems: list[Problem] = []
+    config: ModelConfig = FENetConfig()
+    experiment = Experiment()
+    # Apart, so that a mistake in one kind of network is not reported as one in the other.
+    try:
+        if isinstance(model, dict) and "network" in model:
+            config = validate(own, NetworkConfig, prefix="model")
+            check_network_config(config, own)
+        else:
+            config = validate(own, FENetConfig, prefix="model")
+    except StudyError as error:
+        problems += error.problems
+    try:
+        experiment = validate(source.without("model"), Experiment)
+    except StudyError as error:
+        problems += error.problems
+    if problems:
+        raise StudyError(problems)
+    return replace(experiment, model=config)
 
 
 def _trial_name(variant: str, axes: dict[str, Any], seed: int, several_seeds: bool) -> str:

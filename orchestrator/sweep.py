@@ -14,6 +14,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from models import PretrainedError
 from orchestrator.chatter import quiet_output
 from orchestrator.fleet import CapacityError
 from orchestrator.ledger import LedgerError
@@ -21,7 +22,18 @@ from orchestrator.run import Setting, StopFlag, run_study
 from orchestrator.source import StudyError
 from orchestrator.study import load_study
 from pipelines.dataset import DatasetError
+from pipelines.network import NetworkError
+from pipelines.weights import WeightsError
 
+BAD_INPUT = (
+    StudyError,
+    DatasetError,
+    NetworkError,
+    WeightsError,
+    PretrainedError,
+    CapacityError,
+    LedgerError,
+)
 EXIT_FAILED_TRIALS = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -44,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             setting = Setting(storage, options.address, console, log, stop)
             finished = run_study(plan, setting, plan_only=options.plan)
-        except (StudyError, DatasetError, CapacityError, LedgerError) as error:
+        except BAD_INPUT as error:
             console.print(f"[bold red]error[/] {type(error).__name__}", highlight=False)
             for line in str(error).splitlines():
                 console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)

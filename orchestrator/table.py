@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.table import Table
 
-from orchestrator.cells import ModelCost
+from orchestrator.cells import Cell, ModelCost
 from orchestrator.ledger import Record
-from orchestrator.study import Plan, Trial
+from orchestrator.study import Plan
 
 
 @dataclass(frozen=True)
@@ -37,27 +37,26 @@ class Row:
 
 def build_rows(
     plan: Plan,
-    trials: Sequence[Trial],
+    cells: Sequence[Cell],
     records: Mapping[str, Record],
-    costs: Mapping[str, ModelCost],
-    code: str,
 ) -> list[Row]:
-    """Group `trials` by variant and cell. records: of finished trials, by name; costs: by name."""
-    groups: dict[tuple[str, tuple[Any, ...]], list[Trial]] = {}
-    for trial in trials:
-        groups.setdefault((trial.variant, tuple(map(str, trial.axes.values()))), []).append(trial)
+    """Group `cells` by variant and place in the grid. records: of finished trials, by name."""
+    groups: dict[tuple[str, tuple[Any, ...]], list[Cell]] = {}
+    for cell in cells:
+        place = tuple(map(str, cell.trial.axes.values()))
+        groups.setdefault((cell.trial.variant, place), []).append(cell)
 
-    def figures(group: Sequence[Trial], metric: str) -> dict[int, float]:
+    def figures(group: Sequence[Cell], metric: str) -> dict[int, float]:
         return {
-            trial.experiment.seed: 100 * records[trial.name].metrics[metric]
-            for trial in group
-            if trial.name in records and metric in records[trial.name].metrics
+            cell.trial.experiment.seed: 100 * records[cell.trial.name].metrics[metric]
+            for cell in group
+            if cell.trial.name in records and metric in records[cell.trial.name].metrics
         }
 
     rows = []
-    for (variant, cell), group in groups.items():
-        first = group[0]
-        reference_group = groups.get((plan.study.compare_to or "", cell), [])
+    for (variant, place), group in groups.items():
+        first = group[0].trial
+        reference_group = groups.get((plan.study.compare_to or "", place), [])
         last = figures(group, "val/miou")
         delta = published_delta = None
         if variant != plan.study.compare_to and reference_group:
@@ -65,22 +64,22 @@ def build_rows(
             shared = sorted(last.keys() & base.keys())
             if shared:
                 delta = statistics.fmean(last[seed] - base[seed] for seed in shared)
-            base_reference = reference_group[0].reference
+            base_reference = reference_group[0].trial.reference
             if first.reference and base_reference:
                 published_delta = first.reference.miou - base_reference.miou
         rows.append(
             Row(
                 label=first.label,
                 axes=first.axes,
-                cost=costs[first.name],
+                cost=group[0].cost,
                 last=tuple(last.values()),
                 best=tuple(figures(group, "val/best_miou").values()),
                 delta=delta,
                 published=first.reference.miou if first.reference else None,
                 published_delta=published_delta,
-                missing=tuple(trial.name for trial in group if trial.name not in records),
+                missing=tuple(c.trial.name for c in group if c.trial.name not in records),
                 stale=any(
-                    records[trial.name].code != code for trial in group if trial.name in records
+                    records[c.trial.name].code != c.code for c in group if c.trial.name in records
                 ),
             )
         )
@@ -90,14 +89,14 @@ def build_rows(
 def header(plan: Plan, rows: Sequence[Row]) -> list[str]:
     """The columns' names, in the order of `cells`."""
     sizes = sorted({row.cost.size for row in rows})
-    size = f" at {sizes[0][1]}x{sizes[0][0]}" if len(sizes) == 1 else ""
+    size = f"at {sizes[0][1]}x{sizes[0][0]}" if len(sizes) == 1 else ""
     compared = f"vs {plan.study.compare_to}" if plan.study.compare_to else "difference"
     axes = [axis.split(".")[-1] for axis in plan.study.grid]
     return [
         "variant",
         *axes,
         "params M",
-        f"GFLOPs{size}",
+        f"GFLOPs {size}",
         "mIoU %",
         compared,
         "best %",
@@ -149,7 +148,8 @@ def as_rich(plan: Plan, rows: Sequence[Row]) -> Table:
     table = Table(title=plan.study.study, title_justify="left", title_style="bold")
     left = 1 + len(plan.study.grid)
     for index, name in enumerate(header(plan, rows)):
-        table.add_column(name, justify="left" if index < left else "right")
+        is_text = index < left
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text)
     for row in rows:
         table.add_row(*cells(row))
     return table

@@ -12,7 +12,6 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from orchestrator.worker import WorkerTask, train_worker
-from pipelines.experiment import Experiment
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +21,12 @@ class Job:
     """A trial that is to be trained: everything the cluster needs to know about it.
 
     run_name: Train's name of the run, the key under which an interrupted one is resumed.
-    resources: of each of the `workers`.
+    task: what each of the `workers` is told; resources: what is reserved for each.
     """
 
     name: str
     run_name: str
-    experiment: Experiment
-    dataset: str
+    task: WorkerTask
     workers: int
     resources: dict[str, float]
     use_gpu: bool
@@ -64,11 +62,9 @@ def run_trial(job: Job) -> dict[str, Any]:
 
 
 def _trainer(job: Job) -> TorchTrainer:
-    threads = max(1, int(job.resources["CPU"]))
-    task = WorkerTask(job.experiment, job.dataset, threads)
     return TorchTrainer(
         train_worker,
-        train_loop_config={"task": task},
+        train_loop_config={"task": job.task},
         scaling_config=ScalingConfig(
             num_workers=job.workers, use_gpu=job.use_gpu, resources_per_worker=job.resources
         ),

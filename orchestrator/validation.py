@@ -6,7 +6,9 @@ and what would work.
 
 import difflib
 import json
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from inspect import isclass
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -34,6 +36,27 @@ def validate(source: Source, config: type[Config], prefix: str = "") -> Config:
     except ValidationError as invalid:
         problems = [_problem(error, source, config, prefix) for error in invalid.errors()]
         raise StudyError(problems) from None
+
+
+def check_arguments(function: Callable[..., Any], source: Source) -> None:
+    """Hold `source`, a mapping of arguments, against the annotations of `function`.
+
+    Arguments without an annotation may be anything. Raises StudyError.
+    """
+    hints = get_type_hints(function.__init__ if isclass(function) else function)
+    problems = []
+    for name, value in source.value.items():
+        if name not in hints:
+            continue
+        try:
+            TypeAdapter(hints[name]).validate_json(json.dumps(value), strict=True)
+        except ValidationError as invalid:
+            for error in invalid.errors():
+                message = error["msg"][0].lower() + error["msg"][1:]
+                shown = f"`{name}`: {message}, received {_shown(error['input'])}"
+                problems.append(Problem(source.place((name,)), shown))
+    if problems:
+        raise StudyError(problems)
 
 
 def suggestion(received: str, known: list[str]) -> str:

@@ -1,5 +1,6 @@
 """One worker of a trial: the training loop of `pipelines` under Ray Train."""
 
+import importlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ import ray.train
 import ray.train.torch
 import torch
 
+from pipelines.cache import NodeCache
 from pipelines.dataset import open_dataset
 from pipelines.experiment import Experiment
 from pipelines.results import write_results
@@ -18,19 +20,26 @@ RESULTS_DIRECTORY = "results"
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """What every worker of a trial is told. The precision of `experiment` is resolved."""
+    """What every worker of a trial is told. The precision of `experiment` is resolved.
+
+    imports: modules that register what the experiment names. cache: of decoded data, on the node.
+    """
 
     experiment: Experiment
     dataset: str
     threads: int
+    imports: tuple[str, ...]
+    cache: NodeCache | None
 
 
 def train_worker(config: dict[str, WorkerTask]) -> None:
     """Train, report each epoch with a checkpoint, and resume from one where Ray has one."""
     task = config["task"]
     torch.set_num_threads(task.threads)
+    for module in task.imports:
+        importlib.import_module(module)
     device = ray.train.torch.get_device()
-    training = Training(task.experiment, open_dataset(task.dataset), device)
+    training = Training(task.experiment, open_dataset(task.dataset), device, cache=task.cache)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as directory:

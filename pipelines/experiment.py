@@ -9,6 +9,7 @@ from typing import Any
 from models import FENetConfig
 from pipelines.data import DataConfig
 from pipelines.evaluation import EvaluationConfig
+from pipelines.network import ModelConfig
 from pipelines.optimization import TrainingConfig
 
 
@@ -23,7 +24,7 @@ class Experiment:
     __pydantic_config__ = {"extra": "forbid"}
 
     data: DataConfig = field(default_factory=DataConfig)
-    model: FENetConfig = field(default_factory=FENetConfig)
+    model: ModelConfig = field(default_factory=FENetConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0

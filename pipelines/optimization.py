@@ -17,6 +17,7 @@ class TrainingConfig:
     batch: images in one step, over all workers together.
     learning_rate, momentum, weight_decay: of SGD; the decay is on every parameter.
     power: of the poly schedule.
+    backbone_weights: path or URI of published weights that the backbone starts from.
     precision, memory_format: how the network is computed; `auto` asks the device.
     """
 
@@ -29,6 +30,7 @@ class TrainingConfig:
     weight_decay: float = 1e-4
     power: float = 1.0
     loss: LossConfig = field(default_factory=LossConfig)
+    backbone_weights: str | None = None
     precision: Precision = "auto"
     memory_format: MemoryFormat = "auto"
 

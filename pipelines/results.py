@@ -13,7 +13,8 @@ PANEL_ROWS = 5
 
 
 def write_results(directory: Path, training: Training, epoch: EpochReport) -> None:
-    """Write `confusion.csv`, `confusion.png` and `panels.png` into `directory`.
+    """Write `confusion.csv`, `confusion.png` and `panels.png` into `directory`, and
+    `pretrained.txt` where weights were loaded: what of them, and what not.
 
     The panels show images spread evenly over the validation split, the same for every variant.
     """
@@ -29,7 +30,10 @@ def write_results(directory: Path, training: Training, epoch: EpochReport) -> No
     title = f"epoch {epoch.epoch}: mIoU {100 * epoch.scores.miou:.1f} %, validation split"
     draw_confusion(directory / "confusion.png", confusion, names, title)
 
-    split = training.dataset.split(training.experiment.data.validation_split)
+    if training.pretrained is not None:
+        (directory / "pretrained.txt").write_text(f"{training.pretrained}\n")
+
+    split = training.samples(training.experiment.data.validation_split)
     positions = np.linspace(0, len(split) - 1, min(PANEL_ROWS, len(split))).round().astype(int)
     rows = []
     for position in positions:

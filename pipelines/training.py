@@ -15,15 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models import FENet, SegmentationLoss, set_sample_keys
+from models import PretrainedReport, SegmentationLoss, set_sample_keys
 from pipelines.augmentation import Augmentation
 from pipelines.batch_norm import synchronise_batch_norm
+from pipelines.cache import NodeCache
 from pipelines.checkpoint import restore_checkpoint, save_checkpoint
-from pipelines.dataset import PreparedDataset
+from pipelines.dataset import PreparedDataset, Samples
+from pipelines.device import augment_ahead
 from pipelines.distributed import WorkerGroup
 from pipelines.evaluation import Scores, evaluate
 from pipelines.experiment import Experiment
 from pipelines.loading import EvaluationBatches, TrainingBatches
+from pipelines.network import build_network, load_backbone_weights
 from pipelines.optimization import build_optimizer, poly_learning_rate
 from pipelines.precision import Numerics
 
@@ -56,20 +59,29 @@ class Training:
         dataset: PreparedDataset,
         device: torch.device,
         group: WorkerGroup | None = None,
+        cache: NodeCache | None = None,
     ) -> None:
         """Build network, optimizer and data for this worker.
 
-        Raises DatasetError where a split is missing, ValueError where the group has more workers
+        cache: where decoded splits are shared with the other processes of this machine; without
+        one, every sample is decoded each time.
+
+        Raises DatasetError where a split is missing, NetworkError, WeightsError or PretrainedError
+        where the network or its weights cannot be had, ValueError where the group has more workers
         than a batch has images.
         """
         self.experiment = experiment
         self.dataset = dataset
+        self.cache = cache
         self.group = group or WorkerGroup.current()
         config, data = experiment.training, experiment.data
         self.numerics = Numerics.choose(device, config.precision, config.memory_format)
         self.classes = [entry.name for entry in dataset.manifest.classes]
 
-        model = FENet(experiment.model, len(self.classes), seed=experiment.seed)
+        model = build_network(experiment.model, len(self.classes), experiment.seed)
+        self.pretrained: PretrainedReport | None = None
+        if config.backbone_weights is not None:
+            self.pretrained = load_backbone_weights(model, config.backbone_weights)
         self.model = self.numerics.place(model)
         self.replica: nn.Module = self.model
         if self.group.size > 1:
@@ -84,21 +96,28 @@ class Training:
         self.criterion = SegmentationLoss(config.loss).to(device)
         self.augmentation = Augmentation(data.augmentation, data.crop)
         self.batches = TrainingBatches(
-            dataset.split(data.train_split),
+            self.samples(data.train_split),
             data,
             seed=experiment.seed,
             global_batch=config.batch,
             rank=self.group.rank,
             world=self.group.size,
+            pin=device.type == "cuda",
         )
         self.validation = EvaluationBatches(
-            dataset.split(data.validation_split),
+            self.samples(data.validation_split),
             batch=experiment.evaluation.batch,
             rank=self.group.rank,
             world=self.group.size,
         )
         self.finished_epochs = 0
         self.history: list[dict[str, float]] = []
+
+    def samples(self, split: str) -> Samples:
+        """The samples of a split, from the node cache where there is one. Raises DatasetError."""
+        if self.cache is None:
+            return self.dataset.split(split)
+        return self.cache.decoded(self.dataset, split)
 
     def restore(self, directory: Path) -> None:
         """Go on from a checkpoint. Raises CheckpointError where it does not fit."""
@@ -148,12 +167,12 @@ class Training:
         sums: Tensor | None = None
         names: tuple[str, ...] = ()
         started = time.perf_counter()
-        for step, batch in enumerate(self.batches.epoch(epoch)):
-            batch = batch.to(device)
-            images, labels = self.augmentation(batch)
+        batches = augment_ahead(self.batches.epoch(epoch), self.augmentation, device)
+        for step, batch in enumerate(batches):
             set_sample_keys(self.model, batch.sample_keys)
             with self.numerics.autocast():
-                terms = self.criterion(self.replica(self.numerics.arrange(images)), labels)
+                output = self.replica(self.numerics.arrange(batch.images))
+                terms = self.criterion(output, batch.labels)
             counts = self.group.sum(terms.counts)
             total, _ = self.criterion.total(terms.sums, counts)
             self.optimizer.zero_grad(set_to_none=True)

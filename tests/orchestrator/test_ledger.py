@@ -61,10 +61,10 @@ def ledger(uri: str, tmp_path: Path, plan: Plan) -> Iterator[Ledger]:
 
 
 def test_a_trial_from_beginning_to_end(ledger: Ledger, cell: Cell, uri: str) -> None:
-    run_id = ledger.begin_trial(cell, "code 1", "abc123", None)
+    run_id = ledger.begin_trial(cell, "abc123", None)
     client = MlflowClient(uri)
     assert client.get_run(run_id).info.status == "SCHEDULED"
-    ledger.start_trial(run_id)
+    ledger.start_trial(run_id, cell.code)
     assert client.get_run(run_id).info.status == "RUNNING"
     for epoch in (1, 2):
         ledger.log_epoch(run_id, epoch, {"val/miou": 0.1 * epoch, "val/iou/traffic sign, old": 0.5})
@@ -83,36 +83,36 @@ def test_a_trial_from_beginning_to_end(ledger: Ledger, cell: Cell, uri: str) -> 
     history = client.get_metric_history(run_id, "val/miou")
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.1), (2, 0.2)]
 
-    record = ledger.find([cell.identity], "code 1")[cell.identity]
+    record = ledger.find([cell])[cell.identity]
     assert (record.run_id, record.epoch, record.status) == (run_id, 2, "FINISHED")
-    assert standing(record, "code 1") == "finished"
-    assert standing(record, "code 2") == "stale"
+    assert standing(record, cell.code) == "finished"
+    assert standing(record, "other code") == "stale"
 
 
 def test_an_unfinished_trial_is_reopened(ledger: Ledger, cell: Cell) -> None:
-    run_id = ledger.begin_trial(cell, "code", None, None)
-    ledger.start_trial(run_id)
+    run_id = ledger.begin_trial(cell, None, None)
+    ledger.start_trial(run_id, cell.code)
     ledger.log_epoch(run_id, 1, {"train/loss": 2.0})
     ledger.end_trial(run_id, "FAILED", "out of luck")
-    record = ledger.find([cell.identity], "code")[cell.identity]
-    assert standing(record, "code") == "failed"
-    assert ledger.begin_trial(cell, "code", None, record) == run_id
+    record = ledger.find([cell])[cell.identity]
+    assert standing(record, cell.code) == "failed"
+    assert ledger.begin_trial(cell, None, record) == run_id
     assert ledger.logged_epochs(record) == {1}
     assert ledger.record(run_id).status == "SCHEDULED"
 
 
 def test_a_finished_run_comes_before_an_unfinished_one(ledger: Ledger, cell: Cell) -> None:
-    finished = ledger.begin_trial(cell, "code", None, None)
+    finished = ledger.begin_trial(cell, None, None)
     ledger.end_trial(finished, "FINISHED")
-    ledger.end_trial(ledger.begin_trial(cell, "code", None, None), "KILLED")
-    assert ledger.find([cell.identity], "code")[cell.identity].run_id == finished
+    ledger.end_trial(ledger.begin_trial(cell, None, None), "KILLED")
+    assert ledger.find([cell])[cell.identity].run_id == finished
 
 
 def test_a_deleted_run_is_missing(ledger: Ledger, cell: Cell, uri: str) -> None:
-    run_id = ledger.begin_trial(cell, "code", None, None)
+    run_id = ledger.begin_trial(cell, None, None)
     ledger.end_trial(run_id, "FINISHED")
     MlflowClient(uri).delete_run(run_id)
-    assert ledger.find([cell.identity], "code") == {}
+    assert ledger.find([cell]) == {}
 
 
 def test_finished_trials_of_other_studies_count_unfinished_ones_do_not(
@@ -122,16 +122,16 @@ def test_finished_trials_of_other_studies_count_unfinished_ones_do_not(
     other_file.write_text(plan.text.replace("study: ledger test", "study: another"))
     other = Ledger(uri, tmp_path / "artifacts")
     other.open_study(load_study(other_file))
-    run_id = other.begin_trial(cell, "code", None, None)
-    assert ledger.find([cell.identity], "code") == {}
+    run_id = other.begin_trial(cell, None, None)
+    assert ledger.find([cell]) == {}
     other.end_trial(run_id, "FINISHED")
     other.close_study("FINISHED", {})
-    found = ledger.find([cell.identity], "code")[cell.identity]
+    found = ledger.find([cell])[cell.identity]
     assert (found.run_id, found.study) == (run_id, "another")
 
 
 def test_values_that_are_not_finite_are_left_out(ledger: Ledger, cell: Cell) -> None:
-    run_id = ledger.begin_trial(cell, "code", None, None)
+    run_id = ledger.begin_trial(cell, None, None)
     ledger.log_epoch(run_id, 1, {"train/loss": float("nan"), "val/miou": 0.5})
     metrics = ledger.record(run_id).metrics
     assert "train/loss" not in metrics
@@ -139,8 +139,8 @@ def test_values_that_are_not_finite_are_left_out(ledger: Ledger, cell: Cell) -> 
 
 
 def test_nothing_stays_running(ledger: Ledger, cell: Cell, uri: str, plan: Plan) -> None:
-    run_id = ledger.begin_trial(cell, "code", None, None)
-    ledger.start_trial(run_id)
+    run_id = ledger.begin_trial(cell, None, None)
+    ledger.start_trial(run_id, cell.code)
     ledger.close_study("KILLED", {"table.md": "# table\n"})
     client = MlflowClient(uri)
     run = client.get_run(run_id)
@@ -154,13 +154,13 @@ def test_nothing_stays_running(ledger: Ledger, cell: Cell, uri: str, plan: Plan)
 def test_what_a_dead_process_left_is_closed_and_the_parent_is_kept(
     ledger: Ledger, cell: Cell, uri: str, plan: Plan, tmp_path: Path
 ) -> None:
-    run_id = ledger.begin_trial(cell, "code", None, None)
-    ledger.start_trial(run_id)
+    run_id = ledger.begin_trial(cell, None, None)
+    ledger.start_trial(run_id, cell.code)
     again = Ledger(uri, tmp_path / "artifacts")
     again.open_study(plan)  # its owner, this process, is not waited for
     assert again.parent_id == ledger.parent_id
     record = again.record(run_id)
-    assert (record.status, standing(record, "code")) == ("KILLED", "to resume")
+    assert (record.status, standing(record, cell.code)) == ("KILLED", "to resume")
     again.close_study("FINISHED", {})
 
 

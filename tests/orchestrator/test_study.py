@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from orchestrator.source import StudyError
 from orchestrator.study import Plan, load_study
+from pipelines.network import NetworkConfig
 
 MINIMAL = """\
 study: small
@@ -166,3 +167,72 @@ def test_all_problems_are_told_at_once_and_each_once(tmp_path: Path) -> None:
 def test_a_bad_override_names_itself(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, MINIMAL, overrides=[("training.epoch", "7")])
     assert problem.startswith("--set training.epoch=7: unknown key `training.epoch`; did you mean")
+
+
+OWN_NETWORK = """\
+import torch
+from torch import nn
+
+
+class Small(nn.Module):
+    def __init__(self, classes: int, width: int = 8, name: str = "") -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, width, 3, 4), nn.Conv2d(width, classes, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)
+"""
+
+
+@pytest.fixture
+def own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"own_network_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(OWN_NETWORK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+def test_a_network_of_ones_own(tmp_path: Path, own_network: str) -> None:
+    text = MINIMAL.replace(
+        "full: {label: FENet}",
+        f"""short: {{set: {{model: "{own_network}:Small"}}}}
+  long: {{set: {{model: {{network: "{own_network}:Small", arguments: {{width: 16}}}}}}}}""",
+    )
+    _, short, long = load(tmp_path, text).trials
+    assert short.experiment.model == NetworkConfig(f"{own_network}:Small")
+    assert long.experiment.model == NetworkConfig(f"{own_network}:Small", {"width": 16})
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("MODULE:Large", "network MODULE:Large: MODULE has no nn.Module Large"),
+        ("MODULE_:Small", "network MODULE_:Small: cannot import MODULE_"),
+        ("MODULE:nn", "network MODULE:nn: MODULE has no nn.Module nn"),
+        (
+            "{network: 'MODULE:Small', arguments: {with: 3}}",
+            "unknown argument `with`; known: width",
+        ),
+        ("{network: 'MODULE:Small', arguments: {width: wide}}", "`width`: input should be a valid"),
+        ("{network: 'MODULE', arguments: {}}", "network is 'MODULE'; it must be package.module:C"),
+        (
+            "{network: 'MODULE:Small', width: 3}",
+            "unknown key `model.width`; known: network, arguments",
+        ),
+    ],
+)
+def test_a_broken_network_of_ones_own_gets_a_sentence(
+    tmp_path: Path, own_network: str, model: str, expected: str
+) -> None:
+    text = MINIMAL.replace(
+        "label: FENet", f"set: {{model: {model.replace('MODULE', own_network)}}}"
+    )
+    found = problems(tmp_path, text)
+    assert len(found) == 1
+    assert expected.replace("MODULE", own_network) in found[0]
+    assert found[0].startswith("study.yaml:9:")
+
+
+def test_a_module_that_cannot_be_imported_is_placed(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, MINIMAL + "imports: [json, not_there.at_all]\n")
+    assert problem.startswith("study.yaml:11:17: cannot import not_there.at_all")
