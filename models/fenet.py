@@ -209,9 +209,9 @@ class FENet(nn.Module):
             images: `(N, 3, H, W)`.
 
         Returns:
-            Logits `(N, K, H, W)`; while training with supervision, the pair of them and the
-            auxiliary logits `{"stage3": (N, K, H/16, W/16), ...}`, at their stage's own size: the
-            loss upsamples one at a time, which saves memory.
+            Logits `(N, K, H, W)`, float32 at least; while training with supervision, the pair of
+            them and the auxiliary logits `{"stage3": (N, K, H/16, W/16), ...}`, at their stage's
+            own size: the loss upsamples one at a time, which saves memory.
         """
         levels = self.backbone(images)
         auxiliary = {}
@@ -221,16 +221,19 @@ class FENet(nn.Module):
         for _, step in self._steps():
             levels = step(levels)
         fuse = fuse_by_concatenation if self.config.flows else fuse_by_addition
-        logits = resize(self.head(fuse(levels)), images)
+        logits = self.head(fuse(levels))
+        # bfloat16 would round neighbouring classes to ties; the loss needs float32 in any case.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = resize(logits, images)
         return (logits, auxiliary) if auxiliary else logits
 
     def features(self, images: Tensor) -> dict[str, list[Tensor]]:
         """The levels, finest first, after each step: what the paper's Figures 1 and 6 show.
 
         Returns:
-            By step, in order: "backbone"; "neck", what enters the flows; then each flow by name, so
-            "detail" after DF and "semantic" after SF. Level i is `(N, C, H / 2^(i+2), W /
-            2^(i+2))`; the backbone's have its own channels.
+            By step, in order: "backbone"; "neck", what enters the flows; then each flow by name,
+            so "detail" after DF and "semantic" after SF. Levels have C channels, the backbone's
+            their own, and the sizes that the backbone declares.
         """
         levels = self.backbone(images)
         found = {"backbone": levels}

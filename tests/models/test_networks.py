@@ -219,24 +219,32 @@ def compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
-def compare_compiled(model: FENet, backend: str) -> None:
-    """Compiled and plain network agree, in evaluation and in training with loss and keys."""
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
-    compiled_loss = torch.compile(training_loss, fullgraph=True, backend=backend)
+def compare_evaluation(model: FENet, backend: str) -> None:
+    """Compiled and plain network agree."""
+    model.eval()
     batch = images()
     with torch.no_grad():
-        torch.testing.assert_close(
-            compiled.eval()(batch), model.eval()(batch), rtol=1e-4, atol=1e-4
-        )
+        compiled = torch.compile(model, fullgraph=True, backend=backend)(batch)
+        torch.testing.assert_close(compiled, model(batch), rtol=1e-4, atol=1e-4)
+
+
+def compare_training(model: FENet, backend: str) -> None:
+    """Compiled and plain network agree with loss and sample keys, compiled once for all steps."""
     model.train()
+    batch = images()
+    compiled = torch.compile(training_loss, fullgraph=True, backend=backend)
     for position in range(3):
         set_sample_keys(model, torch.tensor([position, 7 * position + 1]))
-        stance = "default" if position == 0 else "fail_on_recompile"
-        with torch.compiler.set_stance(stance):
-            loss = compiled_loss(model, batch)
+        with torch.compiler.set_stance("fail_on_recompile" if position else "default"):
+            loss = compiled(model, batch)
         torch.testing.assert_close(loss, training_loss(model, batch), rtol=1e-4, atol=1e-4)
     loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("case", ["baseline", "low-pass", "resnet18"])
+def test_evaluation_compiles_without_graph_breaks(case: str, compiler: None) -> None:
+    compare_evaluation(copy.deepcopy(built(case)), "eager")
 
 
 @pytest.mark.parametrize(
@@ -250,25 +258,20 @@ def compare_compiled(model: FENet, backend: str) -> None:
         pytest.param("resnet101", marks=pytest.mark.slow),
     ],
 )
-def test_compiles_without_graph_breaks(case: str, compiler: None) -> None:
-    compare_compiled(copy.deepcopy(built(case)), "eager")
+def test_training_compiles_without_graph_breaks(case: str, compiler: None) -> None:
+    compare_training(copy.deepcopy(built(case)), "eager")
 
 
 @pytest.mark.slow
-def test_compiles_with_its_gradient(compiler: None) -> None:
-    compare_compiled(copy.deepcopy(built("backbone-of-ones-own")), "aot_eager")
+def test_training_compiles_with_its_gradient(compiler: None) -> None:
+    compare_training(copy.deepcopy(built("backbone-of-ones-own")), "aot_eager")
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
 def test_compiles_to_machine_code(compiler: None) -> None:
     # Evaluation as a whole; of training what generates code of its own: keyed dropout and mining.
-    model = copy.deepcopy(built("backbone-of-ones-own"))
-    batch = images()
-    with torch.no_grad():
-        expected = model.eval()(batch)
-        compiled = torch.compile(model, fullgraph=True)(batch)
-    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-4)
+    compare_evaluation(copy.deepcopy(built("backbone-of-ones-own")), "inductor")
 
     dropout = ChannelDropout(0.5, "head").train()
     set_sample_keys(dropout, torch.tensor([-(2**40), 3]))
