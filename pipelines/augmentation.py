@@ -8,7 +8,7 @@ result does not depend on which others share its batch; on the CPU not in a sing
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,6 +92,8 @@ class Augmentation:
         config: strength of each augmentation.
         crop: height and width of the result in pixels.
         mean, std: per channel, of images in [0, 1]; padding has the mean as its colour.
+        compile: fuse everything with `torch.compile`, which takes half a minute on the first batch;
+            for a GPU. Results then differ in the last bits.
     """
 
     def __init__(
@@ -100,14 +102,20 @@ class Augmentation:
         crop: tuple[int, int],
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        compile: bool = False,
     ) -> None:
         self.config = config
         self.crop = crop
         self.mean = tuple(mean)
         self.std = tuple(std)
+        whole: Callable[[SourceBatch], tuple[Tensor, Tensor]] = self._whole
+        self._run = torch.compile(whole, dynamic=False) if compile else whole
 
     def __call__(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
         """Normalised images, float32 (batch, 3, *crop), and labels, int64 (batch, *crop)."""
+        return self._run(batch)
+
+    def _whole(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
         images, labels = self.crops(batch)
         images = self.jitter(images, batch.sample_keys)
         images = self.blur(images, batch.sample_keys)

@@ -125,7 +125,8 @@ class Split:
             raise DatasetError(
                 f"{self._where(index)} cannot be read ({error}); prepare the data set again"
             ) from error
-        return row["image"][0].as_py(), row["label"][0].as_py()
+        label = row["label"][0].as_py()
+        return row["image"][0].as_py()["bytes"], None if label is None else label["bytes"]
 
     def _open(self, shard: str) -> tuple[threading.Lock, pq.ParquetFile]:
         with self._opening:

@@ -6,7 +6,8 @@ failing sample raises in the loop with the sample's name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -46,20 +47,12 @@ class SourceBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SourceBatch:
         """The batch on `device`; `non_blocking` copies overlap where the batch is pinned."""
-        return _move(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin(self) -> SourceBatch:
-        """The batch in page-locked memory, from which a GPU copies without waiting."""
-        return _move(self, torch.Tensor.pin_memory)
-
-
-def _move(batch: SourceBatch, move: Callable[[Tensor], Tensor]) -> SourceBatch:
-    moved: dict[str, Any] = {
-        field.name: move(getattr(batch, field.name))
-        for field in fields(batch)
-        if field.name != "identifiers"
-    }
-    return replace(batch, **moved)
+        moved: dict[str, Any] = {
+            field.name: getattr(self, field.name).to(device, non_blocking=non_blocking)
+            for field in fields(self)
+            if field.name != "identifiers"
+        }
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -71,6 +64,32 @@ class EvaluationBatch:
     labels: Tensor
     indices: Tensor
     identifiers: tuple[str, ...]
+
+
+class BufferPool:
+    """Memory for batches, used again once nothing refers to the batch that had it.
+
+    Fresh memory costs several times the copy into it, for the kernel has to clear it page by page.
+    Pinned memory comes from torch, which reuses it itself when the GPU is done with it.
+    """
+
+    def __init__(self, pin: bool) -> None:
+        self._pin = pin
+        self._free: dict[tuple[int, ...], list[NDArray[np.uint8]]] = {}
+
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        """An uninitialised uint8 tensor."""
+        if self._pin:
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        free = self._free.setdefault(shape, [])
+        try:
+            buffer = free.pop()
+        except IndexError:
+            buffer = np.empty(shape, np.uint8)
+        # The tensor and all its views keep `lent` alive, and with it the loan.
+        lent = buffer.view()
+        weakref.finalize(lent, free.append, buffer).atexit = False
+        return torch.from_numpy(lent)
 
 
 class TrainingBatches:
@@ -110,7 +129,7 @@ class TrainingBatches:
         self._data = data
         self._threads = threads
         self._ahead = ahead
-        self._pin = pin
+        self._buffers = BufferPool(pin)
         smallest = data.augmentation.scale[0]
         self._canvas = (
             canvas_size(split.heights, data.crop[0], smallest),
@@ -134,8 +153,8 @@ class TrainingBatches:
         """Read and cut the windows of one batch."""
         count, (height, width) = len(draws.samples), self._canvas
         # Allocated channels last, as pictures are decoded, so that a window is copied row by row.
-        windows = torch.empty((count, height, width, 3), dtype=torch.uint8)
-        labels = torch.empty((count, height, width), dtype=torch.uint8)
+        windows = self._buffers.take((count, height, width, 3))
+        labels = self._buffers.take((count, height, width))
         plans: list[CropPlan] = []
         for row in range(count):
             image, label = self._split.read(int(draws.samples[row]))
@@ -145,7 +164,7 @@ class TrainingBatches:
             _paste(windows[row].numpy(), image[rows, columns])
             _paste(labels[row].numpy(), label[rows, columns])
             plans.append(plan)
-        batch = SourceBatch(
+        return SourceBatch(
             windows=windows.permute(0, 3, 1, 2),
             labels=labels,
             geometry=torch.tensor([(plan.rows.numbers, plan.columns.numbers) for plan in plans]),
@@ -153,7 +172,6 @@ class TrainingBatches:
             sample_keys=torch.from_numpy(draws.keys),
             identifiers=tuple(self._split.identifiers[sample] for sample in draws.samples),
         )
-        return batch.pin() if self._pin else batch
 
     def _plan(self, size: tuple[int, ...], draws: Draws, row: int) -> CropPlan:
         augmentation = self._data.augmentation

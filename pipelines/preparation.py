@@ -4,53 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from os import _exit
 from pathlib import Path
 
-import pyarrow as pa
 from filelock import FileLock
 
 from pipelines.checking import Checked, check
-from pipelines.manifest import (
-    INDEX_NAME,
-    MANIFEST_NAME,
-    DatasetError,
-    Manifest,
-    Shard,
-    content_digest,
-)
-from pipelines.readers.reader import IGNORE, Reader, Record, duplicates
-from pipelines.shards import Sample, describe_shard, encode_index, encode_shard
+from pipelines.manifest import MANIFEST_NAME, DatasetError, Manifest
+from pipelines.readers.reader import Reader, Record, duplicates
 from pipelines.storage import Location, locate
+from pipelines.writing import Writer, staging_place
 
 SHARD_BYTES = 128 << 20
-JOURNAL_NAME = "journal.json"
 # Records in work or waiting for each process, so that memory is bounded and none waits.
 AHEAD = 4
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Written:
-    """A finished shard (None: all its records were skipped) and its part of the statistics."""
-
-    shard: Shard | None
-    class_pixels: list[int]
-    pixels: int
-    labelled_pixels: int
-    channel_sums: list[int]
-    problems: list[str]
 
 
 def prepare(
@@ -89,8 +67,8 @@ def prepare(
         there = _already_there(location, recipe)
         if there is not None:
             return there
-        staging = _staging(location)
-        writer = _Writer(reader, staging, recipe)
+        staging = staging_place(location)
+        writer = Writer(reader, staging, recipe)
         plan = _plan(reader, records)
         try:
             manifest = _write(reader, records, plan, writer, workers, skip_invalid, tile, progress)
@@ -115,7 +93,7 @@ def _write(
     reader: Reader,
     records: list[Record],
     plan: list[range],
-    writer: _Writer,
+    writer: Writer,
     workers: int,
     skip_invalid: bool,
     tile: int,
@@ -160,133 +138,6 @@ def _plan(reader: Reader, records: list[Record]) -> list[range]:
             start, size = index, 0
         size += reader.bytes(record)
     return [*parts, range(start, len(records))]
-
-
-class _Writer:
-    """Writes shards to the staging place and keeps a journal there of those that are finished."""
-
-    def __init__(self, reader: Reader, staging: Location, recipe: str) -> None:
-        self._reader = reader
-        self._staging = staging
-        self._recipe = recipe
-        self._described: dict[str, pa.Table] = {}
-        self.finished: dict[int, Written] = self._resume()
-
-    def _resume(self) -> dict[int, Written]:
-        sizes = self._staging.sizes()
-        try:
-            journal = json.loads(self._staging.read(JOURNAL_NAME)) if JOURNAL_NAME in sizes else {}
-        except ValueError:
-            journal = {}
-        if journal.get("recipe") != self._recipe:
-            self.discard()
-            self._staging.create()
-            return {}
-        finished = {}
-        for number, entry in journal["finished"].items():
-            shard = Shard(**entry.pop("shard")) if entry["shard"] else entry.pop("shard")
-            if shard is None or sizes.get(shard.file) == shard.bytes:
-                finished[int(number)] = Written(shard=shard, **entry)
-        return finished
-
-    def write(self, number: int, good: list[Checked], problems: list[str]) -> None:
-        """Write the samples of part `number` of the plan and note it in the journal."""
-        samples = [each.sample for each in good if each.sample is not None]
-        labelled = [each for each in samples if each.label is not None]
-        self.finished[number] = Written(
-            shard=self._write_shard(number, samples) if samples else None,
-            class_pixels=_column_sums([each.class_pixels for each in samples]),
-            pixels=sum(each.height * each.width for each in samples),
-            labelled_pixels=sum(each.height * each.width for each in labelled),
-            channel_sums=_column_sums([each.channel_sums for each in good]),
-            problems=problems,
-        )
-        journal = {
-            "recipe": self._recipe,
-            "finished": {key: asdict(written) for key, written in self.finished.items()},
-        }
-        self._staging.replace(JOURNAL_NAME, json.dumps(journal).encode())
-
-    def _write_shard(self, number: int, samples: list[Sample]) -> Shard:
-        data = encode_shard(samples)
-        content = content_digest(sample.digest for sample in samples)
-        split = samples[0].split
-        # The content in the name keeps two preparations of one bucket from mixing their shards.
-        name = f"{split}-{number:05d}-{content[:8]}.parquet"
-        self._staging.write(name, data)
-        self._described[name] = describe_shard(name, pa.BufferReader(data))
-        digest = hashlib.sha256(data).hexdigest()
-        return Shard(name, split, len(samples), len(data), digest, content)
-
-    def finish(self, tile: int) -> Manifest:
-        """Write the index of all shards, and sum up what they hold."""
-        parts = [self.finished[number] for number in sorted(self.finished)]
-        shards = tuple(part.shard for part in parts if part.shard is not None)
-        counts: dict[str, int] = {}
-        for shard in shards:
-            counts[shard.split] = counts.get(shard.split, 0) + shard.rows
-        width = len(self._reader.classes)
-        class_pixels = [
-            sum(part.class_pixels[index] for part in parts if part.class_pixels)
-            for index in range(width)
-        ]
-        pixels = max(1, sum(part.pixels for part in parts))
-        red, green, blue = (
-            sum(part.channel_sums[channel] for part in parts if part.channel_sums) / pixels / 255
-            for channel in range(3)
-        )
-        return Manifest(
-            name=self._reader.title,
-            classes=self._reader.classes,
-            ignore_index=IGNORE,
-            counts=counts,
-            class_pixels=tuple(class_pixels),
-            ignored_pixels=sum(part.labelled_pixels for part in parts) - sum(class_pixels),
-            image_mean=(red, green, blue),
-            tile=tile,
-            shards=shards,
-            index_sha256=self._write_index(shards),
-            skipped=tuple(problem for part in parts for problem in part.problems),
-            recipe=self._recipe,
-        )
-
-    def _write_index(self, shards: Sequence[Shard]) -> str:
-        tables = []
-        for shard in shards:
-            if shard.file not in self._described:  # finished before an interruption
-                self._described[shard.file] = describe_shard(
-                    shard.file, self._staging.open(shard.file)
-                )
-            tables.append(self._described[shard.file])
-        data = encode_index(tables)
-        self._staging.write(INDEX_NAME, data)
-        return hashlib.sha256(data).hexdigest()
-
-    def commit(self, manifest: Manifest, location: Location) -> None:
-        """Make the data set visible under its final name, all at once."""
-        self._staging.delete(JOURNAL_NAME)
-        self._staging.write(MANIFEST_NAME, manifest.to_json().encode())
-        if location.is_local:
-            if location.directory.exists():
-                location.directory.rmdir()
-            self._staging.directory.rename(location.directory)
-
-    def discard(self) -> None:
-        """Remove all that was staged."""
-        if self._staging.is_local:
-            shutil.rmtree(self._staging.path, ignore_errors=True)
-        else:
-            for name in self._staging.sizes():
-                self._staging.delete(name)
-
-
-def _staging(location: Location) -> Location:
-    """Where shards are written first. An object store has no renaming; there the manifest, which
-    is written last, is what makes a data set."""
-    if not location.is_local:
-        return location
-    directory = location.directory.with_name(f".{location.directory.name}.partial")
-    return Location(str(directory), location.filesystem, str(directory))
 
 
 def _already_there(location: Location, recipe: str) -> Manifest | None:
@@ -366,10 +217,6 @@ def _end_with_parent() -> None:
         _exit(1)
 
     threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
-
-
-def _column_sums(rows: Sequence[tuple[int, ...]]) -> list[int]:
-    return [sum(column) for column in zip(*rows, strict=True)]
 
 
 def _listing(reader: Reader, problems: list[str]) -> str:

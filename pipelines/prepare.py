@@ -25,7 +25,7 @@ from rich.text import Text
 from pipelines import preparation
 from pipelines.dataset import open_dataset
 from pipelines.inspection import describe, verify
-from pipelines.manifest import DatasetError, Manifest
+from pipelines.manifest import Manifest
 from pipelines.preparation import prepare, recipe_digest
 from pipelines.readers import READERS
 from pipelines.readers.streets import Streets, parse_size
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _preview(options)
         else:
             _prepare(options)
-    except (DatasetError, ValueError) as error:
+    except (ValueError, OSError) as error:  # what the user can mend; DatasetError among them
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pipelines.augmentation import Augmentation
+from pipelines.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from pipelines.data import DataConfig
 from pipelines.dataset import IGNORE_INDEX, ClassInfo, PreparedDataset
 from pipelines.loading import TrainingBatches
@@ -41,12 +41,14 @@ def preview(
     """
     split = dataset.split(data.train_split)
     batches = TrainingBatches(split, data, seed, global_batch=min(count, len(split)))
-    augmentation = Augmentation(data.augmentation, data.crop, mean=(0, 0, 0), std=(1, 1, 1))
+    augmentation = Augmentation(data.augmentation, data.crop)
+    mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
     tiles: list[Pixels] = []
     for batch in batches.epoch(0):
         images, labels = augmentation(batch)
         for image, label, name in zip(images, labels, batch.identifiers, strict=True):
-            pixels = (image.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()
+            unit = image.permute(1, 2, 0).numpy() * std + mean
+            pixels = (unit.clip(0, 1) * 255).round().astype(np.uint8)
             shown = overlay(pixels, label.byte().numpy(), dataset)
             pair = [_resize(each, width) for each in (pixels, shown)]
             tiles.append(_titled(np.concatenate(pair, axis=1), name))

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from pipelines.streets.canvas import VOID, Canvas
 from pipelines.streets.classes import CLASSES
+from pipelines.streets.composition import compose_scene
 from pipelines.streets.objects import paint_things
-from pipelines.streets.scene import Sensor, compose_scene
+from pipelines.streets.scene import Sensor
 from pipelines.streets.surfaces import paint_buildings, paint_ground, paint_sky
 from pipelines.streets.texture import Floats
 

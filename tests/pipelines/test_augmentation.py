@@ -211,3 +211,19 @@ def test_normalise_takes_bytes_and_unit_floats() -> None:
 def test_impossible_strengths_are_refused(name: str, value: object, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         AugmentationConfig(**{name: value})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+def test_compiled_it_is_one_graph_of_the_same_result() -> None:
+    config = AugmentationConfig()
+    size = (24, 32)
+    pictures = Pictures([(40, 48)] * 3)
+    compiled = Augmentation(config, size, compile=True)
+    for samples in ([0, 1], [2, 0]):
+        batch = load(config, size, samples, pictures)
+        images, labels = Augmentation(config, size)(batch)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            fused, classes = compiled(batch)
+        assert torch.allclose(images, fused, atol=1e-4)
+        assert torch.equal(labels, classes)

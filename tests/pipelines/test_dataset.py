@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -54,6 +55,9 @@ def test_hugging_face_metadata_declares_pictures(streets: PreparedDataset) -> No
     features = json.loads(metadata[b"huggingface"])["info"]["features"]
     assert features["image"] == features["label"] == {"_type": "Image"}
     assert set(features) == set(pq.read_schema(shard).names)
+    # `datasets` takes the declaration only for exactly this type.
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    assert pq.read_schema(shard).field("image").type == picture
 
 
 def test_a_missing_split_names_those_there(streets: PreparedDataset) -> None:

@@ -14,7 +14,7 @@ import torch
 from pipelines.ahead import prepare_ahead
 from pipelines.data import DataConfig
 from pipelines.dataset import DatasetError, PreparedDataset, open_dataset
-from pipelines.loading import EvaluationBatches, TrainingBatches
+from pipelines.loading import BufferPool, EvaluationBatches, TrainingBatches
 
 DATA = DataConfig(crop=(24, 40))
 
@@ -122,7 +122,7 @@ def test_at_most_so_many_batches_are_ahead() -> None:
     assert list(prepare_ahead(work, range(10), threads=3, ahead=5)) == list(range(10))
 
 
-def test_batches_move_and_pin_as_a_whole(streets: PreparedDataset) -> None:
+def test_batches_move_as_a_whole(streets: PreparedDataset) -> None:
     batch = next(TrainingBatches(streets.split("train"), DATA, 0, 4).epoch(0))
     moved = batch.to("meta")
     assert {moved.windows.device.type, moved.sample_keys.device.type} == {"meta"}
@@ -165,3 +165,22 @@ def test_class_uniform_needs_labels() -> None:
         TrainingBatches(Unlabelled(), DataConfig(class_uniform=0.5), 0, 1)
     with pytest.raises(ValueError, match=r"share from 0 to 1, received 1\.5"):
         DataConfig(class_uniform=1.5)
+
+
+def test_memory_is_used_again_only_when_nothing_refers_to_it() -> None:
+    pool = BufferPool(pin=False)
+    first = pool.take((4, 5))
+    place = first.data_ptr()
+    row = first.permute(1, 0)[2:]
+    del first
+    assert pool.take((4, 5)).data_ptr() != place
+    del row
+    again = [pool.take((4, 5)) for _ in range(2)]
+    assert place in [tensor.data_ptr() for tensor in again]
+    assert len({tensor.data_ptr() for tensor in again}) == 2
+
+
+def test_memory_is_bounded_by_the_batches_ahead(streets: PreparedDataset) -> None:
+    batches = TrainingBatches(streets.split("train"), DATA, 0, 1, threads=2, ahead=3)
+    places = {batch.windows.data_ptr() for epoch in range(3) for batch in batches.epoch(epoch)}
+    assert len(places) <= 3 + 2  # ahead, in the loop's hands, and one just handed over

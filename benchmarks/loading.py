@@ -1,0 +1,265 @@
+"""How fast are training samples made, beside what people do today and the bare memory copy?
+
+    python -m benchmarks.loading [--images N] [--rounds N] [--batch N]
+
+Measured side by side in one run, on one core, in samples per second of processor time, at images of
+2048 x 1024 and crops of 1024 x 1024, resized by 0.5 to 2:
+
+  loading alone     (a) this pipeline, from the node cache; (b) a `torch.utils.data` dataset that
+                    decodes PNG with Pillow and cuts the crop with albumentations; (c) copying the
+                    same windows from memory to memory, the limit
+  with augmentation (a) this pipeline on the CPU; (b) the same recipe by albumentations and OpenCV
+  on a GPU          time to augment a batch, plain and compiled, beside kornia's
+                    AugmentationSequential and a training step of FENet with ResNet-18
+
+Needs albumentations and opencv-python-headless for (b).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from models import FENet, FENetConfig, LossConfig, SegmentationLoss
+from pipelines.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation
+from pipelines.cache import NodeCache
+from pipelines.data import DataConfig
+from pipelines.dataset import Samples, open_dataset
+from pipelines.loading import SourceBatch, TrainingBatches
+from pipelines.preparation import prepare
+from pipelines.prepare import cores
+from pipelines.readers.streets import Streets
+
+SIZE, CROP = (1024, 2048), (1024, 1024)
+DATA = DataConfig(crop=CROP)
+
+
+class PngDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
+    """Image and label PNGs in folders, as most training code has them."""
+
+    def __init__(self, directory: Path, transform: albumentations.Compose) -> None:
+        self.images = sorted(directory.glob("*-image.png"))
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        path = self.images[index]
+        image = np.asarray(Image.open(path).convert("RGB"))
+        label = np.asarray(Image.open(path.with_name(path.name.replace("-image", "-label"))))
+        done = self.transform(image=image, mask=label)
+        pixels = np.ascontiguousarray(done["image"].transpose(2, 0, 1))
+        return torch.from_numpy(pixels), torch.from_numpy(done["mask"])
+
+
+def usual_crop() -> list[Any]:
+    return [albumentations.RandomCrop(*CROP)]
+
+
+def usual_recipe() -> list[Any]:
+    """The same recipe in albumentations, scale before crop, on uint8 as OpenCV is fastest."""
+    return [
+        albumentations.RandomScale(scale_limit=(-0.5, 1.0), p=1),
+        albumentations.PadIfNeeded(*CROP, fill=(124, 116, 104), fill_mask=255),
+        albumentations.RandomCrop(*CROP),
+        albumentations.HorizontalFlip(p=0.5),
+        albumentations.ColorJitter(0.25, 0.25, 0.25, 0.25, p=1),
+        albumentations.GaussianBlur(blur_limit=0, sigma_limit=(0.15, 1.3), p=1),
+        albumentations.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+    ]
+
+
+def copied_windows(batches: TrainingBatches, split: Samples) -> Callable[[int], None]:
+    """Copies the windows of batch `step` between buffers that exist already."""
+    steps = batches.batches.epoch(0)
+    sources = [split.read(index) for index in range(len(split))]
+    target = np.zeros((SIZE[0], SIZE[1], 3), np.uint8)
+    target_label = np.zeros(SIZE, np.uint8)
+    loaded = [batches.load(draws).geometry for draws in steps]
+
+    def copy(step: int) -> None:
+        for sample, geometry in zip(steps[step].samples.tolist(), loaded[step], strict=True):
+            image, label = sources[sample]
+            window = tuple(
+                _window(numbers, crop) for numbers, crop in zip(geometry, CROP, strict=True)
+            )
+            part = image[window]
+            target[: part.shape[0], : part.shape[1]] = part
+            target_label[: part.shape[0], : part.shape[1]] = label[window]
+
+    return copy
+
+
+def _window(numbers: Tensor, crop: int) -> slice:
+    """The source pixels that one axis of a crop needs, up to a pixel."""
+    source, resized, offset, start = numbers.tolist()
+    last = min(resized, offset + crop) - 1
+    return slice(start, min(source, (2 * last + 1) * source // (2 * resized) + 2))
+
+
+def measure(
+    subjects: dict[str, Callable[[int], Any]], steps: int, batch: int, rounds: int
+) -> dict[str, float]:
+    """Median samples per second of processor time; the subjects take turns in every round."""
+    rates: dict[str, list[float]] = {name: [] for name in subjects}
+    for each in subjects.values():
+        each(0)
+    for _ in range(rounds):
+        for name, subject in subjects.items():
+            started = time.process_time()
+            for step in range(steps):
+                subject(step)
+            rates[name].append(steps * batch / (time.process_time() - started))
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def write_pngs(split: Samples, directory: Path) -> float:
+    """The split as PNG pairs; returns the mean size of an image in MB."""
+    sizes = []
+    for index in range(len(split)):
+        image, label = split.read(index)
+        path = directory / f"{index:04d}-image.png"
+        Image.fromarray(image).save(path)
+        Image.fromarray(label).save(directory / f"{index:04d}-label.png")
+        sizes.append(path.stat().st_size / 1e6)
+    return statistics.mean(sizes)
+
+
+def on_the_cpu(directory: Path, images: int, rounds: int, batch: int) -> None:
+    prepare(Streets(train=images, val=0, size=SIZE), directory / "set", workers=cores())
+    split = NodeCache(directory / "cache").decoded(open_dataset(directory / "set"), "train")
+    megabytes = write_pngs(split, directory)
+    batches = TrainingBatches(split, DATA, 0, batch)
+    draws = batches.batches.epoch(0)
+    steps = len(draws)
+    augmentation = Augmentation(DATA.augmentation, CROP)
+    cropped = PngDataset(directory, albumentations.Compose(usual_crop()))
+    augmented = PngDataset(directory, albumentations.Compose(usual_recipe()))
+
+    def usual(dataset: PngDataset) -> Callable[[int], Any]:
+        return lambda step: torch.utils.data.default_collate(
+            [dataset[int(sample)] for sample in draws[step].samples]
+        )
+
+    print(f"{images} images of {SIZE[1]} x {SIZE[0]}, PNG {megabytes:.2f} MB; batch {batch}")
+    rates = measure(
+        {
+            "a": lambda step: batches.load(draws[step]),
+            "b": usual(cropped),
+            "c": copied_windows(batches, split),
+        },
+        steps,
+        batch,
+        rounds,
+    )
+    print("loading alone, samples per second and core")
+    print(f"  (a) node cache          {rates['a']:9.1f}")
+    print(f"  (b) PNG, Pillow, crop   {rates['b']:9.1f}   a/b = {rates['a'] / rates['b']:.1f}")
+    print(f"  (c) memory copy         {rates['c']:9.1f}   c/a = {rates['c'] / rates['a']:.2f}")
+    rates = measure(
+        {"a": lambda step: augmentation(batches.load(draws[step])), "b": usual(augmented)},
+        steps,
+        batch,
+        max(1, rounds // 2),
+    )
+    print("with augmentation on the CPU, samples per second and core")
+    print(f"  (a) this pipeline       {rates['a']:9.2f}")
+    print(f"  (b) albumentations      {rates['b']:9.2f}   a/b = {rates['a'] / rates['b']:.2f}")
+
+
+def kornia_recipe() -> nn.Module:
+    """The same recipe by kornia's own modules, on whole pictures."""
+    import kornia.augmentation as K
+
+    return K.AugmentationSequential(
+        K.RandomResizedCrop(CROP, scale=(0.125, 1.0), ratio=(1.0, 1.0)),
+        K.RandomHorizontalFlip(p=0.5),
+        K.ColorJitter(0.25, 0.25, 0.25, 0.25, p=1.0),
+        K.RandomGaussianBlur((9, 9), (0.15, 1.3), p=1.0),
+        K.Normalize(torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)),
+        data_keys=["input", "mask"],
+    )
+
+
+def gpu_milliseconds(work: Callable[[], Any], repeats: int = 20) -> float:
+    for _ in range(3):
+        work()
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - started) / repeats * 1e3
+
+
+def on_the_gpu(batch: SourceBatch) -> None:
+    device = torch.device("cuda")
+    moved = batch.to(device)
+    plain = Augmentation(DATA.augmentation, CROP)
+    compiled = Augmentation(DATA.augmentation, CROP, compile=True)
+    images, labels = plain(moved)
+    model = FENet(FENetConfig(backbone="resnet18", supervision=(3, 4)), 19).to(device)
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    criterion = SegmentationLoss(LossConfig())
+    targets = labels.clamp(max=18)
+
+    def step() -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            output = model(images.contiguous(memory_format=torch.channels_last))
+        terms = criterion(output, targets)
+        criterion.total(terms.sums, terms.counts)[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    recipe = kornia_recipe().to(device)
+    sources = torch.rand(len(batch), 3, *SIZE, device=device)
+    masks = torch.randint(0, 19, (len(batch), 1, *SIZE), device=device).float()
+    training = gpu_milliseconds(step)
+    print(f"on {torch.cuda.get_device_name()}, batch {len(batch)}, milliseconds")
+    print(f"  training step, FENet ResNet-18, bf16   {training:8.2f}")
+    for name, work in (
+        ("augmentation", lambda: plain(moved)),
+        ("augmentation, compiled", lambda: compiled(moved)),
+        ("kornia's AugmentationSequential", lambda: recipe(sources, masks)),
+    ):
+        spent = gpu_milliseconds(work)
+        print(f"  {name:36} {spent:10.2f}   {spent / training:6.1%} of the step")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Samples per second, side by side.")
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=8)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as directory:
+        on_the_cpu(Path(directory), options.images, options.rounds, options.batch)
+        if torch.cuda.is_available():
+            split = open_dataset(Path(directory) / "set").split("train")
+            batches = TrainingBatches(split, DATA, 0, options.batch)
+            on_the_gpu(next(batches.epoch(0)))
+        else:
+            print("no GPU here: augmentation's share of a training step was not measured")
+
+
+if __name__ == "__main__":
+    main()
