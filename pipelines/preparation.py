@@ -22,7 +22,7 @@ from pipelines.checking import Checked, check
 from pipelines.manifest import MANIFEST_NAME, DatasetError, Manifest
 from pipelines.readers.reader import Reader, Record, duplicates
 from pipelines.storage import Location, locate
-from pipelines.writing import Writer, staging_place
+from pipelines.writing import JOURNAL_NAME, Writer, staging_place
 
 SHARD_BYTES = 128 << 20
 # Records in work or waiting for each process, so that memory is bounded and none waits.
@@ -84,7 +84,7 @@ def recipe_digest(reader: Reader, records: list[Record], skip_invalid: bool, til
     described = [reader.version, skip_invalid, tile, [asdict(each) for each in reader.classes]]
     digest = hashlib.sha256(json.dumps(described).encode())
     for record in records:
-        line = f"{record.split}\n{record.identifier}\n{record.group}\n{reader.bytes(record)}\n"
+        line = f"{record.split}\n{record.identifier}\n{record.group}\n{reader.stamp(record)}\n"
         digest.update(line.encode())
     return digest.hexdigest()
 
@@ -153,7 +153,10 @@ def _already_there(location: Location, recipe: str) -> Manifest | None:
             f"(fingerprint {manifest.fingerprint[:12]}), prepared from another source or with "
             "other options; choose another destination or delete it first"
         )
-    if location.is_local and location.directory.exists() and any(location.directory.iterdir()):
+    # In an object store, what an interrupted preparation left has its journal beside it.
+    left = not location.is_local and JOURNAL_NAME in sizes
+    taken = location.is_local and location.directory.exists() and any(location.directory.iterdir())
+    if taken or (sizes and not left):
         raise DatasetError(
             f"{location.uri}: exists and is no prepared data set; choose another destination"
         )

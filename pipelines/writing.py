@@ -50,6 +50,7 @@ class Writer:
         if journal.get("recipe") != self._recipe:
             self.discard()
             self._staging.create()
+            self._write_journal({})
             return {}
         finished = {}
         for number, entry in journal["finished"].items():
@@ -70,10 +71,11 @@ class Writer:
             channel_sums=_column_sums([each.channel_sums for each in good]),
             problems=problems,
         )
-        journal = {
-            "recipe": self._recipe,
-            "finished": {key: asdict(written) for key, written in self.finished.items()},
-        }
+        self._write_journal(self.finished)
+
+    def _write_journal(self, finished: dict[int, Written]) -> None:
+        entries = {number: asdict(written) for number, written in finished.items()}
+        journal = {"recipe": self._recipe, "finished": entries}
         self._staging.replace(JOURNAL_NAME, json.dumps(journal).encode())
 
     def _write_shard(self, number: int, samples: list[Sample]) -> Shard:

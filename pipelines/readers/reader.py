@@ -73,6 +73,12 @@ class Reader:
         files = [file for file in (record.image, record.label) if file is not None]
         return sum(file.stat().st_size for file in files if file.exists())
 
+    def stamp(self, record: Record) -> str:
+        """Changes when the record's files do: their sizes and times of modification."""
+        files = [file for file in (record.image, record.label) if file is not None]
+        stats = [file.stat() for file in files if file.exists()]
+        return " ".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats)
+
     @property
     def title(self) -> str:
         """The prepared data set's name."""

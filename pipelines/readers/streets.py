@@ -50,6 +50,9 @@ class Streets(Reader):
         height, width = self.size
         return 2 * height * width
 
+    def stamp(self, record: Record) -> str:
+        return ""  # `version` says it all
+
     @property
     def version(self) -> str:
         return f"{self.name} {_renderer_version()} {self.size} {self.seed}"

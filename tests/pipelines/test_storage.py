@@ -93,6 +93,14 @@ def test_an_interrupted_preparation_goes_on(
     assert len(open_dataset(uri).split("val")) == 3
 
 
+def test_what_is_there_is_left_alone(bucket: str, camvid: CamVidSource) -> None:
+    uri = bucket.format("mine")
+    locate(uri).write("thesis.txt", b"important")
+    with pytest.raises(DatasetError, match="exists and is no prepared data set"):
+        prepare(CamVid(camvid.directory), uri)
+    assert locate(uri).read("thesis.txt") == b"important"
+
+
 def test_a_bucket_that_is_not_there_gets_a_sentence(
     bucket: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
