@@ -1,14 +1,14 @@
 """Feature enhancement modules and the flows they form: equations (1) to (4) of the paper."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers import BasicBlock, ConvNormReLU, resize
+from models.registry import Registry
 
 Start = Literal["mean-blur", "low-pass"]
 
@@ -74,28 +74,22 @@ class FEM(nn.Module):
     3x3. Θ is a 3x3 convolution `C -> C`. Batch norm and ReLU follow each convolution in the usual
     places; the paper's figure leaves them out.
 
-    A kind of your own subclasses this (or any module with this constructor and `auxiliary`), says
-    in `auxiliary` which neighbour it takes from, implements `forward` and is registered by
-    `register_fem`; its name then works in `flows`.
+    A kind of your own subclasses this, says in `auxiliary` which neighbour it takes from,
+    implements `forward` and is registered by `register_fem`; its name then works in `flows`. A flow
+    builds it as `kind(channels, options)`.
     """
 
     #: Which neighbour of the target is `Fa`; with it, the direction in which a flow runs.
     auxiliary: ClassVar[Literal["finer", "coarser"]]
 
-    def __init__(self, channels: int, options: FEMOptions) -> None:
+    def __init__(self, channels: int, options: FEMOptions, start: Start = "mean-blur") -> None:
         super().__init__()
-        start = self.extractor_start(options)
         self.extract_target = Extractor(channels, options.extractor_kernel, start)
         self.extract_auxiliary = Extractor(channels, options.extractor_kernel, start)
         self.phi = nn.Sequential(
             ConvNormReLU(2 * channels, channels, 3), BasicBlock(channels, channels)
         )
         self.theta = ConvNormReLU(channels, channels, 3)
-
-    @staticmethod
-    def extractor_start(options: FEMOptions) -> Start:
-        """The kernel that both extractors start from."""
-        return "mean-blur"
 
     def oper(self, target: Tensor, auxiliary: Tensor) -> Tensor:
         """`Φ(cat(E(Ft), resize(E(Fa))))`: `(N, C, H, W)`."""
@@ -107,21 +101,10 @@ class FEM(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
 
-FEM_KINDS: dict[str, type[FEM]] = {}
+FEM_KINDS: Registry[FEM] = Registry("FEM kind")
 
-K = TypeVar("K", bound=type[FEM])
-
-
-def register_fem(name: str) -> Callable[[K], K]:
-    """Class decorator: makes a kind of FEM known under `name`, for use in `flows`."""
-
-    def register(cls: K) -> K:
-        if name in FEM_KINDS:
-            raise ValueError(f"FEM kind {name!r} is already {FEM_KINDS[name].__qualname__}")
-        FEM_KINDS[name] = cls
-        return cls
-
-    return register
+#: Class decorator: makes a kind of FEM known under a name, for use in `flows`.
+register_fem = FEM_KINDS.register
 
 
 @register_fem("detail")
@@ -143,16 +126,14 @@ class SemanticFEM(FEM):
 
     The auxiliary is the next coarser level, resized up; it, not the target, is added back.
 
-    Both extractors start from the mean blur as the text has it, which makes them high-pass,
-    although a "structure extractor" suggests the opposite: `structure_start="low-pass"` starts them
-    so.
+    Both extractors start from the mean blur, as the text has it, and hence high-pass, although the
+    words "structure extractor" suggest the opposite; `structure_start="low-pass"` starts them so.
     """
 
     auxiliary = "coarser"
 
-    @staticmethod
-    def extractor_start(options: FEMOptions) -> Start:
-        return options.structure_start
+    def __init__(self, channels: int, options: FEMOptions) -> None:
+        super().__init__(channels, options, options.structure_start)
 
     def forward(self, target: Tensor, auxiliary: Tensor) -> Tensor:
         return self.theta(resize(auxiliary, target) + self.oper(target, auxiliary))

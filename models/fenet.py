@@ -1,6 +1,5 @@
 """FENet (Fig. 3): one model, of which every row of the paper's tables is a configuration."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -242,9 +241,9 @@ class FENet(nn.Module):
             found[name] = levels
         return found
 
-    def _steps(self) -> Iterator[tuple[str, nn.Module]]:
+    def _steps(self) -> list[tuple[str, nn.Module]]:
         """What happens to the backbone's levels, in order."""
-        return iter([("neck", self.neck), *self.flows.items()])
+        return [("neck", self.neck), *self.flows.items()]
 
 
 def _numbered(kinds: tuple[str, ...]) -> list[tuple[str, str]]:

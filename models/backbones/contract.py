@@ -1,10 +1,12 @@
 """What a backbone declares and returns, and the table of those known by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from torch import Tensor, nn
+
+from models.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,10 @@ class Backbone(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
 
-BACKBONES: dict[str, type[Backbone]] = {}
+BACKBONES: Registry[Backbone] = Registry("backbone")
 
-B = TypeVar("B", bound=type[Backbone])
-
-
-def register_backbone(name: str) -> Callable[[B], B]:
-    """Class decorator: makes a `Backbone` known under `name`, the value of `backbone:`."""
-
-    def register(cls: B) -> B:
-        if name in BACKBONES:
-            raise ValueError(f"backbone {name!r} is already {BACKBONES[name].__qualname__}")
-        BACKBONES[name] = cls
-        return cls
-
-    return register
+#: Class decorator: makes a `Backbone` known under a name, the value of `backbone:`.
+register_backbone = BACKBONES.register
 
 
 def backbone_class(name: str) -> type[Backbone]:

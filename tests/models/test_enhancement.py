@@ -230,5 +230,6 @@ def test_a_third_kind_flows_and_starts_by_seed_and_name() -> None:
 
 
 def test_a_name_is_given_once() -> None:
-    with pytest.raises(ValueError, match="'detail' is already DetailFEM"):
+    with pytest.raises(ValueError, match=r"'detail' is already models\.enhancement\.DetailFEM"):
         register_fem("detail")(GatedFEM)
+    assert register_fem("gated")(GatedFEM) is GatedFEM
