@@ -123,6 +123,12 @@ class Ledger:
                     "or give the study another name"
                 )
             self.experiment_id = experiment.experiment_id
+        # With its kind unsaid, MLflow shows an experiment as one about language models.
+        for key, value in (
+            ("mlflow.experimentKind", "custom_model_development"),
+            ("mlflow.note.content", plan.study.description),
+        ):
+            self._client.set_experiment_tag(self.experiment_id, key, value)
         parents = self._search([self.experiment_id], f"tags.`{_TAG}kind` = 'study'")
         if parents:
             parent = max(parents, key=lambda run: run.info.start_time)

@@ -86,38 +86,32 @@ def build_rows(
     return rows
 
 
-def header(plan: Plan, rows: Sequence[Row]) -> list[str]:
-    """The columns' names, in the order of `cells`."""
+def columns(plan: Plan, rows: Sequence[Row]) -> dict[str, list[str]]:
+    """The table by its columns' names: one text a row, a dash for what there is none of.
+
+    The published columns are left out where nothing was published.
+    """
     sizes = sorted({row.cost.size for row in rows})
-    size = f"at {sizes[0][1]}x{sizes[0][0]}" if len(sizes) == 1 else ""
-    compared = f"vs {plan.study.compare_to}" if plan.study.compare_to else "difference"
-    axes = [axis.split(".")[-1] for axis in plan.study.grid]
-    return [
-        "variant",
-        *axes,
-        "params M",
-        f"GFLOPs {size}",
-        "mIoU %",
-        compared,
-        "best %",
-        "published %",
-        "published diff.",
+    size = f" at {sizes[0][1]}x{sizes[0][0]}" if len(sizes) == 1 else ""
+    table = {"variant": [row.label + (" *" if row.stale else "") for row in rows]}
+    for axis in plan.study.grid:
+        table[axis.split(".")[-1]] = [str(row.axes[axis]) for row in rows]
+    table["params M"] = [f"{row.cost.parameters_m:.2f}" for row in rows]
+    table[f"GFLOPs{size}"] = [f"{row.cost.gflops:.2f}" for row in rows]
+    table["mIoU %"] = [
+        _mean(row.last) + (f" ({len(row.missing)} missing)" if row.missing and row.last else "")
+        for row in rows
     ]
-
-
-def cells(row: Row) -> list[str]:
-    """One row's texts. A dash stands for what there is none of."""
-    return [
-        row.label + (" *" if row.stale else ""),
-        *(str(value) for value in row.axes.values()),
-        f"{row.cost.parameters_m:.2f}",
-        f"{row.cost.gflops:.2f}",
-        _mean(row.last) + (f" ({len(row.missing)} missing)" if row.missing and row.last else ""),
-        "-" if row.delta is None else f"{row.delta:+.1f}",
-        _mean(row.best),
-        "-" if row.published is None else f"{row.published:.1f}",
-        "-" if row.published_delta is None else f"{row.published_delta:+.1f}",
-    ]
+    if plan.study.compare_to:
+        table[f"vs {plan.study.compare_to}"] = [_signed(row.delta) for row in rows]
+    table["best %"] = [_mean(row.best) for row in rows]
+    if any(row.published is not None for row in rows):
+        table["published %"] = [
+            "-" if row.published is None else f"{row.published:.1f}" for row in rows
+        ]
+        if plan.study.compare_to:
+            table["published diff."] = [_signed(row.published_delta) for row in rows]
+    return table
 
 
 def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
@@ -146,21 +140,22 @@ def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
 def as_rich(plan: Plan, rows: Sequence[Row]) -> Table:
     """The table for a terminal."""
     table = Table(title=plan.study.study, title_justify="left", title_style="bold")
+    texts = columns(plan, rows)
     left = 1 + len(plan.study.grid)
-    for index, name in enumerate(header(plan, rows)):
+    for index, name in enumerate(texts):
         is_text = index < left
         table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text)
-    for row in rows:
-        table.add_row(*cells(row))
+    for line in zip(*texts.values(), strict=True):
+        table.add_row(*line)
     return table
 
 
 def as_markdown(plan: Plan, rows: Sequence[Row]) -> str:
     """The table as GitHub markdown, with its footnotes."""
-    names = header(plan, rows)
+    texts = columns(plan, rows)
     left = 1 + len(plan.study.grid)
-    rule = [":--" if index < left else "--:" for index in range(len(names))]
-    lines = [names, rule, *(cells(row) for row in rows)]
+    rule = [":--" if index < left else "--:" for index in range(len(texts))]
+    lines = [list(texts), rule, *zip(*texts.values(), strict=True)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     notes = "\n".join(f"- {note}" for note in footnotes(plan, rows))
     return f"# {plan.study.study}\n\n{table}\n\n{notes}\n"
@@ -170,9 +165,14 @@ def as_csv(plan: Plan, rows: Sequence[Row]) -> str:
     """The table as CSV, one line a row, texts as in the terminal."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header(plan, rows))
-    writer.writerows(cells(row) for row in rows)
+    texts = columns(plan, rows)
+    writer.writerow(texts)
+    writer.writerows(zip(*texts.values(), strict=True))
     return buffer.getvalue()
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.1f}"
 
 
 def _mean(values: Sequence[float]) -> str:
