@@ -1,4 +1,13 @@
-"""FENet of "Boosting Semantic Segmentation via Feature Enhancement", in plain torch."""
+"""FENet of "Boosting Semantic Segmentation via Feature Enhancement", in plain torch.
+
+A network, its loss, and what it costs:
+
+    model = FENet(FENetConfig("resnet18", supervision=(3, 4)), classes=19)
+    criterion = SegmentationLoss()
+    terms = criterion(model(images), labels)
+    loss, _ = criterion.total(terms.sums, terms.counts)
+    count_multiply_adds(model.config, 19, 1024, 1024)
+"""
 
 from models.backbones import Backbone, register_backbone
 from models.cost import count_multiply_adds, count_parameters

@@ -1,7 +1,7 @@
 """FENet (Fig. 3): one model, of which every row of the paper's tables is a configuration."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,8 @@ class FENetConfig:
 
     Attributes:
         backbone: a registered name.
-        stem: one of the backbone's stems; None: its own.
+        stem: one of the backbone's stems, for ResNets "64-64-128" (as the paper), "32-32-64" or
+            "plain"; None: its own.
         channels: C, the depth of every level after the laterals; None: 256 for ResNet-50 and -101,
             128 for ResNet-18, 64 for DFNets.
         dilation: dilate the last two stages, strides kept; None: as the paper, exactly when `ppm`
@@ -54,7 +55,7 @@ class FENetConfig:
     """
 
     backbone: str = "resnet18"
-    stem: Literal["64-64-128", "32-32-64", "plain"] | None = None
+    stem: str | None = None
     channels: int | None = None
     dilation: bool | None = None
     ppm: bool = True
@@ -106,7 +107,7 @@ class FENetConfig:
         own_stem = backbone.stems[0] if backbone.stems else None
         return replace(
             self,
-            stem=self.stem or own_stem,  # type: ignore[arg-type]  # one of the backbone's stems
+            stem=self.stem or own_stem,
             channels=self.channels or backbone.lateral_channels,
             dilation=self.ppm and backbone.can_dilate if self.dilation is None else self.dilation,
         )

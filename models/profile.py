@@ -9,7 +9,7 @@ import argparse
 import json
 import re
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from models.backbones import BACKBONES
 from models.cost import count_parameters, multiply_adds_by_part, on_meta, parts
@@ -17,12 +17,12 @@ from models.fenet import FENet, FENetConfig
 from models.latency import device_at_hand, measure_latency
 
 #: The configurations of the paper's tables; DF and SF alone are parts of the last.
-CONFIGURATIONS: dict[str, dict[str, object]] = {
-    "baseline": {"ppm": False, "flows": ()},
-    "strong": {"flows": ()},
-    "strong+df": {"flows": ("detail",)},
-    "strong+sf": {"flows": ("semantic",)},
-    "fenet": {"flows": ("detail", "semantic")},
+CONFIGURATIONS = {
+    "baseline": FENetConfig(ppm=False, flows=()),
+    "strong": FENetConfig(flows=()),
+    "strong+df": FENetConfig(flows=("detail",)),
+    "strong+sf": FENetConfig(flows=("semantic",)),
+    "fenet": FENetConfig(flows=("detail", "semantic")),
 }
 
 #: Tables 2 and 3(a): parameters in millions, multiply-adds in 1e9 at 1024 x 1024; 19 classes.
@@ -66,7 +66,7 @@ def profile(
     name: str, backbone: str, classes: int, height: int, width: int, latency: bool = False
 ) -> Row:
     """The row of one of `CONFIGURATIONS`, with its parts."""
-    config = FENetConfig(backbone, **CONFIGURATIONS[name])  # type: ignore[arg-type]
+    config = replace(CONFIGURATIONS[name], backbone=backbone)
     model = on_meta(config, classes)
     multiply_adds = multiply_adds_by_part(model, classes, height, width)
     costs = {
