@@ -18,6 +18,8 @@ class Resources:
     concurrent_trials: at most so many gangs at once; as many as fit when left out.
     node_cache: directory on each node where decoded data is shared by all trials; None for none.
     node_cache_gib: most it may take; what the disk has when left out.
+    checkpoint_steps: steps from one checkpoint within an epoch to the next; without it, checkpoints
+        are written at the end of epochs only. Resuming is exact from either.
     retries: restarts from the last checkpoint after a worker or its node is lost.
     """
 
@@ -30,6 +32,7 @@ class Resources:
     concurrent_trials: int | None = None
     node_cache: str | None = "~/.cache/segmentation-orchestrator"
     node_cache_gib: float | None = None
+    checkpoint_steps: int | None = None
     retries: int = 2
 
     def __post_init__(self) -> None:
@@ -49,6 +52,10 @@ class Resources:
             )
         if self.node_cache_gib is not None and self.node_cache_gib <= 0:
             raise ValueError(f"node_cache_gib must be above 0, received {self.node_cache_gib}")
+        if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
+            raise ValueError(
+                f"checkpoint_steps must be at least 1, received {self.checkpoint_steps}"
+            )
         if self.retries < 0:
             raise ValueError(f"retries must not be negative, received {self.retries}")
 

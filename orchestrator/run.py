@@ -182,6 +182,7 @@ class _Run:
                 threads=max(1, int(resources.cpus_per_worker)),
                 imports=self.plan.study.imports,
                 cache=resources.cache(),
+                checkpoint_steps=resources.checkpoint_steps,
             ),
             workers=resources.workers,
             resources=self.gang.per_worker,

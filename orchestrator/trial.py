@@ -11,7 +11,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from orchestrator.worker import WorkerTask, train_worker
+from orchestrator.worker import SCORE, WorkerTask, train_worker
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def run_trial(job: Job) -> dict[str, Any]:
             logger.warning("%s: a worker was lost, restart %d", job.name, failures)
     best, _ = max(
         result.best_checkpoints or [],
-        key=lambda entry: entry[1].get("val/miou", -math.inf),
+        key=lambda entry: entry[1].get(SCORE, -math.inf),
     )
     return {"last_checkpoint": result.checkpoint.path, "best_checkpoint": best.path}
 
@@ -74,7 +74,7 @@ def _trainer(job: Job) -> TorchTrainer:
             callbacks=[TuneReportCallback()],
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="val/miou", checkpoint_score_order="max"
+                num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
             ),
         ),
     )

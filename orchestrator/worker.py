@@ -13,9 +13,10 @@ from pipelines.cache import NodeCache
 from pipelines.dataset import open_dataset
 from pipelines.experiment import Experiment
 from pipelines.results import write_results
-from pipelines.training import EpochReport, Training
+from pipelines.training import Report, Training
 
 RESULTS_DIRECTORY = "results"
+SCORE = "checkpoint_score"
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class WorkerTask:
     """What every worker of a trial is told. The precision of `experiment` is resolved.
 
     imports: modules that register what the experiment names. cache: of decoded data, on the node.
+    checkpoint_steps: steps from one checkpoint within an epoch to the next; None for none.
     """
 
     experiment: Experiment
@@ -30,6 +32,7 @@ class WorkerTask:
     threads: int
     imports: tuple[str, ...]
     cache: NodeCache | None
+    checkpoint_steps: int | None
 
 
 def train_worker(config: dict[str, WorkerTask]) -> None:
@@ -45,16 +48,17 @@ def train_worker(config: dict[str, WorkerTask]) -> None:
         with checkpoint.as_directory() as directory:
             training.restore(Path(directory))
 
-    def report(epoch: EpochReport) -> None:
+    def send(report: Report) -> None:
+        metrics = dict(report.metrics or {})
+        # Ray keeps the checkpoint that scores best, and refuses one without a score.
+        metrics[SCORE] = metrics.get("val/miou", -1.0)
         if training.group.rank != 0:
-            ray.train.report(epoch.metrics)
+            ray.train.report(metrics)
             return
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as directory:
-            epoch.save(Path(directory))
-            if epoch.epoch == task.experiment.training.epochs:
-                write_results(Path(directory) / RESULTS_DIRECTORY, training, epoch)
-            ray.train.report(
-                epoch.metrics, checkpoint=ray.train.Checkpoint.from_directory(directory)
-            )
+            report.save(Path(directory))
+            if report.scores is not None and report.epoch == task.experiment.training.epochs:
+                write_results(Path(directory) / RESULTS_DIRECTORY, training, report)
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(directory))
 
-    training.run(report)
+    training.run(send, report_steps=task.checkpoint_steps)

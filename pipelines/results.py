@@ -7,27 +7,27 @@ import torch
 
 from pipelines.evaluation import predict_image
 from pipelines.pictures import draw_confusion, draw_panels
-from pipelines.training import EpochReport, Training
+from pipelines.training import Report, Training
 
 PANEL_ROWS = 5
 
 
-def write_results(directory: Path, training: Training, epoch: EpochReport) -> None:
+def write_results(directory: Path, training: Training, report: Report) -> None:
     """Write `confusion.csv`, `confusion.png` and `panels.png` into `directory`, and
     `pretrained.txt` where weights were loaded: what of them, and what not.
 
     The panels show images spread evenly over the validation split, the same for every variant.
     """
-    assert epoch.scores is not None, "the last epoch is always validated"
+    assert report.scores is not None, "the last epoch is always validated"
     directory.mkdir(parents=True)
     names = training.classes
-    confusion = epoch.scores.confusion.numpy()
+    confusion = report.scores.confusion.numpy()
     header = ",".join(["label", *names])
     lines = [
         f"{name},{','.join(map(str, row))}" for name, row in zip(names, confusion, strict=True)
     ]
     (directory / "confusion.csv").write_text("\n".join([header, *lines]) + "\n")
-    title = f"epoch {epoch.epoch}: mIoU {100 * epoch.scores.miou:.1f} %, validation split"
+    title = f"epoch {report.epoch}: mIoU {100 * report.scores.miou:.1f} %, validation split"
     draw_confusion(directory / "confusion.png", confusion, names, title)
 
     if training.pretrained is not None:

@@ -8,8 +8,11 @@ import math
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +24,13 @@ from pipelines.batch_norm import synchronise_batch_norm
 from pipelines.cache import NodeCache
 from pipelines.checkpoint import restore_checkpoint, save_checkpoint
 from pipelines.dataset import PreparedDataset, Samples
-from pipelines.device import augment_ahead
+from pipelines.device import TrainingBatch, augment_ahead
 from pipelines.distributed import WorkerGroup
 from pipelines.evaluation import Scores, evaluate
 from pipelines.experiment import Experiment
 from pipelines.loading import EvaluationBatches, TrainingBatches
 from pipelines.network import build_network, load_backbone_weights
-from pipelines.optimization import build_optimizer, poly_learning_rate
+from pipelines.optimization import build_optimizer, learning_rate
 from pipelines.precision import Numerics
 
 
@@ -35,17 +38,29 @@ class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message says where."""
 
 
-@dataclass(frozen=True)
-class EpochReport:
-    """What one finished epoch hands to `report`.
+@dataclass
+class Position:
+    """How far a training is: finished epochs, and steps of the epoch under way with what they have
+    added up to. loss_sums: total loss first, then each of `loss_names`; seconds: spent on them."""
 
-    epoch: counted from 1. metrics: name to value; mIoU and IoU in [0, 1]. scores: on the validation
-    split, None in epochs without validation. save: writes the checkpoint into an empty directory;
-    only rank 0 needs to call it.
+    epoch: int = 0
+    step: int = 0
+    loss_names: list[str] = field(default_factory=list)
+    loss_sums: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a training hands to `report`, on every worker at the same moment.
+
+    At the end of an epoch: epoch, counted from 1; metrics, name to value, mIoU and IoU in [0, 1];
+    scores on the validation split, None in epochs without validation. In the middle of one:
+    `metrics` and `scores` are None. save: writes the checkpoint; only rank 0 needs to call it.
     """
 
     epoch: int
-    metrics: dict[str, float]
+    metrics: dict[str, float] | None
     scores: Scores | None
     save: Callable[[Path], None]
 
@@ -83,11 +98,14 @@ class Training:
         if config.backbone_weights is not None:
             self.pretrained = load_backbone_weights(model, config.backbone_weights)
         self.model = self.numerics.place(model)
-        self.replica: nn.Module = self.model
         if self.group.size > 1:
             self.model = synchronise_batch_norm(self.model, device)
+        self.replica = self.model
+        if config.compile:
+            self.replica = cast(nn.Module, torch.compile(self.model))
+        if self.group.size > 1:
             self.replica = DistributedDataParallel(
-                self.model,
+                self.replica,
                 device_ids=[device] if device.type == "cuda" else None,
                 broadcast_buffers=False,  # equal on all workers, because the statistics are
                 gradient_as_bucket_view=True,
@@ -99,7 +117,7 @@ class Training:
             self.samples(data.train_split),
             data,
             seed=experiment.seed,
-            global_batch=config.batch,
+            global_batch=config.batch // config.accumulation,
             rank=self.group.rank,
             world=self.group.size,
             pin=device.type == "cuda",
@@ -110,7 +128,7 @@ class Training:
             rank=self.group.rank,
             world=self.group.size,
         )
-        self.finished_epochs = 0
+        self.position = Position()
         self.history: list[dict[str, float]] = []
 
     def samples(self, split: str) -> Samples:
@@ -122,21 +140,23 @@ class Training:
     def restore(self, directory: Path) -> None:
         """Go on from a checkpoint. Raises CheckpointError where it does not fit."""
         state = restore_checkpoint(directory, self.model, self.optimizer)
-        self.finished_epochs = int(state["epoch"])
+        self.position = Position(**state["position"])
         self.history = list(state["history"])
 
-    def run(self, report: Callable[[EpochReport], None]) -> None:
-        """Train the remaining epochs; call `report` on every worker after each one.
+    def run(self, report: Callable[[Report], None], report_steps: int | None = None) -> None:
+        """Train what remains; call `report` after each epoch, and after every `report_steps` steps
+        within one.
 
         Raises NonFiniteLossError, and DatasetError where a sample cannot be read.
         """
-        config = self.experiment.training
+        epochs = self.experiment.training.epochs
         every = self.experiment.evaluation.every
-        for epoch in range(self.finished_epochs, config.epochs):
-            metrics = self._train_epoch(epoch)
-            self.finished_epochs = epoch + 1
+        while self.position.epoch < epochs:
+            metrics = self._train_epoch(report, report_steps)
+            self.position = Position(epoch=self.position.epoch + 1)
+            epoch = self.position.epoch
             scores = None
-            if self.finished_epochs % every == 0 or self.finished_epochs == config.epochs:
+            if epoch % every == 0 or epoch == epochs:
                 started = time.perf_counter()
                 scores = evaluate(self.model, self.validation, len(self.classes), self.numerics)
                 metrics |= _score_metrics(scores, self.classes)
@@ -145,62 +165,90 @@ class Training:
                     [scores.miou] + [entry.get("val/miou", 0.0) for entry in self.history]
                 )
             metrics["memory_gib"] = self.group.maximum(_peak_memory_gib(self.numerics.device))
-            metrics = {"epoch": self.finished_epochs, **metrics}
+            metrics = {"epoch": epoch, **metrics}
             self.history.append(metrics)
-            report(EpochReport(self.finished_epochs, metrics, scores, self._save))
+            report(Report(epoch, metrics, scores, self._save))
 
     def _save(self, directory: Path) -> None:
-        save_checkpoint(
-            directory,
-            self.model,
-            self.optimizer,
-            {"epoch": self.finished_epochs, "history": self.history},
-        )
+        state = {"position": asdict(self.position), "history": self.history}
+        save_checkpoint(directory, self.model, self.optimizer, state)
 
-    def _train_epoch(self, epoch: int) -> dict[str, float]:
-        config = self.experiment.training
-        learning_rate = poly_learning_rate(config.learning_rate, epoch, config.epochs, config.power)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = learning_rate
-        self.replica.train()
-        device = self.numerics.device
-        sums: Tensor | None = None
-        names: tuple[str, ...] = ()
-        started = time.perf_counter()
-        batches = augment_ahead(self.batches.epoch(epoch), self.augmentation, device)
-        for step, batch in enumerate(batches):
-            set_sample_keys(self.model, batch.sample_keys)
-            with self.numerics.autocast():
-                output = self.replica(self.numerics.arrange(batch.images))
-                terms = self.criterion(output, batch.labels)
-            counts = self.group.sum(terms.counts)
-            total, _ = self.criterion.total(terms.sums, counts)
-            self.optimizer.zero_grad(set_to_none=True)
-            # DDP averages the workers' gradients; the losses are shares of one global mean.
-            (total * self.group.size).backward()
-            # One transfer to the host a step, after the work of the step is queued.
-            global_sums = self.group.sum(terms.sums)
-            loss, per_term = self.criterion.total(global_sums, counts)
-            if not math.isfinite(float(loss)):
-                raise NonFiniteLossError(
-                    f"loss {float(loss)} in epoch {epoch + 1}, step {step + 1} at learning rate "
-                    f"{learning_rate:g}, samples {', '.join(batch.identifiers)}"
-                )
-            self.optimizer.step()
-            names = terms.names
-            epoch_terms = torch.cat([loss.reshape(1), per_term]).double()
-            sums = epoch_terms if sums is None else sums + epoch_terms
-        seconds = time.perf_counter() - started
-        assert sums is not None, "an epoch has at least one step"
-        means = (sums / len(self.batches)).tolist()
+    def _train_epoch(
+        self, report: Callable[[Report], None], report_steps: int | None
+    ) -> dict[str, float]:
+        """Train the steps that remain of the epoch under way; its metrics."""
+        config, position = self.experiment.training, self.position
+        steps = -(-len(self.batches) // config.accumulation)
+        parts = augment_ahead(
+            self.batches.epoch(position.epoch, position.step * config.accumulation),
+            self.augmentation,
+            self.numerics.device,
+        )
+        while position.step < steps:
+            started = time.perf_counter()
+            # Validation and reports in between leave the model in another mode.
+            self.replica.train()
+            rate = learning_rate(config, position.epoch, position.step, steps)
+            for parameters in self.optimizer.param_groups:
+                parameters["lr"] = rate
+            names, losses = self._step(list(islice(parts, config.accumulation)), rate)
+            position.loss_names = names
+            position.loss_sums = [
+                sum(pair)
+                for pair in zip(position.loss_sums or [0.0] * len(losses), losses, strict=True)
+            ]
+            position.step += 1
+            position.seconds += time.perf_counter() - started
+            if report_steps and position.step % report_steps == 0 and position.step < steps:
+                report(Report(position.epoch + 1, None, None, self._save))
+        means = [value / steps for value in position.loss_sums]
         metrics = {"train/loss": means[0]}
-        if len(names) > 1:
-            metrics |= {
-                f"train/loss/{name}": value for name, value in zip(names, means[1:], strict=True)
-            }
-        metrics["learning_rate"] = learning_rate
-        metrics["images_per_second"] = len(self.batches) * config.batch / seconds
+        if len(means) > 2:
+            named = zip(position.loss_names, means[1:], strict=True)
+            metrics |= {f"train/loss/{name}": value for name, value in named}
+        metrics["learning_rate"] = rate
+        metrics["images_per_second"] = steps * config.batch / position.seconds
         return metrics
+
+    def _step(self, parts: list[TrainingBatch], rate: float) -> tuple[list[str], list[float]]:
+        """One optimizer step on the parts of a global batch. The names of the loss's terms, and the
+        total loss followed by each term, as means over the global batch."""
+        self.optimizer.zero_grad(set_to_none=True)
+        totals: Tensor | None = None
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
+            set_sample_keys(self.model, part.sample_keys)
+            with nullcontext() if last else self._without_exchange():
+                with self.numerics.autocast():
+                    output = self.replica(self.numerics.arrange(part.images))
+                    terms = self.criterion(output, part.labels)
+                counts = self.group.sum(terms.counts)
+                loss, _ = self.criterion.total(terms.sums, counts)
+                # DDP averages the workers' gradients; the losses are shares of one global mean.
+                (loss * (self.group.size / len(parts))).backward()
+            loss, per_term = self.criterion.total(self.group.sum(terms.sums), counts)
+            measured = torch.cat([loss.reshape(1), per_term]).double() / len(parts)
+            totals = measured if totals is None else totals + measured
+        assert totals is not None, "a batch has at least one part"
+        # The one transfer to the host in a step, after all of its work is queued.
+        losses = totals.tolist()
+        if not math.isfinite(losses[0]):
+            samples = ", ".join(name for part in parts for name in part.identifiers)
+            raise NonFiniteLossError(
+                f"loss {losses[0]} in epoch {self.position.epoch + 1}, step "
+                f"{self.position.step + 1} at learning rate {rate:g}, samples {samples}"
+            )
+        clip = self.experiment.training.gradient_clip
+        if clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        self.optimizer.step()
+        return list(terms.names), losses
+
+    def _without_exchange(self) -> AbstractContextManager[None]:
+        """Within it, gradients add up on each worker instead of being averaged over them."""
+        if isinstance(self.replica, DistributedDataParallel):
+            return self.replica.no_sync()
+        return nullcontext()
 
 
 def _score_metrics(scores: Scores, classes: list[str]) -> dict[str, float]:

@@ -23,8 +23,8 @@ class Streets(Reader):
     """`train` and `val` scenes of `size` (height, width) from the world `seed`."""
 
     source: Path = Path()
-    train: int = 320
-    val: int = 80
+    train: int = 240
+    val: int = 60
     size: tuple[int, int] = (128, 256)
     seed: int = 0
 
