@@ -1,4 +1,4 @@
-"""From source windows to a training batch, on the device: the recipe of facts.md, section 5.
+"""From source windows to a training batch, on the device: the paper's recipe.
 
 Resize, crop, padding and flip are one reading of the source window (see `geometry`); colour jitter
 and Gaussian blur follow on the batch, with parameters drawn per sample from its key. A sample's

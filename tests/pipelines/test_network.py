@@ -1,0 +1,107 @@
+"""Networks by configuration: FENet's, and those of the user's own."""
+
+import sys
+import types
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models import FENetConfig
+from pipelines.network import (
+    NetworkConfig,
+    NetworkError,
+    build_network,
+    check_network,
+    load_backbone_weights,
+)
+
+
+class Linear(nn.Module):
+    """Logits of every pixel by themselves; `broken` names what it does wrong."""
+
+    def __init__(self, classes: int, width: int = 3, broken: str = "") -> None:
+        super().__init__()
+        if broken == "constructor":
+            raise RuntimeError("no such thing")
+        self.layer = nn.Conv2d(3, classes + (broken == "classes"), width, padding="same")
+        self.broken = broken
+
+    def forward(self, images: Tensor) -> object:
+        if self.broken == "forward":
+            raise RuntimeError("it broke")
+        if self.broken == "training" and self.training:
+            return {"logits": self.layer(images)}
+        logits = self.layer(images)
+        return (logits, [logits[:, :, ::2, ::2]]) if self.training else logits
+
+
+@pytest.fixture(autouse=True)
+def own_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("own_module")
+    module.Linear = Linear
+    module.function = lambda classes: None
+    monkeypatch.setitem(sys.modules, "own_module", module)
+
+
+def test_the_seed_decides_the_values_and_torchs_generator_is_left_alone() -> None:
+    config = NetworkConfig("own_module:Linear", {"width": 3})
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second, other = (build_network(config, 7, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.layer.weight.shape == (7, 3, 3, 3)
+    assert torch.equal(first.layer.weight, second.layer.weight)
+    assert not torch.equal(first.layer.weight, other.layer.weight)
+    check_network(config, 7, (32, 32))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("constructor", r"its constructor failed \(RuntimeError: no such thing\)"),
+        ("forward", r"failed on images of \(2, 3, 32, 32\) \(RuntimeError: it broke\)"),
+        ("classes", r"logits are \(2, 8, 32, 32\) .*they must be \(2, 7, height, width\)"),
+        ("training", r"a network returned dict; it must return logits"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_refused(broken: str, message: str) -> None:
+    config = NetworkConfig("own_module:Linear", {"broken": broken})
+    with pytest.raises(NetworkError, match=message):
+        check_network(config, 7, (32, 32))
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments", "message"),
+    [
+        ("own_module:function", {}, "own_module has no nn.Module function"),
+        ("own_module:Absent", {}, "own_module has no nn.Module Absent"),
+        ("torch.nn:ReLU", {}, "its constructor has no argument `classes`"),
+        ("own_module:Linear", {"depth": 3}, "unknown argument `depth`; known: width, broken"),
+    ],
+)
+def test_what_is_no_network_is_refused(network: str, arguments: dict, message: str) -> None:
+    with pytest.raises(NetworkError, match=message):
+        build_network(NetworkConfig(network, arguments), 7, seed=0)
+
+
+@pytest.mark.parametrize("network", ["own_module", "own module:X", ":X", "a:b:c", "a..b:C"])
+def test_malformed_names_are_refused(network: str) -> None:
+    with pytest.raises(ValueError, match=r"it must be package\.module:Class"):
+        NetworkConfig(network)
+
+
+def test_backbone_weights_reach_the_backbone(tmp_path) -> None:
+    source = build_network(FENetConfig(), 3, seed=1).backbone
+    torch.save(source.state_dict(), tmp_path / "resnet18.pth")
+    network = build_network(FENetConfig(), 7, seed=3)
+    report = load_backbone_weights(network, str(tmp_path / "resnet18.pth"))
+    assert not report.missing
+    for name, value in source.state_dict().items():
+        assert torch.equal(network.backbone.state_dict()[name], value), name
+
+
+def test_a_network_without_a_backbone_takes_no_weights(tmp_path) -> None:
+    network = build_network(NetworkConfig("own_module:Linear"), 7, seed=0)
+    with pytest.raises(NetworkError, match=r"Linear has no `backbone`"):
+        load_backbone_weights(network, str(tmp_path / "any.pth"))
