@@ -1,88 +1,62 @@
-"""Scoring a model on a whole split: the confusion matrix, and the figures that follow from it."""
+"""Scoring a model on a whole split."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassConfusionMatrix
 
-from models import split_output
 from pipelines.augmentation import normalise
-from pipelines.dataset import IGNORE_INDEX
+from pipelines.inference import InferenceConfig, predict, scaled_size
 from pipelines.loading import EvaluationBatches
 from pipelines.precision import Numerics
+from pipelines.scores import Scores, ScoreState
+
+__all__ = ["EvaluationConfig", "Scores", "evaluate", "predict", "predict_image"]
+
+# Logits, in values, that are computed at once where there is a choice: 1 GiB.
+_LOGITS = 2**28
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """How a model is scored: single scale, whole images.
+class EvaluationConfig(InferenceConfig):
+    """How a model is scored: by default at a single scale, on whole images.
 
-    batch: images of one size that a worker computes at once; does not change the score.
+    batch: images of one size that a worker computes at once, fewer where their logits would take
+        more than a GiB; does not change the score.
     every: epochs from one validation to the next; the last epoch is always validated.
+    boundary: tolerance in pixels of the boundary F-score; 0 leaves it out.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
 
     batch: int = 4
     every: int = 1
+    boundary: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("batch", "every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, received {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a confusion matrix says. All values are in [0, 1]; an absent class has IoU NaN.
-
-    confusion: int64 `(classes, classes)`, row = label, column = prediction, in pixels.
-    """
-
-    confusion: Tensor
-
-    @property
-    def iou(self) -> Tensor:
-        """Intersection over union per class, float64 `(classes,)`; NaN where a class occurs
-        neither in the labels nor in the predictions."""
-        matrix = self.confusion.double()
-        intersection = matrix.diagonal()
-        return intersection / (matrix.sum(dim=0) + matrix.sum(dim=1) - intersection)
-
-    @property
-    def miou(self) -> float:
-        """Mean IoU over the classes that occur in a label or a prediction."""
-        return float(self.iou.nanmean())
-
-    @property
-    def pixel_accuracy(self) -> float:
-        """Share of the labelled pixels that are predicted right."""
-        matrix = self.confusion.double()
-        return float(matrix.diagonal().sum() / matrix.sum())
-
-
-def predict(model: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Class indices, int64 `(batch, height, width)` of `size`, for normalised `images`.
-
-    The logits are resized bilinearly to the label's own size, in float32, before the argmax.
-    """
-    logits, _ = split_output(model(images))
-    logits = logits.float()
-    if logits.shape[-2:] != size:
-        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    return logits.argmax(dim=1)
+        if self.boundary < 0:
+            raise ValueError(
+                f"boundary must be a tolerance in pixels, or 0 for none; received {self.boundary}"
+            )
 
 
 @torch.no_grad()
-def predict_image(model: nn.Module, image: Tensor, numerics: Numerics) -> Tensor:
+def predict_image(
+    model: nn.Module, image: Tensor, numerics: Numerics, config: InferenceConfig | None = None
+) -> Tensor:
     """Class indices, uint8 `(height, width)`, for one `image`, uint8 `(height, width, 3)`."""
     training = model.training
     model.eval()
     try:
         images = normalise(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device))
+        size = (image.shape[0], image.shape[1])
         with numerics.autocast():
-            prediction = predict(model, numerics.arrange(images), (image.shape[0], image.shape[1]))
+            prediction = predict(model, numerics.arrange(images), size, config)
         return prediction[0].to("cpu", torch.uint8)
     finally:
         model.train(training)
@@ -90,30 +64,49 @@ def predict_image(model: nn.Module, image: Tensor, numerics: Numerics) -> Tensor
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: EvaluationBatches, classes: int, numerics: Numerics
+    model: nn.Module,
+    batches: EvaluationBatches,
+    classes: int,
+    numerics: Numerics,
+    config: EvaluationConfig | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> Scores:
     """Score `model` on all images of `batches`, summed over all workers.
 
     Every image counts once: the workers' `batches` must partition the split. The model is left in
-    the mode it came in.
+    the mode it came in. advance: is told how many images have been scored since it was last called.
+
+    Raises ValueError where a label holds a class beyond `classes`.
     """
-    metric = MulticlassConfusionMatrix(classes, ignore_index=IGNORE_INDEX, validate_args=False).to(
-        numerics.device
-    )
+    config = config or EvaluationConfig()
+    state = ScoreState(classes, len(batches.identifiers), config.boundary).to(numerics.device)
     # A worker without images must take part in the sum all the same: it adds nothing.
-    nothing = torch.empty(0, dtype=torch.int64, device=numerics.device)
-    metric.update(nothing, nothing)
+    nothing = torch.empty(0, 1, 1, dtype=torch.int64, device=numerics.device)
+    state.update(nothing, nothing, torch.empty(0))
     training = model.training
     model.eval()
     try:
         for batch in batches:
-            labels = batch.labels.to(numerics.device, torch.int64, non_blocking=True)
-            images = numerics.arrange(
-                normalise(batch.images.to(numerics.device, non_blocking=True))
-            )
-            with numerics.autocast():
-                prediction = predict(model, images, (labels.shape[-2], labels.shape[-1]))
-            metric.update(prediction, labels)
-        return Scores(metric.compute().cpu().long())
+            size = (batch.labels.shape[-2], batch.labels.shape[-1])
+            part = _images_at_once(size, classes, config)
+            for images, labels, positions in zip(
+                batch.images.split(part),
+                batch.labels.split(part),
+                batch.indices.split(part),
+                strict=True,
+            ):
+                pixels = normalise(images.to(numerics.device, non_blocking=True))
+                with numerics.autocast():
+                    prediction = predict(model, numerics.arrange(pixels), size, config)
+                truth = labels.to(numerics.device, torch.int64, non_blocking=True)
+                state.update(prediction, truth, positions)
+                if advance is not None:
+                    advance(len(positions))
+        return state.scores()
     finally:
         model.train(training)
+
+
+def _images_at_once(size: tuple[int, int], classes: int, config: InferenceConfig) -> int:
+    height, width = scaled_size(size, max(1.0, *config.scales))
+    return max(1, _LOGITS // (classes * height * width))

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,53 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.ahead import prepare_ahead
+from pipelines.batches import EvaluationBatch, SourceBatch
 from pipelines.data import DataConfig
 from pipelines.dataset import Samples
 from pipelines.geometry import CropPlan, canvas_size, plan_crop
 from pipelines.sampling import ClassUniform, Draws, GlobalBatches
-
-
-@dataclass(frozen=True)
-class SourceBatch:
-    """The part of each picture that its crop needs, and how to cut the crop from it.
-
-    windows: uint8 (batch, 3, height, width), stored channels last; labels: uint8 (batch, height,
-    width). Both have one size for all batches of a data set and are undefined beyond a sample's own
-    window, which `geometry` never reaches.
-    geometry: int64 (batch, 2, 4), per axis (rows, columns) the numbers of `geometry.Axis`.
-    flips: bool (batch,). sample_keys: int64 (batch,), from which all of a sample's random numbers
-    follow. identifiers: names of the samples.
-    """
-
-    windows: Tensor
-    labels: Tensor
-    geometry: Tensor
-    flips: Tensor
-    sample_keys: Tensor
-    identifiers: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.identifiers)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> SourceBatch:
-        """The batch on `device`; `non_blocking` copies overlap where the batch is pinned."""
-        moved: dict[str, Any] = {
-            field.name: getattr(self, field.name).to(device, non_blocking=non_blocking)
-            for field in fields(self)
-            if field.name != "identifiers"
-        }
-        return replace(self, **moved)
-
-
-@dataclass(frozen=True)
-class EvaluationBatch:
-    """Whole pictures of one size: images uint8 (batch, 3, height, width), labels uint8 (batch,
-    height, width), indices int64 (batch,) into the split, and the samples' names."""
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    identifiers: tuple[str, ...]
 
 
 class BufferPool:
@@ -225,6 +181,11 @@ class EvaluationBatches:
     def __len__(self) -> int:
         """Batches of this worker."""
         return len(self._batches)
+
+    @property
+    def identifiers(self) -> list[str]:
+        """Of all samples of the split, over all workers; `EvaluationBatch.indices` count here."""
+        return self._split.identifiers
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
         return prepare_ahead(self._load, self._batches, self._threads, self._ahead)

@@ -7,14 +7,15 @@ import torch
 
 from pipelines.evaluation import predict_image
 from pipelines.pictures import draw_confusion, draw_panels
+from pipelines.scores import write_counts
 from pipelines.training import Report, Training
 
 PANEL_ROWS = 5
 
 
 def write_results(directory: Path, training: Training, report: Report) -> None:
-    """Write `confusion.csv`, `confusion.png` and `panels.png` into `directory`, and
-    `pretrained.txt` where weights were loaded: what of them, and what not.
+    """Write `confusion.csv`, `confusion.png`, `counts.arrow` (by image and class) and `panels.png`
+    into `directory`, and `pretrained.txt` where weights were loaded: what of them, and what not.
 
     The panels show images spread evenly over the validation split, the same for every variant.
     """
@@ -33,11 +34,15 @@ def write_results(directory: Path, training: Training, report: Report) -> None:
     if training.pretrained is not None:
         (directory / "pretrained.txt").write_text(f"{training.pretrained}\n")
 
-    split = training.samples(training.experiment.data.validation_split)
+    experiment = training.experiment
+    split = training.samples(experiment.data.validation_split)
+    write_counts(directory / "counts.arrow", report.scores, split.identifiers, names)
     positions = np.linspace(0, len(split) - 1, min(PANEL_ROWS, len(split))).round().astype(int)
     rows = []
     for position in positions:
         image, label = split.read(int(position))
-        prediction = predict_image(training.model, torch.from_numpy(image), training.numerics)
+        prediction = predict_image(
+            training.model, torch.tensor(image), training.numerics, experiment.evaluation
+        )
         rows.append((split.identifiers[position], image, label, prediction.numpy()))
     draw_panels(directory / "panels.png", rows, training.dataset.manifest.classes, title)

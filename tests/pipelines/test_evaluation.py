@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pipelines import evaluation
 from pipelines.dataset import open_dataset
-from pipelines.evaluation import EvaluationConfig, Scores, evaluate, predict
+from pipelines.evaluation import EvaluationConfig, Scores, evaluate, predict, predict_image
 from pipelines.loading import EvaluationBatches
 from pipelines.precision import Numerics
 
@@ -127,3 +128,72 @@ def test_impossible_settings_are_refused() -> None:
         EvaluationConfig(batch=0)
     with pytest.raises(ValueError, match="every must be at least 1, received -1"):
         EvaluationConfig(every=-1)
+    with pytest.raises(ValueError, match="boundary must be a tolerance in pixels.* received -1"):
+        EvaluationConfig(boundary=-1)
+    with pytest.raises(ValueError, match="scales must be different factors"):
+        EvaluationConfig(scales=())
+
+
+def test_scores_keep_the_counts_of_each_image_in_their_place() -> None:
+    split, model = UnevenImages(), BrightnessClassifier(4)
+    for world in (1, 3):
+        parts = [
+            evaluate(model, EvaluationBatches(split, 2, rank, world), 4, CPU)
+            for rank in range(world)
+        ]
+        found = torch.zeros(len(split), 4, 3, dtype=torch.int64)
+        for part in parts:
+            assert part.images is not None
+            found[part.images.positions] += part.images.counts
+        for index in range(len(split)):
+            alone = UnevenImages()
+            alone.samples = [split.samples[index]]
+            matrix = naive_confusion(alone, model, 4)
+            true = matrix.diagonal()
+            expected = np.stack([true, matrix.sum(0) - true, matrix.sum(1) - true], axis=1)
+            assert np.array_equal(found[index].numpy(), expected)
+
+
+def test_the_protocol_and_the_boundary_are_followed() -> None:
+    split, model = UnevenImages(), BrightnessClassifier(4)
+    config = EvaluationConfig(scales=(0.5, 1.5), flip=True, window=(6, 6), boundary=2)
+    told: list[int] = []
+    scores = evaluate(model, EvaluationBatches(split, 3), 4, CPU, config, told.append)
+    assert sum(told) == len(split)
+    confusion = torch.zeros(4, 4, dtype=torch.int64)
+    for image, label in split.samples:
+        prediction = predict_image(model, torch.from_numpy(image), CPU, config)
+        for row in range(4):
+            for column in range(4):
+                hits = (torch.from_numpy(label) == row) & (prediction == column)
+                confusion[row, column] += hits.sum()
+    assert torch.equal(scores.confusion, confusion)
+    assert scores.confusion.tolist() != naive_confusion(split, model, 4).tolist()
+    assert scores.boundary is not None
+    assert evaluate(model, EvaluationBatches(split, 3), 4, CPU).boundary is None
+
+
+def test_a_label_that_is_no_class_of_the_model_is_named() -> None:
+    split = UnevenImages()
+    with pytest.raises(ValueError, match="a label holds class 3, and there are 3 classes"):
+        evaluate(BrightnessClassifier(3), EvaluationBatches(split, 1), 3, CPU)
+
+
+def test_images_share_a_batch_as_far_as_their_logits_have_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Counting(BrightnessClassifier):
+        seen: list[int] = []
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.seen.append(len(images))
+            return super().forward(images)
+
+    split, model = UnevenImages(), Counting(4)
+    together = evaluate(model, EvaluationBatches(split, 7), 4, CPU)
+    assert max(model.seen) == 4  # images of one size
+    model.seen.clear()
+    monkeypatch.setattr(evaluation, "_LOGITS", 2 * 4 * 9 * 11)
+    apart = evaluate(model, EvaluationBatches(split, 7), 4, CPU)
+    assert max(model.seen) == 2
+    assert torch.equal(apart.confusion, together.confusion)

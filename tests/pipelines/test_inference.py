@@ -1,0 +1,184 @@
+"""Whole pictures, windows, scales and flip against plain loops in float64."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pipelines.inference import InferenceConfig, predict, scaled_size, window_starts
+
+CLASSES = 5
+
+
+class Neighbourhood(nn.Module):
+    """A network that looks around itself, so that windows and scales matter: two convolutions."""
+
+    def __init__(self, stride: int = 1) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(7)
+        self.register_buffer("first", torch.randn(6, 3, 3, 3, generator=generator))
+        self.register_buffer("second", torch.randn(CLASSES, 6, 3, 3, generator=generator) / 8)
+        self.stride = stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = nn.functional.conv2d(images, self.first, stride=self.stride, padding=1).relu()
+        return nn.functional.conv2d(features, self.second, padding=1)
+
+
+def bilinear(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """`(channels, height, width)` at `size`, every output pixel by its four neighbours."""
+    channels, height, width = pixels.shape
+    result = torch.zeros(channels, *size, dtype=torch.double)
+    for row in range(size[0]):
+        y = min(max((row + 0.5) * height / size[0] - 0.5, 0), height - 1)
+        top, below = math.floor(y), min(math.floor(y) + 1, height - 1)
+        for column in range(size[1]):
+            x = min(max((column + 0.5) * width / size[1] - 0.5, 0), width - 1)
+            left, right = math.floor(x), min(math.floor(x) + 1, width - 1)
+            result[:, row, column] = (
+                pixels[:, top, left] * (1 - (y - top)) * (1 - (x - left))
+                + pixels[:, top, right] * (1 - (y - top)) * (x - left)
+                + pixels[:, below, left] * (y - top) * (1 - (x - left))
+                + pixels[:, below, right] * (y - top) * (x - left)
+            )
+    return result
+
+
+def naive_starts(size: int, window: int, step: int) -> list[int]:
+    starts = [0]
+    while starts[-1] + window < size:
+        starts.append(min(starts[-1] + step, size - window))
+    return starts
+
+
+def naive_scores(
+    model: nn.Module, image: Tensor, size: tuple[int, int], config: InferenceConfig
+) -> Tensor:
+    """Float64 `(classes, *size)`: the mean probability, one picture at a time, pixel by pixel."""
+    views = []
+    for scale in config.scales:
+        for mirrored in (False, True) if config.flip else (False,):
+            picture = bilinear(
+                image.flip(-1) if mirrored else image,
+                (round(scale * image.shape[1]), round(scale * image.shape[2])),
+            )
+            height, width = picture.shape[1:]
+            if config.window is None:
+                logits = model(picture[None])[0]
+            else:
+                wh, ww = min(config.window[0], height), min(config.window[1], width)
+                down, across = config.step or (0, 0)
+                logits = torch.zeros(CLASSES, height, width, dtype=torch.double)
+                seen = torch.zeros(height, width)
+                for top in naive_starts(height, wh, down):
+                    for left in naive_starts(width, ww, across):
+                        part = model(picture[None, :, top : top + wh, left : left + ww])[0]
+                        logits[:, top : top + wh, left : left + ww] += bilinear(part, (wh, ww))
+                        seen[top : top + wh, left : left + ww] += 1
+                logits = logits / seen
+            logits = bilinear(logits, size)
+            if mirrored:
+                logits = logits.flip(-1)
+            exponentials = logits.exp()
+            views.append(exponentials / exponentials.sum(0))
+    return torch.stack(views).mean(0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    "config",
+    [
+        InferenceConfig(),
+        InferenceConfig(flip=True),
+        InferenceConfig(scales=(0.5, 1, 1.5)),
+        InferenceConfig(scales=(2.0,)),
+        InferenceConfig(window=(8, 10), stride=(5, 7)),
+        InferenceConfig(window=(100, 10)),
+        InferenceConfig(scales=(0.5, 1.5), flip=True, window=(9, 9)),
+    ],
+    ids=lambda config: config.protocol,
+)
+def test_prediction_equals_plain_loops_in_float64(config: InferenceConfig, stride: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 18, 22, generator=generator)
+    size = (19, 20)  # the label's own, not the picture's
+    found = predict(Neighbourhood(stride), images, size, config)
+    exact = Neighbourhood(stride).double()
+    for image, prediction in zip(images.double(), found, strict=True):
+        scores = naive_scores(exact, image, size, config)
+        best = scores.topk(2, dim=0)
+        # Where float32 cannot tell the two best apart, either is right.
+        clear = best.values[0] - best.values[1] > 1e-5
+        assert clear.float().mean() > 0.99
+        assert torch.equal(prediction[clear], best.indices[0][clear])
+
+
+@given(st.integers(1, 200), st.integers(1, 80), st.integers(1, 80))
+def test_windows_cover_every_pixel_and_end_flush(size: int, window: int, step: int) -> None:
+    step, length = min(step, window), min(window, size)
+    starts = window_starts(size, length, step)
+    assert starts[0] == 0
+    assert starts[-1] + length == size
+    assert all(0 < later - earlier <= step for earlier, later in pairwise(starts))
+    covered = {start + offset for start in starts for offset in range(length)}
+    assert covered == set(range(size))
+    assert starts == naive_starts(size, length, step)
+    # None too many: without its last window, the border would be left out.
+    assert len(starts) == 1 or starts[-2] + length < size
+
+
+sizes = st.integers(1, 2048)
+pairs = st.tuples(sizes, sizes)
+
+
+@given(pairs, st.floats(0.01, 8))
+def test_a_scaled_picture_has_a_pixel(size: tuple[int, int], scale: float) -> None:
+    for length, scaled in zip(size, scaled_size(size, scale), strict=True):
+        assert scaled >= 1
+        assert abs(scaled - scale * length) <= 0.5 or scaled == 1
+
+
+configs = st.builds(
+    InferenceConfig,
+    scales=st.lists(st.sampled_from([0.5, 0.75, 1.0, 1.25, 1.5, 2.0]), min_size=1, unique=True).map(
+        tuple
+    ),
+    flip=st.booleans(),
+    window=st.one_of(st.none(), st.tuples(st.integers(2, 64), st.integers(2, 64))),
+)
+
+
+@given(configs, configs)
+def test_protocols_of_different_settings_have_different_names(
+    first: InferenceConfig, second: InferenceConfig
+) -> None:
+    assert (first.protocol == second.protocol) == (first == second)
+    assert all(letter.isalnum() or letter in "-_." for letter in first.protocol)
+
+
+def test_a_default_is_named_after_what_it_does() -> None:
+    assert InferenceConfig().protocol == "whole"
+    config = InferenceConfig(scales=(0.5, 1, 1.5), flip=True, window=(512, 512))
+    assert config.protocol == "window-512x512-by-341x341_scales-0.5-1-1.5_flip"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scales": ()}, r"scales must be different factors above 0, such as .* received \(\)"),
+        ({"scales": (1.0, 0.0)}, "scales must be different factors above 0"),
+        ({"scales": (1.0, math.inf)}, "scales must be different factors above 0"),
+        ({"scales": (1.0, 1.0)}, "scales must be different factors above 0"),
+        ({"window": (0, 4)}, r"window must be two sizes in pixels.* received \(0, 4\)"),
+        ({"stride": (4, 4)}, "stride is .* but there is no window to move"),
+        ({"window": (8, 8), "stride": (4, 9)}, "stride .* is larger than the window"),
+        ({"window": (8, 8), "stride": (4, 0)}, "stride must be two sizes in pixels"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        InferenceConfig(**settings)

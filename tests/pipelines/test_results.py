@@ -1,0 +1,51 @@
+"""What a finished training leaves, from a real one."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from models import FENetConfig
+from pipelines.data import DataConfig
+from pipelines.dataset import open_dataset
+from pipelines.experiment import Experiment
+from pipelines.optimization import TrainingConfig
+from pipelines.results import write_results
+from pipelines.training import Report, Training
+
+
+@pytest.mark.slow
+def test_results_of_a_training(small_streets: Path, tmp_path: Path) -> None:
+    experiment = Experiment(
+        data=DataConfig(crop=(32, 32)),
+        model=FENetConfig(backbone="dfnet1", channels=8),
+        training=TrainingConfig(epochs=1, batch=7, precision="fp32"),
+    )
+    dataset = open_dataset(small_streets)
+    training = Training(experiment, dataset, torch.device("cpu"))
+    reports: list[Report] = []
+    training.run(reports.append)
+    scores = reports[-1].scores
+    assert scores is not None
+    write_results(tmp_path / "results", training, reports[-1])
+
+    with pa.memory_map(str(tmp_path / "results" / "counts.arrow")) as file:
+        counts = pa.ipc.open_file(file).read_all()
+    split = dataset.split("val")
+    classes = [entry.name for entry in dataset.manifest.classes]
+    assert counts["identifier"].to_pylist() == np.repeat(split.identifiers, len(classes)).tolist()
+    assert counts["class"].to_pylist() == classes * len(split)
+    true = np.array(counts["tp"]).reshape(len(split), -1)
+    missed = np.array(counts["fn"]).reshape(len(split), -1)
+    assert np.array_equal(true.sum(0), scores.confusion.diagonal().numpy())
+    # Every labelled pixel of every image is found or missed.
+    assert np.array_equal(true + missed, split.class_pixels)
+
+    lines = (tmp_path / "results" / "confusion.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["label", *classes]
+    for picture in ("confusion.png", "panels.png"):
+        with Image.open(tmp_path / "results" / picture) as image:
+            image.load()
