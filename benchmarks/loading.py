@@ -37,10 +37,11 @@ from torch import Tensor, nn
 
 from models import FENet, FENetConfig, LossConfig, SegmentationLoss
 from pipelines.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation
+from pipelines.batches import SourceBatch
 from pipelines.cache import NodeCache
 from pipelines.data import DataConfig
 from pipelines.dataset import Samples, open_dataset
-from pipelines.loading import SourceBatch, TrainingBatches
+from pipelines.loading import TrainingBatches
 from pipelines.preparation import prepare
 from pipelines.prepare import cores
 from pipelines.readers.streets import Streets

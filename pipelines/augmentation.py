@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +22,9 @@ from kornia.enhance import (
 from kornia.filters import filter2d_separable, get_gaussian_kernel1d
 from torch import Tensor
 
+from pipelines.batches import SourceBatch
 from pipelines.geometry import AxisSampling, sample_axis
 from pipelines.randomness import Stream, uniform_tensor
-
-if TYPE_CHECKING:
-    from pipelines.loading import SourceBatch
 
 IGNORE_INDEX = 255
 # Of the ImageNet training images, in [0, 1]; what the pretrained backbones were trained with.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipelines.augmentation import Augmentation
-from pipelines.loading import SourceBatch
+from pipelines.batches import SourceBatch
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,9 @@ ROOMS = ("models", "pipelines", "orchestrator")
 
 
 def imported(file: Path) -> set[str]:
-    """The absolute module names a file imports, anywhere in it; not those for type checkers."""
+    """The absolute module names a file imports, anywhere in it."""
     names: set[str] = set()
-    tree = ast.parse(file.read_text())
-    unseen = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if node in unseen:
-            continue
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -15,9 +15,10 @@ from pipelines.augmentation import (
     AugmentationConfig,
     normalise,
 )
+from pipelines.batches import SourceBatch
 from pipelines.data import DataConfig
 from pipelines.geometry import plan_crop
-from pipelines.loading import SourceBatch, TrainingBatches
+from pipelines.loading import TrainingBatches
 from pipelines.randomness import Stream, uniform
 from pipelines.sampling import Draws
 
