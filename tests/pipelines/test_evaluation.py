@@ -128,7 +128,7 @@ def test_impossible_settings_are_refused() -> None:
         EvaluationConfig(batch=0)
     with pytest.raises(ValueError, match="every must be at least 1, received -1"):
         EvaluationConfig(every=-1)
-    with pytest.raises(ValueError, match="boundary must be a tolerance in pixels.* received -1"):
+    with pytest.raises(ValueError, match=r"boundary must be a tolerance in pixels.* received -1"):
         EvaluationConfig(boundary=-1)
     with pytest.raises(ValueError, match="scales must be different factors"):
         EvaluationConfig(scales=())
