@@ -24,9 +24,14 @@ from orchestrator.worker import WorkerTask
 
 @dataclass
 class StopFlag:
-    """Whether the user has asked to stop: set by the signal handler, read by the run."""
+    """Whether the user has asked to stop: set by the signal handler, read by the run.
+
+    graceful: trials are running, which takes a moment to end well; before and after, a stop is at
+    once.
+    """
 
     requested: bool = False
+    graceful: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,11 @@ class Setting:
         """`MLFLOW_TRACKING_URI`, or a SQLite file in the storage."""
         given = os.environ.get("MLFLOW_TRACKING_URI")
         return given or f"sqlite:///{self.storage / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path | None:
+        """Where a new study keeps its artifacts; a tracking server keeps them itself."""
+        return None if self.tracking_uri.startswith("http") else self.storage / "artifacts"
 
 
 def run_study(plan: Plan, setting: Setting, plan_only: bool = False) -> bool:
@@ -70,7 +80,7 @@ def run_study(plan: Plan, setting: Setting, plan_only: bool = False) -> bool:
         cells = resolve_cells(
             plan.trials, gang.device, setting.storage / "datasets", plan.study.imports
         )
-        ledger = Ledger(setting.tracking_uri, setting.storage / "artifacts")
+        ledger = Ledger(setting.tracking_uri, setting.artifacts)
         if plan_only:
             _show_plan(plan, cells, ledger, gang, setting.console)
             return True
@@ -110,9 +120,12 @@ class _Run:
             documents = self._conclude(finished, failures)
             if len(finished) == len(self.cells):
                 status = "FINISHED"
-        finally:
-            if self.setting.stop.requested and status != "FINISHED":
+            elif self.setting.stop.requested:
                 status = "KILLED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
             self.ledger.close_study(status, documents)
         return status == "FINISHED"
 
@@ -161,6 +174,7 @@ class _Run:
             self.plan.study.imports,
             lambda: self.setting.stop.requested,
         )
+        self.setting.stop.graceful = True
         with progress:
             fleet.run_jobs(
                 [self._job(cell, run_ids[cell.trial.name]) for cell in todo],
@@ -169,6 +183,7 @@ class _Run:
                 self.setting.storage / "tune",
                 f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             )
+        self.setting.stop.graceful = False
         return recorder
 
     def _job(self, cell: Cell, run_id: str) -> Job:

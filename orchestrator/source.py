@@ -1,16 +1,16 @@
 """Study files as plain values, with the line every value came from.
 
-The YAML read here is YAML 1.2's core schema as far as studies need it: `1e-4` is a number, `on` and
-`2024-01-01` are strings, and a key that stands twice is an error.
+The YAML is that of `pipelines.core_yaml`, and a key that stands twice is an error.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from pipelines.core_yaml import CoreLoader
 
 Keys = tuple[str | int, ...]
 
@@ -119,7 +119,7 @@ def parse_yaml(text: str, name: str) -> Source:
     source = Source(name, None)
     problems: list[Problem] = []
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        node = yaml.compose(text, Loader=CoreLoader)
         if node is not None:
             source.value = _plain(node, (), source, problems)
     except yaml.MarkedYAMLError as error:
@@ -161,7 +161,7 @@ def _plain(node: yaml.Node, keys: Keys, source: Source, problems: list[Problem])
             _plain(child, (*keys, index), source, problems)
             for index, child in enumerate(node.value)
         ]
-    return _Loader("").construct_object(node)
+    return CoreLoader("").construct_object(node)
 
 
 def _place(name: str, node: yaml.Node) -> Place:
@@ -181,30 +181,3 @@ def _merge(below: Any, above: Any) -> Any:
             key: _merge(below.get(key), above[key]) if key in above else below[key] for key in keys
         }
     return above
-
-
-class _Loader(yaml.SafeLoader):
-    """Scalars by YAML 1.2's core schema."""
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
-    )
-
-
-def _core_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(str(node.value))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _core_int)

@@ -122,7 +122,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _handler(stop: StopFlag, console: Console):  # type: ignore[no-untyped-def]
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.requested:
+        if stop.requested or not stop.graceful:
             raise KeyboardInterrupt
         stop.requested = True
         console.print(

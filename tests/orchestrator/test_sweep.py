@@ -126,7 +126,8 @@ def test_a_study_from_file_to_table(study: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_study_stops_clean_and_goes_on(study: Path) -> None:
+def test_a_lost_worker_a_stop_and_going_on(study: Path) -> None:
+    """A worker is killed in mid-study, later the command is interrupted, then it is run again."""
     study.write_text(study.read_text().replace("epochs: 3", "epochs: 40"))
     output = study.parent / "output.txt"
     with output.open("w") as file:
@@ -134,6 +135,15 @@ def test_an_interrupted_study_stops_clean_and_goes_on(study: Path) -> None:
     children: list[psutil.Process] = []
     try:
         wait_for(lambda: "epoch 2/40" in output.read_text() or process.poll() is not None, 200)
+        children = psutil.Process(process.pid).children(recursive=True)
+        workers = [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
+        assert len(workers) == 2
+        workers[1].kill()
+        reached = output.read_text().count("epoch ")
+        wait_for(
+            lambda: output.read_text().count("epoch ") > reached + 2 or process.poll() is not None,
+            200,
+        )
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130

@@ -1,0 +1,175 @@
+"""`python -m pipelines.train EXPERIMENT.yaml --out DIR`: one experiment on one machine.
+
+No scheduler, no tracker: the loop, the data and a directory. Run it under `torchrun` for several
+processes. Called again with the same directory it goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import yaml
+
+from models import PretrainedError
+from pipelines.cache import NodeCache
+from pipelines.checkpoint import CheckpointError
+from pipelines.configuration import ConfigurationError, configure
+from pipelines.core_yaml import CoreLoader
+from pipelines.dataset import DatasetError, open_dataset
+from pipelines.experiment import Experiment
+from pipelines.network import NetworkError
+from pipelines.results import write_results
+from pipelines.training import NonFiniteLossError, Report, Training
+from pipelines.weights import WeightsError
+
+BAD_INPUT = (
+    ConfigurationError,
+    DatasetError,
+    NetworkError,
+    WeightsError,
+    PretrainedError,
+    CheckpointError,
+    NonFiniteLossError,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns 0, or 2 with a sentence where something is wrong with the input."""
+    options = _parser().parse_args(arguments)
+    distributed = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    device = _device(options.device)
+    if distributed:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        experiment = _read(options.experiment, options.dataset)
+        _train(experiment, Path(options.out), device, options)
+    except BAD_INPUT as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if distributed:
+            dist.destroy_process_group()
+    return 0
+
+
+def _train(
+    experiment: Experiment, out: Path, device: torch.device, options: argparse.Namespace
+) -> None:
+    """Train into `out`: `last/` and `best/` checkpoints, `metrics.jsonl`, and `results/`."""
+    cache = None if options.cache is None else NodeCache(Path(options.cache).expanduser())
+    dataset = open_dataset(_location(experiment.data.dataset, out))
+    training = Training(experiment, dataset, device, cache=cache)
+    leads = training.group.rank == 0
+    described = yaml.safe_dump(json.loads(json.dumps(experiment.as_dict())), sort_keys=False)
+    recorded = out / "experiment.yaml"
+    if recorded.exists() and recorded.read_text() != described:
+        raise ConfigurationError(
+            f"{out} holds another experiment (see {recorded}); choose another --out"
+        )
+    if (out / "last").exists():
+        training.restore(out / "last")
+        _say(leads, f"going on after epoch {training.position.epoch}")
+    elif leads:
+        out.mkdir(parents=True, exist_ok=True)
+        recorded.write_text(described)
+    if training.group.size > 1:
+        dist.barrier()  # nobody looks for what rank 0 has yet to write
+
+    def keep(report: Report) -> None:
+        if not leads:
+            return
+        _replace(out / "last", report)
+        if report.metrics is None:
+            return
+        if report.metrics.get("val/miou") == report.metrics.get("val/best_miou", -1.0):
+            _replace(out / "best", report)
+        # The whole history each time, so that a line is never there twice.
+        lines = [json.dumps(metrics) for metrics in training.history]
+        (out / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        if report.scores is not None and report.epoch == experiment.training.epochs:
+            shutil.rmtree(out / "results", ignore_errors=True)
+            write_results(out / "results", training, report)
+        _say(leads, _line(report, experiment.training.epochs))
+
+    training.run(keep, report_steps=options.checkpoint_steps)
+    _say(leads, f"finished: {out}")
+
+
+def _replace(directory: Path, report: Report) -> None:
+    """Write a checkpoint beside `directory`, then put it in its place."""
+    partial = directory.with_name(f"{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    report.save(partial)
+    shutil.rmtree(directory, ignore_errors=True)
+    partial.rename(directory)
+
+
+def _line(report: Report, epochs: int) -> str:
+    metrics = report.metrics or {}
+    text = f"epoch {report.epoch}/{epochs}  loss {metrics['train/loss']:.3f}"
+    if "val/miou" in metrics:
+        best = 100 * metrics["val/best_miou"]
+        text += f"  mIoU {100 * metrics['val/miou']:.2f} % (best {best:.2f} %)"
+    return f"{text}  {metrics['images_per_second']:.1f} images/s"
+
+
+def _read(path: str, dataset: str | None) -> Experiment:
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), CoreLoader) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    try:
+        if dataset is not None and isinstance(values, dict):
+            values["data"] = {**values.get("data", {}), "dataset": dataset}
+        return configure(Experiment, values)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+
+
+def _location(dataset: str, out: Path) -> str | Path:
+    if dataset != "streets":
+        return dataset
+    # Not at the top: the preparation's progress bar needs a library that training does not.
+    from pipelines.prepare import ensure_streets
+
+    return ensure_streets(out.parent / "streets")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        index = int(os.environ.get("LOCAL_RANK", "0"))
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
+    return torch.device("cpu")
+
+
+def _say(leads: bool, message: str) -> None:
+    if leads:
+        print(message, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.train", description="Train one experiment on this machine."
+    )
+    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="data, model, training, ...")
+    parser.add_argument("--out", required=True, metavar="DIR", help="checkpoints and results")
+    parser.add_argument("--dataset", metavar="URI", help="a prepared data set, over the file's")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--cache", metavar="DIR", help="keep decoded data here between runs")
+    parser.add_argument(
+        "--checkpoint-steps", type=int, metavar="N", help="a checkpoint every N steps as well"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

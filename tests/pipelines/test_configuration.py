@@ -1,0 +1,81 @@
+"""Plain values to dataclasses, against pydantic, which does the same in orchestrator/."""
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from models import FENetConfig
+from pipelines.augmentation import AugmentationConfig
+from pipelines.configuration import ConfigurationError, configure
+from pipelines.data import DataConfig
+from pipelines.experiment import Experiment
+from pipelines.network import NetworkConfig
+from pipelines.optimization import TrainingConfig
+
+ADAPTERS = {kind: TypeAdapter(kind) for kind in (DataConfig, FENetConfig, TrainingConfig)}
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 300)
+    | st.floats(-1, 3, allow_nan=False)
+    | st.sampled_from(["poly", "cosine", "bf16", "auto", "detail", "resnet18", "dfnet1", "x"])
+    | st.lists(st.integers(0, 512), max_size=3)
+    | st.lists(st.sampled_from(["detail", "semantic"]), max_size=3)
+)
+
+
+@given(st.sampled_from(sorted(ADAPTERS, key=str)), st.data())
+def test_it_takes_what_pydantic_takes(kind: type, data: st.DataObject) -> None:
+    plain = [name for name, value in asdict(kind()).items() if not isinstance(value, dict)]
+    values = data.draw(st.dictionaries(st.sampled_from([*plain, "unknown"]), VALUES, max_size=3))
+    try:
+        expected = ADAPTERS[kind].validate_json(json.dumps(values), strict=True)
+    except (ValidationError, ValueError):
+        with pytest.raises(ConfigurationError):
+            configure(kind, values)
+    else:
+        assert configure(kind, values) == expected
+
+
+def test_a_whole_experiment() -> None:
+    values = {
+        "data": {"crop": [64, 128], "augmentation": {"blur": [0, 0]}},
+        "model": {"backbone": "dfnet1", "flows": []},
+        "training": {"loss": {"share": 0.1}, "learning_rate": 1},
+        "seed": 4,
+    }
+    assert configure(Experiment, values) == replace(
+        Experiment(),
+        data=DataConfig(crop=(64, 128), augmentation=AugmentationConfig(blur=(0, 0))),
+        model=FENetConfig(backbone="dfnet1", flows=()),
+        training=replace(
+            TrainingConfig(learning_rate=1.0), loss=replace(TrainingConfig().loss, share=0.1)
+        ),
+        seed=4,
+    )
+    own = configure(Experiment, {"model": {"network": "a.b:C", "arguments": {"width": 3}}})
+    assert own.model == NetworkConfig("a.b:C", {"width": 3})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"trainig": {}}, "unknown key trainig; known: data, model, training"),
+        ({"training": {"epoch": 3}}, r"unknown key training\.epoch; known: epochs, batch"),
+        ({"training": {"epochs": "3"}}, r"training\.epochs must be int, received '3'"),
+        ({"training": {"epochs": True}}, r"training\.epochs must be int, received True"),
+        ({"training": {"epochs": 0}}, "training: epochs must be at least 1, received 0"),
+        ({"training": 3}, "training must be a mapping, received 3"),
+        ({"data": {"crop": [1]}}, r"data\.crop must have 2 values, received \[1\]"),
+        ({"data": {"crop": 1}}, r"data\.crop must be a list, received 1"),
+        ({"training": {"schedule": "step"}}, r"training\.schedule is 'step'; known: poly, cosine"),
+    ],
+)
+def test_what_is_wrong_is_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        configure(Experiment, values)

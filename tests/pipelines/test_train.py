@@ -1,0 +1,117 @@
+"""`python -m pipelines.train`: one experiment, a directory, and going on in it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from pipelines.train import main
+
+EXPERIMENT = """\
+data: {crop: [32, 48]}
+model: {backbone: dfnet1, channels: 8}
+training: {epochs: 3, batch: 6, learning_rate: 1e-2, precision: fp32}
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def train(experiment: Path, dataset: Path, out: str, *more: str) -> int:
+    directory = str(experiment.parent / out)
+    return main([str(experiment), "--dataset", str(dataset), "--out", directory, *more])
+
+
+def history(out: Path) -> list[dict[str, float]]:
+    measured = ("images_per_second", "memory_gib", "val/seconds")
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in measured} for line in lines]
+
+
+def test_training_into_a_directory_and_going_on(
+    experiment: Path, small_streets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(experiment, small_streets, "whole") == 0
+    whole = experiment.parent / "whole"
+    assert [entry["epoch"] for entry in history(whole)] == [1, 2, 3]
+    assert (whole / "results" / "panels.png").exists()
+    assert load_file(whole / "best" / "model.safetensors")
+    assert "epoch 3/3  loss" in capsys.readouterr().out
+
+    # A training that was killed in its second epoch: everything but what came after that moment.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.train", str(experiment), "--dataset", str(small_streets)]
+        + ["--out", str(experiment.parent / "parts"), "--checkpoint-steps", "1"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("epoch 1/3")
+    process.kill()
+    process.communicate()
+    assert train(experiment, small_streets, "parts") == 0
+    assert "going on after epoch" in capsys.readouterr().out
+    parts = experiment.parent / "parts"
+    assert history(parts) == history(whole)
+    for checkpoint in ("last", "best"):
+        one, other = (load_file(d / checkpoint / "model.safetensors") for d in (whole, parts))
+        assert all((one[name] == other[name]).all() for name in one)
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun(experiment: Path, small_streets: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        + ["-m", "pipelines.train", str(experiment), "--dataset", str(small_streets)]
+        + ["--out", str(experiment.parent / "two"), "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 3/3") == 1
+    assert train(experiment, small_streets, "one") == 0
+    one, two = (history(experiment.parent / name) for name in ("one", "two"))
+    assert two[0]["train/loss"] == pytest.approx(one[0]["train/loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {epoch: 3}", "experiment.yaml: unknown key training.epoch; known: epochs"),
+        ("training: [", "experiment.yaml: while parsing"),
+        ("model: {network: 'no.module:Net'}", "network no.module:Net: cannot import no.module"),
+    ],
+)
+def test_bad_input_gets_a_sentence(
+    experiment: Path,
+    small_streets: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    message: str,
+) -> None:
+    experiment.write_text(text)
+    assert train(experiment, small_streets, "out") == 2
+    assert message in capsys.readouterr().err
+    assert not (experiment.parent / "out").exists()
+
+
+def test_another_experiment_does_not_overwrite(
+    experiment: Path, small_streets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment.write_text(EXPERIMENT.replace("epochs: 3", "epochs: 1"))
+    assert train(experiment, small_streets, "out") == 0
+    before = (experiment.parent / "out" / "last" / "model.safetensors").read_bytes()
+    experiment.write_text(EXPERIMENT.replace("epochs: 3", "epochs: 2"))
+    assert train(experiment, small_streets, "out") == 2
+    assert "holds another experiment" in capsys.readouterr().err
+    assert (experiment.parent / "out" / "last" / "model.safetensors").read_bytes() == before
