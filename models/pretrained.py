@@ -62,7 +62,8 @@ def load_pretrained(backbone: Backbone, checkpoint: Mapping[str, object]) -> Pre
             width; the message names the options with which it would fit, where there are any. The
             backbone is then unchanged.
     """
-    state = _unwrap(checkpoint)
+    # Optimizers number their states; such keys name nothing of a backbone.
+    state = {str(key): value for key, value in _unwrap(checkpoint).items()}
     match = _match(backbone, state)
     if not match.complete:
         options = _fitting_options(state)

@@ -33,8 +33,16 @@ class Checked:
     problems: tuple[str, ...] = ()
 
 
-def check(reader: Reader, record: Record, tile: int) -> Checked:
-    """Read and decode a record, map its label to class indices, and count what it shows."""
+def check(
+    reader: Reader, record: Record, tile: int, repeated: Mapping[tuple[str, str], int]
+) -> Checked:
+    """Read and decode a record, map its label to class indices, and count what it shows.
+
+    `repeated`: how often names occur that are not the record's alone (see `duplicates`).
+    """
+    count = repeated.get((record.split, record.identifier))
+    if count is not None:
+        return _wrong(record, f"{record.image}: its name occurs {count} times in the split")
     try:
         image_bytes, label_bytes = reader.read(record)
     except OSError as error:

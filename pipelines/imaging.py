@@ -67,8 +67,8 @@ def to_indices(picture: Image.Image) -> NDArray[np.uint16]:
             )
         return values.astype(np.uint16)
     raise PictureError(
-        f"a label must hold one index per pixel (grey or palette PNG), this one holds colours "
-        f"(mode {picture.mode}); a `folder` data set with `label_colors: true` converts them"
+        f"holds colours (mode {picture.mode}) instead of one index per pixel "
+        "(grey or palette PNG); a `folder` data set with `label_colors: true` converts them"
     )
 
 

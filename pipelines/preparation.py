@@ -56,12 +56,11 @@ def prepare(
         DatasetError: bad samples (all are listed), another data set at `destination`, no source.
     """
     location = locate(destination)
+    if not reader.source.is_dir():
+        raise DatasetError(f"{reader.source}: no such directory")
     records = reader.records()
-    problems = duplicates(records)
     if not records:
-        problems.append(f"{reader.source}: holds no samples")
-    if problems:
-        raise DatasetError(_listing(reader, problems))
+        raise DatasetError(f"{reader.name}: {reader.source} holds no samples")
     recipe = recipe_digest(reader, records, skip_invalid, tile)
     with _alone(location):
         there = _already_there(location, recipe)
@@ -105,7 +104,8 @@ def _write(
     progress(done, len(records))
     pending = (records[index] for part in todo for index in part)
     problems: list[str] = []
-    with _checked(partial(check, reader, tile=tile), pending, workers) as results:
+    work = partial(check, reader, tile=tile, repeated=duplicates(records))
+    with _checked(work, pending, workers) as results:
         for number, part in enumerate(plan):
             if number in writer.finished:
                 continue

@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=reader.help, description=reader.help)
         reader.add_arguments(command)
         command.add_argument("--destination", required=True, help="directory or URI to write to")
-        command.add_argument("--workers", type=int, default=cores(), help="processes to use")
+        command.add_argument("--workers", type=_positive, default=cores(), help="processes to use")
         command.add_argument(
             "--skip-invalid",
             action="store_true",
@@ -145,15 +145,28 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="counts, class frequencies and a contact sheet")
     _add_verify(inspect)
     crops = commands.add_parser("preview", help="a sheet of augmented crops with their labels")
-    crops.add_argument("--crop", type=parse_size, metavar="WxH", help="default: the images' size")
+    crops.add_argument(
+        "--crop",
+        type=parse_size,
+        metavar="WxH",
+        help="default: the images' size, at most 1024x1024",
+    )
     crops.add_argument("--split", default="train")
     crops.add_argument("--seed", type=int, default=0)
     crops.add_argument("--class-uniform", type=float, default=0.0, metavar="SHARE")
     for command in (inspect, crops):
         command.add_argument("uri", help="prepared data set, a directory or URI")
-        command.add_argument("--count", type=int, default=12, help="samples to draw")
+        command.add_argument(
+            "--count", type=_positive, default=12, help="samples to draw", metavar="N"
+        )
         command.add_argument("--out", type=Path, metavar="FILE", help="picture to write")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
 
 
 def _add_verify(command: argparse.ArgumentParser) -> None:

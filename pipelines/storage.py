@@ -89,7 +89,7 @@ def locate(uri: str | Path) -> Location:
         filesystem, path = pa.fs.FileSystem.from_uri(text)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as refusal:
         filesystem, path = _through_fsspec(text, refusal)
-    except OSError as error:
+    except (OSError, ImportError) as error:  # pyarrow opens hf:// with a package of its own
         raise DatasetError(f"{text}: cannot be reached ({error})") from error
     return Location(text, filesystem, path)
 

@@ -6,7 +6,8 @@ classes:                    # in the order of their indices
   tree: [40, 120, 40]
 values: {1: ground, 2: tree}        # stored value: class; default: the index itself
 ignore: [0, 255]            # stored values that are ignored; default: 255
-label_colors: false         # true: labels are RGB pictures in the colours above
+label_colors: false         # true: labels are RGB pictures in the colours above, black is
+                            # ignored; then without `values` and `ignore`
 splits:
   train: {images: images/train, labels: labels/train}
   val: {images: images/val, labels: labels/val, names: val.txt}
@@ -70,7 +71,25 @@ class Folder(Reader):
             _check_keys(path, f"splits.{name}", split, SPLIT_KEYS)
             if "images" not in split:
                 raise DatasetError(f"{path}: splits.{name} lacks `images`, a folder")
-        for value, name in found.get("values", {}).items():
+            for key, value in split.items():
+                if not isinstance(value, str):
+                    raise DatasetError(
+                        f"{path}: splits.{name}.{key} must be a path, got {value!r}; "
+                        "leave it out where there is none"
+                    )
+        colors = found.get("label_colors", False)
+        if not isinstance(colors, bool):
+            raise DatasetError(f"{path}: label_colors must be true or false, got {colors!r}")
+        for key in ("values", "ignore"):
+            if colors and key in found:
+                raise DatasetError(
+                    f"{path}: {key} means nothing with label_colors: true, where a colour is a "
+                    "class's, or black and ignored; leave it out"
+                )
+        values = found.get("values", {})
+        if not isinstance(values, dict):
+            raise DatasetError(f"{path}: values must map stored values to classes, got {values!r}")
+        for value, name in values.items():
             if name not in classes or not isinstance(value, int) or not 0 <= value < UNKNOWN:
                 raise DatasetError(
                     f"{path}: values.{value} must map a stored value to one of {list(classes)}"
@@ -114,13 +133,13 @@ class Folder(Reader):
         records = []
         for split, entry in self.description["splits"].items():
             images = self.source / entry["images"]
-            labels = None if entry.get("labels") is None else self.source / entry["labels"]
-            names = None if entry.get("names") is None else self.source / entry["names"]
+            labels = self.source / entry["labels"] if "labels" in entry else None
+            names = self.source / entry["names"] if "names" in entry else None
             if not images.is_dir():
                 raise DatasetError(f"{images}: no such folder (splits.{split}.images)")
             found = pair_files(str(split), images, labels)
             if names is not None:
-                wanted = names.read_text(encoding="utf-8").splitlines()
+                wanted = [line for line in names.read_text(encoding="utf-8").splitlines() if line]
                 by_name = {record.identifier: record for record in found}
                 missing = [name for name in wanted if name not in by_name]
                 if missing:

@@ -99,14 +99,10 @@ class Reader:
         return cls(source=arguments.source)
 
 
-def duplicates(records: Iterable[Record]) -> list[str]:
-    """A sentence for every identifier that occurs twice in a split."""
+def duplicates(records: Iterable[Record]) -> dict[tuple[str, str], int]:
+    """How often each (split, identifier) occurs of those that occur more than once."""
     seen = Counter((record.split, record.identifier) for record in records)
-    return [
-        f"{identifier!r} occurs {count} times in split {split!r}"
-        for (split, identifier), count in seen.items()
-        if count > 1
-    ]
+    return {name: count for name, count in seen.items() if count > 1}
 
 
 def pair_files(split: str, images: Path, labels: Path | None) -> list[Record]:

@@ -307,7 +307,9 @@ def test_a_depth_that_no_backbone_has() -> None:
         load_pretrained(build("resnet18"), {**state, **publisher.state})
 
 
-@pytest.mark.parametrize("state", [{}, {"a.weight": torch.ones(3)}, {"state_dict": {"x": 1}}])
+@pytest.mark.parametrize(
+    "state", [{}, {"a.weight": torch.ones(3)}, {"state_dict": {"x": 1}}, {0: torch.ones(3)}]
+)
 @pytest.mark.parametrize("name", sorted(BACKBONES))
 def test_weights_of_something_else(name: str, state: dict[str, object]) -> None:
     with pytest.raises(PretrainedError, match=rf"nothing in the checkpoint fits .*{name}"):

@@ -91,7 +91,7 @@ BAD: list[tuple[Callable[[CamVidSource], object], str]] = [
     (lambda source: source.image().write_bytes(b""), "image the file is empty"),
     (lambda source: source.label().write_bytes(b"no picture"), "label not a picture"),
     (mismatched_size, "label of 15 x 12 pixels for an image of 16 x 12"),
-    (rgb_label, "label a label must hold one index per pixel.*holds colours"),
+    (rgb_label, "label holds colours .mode RGB. instead of one index per pixel"),
     (unknown_value, r"label holds unknown values 12 in 192 pixels; known are 0-11, 255"),
     (wide_label, "label holds unknown values 4000"),
     (lambda source: source.label().unlink(), "trainannot/.*: No such file"),
@@ -130,9 +130,8 @@ def test_all_problems_are_listed_together(camvid: CamVidSource, tmp_path: Path) 
 
 
 def test_lists_are_checked(camvid: CamVidSource, tmp_path: Path) -> None:
-    camvid.list("train", ["0001TP_train000"] * 2)
-    with pytest.raises(DatasetError, match="'0001TP_train000' occurs 2 times in split 'train'"):
-        prepare(CamVid(camvid.directory), tmp_path / "out")
+    with pytest.raises(DatasetError, match="nothing: no such directory"):
+        prepare(CamVid(tmp_path / "nothing"), tmp_path / "out")
     (camvid.directory / "train.txt").write_text("only-one-name\n")
     with pytest.raises(DatasetError, match=r"train\.txt:1: expected an image and a label"):
         prepare(CamVid(camvid.directory), tmp_path / "out")
@@ -140,7 +139,19 @@ def test_lists_are_checked(camvid: CamVidSource, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="lists no samples"):
         prepare(CamVid(camvid.directory), tmp_path / "out")
     with pytest.raises(DatasetError, match="not CamVid"):
-        prepare(CamVid(tmp_path / "nothing"), tmp_path / "out")
+        prepare(CamVid(tmp_path), tmp_path / "out")
+
+
+def test_a_name_that_occurs_twice_is_listed_or_skipped(
+    camvid: CamVidSource, tmp_path: Path
+) -> None:
+    camvid.list("train", ["0001TP_train000", "0001TP_train001", "0001TP_train000"])
+    truncate(camvid.image("val", 2))
+    repeated = r"train/0001TP_train000: .*png: its name occurs 2 times in the split"
+    with pytest.raises(DatasetError, match=rf"(?s)3 problems.*{repeated}.*{repeated}.*val002"):
+        prepare(CamVid(camvid.directory), tmp_path / "out")
+    manifest = prepare(CamVid(camvid.directory), tmp_path / "out", skip_invalid=True)
+    assert manifest.counts == {"train": 1, "val": 2}
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "RGBA", "P", "I;16"])

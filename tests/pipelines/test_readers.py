@@ -207,14 +207,14 @@ def test_folder_converts_colours(tmp_path: Path) -> None:
 def test_folder_takes_names_from_a_list(tmp_path: Path) -> None:
     description = DESCRIPTION.replace("labels/train}", "labels/train, names: names.txt}")
     reader = folder(tmp_path, description, values_up_to(1))
-    (tmp_path / "source/names.txt").write_text("deep/ü\n", encoding="utf-8")
+    (tmp_path / "source/names.txt").write_text("deep/ü\n\n", encoding="utf-8")
     assert prepared(reader, tmp_path).split("train").identifiers == ["deep/ü"]
 
 
 def test_folder_finds_two_images_of_one_name(tmp_path: Path) -> None:
     reader = folder(tmp_path, DESCRIPTION, values_up_to(1))
     write(tmp_path / "source/images/train/a b.jpg")
-    with pytest.raises(DatasetError, match="'a b' occurs 2 times in split 'train'"):
+    with pytest.raises(DatasetError, match=r"a b\.jpg: its name occurs 2 times in the split"):
         prepare(reader, tmp_path / "out")
 
 
@@ -229,6 +229,10 @@ def test_folder_finds_two_images_of_one_name(tmp_path: Path) -> None:
         (("name: orchard", "name: [orchard"), "no valid YAML"),
         (("name: orchard", "values: {1: bush}"), "values.1 must map"),
         (("name: orchard", "ignore: none"), "ignore must be stored values"),
+        (("name: orchard", "values: 3"), "values must map stored values to classes, got 3"),
+        (("images: images/test", "images: 3"), "splits.test.images must be a path, got 3"),
+        (("name: orchard", "label_colors: true\nignore: 0"), "ignore means nothing with label_col"),
+        (("name: orchard", "label_colors: 3"), "label_colors must be true or false, got 3"),
     ],
 )
 def test_bad_descriptions_get_a_sentence(

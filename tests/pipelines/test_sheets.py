@@ -77,6 +77,9 @@ def test_commands_write_their_sheets(
     printed = capsys.readouterr().out
     assert "verified" in printed
     assert "augmented crops of 64x32" in printed
+    with pytest.raises(SystemExit):
+        main(["preview", uri, "--count", "0"])
+    assert "'0' is not a number from 1 on" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "nowhere")]) == 1
     assert "does not exist" in capsys.readouterr().err
 
