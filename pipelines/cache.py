@@ -13,13 +13,14 @@ import shutil
 import threading
 import warnings
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from pipelines.ahead import prepare_ahead
@@ -103,6 +104,13 @@ class NodeCache:
 
     def _make_room(self, size: int) -> int:
         """Evict what is unused until `size` bytes fit; returns the bytes there is room for."""
+        for partial in self.directory.glob("*.arrow.partial"):
+            # Whoever builds holds the lock; a killed builder of another split does not.
+            with (
+                suppress(Timeout),
+                FileLock(partial.with_suffix("").with_suffix(".lock"), timeout=0),
+            ):
+                partial.unlink(missing_ok=True)
         entries = sorted(self.directory.glob("*.arrow"), key=lambda path: path.stat().st_mtime)
         for path in [None, *entries]:
             if path is not None:

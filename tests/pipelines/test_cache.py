@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from pipelines import cache
 from pipelines.cache import DecodedSplit, NodeCache
@@ -97,6 +98,21 @@ def test_without_room_samples_are_decoded_each_time(
     with pytest.warns(UserWarning, match="has room for 0.00 GiB"):
         assert isinstance(NodeCache(tmp_path).decoded(streets, "train"), Split)
     assert not arrow_files(tmp_path)
+
+
+def test_what_a_killed_builder_left_of_another_split_takes_no_room(
+    streets: PreparedDataset, tmp_path: Path
+) -> None:
+    size = 11 * 32 * 64 * 4
+    abandoned = tmp_path / "0123-val.1.arrow.partial"
+    at_work = tmp_path / "4567-val.1.arrow.partial"
+    for path in (abandoned, at_work):
+        path.write_bytes(bytes(size))
+    with FileLock(tmp_path / "4567-val.1.lock"):
+        found = NodeCache(tmp_path, capacity=2 * size + 100).decoded(streets, "train")
+    assert isinstance(found, DecodedSplit)
+    assert not abandoned.exists()
+    assert at_work.exists()
 
 
 def test_a_disk_that_fills_up_is_no_failure(
