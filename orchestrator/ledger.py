@@ -5,6 +5,7 @@ trial, found again by the trial's identity. One process, the command's own, writ
 """
 
 import math
+import os
 import re
 import sys
 import tempfile
@@ -34,6 +35,11 @@ _METRICS_IN_A_BATCH = 1000
 
 class LedgerError(RuntimeError):
     """The ledger cannot be used as asked; the message says why and what would work."""
+
+
+def tracking_uri(storage: Path) -> str:
+    """`MLFLOW_TRACKING_URI`, or a SQLite file in the storage."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage / 'mlflow.db'}"
 
 
 @dataclass(frozen=True)
@@ -219,6 +225,38 @@ class Ledger:
         """A trial's run as it stands now."""
         run = self._client.get_run(run_id)
         return _record(run, self._client.get_experiment(run.info.experiment_id).name)
+
+    def download(self, uri: str, directory: Path) -> Path:
+        """Copy `runs:/ID/FOLDER` or a registered `models:/NAME@ALIAS` into `directory`; returns the
+        folder it is in. Raises LedgerError where there is none."""
+        # MLflow's own bar writes over what the commands print.
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        try:
+            found = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(directory))
+        except Exception as error:
+            raise LedgerError(f"{uri}: not in MLflow at {self.tracking_uri} ({error})") from None
+        return Path(found)
+
+    def log_evaluation(
+        self,
+        run_id: str,
+        name: str,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        files: Path,
+    ) -> None:
+        """Record a later evaluation of a finished run: metrics and files under `eval/NAME/`, tags
+        under `orchestrator.eval.NAME.`. Nothing that has another name is touched."""
+        now = int(time.time() * 1000)
+        entries = [
+            Metric(_metric_name(f"eval/{name}/{metric}"), value, now, 0)
+            for metric, value in metrics.items()
+        ]
+        labels = [RunTag(f"{_TAG}eval.{name}.{key}", value) for key, value in tags.items()]
+        self._client.log_batch(run_id, tags=labels)
+        for start in range(0, len(entries), _METRICS_IN_A_BATCH):
+            self._client.log_batch(run_id, metrics=entries[start : start + _METRICS_IN_A_BATCH])
+        self._client.log_artifacts(run_id, str(files), f"eval/{name}")
 
     def how_to_look(self) -> str:
         """How a person opens what this ledger holds."""

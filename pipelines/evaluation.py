@@ -12,7 +12,14 @@ from pipelines.loading import EvaluationBatches
 from pipelines.precision import Numerics
 from pipelines.scores import Scores, ScoreState
 
-__all__ = ["EvaluationConfig", "Scores", "evaluate", "predict", "predict_image"]
+__all__ = [
+    "EvaluationConfig",
+    "Scores",
+    "count_pixels",
+    "evaluate",
+    "predict",
+    "predict_image",
+]
 
 # Logits, in values, that are computed at once where there is a choice: 1 GiB.
 _LOGITS = 2**28
@@ -62,21 +69,35 @@ def predict_image(
         model.train(training)
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     batches: EvaluationBatches,
     classes: int,
     numerics: Numerics,
     config: EvaluationConfig | None = None,
-    advance: Callable[[int], None] | None = None,
 ) -> Scores:
     """Score `model` on all images of `batches`, summed over all workers.
 
     Every image counts once: the workers' `batches` must partition the split. The model is left in
-    the mode it came in. advance: is told how many images have been scored since it was last called.
+    the mode it came in.
 
     Raises ValueError where a label holds a class beyond `classes`.
+    """
+    return count_pixels(model, batches, classes, numerics, config).scores()
+
+
+@torch.no_grad()
+def count_pixels(
+    model: nn.Module,
+    batches: EvaluationBatches,
+    classes: int,
+    numerics: Numerics,
+    config: EvaluationConfig | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> ScoreState:
+    """What `evaluate` scores, before it is summed over the workers.
+
+    advance: is told how many images have been counted since it was last called.
     """
     config = config or EvaluationConfig()
     state = ScoreState(classes, len(batches.identifiers), config.boundary).to(numerics.device)
@@ -102,7 +123,7 @@ def evaluate(
                 state.update(prediction, truth, positions)
                 if advance is not None:
                     advance(len(positions))
-        return state.scores()
+        return state
     finally:
         model.train(training)
 

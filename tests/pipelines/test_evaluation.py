@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from pipelines import evaluation
 from pipelines.dataset import open_dataset
-from pipelines.evaluation import EvaluationConfig, Scores, evaluate, predict, predict_image
+from pipelines.evaluation import (
+    EvaluationConfig,
+    Scores,
+    count_pixels,
+    evaluate,
+    predict,
+    predict_image,
+)
 from pipelines.loading import EvaluationBatches
 from pipelines.precision import Numerics
 
@@ -158,7 +165,8 @@ def test_the_protocol_and_the_boundary_are_followed() -> None:
     split, model = UnevenImages(), BrightnessClassifier(4)
     config = EvaluationConfig(scales=(0.5, 1.5), flip=True, window=(6, 6), boundary=2)
     told: list[int] = []
-    scores = evaluate(model, EvaluationBatches(split, 3), 4, CPU, config, told.append)
+    scores = evaluate(model, EvaluationBatches(split, 3), 4, CPU, config)
+    count_pixels(model, EvaluationBatches(split, 3), 4, CPU, config, told.append)
     assert sum(told) == len(split)
     confusion = torch.zeros(4, 4, dtype=torch.int64)
     for image, label in split.samples:

@@ -1,0 +1,227 @@
+"""`python -m orchestrator.evaluate MODEL --dataset URI`: score a trained model.
+
+Prints a table; where MODEL is a run, the figures are logged to it under the protocol's name.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.cells import EMBEDDED
+from orchestrator.extensions import modules_of
+from orchestrator.identity import code_version
+from orchestrator.inference_command import (
+    add_options,
+    inference_settings,
+    place,
+    progress,
+    run_command,
+    say,
+    storage_of,
+)
+from orchestrator.ledger import Ledger
+from orchestrator.trained_model import ModelError, TrainedModel, load_model, open_ledger
+from pipelines.dataset import PreparedDataset, open_dataset
+from pipelines.evaluation import EvaluationConfig, count_pixels
+from pipelines.inference import InferenceConfig
+from pipelines.loading import EvaluationBatches
+from pipelines.prepare import ensure_streets
+from pipelines.scores import Scores, write_counts
+
+CHECKPOINTS = {
+    "best": "best on validation",
+    "last": "last",
+    "model": "as the model was saved",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status: 0 scored, 1 failed, 2 bad input, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    return run_command(lambda console: _evaluate(options, console))
+
+
+def _evaluate(options: argparse.Namespace, console: Console) -> int:
+    if options.batch < 1 or options.boundary < 0:
+        raise ModelError("--batch must be at least 1 and --boundary at least 0")
+    config = EvaluationConfig(
+        **inference_settings(options), batch=options.batch, boundary=options.boundary
+    )
+    storage = storage_of(options)
+    ledger = open_ledger(options.model, storage)
+    model = load_model(options.model, ledger, options.imports)
+    location = options.dataset
+    if location == EMBEDDED:
+        location = str(ensure_streets(storage / "datasets" / EMBEDDED))
+    dataset = open_dataset(location)
+    _check_classes(model, dataset, options.dataset)
+    split = dataset.split(options.split)
+
+    if options.address is None:
+        numerics = place(model)
+        batches = EvaluationBatches(split, config.batch)
+        with progress(console) as bar:
+            task = bar.add_task("images scored", total=len(split))
+            state = count_pixels(
+                model.network,
+                batches,
+                len(model.class_names),
+                numerics,
+                config,
+                lambda images: bar.advance(task, images),
+            )
+    else:
+        from orchestrator.scoring import count_on_cluster  # Ray takes seconds to import
+
+        with progress(console) as bar:
+            state = count_on_cluster(
+                options.address, model, location, options.split, config, options.imports, bar
+            )
+    scores = state.scores()
+
+    say(
+        console,
+        f"{model.name} (checkpoint: {CHECKPOINTS[model.checkpoint]})\n"
+        f"on {dataset.manifest.name} {options.split}, {len(split)} images, "
+        f"protocol {config.protocol}",
+    )
+    console.print(_table(scores, model.class_names, config))
+    for note in _notes(model, dataset, options.split):
+        say(console, f"  {note}")
+    if ledger is None or model.run_id is None:
+        say(console, "not logged: MODEL is no run")
+        return 0
+    name = _log(ledger, model.run_id, scores, model, dataset, options, config)
+    say(console, f"logged to run {model.run_id} under eval/{name}/")
+    return 0
+
+
+def evaluation_name(
+    dataset: PreparedDataset, split: str, checkpoint: str, config: EvaluationConfig
+) -> str:
+    """Under which an evaluation is logged: different data, split, checkpoint or protocol, different
+    name."""
+    manifest = dataset.manifest
+    parts = [f"{manifest.name}-{manifest.fingerprint[:8]}", split, checkpoint, config.protocol]
+    if config.boundary:
+        parts.append(f"boundary-{config.boundary}")
+    return "_".join(parts)
+
+
+def _log(
+    ledger: Ledger,
+    run_id: str,
+    scores: Scores,
+    model: TrainedModel,
+    dataset: PreparedDataset,
+    options: argparse.Namespace,
+    config: EvaluationConfig,
+) -> str:
+    name = evaluation_name(dataset, options.split, model.checkpoint, config)
+    inference = {key: asdict(config)[key] for key in asdict(InferenceConfig())}
+    tags = {
+        "protocol": json.dumps({**inference, "stride": config.step, "boundary": config.boundary}),
+        "checkpoint": CHECKPOINTS[model.checkpoint],
+        "data": dataset.manifest.fingerprint,
+        "split": options.split,
+        "code": code_version(modules_of(model.experiment, options.imports)),
+    }
+    with tempfile.TemporaryDirectory(prefix="evaluation-") as directory:
+        files = Path(directory)
+        identifiers = dataset.split(options.split).identifiers
+        write_counts(files / "counts.arrow", scores, identifiers, model.class_names)
+        ledger.log_evaluation(run_id, name, scores.metrics(model.class_names), tags, files)
+    return name
+
+
+def _check_classes(model: TrainedModel, dataset: PreparedDataset, location: str) -> None:
+    found = [entry.name for entry in dataset.manifest.classes]
+    if len(found) != len(model.class_names):
+        raise ModelError(
+            f"{model.name} predicts {len(model.class_names)} classes ({_some(model.class_names)}), "
+            f"and {location} has {len(found)} ({_some(found)}); evaluate on data that has the "
+            "model's classes"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _notes(model: TrainedModel, dataset: PreparedDataset, split: str) -> list[str]:
+    """What a reader must know to believe the figures no further than they go."""
+    notes = []
+    data = model.experiment.data
+    if dataset.manifest.fingerprint == model.learned.fingerprint:
+        if split == data.train_split:
+            notes.append("the model was trained on these images")
+        elif split == data.validation_split and model.checkpoint == "best":
+            notes.append("this checkpoint was chosen on these images")
+    found = [entry.name for entry in dataset.manifest.classes]
+    for index, (own, other) in enumerate(zip(model.class_names, found, strict=True)):
+        if own != other:
+            notes.append(f"class {index} is {own} in the model and {other} in the data")
+    return notes
+
+
+def _table(scores: Scores, classes: Sequence[str], config: EvaluationConfig) -> Table:
+    table = Table()
+    table.add_column("class")
+    table.add_column("IoU %", justify="right")
+    columns = [scores.iou.tolist()]
+    if scores.boundary is not None:
+        table.add_column(f"boundary F % ({config.boundary} px)", justify="right")
+        columns.append(scores.boundary.tolist())
+    for name, *values in zip(classes, *columns, strict=True):
+        table.add_row(name, *map(_percent, values))
+    table.add_section()
+    table.add_row("mean", *map(_percent, (scores.miou, scores.mean_boundary)[: len(columns)]))
+    table.add_section()
+    for name, value in (
+        ("pixel accuracy", scores.pixel_accuracy),
+        ("mean accuracy", scores.mean_accuracy),
+        ("frequency-weighted IoU", scores.frequency_weighted_iou),
+    ):
+        table.add_row(name, _percent(value))
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "absent" if value is None or value != value else f"{100 * value:.2f}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.evaluate", description="Score a trained model on a data set."
+    )
+    add_options(parser)
+    parser.add_argument(
+        "--dataset", required=True, metavar="URI", help="a prepared data set, or `streets`"
+    )
+    parser.add_argument("--split", default="val", help="of the data set (default: val)")
+    parser.add_argument("--batch", type=int, default=4, help="images computed at once (default: 4)")
+    parser.add_argument(
+        "--boundary",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="boundary F-score with this tolerance as well",
+    )
+    parser.add_argument(
+        "--address",
+        default=os.environ.get("RAY_ADDRESS"),
+        help="a running Ray cluster (host:port or auto) to share the images; default: here",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""A trained model by the name a user has for it: a run, a registered model or a directory.
+
+A model directory holds `experiment.yaml`, `classes.yaml` and the weights as safetensors. Nothing in
+it is unpickled, and no code comes with it.
+"""
+
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from orchestrator.extensions import import_modules
+from orchestrator.ledger import Ledger, tracking_uri
+from orchestrator.source import Source, read_yaml
+from orchestrator.study import _experiment as experiment_from
+from orchestrator.validation import validate
+from pipelines.checkpoint import WEIGHTS_FILE, load_weights
+from pipelines.experiment import Experiment
+from pipelines.manifest import ClassInfo
+from pipelines.network import build_network
+
+EXPERIMENT_FILE = "experiment.yaml"
+CLASSES_FILE = "classes.yaml"
+_RUN = re.compile(r"runs:/([\w-]+)/(best|last|model)/?")
+_REGISTERED = re.compile(r"models:/[^/@]+(@[^/@]+|/[^/@]+)")
+
+
+class ModelError(ValueError):
+    """A model that cannot be used; says which, what is wrong and what would work."""
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """`classes.yaml`: what the outputs of a model mean, and the data set they were learned on."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    dataset: str
+    fingerprint: str
+    ignore_index: int
+    classes: tuple[ClassInfo, ...]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with its weights, on the CPU and ready to predict, and where it comes from.
+
+    name: as the user wrote it. run_id: of the run it belongs to, where it was named by it.
+    checkpoint: `best` or `last` of that run, else `model`.
+    """
+
+    name: str
+    run_id: str | None
+    checkpoint: str
+    experiment: Experiment
+    learned: ClassList
+    network: nn.Module
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes, in the order of the network's outputs."""
+        return [entry.name for entry in self.learned.classes]
+
+
+def open_ledger(name: str, storage: Path) -> Ledger | None:
+    """The ledger that the model `name` is in; None for a directory.
+
+    Raises ModelError where there is neither ledger nor directory, LedgerError where the ledger
+    cannot be reached.
+    """
+    if not name.startswith(("runs:", "models:")):
+        return None
+    if not (_RUN.fullmatch(name) or _REGISTERED.fullmatch(name)):
+        raise ModelError(
+            f"MODEL is {name!r}; write runs:/ID/best, runs:/ID/last, runs:/ID/model, "
+            "models:/NAME@ALIAS, models:/NAME/VERSION or a directory"
+        )
+    uri = tracking_uri(storage)
+    file = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not file.exists():
+        raise ModelError(
+            f"{name}: there is no {file}; name the storage of the study with --storage, or the "
+            "tracking server with MLFLOW_TRACKING_URI"
+        )
+    return Ledger(uri, None)
+
+
+def load_model(name: str, ledger: Ledger | None, imports: Sequence[str] = ()) -> TrainedModel:
+    """Load the model `name`, from `ledger` unless it is a directory.
+
+    imports: modules that register what its experiment names.
+
+    Raises ModelError, LedgerError, StudyError (a file in it is not valid), NetworkError or
+    CheckpointError.
+    """
+    import_modules(imports, Source("--import", list(imports)))
+    if ledger is None:
+        directory = Path(name).expanduser()
+        if not directory.is_dir():
+            raise ModelError(
+                f"{name}: no such directory; MODEL may also be runs:/ID/best, runs:/ID/last, "
+                "runs:/ID/model or models:/NAME@ALIAS"
+            )
+        return _read(name, None, "model", directory)
+    run = _RUN.fullmatch(name)
+    run_id, checkpoint = run.groups() if run else (None, "model")
+    with tempfile.TemporaryDirectory(prefix="model-") as temporary:
+        return _read(name, run_id, checkpoint, ledger.download(name, Path(temporary)))
+
+
+def _read(name: str, run_id: str | None, checkpoint: str, directory: Path) -> TrainedModel:
+    # What MLflow logs as a model wraps the directory into one of its own.
+    found = sorted(path.parent for path in directory.rglob(EXPERIMENT_FILE))
+    if not found:
+        raise ModelError(
+            f"{name}: no model, because it has no {EXPERIMENT_FILE}; a model directory holds "
+            f"{EXPERIMENT_FILE}, {CLASSES_FILE} and {WEIGHTS_FILE}"
+        )
+    if len(found) > 1:
+        listed = ", ".join(str(path.relative_to(directory)) for path in found)
+        raise ModelError(f"{name}: holds several models ({listed}); name one of them")
+    directory = found[0]
+    for file in (CLASSES_FILE, WEIGHTS_FILE):
+        if not (directory / file).is_file():
+            raise ModelError(f"{name}: no model, because it has no {file}")
+    experiment = experiment_from(_mapping(directory / EXPERIMENT_FILE))
+    learned = validate(_mapping(directory / CLASSES_FILE), ClassList)
+    network = build_network(experiment.model, len(learned.classes), experiment.seed)
+    load_weights(directory, network)
+    return TrainedModel(name, run_id, checkpoint, experiment, learned, network.eval())
+
+
+def _mapping(path: Path) -> Source:
+    source = read_yaml(path)
+    value: Any = source.value
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: must be a mapping of keys")
+    return source

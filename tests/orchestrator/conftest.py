@@ -1,0 +1,63 @@
+"""A finished run in a ledger, as a study leaves it, without the training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from orchestrator.cells import resolve_cells
+from orchestrator.ledger import Ledger, tracking_uri
+from orchestrator.recorder import _describe
+from orchestrator.study import load_study
+from pipelines.network import build_network
+
+STUDY = """\
+study: scored
+base:
+  data: {dataset: DATASET, crop: [32, 32]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {precision: fp32}
+variants:
+  full: {}
+"""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """storage: as of `--storage`; directory: the `last` checkpoint's own, a model directory."""
+
+    storage: Path
+    run_id: str
+    directory: Path
+    dataset: Path
+
+    @property
+    def uri(self) -> str:
+        return tracking_uri(self.storage)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) -> FinishedRun:
+    """A run whose two checkpoints are differently initialised networks."""
+    storage = tmp_path_factory.mktemp("storage")
+    file = storage / "study.yaml"
+    file.write_text(STUDY.replace("DATASET", str(small_streets)))
+    plan = load_study(file)
+    (cell,) = resolve_cells(plan.trials, "cpu", storage)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        ledger = Ledger(tracking_uri(storage), storage / "artifacts")
+    ledger.open_study(plan)
+    run_id = ledger.begin_trial(cell, None, None)
+    for seed, name in enumerate(("best", "last")):
+        directory = storage / "models" / name
+        directory.mkdir(parents=True)
+        network = build_network(cell.trial.experiment.model, 10, seed=seed)
+        save_file(dict(network.state_dict()), directory / "model.safetensors")
+        _describe(directory, cell)
+        ledger.log_artifact(run_id, directory, name)
+    ledger.log_epoch(run_id, 1, {"val/miou": 0.25})
+    ledger.end_trial(run_id, "FINISHED")
+    ledger.close_study("FINISHED", {})
+    return FinishedRun(storage, run_id, storage / "models" / "last", small_streets)

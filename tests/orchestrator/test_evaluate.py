@@ -1,0 +1,203 @@
+"""`orchestrator.evaluate` on a run in a real ledger and on directories."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+from orchestrator.evaluate import main
+from orchestrator.trained_model import load_model
+from pipelines.dataset import open_dataset
+from pipelines.evaluation import EvaluationConfig, Scores, evaluate
+from pipelines.loading import EvaluationBatches
+from pipelines.precision import Numerics
+from pipelines.preparation import prepare
+from pipelines.readers.camvid import CamVid
+from tests.orchestrator.conftest import FinishedRun
+from tests.pipelines.conftest import CamVidSource
+
+WINDOWS = EvaluationConfig(scales=(0.5, 1.0), flip=True, window=(24, 32), stride=(8, 32))
+OPTIONS = ["--scales", "0.5,1", "--flip", "--window", "24x32", "--stride", "8x32"]
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def command(run: FinishedRun, model: str, *options: str) -> int:
+    base = [model, "--dataset", str(run.dataset), "--storage", str(run.storage)]
+    return main([*base, *options])
+
+
+def expected(run: FinishedRun, checkpoint: str, config: EvaluationConfig) -> Scores:
+    model = load_model(str(run.directory.parent / checkpoint), None)
+    batches = EvaluationBatches(open_dataset(run.dataset).split("val"), 2)
+    numerics = Numerics.choose(torch.device("cpu"), "fp32")
+    return evaluate(model.network, batches, 10, numerics, config)
+
+
+def test_figures_are_logged_to_the_run_by_protocol(
+    finished_run: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id, client = finished_run.run_id, MlflowClient(finished_run.uri)
+    fingerprint = open_dataset(finished_run.dataset).manifest.fingerprint
+    prefix = f"streets-{fingerprint[:8]}_val"
+    wanted: dict[str, float] = {}
+    for checkpoint, config, options in (
+        ("best", EvaluationConfig(), []),
+        ("last", EvaluationConfig(), []),
+        ("best", WINDOWS, OPTIONS),
+        ("best", EvaluationConfig(boundary=2), ["--boundary", "2"]),
+    ):
+        assert command(finished_run, f"runs:/{run_id}/{checkpoint}", *options) == 0
+        printed = capsys.readouterr().out
+        scores = expected(finished_run, checkpoint, config)
+        assert f"{100 * scores.miou:.2f}" in printed
+        assert ("chosen on these images" in printed) == (checkpoint == "best")
+        name = f"{prefix}_{checkpoint}_{config.protocol}" + "_boundary-2" * bool(config.boundary)
+        assert f"logged to run {run_id} under eval/{name}/" in printed
+        classes = [entry.name for entry in open_dataset(finished_run.dataset).manifest.classes]
+        for metric, value in scores.metrics(classes).items():
+            wanted[f"eval/{name}/{metric}".replace(" ", "-")] = value
+
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    # All four are there side by side, and what the training recorded is as it was.
+    logged = {k.replace(" ", "-"): v for k, v in run.data.metrics.items() if k.startswith("eval/")}
+    assert logged == pytest.approx(wanted, abs=1e-12)
+    assert run.data.metrics["val/miou"] == 0.25
+    tag = f"orchestrator.eval.{prefix}_best_{WINDOWS.protocol}"
+    assert run.data.tags[f"{tag}.checkpoint"] == "best on validation"
+    assert run.data.tags[f"{tag}.data"] == fingerprint
+    protocol = json.loads(run.data.tags[f"{tag}.protocol"])
+    assert protocol["scales"] == [0.5, 1.0]
+    assert protocol["stride"] == [8, 32]
+
+    folder = Path(client.download_artifacts(run_id, f"eval/{prefix}_best_{WINDOWS.protocol}"))
+    with pa.memory_map(str(folder / "counts.arrow")) as file:
+        counts = pa.ipc.open_file(file).read_all()
+    scores = expected(finished_run, "best", WINDOWS)
+    assert sum(counts["tp"].to_pylist()) == int(scores.confusion.diagonal().sum())
+
+
+def test_a_directory_is_scored_and_nothing_is_logged(
+    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = tmp_path / "storage"
+    model, data = str(finished_run.directory), str(finished_run.dataset)
+    options = ["--dataset", data, "--split", "train", "--storage", str(storage)]
+    assert main([model, *options]) == 0
+    printed = capsys.readouterr().out
+    assert "14 images, protocol whole" in printed
+    assert "the model was trained on these images" in printed
+    assert "not logged: MODEL is no run" in printed
+    assert not storage.exists()
+
+
+def test_a_model_wrapped_by_mlflow_is_found(
+    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished_run.directory, tmp_path / "model" / "artifacts" / "network")
+    (tmp_path / "model" / "MLmodel").write_text("flavors: {}\n")
+    assert command(finished_run, str(tmp_path / "model")) == 0
+    assert f"{100 * expected(finished_run, 'last', EvaluationConfig()).miou:.2f}" in (
+        capsys.readouterr().out
+    )
+
+
+def refused(run: FinishedRun, capsys: pytest.CaptureFixture[str], model: str, *options: str) -> str:
+    assert command(run, model, *options) == 2
+    return capsys.readouterr().out
+
+
+def test_bad_input_gets_a_sentence(
+    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, good = finished_run, str(finished_run.directory)
+    unknown = "0" * 32
+    for said, model, options in (
+        ("write runs:/ID/best", "runs:/abc", []),
+        ("write runs:/ID/best", f"runs:/{run.run_id}/worst", []),
+        ("write runs:/ID/best", "models:/name", []),
+        (f"runs:/{unknown}/best: not in MLflow at sqlite", f"runs:/{unknown}/best", []),
+        (f"runs:/{run.run_id}/model: not in MLflow", f"runs:/{run.run_id}/model", []),
+        ("models:/none@best: not in MLflow", "models:/none@best", []),
+        ("there is no", f"runs:/{run.run_id}/best", ["--storage", str(tmp_path / "elsewhere")]),
+        ("no such directory", str(tmp_path / "nothing"), []),
+        ("it has no experiment.yaml", str(tmp_path), []),
+        ("no samples in split 'test'", good, ["--split", "test"]),
+        ("does not exist", good, ["--dataset", str(tmp_path / "nothing")]),
+        ("--stride is (4, 4), but there is no window", good, ["--stride", "4x4"]),
+        ("--scales must be different factors above 0", good, ["--scales", "0,1"]),
+        ("--batch must be at least 1", good, ["--batch", "0"]),
+        ("cannot import no_such_module", good, ["--import", "no_such_module"]),
+    ):
+        assert said in refused(run, capsys, model, *options), said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--scales", "big"], "such as 0.5,1,1.5; received 'big'"),
+        (["--window", "64"], "such as 512x1024; received '64'"),
+    ],
+)
+def test_unreadable_options_get_a_sentence(
+    finished_run: FinishedRun, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command(finished_run, str(finished_run.directory), *options)
+    assert said in capsys.readouterr().err
+
+
+def test_damaged_model_directories_are_named(
+    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def damaged(file: str, text: str | None) -> str:
+        directory = tmp_path / f"model{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(finished_run.directory, directory)
+        if text is None:
+            (directory / file).unlink()
+        else:
+            (directory / file).write_text(text)
+        return refused(finished_run, capsys, str(directory))
+
+    experiment = (finished_run.directory / "experiment.yaml").read_text()
+    assert "no model, because it has no classes.yaml" in damaged("classes.yaml", None)
+    assert "it has no model.safetensors" in damaged("model.safetensors", None)
+    assert "no readable weights" in damaged("model.safetensors", "damaged")
+    assert "must be a mapping" in damaged("classes.yaml", "- road\n")
+    assert "unknown key `colour`" in damaged("classes.yaml", "colour: red\n")
+    unknown = experiment.replace("backbone: dfnet1", "backbone: dfnet9")
+    assert "dfnet9" in damaged("experiment.yaml", unknown)
+    wider = experiment.replace("channels: 8", "channels: 16")
+    assert "does not fit this model" in damaged("experiment.yaml", wider)
+
+
+def test_other_classes_are_refused(
+    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(CamVid(CamVidSource(tmp_path / "source").directory), tmp_path / "camvid")
+    printed = refused(
+        finished_run, capsys, str(finished_run.directory), "--dataset", str(tmp_path / "camvid")
+    )
+    assert "predicts 10 classes (road, sidewalk, building, ...)" in printed
+    assert "has 11 (sky, building, pole, ...)" in printed
+
+
+@pytest.mark.slow
+def test_a_cluster_counts_the_same(
+    finished_run: FinishedRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.scoring._SHARES", 1)
+    model = str(finished_run.directory)
+    assert command(finished_run, model, "--batch", "1") == 0
+    alone = capsys.readouterr().out
+    assert command(finished_run, model, "--batch", "1", "--address", "local") == 0
+    assert capsys.readouterr().out == alone
