@@ -19,6 +19,7 @@ from orchestrator.cells import EMBEDDED
 from orchestrator.extensions import modules_of
 from orchestrator.identity import code_version
 from orchestrator.inference_command import (
+    InputError,
     add_options,
     inference_settings,
     place,
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(options: argparse.Namespace, console: Console) -> int:
     if options.batch < 1 or options.boundary < 0:
-        raise ModelError("--batch must be at least 1 and --boundary at least 0")
+        raise InputError("--batch must be at least 1 and --boundary at least 0")
     config = EvaluationConfig(
         **inference_settings(options), batch=options.batch, boundary=options.boundary
     )

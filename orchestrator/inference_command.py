@@ -21,9 +21,17 @@ from pipelines.dataset import DatasetError
 from pipelines.inference import InferenceConfig
 from pipelines.network import NetworkError
 from pipelines.precision import Numerics
+from pipelines.submission import SubmissionError
 from pipelines.weights import WeightsError
 
+
+class InputError(ValueError):
+    """An option or an input that cannot be used; the message says which and why."""
+
+
 BAD_INPUT = (
+    InputError,
+    SubmissionError,
     CheckpointError,
     DatasetError,
     LedgerError,
@@ -77,14 +85,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def inference_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `InferenceConfig` as the user gave them. Raises ModelError where they do not go
+    """The fields of `InferenceConfig` as the user gave them. Raises InputError where they do not go
     together."""
     names = ("scales", "flip", "window", "stride")
     settings = {name: getattr(options, name) for name in names}
     try:
         InferenceConfig(**settings)
     except ValueError as error:
-        raise ModelError(f"--{error}") from None
+        raise InputError(f"--{error}") from None
     return settings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,26 @@ def encode_png(pixels: NDArray[np.uint8], effort: int = 3) -> bytes:
     """Lossless PNG of uint8 (height, width) or (height, width, 3); `effort`: zlib's level, 0-9."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=effort)
+    return buffer.getvalue()
+
+
+def encode_palette_png(indices: NDArray[np.uint8], colors: Sequence[tuple[int, int, int]]) -> bytes:
+    """Lossless PNG of uint8 (height, width) whose viewers show value k as `colors[k]`.
+
+    A value beyond `colors` is shown black; the stored values are the indices themselves.
+    """
+    picture = Image.fromarray(indices)
+    palette = [channel for color in colors for channel in color]
+    picture.putpalette(palette + [0] * (768 - len(palette)))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def encode_jpeg(pixels: Array, quality: int = 90) -> bytes:
+    """JPEG of uint8 (height, width, 3), for looking at."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue()
 
 

@@ -27,6 +27,12 @@ def colorize(labels: Pixels, classes: Sequence[ClassInfo]) -> Pixels:
     return palette[labels]
 
 
+def overlay(image: Pixels, labels: Pixels, classes: Sequence[ClassInfo]) -> Pixels:
+    """The image, uint8 `(height, width, 3)`, half covered by the colours of `labels`."""
+    mixed = (image.astype(np.uint16) + colorize(labels, classes)) // 2
+    return np.where((labels == IGNORE_INDEX)[..., None], image, mixed).astype(np.uint8)
+
+
 def mistakes(image: Pixels, label: Pixels, prediction: Pixels) -> Pixels:
     """The image in grey, pixels that are predicted wrong in a strong orange.
 

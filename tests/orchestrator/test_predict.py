@@ -1,0 +1,237 @@
+"""`orchestrator.predict`: what is written, under which names, and what is refused."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save_file
+
+from models import FENetConfig
+from orchestrator.evaluate import main as evaluate_main
+from orchestrator.inference_command import InputError
+from orchestrator.inputs import find_pictures
+from orchestrator.predict import main
+from orchestrator.recorder import _plain
+from orchestrator.trained_model import load_model
+from pipelines.evaluation import predict_image
+from pipelines.experiment import Experiment
+from pipelines.inference import InferenceConfig
+from pipelines.manifest import ClassInfo
+from pipelines.network import build_network
+from pipelines.optimization import TrainingConfig
+from pipelines.precision import Numerics
+from pipelines.preparation import prepare
+from pipelines.readers.ade20k import ADE20K
+from pipelines.readers.cityscapes import Cityscapes
+from tests.orchestrator.conftest import FinishedRun
+
+CPU = Numerics.choose(torch.device("cpu"), "fp32")
+
+
+def picture(path: Path, seed: int = 0, size: tuple[int, int] = (24, 40)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def saved_model(directory: Path, classes: Sequence[ClassInfo]) -> str:
+    """A model directory with a network of random weights."""
+    directory.mkdir(parents=True)
+    experiment = Experiment(
+        model=FENetConfig(backbone="dfnet1", channels=8), training=TrainingConfig(precision="fp32")
+    )
+    network = build_network(experiment.model, len(classes), seed=0)
+    save_file(dict(network.state_dict()), directory / "model.safetensors")
+    (directory / "experiment.yaml").write_text(yaml.safe_dump(_plain(asdict(experiment))))
+    listed = [{"name": entry.name, "color": list(entry.color)} for entry in classes]
+    described = {"dataset": "made", "fingerprint": "0", "ignore_index": 255, "classes": listed}
+    (directory / "classes.yaml").write_text(yaml.safe_dump(described))
+    return str(directory)
+
+
+def files(directory: Path) -> set[str]:
+    return {f.relative_to(directory).as_posix() for f in directory.rglob("*") if f.is_file()}
+
+
+def test_labels_and_overlays_keep_names_and_folders(
+    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    first = picture(images / "day" / "a.b.png")
+    picture(images / "night" / "a.b.jpg", 1, (17, 33))
+    (images / "notes.txt").write_text("no picture")
+    grey = tmp_path / "grey.png"
+    Image.fromarray(np.arange(100, dtype=np.uint8).reshape(10, 10)).save(grey)
+    model = str(finished_run.directory)
+    options = ["--out", str(out), "--overlay", "--flip", "--scales", "1,1.5"]
+    assert main([model, str(images), str(grey), *options]) == 0
+    assert f"3 label maps in {out}, 0 pictures skipped" in capsys.readouterr().out
+    names = {"day/a.b", "night/a.b", "grey"}
+    assert files(out) == {f"{name}{end}" for name in names for end in (".png", ".overlay.jpg")}
+
+    trained = load_model(model, None)
+    with Image.open(first) as opened:
+        pixels = np.array(opened)
+    config = InferenceConfig(scales=(1, 1.5), flip=True)
+    expected = predict_image(trained.network, torch.tensor(pixels), CPU, config).numpy()
+    with Image.open(out / "day" / "a.b.png") as label:
+        assert label.mode == "P"
+        assert np.array_equal(np.asarray(label), expected)
+        colors = np.array([entry.color for entry in trained.learned.classes])[expected]
+        assert np.array_equal(np.asarray(label.convert("RGB")), colors)
+    with Image.open(out / "day" / "a.b.overlay.jpg") as overlay:
+        difference = np.asarray(overlay).astype(float) - (pixels / 2 + colors / 2)
+        assert abs(difference.mean()) < 2
+    with Image.open(out / "night" / "a.b.png") as label:
+        assert label.size == (33, 17)
+
+
+def test_unreadable_pictures_are_reported_and_skipped(
+    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    good = picture(images / "good.png")
+    (images / "cut.png").write_bytes(good.read_bytes()[:400])
+    (images / "empty.jpg").touch()
+    (tmp_path / "notes.txt").write_text("no picture")
+    inputs = [str(images), str(tmp_path / "notes.txt")]
+    out = tmp_path / "out"
+    assert main([str(finished_run.directory), *inputs, "--out", str(out)]) == 1
+    printed = capsys.readouterr().out
+    assert f"skipped {images / 'cut.png'}: damaged or truncated" in printed
+    assert f"skipped {images / 'empty.jpg'}: the file is empty" in printed
+    assert f"skipped {tmp_path / 'notes.txt'}: not a picture" in printed
+    assert f"1 label maps in {out}, 3 pictures skipped" in printed
+    assert files(out) == {"good.png"}
+
+
+def test_the_official_script_reads_a_cityscapes_submission(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From pictures to the script's figures, which are those of `orchestrator.evaluate`."""
+    official = pytest.importorskip("tests.pipelines.test_official_cityscapes")
+    root = tmp_path / "cityscapes"
+    official.make_cityscapes(root, list(range(34)), np.random.default_rng(0))
+    prepare(Cityscapes(root), tmp_path / "prepared")
+    model = saved_model(tmp_path / "model", Cityscapes(Path()).classes)
+    results = tmp_path / "results"
+    inputs = [str(root / "leftImg8bit" / "val"), "--out", str(results), "--overlay"]
+    assert main([model, *inputs, "--submission", "cityscapes"]) == 0
+    figures = official.official_figures(root, results)
+    capsys.readouterr()
+    assert evaluate_main([model, "--dataset", str(tmp_path / "prepared")]) == 0
+    printed = capsys.readouterr().out
+    for line in printed.splitlines():
+        cells = [cell.strip() for cell in line.split("│")]
+        if len(cells) > 2 and cells[1] in figures["classScores"] and cells[2] != "absent":
+            assert cells[2] == f"{100 * figures['classScores'][cells[1]]:.2f}"
+    (mean,) = [line for line in printed.splitlines() if line.startswith("│ mean  ")]
+    assert f"{100 * figures['averageScoreClasses']:.2f}" in mean
+    assert len([name for name in files(results) if name.endswith("_leftImg8bit.png")]) == 3
+
+
+def test_an_ade20k_submission_counts_from_one(tmp_path: Path) -> None:
+    model = saved_model(tmp_path / "model", ADE20K(Path()).classes)
+    image = picture(tmp_path / "ADE_test_00000001.jpg")
+    options = [str(image), "--out", str(tmp_path / "out")]
+    assert main([model, *options]) == 0
+    with Image.open(tmp_path / "out" / "ADE_test_00000001.png") as opened:
+        indices = np.array(opened)
+    assert main([model, *options, "--submission", "ade20k"]) == 0
+    with Image.open(tmp_path / "out" / "ADE_test_00000001.png") as opened:
+        assert opened.mode == "L"
+        assert np.array_equal(np.array(opened), indices + 1)
+
+
+def test_bad_input_gets_a_sentence_and_nothing_is_written(
+    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    image, twin = picture(images / "a.png"), picture(tmp_path / "twin" / "a.jpg")
+    (tmp_path / "empty").mkdir()
+    out, model = str(tmp_path / "out"), str(finished_run.directory)
+    city = picture(tmp_path / "c" / "berlin_000000_000019_leftImg8bit.png")
+    again = picture(tmp_path / "d" / "berlin_000000_000019_other.png")
+    before = files(tmp_path)
+    for said, options in (
+        ("no such file or folder", [str(tmp_path / "nothing"), "--out", out]),
+        ("matches no file", [str(tmp_path / "*.tif"), "--out", out]),
+        ("no pictures in this folder", [str(tmp_path / "empty"), "--out", out]),
+        ("is a file; name a folder", [str(image), "--out", str(image)]),
+        ("would be overwritten", [str(image), "--out", str(images)]),
+        ("would both be written to", [str(image), str(twin), "--out", out]),
+        ("such as berlin_000000", [str(image), "--out", out, "--submission", "cityscapes"]),
+        (
+            "are the same picture",
+            [str(city), str(again), "--out", out, "--submission", "cityscapes"],
+        ),
+        ("wants 19 classes", [str(city), "--out", out, "--submission", "cityscapes"]),
+        ("--window must be two sizes", [str(image), "--out", out, "--window", "0x9"]),
+    ):
+        assert main([model, *options]) == 2, said
+        assert said in capsys.readouterr().out
+    assert files(tmp_path) == before
+
+
+def test_classes_in_another_order_are_not_submitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = saved_model(tmp_path / "model", Cityscapes(Path()).classes[::-1])
+    image = picture(tmp_path / "berlin_000000_000019.png")
+    options = [str(image), "--out", str(tmp_path / "out"), "--submission", "cityscapes"]
+    assert main([model, *options]) == 2
+    assert "class 0 must be 'road', and the model's is 'bicycle'" in capsys.readouterr().out
+
+
+def test_patterns_keep_the_folders_below_their_fixed_part(tmp_path: Path) -> None:
+    for name in ("val/munster/a.png", "val/lindau/a.png", "train/ulm/a.png", "val/munster/b.txt"):
+        picture(tmp_path / name.replace(".txt", ".png"))
+    out = tmp_path / "out"
+    for pattern, places in (
+        ("val/*/a.png", ["lindau/a.png", "munster/a.png"]),
+        ("*/*/a.png", ["train/ulm/a.png", "val/lindau/a.png", "val/munster/a.png"]),
+        ("**/munster/[ab].png", ["val/munster/a.png", "val/munster/b.png"]),
+    ):
+        found = find_pictures([str(tmp_path / pattern)], out)
+        assert [entry.place.as_posix() for entry in found] == places
+
+
+def test_results_of_an_earlier_run_are_no_inputs(tmp_path: Path) -> None:
+    picture(tmp_path / "a.jpg")
+    picture(tmp_path / "out" / "a.png")
+    (found,) = find_pictures([str(tmp_path)], tmp_path / "out")
+    assert found.place.as_posix() == "a.jpg"
+    # Named twice, it is still one picture.
+    assert len(find_pictures([str(tmp_path), str(tmp_path / "a.jpg")], tmp_path / "out")) == 1
+
+
+@given(st.lists(st.sampled_from(["a.png", "a.jpg", "b.png", "s/a.png", "s/t/b.jpg"]), unique=True))
+def test_no_result_takes_the_place_of_another_or_of_an_input(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    root = tmp_path_factory.mktemp("inputs")
+    try:
+        for name in names:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).touch()
+        for out in (root, root / "s", root / "out"):
+            try:
+                found = find_pictures([str(root / name) for name in names], out)
+            except InputError:
+                continue
+            results = [
+                entry.result(out, end) for entry in found for end in (".png", ".overlay.jpg")
+            ]
+            assert len(set(results)) == len(results)
+            assert not {path.resolve() for path in results} & {entry.path for entry in found}
+    finally:
+        shutil.rmtree(root)
