@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from models import count_multiply_adds, count_parameters
+from models import PretrainedReport, count_multiply_adds, count_parameters
 from models.cost import on_meta
 from orchestrator.extensions import modules_of
 from orchestrator.identity import code_version, trial_identity
@@ -38,7 +38,10 @@ class ModelCost:
 
 @dataclass(frozen=True)
 class Cell:
-    """One trial with everything that decides it resolved: precision, data, weights, code."""
+    """One trial with everything that decides it resolved: precision, data, weights, code.
+
+    pretrained: what of published weights its backbone starts from.
+    """
 
     trial: Trial
     identity: str
@@ -46,6 +49,7 @@ class Cell:
     dataset: PreparedDataset
     location: str
     cost: ModelCost
+    pretrained: PretrainedReport | None
 
     @property
     def steps(self) -> int:
@@ -71,13 +75,13 @@ def resolve_cells(
     cannot be loaded.
     """
     opened: dict[str, tuple[str, PreparedDataset]] = {}
-    examined: dict[str, tuple[ModelCost, str | None]] = {}
+    examined: dict[str, tuple[ModelCost, PretrainedReport | None]] = {}
     cells = []
     for trial in trials:
         data = trial.experiment.data
         if data.dataset not in opened:
-            location = data.dataset
-            if location == EMBEDDED:
+            location = _absolute(data.dataset)
+            if data.dataset == EMBEDDED:
                 location = str(ensure_streets(datasets_directory / EMBEDDED))
             opened[data.dataset] = location, open_dataset(location)
         location, dataset = opened[data.dataset]
@@ -88,24 +92,35 @@ def resolve_cells(
         key = repr((trial.experiment.model, training.backbone_weights, classes, data.crop))
         if key not in examined:
             examined[key] = _examine(trial.experiment, classes)
-        cost, weights_digest = examined[key]
-        precision = resolve_precision(training.precision, device)
-        experiment = replace(trial.experiment, training=replace(training, precision=precision))
+        cost, pretrained = examined[key]
+        digest = training.backbone_weights and weights_digest(training.backbone_weights)
+        training = replace(
+            training,
+            precision=resolve_precision(training.precision, device),
+            backbone_weights=training.backbone_weights and _absolute(training.backbone_weights),
+        )
+        experiment = replace(trial.experiment, training=training)
         cells.append(
             Cell(
                 trial=replace(trial, experiment=experiment),
-                identity=trial_identity(experiment, dataset.manifest.fingerprint, weights_digest),
+                identity=trial_identity(experiment, dataset.manifest.fingerprint, digest),
                 code=code_version(modules_of(experiment, imports)),
                 dataset=dataset,
                 location=location,
                 cost=cost,
+                pretrained=pretrained,
             )
         )
     return cells
 
 
-def _examine(experiment: Experiment, classes: int) -> tuple[ModelCost, str | None]:
-    """What a network costs, and the digest of the weights it starts from, having tried both."""
+def _absolute(uri: str) -> str:
+    """A local path from the root on, because workers have another working directory."""
+    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
+
+
+def _examine(experiment: Experiment, classes: int) -> tuple[ModelCost, PretrainedReport | None]:
+    """What a network costs, and what of published weights it can load, having tried both."""
     config, (height, width) = experiment.model, experiment.data.crop
     if isinstance(config, NetworkConfig):
         check_network(config, classes, (min(height, _TRIED), min(width, _TRIED)))
@@ -113,11 +128,12 @@ def _examine(experiment: Experiment, classes: int) -> tuple[ModelCost, str | Non
     else:
         model = on_meta(config, classes)
     weights = experiment.training.backbone_weights
+    pretrained = None
     if weights is not None:
-        load_backbone_weights(build_network(config, classes, seed=0), weights)
+        pretrained = load_backbone_weights(build_network(config, classes, seed=0), weights)
     cost = ModelCost(
         parameters_m=count_parameters(model) / 1e6,
         gflops=count_multiply_adds(model, classes, height, width) / 1e9,
         size=(height, width),
     )
-    return cost, weights and weights_digest(weights)
+    return cost, pretrained

@@ -114,9 +114,15 @@ class _Run:
             self._announce(standings)
             failures: dict[str, str] = {}
             if todo:
-                recorder = self._train(todo, records)
-                finished |= recorder.finished_runs
-                failures = recorder.failures
+                # Cells that ask for the same training, such as two names of one row, share it.
+                trained = {cell.identity: cell for cell in reversed(todo)}
+                recorder = self._train(list(reversed(trained.values())), records)
+                for cell in todo:
+                    name = trained[cell.identity].trial.name
+                    if name in recorder.finished_runs:
+                        finished[cell.trial.name] = recorder.finished_runs[name]
+                    if name in recorder.failures:
+                        failures[cell.trial.name] = recorder.failures[name]
             documents = self._conclude(finished, failures)
             if len(finished) == len(self.cells):
                 status = "FINISHED"
@@ -134,6 +140,15 @@ class _Run:
         told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
         say = self.setting.console.print
         say(f"[bold]{self.plan.study.study}[/]: {len(self.cells)} trials: {told}", highlight=False)
+        loaded = {
+            f"{cell.trial.experiment.training.backbone_weights}: {cell.pretrained.layout}, "
+            f"{len(cell.pretrained.loaded)} tensors loaded, {len(cell.pretrained.missing)} of the "
+            "backbone not in it (each trial's pretrained.txt lists them)"
+            for cell in self.cells
+            if cell.pretrained is not None
+        }
+        for line in sorted(loaded):
+            say(line, markup=False, highlight=False, soft_wrap=True)
 
     def _train(self, todo: list[Cell], records: Mapping[str, Record]) -> Recorder:
         console = self.setting.console

@@ -5,11 +5,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
+from torch.distributed import DistError
 
 from orchestrator.worker import SCORE, WorkerTask, train_worker
 
@@ -50,8 +52,14 @@ def run_trial(job: Job) -> dict[str, Any]:
             result = _trainer(job).fit()
             break
         except TrainingFailedError as error:
-            if not _is_lost_worker(error) or failures >= job.retries:
-                raise TrialError(_cause(error)) from None
+            own = _own_errors(error)
+            if own:
+                raise TrialError(_sentence(own[0])) from None
+            if failures >= job.retries:
+                first_line = str(error).strip().splitlines()[0]
+                raise TrialError(
+                    f"a worker was lost {failures + 1} times, the last time: {first_line}"
+                ) from None
             failures += 1
             logger.warning("%s: a worker was lost, restart %d", job.name, failures)
     best, _ = max(
@@ -80,22 +88,19 @@ def _trainer(job: Job) -> TorchTrainer:
     )
 
 
-def _worker_errors(error: TrainingFailedError) -> list[BaseException]:
-    if isinstance(error, WorkerGroupError):
-        return [
-            getattr(failure, "_base_exc", failure) for failure in error.worker_failures.values()
-        ]
-    return [error]
+def _own_errors(error: TrainingFailedError) -> list[BaseException]:
+    """What the training itself raised; nothing where workers or nodes were lost."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else [error]
+    causes = [getattr(failure, "_base_exc", failure) for failure in failures]
+    return [cause for cause in causes if not _is_loss(cause)]
 
 
-def _is_lost_worker(error: TrainingFailedError) -> bool:
-    """Whether a process or node went away, as opposed to an error raised by the training."""
-    return any(isinstance(cause, RayActorError) for cause in _worker_errors(error))
+def _is_loss(cause: BaseException) -> bool:
+    """Whether an error says that a process went away, or only echoes that another one did."""
+    if isinstance(cause, RayError | RayTrainError | DistError):
+        return True
+    return isinstance(cause, RuntimeError) and "gloo" in str(cause)
 
 
-def _cause(error: TrainingFailedError) -> str:
-    """The first error that is not just the echo of another worker's."""
-    causes = _worker_errors(error)
-    own = [cause for cause in causes if "Connection closed by peer" not in str(cause)]
-    cause = (own or causes)[0]
+def _sentence(cause: BaseException) -> str:
     return f"{type(cause).__name__}: {cause}"

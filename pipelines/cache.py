@@ -77,30 +77,34 @@ class NodeCache:
         """Write the copy under the lock of `path`; False where there is no room for it."""
         for left in self.directory.glob(f"{path.name}.partial"):  # by a killed builder
             left.unlink()
-        # One at a time looks for room, so that two do not count on the same.
+        # One at a time looks for room and fills it, so that two do not count on the same.
         with FileLock(self.directory / "room.lock"):
             room = self._make_room(size)
-        if room < size:
-            warnings.warn(
-                f"no node cache for split {split.name!r}: it needs {size / 2**30:.2f} GiB and "
-                f"{self.directory} has room for {max(0, room) / 2**30:.2f} GiB; decoding every "
-                "sample each time, which is slower",
-                stacklevel=4,
-            )
-            return False
+            if room >= size:
+                self._write(path, split, threads)
+                return True
+        warnings.warn(
+            f"no node cache for split {split.name!r}: it needs {size / 2**30:.2f} GiB and "
+            f"{self.directory} has room for {max(0, room) / 2**30:.2f} GiB; decoding every "
+            "sample each time, which is slower",
+            stacklevel=4,
+        )
+        return False
+
+    def _write(self, path: Path, split: Split, threads: int) -> None:
         partial = path.with_name(f"{path.name}.partial")
         try:
             with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
                 for image, label in prepare_ahead(
                     split.read, range(len(split)), threads, ahead=2 * threads
                 ):
-                    row = [pa.array([values.tobytes()], kind) for values, kind in
-                           ((image, pa.large_binary()), (label, pa.large_binary()))]  # fmt: skip
-                    writer.write_batch(pa.record_batch(row, schema=SCHEMA))
+                    columns = [
+                        pa.array([values.tobytes()], pa.large_binary()) for values in (image, label)
+                    ]
+                    writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
             partial.rename(path)
         finally:
             partial.unlink(missing_ok=True)
-        return True
 
     def _make_room(self, size: int) -> int:
         """Evict what is unused until `size` bytes fit; returns the bytes there is room for."""

@@ -33,14 +33,17 @@ variants:
     label: FENet
     set: {model: {supervision: [3, 4]}}
     reference: {miou: 80.1, source: "Table 1(a)"}
-resources: {workers: 2, cpus_per_worker: 0.5}
+  twin:
+    set: {model: {flows: []}}
+resources: {workers: 2, cpus_per_worker: 0.5, node_cache: CACHE}
 """
 
 
 @pytest.fixture
 def study(tmp_path: Path, small_streets: Path) -> Path:
     path = tmp_path / "study.yaml"
-    path.write_text(STUDY.replace("DATASET", str(small_streets)))
+    text = STUDY.replace("DATASET", str(small_streets))
+    path.write_text(text.replace("CACHE", str(tmp_path / "cache")))
     return path
 
 
@@ -76,14 +79,30 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.2)
 
 
+def train_workers(pid: int) -> list[psutil.Process]:
+    """Ray Train's worker processes below a command's."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        try:
+            if "RayTrainWorker" in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue  # it ended between being listed and being asked
+    return found
+
+
 @pytest.mark.slow
 def test_a_study_from_file_to_table(study: Path) -> None:
     first = sweep(study)
     assert first.returncode == 0, first.stdout + first.stderr
     assert first.stderr == ""
-    assert "2 trials: 2 missing" in first.stdout
+    assert "3 trials: 3 missing" in first.stdout
     assert "full: epoch 3/3, loss" in first.stdout
     assert "mlflow ui --backend-store-uri sqlite:" in first.stdout
+    # Two names of one training: trained once, shown twice.
+    twins = [line for line in first.stdout.splitlines() if line.startswith(("│ strong", "│ twin"))]
+    assert len({line.split("│")[4] for line in twins}) == 1
+    assert len(twins) == 2
     (row,) = [line for line in first.stdout.splitlines() if line.startswith("│ FENet")]
     assert "80.1" in row
     assert "+2.8" in row
@@ -116,7 +135,7 @@ def test_a_study_from_file_to_table(study: Path) -> None:
 
     again = sweep(study)
     assert again.returncode == 0
-    assert "2 trials: 2 finished" in again.stdout
+    assert "3 trials: 3 finished" in again.stdout
     assert row in again.stdout
     parents_after, trials_after, _ = runs(study)
     assert len(parents_after) == 1
@@ -135,8 +154,7 @@ def test_a_lost_worker_a_stop_and_going_on(study: Path) -> None:
     children: list[psutil.Process] = []
     try:
         wait_for(lambda: "epoch 2/40" in output.read_text() or process.poll() is not None, 200)
-        children = psutil.Process(process.pid).children(recursive=True)
-        workers = [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
+        workers = train_workers(process.pid)
         assert len(workers) == 2
         workers[1].kill()
         reached = output.read_text().count("epoch ")
@@ -213,7 +231,7 @@ def test_one_failing_trial_leaves_the_others_alone(study: Path) -> None:
             "",
             "",
             ["--only", "nothing"],
-            "--only nothing: matches no trial; there are: strong, full",
+            "--only nothing: matches no trial; there are: strong, full, twin",
         ),
     ],
 )
