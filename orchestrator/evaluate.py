@@ -62,6 +62,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
     location = options.dataset
     if location == EMBEDDED:
         location = str(ensure_streets(storage / "datasets" / EMBEDDED))
+    elif Path(location).exists():
+        location = str(Path(location).resolve())  # a cluster's processes run in other folders
     dataset = open_dataset(location)
     _check_classes(model, dataset, options.dataset)
     split = dataset.split(options.split)

@@ -9,7 +9,7 @@ from rich.progress import Progress
 
 from orchestrator import fleet
 from orchestrator.extensions import modules_of, runtime_environment
-from orchestrator.inference_command import place
+from orchestrator.inference_command import InputError, place
 from orchestrator.trained_model import TrainedModel
 from pipelines.dataset import open_dataset
 from pipelines.evaluation import EvaluationConfig, count_pixels
@@ -31,10 +31,14 @@ def count_on_cluster(
 ) -> ScoreState:
     """What one process would count. location: of the data set, as the cluster's nodes reach it.
 
-    Raises what the tasks raise, such as DatasetError.
+    Raises InputError where no cluster answers at `address`, and what the tasks raise, such as
+    DatasetError.
     """
     modules = {module.__name__: module for module in modules_of(model.experiment, imports)}
-    fleet.connect(address, runtime_environment(modules))
+    try:
+        fleet.connect(address, runtime_environment(modules))
+    except ConnectionError as error:
+        raise InputError(f"--address {address}: no Ray cluster answers ({error})") from None
     try:
         nodes = fleet.connected_nodes()
         gpus = sum(int(node.get("GPU", 0)) for node in nodes)

@@ -111,6 +111,22 @@ def test_a_model_wrapped_by_mlflow_is_found(
     )
 
 
+def test_a_registered_model_is_found_by_alias_and_version(
+    finished_run: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = MlflowClient(finished_run.uri)
+    client.create_registered_model("streets")
+    source = finished_run.directory.as_uri()
+    version = client.create_model_version("streets", source, finished_run.run_id).version
+    client.set_registered_model_alias("streets", "best", version)
+    wanted = f"{100 * expected(finished_run, 'last', EvaluationConfig()).miou:.2f}"
+    for name in ("models:/streets@best", f"models:/streets/{version}"):
+        assert command(finished_run, name) == 0
+        printed = capsys.readouterr().out
+        assert wanted in printed
+        assert "not logged: MODEL is no run" in printed
+
+
 def refused(run: FinishedRun, capsys: pytest.CaptureFixture[str], model: str, *options: str) -> str:
     assert command(run, model, *options) == 2
     return capsys.readouterr().out
@@ -193,7 +209,10 @@ def test_other_classes_are_refused(
 
 @pytest.mark.slow
 def test_a_cluster_counts_the_same(
-    finished_run: FinishedRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    finished_run: FinishedRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("orchestrator.scoring._SHARES", 1)
     model = str(finished_run.directory)
@@ -201,3 +220,12 @@ def test_a_cluster_counts_the_same(
     alone = capsys.readouterr().out
     assert command(finished_run, model, "--batch", "1", "--address", "local") == 0
     assert capsys.readouterr().out == alone
+
+    damaged = shutil.copytree(finished_run.dataset, tmp_path / "damaged")
+    (shard,) = damaged.glob("val*.parquet")
+    content = bytearray(shard.read_bytes())
+    content[100:300] = bytes(200)
+    shard.write_bytes(content)
+    printed = refused(finished_run, capsys, model, "--dataset", str(damaged), "--address", "local")
+    assert f"{shard}: sample" in printed
+    assert "prepare the data set again" in printed
