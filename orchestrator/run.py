@@ -13,7 +13,7 @@ from rich.table import Table
 from orchestrator import fleet, table
 from orchestrator.cells import Cell, resolve_cells
 from orchestrator.extensions import modules_of, runtime_environment
-from orchestrator.ledger import Ledger, Record, RunStatus, Standing, standing
+from orchestrator.ledger import Ledger, Record, RunStatus, Standing, standing, tracking_uri
 from orchestrator.progress import StudyProgress, TrialProgress
 from orchestrator.provenance import git_commit
 from orchestrator.recorder import Recorder
@@ -48,8 +48,7 @@ class Setting:
     @property
     def tracking_uri(self) -> str:
         """`MLFLOW_TRACKING_URI`, or a SQLite file in the storage."""
-        given = os.environ.get("MLFLOW_TRACKING_URI")
-        return given or f"sqlite:///{self.storage / 'mlflow.db'}"
+        return tracking_uri(self.storage)
 
     @property
     def artifacts(self) -> Path | None:

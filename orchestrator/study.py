@@ -184,7 +184,7 @@ def _expand(study: Study, source: Source, overrides: list[Source]) -> tuple[Tria
                     single_value("seed", seed, source.place(("seeds", study.seeds.index(seed))))
                 )
                 try:
-                    experiment = _experiment(full)
+                    experiment = read_experiment(full)
                 except StudyError as error:
                     problems += error.problems
                     continue
@@ -211,9 +211,9 @@ def _laid_over(below: Source, above: Source) -> Source:
     return below.merged(above)
 
 
-def _experiment(source: Source) -> Experiment:
-    """Validate one cell. `model` is FENet's configuration, or names a network of the user's own:
-    `package.module:Class`, or a mapping of `network` and `arguments`. Raises StudyError."""
+def read_experiment(source: Source) -> Experiment:
+    """Validate an experiment. `model` is FENet's configuration, or names a network of the user's
+    own: `package.module:Class`, or a mapping of `network` and `arguments`. Raises StudyError."""
     model = source.value.get("model", {})
     if isinstance(model, str) and ":" in model:
         source = source.merged(single_value("model.network", model, source.place(("model",))))

@@ -33,6 +33,7 @@ class Row:
     published_delta: float | None
     missing: tuple[str, ...]
     stale: bool
+    protocol: str
 
 
 def build_rows(
@@ -78,6 +79,7 @@ def build_rows(
                 published=first.reference.miou if first.reference else None,
                 published_delta=published_delta,
                 missing=tuple(c.trial.name for c in group if c.trial.name not in records),
+                protocol=group[0].trial.experiment.evaluation.protocol,
                 stale=any(
                     records[c.trial.name].code != c.code for c in group if c.trial.name in records
                 ),
@@ -116,10 +118,13 @@ def columns(plan: Plan, rows: Sequence[Row]) -> dict[str, list[str]]:
 
 def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
     """What a reader must know to believe the table no further than it goes."""
+    protocols = sorted({row.protocol for row in rows})
     notes = [
-        "mIoU: last checkpoint, validation split, whole image, single scale; "
+        f"mIoU: last checkpoint, validation split, protocol {', '.join(protocols)}; "
         "best: the epoch chosen on that same split.",
     ]
+    if len(protocols) > 1:
+        notes.append("Rows are scored under DIFFERENT PROTOCOLS and must not be compared.")
     seeds = len(plan.study.seeds)
     if seeds == 1:
         notes.append("One seed: differences of this size may be chance.")

@@ -16,7 +16,7 @@ from torch import nn
 from orchestrator.extensions import import_modules
 from orchestrator.ledger import Ledger, tracking_uri
 from orchestrator.source import Source, read_yaml
-from orchestrator.study import _experiment as experiment_from
+from orchestrator.study import read_experiment
 from orchestrator.validation import validate
 from pipelines.checkpoint import WEIGHTS_FILE, load_weights
 from pipelines.experiment import Experiment
@@ -127,7 +127,7 @@ def _read(name: str, run_id: str | None, checkpoint: str, directory: Path) -> Tr
     for file in (CLASSES_FILE, WEIGHTS_FILE):
         if not (directory / file).is_file():
             raise ModelError(f"{name}: no model, because it has no {file}")
-    experiment = experiment_from(_mapping(directory / EXPERIMENT_FILE))
+    experiment = read_experiment(_mapping(directory / EXPERIMENT_FILE))
     learned = validate(_mapping(directory / CLASSES_FILE), ClassList)
     network = build_network(experiment.model, len(learned.classes), experiment.seed)
     load_weights(directory, network)

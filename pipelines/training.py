@@ -158,8 +158,15 @@ class Training:
             scores = None
             if epoch % every == 0 or epoch == epochs:
                 started = time.perf_counter()
-                scores = evaluate(self.model, self.validation, len(self.classes), self.numerics)
-                metrics |= _score_metrics(scores, self.classes)
+                scores = evaluate(
+                    self.model,
+                    self.validation,
+                    len(self.classes),
+                    self.numerics,
+                    self.experiment.evaluation,
+                )
+                figures = scores.metrics(self.classes)
+                metrics |= {f"val/{name}": value for name, value in figures.items()}
                 metrics["val/seconds"] = time.perf_counter() - started
                 metrics["val/best_miou"] = max(
                     [scores.miou] + [entry.get("val/miou", 0.0) for entry in self.history]
@@ -249,17 +256,6 @@ class Training:
         if isinstance(self.replica, DistributedDataParallel):
             return self.replica.no_sync()
         return nullcontext()
-
-
-def _score_metrics(scores: Scores, classes: list[str]) -> dict[str, float]:
-    metrics: dict[str, float] = {
-        "val/miou": scores.miou,
-        "val/pixel_accuracy": scores.pixel_accuracy,
-    }
-    for name, value in zip(classes, scores.iou.tolist(), strict=True):
-        if not math.isnan(value):
-            metrics[f"val/iou/{name}"] = value
-    return metrics
 
 
 def _peak_memory_gib(device: torch.device) -> float:
