@@ -53,10 +53,14 @@ def command(study: Path, *options: str) -> list[str]:
     return [*line, *options]
 
 
+def environment() -> dict[str, str]:
+    """This process's, without the tracking store that MLflow notes in it once it was used."""
+    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+
+
 def sweep(study: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI",)}
     return subprocess.run(
-        command(study, *options), capture_output=True, text=True, timeout=400, env=environment
+        command(study, *options), capture_output=True, text=True, timeout=400, env=environment()
     )
 
 
@@ -150,10 +154,13 @@ def test_a_lost_worker_a_stop_and_going_on(study: Path) -> None:
     study.write_text(study.read_text().replace("epochs: 3", "epochs: 40"))
     output = study.parent / "output.txt"
     with output.open("w") as file:
-        process = subprocess.Popen(command(study, "--only", "strong"), stdout=file)
+        process = subprocess.Popen(
+            command(study, "--only", "strong"), stdout=file, env=environment()
+        )
     children: list[psutil.Process] = []
     try:
         wait_for(lambda: "epoch 2/40" in output.read_text() or process.poll() is not None, 200)
+        assert process.poll() is None, output.read_text()
         workers = train_workers(process.pid)
         assert len(workers) == 2
         workers[1].kill()
@@ -162,6 +169,7 @@ def test_a_lost_worker_a_stop_and_going_on(study: Path) -> None:
             lambda: output.read_text().count("epoch ") > reached + 2 or process.poll() is not None,
             200,
         )
+        assert process.poll() is None, output.read_text()
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130

@@ -1,3 +1,5 @@
+"""The augmentation against plain references, and its independence of the batch."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Planned crops against exact fractions."""
+
 import math
 from fractions import Fraction
 

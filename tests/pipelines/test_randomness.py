@@ -1,3 +1,5 @@
+"""Keyed random numbers: equal in numpy and torch, uniform, independent."""
+
 import numpy as np
 import torch
 from hypothesis import given

@@ -1,3 +1,5 @@
+"""Global batches: whole, keyed, and the same for any number of workers."""
+
 from itertools import chain
 
 import numpy as np

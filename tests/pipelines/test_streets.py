@@ -1,3 +1,5 @@
+"""The rendered scenes: deterministic, at any size, with every class."""
+
 import numpy as np
 
 from pipelines.streets import CLASSES, render_street
