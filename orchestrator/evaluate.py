@@ -139,8 +139,9 @@ def _log(
     }
     with tempfile.TemporaryDirectory(prefix="evaluation-") as directory:
         files = Path(directory)
-        identifiers = dataset.split(options.split).identifiers
-        write_counts(files / "counts.arrow", scores, identifiers, model.class_names)
+        split = dataset.split(options.split)
+        counts = files / "counts.arrow"
+        write_counts(counts, scores, split.identifiers, model.class_names, split.groups)
         ledger.log_evaluation(run_id, name, scores.metrics(model.class_names), tags, files)
     return name
 

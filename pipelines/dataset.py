@@ -37,6 +37,7 @@ class Samples(Protocol):
     """What the loaders need of a split: a `Split`, or a decoded copy of it."""
 
     identifiers: list[str]
+    groups: list[str | None]
     heights: NDArray[np.int64]
     widths: NDArray[np.int64]
 

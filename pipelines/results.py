@@ -36,7 +36,7 @@ def write_results(directory: Path, training: Training, report: Report) -> None:
 
     experiment = training.experiment
     split = training.samples(experiment.data.validation_split)
-    write_counts(directory / "counts.arrow", report.scores, split.identifiers, names)
+    write_counts(directory / "counts.arrow", report.scores, split.identifiers, names, split.groups)
     positions = np.linspace(0, len(split) - 1, min(PANEL_ROWS, len(split))).round().astype(int)
     rows = []
     for position in positions:

@@ -16,6 +16,7 @@ from pipelines.dataset import IGNORE_INDEX
 COUNTS_SCHEMA = pa.schema(
     [
         ("identifier", pa.string()),
+        ("group", pa.string()),
         ("class", pa.string()),
         ("tp", pa.int64()),
         ("fp", pa.int64()),
@@ -209,12 +210,18 @@ def boundary_scores(predicted: Tensor, label: Tensor, classes: int, tolerance: i
 
 
 def write_counts(
-    path: Path, scores: Scores, identifiers: Sequence[str], classes: Sequence[str]
+    path: Path,
+    scores: Scores,
+    identifiers: Sequence[str],
+    classes: Sequence[str],
+    groups: Sequence[str | None],
 ) -> None:
-    """Write the counts of each image as an Arrow file: `identifier`, `class`, `tp`, `fp`, `fn`.
+    """Write the counts of each image as an Arrow file: `identifier`, `group`, `class`, `tp`, `fp`,
+    `fn`.
 
     A row for every image and class, in the order of the split; `pyarrow.feather.read_table` and
-    `datasets.Dataset.from_file` read it. identifiers: of the whole split.
+    `datasets.Dataset.from_file` read it. identifiers and groups: of the whole split; a group is
+    what belongs together, such as a city or a drive, None where that is not known.
     """
     assert scores.images is not None, "the images were counted"
     positions = scores.images.positions.tolist()
@@ -222,6 +229,7 @@ def write_counts(
     table = pa.table(
         [
             [identifiers[position] for position in positions for _ in classes],
+            [groups[position] for position in positions for _ in classes],
             [name for _ in positions for name in classes],
             *(counts[:, column] for column in range(3)),
         ],

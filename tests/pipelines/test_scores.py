@@ -162,7 +162,9 @@ def test_what_cannot_be_counted_is_refused() -> None:
 def test_counts_are_written_as_arrow(tmp_path: Path) -> None:
     counts = torch.arange(12).reshape(2, 2, 3)
     scores = Scores(torch.zeros(2, 2), ImageCounts(torch.tensor([0, 2]), counts))
-    write_counts(tmp_path / "counts.arrow", scores, ["a", "b", "c"], ["road", "sky"])
+    write_counts(
+        tmp_path / "counts.arrow", scores, ["a", "b", "c"], ["road", "sky"], ["x", "y", None]
+    )
     with pa.memory_map(str(tmp_path / "counts.arrow")) as file:
         rows = pa.ipc.open_file(file).read_all().to_pylist()
     assert [(row["identifier"], row["class"]) for row in rows] == [
@@ -171,7 +173,15 @@ def test_counts_are_written_as_arrow(tmp_path: Path) -> None:
         ("c", "road"),
         ("c", "sky"),
     ]
-    assert rows[2] == {"identifier": "c", "class": "road", "tp": 6, "fp": 7, "fn": 8}
+    assert rows[0]["group"] == "x"
+    assert rows[2] == {
+        "identifier": "c",
+        "group": None,
+        "class": "road",
+        "tp": 6,
+        "fp": 7,
+        "fn": 8,
+    }
 
 
 def _worker(rank: int, out: Path) -> None:
