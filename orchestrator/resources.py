@@ -20,6 +20,9 @@ class Resources:
     node_cache_gib: most it may take; what the disk has when left out.
     checkpoint_steps: steps from one checkpoint within an epoch to the next; without it, checkpoints
         are written at the end of epochs only. Resuming is exact from either.
+    accelerator: the kind of GPU that every worker must lie on, by Ray's name for it (`H100`,
+        `T4`, ...); any when left out.
+    price_per_gpu_hour: what an hour of one GPU costs, in any currency, for estimates.
     retries: restarts from the last checkpoint after a worker or its node is lost.
     """
 
@@ -33,6 +36,8 @@ class Resources:
     node_cache: str | None = "~/.cache/segmentation-orchestrator"
     node_cache_gib: float | None = None
     checkpoint_steps: int | None = None
+    accelerator: str | None = None
+    price_per_gpu_hour: float | None = None
     retries: int = 2
 
     def __post_init__(self) -> None:
@@ -55,6 +60,10 @@ class Resources:
         if self.checkpoint_steps is not None and self.checkpoint_steps < 1:
             raise ValueError(
                 f"checkpoint_steps must be at least 1, received {self.checkpoint_steps}"
+            )
+        if self.price_per_gpu_hour is not None and self.price_per_gpu_hour < 0:
+            raise ValueError(
+                f"price_per_gpu_hour must not be negative, received {self.price_per_gpu_hour}"
             )
         if self.retries < 0:
             raise ValueError(f"retries must not be negative, received {self.retries}")

@@ -41,13 +41,17 @@ class Problem:
 
 
 class StudyError(ValueError):
-    """A study that cannot be run. `problems` holds everything found, each once, in the order of the
-    file."""
+    """A study that cannot be run. `problems` holds everything found, each once, file by file and in
+    its order."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = sorted(
             dict.fromkeys(problems),
-            key=lambda problem: (problem.place.line or 0, problem.place.column or 0),
+            key=lambda problem: (
+                problem.place.name,
+                problem.place.line or 0,
+                problem.place.column or 0,
+            ),
         )
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
@@ -78,8 +82,11 @@ class Source:
 
     def without(self, key: str) -> "Source":
         """This tree without the top-level `key`."""
-        value = {name: inner for name, inner in self.value.items() if name != key}
-        places = {path: p for path, p in self.places.items() if path[:1] != (key,)}
+        return self.reduced({name: inner for name, inner in self.value.items() if name != key})
+
+    def reduced(self, value: Any) -> "Source":
+        """`value`, which is this tree without some of its nodes, with the places of the others."""
+        places = {keys: place for keys, place in self.places.items() if _has(value, keys)}
         return Source(self.name, value, places)
 
     def merged(self, other: "Source") -> "Source":
@@ -172,6 +179,14 @@ def _at(value: Any, keys: Keys) -> Any:
     for key in keys:
         value = value[key]
     return value
+
+
+def _has(value: Any, keys: Keys) -> bool:
+    for key in keys:
+        if isinstance(value, dict) and key not in value:
+            return False
+        value = value[key]
+    return True
 
 
 def _merge(below: Any, above: Any) -> Any:

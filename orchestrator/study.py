@@ -1,79 +1,270 @@
-"""The study: what a YAML file asks for, and the trials it expands into.
+"""The study: what a study file may say, and the trials it stands for.
 
 A study is a base experiment, named variants laid over it (the rows of a table), a grid of axes laid
-over those (its columns), and seeds. Resources stand apart, because they do not decide a result.
+over those (its columns), values that depend on the cell, and seeds. Resources and limits stand
+apart, because they do not decide a result.
 """
 
-import fnmatch
-import itertools
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
 
-from models import FENetConfig
-from orchestrator.extensions import check_network_config, import_modules
+from pydantic import Discriminator, Field, Tag
+
+from orchestrator.limits import EarlyStopping, Limits
 from orchestrator.resources import Resources
-from orchestrator.source import (
-    Place,
-    Problem,
-    Source,
-    StudyError,
-    parse_yaml,
-    read_yaml,
-    single_value,
-)
-from orchestrator.validation import suggestion, validate
+from orchestrator.source import Problem
 from pipelines.experiment import Experiment
-from pipelines.network import ModelConfig, NetworkConfig
+from pipelines.inference import InferenceConfig
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")
+
+def _one_or_list(value: Any) -> str:
+    return "list" if isinstance(value, list | tuple) else "one"
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A published value to stand beside the measured one. miou is in percent, as in papers."""
+    """Published values to stand beside the measured ones.
+
+    miou: in percent, as in papers.
+    parameters_m: parameters in millions.
+    gflops: multiply-adds / 1e9.
+    source: the table or page they are from.
+    when: the cells they are for, as dotted keys and a value or a list of them; all when left out.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    miou: float | None = None
+    parameters_m: float | None = None
+    gflops: float | None = None
+    source: str = ""
+    when: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        figures = {name: getattr(self, name) for name in ("miou", "parameters_m", "gflops")}
+        if all(value is None for value in figures.values()):
+            raise ValueError("a value is needed: miou, parameters_m or gflops")
+        check_figures(figures)
+
+
+References = Annotated[
+    Annotated[Reference, Tag("one")] | Annotated[tuple[Reference, ...], Tag("list")],
+    Discriminator(_one_or_list),
+]
+
+
+@dataclass(frozen=True)
+class Published:
+    """Another method's row: shown in the table as it was published, never trained.
+
+    label: the method's name.
+    miou: in percent, as in papers.
+    parameters_m: parameters in millions.
+    gflops: multiply-adds / 1e9.
+    source: the table or page it is from.
+    when: values of grid axes in whose part of the table it stands; all when left out.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    label: str
+    miou: float | None = None
+    parameters_m: float | None = None
+    gflops: float | None = None
+    source: str = ""
+    when: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_figures({name: getattr(self, name) for name in ("miou", "parameters_m", "gflops")})
+
+
+@dataclass(frozen=True)
+class EnteredScore:
+    """A score that only a person can fetch, such as a test server's, of one trained cell.
+
+    miou: in percent, as the server states it.
+    source: which server, and when.
+    seed: of the trial whose predictions were sent.
+    when: the cells it is for, as dotted keys and a value or a list of them; all when left out.
+    """
 
     __pydantic_config__ = {"extra": "forbid"}
 
     miou: float
-    source: str = ""
+    source: str
+    seed: int = 0
+    when: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_figures({"miou": self.miou})
+
+
+EnteredScores = Annotated[
+    Annotated[EnteredScore, Tag("one")] | Annotated[tuple[EnteredScore, ...], Tag("list")],
+    Discriminator(_one_or_list),
+]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row: what it sets over the base, how it is called, what was published for it."""
+    """One row: what it sets over the base, how it is called, what was published for it.
+
+    set: a partial experiment laid over the base.
+    label: its name in the table; the variant's own name when left out.
+    reference: published values, or a list of them where they depend on the cell.
+    entered: a score entered by hand, or a list of them, such as a test server's.
+    """
 
     __pydantic_config__ = {"extra": "forbid"}
 
     set: dict[str, Any] = field(default_factory=dict)
     label: str | None = None
-    reference: Reference | None = None
+    reference: References | None = None
+    entered: EnteredScores | None = None
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """The published values as a list."""
+        if self.reference is None:
+            return ()
+        return (self.reference,) if isinstance(self.reference, Reference) else self.reference
+
+    @property
+    def entered_scores(self) -> tuple[EnteredScore, ...]:
+        """The scores entered by hand as a list."""
+        if self.entered is None:
+            return ()
+        return (self.entered,) if isinstance(self.entered, EnteredScore) else self.entered
+
+    @property
+    def stated(self) -> dict[str, Sequence[Reference | EnteredScore]]:
+        """All that is stated of the row's cells, by the key it stands under."""
+        return {"reference": self.references, "entered": self.entered_scores}
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """Values for some of the cells, laid over base, variant and grid.
+
+    if: dotted keys of the experiment, or `variant`, each with a value or a list of values; the part
+        counts where all of them hold.
+    set: a partial experiment.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    condition: Annotated[dict[str, Any], Field(alias="if", min_length=1)]
+    set: Annotated[dict[str, Any], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Predictions packed for a benchmark's test server.
+
+    benchmark: whose form the label maps take.
+    split: of the data set, whose images are predicted.
+    protocol: one of `protocols`; single scale, whole image when left out.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    benchmark: Literal["cityscapes", "ade20k"]
+    split: str = "test"
+    protocol: str | None = None
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What the study's report shows.
+
+    protocol: which of `protocols` is the table's figure; that of training when left out.
+    expected_difference: points of mIoU that the study must be able to show; the report says whether
+        its seeds can.
+    images: pictures shown of the best and of the worst.
+    figures: kinds of figures drawn; those that make sense for the study when left out.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    protocol: str | None = None
+    expected_difference: float | None = None
+    images: int = 5
+    figures: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.expected_difference is not None and not self.expected_difference > 0:
+            raise ValueError(
+                f"expected_difference must be above 0, received {self.expected_difference}"
+            )
+        if self.images < 0:
+            raise ValueError(f"images must not be negative, received {self.images}")
 
 
 @dataclass(frozen=True)
 class Study:
-    """A validated study file. `base` and each variant's `set` are partial experiments; `grid` maps
-    dotted keys, such as `model.backbone`, to the values of a column axis. `imports` names modules
-    of the user's own that register backbones or kinds of FEM."""
+    """A validated study file.
+
+    study: the study's name; in MLflow, that of the experiment.
+    kind: `table` trains every cell to its end; `search` may stop trials early; `profile` trains
+        nothing and shows parameters and FLOPs.
+    description: markdown shown in MLflow.
+    extends: a study file, or a list of them, that this one is laid over; paths are relative to it.
+    imports: modules of the user's own that register backbones or kinds of FEM.
+    base: the experiment all cells start from; what is left out has its default.
+    variants: the rows of the table, by name.
+    grid: its columns: dotted keys of the experiment, such as `model.backbone`, and their values.
+    when: values that depend on the cell, in order, over base, variant and grid.
+    seeds: of the trials of each cell.
+    compare_to: the variant to which differences are stated.
+    first: variants whose first seed is trained before the rest.
+    protocols: further ways to score the last checkpoint, by name.
+    submission: predictions packed for a test server.
+    published: rows of other methods.
+    report: what the report shows.
+    resources: what a trial runs on; does not decide a result.
+    limits: what the study may cost.
+    early_stopping: when a search gives a trial up; for `kind: search` alone.
+    """
 
     __pydantic_config__ = {"extra": "forbid"}
 
     study: str
     variants: dict[str, Variant]
+    kind: Literal["table", "search", "profile"] = "table"
     description: str = ""
+    extends: str | tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
     base: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, list[Any]] = field(default_factory=dict)
+    when: tuple[Conditional, ...] = ()
     seeds: tuple[int, ...] = (0,)
     compare_to: str | None = None
+    first: tuple[str, ...] | None = None
+    protocols: dict[str, InferenceConfig] = field(default_factory=dict)
+    submission: Submission | None = None
+    published: tuple[Published, ...] = ()
+    report: ReportOptions = field(default_factory=ReportOptions)
     resources: Resources = field(default_factory=Resources)
-    imports: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    early_stopping: EarlyStopping | None = None
+
+    @property
+    def first_variants(self) -> tuple[str, ...]:
+        """The rows whose first seed makes the table readable: `first`, or `compare_to` and the last
+        variant."""
+        if self.first is not None:
+            return self.first
+        rows = [self.compare_to or next(iter(self.variants)), list(self.variants)[-1]]
+        return tuple(dict.fromkeys(rows))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell of the table with one seed: what to train, under a name unique in the study."""
+    """One cell of the table with one seed: what to train, under a name unique in the study.
+
+    reference: published for this cell; entered: this trial's score by hand.
+    """
 
     name: str
     variant: str
@@ -81,186 +272,39 @@ class Trial:
     axes: dict[str, Any]
     experiment: Experiment
     reference: Reference | None
+    entered: EnteredScore | None = None
+
+    @property
+    def published_miou(self) -> float | None:
+        """mIoU in percent that was published for this cell."""
+        return None if self.reference is None else self.reference.miou
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study with its trials, in the order of the file, and the text it was read from."""
+    """A study with its trials, in the order of the file, and the text it was read from.
+
+    resolved: the study as it counts, with all it extends and `--set`, as YAML. warnings: what a
+    person should look at, although the study can be run.
+    """
 
     study: Study
     trials: tuple[Trial, ...]
     text: str
+    resolved: str = ""
+    warnings: tuple[Problem, ...] = ()
 
 
-def load_study(
-    path: Path, overrides: Sequence[tuple[str, str]] = (), only: Sequence[str] = ()
-) -> Plan:
-    """Read, validate and expand a study file.
-
-    overrides: `(dotted key, YAML text)` pairs of the command line, laid over the file: a key of the
-        study itself (`resources.workers`, `seeds`) or of the experiment (`training.epochs`), where
-        they win over variants and grid too.
-    only: patterns; a trial is kept if any of them matches its whole name (`*` for anything).
-
-    Raises StudyError with every problem found.
-    """
-    source = read_yaml(path)
-    if not isinstance(source.value, dict):
-        raise StudyError([Problem(source.place(()), "a study must be a mapping of keys")])
-    experiment_overrides: list[Source] = []
-    for key, text in overrides:
-        one = _override(key, text)
-        if key.split(".")[0] in _field_names(Study):
-            source = source.merged(one)
-        else:
-            experiment_overrides.append(one)
-    study = validate(source, Study)
-    problems = _check_study(study, source)
-    if problems:
-        raise StudyError(problems)
-    import_modules(study.imports, source)
-    trials = _expand(study, source, experiment_overrides)
-    return Plan(study, _only(trials, only), path.read_text(encoding="utf-8"))
-
-
-def _override(key: str, text: str) -> Source:
-    place = Place(f"--set {key}={text}")
-    if not all(key.split(".")):
-        raise StudyError([Problem(place, "write --set key.subkey=value")])
-    return single_value(key, parse_yaml(text, str(place)).value, place)
-
-
-def _check_study(study: Study, source: Source) -> list[Problem]:
-    """What the types cannot say."""
-    problems = []
-    if not _NAME.fullmatch(study.study):
-        message = f"`study` is {study.study!r}; use letters, digits and . _ + ( ) = -"
-        problems.append(Problem(source.place(("study",)), message))
-    if not study.variants:
-        problems.append(Problem(source.place(("variants",)), "`variants` names no variant"))
-    for name in study.variants:
-        if not _NAME.fullmatch(name):
-            message = f"variant name {name!r}; use letters, digits and . _ + ( ) = -"
-            problems.append(Problem(source.place(("variants", name)), message))
-    if study.compare_to is not None and study.compare_to not in study.variants:
-        message = (
-            f"`compare_to` is {study.compare_to!r}, which is no variant; "
-            f"{suggestion(study.compare_to, list(study.variants))}"
-        )
-        problems.append(Problem(source.place(("compare_to",)), message))
-    for axis, values in study.grid.items():
-        if not values:
-            problems.append(Problem(source.place(("grid", axis)), f"axis `{axis}` has no values"))
-        if axis == "seed":
-            message = "list seeds under `seeds`, not as an axis of the grid"
-            problems.append(Problem(source.place(("grid", axis)), message))
-    if not study.seeds:
-        problems.append(Problem(source.place(("seeds",)), "`seeds` must name at least one seed"))
-    if len(set(study.seeds)) < len(study.seeds):
-        problems.append(Problem(source.place(("seeds",)), "`seeds` names a seed twice"))
-    return problems
-
-
-def _expand(study: Study, source: Source, overrides: list[Source]) -> tuple[Trial, ...]:
-    """Variants x grid x seeds, each laid over the base and validated as an experiment."""
-    empty = Source(source.name, {})
-    base = source.subtree(("base",)) if "base" in source.value else empty
-    trials: list[Trial] = []
-    problems: list[Problem] = []
-    for name, variant in study.variants.items():
-        row = base
-        if variant.set:
-            row = _laid_over(row, source.subtree(("variants", name, "set")))
-        for values in itertools.product(*study.grid.values()):
-            axes = dict(zip(study.grid, values, strict=True))
-            cell = row
-            for axis, value in axes.items():
-                place = source.place(("grid", axis, study.grid[axis].index(value)))
-                cell = _laid_over(cell, single_value(axis, value, place))
-            for one in overrides:
-                cell = _laid_over(cell, one)
-            for seed in study.seeds:
-                full = cell.merged(
-                    single_value("seed", seed, source.place(("seeds", study.seeds.index(seed))))
-                )
-                try:
-                    experiment = read_experiment(full)
-                except StudyError as error:
-                    problems += error.problems
-                    continue
-                trials.append(
-                    Trial(
-                        name=_trial_name(name, axes, seed, len(study.seeds) > 1),
-                        variant=name,
-                        label=variant.label or name,
-                        axes=axes,
-                        experiment=experiment,
-                        reference=variant.reference,
-                    )
-                )
-    if problems:
-        raise StudyError(problems)
-    return tuple(trials)
-
-
-def _laid_over(below: Source, above: Source) -> Source:
-    """`above` over `below`; a network of the user's own takes nothing from another network."""
-    model = above.value.get("model") if isinstance(above.value, dict) else None
-    if isinstance(model, dict) and "network" in model and "model" in below.value:
-        below = below.without("model")
-    return below.merged(above)
-
-
-def read_experiment(source: Source) -> Experiment:
-    """Validate an experiment. `model` is FENet's configuration, or names a network of the user's
-    own: `package.module:Class`, or a mapping of `network` and `arguments`. Raises StudyError."""
-    model = source.value.get("model", {})
-    if isinstance(model, str) and ":" in model:
-        source = source.merged(single_value("model.network", model, source.place(("model",))))
-        model = source.value["model"]
-    own = source.subtree(("model",)) if "model" in source.value else Source(source.name, {})
-    problems: list[Problem] = []
-    config: ModelConfig = FENetConfig()
-    experiment = Experiment()
-    # Apart, so that a mistake in one kind of network is not reported as one in the other.
-    try:
-        if isinstance(model, dict) and "network" in model:
-            config = validate(own, NetworkConfig, prefix="model")
-            check_network_config(config, own)
-        else:
-            config = validate(own, FENetConfig, prefix="model")
-    except StudyError as error:
-        problems += error.problems
-    try:
-        experiment = validate(source.without("model"), Experiment)
-    except StudyError as error:
-        problems += error.problems
-    if problems:
-        raise StudyError(problems)
-    return replace(experiment, model=config)
-
-
-def _trial_name(variant: str, axes: dict[str, Any], seed: int, several_seeds: bool) -> str:
-    parts = [variant, *(str(value) for value in axes.values())]
-    if several_seeds or seed != 0:
-        parts.append(f"seed {seed}")
-    return ", ".join(parts)
-
-
-def _only(trials: tuple[Trial, ...], patterns: Sequence[str]) -> tuple[Trial, ...]:
-    if not patterns:
-        return trials
-    kept = tuple(
-        trial
-        for trial in trials
-        if any(fnmatch.fnmatchcase(trial.name, pattern) for pattern in patterns)
-    )
-    if not kept:
-        names = ", ".join(trial.name for trial in trials)
-        message = f"matches no trial; there are: {names}"
-        raise StudyError([Problem(Place(f"--only {' '.join(patterns)}"), message)])
-    return kept
-
-
-def _field_names(config: type[Any]) -> list[str]:
+def field_names(config: type[Any]) -> list[str]:
+    """The names of a dataclass's fields."""
     return [entry.name for entry in fields(config)]
+
+
+def check_figures(figures: dict[str, float | None]) -> None:
+    """Raises ValueError where a published figure cannot be one: mIoU is in percent."""
+    for name, value in figures.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be above 0, received {value}")
+    miou = figures.get("miou")
+    if miou is not None and not 1 < miou <= 100:
+        raise ValueError(f"miou must be in percent, such as 77.3, received {miou}")

@@ -20,7 +20,7 @@ from orchestrator.fleet import CapacityError
 from orchestrator.ledger import LedgerError
 from orchestrator.run import Setting, StopFlag, run_study
 from orchestrator.source import StudyError
-from orchestrator.study import load_study
+from orchestrator.study_file import load_study
 from pipelines.dataset import DatasetError
 from pipelines.network import NetworkError
 from pipelines.weights import WeightsError

@@ -65,9 +65,12 @@ def build_rows(
             shared = sorted(last.keys() & base.keys())
             if shared:
                 delta = statistics.fmean(last[seed] - base[seed] for seed in shared)
-            base_reference = reference_group[0].trial.reference
-            if first.reference and base_reference:
-                published_delta = first.reference.miou - base_reference.miou
+            published, base_published = (
+                first.published_miou,
+                reference_group[0].trial.published_miou,
+            )
+            if published is not None and base_published is not None:
+                published_delta = published - base_published
         rows.append(
             Row(
                 label=first.label,
@@ -76,7 +79,7 @@ def build_rows(
                 last=tuple(last.values()),
                 best=tuple(figures(group, "val/best_miou").values()),
                 delta=delta,
-                published=first.reference.miou if first.reference else None,
+                published=first.published_miou,
                 published_delta=published_delta,
                 missing=tuple(c.trial.name for c in group if c.trial.name not in records),
                 protocol=group[0].trial.experiment.evaluation.protocol,
@@ -131,9 +134,9 @@ def footnotes(plan: Plan, rows: Sequence[Row]) -> list[str]:
     else:
         notes.append(f"Mean ± standard deviation over n seeds of {seeds}; differences are paired.")
     sources = {
-        variant.reference.source
-        for variant in plan.study.variants.values()
-        if variant.reference and variant.reference.source
+        trial.reference.source
+        for trial in plan.trials
+        if trial.reference and trial.reference.source
     }
     if sources:
         notes.append(f"Published: {'; '.join(sorted(sources))}.")

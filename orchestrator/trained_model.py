@@ -15,8 +15,8 @@ from torch import nn
 
 from orchestrator.extensions import import_modules
 from orchestrator.ledger import Ledger, tracking_uri
+from orchestrator.overlay import read_experiment
 from orchestrator.source import Source, read_yaml
-from orchestrator.study import read_experiment
 from orchestrator.validation import validate
 from pipelines.checkpoint import WEIGHTS_FILE, load_weights
 from pipelines.experiment import Experiment

@@ -6,13 +6,15 @@ and what would work.
 
 import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import fields, is_dataclass
+from functools import cache
 from inspect import isclass
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from orchestrator.source import Keys, Problem, Source, StudyError
@@ -32,10 +34,16 @@ def validate(source: Source, config: type[Config], prefix: str = "") -> Config:
         raise StudyError([Problem(source.place(()), message)]) from None
     try:
         # JSON in strict mode: lists become tuples and 1 becomes 1.0, but "8" is no number.
-        return TypeAdapter(config).validate_json(text, strict=True)
+        return cast(Config, _adapter(cast(Hashable, config)).validate_json(text, strict=True))
     except ValidationError as invalid:
         problems = [_problem(error, source, config, prefix) for error in invalid.errors()]
         raise StudyError(problems) from None
+
+
+@cache
+def _adapter(config: Any) -> TypeAdapter[Any]:
+    """Made once: it takes longer than a thousand validations."""
+    return TypeAdapter(config)
 
 
 def check_arguments(function: Callable[..., Any], source: Source) -> None:
@@ -53,8 +61,8 @@ def check_arguments(function: Callable[..., Any], source: Source) -> None:
         except ValidationError as invalid:
             for error in invalid.errors():
                 message = error["msg"][0].lower() + error["msg"][1:]
-                shown = f"`{name}`: {message}, received {_shown(error['input'])}"
-                problems.append(Problem(source.place((name,)), shown))
+                told = f"`{name}`: {message}, received {shown(error['input'])}"
+                problems.append(Problem(source.place((name,)), told))
     if problems:
         raise StudyError(problems)
 
@@ -81,14 +89,14 @@ def _problem(error: ErrorDetails, source: Source, config: type[Any], prefix: str
     if kind in ("dataclass_type", "dict_type", "dataclass_exact_type"):
         known = _field_names(config, keys)
         listed = f" with {', '.join(known)}" if known else ""
-        return Problem(place, f"`{name}` must be a mapping{listed}, received {_shown(received)}")
+        return Problem(place, f"`{name}` must be a mapping{listed}, received {shown(received)}")
     if kind == "literal_error":
         known = [
             part.strip("'") for part in error["ctx"]["expected"].replace(" or ", ", ").split(", ")
         ]
-        return Problem(place, f"`{name}` is {_shown(received)}; {suggestion(str(received), known)}")
+        return Problem(place, f"`{name}` is {shown(received)}; {suggestion(str(received), known)}")
     expected = error["msg"][0].lower() + error["msg"][1:]
-    return Problem(place, f"`{name}`: {expected}, received {_shown(received)}")
+    return Problem(place, f"`{name}`: {expected}, received {shown(received)}")
 
 
 def _refused(message: str, keys: Keys, source: Source, name: str) -> Problem:
@@ -112,17 +120,37 @@ def _existing_keys(loc: tuple[str | int, ...], source: Source) -> Keys:
 
 
 def _field_names(config: type[Any], keys: Keys) -> list[str]:
-    """The fields of the dataclass at `keys` below `config`; none where something else stands."""
+    """The keys of the dataclass at `keys` below `config`; none where something else stands."""
     kind: Any = config
     for key in keys:
-        found = _dataclass_in(kind)
-        if found is not None:
-            kind = get_type_hints(found).get(str(key))
-        else:
-            # A mapping or list of one kind of value: the last type argument is that kind.
-            kind = get_args(kind)[-1] if get_args(kind) else None
+        kind = _below(kind, key)
     found = _dataclass_in(kind)
-    return [entry.name for entry in fields(found)] if found is not None else []
+    return list(_keys_of(found)) if found is not None else []
+
+
+def _below(kind: Any, key: str | int) -> Any:
+    """The type of what stands at `key` of a value of type `kind`; None where nothing is known."""
+    if get_origin(kind) in (Union, UnionType):
+        kinds = get_args(kind)
+        lists = [member for member in kinds if get_origin(member) in (list, tuple)]
+        kind = lists[0] if isinstance(key, int) and lists else _dataclass_in(kind)
+    if is_dataclass(kind):
+        return _keys_of(kind).get(str(key))
+    # A mapping or list of one kind of value: the last type argument that is a type is that kind.
+    members = [member for member in get_args(kind) if member is not Ellipsis]
+    return members[-1] if members else None
+
+
+def _keys_of(config: Any) -> dict[str, Any]:
+    """What a file calls the fields of a dataclass, and their types."""
+    hints = get_type_hints(config, include_extras=True)
+    plain = get_type_hints(config)
+    named = {}
+    for entry in fields(config):
+        extras = get_args(hints[entry.name]) if get_origin(hints[entry.name]) is Annotated else ()
+        alias = next((e.alias for e in extras if isinstance(e, FieldInfo) and e.alias), None)
+        named[alias or entry.name] = plain[entry.name]
+    return named
 
 
 def _dataclass_in(kind: Any) -> Any:
@@ -134,6 +162,7 @@ def _dataclass_in(kind: Any) -> Any:
     return None
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as it would stand in a file, shortened."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

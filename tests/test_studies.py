@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.study import load_study
+from orchestrator.study_file import load_study
 from pipelines.network import NetworkConfig, build_network, check_network
 
 ROOT = Path(__file__).parent.parent

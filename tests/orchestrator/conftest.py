@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from orchestrator.cells import resolve_cells
 from orchestrator.ledger import Ledger, tracking_uri
 from orchestrator.recorder import _describe
-from orchestrator.study import load_study
+from orchestrator.study_file import load_study
 from pipelines.network import build_network
 
 STUDY = """\

@@ -13,7 +13,8 @@ from mlflow.tracking import MlflowClient
 from orchestrator.cells import Cell, resolve_cells
 from orchestrator.ledger import Ledger, LedgerError, standing
 from orchestrator.ownership import Owner
-from orchestrator.study import Plan, load_study
+from orchestrator.study import Plan
+from orchestrator.study_file import load_study
 
 STUDY = """\
 study: ledger test

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.source import StudyError
-from orchestrator.study import Plan, load_study
+from orchestrator.study import Plan
+from orchestrator.study_file import load_study
 from pipelines.network import NetworkConfig
 
 MINIMAL = """\
@@ -107,7 +108,7 @@ def test_only_keeps_matching_trials(tmp_path: Path) -> None:
         (
             "epochs: 3",
             "epoch: 3",
-            "study.yaml:3:14: unknown key `training.epoch`; did you mean `epochs`?",
+            "study.yaml:3:14: unknown key `training.epoch`; did you mean `training.epochs`?",
         ),
         ("epochs: 3", "epochs: three", "study.yaml:3:14: `training.epochs`: input should be"),
         ("epochs: 3", "epochs: 0", "study.yaml:3:14: `training`: epochs must be at least 1"),
@@ -145,7 +146,7 @@ def test_only_keeps_matching_trials(tmp_path: Path) -> None:
         (
             "study: small",
             "study: small\ngrid: {model.bakbone: [dfnet1]}",
-            "study.yaml:2:24: unknown key `model.bakbone`; did you mean `backbone`?",
+            "study.yaml:2:8: unknown key `model.bakbone`; did you mean `model.backbone`?",
         ),
         ("study: small", "study: small\ngrid: {seed: [1]}", "study.yaml:2:8: list seeds under"),
         ("learning_rate: 1e-2", "learning_rate: .inf", "study.yaml:1:1: a number must be finite"),

@@ -10,7 +10,8 @@ import pytest
 from orchestrator import table
 from orchestrator.cells import Cell, resolve_cells
 from orchestrator.ledger import Record
-from orchestrator.study import Plan, load_study
+from orchestrator.study import Plan
+from orchestrator.study_file import load_study
 
 STUDY = """\
 study: table test

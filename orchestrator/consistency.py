@@ -1,0 +1,133 @@
+"""What the types of a study cannot say: whether its parts fit each other."""
+
+import re
+from collections.abc import Iterator
+
+from orchestrator.conditions import check_condition, conditions
+from orchestrator.overlay import dotted_leaves, unknown_key
+from orchestrator.source import Keys, Problem, Source
+from orchestrator.study import Study
+from orchestrator.validation import shown, suggestion
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")
+_PROTOCOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def check_study(study: Study, source: Source) -> list[Problem]:
+    """Everything that is wrong with how a study's parts refer to each other."""
+    return [
+        *_names(study, source),
+        *_referred_variants(study, source),
+        *_grid(study, source),
+        *_protocols(study, source),
+        *_conditions(study, source),
+        *_kind(study, source),
+    ]
+
+
+def _names(study: Study, source: Source) -> Iterator[Problem]:
+    if not _NAME.fullmatch(study.study):
+        message = f"`study` is {study.study!r}; use letters, digits and . _ + ( ) = -"
+        yield Problem(source.place(("study",)), message)
+    if not study.variants:
+        yield Problem(source.place(("variants",)), "`variants` names no variant")
+    for name in study.variants:
+        if not _NAME.fullmatch(name):
+            message = f"variant name {name!r}; use letters, digits and . _ + ( ) = -"
+            yield Problem(source.place(("variants", name)), message)
+    if not study.seeds:
+        yield Problem(source.place(("seeds",)), "`seeds` must name at least one seed")
+    if len(set(study.seeds)) < len(study.seeds):
+        yield Problem(source.place(("seeds",)), "`seeds` names a seed twice")
+    for index, seed in enumerate(study.seeds):
+        if seed < 0:
+            place = source.place(("seeds", index))
+            yield Problem(place, f"a seed must not be negative, received {seed}")
+
+
+def _referred_variants(study: Study, source: Source) -> Iterator[Problem]:
+    named: list[tuple[str, Keys, str]] = []
+    if study.compare_to is not None:
+        named.append(("compare_to", ("compare_to",), study.compare_to))
+    for index, name in enumerate(study.first or ()):
+        named.append(("first", ("first", index), name))
+    for key, keys, name in named:
+        if name not in study.variants:
+            message = f"`{key}` is {name!r}, which is no variant; "
+            yield Problem(source.place(keys), message + suggestion(name, list(study.variants)))
+
+
+def _grid(study: Study, source: Source) -> Iterator[Problem]:
+    for axis, values in study.grid.items():
+        place = source.place(("grid", axis))
+        if axis == "seed":
+            yield Problem(place, "list seeds under `seeds`, not as an axis of the grid")
+            continue
+        problem = unknown_key(axis, place)
+        if problem is not None:
+            yield problem
+        if not values:
+            yield Problem(place, f"axis `{axis}` has no values")
+        for index, value in enumerate(values):
+            if any(str(value) == str(earlier) for earlier in values[:index]):
+                message = f"axis `{axis}` names {shown(value)} twice"
+                yield Problem(source.place(("grid", axis, index)), message)
+    sets: list[Keys] = [("variants", name, "set") for name in study.variants]
+    sets += [("when", index, "set") for index in range(len(study.when))]
+    for keys in sets:
+        if keys not in source.places:
+            continue
+        for leaf in dotted_leaves(source.subtree(keys).value):
+            if leaf in study.grid:
+                message = (
+                    f"`{'.'.join(map(str, keys))}` sets `{leaf}`, which is an axis of the grid: "
+                    "the column would not say what was trained; set it in `base`, or take the axis "
+                    "away"
+                )
+                yield Problem(source.place((*keys, *leaf.split("."))), message)
+
+
+def _protocols(study: Study, source: Source) -> Iterator[Problem]:
+    for name in study.protocols:
+        if not _PROTOCOL.fullmatch(name):
+            place = source.place(("protocols", name))
+            yield Problem(place, f"protocol name {name!r}; use letters, digits and . _ -")
+    submission = study.submission.protocol if study.submission is not None else None
+    for key, chosen in (("report", study.report.protocol), ("submission", submission)):
+        if chosen is not None and chosen not in study.protocols:
+            there = list(study.protocols)
+            advice = suggestion(chosen, there) if there else "the study has no `protocols`"
+            message = f"`{key}.protocol` is {chosen!r}, which is no protocol; {advice}"
+            yield Problem(source.place((key, "protocol")), message)
+
+
+def _conditions(study: Study, source: Source) -> Iterator[Problem]:
+    for keys, condition in conditions(study, source):
+        yield from check_condition(condition, source, keys, list(study.variants))
+    for name, variant in study.variants.items():
+        for score in variant.entered_scores:
+            if score.seed not in study.seeds:
+                place = source.place(("variants", name, "entered"))
+                message = f"`variants.{name}.entered`: seed {score.seed} is none of `seeds`"
+                yield Problem(place, message)
+    for index, row in enumerate(study.published):
+        for key in row.when:
+            if key not in study.grid:
+                place = source.place(("published", index, "when", key))
+                axes = suggestion(key, list(study.grid)) if study.grid else "the study has no grid"
+                message = f"`published.{index}.when` names {key!r}, which is no axis of the grid; "
+                yield Problem(place, message + axes)
+
+
+def _kind(study: Study, source: Source) -> Iterator[Problem]:
+    if study.early_stopping is not None and study.kind != "search":
+        yield Problem(
+            source.place(("early_stopping",)),
+            "`early_stopping` needs `kind: search`: a table whose rows were stopped by their rank "
+            "would compare unfinished trainings",
+        )
+    if study.kind == "profile":
+        for key in ("protocols", "submission"):
+            if getattr(study, key):
+                message = f"`{key}` needs something trained, and `kind: profile` trains nothing"
+                yield Problem(source.place((key,)), message)

@@ -1,0 +1,141 @@
+"""From a study to its trials: variants x grid x seeds, each laid over the base and validated."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from orchestrator.conditions import conditions, holds, never, resolved_values, stated_keys
+from orchestrator.overlay import laid_over, read_experiment, without_unknown_keys
+from orchestrator.source import Keys, Problem, Source, StudyError, single_value
+from orchestrator.study import EnteredScore, Reference, Study, Trial, Variant
+
+Stated = TypeVar("Stated", Reference, EnteredScore)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A row's place in the grid: its values laid over each other, and all of them resolved."""
+
+    name: str
+    variant: Variant
+    axes: dict[str, Any]
+    source: Source
+    values: dict[str, Any]
+
+
+class _Expansion:
+    """One expansion: what has been found wrong, and which conditions have held."""
+
+    def __init__(self, study: Study, source: Source, overrides: Sequence[Source]) -> None:
+        self.study = study
+        self.source = source
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+        self._overrides = [without_unknown_keys(one, self.problems) for one in overrides]
+        self._base = self._partial(("base",))
+        self._rows = {name: self._partial(("variants", name, "set")) for name in study.variants}
+        self._parts = [self._partial(("when", index, "set")) for index in range(len(study.when))]
+        self._held: set[Keys] = set()
+
+    def trials(self) -> tuple[Trial, ...]:
+        cells = [cell for name in self.study.variants for cell in self._cells(name)]
+        trials = [trial for cell in cells for trial in self._trials_of(cell)]
+        self._look_for_idle_conditions([cell.values for cell in cells])
+        return tuple(trials)
+
+    def _partial(self, keys: Keys) -> Source:
+        """The partial experiment at `keys`, without what no experiment has."""
+        value = self.source.value
+        for key in keys:
+            if isinstance(value, dict) and key not in value:
+                return Source(self.source.name, {})
+            value = value[key]
+        return without_unknown_keys(self.source.subtree(keys), self.problems)
+
+    def _cells(self, name: str) -> Iterator[_Cell]:
+        row = laid_over(self._base, self._rows[name])
+        grid = self.study.grid
+        for chosen in itertools.product(*(enumerate(values) for values in grid.values())):
+            axes, cell = {}, row
+            for axis, (index, value) in zip(grid, chosen, strict=True):
+                place = self.source.place(("grid", axis, index))
+                column = without_unknown_keys(single_value(axis, value, place), [])
+                cell = laid_over(cell, column)
+                axes[axis] = value
+            for index, part in enumerate(self.study.when):
+                if holds(part.condition, resolved_values(name, self._overridden(cell).value)):
+                    self._held.add(("when", index, "if"))
+                    cell = laid_over(cell, self._parts[index])
+            cell = self._overridden(cell)
+            values = resolved_values(name, cell.value)
+            yield _Cell(name, self.study.variants[name], axes, cell, values)
+
+    def _overridden(self, cell: Source) -> Source:
+        for one in self._overrides:
+            cell = laid_over(cell, one)
+        return cell
+
+    def _trials_of(self, cell: _Cell) -> Iterator[Trial]:
+        variant, seeds = cell.variant, self.study.seeds
+        references = self._stated(cell, "reference", variant.references)
+        entered = self._stated(cell, "entered", variant.entered_scores)
+        try:
+            experiment = read_experiment(cell.source)
+        except StudyError as error:
+            self.problems += error.problems
+            return
+        for seed in seeds:
+            yield Trial(
+                name=trial_name(cell.name, cell.axes, seed, len(seeds) > 1),
+                variant=cell.name,
+                label=variant.label or cell.name,
+                axes=cell.axes,
+                experiment=replace(experiment, seed=seed),
+                reference=next(iter(references), None),
+                entered=next((score for score in entered if score.seed == seed), None),
+            )
+
+    def _stated(self, cell: _Cell, kind: str, entries: Sequence[Stated]) -> list[Stated]:
+        """Those of `entries` that are for the cell, in their order."""
+        matching = []
+        for index, entry in enumerate(entries):
+            if holds(entry.when, cell.values):
+                self._held.add(stated_keys(self.source, cell.name, kind, index))
+                matching.append(entry)
+        return matching
+
+    def _look_for_idle_conditions(self, cells: list[dict[str, Any]]) -> None:
+        """A condition that holds nowhere is a mistake where it was written for this study, and
+        worth a look where it was inherited or `--set` may have changed what it speaks of."""
+        for keys, condition in conditions(self.study, self.source):
+            if keys in self._held:
+                continue
+            place = self.source.place(keys)
+            problem = Problem(place, never(condition, cells))
+            own = place.name == self.source.name and not self._overrides
+            (self.problems if own else self.warnings).append(problem)
+
+
+def expand(
+    study: Study, source: Source, overrides: Sequence[Source]
+) -> tuple[tuple[Trial, ...], tuple[Problem, ...]]:
+    """The trials of a study, in the order of its file, and warnings.
+
+    Over the base lie the variant, the grid, the parts of `when` that hold, one after the other, and
+    last the `overrides`, partial experiments of the command line. Raises StudyError with every
+    problem found.
+    """
+    expansion = _Expansion(study, source, overrides)
+    trials = expansion.trials()
+    if expansion.problems:
+        raise StudyError(expansion.problems)
+    return trials, tuple(dict.fromkeys(expansion.warnings))
+
+
+def trial_name(variant: str, axes: Mapping[str, Any], seed: int, several_seeds: bool) -> str:
+    """The variant and the axes' values; the seed where it tells trials apart or is not 0."""
+    parts = [variant, *(str(value) for value in axes.values())]
+    if several_seeds or seed != 0:
+        parts.append(f"seed {seed}")
+    return ", ".join(parts)

@@ -1,0 +1,180 @@
+"""Reading a study file: what it extends, what the command line lays over it, and its trials."""
+
+import difflib
+import fnmatch
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from orchestrator.consistency import check_study
+from orchestrator.expansion import expand
+from orchestrator.extensions import import_modules
+from orchestrator.source import (
+    Keys,
+    Place,
+    Problem,
+    Source,
+    StudyError,
+    parse_yaml,
+    read_yaml,
+    single_value,
+)
+from orchestrator.study import Plan, Study, Trial, field_names
+from orchestrator.validation import suggestion, validate
+
+# Each file's own: two studies of one name would share a run in the ledger.
+_NOT_INHERITED = ("study", "description", "extends")
+# Mappings by names of the user's own, of which an inherited entry is dropped by null.
+_NAMED = ("variants", "grid", "protocols")
+
+
+def load_study(
+    path: Path, overrides: Sequence[tuple[str, str]] = (), only: Sequence[str] = ()
+) -> Plan:
+    """Read, validate and expand a study file.
+
+    overrides: `(dotted key, YAML text)` pairs of the command line, laid over the file: a key of the
+        study itself (`resources.workers`, `seeds`) or of the experiment (`training.epochs`), where
+        they win over variants, grid and `when` too. An axis of the grid gets that one value.
+    only: patterns; a trial is kept if any of them matches its whole name (`*` for anything).
+
+    Raises StudyError with every problem found.
+    """
+    source = _without_dropped(_read(path, ()))
+    experiment_overrides: list[Source] = []
+    for key, text in overrides:
+        one = _override(key, text)
+        grid = source.value.get("grid")
+        if key.split(".")[0] in field_names(Study):
+            source = source.merged(one)
+        elif isinstance(grid, dict) and key in grid:
+            source = _with_axis(source, key, one)
+        else:
+            experiment_overrides.append(one)
+    study = validate(source, Study)
+    problems = check_study(study, source)
+    trials: tuple[Trial, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    try:
+        import_modules(study.imports, source)
+        trials, warnings = expand(study, source, experiment_overrides)
+    except StudyError as error:
+        problems += error.problems
+    if problems:
+        raise StudyError(problems)
+    resolved = {key: value for key, value in source.value.items() if key != "extends"}
+    return Plan(
+        study,
+        _only(trials, only),
+        path.read_text(encoding="utf-8"),
+        yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True),
+        warnings,
+    )
+
+
+def _read(path: Path, chain: tuple[Path, ...]) -> Source:
+    """A study file laid over those it extends. chain: the files on the way here."""
+    source = read_yaml(path)
+    if not isinstance(source.value, dict):
+        raise StudyError([Problem(source.place(()), "a study must be a mapping of keys")])
+    chain = (*chain, path.resolve())
+    below = Source(source.name, {})
+    for keys, name in _extended(source):
+        file = Path(os.path.normpath(path.parent / Path(name).expanduser()))
+        place = source.place(keys)
+        if file.resolve() in chain:
+            circle = [*chain[chain.index(file.resolve()) :], file]
+            told = " -> ".join(each.name for each in circle)
+            raise StudyError([Problem(place, f"`extends` goes in a circle: {told}")])
+        if not file.is_file():
+            raise StudyError([Problem(place, f"`extends` names {file}, {_nearest(file)}")])
+        inherited = _read(file, chain)
+        for key in _NOT_INHERITED:
+            inherited = inherited.without(key)
+        below = below.merged(inherited)
+    return _checked_nulls(below, source)
+
+
+def _extended(source: Source) -> list[tuple[Keys, str]]:
+    value = source.value.get("extends", [])
+    if isinstance(value, str):
+        return [(("extends",), value)]
+    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+        return [(("extends", index), entry) for index, entry in enumerate(value)]
+    message = "`extends` must be a path, or a list of paths, relative to this file"
+    raise StudyError([Problem(source.place(("extends",)), message)])
+
+
+def _nearest(file: Path) -> str:
+    if not file.parent.is_dir():
+        return f"and there is no directory {file.parent}"
+    there = sorted(each.name for each in file.parent.glob("*.yaml"))
+    close = difflib.get_close_matches(file.name, there, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"which is not there{hint}"
+
+
+def _checked_nulls(below: Source, above: Source) -> Source:
+    """`above` over `below`, once every null that drops something has something to drop."""
+    problems = []
+    for section in _NAMED:
+        entries = above.value.get(section)
+        if not isinstance(entries, dict):
+            continue
+        inherited = below.value.get(section)
+        there = list(inherited) if isinstance(inherited, dict) else []
+        for name, value in entries.items():
+            if value is None and name not in there:
+                advice = suggestion(name, there) if there else "nothing is inherited"
+                message = f"`{section}.{name}: null` drops what is inherited, but {advice}"
+                if section == "variants":
+                    message += "; write `{}` for a variant that sets nothing"
+                problems.append(Problem(above.place((section, name)), message))
+    if problems:
+        raise StudyError(problems)
+    # An entry that was dropped further down and is written anew starts from nothing.
+    return _without_dropped(below).merged(above)
+
+
+def _without_dropped(source: Source) -> Source:
+    """A tree without the named entries that are null."""
+    value = dict(source.value)
+    for section in _NAMED:
+        entries = value.get(section)
+        if isinstance(entries, dict):
+            value[section] = {name: entry for name, entry in entries.items() if entry is not None}
+    return source.reduced(value)
+
+
+def _override(key: str, text: str) -> Source:
+    place = Place(f"--set {key}={text}")
+    if not all(key.split(".")):
+        raise StudyError([Problem(place, "write --set key.subkey=value")])
+    return single_value(key, parse_yaml(text, str(place)).value, place)
+
+
+def _with_axis(source: Source, axis: str, override: Source) -> Source:
+    """`source` with an axis of the grid that has the override's value alone."""
+    value = override.value
+    for key in axis.split("."):
+        value = value[key]
+    place = override.place(tuple(axis.split(".")))
+    keys: list[Keys] = [("grid",), ("grid", axis), ("grid", axis, 0)]
+    return source.merged(Source(source.name, {"grid": {axis: [value]}}, dict.fromkeys(keys, place)))
+
+
+def _only(trials: tuple[Trial, ...], patterns: Sequence[str]) -> tuple[Trial, ...]:
+    if not patterns:
+        return trials
+    kept = tuple(
+        trial
+        for trial in trials
+        if any(fnmatch.fnmatchcase(trial.name, pattern) for pattern in patterns)
+    )
+    if not kept:
+        names = ", ".join(trial.name for trial in trials)
+        message = f"matches no trial; there are: {names}"
+        raise StudyError([Problem(Place(f"--only {' '.join(patterns)}"), message)])
+    return kept
