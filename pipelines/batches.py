@@ -31,6 +31,11 @@ class SourceBatch:
     def __len__(self) -> int:
         return len(self.identifiers)
 
+    def __getitem__(self, rows: slice) -> SourceBatch:
+        """Some of the samples; views, nothing is copied."""
+        chosen = {field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        return SourceBatch(**chosen)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SourceBatch:
         """The batch on `device`; `non_blocking` copies overlap where the batch is pinned."""
         moved: dict[str, Any] = {

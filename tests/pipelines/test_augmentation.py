@@ -7,6 +7,8 @@ import pytest
 import scipy.ndimage
 import torch
 import torch.nn.functional as F
+from kornia.enhance import adjust_hue
+from kornia.filters import filter2d_separable, get_gaussian_kernel1d
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
@@ -177,6 +179,24 @@ def test_hue_turns_the_colour_circle() -> None:
         difference = (after[..., 0] - before[..., 0] - 256 * turn)[vivid]
         assert abs((difference + 128) % 256 - 128).max() < 4
         assert abs(after[..., 2] - before[..., 2]).max() <= 1
+
+
+def test_hue_and_blur_are_kornia_s() -> None:
+    """Both are computed another way on a processor, for speed alone."""
+    config = AugmentationConfig(**{**vars(OFF), "hue": 0.5, "blur": (0.15, 1.3)})
+    images = torch.rand(4, 3, 21, 34, generator=torch.Generator().manual_seed(0))
+    images[0, :, :4] = images[0, :1, :4]  # grey
+    images[1, 1] = images[1, 0]  # two channels share the highest value, or the lowest
+    images[2] = images[2].round()
+    keys = torch.arange(4) * 7919 + 5
+    augmentation = Augmentation(config, (21, 34))
+    turns = torch.from_numpy(uniform(keys.numpy(), Stream.HUE)).float() - 0.5
+    wanted = adjust_hue(images, 2 * torch.pi * turns)
+    assert torch.allclose(augmentation.jitter(images, keys), wanted, atol=1e-5)
+    sigmas = 0.15 + 1.15 * torch.from_numpy(uniform(keys.numpy(), Stream.BLUR)).float()
+    kernel = get_gaussian_kernel1d(9, sigmas[:, None])
+    wanted = filter2d_separable(images, kernel, kernel, "reflect")
+    assert torch.allclose(augmentation.blur(images, keys), wanted, atol=1e-5)
 
 
 def test_blur_is_gaussian_with_the_sample_s_sigma() -> None:
