@@ -11,7 +11,7 @@ import yaml
 from orchestrator.cells import Cell
 from orchestrator.extensions import modules_of
 from orchestrator.identity import code_version
-from orchestrator.ledger import Ledger, Record
+from orchestrator.ledger import Record, StudyRun
 from orchestrator.progress import StudyProgress
 from orchestrator.worker import RESULTS_DIRECTORY
 from pipelines.checkpoint import WEIGHTS_FILE, read_history
@@ -22,7 +22,7 @@ class Recorder:
 
     def __init__(
         self,
-        ledger: Ledger,
+        study_run: StudyRun,
         progress: StudyProgress,
         cells: Mapping[str, Cell],
         run_ids: Mapping[str, str],
@@ -32,7 +32,7 @@ class Recorder:
     ) -> None:
         self.finished_runs: dict[str, Record] = {}
         self.failures: dict[str, str] = {}
-        self._ledger = ledger
+        self._study_run = study_run
         self._progress = progress
         self._cells = cells
         self._run_ids = run_ids
@@ -47,7 +47,7 @@ class Recorder:
     def started(self, name: str) -> None:
         """The trial's processes are being started."""
         modules = modules_of(self._cells[name].trial.experiment, self._imports)
-        self._ledger.start_trial(self._run_ids[name], code_version(modules))
+        self._study_run.start_trial(self._run_ids[name], code_version(modules))
         self._progress.started(name)
 
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:
@@ -66,8 +66,8 @@ class Recorder:
         except Exception as error:  # the study goes on; this trial is not finished
             self.failed(name, f"its results could not be recorded: {error}")
             return
-        self._ledger.end_trial(run_id, "FINISHED")
-        self.finished_runs[name] = self._ledger.record(run_id)
+        self._study_run.end_trial(run_id, "FINISHED")
+        self.finished_runs[name] = self._study_run.ledger.record(run_id)
         self._progress.ended(name, "finished")
 
     def failed(self, name: str, cause: str) -> None:
@@ -75,13 +75,13 @@ class Recorder:
         if self._stop():
             return  # a worker that was told to stop; the study's end closes the run
         self.failures[name] = cause
-        self._ledger.end_trial(self._run_ids[name], "FAILED", cause)
+        self._study_run.end_trial(self._run_ids[name], "FAILED", cause)
         self._progress.ended(name, "failed", cause)
 
     def _log(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """Record an epoch once, also when it is trained again after a crash."""
         if epoch not in self._logged[name]:
-            self._ledger.log_epoch(self._run_ids[name], epoch, metrics)
+            self._study_run.log_epoch(self._run_ids[name], epoch, metrics)
             self._logged[name].add(epoch)
 
     def _keep_results(self, name: str, last: Path, best: Path) -> None:
@@ -89,13 +89,13 @@ class Recorder:
         # The checkpoint's own history fills in what was lost on the way here.
         for metrics in read_history(last):
             self._log(name, int(metrics["epoch"]), metrics)
-        self._ledger.log_artifact(run_id, last / RESULTS_DIRECTORY)
+        self._study_run.ledger.log_artifact(run_id, last / RESULTS_DIRECTORY)
         for folder, checkpoint in (("last", last), ("best", best)):
             with tempfile.TemporaryDirectory() as temporary:
                 directory = Path(temporary)
                 (directory / WEIGHTS_FILE).symlink_to(checkpoint / WEIGHTS_FILE)
                 _describe(directory, cell)
-                self._ledger.log_artifact(run_id, directory, folder)
+                self._study_run.ledger.log_artifact(run_id, directory, folder)
 
 
 def _describe(directory: Path, cell: Cell) -> None:

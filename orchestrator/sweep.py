@@ -18,7 +18,8 @@ from models import PretrainedError
 from orchestrator.chatter import quiet_output
 from orchestrator.fleet import CapacityError
 from orchestrator.ledger import LedgerError
-from orchestrator.run import Setting, StopFlag, run_study
+from orchestrator.run import run_study
+from orchestrator.setting import Setting, StopFlag
 from orchestrator.source import StudyError
 from orchestrator.study_file import load_study
 from pipelines.dataset import DatasetError

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import save_file
 
 from orchestrator.cells import resolve_cells
-from orchestrator.ledger import Ledger, tracking_uri
+from orchestrator.ledger import Ledger, StudyRun, tracking_uri
 from orchestrator.recorder import _describe
 from orchestrator.study_file import load_study
 from pipelines.network import build_network
@@ -48,8 +48,8 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         ledger = Ledger(tracking_uri(storage), storage / "artifacts")
-    ledger.open_study(plan)
-    run_id = ledger.begin_trial(cell, None, None)
+    study_run = StudyRun.open(ledger, plan)
+    run_id = study_run.begin_trial(cell, None, None)
     for seed, name in enumerate(("best", "last")):
         directory = storage / "models" / name
         directory.mkdir(parents=True)
@@ -57,7 +57,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) 
         save_file(dict(network.state_dict()), directory / "model.safetensors")
         _describe(directory, cell)
         ledger.log_artifact(run_id, directory, name)
-    ledger.log_epoch(run_id, 1, {"val/miou": 0.25})
-    ledger.end_trial(run_id, "FINISHED")
-    ledger.close_study("FINISHED", {})
+    study_run.log_epoch(run_id, 1, {"val/miou": 0.25})
+    study_run.end_trial(run_id, "FINISHED")
+    study_run.close("FINISHED")
     return FinishedRun(storage, run_id, storage / "models" / "last", small_streets)

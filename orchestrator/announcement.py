@@ -1,0 +1,56 @@
+"""What a study's command says before it trains, and what it says in the end."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+
+from orchestrator import table
+from orchestrator.cells import Cell
+from orchestrator.ledger import Record
+from orchestrator.reconciliation import Standing
+from orchestrator.study import Plan
+
+
+def announce(
+    plan: Plan, cells: Sequence[Cell], standings: Mapping[str, Standing], console: Console
+) -> None:
+    """Say how many trials are in which state, and what of published weights could be loaded."""
+    counts = Counter(standings.values())
+    told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    console.print(f"[bold]{plan.study.study}[/]: {len(cells)} trials: {told}", highlight=False)
+    loaded = {
+        f"{cell.trial.experiment.training.backbone_weights}: {cell.pretrained.layout}, "
+        f"{len(cell.pretrained.loaded)} tensors loaded, {len(cell.pretrained.missing)} of the "
+        "backbone not in it (each trial's pretrained.txt lists them)"
+        for cell in cells
+        if cell.pretrained is not None
+    }
+    for line in sorted(loaded):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_outcome(
+    plan: Plan,
+    cells: Sequence[Cell],
+    finished: Mapping[str, Record],
+    failures: Mapping[str, str],
+    console: Console,
+) -> None:
+    """Print what failed and what is not finished, then the table. By the trial's name, finished:
+    the runs that stand in the table; failures: the causes."""
+    console.print()
+    for name, cause in failures.items():
+        console.print(f"[bold red]failed[/]  {name}: ", end="", highlight=False)
+        console.print(cause, markup=False, highlight=False, soft_wrap=True)
+    names = [cell.trial.name for cell in cells]
+    left = [name for name in names if name not in finished and name not in failures]
+    if left:
+        console.print(
+            f"[yellow]not finished[/]  {', '.join(left)} (run the same command to go on)",
+            highlight=False,
+        )
+    rows = table.build_rows(plan, cells, finished)
+    console.print(table.as_rich(plan, rows))
+    for note in table.footnotes(plan, rows):
+        console.print(f"  {note}", style="dim", highlight=False)

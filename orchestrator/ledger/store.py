@@ -1,0 +1,160 @@
+"""The tracking store: connecting to it, searching it, and writing to single runs of it."""
+
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.tracking import MlflowClient
+
+from orchestrator.cells import Cell
+from orchestrator.ledger.records import TAG, Record, read_record
+
+_PARAMS_IN_A_BATCH = 100
+_METRICS_IN_A_BATCH = 1000
+
+
+class LedgerError(RuntimeError):
+    """The ledger cannot be used as asked; the message says why and what would work."""
+
+
+def tracking_uri(storage: Path) -> str:
+    """`MLFLOW_TRACKING_URI`, or a SQLite file in the storage."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage / 'mlflow.db'}"
+
+
+class Ledger:
+    """A tracking store. client: MLflow's own, for this package alone."""
+
+    def __init__(self, tracking_uri: str, artifacts: Path | None) -> None:
+        """Connect to a tracking store. `artifacts`: where a new study keeps them; None leaves that
+        to the tracking server. Raises LedgerError where the store cannot be reached."""
+        self.tracking_uri = tracking_uri
+        self.artifacts = artifacts
+        mlflow.set_tracking_uri(tracking_uri)
+        try:
+            self.client = MlflowClient(tracking_uri)
+            self.client.search_experiments(max_results=1)
+        except Exception as error:
+            raise LedgerError(f"MLflow at {tracking_uri} cannot be used: {error}") from None
+
+    def find(self, cells: Iterable[Cell], study: str) -> dict[str, Record]:
+        """The run to go by for each cell the ledger knows, by identity, over all studies.
+
+        A finished run of the cell's code version comes first, then a finished one of another, then
+        the latest that was left unfinished in `study`.
+        """
+        codes = {cell.identity: cell.code for cell in cells}
+        found: dict[str, Record] = {}
+        names = {entry.experiment_id: entry.name for entry in self.client.search_experiments()}
+        runs = self.search(list(names), f"tags.`{TAG}kind` = 'trial'")
+        for run in sorted(runs, key=lambda run: run.info.start_time):
+            record = read_record(run, names[run.info.experiment_id])
+            if record.identity not in codes:
+                continue
+            if record.status != "FINISHED" and record.study != study:
+                continue
+            known = found.get(record.identity)
+            code = codes[record.identity]
+            if known is None or _rank(record, code) >= _rank(known, code):
+                found[record.identity] = record
+        return found
+
+    def record(self, run_id: str) -> Record:
+        """A trial's run as it stands now."""
+        run = self.client.get_run(run_id)
+        return read_record(run, self.client.get_experiment(run.info.experiment_id).name)
+
+    def search(self, experiments: Sequence[str], query: str) -> list[Run]:
+        """All runs of the experiments (by their ids) that match, however many there are."""
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                list(experiments), query, max_results=1000, page_token=token
+            )
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
+        """Record settings, in batches."""
+        entries = [Param(name, str(value)) for name, value in params.items()]
+        for start in range(0, len(entries), _PARAMS_IN_A_BATCH):
+            self.client.log_batch(run_id, params=entries[start : start + _PARAMS_IN_A_BATCH])
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        """Record figures at one step, in batches. Values that are not finite are left out, because
+        not every store holds them."""
+        now = int(time.time() * 1000)
+        entries = [
+            Metric(_metric_name(name), value, now, step)
+            for name, value in metrics.items()
+            if math.isfinite(value)
+        ]
+        for start in range(0, len(entries), _METRICS_IN_A_BATCH):
+            self.client.log_batch(run_id, metrics=entries[start : start + _METRICS_IN_A_BATCH])
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags, in one batch."""
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_artifact(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        """Copy a file, or a directory's content, into the run's artifacts."""
+        if path.is_dir():
+            self.client.log_artifacts(run_id, str(path), folder)
+        else:
+            self.client.log_artifact(run_id, str(path), folder)
+
+    def download(self, uri: str, directory: Path) -> Path:
+        """Copy `runs:/ID/FOLDER` or a registered `models:/NAME@ALIAS` into `directory`; returns the
+        folder it is in. Raises LedgerError where there is none."""
+        # MLflow's own bar writes over what the commands print.
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        try:
+            found = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(directory))
+        except Exception as error:
+            raise LedgerError(f"{uri}: not in MLflow at {self.tracking_uri} ({error})") from None
+        return Path(found)
+
+    def log_evaluation(
+        self,
+        run_id: str,
+        name: str,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        files: Path,
+    ) -> None:
+        """Record a later evaluation of a finished run: metrics and files under `eval/NAME/`, tags
+        under `orchestrator.eval.NAME.`. Nothing that has another name is touched."""
+        self.set_tags(run_id, {f"{TAG}eval.{name}.{key}": value for key, value in tags.items()})
+        named = {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
+        self.log_metrics(run_id, named, step=0)
+        self.client.log_artifacts(run_id, str(files), f"eval/{name}")
+
+    def how_to_look(self, experiment_id: str) -> str:
+        """How a person opens what this ledger holds of an experiment."""
+        if self.tracking_uri.startswith("http"):
+            return f"results: {self.tracking_uri}/#/experiments/{experiment_id}"
+        return (
+            f"look at the results:  {sys.executable} -m mlflow ui "
+            f"--backend-store-uri {self.tracking_uri}\n"
+            f"and open              http://127.0.0.1:5000/#/experiments/{experiment_id}"
+        )
+
+
+def _rank(record: Record, code: str) -> int:
+    if record.status == "FINISHED":
+        return 2 if record.code == code else 1
+    return 0
+
+
+def _metric_name(name: str) -> str:
+    """MLflow accepts letters, digits and _-./ : only; anything else becomes a hyphen."""
+    return re.sub(r"[^\w./-]+", "-", name)
