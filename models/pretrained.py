@@ -63,7 +63,7 @@ def load_pretrained(backbone: Backbone, checkpoint: Mapping[str, object]) -> Pre
             backbone is then unchanged.
     """
     # Optimizers number their states; such keys name nothing of a backbone.
-    state = {str(key): value for key, value in _unwrap(checkpoint).items()}
+    state = {str(key): value for key, value in unwrap(checkpoint).items()}
     match = _match(backbone, state)
     if not match.complete:
         options = _fitting_options(state)
@@ -108,12 +108,12 @@ class _Match:
         return self.fits and not self.missing
 
 
-def _unwrap(checkpoint: Mapping[str, object]) -> Mapping[str, object]:
+def unwrap(checkpoint: Mapping[str, object]) -> Mapping[str, object]:
     """The innermost mapping that holds the weights."""
     for wrapper in _WRAPPERS:
         inner = checkpoint.get(wrapper)
         if isinstance(inner, Mapping):
-            return _unwrap(inner)
+            return unwrap(inner)
     return checkpoint
 
 

@@ -1,6 +1,6 @@
 """The cells of a study before anything runs: their data, their cost, and what the ledger knows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ from orchestrator.identity import code_version, trial_identity
 from orchestrator.study import Trial
 from pipelines.dataset import PreparedDataset, open_dataset
 from pipelines.experiment import Experiment
+from pipelines.initial_weights import load_initial_weights
 from pipelines.network import (
     NetworkConfig,
     build_network,
@@ -20,7 +21,7 @@ from pipelines.network import (
 )
 from pipelines.precision import resolve_precision
 from pipelines.prepare import ensure_streets
-from pipelines.weights import weights_digest
+from pipelines.weights import weights_digest, weights_in
 
 EMBEDDED = "streets"
 _TRIED = 256  # pixels of a side on which a network of the user's own is tried
@@ -40,7 +41,8 @@ class ModelCost:
 class Cell:
     """One trial with everything that decides it resolved: precision, data, weights, code.
 
-    pretrained: what of published weights its backbone starts from.
+    pretrained: what of published weights its backbone starts from. init: the file of weights that
+    the whole network starts from, as the workers find it.
     """
 
     trial: Trial
@@ -50,6 +52,13 @@ class Cell:
     location: str
     cost: ModelCost
     pretrained: PretrainedReport | None
+    init: str | None = None
+
+    @property
+    def experiment(self) -> Experiment:
+        """As the workers get it: the weights to start from are a file."""
+        experiment = self.trial.experiment
+        return replace(experiment, training=replace(experiment.training, init=self.init))
 
     @property
     def steps(self) -> int:
@@ -64,11 +73,13 @@ def resolve_cells(
     device: Literal["cpu", "cuda"],
     datasets_directory: Path,
     imports: Sequence[str] = (),
+    find_weights: Callable[[str], str] = weights_in,
 ) -> list[Cell]:
     """Open every data set, and build every network, that `trials` name.
 
     The embedded data set is made in `datasets_directory` if it is not there yet. imports: the
-    study's modules, which count for the code version.
+    study's modules, which count for the code version. find_weights: the file that a
+    `training.init` names.
 
     Raises DatasetError where a data set or one of its splits is missing, NetworkError where a
     network of the user's own cannot be run, WeightsError or PretrainedError where published weights
@@ -76,6 +87,7 @@ def resolve_cells(
     """
     opened: dict[str, tuple[str, PreparedDataset]] = {}
     examined: dict[str, tuple[ModelCost, PretrainedReport | None]] = {}
+    found: dict[str, str] = {}
     cells = []
     for trial in trials:
         data = trial.experiment.data
@@ -89,9 +101,13 @@ def resolve_cells(
             dataset.split(split)
         classes = len(dataset.manifest.classes)
         training = trial.experiment.training
-        key = repr((trial.experiment.model, training.backbone_weights, classes, data.crop))
+        if training.init is not None and training.init not in found:
+            found[training.init] = find_weights(training.init)
+        init = training.init and found[training.init]
+        weights = (training.backbone_weights, init, training.init_skip)
+        key = repr((trial.experiment.model, weights, classes, data.crop))
         if key not in examined:
-            examined[key] = _examine(trial.experiment, classes)
+            examined[key] = _examine(trial.experiment, classes, init)
         cost, pretrained = examined[key]
         digest = training.backbone_weights and weights_digest(training.backbone_weights)
         training = replace(
@@ -103,12 +119,15 @@ def resolve_cells(
         cells.append(
             Cell(
                 trial=replace(trial, experiment=experiment),
-                identity=trial_identity(experiment, dataset.manifest.fingerprint, digest),
+                identity=trial_identity(
+                    experiment, dataset.manifest.fingerprint, digest, init and weights_digest(init)
+                ),
                 code=code_version(modules_of(experiment, imports)),
                 dataset=dataset,
                 location=location,
                 cost=cost,
                 pretrained=pretrained,
+                init=init,
             )
         )
     return cells
@@ -119,8 +138,11 @@ def _absolute(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).expanduser().resolve())
 
 
-def _examine(experiment: Experiment, classes: int) -> tuple[ModelCost, PretrainedReport | None]:
-    """What a network costs, and what of published weights it can load, having tried both."""
+def _examine(
+    experiment: Experiment, classes: int, init: str | None
+) -> tuple[ModelCost, PretrainedReport | None]:
+    """What a network costs, and what of published weights it can load, having tried both, and the
+    weights in the file `init` too."""
     config, (height, width) = experiment.model, experiment.data.crop
     if isinstance(config, NetworkConfig):
         check_network(config, classes, (min(height, _TRIED), min(width, _TRIED)))
@@ -131,6 +153,9 @@ def _examine(experiment: Experiment, classes: int) -> tuple[ModelCost, Pretraine
     pretrained = None
     if weights is not None:
         pretrained = load_backbone_weights(build_network(config, classes, seed=0), weights)
+    if init is not None:
+        skip = experiment.training.init_skip
+        load_initial_weights(build_network(config, classes, seed=0), init, skip)
     cost = ModelCost(
         parameters_m=count_parameters(model) / 1e6,
         gflops=count_multiply_adds(model, classes, height, width) / 1e9,

@@ -77,7 +77,7 @@ def _job(cell: Cell, run_id: str, plan: Plan, gang: Gang, storage: Path) -> Job:
         name=cell.trial.name,
         run_name=f"{cell.identity[:16]}-{run_id}",
         task=WorkerTask(
-            experiment=cell.trial.experiment,
+            experiment=cell.experiment,
             dataset=cell.location,
             threads=max(1, int(resources.cpus_per_worker)),
             imports=plan.study.imports,
@@ -88,5 +88,6 @@ def _job(cell: Cell, run_id: str, plan: Plan, gang: Gang, storage: Path) -> Job:
         resources=gang.per_worker,
         use_gpu=gang.device == "cuda",
         retries=resources.retries,
+        keep_checkpoints=resources.keep_checkpoints,
         storage=str(storage / "trials"),
     )

@@ -16,13 +16,17 @@ from pipelines.experiment import Experiment
 
 
 def trial_identity(
-    experiment: Experiment, fingerprint: str, weights_digest: str | None = None
+    experiment: Experiment,
+    fingerprint: str,
+    weights_digest: str | None = None,
+    init_digest: str | None = None,
 ) -> str:
     """64 hexadecimal digits that name what an experiment computes.
 
     Fields at their default do not count, so that a new field with a default leaves every identity
     as it was. The data set counts by its content (`fingerprint`), not by where it lies, and so do
-    the weights that the backbone starts from (`weights_digest`). The precision must be resolved
+    the weights that the backbone (`weights_digest`) or the whole network starts from
+    (`init_digest`). The precision must be resolved
     (`bf16` or `fp32`) and always counts.
     """
     precision = experiment.training.precision
@@ -33,9 +37,10 @@ def trial_identity(
     described["data_fingerprint"] = fingerprint
     described["precision"] = precision
     described.get("training", {}).pop("precision", None)
-    described.get("training", {}).pop("backbone_weights", None)
-    if weights_digest is not None:
-        described["backbone_weights"] = weights_digest
+    for key, digest in (("backbone_weights", weights_digest), ("init", init_digest)):
+        described.get("training", {}).pop(key, None)
+        if digest is not None:
+            described[key] = digest
     text = json.dumps(
         {key: value for key, value in described.items() if value != {}}, sort_keys=True
     )

@@ -20,6 +20,8 @@ class Resources:
     node_cache_gib: most it may take; what the disk has when left out.
     checkpoint_steps: steps from one checkpoint within an epoch to the next; without it, checkpoints
         are written at the end of epochs only. Resuming is exact from either.
+    keep_checkpoints: how many of a trial's best checkpoints on the validation split stay in the
+        storage, besides the last.
     accelerator: the kind of GPU that every worker must lie on, by Ray's name for it (`H100`,
         `T4`, ...); any when left out.
     price_per_gpu_hour: what an hour of one GPU costs, in any currency, for estimates.
@@ -36,6 +38,7 @@ class Resources:
     node_cache: str | None = "~/.cache/segmentation-orchestrator"
     node_cache_gib: float | None = None
     checkpoint_steps: int | None = None
+    keep_checkpoints: int = 1
     accelerator: str | None = None
     price_per_gpu_hour: float | None = None
     retries: int = 2
@@ -64,6 +67,10 @@ class Resources:
         if self.price_per_gpu_hour is not None and self.price_per_gpu_hour < 0:
             raise ValueError(
                 f"price_per_gpu_hour must not be negative, received {self.price_per_gpu_hour}"
+            )
+        if self.keep_checkpoints < 1:
+            raise ValueError(
+                f"keep_checkpoints must be at least 1, received {self.keep_checkpoints}"
             )
         if self.retries < 0:
             raise ValueError(f"retries must not be negative, received {self.retries}")

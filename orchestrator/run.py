@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from orchestrator import fleet, table
 from orchestrator.announcement import announce, show_outcome
 from orchestrator.cells import Cell, resolve_cells
 from orchestrator.dispatch import train
 from orchestrator.extensions import modules_of, runtime_environment
+from orchestrator.initial_weights import local_weights
 from orchestrator.ledger import Ledger, Record, RunStatus, StudyRun
 from orchestrator.plan import placement, show_plan
 from orchestrator.reconciliation import standings
@@ -36,7 +38,11 @@ def run_study(plan: Plan, setting: Setting, plan_only: bool = False) -> bool:
             "opening the data; the embedded set is made on first use", style="dim"
         )
         cells = resolve_cells(
-            plan.trials, gang.device, setting.storage / "datasets", plan.study.imports
+            plan.trials,
+            gang.device,
+            setting.storage / "datasets",
+            plan.study.imports,
+            partial(local_weights, storage=setting.storage),
         )
         ledger = Ledger(setting.tracking_uri, setting.artifacts)
         if plan_only:

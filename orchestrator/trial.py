@@ -33,6 +33,7 @@ class Job:
     resources: dict[str, float]
     use_gpu: bool
     retries: int
+    keep_checkpoints: int
     storage: str
 
 
@@ -82,7 +83,9 @@ def _trainer(job: Job) -> TorchTrainer:
             callbacks=[TuneReportCallback()],
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
+                num_to_keep=job.keep_checkpoints,
+                checkpoint_score_attribute=SCORE,
+                checkpoint_score_order="max",
             ),
         ),
     )

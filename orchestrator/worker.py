@@ -2,6 +2,7 @@
 
 import importlib
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,9 @@ def train_worker(config: dict[str, WorkerTask]) -> None:
         with checkpoint.as_directory() as directory:
             training.restore(Path(directory))
 
+    written = threading.Event()
+    written.set()
+
     def send(report: Report) -> None:
         metrics = dict(report.metrics or {})
         # Ray keeps the checkpoint that scores best, and refuses one without a score.
@@ -55,10 +59,28 @@ def train_worker(config: dict[str, WorkerTask]) -> None:
         if training.group.rank != 0:
             ray.train.report(metrics)
             return
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as directory:
-            report.save(Path(directory))
-            if report.scores is not None and report.epoch == task.experiment.training.epochs:
-                write_results(Path(directory) / RESULTS_DIRECTORY, training, report)
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(directory))
+        written.wait()  # one snapshot in memory, not two
+        written.clear()
+        directory = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+        if report.scores is not None and report.epoch == task.experiment.training.epochs:
+            write_results(directory / RESULTS_DIRECTORY, training, report)
+        snapshot = report.snapshot()
+
+        def write(local: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+            """In a thread of Ray's; where it fails, Ray stops the training with the error."""
+            try:
+                snapshot.write_into(directory)
+                storage = ray.train.get_context().get_storage()
+                return storage.persist_current_checkpoint(local, name)
+            finally:
+                written.set()
+
+        # Ray counts the checkpoint only once `write` has returned, and then removes `directory`.
+        ray.train.report(
+            metrics,
+            checkpoint=ray.train.Checkpoint.from_directory(directory),
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=write,
+        )
 
     training.run(send, report_steps=task.checkpoint_steps)

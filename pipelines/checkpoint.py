@@ -5,41 +5,78 @@ pickled code. Everything random is keyed by (seed, epoch, sample), so no generat
 """
 
 import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 WEIGHTS_FILE = "model.safetensors"
 MOMENTUM_FILE = "momentum.safetensors"
 STATE_FILE = "state.json"
+PARTIAL = ".partial"
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read or belongs to another model; the message names both."""
 
 
-def save_checkpoint(
-    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-) -> None:
-    """Write weights, momentum buffers and the JSON-serialisable `state` into `directory`."""
-    directory.mkdir(parents=True, exist_ok=True)
-    save_file(_contiguous(model.state_dict()), directory / WEIGHTS_FILE)
+@dataclass(frozen=True)
+class Snapshot:
+    """A training's state at one moment, in memory of its own: the training may go on meanwhile.
+
+    weights, momentum: on the CPU, row-major, by the names of the model's state and parameters.
+    state: position and history, as JSON text.
+    """
+
+    weights: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+    state: str
+
+    def write(self, directory: Path) -> None:
+        """Write the checkpoint `directory`, whole or not at all: beside it first, on the disk for
+        certain, then moved into place. Raises CheckpointError where that fails, as on a full
+        disk."""
+        partial = directory.with_name(directory.name + PARTIAL)
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            self.write_into(partial)
+            sync_to_disk([*partial.iterdir(), partial])
+            partial.rename(directory)
+            sync_to_disk([directory.parent])
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{directory}: cannot be written ({error})") from error
+
+    def write_into(self, directory: Path) -> None:
+        """Write the files alone; `directory` is made where it is missing."""
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file(self.weights, directory / WEIGHTS_FILE)
+        save_file(self.momentum, directory / MOMENTUM_FILE)
+        (directory / STATE_FILE).write_text(self.state)
+
+
+def take_snapshot(
+    model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> Snapshot:
+    """Copy weights, momentum buffers and the JSON-serialisable `state` as they are now."""
     momentum = {
         name: optimizer.state[parameter]["momentum_buffer"]
         for name, parameter in model.named_parameters()
         if optimizer.state[parameter].get("momentum_buffer") is not None
     }
-    save_file(_contiguous(momentum), directory / MOMENTUM_FILE)
-    (directory / STATE_FILE).write_text(json.dumps(state, indent=1))
+    return Snapshot(_copied(model.state_dict()), _copied(momentum), json.dumps(state, indent=1))
 
 
 def restore_checkpoint(
     directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Load what `save_checkpoint` wrote into `model` and `optimizer`; return its `state`.
+    """Load what a snapshot wrote into `model` and `optimizer`; return its `state`.
 
     Raises CheckpointError where a file is missing or damaged, or where names or shapes differ from
     the model's, with the differences.
@@ -59,12 +96,20 @@ def restore_checkpoint(
     return state
 
 
+def read_state(directory: Path) -> dict[str, Any]:
+    """The position and the history of a checkpoint. Raises CheckpointError."""
+    try:
+        return dict(json.loads((directory / STATE_FILE).read_text()))
+    except Exception as error:
+        raise CheckpointError(f"{directory}: not a readable checkpoint ({error})") from error
+
+
 def read_history(directory: Path) -> list[dict[str, float]]:
     """The metrics of every epoch up to a checkpoint, first epoch first. Raises CheckpointError."""
     try:
-        return list(json.loads((directory / STATE_FILE).read_text())["history"])
-    except Exception as error:
-        raise CheckpointError(f"{directory}: not a readable checkpoint ({error})") from error
+        return list(read_state(directory)["history"])
+    except KeyError as error:
+        raise CheckpointError(f"{directory}: not a readable checkpoint (no {error})") from error
 
 
 def load_weights(directory: Path, model: nn.Module) -> None:
@@ -77,9 +122,30 @@ def load_weights(directory: Path, model: nn.Module) -> None:
     model.load_state_dict(weights)
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    # safetensors stores plain row-major tensors only; channels-last ones are copied.
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def write_text(path: Path, text: str) -> None:
+    """Write or replace a file, whole or not at all."""
+    partial = path.with_name(path.name + PARTIAL)
+    partial.write_text(text, encoding="utf-8")
+    sync_to_disk([partial])
+    os.replace(partial, path)
+
+
+def sync_to_disk(paths: Iterable[Path]) -> None:
+    """Wait until files, or the entries of directories, would survive a loss of power."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # Row-major, which is all that safetensors stores, also where the model is channels-last.
+    return {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+        for name, tensor in tensors.items()
+    }
 
 
 def _check_fit(directory: Path, model: nn.Module, weights: dict[str, Tensor]) -> None:

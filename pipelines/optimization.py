@@ -24,6 +24,11 @@ class TrainingConfig:
     schedule_by: whether the learning rate changes every `epoch`, as the paper's, or `iteration`.
     warmup_steps: steps over which the rate rises linearly from its first share to the schedule's.
     gradient_clip: largest norm of all gradients together; no clipping when left out.
+    init: path or URI of a checkpoint, a model directory or a file of weights that the whole network
+        starts from; in a study also `runs:/ID/best` or `models:/NAME@ALIAS`. A trial is known by
+        the content, not by where it lies.
+    init_skip: patterns of tensor names (`head.*`) that `init` leaves at their own initial values,
+        such as the classifier of a model with other classes.
     backbone_weights: path or URI of published weights that the backbone starts from.
     precision, memory_format: how the network is computed; `auto` asks the device.
     compile: run the network through `torch.compile`.
@@ -45,6 +50,8 @@ class TrainingConfig:
     warmup_steps: int = 0
     gradient_clip: float | None = None
     loss: LossConfig = field(default_factory=LossConfig)
+    init: str | None = None
+    init_skip: tuple[str, ...] = ()
     backbone_weights: str | None = None
     precision: Precision = "auto"
     memory_format: MemoryFormat = "auto"
@@ -67,6 +74,10 @@ class TrainingConfig:
                 raise ValueError(f"{name} must not be negative, received {getattr(self, name)}")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ValueError(f"gradient_clip must be above 0, received {self.gradient_clip}")
+        if self.init_skip and self.init is None:
+            raise ValueError("init_skip names tensors, but there is no init to leave them out of")
+        if self.init is not None and self.backbone_weights is not None:
+            raise ValueError("init and backbone_weights must not both be set: init has a backbone")
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:

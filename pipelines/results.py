@@ -15,7 +15,8 @@ PANEL_ROWS = 5
 
 def write_results(directory: Path, training: Training, report: Report) -> None:
     """Write `confusion.csv`, `confusion.png`, `counts.arrow` (by image and class) and `panels.png`
-    into `directory`, and `pretrained.txt` where weights were loaded: what of them, and what not.
+    into `directory`, and `pretrained.txt` or `init.txt` where weights were loaded: what of them,
+    and what not.
 
     The panels show images spread evenly over the validation split, the same for every variant.
     """
@@ -33,6 +34,8 @@ def write_results(directory: Path, training: Training, report: Report) -> None:
 
     if training.pretrained is not None:
         (directory / "pretrained.txt").write_text(f"{training.pretrained}\n")
+    if training.initial is not None:
+        (directory / "init.txt").write_text(f"{training.initial}\n")
 
     experiment = training.experiment
     split = training.samples(experiment.data.validation_split)

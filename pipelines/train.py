@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,8 +18,10 @@ import torch.distributed as dist
 import yaml
 
 from models import PretrainedError
+from pipelines.background import BackgroundWriter
 from pipelines.cache import NodeCache
-from pipelines.checkpoint import CheckpointError
+from pipelines.checkpoint import CheckpointError, write_text
+from pipelines.checkpoint_folder import CheckpointFolder
 from pipelines.configuration import ConfigurationError, configure
 from pipelines.core_yaml import CoreLoader
 from pipelines.dataset import DatasetError, open_dataset
@@ -47,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if distributed:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
+        for name in ("keep", "checkpoint_steps"):
+            value = getattr(options, name)
+            if value is not None and value < 1:
+                option = name.replace("_", "-")
+                raise ConfigurationError(f"--{option} must be at least 1, received {value}")
         experiment = _read(options.experiment, options.dataset)
         _train(experiment, Path(options.out), device, options)
     except BAD_INPUT as error:
@@ -61,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(
     experiment: Experiment, out: Path, device: torch.device, options: argparse.Namespace
 ) -> None:
-    """Train into `out`: `last/` and `best/` checkpoints, `metrics.jsonl`, and `results/`."""
+    """Train into `out`: `checkpoints/`, of which `last` and `best` name two, `metrics.jsonl`, and
+    `results/`."""
     cache = None if options.cache is None else NodeCache(Path(options.cache).expanduser())
     dataset = open_dataset(_location(experiment.data.dataset, out))
     training = Training(experiment, dataset, device, cache=cache)
@@ -72,42 +81,44 @@ def _train(
         raise ConfigurationError(
             f"{out} holds another experiment (see {recorded}); choose another --out"
         )
-    if (out / "last").exists():
-        training.restore(out / "last")
-        _say(leads, f"going on after epoch {training.position.epoch}")
-    elif leads:
+    folder = CheckpointFolder(out, keep=options.keep)
+    if leads:
         out.mkdir(parents=True, exist_ok=True)
-        recorded.write_text(described)
+        write_text(recorded, described)
+        folder.tidy()
     if training.group.size > 1:
-        dist.barrier()  # nobody looks for what rank 0 has yet to write
+        dist.barrier()  # nobody looks for what rank 0 has yet to write or to clear away
+    resumed = folder.last()
+    if resumed is not None:
+        training.restore(resumed)
+        _say(leads, f"going on after epoch {training.position.epoch}")
 
-    def keep(report: Report) -> None:
-        if not leads:
-            return
-        _replace(out / "last", report)
-        if report.metrics is None:
-            return
-        if report.metrics.get("val/miou") == report.metrics.get("val/best_miou", -1.0):
-            _replace(out / "best", report)
-        # The whole history each time, so that a line is never there twice.
-        lines = [json.dumps(metrics) for metrics in training.history]
-        (out / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-        if report.scores is not None and report.epoch == experiment.training.epochs:
-            shutil.rmtree(out / "results", ignore_errors=True)
-            write_results(out / "results", training, report)
-        _say(leads, _line(report, experiment.training.epochs))
+    with BackgroundWriter() as writer:
 
-    training.run(keep, report_steps=options.checkpoint_steps)
+        def keep(report: Report) -> None:
+            if not leads:
+                return
+            writer.wait()  # one snapshot in memory, not two
+            if report.scores is not None and report.epoch == experiment.training.epochs:
+                # Before the checkpoint: a finished training has its results.
+                shutil.rmtree(out / "results", ignore_errors=True)
+                write_results(out / "results", training, report)
+            snapshot, position = report.snapshot(), training.position
+            writer.start(partial(folder.save, snapshot, position.epoch, position.step))
+            if report.metrics is not None:
+                _write_history(out, training)
+                _say(leads, _line(report, experiment.training.epochs))
+
+        if leads:
+            _write_history(out, training)
+        training.run(keep, report_steps=options.checkpoint_steps)
     _say(leads, f"finished: {out}")
 
 
-def _replace(directory: Path, report: Report) -> None:
-    """Write a checkpoint beside `directory`, then put it in its place."""
-    partial = directory.with_name(f"{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    report.save(partial)
-    shutil.rmtree(directory, ignore_errors=True)
-    partial.rename(directory)
+def _write_history(out: Path, training: Training) -> None:
+    """The metrics of all epochs: the whole history each time, so that no line is there twice."""
+    lines = [json.dumps(metrics) + "\n" for metrics in training.history]
+    write_text(out / "metrics.jsonl", "".join(lines))
 
 
 def _line(report: Report, epochs: int) -> str:
@@ -167,6 +178,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", metavar="DIR", help="keep decoded data here between runs")
     parser.add_argument(
         "--checkpoint-steps", type=int, metavar="N", help="a checkpoint every N steps as well"
+    )
+    parser.add_argument(
+        "--keep",
+        type=int,
+        default=1,
+        metavar="N",
+        help="keep the N best checkpoints on the validation split, besides the last (default: 1)",
     )
     return parser
 

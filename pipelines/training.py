@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -22,16 +23,24 @@ from models import PretrainedReport, SegmentationLoss, set_sample_keys
 from pipelines.augmentation import Augmentation
 from pipelines.batch_norm import synchronise_batch_norm
 from pipelines.cache import NodeCache
-from pipelines.checkpoint import restore_checkpoint, save_checkpoint
+from pipelines.checkpoint import Snapshot, restore_checkpoint, take_snapshot
 from pipelines.dataset import PreparedDataset, Samples
 from pipelines.device import TrainingBatch, augment_ahead
 from pipelines.distributed import WorkerGroup
 from pipelines.evaluation import Scores, evaluate
 from pipelines.experiment import Experiment
+from pipelines.initial_weights import InitialReport, load_initial_weights
 from pipelines.loading import EvaluationBatches, TrainingBatches
 from pipelines.network import build_network, load_backbone_weights
 from pipelines.optimization import build_optimizer, learning_rate
 from pipelines.precision import Numerics
+
+# What turns off the exchange of buffers before each step; renamed in torch 2.13.
+_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -56,13 +65,14 @@ class Report:
 
     At the end of an epoch: epoch, counted from 1; metrics, name to value, mIoU and IoU in [0, 1];
     scores on the validation split, None in epochs without validation. In the middle of one:
-    `metrics` and `scores` are None. save: writes the checkpoint; only rank 0 needs to call it.
+    `metrics` and `scores` are None. snapshot: copies the training's state, to be written while it
+    goes on; only rank 0 needs to call it, and before `report` returns.
     """
 
     epoch: int
     metrics: dict[str, float] | None
     scores: Scores | None
-    save: Callable[[Path], None]
+    snapshot: Callable[[], Snapshot]
 
 
 class Training:
@@ -97,6 +107,9 @@ class Training:
         self.pretrained: PretrainedReport | None = None
         if config.backbone_weights is not None:
             self.pretrained = load_backbone_weights(model, config.backbone_weights)
+        self.initial: InitialReport | None = None
+        if config.init is not None:
+            self.initial = load_initial_weights(model, config.init, config.init_skip)
         self.model = self.numerics.place(model)
         if self.group.size > 1:
             self.model = synchronise_batch_norm(self.model, device)
@@ -107,8 +120,9 @@ class Training:
             self.replica = DistributedDataParallel(
                 self.replica,
                 device_ids=[device] if device.type == "cuda" else None,
-                broadcast_buffers=False,  # equal on all workers, because the statistics are
                 gradient_as_bucket_view=True,
+                # Equal on all workers, because the statistics are.
+                **{_BUFFERS: False},  # type: ignore[arg-type]
             )
         self.optimizer = build_optimizer(self.model, config)
         self.criterion = SegmentationLoss(config.loss).to(device)
@@ -174,11 +188,11 @@ class Training:
             metrics["memory_gib"] = self.group.maximum(_peak_memory_gib(self.numerics.device))
             metrics = {"epoch": epoch, **metrics}
             self.history.append(metrics)
-            report(Report(epoch, metrics, scores, self._save))
+            report(Report(epoch, metrics, scores, self._snapshot))
 
-    def _save(self, directory: Path) -> None:
+    def _snapshot(self) -> Snapshot:
         state = {"position": asdict(self.position), "history": self.history}
-        save_checkpoint(directory, self.model, self.optimizer, state)
+        return take_snapshot(self.model, self.optimizer, state)
 
     def _train_epoch(
         self, report: Callable[[Report], None], report_steps: int | None
@@ -207,7 +221,7 @@ class Training:
             position.step += 1
             position.seconds += time.perf_counter() - started
             if report_steps and position.step % report_steps == 0 and position.step < steps:
-                report(Report(position.epoch + 1, None, None, self._save))
+                report(Report(position.epoch + 1, None, None, self._snapshot))
         means = [value / steps for value in position.loss_sums]
         metrics = {"train/loss": means[0]}
         if len(means) > 2:

@@ -11,7 +11,9 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
+from pyarrow.fs import FileType
 
+from pipelines.checkpoint import WEIGHTS_FILE
 from pipelines.manifest import DatasetError
 from pipelines.storage import locate
 
@@ -54,6 +56,19 @@ def read_weights(uri: str | Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise WeightsError(f"{uri}: holds {type(content).__name__}, not a mapping of tensors")
     return {str(key): value for key, value in content.items()}
+
+
+def weights_in(uri: str) -> str:
+    """The file of weights that `uri` stands for: itself, or the one in a checkpoint or a model
+    directory. Raises WeightsError where there is nothing."""
+    try:
+        location = locate(uri)
+        kind = location.filesystem.get_file_info(location.path).type
+    except (DatasetError, OSError) as error:
+        raise WeightsError(f"{uri}: cannot be read ({error})") from error
+    if kind == FileType.NotFound:
+        raise WeightsError(f"{uri}: no such file or directory")
+    return f"{str(uri).rstrip('/')}/{WEIGHTS_FILE}" if kind == FileType.Directory else str(uri)
 
 
 def weights_digest(uri: str | Path) -> str:

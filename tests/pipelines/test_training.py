@@ -56,7 +56,7 @@ def run(
         reports.append(report)
         # The first report: the end of the first epoch, or a place within it.
         if save_at is not None and len(reports) == 1:
-            report.save(save_at)
+            report.snapshot().write(save_at)
 
     training.run(keep, report_steps)
     measured = ("images_per_second", "memory_gib", "val/seconds")

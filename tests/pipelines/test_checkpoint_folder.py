@@ -1,0 +1,150 @@
+"""Checkpoints in a folder: which stay, whole or not at all, and killed at any moment."""
+
+import itertools
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from pipelines.background import BackgroundWriter
+from pipelines.checkpoint import CheckpointError, Snapshot, take_snapshot
+from pipelines.checkpoint_folder import CheckpointFolder, Entry, select
+
+
+def snapshot(epoch: int, step: int = 0, mious: tuple[float | None, ...] = ()) -> Snapshot:
+    """Of a tiny model; mious: by epoch, None for one without validation."""
+    model = nn.Conv2d(3, 2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    history = [
+        {"epoch": number, **({} if miou is None else {"val/miou": miou})}
+        for number, miou in enumerate(mious, start=1)
+    ]
+    position = {"epoch": epoch, "step": step}
+    return take_snapshot(model, optimizer, {"position": position, "history": history})
+
+
+def names(folder: CheckpointFolder) -> list[str]:
+    return sorted(path.name for path in (folder.root / "checkpoints").iterdir())
+
+
+@given(
+    mious=st.lists(st.none() | st.integers(0, 5), min_size=1, max_size=12), keep=st.integers(1, 4)
+)
+def test_the_last_and_the_best_stay(mious: list[int | None], keep: int) -> None:
+    entries = [
+        Entry(Path(str(epoch)), epoch, 0, None if miou is None else miou / 10)
+        for epoch, miou in enumerate(mious)
+    ]
+    selection = select(entries[::-1], keep)
+    kept = [entry for entry in entries if entry not in selection.dropped]
+    assert selection.last == entries[-1]
+    assert selection.last in kept
+    # Against counting: an entry stays if fewer than `keep` are better, or equal and later.
+    for entry in entries[:-1]:
+        better = [
+            other
+            for other in entries
+            if other.miou is not None
+            and entry.miou is not None
+            and (other.miou, other.epoch) > (entry.miou, entry.epoch)
+        ]
+        assert (entry in kept) == (entry.miou is not None and len(better) < keep)
+    scored = [entry for entry in entries if entry.miou is not None]
+    best = max(scored, key=lambda entry: (entry.miou, entry.epoch), default=None)
+    assert selection.best == best
+
+
+def test_a_folder_over_a_training(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep=2)
+    assert folder.last() is None
+    mious = (0.1, 0.4, None, 0.3, 0.2)
+    for epoch in range(1, 6):
+        folder.save(snapshot(epoch - 1, 7, mious[: epoch - 1]), epoch - 1, 7)
+        folder.save(snapshot(epoch, 0, mious[:epoch]), epoch, 0)
+    assert names(folder) == [f"epoch-000{epoch}-step-000000" for epoch in (2, 4, 5)]
+    assert (tmp_path / "last").resolve() == folder.last()
+    assert (tmp_path / "best").resolve().name == "epoch-0002-step-000000"
+    assert json.loads((tmp_path / "last" / "state.json").read_text())["position"]["epoch"] == 5
+
+
+def test_a_write_is_cut_short_at_every_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every system call that changes something on the disk is the last one, in turn."""
+
+    class Killed(BaseException):
+        pass
+
+    real = {name: getattr(os, name) for name in ("fsync", "rename", "replace", "symlink", "unlink")}
+    for survived in itertools.count():
+        root = tmp_path / str(survived)
+        folder = CheckpointFolder(root)
+        folder.save(snapshot(1, 0, (0.5,)), 1, 0)
+        calls = 0
+
+        def dying(name: str):  # type: ignore[no-untyped-def]
+            def call(*arguments: object, **options: object) -> object:
+                nonlocal calls
+                calls += 1
+                if calls > survived:  # noqa: B023
+                    raise Killed
+                return real[name](*arguments, **options)
+
+            return call
+
+        with monkeypatch.context() as patched:
+            for name in real:
+                patched.setattr(os, name, dying(name))
+            try:
+                folder.save(snapshot(2, 0, (0.5, 0.6)), 2, 0)
+                finished = True
+            except Killed:
+                finished = False
+        found = CheckpointFolder(root)
+        found.tidy()
+        last = found.last()
+        assert last is not None
+        assert last.name in ("epoch-0001-step-000000", "epoch-0002-step-000000")
+        # Links and checkpoints agree whatever had happened, and nothing half-done is left.
+        assert (root / "last").resolve() == last
+        assert (root / "best").resolve() == last
+        assert names(found) == [last.name]
+        assert sorted(os.listdir(root)) == ["best", "checkpoints", "last"]
+        if finished:
+            assert last.name == "epoch-0002-step-000000"
+            break
+    assert survived > 5
+
+
+def test_a_failed_write_surfaces_at_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("no directory")
+    folder = CheckpointFolder(tmp_path)
+    writer = BackgroundWriter()
+    writer.start(lambda: folder.save(snapshot(1), 1, 0))
+    with pytest.raises(CheckpointError, match=r"epoch-0001-step-000000: cannot be written \("):
+        writer.start(lambda: None)
+    writer.wait()
+    with pytest.raises(CheckpointError, match="cannot be written"), writer:
+        writer.start(lambda: folder.save(snapshot(2), 2, 0))
+
+
+def test_a_snapshot_does_not_follow_the_training(tmp_path: Path) -> None:
+    model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(1, 3, 4, 4)).sum().backward()
+    optimizer.step()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    buffer = optimizer.state[model.weight]["momentum_buffer"].clone()
+    history: list[dict[str, float]] = []
+    taken = take_snapshot(model, optimizer, {"history": history})
+    history.append({"epoch": 1.0})
+    optimizer.step()
+    assert not torch.equal(model.weight, before["weight"])
+    assert all(torch.equal(taken.weights[name], value) for name, value in before.items())
+    assert torch.equal(taken.momentum["weight"], buffer)
+    assert json.loads(taken.state) == {"history": []}
