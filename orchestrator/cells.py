@@ -64,7 +64,7 @@ class Cell:
     def steps(self) -> int:
         """Optimizer steps of the whole training."""
         experiment = self.trial.experiment
-        images = self.dataset.manifest.counts[experiment.data.train_split]
+        images = len(self.dataset.split(experiment.data.train_split))
         return experiment.training.epochs * -(-images // experiment.training.batch)
 
 
@@ -98,7 +98,8 @@ def resolve_cells(
             opened[data.dataset] = location, open_dataset(location)
         location, dataset = opened[data.dataset]
         for split in (data.train_split, data.validation_split):
-            dataset.split(split)
+            if split is not None:
+                dataset.split(split)
         classes = len(dataset.manifest.classes)
         training = trial.experiment.training
         if training.init is not None and training.init not in found:

@@ -30,7 +30,7 @@ from orchestrator.inference_command import (
 )
 from orchestrator.ledger import Ledger
 from orchestrator.trained_model import ModelError, TrainedModel, load_model, open_ledger
-from pipelines.dataset import PreparedDataset, open_dataset
+from pipelines.dataset import PreparedDataset, open_dataset, split_parts
 from pipelines.evaluation import EvaluationConfig, count_pixels
 from pipelines.inference import InferenceConfig
 from pipelines.loading import EvaluationBatches
@@ -165,7 +165,7 @@ def _notes(model: TrainedModel, dataset: PreparedDataset, split: str) -> list[st
     notes = []
     data = model.experiment.data
     if dataset.manifest.fingerprint == model.learned.fingerprint:
-        if split == data.train_split:
+        if set(split_parts(split)) & set(split_parts(data.train_split)):
             notes.append("the model was trained on these images")
         elif split == data.validation_split and model.checkpoint == "best":
             notes.append("this checkpoint was chosen on these images")

@@ -90,7 +90,10 @@ class Recorder:
         for metrics in read_history(last):
             self._log(name, int(metrics["epoch"]), metrics)
         self._study_run.ledger.log_artifact(run_id, last / RESULTS_DIRECTORY)
-        for folder, checkpoint in (("last", last), ("best", best)):
+        checkpoints = {"last": last}
+        if cell.trial.experiment.data.validation_split is not None:
+            checkpoints["best"] = best
+        for folder, checkpoint in checkpoints.items():
             with tempfile.TemporaryDirectory() as temporary:
                 directory = Path(temporary)
                 (directory / WEIGHTS_FILE).symlink_to(checkpoint / WEIGHTS_FILE)

@@ -55,14 +55,14 @@ def train_worker(config: dict[str, WorkerTask]) -> None:
     def send(report: Report) -> None:
         metrics = dict(report.metrics or {})
         # Ray keeps the checkpoint that scores best, and refuses one without a score.
-        metrics[SCORE] = metrics.get("val/miou", -1.0)
+        metrics[SCORE] = _score(report, training)
         if training.group.rank != 0:
             ray.train.report(metrics)
             return
         written.wait()  # one snapshot in memory, not two
         written.clear()
         directory = Path(tempfile.mkdtemp(prefix="checkpoint-"))
-        if report.scores is not None and report.epoch == task.experiment.training.epochs:
+        if report.metrics is not None and report.epoch == task.experiment.training.epochs:
             write_results(directory / RESULTS_DIRECTORY, training, report)
         snapshot = report.snapshot()
 
@@ -84,3 +84,10 @@ def train_worker(config: dict[str, WorkerTask]) -> None:
         )
 
     training.run(send, report_steps=task.checkpoint_steps)
+
+
+def _score(report: Report, training: Training) -> float:
+    """What a checkpoint is kept for: its mIoU; being later, where nothing is ever validated."""
+    if report.metrics is not None and training.validation is None:
+        return float(report.epoch)
+    return (report.metrics or {}).get("val/miou", -1.0)

@@ -13,9 +13,12 @@ import shutil
 import threading
 import warnings
 import weakref
+from bisect import bisect_right
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +27,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from pipelines.ahead import prepare_ahead
-from pipelines.dataset import PreparedDataset, Samples, Split
+from pipelines.dataset import PreparedDataset, Samples, Split, split_parts
 
 # Of the file; a change makes old files unreadable, so it is part of their names.
 VERSION = 1
@@ -52,6 +55,9 @@ class NodeCache:
             DatasetError: no such split, or a damaged sample in it.
         """
         split = dataset.split(name)
+        parts = split_parts(name)
+        if len(parts) > 1:  # each part's copy serves those who use it alone
+            return JoinedSplit(split, [self.decoded(dataset, part, threads) for part in parts])
         size = int((split.heights * split.widths).sum()) * 4
         path = self.directory / f"{dataset.manifest.fingerprint[:32]}-{name}.{VERSION}.arrow"
         try:
@@ -178,6 +184,33 @@ class DecodedSplit:
         size = (int(self.heights[index]), int(self.widths[index]))
         image, label = (np.frombuffer(column.buffers()[2], np.uint8) for column in batch.columns)
         return image.reshape(*size, 3), label.reshape(size)
+
+
+class JoinedSplit:
+    """Splits one after the other, each read from its own copy. split: the same samples, undecoded,
+    which knows everything about them but their pixels."""
+
+    def __init__(self, split: Split, parts: Sequence[Samples]) -> None:
+        self._split = split
+        self._parts = parts
+        self._starts = list(accumulate(map(len, parts), initial=0))
+        self.identifiers = split.identifiers
+        self.groups = split.groups
+        self.heights = split.heights
+        self.widths = split.widths
+        self.class_pixels = split.class_pixels
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    @property
+    def centroids(self) -> NDArray[np.int64]:
+        return self._split.centroids
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Image uint8 (height, width, 3) and label uint8 (height, width) of a sample."""
+        part = bisect_right(self._starts, index) - 1
+        return self._parts[part].read(index - self._starts[part])
 
 
 def _evict(path: Path) -> None:

@@ -13,7 +13,9 @@ class DataConfig:
 
     dataset: `streets` for the embedded data set, else the path or URI of a prepared one.
     crop: height and width of a training crop in pixels.
-    train_split, validation_split: names of splits in the data set.
+    train_split: a split of the data set, or several of them joined, such as `train+val`.
+    validation_split: the split that is scored while training; null for none, as before a test
+        server is asked.
     class_uniform: share of each epoch that is drawn class by class, 0 to 1, instead of picture by
         picture; the paper draws half of its Cityscapes epochs so.
     """
@@ -23,7 +25,7 @@ class DataConfig:
     dataset: str = "streets"
     crop: tuple[int, int] = (1024, 1024)
     train_split: str = "train"
-    validation_split: str = "val"
+    validation_split: str | None = "val"
     class_uniform: float = 0.0
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
@@ -37,6 +39,15 @@ class DataConfig:
             raise ValueError(
                 f"class_uniform must be a share from 0 to 1, received {self.class_uniform}"
             )
-        for name in ("dataset", "train_split", "validation_split"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} must not be empty")
+        if not self.dataset:
+            raise ValueError("dataset must not be empty")
+        for name in ("train_split", "validation_split"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            parts = value.split("+")
+            if not all(parts) or len(set(parts)) < len(parts):
+                raise ValueError(
+                    f"{name} must name a split, or different ones with + between them, such as "
+                    f"train+val; received {value!r}"
+                )

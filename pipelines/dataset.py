@@ -28,6 +28,7 @@ __all__ = [
     "Samples",
     "Split",
     "open_dataset",
+    "split_parts",
 ]
 
 IGNORE_INDEX = 255
@@ -151,19 +152,22 @@ class PreparedDataset:
         self._splits: dict[str, Split] = {}
 
     def split(self, name: str) -> Split:
-        """The samples of split `name`, which must not be empty.
+        """The samples of split `name`, which must not be empty; `train+val` joins two, one after
+        the other.
 
         Raises:
             DatasetError: no such split (the message lists those there are), or a damaged shard.
         """
-        if not self.manifest.counts.get(name):
-            there = ", ".join(f"{key} ({n})" for key, n in self.manifest.counts.items() if n)
-            raise DatasetError(
-                f"{self.location.uri}: no samples in split {name!r}; it has {there or 'none'}"
-            )
+        parts = split_parts(name)
+        for part in parts:
+            if not self.manifest.counts.get(part):
+                there = ", ".join(f"{key} ({n})" for key, n in self.manifest.counts.items() if n)
+                raise DatasetError(
+                    f"{self.location.uri}: no samples in split {part!r}; it has {there or 'none'}"
+                )
         if name not in self._splits:
-            chosen = pc.equal(self._index["split"], name)
-            self._splits[name] = Split(name, self.location, self._index.filter(chosen))
+            rows = [self._index.filter(pc.equal(self._index["split"], part)) for part in parts]
+            self._splits[name] = Split(name, self.location, pa.concat_tables(rows))
         return self._splits[name]
 
     @cached_property
@@ -175,6 +179,11 @@ class PreparedDataset:
                 "prepare the data set again"
             )
         return pq.read_table(pa.BufferReader(data)).combine_chunks()
+
+
+def split_parts(name: str) -> tuple[str, ...]:
+    """The splits that a name such as `train+val` joins."""
+    return tuple(name.split("+"))
 
 
 def open_dataset(uri: str | Path) -> PreparedDataset:

@@ -19,9 +19,16 @@ def write_results(directory: Path, training: Training, report: Report) -> None:
     and what not.
 
     The panels show images spread evenly over the validation split, the same for every variant.
+    Without a validation split there is nothing to score and nothing to show.
     """
-    assert report.scores is not None, "the last epoch is always validated"
     directory.mkdir(parents=True)
+    if training.pretrained is not None:
+        (directory / "pretrained.txt").write_text(f"{training.pretrained}\n")
+    if training.initial is not None:
+        (directory / "init.txt").write_text(f"{training.initial}\n")
+    experiment = training.experiment
+    if report.scores is None or experiment.data.validation_split is None:
+        return
     names = training.classes
     confusion = report.scores.confusion.numpy()
     header = ",".join(["label", *names])
@@ -32,12 +39,6 @@ def write_results(directory: Path, training: Training, report: Report) -> None:
     title = f"epoch {report.epoch}: mIoU {100 * report.scores.miou:.1f} %, validation split"
     draw_confusion(directory / "confusion.png", confusion, names, title)
 
-    if training.pretrained is not None:
-        (directory / "pretrained.txt").write_text(f"{training.pretrained}\n")
-    if training.initial is not None:
-        (directory / "init.txt").write_text(f"{training.initial}\n")
-
-    experiment = training.experiment
     split = training.samples(experiment.data.validation_split)
     write_counts(directory / "counts.arrow", report.scores, split.identifiers, names, split.groups)
     positions = np.linspace(0, len(split) - 1, min(PANEL_ROWS, len(split))).round().astype(int)

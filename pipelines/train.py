@@ -99,7 +99,7 @@ def _train(
             if not leads:
                 return
             writer.wait()  # one snapshot in memory, not two
-            if report.scores is not None and report.epoch == experiment.training.epochs:
+            if report.metrics is not None and report.epoch == experiment.training.epochs:
                 # Before the checkpoint: a finished training has its results.
                 shutil.rmtree(out / "results", ignore_errors=True)
                 write_results(out / "results", training, report)

@@ -136,12 +136,14 @@ class Training:
             world=self.group.size,
             pin=device.type == "cuda",
         )
-        self.validation = EvaluationBatches(
-            self.samples(data.validation_split),
-            batch=experiment.evaluation.batch,
-            rank=self.group.rank,
-            world=self.group.size,
-        )
+        self.validation: EvaluationBatches | None = None
+        if data.validation_split is not None:
+            self.validation = EvaluationBatches(
+                self.samples(data.validation_split),
+                batch=experiment.evaluation.batch,
+                rank=self.group.rank,
+                world=self.group.size,
+            )
         self.position = Position()
         self.history: list[dict[str, float]] = []
 
@@ -170,7 +172,7 @@ class Training:
             self.position = Position(epoch=self.position.epoch + 1)
             epoch = self.position.epoch
             scores = None
-            if epoch % every == 0 or epoch == epochs:
+            if self.validation is not None and (epoch % every == 0 or epoch == epochs):
                 started = time.perf_counter()
                 scores = evaluate(
                     self.model,

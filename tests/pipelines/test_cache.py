@@ -41,6 +41,22 @@ def test_the_copy_holds_the_same_samples(streets: PreparedDataset, tmp_path: Pat
     assert len(arrow_files(tmp_path)) == 1
 
 
+def test_joined_splits_share_the_copies_of_their_parts(
+    streets: PreparedDataset, tmp_path: Path
+) -> None:
+    split = streets.split("val+train")
+    found = NodeCache(tmp_path).decoded(streets, "val+train")
+    assert len(found) == len(split) == 14
+    assert found.identifiers == split.identifiers
+    assert found.groups == split.groups
+    assert np.array_equal(found.class_pixels, split.class_pixels)
+    assert np.array_equal(found.centroids, split.centroids)
+    for index in range(len(split)):
+        assert all(map(np.array_equal, found.read(index), split.read(index)))
+    assert isinstance(NodeCache(tmp_path).decoded(streets, "train"), DecodedSplit)
+    assert len(arrow_files(tmp_path)) == 2
+
+
 def test_many_processes_build_once(streets: PreparedDataset, tmp_path: Path) -> None:
     code = f"""
 import sys

@@ -65,6 +65,19 @@ def test_a_missing_split_names_those_there(streets: PreparedDataset) -> None:
         streets.split("test")
 
 
+def test_joined_splits_are_one_after_the_other(streets: PreparedDataset) -> None:
+    train, val, both = (streets.split(name) for name in ("train", "val", "train+val"))
+    assert (both.name, len(both)) == ("train+val", 14)
+    assert both.identifiers == train.identifiers + val.identifiers
+    assert np.array_equal(both.class_pixels, np.concatenate([train.class_pixels, val.class_pixels]))
+    moved = val.centroids + [len(train), 0, 0, 0]
+    assert np.array_equal(both.centroids, np.concatenate([train.centroids, moved]))
+    for index, own in ((10, train.read(10)), (11, val.read(0)), (13, val.read(2))):
+        assert all(map(np.array_equal, both.read(index), own))
+    with pytest.raises(DatasetError, match="no samples in split 'test'; it has train"):
+        streets.split("train+test")
+
+
 @pytest.fixture
 def copy(streets: PreparedDataset, tmp_path: Path) -> Path:
     return Path(shutil.copytree(streets.location.path, tmp_path / "copy"))

@@ -20,6 +20,7 @@ from pipelines.dataset import open_dataset
 from pipelines.evaluation import EvaluationConfig
 from pipelines.experiment import Experiment
 from pipelines.optimization import TrainingConfig
+from pipelines.results import write_results
 from pipelines.training import NonFiniteLossError, Report, Training
 
 CPU = torch.device("cpu")
@@ -159,6 +160,29 @@ def test_validation_can_be_rare_but_the_last_epoch_is_validated(small_streets: P
     experiment = replace(small_experiment(epochs=3), evaluation=EvaluationConfig(every=2))
     history, _ = run(experiment, small_streets)
     assert ["val/miou" in entry for entry in history] == [False, True, True]
+
+
+def test_joined_splits_train_without_validation(small_streets: Path, tmp_path: Path) -> None:
+    data = DataConfig(
+        crop=(32, 48), train_split="train+val", validation_split=None, class_uniform=0.5
+    )
+    experiment = replace(small_experiment(epochs=1), data=data)
+    training = Training(experiment, open_dataset(small_streets), CPU)
+    assert len(training.batches) == math.ceil(19 / 6)
+    reports: list[Report] = []
+    training.run(reports.append)
+    (report,) = reports
+    assert report.scores is None
+    assert report.metrics is not None
+    assert not [name for name in report.metrics if name.startswith("val/")]
+    write_results(tmp_path / "results", training, report)
+    assert not list((tmp_path / "results").iterdir())
+
+
+def test_a_split_that_cannot_be_is_refused() -> None:
+    for name in ("", "train+", "train+train"):
+        with pytest.raises(ValueError, match="train_split must name a split, or different ones"):
+            DataConfig(train_split=name)
 
 
 def test_the_total_is_the_sum_of_its_terms(small_streets: Path) -> None:
