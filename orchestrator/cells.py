@@ -42,7 +42,7 @@ class Cell:
     """One trial with everything that decides it resolved: precision, data, weights, code.
 
     pretrained: what of published weights its backbone starts from. init: the file of weights that
-    the whole network starts from, as the workers find it.
+    the whole network starts from, as the workers find it. digests: of these two, where it has them.
     """
 
     trial: Trial
@@ -53,6 +53,7 @@ class Cell:
     cost: ModelCost
     pretrained: PretrainedReport | None
     init: str | None = None
+    digests: tuple[str | None, str | None] = (None, None)
 
     @property
     def experiment(self) -> Experiment:
@@ -110,7 +111,10 @@ def resolve_cells(
         if key not in examined:
             examined[key] = _examine(trial.experiment, classes, init)
         cost, pretrained = examined[key]
-        digest = training.backbone_weights and weights_digest(training.backbone_weights)
+        digests = (
+            training.backbone_weights and weights_digest(training.backbone_weights),
+            init and weights_digest(init),
+        )
         training = replace(
             training,
             precision=resolve_precision(training.precision, device),
@@ -120,15 +124,14 @@ def resolve_cells(
         cells.append(
             Cell(
                 trial=replace(trial, experiment=experiment),
-                identity=trial_identity(
-                    experiment, dataset.manifest.fingerprint, digest, init and weights_digest(init)
-                ),
+                identity=trial_identity(experiment, dataset.manifest.fingerprint, *digests),
                 code=code_version(modules_of(experiment, imports)),
                 dataset=dataset,
                 location=location,
                 cost=cost,
                 pretrained=pretrained,
                 init=init,
+                digests=digests,
             )
         )
     return cells

@@ -69,6 +69,9 @@ class StudyRun:
             "mlflow.parentRunId": self.parent_id,
             "mlflow.note.content": "",
         }
+        for name, digest in zip(("weights", "init"), cell.digests, strict=True):
+            if digest:
+                tags[f"{TAG}{name}"] = digest
         if commit:
             tags["mlflow.source.git.commit"] = commit
         client = self.ledger.client

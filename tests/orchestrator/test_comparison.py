@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from orchestrator.bootstrap import group_sizes, resampled_miou
-from orchestrator.comparison import compare, holm, replicated_differences
-from orchestrator.counts import Counts, read_counts
-from orchestrator.power import power_of, seeds_needed, seeds_warning
+from orchestrator.report.bootstrap import group_sizes, resampled_miou
+from orchestrator.report.comparison import compare, holm, replicated_differences
+from orchestrator.report.counts import Counts, read_counts
+from orchestrator.report.power import power_of, seeds_needed, seeds_warning
 from pipelines.scores import ImageCounts, Scores, write_counts
 
 CLASSES = ("road", "sky", "car")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.counts import Counts
+from orchestrator.report.counts import Counts
 
 REPLICATES = 10_000
 # Values of the largest array, of 8 bytes each; a few of that size are held at once.

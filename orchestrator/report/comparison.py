@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from orchestrator.bootstrap import keyed_generator
+from orchestrator.report.bootstrap import keyed_generator
 
 LEVEL = 0.95
 SEEDS_FOR_T_TEST = 5
@@ -43,9 +43,9 @@ def compare(
     percent, `(replicates,)` each; no interval where a shared seed lacks them. None without a shared
     seed.
 
-    Groups and images are resampled (`orchestrator.bootstrap`), the same for both rows and for all
-    seeds, because all were scored on the same images. Seeds are too few for that: of three, all
-    have the same sign once in four even where there is no difference. Each replicate therefore
+    Groups and images are resampled (see `bootstrap`), the same for both rows and for all seeds,
+    because all were scored on the same images. Seeds are too few for that: of three, all have the
+    same sign once in four even where there is no difference. Each replicate therefore
     moves its mean over seeds by Student's t with n - 1 degrees of freedom times its standard error,
     which is what resampling comes to with many seeds. With one seed nothing stands for the others.
     """

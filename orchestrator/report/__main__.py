@@ -1,0 +1,94 @@
+"""`python -m orchestrator.report STUDY.yaml`: the tables and figures of a study, from MLflow alone.
+
+Needs neither Ray nor the data sets nor the checkpoints.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.inference_command import InputError, run_command
+from orchestrator.ledger import Ledger, tracking_uri
+from orchestrator.report.study_report import StudyReport, write_documents
+from orchestrator.study_file import load_study
+
+EXIT_INCOMPLETE = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status: 0 every trial has a figure, 1 some have none, 2 bad input,
+    130 interrupted."""
+    options = _parser().parse_args(arguments)
+    return run_command(lambda console: _report(options, console))
+
+
+def _report(options: argparse.Namespace, console: Console) -> int:
+    overrides = [_pair(text) for text in options.set]
+    plan = load_study(Path(options.study), overrides, options.only)
+    storage = Path(options.storage).expanduser().resolve()
+    uri = tracking_uri(storage)
+    file = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not file.exists():
+        raise InputError(
+            f"there is no ledger at {file}; name the storage of the study with --storage, or the "
+            "tracking server with MLFLOW_TRACKING_URI"
+        )
+    study_report = StudyReport(plan, Ledger(uri, None))
+    report = study_report.read()
+    report.print(console)
+    documents = study_report.documents(report)
+    name = re.sub(r"[^\w.-]+", "-", plan.study.study)
+    directory = Path(options.out) if options.out else storage / "reports" / name
+    write_documents(directory, documents)
+    console.print(f"\nwritten: {directory}/ ({', '.join(documents)})", soft_wrap=True)
+    if not overrides and not options.only and study_report.keep(documents):
+        console.print("kept with the study's run in MLflow, under report/")
+    return 0 if report.complete else EXIT_INCOMPLETE
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    return key.strip(), value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.report",
+        description="The tables and figures of a study, from what MLflow holds.",
+    )
+    parser.add_argument("study", metavar="STUDY.yaml", help="the study file")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="where table.md, table.csv, table.tex and report.html go "
+        "(default: reports/STUDY in the storage)",
+    )
+    parser.add_argument(
+        "--storage",
+        default="storage",
+        metavar="DIR",
+        help="where the study's ledger lies, unless MLFLOW_TRACKING_URI says (default: ./storage)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="as given to orchestrator.sweep when the study was run; repeatable",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="trials whose name matches, e.g. 'strong*'; repeatable",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""The report's charts as SVG that takes its ink from the page, in light and in dark."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+Series = Sequence[tuple[float, float]]
+
+# Colours that people with any colour vision tell apart (Okabe and Ito, 2008), without black, and
+# yellow last because it is weak on white.
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#999999", "#f0e442")
+_INK = "#010203"  # replaced by the page's own colour of text
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+}
+_MOST_POINTS = 200
+_MOST_LABELS = 24
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One trial's line in a panel. row: the number of its row, which gives the colour."""
+
+    label: str
+    row: int
+    points: Series
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model: multiply-adds / 1e9 and mIoU in percent, with its standard deviation over seeds.
+    row: the number of its row, None for another method."""
+
+    label: str
+    gflops: float
+    miou: float
+    kind: Literal["ours", "published"]
+    row: int | None
+    spread: float = 0.0
+
+
+def draw_curves(panels: Mapping[str, Sequence[Curve]]) -> str:
+    """A panel for each metric, by its name, over the epochs; a colour for each row, a line for each
+    trial."""
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(10.5, 2.9), layout="constrained")
+        for axes, (name, curves) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        ):
+            named: set[int] = set()
+            for curve in curves:
+                label = None if curve.row in named else curve.label
+                named.add(curve.row)
+                points = thinned(curve.points)
+                style = "-" if curve.row < len(PALETTE) else "--"
+                axes.plot(
+                    *zip(*points, strict=True),
+                    style,
+                    color=colour(curve.row),
+                    linewidth=1.1,
+                    alpha=0.75,
+                    label=label,
+                )
+            axes.set_title(name, loc="left", fontsize=9)
+            axes.set_xlabel("epoch")
+            axes.grid(alpha=0.15, color=_INK)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        if 1 < len(labels) <= 2 * len(PALETTE):
+            figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+        return _svg(figure, "curves of training")
+
+
+def draw_accuracy(points: Sequence[Point]) -> str:
+    """mIoU against multiply-adds: filled points are ours, with their spread over seeds, hollow ones
+    published."""
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        axes = figure.subplots()
+        for kind, marker in (("ours", "o"), ("published", "D")):
+            shown = [point for point in points if point.kind == kind]
+            for index, point in enumerate(shown):
+                axes.errorbar(
+                    point.gflops,
+                    point.miou,
+                    yerr=point.spread or None,
+                    fmt=marker,
+                    markersize=6,
+                    color=colour(point.row),
+                    markerfacecolor=colour(point.row) if kind == "ours" else "none",
+                    capsize=2,
+                    linewidth=0.8,
+                    label=kind if index == 0 else None,
+                )
+        axes.set_xlabel("GFLOPs (multiply-adds / 1e9)")
+        axes.set_ylabel("mIoU %")
+        axes.grid(alpha=0.15, color=_INK)
+        axes.margins(x=0.12, y=0.12)
+        # A published point of one of the rows has its row's colour, and needs no name.
+        named = [point for point in points if point.kind == "ours" or point.row is None]
+        if len(named) <= _MOST_LABELS:
+            _label(figure, axes, named)
+        if len({point.kind for point in points}) > 1:
+            axes.legend(loc="lower right", fontsize=8)
+        return _svg(figure, "mIoU against FLOPs")
+
+
+def sparkline(points: Series, width: int = 90, height: int = 22) -> str:
+    """The `points` of an SVG polyline that fills a box; empty for fewer than two."""
+    if len(points) < 2:
+        return ""
+    thin = thinned(points, 60)
+    low, high = min(y for _, y in thin), max(y for _, y in thin)
+    first, last = thin[0][0], thin[-1][0]
+    reach = (high - low) or 1.0
+    return " ".join(
+        f"{(x - first) / (last - first) * (width - 2) + 1:.1f},"
+        f"{(high - y) / reach * (height - 4) + 2:.1f}"
+        for x, y in thin
+    )
+
+
+def thinned(points: Series, most: int = _MOST_POINTS) -> Series:
+    """At most about `most` of the points, evenly spread, the last one among them."""
+    step = -(-len(points) // most)
+    return [*points[: -1 if points else 0 : step], *points[-1:]] if step > 1 else points
+
+
+def colour(row: int | None) -> str:
+    """The colour of the row with this number; the ink for none."""
+    return _INK if row is None else PALETTE[row % len(PALETTE)]
+
+
+def _label(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
+    """Names beside the points, moved up or down where they would lie on each other."""
+    figure.draw_without_rendering()
+    taken: list[tuple[float, float]] = []
+    for point in sorted(points, key=lambda point: (point.gflops, point.miou)):
+        x, y = axes.transData.transform((point.gflops, point.miou))
+        moved = next(
+            step
+            for step in (12 * ((k + 1) // 2) * (-1) ** k for k in range(2 * len(points) + 1))
+            if all(abs(y + step - other) > 11 or abs(x - at) > 150 for at, other in taken)
+        )
+        taken.append((x, y + moved))
+        axes.annotate(
+            point.label,
+            (point.gflops, point.miou),
+            xytext=(8, moved * 0.72 - 3),
+            textcoords="offset points",
+            fontsize=7.5,
+            color=colour(point.row),
+        )
+
+
+def _svg(figure: Figure, title: str) -> str:
+    buffer = io.StringIO()
+    canvas = FigureCanvasSVG(figure)
+    canvas.print_svg(buffer, metadata={"Date": None, "Creator": None, "Title": title})
+    figure.patch.set_visible(False)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :].replace(_INK, "currentColor")

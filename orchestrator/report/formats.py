@@ -1,0 +1,114 @@
+"""One table in the formats it is wanted in: a terminal, Markdown, LaTeX."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.cells import cell_len
+from rich.table import Table
+
+from orchestrator.report.columns import Column, Sheet
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~])")
+# What is wanted least has the highest rank.
+_MOST_RANK = 6
+_SIGNED = re.compile(r"(?<![\w.])([+-]\d[\d.]*)")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "±": r"$\pm$",
+    "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
+    "*": r"$^*$",
+    "λ": r"$\lambda$",
+}
+
+
+def as_rich(sheet: Sheet, title: str, width: int) -> Table:
+    """For a terminal `width` cells wide: what has no room is left out, the least wanted first."""
+    fitting = _fitted(sheet, width)
+    left_out = [column.name for column in sheet.columns if column not in fitting.columns]
+    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
+    for column in fitting.columns:
+        table.add_column(
+            column.name,
+            justify="right" if column.numeric else "left",
+            overflow="fold",
+            no_wrap=column.numeric,
+        )
+    for index, line in enumerate(fitting.lines):
+        if index in sheet.breaks:
+            table.add_section()
+        table.add_row(*(_plain(text) for text in line))
+    if left_out:
+        table.caption = f"no room for: {', '.join(left_out)}"
+    return table
+
+
+def as_markdown(sheet: Sheet) -> str:
+    """A table of GitHub's Markdown, ending in a newline."""
+    rule = ["--:" if column.numeric else ":--" for column in sheet.columns]
+    names = [_markdown(column.name) for column in sheet.columns]
+    lines = [names, rule, *([_markdown(text) for text in line] for line in sheet.lines)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def as_latex(sheet: Sheet, caption: str, notes: Sequence[str]) -> str:
+    """A `table` environment with the rules of booktabs, its notes below the table. What is of more
+    use beside the results than in a paper, such as images/s, is left out."""
+    sheet = replace(sheet, columns=tuple(c for c in sheet.columns if c.rank <= _MOST_RANK))
+    shape = "".join("r" if column.numeric else "l" for column in sheet.columns)
+    body = []
+    for index, line in enumerate(sheet.lines):
+        body += [r"\midrule"] * (index in sheet.breaks)
+        body.append(" & ".join(latex_text(text) for text in line) + r" \\")
+    lines = [
+        r"% Needs \usepackage{booktabs,graphicx}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex_text(caption)}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{shape}}}",
+        r"\toprule",
+        " & ".join(latex_text(column.name) for column in sheet.columns) + r" \\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        *([r"\par\smallskip\raggedright\footnotesize"] if notes else []),
+        *(latex_text(note) + r"\par" for note in notes),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def latex_text(text: str) -> str:
+    """Plain text for LaTeX: what it would take for commands is escaped, signed numbers get a sign
+    of their own width."""
+    escaped = "".join(_LATEX.get(character, character) for character in text)
+    return _SIGNED.sub(r"$\1$", escaped)
+
+
+def _fitted(sheet: Sheet, width: int) -> Sheet:
+    kept = list(sheet.columns)
+    while _width(kept) > width and max(column.rank for column in kept) > 0:
+        least = max(column.rank for column in kept)
+        kept.remove(next(column for column in reversed(kept) if column.rank == least))
+    return Sheet(tuple(kept), sheet.breaks, sheet.others)
+
+
+def _width(columns: Sequence[Column]) -> int:
+    """In cells of the terminal, borders and padding included."""
+    return 1 + sum(3 + max(map(cell_len, (column.name, *column.values))) for column in columns)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _markdown(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\1", text)

@@ -1,0 +1,125 @@
+"""The report as one HTML page that needs nothing else: no script, no style sheet, no server."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, Template, select_autoescape
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from orchestrator.report.charts import (
+    Curve,
+    Point,
+    Series,
+    colour,
+    draw_accuracy,
+    draw_curves,
+    sparkline,
+)
+from orchestrator.report.columns import Sheet, stands_in
+from orchestrator.report.notes import Notes
+from orchestrator.report.results import Result
+from orchestrator.report.rows import Row
+from orchestrator.report.views import heat_map, image_list
+from orchestrator.study import Plan, Published
+
+METRICS = {"train/loss": "loss", "val/miou": "mIoU %", "learning_rate": "learning rate"}
+History = Callable[[Result, str], Series]
+
+
+def render_page(
+    plan: Plan,
+    rows: Sequence[Row],
+    others: Sequence[Published],
+    sheets: Sequence[tuple[str, Sheet]],
+    notes: Notes,
+    history: History,
+    address: Callable[[Result], str],
+    how_to_look: str,
+) -> str:
+    """The whole page. sheets: with their titles. history: the points of a trial's metric; address:
+    of its run in MLflow."""
+    numbers = {variant: index for index, variant in enumerate(plan.study.variants)}
+    places = list(dict.fromkeys(row.place for row in rows))
+    results = [result for row in rows for result in row.results]
+    return _template().render(
+        study=plan.study,
+        description=Markup(MarkdownIt("js-default").render(plan.study.description)),
+        sheets=sheets,
+        notes=notes,
+        finished=sum(result.miou is not None for result in results),
+        results=results,
+        profile=plan.study.kind == "profile",
+        accuracy=[a for place in places if (a := _accuracy(rows, others, place, numbers))],
+        heat_maps=[m for place in places if (m := heat_map(plan, rows, place))],
+        curves=[c for place in places if (c := _curves(rows, place, numbers, history))],
+        image_lists=[i for place in places if (i := image_list(plan, rows, place))],
+        sparkline=lambda result, metric: sparkline(history(result, metric)),
+        last=lambda result, metric: next((y for _, y in reversed(history(result, metric))), None),
+        colour=lambda result: colour(numbers[result.trial.variant]),
+        metrics=METRICS,
+        address=address,
+        how_to_look=how_to_look,
+        study_text=plan.resolved or plan.text,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("orchestrator.report", "templates"),
+        autoescape=select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")
+
+
+def _accuracy(
+    rows: Sequence[Row],
+    others: Sequence[Published],
+    place: tuple[str, ...],
+    numbers: Mapping[str, int],
+) -> tuple[str, Markup] | None:
+    """The cell of the grid and its chart; None where there are not two points to compare."""
+    points = []
+    for row in rows:
+        if row.place != place:
+            continue
+        number = numbers[row.variant]
+        if row.gflops is not None and row.miou:
+            values = list(row.miou.values())
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            mean = float(np.mean(values))
+            points.append(Point(row.label, row.gflops, mean, "ours", number, spread))
+        gflops = (row.reference.gflops if row.reference else None) or row.gflops
+        if row.published is not None and gflops is not None:
+            points.append(Point(row.label, gflops, row.published, "published", number))
+    axes = next(row.axes for row in rows if row.place == place)
+    points += [
+        Point(other.label, other.gflops, other.miou, "published", None)
+        for other in others
+        if other.gflops is not None and other.miou is not None and stands_in(other, axes)
+    ]
+    # Markup: made by this project, from numbers and labels that are escaped.
+    return (", ".join(place), Markup(draw_accuracy(points))) if len(points) > 1 else None
+
+
+def _curves(
+    rows: Sequence[Row], place: tuple[str, ...], numbers: Mapping[str, int], history: History
+) -> tuple[str, Markup] | None:
+    """The cell of the grid and its panels; None before any trial has two epochs."""
+    panels: dict[str, list[Curve]] = {}
+    for metric, name in METRICS.items():
+        for row in rows:
+            if row.place != place:
+                continue
+            for result in row.results:
+                points = history(result, metric)
+                if len(points) > 1:
+                    curve = Curve(row.label, numbers[row.variant], points)
+                    panels.setdefault(name, []).append(curve)
+    return (", ".join(place), Markup(draw_curves(panels))) if panels else None

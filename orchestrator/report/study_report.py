@@ -1,0 +1,191 @@
+"""A study's report, put together from what the ledger holds, and kept with the study's run."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.cells import Cell, ModelCost
+from orchestrator.ledger import Ledger
+from orchestrator.ledger.reading import history, parent_run, run_address
+from orchestrator.report.charts import Series
+from orchestrator.report.columns import Sheet, grid_sheet, main_sheet
+from orchestrator.report.formats import as_latex, as_markdown, as_rich
+from orchestrator.report.notes import Notes, notes_on
+from orchestrator.report.page import METRICS, render_page
+from orchestrator.report.results import Result, Results
+from orchestrator.report.rows import Row, build_rows
+from orchestrator.report.spreadsheet import as_csv
+from orchestrator.study import Plan
+
+FOLDER = "report"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A study as it stands: its rows, and the texts made of them."""
+
+    plan: Plan
+    rows: list[Row]
+
+    @property
+    def sheets(self) -> list[tuple[str, Sheet]]:
+        """The tables with their titles: where there is a grid, first as a paper lays it out."""
+        others = self.plan.study.published
+        grid = grid_sheet(self.plan, self.rows, others)
+        whole = main_sheet(self.plan, self.rows, others)
+        if grid is None:
+            return [("", whole)]
+        across = " x ".join(axis.split(".")[-1] for axis in self.plan.study.grid)
+        return [(f"mIoU % by {across}", grid), ("all figures", whole)]
+
+    @property
+    def notes(self) -> Notes:
+        """What is to be said of the table."""
+        return notes_on(self.plan, self.rows, self.plan.study.published)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial has a figure."""
+        return not self.notes.unfinished
+
+    def print(self, console: Console) -> None:
+        """The tables on a terminal: first what has no figure, last the notes."""
+        notes = self.notes
+        for line in notes.unfinished:
+            console.print(
+                line,
+                style="bold red" if line.startswith("failed") else "yellow",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+        name = self.plan.study.study
+        for title, sheet in self.sheets:
+            shown = f"{name}: {title}" if title else name
+            console.print(as_rich(sheet, shown, console.width))
+        for line in notes.warnings:
+            console.print(f"  {line}", style="bold yellow", markup=False, highlight=False)
+        for line in notes.footnotes:
+            console.print(f"  {line}", style="dim", markup=False, highlight=False)
+
+    def markdown(self) -> str:
+        """The tables as GitHub Markdown, with what is to be said of them."""
+        notes, study = self.notes, self.plan.study
+        parts = [f"# {study.study}\n"]
+        if notes.unfinished:
+            parts.append("".join(f"- **{line}**\n" for line in notes.unfinished))
+        for title, sheet in self.sheets:
+            parts += [f"## {title}\n"] * bool(title)
+            parts.append(as_markdown(sheet))
+        said = [*(f"**{line}**" for line in notes.warnings), *notes.footnotes]
+        parts.append("".join(f"- {line}\n" for line in said))
+        return "\n".join(parts)
+
+    def latex(self) -> str:
+        """The tables as LaTeX."""
+        notes, name = self.notes, self.plan.study.study
+        said = [*notes.unfinished, *notes.warnings, *notes.footnotes]
+        tables = []
+        for title, sheet in self.sheets:
+            caption = f"{name}: {title}" if title else name
+            tables.append(as_latex(sheet, caption, said))
+        return "\n".join(tables)
+
+    def csv(self) -> str:
+        """The table for machines."""
+        return as_csv(self.plan, self.rows, self.plan.study.published)
+
+
+@dataclass
+class StudyReport:
+    """The report of one study, made again as its trials finish: what is finished is read once.
+
+    costs and identities: by the trial's name, where they have been resolved (see `of_cells`).
+    """
+
+    plan: Plan
+    ledger: Ledger
+    identities: Mapping[str, str] | None = None
+    costs: Mapping[str, ModelCost] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._results = Results(self.plan, self.ledger, self.identities)
+        self._histories: dict[tuple[str, str], Series] = {}
+
+    @staticmethod
+    def of_cells(plan: Plan, ledger: Ledger, cells: list[Cell]) -> "StudyReport":
+        """Of a study whose data, devices and networks are at hand."""
+        identities = {cell.trial.name: cell.identity for cell in cells}
+        costs = {cell.trial.name: cell.cost for cell in cells}
+        return StudyReport(plan, ledger, identities, costs)
+
+    def read(self) -> Report:
+        """The report as the ledger has it now."""
+        return Report(self.plan, build_rows(self.plan, self._results.read(), self.costs))
+
+    def documents(self, report: Report) -> dict[str, str]:
+        """The report's files, name to content."""
+        return {
+            "table.md": report.markdown(),
+            "table.csv": report.csv(),
+            "table.tex": report.latex(),
+            "report.html": self._page(report),
+        }
+
+    def refresh(self) -> None:
+        """Make the report anew and keep it with the study's run. Called as trials finish: whatever
+        goes wrong is left to the next time, because no training may fail for it."""
+        try:
+            self.keep(self.documents(self.read()))
+        except Exception:
+            return
+
+    def keep(self, documents: Mapping[str, str]) -> bool:
+        """Copy the files into the artifacts of the study's run; False where there is none."""
+        parent = parent_run(self.ledger, self.plan.study.study)
+        if parent is None:
+            return False
+        with tempfile.TemporaryDirectory(prefix="report-") as directory:
+            write_documents(Path(directory), documents)
+            self.ledger.log_artifact(parent, Path(directory), FOLDER)
+        return True
+
+    def _page(self, report: Report) -> str:
+        experiments = [r.run.experiment_id for row in report.rows for r in row.results if r.run]
+        how = self.ledger.how_to_look(experiments[0]) if experiments else ""
+        return render_page(
+            report.plan,
+            report.rows,
+            report.plan.study.published,
+            report.sheets,
+            report.notes,
+            self._history,
+            lambda result: run_address(self.ledger, result.run) if result.run else "",
+            how,
+        )
+
+    def _history(self, result: Result, metric: str) -> Series:
+        """A metric by epoch, mIoU in percent; of a finished trial it is read once."""
+        run = result.run
+        if run is None:
+            return []
+        key = run.run_id, metric
+        if key in self._histories:
+            return self._histories[key]
+        scale = 100.0 if METRICS[metric].endswith("%") else 1.0
+        points = [(step, scale * value) for step, value in history(self.ledger, *key)]
+        if run.status == "FINISHED":
+            self._histories[key] = points
+        return points
+
+
+def write_documents(directory: Path, documents: Mapping[str, str]) -> None:
+    """Write each file whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in documents.items():
+        partial = directory / f".{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(directory / name)

@@ -1,0 +1,175 @@
+"""Studies in a real ledger whose trainings never happened: plausible figures, made by a rule.
+
+`python -m tests.orchestrator.fabricated DIR` makes one to look at, seven rows by two backbones by
+three seeds, and prints the command that shows its report.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from orchestrator.cells import Cell, resolve_cells
+from orchestrator.ledger import Ledger, StudyRun, tracking_uri
+from orchestrator.study import Plan
+from orchestrator.study_file import load_study
+from pipelines.prepare import prepare_streets
+from pipelines.scores import ImageCounts, Scores, write_counts
+
+CITIES = {"frankfurt": 267, "lindau": 59, "munster": 174}
+Fate = str  # "FINISHED", "FAILED", "KILLED" or "missing"
+
+STUDY = """\
+study: table-1-fabricated
+description: |
+  **Table 1 in form, not in fact.** Every number is made up; the rows, labels and published values
+  are those of the paper.
+compare_to: strong
+base:
+  data: {dataset: DATASET, crop: [128, 128]}
+  training: {epochs: 40, precision: fp32}
+grid: {model.backbone: [resnet18, resnet50]}
+seeds: [0, 1, 2]
+variants:
+  baseline:
+    label: baseline (addition)
+    set: {model: {ppm: false, flows: []}}
+    reference: [{miou: 73.2, source: &a "Table 1(a)", when: {model.backbone: resnet18}},
+                {miou: 75.4, source: &b "Table 1(b)", when: {model.backbone: resnet50}}]
+  strong:
+    label: strong baseline
+    set: {model: {flows: []}}
+    reference: [{miou: 77.3, source: *a, when: {model.backbone: resnet18}},
+                {miou: 79.3, source: *b, when: {model.backbone: resnet50}}]
+  strong+df:
+    label: strong + DF
+    set: {model: {flows: [detail]}}
+    reference: {miou: 78.8, source: *a, when: {model.backbone: resnet18}}
+  strong+sf:
+    label: strong + SF
+    set: {model: {flows: [semantic]}}
+    reference: {miou: 78.9, source: *a, when: {model.backbone: resnet18}}
+  strong+df+sf:
+    label: strong + DF + SF
+    set: {model: {flows: [detail, semantic]}}
+    reference: {miou: 79.6, source: *a, when: {model.backbone: resnet18}}
+  strong+df+sf+ss(4):
+    label: strong + DF + SF + SS(4)
+    set: {model: {supervision: [1, 2, 3, 4]}}
+    reference: {miou: 80.0, source: *a, when: {model.backbone: resnet18}}
+  strong+df+sf+ss(2):
+    label: strong + DF + SF + SS(2)
+    set: {model: {supervision: [3, 4]}}
+    reference: [{miou: 80.1, source: *a, when: {model.backbone: resnet18}},
+                {miou: 81.7, source: *b, when: {model.backbone: resnet50}}]
+published:
+  - {label: GFFNet, miou: 81.2, parameters_m: 70.5, source: "Table 3(a)"}
+  - {label: CCNet, miou: 79.8, parameters_m: 68.8, source: "Table 3(a)"}
+"""
+
+
+def fabricate(
+    plan: Plan,
+    storage: Path,
+    fate: Callable[[Cell], Fate] = lambda cell: "FINISHED",
+    cities: dict[str, int] = CITIES,
+    code: Callable[[Cell], str] = lambda cell: cell.code,
+) -> list[Cell]:
+    """Record every trial of `plan` in the storage's ledger as if it had been trained.
+
+    Better rows come later in the study; images are harder or easier by themselves, cities as a
+    whole, and every trial has its own luck. cities: validation images of each.
+    """
+    cells = resolve_cells(plan.trials, "cpu", storage / "datasets")
+    ledger = Ledger(tracking_uri(storage), storage / "artifacts")
+    study_run = StudyRun.open(ledger, plan)
+    variants = list(plan.study.variants)
+    for cell in cells:
+        if fate(cell) == "missing":
+            continue
+        run_id = study_run.begin_trial(replace(cell, code=code(cell)), None, None)
+        study_run.start_trial(run_id, code(cell))
+        ability = 0.9 + 0.12 * variants.index(cell.trial.variant) ** 0.7
+        ability += 0.15 * sum(len(str(value)) % 7 for value in cell.trial.axes.values())
+        scores, identifiers, groups = _scores(cell, ability, cities)
+        _log_history(study_run, run_id, cell, scores, fate(cell) == "FINISHED")
+        if fate(cell) == "FINISHED":
+            with tempfile.TemporaryDirectory() as directory:
+                path = Path(directory) / "counts.arrow"
+                classes = [entry.name for entry in cell.dataset.manifest.classes]
+                write_counts(path, scores, identifiers, classes, groups)
+                ledger.log_artifact(run_id, path)
+        study_run.end_trial(
+            run_id, fate(cell), "loss nan in epoch 12, step 3" if fate(cell) == "FAILED" else ""
+        )
+    study_run.close("FINISHED")
+    return cells
+
+
+def _scores(
+    cell: Cell, ability: float, cities: dict[str, int]
+) -> tuple[Scores, list[str], list[str | None]]:
+    """Counts of made-up images, and the confusion that has their mIoU."""
+    pictures = np.random.default_rng(0)  # the same for all trials
+    seed = cell.trial.experiment.seed
+    luck = np.random.default_rng([seed, *cell.trial.name.encode()])
+    classes = len(cell.dataset.manifest.classes)
+    groups = [city for city, count in cities.items() for _ in range(count)]
+    ease = {city: pictures.normal(0, 0.2) for city in cities}
+    count = len(groups)
+    level = np.array([ease[city] for city in groups])[:, None] + pictures.normal(0, 0.4, (count, 1))
+    level = level + pictures.normal(0, 0.6, classes) + ability + luck.normal(0, 0.02)
+    level = level + luck.normal(0, 0.05, classes) + luck.normal(0, 0.15, (count, classes))
+    pixels = pictures.integers(0, 4000, (count, classes)) * (
+        pictures.random((count, classes)) < 0.8
+    )
+    true = luck.binomial(pixels, 1 / (1 + np.exp(-level)))
+    missed = pixels - true
+    taken = np.roll(missed, 1, axis=1)
+    values = torch.from_numpy(np.stack([true, taken, missed], axis=-1))
+    confusion = torch.diag(values[..., 0].sum(0))
+    confusion += torch.diag(values[:, :-1, 2].sum(0), 1)
+    confusion[-1, 0] += values[:, -1, 2].sum()
+    identifiers = [f"{city}_{index:06d}" for index, city in enumerate(groups)]
+    return Scores(confusion, ImageCounts(torch.arange(count), values)), identifiers, [*groups]
+
+
+def _log_history(
+    study_run: StudyRun, run_id: str, cell: Cell, scores: Scores, to_the_end: bool
+) -> None:
+    epochs = cell.trial.experiment.training.epochs
+    luck = np.random.default_rng([7, *cell.trial.name.encode()])
+    best = 0.0
+    names = [entry.name for entry in cell.dataset.manifest.classes]
+    for epoch in range(1, (epochs if to_the_end else max(1, epochs // 3)) + 1):
+        part = epoch / epochs
+        miou = scores.miou * (1 - 0.5 * np.exp(-5 * part)) + luck.normal(0, 0.008) * (1 - part)
+        metrics = {"train/loss": 0.25 + 1.5 * np.exp(-4 * part) + abs(luck.normal(0, 0.03))}
+        figures = scores.metrics(names) if epoch == epochs else {"miou": miou}
+        best = max(best, figures["miou"])
+        metrics |= {f"val/{name}": value for name, value in figures.items()}
+        metrics |= {"val/best_miou": best, "learning_rate": 0.01 * (1 - part) + 1e-5}
+        metrics |= {"images_per_second": 21.0 + luck.normal(0, 0.4), "memory_gib": 9.7}
+        metrics["trial/seconds"] = epoch * 2975 / 21
+        study_run.log_epoch(run_id, epoch, metrics)
+
+
+def main(directory: Path) -> None:
+    """Make the study of this module's head under `directory`, with a failure and a gap in it."""
+    directory.mkdir(parents=True)
+    dataset = directory / "streets"
+    prepare_streets(dataset, train=14, val=5, size=(32, 64))
+    study = directory / "study.yaml"
+    study.write_text(STUDY.replace("DATASET", str(dataset)))
+    fates = {"strong+sf, resnet50, seed 1": "FAILED", "strong+df+sf, resnet50, seed 2": "missing"}
+    storage = directory / "storage"
+    fabricate(load_study(study), storage, lambda cell: fates.get(cell.trial.name, "FINISHED"))
+    print(f"python -m orchestrator.report {study} --storage {storage}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
