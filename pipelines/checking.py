@@ -17,7 +17,8 @@ from pipelines.imaging import (
     orientation,
     to_rgb,
 )
-from pipelines.readers.reader import IGNORE, Reader, Record
+from pipelines.labels import IGNORE, class_indices
+from pipelines.readers.reader import Reader, Record
 from pipelines.shards import Centroid, Sample, sample_digest
 
 # EXIF orientations that exchange height and width.
@@ -58,7 +59,7 @@ def check(
         where = record.label or record.image
         try:
             stored = reader.indices(record, open_picture(label_bytes))
-            label = _class_indices(stored, reader.values(record))
+            label = class_indices(stored, reader.values(record), reader.classes)
         except PictureError as error:
             return _wrong(record, f"{where}: label {error}")
         if label.shape != pixels.shape[:2]:
@@ -116,32 +117,6 @@ def _histogram(part: Array, axis: int) -> NDArray[np.int64]:
 
 def _mean(histogram: NDArray[np.int64]) -> int:
     return int((histogram * np.arange(len(histogram))).sum() // histogram.sum())
-
-
-def _class_indices(stored: NDArray[np.uint16], values: Mapping[int, int]) -> Array:
-    table = np.full(65536, -1, np.int64)
-    table[list(values)] = list(values.values())
-    mapped = table[stored]
-    if (mapped < 0).any():
-        unknown, pixels = np.unique(stored[mapped < 0], return_counts=True)
-        listed = ", ".join(str(value) for value in unknown[:8].tolist())
-        more = ", ..." if len(unknown) > 8 else ""
-        raise PictureError(
-            f"holds unknown values {listed}{more} in {pixels.sum()} pixels; "
-            f"known are {_ranges(sorted(values))}"
-        )
-    return mapped.astype(np.uint8)
-
-
-def _ranges(values: list[int]) -> str:
-    """0, 1, 2, 255 as `0-2, 255`."""
-    parts: list[list[int]] = []
-    for value in values:
-        if parts and value == parts[-1][-1] + 1:
-            parts[-1][1:] = [value]
-        else:
-            parts.append([value])
-    return ", ".join("-".join(str(end) for end in part) for part in parts)
 
 
 def _counts(label: Array, classes: int) -> NDArray[np.int64]:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 Array = NDArray[np.uint8]
+
+# Endings that pictures are written under.
+WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".tiff", ".bmp")
 
 # Decoding a hostile header must not allocate gigabytes; no benchmark's picture comes near this.
 Image.MAX_IMAGE_PIXELS = 512 * 1024 * 1024
@@ -50,27 +55,53 @@ def to_rgb(picture: Image.Image) -> Array:
     return np.asarray(upright.convert("RGB"))
 
 
+def is_index_picture(picture: Image.Image) -> bool:
+    """Whether a picture holds one number per pixel: grey, bilevel, or a palette's indices."""
+    return picture.mode in ("1", "L", "P", "I;16", "I;16B", "I;16L", "I")
+
+
 def to_indices(picture: Image.Image) -> NDArray[np.uint16]:
-    """uint16 (height, width) of the stored values of a label map; palette PNGs give their indices.
+    """uint16 (height, width) of the numbers of an index picture (see `is_index_picture`).
 
     Raises:
-        PictureError: the picture holds colours, not indices.
+        PictureError: they do not fit 16 bits.
     """
-    if picture.mode == "1":
-        return np.asarray(picture).astype(np.uint16)
-    if picture.mode in ("L", "P"):
-        return np.asarray(picture).astype(np.uint16)
-    if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
-        values = np.asarray(picture)
-        if values.min() < 0 or values.max() > 65535:
-            raise PictureError(
-                f"label values reach {values.min()}..{values.max()}, expected 0..65535"
-            )
-        return values.astype(np.uint16)
-    raise PictureError(
-        f"holds colours (mode {picture.mode}) instead of one index per pixel "
-        "(grey or palette PNG); a `folder` data set with `label_colors: true` converts them"
-    )
+    values = np.asarray(picture)
+    if values.min() < 0 or values.max() > 65535:
+        raise PictureError(f"values reach {values.min()}..{values.max()}, expected 0..65535")
+    return values.astype(np.uint16)
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work whether a picture can be written to `path`.
+
+    Raises:
+        ValueError: an ending that names no format, no such directory, or no permission.
+    """
+    if path.suffix.lower() not in WRITABLE:
+        raise ValueError(
+            f"{path}: pictures cannot be written as {path.suffix!r}; "
+            f"use {', '.join(WRITABLE[:-1])} or {WRITABLE[-1]}"
+        )
+    if path.is_dir():
+        raise ValueError(f"{path}: is a directory, expected a file to write to")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: there is no directory {path.parent}")
+    try:
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture in the format its ending names, whole or not at all."""
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        picture.save(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def encode_png(pixels: NDArray[np.uint8], effort: int = 3) -> bytes:

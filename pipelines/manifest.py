@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 FORMAT = "segmentation-parquet"
-VERSION = 1
+# Raised whenever a reader of the older files would fail or misread the newer ones, or the reverse.
+VERSION = 2
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.parquet"
 

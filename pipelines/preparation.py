@@ -19,8 +19,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from pipelines.checking import Checked, check
-from pipelines.manifest import MANIFEST_NAME, DatasetError, Manifest
-from pipelines.readers.reader import Reader, Record, duplicates
+from pipelines.manifest import MANIFEST_NAME, VERSION, DatasetError, Manifest
+from pipelines.readers.reader import Listing, Reader, Record, duplicates
 from pipelines.storage import Location, locate
 from pipelines.writing import JOURNAL_NAME, Writer, staging_place
 
@@ -58,19 +58,18 @@ def prepare(
     location = locate(destination)
     if not reader.source.is_dir():
         raise DatasetError(f"{reader.source}: no such directory")
-    records = reader.records()
-    if not records:
-        raise DatasetError(f"{reader.name}: {reader.source} holds no samples")
-    recipe = recipe_digest(reader, records, skip_invalid, tile)
+    listing = reader.listing()
+    if not listing.records:
+        raise DatasetError(_report(reader, listing.problems or ["holds no samples"]))
+    recipe = recipe_digest(reader, listing, skip_invalid, tile)
     with _alone(location):
         there = _already_there(location, recipe)
         if there is not None:
             return there
         staging = staging_place(location)
         writer = Writer(reader, staging, recipe)
-        plan = _plan(reader, records)
         try:
-            manifest = _write(reader, records, plan, writer, workers, skip_invalid, tile, progress)
+            manifest = _write(reader, listing, writer, workers, skip_invalid, tile, progress)
         except DatasetError:
             writer.discard()
             raise
@@ -78,11 +77,12 @@ def prepare(
         return manifest
 
 
-def recipe_digest(reader: Reader, records: list[Record], skip_invalid: bool, tile: int) -> str:
-    """Identifies what is to be done: same source files, same reader, same options."""
-    described = [reader.version, skip_invalid, tile, [asdict(each) for each in reader.classes]]
+def recipe_digest(reader: Reader, listing: Listing, skip_invalid: bool, tile: int) -> str:
+    """Identifies what is to be done: same source files, same reader, same options and format."""
+    classes = [asdict(each) for each in reader.classes]
+    described = [VERSION, reader.version, skip_invalid, tile, classes, listing.problems]
     digest = hashlib.sha256(json.dumps(described).encode())
-    for record in records:
+    for record in listing.records:
         line = f"{record.split}\n{record.identifier}\n{record.group}\n{reader.stamp(record)}\n"
         digest.update(line.encode())
     return digest.hexdigest()
@@ -90,8 +90,7 @@ def recipe_digest(reader: Reader, records: list[Record], skip_invalid: bool, til
 
 def _write(
     reader: Reader,
-    records: list[Record],
-    plan: list[range],
+    listing: Listing,
     writer: Writer,
     workers: int,
     skip_invalid: bool,
@@ -99,11 +98,13 @@ def _write(
     progress: Progress,
 ) -> Manifest:
     """Check all records, write a shard for each range of the plan, and sum them up."""
+    records = listing.records
+    plan = _plan(reader, records)
     todo = [part for number, part in enumerate(plan) if number not in writer.finished]
     done = len(records) - sum(len(part) for part in todo)
     progress(done, len(records))
     pending = (records[index] for part in todo for index in part)
-    problems: list[str] = []
+    problems = list(listing.problems)
     work = partial(check, reader, tile=tile, repeated=duplicates(records))
     with _checked(work, pending, workers) as results:
         for number, part in enumerate(plan):
@@ -122,10 +123,10 @@ def _write(
                 writer.write(number, good, bad)
             # Otherwise only look for more problems: nothing of this will be kept.
     if problems and not skip_invalid:
-        raise DatasetError(_listing(reader, problems))
+        raise DatasetError(_report(reader, problems))
     if all(part.shard is None for part in writer.finished.values()):
-        raise DatasetError(_listing(reader, problems))
-    return writer.finish(tile)
+        raise DatasetError(_report(reader, problems))
+    return writer.finish(tile, left_out=listing.problems)
 
 
 def _plan(reader: Reader, records: list[Record]) -> list[range]:
@@ -145,7 +146,13 @@ def _already_there(location: Location, recipe: str) -> Manifest | None:
     sizes = location.sizes()
     if MANIFEST_NAME in sizes:
         where = location.file(MANIFEST_NAME)
-        manifest = Manifest.from_json(location.read(MANIFEST_NAME).decode(), where)
+        try:
+            manifest = Manifest.from_json(location.read(MANIFEST_NAME).decode(), where)
+        except (DatasetError, UnicodeDecodeError) as error:
+            raise DatasetError(
+                f"{location.uri}: already holds a data set that cannot be read; delete it first or "
+                f"choose another destination ({error})"
+            ) from error
         if manifest.recipe == recipe:
             return manifest
         raise DatasetError(
@@ -173,8 +180,12 @@ def _alone(location: Location) -> Iterator[None]:
     if directory.is_file():
         raise DatasetError(f"{location.uri}: is a file, expected a directory or a free name")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory.with_name(f".{directory.name}.lock")):
-        yield
+    lock = directory.with_name(f".{directory.name}.lock")
+    with FileLock(lock):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # who waits for it sees that it is gone, and makes its own
 
 
 @contextmanager
@@ -222,6 +233,6 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 
-def _listing(reader: Reader, problems: list[str]) -> str:
+def _report(reader: Reader, problems: list[str]) -> str:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return "\n  ".join([f"{reader.name}: {count} in {reader.source}", *problems])

@@ -24,6 +24,7 @@ from rich.text import Text
 
 from pipelines import preparation
 from pipelines.dataset import open_dataset
+from pipelines.imaging import check_writable, save_picture
 from pipelines.inspection import describe, verify
 from pipelines.manifest import Manifest
 from pipelines.preparation import prepare, recipe_digest
@@ -50,7 +51,7 @@ def ensure_streets(directory: str | Path) -> Path:
     these. Many processes may ask at once: one prepares, the others wait.
     """
     reader = Streets()
-    digest = recipe_digest(reader, reader.records(), skip_invalid=False, tile=1024)
+    digest = recipe_digest(reader, reader.listing(), skip_invalid=False, tile=1024)
     path = Path(f"{directory}-{digest[:8]}")
     if not path.exists():
         prepare(reader, path, workers=cores())
@@ -97,38 +98,42 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    dataset = open_dataset(options.uri)
+    path = options.out or Path(f"{dataset.manifest.name}-samples.png")
+    check_writable(path)
     from pipelines.sheets import contact_sheet  # torch takes seconds to import
 
-    dataset = open_dataset(options.uri)
     print(describe(dataset))
     if options.verify:
         with _progress("verifying") as progress:
             verify(dataset, progress)
         print("verified: every shard and every sample is as it was written")
-    path = options.out or Path(f"{dataset.manifest.name}-samples.png")
-    contact_sheet(dataset, options.count).save(path)
+    save_picture(contact_sheet(dataset, options.count), path)
     print(f"contact sheet: {path}")
 
 
 def _preview(options: argparse.Namespace) -> None:
+    dataset = open_dataset(options.uri)
+    path = options.out or Path(f"{dataset.manifest.name}-crops.png")
+    check_writable(path)
     from pipelines.data import DataConfig
     from pipelines.sheets import preview
 
-    dataset = open_dataset(options.uri)
     split = dataset.split(options.split)
     crop = options.crop or (
         min(1024, int(np.median(split.heights))),
         min(1024, int(np.median(split.widths))),
     )
     data = DataConfig(crop=crop, train_split=options.split, class_uniform=options.class_uniform)
-    path = options.out or Path(f"{dataset.manifest.name}-crops.png")
-    preview(dataset, data, options.count, options.seed).save(path)
+    save_picture(preview(dataset, data, options.count, options.seed), path)
     print(f"augmented crops of {crop[1]}x{crop[0]}: {path}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.prepare", description=__doc__.split(": ", 1)[1]
+        prog="python -m pipelines.prepare",
+        description="Turn a data set's own layout into Parquet shards with a manifest, checked "
+        "picture by picture; `inspect` and `preview` show what was prepared.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, reader in READERS.items():

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 
 from pipelines.checking import Checked
+from pipelines.labels import IGNORE
 from pipelines.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Shard, content_digest
-from pipelines.readers.reader import IGNORE, Reader
+from pipelines.readers.reader import Reader
 from pipelines.shards import Sample, describe_shard, encode_index, encode_shard
 from pipelines.storage import Location
 
@@ -89,8 +90,9 @@ class Writer:
         digest = hashlib.sha256(data).hexdigest()
         return Shard(name, split, len(samples), len(data), digest, content)
 
-    def finish(self, tile: int) -> Manifest:
-        """Write the index of all shards, and sum up what they hold."""
+    def finish(self, tile: int, left_out: Sequence[str] = ()) -> Manifest:
+        """Write the index of all shards, and sum up what they hold; `left_out`: what the source
+        lacks as a whole, to be recorded beside the problems of its samples."""
         parts = [self.finished[number] for number in sorted(self.finished)]
         shards = tuple(part.shard for part in parts if part.shard is not None)
         counts: dict[str, int] = {}
@@ -117,7 +119,7 @@ class Writer:
             tile=tile,
             shards=shards,
             index_sha256=self._write_index(shards),
-            skipped=tuple(problem for part in parts for problem in part.problems),
+            skipped=(*left_out, *(problem for part in parts for problem in part.problems)),
             recipe=self._recipe,
         )
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipelines.labels import IGNORE
 from pipelines.manifest import ClassInfo, DatasetError
-from pipelines.readers.reader import IGNORE, Reader, Record, color, pair_files
+from pipelines.readers.reader import Listing, Reader, Record, color, pair_files
 
 FOLDER = "ADEChallengeData2016"
 
@@ -29,19 +30,19 @@ class ADE20K(Reader):
     def values(self, record: Record) -> Mapping[int, int]:
         return {0: IGNORE, **{index + 1: index for index in range(len(CLASSES))}}
 
-    def records(self) -> list[Record]:
+    def listing(self) -> Listing:
         root = self.source / FOLDER if (self.source / FOLDER).is_dir() else self.source
-        records = []
+        whole = Listing()
         for folder, split in (("training", "train"), ("validation", "val")):
             images, labels = root / "images" / folder, root / "annotations" / folder
             if images.is_dir() or labels.is_dir():
-                records += pair_files(split, images, labels)
-        if not records:
+                whole.add(pair_files(split, images, labels))
+        if not whole.records and not whole.problems:
             raise DatasetError(
                 f"{self.source}: not ADE20K; expected {FOLDER}/images/training/*.jpg and "
                 f"{FOLDER}/annotations/training/*.png, or validation in their place"
             )
-        return records
+        return whole
 
 
 CLASSES = (

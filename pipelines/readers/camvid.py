@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.labels import IGNORE
 from pipelines.manifest import ClassInfo, DatasetError
-from pipelines.readers.reader import IGNORE, Reader, Record
+from pipelines.readers.reader import Listing, Reader, Record
 
 LAYOUT = "train.txt, val.txt or test.txt, each line naming an image and its label"
 VOID = 11
@@ -43,27 +44,30 @@ class CamVid(Reader):
     def values(self, record: Record) -> Mapping[int, int]:
         return {**super().values(record), VOID: IGNORE}
 
-    def records(self) -> list[Record]:
+    def listing(self) -> Listing:
         lists = [self.source / f"{split}.txt" for split in ("train", "val", "test")]
         there = [path for path in lists if path.is_file()]
         if not there:
             raise DatasetError(f"{self.source}: not CamVid in SegNet's layout; expected {LAYOUT}")
-        return [record for path in there for record in self._read_list(path)]
+        whole = Listing()
+        for path in there:
+            whole.add(self._read_list(path))
+        return whole
 
-    def _read_list(self, path: Path) -> list[Record]:
-        records = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    def _read_list(self, path: Path) -> Listing:
+        found = Listing()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, start=1):
             names = line.split()
-            if not names:
-                continue
-            if len(names) != 2:
-                raise DatasetError(f"{path}:{number}: expected an image and a label, got {line!r}")
-            image, label = (self._resolve(name) for name in names)
-            drive = image.stem.rpartition("_")[0]
-            records.append(Record(image.stem, path.stem, image, label, drive or None))
-        if not records:
-            raise DatasetError(f"{path}: lists no samples")
-        return records
+            if len(names) == 2:
+                image, label = (self._resolve(name) for name in names)
+                drive = image.stem.rpartition("_")[0]
+                found.records.append(Record(image.stem, path.stem, image, label, drive or None))
+            elif names:
+                found.problems.append(f"{path}:{number}: expected an image and a label: {line!r}")
+        if not found.records and not found.problems:
+            found.problems.append(f"{path}: lists no samples")
+        return found
 
     def _resolve(self, name: str) -> Path:
         """The file a list names; the published lists begin with /SegNet/CamVid/, so that only the

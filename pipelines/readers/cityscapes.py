@@ -10,8 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.imaging import PictureError
+from pipelines.labels import IGNORE
 from pipelines.manifest import ClassInfo, DatasetError
-from pipelines.readers.reader import IGNORE, Reader, Record, color
+from pipelines.readers.reader import Listing, Reader, Record, color, visible
 
 # Label id, name and colour of the 19 classes that are trained and scored, in training-id order.
 CLASSES = (
@@ -59,12 +65,22 @@ class Cityscapes(Reader):
     def values(self, record: Record) -> Mapping[int, int]:
         if record.label is not None and record.label.name.endswith(TRAINING_LABEL):
             return super().values(record)
-        ignored = dict.fromkeys([*range(LABEL_IDS), 255], IGNORE)
+        ignored = dict.fromkeys(range(LABEL_IDS), IGNORE)
         return {**ignored, **{entry[0]: index for index, entry in enumerate(CLASSES)}}
 
-    def records(self) -> list[Record]:
+    def indices(self, record: Record, picture: Image.Image) -> NDArray[np.uint16]:
+        stored = super().indices(record, picture)
+        names_ids = record.label is not None and record.label.name.endswith(LABEL)
+        if names_ids and (stored == IGNORE).any():
+            raise PictureError(
+                f"holds 255, which is no label id: are these training ids? They are read from "
+                f"*{TRAINING_LABEL}"
+            )
+        return stored
+
+    def listing(self) -> Listing:
         images, labels = self._folder("leftImg8bit"), self._folder("gtFine")
-        records = []
+        whole = Listing()
         for split in ("train", "val", "test"):
             stems = {
                 file.relative_to(root).with_name(file.name.removesuffix(ending))
@@ -75,17 +91,20 @@ class Cityscapes(Reader):
                 )
                 if split != "test" or ending == IMAGE
                 for file in root.glob(f"*/*{ending}")
+                if visible(file, root)
             }
+            if not stems and (images / split).is_dir():
+                whole.problems.append(f"{split}: {images / split}: holds no CITY/*{IMAGE}")
             for stem in sorted(stems):
                 label = None if split == "test" else _label(labels / split / stem)
                 image = images / split / f"{stem}{IMAGE}"
-                records.append(Record(stem.name, split, image, label, stem.parent.name))
-        if not records:
+                whole.records.append(Record(stem.name, split, image, label, stem.parent.name))
+        if not whole.records and not whole.problems:
             raise DatasetError(
                 f"{self.source}: not Cityscapes; expected leftImg8bit/train/CITY/*{IMAGE} and "
                 f"gtFine/train/CITY/*{LABEL}"
             )
-        return records
+        return whole
 
     def _folder(self, name: str) -> Path:
         """`name` itself, or inside the folder that its archive unpacks to."""

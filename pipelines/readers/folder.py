@@ -27,14 +27,15 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.imaging import PictureError, to_indices, to_rgb
+from pipelines.imaging import to_rgb
+from pipelines.labels import IGNORE, indices_of_colors
 from pipelines.manifest import ClassInfo, DatasetError
-from pipelines.readers.reader import IGNORE, Reader, Record, pair_files
+from pipelines.readers.reader import Listing, Reader, Record, pair_files
 
 DESCRIPTION = "dataset.yaml"
 KEYS = ("name", "classes", "values", "ignore", "label_colors", "splits")
 SPLIT_KEYS = ("images", "labels", "names")
-UNKNOWN = 65535
+MOST = 65535
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,13 @@ class Folder(Reader):
         if not isinstance(values, dict):
             raise DatasetError(f"{path}: values must map stored values to classes, got {values!r}")
         for value, name in values.items():
-            if name not in classes or not isinstance(value, int) or not 0 <= value < UNKNOWN:
+            if name not in classes or not isinstance(value, int) or not 0 <= value <= MOST:
                 raise DatasetError(
                     f"{path}: values.{value} must map a stored value to one of {list(classes)}"
                 )
         ignored = found.get("ignore", IGNORE)
         for value in ignored if isinstance(ignored, list) else [ignored]:
-            if not isinstance(value, int) or not 0 <= value < UNKNOWN:
+            if not isinstance(value, int) or not 0 <= value <= MOST:
                 raise DatasetError(f"{path}: ignore must be stored values, got {ignored!r}")
         return dict(found)
 
@@ -126,29 +127,19 @@ class Folder(Reader):
 
     def indices(self, record: Record, picture: Image.Image) -> NDArray[np.uint16]:
         if not self.description.get("label_colors"):
-            return to_indices(picture)
-        return _indices_of_colors(to_rgb(picture), self.classes)
+            return super().indices(record, picture)
+        return indices_of_colors(to_rgb(picture), self.classes)
 
-    def records(self) -> list[Record]:
-        records = []
+    def listing(self) -> Listing:
+        whole = Listing()
         for split, entry in self.description["splits"].items():
             images = self.source / entry["images"]
             labels = self.source / entry["labels"] if "labels" in entry else None
-            names = self.source / entry["names"] if "names" in entry else None
-            if not images.is_dir():
-                raise DatasetError(f"{images}: no such folder (splits.{split}.images)")
             found = pair_files(str(split), images, labels)
-            if names is not None:
-                wanted = [line for line in names.read_text(encoding="utf-8").splitlines() if line]
-                by_name = {record.identifier: record for record in found}
-                missing = [name for name in wanted if name not in by_name]
-                if missing:
-                    raise DatasetError(f"{names}: {missing[0]!r} is not in {images}")
-                found = [by_name[name] for name in wanted]
-            if not found:
-                raise DatasetError(f"{images}: holds no images (splits.{split})")
-            records += found
-        return records
+            if "names" in entry and found.records:
+                found = _chosen(found, str(split), self.source / entry["names"])
+            whole.add(found)
+        return whole
 
     @property
     def version(self) -> str:
@@ -171,18 +162,22 @@ def _is_color(value: object) -> bool:
     )
 
 
-def _indices_of_colors(
-    pixels: NDArray[np.uint8], classes: tuple[ClassInfo, ...]
-) -> NDArray[np.uint16]:
-    """Class index of each pixel's colour, IGNORE where it is black and black is no class."""
-    packed = (pixels.astype(np.uint32) << np.array([16, 8, 0], np.uint32)).sum(axis=2)
-    indices = np.full(packed.shape, UNKNOWN, np.uint16)
-    indices[packed == 0] = IGNORE
-    for index, entry in enumerate(classes):
-        red, green, blue = entry.color
-        indices[packed == (red << 16 | green << 8 | blue)] = index
-    if (indices == UNKNOWN).any():
-        unknown = np.unique(packed[indices == UNKNOWN])[:4].tolist()
-        listed = ", ".join(str([c >> 16, c >> 8 & 255, c & 255]) for c in unknown)
-        raise PictureError(f"holds colours of no class, such as {listed}")
-    return indices
+def _chosen(found: Listing, split: str, names: Path) -> Listing:
+    """The records that a list names, in its order: a name a line, with or without its ending."""
+    by_name = {record.identifier: record for record in found.records}
+    chosen = Listing(problems=list(found.problems))
+    try:
+        lines = names.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        chosen.problems.append(f"{split}: {names}: cannot be read as a list of names ({error})")
+        return chosen
+    for number, line in enumerate(lines, start=1):
+        name = line.strip()
+        record = by_name.get(name) or by_name.get(name.rpartition(".")[0])
+        if record is not None:
+            chosen.records.append(record)
+        elif name:
+            chosen.problems.append(f"{split}: {names}:{number}: no image or label named {name!r}")
+    if not chosen.records and not chosen.problems:
+        chosen.problems.append(f"{split}: {names}: lists no samples")
+    return chosen

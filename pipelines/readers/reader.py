@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -13,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.imaging import to_indices
+from pipelines.labels import IGNORE, stored_values
 from pipelines.manifest import ClassInfo
 
-IGNORE = 255
 PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"))
 
 
@@ -34,12 +34,25 @@ class Record:
     group: str | None = None
 
 
+@dataclass
+class Listing:
+    """All samples of a source in a fixed order, and what is wrong with the source as a whole, such
+    as a split that is empty: one sentence each, reported with the problems of the samples."""
+
+    records: list[Record] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, other: Listing) -> None:
+        self.records += other.records
+        self.problems += other.problems
+
+
 @dataclass(frozen=True)
-class Reader:
+class Reader(ABC):
     """Base of all readers. A new data set is one subclass in a file of its own.
 
     A subclass sets `name` and `classes`, says what a stored label value means in `values` (class
-    index or IGNORE; anything else is an error) and lists its files in `records`.
+    index or IGNORE; anything else is an error) and lists its files in `listing`.
     """
 
     source: Path
@@ -48,16 +61,17 @@ class Reader:
     help: ClassVar[str]
 
     @property
+    @abstractmethod
     def classes(self) -> tuple[ClassInfo, ...]:
-        raise NotImplementedError
+        """The classes in the order of their indices."""
 
     def values(self, record: Record) -> Mapping[int, int]:
         """Class index (or IGNORE) of every value the record's label file may hold."""
         return {**{index: index for index in range(len(self.classes))}, IGNORE: IGNORE}
 
-    def records(self) -> list[Record]:
-        """All samples in a fixed order; DatasetError where the source has another layout."""
-        raise NotImplementedError
+    @abstractmethod
+    def listing(self) -> Listing:
+        """All samples of the source; DatasetError where it has another layout."""
 
     def read(self, record: Record) -> tuple[bytes, bytes | None]:
         """The encoded image and label of a record; OSError where a file is missing."""
@@ -66,7 +80,7 @@ class Reader:
 
     def indices(self, record: Record, picture: Image.Image) -> NDArray[np.uint16]:
         """The stored values of a record's decoded label, (height, width); PictureError if none."""
-        return to_indices(picture)
+        return stored_values(picture, self.values(record), self.classes)
 
     def bytes(self, record: Record) -> int:
         """About how many bytes the record will take; 0 for missing files."""
@@ -105,9 +119,12 @@ def duplicates(records: Iterable[Record]) -> dict[tuple[str, str], int]:
     return {name: count for name, count in seen.items() if count > 1}
 
 
-def pair_files(split: str, images: Path, labels: Path | None) -> list[Record]:
+def pair_files(split: str, images: Path, labels: Path | None) -> Listing:
     """Records of the images and labels below two folders that have the same name but for the
     ending; what lacks its counterpart is listed too, and found missing when it is read."""
+    for folder in (images, labels):
+        if folder is not None and not folder.is_dir():
+            return Listing(problems=[f"{split}: {folder}: no such folder"])
     named = _by_name(images)
     labelled = {} if labels is None else _by_name(labels)
     records = []
@@ -116,14 +133,21 @@ def pair_files(split: str, images: Path, labels: Path | None) -> list[Record]:
         # Several images of one name make several records, which `duplicates` reports.
         for image in named.get(name, [images / f"{name}.jpg"]):
             records.append(Record(name, split, image, label))
-    return records
+    return Listing(records, [] if named else [f"{split}: {images}: holds no images"])
+
+
+def visible(path: Path, root: Path) -> bool:
+    """Whether no part of a path below `root` begins with a dot, as copies of a Mac's metadata
+    (`._name.png`) and editors' caches do."""
+    return not any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def _by_name(folder: Path) -> dict[str, list[Path]]:
     """Pictures below a folder by relative path without ending."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file():
+        picture = path.suffix.lower() in PICTURE_SUFFIXES and visible(path, folder)
+        if picture and path.is_file():
             name = path.relative_to(folder).with_suffix("").as_posix()
             found.setdefault(name, []).append(path)
     return found

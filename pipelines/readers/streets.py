@@ -12,7 +12,7 @@ from typing import Self
 from pipelines import streets
 from pipelines.imaging import encode_png
 from pipelines.manifest import ClassInfo
-from pipelines.readers.reader import Reader, Record
+from pipelines.readers.reader import Listing, Reader, Record
 
 # Room between the scenes of the splits, so that a larger split repeats no other's scenes.
 SPLIT_STRIDE = 1_000_000
@@ -35,12 +35,13 @@ class Streets(Reader):
     def classes(self) -> tuple[ClassInfo, ...]:
         return streets.CLASSES
 
-    def records(self) -> list[Record]:
-        return [
+    def listing(self) -> Listing:
+        records = [
             Record(f"{split}-{index:05d}", split, Path(str(offset + index)), None)
             for split, count, offset in (("train", self.train, 0), ("val", self.val, SPLIT_STRIDE))
             for index in range(count)
         ]
+        return Listing(records)
 
     def read(self, record: Record) -> tuple[bytes, bytes | None]:
         image, label = streets.render_street(self.seed, int(record.image.name), *self.size)

@@ -103,7 +103,7 @@ def change_manifest(directory: Path) -> None:
 
 def age_manifest(directory: Path) -> None:
     text = (directory / MANIFEST_NAME).read_text()
-    (directory / MANIFEST_NAME).write_text(text.replace('"version": 1', '"version": 0'))
+    (directory / MANIFEST_NAME).write_text(text.replace('"version": 2', '"version": 1'))
 
 
 def remove_shard(directory: Path) -> None:
@@ -136,7 +136,7 @@ def empty(directory: Path) -> None:
         (remove_manifest, "half-written"),
         (cut_manifest, "damaged manifest"),
         (change_manifest, "damaged manifest: its content has fingerprint"),
-        (age_manifest, "format version 0 is not 1"),
+        (age_manifest, "format version 1 is not 2.*prepare the data set again"),
         (remove_index, r"index\.parquet: missing"),
         (remove_shard, r"\.parquet: missing"),
         (cut_shard, r"\.parquet: damaged: \d+ bytes where the manifest says \d+"),

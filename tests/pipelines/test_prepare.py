@@ -110,7 +110,7 @@ def test_a_bad_sample_fails_or_is_skipped(
     out = tmp_path / "out"
     with pytest.raises(DatasetError, match=r"(?s)1 problem.*train/0001TP_train000: .*" + sentence):
         prepare(CamVid(camvid.directory), out)
-    assert [path.name for path in tmp_path.iterdir() if "lock" not in path.name] == ["camvid"]
+    assert [path.name for path in tmp_path.iterdir()] == ["camvid"]
     manifest = prepare(CamVid(camvid.directory), out, skip_invalid=True)
     assert manifest.counts == {"train": 2, "val": 3}
     assert len(manifest.skipped) == 1
@@ -136,8 +136,13 @@ def test_lists_are_checked(camvid: CamVidSource, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"train\.txt:1: expected an image and a label"):
         prepare(CamVid(camvid.directory), tmp_path / "out")
     (camvid.directory / "train.txt").write_text("\n")
-    with pytest.raises(DatasetError, match="lists no samples"):
+    truncate(camvid.image("val", 1))
+    with pytest.raises(DatasetError, match=r"(?s)2 problems.*lists no samples.*val/0001TP_val001"):
         prepare(CamVid(camvid.directory), tmp_path / "out")
+    manifest = prepare(CamVid(camvid.directory), tmp_path / "out", skip_invalid=True)
+    assert manifest.counts == {"val": 2}
+    assert "train.txt" in manifest.skipped[0]
+    assert "val001" in manifest.skipped[1]
     with pytest.raises(DatasetError, match="not CamVid"):
         prepare(CamVid(tmp_path), tmp_path / "out")
 
@@ -216,6 +221,10 @@ def test_preparing_again_does_nothing_unless_the_source_changed(
     later = os.stat(camvid.label()).st_mtime_ns + 10**9
     os.utime(camvid.label(), ns=(later, later))  # perhaps mended, in as many bytes
     with pytest.raises(DatasetError, match="already holds the data set 'camvid'"):
+        prepare(CamVid(camvid.directory), out)
+    text = (out / "manifest.json").read_text()
+    (out / "manifest.json").write_text(text.replace('"version": 2', '"version": 1'))
+    with pytest.raises(DatasetError, match=r"delete it first or .*format version 1 is not 2"):
         prepare(CamVid(camvid.directory), out)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("important")

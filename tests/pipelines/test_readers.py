@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 
 from pipelines.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.labels import voc_color
 from pipelines.preparation import prepare
 from pipelines.prepare import main
 from pipelines.readers import READERS, Reader
 from pipelines.readers.ade20k import ADE20K
 from pipelines.readers.cityscapes import Cityscapes
 from pipelines.readers.folder import Folder
-from pipelines.readers.pascal_context import PascalContext, voc_color
+from pipelines.readers.pascal_context import PascalContext
 
 SIZE = (10, 14)
 RNG = np.random.default_rng(0)
@@ -142,6 +143,27 @@ def test_pascal_context(tmp_path: Path, background: bool, folder: str) -> None:
     _, label = found.split("val").read(0)
     expected = stored if background else np.where(stored == 0, 255, stored.astype(int) - 1)
     assert np.array_equal(label, expected)
+
+
+def test_pascal_context_s_two_label_sets_number_the_classes_differently(tmp_path: Path) -> None:
+    """2008_000002 shows a television and a window: 55 and 58 as the tool kits convert it."""
+    names = {}
+    for folder, stored in (("SegmentationClassContext", 55), ("59_context_labels", 20)):
+        root = tmp_path / folder
+        write(root / "JPEGImages/2008_000002.jpg")
+        write(root / folder / "2008_000002.png", np.full(SIZE, stored, np.uint8))
+        (root / "ImageSets/SegmentationContext").mkdir(parents=True)
+        (root / "ImageSets/SegmentationContext/val.txt").write_text("2008_000002\n")
+        for order in (None, "official"):
+            found = prepared(PascalContext(root, order=order), tmp_path / f"{folder} {order}")
+            _, label = found.split("val").read(0)
+            names[folder, order] = found.manifest.classes[label[0, 0]].name
+    assert names == {
+        ("SegmentationClassContext", None): "tvmonitor",
+        ("SegmentationClassContext", "official"): "truck",
+        ("59_context_labels", None): "tvmonitor",
+        ("59_context_labels", "official"): "tvmonitor",
+    }
 
 
 def test_voc_colors_are_the_development_kit_s() -> None:

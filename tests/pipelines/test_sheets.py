@@ -84,6 +84,31 @@ def test_commands_write_their_sheets(
     assert "does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("sheet.foo", "cannot be written as '.foo'; use .png, .jpg"),
+        ("sheet", "cannot be written as ''; use .png"),
+        ("nowhere/sheet.png", "there is no directory"),
+        ("taken.png", "is a directory"),
+    ],
+)
+@pytest.mark.parametrize("command", ["inspect", "preview"])
+def test_an_impossible_sheet_is_found_before_anything_is_drawn(
+    streets: PreparedDataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    sentence: str,
+    command: str,
+) -> None:
+    (tmp_path / "taken.png").mkdir()
+    monkeypatch.setattr(PreparedDataset, "split", None)  # nothing of the data is read
+    assert main([command, streets.location.path, "--out", str(tmp_path / name)]) == 1
+    assert sentence in capsys.readouterr().err
+
+
 def test_augmenting_ahead_changes_nothing(streets: PreparedDataset) -> None:
     data = DataConfig(crop=(24, 40))
     batches = TrainingBatches(streets.split("train"), data, 0, 4)
