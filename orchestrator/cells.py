@@ -10,6 +10,7 @@ from models.cost import on_meta
 from orchestrator.extensions import modules_of
 from orchestrator.identity import code_version, trial_identity
 from orchestrator.study import Trial
+from pipelines.backbone_weights import load_backbone_weights
 from pipelines.dataset import PreparedDataset, open_dataset
 from pipelines.experiment import Experiment
 from pipelines.initial_weights import load_initial_weights
@@ -17,7 +18,6 @@ from pipelines.network import (
     NetworkConfig,
     build_network,
     check_network,
-    load_backbone_weights,
 )
 from pipelines.precision import resolve_precision
 from pipelines.prepare import ensure_streets

@@ -23,12 +23,10 @@ from torch import Tensor
 
 from pipelines.batches import SourceBatch
 from pipelines.geometry import AxisSampling, sample_axis
+from pipelines.normalisation import IMAGENET_MEAN, IMAGENET_STD, channels, normalise
 from pipelines.randomness import Stream, uniform_tensor
 
 IGNORE_INDEX = 255
-# Of the ImageNet training images, in [0, 1]; what the pretrained backbones were trained with.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -68,17 +66,6 @@ class AugmentationConfig:
                 f"blur must be a smallest and a largest sigma above 0, such as (0.15, 1.3), "
                 f"or (0, 0) for none; received {self.blur}"
             )
-
-
-def normalise(
-    images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
-) -> Tensor:
-    """(images - mean) / std per channel as float32; uint8 is taken as 0-255, float as [0, 1].
-
-    `images`: (batch, 3, height, width).
-    """
-    scaled = images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images.float()
-    return (scaled - _channels(scaled, mean)) / _channels(scaled, std)
 
 
 class Augmentation:
@@ -137,7 +124,7 @@ class Augmentation:
             images = _read_nearest(batch.windows, rows, columns).to(torch.float32) / 255
         else:
             images = _read_bilinear(batch.windows, rows, columns)
-        images = torch.where(inside[:, None], images, _channels(images, self.mean))
+        images = torch.where(inside[:, None], images, channels(images, self.mean))
         labels = _read_nearest(batch.labels[:, None], rows, columns)[:, 0].long()
         return images, torch.where(inside, labels, IGNORE_INDEX)
 
@@ -256,7 +243,3 @@ def _filter(images: Tensor, kernel: Tensor) -> Tensor:
             total = torch.addcmul(total, before + after, taps[place])
         filtered = total
     return filtered
-
-
-def _channels(images: Tensor, values: Sequence[float]) -> Tensor:
-    return torch.tensor(tuple(values), dtype=images.dtype, device=images.device)[:, None, None]

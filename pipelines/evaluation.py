@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pipelines.augmentation import normalise
-from pipelines.inference import InferenceConfig, predict, scaled_size
+from pipelines.inference import InferenceConfig, predict, predict_image, scaled_size
 from pipelines.loading import EvaluationBatches
+from pipelines.normalisation import normalise
 from pipelines.precision import Numerics
 from pipelines.scores import Scores, ScoreState
 
@@ -50,23 +50,6 @@ class EvaluationConfig(InferenceConfig):
             raise ValueError(
                 f"boundary must be a tolerance in pixels, or 0 for none; received {self.boundary}"
             )
-
-
-@torch.no_grad()
-def predict_image(
-    model: nn.Module, image: Tensor, numerics: Numerics, config: InferenceConfig | None = None
-) -> Tensor:
-    """Class indices, uint8 `(height, width)`, for one `image`, uint8 `(height, width, 3)`."""
-    training = model.training
-    model.eval()
-    try:
-        images = normalise(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device))
-        size = (image.shape[0], image.shape[1])
-        with numerics.autocast():
-            prediction = predict(model, numerics.arrange(images), size, config)
-        return prediction[0].to("cpu", torch.uint8)
-    finally:
-        model.train(training)
 
 
 def evaluate(

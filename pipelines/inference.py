@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import split_output
+from pipelines.normalisation import normalise
+from pipelines.precision import Numerics
 
 # Rows of the picture whose probabilities are computed at once, beside the sum of all.
 _ROWS = 64
@@ -115,6 +117,23 @@ def predict(
         del logits
     assert total is not None, "there is a view"
     return total.argmax(dim=1)
+
+
+@torch.no_grad()
+def predict_image(
+    model: nn.Module, image: Tensor, numerics: Numerics, config: InferenceConfig | None = None
+) -> Tensor:
+    """Class indices, uint8 `(height, width)`, for one `image`, uint8 `(height, width, 3)`."""
+    training = model.training
+    model.eval()
+    try:
+        images = normalise(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device))
+        size = (image.shape[0], image.shape[1])
+        with numerics.autocast():
+            prediction = predict(model, numerics.arrange(images), size, config)
+        return prediction[0].to("cpu", torch.uint8)
+    finally:
+        model.train(training)
 
 
 def window_starts(size: int, window: int, step: int) -> list[int]:

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models import FENet, FENetConfig, PretrainedReport, load_pretrained, split_output
-from models.backbones import Backbone
-from pipelines.weights import read_weights
+from models import FENet, FENetConfig, split_output
 
 
 class NetworkError(ValueError):
@@ -113,17 +111,3 @@ def check_network(config: NetworkConfig, classes: int, crop: tuple[int, int]) ->
                     f"network {config.network}: {name} are {tuple(term.shape)} for images of "
                     f"{tuple(images.shape)}; they must be (2, {classes}, height, width)"
                 )
-
-
-def load_backbone_weights(model: nn.Module, uri: str) -> PretrainedReport:
-    """Load published weights into `model.backbone`.
-
-    Raises WeightsError or models.PretrainedError where they cannot be read or do not fit, and
-    NetworkError where the network has no backbone of `models.backbones`.
-    """
-    backbone = getattr(model, "backbone", None)
-    if not isinstance(backbone, Backbone):
-        raise NetworkError(
-            f"backbone_weights: {type(model).__name__} has no `backbone` of models.backbones"
-        )
-    return load_pretrained(backbone, read_weights(uri))

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models import PretrainedReport, SegmentationLoss, set_sample_keys
 from pipelines.augmentation import Augmentation
+from pipelines.backbone_weights import load_backbone_weights
 from pipelines.batch_norm import synchronise_batch_norm
 from pipelines.cache import NodeCache
 from pipelines.checkpoint import Snapshot, restore_checkpoint, take_snapshot
@@ -31,7 +32,7 @@ from pipelines.evaluation import Scores, evaluate
 from pipelines.experiment import Experiment
 from pipelines.initial_weights import InitialReport, load_initial_weights
 from pipelines.loading import EvaluationBatches, TrainingBatches
-from pipelines.network import build_network, load_backbone_weights
+from pipelines.network import build_network
 from pipelines.optimization import build_optimizer, learning_rate
 from pipelines.precision import Numerics
 

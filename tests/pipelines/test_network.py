@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from models import FENetConfig
+from pipelines.backbone_weights import load_backbone_weights
 from pipelines.network import (
     NetworkConfig,
     NetworkError,
     build_network,
     check_network,
-    load_backbone_weights,
 )
 
 
