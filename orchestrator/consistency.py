@@ -126,7 +126,14 @@ def _kind(study: Study, source: Source) -> Iterator[Problem]:
             "`early_stopping` needs `kind: search`: a table whose rows were stopped by their rank "
             "would compare unfinished trainings",
         )
-    if study.kind == "profile":
+    if study.kind != "profile":
+        if study.profile is not None:
+            yield Problem(source.place(("profile",)), "`profile` needs `kind: profile`")
+        for name, variant in study.variants.items():
+            if variant.part is not None:
+                place = source.place(("variants", name, "part"))
+                yield Problem(place, f"`variants.{name}.part` needs `kind: profile`")
+    else:
         for key in ("protocols", "submission"):
             if getattr(study, key):
                 message = f"`{key}` needs something trained, and `kind: profile` trains nothing"

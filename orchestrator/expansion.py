@@ -107,14 +107,14 @@ class _Expansion:
 
     def _look_for_idle_conditions(self, cells: list[dict[str, Any]]) -> None:
         """A condition that holds nowhere is a mistake where it was written for this study, and
-        worth a look where it was inherited or `--set` may have changed what it speaks of."""
+        worth a look where `--set` may have changed what it speaks of. A file that is extended may
+        well say more than one study needs."""
         for keys, condition in conditions(self.study, self.source):
-            if keys in self._held:
-                continue
             place = self.source.place(keys)
-            problem = Problem(place, never(condition, cells))
-            own = place.name == self.source.name and not self._overrides
-            (self.problems if own else self.warnings).append(problem)
+            if keys in self._held or place.name != self.source.name:
+                continue
+            found = self.warnings if self._overrides else self.problems
+            found.append(Problem(place, never(condition, cells)))
 
 
 def expand(

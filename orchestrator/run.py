@@ -12,6 +12,7 @@ from orchestrator.extensions import modules_of, runtime_environment
 from orchestrator.initial_weights import local_weights
 from orchestrator.ledger import Ledger, Record, RunStatus, StudyRun
 from orchestrator.plan import placement, show_plan
+from orchestrator.profile import run_profile
 from orchestrator.reconciliation import standings
 from orchestrator.setting import Setting
 from orchestrator.study import Plan
@@ -24,6 +25,8 @@ def run_study(plan: Plan, setting: Setting, plan_only: bool = False) -> bool:
 
     Raises DatasetError, fleet.CapacityError or ledger.LedgerError before anything is trained.
     """
+    if plan.study.kind == "profile":
+        return run_profile(plan, setting)
     ray_logs = None
     environment = runtime_environment(
         {m.__name__: m for t in plan.trials for m in modules_of(t.experiment, plan.study.imports)}

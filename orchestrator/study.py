@@ -114,6 +114,8 @@ class Variant:
     label: its name in the table; the variant's own name when left out.
     reference: published values, or a list of them where they depend on the cell.
     entered: a score entered by hand, or a list of them, such as a test server's.
+    part: of a profile, the part of the network whose cost the row states, such as `flows.detail`;
+        the whole network when left out.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -122,6 +124,7 @@ class Variant:
     label: str | None = None
     reference: References | None = None
     entered: EnteredScores | None = None
+    part: str | None = None
 
     @property
     def references(self) -> tuple[Reference, ...]:
@@ -202,6 +205,26 @@ class ReportOptions:
 
 
 @dataclass(frozen=True)
+class ProfileOptions:
+    """What a study of `kind: profile` counts for, in place of a data set.
+
+    classes: that the networks tell apart.
+    size: height and width in pixels of the picture that the multiply-adds are for.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    classes: int = 19
+    size: tuple[int, int] = (1024, 1024)
+
+    def __post_init__(self) -> None:
+        if self.classes < 1:
+            raise ValueError(f"classes must be at least 1, received {self.classes}")
+        if min(self.size) < 1:
+            raise ValueError(f"size must be two sizes in pixels, received {list(self.size)}")
+
+
+@dataclass(frozen=True)
 class Study:
     """A validated study file.
 
@@ -221,6 +244,7 @@ class Study:
     protocols: further ways to score the last checkpoint, by name.
     submission: predictions packed for a test server.
     published: rows of other methods.
+    profile: what a `kind: profile` counts for.
     report: what the report shows.
     resources: what a trial runs on; does not decide a result.
     limits: what the study may cost.
@@ -244,6 +268,7 @@ class Study:
     protocols: dict[str, InferenceConfig] = field(default_factory=dict)
     submission: Submission | None = None
     published: tuple[Published, ...] = ()
+    profile: ProfileOptions | None = None
     report: ReportOptions = field(default_factory=ReportOptions)
     resources: Resources = field(default_factory=Resources)
     limits: Limits = field(default_factory=Limits)
