@@ -8,6 +8,7 @@ Measured side by side in one run, on one core, in samples per second of processo
   loading alone     (a) this pipeline, from the node cache; (b) a `torch.utils.data` dataset that
                     decodes PNG with Pillow and cuts the crop with albumentations; (c) copying the
                     same windows from memory to memory, the limit
+  memory            what an epoch of (a) adds to the process, beside the batches it may hold
   with augmentation (a) this pipeline on the CPU; (b) the same recipe by albumentations and OpenCV
   on a GPU          time to augment a batch, plain and compiled, beside kornia's
                     AugmentationSequential and a training step of FENet with ResNet-18
@@ -48,6 +49,7 @@ from pipelines.readers.streets import Streets
 
 SIZE, CROP = (1024, 2048), (1024, 1024)
 DATA = DataConfig(crop=CROP)
+AHEAD = 4  # batches that loading may be ahead of the loop
 
 
 class PngDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
@@ -130,6 +132,23 @@ def measure(
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
+def memory_of_an_epoch(batches: TrainingBatches) -> tuple[float, float]:
+    """MiB of memory of its own that an epoch adds to this process at most, and MiB of the windows
+    and labels of the batches it may have ahead."""
+    before = own_memory()
+    peak, size = before, 0
+    for batch in batches.epoch(0):
+        peak = max(peak, own_memory())
+        size = batch.windows.nbytes + batch.labels.nbytes
+    return (peak - before) / 2**20, AHEAD * size / 2**20
+
+
+def own_memory() -> int:
+    """Bytes of this process's memory that is no file's, such as a cache's pages are (Linux)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+
 def write_pngs(split: Samples, directory: Path) -> float:
     """The split as PNG pairs; returns the mean size of an image in MB."""
     sizes = []
@@ -146,7 +165,7 @@ def on_the_cpu(directory: Path, images: int, rounds: int, batch: int) -> None:
     prepare(Streets(train=images, val=0, size=SIZE), directory / "set", workers=cores())
     split = NodeCache(directory / "cache").decoded(open_dataset(directory / "set"), "train")
     megabytes = write_pngs(split, directory)
-    batches = TrainingBatches(split, DATA, 0, batch)
+    batches = TrainingBatches(split, DATA, 0, batch, ahead=AHEAD)
     draws = batches.batches.epoch(0)
     steps = len(draws)
     augmentation = Augmentation(DATA.augmentation, CROP)
@@ -173,6 +192,10 @@ def on_the_cpu(directory: Path, images: int, rounds: int, batch: int) -> None:
     print(f"  (a) node cache          {rates['a']:9.1f}")
     print(f"  (b) PNG, Pillow, crop   {rates['b']:9.1f}   a/b = {rates['a'] / rates['b']:.1f}")
     print(f"  (c) memory copy         {rates['c']:9.1f}   c/a = {rates['c'] / rates['a']:.2f}")
+    added, held = memory_of_an_epoch(batches)
+    print("memory of loading alone, MiB")
+    print(f"  (a) added by an epoch   {added:9.1f}")
+    print(f"      {AHEAD} batches ahead     {held:9.1f}   added/ahead = {added / held:.2f}")
     rates = measure(
         {"a": lambda step: augmentation(batches.load(draws[step])), "b": usual(augmented)},
         steps,

@@ -49,28 +49,28 @@ def check(
     except OSError as error:
         missing = f"{error.filename}: {error.strerror or error}"
         return _wrong(record, missing)
-    try:
-        picture = open_picture(image_bytes)
-        pixels = to_rgb(picture)
-    except PictureError as error:
-        return _wrong(record, f"{record.image}: image {error}")
+    problems = []
+    where = record.label or record.image
     label: Array | None = None
     if label_bytes is not None:
-        where = record.label or record.image
         try:
             stored = reader.indices(record, open_picture(label_bytes))
             label = class_indices(stored, reader.values(record), reader.classes)
         except PictureError as error:
-            return _wrong(record, f"{where}: label {error}")
-        if label.shape != pixels.shape[:2]:
-            # Some tools annotate the picture as stored, before its EXIF orientation is applied.
-            if orientation(picture) in TRANSPOSED and label.shape == pixels.shape[1::-1]:
-                pixels = np.asarray(picture.convert("RGB"))
-            else:
-                return _wrong(
-                    record,
-                    f"{where}: label of {_size(label)} pixels for an image of {_size(pixels)}",
-                )
+            problems.append(f"{where}: label {error}")
+    try:
+        picture = open_picture(image_bytes)
+        pixels = to_rgb(picture)
+    except PictureError as error:
+        return _wrong(record, f"{record.image}: image {error}", *problems)
+    if problems:
+        return _wrong(record, *problems)
+    if label is not None and label.shape != pixels.shape[:2]:
+        # Some tools annotate the picture as stored, before its EXIF orientation is applied.
+        if orientation(picture) not in TRANSPOSED or label.shape != pixels.shape[1::-1]:
+            sizes = f"label of {_size(label)} pixels for an image of {_size(pixels)}"
+            return _wrong(record, f"{where}: {sizes}")
+        pixels = np.asarray(picture.convert("RGB"))
     keeps = _is_plain(picture)
     content = image_bytes if keeps and picture.format == "JPEG" else pixels
     classes = len(reader.classes)
@@ -132,5 +132,6 @@ def _size(pixels: Array) -> str:
     return f"{pixels.shape[1]} x {pixels.shape[0]}"
 
 
-def _wrong(record: Record, problem: str) -> Checked:
-    return Checked(None, problems=(f"{record.split}/{record.identifier}: {problem}",))
+def _wrong(record: Record, *problems: str) -> Checked:
+    name = f"{record.split}/{record.identifier}"
+    return Checked(None, problems=tuple(f"{name}: {problem}" for problem in problems))

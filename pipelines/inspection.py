@@ -20,7 +20,7 @@ def describe(dataset: PreparedDataset) -> str:
         size = sum(shard.bytes for shard in shards) / 2**20
         lines.append(
             f"{name}: {count} images, {_range(split.widths)} x {_range(split.heights)} pixels, "
-            f"{len(shards)} shards, {size:.1f} MiB"
+            f"{len(shards)} shard{'s' * (len(shards) != 1)}, {size:.1f} MiB"
         )
     pixels = sum(manifest.class_pixels) + manifest.ignored_pixels
     ignored = manifest.ignored_pixels / pixels if pixels else 0.0

@@ -191,11 +191,17 @@ def _progress(title: str) -> Iterator[preparation.Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("[dim]{task.fields[meaning]}"),
     ]
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(title, total=None, meaning="left")
+
+        def show(done: int, total: int) -> None:
+            meaning = "in all" if done == total else "left"
+            bar.update(task, completed=done, total=total, meaning=meaning)
+
+        yield show
 
 
 class _Rate(ProgressColumn):

@@ -12,9 +12,13 @@ import pytest
 import torch
 
 from pipelines.ahead import prepare_ahead
+from pipelines.cache import NodeCache
 from pipelines.data import DataConfig
 from pipelines.dataset import DatasetError, PreparedDataset, open_dataset
 from pipelines.loading import BufferPool, EvaluationBatches, TrainingBatches
+from pipelines.preparation import prepare
+from pipelines.readers.camvid import CamVid
+from tests.pipelines.conftest import CamVidSource
 
 DATA = DataConfig(crop=(24, 40))
 
@@ -178,6 +182,37 @@ def test_memory_is_used_again_only_when_nothing_refers_to_it() -> None:
     again = [pool.take((4, 5)) for _ in range(2)]
     assert place in [tensor.data_ptr() for tensor in again]
     assert len({tensor.data_ptr() for tensor in again}) == 2
+
+
+def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
+    """Own memory of the process over two epochs of 8 samples and then of 96."""
+    source = CamVidSource(tmp_path / "source", samples=0, size=(256, 512))
+    for split, count in (("val", 8), ("train", 96)):
+        names = [f"0001TP_{split}{index:03d}" for index in range(count)]
+        source.list(split, names)
+        for name in names:
+            source.add(split, name, flat=True)
+    prepare(CamVid(source.directory), tmp_path / "set")
+    dataset = open_dataset(tmp_path / "set")
+    cache = NodeCache(tmp_path / "cache")
+    decoded = (96 - 8) * 256 * 512 * 4  # bytes of the pictures that only the larger split has
+    for open_split in (dataset.split, lambda name: cache.decoded(dataset, name)):
+        small, large = (
+            peak_memory(TrainingBatches(open_split(name), DataConfig(crop=(64, 64)), 0, 4))
+            for name in ("val", "train")
+        )
+        assert large - small < decoded / 2
+
+
+def peak_memory(batches: TrainingBatches) -> int:
+    """Most bytes of memory of its own that this process has during two epochs."""
+    return max(own_memory() for epoch in range(2) for _ in batches.epoch(epoch))
+
+
+def own_memory() -> int:
+    """Bytes of memory that is no file's, such as a cache's pages are."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
 def test_memory_is_bounded_by_the_batches_ahead(streets: PreparedDataset) -> None:

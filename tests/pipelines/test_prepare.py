@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,13 +121,17 @@ def test_a_bad_sample_fails_or_is_skipped(
 def test_all_problems_are_listed_together(camvid: CamVidSource, tmp_path: Path) -> None:
     truncate(camvid.image("train", 0))
     rgb_label(camvid)
-    mismatched_size(camvid)
     truncate(camvid.image("val", 2))
     camvid.label("train", 2).unlink()
-    with pytest.raises(DatasetError, match="3 problems") as caught:
+    with pytest.raises(DatasetError, match="4 problems") as caught:
         prepare(CamVid(camvid.directory), tmp_path / "out")
-    for name in ("train/0001TP_train000", "train/0001TP_train002", "val/0001TP_val002"):
-        assert name in str(caught.value)
+    for part in (
+        "train/0001TP_train000: .*image damaged",
+        "train/0001TP_train000: .*label holds colours",
+        "train/0001TP_train002: .*No such file",
+        "val/0001TP_val002: .*image damaged",
+    ):
+        assert re.search(part, str(caught.value))
 
 
 def test_lists_are_checked(camvid: CamVidSource, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pipelines.sheets import contact_sheet, overlay, preview
 
 def test_the_description_counts(streets: PreparedDataset) -> None:
     text = describe(streets)
-    assert "train: 11 images, 64 x 32 pixels, 1 shards" in text
+    assert "train: 11 images, 64 x 32 pixels, 1 shard, " in text
     assert streets.manifest.fingerprint in text
     road = next(line for line in text.splitlines() if line.split()[:1] == ["road"])
     assert road.split()[1:] == [f"{streets.manifest.class_frequencies[0]:.3%}", "14"]
