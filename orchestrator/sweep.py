@@ -16,8 +16,10 @@ from rich.console import Console
 
 from models import PretrainedError
 from orchestrator.chatter import quiet_output
+from orchestrator.extensions import modules_of
 from orchestrator.fleet import CapacityError
 from orchestrator.ledger import LedgerError
+from orchestrator.remote import RemoteError, is_remote, run_remotely
 from orchestrator.run import run_study
 from orchestrator.setting import Setting, StopFlag
 from orchestrator.source import StudyError
@@ -34,6 +36,7 @@ BAD_INPUT = (
     PretrainedError,
     CapacityError,
     LedgerError,
+    RemoteError,
 )
 EXIT_FAILED_TRIALS = 1
 EXIT_BAD_INPUT = 2
@@ -44,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0 all trials finished, 1 some failed, 2 bad input,
     130 interrupted."""
     options = _parser().parse_args(arguments)
+    try:
+        if is_remote(options.address):
+            return _send(options, Console())
+    except BAD_INPUT as error:
+        _tell(error, Console())
+        return EXIT_BAD_INPUT
     storage = Path(options.storage).expanduser().resolve()
     stop = StopFlag()
     with quiet_output(storage / "logs") as (console, log):
@@ -58,9 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             setting = Setting(storage, options.address, console, log, stop)
             finished = run_study(plan, setting, plan_only=options.plan)
         except BAD_INPUT as error:
-            console.print(f"[bold red]error[/] {type(error).__name__}", highlight=False)
-            for line in str(error).splitlines():
-                console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+            _tell(error, console)
             return EXIT_BAD_INPUT
         except KeyboardInterrupt:
             console.print("stopped at once; run the same command again to go on")
@@ -77,6 +84,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if stop.requested:
         return EXIT_INTERRUPTED
     return 0 if finished else EXIT_FAILED_TRIALS
+
+
+def _send(options: argparse.Namespace, console: Console) -> int:
+    """Have the study run by the cluster whose dashboard `--address` names, and follow it."""
+    plan = load_study(Path(options.study), [_pair(text) for text in options.set], options.only)
+    modules = {
+        module.__name__: module
+        for trial in plan.trials
+        for module in modules_of(trial.experiment, plan.study.imports)
+    }
+    passed_on = [
+        f"--{name}={value}" for name in ("set", "only") for value in getattr(options, name)
+    ]
+    passed_on += [f"--{name}" for name in ("plan",) if getattr(options, name)]
+    return run_remotely(
+        plan.study.study,
+        plan.resolved,
+        list(modules.values()),
+        passed_on,
+        options.address,
+        options.storage,
+        console,
+    )
+
+
+def _tell(error: Exception, console: Console) -> None:
+    console.print(f"[bold red]error[/] {type(error).__name__}", highlight=False)
+    for line in str(error).splitlines():
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,7 +144,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--address",
         default=os.environ.get("RAY_ADDRESS"),
-        help="a running Ray cluster (host:port or auto); without it, one is started here",
+        help="a running Ray cluster: host:port or auto on one of its machines, or from anywhere "
+        "its dashboard (http://localhost:8265), to which the study is sent; without it, one is "
+        "started here",
     )
     parser.add_argument(
         "--plan", action="store_true", help="show the trials and their state, train nothing"

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# idle_head.sh HOURS: power the head off (which terminates it) after HOURS without worker machines,
+# without a study at work and without anybody logged in. The database is in the bucket by then.
+set -euo pipefail
+
+HOURS=$1
+MARK=/run/head-last-used
+[ -e "$MARK" ] || touch "$MARK"
+
+in_use() {
+  # Worker machines and laptops hold connections to Ray's port; the head's own come from itself.
+  local own others
+  own=$(hostname -I | tr ' ' '\n' | grep -v '^$' | paste -sd'|')
+  others=$(ss -Htn state established '( sport = :6379 )' | awk '{print $4}' | grep -Ev "^\[?(::ffff:)?(127\.0\.0\.1|$own)" || true)
+  [ -n "$others" ] && return 0
+  who | grep -q . && return 0
+  pgrep -f 'orchestrator\.(sweep|evaluate|predict)' > /dev/null
+}
+
+if in_use; then
+  touch "$MARK"
+elif [ $(($(date +%s) - $(stat -c %Y "$MARK"))) -gt $((HOURS * 3600)) ]; then
+  logger "unused for $HOURS hours; powering off"
+  systemctl poweroff
+fi

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# A GPU machine: its NVMe for the node cache, and the watcher that hears of a spot machine's end.
+set -euo pipefail
+
+# The image joins the machine's own NVMe disks and mounts them; without any, the root disk serves.
+SCRATCH=/opt/dlami/nvme
+if mountpoint --quiet "$SCRATCH"; then
+  sudo mkdir -p "$SCRATCH/cache"
+  sudo chown "$USER:" "$SCRATCH/cache"
+  mkdir -p ~/.cache
+  # Where a study keeps decoded data unless it says otherwise.
+  ln -sfn "$SCRATCH/cache" ~/.cache/segmentation-orchestrator
+fi
+
+sudo tee /etc/systemd/system/spot-notice.service > /dev/null <<UNIT
+[Unit]
+Description=Tell Ray when this spot machine is about to be taken
+After=network-online.target
+
+[Service]
+User=$USER
+Environment=RAY_AUTH_MODE=token HOME=$HOME
+ExecStart=/opt/orchestrator/bin/python -m orchestrator.spot_notice
+Restart=always
+RestartSec=10
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+sudo systemctl daemon-reload
+sudo systemctl enable --quiet spot-notice.service
+sudo systemctl restart spot-notice.service

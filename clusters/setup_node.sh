@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# setup_node.sh ENVIRONMENT: the project beside this script, at the versions of constraints.txt, in the
+# virtual environment ENVIRONMENT. Run again after a change, it installs what changed.
+set -euo pipefail
+
+ENVIRONMENT=$1
+PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+PYTHON=${PYTHON:-python3}
+
+[ ! -e ~/.ray/auth_token ] || chmod 600 ~/.ray/auth_token
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "$(hostname): $PYTHON is $("$PYTHON" --version); Python 3.11 or later is needed (set PYTHON)" >&2
+  exit 1
+}
+if ! "$PYTHON" -m venv "$ENVIRONMENT"; then
+  echo "$(hostname): $PYTHON cannot make virtual environments; install its venv package" >&2
+  exit 1
+fi
+"$ENVIRONMENT/bin/python" -m pip install --quiet --disable-pip-version-check \
+  --constraint "$PROJECT/constraints.txt" --editable "${PROJECT}[cluster]"
+
+# For commands that come later over SSH, `ray down` among them.
+LINE="export PATH=$ENVIRONMENT/bin:\$PATH RAY_AUTH_MODE=token"
+grep -qxF "$LINE" ~/.bashrc 2> /dev/null || echo "$LINE" >> ~/.bashrc

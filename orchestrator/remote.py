@@ -1,0 +1,163 @@
+"""A study on a cluster reached through its dashboard: submitted as a Ray job, and followed.
+
+The job's process sits on the cluster's head. What travels is the study, resolved into one file,
+this project's sources as they are here, and the user's own modules; no credentials, which the
+cluster's machines have of their own.
+"""
+
+import asyncio
+import inspect
+import re
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from ray.dashboard.modules.job.pydantic_models import JobDetails
+from ray.job_submission import JobStatus, JobSubmissionClient
+from rich.console import Console
+
+import models
+import orchestrator
+import pipelines
+
+_STUDY = "study"
+_STUDY_FILE = "study.yaml"
+_SOURCES = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+# A stopped job's trials write their checkpoints first; Ray would kill it after 3 seconds.
+_STOP_SECONDS = "300"
+_STILL_AT_WORK = (JobStatus.PENDING, JobStatus.RUNNING)
+
+
+class RemoteError(RuntimeError):
+    """A study cannot be sent to the cluster; the message says why and what would work."""
+
+
+def is_remote(address: str | None) -> bool:
+    """Whether an address is a cluster's dashboard, to which a study is sent as a job.
+
+    Raises RemoteError for Ray Client's addresses.
+    """
+    if address is None:
+        return False
+    if address.startswith("ray://"):
+        raise RemoteError(
+            f"--address {address}: Ray Client keeps the study's own process here, so that it ends "
+            "with this terminal or a lost connection; use the dashboard's address "
+            "(http://localhost:8265, through `ray dashboard cluster.yaml`), or on the cluster "
+            "itself auto or host:port"
+        )
+    return address.startswith(("http://", "https://"))
+
+
+def run_remotely(
+    name: str,
+    document: str,
+    modules: Sequence[ModuleType],
+    arguments: Sequence[str],
+    address: str,
+    storage: str,
+    console: Console,
+) -> int:
+    """Send a study to the cluster at `address`, or join it where it is at work there already, and
+    show what it says until it ends. Returns the exit status of the study's own command.
+
+    name: of the study. document: its resolved file. modules: the user's own. arguments: the sweep's
+    options that go with it. storage: as the cluster sees it. Raises RemoteError.
+    """
+    if "://" not in storage and not storage.startswith("/"):
+        raise RemoteError(
+            f"--storage {storage} would lie in the job's temporary directory; name a place that "
+            "all machines of the cluster share, such as s3://BUCKET/storage or /shared/storage"
+        )
+    client = _connect(address)
+    job_id = _at_work(client, name)
+    if job_id is not None:
+        console.print(f"{name} is at work there already, as job {job_id}", highlight=False)
+    else:
+        command = ["python", "-m", "orchestrator.sweep", _STUDY_FILE, *arguments]
+        command += ["--storage", storage, "--address", "auto"]
+        with _parcel(document, modules) as directory:
+            job_id = client.submit_job(
+                entrypoint=shlex.join(command),
+                submission_id=_job_name(name),
+                runtime_env={
+                    "working_dir": str(directory),
+                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_SECONDS},
+                },
+                metadata={_STUDY: name},
+            )
+        console.print(f"submitted as job {job_id}", highlight=False)
+    try:
+        return _follow(client, job_id, console)
+    except KeyboardInterrupt:
+        console.print(
+            f"\nno longer following; the study goes on at {address}. The same command follows it "
+            f"again; to stop it: python -m orchestrator.studies stop '{name}'",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return 0
+
+
+def _connect(address: str) -> JobSubmissionClient:
+    try:
+        return JobSubmissionClient(address)
+    except Exception as error:  # requests', Ray's own, and RuntimeError for refused tokens
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise RemoteError(
+            f"--address {address}: no Ray cluster to submit to ({reason}); is the tunnel open "
+            "(`ray dashboard cluster.yaml`), and is the cluster's token in ~/.ray/auth_token, with "
+            "RAY_AUTH_MODE=token?"
+        ) from None
+
+
+def _job_name(study: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", study) + time.strftime("-%Y%m%d-%H%M%S")
+
+
+def _at_work(client: JobSubmissionClient, name: str) -> str | None:
+    """The job that is at work on the study, if any."""
+    jobs: list[JobDetails] = client.list_jobs()
+    for job in jobs:
+        if job.status in _STILL_AT_WORK and (job.metadata or {}).get(_STUDY) == name:
+            return job.submission_id
+    return None
+
+
+@contextmanager
+def _parcel(document: str, modules: Sequence[ModuleType]) -> Iterator[Path]:
+    """A directory with everything that travels."""
+    with tempfile.TemporaryDirectory(prefix="study-") as temporary:
+        directory = Path(temporary)
+        (directory / _STUDY_FILE).write_text(document, encoding="utf-8")
+        for module in (models, pipelines, orchestrator, *modules):
+            if hasattr(module, "__path__"):
+                source = Path(next(iter(module.__path__)))
+                shutil.copytree(source, directory / source.name, ignore=_SOURCES)
+            else:
+                shutil.copy(inspect.getfile(module), directory)
+        yield directory
+
+
+def _follow(client: JobSubmissionClient, job_id: str, console: Console) -> int:
+    """Print what the job prints until it ends; its exit status."""
+
+    async def show() -> None:
+        async for text in client.tail_job_logs(job_id):
+            console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
+
+    asyncio.run(show())
+    info = client.get_job_info(job_id)
+    while info.status in _STILL_AT_WORK:  # the log ends a moment before the job does
+        time.sleep(0.5)
+        info = client.get_job_info(job_id)
+    if info.driver_exit_code is not None:
+        return int(info.driver_exit_code)
+    if info.status != JobStatus.SUCCEEDED:
+        raise RemoteError(f"job {job_id} ended as {info.status}: {info.message}")
+    return 0

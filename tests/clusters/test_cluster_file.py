@@ -1,0 +1,180 @@
+"""cluster.yaml before Ray's own schema, AWS provider (on moto's AWS) and autoscaler."""
+
+import copy
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from moto import mock_aws
+from ray.autoscaler._private.aws.config import bootstrap_aws
+from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated.autoscaler_pb2 import GangResourceRequest
+
+from orchestrator.fleet import DRIVER_RESOURCE, plan_gang
+from orchestrator.resources import Resources
+
+PROJECT = Path(__file__).parents[2]
+REGION = "us-west-2"
+BUCKET = "my-bucket"
+
+pytestmark = [
+    # botocore and moto on themselves
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An AWS account with the key pair and the roles that cluster.yaml names."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    with mock_aws():
+        boto3.client("cloudformation", region_name=REGION).create_stack(
+            StackName="segmentation",
+            TemplateBody=(PROJECT / "clusters/aws/permissions.yaml").read_text(),
+            Capabilities=["CAPABILITY_NAMED_IAM"],
+            Parameters=[{"ParameterKey": "Bucket", "ParameterValue": BUCKET}],
+        )
+        ec2 = boto3.client("ec2", region_name=REGION)
+        ec2.create_key_pair(KeyName="segmentation")
+        yield ec2
+
+
+@pytest.mark.parametrize("name", ["cluster.yaml", "clusters/on-premises.yaml"])
+def test_rays_schema(name: str) -> None:
+    validate_config(prepare_config(yaml.safe_load((PROJECT / name).read_text())))
+
+
+def test_machines_as_aws_gets_them(aws: Any, aws_config: dict[str, Any]) -> None:
+    config = bootstrap_aws(prepare_config(aws_config))
+    provider = AWSNodeProvider(config["provider"], config["cluster_name"])
+    for name, node_type in config["available_node_types"].items():
+        tags = {"ray-node-kind": "head" if name == "head" else "worker", "ray-node-name": name}
+        provider.create_node(copy.deepcopy(node_type["node_config"]), tags, 1)
+    machines = {
+        next(tag["Value"] for tag in one["Tags"] if tag["Key"] == "Name"): one
+        for reservation in aws.describe_instances()["Reservations"]
+        for one in reservation["Instances"]
+    }
+    assert set(machines) == {"head", "gpu-spot", "gpu-on-demand"}
+    assert machines["gpu-spot"]["InstanceLifecycle"] == "spot"
+    assert "InstanceLifecycle" not in machines["gpu-on-demand"]
+    assert "InstanceLifecycle" not in machines["head"]
+    profiles = {name: one["IamInstanceProfile"]["Arn"] for name, one in machines.items()}
+    assert profiles["head"].endswith("/segmentation-head")
+    assert profiles["gpu-spot"].endswith("/segmentation-worker")
+    provider.terminate_nodes(provider.non_terminated_nodes({}))
+    states = {
+        one["State"]["Name"]
+        for reservation in aws.describe_instances()["Reservations"]
+        for one in reservation["Instances"]
+    }
+    assert states == {"terminated"}  # not stopped: a stopped machine's disk costs money
+
+
+def test_only_ssh_is_reachable_from_outside(aws: Any, aws_config: dict[str, Any]) -> None:
+    bootstrap_aws(prepare_config(aws_config))
+    groups = aws.describe_security_groups(
+        Filters=[{"Name": "group-name", "Values": ["ray-autoscaler-segmentation"]}]
+    )["SecurityGroups"]
+    open_to_the_world = [
+        (rule["FromPort"], rule["ToPort"])
+        for group in groups
+        for rule in group["IpPermissions"]
+        if rule["IpRanges"] or rule["Ipv6Ranges"]
+    ]
+    assert open_to_the_world == [(22, 22)]
+    started = " ".join(aws_config["head_start_ray_commands"])
+    assert "--dashboard-host=127.0.0.1" in started
+    assert "RAY_AUTH_MODE=token" in started
+    assert "RAY_AUTH_MODE=token" in " ".join(aws_config["worker_start_ray_commands"])
+    for node_type in aws_config["available_node_types"].values():
+        assert node_type["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+        assert node_type["node_config"]["BlockDeviceMappings"][0]["Ebs"]["Encrypted"]
+
+
+def test_workers_may_touch_the_bucket_and_nothing_else(aws: Any) -> None:
+    iam = boto3.client("iam", region_name=REGION)
+    assert iam.list_role_policies(RoleName="segmentation-worker")["PolicyNames"] == []
+    (made,) = iam.list_policies(Scope="Local")["Policies"]
+    policy = iam.get_policy_version(PolicyArn=made["Arn"], VersionId=made["DefaultVersionId"])
+    for statement in policy["PolicyVersion"]["Document"]["Statement"]:
+        assert all(action.startswith("s3:") for action in statement["Action"])
+        assert BUCKET in str(statement["Resource"])
+
+
+def launched(
+    config: dict[str, Any],
+    gangs: list[int],
+    worker: Mapping[str, float],
+    refused: Mapping[str, float] | None = None,
+) -> tuple[dict[str, int], int]:
+    """What Ray's autoscaler would start for gangs of so many workers, by node type, and how many
+    gangs it calls impossible. refused: node types that the cloud would not give just now."""
+    autoscaling = AutoscalingConfig(prepare_config(config), skip_content_hash=True)
+    requests = [
+        GangResourceRequest(requests=[ResourceRequestUtil.make(dict(worker)) for _ in range(size)])
+        for size in gangs
+    ]
+    reply = ResourceDemandScheduler(None).schedule(
+        SchedulingRequest(
+            node_type_configs=autoscaling.get_node_type_configs(),
+            max_num_nodes=autoscaling.get_max_num_worker_nodes(),
+            disable_launch_config_check=True,
+            gang_resource_requests=requests,
+            recoverable_resource_availabilities=dict(refused or {}),
+        )
+    )
+    started = {entry.instance_type: entry.count for entry in reply.to_launch}
+    return started, len(reply.infeasible_gang_resource_requests)
+
+
+WORKER = {"CPU": 8.0, "GPU": 1.0}
+
+
+def test_pending_gangs_start_as_many_machines_as_they_need(aws_config: dict[str, Any]) -> None:
+    assert launched(aws_config, [4, 4], WORKER) == ({"gpu-spot": 2}, 0)
+    assert launched(aws_config, [8], WORKER) == ({"gpu-spot": 2}, 0)
+    assert launched(aws_config, [2, 2, 2, 2], WORKER) == ({"gpu-spot": 2}, 0)
+    assert launched(aws_config, [], WORKER) == ({}, 0)
+
+
+def test_on_demand_where_spot_is_refused(aws_config: dict[str, Any]) -> None:
+    refused = {"gpu-spot": 0.0}
+    assert launched(aws_config, [4, 4], WORKER, refused) == ({"gpu-on-demand": 2}, 0)
+
+
+def test_whole_gangs_and_no_more_than_allowed(aws_config: dict[str, Any]) -> None:
+    started, impossible = launched(aws_config, [8] * 6, WORKER)
+    assert sum(started.values()) == aws_config["max_workers"] == 8
+    assert impossible == 2  # four gangs of two machines run, two wait; none is started by half
+    assert launched(aws_config, [40], WORKER) == ({}, 1)
+
+
+def test_nothing_trains_on_the_head(aws_config: dict[str, Any]) -> None:
+    head = aws_config["available_node_types"]["head"]["resources"]
+    gpu = aws_config["available_node_types"]["gpu-spot"]["resources"]
+    assert head[DRIVER_RESOURCE] > 0
+    gang = plan_gang(Resources(workers=4, cpus_per_worker=8), [head, gpu])
+    assert gang.device == "cuda"
+    assert gang.concurrent == 1
+
+
+@pytest.mark.parametrize("script", sorted((PROJECT / "clusters").rglob("*.s[hb]*"), key=str))
+def test_scripts_parse(script: Path) -> None:
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_files_that_travel_leave_data_and_secrets_behind(aws_config: dict[str, Any]) -> None:
+    assert {".git", ".venv", "storage", "data", "mlruns"} <= set(aws_config["rsync_exclude"])
+    assert aws_config["rsync_filter"] == [".gitignore"]
