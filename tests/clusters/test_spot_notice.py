@@ -13,7 +13,7 @@ TOKEN = "a-token"
 
 
 class Metadata(http.server.BaseHTTPRequestHandler):
-    """The part of AWS's instance metadata service (version 2) that tells of a spot machine's end."""
+    """AWS's instance metadata service (version 2), as far as it tells of a machine's end."""
 
     ends_at: str | None = None
 
