@@ -10,15 +10,17 @@ from orchestrator.ledger.records import TAG, RunStatus
 from orchestrator.ledger.store import Ledger
 
 _PORT = 5000
+_AXIS = f"{TAG}axis."
 
 
 @dataclass(frozen=True)
 class TrialRun:
     """A trial's run, with all that was recorded of it once.
 
-    data: fingerprint of the data set. digests: of the weights that the backbone and the whole
-    network started from, None without any. reason: why it failed or was stopped, empty
-    where nothing was said. started and ended: seconds since the epoch.
+    variant, seed, axes: of the cell it was trained for. dataset: as the study named it; data: its
+    fingerprint. digests: of the weights that the backbone and the whole network started from, None
+    without any. reason: why it failed or was stopped, empty where nothing was said. started and
+    ended: seconds since the epoch.
     """
 
     run_id: str
@@ -26,7 +28,11 @@ class TrialRun:
     study: str
     identity: str
     status: RunStatus
+    variant: str
+    seed: int
+    axes: Mapping[str, str]
     code: str
+    dataset: str
     data: str
     precision: str
     digests: tuple[str | None, str | None]
@@ -85,7 +91,11 @@ def _trial_run(run: Run, study: str) -> TrialRun:
         study=study,
         identity=tags.get(f"{TAG}identity", ""),
         status=info.status,
+        variant=tags.get(f"{TAG}variant", ""),
+        seed=int(tags.get(f"{TAG}seed", 0)),
+        axes={key.removeprefix(_AXIS): tags[key] for key in tags if key.startswith(_AXIS)},
         code=tags.get(f"{TAG}code", ""),
+        dataset=run.data.params.get("data.dataset", ""),
         data=tags.get(f"{TAG}data", ""),
         precision=run.data.params.get("training.precision", ""),
         digests=(tags.get(f"{TAG}weights"), tags.get(f"{TAG}init")),

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from orchestrator.report.columns import Column, Sheet
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~])")
+_MARKDOWN = re.compile(r"([\\`*_<>|~]|\[(?=[^\]]*\]\())")
 # What is wanted least has the highest rank.
 _MOST_RANK = 6
 _SIGNED = re.compile(r"(?<![\w.])([+-]\d[\d.]*)")

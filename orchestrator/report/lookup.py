@@ -41,6 +41,8 @@ def find_runs(
         else:
             candidates = _possible_identities(trial, known)
         there = [run for identity in candidates for run in by_identity.get(identity, [])]
+        if identities is None:
+            there = [run for run in there if _speaks_of(run, trial)]
         if there:
             code = codes[trial.name]
             found[trial.name] = max(there, key=lambda run: (_rank(run, code), run.started))
@@ -72,6 +74,14 @@ def _possible_identities(trial: Trial, known: Iterable[Circumstances]) -> set[st
             experiment = replace(trial.experiment, training=resolved)
             identities.add(trial_identity(experiment, data, *digests))
     return identities
+
+
+def _speaks_of(run: TrialRun, trial: Trial) -> bool:
+    """Whether the run's data is the trial's: it has the name that the study gives it, or the run
+    was trained for this very cell. Another data set's run may be the same in all else."""
+    axes = {axis: str(value) for axis, value in trial.axes.items()}
+    cell = (trial.variant, trial.experiment.seed, axes)
+    return run.dataset == trial.experiment.data.dataset or (run.variant, run.seed, run.axes) == cell
 
 
 def _rank(run: TrialRun, code: str) -> int:

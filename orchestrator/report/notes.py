@@ -38,7 +38,7 @@ def notes_on(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> No
 
 def _unfinished(rows: Sequence[Row]) -> list[str]:
     order = ("failed", "stopped", "missing", "not scored", "running", "waiting")
-    found = [r for row in rows for r in row.results if r.miou is None]
+    found = [r for row in rows for r in row.results if r.state != "finished"]
     found.sort(key=lambda result: order.index(result.state))
     return [_described(result) for result in found]
 
@@ -82,10 +82,11 @@ def _warnings(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
         (data.validation_split, data.train_split)
         for row in rows
         for data in [row.results[0].trial.experiment.data]
-        if data.validation_split in data.train_split.split("+")
+        if data.validation_split is not None
+        and set(data.validation_split.split("+")) & set(data.train_split.split("+"))
     }
     for validation, train in sorted(seen):
-        yield f"Scored on {validation}, which is part of what was trained on ({train})."
+        yield f"Scored on {validation}, which is in part what was trained on ({train})."
     yield from _seeds_warning(plan, rows)
 
 
@@ -156,7 +157,9 @@ def _what_is_scored(plan: Plan, rows: Sequence[Row]) -> str:
         protocol = ", ".join(sorted({each.evaluation.protocol for each in experiments}))
     else:
         protocol = f"{name} ({plan.study.protocols[name].protocol})"
-    splits = ", ".join(sorted({each.data.validation_split for each in experiments}))
+    splits = ", ".join(sorted({each.data.validation_split or "" for each in experiments} - {""}))
+    if not splits and name is None:
+        return "Trained without validation images: there is no mIoU of their own."
     text = f"mIoU: last checkpoint, split {splits}, protocol {protocol}"
     if any(row.best for row in rows):
         text += "; best: the epoch chosen on that same split"

@@ -92,7 +92,8 @@ class Results:
                 miou = run.metrics.get(f"{prefix}/miou")
                 best = run.metrics.get("val/best_miou") if name is None else None
                 scored = self._scored.get((run.run_id, f"{folder}counts.arrow"))
-                if miou is None:
+                validated = trial.experiment.data.validation_split is not None
+                if miou is None and (validated or name is not None):
                     state = "not scored"
             results.append(
                 Result(

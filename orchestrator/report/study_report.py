@@ -1,6 +1,8 @@
 """A study's report, put together from what the ledger holds, and kept with the study's run."""
 
 import tempfile
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,9 @@ from orchestrator.report.spreadsheet import as_csv
 from orchestrator.study import Plan
 
 FOLDER = "report"
+# Between two refreshes: at least so many seconds, and so many times as long as the last one took.
+_LEAST_PAUSE = 10.0
+_PAUSE = 20.0
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,35 @@ class StudyReport:
         if run.status == "FINISHED":
             self._histories[key] = points
         return points
+
+
+class Refresher:
+    """Makes the report anew in the background, some time after it was asked to: so seldom that it
+    takes a twentieth of a processor, however many trials finish."""
+
+    def __init__(self, study_report: StudyReport) -> None:
+        self._study_report = study_report
+        self._wanted = threading.Event()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="report", daemon=True)
+        self._thread.start()
+
+    def request(self) -> None:
+        """A trial has finished; returns at once."""
+        self._wanted.set()
+
+    def close(self) -> None:
+        """Stop, after the refresh that may be under way."""
+        self._closed.set()
+        self._wanted.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while self._wanted.wait() and not self._closed.is_set():
+            self._wanted.clear()
+            started = time.monotonic()
+            self._study_report.refresh()
+            self._closed.wait(max(_LEAST_PAUSE, _PAUSE * (time.monotonic() - started)))
 
 
 def write_documents(directory: Path, documents: Mapping[str, str]) -> None:
