@@ -76,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on from here", file=sys.stderr)
+        message = "interrupted; run the same command again to go on from the last finished shard"
+        print(message if options.command in READERS else "interrupted", file=sys.stderr)
         return 130
     return 0
 

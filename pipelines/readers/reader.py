@@ -126,6 +126,8 @@ def pair_files(split: str, images: Path, labels: Path | None) -> Listing:
         if folder is not None and not folder.is_dir():
             return Listing(problems=[f"{split}: {folder}: no such folder"])
     named = _by_name(images)
+    if not named:
+        return Listing(problems=[f"{split}: {images}: holds no images"])
     labelled = {} if labels is None else _by_name(labels)
     records = []
     for name in sorted({*named, *labelled}):
@@ -133,7 +135,7 @@ def pair_files(split: str, images: Path, labels: Path | None) -> Listing:
         # Several images of one name make several records, which `duplicates` reports.
         for image in named.get(name, [images / f"{name}.jpg"]):
             records.append(Record(name, split, image, label))
-    return Listing(records, [] if named else [f"{split}: {images}: holds no images"])
+    return Listing(records)
 
 
 def visible(path: Path, root: Path) -> bool:

@@ -233,6 +233,41 @@ def test_folder_takes_names_from_a_list(tmp_path: Path) -> None:
     assert prepared(reader, tmp_path).split("train").identifiers == ["deep/ü"]
 
 
+def test_what_a_folder_lacks_is_listed_with_its_bad_files(tmp_path: Path) -> None:
+    description = DESCRIPTION.replace("labels/train}", "labels/train, names: names.txt}")
+    description += "  val: {images: empty, labels: labels/train}\n  more: {images: nowhere}\n"
+    reader = folder(tmp_path, description, values_up_to(1))
+    (tmp_path / "source/empty").mkdir()
+    (tmp_path / "source/names.txt").write_text("a b.png\nabsent\n", encoding="utf-8")
+    (tmp_path / "source/labels/train/a b.png").write_bytes(b"")
+    with pytest.raises(DatasetError, match="4 problems") as caught:
+        prepare(reader, tmp_path / "out")
+    for part in (
+        "names.txt:2: no image or label named 'absent'",
+        "empty: holds no images",
+        "nowhere: no such folder",
+        "train/a b: ",
+    ):
+        assert part in str(caught.value)
+    manifest = prepare(reader, tmp_path / "out", skip_invalid=True)
+    assert manifest.counts == {"test": 1}
+    assert len(manifest.skipped) == 4
+
+
+def test_hidden_files_are_no_samples(tmp_path: Path) -> None:
+    """Archives made on a Mac hold a `._` file of metadata beside every file."""
+    root = tmp_path / "ADEChallengeData2016"
+    city = tmp_path / "cityscapes/leftImg8bit/test/berlin"
+    write(root / "images/training/ADE_train_1.jpg")
+    write(root / "annotations/training/ADE_train_1.png", values_up_to(9))
+    write(city / "berlin_0_0_leftImg8bit.png")
+    for path in (root / "images/training/._ADE_train_1.jpg", city / "._berlin_0_0_leftImg8bit.png"):
+        path.write_bytes(b"Mac OS X")
+    assert prepared(ADE20K(tmp_path), tmp_path / "ade").manifest.counts == {"train": 1}
+    found = prepared(Cityscapes(tmp_path / "cityscapes"), tmp_path / "city")
+    assert found.manifest.counts == {"test": 1}
+
+
 def test_folder_finds_two_images_of_one_name(tmp_path: Path) -> None:
     reader = folder(tmp_path, DESCRIPTION, values_up_to(1))
     write(tmp_path / "source/images/train/a b.jpg")
