@@ -8,15 +8,15 @@ from rich.console import Console
 from orchestrator import table
 from orchestrator.cells import Cell
 from orchestrator.ledger import Record
-from orchestrator.reconciliation import Standing
+from orchestrator.reconciliation import Decision
 from orchestrator.study import Plan
 
 
 def announce(
-    plan: Plan, cells: Sequence[Cell], standings: Mapping[str, Standing], console: Console
+    plan: Plan, cells: Sequence[Cell], decisions: Mapping[str, Decision], console: Console
 ) -> None:
     """Say how many trials are in which state, and what of published weights could be loaded."""
-    counts = Counter(standings.values())
+    counts = Counter(decision.standing for decision in decisions.values())
     told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     console.print(f"[bold]{plan.study.study}[/]: {len(cells)} trials: {told}", highlight=False)
     loaded = {
@@ -35,19 +35,37 @@ def show_outcome(
     cells: Sequence[Cell],
     finished: Mapping[str, Record],
     failures: Mapping[str, str],
+    decisions: Mapping[str, Decision],
     console: Console,
 ) -> None:
     """Print what failed and what is not finished, then the table. By the trial's name, finished:
-    the runs that stand in the table; failures: the causes."""
+    the runs that stand in the table; failures: the causes; decisions: as things stand now."""
     console.print()
     for name, cause in failures.items():
         console.print(f"[bold red]failed[/]  {name}: ", end="", highlight=False)
         console.print(cause, markup=False, highlight=False, soft_wrap=True)
-    names = [cell.trial.name for cell in cells]
-    left = [name for name in names if name not in finished and name not in failures]
+    if failures:
+        console.print("  (left as they are; --retry-failed tries them again)", style="dim")
+    left = [name for name in decisions if name not in finished and name not in failures]
     if left:
         console.print(
             f"[yellow]not finished[/]  {', '.join(left)} (run the same command to go on)",
+            highlight=False,
+            soft_wrap=True,
+        )
+    linked = sorted(
+        f"{name} (study {decision.record.study})"
+        for name, decision in decisions.items()
+        if decision.action == "link" and decision.record is not None
+    )
+    if linked:
+        console.print(
+            f"trained by other studies: {', '.join(linked)}", highlight=False, soft_wrap=True
+        )
+    if any(decision.standing == "stale" for decision in decisions.values()):
+        console.print(
+            "stale trials were trained by another version of the code; --retrain-stale trains "
+            "them anew",
             highlight=False,
         )
     rows = table.build_rows(plan, cells, finished)

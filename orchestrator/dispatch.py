@@ -3,16 +3,16 @@ fleet."""
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator import fleet
 from orchestrator.cells import Cell
 from orchestrator.fleet import Gang
-from orchestrator.ledger import Record, StudyRun
+from orchestrator.ledger import Record, StudyRun, trial_note
 from orchestrator.progress import StudyProgress, TrialProgress
 from orchestrator.provenance import git_commit
-from orchestrator.recorder import Recorder
+from orchestrator.recorder import Recorder, Tracked
 from orchestrator.setting import Setting
 from orchestrator.study import Plan
 from orchestrator.trial import Job
@@ -21,54 +21,104 @@ from orchestrator.worker import WorkerTask
 
 def train(
     todo: Sequence[Cell],
-    records: Mapping[str, Record],
+    known: Mapping[str, Record],
     plan: Plan,
     gang: Gang,
     study_run: StudyRun,
     setting: Setting,
-) -> Recorder:
-    """Train `todo` on the connected cluster; what became of each trial is in the returned recorder.
+    on_finished: Callable[[], None],
+) -> dict[str, str]:
+    """Train `todo` on the connected cluster. Returns the causes of failures, by trial name.
 
-    records: by identity, what the ledger holds of unfinished trials, which are resumed.
+    known: by trial name, the study's runs so far; those of `todo` are resumed.
+    on_finished: called as trials finish, once all of a trial is recorded.
     """
-    commit = git_commit(Path(__file__).parent)
-    run_ids: dict[str, str] = {}
-    logged: dict[str, set[int]] = {}
-    for cell in todo:
-        record = records.get(cell.identity)
-        run_ids[cell.trial.name] = study_run.begin_trial(cell, commit, record)
-        logged[cell.trial.name] = study_run.logged_epochs(record)
+    trials = {
+        cell.trial.name: _tracked(cell, run_id, known.get(cell.trial.name), plan, gang, study_run)
+        for run_id, cell in _claim(todo, known, study_run).items()
+    }
+    if not trials:
+        return {}
+    _describe(trials, known, plan, study_run)
     progress = StudyProgress.of(
         setting.console,
         [
             TrialProgress(
-                cell.trial.name,
-                cell.trial.experiment.training.epochs,
-                resumed_at=max(logged[cell.trial.name], default=0),
+                name,
+                trial.cell.trial.experiment.training.epochs,
+                resumed_at=max(trial.logged, default=0),
             )
-            for cell in todo
+            for name, trial in trials.items()
         ],
     )
-    recorder = Recorder(
-        study_run,
-        progress,
-        {cell.trial.name: cell for cell in todo},
-        run_ids,
-        logged,
-        plan.study.imports,
-        lambda: setting.stop.requested,
-    )
+    on_gpu = gang.device == "cuda"
+    recorder = Recorder(study_run, progress, trials, setting, on_gpu, on_finished)
     setting.stop.graceful = True
-    with progress:
-        fleet.run_jobs(
-            [_job(cell, run_ids[cell.trial.name], plan, gang, setting.storage) for cell in todo],
-            gang.concurrent,
-            recorder,
-            setting.storage / "tune",
-            f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
-        )
-    setting.stop.graceful = False
-    return recorder
+    try:
+        with progress:
+            fleet.run_jobs(
+                [
+                    _job(trial.cell, trial.run_id, plan, gang, setting.storage)
+                    for trial in trials.values()
+                ],
+                gang.concurrent,
+                recorder,
+                setting.storage / "tune",
+                f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            )
+        recorder.close()
+    except BaseException:
+        recorder.cancel()
+        raise
+    finally:
+        setting.stop.graceful = False
+    return recorder.failures
+
+
+def _claim(
+    todo: Sequence[Cell], known: Mapping[str, Record], study_run: StudyRun
+) -> dict[str, Cell]:
+    """Open a run for each cell, and keep those that no other study's process has; by run id."""
+    commit = git_commit(Path(__file__).parent)
+    claims = {
+        study_run.begin_trial(cell, commit, known.get(cell.trial.name)): cell for cell in todo
+    }
+    lost = study_run.settle_claims(claims)
+    for run_id in lost:
+        study_run.withdraw_trial(run_id, known.get(claims[run_id].trial.name))
+    return {run_id: cell for run_id, cell in claims.items() if run_id not in lost}
+
+
+def _describe(
+    trials: Mapping[str, Tracked], known: Mapping[str, Record], plan: Plan, study_run: StudyRun
+) -> None:
+    """Say on each run's page what the trial is and what it is compared with."""
+    places = {name: (record.experiment_id, record.run_id) for name, record in known.items()}
+    places |= {name: (study_run.experiment_id, trial.run_id) for name, trial in trials.items()}
+    for trial in trials.values():
+        note = trial_note(trial.cell, plan, places, study_run.experiment_id)
+        study_run.describe_trial(trial.run_id, note)
+
+
+def _tracked(
+    cell: Cell,
+    run_id: str,
+    record: Record | None,
+    plan: Plan,
+    gang: Gang,
+    study_run: StudyRun,
+) -> Tracked:
+    figures = {} if record is None else record.metrics
+    hours = figures.get("trial/gpu_hours", figures.get("trial/worker_hours", 0.0))
+    workers = plan.study.resources.workers
+    return Tracked(
+        cell,
+        run_id,
+        logged=study_run.logged_epochs(record),
+        seconds=figures.get("trial/seconds", 0.0),
+        hours=hours,
+        devices=workers * gang.per_worker.get("GPU", 1.0),
+    )
 
 
 def _job(cell: Cell, run_id: str, plan: Plan, gang: Gang, storage: Path) -> Job:

@@ -51,6 +51,8 @@ class TrialEvents(Protocol):
 
     def stop_requested(self) -> bool: ...
 
+    def unwanted(self, name: str) -> bool: ...
+
 
 @dataclass(frozen=True)
 class Gang:
@@ -161,7 +163,7 @@ def run_jobs(
             storage_path=str(directory),
             verbose=0,
             callbacks=[_Relay(jobs, link)],
-            stop=_StopOnRequest(link),
+            stop=_StopOnRequest(jobs, link),
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
@@ -179,13 +181,15 @@ class _Link:
 
 
 class _StopOnRequest(tune.Stopper):
-    """Ends all trials once a stop was asked for."""
+    """Ends all trials once a stop was asked for, and those that nobody wants any more."""
 
-    def __init__(self, link: _Link) -> None:
+    def __init__(self, jobs: Sequence[Job], link: _Link) -> None:
+        self._jobs = jobs
         self._link = link
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self._link.events.stop_requested()
+        name = self._jobs[result["config"]["job"]].name
+        return self._link.events.stop_requested() or self._link.events.unwanted(name)
 
     def stop_all(self) -> bool:
         return self._link.events.stop_requested()

@@ -2,23 +2,85 @@
 holds. Pure decisions; the effects are elsewhere."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.cells import Cell
 from orchestrator.ledger import Record
 
-Standing = Literal["finished", "stale", "to resume", "failed", "missing"]
+Standing = Literal["finished", "stale", "running elsewhere", "to resume", "failed", "missing"]
+Action = Literal["leave", "link", "wait", "resume", "train"]
 
 
-def standing(record: Record | None, code: str) -> Standing:
-    """What is to be done about a trial, by its run in the ledger. code: the present version."""
-    if record is None:
-        return "missing"
-    if record.status == "FINISHED":
-        return "finished" if record.code == code else "stale"
-    return "failed" if record.status == "FAILED" else "to resume"
+@dataclass(frozen=True)
+class Wishes:
+    """What the user wants beyond training what is missing and resuming what was interrupted."""
+
+    retry_failed: bool = False
+    retrain_stale: bool = False
 
 
-def standings(cells: Sequence[Cell], records: Mapping[str, Record]) -> dict[str, Standing]:
-    """By the trial's name; `records` by identity."""
-    return {cell.trial.name: standing(records.get(cell.identity), cell.code) for cell in cells}
+@dataclass(frozen=True)
+class Decision:
+    """A trial's standing, and what is done about it.
+
+    record: the run that is left, linked, waited for, resumed or, where the trial never started,
+    used; None where there is none.
+    """
+
+    standing: Standing
+    action: Action
+    record: Record | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether `record` stands in the table."""
+        return self.standing in ("finished", "stale")
+
+
+def decide(records: Sequence[Record], study: str, code: str, wishes: Wishes) -> Decision:
+    """What to do about one trial of `study`.
+
+    records: all runs of its identity, in every study, oldest first.
+    code: the present version.
+
+    A finished run counts wherever it is. Then comes what another process trains right now: it is
+    waited for. Then the run that this study left unfinished; those of other studies are theirs.
+    """
+
+    def latest(candidates: list[Record]) -> Record:
+        return max(candidates, key=lambda record: record.study == study)
+
+    newest_first = list(reversed(records))
+    finished = [record for record in newest_first if record.status == "FINISHED"]
+    current = [record for record in finished if record.code == code]
+    if current:
+        chosen = latest(current)
+        return Decision("finished", "leave" if chosen.study == study else "link", chosen)
+    if finished and not wishes.retrain_stale:
+        chosen = latest(finished)
+        return Decision("stale", "leave" if chosen.study == study else "link", chosen)
+    for record in newest_first:
+        if record.in_work:
+            return Decision("running elsewhere", "wait", record)
+    for record in newest_first:
+        if record.study != study or record.status == "FINISHED":
+            continue
+        if record.status == "FAILED":
+            return Decision("failed", "resume" if wishes.retry_failed else "leave", record)
+        if record.started:
+            return Decision("to resume", "resume", record)
+        return Decision("missing", "train", record)
+    if finished:
+        return Decision("stale", "train", None)
+    return Decision("missing", "train", None)
+
+
+def reconcile(
+    cells: Sequence[Cell], records: Mapping[str, Sequence[Record]], study: str, wishes: Wishes
+) -> dict[str, Decision]:
+    """Decisions by the trial's name. records: by identity, as `Ledger.records` gives them."""
+    return {
+        cell.trial.name: decide(records.get(cell.identity, ()), study, cell.code, wishes)
+        for cell in cells
+    }

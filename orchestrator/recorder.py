@@ -1,8 +1,10 @@
 """Writes what happens to the trials into the ledger, and shows it."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,94 +13,160 @@ import yaml
 from orchestrator.cells import Cell
 from orchestrator.extensions import modules_of
 from orchestrator.identity import code_version
-from orchestrator.ledger import Record, StudyRun
+from orchestrator.ledger import BackgroundWriter, LedgerError, StudyRun
 from orchestrator.progress import StudyProgress
+from orchestrator.setting import Setting
 from orchestrator.worker import RESULTS_DIRECTORY
-from pipelines.checkpoint import WEIGHTS_FILE, read_history
+from pipelines.checkpoint import WEIGHTS_FILE, CheckpointError, read_history
+
+
+@dataclass
+class Tracked:
+    """A trial under way. run_id: its run in the ledger. logged: its epochs there. seconds and
+    hours: recorded so far, of training and of all its workers together. devices: GPUs it occupies,
+    or workers where there is no GPU."""
+
+    cell: Cell
+    run_id: str
+    logged: set[int]
+    seconds: float
+    hours: float
+    devices: float
 
 
 class Recorder:
-    """The study's `fleet.TrialEvents`. run_ids: by trial name; logged: epochs in the ledger."""
+    """The study's `fleet.TrialEvents`. The ledger is written in the background; `close` waits for
+    it."""
 
     def __init__(
         self,
         study_run: StudyRun,
         progress: StudyProgress,
-        cells: Mapping[str, Cell],
-        run_ids: Mapping[str, str],
-        logged: Mapping[str, set[int]],
-        imports: Sequence[str],
-        stop_requested: Callable[[], bool],
+        trials: Mapping[str, Tracked],
+        setting: Setting,
+        on_gpu: bool,
+        on_finished: Callable[[], None],
     ) -> None:
-        self.finished_runs: dict[str, Record] = {}
+        """trials: by trial name. on_finished: called, from the writing thread, as trials finish,
+        once all of a trial is recorded."""
         self.failures: dict[str, str] = {}
         self._study_run = study_run
         self._progress = progress
-        self._cells = cells
-        self._run_ids = run_ids
-        self._logged = logged
-        self._imports = imports
-        self._stop = stop_requested
+        self._trials = trials
+        self._setting = setting
+        self._hours = "trial/gpu_hours" if on_gpu else "trial/worker_hours"
+        self._on_finished = on_finished
+        self._deleted: set[str] = set()
+        self._writer = BackgroundWriter()
 
     def stop_requested(self) -> bool:
         """Whether the user has asked to stop."""
-        return self._stop()
+        return self._setting.stop.requested
+
+    def unwanted(self, name: str) -> bool:
+        """Whether the trial's run was deleted in MLflow while it trained."""
+        return name in self._deleted
 
     def started(self, name: str) -> None:
         """The trial's processes are being started."""
-        modules = modules_of(self._cells[name].trial.experiment, self._imports)
-        self._study_run.start_trial(self._run_ids[name], code_version(modules))
+        trial = self._trials[name]
+        imports = self._study_run.plan.study.imports
+        code = code_version(modules_of(trial.cell.trial.experiment, imports))
+        self._write(name, lambda: self._study_run.start_trial(trial.run_id, code))
         self._progress.started(name)
 
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:
         """An epoch was reported."""
         numbers = _training_metrics(metrics)
-        self._log(name, int(numbers["epoch"]), numbers)
+        self._log(name, numbers)
         self._progress.epoch(name, int(numbers["epoch"]), numbers)
 
     def finished(self, name: str, outcome: dict[str, Any]) -> None:
         """The trial reached its last epoch; its checkpoints become the run's artifacts."""
-        run_id = self._run_ids[name]
+        last, best = Path(outcome["last_checkpoint"]), Path(outcome["best_checkpoint"])
         try:
-            self._keep_results(
-                name, Path(outcome["last_checkpoint"]), Path(outcome["best_checkpoint"])
-            )
-        except Exception as error:  # the study goes on; this trial is not finished
-            self.failed(name, f"its results could not be recorded: {error}")
+            # The checkpoint's own history fills in what was lost on the way here.
+            for metrics in read_history(last):
+                self._log(name, metrics)
+        except CheckpointError as error:
+            self.failed(name, str(error))
             return
-        self._study_run.end_trial(run_id, "FINISHED")
-        self.finished_runs[name] = self._study_run.ledger.record(run_id)
-        self._progress.ended(name, "finished")
+        self._writer.submit(
+            partial(self._finish, name, last, best),
+            lambda error: self._lost(name, f"its results could not be recorded: {error}"),
+        )
 
     def failed(self, name: str, cause: str) -> None:
         """The trial raised an error."""
-        if self._stop():
+        if self.stop_requested() or name in self._deleted:
             return  # a worker that was told to stop; the study's end closes the run
         self.failures[name] = cause
-        self._study_run.end_trial(self._run_ids[name], "FAILED", cause)
+        run_id = self._trials[name].run_id
+        self._write(name, lambda: self._study_run.end_trial(run_id, "FAILED", cause))
         self._progress.ended(name, "failed", cause)
 
-    def _log(self, name: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Record an epoch once, also when it is trained again after a crash."""
-        if epoch not in self._logged[name]:
-            self._study_run.log_epoch(self._run_ids[name], epoch, metrics)
-            self._logged[name].add(epoch)
+    def close(self) -> None:
+        """Wait until everything is in the ledger."""
+        self._writer.drain()
 
-    def _keep_results(self, name: str, last: Path, best: Path) -> None:
-        run_id, cell = self._run_ids[name], self._cells[name]
-        # The checkpoint's own history fills in what was lost on the way here.
-        for metrics in read_history(last):
-            self._log(name, int(metrics["epoch"]), metrics)
-        self._study_run.ledger.log_artifact(run_id, last / RESULTS_DIRECTORY)
+    def cancel(self) -> None:
+        """Write nothing more; what the checkpoints remember is recorded when the study goes on."""
+        self._writer.cancel()
+
+    def _finish(self, name: str, last: Path, best: Path) -> None:
+        trial = self._trials[name]
+        ledger = self._study_run.ledger
+        ledger.log_artifact(trial.run_id, last / RESULTS_DIRECTORY)
         checkpoints = {"last": last}
-        if cell.trial.experiment.data.validation_split is not None:
+        if trial.cell.trial.experiment.data.validation_split is not None:
             checkpoints["best"] = best
         for folder, checkpoint in checkpoints.items():
             with tempfile.TemporaryDirectory() as temporary:
                 directory = Path(temporary)
                 (directory / WEIGHTS_FILE).symlink_to(checkpoint / WEIGHTS_FILE)
-                _describe(directory, cell)
-                self._study_run.ledger.log_artifact(run_id, directory, folder)
+                _describe(directory, trial.cell)
+                ledger.log_artifact(trial.run_id, directory, folder)
+        self._study_run.end_trial(trial.run_id, "FINISHED")
+        self._progress.ended(name, "finished")
+        self._on_finished()
+
+    def _log(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Record an epoch once, also when it is trained again after a crash."""
+        trial = self._trials[name]
+        epoch = int(metrics["epoch"])
+        if epoch in trial.logged:
+            return
+        trial.logged.add(epoch)
+        figures = {key: value for key, value in metrics.items() if key != "seconds"}
+        if "seconds" in metrics:
+            trial.hours += max(0.0, metrics["seconds"] - trial.seconds) * trial.devices / 3600
+            trial.seconds = max(trial.seconds, metrics["seconds"])
+            figures |= {"trial/seconds": trial.seconds, self._hours: trial.hours}
+        self._writer.submit(
+            lambda: self._study_run.log_epoch(trial.run_id, epoch, figures),
+            # The checkpoint remembers it: it is recorded again when the trial finishes.
+            lambda error: trial.logged.discard(epoch) if self._is_there(name) else None,
+        )
+
+    def _write(self, name: str, task: Callable[[], None]) -> None:
+        self._writer.submit(task, lambda error: self._lost(name, f"not recorded: {error}"))
+
+    def _is_there(self, name: str) -> bool:
+        """Whether the trial's run is still there; says so once where it was deleted."""
+        if name not in self._deleted and not self._study_run.ledger.exists(
+            self._trials[name].run_id
+        ):
+            self._deleted.add(name)
+            self._progress.ended(name, "stopped", "its run was deleted in MLflow")
+        return name not in self._deleted
+
+    def _lost(self, name: str, cause: str) -> None:
+        """A write failed for good, on the writing thread."""
+        if self._is_there(name):
+            self.failures[name] = cause
+            self._progress.ended(name, "failed", cause)
+            with suppress(LedgerError):
+                self._study_run.end_trial(self._trials[name].run_id, "FAILED", cause)
 
 
 def _describe(directory: Path, cell: Cell) -> None:
@@ -127,7 +195,7 @@ def _plain(value: Any) -> Any:
 def _training_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     """The training's own metrics, without what Tune adds to a result."""
     own = ("train/", "val/")
-    names = ("epoch", "learning_rate", "images_per_second", "memory_gib")
+    names = ("epoch", "learning_rate", "images_per_second", "memory_gib", "seconds")
     return {
         key: float(value) for key, value in result.items() if key.startswith(own) or key in names
     }

@@ -1,42 +1,60 @@
 """Running a study: from what its file asks for and what the ledger holds to a true table."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
-from orchestrator import fleet, table
+from orchestrator import fleet
 from orchestrator.announcement import announce, show_outcome
 from orchestrator.cells import Cell, resolve_cells
 from orchestrator.dispatch import train
 from orchestrator.extensions import modules_of, runtime_environment
 from orchestrator.initial_weights import local_weights
-from orchestrator.ledger import Ledger, Record, RunStatus, StudyRun
+from orchestrator.ledger import Ledger, Record, RunStatus, StudyRun, keep_links
 from orchestrator.plan import placement, show_plan
 from orchestrator.profile import run_profile
-from orchestrator.reconciliation import standings
-from orchestrator.setting import Setting
+from orchestrator.reconciliation import Decision, Wishes, reconcile
+from orchestrator.report.study_report import Refresher, StudyReport
+from orchestrator.setting import STOPPING, Setting
 from orchestrator.study import Plan
 
+logger = logging.getLogger(__name__)
 
-def run_study(plan: Plan, setting: Setting, plan_only: bool = False) -> bool:
+_WAITING_SECONDS = 5.0
+
+
+def run_study(
+    plan: Plan, setting: Setting, wishes: Wishes | None = None, plan_only: bool = False
+) -> bool:
     """Train what is not finished and print the table; returns whether all trials are finished.
 
+    wishes: what is trained besides what is missing or was interrupted.
     plan_only: show the trials and their standing, and train nothing.
 
     Raises DatasetError, fleet.CapacityError or ledger.LedgerError before anything is trained.
     """
     if plan.study.kind == "profile":
         return run_profile(plan, setting)
-    ray_logs = None
-    environment = runtime_environment(
-        {m.__name__: m for t in plan.trials for m in modules_of(t.experiment, plan.study.imports)}
+    wishes = wishes or Wishes()
+    cluster = _Cluster(
+        setting.address,
+        runtime_environment(
+            {
+                module.__name__: module
+                for trial in plan.trials
+                for module in modules_of(trial.experiment, plan.study.imports)
+            }
+        ),
     )
-    if setting.address is None:
-        gang = fleet.plan_gang(plan.study.resources, fleet.this_machine())
-    else:
-        ray_logs = fleet.connect(setting.address, environment)
-        gang = fleet.plan_gang(plan.study.resources, fleet.connected_nodes())
     try:
+        if setting.address is None:
+            nodes = fleet.this_machine()  # started when there is something to train
+        else:
+            cluster.start()
+            nodes = fleet.connected_nodes()
+        gang = fleet.plan_gang(plan.study.resources, nodes)
         setting.console.print(
             "opening the data; the embedded set is made on first use", style="dim"
         )
@@ -49,44 +67,75 @@ def run_study(plan: Plan, setting: Setting, plan_only: bool = False) -> bool:
         )
         ledger = Ledger(setting.tracking_uri, setting.artifacts)
         if plan_only:
-            known = standings(cells, ledger.find(cells, plan.study.study))
-            show_plan(plan, cells, known, gang, setting.console)
+            decisions = _reconciled(plan, cells, ledger, wishes)
+            standings = {name: decision.standing for name, decision in decisions.items()}
+            show_plan(plan, cells, standings, gang, setting.console)
             return True
-        return _Course(plan, setting, gang, cells, ledger, environment, ray_logs).run()
+        report = StudyReport.of_cells(plan, ledger, cells)
+        return _Course(plan, setting, wishes, gang, cells, ledger, cluster, report).run()
     finally:
         fleet.disconnect()
 
 
 @dataclass
+class _Cluster:
+    """The cluster of this run, once it is started. logs: where Ray keeps its own."""
+
+    address: str | None
+    environment: Mapping[str, object]
+    logs: str | None = None
+
+    def start(self) -> None:
+        """Connect, or start one on this machine, unless that is done."""
+        if self.logs is None:
+            self.logs = fleet.connect(self.address, self.environment)
+
+
+@dataclass
 class _Course:
-    """One run of a study's command, step by step."""
+    """One run of a study's command, step by step.
+
+    finished: by trial name, the runs that stand in the table. failures: by trial name, the causes.
+    """
 
     plan: Plan
     setting: Setting
+    wishes: Wishes
     gang: fleet.Gang
     cells: list[Cell]
     ledger: Ledger
-    environment: Mapping[str, object]
-    ray_logs: str | None
+    cluster: _Cluster
+    report: StudyReport
+    finished: dict[str, Record] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> bool:
-        study_run = StudyRun.open(self.ledger, self.plan)
+        study_run = StudyRun.open(self.ledger, self.plan, self._stop_from_elsewhere)
+        refresher = Refresher(partial(self._refresh, study_run))
         status: RunStatus = "FAILED"
         try:
-            records = self.ledger.find(self.cells, self.plan.study.study)
-            known = standings(self.cells, records)
-            announce(self.plan, self.cells, known, self.setting.console)
-            done = ("finished", "stale")
-            todo = [cell for cell in self.cells if known[cell.trial.name] not in done]
-            finished = {
-                cell.trial.name: records[cell.identity] for cell in self.cells if cell not in todo
-            }
-            failures: dict[str, str] = {}
-            if todo:
-                self._start_cluster()
-                self._train(study_run, todo, records, finished, failures)
-            self._conclude(study_run, finished, failures)
-            if len(finished) == len(self.cells):
+            decisions = self._reconcile()
+            announce(self.plan, self.cells, decisions, self.setting.console)
+            self._refresh(study_run)
+            tried: set[str] = set()
+            while not self.setting.stop.requested:
+                todo = [
+                    cell
+                    for cell in self.cells
+                    if decisions[cell.trial.name].action in ("train", "resume")
+                    and cell.identity not in tried
+                ]
+                if todo:
+                    tried |= {cell.identity for cell in todo}
+                    self._train(study_run, todo, decisions, refresher.request)
+                elif any(decision.action == "wait" for decision in decisions.values()):
+                    self._wait(decisions)
+                else:
+                    break
+                decisions = self._reconcile()
+            refresher.close()
+            self._conclude(study_run, decisions)
+            if len(self.finished) == len(self.cells):
                 status = "FINISHED"
             elif self.setting.stop.requested:
                 status = "KILLED"
@@ -94,52 +143,103 @@ class _Course:
             status = "KILLED"
             raise
         finally:
+            refresher.close()
             study_run.close(status)
         return status == "FINISHED"
 
-    def _start_cluster(self) -> None:
-        if self.ray_logs is None:
-            self.ray_logs = fleet.connect(None, self.environment)
+    def _stop_from_elsewhere(self) -> None:
+        """Another terminal asks to stop; said once."""
+        if not self.setting.stop.requested:
+            self.setting.stop.requested = True
+            self.setting.console.print("\nasked to stop from another terminal: " + STOPPING)
+
+    def _reconcile(self) -> dict[str, Decision]:
+        """What the ledger holds now; enters what is finished, and what failed and is left."""
+        decisions = _reconciled(self.plan, self.cells, self.ledger, self.wishes)
+        self.finished = {
+            name: decision.record
+            for name, decision in decisions.items()
+            if decision.finished and decision.record is not None
+        }
+        for name, decision in decisions.items():
+            if decision.standing == "failed" and decision.record is not None:
+                self.failures.setdefault(name, decision.record.reason)
+        return decisions
+
+    def _train(
+        self,
+        study_run: StudyRun,
+        todo: Sequence[Cell],
+        decisions: Mapping[str, Decision],
+        on_finished: Callable[[], None],
+    ) -> None:
+        """Train `todo`; cells that ask for the same, such as two names of one row, share it."""
+        self.cluster.start()
         console = self.setting.console
         console.print(
-            f"Ray's logs: {self.ray_logs}\nother output: {self.setting.log}",
+            f"Ray's logs: {self.cluster.logs}\nother output: {self.setting.log}",
             style="dim",
             soft_wrap=True,
             highlight=False,
         )
         console.print(placement(self.plan, self.gang) + "\n", highlight=False)
-
-    def _train(
-        self,
-        study_run: StudyRun,
-        todo: list[Cell],
-        records: Mapping[str, Record],
-        finished: dict[str, Record],
-        failures: dict[str, str],
-    ) -> None:
-        """Train `todo`, and enter each cell into `finished` or `failures`."""
-        # Cells that ask for the same training, such as two names of one row, share it.
         trained = {cell.identity: cell for cell in reversed(todo)}
-        cells = list(reversed(trained.values()))
-        recorder = train(cells, records, self.plan, self.gang, study_run, self.setting)
+        causes = train(
+            list(reversed(trained.values())),
+            {name: entry.record for name, entry in decisions.items() if entry.record is not None},
+            self.plan,
+            self.gang,
+            study_run,
+            self.setting,
+            on_finished,
+        )
         for cell in todo:
+            self.failures.pop(cell.trial.name, None)
             name = trained[cell.identity].trial.name
-            if name in recorder.finished_runs:
-                finished[cell.trial.name] = recorder.finished_runs[name]
-            if name in recorder.failures:
-                failures[cell.trial.name] = recorder.failures[name]
+            if name in causes:
+                self.failures[cell.trial.name] = causes[name]
 
-    def _conclude(
-        self, study_run: StudyRun, finished: Mapping[str, Record], failures: Mapping[str, str]
-    ) -> None:
-        """Show the outcome, and keep the table with the study's run."""
+    def _wait(self, decisions: Mapping[str, Decision]) -> None:
+        """Until one of the trials that another study's process trains changes its standing."""
+        waiting = {name for name, entry in decisions.items() if entry.action == "wait"}
+        for name in sorted(waiting):
+            record = decisions[name].record
+            where = "" if record is None else f" the study {record.study!r} as {record.name}"
+            self.setting.console.print(f"waiting for{where}, which trains {name}", markup=False)
+        stop = self.setting.stop
+        stop.graceful = True
+        while not stop.requested:
+            time.sleep(_WAITING_SECONDS)
+            now = _reconciled(self.plan, self.cells, self.ledger, self.wishes)
+            if any(now[name].action != "wait" for name in waiting):
+                break
+        stop.graceful = False
+
+    def _refresh(self, study_run: StudyRun) -> None:
+        """Keep the report, as it is by now, with the study's run and on its page. Whatever goes
+        wrong is left to the next time, because no training may fail for it."""
+        try:
+            report = self.report.read()
+            study_run.describe(report.markdown())
+            documents = self.report.documents(report)
+            study_run.log_documents({name: documents[name] for name in ("table.md", "table.csv")})
+            self.report.keep(documents)
+        except Exception:
+            logger.exception("the report could not be made")
+
+    def _conclude(self, study_run: StudyRun, decisions: Mapping[str, Decision]) -> None:
+        """Show the outcome, and leave the study's page in MLflow as it is in truth."""
         console = self.setting.console
-        show_outcome(self.plan, self.cells, finished, failures, console)
-        rows = table.build_rows(self.plan, self.cells, finished)
-        documents = {
-            "table.md": table.as_markdown(self.plan, rows),
-            "table.csv": table.as_csv(self.plan, rows),
-        }
-        study_run.log_documents(documents)
+        cells = {cell.trial.name: cell for cell in self.cells}
+        keep_links(study_run, cells, self.finished)
+        self._refresh(study_run)
+        show_outcome(self.plan, self.cells, self.finished, self.failures, decisions, console)
         how = self.ledger.how_to_look(study_run.experiment_id)
         console.print(f"\n{how}", highlight=False, soft_wrap=True)
+
+
+def _reconciled(
+    plan: Plan, cells: Sequence[Cell], ledger: Ledger, wishes: Wishes
+) -> dict[str, Decision]:
+    records = ledger.records(cell.identity for cell in cells)
+    return reconcile(cells, records, plan.study.study, wishes)

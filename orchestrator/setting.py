@@ -7,6 +7,9 @@ from rich.console import Console
 
 from orchestrator.ledger import tracking_uri
 
+# What happens once a stop was asked for.
+STOPPING = "running trials write a checkpoint and end; the same command goes on from there"
+
 
 @dataclass
 class StopFlag:

@@ -19,9 +19,10 @@ from orchestrator.chatter import quiet_output
 from orchestrator.extensions import modules_of
 from orchestrator.fleet import CapacityError
 from orchestrator.ledger import LedgerError
+from orchestrator.reconciliation import Wishes
 from orchestrator.remote import RemoteError, is_remote, run_remotely
 from orchestrator.run import run_study
-from orchestrator.setting import Setting, StopFlag
+from orchestrator.setting import STOPPING, Setting, StopFlag
 from orchestrator.source import StudyError
 from orchestrator.study_file import load_study
 from pipelines.dataset import DatasetError
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 Path(options.study), [_pair(text) for text in options.set], options.only
             )
             setting = Setting(storage, options.address, console, log, stop)
-            finished = run_study(plan, setting, plan_only=options.plan)
+            finished = run_study(plan, setting, _wishes(options), options.plan)
         except BAD_INPUT as error:
             _tell(error, console)
             return EXIT_BAD_INPUT
@@ -151,7 +152,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--plan", action="store_true", help="show the trials and their state, train nothing"
     )
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="resume trials that failed, too"
+    )
+    parser.add_argument(
+        "--retrain-stale",
+        action="store_true",
+        help="train anew what was finished under another version of the code",
+    )
     return parser
+
+
+def _wishes(options: argparse.Namespace) -> Wishes:
+    return Wishes(options.retry_failed, options.retrain_stale)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -164,10 +177,7 @@ def _handler(stop: StopFlag, console: Console):  # type: ignore[no-untyped-def]
         if stop.requested or not stop.graceful:
             raise KeyboardInterrupt
         stop.requested = True
-        console.print(
-            "\nstopping: running trials end here and can be resumed from their last epoch "
-            "(once more to stop at once)"
-        )
+        console.print(f"\nstopping: {STOPPING} (once more to stop at once)")
 
     return handle
 

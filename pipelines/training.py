@@ -170,6 +170,7 @@ class Training:
         every = self.experiment.evaluation.every
         while self.position.epoch < epochs:
             metrics = self._train_epoch(report, report_steps)
+            seconds = self.position.seconds
             self.position = Position(epoch=self.position.epoch + 1)
             epoch = self.position.epoch
             scores = None
@@ -185,9 +186,12 @@ class Training:
                 figures = scores.metrics(self.classes)
                 metrics |= {f"val/{name}": value for name, value in figures.items()}
                 metrics["val/seconds"] = time.perf_counter() - started
+                seconds += metrics["val/seconds"]
                 metrics["val/best_miou"] = max(
                     [scores.miou] + [entry.get("val/miou", 0.0) for entry in self.history]
                 )
+            before = self.history[-1].get("seconds", 0.0) if self.history else 0.0
+            metrics["seconds"] = before + seconds
             metrics["memory_gib"] = self.group.maximum(_peak_memory_gib(self.numerics.device))
             metrics = {"epoch": epoch, **metrics}
             self.history.append(metrics)

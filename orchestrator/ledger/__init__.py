@@ -4,8 +4,23 @@ An MLflow experiment is a study. It has one parent run, the study itself, and on
 trial, found again by the trial's identity. This package is the only place that knows MLflow.
 """
 
+from orchestrator.ledger.links import keep_links
+from orchestrator.ledger.notes import trial_note
 from orchestrator.ledger.records import Record, RunStatus
+from orchestrator.ledger.session import StudyAtWorkError
 from orchestrator.ledger.store import Ledger, LedgerError, tracking_uri
 from orchestrator.ledger.study_run import StudyRun
+from orchestrator.ledger.writer import BackgroundWriter
 
-__all__ = ["Ledger", "LedgerError", "Record", "RunStatus", "StudyRun", "tracking_uri"]
+__all__ = [
+    "BackgroundWriter",
+    "Ledger",
+    "LedgerError",
+    "Record",
+    "RunStatus",
+    "StudyAtWorkError",
+    "StudyRun",
+    "keep_links",
+    "tracking_uri",
+    "trial_note",
+]

@@ -99,7 +99,7 @@ def _trial_run(run: Run, study: str) -> TrialRun:
         data=tags.get(f"{TAG}data", ""),
         precision=run.data.params.get("training.precision", ""),
         digests=(tags.get(f"{TAG}weights"), tags.get(f"{TAG}init")),
-        reason=tags.get("mlflow.note.content", ""),
+        reason=tags.get(f"{TAG}reason", ""),
         started=info.start_time / 1000,
         ended=info.end_time / 1000 if info.end_time else None,
         metrics=dict(run.data.metrics),

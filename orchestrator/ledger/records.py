@@ -1,9 +1,12 @@
-"""One trial's run, as the ledger holds it."""
+"""What is read from a run of MLflow's: a trial as the ledger holds it, and who is at work."""
 
+import time
 from dataclasses import dataclass
 from typing import Literal
 
 from mlflow.entities import Run
+
+from orchestrator.ownership import Owner
 
 RunStatus = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -13,7 +16,13 @@ TAG = "orchestrator."
 
 @dataclass(frozen=True)
 class Record:
-    """One trial's run as the ledger holds it. epoch: the last one recorded, 0 before the first."""
+    """One trial's run as the ledger holds it.
+
+    name: the trial's name in its study. epoch: the last one recorded, 0 before the first. code: the
+    version that trained it, two joined by `+` where it was resumed under another one, empty where
+    it never started. reason: why it ended, where that is worth a word. in_work: another living
+    process trains it or has it scheduled. claimed: that process has settled who trains it.
+    """
 
     run_id: str
     study: str
@@ -22,9 +31,19 @@ class Record:
     code: str
     epoch: int
     metrics: dict[str, float]
+    name: str = ""
+    experiment_id: str = ""
+    reason: str = ""
+    in_work: bool = False
+    claimed: bool = False
+
+    @property
+    def started(self) -> bool:
+        """Whether its training ever began."""
+        return self.code != ""
 
 
-def read_record(run: Run, study: str) -> Record:
+def read_record(run: Run, study: str, in_work: bool = False) -> Record:
     """A run of MLflow's in the study's own terms. study: the name of the run's experiment."""
     tags, metrics = run.data.tags, run.data.metrics
     return Record(
@@ -35,4 +54,20 @@ def read_record(run: Run, study: str) -> Record:
         code=tags.get(f"{TAG}code", ""),
         epoch=int(metrics.get("epoch", 0)),
         metrics=dict(metrics),
+        name=tags.get(f"{TAG}trial", run.info.run_name),
+        experiment_id=run.info.experiment_id,
+        reason=tags.get(f"{TAG}reason", ""),
+        in_work=in_work and run.info.status in ("SCHEDULED", "RUNNING"),
+        claimed=tags.get(f"{TAG}claim") == "held",
     )
+
+
+def holder(parent: Run) -> tuple[Owner, float] | None:
+    """The living process that runs a study, and the seconds since its last sign of life; None where
+    none does. This process itself does not count."""
+    if parent.info.status != "RUNNING":
+        return None
+    tags = parent.data.tags
+    owner = Owner.parse(tags.get(f"{TAG}owner", ""))
+    age = time.time() - float(tags.get(f"{TAG}heartbeat", "0"))
+    return (owner, age) if owner is not None and owner.may_be_alive(age) else None

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from orchestrator.cells import Cell
-from orchestrator.ledger.records import TAG, Record, read_record
+from orchestrator.ledger.records import TAG, Record, holder, read_record
 
 _PARAMS_IN_A_BATCH = 100
 _METRICS_IN_A_BATCH = 1000
@@ -43,27 +43,48 @@ class Ledger:
         except Exception as error:
             raise LedgerError(f"MLflow at {tracking_uri} cannot be used: {error}") from None
 
-    def find(self, cells: Iterable[Cell], study: str) -> dict[str, Record]:
-        """The run to go by for each cell the ledger knows, by identity, over all studies.
-
-        A finished run of the cell's code version comes first, then a finished one of another, then
-        the latest that was left unfinished in `study`.
-        """
-        codes = {cell.identity: cell.code for cell in cells}
-        found: dict[str, Record] = {}
-        names = {entry.experiment_id: entry.name for entry in self.client.search_experiments()}
+    def records(self, identities: Iterable[str]) -> dict[str, list[Record]]:
+        """All runs of each trial, in every study, oldest first, by identity. What was deleted in
+        MLflow is not among them."""
+        wanted = set(identities)
+        names = self.studies()
+        parents = self.search(list(names), f"tags.`{TAG}kind` = 'study'")
+        living = {parent.info.run_id for parent in parents if holder(parent)}
+        found: dict[str, list[Record]] = {}
         runs = self.search(list(names), f"tags.`{TAG}kind` = 'trial'")
-        for run in sorted(runs, key=lambda run: run.info.start_time):
-            record = read_record(run, names[run.info.experiment_id])
-            if record.identity not in codes:
-                continue
-            if record.status != "FINISHED" and record.study != study:
-                continue
-            known = found.get(record.identity)
-            code = codes[record.identity]
-            if known is None or _rank(record, code) >= _rank(known, code):
-                found[record.identity] = record
+        for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id)):
+            identity = run.data.tags.get(f"{TAG}identity", "")
+            if identity in wanted:
+                in_work = run.data.tags.get("mlflow.parentRunId") in living
+                record = read_record(run, names[run.info.experiment_id], in_work)
+                found.setdefault(identity, []).append(record)
         return found
+
+    def studies(self) -> dict[str, str]:
+        """Names of the experiments that are not deleted, by id."""
+        names: dict[str, str] = {}
+        token = None
+        while True:
+            page = self.client.search_experiments(page_token=token)
+            names |= {entry.experiment_id: entry.name for entry in page}
+            token = page.token
+            if not token:
+                return names
+
+    def make_experiment(self, name: str, location: str | None) -> None:
+        """Make an experiment, unless another process was quicker. location: of its artifacts."""
+        try:
+            self.client.create_experiment(name, artifact_location=location)
+        except MlflowException as error:
+            if self.client.get_experiment_by_name(name) is None:
+                raise LedgerError(f"the study {name!r} cannot be made in MLflow: {error}") from None
+
+    def exists(self, run_id: str) -> bool:
+        """Whether a run is there and not deleted."""
+        try:
+            return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException:
+            return False
 
     def record(self, run_id: str) -> Record:
         """A trial's run as it stands now."""
@@ -83,10 +104,21 @@ class Ledger:
             if not token:
                 return runs
 
-    def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
-        """Record settings, in batches."""
+    def log(
+        self,
+        run_id: str,
+        params: Mapping[str, object],
+        metrics: Mapping[str, float],
+    ) -> None:
+        """Record a new run's settings and first figures in as few requests as there can be."""
         entries = [Param(name, str(value)) for name, value in params.items()]
-        for start in range(0, len(entries), _PARAMS_IN_A_BATCH):
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            run_id,
+            params=entries[:_PARAMS_IN_A_BATCH],
+            metrics=[Metric(_metric_name(name), value, now, 0) for name, value in metrics.items()],
+        )
+        for start in range(_PARAMS_IN_A_BATCH, len(entries), _PARAMS_IN_A_BATCH):
             self.client.log_batch(run_id, params=entries[start : start + _PARAMS_IN_A_BATCH])
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
@@ -147,12 +179,6 @@ class Ledger:
             f"--backend-store-uri {self.tracking_uri}\n"
             f"and open              http://127.0.0.1:5000/#/experiments/{experiment_id}"
         )
-
-
-def _rank(record: Record, code: str) -> int:
-    if record.status == "FINISHED":
-        return 2 if record.code == code else 1
-    return 0
 
 
 def _metric_name(name: str) -> str:

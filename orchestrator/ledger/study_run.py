@@ -1,57 +1,48 @@
-"""A study while a command works on it: its parent run, its heartbeat, its trials' runs."""
+"""A study while a command works on it: the runs of its trials, and its documents."""
 
 import re
 import tempfile
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
-
 from orchestrator.cells import Cell
-from orchestrator.ledger.records import TAG, Record, RunStatus
+from orchestrator.claims import Claim, settle
+from orchestrator.ledger.notes import reason_of_end, run_name, study_note, with_state
+from orchestrator.ledger.records import TAG, Record, RunStatus, holder
+from orchestrator.ledger.session import Session
 from orchestrator.ledger.store import Ledger, LedgerError
-from orchestrator.ownership import HEARTBEAT_SECONDS, Owner
 from orchestrator.study import Plan
+
+_SETTLING_SECONDS = 0.5
 
 
 class StudyRun:
     """A study in the hands of this process, from `open` to `close`. It alone writes to it."""
 
-    def __init__(self, ledger: Ledger, experiment_id: str, parent_id: str) -> None:
+    def __init__(self, ledger: Ledger, plan: Plan, experiment_id: str, session: Session) -> None:
         self.ledger = ledger
+        self.plan = plan
         self.experiment_id = experiment_id
-        self.parent_id = parent_id
-        self._stop_heartbeat = threading.Event()
-        self._heartbeat = threading.Thread(target=self._keep_beating, daemon=True)
+        self.parent_id = session.parent_id
+        self._session = session
 
     @staticmethod
-    def open(ledger: Ledger, plan: Plan) -> "StudyRun":
-        """Find or make the study's parent run, and say that it is running.
+    def open(ledger: Ledger, plan: Plan, on_stop: Callable[[], None] = lambda: None) -> "StudyRun":
+        """Take the study, say that it is running, and close what an earlier process left RUNNING
+        when it died. on_stop: called when another terminal asks to stop.
 
-        Closes what an earlier process left RUNNING when it died. Raises LedgerError where another
-        process is at work on the study right now.
+        Raises StudyAtWorkError where another process is at work on the study right now.
         """
-        client, name = ledger.client, plan.study.study
         experiment_id = _open_experiment(ledger, plan)
-        parents = ledger.search([experiment_id], f"tags.`{TAG}kind` = 'study'")
-        if parents:
-            parent = max(parents, key=lambda run: run.info.start_time)
-            _refuse_if_at_work(parent, name)
-            parent_id = parent.info.run_id
-            client.update_run(parent_id, "RUNNING")
-        else:
-            tags = {f"{TAG}kind": "study", "mlflow.note.content": plan.study.description}
-            parent_id = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
-        study_run = StudyRun(ledger, experiment_id, parent_id)
-        study_run._beat()
-        study_run._close_left_behind("an earlier process ended without closing it")
-        client.log_text(parent_id, plan.text, "study.yaml")
-        study_run._heartbeat.start()
+        session = Session.take(ledger, experiment_id, plan.study.study, on_stop)
+        study_run = StudyRun(ledger, plan, experiment_id, session)
+        study_run._adopt_orphans()
+        study_run._close_left_behind("its process ended without closing it")
+        ledger.client.log_text(session.parent_id, plan.text, "study.yaml")
+        ledger.client.log_text(session.parent_id, plan.resolved, "study.resolved.yaml")
         return study_run
 
     def begin_trial(self, cell: Cell, commit: str | None, record: Record | None) -> str:
@@ -60,14 +51,15 @@ class StudyRun:
         trial = cell.trial
         tags = {
             f"{TAG}kind": "trial",
+            f"{TAG}trial": trial.name,
             f"{TAG}identity": cell.identity,
-            f"{TAG}code": cell.code,
             f"{TAG}data": cell.dataset.manifest.fingerprint,
             f"{TAG}variant": trial.variant,
             f"{TAG}seed": str(trial.experiment.seed),
             **{f"{TAG}axis.{axis}": str(value) for axis, value in trial.axes.items()},
+            f"{TAG}claim": "asked",
+            f"{TAG}reason": "",
             "mlflow.parentRunId": self.parent_id,
-            "mlflow.note.content": "",
         }
         for name, digest in zip(("weights", "init"), cell.digests, strict=True):
             if digest:
@@ -76,22 +68,57 @@ class StudyRun:
             tags["mlflow.source.git.commit"] = commit
         client = self.ledger.client
         if record is not None:
-            run_id = record.run_id
+            client.update_run(record.run_id, "SCHEDULED")
+            self.ledger.set_tags(record.run_id, tags)
+            return record.run_id
+        # The claim is there from the first moment on that the run is.
+        run = client.create_run(self.experiment_id, run_name=run_name(cell), tags=tags)
+        cost = {"model/parameters_m": cell.cost.parameters_m, "model/gflops": cell.cost.gflops}
+        self.ledger.log(run.info.run_id, _flattened(asdict(trial.experiment)), cost)
+        client.update_run(run.info.run_id, "SCHEDULED")
+        return str(run.info.run_id)
+
+    def settle_claims(self, cells: Mapping[str, Cell]) -> set[str]:
+        """Make sure that no other study's process trains the same. cells: by the id of the run that
+        was begun for each. Returns the ids of those runs that must give way: another process has
+        the trial, or has finished it."""
+        if not self._others_at_work():
+            return set()
+        lost: set[str] = set()
+        open_claims = dict(cells)
+        while open_claims:
+            known = self.ledger.records(cell.identity for cell in open_claims.values())
+            for run_id, cell in list(open_claims.items()):
+                others = [r for r in known.get(cell.identity, []) if r.run_id != run_id]
+                done = any(r.status == "FINISHED" and r.code == cell.code for r in others)
+                rivals = [Claim(r.run_id, r.claimed) for r in others if r.in_work]
+                verdict = "give way" if done else settle(run_id, rivals)
+                if verdict == "wait":
+                    continue
+                if verdict == "give way":
+                    lost.add(run_id)
+                else:
+                    self.ledger.set_tags(run_id, {f"{TAG}claim": "held"})
+                del open_claims[run_id]
+            if open_claims:
+                time.sleep(_SETTLING_SECONDS)
+        return lost
+
+    def withdraw_trial(self, run_id: str, record: Record | None) -> None:
+        """Take back what `begin_trial` did with `record`."""
+        if record is None:
+            self.ledger.client.delete_run(run_id)
         else:
-            run_id = client.create_run(self.experiment_id, run_name=trial.name).info.run_id
-            self.ledger.log_params(run_id, _flattened(asdict(trial.experiment)))
-            cost = {
-                "model/parameters_m": cell.cost.parameters_m,
-                "model/gflops": cell.cost.gflops,
-            }
-            self.ledger.log_metrics(run_id, cost, step=0)
-        self.ledger.set_tags(run_id, tags)
-        client.update_run(run_id, "SCHEDULED")
-        return str(run_id)
+            self.end_trial(run_id, "KILLED", "another study trains it")
 
     def start_trial(self, run_id: str, code: str) -> None:
-        """The trial's processes are being started, with the sources as they are now (`code`)."""
-        self.ledger.client.set_tag(run_id, f"{TAG}code", code)
+        """The trial's processes are being started, with the sources as they are now (`code`). One
+        that goes on under other sources than it began with bears both versions."""
+        before = self.ledger.client.get_run(run_id).data.tags.get(f"{TAG}code", "")
+        versions = before.split("+") if before else []
+        if code not in versions[-1:]:
+            versions.append(code)
+        self.ledger.set_tags(run_id, {f"{TAG}code": "+".join(versions), f"{TAG}claim": "held"})
         self.ledger.client.update_run(run_id, "RUNNING")
 
     def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -106,10 +133,26 @@ class StudyRun:
         return {metric.step for metric in history if metric.step > 0}
 
     def end_trial(self, run_id: str, status: RunStatus, reason: str = "") -> None:
-        """Close a trial's run; `reason` is kept in a tag and shown as the run's description."""
-        if reason:
-            self.ledger.client.set_tag(run_id, "mlflow.note.content", reason)
+        """Close a trial's run; `reason` is kept in a tag and stands in the run's description."""
+        note = self.ledger.client.get_run(run_id).data.tags.get("mlflow.note.content", "")
+        tags = {
+            f"{TAG}reason": reason,
+            f"{TAG}claim": "",
+            "mlflow.note.content": with_state(note, reason_of_end(status, reason)),
+        }
+        self.ledger.set_tags(run_id, tags)
         self.ledger.client.set_terminated(run_id, status)
+
+    def describe_trial(self, run_id: str, note: str) -> None:
+        """Set a trial's description, in markdown."""
+        self.ledger.set_tags(run_id, {"mlflow.note.content": note})
+
+    def describe(self, table: str) -> None:
+        """Show the study's description, its state and a table, in markdown, where MLflow shows the
+        study and its run."""
+        note = study_note(self.plan, table, self.parent_id, self.experiment_id)
+        self.ledger.set_tags(self.parent_id, {"mlflow.note.content": note})
+        self.ledger.client.set_experiment_tag(self.experiment_id, "mlflow.note.content", note)
 
     def log_documents(self, documents: Mapping[str, str]) -> None:
         """Keep texts (file name to content) as the parent run's artifacts."""
@@ -121,10 +164,13 @@ class StudyRun:
 
     def close(self, status: RunStatus) -> None:
         """End the study's run. No trial of it stays RUNNING."""
-        self._stop_heartbeat.set()
-        self._heartbeat.join()
         self._close_left_behind("the study was stopped; run it again to go on")
-        self.ledger.client.set_terminated(self.parent_id, status)
+        self._session.end(status)
+
+    def _others_at_work(self) -> bool:
+        query = f"tags.`{TAG}kind` = 'study' and attributes.status = 'RUNNING'"
+        parents = self.ledger.search(list(self.ledger.studies()), query)
+        return any(holder(parent) for parent in parents)
 
     def _close_left_behind(self, reason: str) -> None:
         for status in ("RUNNING", "SCHEDULED"):
@@ -132,54 +178,32 @@ class StudyRun:
             for run in self.ledger.search([self.experiment_id], query):
                 self.end_trial(run.info.run_id, "KILLED", reason)
 
-    def _keep_beating(self) -> None:
-        while not self._stop_heartbeat.wait(HEARTBEAT_SECONDS):
-            try:
-                self._beat()
-            except MlflowException:
-                continue  # the store may be away for a moment; the next beat tries again
-
-    def _beat(self) -> None:
-        tags = {
-            f"{TAG}owner": str(Owner.this_process()),
-            f"{TAG}heartbeat": f"{time.time():.0f}",
-        }
-        self.ledger.set_tags(self.parent_id, tags)
+    def _adopt_orphans(self) -> None:
+        """Trials whose parent run was deleted in MLflow stand under the present one."""
+        query = f"tags.`mlflow.parentRunId` != '{self.parent_id}'"
+        for run in self.ledger.search([self.experiment_id], query):
+            self.ledger.set_tags(run.info.run_id, {"mlflow.parentRunId": self.parent_id})
 
 
 def _open_experiment(ledger: Ledger, plan: Plan) -> str:
     """The id of the study's experiment, made where there is none."""
     client, name = ledger.client, plan.study.study
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
+    if client.get_experiment_by_name(name) is None:
         location = None
         if ledger.artifacts is not None:
             location = (ledger.artifacts / re.sub(r"[^\w.-]+", "-", name)).as_uri()
-        experiment_id = client.create_experiment(name, artifact_location=location)
-    elif experiment.lifecycle_stage != "active":
+        ledger.make_experiment(name, location)
+    experiment = client.get_experiment_by_name(name)
+    if experiment.lifecycle_stage != "active":
         raise LedgerError(
             f"the study {name!r} was deleted in MLflow; restore or purge it there, "
             "or give the study another name"
         )
-    else:
-        experiment_id = experiment.experiment_id
     # With its kind unsaid, MLflow shows an experiment as one about language models.
-    client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
-    client.set_experiment_tag(experiment_id, "mlflow.note.content", plan.study.description)
-    return str(experiment_id)
-
-
-def _refuse_if_at_work(parent: Run, name: str) -> None:
-    if parent.info.status != "RUNNING":
-        return
-    tags = parent.data.tags
-    owner = Owner.parse(tags.get(f"{TAG}owner", ""))
-    age = time.time() - float(tags.get(f"{TAG}heartbeat", "0"))
-    if owner is not None and owner.may_be_alive(age):
-        raise LedgerError(
-            f"the study {name!r} is being run by {owner.described} (last sign of life "
-            f"{age:.0f} s ago); wait for it, stop it, or use another --storage"
-        )
+    client.set_experiment_tag(
+        experiment.experiment_id, "mlflow.experimentKind", "custom_model_development"
+    )
+    return str(experiment.experiment_id)
 
 
 def _flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

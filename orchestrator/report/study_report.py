@@ -3,7 +3,7 @@
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -191,8 +191,9 @@ class Refresher:
     """Makes the report anew in the background, some time after it was asked to: so seldom that it
     takes a twentieth of a processor, however many trials finish."""
 
-    def __init__(self, study_report: StudyReport) -> None:
-        self._study_report = study_report
+    def __init__(self, refresh: Callable[[], None]) -> None:
+        """refresh: makes the report anew, and raises nothing."""
+        self._refresh = refresh
         self._wanted = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="report", daemon=True)
@@ -212,7 +213,7 @@ class Refresher:
         while self._wanted.wait() and not self._closed.is_set():
             self._wanted.clear()
             started = time.monotonic()
-            self._study_report.refresh()
+            self._refresh()
             self._closed.wait(max(_LEAST_PAUSE, _PAUSE * (time.monotonic() - started)))
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from orchestrator.cells import Cell, resolve_cells
-from orchestrator.ledger import Ledger, LedgerError, StudyRun
+from orchestrator.ledger import Ledger, LedgerError, StudyRun, keep_links
 from orchestrator.ownership import Owner
-from orchestrator.reconciliation import standing
+from orchestrator.reconciliation import Decision, Wishes, decide
 from orchestrator.study import Plan
 from orchestrator.study_file import load_study
 
@@ -66,6 +67,21 @@ def study_run(ledger: Ledger, plan: Plan) -> Iterator[StudyRun]:
     study_run.close("FINISHED")
 
 
+def decided(study_run: StudyRun, cell: Cell) -> Decision:
+    """What is to be done about a cell, by what the ledger holds."""
+    records = study_run.ledger.records([cell.identity]).get(cell.identity, [])
+    return decide(records, study_run.plan.study.study, cell.code, Wishes())
+
+
+def finish(study_run: StudyRun, cell: Cell) -> str:
+    """A trial's run from its beginning to its end."""
+    run_id = study_run.begin_trial(cell, None, None)
+    study_run.start_trial(run_id, cell.code)
+    study_run.log_epoch(run_id, 1, {"val/miou": 0.5})
+    study_run.end_trial(run_id, "FINISHED")
+    return run_id
+
+
 def test_a_trial_from_beginning_to_end(study_run: StudyRun, cell: Cell, uri: str) -> None:
     run_id = study_run.begin_trial(cell, "abc123", None)
     client = MlflowClient(uri)
@@ -91,10 +107,11 @@ def test_a_trial_from_beginning_to_end(study_run: StudyRun, cell: Cell, uri: str
     history = client.get_metric_history(run_id, "val/miou")
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.1), (2, 0.2)]
 
-    record = study_run.ledger.find([cell], "ledger test")[cell.identity]
+    decision = decided(study_run, cell)
+    assert decision.standing == "finished"
+    record = decision.record
+    assert record is not None
     assert (record.run_id, record.epoch, record.status) == (run_id, 2, "FINISHED")
-    assert standing(record, cell.code) == "finished"
-    assert standing(record, "other code") == "stale"
 
 
 def test_an_unfinished_trial_is_reopened(study_run: StudyRun, cell: Cell) -> None:
@@ -102,39 +119,69 @@ def test_an_unfinished_trial_is_reopened(study_run: StudyRun, cell: Cell) -> Non
     study_run.start_trial(run_id, cell.code)
     study_run.log_epoch(run_id, 1, {"train/loss": 2.0})
     study_run.end_trial(run_id, "FAILED", "out of luck")
-    record = study_run.ledger.find([cell], "ledger test")[cell.identity]
-    assert standing(record, cell.code) == "failed"
+    decision = decided(study_run, cell)
+    record = decision.record
+    assert record is not None
+    assert (decision.standing, record.reason) == ("failed", "out of luck")
     assert study_run.begin_trial(cell, None, record) == run_id
     assert study_run.logged_epochs(record) == {1}
     assert study_run.ledger.record(run_id).status == "SCHEDULED"
 
 
-def test_a_finished_run_comes_before_an_unfinished_one(study_run: StudyRun, cell: Cell) -> None:
-    finished = study_run.begin_trial(cell, None, None)
-    study_run.end_trial(finished, "FINISHED")
-    study_run.end_trial(study_run.begin_trial(cell, None, None), "KILLED")
-    assert study_run.ledger.find([cell], "ledger test")[cell.identity].run_id == finished
+def test_a_trial_resumed_under_other_sources_bears_both_versions(
+    study_run: StudyRun, cell: Cell
+) -> None:
+    run_id = study_run.begin_trial(cell, None, None)
+    for code in ("first", "first", "second"):
+        study_run.start_trial(run_id, code)
+    study_run.end_trial(run_id, "FINISHED")
+    assert study_run.ledger.record(run_id).code == "first+second"
+    assert decided(study_run, cell).standing == "stale"
 
 
 def test_a_deleted_run_is_missing(study_run: StudyRun, cell: Cell, uri: str) -> None:
-    run_id = study_run.begin_trial(cell, None, None)
-    study_run.end_trial(run_id, "FINISHED")
+    run_id = finish(study_run, cell)
     MlflowClient(uri).delete_run(run_id)
-    assert study_run.ledger.find([cell], "ledger test") == {}
+    assert decided(study_run, cell) == Decision("missing", "train", None)
 
 
-def test_finished_trials_of_other_studies_count_unfinished_ones_do_not(
+def other_study(plan: Plan, tmp_path: Path) -> Plan:
+    file = tmp_path / "other.yaml"
+    file.write_text(plan.text.replace("study: ledger test", "study: another"))
+    return load_study(file)
+
+
+def test_a_finished_trial_of_another_study_is_linked_until_it_is_deleted(
     study_run: StudyRun, cell: Cell, plan: Plan, uri: str, tmp_path: Path
 ) -> None:
-    other_file = tmp_path / "other.yaml"
-    other_file.write_text(plan.text.replace("study: ledger test", "study: another"))
-    other = StudyRun.open(study_run.ledger, load_study(other_file))
-    run_id = other.begin_trial(cell, None, None)
-    assert study_run.ledger.find([cell], "ledger test") == {}
-    other.end_trial(run_id, "FINISHED")
+    other = StudyRun.open(study_run.ledger, other_study(plan, tmp_path))
+    run_id = finish(other, cell)
     other.close("FINISHED")
-    found = study_run.ledger.find([cell], "ledger test")[cell.identity]
-    assert (found.run_id, found.study) == (run_id, "another")
+    decision = decided(study_run, cell)
+    record = decision.record
+    assert record is not None
+    assert (decision.action, record.run_id, record.study) == ("link", run_id, "another")
+
+    client = MlflowClient(uri)
+
+    def links() -> list[Run]:
+        runs = client.search_runs([study_run.experiment_id])
+        return [run for run in runs if run.data.tags["orchestrator.kind"] == "link"]
+
+    name = cell.trial.name
+    for _ in range(2):
+        keep_links(study_run, {name: cell}, {name: record})
+        (link,) = links()
+        assert link.info.status == "FINISHED"
+        assert link.data.metrics["val/miou"] == 0.5
+        assert f"/runs/{run_id}" in link.data.tags["mlflow.note.content"]
+        assert link.data.tags["mlflow.parentRunId"] == study_run.parent_id
+    # A link is no second record of the training.
+    assert len(study_run.ledger.records([cell.identity])[cell.identity]) == 1
+    client.delete_run(run_id)
+    assert decided(study_run, cell).standing == "missing"
+    keep_links(study_run, {name: cell}, {})
+    assert links() == []
 
 
 def test_values_that_are_not_finite_are_left_out(study_run: StudyRun, cell: Cell) -> None:
@@ -156,7 +203,7 @@ def test_nothing_stays_running(study_run: StudyRun, cell: Cell, uri: str, plan: 
     assert "run it again" in run.data.tags["mlflow.note.content"]
     assert client.get_run(study_run.parent_id).info.status == "KILLED"
     names = {artifact.path for artifact in client.list_artifacts(study_run.parent_id)}
-    assert names == {"study.yaml", "table.md"}
+    assert names == {"study.yaml", "study.resolved.yaml", "table.md"}
 
 
 def test_what_a_dead_process_left_is_closed_and_the_parent_is_kept(
@@ -166,8 +213,8 @@ def test_what_a_dead_process_left_is_closed_and_the_parent_is_kept(
     study_run.start_trial(run_id, cell.code)
     again = StudyRun.open(study_run.ledger, plan)  # its owner, this process, is not waited for
     assert again.parent_id == study_run.parent_id
-    record = again.ledger.record(run_id)
-    assert (record.status, standing(record, cell.code)) == ("KILLED", "to resume")
+    assert again.ledger.record(run_id).status == "KILLED"
+    assert decided(again, cell).standing == "to resume"
     again.close("FINISHED")
 
 

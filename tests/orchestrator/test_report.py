@@ -343,7 +343,7 @@ def test_the_study_keeps_its_report_and_no_training_fails_for_it(
     path = written(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     study_report = report_of(path)
-    refresher = Refresher(study_report)
+    refresher = Refresher(study_report.refresh)
     refresher.request()
     client = MlflowClient(tracking_uri(tmp_path / "storage"))
     experiment = client.get_experiment_by_name("plain")

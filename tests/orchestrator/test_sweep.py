@@ -73,7 +73,7 @@ def runs(study: Path) -> tuple[list[Run], dict[str, Run], MlflowClient]:
     parents = [run for run in found if run.data.tags["orchestrator.kind"] == "study"]
     trials = [run for run in found if run.data.tags["orchestrator.kind"] == "trial"]
     assert len({run.info.run_name for run in trials}) == len(trials)
-    return parents, {run.info.run_name: run for run in trials}, client
+    return parents, {run.data.tags["orchestrator.trial"]: run for run in trials}, client
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:
@@ -115,8 +115,9 @@ def test_a_study_from_file_to_table(study: Path) -> None:
     (parent,) = parents
     assert parent.info.status == "FINISHED"
     documents = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    assert documents == {"study.yaml", "table.md", "table.csv"}
+    assert documents == {"study.yaml", "study.resolved.yaml", "table.md", "table.csv", "report"}
     assert set(trials) == {"strong", "full"}
+    assert trials["full"].info.run_name == "full, dfnet1, streets, seed 0"
     for run in trials.values():
         assert run.info.status == "FINISHED"
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -126,6 +127,9 @@ def test_a_study_from_file_to_table(study: Path) -> None:
         assert run.data.metrics["model/parameters_m"] > 1
         assert run.data.metrics["model/gflops"] > 0
         assert 0 < run.data.metrics["memory_gib"] < 8
+        seconds = run.data.metrics["trial/seconds"]
+        assert seconds > 0
+        assert run.data.metrics["trial/worker_hours"] == pytest.approx(2 * seconds / 3600)
         folder = Path(client.download_artifacts(run.info.run_id, ""))
         for picture in ("confusion.png", "panels.png"):
             with Image.open(folder / picture) as image:

@@ -1,0 +1,142 @@
+"""A study in the hands of one process: taking it, the heartbeat that shows life, giving it back."""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from orchestrator.claims import Claim, settle
+from orchestrator.ledger.records import TAG, RunStatus, holder
+from orchestrator.ledger.store import Ledger, LedgerError
+from orchestrator.ownership import HEARTBEAT_SECONDS, Owner
+
+_ASKING = f"{TAG}asking."
+_SETTLING_SECONDS = 0.2
+_STOP_CHECK_SECONDS = 3.0
+
+
+class StudyAtWorkError(LedgerError):
+    """Another process is at work on the study; the message says which."""
+
+
+class Session:
+    """The study's parent run, held by this process alone from `take` to `end`."""
+
+    def __init__(self, ledger: Ledger, parent_id: str, on_stop: Callable[[], None]) -> None:
+        self.parent_id = parent_id
+        self._ledger = ledger
+        self._on_stop = on_stop
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_beating, daemon=True)
+
+    @staticmethod
+    def take(
+        ledger: Ledger, experiment_id: str, name: str, on_stop: Callable[[], None]
+    ) -> "Session":
+        """Find or make the study's parent run, and hold it. on_stop: called, from a thread, when
+        another terminal asks this process to stop.
+
+        Raises StudyAtWorkError where another process holds it or takes it at this moment.
+        """
+        client, token = ledger.client, uuid.uuid4().hex[:12]
+        asking = {f"{_ASKING}{token}": _signed()}
+        parents = find_parents(ledger, experiment_id)
+        made = None
+        if parents:
+            at = parents[0].info.run_id
+            ledger.set_tags(at, asking)
+        else:
+            at = made = client.create_run(
+                experiment_id, tags={f"{TAG}kind": "study", **asking}, run_name=name
+            ).info.run_id
+        while True:
+            parents = find_parents(ledger, experiment_id)
+            verdict = settle(token, _rivals(parents, token))
+            if verdict == "take":
+                break
+            if verdict == "give way":
+                if made is None:
+                    client.delete_tag(at, f"{_ASKING}{token}")
+                else:
+                    client.delete_run(made)
+                raise StudyAtWorkError(_at_work(name, parents))
+            time.sleep(_SETTLING_SECONDS)
+        parent_id = parents[0].info.run_id
+        session = Session(ledger, parent_id, on_stop)
+        session._beat()
+        client.update_run(parent_id, "RUNNING")
+        for key in parents[0].data.tags:
+            if key.startswith(_ASKING) or key in (f"{TAG}stop",):
+                client.delete_tag(parent_id, key)
+        if made is not None and made != parent_id:
+            client.delete_run(made)
+        session._thread.start()
+        return session
+
+    def end(self, status: RunStatus) -> None:
+        """Close the parent run. Nothing is left to close where it was deleted in MLflow."""
+        self._ended.set()
+        self._thread.join()
+        try:
+            self._ledger.client.set_terminated(self.parent_id, status)
+        except MlflowException as error:
+            if self._ledger.exists(self.parent_id):
+                raise LedgerError(f"the study's run could not be closed: {error}") from None
+
+    def _keep_beating(self) -> None:
+        beaten = time.monotonic()
+        while not self._ended.wait(_STOP_CHECK_SECONDS):
+            try:
+                if time.monotonic() - beaten >= HEARTBEAT_SECONDS:
+                    self._beat()
+                    beaten = time.monotonic()
+                if f"{TAG}stop" in self._ledger.client.get_run(self.parent_id).data.tags:
+                    self._on_stop()
+            except MlflowException:
+                continue  # the store may be away for a moment; the next beat tries again
+
+    def _beat(self) -> None:
+        tags = {
+            f"{TAG}owner": str(Owner.this_process()),
+            f"{TAG}heartbeat": f"{time.time():.0f}",
+        }
+        self._ledger.set_tags(self.parent_id, tags)
+
+
+def find_parents(ledger: Ledger, experiment_id: str) -> list[Run]:
+    """The study's parent runs, oldest first: one, but for the moment in which two processes begin
+    the same study."""
+    parents = ledger.search([experiment_id], f"tags.`{TAG}kind` = 'study'")
+    return sorted(parents, key=lambda run: (run.info.start_time, run.info.run_id))
+
+
+def _signed() -> str:
+    return f"{Owner.this_process()} {time.time():.0f}"
+
+
+def _rivals(parents: list[Run], token: str) -> list[Claim]:
+    rivals = [Claim("", held=True) for parent in parents if holder(parent)]
+    for parent in parents:
+        for key, value in parent.data.tags.items():
+            if not key.startswith(_ASKING) or key == f"{_ASKING}{token}":
+                continue
+            text, _, moment = value.rpartition(" ")
+            owner = Owner.parse(text)
+            if owner is not None and owner.may_be_alive(time.time() - float(moment)):
+                rivals.append(Claim(key.removeprefix(_ASKING), held=False))
+    return rivals
+
+
+def _at_work(name: str, parents: list[Run]) -> str:
+    for parent in parents:
+        held = holder(parent)
+        if held is not None:
+            return (
+                f"the study {name!r} is being run by {held[0].described} (last sign of life "
+                f"{held[1]:.0f} s ago); wait for it, stop it with `python -m orchestrator.studies "
+                f"stop {name!r}`, or use another --storage"
+            )
+    return f"the study {name!r} has been started by another process at this very moment"

@@ -1,0 +1,116 @@
+"""What is done about a trial, over all states it can be in."""
+
+import itertools
+
+import pytest
+
+from orchestrator.ledger import Record, RunStatus
+from orchestrator.reconciliation import Decision, Wishes, decide
+
+STUDY, CODE = "table", "new"
+
+
+def record(
+    status: RunStatus,
+    study: str = STUDY,
+    code: str = CODE,
+    in_work: bool = False,
+    run_id: str = "run",
+) -> Record:
+    return Record(run_id, study, "identity", status, code, 3, {}, in_work=in_work)
+
+
+def decision(*records: Record, **wishes: bool) -> tuple[str, str]:
+    found = decide(records, STUDY, CODE, Wishes(**wishes))
+    return found.standing, found.action
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([], ("missing", "train")),
+        ([record("FINISHED")], ("finished", "leave")),
+        ([record("FINISHED", study="other")], ("finished", "link")),
+        ([record("FINISHED", code="old")], ("stale", "leave")),
+        ([record("FINISHED", code="new+old")], ("stale", "leave")),
+        ([record("FINISHED", code="old", study="other")], ("stale", "link")),
+        ([record("KILLED")], ("to resume", "resume")),
+        ([record("RUNNING")], ("to resume", "resume")),  # its process is dead
+        ([record("KILLED", code="old")], ("to resume", "resume")),
+        ([record("KILLED", code="")], ("missing", "train")),  # it never started
+        ([record("FAILED")], ("failed", "leave")),
+        ([record("FAILED", study="other")], ("missing", "train")),
+        ([record("KILLED", study="other")], ("missing", "train")),
+        ([record("RUNNING", study="other")], ("missing", "train")),  # its process is dead
+        ([record("RUNNING", study="other", in_work=True)], ("running elsewhere", "wait")),
+        ([record("SCHEDULED", study="other", in_work=True)], ("running elsewhere", "wait")),
+        ([record("RUNNING", in_work=True)], ("running elsewhere", "wait")),
+        # Several runs of one training.
+        (
+            [record("FAILED"), record("RUNNING", study="other", in_work=True)],
+            ("running elsewhere", "wait"),
+        ),
+        ([record("FAILED"), record("FINISHED", study="other")], ("finished", "link")),
+        ([record("FINISHED", code="old"), record("KILLED")], ("stale", "leave")),
+        ([record("FINISHED"), record("FINISHED", code="old")], ("finished", "leave")),
+        ([record("KILLED"), record("FAILED")], ("failed", "leave")),
+        ([record("FAILED"), record("KILLED")], ("to resume", "resume")),
+    ],
+)
+def test_every_standing(records: list[Record], expected: tuple[str, str]) -> None:
+    assert decision(*records) == expected
+
+
+def test_failed_trials_are_retried_when_asked() -> None:
+    assert decision(record("FAILED"), retry_failed=True) == ("failed", "resume")
+    assert decision(record("FAILED"), retrain_stale=True) == ("failed", "leave")
+
+
+def test_stale_trials_are_trained_anew_when_asked() -> None:
+    old = record("FINISHED", code="old")
+    assert decide([old], STUDY, CODE, Wishes(retrain_stale=True)) == Decision(
+        "stale", "train", None
+    )
+    begun = record("KILLED", run_id="begun")
+    found = decide([old, begun], STUDY, CODE, Wishes(retrain_stale=True))
+    assert found == Decision("to resume", "resume", begun)
+    working = record("RUNNING", study="other", in_work=True)
+    assert decision(old, working, retrain_stale=True) == ("running elsewhere", "wait")
+    assert decision(old, record("FINISHED"), retrain_stale=True) == ("finished", "leave")
+
+
+def test_of_several_finished_runs_the_study_s_own_latest_counts() -> None:
+    runs = [
+        record("FINISHED", run_id="first"),
+        record("FINISHED", run_id="second"),
+        record("FINISHED", run_id="third", study="other"),
+    ]
+    found = decide(runs, STUDY, CODE, Wishes()).record
+    assert found is not None
+    assert found.run_id == "second"
+
+
+def test_nothing_finished_is_trained_and_nothing_of_others_is_touched() -> None:
+    """Over all pairs of runs and all wishes, whatever the case."""
+    statuses: tuple[RunStatus, ...] = ("SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED")
+    runs = [
+        record(status, study, code, in_work)
+        for status in statuses
+        for study in (STUDY, "other")
+        for code in (CODE, "old")
+        for in_work in ((False, True) if status in ("SCHEDULED", "RUNNING") else (False,))
+    ]
+    wishes = [Wishes(a, b) for a in (False, True) for b in (False, True)]
+    for pair, wish in itertools.product(itertools.product(runs, runs), wishes):
+        found = decide(pair, STUDY, CODE, wish)
+        if any(run.status == "FINISHED" and run.code == CODE for run in pair):
+            assert found.action in ("leave", "link")
+        if any(run.in_work for run in pair):
+            assert found.action not in ("train", "resume")
+        if found.action == "resume":
+            assert found.record is not None
+            assert found.record.study == STUDY
+            assert found.record.status != "FINISHED"
+        if found.finished and found.action != "train":
+            assert found.record is not None
+            assert found.record.status == "FINISHED"
