@@ -8,7 +8,7 @@ Measured side by side in one run, on one core, in samples per second of processo
   loading alone     (a) this pipeline, from the node cache; (b) a `torch.utils.data` dataset that
                     decodes PNG with Pillow and cuts the crop with albumentations; (c) copying the
                     same windows from memory to memory, the limit
-  memory            what an epoch of (a) adds to the process, beside the batches it may hold
+  memory            what epochs of (a) add to the process, beside the batches it may hold
   with augmentation (a) this pipeline on the CPU; (b) the same recipe by albumentations and OpenCV
   on a GPU          time to augment a batch, plain and compiled, beside kornia's
                     AugmentationSequential and a training step of FENet with ResNet-18
@@ -132,14 +132,15 @@ def measure(
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
-def memory_of_an_epoch(batches: TrainingBatches) -> tuple[float, float]:
-    """MiB of memory of its own that an epoch adds to this process at most, and MiB of the windows
-    and labels of the batches it may have ahead."""
+def memory_of_epochs(batches: TrainingBatches) -> tuple[float, float]:
+    """MiB of memory of its own that four epochs add to this process at most, and MiB of the windows
+    and labels of the batches that loading may have ahead."""
     before = own_memory()
     peak, size = before, 0
-    for batch in batches.epoch(0):
-        peak = max(peak, own_memory())
-        size = batch.windows.nbytes + batch.labels.nbytes
+    for epoch in range(4):
+        for batch in batches.epoch(epoch):
+            peak = max(peak, own_memory())
+            size = batch.windows.nbytes + batch.labels.nbytes
     return (peak - before) / 2**20, AHEAD * size / 2**20
 
 
@@ -178,6 +179,10 @@ def on_the_cpu(directory: Path, images: int, rounds: int, batch: int) -> None:
         )
 
     print(f"{images} images of {SIZE[1]} x {SIZE[0]}, PNG {megabytes:.2f} MB; batch {batch}")
+    added, held = memory_of_epochs(batches)
+    print("memory of loading alone, MiB")
+    print(f"  (a) added by 4 epochs   {added:9.1f}")
+    print(f"      {AHEAD} batches ahead     {held:9.1f}   added/ahead = {added / held:.2f}")
     rates = measure(
         {
             "a": lambda step: batches.load(draws[step]),
@@ -192,10 +197,6 @@ def on_the_cpu(directory: Path, images: int, rounds: int, batch: int) -> None:
     print(f"  (a) node cache          {rates['a']:9.1f}")
     print(f"  (b) PNG, Pillow, crop   {rates['b']:9.1f}   a/b = {rates['a'] / rates['b']:.1f}")
     print(f"  (c) memory copy         {rates['c']:9.1f}   c/a = {rates['c'] / rates['a']:.2f}")
-    added, held = memory_of_an_epoch(batches)
-    print("memory of loading alone, MiB")
-    print(f"  (a) added by an epoch   {added:9.1f}")
-    print(f"      {AHEAD} batches ahead     {held:9.1f}   added/ahead = {added / held:.2f}")
     rates = measure(
         {"a": lambda step: augmentation(batches.load(draws[step])), "b": usual(augmented)},
         steps,
