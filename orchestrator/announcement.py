@@ -44,7 +44,7 @@ def show_outcome(
     for name, cause in failures.items():
         console.print(f"[bold red]failed[/]  {name}: ", end="", highlight=False)
         console.print(cause, markup=False, highlight=False, soft_wrap=True)
-    if failures:
+    if failures.keys() - finished.keys():
         console.print("  (left as they are; --retry-failed tries them again)", style="dim")
     left = [name for name in decisions if name not in finished and name not in failures]
     if left:

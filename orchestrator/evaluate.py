@@ -4,20 +4,16 @@ Prints a table; where MODEL is a run, the figures are logged to it under the pro
 """
 
 import argparse
-import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cells import EMBEDDED
-from orchestrator.extensions import modules_of
-from orchestrator.identity import code_version
+from orchestrator.evaluations import CHECKPOINTS, log_scores
 from orchestrator.inference_command import (
     InputError,
     add_options,
@@ -28,20 +24,12 @@ from orchestrator.inference_command import (
     say,
     storage_of,
 )
-from orchestrator.ledger import Ledger
 from orchestrator.trained_model import ModelError, TrainedModel, load_model, open_ledger
 from pipelines.dataset import PreparedDataset, open_dataset, split_parts
 from pipelines.evaluation import EvaluationConfig, count_pixels
-from pipelines.inference import InferenceConfig
 from pipelines.loading import EvaluationBatches
 from pipelines.prepare import ensure_streets
-from pipelines.scores import Scores, write_counts
-
-CHECKPOINTS = {
-    "best": "best on validation",
-    "last": "last",
-    "model": "as the model was saved",
-}
+from pipelines.scores import Scores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,7 +90,18 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
     if ledger is None or model.run_id is None:
         say(console, "not logged: MODEL is no run")
         return 0
-    name = _log(ledger, model.run_id, scores, model, dataset, options, config)
+    name = evaluation_name(dataset, options.split, model.checkpoint, config)
+    log_scores(
+        ledger,
+        model.run_id,
+        name,
+        scores,
+        model,
+        dataset,
+        options.split,
+        config,
+        options.imports,
+    )
     say(console, f"logged to run {model.run_id} under eval/{name}/")
     return 0
 
@@ -117,33 +116,6 @@ def evaluation_name(
     if config.boundary:
         parts.append(f"boundary-{config.boundary}")
     return "_".join(parts)
-
-
-def _log(
-    ledger: Ledger,
-    run_id: str,
-    scores: Scores,
-    model: TrainedModel,
-    dataset: PreparedDataset,
-    options: argparse.Namespace,
-    config: EvaluationConfig,
-) -> str:
-    name = evaluation_name(dataset, options.split, model.checkpoint, config)
-    inference = {key: asdict(config)[key] for key in asdict(InferenceConfig())}
-    tags = {
-        "protocol": json.dumps({**inference, "stride": config.step, "boundary": config.boundary}),
-        "checkpoint": CHECKPOINTS[model.checkpoint],
-        "data": dataset.manifest.fingerprint,
-        "split": options.split,
-        "code": code_version(modules_of(model.experiment, options.imports)),
-    }
-    with tempfile.TemporaryDirectory(prefix="evaluation-") as directory:
-        files = Path(directory)
-        split = dataset.split(options.split)
-        counts = files / "counts.arrow"
-        write_counts(counts, scores, split.identifiers, model.class_names, split.groups)
-        ledger.log_evaluation(run_id, name, scores.metrics(model.class_names), tags, files)
-    return name
 
 
 def _check_classes(model: TrainedModel, dataset: PreparedDataset, location: str) -> None:

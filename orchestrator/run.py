@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from orchestrator import fleet
+from orchestrator.after_training import score_and_pack
 from orchestrator.announcement import announce, show_outcome
 from orchestrator.cells import Cell, resolve_cells
 from orchestrator.dispatch import train
 from orchestrator.extensions import modules_of, runtime_environment
 from orchestrator.initial_weights import local_weights
 from orchestrator.ledger import Ledger, Record, RunStatus, StudyRun, keep_links
+from orchestrator.packing import check_submission
 from orchestrator.plan import placement, show_plan
 from orchestrator.profile import run_profile
 from orchestrator.reconciliation import Decision, Wishes, reconcile
@@ -65,6 +67,7 @@ def run_study(
             plan.study.imports,
             partial(local_weights, storage=setting.storage),
         )
+        check_submission(plan, cells)
         ledger = Ledger(setting.tracking_uri, setting.artifacts)
         if plan_only:
             decisions = _reconciled(plan, cells, ledger, wishes)
@@ -133,9 +136,18 @@ class _Course:
                 else:
                     break
                 decisions = self._reconcile()
+            left = score_and_pack(
+                self.plan,
+                self.cells,
+                self.finished,
+                self.ledger,
+                self.setting,
+                self.cluster.start,
+            )
+            self.failures |= left
             refresher.close()
             self._conclude(study_run, decisions)
-            if len(self.finished) == len(self.cells):
+            if len(self.finished) == len(self.cells) and not left:
                 status = "FINISHED"
             elif self.setting.stop.requested:
                 status = "KILLED"

@@ -1,7 +1,8 @@
-"""Scoring on a Ray cluster: the images in shares, each counted by a task, the counts added up."""
+"""Applying a trained model on a Ray cluster: the images in shares, each the work of one task."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import ray
 import torch
@@ -12,9 +13,12 @@ from orchestrator.extensions import modules_of, runtime_environment
 from orchestrator.inference_command import InputError, place
 from orchestrator.trained_model import TrainedModel
 from pipelines.dataset import open_dataset
-from pipelines.evaluation import EvaluationConfig, count_pixels
+from pipelines.evaluation import EvaluationConfig, count_pixels, predict_image
+from pipelines.imaging import encode_png
+from pipelines.inference import InferenceConfig
 from pipelines.loading import EvaluationBatches
 from pipelines.scores import ScoreState
+from pipelines.submission import SUBMISSIONS
 
 # Shares for each processor or GPU, so that the slower ones get fewer.
 _SHARES = 4
@@ -29,45 +33,82 @@ def count_on_cluster(
     imports: Sequence[str],
     bar: Progress,
 ) -> ScoreState:
-    """What one process would count. location: of the data set, as the cluster's nodes reach it.
-
-    Raises InputError where no cluster answers at `address`, and what the tasks raise, such as
-    DatasetError.
-    """
+    """`count` on the cluster at `address`. Raises InputError where none answers there, and what
+    the tasks raise, such as DatasetError."""
     modules = {module.__name__: module for module in modules_of(model.experiment, imports)}
     try:
         fleet.connect(address, runtime_environment(modules))
     except ConnectionError as error:
         raise InputError(f"--address {address}: no Ray cluster answers ({error})") from None
     try:
-        nodes = fleet.connected_nodes()
-        gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-        places = gpus or sum(int(node.get("CPU", 0)) for node in nodes)
-        batches = len(EvaluationBatches(open_dataset(location).split(split), config.batch))
-        shares = max(1, min(batches, _SHARES * places))
-        task = _count.options(num_cpus=1, num_gpus=1 if gpus else 0)
-        shared = ray.put(model)
-        waiting = [
-            task.remote(shared, location, split, config, tuple(imports), share, shares)
-            for share in range(shares)
-        ]
-        shown = bar.add_task(f"shares scored, {places} at a time", total=shares)
-        total: ScoreState | None = None
-        while waiting:
-            done, waiting = ray.wait(waiting)
-            try:
-                counted: ScoreState = ray.get(done[0])
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from None
-            if total is None:
-                total = counted
-            else:
-                total.merge_state(counted)
-            bar.advance(shown)
-        assert total is not None, "there is a share"
-        return total
+        return count(model, location, split, config, imports, bar)
     finally:
         fleet.disconnect()
+
+
+def count(
+    model: TrainedModel,
+    location: str,
+    split: str,
+    config: EvaluationConfig,
+    imports: Sequence[str],
+    bar: Progress,
+) -> ScoreState:
+    """What one process would count, on the connected cluster. location: of the data set, as the
+    cluster's nodes reach it. Raises what the tasks raise, such as DatasetError."""
+    batches = len(EvaluationBatches(open_dataset(location).split(split), config.batch))
+    total: ScoreState | None = None
+    work = (location, split, config, tuple(imports))
+    for counted in _in_shares(_count, model, work, batches, bar, "scored"):
+        if total is None:
+            total = counted
+        else:
+            total.merge_state(counted)
+    assert total is not None, "there is a share"
+    return total
+
+
+def predict_files(
+    model: TrainedModel,
+    location: str,
+    split: str,
+    config: InferenceConfig,
+    benchmark: str,
+    imports: Sequence[str],
+    bar: Progress,
+) -> dict[str, bytes]:
+    """PNGs in a benchmark's form of all images of a split, by identifier, on the connected
+    cluster."""
+    images = len(open_dataset(location).split(split))
+    work = (location, split, config, benchmark, tuple(imports))
+    files: dict[str, bytes] = {}
+    for part in _in_shares(_predict, model, work, images, bar, "predicted"):
+        files |= part
+    return files
+
+
+def _in_shares(
+    task: Any, model: TrainedModel, work: tuple[Any, ...], parts: int, bar: Progress, done: str
+) -> Iterator[Any]:
+    """What the tasks on all shares of `work` return, as they come in."""
+    nodes = fleet.connected_nodes()
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    places = gpus or sum(int(node.get("CPU", 0)) for node in nodes)
+    shares = max(1, min(parts, _SHARES * places))
+    placed = task.options(num_cpus=1, num_gpus=1 if gpus else 0)
+    shared = ray.put(model)
+    waiting = [placed.remote(shared, *work, share, shares) for share in range(shares)]
+    shown = bar.add_task(f"shares {done}, {places} at a time", total=shares)
+    while waiting:
+        ready, waiting = ray.wait(waiting)
+        try:
+            yield ray.get(ready[0])
+        except ray.exceptions.RayTaskError as error:
+            for reference in waiting:
+                ray.cancel(reference)
+            raise error.cause from None
+        bar.advance(shown)
+    bar.remove_task(shown)
 
 
 @ray.remote
@@ -80,11 +121,36 @@ def _count(
     share: int,
     shares: int,
 ) -> ScoreState:
-    torch.set_num_threads(1)
-    for module in imports:
-        importlib.import_module(module)
+    _prepare(imports)
     batches = EvaluationBatches(
         open_dataset(location).split(split), config.batch, rank=share, world=shares
     )
     state = count_pixels(model.network, batches, len(model.class_names), place(model), config)
     return state.cpu()
+
+
+@ray.remote
+def _predict(
+    model: TrainedModel,
+    location: str,
+    split: str,
+    config: InferenceConfig,
+    benchmark: str,
+    imports: tuple[str, ...],
+    share: int,
+    shares: int,
+) -> dict[str, bytes]:
+    _prepare(imports)
+    samples, numerics = open_dataset(location).split(split), place(model)
+    files = {}
+    for index in range(share, len(samples), shares):
+        image = torch.tensor(samples.read(index)[0])
+        classes = predict_image(model.network, image, numerics, config).numpy()
+        files[samples.identifiers[index]] = encode_png(SUBMISSIONS[benchmark].encode(classes))
+    return files
+
+
+def _prepare(imports: tuple[str, ...]) -> None:
+    torch.set_num_threads(1)
+    for module in imports:
+        importlib.import_module(module)

@@ -27,6 +27,7 @@ from orchestrator.source import StudyError
 from orchestrator.study_file import load_study
 from pipelines.dataset import DatasetError
 from pipelines.network import NetworkError
+from pipelines.submission import SubmissionError
 from pipelines.weights import WeightsError
 
 BAD_INPUT = (
@@ -38,6 +39,7 @@ BAD_INPUT = (
     CapacityError,
     LedgerError,
     RemoteError,
+    SubmissionError,
 )
 EXIT_FAILED_TRIALS = 1
 EXIT_BAD_INPUT = 2

@@ -54,14 +54,16 @@ def build_rows(
             if cell.trial.name in records and metric in records[cell.trial.name].metrics
         }
 
+    protocol = plan.study.report.protocol
+    metric = "val/miou" if protocol is None else f"eval/{protocol}/miou"
     rows = []
     for (variant, place), group in groups.items():
         first = group[0].trial
         reference_group = groups.get((plan.study.compare_to or "", place), [])
-        last = figures(group, "val/miou")
+        last = figures(group, metric)
         delta = published_delta = None
         if variant != plan.study.compare_to and reference_group:
-            base = figures(reference_group, "val/miou")
+            base = figures(reference_group, metric)
             shared = sorted(last.keys() & base.keys())
             if shared:
                 delta = statistics.fmean(last[seed] - base[seed] for seed in shared)
@@ -82,7 +84,7 @@ def build_rows(
                 published=first.published_miou,
                 published_delta=published_delta,
                 missing=tuple(c.trial.name for c in group if c.trial.name not in records),
-                protocol=group[0].trial.experiment.evaluation.protocol,
+                protocol=protocol or first.experiment.evaluation.protocol,
                 stale=any(
                     records[c.trial.name].code != c.code for c in group if c.trial.name in records
                 ),

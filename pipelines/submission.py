@@ -1,9 +1,10 @@
 """Label maps as the benchmarks' servers want them."""
 
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,3 +78,19 @@ SUBMISSIONS: Mapping[str, Submission] = {
         "ADE_test_00000001.jpg",
     ),
 }
+
+
+def pack(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write PNGs, by the pictures' identifiers, as the zip archive that servers take.
+
+    The same files give the same archive, and it appears at `path` when it is whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            for identifier, data in sorted(files.items()):
+                archive.writestr(zipfile.ZipInfo(f"{PurePath(identifier).name}.png"), data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -170,6 +170,16 @@ class Ledger:
         self.log_metrics(run_id, named, step=0)
         self.client.log_artifacts(run_id, str(files), f"eval/{name}")
 
+    def evaluations(self, run_id: str) -> dict[str, dict[str, str]]:
+        """The tags of each later evaluation of a run, by its name."""
+        start = f"{TAG}eval."
+        found: dict[str, dict[str, str]] = {}
+        for tag, value in self.client.get_run(run_id).data.tags.items():
+            if tag.startswith(start):
+                name, _, key = tag.removeprefix(start).rpartition(".")
+                found.setdefault(name, {})[key] = value
+        return found
+
     def how_to_look(self, experiment_id: str) -> str:
         """How a person opens what this ledger holds of an experiment."""
         if self.tracking_uri.startswith("http"):
