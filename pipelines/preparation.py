@@ -15,6 +15,7 @@ from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from os import _exit
 from pathlib import Path
+from tempfile import gettempdir
 
 from filelock import FileLock
 
@@ -172,20 +173,26 @@ def _already_there(location: Location, recipe: str) -> Manifest | None:
 
 @contextmanager
 def _alone(location: Location) -> Iterator[None]:
-    """Keep other processes of this machine from preparing the same local destination."""
-    if not location.is_local:
-        yield
-        return
-    directory = location.directory
-    if directory.is_file():
-        raise DatasetError(f"{location.uri}: is a file, expected a directory or a free name")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = directory.with_name(f".{directory.name}.lock")
+    """Keep other processes of this machine from preparing the same destination."""
+    lock = _lock_file(location)
     with FileLock(lock):
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)  # who waits for it sees that it is gone, and makes its own
+
+
+def _lock_file(location: Location) -> Path:
+    """Beside a local destination, so that all users of it meet there; else among one's own
+    temporary files."""
+    if not location.is_local:
+        name = hashlib.sha256(f"{Path.home()}\n{location.uri}".encode()).hexdigest()[:16]
+        return Path(gettempdir()) / f"prepare-{name}.lock"
+    directory = location.directory
+    if directory.is_file():
+        raise DatasetError(f"{location.uri}: is a file, expected a directory or a free name")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    return directory.with_name(f".{directory.name}.lock")
 
 
 @contextmanager

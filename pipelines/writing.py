@@ -46,7 +46,7 @@ class Writer:
         sizes = self._staging.sizes()
         try:
             journal = json.loads(self._staging.read(JOURNAL_NAME)) if JOURNAL_NAME in sizes else {}
-        except ValueError:
+        except (ValueError, FileNotFoundError):  # damaged, or another machine has just finished
             journal = {}
         if journal.get("recipe") != self._recipe:
             self.discard()

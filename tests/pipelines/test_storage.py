@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from pipelines import preparation, storage
 from pipelines.cache import DecodedSplit, NodeCache
 from pipelines.dataset import DatasetError, open_dataset
+from pipelines.inspection import verify
 from pipelines.preparation import prepare
 from pipelines.prepare import main, prepare_streets
 from pipelines.readers.camvid import CamVid
@@ -91,6 +93,15 @@ def test_an_interrupted_preparation_goes_on(
     prepare(CamVid(camvid.directory), uri, progress=lambda done, total: seen.append(done))
     assert seen[0] == 3
     assert len(open_dataset(uri).split("val")) == 3
+
+
+def test_two_at_once_prepare_once(bucket: str, tmp_path: Path) -> None:
+    uri = bucket.format("shared")
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda _: prepare_streets(uri, 4, 2, (24, 48)), range(3)))
+    assert len({manifest.fingerprint for manifest in made}) == 1
+    assert "journal.json" not in locate(uri).sizes()
+    verify(open_dataset(uri))
 
 
 def test_what_is_there_is_left_alone(bucket: str, camvid: CamVidSource) -> None:
