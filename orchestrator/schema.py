@@ -102,8 +102,8 @@ def _partial_experiment() -> Schema:
     for kind in _dataclasses(Experiment):
         _describe(definitions.get(kind.__name__, whole if kind is Experiment else {}), kind)
     fenet = definitions[FENetConfig.__name__]["properties"]
-    fenet["backbone"]["examples"] = sorted(BACKBONES)
-    fenet["flows"]["items"]["examples"] = sorted(FEM_KINDS)
+    fenet["backbone"]["examples"] = _own(BACKBONES)
+    fenet["flows"]["items"]["examples"] = _own(FEM_KINDS)
     own = definitions[NetworkConfig.__name__]["properties"]
     own["network"]["pattern"] = r"^[\w.]+:\w+$"
     inlined: Schema = _inlined(whole, definitions)
@@ -117,6 +117,11 @@ def _partial_experiment() -> Schema:
     }
     del inlined["properties"]["seed"]
     return _without_defaults_of_objects(inlined)
+
+
+def _own(registered: Mapping[str, type[Any]]) -> list[str]:
+    """The names of this project's classes, without those that a study's `imports` registered."""
+    return sorted(n for n, kind in registered.items() if kind.__module__.startswith("models."))
 
 
 def _condition() -> Schema:

@@ -2,14 +2,22 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from models.backbones import build_backbone
+from models.cost import on_meta
+from orchestrator.cells import resolve_cells
+from orchestrator.study import Plan
 from orchestrator.study_file import load_study
-from pipelines.network import NetworkConfig, build_network, check_network
+from pipelines.network import NetworkConfig, check_network
+from pipelines.prepare import main as prepare
 
 ROOT = Path(__file__).parent.parent
 STUDIES = [ROOT / "ablations.yaml", *ROOT.glob("studies/*.yaml"), *ROOT.glob("examples/*.yaml")]
+TABLES = sorted(ROOT.glob("studies/table-*.yaml"))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
@@ -17,16 +25,123 @@ def test_study_resolves(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     plan = load_study(path)
     assert plan.trials
-    for trial in plan.trials:
-        if isinstance(trial.experiment.model, NetworkConfig):
-            check_network(trial.experiment.model, 10, (64, 64))
+    assert not plan.warnings
+    for model in {repr(t.experiment.model): t.experiment.model for t in plan.trials}.values():
+        if isinstance(model, NetworkConfig):
+            check_network(model, 10, (64, 64))
         else:
-            network = build_network(trial.experiment.model, 10, seed=0).eval()
-            with torch.no_grad():
-                assert network(torch.zeros(1, 3, 33, 65)).shape == (1, 10, 33, 65)
+            logits = on_meta(model, 10)(torch.empty(1, 3, 33, 65, device="meta"))
+            assert logits.shape == (1, 10, 33, 65)
 
 
 def test_the_quick_study_is_table_1a() -> None:
     plan = load_study(ROOT / "ablations.yaml")
     published = [trial.reference.miou for trial in plan.trials if trial.reference]
     assert published == [73.2, 77.3, 78.8, 78.9, 79.6, 80.0, 80.1]
+
+
+def published(plan: Plan) -> dict[tuple[str, ...], float | None]:
+    """What a study states of mIoU, by variant and axes, and by the labels of other methods."""
+    ours = {(t.variant, *map(str, t.axes.values())): t.published_miou for t in plan.trials}
+    return {**ours, **{(row.label,): row.miou for row in plan.study.published}}
+
+
+# Tables 1, 3 and 4 of the paper, as it prints them.
+PUBLISHED = {
+    "table-1a": [73.2, 77.3, 78.8, 78.9, 79.6, 80.0, 80.1],
+    "table-1b": [70.6, 74.9, 75.4, 78.3, 72.8, 75.8, 79.3, 80.5, 74.4, 77.3, 81.7, 82.0],
+    "table-3a": [80.1, 82.0, 78.0, 80.8, 79.8, 79.6, 81.2, 79.8],
+    "table-3b": [81.0, 82.3, 78.4, 80.1, 81.8, 81.4, 81.5, 81.8, 81.6, 82.3, 81.8, 82.3],
+    "table-4a": [45.42, 43.29, 44.65, 44.89, 45.22, 45.28, 45.33, 44.67, 46.48],
+    "table-4b": [53.7, 47.3, 47.8, 51.7, 52.6, 54.4, 54.2, 55.8],
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_table_states_every_published_value(name: str) -> None:
+    found = published(load_study(ROOT / "studies" / f"{name}.yaml"))
+    assert list(found.values()) == PUBLISHED[name]
+
+
+def test_the_recipes_are_the_papers() -> None:
+    recipes = {}
+    for path in TABLES:
+        plan = load_study(path)
+        if plan.study.kind == "table":
+            recipes[path.stem] = {
+                (
+                    trial.experiment.data.crop,
+                    trial.experiment.training.batch,
+                    trial.experiment.training.epochs,
+                    trial.experiment.training.learning_rate,
+                    trial.experiment.data.class_uniform,
+                    trial.experiment.training.backbone_weights is not None,
+                )
+                for trial in plan.trials
+            }
+    cityscapes = {((1024, 1024), 8, 300, 0.01, 0.5, True)}
+    assert recipes == {
+        **dict.fromkeys(("table-1a", "table-1b", "table-3a", "table-3b"), cityscapes),
+        "table-4a": {((512, 512), 16, 120, 0.01, 0.0, True)},
+        "table-4b": {((512, 512), 16, 120, 0.001, 0.0, True)},
+    }
+
+
+@pytest.fixture(scope="session")
+def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared data set in Cityscapes' own layout, in small: 4 train, 2 val and 2 test images."""
+    source = tmp_path_factory.mktemp("cityscapes")
+    rng = np.random.default_rng(0)
+    for split, city, count in (("train", "aachen", 4), ("val", "bonn", 2), ("test", "berlin", 2)):
+        for folder in ("leftImg8bit", "gtFine"):
+            (source / folder / split / city).mkdir(parents=True)
+        for index in range(count):
+            stem = f"{city}_{index:06d}_000019"
+            pixels = rng.integers(0, 256, (32, 64, 3), dtype=np.uint8)
+            labels = rng.integers(0, 34, (32, 64), dtype=np.uint8)
+            image = source / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png"
+            Image.fromarray(pixels).save(image)
+            if split != "test":
+                label = source / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png"
+                Image.fromarray(labels).save(label)
+    prepared = source / "prepared"
+    arguments = ["cityscapes", "--source", str(source), "--destination", str(prepared)]
+    assert prepare(arguments) == 0
+    return prepared
+
+
+@pytest.mark.parametrize("name", ["table-1b", "table-3a", "table-3b"])
+def test_a_study_resolves_to_identities(
+    name: str, cityscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stand-ins for the data and for ResNet-18's and DFNet1's weights."""
+    monkeypatch.chdir(tmp_path)
+    Path("weights").mkdir()
+    for file, backbone, stem in (
+        ("resnet18-imagenet.pth", "resnet18", "64-64-128"),
+        ("df1_imagenet.pth", "dfnet1", None),
+    ):
+        weights = build_backbone(backbone, stem, False).state_dict()
+        torch.save(dict(weights), Path("weights") / file)
+    backbone = "dfnet1" if name == "table-1b" else "resnet18"
+    overrides = [("data.dataset", str(cityscapes)), ("model.backbone", backbone)]
+    plan = load_study(ROOT / "studies" / f"{name}.yaml", overrides)
+    assert {trial.axes["model.backbone"] for trial in plan.trials} == {backbone}
+    cells = resolve_cells(plan.trials, "cpu", tmp_path)
+    assert len({cell.identity for cell in cells}) == len(plan.trials)
+    images = 6 if name == "table-3b" else 4
+    for cell in cells:
+        assert cell.steps == 300 * -(-images // 8)
+        assert cell.pretrained is not None
+        assert not cell.pretrained.missing
+
+
+def test_tables_share_their_trials(cityscapes: Path, tmp_path: Path) -> None:
+    """FENet on ResNet-18 is a row of Table 1(a) and a cell of Table 3(a): trained once."""
+    overrides = [("data.dataset", str(cityscapes)), ("training.backbone_weights", "null")]
+    names = {"table-1a": "strong+df+sf+ss(2), seed 0", "table-3a": "fenet, resnet18"}
+    identities = set()
+    for file, name in names.items():
+        plan = load_study(ROOT / "studies" / f"{file}.yaml", overrides, [name])
+        identities |= {cell.identity for cell in resolve_cells(plan.trials, "cpu", tmp_path)}
+    assert len(identities) == 1

@@ -1,0 +1,83 @@
+"""Studies that train nothing: parameters and multiply-adds beside the published ones."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from models.profile import profile_all
+from orchestrator import sweep
+from orchestrator.profile import as_csv, columns, profile_rows
+from orchestrator.study_file import load_study
+
+ROOT = Path(__file__).parent.parent.parent
+STUDY = """\
+study: costs
+kind: profile
+profile: {classes: 7, size: [64, 96]}
+grid: {model.backbone: [dfnet1, resnet18]}
+variants:
+  strong: {set: {model: {flows: []}}}
+  df: {part: flows.detail}
+published:
+  - {label: Other, parameters_m: 3.5, when: {model.backbone: dfnet1}}
+"""
+
+
+def test_table_2_is_the_papers_within_half_a_percent() -> None:
+    rows = profile_rows(load_study(ROOT / "studies" / "table-2.yaml"))
+    own = {
+        row.name: row
+        for row in profile_all(
+            ["baseline", "strong", "fenet"], ["resnet101"], 19, 1024, 1024, False
+        )
+    }
+    for row, name in zip(rows, ("baseline", "strong", "df", "sf", "fenet"), strict=False):
+        assert row.parameters_m == pytest.approx(own[name].params_m)
+        assert row.gflops == pytest.approx(own[name].gflops)
+    for row in rows:
+        assert row.published is not None
+        assert row.parameters_m == pytest.approx(row.published.parameters_m, rel=0.005)
+        if row.published.gflops is not None:
+            assert row.gflops == pytest.approx(row.published.gflops, rel=0.005)
+
+
+def test_a_profile_trains_nothing_and_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    file, storage = tmp_path / "study.yaml", tmp_path / "storage"
+    file.write_text(STUDY)
+    assert sweep.main([str(file), "--storage", str(storage)]) == 0
+    printed = capfd.readouterr().out
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("costs")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    kept = Path(client.download_artifacts(run.info.run_id, "table.csv", str(tmp_path))).read_text()
+    plan = load_study(file)
+    assert kept == as_csv(columns(plan, profile_rows(plan)))
+    lines = list(csv.DictReader(io.StringIO(kept)))
+    assert [(line["network"], line["backbone"]) for line in lines] == [
+        ("strong", "dfnet1"),
+        ("strong", "resnet18"),
+        ("df", "dfnet1"),
+        ("df", "resnet18"),
+        ("Other", "dfnet1"),
+    ]
+    assert all(line["params M"] in printed for line in lines)
+    assert not (storage / "datasets").exists()
+
+
+def test_a_part_that_is_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace("flows.detail", "flow.detail"))
+    assert sweep.main([str(file), "--storage", str(tmp_path / "storage")]) == 2
+    assert "variants.df.part: 'flow.detail' is no part of this network; did you mean" in (
+        capfd.readouterr().out
+    )
