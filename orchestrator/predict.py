@@ -25,7 +25,6 @@ from orchestrator.inference_command import (
 from orchestrator.inputs import Picture, find_pictures
 from orchestrator.trained_model import load_model, open_ledger
 from pipelines.ahead import prepare_ahead
-from pipelines.evaluation import predict_image
 from pipelines.imaging import (
     Array,
     PictureError,
@@ -35,7 +34,7 @@ from pipelines.imaging import (
     open_picture,
     to_rgb,
 )
-from pipelines.inference import InferenceConfig
+from pipelines.inference import InferenceConfig, predict_image
 from pipelines.pictures import overlay
 from pipelines.submission import SUBMISSIONS
 

@@ -1,14 +1,11 @@
 """Writes what happens to the trials into the ledger, and shows it."""
 
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from orchestrator.cells import Cell
 from orchestrator.extensions import modules_of
@@ -16,8 +13,9 @@ from orchestrator.identity import code_version
 from orchestrator.ledger import BackgroundWriter, LedgerError, StudyRun
 from orchestrator.progress import StudyProgress
 from orchestrator.setting import Setting
+from orchestrator.trained_outcome import keep_models
 from orchestrator.worker import RESULTS_DIRECTORY
-from pipelines.checkpoint import WEIGHTS_FILE, CheckpointError, read_history
+from pipelines.checkpoint import CheckpointError, read_history
 
 
 @dataclass
@@ -117,15 +115,10 @@ class Recorder:
         trial = self._trials[name]
         ledger = self._study_run.ledger
         ledger.log_artifact(trial.run_id, last / RESULTS_DIRECTORY)
-        checkpoints = {"last": last}
-        if trial.cell.trial.experiment.data.validation_split is not None:
-            checkpoints["best"] = best
-        for folder, checkpoint in checkpoints.items():
-            with tempfile.TemporaryDirectory() as temporary:
-                directory = Path(temporary)
-                (directory / WEIGHTS_FILE).symlink_to(checkpoint / WEIGHTS_FILE)
-                _describe(directory, trial.cell)
-                ledger.log_artifact(trial.run_id, directory, folder)
+        validated = trial.cell.trial.experiment.data.validation_split is not None
+        imports = self._study_run.plan.study.imports
+        chosen = best if validated else None
+        keep_models(ledger, trial.run_id, trial.cell, imports, last, chosen, read_history(last)[-1])
         self._study_run.end_trial(trial.run_id, "FINISHED")
         self._progress.ended(name, "finished")
         self._on_finished()
@@ -167,29 +160,6 @@ class Recorder:
             self._progress.ended(name, "failed", cause)
             with suppress(LedgerError):
                 self._study_run.end_trial(self._trials[name].run_id, "FAILED", cause)
-
-
-def _describe(directory: Path, cell: Cell) -> None:
-    """Write what, with the weights, makes a model directory: the experiment and the classes."""
-    experiment = yaml.safe_dump(_plain(asdict(cell.trial.experiment)), sort_keys=False)
-    (directory / "experiment.yaml").write_text(experiment)
-    manifest = cell.dataset.manifest
-    classes = {
-        "dataset": manifest.name,
-        "fingerprint": manifest.fingerprint,
-        "ignore_index": manifest.ignore_index,
-        "classes": [{"name": entry.name, "color": list(entry.color)} for entry in manifest.classes],
-    }
-    (directory / "classes.yaml").write_text(yaml.safe_dump(classes, sort_keys=False))
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, which is what YAML has."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return value
 
 
 def _training_metrics(result: Mapping[str, Any]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """A trained model by the name a user has for it: a run, a registered model or a directory.
 
-A model directory holds `experiment.yaml`, `classes.yaml` and the weights as safetensors. Nothing in
-it is unpickled, and no code comes with it.
+Nothing of it is unpickled, and of the sources that a model in MLflow carries none is run: what is
+here is used.
 """
 
 import re
@@ -15,34 +15,21 @@ from torch import nn
 
 from orchestrator.extensions import import_modules
 from orchestrator.ledger import Ledger, tracking_uri
+from orchestrator.model_directory import ClassList
 from orchestrator.overlay import read_experiment
 from orchestrator.source import Source, read_yaml
 from orchestrator.validation import validate
 from pipelines.checkpoint import WEIGHTS_FILE, load_weights
 from pipelines.experiment import Experiment
-from pipelines.manifest import ClassInfo
 from pipelines.network import build_network
+from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
 
-EXPERIMENT_FILE = "experiment.yaml"
-CLASSES_FILE = "classes.yaml"
 _RUN = re.compile(r"runs:/([\w-]+)/(best|last|model)/?")
 _REGISTERED = re.compile(r"models:/[^/@]+(@[^/@]+|/[^/@]+)")
 
 
 class ModelError(ValueError):
     """A model that cannot be used; says which, what is wrong and what would work."""
-
-
-@dataclass(frozen=True)
-class ClassList:
-    """`classes.yaml`: what the outputs of a model mean, and the data set they were learned on."""
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    dataset: str
-    fingerprint: str
-    ignore_index: int
-    classes: tuple[ClassInfo, ...]
 
 
 @dataclass(frozen=True)

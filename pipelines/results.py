@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.evaluation import predict_image
+from pipelines.inference import predict_image
 from pipelines.pictures import draw_confusion, draw_panels
 from pipelines.scores import write_counts
 from pipelines.training import Report, Training

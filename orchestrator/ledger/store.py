@@ -91,6 +91,10 @@ class Ledger:
         run = self.client.get_run(run_id)
         return read_record(run, self.client.get_experiment(run.info.experiment_id).name)
 
+    def run_name(self, run_id: str) -> str:
+        """The name that MLflow shows for a run."""
+        return str(self.client.get_run(run_id).info.run_name)
+
     def search(self, experiments: Sequence[str], query: str) -> list[Run]:
         """All runs of the experiments (by their ids) that match, however many there are."""
         runs: list[Run] = []
@@ -146,14 +150,22 @@ class Ledger:
 
     def download(self, uri: str, directory: Path) -> Path:
         """Copy `runs:/ID/FOLDER` or a registered `models:/NAME@ALIAS` into `directory`; returns the
-        folder it is in. Raises LedgerError where there is none."""
+        folder it is in. Raises LedgerError where there is none.
+
+        The last checkpoint of a run is its model, so `runs:/ID/last` is what `runs:/ID/model` is.
+        """
         # MLflow's own bar writes over what the commands print.
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        try:
-            found = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(directory))
-        except Exception as error:
-            raise LedgerError(f"{uri}: not in MLflow at {self.tracking_uri} ({error})") from None
-        return Path(found)
+        last = re.fullmatch(r"(runs:/[^/]+)/last/?", uri)
+        # Runs of earlier versions hold it in a folder of that name.
+        sources = [uri] if last is None else [f"{last[1]}/model", uri]
+        for source in sources:
+            try:
+                found = mlflow.artifacts.download_artifacts(source, dst_path=str(directory))
+                return Path(found)
+            except Exception as error:
+                cause = error
+        raise LedgerError(f"{uri}: not in MLflow at {self.tracking_uri} ({cause})")
 
     def log_evaluation(
         self,

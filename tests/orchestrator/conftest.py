@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 
 from orchestrator.cells import resolve_cells
 from orchestrator.ledger import Ledger, StudyRun, tracking_uri
-from orchestrator.recorder import _describe
+from orchestrator.model_directory import write_model_directory
 from orchestrator.study_file import load_study
+from orchestrator.trained_outcome import keep_models
 from pipelines.network import build_network
 
 STUDY = """\
@@ -50,13 +51,20 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) 
         ledger = Ledger(tracking_uri(storage), storage / "artifacts")
     study_run = StudyRun.open(ledger, plan)
     run_id = study_run.begin_trial(cell, None, None)
+    checkpoints = {}
     for seed, name in enumerate(("best", "last")):
-        directory = storage / "models" / name
-        directory.mkdir(parents=True)
+        checkpoints[name] = storage / "checkpoints" / name
+        checkpoints[name].mkdir(parents=True)
         network = build_network(cell.trial.experiment.model, 10, seed=seed)
-        save_file(dict(network.state_dict()), directory / "model.safetensors")
-        _describe(directory, cell)
-        ledger.log_artifact(run_id, directory, name)
+        save_file(dict(network.state_dict()), checkpoints[name] / "model.safetensors")
+        write_model_directory(
+            storage / "models" / name,
+            checkpoints[name],
+            cell.trial.experiment,
+            cell.dataset.manifest,
+        )
+    metrics = {"epoch": 1, "val/miou": 0.25}
+    keep_models(ledger, run_id, cell, (), checkpoints["last"], checkpoints["best"], metrics)
     study_run.log_epoch(run_id, 1, {"val/miou": 0.25})
     study_run.end_trial(run_id, "FINISHED")
     study_run.close("FINISHED")

@@ -10,6 +10,8 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from orchestrator.evaluate import main
+from orchestrator.ledger import Ledger
+from orchestrator.ledger.models import register_best
 from orchestrator.trained_model import load_model
 from pipelines.dataset import open_dataset
 from pipelines.evaluation import EvaluationConfig, Scores, evaluate
@@ -114,13 +116,10 @@ def test_a_model_wrapped_by_mlflow_is_found(
 def test_a_registered_model_is_found_by_alias_and_version(
     finished_run: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    client = MlflowClient(finished_run.uri)
-    client.create_registered_model("streets")
-    source = finished_run.directory.as_uri()
-    version = client.create_model_version("streets", source, finished_run.run_id).version
-    client.set_registered_model_alias("streets", "best", version)
+    ledger = Ledger(finished_run.uri, None)
+    assert register_best(ledger, "streets/1", finished_run.run_id) == "models:/streets-1@best"
     wanted = f"{100 * expected(finished_run, 'last', EvaluationConfig()).miou:.2f}"
-    for name in ("models:/streets@best", f"models:/streets/{version}"):
+    for name in ("models:/streets-1@best", "models:/streets-1/1"):
         assert command(finished_run, name) == 0
         printed = capsys.readouterr().out
         assert wanted in printed
@@ -142,7 +141,7 @@ def test_bad_input_gets_a_sentence(
         ("write runs:/ID/best", f"runs:/{run.run_id}/worst", []),
         ("write runs:/ID/best", "models:/name", []),
         (f"runs:/{unknown}/best: not in MLflow at sqlite", f"runs:/{unknown}/best", []),
-        (f"runs:/{run.run_id}/model: not in MLflow", f"runs:/{run.run_id}/model", []),
+        (f"runs:/{unknown}/last: not in MLflow", f"runs:/{unknown}/last", []),
         ("models:/none@best: not in MLflow", "models:/none@best", []),
         ("there is no", f"runs:/{run.run_id}/best", ["--storage", str(tmp_path / "elsewhere")]),
         ("no such directory", str(tmp_path / "nothing"), []),

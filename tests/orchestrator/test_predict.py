@@ -1,5 +1,6 @@
 """`orchestrator.predict`: what is written, under which names, and what is refused."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,11 +20,9 @@ from orchestrator.evaluate import main as evaluate_main
 from orchestrator.inference_command import InputError
 from orchestrator.inputs import find_pictures
 from orchestrator.predict import main
-from orchestrator.recorder import _plain
 from orchestrator.trained_model import load_model
-from pipelines.evaluation import predict_image
 from pipelines.experiment import Experiment
-from pipelines.inference import InferenceConfig
+from pipelines.inference import InferenceConfig, predict_image
 from pipelines.manifest import ClassInfo
 from pipelines.network import build_network
 from pipelines.optimization import TrainingConfig
@@ -51,7 +50,7 @@ def saved_model(directory: Path, classes: Sequence[ClassInfo]) -> str:
     )
     network = build_network(experiment.model, len(classes), seed=0)
     save_file(dict(network.state_dict()), directory / "model.safetensors")
-    (directory / "experiment.yaml").write_text(yaml.safe_dump(_plain(asdict(experiment))))
+    (directory / "experiment.yaml").write_text(json.dumps(asdict(experiment)))
     listed = [{"name": entry.name, "color": list(entry.color)} for entry in classes]
     described = {"dataset": "made", "fingerprint": "0", "ignore_index": 255, "classes": listed}
     (directory / "classes.yaml").write_text(yaml.safe_dump(described))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from PIL import Image
@@ -136,7 +137,10 @@ def test_a_study_from_file_to_table(study: Path) -> None:
                 image.load()
         assert len((folder / "confusion.csv").read_text().splitlines()) == 11
         weights = load_file(folder / "best" / "model.safetensors")
-        assert weights.keys() == load_file(folder / "last" / "model.safetensors").keys()
+        model = Path(
+            download_artifacts(f"runs:/{run.info.run_id}/model", tracking_uri=client.tracking_uri)
+        )
+        assert weights.keys() == load_file(next(model.rglob("model.safetensors"))).keys()
     full, strong = trials["full"], trials["strong"]
     assert full.data.metrics["model/gflops"] > strong.data.metrics["model/gflops"]
     assert "train/loss/stage3" in full.data.metrics

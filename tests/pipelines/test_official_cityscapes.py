@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipelines.dataset import open_dataset
-from pipelines.evaluation import evaluate, predict_image
+from pipelines.evaluation import evaluate
+from pipelines.inference import predict_image
 from pipelines.loading import EvaluationBatches
 from pipelines.precision import Numerics
 from pipelines.preparation import prepare

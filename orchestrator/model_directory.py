@@ -1,0 +1,55 @@
+"""A model directory: `experiment.yaml`, `classes.yaml` and the weights as safetensors.
+
+It is what MODEL names on the command line, what a run keeps of its checkpoints, and what a model in
+MLflow holds. Nothing in it is ever unpickled.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.checkpoint import WEIGHTS_FILE
+from pipelines.experiment import Experiment
+from pipelines.manifest import ClassInfo, Manifest
+from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """`classes.yaml`: what the outputs of a model mean, and the data set they were learned on."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    dataset: str
+    fingerprint: str
+    ignore_index: int
+    classes: tuple[ClassInfo, ...]
+
+
+def write_model_directory(
+    directory: Path, checkpoint: Path, experiment: Experiment, manifest: Manifest
+) -> None:
+    """Make `directory` a model directory: its weights are a link to those of `checkpoint`.
+
+    manifest: of the data set that it was trained on.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    learned = ClassList(
+        manifest.name, manifest.fingerprint, manifest.ignore_index, manifest.classes
+    )
+    for name, content in ((EXPERIMENT_FILE, experiment), (CLASSES_FILE, learned)):
+        text = yaml.safe_dump(_plain(asdict(content)), sort_keys=False, allow_unicode=True)
+        (directory / name).write_text(text, encoding="utf-8")
+    (directory / WEIGHTS_FILE).symlink_to(checkpoint.resolve() / WEIGHTS_FILE)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, which is what YAML has."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value

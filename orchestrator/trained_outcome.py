@@ -1,0 +1,100 @@
+"""What trials leave of their networks in the ledger: models, best checkpoints, the best of all."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from orchestrator.cells import Cell
+from orchestrator.ledger import Ledger, Record
+from orchestrator.ledger.models import log_model, register_best
+from orchestrator.model_directory import write_model_directory
+from orchestrator.model_package import package
+from orchestrator.study import Plan
+from pipelines.imaging import Array
+
+_EXAMPLE = 96  # pixels of an example's longer side, at most
+
+
+def keep_models(
+    ledger: Ledger,
+    run_id: str,
+    cell: Cell,
+    imports: Sequence[str],
+    last: Path,
+    best: Path | None,
+    metrics: Mapping[str, float],
+) -> None:
+    """Record the checkpoint directories of a trial: `last` as the run's model, `best` beside it.
+
+    The table's figure is the last checkpoint's, so it is the one that other programs load.
+    best: None where nothing was validated. metrics: of the last epoch.
+    """
+    experiment, manifest = cell.trial.experiment, cell.dataset.manifest
+    with tempfile.TemporaryDirectory(prefix="models-") as temporary:
+        directory = Path(temporary) / "last"
+        write_model_directory(directory, last, experiment, manifest)
+        tags = {
+            "data": manifest.fingerprint,
+            "protocol": experiment.evaluation.protocol,
+            "checkpoint": "last",
+            "code": cell.code,
+            "variant": cell.trial.variant,
+            "seed": str(experiment.seed),
+        }
+        if "val/miou" in metrics:
+            tags["miou"] = f"{metrics['val/miou']:.6f}"
+        log_model(
+            ledger,
+            run_id,
+            directory,
+            package(experiment, imports),
+            _example(cell),
+            tags,
+            step=int(metrics["epoch"]),
+        )
+        if best is not None:
+            directory = Path(temporary) / "best"
+            write_model_directory(directory, best, experiment, manifest)
+            ledger.log_artifact(run_id, directory, "best")
+
+
+def register_best_trial(
+    plan: Plan, finished: Mapping[str, Record], ledger: Ledger, console: Console
+) -> None:
+    """Register the model of the trial with the table's highest figure, and say under which name.
+
+    A study that is not trained to the end has the best of what is finished. Where the store keeps
+    no registry, that costs a line of warning. finished: by the trial's name.
+    """
+    protocol = plan.study.report.protocol
+    metric = "val/miou" if protocol is None else f"eval/{protocol}/miou"
+    figures = {
+        name: record.metrics[metric]
+        for name, record in finished.items()
+        if metric in record.metrics
+    }
+    if not figures:
+        return
+    best = max(figures, key=lambda name: figures[name])
+    try:
+        registered = register_best(ledger, plan.study.study, finished[best].run_id)
+    except Exception as error:  # the study's results stand without it
+        say = f"[yellow]warning[/]  the best model could not be registered: {error}"
+    else:
+        if registered is None:
+            return
+        say = f"best model: {registered} ({best}, mIoU {100 * figures[best]:.2f} %)"
+    console.print(say, highlight=False, soft_wrap=True)
+
+
+def _example(cell: Cell) -> Array:
+    """The first training picture, so small that it can be read as text: every n-th pixel, sides
+    multiples of 32."""
+    picture, _ = cell.dataset.split(cell.trial.experiment.data.train_split).read(0)
+    step = -(-max(picture.shape[:2]) // _EXAMPLE)
+    small = picture[::step, ::step]
+    height, width = (max(32, length // 32 * 32) for length in small.shape[:2])
+    return np.ascontiguousarray(small[:height, :width])

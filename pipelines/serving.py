@@ -1,0 +1,93 @@
+"""A trained model for other programs: pictures as arrays in, label maps out.
+
+It needs torch, safetensors and PyYAML alone, because it also runs where this project is not
+installed: a model in MLflow carries this module with all that it imports.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from pipelines.checkpoint import load_weights
+from pipelines.configuration import configure
+from pipelines.core_yaml import CoreLoader
+from pipelines.inference import InferenceConfig, predict_image
+from pipelines.network import ModelConfig, build_network
+from pipelines.precision import Numerics
+
+EXPERIMENT_FILE = "experiment.yaml"
+CLASSES_FILE = "classes.yaml"
+
+
+class SegmentationModel:
+    """A model directory's network, where it computes best, as it was scored in its training.
+
+    Attributes:
+        classes: their names, in the order of the values in a label map.
+        palette: their colours, uint8 `(classes, 3)`.
+    """
+
+    def __init__(self, directory: Path, imports: Sequence[str] = ()) -> None:
+        """Load the directory. imports: modules that register what its experiment names.
+
+        Raises ConfigurationError, NetworkError, CheckpointError or OSError.
+        """
+        for name in imports:
+            importlib.import_module(name)
+        experiment = _read(directory / EXPERIMENT_FILE)
+        training, evaluation = experiment["training"], experiment["evaluation"]
+        inference = {field.name: evaluation[field.name] for field in fields(InferenceConfig)}
+        settings = configure(_Settings, {"model": experiment["model"], "inference": inference})
+        classes = _read(directory / CLASSES_FILE)["classes"]
+        self.classes = [str(entry["name"]) for entry in classes]
+        self.palette = np.array([entry["color"] for entry in classes], np.uint8)
+        self.inference = settings.inference
+        network = build_network(settings.model, len(self.classes), seed=0)
+        load_weights(directory, network)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.numerics = Numerics.choose(device, training["precision"], training["memory_format"])
+        self.network = self.numerics.place(network.eval())
+
+    def predict(self, images: np.ndarray | Sequence[object]) -> np.ndarray:
+        """Class indices, uint8 `(height, width)`, for a picture, uint8 `(height, width, 3)`.
+
+        Several pictures of one size, `(pictures, height, width, 3)`, give as many label maps.
+        Raises ValueError for anything else.
+        """
+        pixels = np.asarray(images)
+        if isinstance(images, list) and pixels.dtype.kind in "iu":
+            # What comes as JSON has lost its type.
+            if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 255):
+                raise ValueError(f"values from {pixels.min()} to {pixels.max()}; {_WANTED}")
+            pixels = pixels.astype(np.uint8)
+        shaped = pixels.ndim in (3, 4) and pixels.shape[-1] == 3 and pixels.size
+        if pixels.dtype != np.uint8 or not shaped:
+            raise ValueError(f"received {pixels.dtype} {pixels.shape}; {_WANTED}")
+        if pixels.ndim == 4:
+            return np.stack([self.predict(picture) for picture in pixels])
+        picture = torch.tensor(pixels)
+        return predict_image(self.network, picture, self.numerics, self.inference).numpy()
+
+
+_WANTED = (
+    "a picture is a uint8 array (height, width, 3), red, green and blue from 0 to 255, "
+    "several are (pictures, height, width, 3)"
+)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What of an experiment decides how its network is applied."""
+
+    model: ModelConfig
+    inference: InferenceConfig
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return yaml.load(path.read_text(encoding="utf-8"), CoreLoader)
