@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from orchestrator import table
 from orchestrator.cells import Cell
 from orchestrator.ledger import Record
 from orchestrator.reconciliation import Decision
+from orchestrator.report.study_report import Report
 from orchestrator.study import Plan
 
 
@@ -31,8 +31,7 @@ def announce(
 
 
 def show_outcome(
-    plan: Plan,
-    cells: Sequence[Cell],
+    report: Report,
     finished: Mapping[str, Record],
     failures: Mapping[str, str],
     decisions: Mapping[str, Decision],
@@ -68,7 +67,4 @@ def show_outcome(
             "them anew",
             highlight=False,
         )
-    rows = table.build_rows(plan, cells, finished)
-    console.print(table.as_rich(plan, rows))
-    for note in table.footnotes(plan, rows):
-        console.print(f"  {note}", style="dim", highlight=False)
+    report.print_table(console)

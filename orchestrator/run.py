@@ -18,7 +18,8 @@ from orchestrator.packing import check_submission
 from orchestrator.plan import placement, show_plan
 from orchestrator.profile import run_profile
 from orchestrator.reconciliation import Decision, Wishes, reconcile
-from orchestrator.report.study_report import Refresher, StudyReport
+from orchestrator.report.refresher import Refresher
+from orchestrator.report.study_report import StudyReport
 from orchestrator.setting import STOPPING, Setting
 from orchestrator.study import Plan
 
@@ -245,7 +246,7 @@ class _Course:
         cells = {cell.trial.name: cell for cell in self.cells}
         keep_links(study_run, cells, self.finished)
         self._refresh(study_run)
-        show_outcome(self.plan, self.cells, self.finished, self.failures, decisions, console)
+        show_outcome(self.report.read(), self.finished, self.failures, decisions, console)
         how = self.ledger.how_to_look(study_run.experiment_id)
         console.print(f"\n{how}", highlight=False, soft_wrap=True)
 

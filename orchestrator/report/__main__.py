@@ -13,6 +13,7 @@ from rich.console import Console
 
 from orchestrator.inference_command import InputError, run_command
 from orchestrator.ledger import Ledger, tracking_uri
+from orchestrator.profile import profile_costs
 from orchestrator.report.study_report import StudyReport, write_documents
 from orchestrator.study_file import load_study
 
@@ -37,7 +38,7 @@ def _report(options: argparse.Namespace, console: Console) -> int:
             f"there is no ledger at {file}; name the storage of the study with --storage, or the "
             "tracking server with MLFLOW_TRACKING_URI"
         )
-    study_report = StudyReport(plan, Ledger(uri, None))
+    study_report = StudyReport(plan, Ledger(uri, None), costs=profile_costs(plan))
     report = study_report.read()
     report.print(console)
     documents = study_report.documents(report)

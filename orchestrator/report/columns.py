@@ -63,7 +63,9 @@ def main_sheet(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> 
     ]
     if compare_to and plan.study.kind == "table":
         columns += [
-            _column(f"vs {compare_to} (95 %)", [_difference(row) for row in rows], others, rank=1),
+            _column(
+                f"vs {compare_to} (95\u00a0%)", [_difference(row) for row in rows], others, rank=1
+            ),
             _column("p (Holm)", [_p(row.corrected) for row in rows], others, rank=3),
         ]
     if any(row.entered for row in rows):
@@ -121,7 +123,7 @@ def _profile_sheet(plan: Plan, rows: Sequence[Row], others: Sequence[Published])
             [other.parameters_m for other in others],
         ),
         (
-            f"GFLOPs{_common_size(rows)}",
+            "GFLOPs",
             1,
             [row.gflops for row in rows],
             [each.gflops if each else None for each in references],
@@ -177,7 +179,7 @@ def _sheet(columns: Sequence[Column], rows: Sequence[Row], others: Sequence[Publ
 
 def _marks(row: Row) -> str:
     marks = (STALE if row.stale else "") + (MIXED if is_mixed(row) else "")
-    return f" {marks}" if marks else ""
+    return f"\u00a0{marks}" if marks else ""
 
 
 def is_mixed(row: Row) -> bool:

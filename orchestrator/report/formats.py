@@ -10,12 +10,15 @@ from rich.table import Table
 from orchestrator.report.columns import Column, Sheet
 
 _MARKDOWN = re.compile(r"([\\`*_<>|~]|\[(?=[^\]]*\]\())")
+# What a label keeps where it has to be folded.
+_LABEL_WIDTH = 12
 # What is wanted least has the highest rank.
 _MOST_RANK = 6
 _SIGNED = re.compile(r"(?<![\w.])([+-]\d[\d.]*)")
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\u00a0": "~",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": "$<$",
@@ -39,6 +42,7 @@ def as_rich(sheet: Sheet, title: str, width: int) -> Table:
             justify="right" if column.numeric else "left",
             overflow="fold",
             no_wrap=column.numeric,
+            min_width=min(_LABEL_WIDTH, max(map(cell_len, (column.name, *column.values)))),
         )
     for index, line in enumerate(fitting.lines):
         if index in sheet.breaks:

@@ -9,7 +9,7 @@ from orchestrator.report.comparison import SEEDS_FOR_T_TEST
 from orchestrator.report.power import seeds_warning
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row, expected_difference, pooled_deviation
-from orchestrator.study import Plan, Published
+from orchestrator.study import Plan, ProfileOptions, Published
 
 # Fewer groups than this say little about others.
 _FEW_GROUPS = 10
@@ -28,7 +28,7 @@ class Notes:
 def notes_on(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> Notes:
     """Everything that is to be said of the table."""
     if plan.study.kind == "profile":
-        return Notes((), (), tuple(_profile_footnotes(rows, others)))
+        return Notes((), (), tuple(_profile_footnotes(plan, rows, others)))
     return Notes(
         tuple(_unfinished(rows)),
         tuple(_warnings(plan, rows)),
@@ -72,12 +72,10 @@ def _warnings(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
         listed = "; ".join(f"{name}: {', '.join(those)}" for name, those in protocols.items())
         yield f"Rows are scored under DIFFERENT PROTOCOLS ({listed})."
     yield from _mixtures(rows)
-    stale = [_named(row) for row in rows if row.stale]
+    stale = [row for row in rows if row.stale]
     if stale:
-        yield (
-            f"{STALE} Trained by another version of the code than the present one: "
-            f"{', '.join(stale)}."
-        )
+        which = "all rows" if len(stale) == len(rows) else ", ".join(map(_named, stale))
+        yield f"{STALE} Trained by another version of the code than the present one: {which}."
     seen = {
         (data.validation_split, data.train_split)
         for row in rows
@@ -207,10 +205,14 @@ def _sources(rows: Sequence[Row], others: Sequence[Published]) -> Iterable[str]:
         yield f"Published: {'; '.join(sorted(sources))}."
 
 
-def _profile_footnotes(rows: Sequence[Row], others: Sequence[Published]) -> Iterable[str]:
+def _profile_footnotes(
+    plan: Plan, rows: Sequence[Row], others: Sequence[Published]
+) -> Iterable[str]:
+    options = plan.study.profile or ProfileOptions()
+    height, width = options.size
     yield (
-        "Nothing is trained. Parameters without auxiliary heads; GFLOPs: multiply-adds / 1e9 of "
-        "one image of the training crop's size."
+        f"Nothing is trained. {options.classes} classes, parameters without auxiliary heads; "
+        f"GFLOPs: multiply-adds / 1e9 of one image of {width} x {height} pixels."
     )
     yield from _sources(rows, others)
 

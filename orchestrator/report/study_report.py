@@ -1,9 +1,7 @@
 """A study's report, put together from what the ledger holds, and kept with the study's run."""
 
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,9 +21,6 @@ from orchestrator.report.spreadsheet import as_csv
 from orchestrator.study import Plan
 
 FOLDER = "report"
-# Between two refreshes: at least so many seconds, and so many times as long as the last one took.
-_LEAST_PAUSE = 10.0
-_PAUSE = 20.0
 
 
 @dataclass(frozen=True)
@@ -57,9 +52,8 @@ class Report:
         return not self.notes.unfinished
 
     def print(self, console: Console) -> None:
-        """The tables on a terminal: first what has no figure, last the notes."""
-        notes = self.notes
-        for line in notes.unfinished:
+        """On a terminal: first what has no figure, then the tables."""
+        for line in self.notes.unfinished:
             console.print(
                 line,
                 style="bold red" if line.startswith("failed") else "yellow",
@@ -67,7 +61,11 @@ class Report:
                 highlight=False,
                 soft_wrap=True,
             )
-        name = self.plan.study.study
+        self.print_table(console)
+
+    def print_table(self, console: Console) -> None:
+        """The tables on a terminal, and what is to be said of them."""
+        notes, name = self.notes, self.plan.study.study
         for title, sheet in self.sheets:
             shown = f"{name}: {title}" if title else name
             console.print(as_rich(sheet, shown, console.width))
@@ -140,14 +138,6 @@ class StudyReport:
             "report.html": self._page(report),
         }
 
-    def refresh(self) -> None:
-        """Make the report anew and keep it with the study's run. Called as trials finish: whatever
-        goes wrong is left to the next time, because no training may fail for it."""
-        try:
-            self.keep(self.documents(self.read()))
-        except Exception:
-            return
-
     def keep(self, documents: Mapping[str, str]) -> bool:
         """Copy the files into the artifacts of the study's run; False where there is none."""
         parent = parent_run(self.ledger, self.plan.study.study)
@@ -185,36 +175,6 @@ class StudyReport:
         if run.status == "FINISHED":
             self._histories[key] = points
         return points
-
-
-class Refresher:
-    """Makes the report anew in the background, some time after it was asked to: so seldom that it
-    takes a twentieth of a processor, however many trials finish."""
-
-    def __init__(self, refresh: Callable[[], None]) -> None:
-        """refresh: makes the report anew, and raises nothing."""
-        self._refresh = refresh
-        self._wanted = threading.Event()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="report", daemon=True)
-        self._thread.start()
-
-    def request(self) -> None:
-        """A trial has finished; returns at once."""
-        self._wanted.set()
-
-    def close(self) -> None:
-        """Stop, after the refresh that may be under way."""
-        self._closed.set()
-        self._wanted.set()
-        self._thread.join()
-
-    def _work(self) -> None:
-        while self._wanted.wait() and not self._closed.is_set():
-            self._wanted.clear()
-            started = time.monotonic()
-            self._refresh()
-            self._closed.wait(max(_LEAST_PAUSE, _PAUSE * (time.monotonic() - started)))
 
 
 def write_documents(directory: Path, documents: Mapping[str, str]) -> None:

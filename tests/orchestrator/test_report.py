@@ -8,6 +8,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from orchestrator.ledger import Ledger, tracking_uri
+from orchestrator.profile import profile_costs
 from orchestrator.report.__main__ import main
-from orchestrator.report.study_report import Refresher, StudyReport
+from orchestrator.report.refresher import Refresher
+from orchestrator.report.study_report import StudyReport
 from orchestrator.study_file import load_study
 from pipelines.prepare import prepare_streets
 from tests.orchestrator.fabricated import fabricate
@@ -278,7 +281,7 @@ def test_other_code_is_told_and_other_data_or_protocol_refused(
     assert "DIFFERENT PROTOCOLS" in warnings
     assert "DIFFERENT VERSIONS OF THE CODE" in warnings
     assert "Trained by another version of the code than the present one: b." in warnings
-    assert "| b \\* |" in report.markdown()
+    assert "| b\u00a0\\* |" in report.markdown()
     assert "| ‡ |" in report.markdown()
 
 
@@ -337,27 +340,19 @@ def test_another_protocol_is_the_figure_where_the_study_says_so(
     assert "protocol flipped (whole_flip)" in report.markdown()
 
 
-def test_the_study_keeps_its_report_and_no_training_fails_for_it(
-    tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_report_is_kept_with_the_study_and_read_on_as_trials_finish(
+    tmp_path: Path, small_streets: Path
 ) -> None:
     path = written(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     study_report = report_of(path)
-    refresher = Refresher(study_report.refresh)
-    refresher.request()
+    assert study_report.keep(study_report.documents(study_report.read()))
     client = MlflowClient(tracking_uri(tmp_path / "storage"))
     experiment = client.get_experiment_by_name("plain")
     assert experiment is not None
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`orchestrator.kind` = 'study'")
-    while not (kept := client.list_artifacts(parent.info.run_id, "report")):
-        pass
-    refresher.close()
-    assert {Path(entry.path).name for entry in kept} <= {
-        "table.md",
-        "table.csv",
-        "table.tex",
-        "report.html",
-    }
+    kept = {Path(entry.path).name for entry in client.list_artifacts(parent.info.run_id, "report")}
+    assert kept == {"table.md", "table.csv", "table.tex", "report.html"}
     # What was read once is not read again: without the counts there still is an interval.
     for counts in (tmp_path / "storage" / "artifacts").rglob("counts.arrow"):
         counts.unlink()
@@ -366,11 +361,32 @@ def test_the_study_keeps_its_report_and_no_training_fails_for_it(
     fresh = [row.difference for row in report_of(path).read().rows if row.difference]
     assert [each.interval for each in fresh] == [None]
 
-    def broken(ledger: Ledger) -> None:
-        raise OSError("the store is away")
 
-    monkeypatch.setattr("orchestrator.report.results.trial_runs", broken)
-    study_report.refresh()
+def test_what_is_asked_for_often_is_done_seldom() -> None:
+    done = threading.Semaphore(0)
+    refresher = Refresher(done.release)
+    refresher.request()
+    assert done.acquire(timeout=60)
+    for _ in range(1000):
+        refresher.request()
+    refresher.close()
+    assert not done.acquire(blocking=False)
+
+
+def test_a_profile_shows_what_is_published_and_by_how_much_ours_is_off(tmp_path: Path) -> None:
+    study = Path(__file__).parent.parent.parent / "studies" / "table-2.yaml"
+    plan = load_study(study)
+    ledger = Ledger(tracking_uri(tmp_path / "storage"), None)
+    report = StudyReport(plan, ledger, costs=profile_costs(plan)).read()
+    assert report.complete
+    lines = list(csv.DictReader(io.StringIO(report.csv())))
+    compared = [line for line in lines if line["published_parameters_m"]]
+    assert len(compared) >= 4
+    for line in compared:
+        published = float(line["published_parameters_m"])
+        assert float(line["parameters_m"]) == pytest.approx(published, rel=0.005)
+    assert "| off by |" in report.markdown()
+    assert "mIoU" not in report.markdown()
 
 
 @pytest.mark.parametrize(
