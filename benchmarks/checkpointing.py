@@ -1,0 +1,131 @@
+"""What share of a training's time do checkpoints take, in the background and at once?
+
+    python -m benchmarks.checkpointing [--backbone NAME] [--crop N] [--batch N] [--epochs N]
+
+FENet-ResNet-18 trains on `streets` with a checkpoint at the end of every epoch, three ways side by
+side in one run, an epoch each in turn: without checkpoints; written in the background, as
+`pipelines.train` does; written by the training thread, flushed to the disk before it goes on.
+
+Printed are seconds of an epoch (medians), and what the training thread itself spends on a
+checkpoint: waiting for the one before, and taking the snapshot. The share that matters is that of
+an epoch of a real data set: CamVid has 367 training images, Cityscapes 2975.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from models import FENetConfig
+from pipelines.background import BackgroundWriter
+from pipelines.checkpoint_folder import CheckpointFolder
+from pipelines.data import DataConfig
+from pipelines.dataset import PreparedDataset, open_dataset
+from pipelines.device import augment_ahead
+from pipelines.experiment import Experiment
+from pipelines.optimization import TrainingConfig
+from pipelines.preparation import prepare
+from pipelines.prepare import cores
+from pipelines.readers.streets import Streets
+from pipelines.training import Training
+
+
+@dataclass
+class Subject:
+    """One way to write checkpoints. epochs: seconds of each; held: seconds that the training thread
+    spent on each checkpoint."""
+
+    folder: CheckpointFolder
+    writer: BackgroundWriter | None
+    at_once: bool = False
+    epochs: list[float] = field(default_factory=list)
+    held: list[float] = field(default_factory=list)
+
+    def checkpoint(self, training: Training, epoch: int) -> None:
+        started = time.perf_counter()
+        if self.writer is not None:
+            self.writer.wait()
+            self.writer.start(self._saving(training, epoch))
+        elif self.at_once:
+            self._saving(training, epoch)()
+        self.held.append(time.perf_counter() - started)
+
+    def _saving(self, training: Training, epoch: int) -> Callable[[], None]:
+        training.position.epoch = epoch
+        return partial(self.folder.save, training._snapshot(), epoch, 0)
+
+
+def train_epoch(training: Training, epoch: int) -> None:
+    training.replica.train()
+    numerics = training.numerics
+    for part in augment_ahead(
+        training.batches.epoch(epoch), training.augmentation, numerics.device
+    ):
+        training._step([part], 1e-6)
+
+
+def compare(dataset: PreparedDataset, options: argparse.Namespace, directory: Path) -> None:
+    experiment = Experiment(
+        data=DataConfig(crop=(options.crop, options.crop)),
+        model=FENetConfig(backbone=options.backbone, supervision=(3, 4)),
+        training=TrainingConfig(batch=options.batch),
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    training = Training(experiment, dataset, device)
+    subjects = {
+        "no checkpoints": Subject(CheckpointFolder(directory / "none"), None),
+        "in the background": Subject(CheckpointFolder(directory / "behind"), BackgroundWriter()),
+        "at once": Subject(CheckpointFolder(directory / "at-once"), None, at_once=True),
+    }
+    train_epoch(training, 0)  # warms up
+    for epoch in range(1, options.epochs + 1):
+        for subject in subjects.values():
+            # The write of the checkpoint at its start goes on during the epoch.
+            started = time.perf_counter()
+            subject.checkpoint(training, epoch)
+            train_epoch(training, epoch)
+            subject.epochs.append(time.perf_counter() - started)
+            if subject.writer is not None:
+                subject.writer.wait()
+    files = (directory / "behind" / "last").glob("*")
+    megabytes = sum(path.stat().st_size for path in files) / 1e6
+    images = len(training.batches) * options.batch
+    print(
+        f"{options.backbone}, crop {options.crop}, batch {options.batch}, on {device.type}: "
+        f"{images} images an epoch, checkpoints of {megabytes:.0f} MB"
+    )
+    plain = statistics.median(subjects["no checkpoints"].epochs)
+    rate = images / plain
+    for name, subject in subjects.items():
+        epoch, held = (statistics.median(values) for values in (subject.epochs, subject.held))
+        cost = epoch - plain
+        shares = "".join(
+            f"{f'{cost / (count / rate):.2%} of {data}':>22}"
+            for data, count in (("CamVid", 367), ("Cityscapes", 2975))
+        )
+        print(f"  {name:18} epoch {epoch:7.2f} s   training held {1e3 * held:7.1f} ms{shares}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The cost of checkpoints, side by side.")
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--crop", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--images", type=int, default=24, help="of an epoch")
+    parser.add_argument("--epochs", type=int, default=5, help="of each subject")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        streets = Streets(train=options.images, val=1, size=(256, 512))
+        prepare(streets, directory / "set", workers=cores())
+        compare(open_dataset(directory / "set"), options, directory)
+
+
+if __name__ == "__main__":
+    main()

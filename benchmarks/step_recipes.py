@@ -1,0 +1,207 @@
+"""Ways to make a training step, from the straightforward one on, each timed part by part."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.roofline import Need, need_of
+from models import SegmentationLoss, set_sample_keys, split_output
+from pipelines.augmentation import Augmentation
+from pipelines.cache import NodeCache
+from pipelines.dataset import PreparedDataset, open_dataset
+from pipelines.device import TrainingBatch, augment_ahead
+from pipelines.experiment import Experiment
+from pipelines.loading import TrainingBatches
+from pipelines.network import build_network
+from pipelines.optimization import build_optimizer
+from pipelines.precision import Numerics
+
+PARTS = ("data", "augmentation", "forward", "loss", "backward", "optimizer")
+RATE = 1e-6  # small, so that no subject runs away from the others
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a step is made; each field is one improvement."""
+
+    mining: bool = False  # k smallest of each image, without sorting or reading back
+    channels_last: bool = False
+    bf16: bool = False
+    fused: bool = False  # SGD in one kernel
+    cached: bool = False  # decoded once, in threads ahead of the loop
+    ahead: bool = False  # copied and augmented on a stream of its own
+    compiled: bool = False
+
+
+class Subject:
+    """One recipe on one device, with a model, an optimizer and data of its own."""
+
+    def __init__(
+        self, recipe: Recipe, experiment: Experiment, directory: Path, device: torch.device
+    ) -> None:
+        self.recipe, self.device, self.directory = recipe, device, directory
+        self.experiment = experiment
+        dataset = open_dataset(directory / "set")
+        self.numerics = Numerics(device, "bf16" if recipe.bf16 else "fp32", recipe.channels_last)
+        network = build_network(experiment.model, len(dataset.manifest.classes), seed=0)
+        self.model = self.numerics.place(network).train()
+        self.run: nn.Module = self.model
+        if recipe.compiled:
+            self.run = torch.compile(self.model)  # type: ignore[assignment]
+        if recipe.fused:
+            self.optimizer = build_optimizer(self.model, experiment.training)
+        else:
+            self.optimizer = torch.optim.SGD(
+                self.model.parameters(), lr=RATE, momentum=0.9, weight_decay=1e-4
+            )
+        self.criterion = SegmentationLoss(experiment.training.loss).to(device)
+        self.augmentation = Augmentation(experiment.data.augmentation, experiment.data.crop)
+        self.batches = self._batches(dataset)
+        self._prepared: Iterator[TrainingBatch] = iter(())
+
+    def _batches(self, dataset: PreparedDataset) -> TrainingBatches:
+        split = dataset.split("train")
+        if self.recipe.cached:
+            split = NodeCache(self.directory / "cache").decoded(dataset, "train")
+        batch, pin = self.experiment.training.batch, self.device.type == "cuda"
+        return TrainingBatches(split, self.experiment.data, 0, batch, pin=pin)
+
+    def endless(self) -> Iterator[Any]:
+        """Source batches, one after the other."""
+        epoch = 0
+        while True:
+            if self.recipe.cached:
+                yield from self.batches.epoch(epoch)
+            else:
+                yield from map(self.batches.load, self.batches.batches.epoch(epoch))
+            epoch += 1
+
+    def steps(self, count: int) -> list[dict[str, float]]:
+        """Milliseconds by part of `count` steps, after one that is not counted."""
+        sources = self.endless()
+        if self.recipe.ahead:
+            self._prepared = augment_ahead(sources, self.augmentation, self.device)
+        taken = []
+        for _ in range(count + 1):
+            watch = Watch(self.device)
+            self.step(sources, watch)
+            taken.append(watch.milliseconds())
+        return taken[1:]
+
+    def step(self, sources: Iterator[Any], watch: "Watch") -> None:
+        if self.recipe.ahead:
+            batch = watch.timed("data", lambda: next(self._prepared))
+            images, labels, keys = batch.images, batch.labels, batch.sample_keys
+        else:
+            source = watch.timed("data", lambda: next(sources).to(self.device))
+            images, labels = watch.timed("augmentation", lambda: self.augmentation(source))
+            keys = source.sample_keys
+        output = watch.timed("forward", lambda: self.forward(images, keys))
+        loss = watch.timed("loss", lambda: self.loss(output, labels))
+        watch.timed("backward", loss.backward)
+        watch.timed("optimizer", self.update)
+
+    def forward(self, images: Tensor, keys: Tensor) -> Any:
+        set_sample_keys(self.model, keys)
+        with self.numerics.autocast():
+            return self.run(self.numerics.arrange(images))
+
+    def loss(self, output: Any, labels: Tensor) -> Tensor:
+        if not self.recipe.mining:
+            return usual_loss(output, labels)
+        with self.numerics.autocast():
+            terms = self.criterion(output, labels)
+        return self.criterion.total(terms.sums, terms.counts)[0]
+
+    def update(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def needs(self) -> dict[str, Need]:
+        """What each part of a step has to do, counted on one step."""
+        found: dict[str, Need] = {"data": Need(0, 0)}  # made on the host, ahead
+
+        def count(part: str, work: Callable[[], Any]) -> Any:
+            kept: list[Any] = []
+            found[part] = need_of(lambda: kept.append(work()))
+            return kept[0]
+
+        source = next(self.endless()).to(self.device)
+        images, labels = count("augmentation", lambda: self.augmentation(source))
+        output = count("forward", lambda: self.forward(images, source.sample_keys))
+        loss = count("loss", lambda: self.loss(output, labels))
+        count("backward", loss.backward)
+        count("optimizer", self.update)
+        return found
+
+
+class Watch:
+    """Times the parts of a step: by events on a GPU, by the clock on a CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._spans: dict[str, tuple[Any, Any]] = {}
+
+    def timed(self, part: str, work: Callable[[], Any]) -> Any:
+        started = self._now()
+        result = work()
+        self._spans[part] = started, self._now()
+        return result
+
+    def milliseconds(self) -> dict[str, float]:
+        """By part, and from the first part's start to the last one's end."""
+        if self._cuda:
+            torch.cuda.synchronize()
+        spans = {part: self._between(*span) for part, span in self._spans.items()}
+        first, last = next(iter(self._spans.values())), [*self._spans.values()][-1]
+        return {**spans, "whole": self._between(first[0], last[1])}
+
+    def _now(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _between(self, start: Any, end: Any) -> float:
+        return float(start.elapsed_time(end)) if self._cuda else 1e3 * (end - start)
+
+
+def usual_loss(output: Any, labels: Tensor) -> Tensor:
+    """Mining as it is usually written: softmax, a sort of all pixels, boolean indexing."""
+    logits, auxiliary = split_output(output)
+    total = logits.new_zeros(())
+    for term in (logits, *auxiliary.values()):
+        resized = F.interpolate(term.float(), labels.shape[-2:], mode="bilinear")
+        losses = F.cross_entropy(resized, labels, ignore_index=255, reduction="none").flatten()
+        with torch.no_grad():
+            chosen = labels.clamp(max=resized.shape[1] - 1)[:, None]
+            probability = resized.softmax(dim=1).gather(1, chosen).flatten()
+            probability[labels.flatten() == 255] = 1
+            ordered = probability.sort().values
+            threshold = max(0.7, float(ordered[len(ordered) // 20]))
+        total = total + losses[probability < threshold].mean()
+    return total
+
+
+def improvements(gpu: bool, compiled: bool) -> list[tuple[str, Recipe]]:
+    """The recipes, each with one thing more than the one before."""
+    added = [
+        ("+ mining without a sort", "mining"),
+        ("+ channels last", "channels_last"),
+        ("+ bf16 autocast", "bf16"),
+        ("+ fused SGD", "fused"),
+        ("+ decoded once, ahead", "cached"),
+        *([("+ augmented ahead", "ahead")] if gpu else []),
+        *([("+ torch.compile", "compiled")] if compiled else []),
+    ]
+    recipes = [("straightforward, fp32", Recipe())]
+    for name, improvement in added:
+        recipes.append((name, replace(recipes[-1][1], **{improvement: True})))
+    return recipes

@@ -1,0 +1,193 @@
+"""How fast is a training step, beside the straightforward one and beside what the device can do?
+
+    python -m benchmarks.training_step [--gpu] [--compile] [--rounds N] [--batch N] [--crop N]
+
+Side by side in one run: a step as training code usually has it (fp32, NCHW, eager, pictures decoded
+and augmented when they are needed, mining by sorting the whole map), then with each improvement of
+this project added in turn, and last the project's own loop. Printed for each: images a second,
+milliseconds by part, peak memory, and the share of the device's measured rate of multiply-adds;
+then the roofline of every part (see `roofline.py`).
+
+On a CPU: FENet-ResNet-18 on small crops. `--gpu`: FENet-ResNet-18 and -101, 1024 x 1024, batch 8.
+Data are `streets`, made for it. Needs nothing but what `pipelines` needs; no Ray, no MLflow.
+"""
+
+import argparse
+import platform
+import statistics
+import tempfile
+import time
+from contextlib import suppress
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from benchmarks.roofline import Ceiling, Need, measure_ceiling
+from benchmarks.step_recipes import PARTS, RATE, Subject, improvements
+from models import FENetConfig
+from pipelines.data import DataConfig
+from pipelines.dataset import open_dataset
+from pipelines.device import augment_ahead
+from pipelines.experiment import Experiment
+from pipelines.optimization import TrainingConfig
+from pipelines.preparation import prepare
+from pipelines.prepare import cores
+from pipelines.readers.streets import Streets
+from pipelines.training import Training
+
+
+class PeakMemory:
+    """GiB in use at most since it was made, above what was in use then: of the device on CUDA, of
+    the process on a CPU (Linux)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+        self._before = self._peak()
+
+    def gib(self) -> float:
+        return (self._peak() - self._before) / 2**30
+
+    def _peak(self) -> int:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+def loop_steps(training: Training, count: int) -> list[float]:
+    """Milliseconds of whole steps of the project's own loop, after one that is not counted."""
+    parts = augment_ahead(
+        (batch for epoch in range(10**6) for batch in training.batches.epoch(epoch)),
+        training.augmentation,
+        training.numerics.device,
+    )
+    training.replica.train()
+    taken = []
+    for _ in range(count + 1):
+        started = time.perf_counter()
+        training._step([next(parts)], RATE)  # ends with the losses on the host
+        taken.append(1e3 * (time.perf_counter() - started))
+    return taken[1:]
+
+
+def compare(
+    experiment: Experiment, directory: Path, device: torch.device, options: argparse.Namespace
+) -> None:
+    """Measure all recipes in turns, `rounds` times, and print the tables."""
+    batch, crop = experiment.training.batch, experiment.data.crop[0]
+    print(f"\n{experiment.model.backbone}, crops of {crop} x {crop}, batch {batch}")
+    ceilings = {kind: measure_ceiling(device, kind) for kind in (torch.float32, torch.bfloat16)}
+    for kind, ceiling in ceilings.items():
+        print(
+            f"  measured ceiling, {str(kind).removeprefix('torch.')}: "
+            f"{ceiling.multiply_adds / 1e9:,.0f} G multiply-adds/s, {ceiling.bytes / 1e9:,.0f} GB/s"
+        )
+    subjects = {
+        name: Subject(recipe, experiment, directory, device)
+        for name, recipe in improvements(device.type == "cuda", options.compile)
+    }
+    needs = next(subject for subject in subjects.values() if subject.recipe.fused).needs()
+    work = sum(need.multiply_adds for need in needs.values())
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in subjects}
+    peaks = dict.fromkeys(subjects, 0.0)
+    for _ in range(options.rounds):
+        for name, subject in subjects.items():
+            memory = PeakMemory(device)
+            times[name] += subject.steps(options.steps)
+            peaks[name] = max(peaks[name], memory.gib())
+    medians = {
+        name: {
+            part: statistics.median(step.get(part, 0.0) for step in taken)
+            for part in (*PARTS, "whole")
+        }
+        for name, taken in times.items()
+    }
+    print_steps(medians, peaks, batch, work, ceilings[torch.bfloat16])
+    training = Training(experiment, open_dataset(directory / "set"), device)
+    whole = statistics.median(loop_steps(training, options.steps * options.rounds))
+    print(f"  {'the loop of pipelines.training':28}{1e3 * batch / whole:9.2f}{whole:10.1f}")
+    print_roofline(needs, medians[list(subjects)[-1]], ceilings[torch.bfloat16])
+
+
+def print_steps(
+    medians: dict[str, dict[str, float]],
+    peaks: dict[str, float],
+    batch: int,
+    work: int,
+    ceiling: Ceiling,
+) -> None:
+    header = "".join(f"{part:>13}" for part in PARTS)
+    print(
+        f"  {'':28}{'images/s':>9}{'ms/step':>10}{header}{'GiB':>7}{'of bf16 rate':>14}{'times':>7}"
+    )
+    slowest = next(iter(medians.values()))["whole"]
+    for name, parts in medians.items():
+        whole = parts["whole"]
+        split = "".join(f"{parts[part]:13.1f}" for part in PARTS)
+        share = work / (whole / 1e3) / ceiling.multiply_adds
+        print(
+            f"  {name:28}{1e3 * batch / whole:9.2f}{whole:10.1f}{split}{peaks[name]:7.2f}"
+            f"{share:14.1%}{slowest / whole:7.2f}"
+        )
+
+
+def print_roofline(needs: dict[str, Need], taken: dict[str, float], ceiling: Ceiling) -> None:
+    print(
+        f"\n  {'roofline':14}{'G multiply-adds':>16}{'GB':>8}{'least ms':>10}{'ms':>9}{'times':>7}"
+    )
+    least = {part: 1e3 * ceiling.seconds(need) for part, need in needs.items()}
+    for part, need in needs.items():
+        if least[part]:
+            ratio = f"{taken[part] / least[part]:.2f}" if taken[part] else "hidden"
+            print(
+                f"  {part:14}{need.multiply_adds / 1e9:16.1f}{need.bytes / 1e9:8.2f}"
+                f"{least[part]:10.1f}{taken[part]:9.1f}{ratio:>7}"
+            )
+    total = sum(least.values())
+    print(f"  {'whole step':40}{total:10.1f}{taken['whole']:9.1f}{taken['whole'] / total:7.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Milliseconds of a training step, side by side.")
+    parser.add_argument("--gpu", action="store_true", help="the sizes of the paper, on CUDA")
+    parser.add_argument("--compile", action="store_true", help="torch.compile as well")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of every recipe")
+    parser.add_argument("--steps", type=int, default=3, help="steps in a turn")
+    parser.add_argument("--batch", type=int, help="images in a step")
+    parser.add_argument("--crop", type=int, help="pixels of a crop's side")
+    options = parser.parse_args()
+    device = torch.device("cuda" if options.gpu else "cpu")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    crop = options.crop or (1024 if options.gpu else 256)
+    batch = options.batch or (8 if options.gpu else 4)
+    name = torch.cuda.get_device_name() if options.gpu else processor()
+    print(f"{date.today()}, {name}, torch {torch.__version__}")
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        size = (1024, 2048) if options.gpu else (256, 512)
+        prepare(Streets(train=32, val=1, size=size), directory / "set", workers=cores())
+        for backbone in ("resnet18", "resnet101") if options.gpu else ("resnet18",):
+            experiment = Experiment(
+                data=DataConfig(crop=(crop, crop)),
+                model=FENetConfig(backbone=backbone, supervision=(3, 4)),
+                training=TrainingConfig(batch=batch, learning_rate=RATE),
+            )
+            compare(experiment, directory, device, options)
+
+
+def processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {torch.get_num_threads()} threads"
+    return f"{platform.processor()}, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    main()
