@@ -12,6 +12,7 @@ import torch
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
+from orchestrator.reachability import UnreachableError, check_address
 from orchestrator.resources import Resources
 from orchestrator.trial import Job, TrialError, run_trial
 
@@ -66,8 +67,11 @@ class Gang:
 def connect(address: str | None, runtime_environment: Mapping[str, object]) -> str:
     """Join the Ray cluster at `address`, or start one on this machine. Returns where Ray logs.
 
-    runtime_environment: what every worker process gets besides the installed packages.
+    runtime_environment: what every worker process gets besides the installed packages. Raises
+    UnreachableError where no cluster answers.
     """
+    if address is not None:
+        check_address(address)
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
@@ -82,7 +86,10 @@ def connect(address: str | None, runtime_environment: Mapping[str, object]) -> s
             num_cpus=cpus, resources={DRIVER_RESOURCE: _MANY}, include_dashboard=True, **options
         )
     else:
-        context = ray.init(address=address, **options)
+        try:
+            context = ray.init(address=address, **options)
+        except ConnectionError as error:
+            raise UnreachableError(f"--address {address}: no Ray cluster ({error})") from None
     return str(Path(context.address_info["session_dir"]) / "logs")
 
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from models import PretrainedError
 from orchestrator.ledger import LedgerError
+from orchestrator.reachability import UnreachableError
 from orchestrator.source import StudyError
 from orchestrator.trained_model import ModelError, TrainedModel
 from pipelines.checkpoint import CheckpointError
@@ -39,6 +40,7 @@ BAD_INPUT = (
     NetworkError,
     PretrainedError,
     StudyError,
+    UnreachableError,
     WeightsError,
 )
 EXIT_FAILED = 1

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from orchestrator import fleet
 from orchestrator.extensions import modules_of, runtime_environment
-from orchestrator.inference_command import InputError, place
+from orchestrator.inference_command import place
 from orchestrator.trained_model import TrainedModel
 from pipelines.dataset import open_dataset
 from pipelines.evaluation import EvaluationConfig, count_pixels, predict_image
@@ -33,13 +33,10 @@ def count_on_cluster(
     imports: Sequence[str],
     bar: Progress,
 ) -> ScoreState:
-    """`count` on the cluster at `address`. Raises InputError where none answers there, and what
-    the tasks raise, such as DatasetError."""
+    """`count` on the cluster at `address`. Raises UnreachableError where none answers there, and
+    what the tasks raise, such as DatasetError."""
     modules = {module.__name__: module for module in modules_of(model.experiment, imports)}
-    try:
-        fleet.connect(address, runtime_environment(modules))
-    except ConnectionError as error:
-        raise InputError(f"--address {address}: no Ray cluster answers ({error})") from None
+    fleet.connect(address, runtime_environment(modules))
     try:
         return count(model, location, split, config, imports, bar)
     finally:

@@ -19,6 +19,7 @@ from orchestrator.chatter import quiet_output
 from orchestrator.extensions import modules_of
 from orchestrator.fleet import CapacityError
 from orchestrator.ledger import LedgerError
+from orchestrator.reachability import UnreachableError
 from orchestrator.reconciliation import Wishes
 from orchestrator.remote import RemoteError, is_remote, run_remotely
 from orchestrator.run import run_study
@@ -38,6 +39,7 @@ BAD_INPUT = (
     PretrainedError,
     CapacityError,
     LedgerError,
+    UnreachableError,
     RemoteError,
     SubmissionError,
 )
