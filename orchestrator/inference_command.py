@@ -50,12 +50,23 @@ EXIT_INTERRUPTED = 130
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """MODEL and how it is applied."""
+    add_model(parser, "model")
+    add_inference(parser)
+    add_places(parser)
+
+
+def add_model(parser: argparse.ArgumentParser, name: str) -> None:
+    """A trained model, as the positional argument `name`."""
     parser.add_argument(
-        "model",
-        metavar="MODEL",
+        name,
+        metavar=name.upper(),
         help="runs:/ID/best, runs:/ID/last, runs:/ID/model, models:/NAME@ALIAS, or a directory of "
         "experiment.yaml, model.safetensors and classes.yaml",
     )
+
+
+def add_inference(parser: argparse.ArgumentParser) -> None:
+    """How a model is applied to a picture."""
     parser.add_argument(
         "--scales",
         type=_scales,
@@ -70,6 +81,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stride", type=_size, metavar="HxW", help="of the window (default: two thirds of it)"
     )
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Where models, data and the user's own modules are found."""
     parser.add_argument(
         "--storage",
         default="storage",

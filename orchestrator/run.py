@@ -22,6 +22,8 @@ from orchestrator.report.refresher import Refresher
 from orchestrator.report.study_report import StudyReport
 from orchestrator.setting import STOPPING, Setting
 from orchestrator.study import Plan
+from orchestrator.study_figures import draw_study_figures
+from orchestrator.trained_outcome import register_best_trial
 
 logger = logging.getLogger(__name__)
 
@@ -247,6 +249,8 @@ class _Course:
         keep_links(study_run, cells, self.finished)
         self._refresh(study_run)
         show_outcome(self.report.read(), self.finished, self.failures, decisions, console)
+        register_best_trial(self.plan, self.finished, self.ledger, console)
+        draw_study_figures(self.plan, self.cells, self.finished, study_run, self.setting)
         how = self.ledger.how_to_look(study_run.experiment_id)
         console.print(f"\n{how}", highlight=False, soft_wrap=True)
 

@@ -116,7 +116,20 @@ def test_a_study_from_file_to_table(study: Path) -> None:
     (parent,) = parents
     assert parent.info.status == "FINISHED"
     documents = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    assert documents == {"study.yaml", "study.resolved.yaml", "table.md", "table.csv", "report"}
+    assert documents == {
+        "study.yaml",
+        "study.resolved.yaml",
+        "table.md",
+        "table.csv",
+        "report",
+        "figures",
+    }
+    drawn = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "figures")}
+    kinds = ("comparison", "features")
+    assert drawn == {f"figures/{kind}.{suffix}" for kind in kinds for suffix in ("png", "pdf")}
+    registered = client.get_model_version_by_alias("tiny", "best")
+    assert registered.run_id in {run.info.run_id for run in trials.values()}
+    assert "best model: models:/tiny@best (" in first.stdout
     assert set(trials) == {"strong", "full"}
     assert trials["full"].info.run_name == "full, dfnet1, streets, seed 0"
     for run in trials.values():

@@ -1,0 +1,318 @@
+"""`python -m orchestrator.figures compare A B` and `... features MODEL`: what models do to images.
+
+`compare` draws two models side by side on the images where they differ most, `features` what a
+network's flows do to its feature maps. The suffix of --out decides the format: PNG, PDF or SVG.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from models import FENet
+from orchestrator.cells import EMBEDDED
+from orchestrator.inference_command import (
+    InputError,
+    add_inference,
+    add_model,
+    add_places,
+    inference_settings,
+    place,
+    progress,
+    run_command,
+    say,
+    storage_of,
+)
+from orchestrator.ledger import Ledger, LedgerError
+from orchestrator.report.counts import Counts, read_counts
+from orchestrator.trained_model import ModelError, TrainedModel, load_model, open_ledger
+from pipelines.comparison_figure import ComparedImage, draw_comparison
+from pipelines.dataset import PreparedDataset, Split, open_dataset
+from pipelines.differing_images import Differences
+from pipelines.evaluation import EvaluationConfig, count_pixels
+from pipelines.feature_figure import draw_features, extract_features
+from pipelines.inference import InferenceConfig, predict_image
+from pipelines.loading import EvaluationBatches
+from pipelines.precision import Numerics
+from pipelines.prepare import ensure_streets
+
+FORMATS = (".png", ".pdf", ".svg")
+_BATCH = 4
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status: 0 drawn, 1 failed, 2 bad input, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    return run_command(lambda console: options.draw(options, console))
+
+
+def _compare(options: argparse.Namespace, console: Console) -> int:
+    outputs = _outputs(options.out or ["comparison.png"])
+    config = InferenceConfig(**inference_settings(options))
+    dataset, split = _open_split(options)
+    names = (options.a, options.b)
+    ledgers = [open_ledger(name, storage_of(options)) for name in names]
+    models = [
+        load_model(name, ledger, options.imports)
+        for name, ledger in zip(names, ledgers, strict=True)
+    ]
+    for model in models:
+        _check_classes(model, dataset)
+    numerics = [place(model) for model in models]
+    with progress(console) as bar:
+        counts = [
+            _kept_counts(model, ledger, dataset, options.split, config)
+            or _counted(model, split, each, config, bar)
+            for model, ledger, each in zip(models, ledgers, numerics, strict=True)
+        ]
+        differences = Differences.of(counts[0].values, counts[1].values)
+        if options.image:
+            chosen = _positions(split, options.image)
+        else:
+            chosen = differences.most(options.images, counts[0].groups)
+        by_image = [each.image_miou for each in counts]
+        rows = []
+        for position in bar.track(chosen, description="images drawn"):
+            picture, label = split.read(position)
+            predictions = [
+                predict_image(model.network, torch.tensor(picture), each, config).numpy()
+                for model, each in zip(models, numerics, strict=True)
+            ]
+            rows.append(
+                ComparedImage(
+                    split.identifiers[position],
+                    picture,
+                    label,
+                    predictions[0],
+                    predictions[1],
+                    (float(by_image[0][position]), float(by_image[1][position])),
+                )
+            )
+        labels = options.names or [_label(m, g) for m, g in zip(models, ledgers, strict=True)]
+        notes = [f"mIoU {100 * each.miou:.1f}" for each in counts]
+        better = int((differences.gain > 0).sum())
+        worse = int((differences.gain < 0).sum())
+        which = "chosen images" if options.image else "the images where they differ most"
+        title = (
+            f"{dataset.manifest.name} {options.split}: {which}\n"
+            f"mIoU is higher with {labels[1]} on {better}, with {labels[0]} on {worse} "
+            f"of {len(split)} images"
+        )
+        draw_comparison(
+            outputs,
+            rows,
+            dataset.manifest.classes,
+            (labels[0], labels[1]),
+            (notes[0], notes[1]),
+            title,
+        )
+    for row in rows:
+        first, second = row.mious
+        say(console, f"{row.identifier}: mIoU {100 * first:.1f} -> {100 * second:.1f}")
+    say(console, f"written: {', '.join(map(str, outputs))}")
+    return 0
+
+
+def _features(options: argparse.Namespace, console: Console) -> int:
+    outputs = _outputs(options.out or ["features.png"])
+    dataset, split = _open_split(options)
+    ledger = open_ledger(options.model, storage_of(options))
+    model = load_model(options.model, ledger, options.imports)
+    _check_classes(model, dataset)
+    network = model.network
+    if not isinstance(network, FENet) or not network.config.flows:
+        kind = f"{type(network).__name__} without flows"
+        raise ModelError(f"{model.name} is a {kind}; features are shown of a FENet with flows")
+    levels = network.backbone.strides
+    if not 1 <= options.level <= len(levels):
+        raise InputError(f"--level must be from 1 to {len(levels)}, received {options.level}")
+    numerics = place(model)
+    if options.image:
+        chosen = _positions(split, options.image)
+    else:
+        spread = np.linspace(0, len(split) - 1, min(options.images, len(split)))
+        chosen = [int(position) for position in spread.round()]
+    with progress(console) as bar:
+        rows = [
+            extract_features(
+                network,
+                split.identifiers[position],
+                split.read(position)[0],
+                options.level,
+                numerics,
+            )
+            for position in bar.track(chosen, description="images drawn")
+        ]
+    label = options.name or _label(model, ledger)
+    title = f"{label} on {dataset.manifest.name} {options.split}: what the flows do to the features"
+    stride = levels[options.level - 1]
+    draw_features(outputs, rows, dataset.manifest.classes, stride, title)
+    say(console, f"written: {', '.join(map(str, outputs))}")
+    return 0
+
+
+def _outputs(names: Sequence[str]) -> list[Path]:
+    paths = [Path(name).expanduser() for name in names]
+    for path in paths:
+        if path.suffix.lower() not in FORMATS:
+            raise InputError(f"--out {path}: must end in one of {', '.join(FORMATS)}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return paths
+
+
+def _open_split(options: argparse.Namespace) -> tuple[PreparedDataset, Split]:
+    if options.images < 1:
+        raise InputError(f"--images must be at least 1, received {options.images}")
+    location = options.dataset
+    if location == EMBEDDED:
+        location = str(ensure_streets(storage_of(options) / "datasets" / EMBEDDED))
+    dataset = open_dataset(location)
+    return dataset, dataset.split(options.split)
+
+
+def _positions(split: Split, identifiers: Sequence[str]) -> list[int]:
+    for identifier in identifiers:
+        if identifier not in split.identifiers:
+            some = ", ".join(split.identifiers[:3])
+            raise InputError(f"--image {identifier}: not in this split, which has {some}, ...")
+    return [split.identifiers.index(identifier) for identifier in identifiers]
+
+
+def _check_classes(model: TrainedModel, dataset: PreparedDataset) -> None:
+    found = [entry.name for entry in dataset.manifest.classes]
+    if found != model.class_names:
+        raise ModelError(
+            f"{model.name} predicts {len(model.class_names)} classes "
+            f"({', '.join(model.class_names[:3])}, ...), and the data set {dataset.manifest.name} "
+            f"has {len(found)} ({', '.join(found[:3])}, ...)"
+        )
+
+
+def _kept_counts(
+    model: TrainedModel,
+    ledger: Ledger | None,
+    dataset: PreparedDataset,
+    split: str,
+    config: InferenceConfig,
+) -> Counts | None:
+    """What the run itself kept, where it was scored on this split of this data in this way."""
+    experiment = model.experiment
+    scored_so = (
+        model.checkpoint != "best"
+        and model.learned.fingerprint == dataset.manifest.fingerprint
+        and experiment.data.validation_split == split
+        and experiment.evaluation.protocol == config.protocol
+    )
+    if ledger is None or model.run_id is None or not scored_so:
+        return None
+    with tempfile.TemporaryDirectory(prefix="counts-") as folder:
+        try:
+            uri = f"runs:/{model.run_id}/counts.arrow"
+            return read_counts(ledger.download(uri, Path(folder)))
+        except (LedgerError, ValueError):
+            return None
+
+
+def _counted(
+    model: TrainedModel,
+    split: Split,
+    numerics: Numerics,
+    config: InferenceConfig,
+    bar: Progress,
+) -> Counts:
+    """Counts of the whole split, by predicting it."""
+    settings = EvaluationConfig(
+        config.scales, config.flip, config.window, config.stride, batch=_BATCH
+    )
+    task = bar.add_task(f"images scored with {model.name}", total=len(split))
+    state = count_pixels(
+        model.network,
+        EvaluationBatches(split, _BATCH),
+        len(model.class_names),
+        numerics,
+        settings,
+        lambda images: bar.advance(task, images),
+    )
+    images = state.scores().images
+    assert images is not None, "the images were counted"
+    return Counts(
+        tuple(split.identifiers),
+        tuple(split.groups),
+        tuple(model.class_names),
+        images.counts.numpy(),
+    )
+
+
+def _label(model: TrainedModel, ledger: Ledger | None) -> str:
+    """The run's name, or the directory's."""
+    if ledger is not None and model.run_id is not None:
+        return ledger.run_name(model.run_id)
+    return Path(model.name).name
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.figures",
+        description="Draw what trained models do to images.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="compare|features")
+    compare = commands.add_parser(
+        "compare",
+        help="two models on the images where they differ most",
+        description="Draw two models side by side on the images where they differ most.",
+    )
+    add_model(compare, "a")
+    add_model(compare, "b")
+    _add_images(compare, 4)
+    compare.add_argument(
+        "--names", nargs=2, metavar=("A", "B"), help="over the columns (default: the runs' names)"
+    )
+    add_inference(compare)
+    compare.set_defaults(draw=_compare)
+    features = commands.add_parser(
+        "features",
+        help="feature maps before the flows, after DF, after SF",
+        description="Draw a network's feature maps before its flows and after each.",
+    )
+    add_model(features, "model")
+    _add_images(features, 3)
+    features.add_argument("--name", help="of the model, in the title (default: the run's name)")
+    features.add_argument(
+        "--level", type=int, default=2, help="which level, 1 is the finest (default: 2)"
+    )
+    features.set_defaults(draw=_features)
+    for command in (compare, features):
+        add_places(command)
+    return parser
+
+
+def _add_images(parser: argparse.ArgumentParser, images: int) -> None:
+    parser.add_argument(
+        "--dataset", required=True, metavar="URI", help="a prepared data set, or `streets`"
+    )
+    parser.add_argument("--split", default="val", help="of the data set (default: val)")
+    parser.add_argument(
+        "--images", type=int, default=images, help=f"how many are shown (default: {images})"
+    )
+    parser.add_argument(
+        "--image",
+        action="append",
+        metavar="IDENTIFIER",
+        help="show this one instead of choosing; repeatable",
+    )
+    parser.add_argument(
+        "--out",
+        action="append",
+        metavar="FILE",
+        help=f"where the figure goes, {', '.join(FORMATS)}; repeatable",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

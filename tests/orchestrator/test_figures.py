@@ -1,0 +1,122 @@
+"""`python -m orchestrator.figures` on a run in a real ledger and on directories."""
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from orchestrator.cells import resolve_cells
+from orchestrator.figures import main
+from orchestrator.ledger import Record
+from orchestrator.study_figures import figure_commands
+from orchestrator.study_file import load_study
+from pipelines.dataset import open_dataset
+from tests.orchestrator.conftest import FinishedRun
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def command(run: FinishedRun, kind: str, *options: str) -> int:
+    return main([kind, *options, "--dataset", str(run.dataset), "--storage", str(run.storage)])
+
+
+def test_two_models_side_by_side(
+    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best, last = (f"runs:/{finished_run.run_id}/{name}" for name in ("best", "last"))
+    outputs = [tmp_path / "new" / f"two.{suffix}" for suffix in ("png", "pdf")]
+    options = [part for path in outputs for part in ("--out", str(path))]
+    assert command(finished_run, "compare", best, last, *options, "--images", "2") == 0
+    printed = capsys.readouterr().out
+    gains = [
+        float(second) - float(first)
+        for first, second in re.findall(r"mIoU ([\d.]+) -> ([\d.]+)", printed)
+    ]
+    assert len(gains) == 2
+    assert gains == sorted(gains, reverse=True)
+    with Image.open(outputs[0]) as picture:
+        assert picture.width > 1500
+    assert outputs[1].read_bytes().startswith(b"%PDF")
+
+    # A directory holds the same network, and the images can be named.
+    identifiers = open_dataset(finished_run.dataset).split("val").identifiers
+    named = ["--image", identifiers[1], "--out", str(tmp_path / "one.png")]
+    assert command(finished_run, "compare", best, str(finished_run.directory), *named) == 0
+    assert f"{identifiers[1]}: mIoU" in capsys.readouterr().out
+
+
+def test_feature_maps(finished_run: FinishedRun, tmp_path: Path) -> None:
+    path = tmp_path / "features.png"
+    model = f"runs:/{finished_run.run_id}/model"
+    assert command(finished_run, "features", model, "--out", str(path), "--level", "1") == 0
+    with Image.open(path) as picture:
+        assert picture.width > 1500
+
+
+def test_bad_input_gets_a_sentence(
+    finished_run: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(finished_run.directory)
+    for said, options in (
+        ("must end in one of .png, .pdf, .svg", ["--out", "figure.gif"]),
+        ("--image nowhere: not in this split, which has", ["--image", "nowhere"]),
+        ("--images must be at least 1, received 0", ["--images", "0"]),
+        ("--level must be from 1 to 4, received 5", ["--level", "5"]),
+        ("no samples in split 'test'", ["--split", "test"]),
+    ):
+        assert command(finished_run, "features", model, *options) == 2, said
+        assert said in capsys.readouterr().out
+
+
+STUDY = """\
+study: pairs
+compare_to: strong
+base:
+  data: {dataset: DATASET, crop: [32, 32]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {precision: fp32}
+variants:
+  strong: {label: strong baseline, set: {model: {flows: []}}}
+  df: {set: {model: {flows: [detail]}}}
+  full: {label: FENet}
+seeds: [3, 4]
+"""
+
+
+def test_a_study_compares_what_is_finished(tmp_path: Path, small_streets: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace("DATASET", str(small_streets)))
+    plan = load_study(file)
+    cells = resolve_cells(plan.trials, "cpu", tmp_path)
+
+    def commands(*names: str) -> dict[str, list[str]]:
+        finished = {name: Record(name, "pairs", "", "FINISHED", "", 1, {}) for name in names}
+        return figure_commands(plan, cells, finished)
+
+    names = [cell.trial.name for cell in cells]
+    strong3, strong4, df3, df4, full3, full4 = names
+    assert commands() == {}
+    assert commands(strong3, df4) == {}
+    places = ["--dataset", str(small_streets), "--split", "val"]
+    assert commands(*names) == {
+        "comparison": [
+            "compare",
+            f"runs:/{strong3}/last",
+            f"runs:/{full3}/last",
+            "--names",
+            "strong baseline",
+            "FENet",
+            *places,
+        ],
+        "features": ["features", f"runs:/{full3}/last", "--name", "FENet", *places],
+    }
+    some = commands(strong3, strong4, df3, full4)
+    assert some["comparison"][1:3] == [f"runs:/{strong4}/last", f"runs:/{full4}/last"]
+    assert commands(strong3, df3)["comparison"][1:3] == [
+        f"runs:/{strong3}/last",
+        f"runs:/{df3}/last",
+    ]
