@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.overlay import known_keys, unknown_key
 from orchestrator.source import Keys, Problem, Source
 from orchestrator.study import Study
-from orchestrator.validation import shown, suggestion
+from orchestrator.validation import closest, shown, suggestion
 from pipelines.experiment import Experiment
 
 VARIANT = "variant"
@@ -72,7 +72,9 @@ def check_condition(
                     problems.append(Problem(place, message + advice))
             continue
         problem = unknown_key(key, place)
-        if problem is not None:
+        if problem is not None and closest(key, [VARIANT]):
+            problems.append(Problem(place, f"unknown key `{key}`; did you mean `{VARIANT}`?"))
+        elif problem is not None:
             problems.append(problem)
         elif isinstance(wanted, dict) or known_keys().get(key):
             inner = next(iter(wanted), "key") if isinstance(wanted, dict) else "key"

@@ -104,12 +104,6 @@ def _protocols(study: Study, source: Source) -> Iterator[Problem]:
 def _conditions(study: Study, source: Source) -> Iterator[Problem]:
     for keys, condition in conditions(study, source):
         yield from check_condition(condition, source, keys, list(study.variants))
-    for name, variant in study.variants.items():
-        for score in variant.entered_scores:
-            if score.seed not in study.seeds:
-                place = source.place(("variants", name, "entered"))
-                message = f"`variants.{name}.entered`: seed {score.seed} is none of `seeds`"
-                yield Problem(place, message)
     for index, row in enumerate(study.published):
         for key in row.when:
             if key not in study.grid:

@@ -31,7 +31,7 @@ class _Expansion:
         self.study = study
         self.source = source
         self.problems: list[Problem] = []
-        self.warnings: list[Problem] = []
+        self.values: list[dict[str, Any]] = []
         self._overrides = [without_unknown_keys(one, self.problems) for one in overrides]
         self._base = self._partial(("base",))
         self._rows = {name: self._partial(("variants", name, "set")) for name in study.variants}
@@ -40,9 +40,22 @@ class _Expansion:
 
     def trials(self) -> tuple[Trial, ...]:
         cells = [cell for name in self.study.variants for cell in self._cells(name)]
-        trials = [trial for cell in cells for trial in self._trials_of(cell)]
-        self._look_for_idle_conditions([cell.values for cell in cells])
-        return tuple(trials)
+        self.values = [cell.values for cell in cells]
+        return tuple(trial for cell in cells for trial in self._trials_of(cell))
+
+    def idle_conditions(self) -> Iterator[Problem]:
+        """Conditions of this study that hold nowhere, and scores of no trial, once there are
+        trials. A file that is extended may well say more than one study needs."""
+        for keys, condition in conditions(self.study, self.source):
+            place = self.source.place(keys)
+            if keys not in self._held and place.name == self.source.name:
+                yield Problem(place, never(condition, self.values))
+        for name, variant in self.study.variants.items():
+            for score in variant.entered_scores:
+                if score.seed not in self.study.seeds:
+                    place = self.source.place(("variants", name, "entered"))
+                    message = f"`variants.{name}.entered`: seed {score.seed} is none of `seeds`"
+                    yield Problem(place, message)
 
     def _partial(self, keys: Keys) -> Source:
         """The partial experiment at `keys`, without what no experiment has."""
@@ -105,32 +118,20 @@ class _Expansion:
                 matching.append(entry)
         return matching
 
-    def _look_for_idle_conditions(self, cells: list[dict[str, Any]]) -> None:
-        """A condition that holds nowhere is a mistake where it was written for this study, and
-        worth a look where `--set` may have changed what it speaks of. A file that is extended may
-        well say more than one study needs."""
-        for keys, condition in conditions(self.study, self.source):
-            place = self.source.place(keys)
-            if keys in self._held or place.name != self.source.name:
-                continue
-            found = self.warnings if self._overrides else self.problems
-            found.append(Problem(place, never(condition, cells)))
-
 
 def expand(
     study: Study, source: Source, overrides: Sequence[Source]
-) -> tuple[tuple[Trial, ...], tuple[Problem, ...]]:
-    """The trials of a study, in the order of its file, and warnings.
+) -> tuple[tuple[Trial, ...], list[Problem], list[Problem]]:
+    """The trials of a study, in the order of its file; what is wrong with them; and, where nothing
+    is, the conditions that hold for none of them.
 
     Over the base lie the variant, the grid, the parts of `when` that hold, one after the other, and
-    last the `overrides`, partial experiments of the command line. Raises StudyError with every
-    problem found.
+    last the `overrides`, partial experiments of the command line.
     """
     expansion = _Expansion(study, source, overrides)
     trials = expansion.trials()
-    if expansion.problems:
-        raise StudyError(expansion.problems)
-    return trials, tuple(dict.fromkeys(expansion.warnings))
+    idle = [] if expansion.problems else list(expansion.idle_conditions())
+    return trials, expansion.problems, idle
 
 
 def trial_name(variant: str, axes: Mapping[str, Any], seed: int, several_seeds: bool) -> str:

@@ -1,6 +1,5 @@
 """Partial experiments: held against the keys there are, laid over each other, and read as one."""
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
@@ -10,7 +9,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from models import FENetConfig
 from orchestrator.extensions import check_network_config
 from orchestrator.source import Keys, Place, Problem, Source, StudyError, single_value
-from orchestrator.validation import validate
+from orchestrator.validation import closest, validate
 from pipelines.experiment import Experiment
 from pipelines.network import ModelConfig, NetworkConfig
 
@@ -111,15 +110,14 @@ def _is_own_network(value: dict[str, Any]) -> bool:
 def _suggestion(dotted: str) -> str:
     """The key that was meant, as written from the top, and those that stand beside it."""
     above, _, last = dotted.rpartition(".")
-    siblings = [key for key in known_keys() if key.rpartition(".")[0] == above]
-    elsewhere = [key for key in known_keys() if key.rpartition(".")[2] == last]
-    close = difflib.get_close_matches(dotted, siblings, n=1) or elsewhere
-    close = close or difflib.get_close_matches(dotted, list(known_keys()), n=1)
-    meant = f"did you mean {' or '.join(f'`{key}`' for key in close)}? " if close else ""
-    names = [
-        key.rpartition(".")[2] for key in siblings or known_keys() if siblings or "." not in key
-    ]
-    return f"{meant}known {'here' if siblings else 'at the top'}: {', '.join(names)}"
+    parts = {key: key.rpartition(".") for key in known_keys()}
+    beside = {name: key for key, (parent, _, name) in parts.items() if parent == above}
+    elsewhere = [key for key, (_, _, name) in parts.items() if name == last]
+    close = closest(last, list(beside))
+    meant = [beside[close]] if close else elsewhere
+    told = f"did you mean {' or '.join(f'`{key}`' for key in meant)}? " if meant else ""
+    names = beside or [key for key in known_keys() if "." not in key]
+    return f"{told}known{' here' if beside else ''}: {', '.join(names)}"
 
 
 def _keys_below(config: Any, prefix: str) -> Iterator[tuple[str, bool]]:

@@ -70,6 +70,10 @@ class Source:
             keys = keys[:-1]
         return self.places.get(keys, Place(self.name))
 
+    def at(self, keys: Keys) -> Any:
+        """The value at `keys`, which must be there."""
+        return _at(self.value, keys)
+
     def subtree(self, keys: Keys) -> "Source":
         """The tree below `keys`, with its places."""
         value = self.value

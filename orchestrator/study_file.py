@@ -5,6 +5,7 @@ import fnmatch
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,7 +23,7 @@ from orchestrator.source import (
     single_value,
 )
 from orchestrator.study import Plan, Study, Trial, field_names
-from orchestrator.validation import suggestion, validate
+from orchestrator.validation import examine, suggestion
 
 # Each file's own: two studies of one name would share a run in the ledger.
 _NOT_INHERITED = ("study", "description", "extends")
@@ -47,30 +48,37 @@ def load_study(
     for key, text in overrides:
         one = _override(key, text)
         grid = source.value.get("grid")
-        if key.split(".")[0] in field_names(Study):
+        axis = key.removeprefix("grid.")
+        if key.startswith("grid."):
+            source = _with_axis(source, axis, one, one.at(tuple(key.split("."))))
+        elif key.split(".")[0] in field_names(Study):
             source = source.merged(one)
-        elif isinstance(grid, dict) and key in grid:
-            source = _with_axis(source, key, one)
+        elif isinstance(grid, dict) and axis in grid:
+            source = _with_axis(source, axis, one, [one.at(tuple(axis.split(".")))])
         else:
             experiment_overrides.append(one)
-    study = validate(source, Study)
-    problems = check_study(study, source)
-    trials: tuple[Trial, ...] = ()
-    warnings: tuple[Problem, ...] = ()
+    examined = examine(source, Study)
+    study, problems = examined.value, examined.problems
+    if study is None:
+        raise StudyError(problems)
+    source = examined.source
+    problems += check_study(study, source)
     try:
         import_modules(study.imports, source)
-        trials, warnings = expand(study, source, experiment_overrides)
     except StudyError as error:
-        problems += error.problems
-    if problems:
-        raise StudyError(problems)
+        raise StudyError([*problems, *error.problems]) from None
+    trials, wrong, idle = expand(study, source, experiment_overrides)
+    problems += wrong
+    # `--set` may well have changed what a condition speaks of; without it, one is a mistake.
+    if problems or (idle and not overrides):
+        raise StudyError(problems or idle)
     resolved = {key: value for key, value in source.value.items() if key != "extends"}
     return Plan(
         study,
         _only(trials, only),
         path.read_text(encoding="utf-8"),
         yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True),
-        warnings,
+        tuple(idle),
     )
 
 
@@ -127,8 +135,12 @@ def _checked_nulls(below: Source, above: Source) -> Source:
         there = list(inherited) if isinstance(inherited, dict) else []
         for name, value in entries.items():
             if value is None and name not in there:
-                advice = suggestion(name, there) if there else "nothing is inherited"
-                message = f"`{section}.{name}: null` drops what is inherited, but {advice}"
+                message = (
+                    f"`{section}.{name}` is null, which drops what is inherited, and nothing of "
+                    f"that name is"
+                )
+                if there:
+                    message += f"; {suggestion(name, there)}"
                 if section == "variants":
                     message += "; write `{}` for a variant that sets nothing"
                 problems.append(Problem(above.place((section, name)), message))
@@ -152,17 +164,20 @@ def _override(key: str, text: str) -> Source:
     place = Place(f"--set {key}={text}")
     if not all(key.split(".")):
         raise StudyError([Problem(place, "write --set key.subkey=value")])
-    return single_value(key, parse_yaml(text, str(place)).value, place)
+    try:
+        value = parse_yaml(text, str(place)).value
+    except StudyError as error:
+        raise StudyError([Problem(place, each.message) for each in error.problems]) from None
+    return single_value(key, value, place)
 
 
-def _with_axis(source: Source, axis: str, override: Source) -> Source:
-    """`source` with an axis of the grid that has the override's value alone."""
-    value = override.value
-    for key in axis.split("."):
-        value = value[key]
-    place = override.place(tuple(axis.split(".")))
-    keys: list[Keys] = [("grid",), ("grid", axis), ("grid", axis, 0)]
-    return source.merged(Source(source.name, {"grid": {axis: [value]}}, dict.fromkeys(keys, place)))
+def _with_axis(source: Source, axis: str, override: Source, values: Any) -> Source:
+    """`source` with an axis of the grid that has the values of the command line."""
+    place = Place(override.name)
+    keys: list[Keys] = [("grid",), ("grid", axis)]
+    if isinstance(values, list):
+        keys += [("grid", axis, index) for index in range(len(values))]
+    return source.merged(Source(source.name, {"grid": {axis: values}}, dict.fromkeys(keys, place)))
 
 
 def _only(trials: tuple[Trial, ...], patterns: Sequence[str]) -> tuple[Trial, ...]:

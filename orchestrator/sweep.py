@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
+from rich.markup import escape
 
 from models import PretrainedError
 from orchestrator.chatter import quiet_output
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             plan = load_study(
                 Path(options.study), [_pair(text) for text in options.set], options.only
             )
+            for warning in plan.warnings:
+                console.print(f"[yellow]look[/]  {escape(str(warning))}", highlight=False)
             setting = Setting(storage, options.address, console, log, stop)
             finished = run_study(plan, setting, _wishes(options), options.plan)
         except BAD_INPUT as error:

@@ -6,12 +6,22 @@ and what would work.
 
 import difflib
 import json
-from collections.abc import Callable, Hashable
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from inspect import isclass
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -21,23 +31,79 @@ from orchestrator.source import Keys, Problem, Source, StudyError
 
 Config = TypeVar("Config")
 
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+_MISSING = ("missing", "missing_argument")
+# pydantic's kinds of errors, in the words of the file.
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+}
+
 
 def validate(source: Source, config: type[Config], prefix: str = "") -> Config:
     """`source` as an instance of the dataclass `config`.
 
     prefix: dotted keys above the tree, for messages. Raises StudyError with all problems at once.
     """
-    try:
-        text = json.dumps({} if source.value is None else source.value, allow_nan=False)
-    except ValueError:
-        message = "a number must be finite; .inf and .nan are not accepted"
-        raise StudyError([Problem(source.place(()), message)]) from None
-    try:
-        # JSON in strict mode: lists become tuples and 1 becomes 1.0, but "8" is no number.
-        return cast(Config, _adapter(cast(Hashable, config)).validate_json(text, strict=True))
-    except ValidationError as invalid:
-        problems = [_problem(error, source, config, prefix) for error in invalid.errors()]
-        raise StudyError(problems) from None
+    examined = examine(source, config, prefix)
+    if examined.problems or examined.value is None:
+        raise StudyError(examined.problems)
+    return examined.value
+
+
+@dataclass(frozen=True)
+class Examined(Generic[Config]):
+    """What a tree comes to. value: None where more is wrong than keys that nothing knows; source:
+    the tree without those."""
+
+    value: Config | None
+    source: Source
+    problems: list[Problem]
+
+
+def examine(source: Source, config: type[Config], prefix: str = "") -> Examined[Config]:
+    """`source` as an instance of the dataclass `config`, with all that is wrong with it.
+
+    What is wrong is taken out and the rest is looked at again, because a dataclass checks its
+    values only once all of its keys are known, and then names one of them.
+    """
+    problems: dict[Problem, None] = {}
+    removed: set[Keys] = set()
+    only_unknown_keys = True
+    while True:
+        try:
+            text = json.dumps({} if source.value is None else source.value, allow_nan=False)
+        except ValueError:
+            message = "a number must be finite; .inf and .nan are not accepted"
+            return Examined(None, source, [*problems, Problem(source.place(()), message)])
+        try:
+            # JSON in strict mode: lists become tuples and 1 becomes 1.0, but "8" is no number.
+            value = _adapter(cast(Hashable, config)).validate_json(text, strict=True)
+            return Examined(value if only_unknown_keys else None, source, list(problems))
+        except ValidationError as invalid:
+            doubtful: set[Keys] = set()
+            for error in invalid.errors():
+                keys = _existing_keys(error["loc"], source)
+                if error["type"] in _MISSING:
+                    if (*keys, error["loc"][-1]) not in removed:
+                        problems[_problem(error, source, config, prefix)] = None
+                        only_unknown_keys = False
+                    continue
+                blamed = _blamed(error, keys, source)
+                only_unknown_keys &= error["type"] in _UNKNOWN
+                if any(blamed == each[: len(blamed)] for each in removed):
+                    continue  # it lacks what was taken out of it
+                problems[_problem(error, source, config, prefix)] = None
+                doubtful.add(_in_mapping(blamed))
+        if not doubtful or () in doubtful:
+            return Examined(None, source, list(problems))
+        removed |= doubtful
+        source = source.reduced(_without(source.value, (), doubtful))
 
 
 @cache
@@ -60,17 +126,23 @@ def check_arguments(function: Callable[..., Any], source: Source) -> None:
             TypeAdapter(hints[name]).validate_json(json.dumps(value), strict=True)
         except ValidationError as invalid:
             for error in invalid.errors():
-                message = error["msg"][0].lower() + error["msg"][1:]
-                told = f"`{name}`: {message}, received {shown(error['input'])}"
+                told = f"`{name}` {_expected(error)}, received {shown(error['input'])}"
                 problems.append(Problem(source.place((name,)), told))
     if problems:
         raise StudyError(problems)
 
 
+def closest(received: str, known: Sequence[str]) -> str | None:
+    """The one of `known` that was probably meant, upper and lower case alike; None if none is."""
+    lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(received.lower(), lower, n=1, cutoff=0.6)
+    return lower[close[0]] if close else None
+
+
 def suggestion(received: str, known: list[str]) -> str:
     """`did you mean ...?` where one of `known` is close, and what would work."""
-    close = difflib.get_close_matches(received, known, n=1, cutoff=0.6)
-    start = f"did you mean `{close[0]}`? " if close else ""
+    found = closest(received, known)
+    start = f"did you mean `{found}`? " if found else ""
     return f"{start}known: {', '.join(known)}"
 
 
@@ -79,10 +151,10 @@ def _problem(error: ErrorDetails, source: Source, config: type[Any], prefix: str
     place = source.place(keys)
     name = ".".join([prefix] * bool(prefix) + [str(key) for key in keys]) or "the file"
     kind, received = error["type"], error["input"]
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+    if kind in _UNKNOWN:
         known = _field_names(config, keys[:-1])
         return Problem(place, f"unknown key `{name}`; {suggestion(str(keys[-1]), known)}")
-    if kind in ("missing", "missing_argument"):
+    if kind in _MISSING:
         return Problem(place, f"`{name}` lacks `{error['loc'][-1]}`")
     if kind == "value_error":
         return _refused(str(error["ctx"]["error"]), keys, source, name)
@@ -95,16 +167,50 @@ def _problem(error: ErrorDetails, source: Source, config: type[Any], prefix: str
             part.strip("'") for part in error["ctx"]["expected"].replace(" or ", ", ").split(", ")
         ]
         return Problem(place, f"`{name}` is {shown(received)}; {suggestion(str(received), known)}")
-    expected = error["msg"][0].lower() + error["msg"][1:]
-    return Problem(place, f"`{name}`: {expected}, received {shown(received)}")
+    return Problem(place, f"`{name}` {_expected(error)}, received {shown(received)}")
+
+
+def _expected(error: ErrorDetails) -> str:
+    """What a value must be, in a word of the file's language."""
+    if error["type"] in _EXPECTED:
+        return f"must be {_EXPECTED[error['type']]}"
+    return error["msg"].replace("Input should", "must", 1)
 
 
 def _refused(message: str, keys: Keys, source: Source, name: str) -> Problem:
     """What a dataclass says of its values; it begins with the name of the field it speaks of."""
-    word = message.split(maxsplit=1)[0]
-    inner = (*keys, word)
-    place = source.places.get(inner, source.place(keys))
-    return Problem(place, f"`{name}`: {message}")
+    return Problem(source.place(_spoken_of(message, keys, source)), f"`{name}`: {message}")
+
+
+def _spoken_of(message: str, keys: Keys, source: Source) -> Keys:
+    inner = (*keys, message.split(maxsplit=1)[0])
+    return inner if inner in source.places else keys
+
+
+def _blamed(error: ErrorDetails, keys: Keys, source: Source) -> Keys:
+    """The node that an error is about."""
+    if error["type"] == "value_error":
+        return _spoken_of(str(error["ctx"]["error"]), keys, source)
+    return keys
+
+
+def _in_mapping(keys: Keys) -> Keys:
+    """The nearest node at or above `keys` that is an entry of a mapping; the root as `()`."""
+    while keys and isinstance(keys[-1], int):
+        keys = keys[:-1]
+    return keys
+
+
+def _without(value: Any, at: Keys, doubtful: set[Keys]) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _without(inner, (*at, key), doubtful)
+            for key, inner in value.items()
+            if (*at, key) not in doubtful
+        }
+    if isinstance(value, list):
+        return [_without(inner, (*at, index), doubtful) for index, inner in enumerate(value)]
+    return value
 
 
 def _existing_keys(loc: tuple[str | int, ...], source: Source) -> Keys:

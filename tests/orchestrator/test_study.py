@@ -110,9 +110,13 @@ def test_only_keeps_matching_trials(tmp_path: Path) -> None:
             "epoch: 3",
             "study.yaml:3:14: unknown key `training.epoch`; did you mean `training.epochs`?",
         ),
-        ("epochs: 3", "epochs: three", "study.yaml:3:14: `training.epochs`: input should be"),
+        (
+            "epochs: 3",
+            "epochs: three",
+            'study.yaml:3:14: `training.epochs` must be a whole number, received "three"',
+        ),
         ("epochs: 3", "epochs: 0", "study.yaml:3:14: `training`: epochs must be at least 1"),
-        ("epochs: 3", "epochs: 2.5", "study.yaml:3:14: `training.epochs`: input should be"),
+        ("epochs: 3", "epochs: 2.5", "study.yaml:3:14: `training.epochs` must be a whole number"),
         (
             "epochs: 3",
             "precision: bf17",
@@ -124,7 +128,11 @@ def test_only_keeps_matching_trials(tmp_path: Path) -> None:
         ("study: small", "study: a/b", "study.yaml:1:1: `study` is 'a/b'"),
         ("study: small\n", "", "study.yaml:1:1: `the file` lacks `study`"),
         ("label: FENet", "lable: FENet", "study.yaml:9:10: unknown key `variants.full.lable`; did"),
-        ("miou: 77.3", "miou: high", "study.yaml:8:17: `variants.strong.reference.miou`: input"),
+        (
+            "miou: 77.3",
+            "miou: high",
+            "study.yaml:8:17: `variants.strong.reference.miou` must be a number",
+        ),
         ("base:", "bases:", "study.yaml:2:1: unknown key `bases`; did you mean `base`?"),
         (
             "variants:",
@@ -214,7 +222,10 @@ def test_a_network_of_ones_own(tmp_path: Path, own_network: str) -> None:
             "{network: 'MODULE:Small', arguments: {with: 3}}",
             "unknown argument `with`; known: width",
         ),
-        ("{network: 'MODULE:Small', arguments: {width: wide}}", "`width`: input should be a valid"),
+        (
+            "{network: 'MODULE:Small', arguments: {width: wide}}",
+            "`width` must be a whole number, received",
+        ),
         ("{network: 'MODULE', arguments: {}}", "network is 'MODULE'; it must be package.module:C"),
         (
             "{network: 'MODULE:Small', width: 3}",

@@ -1,0 +1,391 @@
+"""Files that extend each other, values by cell, `--set`, and what is said where they are broken."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.identity import trial_identity
+from orchestrator.source import StudyError
+from orchestrator.study import Plan
+from orchestrator.study_file import load_study
+
+RECIPE = """\
+description: Of no study in particular.
+base:
+  data: {crop: [64, 64]}
+  training: {epochs: 5, batch: 4}
+when:
+  - if: {model.backbone: resnet50}
+    set: {training: {learning_rate: 0.5}}
+variants:
+  plain: {set: {model: {flows: []}}}
+protocols:
+  flip: {flip: true}
+"""
+STUDY = """\
+study: small
+extends: recipe.yaml
+base: {model: {backbone: dfnet1}, training: {epochs: 3}}
+variants:
+  plain: null
+  strong:
+    set: {model: {flows: []}}
+    reference:
+      - {when: {data.class_uniform: 0.5}, miou: 70.1, source: "Table 9"}
+      - {miou: 71.1, source: "Table 9"}
+  full:
+    label: FENet
+    entered: {when: {data.class_uniform: 0.5}, miou: 69.5, source: server, seed: 1}
+grid: {data.class_uniform: [0.0, 0.5]}
+when:
+  - if: {variant: full}
+    set: {training: {learning_rate: 0.2}}
+  - if: {data.class_uniform: 0.5, training.learning_rate: [0.2, 0.3]}
+    set: {training: {batch: 2}}
+seeds: [0, 1]
+compare_to: strong
+report: {protocol: flip}
+"""
+
+
+def load(directory: Path, files: Mapping[str, str], **options: Any) -> Plan:
+    """Write `files` and load the last."""
+    for name, text in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return load_study(path, **options)
+
+
+def problems(directory: Path, files: Mapping[str, str], **options: Any) -> list[str]:
+    with pytest.raises(StudyError) as caught:
+        load(directory, files, **options)
+    return [str(problem).replace(f"{directory}/", "") for problem in caught.value.problems]
+
+
+def test_a_study_lies_over_what_it_extends(tmp_path: Path) -> None:
+    plan = load(tmp_path, {"recipe.yaml": RECIPE, "study.yaml": STUDY})
+    assert list(plan.study.variants) == ["strong", "full"]
+    assert plan.study.description == ""
+    assert plan.study.protocols["flip"].flip
+    assert len(plan.study.when) == 2  # lists replace
+    first = plan.trials[0].experiment
+    assert (first.data.crop, first.training.epochs) == ((64, 64), 3)
+    resolved = yaml.safe_load(plan.resolved)
+    assert "extends" not in resolved
+    assert resolved["base"]["training"] == {"epochs": 3, "batch": 4}
+    assert plan.text == STUDY
+
+
+def test_values_follow_the_cell(tmp_path: Path) -> None:
+    trials = load(tmp_path, {"recipe.yaml": RECIPE, "study.yaml": STUDY}).trials
+    found = {
+        (trial.variant, trial.axes["data.class_uniform"], trial.experiment.seed): (
+            trial.experiment.training.learning_rate,
+            trial.experiment.training.batch,
+            trial.published_miou,
+            trial.entered.miou if trial.entered else None,
+        )
+        for trial in trials
+    }
+    assert found == {
+        ("strong", 0.0, 0): (0.01, 4, 71.1, None),
+        ("strong", 0.0, 1): (0.01, 4, 71.1, None),
+        ("strong", 0.5, 0): (0.01, 4, 70.1, None),
+        ("strong", 0.5, 1): (0.01, 4, 70.1, None),
+        ("full", 0.0, 0): (0.2, 4, None, None),
+        ("full", 0.0, 1): (0.2, 4, None, None),
+        ("full", 0.5, 0): (0.2, 2, None, None),
+        ("full", 0.5, 1): (0.2, 2, None, 69.5),
+    }
+
+
+def test_set_wins_and_is_what_conditions_see(tmp_path: Path) -> None:
+    files = {"recipe.yaml": RECIPE, "study.yaml": STUDY}
+    plan = load(tmp_path, files, overrides=[("training.learning_rate", "0.3")])
+    batches = [t.experiment.training.batch for t in plan.trials]
+    assert {t.experiment.training.learning_rate for t in plan.trials} == {0.3}
+    assert batches == [4, 4, 2, 2, 4, 4, 2, 2]
+
+
+def test_set_of_an_axis_leaves_one_true_column(tmp_path: Path) -> None:
+    files = {"recipe.yaml": RECIPE, "study.yaml": STUDY}
+    plan = load(tmp_path, files, overrides=[("data.class_uniform", "0.25"), ("seeds", "[7]")])
+    assert plan.study.grid == {"data.class_uniform": [0.25]}
+    assert [t.name for t in plan.trials] == ["strong, 0.25, seed 7", "full, 0.25, seed 7"]
+    # Conditions about other values are worth a look, and no mistake.
+    told = [problem.message for problem in plan.warnings]
+    assert [message.startswith("holds for no cell") for message in told].count(True) == 3
+    assert "`variants.full.entered`: seed 1 is none of `seeds`" in told
+    several = load(tmp_path, files, overrides=[("grid.model.backbone", "[dfnet1, resnet18]")])
+    assert len(several.trials) == 16
+
+
+def test_all_problems_of_all_files_at_once(tmp_path: Path) -> None:
+    files = {
+        "first.yaml": "base:\n  training: {epoch: 1, batch: none}\n  data: {crop: 3}\n",
+        "second.yaml": "extends: first.yaml\n",
+        "study.yaml": "study: a\nextends: [second.yaml]\nvariants: {b: {sett: 1}}\ncompare_to: c\n",
+    }
+    assert [problem.split(":", 3)[:3] for problem in problems(tmp_path, files)] == [
+        ["first.yaml", "2", "14"],
+        ["first.yaml", "2", "24"],
+        ["first.yaml", "3", "10"],
+        ["study.yaml", "3", "16"],
+        ["study.yaml", "4", "1"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (
+            {
+                "a.yaml": "extends: b.yaml\n",
+                "b.yaml": "extends: c.yaml\n",
+                "c.yaml": "extends: a.yaml",
+            },
+            "b.yaml:1:1: `extends` goes in a circle: c.yaml -> a.yaml -> b.yaml -> c.yaml",
+        ),
+        ({"a.yaml": "extends: a.yaml"}, "a.yaml:1:1: `extends` goes in a circle: a.yaml -> a.yaml"),
+        (
+            {"recipe.yaml": "", "a.yaml": "extends: recpie.yaml"},
+            "a.yaml:1:1: `extends` names recpie.yaml, which is not there; did you mean recipe",
+        ),
+        (
+            {"a.yaml": "extends: away/b.yaml"},
+            "a.yaml:1:1: `extends` names away/b.yaml, and there is no directory away",
+        ),
+        ({"a.yaml": "extends: 3"}, "a.yaml:1:1: `extends` must be a path, or a list of paths"),
+        (
+            {"b.yaml": "variants: {one: {}}", "a.yaml": "extends: b.yaml\nvariants: {on: null}"},
+            "a.yaml:2:12: `variants.on` is null, which drops what is inherited, and nothing of "
+            "that name is; did you mean `one`?",
+        ),
+        ({"b.yaml": "- 3", "a.yaml": "extends: b.yaml"}, "b.yaml:1:1: a study must be a mapping"),
+        (
+            {"b.yaml": "study: b\nvariants: {c: {}}", "a.yaml": "extends: b.yaml"},
+            "a.yaml:1:1: `the file` lacks `study`",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_extended(tmp_path: Path, files: dict[str, str], expected: str) -> None:
+    (found,) = problems(tmp_path, files)
+    assert found.startswith(expected)
+
+
+# What a person may get wrong, and how the answer begins.
+BROKEN = [
+    (
+        "epochs: 3",
+        "epocs: 3",
+        "3:46: unknown key `training.epocs`; did you mean `training.epochs`?",
+    ),
+    (
+        "training: {epochs: 3}",
+        "epochs: 3",
+        "3:35: unknown key `epochs`; did you mean `training.epochs`",
+    ),
+    ("flows: []", "flows: detail", '7:19: `model.flows` must be a list, received "detail"'),
+    ("miou: 70.1", "miou: 0.701", "9:43: `variants.strong.reference.0`: miou must be in percent"),
+    (
+        "miou: 70.1",
+        "mIoU: 70.1",
+        "9:43: unknown key `variants.strong.reference.0.mIoU`; did you mean",
+    ),
+    ("miou: 71.1, ", "", "10:9: `variants.strong.reference.1`: a value is needed: miou"),
+    (
+        "when: {data.class_uniform: 0.5}, miou: 70",
+        "when: {class_uniform: 0.5}, miou: 70",
+        "9:17: unknown key `class_uniform`; did you mean `data.class_uniform`?",
+    ),
+    (
+        "when: {data.class_uniform: 0.5}, miou: 70",
+        "when: {data.class_uniform: 0.7}, miou: 70",
+        "9:10: holds for no cell: `data.class_uniform` is 0.7 here, but 0.0 or 0.5 in the study",
+    ),
+    (
+        "when: {data.class_uniform: 0.5}, miou: 70",
+        "when: {data: {class_uniform: 0.5}}, miou: 70",
+        "9:17: `variants.strong.reference.0.when`: write single values with dotted keys",
+    ),
+    ("[0.0, 0.5]", "[0.0, 0.5, 0.5]", "14:39: axis `data.class_uniform` names 0.5 twice"),
+    ("[0.0, 0.5]", "[0.0, 1.5]", "14:34: `data`: class_uniform must be a share from 0 to 1"),
+    (
+        "grid: {data.class_u",
+        "grid: {data.clas_u",
+        "14:8: unknown key `data.clas_uniform`; did you mean",
+    ),
+    (
+        "variant: full",
+        "variant: ful",
+        '16:10: `when.0.if.variant` is "ful", which is no variant; did',
+    ),
+    ("variant: full", "varant: full", "16:10: unknown key `varant`; did you mean `variant`?"),
+    ("if: {variant: full}", "if: {}", "16:5: `when.0.if`"),
+    (
+        "set: {training: {batch: 2}}",
+        "set: {data: {class_uniform: 0.2}}",
+        "19:18: `when.1.set` sets `data.class_uniform`, which is an axis of the grid",
+    ),
+    (
+        "set: {training: {batch: 2}}",
+        "set: {training: {bach: 2}}",
+        "19:22: unknown key `training.bach`",
+    ),
+    (
+        "protocol: flip",
+        "protocol: flop",
+        "22:10: `report.protocol` is 'flop', which is no protocol; did",
+    ),
+    ("seed: 1}", "seed: 5}", "13:5: `variants.full.entered`: seed 5 is none of `seeds`"),
+    ("seeds: [0, 1]", "seeds: [0, 1, -1]", "20:15: a seed must not be negative"),
+    ("seeds: [0, 1]", "seeds: 3", "20:1: `seeds` must be a list, received 3"),
+    ("set: {model: {flows: []}}\n", "set: {seed: 3}\n", "7:11: list seeds under `seeds`"),
+    ("study: small", "study: small\nkind: tabel", '2:1: `kind` is "tabel"; did you mean `table`?'),
+    (
+        "study: small",
+        "study: small\nearly_stopping: {}",
+        "2:1: `early_stopping` needs `kind: search`: a table whose rows were stopped",
+    ),
+    (
+        "study: small",
+        "study: small\nlimits: {trial: 3}",
+        "2:10: unknown key `limits.trial`; did you",
+    ),
+    (
+        "study: small",
+        "study: small\nfirst: [ful]",
+        "2:9: `first` is 'ful', which is no variant; did you",
+    ),
+    ("study: small", "study: small\nprofile: {}", "2:1: `profile` needs `kind: profile`"),
+    (
+        "study: small",
+        "study: small\nkind: profile",
+        "recipe.yaml:10:1: `protocols` needs something trained",
+    ),
+    (
+        "study: small",
+        "study: small\nsubmission: {benchmark: citscapes}",
+        '2:14: `submission.benchmark` is "citscapes"; did you mean `cityscapes`?',
+    ),
+    (
+        "study: small",
+        "study: small\npublished: [{label: X, when: {model.stem: plain}}]",
+        "2:31: `published.0.when` names 'model.stem', which is no axis of the grid",
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), BROKEN, ids=[case[1] for case in BROKEN])
+def test_a_broken_file_gets_one_sentence(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in STUDY
+    text = STUDY.replace(old, new, 1)
+    found = problems(tmp_path, {"recipe.yaml": RECIPE, "study.yaml": text})
+    assert len(found) == 1, found
+    place = expected if expected.startswith("recipe.yaml") else f"study.yaml:{expected}"
+    assert found[0].startswith(place)
+
+
+BACKBONES = ["dfnet1", "dfnet2", "resnet18"]
+PARTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "epochs": st.integers(1, 9),
+        "batch": st.integers(1, 9),
+        "momentum": st.sampled_from([0.5, 0.8]),
+    },
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(
+    base=PARTS,
+    variants=st.dictionaries(st.sampled_from("abc"), PARTS, min_size=1),
+    backbones=st.lists(st.sampled_from(BACKBONES), unique=True, min_size=1),
+    seeds=st.lists(st.integers(0, 9), unique=True, min_size=1, max_size=2),
+    parts=st.lists(st.tuples(st.sampled_from(BACKBONES), PARTS), max_size=3),
+)
+def test_expansion_is_the_naive_product(
+    tmp_path: Path,
+    base: dict[str, Any],
+    variants: dict[str, dict[str, Any]],
+    backbones: list[str],
+    seeds: list[int],
+    parts: list[tuple[str, dict[str, Any]]],
+) -> None:
+    parts = [(backbone, part) for backbone, part in parts if part and backbone in backbones]
+    study = {
+        "study": "product",
+        "base": {"training": base},
+        "variants": {name: {"set": {"training": part}} for name, part in variants.items()},
+        "grid": {"model.backbone": backbones},
+        "when": [
+            {"if": {"model.backbone": backbone}, "set": {"training": part}}
+            for backbone, part in parts
+        ],
+        "seeds": seeds,
+    }
+    trials = load(tmp_path, {"study.yaml": yaml.safe_dump(study, sort_keys=False)}).trials
+    expected = []
+    for (name, part), backbone, seed in itertools.product(variants.items(), backbones, seeds):
+        training = {"epochs": 300, "batch": 8, "momentum": 0.9} | base | part
+        for met, conditional in parts:
+            training |= conditional if met == backbone else {}
+        expected.append((name, backbone, seed, training))
+    found = []
+    for trial in trials:
+        experiment = trial.experiment
+        training = {
+            key: asdict(experiment.training)[key] for key in ("epochs", "batch", "momentum")
+        }
+        found.append((trial.variant, experiment.model.backbone, experiment.seed, training))
+    assert found == expected
+
+
+def identities(plan: Plan) -> list[str]:
+    named = []
+    for trial in plan.trials:
+        assert trial.experiment.training.precision == "fp32"
+        named.append(trial_identity(trial.experiment, "0" * 64))
+    return named
+
+
+SAME = """\
+study: same
+base:
+  training: {epochs: 3, precision: fp32}
+  model: {backbone: dfnet1}
+variants: {one: {}}
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# A comment\n" + SAME,
+        SAME.replace("{epochs: 3, precision: fp32}", "{precision: fp32, epochs: 3}"),
+        SAME.replace("epochs: 3", "epochs: 3, batch: 8, schedule: poly"),
+        SAME + "resources: {workers: 4, price_per_gpu_hour: 2, accelerator: T4}\n",
+        SAME + "limits: {gpu_hours: 3}\nfirst: [one]\ndescription: x\n",
+        SAME + "protocols: {flip: {flip: true}}\nreport: {protocol: flip, images: 2}\n",
+        SAME + "published: [{label: X, miou: 50.0}]\ncompare_to: one\n",
+        SAME.replace("{one: {}}", "{one: {label: x, reference: {miou: 70}, entered: "
+                     "{miou: 70, source: x}}}"),
+        SAME.replace("  model: {backbone: dfnet1}\n", "")
+        + "when: [{if: {variant: one}, set: {model: {backbone: dfnet1}}}]\n",
+        SAME.replace("study: same", "study: other\nkind: search\nearly_stopping: {}"),
+    ],
+)  # fmt: skip
+def test_an_identity_is_what_is_computed_and_nothing_else(tmp_path: Path, text: str) -> None:
+    assert identities(load(tmp_path, {"study.yaml": text})) == identities(
+        load(tmp_path, {"same.yaml": SAME})
+    )
