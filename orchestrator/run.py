@@ -122,6 +122,8 @@ class _Course:
         try:
             decisions = self._reconcile()
             announce(self.plan, self.cells, decisions, self.setting.console)
+            for line in self.report.read().on_seeds:
+                self.setting.console.print(line, style="yellow", markup=False, highlight=False)
             self._refresh(study_run)
             tried: set[str] = set()
             while not self.setting.stop.requested:

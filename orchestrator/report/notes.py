@@ -85,7 +85,7 @@ def _warnings(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
     }
     for validation, train in sorted(seen):
         yield f"Scored on {validation}, which is in part what was trained on ({train})."
-    yield from _seeds_warning(plan, rows)
+    yield from on_seeds(plan, rows)
 
 
 def _mixtures(rows: Sequence[Row]) -> Iterable[str]:
@@ -114,7 +114,8 @@ def _mixtures(rows: Sequence[Row]) -> Iterable[str]:
             yield f"Rows were trained on DIFFERENT VERSIONS of {dataset} (fingerprints {listed})."
 
 
-def _seeds_warning(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
+def on_seeds(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
+    """A warning where the seeds asked for cannot show the difference that is expected."""
     difference = expected_difference(plan, rows)
     if plan.study.compare_to and plan.study.kind == "table" and difference:
         told = seeds_warning(len(plan.study.seeds), difference, pooled_deviation(rows))

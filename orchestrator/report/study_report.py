@@ -13,7 +13,7 @@ from orchestrator.ledger.reading import history, parent_run, run_address
 from orchestrator.report.charts import Series
 from orchestrator.report.columns import Sheet, grid_sheet, main_sheet
 from orchestrator.report.formats import as_latex, as_markdown, as_rich
-from orchestrator.report.notes import Notes, notes_on
+from orchestrator.report.notes import Notes, notes_on, on_seeds
 from orchestrator.report.page import METRICS, render_page
 from orchestrator.report.results import Result, Results
 from orchestrator.report.rows import Row, build_rows
@@ -50,6 +50,11 @@ class Report:
     def complete(self) -> bool:
         """Whether every trial has a figure."""
         return not self.notes.unfinished
+
+    @property
+    def on_seeds(self) -> list[str]:
+        """What is known before anything is trained: whether the seeds asked for can be enough."""
+        return list(on_seeds(self.plan, self.rows))
 
     def print(self, console: Console) -> None:
         """On a terminal: first what has no figure, then the tables."""

@@ -10,8 +10,8 @@ from orchestrator.report.results import Scored
 from orchestrator.report.rows import Row
 from orchestrator.study import Plan
 
-# A difference of so many points of IoU, or more, has the full colour.
-_FULL_COLOUR = 10.0
+# The largest difference has the full colour, if it is at least so many points of IoU.
+_FULL_COLOUR = 5.0
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,10 @@ def heat_map(plan: Plan, rows: Sequence[Row], place: tuple[str, ...]) -> HeatMap
         if all(trial.classes == classes for trial in trials)
     ]
     base = next((iou for row, iou in alike if row.variant == plan.study.compare_to), None)
+    differences = [] if base is None else [100 * np.abs(iou - base) for _, iou in alike]
+    largest = max([_FULL_COLOUR, *(float(np.nanmax(each)) for each in differences)])
     lines = tuple(
-        (row.label, _shades(iou, None if row.variant == plan.study.compare_to else base))
+        (row.label, _shades(iou, None if row.variant == plan.study.compare_to else base, largest))
         for row, iou in alike
     )
     return HeatMap(", ".join(place), classes, lines)
@@ -108,15 +110,15 @@ def _image_miou(trials: Sequence[Scored]) -> NDArray[np.float64]:
 
 
 def _shades(
-    iou: NDArray[np.float64], base: NDArray[np.float64] | None
+    iou: NDArray[np.float64], base: NDArray[np.float64] | None, full: float
 ) -> tuple[tuple[str, float], ...]:
-    """The texts and colours of a line; an absent class is empty."""
+    """The texts and colours of a line, full at `full` points; an absent class is empty."""
     shades = []
     for index, value in enumerate(iou.tolist()):
         if base is None:
             text, shade = f"{100 * value:.1f}", 0.0
         else:
             difference = 100 * (value - float(base[index]))
-            text, shade = f"{difference:+.1f}", max(-1.0, min(1.0, difference / _FULL_COLOUR))
+            text, shade = f"{difference:+.1f}", difference / full
         shades.append(("", 0.0) if "nan" in text else (text, shade))
     return tuple(shades)
