@@ -60,7 +60,7 @@ def run(
             report.snapshot().write(save_at)
 
     training.run(keep, report_steps)
-    measured = ("images_per_second", "memory_gib", "val/seconds")
+    measured = ("images_per_second", "memory_gib", "val/seconds", "seconds")
     history = [
         {name: value for name, value in metrics.items() if name not in measured}
         for metrics in training.history
