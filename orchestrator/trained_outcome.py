@@ -15,7 +15,7 @@ from orchestrator.model_package import package
 from orchestrator.study import Plan
 from pipelines.imaging import Array
 
-_EXAMPLE = 96  # pixels of an example's longer side, at most
+_EXAMPLE = 64  # pixels of an example's longer side, at most
 
 
 def keep_models(

@@ -11,13 +11,21 @@ import numpy as np
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
+from safetensors.torch import save_file
 
+import examples.gated_fem  # noqa: F401 - registers its kind of FEM
+from models import FENetConfig
 from orchestrator.ledger import Ledger
 from orchestrator.ledger.models import register_best
-from orchestrator.model_package import reach
+from orchestrator.model_directory import write_model_directory
+from orchestrator.model_package import package, reach
+from orchestrator.segmentation_model import SOURCES, _load_pyfunc
 from orchestrator.trained_model import load_model
 from pipelines.dataset import open_dataset
+from pipelines.experiment import Experiment
 from pipelines.inference import predict_image
+from pipelines.network import NetworkConfig, build_network
+from pipelines.optimization import TrainingConfig
 from pipelines.precision import Numerics
 from tests.orchestrator.conftest import FinishedRun
 
@@ -142,6 +150,44 @@ def test_the_best_model_is_registered_once(finished_run: FinishedRun) -> None:
     assert register_best(ledger, "of a study", other) is None
     client.set_terminated(other)
     client.delete_run(other)
+
+
+@pytest.mark.parametrize(
+    ("model", "imports"),
+    [
+        (
+            FENetConfig(backbone="dfnet1", channels=8, flows=("gated-detail", "semantic")),
+            ("examples.gated_fem",),
+        ),
+        (NetworkConfig("examples.unet:UNet", {"width": 4}), ()),
+    ],
+)
+def test_what_the_user_wrote_travels_along(
+    model: FENetConfig | NetworkConfig,
+    imports: tuple[str, ...],
+    small_streets: Path,
+    tmp_path: Path,
+) -> None:
+    dataset = open_dataset(small_streets)
+    experiment = Experiment(model=model, training=TrainingConfig(precision="fp32"))
+    network = build_network(model, 10, seed=1)
+    (tmp_path / "checkpoint").mkdir()
+    save_file(dict(network.state_dict()), tmp_path / "checkpoint" / "model.safetensors")
+    directory = tmp_path / "model"
+    write_model_directory(directory, tmp_path / "checkpoint", experiment, dataset.manifest)
+    (directory / SOURCES).write_bytes(package(experiment, imports).sources)
+
+    ours = ("examples", "models", "pipelines")
+    before = {name: sys.modules[name] for name in sys.modules if name.split(".")[0] in ours}
+    loaded = _load_pyfunc(str(directory))
+    after = {name: sys.modules[name] for name in sys.modules if name.split(".")[0] in ours}
+    assert after == before
+    assert type(loaded.network).__name__ == type(network).__name__
+    assert type(loaded.network) is not type(network)
+    picture, _ = dataset.split("val").read(0)
+    numerics = Numerics.choose(torch.device("cpu"), "fp32")
+    expected = predict_image(network.eval(), torch.tensor(picture), numerics)
+    np.testing.assert_array_equal(loaded.predict(picture), expected)
 
 
 def test_what_a_module_imports_is_followed(tmp_path: Path) -> None:
