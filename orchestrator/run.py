@@ -249,10 +249,10 @@ class _Course:
         console = self.setting.console
         cells = {cell.trial.name: cell for cell in self.cells}
         keep_links(study_run, cells, self.finished)
-        self._refresh(study_run)
         show_outcome(self.report.read(), self.finished, self.failures, decisions, console)
         register_best_trial(self.plan, self.finished, self.ledger, console)
         draw_study_figures(self.plan, self.cells, self.finished, study_run, self.setting)
+        self._refresh(study_run)
         how = self.ledger.how_to_look(study_run.experiment_id)
         console.print(f"\n{how}", highlight=False, soft_wrap=True)
 

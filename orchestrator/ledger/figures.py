@@ -7,7 +7,7 @@ from pathlib import Path
 from orchestrator.ledger.records import TAG
 from orchestrator.ledger.study_run import StudyRun
 
-_FOLDER = "figures"
+FIGURES = "figures"
 
 
 def has_figure(study_run: StudyRun, kind: str, drawn_from: Sequence[str]) -> bool:
@@ -18,7 +18,7 @@ def has_figure(study_run: StudyRun, kind: str, drawn_from: Sequence[str]) -> boo
 
 def keep_figure(study_run: StudyRun, kind: str, drawn_from: Sequence[str], directory: Path) -> None:
     """Copy the files of `directory` to `figures/` of the study's run."""
-    study_run.ledger.log_artifact(study_run.parent_id, directory, _FOLDER)
+    study_run.ledger.log_artifact(study_run.parent_id, directory, FIGURES)
     tags = {f"{TAG}figure.{kind}": _digest(drawn_from)}
     study_run.ledger.set_tags(study_run.parent_id, tags)
 

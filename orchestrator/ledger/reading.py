@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from orchestrator.ledger.figures import FIGURES
 from orchestrator.ledger.records import TAG, RunStatus
 from orchestrator.ledger.store import Ledger
 
@@ -74,6 +77,22 @@ def parent_run(ledger: Ledger, study: str) -> str | None:
         return None
     found = ledger.search([experiment.experiment_id], f"tags.`{TAG}kind` = 'study'")
     return max(found, key=lambda run: run.info.start_time).info.run_id if found else None
+
+
+def study_pictures(ledger: Ledger, study: str) -> dict[str, bytes]:
+    """The PNG files that were drawn of the study's models, by name without the ending."""
+    parent = parent_run(ledger, study)
+    if parent is None:
+        return {}
+    paths = [entry.path for entry in ledger.client.list_artifacts(parent, FIGURES)]
+    with TemporaryDirectory(prefix="pictures-") as directory:
+        return {
+            PurePosixPath(path).stem: ledger.download(
+                f"runs:/{parent}/{path}", Path(directory)
+            ).read_bytes()
+            for path in paths
+            if path.endswith(".png")
+        }
 
 
 def run_address(ledger: Ledger, run: TrialRun) -> str:

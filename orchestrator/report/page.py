@@ -1,5 +1,7 @@
 """The report as one HTML page that needs nothing else: no script, no style sheet, no server."""
 
+import base64
+import io
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -8,6 +10,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, Template, select_autoescape
 from markdown_it import MarkdownIt
 from markupsafe import Markup
+from PIL import Image
 
 from orchestrator.report.charts import (
     Curve,
@@ -26,6 +29,11 @@ from orchestrator.report.views import heat_map, image_list
 from orchestrator.study import Plan, Published
 
 METRICS = {"train/loss": "loss", "val/miou": "mIoU %", "learning_rate": "learning rate"}
+PICTURES = {
+    "comparison": "Where the models differ most",
+    "features": "Feature maps before and after the flows",
+}
+_PICTURE_WIDTH = 1600
 History = Callable[[Result, str], Series]
 
 
@@ -38,9 +46,10 @@ def render_page(
     history: History,
     address: Callable[[Result], str],
     how_to_look: str,
+    pictures: Mapping[str, bytes],
 ) -> str:
     """The whole page. sheets: with their titles. history: the points of a trial's metric; address:
-    of its run in MLflow."""
+    of its run in MLflow. pictures: PNG files of what the models predict, by kind."""
     numbers = {variant: index for index, variant in enumerate(plan.study.variants)}
     places = list(dict.fromkeys(row.place for row in rows))
     results = [result for row in rows for result in row.results]
@@ -62,6 +71,9 @@ def render_page(
         metrics=METRICS,
         address=address,
         how_to_look=how_to_look,
+        pictures=[
+            (PICTURES.get(kind, kind), _embedded(content)) for kind, content in pictures.items()
+        ],
         study_text=plan.resolved or plan.text,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -76,6 +88,16 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html")
+
+
+def _embedded(png: bytes) -> str:
+    """A picture as an address that holds it, no wider than a page shows it."""
+    with Image.open(io.BytesIO(png)) as image:
+        picture = image.convert("RGB")
+    picture.thumbnail((_PICTURE_WIDTH, 8 * _PICTURE_WIDTH))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _accuracy(

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from orchestrator.cells import Cell, ModelCost
 from orchestrator.ledger import Ledger
-from orchestrator.ledger.reading import history, parent_run, run_address
+from orchestrator.ledger.reading import history, parent_run, run_address, study_pictures
 from orchestrator.report.charts import Series
 from orchestrator.report.columns import Sheet, grid_sheet, main_sheet
 from orchestrator.report.formats import as_latex, as_markdown, as_rich
@@ -165,6 +165,7 @@ class StudyReport:
             self._history,
             lambda result: run_address(self.ledger, result.run) if result.run else "",
             how,
+            study_pictures(self.ledger, report.plan.study.study),
         )
 
     def _history(self, result: Result, metric: str) -> Series:

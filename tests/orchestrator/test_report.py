@@ -1,5 +1,6 @@
 """The report of studies in a real ledger, whose trainings are made up."""
 
+import base64
 import csv
 import io
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from PIL import Image
 
 from orchestrator.ledger import Ledger, tracking_uri
 from orchestrator.profile import profile_costs
@@ -387,6 +389,26 @@ def test_a_profile_shows_what_is_published_and_by_how_much_ours_is_off(tmp_path:
         assert float(line["parameters_m"]) == pytest.approx(published, rel=0.005)
     assert "| off by |" in report.markdown()
     assert "mIoU" not in report.markdown()
+
+
+def test_what_was_drawn_of_the_models_is_in_the_page(tmp_path: Path, small_streets: Path) -> None:
+    path = written(tmp_path, small_streets, PLAIN)
+    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    client = MlflowClient(tracking_uri(tmp_path / "storage"))
+    experiment = client.get_experiment_by_name("plain")
+    assert experiment is not None
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`orchestrator.kind` = 'study'")
+    Image.new("RGB", (3000, 400), "teal").save(tmp_path / "comparison.png")
+    client.log_artifact(parent.info.run_id, str(tmp_path / "comparison.png"), "figures")
+    study_report = report_of(path)
+    page = Page(study_report.documents(study_report.read())["report.html"])
+    assert "Where the models differ most" in page.words
+    (picture,) = page.loaded
+    encoded = picture.removeprefix("data:image/jpeg;base64,")
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+        assert image.size == (1600, 213)
+        red, green, _ = image.getpixel((800, 100))
+        assert red < 20 < 110 < green
 
 
 @pytest.mark.parametrize(
