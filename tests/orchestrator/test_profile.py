@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from models.profile import profile_all
 from orchestrator import sweep
-from orchestrator.profile import as_csv, columns, profile_rows
+from orchestrator.profile import profile_costs
 from orchestrator.study_file import load_study
 
 ROOT = Path(__file__).parent.parent.parent
@@ -27,21 +27,19 @@ published:
 
 
 def test_table_2_is_the_papers_within_half_a_percent() -> None:
-    rows = profile_rows(load_study(ROOT / "studies" / "table-2.yaml"))
-    own = {
-        row.name: row
-        for row in profile_all(
-            ["baseline", "strong", "fenet"], ["resnet101"], 19, 1024, 1024, False
-        )
-    }
-    for row, name in zip(rows, ("baseline", "strong", "df", "sf", "fenet"), strict=False):
-        assert row.parameters_m == pytest.approx(own[name].params_m)
-        assert row.gflops == pytest.approx(own[name].gflops)
-    for row in rows:
-        assert row.published is not None
-        assert row.parameters_m == pytest.approx(row.published.parameters_m, rel=0.005)
-        if row.published.gflops is not None:
-            assert row.gflops == pytest.approx(row.published.gflops, rel=0.005)
+    plan = load_study(ROOT / "studies" / "table-2.yaml")
+    costs = profile_costs(plan)
+    names = ["baseline", "strong", "fenet"]
+    own = {row.name: row for row in profile_all(names, ["resnet101"], 19, 1024, 1024, False)}
+    for name in ("baseline", "strong", "df", "sf", "fenet"):
+        assert costs[name].parameters_m == pytest.approx(own[name].params_m)
+        assert costs[name].gflops == pytest.approx(own[name].gflops)
+    for trial in plan.trials:
+        assert trial.reference is not None
+        found, published = costs[trial.name], trial.reference
+        assert found.parameters_m == pytest.approx(published.parameters_m, rel=0.005)
+        if published.gflops is not None:
+            assert found.gflops == pytest.approx(published.gflops, rel=0.005)
 
 
 def test_a_profile_trains_nothing_and_is_kept(
@@ -57,17 +55,17 @@ def test_a_profile_trains_nothing_and_is_kept(
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     kept = Path(client.download_artifacts(run.info.run_id, "table.csv", str(tmp_path))).read_text()
-    plan = load_study(file)
-    assert kept == as_csv(columns(plan, profile_rows(plan)))
     lines = list(csv.DictReader(io.StringIO(kept)))
-    assert [(line["network"], line["backbone"]) for line in lines] == [
-        ("strong", "dfnet1"),
-        ("strong", "resnet18"),
-        ("df", "dfnet1"),
-        ("df", "resnet18"),
-        ("Other", "dfnet1"),
+    assert [(line["label"], line["model.backbone"], line["kind"]) for line in lines] == [
+        ("strong", "dfnet1", "trained"),
+        ("strong", "resnet18", "trained"),
+        ("df", "dfnet1", "trained"),
+        ("df", "resnet18", "trained"),
+        ("Other", "dfnet1", "published"),
     ]
-    assert all(line["params M"] in printed for line in lines)
+    for cost, line in zip(profile_costs(load_study(file)).values(), lines, strict=False):
+        assert float(line["parameters_m"]) == pytest.approx(cost.parameters_m, rel=1e-3)
+        assert f"{cost.parameters_m:.2f}" in printed
     assert not (storage / "datasets").exists()
 
 
