@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.report.rows import Row
@@ -30,6 +30,12 @@ class Sheet:
     columns: tuple[Column, ...]
     breaks: frozenset[int] = frozenset()
     others: int = 0
+
+    def without_others(self) -> "Sheet":
+        """The same without what was published by others."""
+        end = len(self.columns[0].values) - self.others
+        columns = (replace(column, values=column.values[:end]) for column in self.columns)
+        return Sheet(tuple(columns), self.breaks)
 
     @property
     def lines(self) -> list[tuple[str, ...]]:

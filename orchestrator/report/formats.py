@@ -7,7 +7,7 @@ from dataclasses import replace
 from rich.cells import cell_len
 from rich.table import Table
 
-from orchestrator.report.columns import Column, Sheet
+from orchestrator.report.columns import NOTHING, Column, Sheet
 
 _MARKDOWN = re.compile(r"([\\`*_<>|~]|\[(?=[^\]]*\]\())")
 # What a label keeps where it has to be folded.
@@ -34,7 +34,7 @@ _LATEX = {
 def as_rich(sheet: Sheet, title: str, width: int) -> Table:
     """For a terminal `width` cells wide: what has no room is left out, the least wanted first."""
     fitting = _fitted(sheet, width)
-    left_out = [column.name for column in sheet.columns if column not in fitting.columns]
+    left_out = dict.fromkeys(c.name for c in sheet.columns if c not in fitting.columns)
     table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
     for column in fitting.columns:
         table.add_column(
@@ -102,7 +102,13 @@ def _fitted(sheet: Sheet, width: int) -> Sheet:
     while _width(kept) > width and max(column.rank for column in kept) > 0:
         least = max(column.rank for column in kept)
         kept.remove(next(column for column in reversed(kept) if column.rank == least))
-    return Sheet(tuple(kept), sheet.breaks, sheet.others)
+    fitting = Sheet(tuple(kept), sheet.breaks, sheet.others)
+    # Other methods' lines are left out where the columns that they fill are.
+    named = [column for column in kept if column.numeric]
+    said = {
+        value for column in named for value in column.values[len(column.values) - sheet.others :]
+    }
+    return fitting if said - {NOTHING} else fitting.without_others()
 
 
 def _width(columns: Sequence[Column]) -> int:
