@@ -36,7 +36,7 @@ def score_and_pack(
 
     failures = score(scores, ledger, plan.study.imports, setting.console, stop)
     if packages:
-        directory = setting.storage / "submissions" / plan.study.study
+        directory = setting.storage.here / "submissions" / plan.study.study
         failures |= pack_missing(packages, plan, ledger, directory, setting.console, stop)
     setting.stop.graceful = False
     return failures

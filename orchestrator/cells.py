@@ -72,14 +72,14 @@ class Cell:
 def resolve_cells(
     trials: Sequence[Trial],
     device: Literal["cpu", "cuda"],
-    datasets_directory: Path,
+    datasets_directory: str | Path,
     imports: Sequence[str] = (),
     find_weights: Callable[[str], str] = weights_in,
 ) -> list[Cell]:
     """Open every data set, and build every network, that `trials` name.
 
-    The embedded data set is made in `datasets_directory` if it is not there yet. imports: the
-    study's modules, which count for the code version. find_weights: the file that a
+    The embedded data set is made in `datasets_directory`, a path or URI, if it is not there yet.
+    imports: the study's modules, which count for the code version. find_weights: the file that a
     `training.init` names.
 
     Raises DatasetError where a data set or one of its splits is missing, NetworkError where a
@@ -95,7 +95,7 @@ def resolve_cells(
         if data.dataset not in opened:
             location = _absolute(data.dataset)
             if data.dataset == EMBEDDED:
-                location = str(ensure_streets(datasets_directory / EMBEDDED))
+                location = ensure_streets(datasets_directory)
             opened[data.dataset] = location, open_dataset(location)
         location, dataset = opened[data.dataset]
         for split in (data.train_split, data.validation_split):

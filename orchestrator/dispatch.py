@@ -14,6 +14,7 @@ from orchestrator.progress import StudyProgress, TrialProgress
 from orchestrator.provenance import git_commit
 from orchestrator.recorder import Recorder, Tracked
 from orchestrator.setting import Setting
+from orchestrator.storage import Storage
 from orchestrator.study import Plan
 from orchestrator.trial import Job
 from orchestrator.worker import WorkerTask
@@ -63,7 +64,7 @@ def train(
                 ],
                 gang.concurrent,
                 recorder,
-                setting.storage / "tune",
+                setting.storage.here / "tune",
                 f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             )
         recorder.close()
@@ -121,7 +122,7 @@ def _tracked(
     )
 
 
-def _job(cell: Cell, run_id: str, plan: Plan, gang: Gang, storage: Path) -> Job:
+def _job(cell: Cell, run_id: str, plan: Plan, gang: Gang, storage: Storage) -> Job:
     resources = plan.study.resources
     return Job(
         name=cell.trial.name,
@@ -139,5 +140,5 @@ def _job(cell: Cell, run_id: str, plan: Plan, gang: Gang, storage: Path) -> Job:
         use_gpu=gang.device == "cuda",
         retries=resources.retries,
         keep_checkpoints=resources.keep_checkpoints,
-        storage=str(storage / "trials"),
+        storage=storage.at("trials"),
     )

@@ -49,7 +49,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
     model = load_model(options.model, ledger, options.imports)
     location = options.dataset
     if location == EMBEDDED:
-        location = str(ensure_streets(storage / "datasets" / EMBEDDED))
+        location = ensure_streets(storage / "datasets")
     elif Path(location).exists():
         location = str(Path(location).resolve())  # a cluster's processes run in other folders
     dataset = open_dataset(location)

@@ -12,6 +12,7 @@ import torch
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
+from orchestrator import growth
 from orchestrator.reachability import UnreachableError, check_address
 from orchestrator.resources import Resources
 from orchestrator.trial import Job, TrialError, run_trial
@@ -131,6 +132,14 @@ def this_machine() -> list[dict[str, float]]:
     """What a cluster of this machine alone will offer, without starting it."""
     cpus = float(len(os.sched_getaffinity(0)))
     return [{"CPU": cpus, "GPU": float(torch.cuda.device_count()), DRIVER_RESOURCE: _MANY}]
+
+
+def nodes_at_most(resources: Resources) -> list[dict[str, float]]:
+    """What each node would offer, were the connected cluster as large as it may become for such
+    workers."""
+    config = growth.read_bootstrap_config()
+    needed = ["CPU"] if resources.device == "cpu" else ["CPU", "GPU"]
+    return growth.nodes_at_most(connected_nodes(), config, needed)
 
 
 def connected_nodes() -> list[dict[str, float]]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from orchestrator.cells import Cell
@@ -13,6 +12,7 @@ from orchestrator.identity import code_version
 from orchestrator.ledger import BackgroundWriter, LedgerError, StudyRun
 from orchestrator.progress import StudyProgress
 from orchestrator.setting import Setting
+from orchestrator.storage import on_this_machine
 from orchestrator.trained_outcome import keep_models
 from orchestrator.worker import RESULTS_DIRECTORY
 from pipelines.checkpoint import CheckpointError, read_history
@@ -81,12 +81,13 @@ class Recorder:
 
     def finished(self, name: str, outcome: dict[str, Any]) -> None:
         """The trial reached its last epoch; its checkpoints become the run's artifacts."""
-        last, best = Path(outcome["last_checkpoint"]), Path(outcome["best_checkpoint"])
+        last, best = outcome["last_checkpoint"], outcome["best_checkpoint"]
         try:
             # The checkpoint's own history fills in what was lost on the way here.
-            for metrics in read_history(last):
-                self._log(name, metrics)
-        except CheckpointError as error:
+            with on_this_machine(last) as directory:
+                for metrics in read_history(directory):
+                    self._log(name, metrics)
+        except (CheckpointError, OSError) as error:
             self.failed(name, str(error))
             return
         self._writer.submit(
@@ -111,14 +112,24 @@ class Recorder:
         """Write nothing more; what the checkpoints remember is recorded when the study goes on."""
         self._writer.cancel()
 
-    def _finish(self, name: str, last: Path, best: Path) -> None:
+    def _finish(self, name: str, last: str, best: str) -> None:
+        """last, best: where the checkpoints lie, paths or URIs."""
         trial = self._trials[name]
         ledger = self._study_run.ledger
-        ledger.log_artifact(trial.run_id, last / RESULTS_DIRECTORY)
         validated = trial.cell.trial.experiment.data.validation_split is not None
         imports = self._study_run.plan.study.imports
-        chosen = best if validated else None
-        keep_models(ledger, trial.run_id, trial.cell, imports, last, chosen, read_history(last)[-1])
+        with on_this_machine(last) as final, on_this_machine(best) as chosen:
+            ledger.log_artifact(trial.run_id, final / RESULTS_DIRECTORY)
+            history = read_history(final)
+            keep_models(
+                ledger,
+                trial.run_id,
+                trial.cell,
+                imports,
+                final,
+                chosen if validated else None,
+                history[-1],
+            )
         self._study_run.end_trial(trial.run_id, "FINISHED")
         self._progress.ended(name, "finished")
         self._on_finished()

@@ -58,7 +58,7 @@ def run_study(
             nodes = fleet.this_machine()  # started when there is something to train
         else:
             cluster.start()
-            nodes = fleet.connected_nodes()
+            nodes = fleet.nodes_at_most(plan.study.resources)
         gang = fleet.plan_gang(plan.study.resources, nodes)
         setting.console.print(
             "opening the data; the embedded set is made on first use", style="dim"
@@ -66,7 +66,7 @@ def run_study(
         cells = resolve_cells(
             plan.trials,
             gang.device,
-            setting.storage / "datasets",
+            setting.storage.at("datasets"),
             plan.study.imports,
             partial(local_weights, storage=setting.storage),
         )

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.ledger import tracking_uri
+from orchestrator.ledger import LedgerError, tracking_uri
+from orchestrator.storage import Storage
 
 # What happens once a stop was asked for.
 STOPPING = "running trials write a checkpoint and end; the same command goes on from there"
@@ -28,7 +29,7 @@ class Setting:
     """Where a command runs. address: of a Ray cluster, None for one of its own on this machine;
     log: the file that takes the libraries' output."""
 
-    storage: Path
+    storage: Storage
     address: str | None
     console: Console
     log: Path
@@ -36,10 +37,19 @@ class Setting:
 
     @property
     def tracking_uri(self) -> str:
-        """`MLFLOW_TRACKING_URI`, or a SQLite file in the storage."""
-        return tracking_uri(self.storage)
+        """`MLFLOW_TRACKING_URI`, or a SQLite file in the storage on this machine.
+
+        Raises LedgerError where the storage is a URI and there is no tracking server.
+        """
+        uri = tracking_uri(self.storage.here)
+        if self.storage.is_remote and uri.startswith("sqlite:"):
+            raise LedgerError(
+                f"--storage {self.storage.shared} can hold no ledger; set MLFLOW_TRACKING_URI to a "
+                "tracking server's address"
+            )
+        return uri
 
     @property
     def artifacts(self) -> Path | None:
         """Where a new study keeps its artifacts; a tracking server keeps them itself."""
-        return None if self.tracking_uri.startswith("http") else self.storage / "artifacts"
+        return None if self.tracking_uri.startswith("http") else self.storage.here / "artifacts"

@@ -26,6 +26,7 @@ from orchestrator.remote import RemoteError, is_remote, run_remotely
 from orchestrator.run import run_study
 from orchestrator.setting import STOPPING, Setting, StopFlag
 from orchestrator.source import StudyError
+from orchestrator.storage import Storage
 from orchestrator.study_file import load_study
 from pipelines.dataset import DatasetError
 from pipelines.network import NetworkError
@@ -59,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BAD_INPUT as error:
         _tell(error, Console())
         return EXIT_BAD_INPUT
-    storage = Path(options.storage).expanduser().resolve()
+    storage = Storage.of(options.storage)
     stop = StopFlag()
-    with quiet_output(storage / "logs") as (console, log):
+    with quiet_output(storage.here / "logs") as (console, log):
         previous = {
             number: signal.signal(number, _handler(stop, console))
             for number in (signal.SIGINT, signal.SIGTERM)
@@ -105,7 +106,7 @@ def _send(options: argparse.Namespace, console: Console) -> int:
     passed_on = [
         f"--{name}={value}" for name in ("set", "only") for value in getattr(options, name)
     ]
-    passed_on += [f"--{name}" for name in ("plan",) if getattr(options, name)]
+    passed_on += [f"--{name.replace('_', '-')}" for name, on in vars(options).items() if on is True]
     return run_remotely(
         plan.study.study,
         plan.resolved,
@@ -146,8 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--storage",
         default="storage",
-        metavar="DIR",
-        help="where data sets, checkpoints, logs and the ledger lie (default: ./storage)",
+        metavar="DIR|URI",
+        help="where data sets, checkpoints, logs and the ledger lie (default: ./storage); a URI, "
+        "such as s3://BUCKET/storage, needs MLFLOW_TRACKING_URI",
     )
     parser.add_argument(
         "--address",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray.exceptions import RayError
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
@@ -67,7 +67,16 @@ def run_trial(job: Job) -> dict[str, Any]:
         result.best_checkpoints or [],
         key=lambda entry: entry[1].get(SCORE, -math.inf),
     )
-    return {"last_checkpoint": result.checkpoint.path, "best_checkpoint": best.path}
+    return {"last_checkpoint": _place(result.checkpoint, job), "best_checkpoint": _place(best, job)}
+
+
+def _place(checkpoint: Checkpoint, job: Job) -> str:
+    """Where a checkpoint lies: a local path, or a URI like that of the job's storage."""
+    scheme, mark, rest = job.storage.partition("://")
+    if not mark:
+        return str(checkpoint.path)
+    _, mark, query = rest.partition("?")
+    return f"{scheme}://{checkpoint.path}{mark}{query}"
 
 
 def _trainer(job: Job) -> TorchTrainer:

@@ -30,6 +30,7 @@ from pipelines.manifest import Manifest
 from pipelines.preparation import prepare, recipe_digest
 from pipelines.readers import READERS
 from pipelines.readers.streets import Streets, parse_size
+from pipelines.storage import locate, within
 
 
 def prepare_streets(
@@ -44,18 +45,19 @@ def prepare_streets(
     return prepare(Streets(train=train, val=val, size=size, seed=seed), destination, workers)
 
 
-def ensure_streets(directory: str | Path) -> Path:
-    """The embedded data set as it is by default, prepared on first use beside `directory`.
+def ensure_streets(directory: str | Path) -> str:
+    """The embedded data set as it is by default, prepared on first use in `directory`, which is a
+    path or a URI; returns where it is.
 
     The name ends in a digest of the renderer, so that an older version's pictures are not taken for
     these. Many processes may ask at once: one prepares, the others wait.
     """
     reader = Streets()
     digest = recipe_digest(reader, reader.listing(), skip_invalid=False, tile=1024)
-    path = Path(f"{directory}-{digest[:8]}")
-    if not path.exists():
-        prepare(reader, path, workers=cores())
-    return path
+    place = within(directory, f"{reader.name}-{digest[:8]}")
+    if not locate(place).exists():
+        prepare(reader, place, workers=cores())
+    return place
 
 
 def cores() -> int:

@@ -94,6 +94,13 @@ def locate(uri: str | Path) -> Location:
     return Location(text, filesystem, path)
 
 
+def within(place: str | Path, name: str) -> str:
+    """The path or URI of `name` inside another; a URI's query (`?region=...`) stays at its end."""
+    text = str(place)
+    path, mark, query = text.partition("?") if _SCHEME.match(text) else (text, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{query}"
+
+
 def _through_fsspec(text: str, refusal: Exception) -> tuple[pa.fs.FileSystem, str]:
     try:
         import fsspec

@@ -149,7 +149,7 @@ def _location(dataset: str, out: Path) -> str | Path:
     # Not at the top: the preparation's progress bar needs a library that training does not.
     from pipelines.prepare import ensure_streets
 
-    return ensure_streets(out.parent / "streets")
+    return ensure_streets(out.parent)
 
 
 def _device(name: str) -> torch.device:

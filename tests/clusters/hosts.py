@@ -118,6 +118,8 @@ def _host(index: int, directory: Path, key: Path) -> Iterator[Host]:
     _do("ip", "link", "set", f"{name}-in", "netns", name)
     _do("ip", "-n", name, "addr", "add", f"{address}/24", "dev", f"{name}-in")
     _do("ip", "-n", name, "link", "set", f"{name}-in", "up")
+    # Ray asks the kernel from which address it would leave; nothing is sent that way.
+    _do("ip", "-n", name, "route", "add", "default", "via", f"{NETWORK}.1")
     with (root / "log").open("w") as log:
         process = subprocess.Popen(
             ["ip", "netns", "exec", name, "unshare", "--mount", "--pid", "--uts", "--fork"]

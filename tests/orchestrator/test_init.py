@@ -10,6 +10,7 @@ from mlflow.tracking import MlflowClient
 from orchestrator.cells import Cell, resolve_cells
 from orchestrator.initial_weights import local_weights
 from orchestrator.ledger import LedgerError
+from orchestrator.storage import Storage
 from orchestrator.study_file import load_study
 from pipelines.weights import WeightsError
 from tests.orchestrator.conftest import STUDY, FinishedRun
@@ -28,7 +29,11 @@ def cell(run: FinishedRun, init: str | None, skip: tuple[str, ...] = ()) -> Cell
     training = replace(experiment.training, init=init, init_skip=skip)
     trial = replace(trial, experiment=replace(experiment, training=training))
     (resolved,) = resolve_cells(
-        [trial], "cpu", run.storage, (), partial(local_weights, storage=run.storage)
+        [trial],
+        "cpu",
+        str(run.storage),
+        (),
+        partial(local_weights, storage=Storage.of(str(run.storage))),
     )
     return resolved
 
@@ -63,6 +68,6 @@ def test_bad_names_get_a_sentence(finished_run: FinishedRun, tmp_path: Path) -> 
         (str(tmp_path / "nothing"), WeightsError, "no such file or directory"),
     ):
         with pytest.raises(error, match=said):
-            local_weights(name, finished_run.storage)
+            local_weights(name, Storage.of(str(finished_run.storage)))
     with pytest.raises(WeightsError, match=r"training\.init: .*there is no .*mlflow\.db"):
-        local_weights("models:/a@b", tmp_path)
+        local_weights("models:/a@b", Storage.of(str(tmp_path)))

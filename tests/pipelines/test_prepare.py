@@ -315,10 +315,10 @@ def test_the_embedded_data_set_is_prepared_once(
 ) -> None:
     monkeypatch.setattr("pipelines.prepare.Streets", lambda: Streets(train=2, val=1, size=(16, 32)))
     monkeypatch.setattr("pipelines.prepare.cores", lambda: 1)
-    path = ensure_streets(tmp_path / "streets")
+    path = ensure_streets(tmp_path)
     assert open_dataset(path).manifest.counts == {"train": 2, "val": 1}
     written = os.stat(path).st_mtime_ns
-    assert ensure_streets(tmp_path / "streets") == path
+    assert ensure_streets(tmp_path) == path
     assert os.stat(path).st_mtime_ns == written
 
 

@@ -1,0 +1,70 @@
+"""What a cluster may grow to, from the configuration that `ray up` leaves on its head."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.fleet import DRIVER_RESOURCE, CapacityError, plan_gang
+from orchestrator.growth import nodes_at_most, read_bootstrap_config
+from orchestrator.resources import Resources
+
+PROJECT = Path(__file__).parents[2]
+HEAD = {"CPU": 0.0, DRIVER_RESOURCE: 1e6, "memory": 3e10}
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((PROJECT / "cluster.yaml").read_text())
+    return loaded
+
+
+def test_a_cluster_without_machines_holds_what_it_may_start(config: dict[str, Any]) -> None:
+    nodes = nodes_at_most([HEAD], config, ["CPU", "GPU"])
+    assert len(nodes) == 1 + 8  # spot and on demand together, as `max_workers` says
+    gang = plan_gang(Resources(workers=4, cpus_per_worker=8), nodes)
+    assert (gang.device, gang.concurrent) == ("cuda", 8)
+    assert plan_gang(Resources(workers=16, cpus_per_worker=8), nodes).concurrent == 2
+
+
+def test_machines_that_are_there_are_not_counted_twice(config: dict[str, Any]) -> None:
+    there = {"CPU": 48.0, "GPU": 4.0, "accelerator_type:L40S": 1.0, "memory": 3e11}
+    assert len(nodes_at_most([HEAD, there, there], config, ["GPU"])) == 1 + 8
+
+
+def test_a_study_that_no_node_type_holds_is_refused(config: dict[str, Any]) -> None:
+    nodes = nodes_at_most([HEAD], config, ["CPU", "GPU"])
+    with pytest.raises(CapacityError, match="33"):
+        plan_gang(Resources(workers=33, cpus_per_worker=8), nodes)
+    with pytest.raises(CapacityError):
+        plan_gang(Resources(workers=1, cpus_per_worker=64), nodes)
+
+
+def test_types_that_offer_what_is_needed_come_first(config: dict[str, Any]) -> None:
+    config["available_node_types"]["cpu"] = {
+        "resources": {"CPU": 96},
+        "max_workers": 8,
+        "priority": 9,
+    }
+    with_gpu = nodes_at_most([HEAD], config, ["CPU", "GPU"])
+    assert sum("GPU" in node for node in with_gpu) == 8
+    without = nodes_at_most([HEAD], config, ["CPU"])
+    assert sum(node["CPU"] == 96 for node in without) == 8
+
+
+def test_a_cluster_that_does_not_grow_stays_as_it_is(config: dict[str, Any]) -> None:
+    nodes = [{"CPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}]
+    assert nodes_at_most(nodes, None, ["CPU"]) == nodes
+
+
+def test_no_configuration_or_another_one(tmp_path: Path) -> None:
+    assert read_bootstrap_config(tmp_path / "absent.yaml") is None
+    on_premises = tmp_path / "on-premises.yaml"
+    on_premises.write_text((PROJECT / "clusters" / "on-premises.yaml").read_text())
+    assert read_bootstrap_config(on_premises) is None
+    (tmp_path / "broken.yaml").write_text("a: [")
+    assert read_bootstrap_config(tmp_path / "broken.yaml") is None
+    aws = tmp_path / "aws.yaml"
+    aws.write_text((PROJECT / "cluster.yaml").read_text())
+    assert read_bootstrap_config(aws) is not None

@@ -1,0 +1,84 @@
+"""Where a command keeps things: a directory, or a bucket on a real S3 server of this machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.fs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from orchestrator.ledger import LedgerError
+from orchestrator.setting import Setting, StopFlag
+from orchestrator.storage import Storage, on_this_machine
+from pipelines.storage import locate, within
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URI of an empty bucket."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = f"endpoint_override={host}:{port}&scheme=http&allow_bucket_creation=true"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        uri = f"s3://results/?{options}&region=us-east-1"
+        filesystem, _ = pyarrow.fs.FileSystem.from_uri(uri)
+        filesystem.create_dir("results")
+        yield uri
+    server.stop()
+
+
+def test_a_directory_is_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = Storage.of("results")
+    assert storage.here == tmp_path / "results"
+    assert storage.shared == str(tmp_path / "results")
+    assert storage.at("trials") == str(tmp_path / "results" / "trials")
+
+
+def test_a_uri_keeps_its_query_at_the_end() -> None:
+    storage = Storage.of("s3://bucket/a/b/?region=eu-west-1")
+    assert storage.at("trials/x") == "s3://bucket/a/b/trials/x?region=eu-west-1"
+    assert storage.is_remote
+    assert storage.here.is_absolute()
+    assert storage.here.name == "s3-bucket-a-b"
+
+
+@given(st.text("ab?=/ ", max_size=12), st.text("abc", min_size=1, max_size=4))
+def test_a_path_is_a_path_whatever_is_in_it(tail: str, name: str) -> None:
+    place = Path("/root") / tail.strip("/")
+    assert Path(within(place, name)) == place / name
+
+
+def test_files_kept_in_a_bucket_come_back(bucket: str, tmp_path: Path) -> None:
+    storage = Storage.of(bucket)
+    (tmp_path / "file").write_bytes(b"weights")
+    kept = storage.keep(tmp_path / "file", "initial/digest.safetensors")
+    assert not (tmp_path / "file").exists()
+    assert locate(storage.at("initial")).read("digest.safetensors") == b"weights"
+    assert kept == storage.at("initial/digest.safetensors")
+    with on_this_machine(storage.at("initial")) as directory:
+        assert (directory / "digest.safetensors").read_bytes() == b"weights"
+    assert not directory.exists()
+
+
+def test_a_directory_here_is_itself(tmp_path: Path) -> None:
+    with on_this_machine(str(tmp_path)) as directory:
+        assert directory == tmp_path
+    assert tmp_path.exists()
+
+
+def test_a_bucket_holds_no_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    setting = Setting(Storage.of("s3://bucket/x"), None, Console(), tmp_path / "log", StopFlag())
+    with pytest.raises(LedgerError, match="set MLFLOW_TRACKING_URI"):
+        _ = setting.tracking_uri
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert setting.tracking_uri == "http://127.0.0.1:5000"
