@@ -185,7 +185,8 @@ class ReportOptions:
     expected_difference: points of mIoU that the study must be able to show; the report says whether
         its seeds can.
     images: pictures shown of the best and of the worst.
-    figures: kinds of figures drawn; those that make sense for the study when left out.
+    figures: drawn when the study ends: `comparison`, the last row against `compare_to` where they
+        differ most, and `features`, what the flows do to feature maps; both when left out.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -193,7 +194,7 @@ class ReportOptions:
     protocol: str | None = None
     expected_difference: float | None = None
     images: int = 5
-    figures: tuple[str, ...] | None = None
+    figures: tuple[Literal["comparison", "features"], ...] | None = None
 
     def __post_init__(self) -> None:
         if self.expected_difference is not None and not self.expected_difference > 0:

@@ -32,6 +32,8 @@ def draw_study_figures(
     What is there already is not drawn again. A figure that cannot be drawn costs a line of warning
     and nothing else. finished: by the trial's name.
     """
+    if setting.stop.requested:
+        return  # whoever asked to stop does not want to wait
     try:
         _draw(figure_commands(plan, cells, finished), study_run, setting)
     except Exception as error:  # the study's results stand without its figures
