@@ -122,8 +122,8 @@ def test_a_study_from_file_to_table(study: Path) -> None:
         "figures",
     }
     # Two names of one training: trained once, shown twice.
-    table = client.download_artifacts(parent.info.run_id, "table.csv")
-    lines = {line["variant"]: line for line in csv.DictReader(Path(table).open())}
+    table = Path(client.download_artifacts(parent.info.run_id, "table.csv")).read_text()
+    lines = {line["variant"]: line for line in csv.DictReader(table.splitlines())}
     assert lines["twin"]["runs"] == lines["strong"]["runs"]
     assert lines["twin"]["miou_mean"] == lines["strong"]["miou_mean"]
     drawn = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "figures")}
