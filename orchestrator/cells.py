@@ -30,11 +30,13 @@ _TRIED = 256  # pixels of a side on which a network of the user's own is tried
 @dataclass(frozen=True)
 class ModelCost:
     """parameters in millions, without auxiliary heads; multiply-adds / 1e9 at `size`, which is
-    (height, width) of the training crop."""
+    (height, width) of the training crop; values_m: all values, in millions, that a file of the
+    weights holds, where the network was built."""
 
     parameters_m: float
     gflops: float
     size: tuple[int, int]
+    values_m: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def _examine(
         load_initial_weights(build_network(config, classes, seed=0), init, skip)
     cost = ModelCost(
         parameters_m=count_parameters(model) / 1e6,
+        values_m=sum(value.numel() for value in model.state_dict().values()) / 1e6,
         gflops=count_multiply_adds(model, classes, height, width) / 1e9,
         size=(height, width),
     )

@@ -4,11 +4,15 @@ fleet."""
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from orchestrator import fleet
+from orchestrator.budget import Budget
 from orchestrator.cells import Cell
 from orchestrator.fleet import Gang
+from orchestrator.forecast import Forecaster, ranks
 from orchestrator.ledger import Record, StudyRun, trial_note
 from orchestrator.progress import StudyProgress, TrialProgress
 from orchestrator.provenance import git_commit
@@ -26,6 +30,8 @@ def train(
     plan: Plan,
     gang: Gang,
     study_run: StudyRun,
+    forecaster: Forecaster,
+    budget: Budget,
     setting: Setting,
     on_finished: Callable[[], None],
 ) -> dict[str, str]:
@@ -53,19 +59,28 @@ def train(
         ],
     )
     on_gpu = gang.device == "cuda"
-    recorder = Recorder(study_run, progress, trials, setting, on_gpu, on_finished)
+    recorder = Recorder(study_run, progress, trials, setting, on_gpu, budget, on_finished)
+    first = ranks(plan.study, todo)
     setting.stop.graceful = True
     try:
         with progress:
             fleet.run_jobs(
                 [
-                    _job(trial.cell, trial.run_id, plan, gang, setting.storage)
+                    replace(
+                        job_of(trial.cell, trial.run_id, plan, gang, setting.storage),
+                        expected_seconds=forecaster.trial(
+                            trial.cell, max(trial.logged, default=0)
+                        ).seconds,
+                        rank=first[trial.cell.identity],
+                    )
                     for trial in trials.values()
                 ],
-                gang.concurrent,
+                gang.at_once,
                 recorder,
                 setting.storage.here / "tune",
                 f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+                plan.study.early_stopping,
+                nodes=partial(fleet.nodes_at_most, plan.study.resources),
             )
         recorder.close()
     except BaseException:
@@ -122,7 +137,8 @@ def _tracked(
     )
 
 
-def _job(cell: Cell, run_id: str, plan: Plan, gang: Gang, storage: Storage) -> Job:
+def job_of(cell: Cell, run_id: str, plan: Plan, gang: Gang, storage: Storage) -> Job:
+    """What the fleet needs to know to train a cell. storage: where its checkpoints lie."""
     resources = plan.study.resources
     return Job(
         name=cell.trial.name,
@@ -134,6 +150,7 @@ def _job(cell: Cell, run_id: str, plan: Plan, gang: Gang, storage: Storage) -> J
             imports=plan.study.imports,
             cache=resources.cache(),
             checkpoint_steps=resources.checkpoint_steps,
+            share=resources.share(gang.device),
         ),
         workers=resources.workers,
         resources=gang.per_worker,

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -10,9 +10,15 @@ from typing import Any, Literal, Protocol
 import ray
 import torch
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import ASHAScheduler
 
 from orchestrator import growth
+from orchestrator.admission import Admission
+from orchestrator.hardware import worker_device
+from orchestrator.limits import EarlyStopping
+from orchestrator.policy import GangShape, Node, Waiting, place
 from orchestrator.reachability import UnreachableError, check_address
 from orchestrator.resources import Resources
 from orchestrator.trial import Job, TrialError, run_trial
@@ -21,6 +27,8 @@ from orchestrator.trial import Job, TrialError, run_trial
 DRIVER_RESOURCE = "trial_driver"
 _MANY = 1_000_000.0
 _FAILURE = "failure"
+_OUTCOME = "outcome"
+_ANSWER_SECONDS = 30.0
 _DRIVER_CPUS = 0.01  # where the head does not offer it
 
 # Ray reads these when it starts; none of them changes what is computed.
@@ -51,18 +59,35 @@ class TrialEvents(Protocol):
 
     def failed(self, name: str, cause: str) -> None: ...
 
-    def stop_requested(self) -> bool: ...
+    def stopped_early(self, name: str) -> None:
+        """Early stopping has given the trial up."""
 
-    def unwanted(self, name: str) -> bool: ...
+    def held(self, name: str) -> None:
+        """The trial has ended at a checkpoint, because `hold_requested`."""
+
+    def stop_requested(self) -> bool:
+        """Whether all trials are to end now, wherever they are."""
+
+    def hold_requested(self) -> bool:
+        """Whether every running trial is to end at its next checkpoint."""
+
+    def may_start(self) -> bool:
+        """Whether a further trial may be started."""
+
+    def unwanted(self, name: str) -> bool:
+        """Whether nobody wants the trial any more."""
 
 
 @dataclass(frozen=True)
 class Gang:
-    """How one trial's workers are placed, and how many such gangs run at once."""
+    """How one trial's workers are placed. concurrent: such gangs that run at once on what the
+    cluster has now; at_once: most there may be, None for as many as fit."""
 
     device: Literal["cpu", "cuda"]
     per_worker: dict[str, float]
     concurrent: int
+    at_once: int | None
+    shape: GangShape
 
 
 def connect(address: str | None, runtime_environment: Mapping[str, object]) -> str:
@@ -115,8 +140,9 @@ def plan_gang(resources: Resources, nodes: list[dict[str, float]]) -> Gang:
             "resources.device is cuda, but the cluster has no GPU; use device: cpu or auto"
         )
     per_worker = resources.per_worker(device)
-    driver = {} if DRIVER_RESOURCE in offered else {"CPU": _DRIVER_CPUS}
-    concurrent = _gangs_that_fit(resources.workers, per_worker, driver, nodes)
+    driver = {DRIVER_RESOURCE: 1.0} if DRIVER_RESOURCE in offered else {"CPU": _DRIVER_CPUS}
+    shape = GangShape.of(resources.workers, per_worker, driver)
+    concurrent = _gangs_that_fit(shape, nodes)
     if concurrent == 0:
         most = _workers_that_fit(per_worker, nodes)
         asked = " and ".join(f"{value:g} {name}" for name, value in per_worker.items())
@@ -125,7 +151,8 @@ def plan_gang(resources: Resources, nodes: list[dict[str, float]]) -> Gang:
             f"resources.workers is {resources.workers} with {asked} each, but the cluster has "
             f"{has}, which holds {most} such worker{'' if most == 1 else 's'} at most"
         )
-    return Gang(device, per_worker, min(concurrent, resources.concurrent_trials or concurrent))
+    at_once = resources.concurrent_trials
+    return Gang(device, per_worker, min(concurrent, at_once or concurrent), at_once, shape)
 
 
 def this_machine() -> list[dict[str, float]]:
@@ -147,20 +174,51 @@ def connected_nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def run_jobs(
-    jobs: Sequence[Job], concurrent: int, events: TrialEvents, directory: Path, name: str
-) -> None:
-    """Run all jobs with Ray Tune, `concurrent` gangs at a time, and tell `events` what happens.
+def device_name(resources: Resources, gang: Gang) -> str:
+    """What a worker computes on, as `orchestrator.hardware` names it: asked of a node of the
+    connected cluster that could hold one, or of this machine. Empty where no node answers."""
+    share = resources.share(gang.device)
+    if not ray.is_initialized():
+        return worker_device(gang.device, share)
+    if place(GangShape.of(1, gang.per_worker), connected_nodes()) is None:
+        return ""  # no machine is started for a question
+    cpus, gpus = gang.per_worker.get("CPU", 0.0), gang.per_worker.get("GPU", 0.0)
+    others = {k: v for k, v in gang.per_worker.items() if k not in ("CPU", "GPU")}
+    ask = ray.remote(num_cpus=cpus, num_gpus=gpus, resources=others)(worker_device)
+    answer = ask.remote(gang.device, share)
+    try:
+        return str(ray.get(answer, timeout=_ANSWER_SECONDS))
+    except RayError:
+        ray.cancel(answer)
+        return ""
 
-    Returns when every job has ended, or when `events.stop_requested()` and the running ones are
-    stopped. One failing job leaves the others alone. directory: Tune's own files.
+
+def run_jobs(
+    jobs: Sequence[Job],
+    at_once: int | None,
+    events: TrialEvents,
+    directory: Path,
+    name: str,
+    early_stopping: EarlyStopping | None = None,
+    run: Callable[[Job], dict[str, Any]] = run_trial,
+    nodes: Callable[[], Sequence[Node]] | None = None,
+) -> None:
+    """Run all jobs with Ray Tune, as `orchestrator.policy` orders them, and tell `events` what
+    happens.
+
+    Returns when every job has ended, or when `events` wants no more and the running ones are
+    stopped. One failing job leaves the others alone.
+
+    at_once: most gangs together; as many as fit for None. directory: Tune's own files.
+    early_stopping: gives trials up by the rank of their mIoU. run: what a job's driver does.
+    nodes: what there is, or may come to be where more is asked for; the connected ones for None.
     """
     head = DRIVER_RESOURCE in ray.cluster_resources()
-    resources = {DRIVER_RESOURCE: 1.0} if head else {"CPU": _DRIVER_CPUS}
+    driver = {DRIVER_RESOURCE: 1.0} if head else {"CPU": _DRIVER_CPUS}
 
-    def trainable(config: dict[str, Any]) -> dict[str, Any]:
+    def trainable(config: dict[str, Any]) -> None:
         try:
-            return run_trial(jobs[config["job"]])
+            tune.report({_OUTCOME: run(jobs[config["job"]])})
         except Exception as error:
             cause = (
                 str(error) if isinstance(error, TrialError) else f"{type(error).__name__}: {error}"
@@ -170,10 +228,25 @@ def run_jobs(
             raise
 
     link = _Link(events)
+    waiting = [
+        Waiting(
+            job.name,
+            GangShape.of(job.workers, job.resources, driver),
+            job.expected_seconds,
+            job.rank,
+        )
+        for job in jobs
+    ]
     tuner = tune.Tuner(
-        tune.with_resources(trainable, resources),
-        param_space={"job": tune.grid_search(list(range(len(jobs))))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
+        tune.with_resources(trainable, dict(driver)),
+        tune_config=tune.TuneConfig(
+            search_alg=Admission(waiting, nodes or connected_nodes, at_once, link.closed),
+            scheduler=early_stopping and _halving(early_stopping, jobs),
+            num_samples=len(jobs),
+            max_concurrent_trials=len(jobs),  # the policy's bound is the one that counts
+            # A trial that is stopped must take its process along, or its gang would go on in it.
+            reuse_actors=early_stopping is None,
+        ),
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(directory),
@@ -186,26 +259,50 @@ def run_jobs(
     tuner.fit()
 
 
+def _halving(settings: EarlyStopping, jobs: Sequence[Job]) -> ASHAScheduler:
+    epochs = max(job.task.experiment.training.epochs for job in jobs)
+    return ASHAScheduler(
+        time_attr="epoch",
+        metric="val/miou",
+        mode="max",
+        max_t=max(epochs, settings.grace_epochs),
+        grace_period=settings.grace_epochs,
+        reduction_factor=settings.reduction,
+        stop_last_trials=False,  # a trial ends by itself, after its results are written
+    )
+
+
 class _Link:
     """The way back into this process. Tune writes its callbacks to a file; a link stays behind."""
 
     def __init__(self, events: TrialEvents) -> None:
         self.events = events
 
+    def ending(self) -> bool:
+        """Whether trials are being ended on request."""
+        return self.events.stop_requested() or self.events.hold_requested()
+
+    def closed(self) -> bool:
+        """Whether no further trial is to be started."""
+        return self.ending() or not self.events.may_start()
+
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class _StopOnRequest(tune.Stopper):
-    """Ends all trials once a stop was asked for, and those that nobody wants any more."""
+    """Ends all trials once a stop was asked for, those that nobody wants any more, and each at its
+    next report, which comes with a checkpoint, where they are to be held."""
 
     def __init__(self, jobs: Sequence[Job], link: _Link) -> None:
         self._jobs = jobs
         self._link = link
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        if _FAILURE in result or _OUTCOME in result:
+            return False
         name = self._jobs[result["config"]["job"]].name
-        return self._link.events.stop_requested() or self._link.events.unwanted(name)
+        return self._link.ending() or self._link.events.unwanted(name)
 
     def stop_all(self) -> bool:
         return self._link.events.stop_requested()
@@ -218,6 +315,7 @@ class _Relay(tune.Callback):
         self._jobs = jobs
         self._link = link
         self._causes: dict[str, str] = {}
+        self._finished: set[str] = set()
 
     def _name(self, trial: TuneTrial) -> str:
         return self._jobs[trial.config["job"]].name
@@ -237,10 +335,21 @@ class _Relay(tune.Callback):
     ) -> None:
         if _FAILURE in result:
             self._causes[trial.trial_id] = result[_FAILURE]
-        elif "last_checkpoint" in result:
-            self._link.events.finished(self._name(trial), result)
+        elif _OUTCOME in result:
+            self._finished.add(trial.trial_id)
+            self._link.events.finished(self._name(trial), result[_OUTCOME])
         elif "epoch" in result:
             self._link.events.epoch(self._name(trial), result)
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
+    ) -> None:
+        if trial.trial_id in self._finished or self._link.events.unwanted(self._name(trial)):
+            return
+        if self._link.ending():
+            self._link.events.held(self._name(trial))
+        else:
+            self._link.events.stopped_early(self._name(trial))
 
     def on_trial_error(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
@@ -256,24 +365,11 @@ def _workers_that_fit(per_worker: dict[str, float], nodes: list[dict[str, float]
     )
 
 
-def _gangs_that_fit(
-    workers: int,
-    per_worker: dict[str, float],
-    driver: dict[str, float],
-    nodes: list[dict[str, float]],
-) -> int:
-    """Whole gangs that run at once, each with its driver placed first."""
-    free = [dict(node) for node in nodes]
-
-    def take(asked: dict[str, float]) -> bool:
-        for node in free:
-            if all(node.get(name, 0.0) + 1e-9 >= amount for name, amount in asked.items()):
-                for name, amount in asked.items():
-                    node[name] -= amount
-                return True
-        return False
-
+def _gangs_that_fit(shape: GangShape, nodes: list[dict[str, float]]) -> int:
+    """Whole gangs that run at once."""
     gangs = 0
-    while all(take(asked) for asked in [driver, *[per_worker] * workers]):
+    free: Sequence[Node] | None = place(shape, nodes)
+    while free is not None:
         gangs += 1
+        free = place(shape, free)
     return gangs

@@ -6,13 +6,14 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Limits:
-    """What a study may use before it holds: running trials keep their checkpoints, nothing new is
-    started, and what was left out is said. Running the study again goes on.
+    """What a study may use before it holds: each running trial ends at its next checkpoint, nothing
+    new is started, and what was left out is said. Running the study again goes on.
 
-    gpu_hours: hours of all GPUs together (of all CPU workers where there is no GPU).
-    wall_hours: hours from the command's start.
-    trials: trials that one command starts at most.
-    failures: trials that may fail before no further one is started.
+    gpu_hours: hours of all GPUs together (of all CPU workers where there is no GPU), over all
+        commands that worked on the study.
+    wall_hours: hours from the moment a command starts to train.
+    trials: trials that one command starts at most; those it has started are finished.
+    failures: trials that may fail before a command holds.
     """
 
     __pydantic_config__ = {"extra": "forbid"}

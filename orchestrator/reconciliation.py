@@ -8,16 +8,22 @@ from typing import Literal
 from orchestrator.cells import Cell
 from orchestrator.ledger import Record
 
-Standing = Literal["finished", "stale", "running elsewhere", "to resume", "failed", "missing"]
+Standing = Literal[
+    "finished", "stale", "stopped early", "running elsewhere", "to resume", "failed", "missing"
+]
 Action = Literal["leave", "link", "wait", "resume", "train"]
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user wants beyond training what is missing and resuming what was interrupted."""
+    """What the user wants beyond training what is missing and resuming what was interrupted.
+
+    searching: the study is a search, in which a trial that was given up early is done with.
+    """
 
     retry_failed: bool = False
     retrain_stale: bool = False
+    searching: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,12 @@ class Decision:
     @property
     def finished(self) -> bool:
         """Whether `record` stands in the table."""
-        return self.standing in ("finished", "stale")
+        return self.standing in ("finished", "stale", "stopped early")
+
+    @property
+    def will_train(self) -> bool:
+        """Whether there is work to do on the trial."""
+        return self.action in ("train", "resume")
 
 
 def decide(records: Sequence[Record], study: str, code: str, wishes: Wishes) -> Decision:
@@ -66,6 +77,8 @@ def decide(records: Sequence[Record], study: str, code: str, wishes: Wishes) -> 
     for record in newest_first:
         if record.study != study or record.status == "FINISHED":
             continue
+        if record.stopped_early and wishes.searching:
+            return Decision("stopped early", "leave", record)
         if record.status == "FAILED":
             return Decision("failed", "resume" if wishes.retry_failed else "leave", record)
         if record.started:

@@ -1,20 +1,23 @@
 """Writes what happens to the trials into the ledger, and shows it."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from orchestrator.budget import Budget
 from orchestrator.cells import Cell
 from orchestrator.extensions import modules_of
 from orchestrator.identity import code_version
 from orchestrator.ledger import BackgroundWriter, LedgerError, StudyRun
+from orchestrator.measurements import measured
 from orchestrator.progress import StudyProgress
 from orchestrator.setting import Setting
 from orchestrator.storage import on_this_machine
 from orchestrator.trained_outcome import keep_models
-from orchestrator.worker import RESULTS_DIRECTORY
+from orchestrator.worker import DEVICE, RESULTS_DIRECTORY
 from pipelines.checkpoint import CheckpointError, read_history
 
 
@@ -22,7 +25,8 @@ from pipelines.checkpoint import CheckpointError, read_history
 class Tracked:
     """A trial under way. run_id: its run in the ledger. logged: its epochs there. seconds and
     hours: recorded so far, of training and of all its workers together. devices: GPUs it occupies,
-    or workers where there is no GPU."""
+    or workers where there is no GPU. device: what a worker computes on, once it has said so; began:
+    when its processes were started, by a monotonic clock, unless it goes on from a checkpoint."""
 
     cell: Cell
     run_id: str
@@ -30,6 +34,8 @@ class Tracked:
     seconds: float
     hours: float
     devices: float
+    device: str = ""
+    began: float | None = None
 
 
 class Recorder:
@@ -43,6 +49,7 @@ class Recorder:
         trials: Mapping[str, Tracked],
         setting: Setting,
         on_gpu: bool,
+        budget: Budget,
         on_finished: Callable[[], None],
     ) -> None:
         """trials: by trial name. on_finished: called, from the writing thread, as trials finish,
@@ -52,6 +59,7 @@ class Recorder:
         self._progress = progress
         self._trials = trials
         self._setting = setting
+        self._budget = budget
         self._hours = "trial/gpu_hours" if on_gpu else "trial/worker_hours"
         self._on_finished = on_finished
         self._deleted: set[str] = set()
@@ -61,13 +69,23 @@ class Recorder:
         """Whether the user has asked to stop."""
         return self._setting.stop.requested
 
+    def hold_requested(self) -> bool:
+        """Whether a limit of the study is reached."""
+        return self._budget.hold_reason() is not None
+
+    def may_start(self) -> bool:
+        """Whether the limits allow a further trial."""
+        return self._budget.may_start()
+
     def unwanted(self, name: str) -> bool:
         """Whether the trial's run was deleted in MLflow while it trained."""
         return name in self._deleted
 
     def started(self, name: str) -> None:
         """The trial's processes are being started."""
+        self._budget.started(name)
         trial = self._trials[name]
+        trial.began = None if trial.logged else time.monotonic()
         imports = self._study_run.plan.study.imports
         code = code_version(modules_of(trial.cell.trial.experiment, imports))
         self._write(name, lambda: self._study_run.start_trial(trial.run_id, code))
@@ -76,22 +94,25 @@ class Recorder:
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:
         """An epoch was reported."""
         numbers = _training_metrics(metrics)
+        self._trials[name].device = metrics.get(DEVICE, "")
         self._log(name, numbers)
         self._progress.epoch(name, int(numbers["epoch"]), numbers)
 
     def finished(self, name: str, outcome: dict[str, Any]) -> None:
         """The trial reached its last epoch; its checkpoints become the run's artifacts."""
+        self._budget.ended(name)
         last, best = outcome["last_checkpoint"], outcome["best_checkpoint"]
         try:
             # The checkpoint's own history fills in what was lost on the way here.
             with on_this_machine(last) as directory:
-                for metrics in read_history(directory):
-                    self._log(name, metrics)
+                history = read_history(directory)
+            for metrics in history:
+                self._log(name, metrics)
         except (CheckpointError, OSError) as error:
             self.failed(name, str(error))
             return
         self._writer.submit(
-            partial(self._finish, name, last, best),
+            partial(self._finish, name, last, best, self._measurement(name, history)),
             lambda error: self._lost(name, f"its results could not be recorded: {error}"),
         )
 
@@ -99,10 +120,27 @@ class Recorder:
         """The trial raised an error."""
         if self.stop_requested() or name in self._deleted:
             return  # a worker that was told to stop; the study's end closes the run
+        self._budget.ended(name, failed=True)
         self.failures[name] = cause
         run_id = self._trials[name].run_id
         self._write(name, lambda: self._study_run.end_trial(run_id, "FAILED", cause))
         self._progress.ended(name, "failed", cause)
+
+    def held(self, name: str) -> None:
+        """The trial ended at a checkpoint, because a limit was reached."""
+        self._budget.ended(name)
+        limit = self._budget.hold_reason()
+        reason = f"held at a checkpoint: {limit}" if limit else "the study was stopped"
+        run_id = self._trials[name].run_id
+        self._write(name, lambda: self._study_run.end_trial(run_id, "KILLED", reason))
+        self._progress.ended(name, "stopped", "held at a checkpoint")
+
+    def stopped_early(self, name: str) -> None:
+        """Early stopping has given the trial up: it is no failure, and not trained again."""
+        self._budget.ended(name)
+        run_id = self._trials[name].run_id
+        self._write(name, lambda: self._study_run.end_early(run_id))
+        self._progress.ended(name, "stopped", "early, by its rank among the trials")
 
     def close(self) -> None:
         """Wait until everything is in the ledger."""
@@ -112,10 +150,20 @@ class Recorder:
         """Write nothing more; what the checkpoints remember is recorded when the study goes on."""
         self._writer.cancel()
 
-    def _finish(self, name: str, last: str, best: str) -> None:
+    def _measurement(self, name: str, history: Sequence[dict[str, float]]) -> str:
+        """The device's times that the trial has shown; empty where it was too short to tell."""
+        trial = self._trials[name]
+        wall = None if trial.began is None else time.monotonic() - trial.began
+        resources = self._study_run.plan.study.resources
+        found = measured(trial.cell, resources, trial.device, history, wall)
+        return found.to_json() if found and trial.device else ""
+
+    def _finish(self, name: str, last: str, best: str, measurement: str) -> None:
         """last, best: where the checkpoints lie, paths or URIs."""
         trial = self._trials[name]
         ledger = self._study_run.ledger
+        if measurement:
+            self._study_run.log_measurement(trial.run_id, trial.device, measurement)
         validated = trial.cell.trial.experiment.data.validation_split is not None
         imports = self._study_run.plan.study.imports
         with on_this_machine(last) as final, on_this_machine(best) as chosen:

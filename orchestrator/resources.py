@@ -82,6 +82,14 @@ class Resources:
             asked["GPU"] = self.gpus_per_worker
         return asked
 
+    def share(self, device: Literal["cpu", "cuda"]) -> float:
+        """GPUs of one worker, or its cores."""
+        return self.gpus_per_worker if device == "cuda" else self.cpus_per_worker
+
+    def devices(self, device: Literal["cpu", "cuda"]) -> float:
+        """GPUs of one trial, or its workers: what its hours are counted in."""
+        return self.workers * (self.gpus_per_worker if device == "cuda" else 1)
+
     def cache(self) -> NodeCache | None:
         """The node cache, which every worker finds under the same path."""
         if self.node_cache is None:

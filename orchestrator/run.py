@@ -3,19 +3,21 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from orchestrator import fleet
 from orchestrator.after_training import score_and_pack
 from orchestrator.announcement import announce, show_outcome
+from orchestrator.budget import Budget
 from orchestrator.cells import Cell, resolve_cells
 from orchestrator.dispatch import train
 from orchestrator.extensions import modules_of, runtime_environment
 from orchestrator.initial_weights import local_weights
 from orchestrator.ledger import Ledger, Record, RunStatus, StudyRun, keep_links
+from orchestrator.outlook import Outlook
 from orchestrator.packing import check_submission
-from orchestrator.plan import placement, show_plan
+from orchestrator.plan import placement
 from orchestrator.profile import run_profile
 from orchestrator.reconciliation import Decision, Wishes, reconcile
 from orchestrator.report.refresher import Refresher
@@ -42,7 +44,7 @@ def run_study(
     """
     if plan.study.kind == "profile":
         return run_profile(plan, setting)
-    wishes = wishes or Wishes()
+    wishes = replace(wishes or Wishes(), searching=plan.study.kind == "search")
     cluster = _Cluster(
         setting.address,
         runtime_environment(
@@ -72,13 +74,16 @@ def run_study(
         )
         check_submission(plan, cells)
         ledger = Ledger(setting.tracking_uri, setting.artifacts)
+        outlook = Outlook(plan, cells, gang, nodes, ledger, setting)
         if plan_only:
             decisions = _reconciled(plan, cells, ledger, wishes)
-            standings = {name: decision.standing for name, decision in decisions.items()}
-            show_plan(plan, cells, standings, gang, setting.console)
+            if outlook.probe_would_help and any(d.will_train for d in decisions.values()):
+                cluster.start()
+                outlook.probe()
+            outlook.show(decisions)
             return True
         report = StudyReport.of_cells(plan, ledger, cells)
-        return _Course(plan, setting, wishes, gang, cells, ledger, cluster, report).run()
+        return _Course(plan, setting, wishes, gang, cells, ledger, cluster, outlook, report).run()
     finally:
         fleet.disconnect()
 
@@ -111,7 +116,9 @@ class _Course:
     cells: list[Cell]
     ledger: Ledger
     cluster: _Cluster
+    outlook: Outlook
     report: StudyReport
+    budget: Budget | None = None
     finished: dict[str, Record] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -144,7 +151,7 @@ class _Course:
             left = score_and_pack(
                 self.plan,
                 self.cells,
-                self.finished,
+                {name: run for name, run in self.finished.items() if not run.stopped_early},
                 self.ledger,
                 self.setting,
                 self.cluster.start,
@@ -154,7 +161,7 @@ class _Course:
             self._conclude(study_run, decisions)
             if len(self.finished) == len(self.cells) and not left:
                 status = "FINISHED"
-            elif self.setting.stop.requested:
+            elif self.setting.stop.requested or (self.budget and self.budget.hold_reason()):
                 status = "KILLED"
         except KeyboardInterrupt:
             status = "KILLED"
@@ -201,12 +208,18 @@ class _Course:
         )
         console.print(placement(self.plan, self.gang) + "\n", highlight=False)
         trained = {cell.identity: cell for cell in reversed(todo)}
+        unique = list(reversed(trained.values()))
+        if self.setting.canaries:
+            self.outlook.canaries(unique, decisions)
+        self.budget = self.budget or self._budget(decisions)
         causes = train(
-            list(reversed(trained.values())),
+            unique,
             {name: entry.record for name, entry in decisions.items() if entry.record is not None},
             self.plan,
             self.gang,
             study_run,
+            self.outlook.forecaster,
+            self.budget,
             self.setting,
             on_finished,
         )
@@ -215,6 +228,17 @@ class _Course:
             name = trained[cell.identity].trial.name
             if name in causes:
                 self.failures[cell.trial.name] = causes[name]
+
+    def _budget(self, decisions: Mapping[str, Decision]) -> Budget:
+        """The study's limits, less what its trials have used so far."""
+        records = {d.record.run_id: d.record for d in decisions.values() if d.record is not None}
+        hours = (
+            record.metrics.get("trial/gpu_hours", record.metrics.get("trial/worker_hours", 0.0))
+            for record in records.values()
+            if record.study == self.plan.study.study
+        )
+        devices = self.plan.study.resources.devices(self.gang.device)
+        return Budget(self.plan.study.limits, devices, sum(hours))
 
     def _wait(self, decisions: Mapping[str, Decision]) -> None:
         """Until one of the trials that another study's process trains changes its standing."""
@@ -249,10 +273,14 @@ class _Course:
         console = self.setting.console
         cells = {cell.trial.name: cell for cell in self.cells}
         keep_links(study_run, cells, self.finished)
+        whole = {name: run for name, run in self.finished.items() if not run.stopped_early}
         show_outcome(self.report.read(), self.finished, self.failures, decisions, console)
-        register_best_trial(self.plan, self.finished, self.ledger, console)
-        draw_study_figures(self.plan, self.cells, self.finished, study_run, self.setting)
+        register_best_trial(self.plan, whole, self.ledger, console)
+        draw_study_figures(self.plan, self.cells, whole, study_run, self.setting)
         self._refresh(study_run)
+        limit = self.budget and self.budget.left_out_reason()
+        if limit and len(self.finished) < len(self.cells):
+            console.print(f"[bold yellow]held[/]  {limit}", highlight=False, soft_wrap=True)
         how = self.ledger.how_to_look(study_run.experiment_id)
         console.print(f"\n{how}", highlight=False, soft_wrap=True)
 

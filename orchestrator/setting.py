@@ -27,13 +27,14 @@ class StopFlag:
 @dataclass(frozen=True)
 class Setting:
     """Where a command runs. address: of a Ray cluster, None for one of its own on this machine;
-    log: the file that takes the libraries' output."""
+    log: the file that takes the libraries' output. canaries: whether long studies are rehearsed."""
 
     storage: Storage
     address: str | None
     console: Console
     log: Path
     stop: StopFlag
+    canaries: bool = True
 
     @property
     def tracking_uri(self) -> str:

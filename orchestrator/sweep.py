@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from models import PretrainedError
+from orchestrator.canary import CanaryError
 from orchestrator.chatter import quiet_output
 from orchestrator.extensions import modules_of
 from orchestrator.fleet import CapacityError
@@ -40,6 +41,7 @@ BAD_INPUT = (
     WeightsError,
     PretrainedError,
     CapacityError,
+    CanaryError,
     LedgerError,
     UnreachableError,
     RemoteError,
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             for warning in plan.warnings:
                 console.print(f"[yellow]look[/]  {escape(str(warning))}", highlight=False)
-            setting = Setting(storage, options.address, console, log, stop)
+            setting = Setting(storage, options.address, console, log, stop, not options.no_canary)
             finished = run_study(plan, setting, _wishes(options), options.plan)
         except BAD_INPUT as error:
             _tell(error, console)
@@ -168,6 +170,11 @@ def _parser() -> argparse.ArgumentParser:
         "--retrain-stale",
         action="store_true",
         help="train anew what was finished under another version of the code",
+    )
+    parser.add_argument(
+        "--no-canary",
+        action="store_true",
+        help="start a long study without rehearsing its experiments first",
     )
     return parser
 

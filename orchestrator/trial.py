@@ -5,14 +5,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ray.exceptions import RayError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.exceptions import RayTrainError
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
-from torch.distributed import DistError
 
+from orchestrator.causes import Attempts, diagnose
 from orchestrator.worker import SCORE, WorkerTask, train_worker
 
 logger = logging.getLogger(__name__)
@@ -24,6 +22,7 @@ class Job:
 
     run_name: Train's name of the run, the key under which an interrupted one is resumed.
     task: what each of the `workers` is told; resources: what is reserved for each.
+    expected_seconds: how long it is estimated to take; rank: lower ones are started first.
     """
 
     name: str
@@ -35,6 +34,8 @@ class Job:
     retries: int
     keep_checkpoints: int
     storage: str
+    expected_seconds: float = 0.0
+    rank: int = 0
 
 
 class TrialError(RuntimeError):
@@ -44,25 +45,20 @@ class TrialError(RuntimeError):
 def run_trial(job: Job) -> dict[str, Any]:
     """Train one job to its end. Returns the paths of its last and best checkpoint.
 
-    A lost worker or node is retried from the last checkpoint. An error of the training itself
-    is not: it would come again. Raises TrialError.
+    What may end better is tried again from the last checkpoint, see `orchestrator.causes`. Raises
+    TrialError.
     """
-    failures = 0
+    attempts = Attempts(job.retries)
     while True:
         try:
             result = _trainer(job).fit()
             break
         except TrainingFailedError as error:
-            own = _own_errors(error)
-            if own:
-                raise TrialError(_sentence(own[0])) from None
-            if failures >= job.retries:
-                first_line = str(error).strip().splitlines()[0]
-                raise TrialError(
-                    f"a worker was lost {failures + 1} times, the last time: {first_line}"
-                ) from None
-            failures += 1
-            logger.warning("%s: a worker was lost, restart %d", job.name, failures)
+            failure = diagnose(error)
+            if not attempts.again(failure):
+                lost = f"a worker was lost {attempts.counted} times, the last time: "
+                raise TrialError((lost if failure.retried else "") + failure.message) from None
+            logger.warning("%s: %s (%s), resuming", job.name, failure.cause, failure.message)
     best, _ = max(
         result.best_checkpoints or [],
         key=lambda entry: entry[1].get(SCORE, -math.inf),
@@ -98,21 +94,3 @@ def _trainer(job: Job) -> TorchTrainer:
             ),
         ),
     )
-
-
-def _own_errors(error: TrainingFailedError) -> list[BaseException]:
-    """What the training itself raised; nothing where workers or nodes were lost."""
-    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else [error]
-    causes = [getattr(failure, "_base_exc", failure) for failure in failures]
-    return [cause for cause in causes if not _is_loss(cause)]
-
-
-def _is_loss(cause: BaseException) -> bool:
-    """Whether an error says that a process went away, or only echoes that another one did."""
-    if isinstance(cause, RayError | RayTrainError | DistError):
-        return True
-    return isinstance(cause, RuntimeError) and "gloo" in str(cause)
-
-
-def _sentence(cause: BaseException) -> str:
-    return f"{type(cause).__name__}: {cause}"

@@ -5,11 +5,13 @@ import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
 
+from orchestrator.hardware import worker_device
 from pipelines.cache import NodeCache
 from pipelines.dataset import open_dataset
 from pipelines.experiment import Experiment
@@ -18,6 +20,7 @@ from pipelines.training import Report, Training
 
 RESULTS_DIRECTORY = "results"
 SCORE = "checkpoint_score"
+DEVICE = "device"
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class WorkerTask:
     """What every worker of a trial is told. The precision of `experiment` is resolved.
 
     imports: modules that register what the experiment names. cache: of decoded data, on the node.
-    checkpoint_steps: steps from one checkpoint within an epoch to the next; None for none.
+    checkpoint_steps: steps from one checkpoint within an epoch to the next; None for none. share:
+    of the device, see `worker_device`.
     """
 
     experiment: Experiment
@@ -34,16 +38,23 @@ class WorkerTask:
     imports: tuple[str, ...]
     cache: NodeCache | None
     checkpoint_steps: int | None
+    share: float
+
+
+def prepare_worker(task: WorkerTask) -> torch.device:
+    """Make this process ready for a task; the device it computes on."""
+    torch.set_num_threads(task.threads)
+    for module in task.imports:
+        importlib.import_module(module)
+    return ray.train.torch.get_device()
 
 
 def train_worker(config: dict[str, WorkerTask]) -> None:
     """Train, report each epoch with a checkpoint, and resume from one where Ray has one."""
     task = config["task"]
-    torch.set_num_threads(task.threads)
-    for module in task.imports:
-        importlib.import_module(module)
-    device = ray.train.torch.get_device()
+    device = prepare_worker(task)
     training = Training(task.experiment, open_dataset(task.dataset), device, cache=task.cache)
+    hardware = worker_device(device.type, task.share)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as directory:
@@ -53,9 +64,10 @@ def train_worker(config: dict[str, WorkerTask]) -> None:
     written.set()
 
     def send(report: Report) -> None:
-        metrics = dict(report.metrics or {})
+        metrics: dict[str, Any] = dict(report.metrics or {})
         # Ray keeps the checkpoint that scores best, and refuses one without a score.
         metrics[SCORE] = _score(report, training)
+        metrics[DEVICE] = hardware
         if training.group.rank != 0:
             ray.train.report(metrics)
             return

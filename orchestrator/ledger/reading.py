@@ -9,7 +9,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from orchestrator.ledger.figures import FIGURES
-from orchestrator.ledger.records import TAG, RunStatus
+from orchestrator.ledger.records import STOPPED, TAG, RunStatus
 from orchestrator.ledger.store import Ledger
 
 _PORT = 5000
@@ -22,8 +22,8 @@ class TrialRun:
 
     variant, seed, axes: of the cell it was trained for. dataset: as the study named it; data: its
     fingerprint. digests: of the weights that the backbone and the whole network started from, None
-    without any. reason: why it failed or was stopped, empty where nothing was said. started and
-    ended: seconds since the epoch.
+    without any. reason: why it failed or was stopped, empty where nothing was said. stopped_early:
+    by the early stopping of a search. started and ended: seconds since the epoch.
     """
 
     run_id: str
@@ -40,6 +40,7 @@ class TrialRun:
     precision: str
     digests: tuple[str | None, str | None]
     reason: str
+    stopped_early: bool
     started: float
     ended: float | None
     metrics: Mapping[str, float]
@@ -119,6 +120,7 @@ def _trial_run(run: Run, study: str) -> TrialRun:
         precision=run.data.params.get("training.precision", ""),
         digests=(tags.get(f"{TAG}weights"), tags.get(f"{TAG}init")),
         reason=tags.get(f"{TAG}reason", ""),
+        stopped_early=tags.get(STOPPED) == "early",
         started=info.start_time / 1000,
         ended=info.end_time / 1000 if info.end_time else None,
         metrics=dict(run.data.metrics),

@@ -12,6 +12,10 @@ RunStatus = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 # What every tag of this project begins with.
 TAG = "orchestrator."
+# What a finished trial measured of its device, see orchestrator.measurements.
+MEASUREMENT = f"{TAG}measurement"
+# `early` on the run of a trial that early stopping has given up.
+STOPPED = f"{TAG}stopped"
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,9 @@ class Record:
 
     name: the trial's name in its study. epoch: the last one recorded, 0 before the first. code: the
     version that trained it, two joined by `+` where it was resumed under another one, empty where
-    it never started. reason: why it ended, where that is worth a word. in_work: another living
-    process trains it or has it scheduled. claimed: that process has settled who trains it.
+    it never started. stopped_early: given up by the early stopping of a search. reason: why it
+    ended, where that is worth a word. in_work: another living process trains it or has it
+    scheduled. claimed: that process has settled who trains it.
     """
 
     run_id: str
@@ -34,6 +39,7 @@ class Record:
     name: str = ""
     experiment_id: str = ""
     reason: str = ""
+    stopped_early: bool = False
     in_work: bool = False
     claimed: bool = False
 
@@ -57,6 +63,7 @@ def read_record(run: Run, study: str, in_work: bool = False) -> Record:
         name=tags.get(f"{TAG}trial", run.info.run_name),
         experiment_id=run.info.experiment_id,
         reason=tags.get(f"{TAG}reason", ""),
+        stopped_early=tags.get(STOPPED) == "early",
         in_work=in_work and run.info.status in ("SCHEDULED", "RUNNING"),
         claimed=tags.get(f"{TAG}claim") == "held",
     )

@@ -13,7 +13,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from orchestrator.ledger.records import TAG, Record, holder, read_record
+from orchestrator.ledger.records import MEASUREMENT, TAG, Record, holder, read_record
 
 _PARAMS_IN_A_BATCH = 100
 _METRICS_IN_A_BATCH = 1000
@@ -94,6 +94,12 @@ class Ledger:
     def run_name(self, run_id: str) -> str:
         """The name that MLflow shows for a run."""
         return str(self.client.get_run(run_id).info.run_name)
+
+    def measurements(self) -> list[str]:
+        """What the finished trials of all studies measured of their devices, as they put it."""
+        query = f"tags.`{TAG}kind` = 'trial' and attributes.status = 'FINISHED'"
+        tags = (run.data.tags for run in self.search(list(self.studies()), query))
+        return [found[MEASUREMENT] for found in tags if MEASUREMENT in found]
 
     def search(self, experiments: Sequence[str], query: str) -> list[Run]:
         """All runs of the experiments (by their ids) that match, however many there are."""

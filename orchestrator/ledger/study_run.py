@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.cells import Cell
 from orchestrator.claims import Claim, settle
 from orchestrator.ledger.notes import reason_of_end, run_name, study_note, with_state
-from orchestrator.ledger.records import TAG, Record, RunStatus, holder
+from orchestrator.ledger.records import MEASUREMENT, STOPPED, TAG, Record, RunStatus, holder
 from orchestrator.ledger.session import Session
 from orchestrator.ledger.store import Ledger, LedgerError
 from orchestrator.study import Plan
@@ -58,6 +58,7 @@ class StudyRun:
             f"{TAG}seed": str(trial.experiment.seed),
             **{f"{TAG}axis.{axis}": str(value) for axis, value in trial.axes.items()},
             f"{TAG}claim": "asked",
+            STOPPED: "",
             f"{TAG}reason": "",
             "mlflow.parentRunId": self.parent_id,
         }
@@ -142,6 +143,16 @@ class StudyRun:
         }
         self.ledger.set_tags(run_id, tags)
         self.ledger.client.set_terminated(run_id, status)
+
+    def end_early(self, run_id: str) -> None:
+        """Close the run of a trial that early stopping has given up: no failure, and not a finished
+        training that a table could show."""
+        self.ledger.set_tags(run_id, {STOPPED: "early"})
+        self.end_trial(run_id, "KILLED", "stopped early, by its rank among the study's trials")
+
+    def log_measurement(self, run_id: str, device: str, measurement: str) -> None:
+        """Record on what a finished trial ran, and its times."""
+        self.ledger.set_tags(run_id, {f"{TAG}device": device, MEASUREMENT: measurement})
 
     def describe_trial(self, run_id: str, note: str) -> None:
         """Set a trial's description, in markdown."""

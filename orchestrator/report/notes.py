@@ -37,7 +37,7 @@ def notes_on(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> No
 
 
 def _unfinished(rows: Sequence[Row]) -> list[str]:
-    order = ("failed", "stopped", "missing", "not scored", "running", "waiting")
+    order = ("failed", "stopped", "missing", "not scored", "running", "waiting", "stopped early")
     found = [r for row in rows for r in row.results if r.state != "finished"]
     found.sort(key=lambda result: order.index(result.state))
     return [_described(result) for result in found]
@@ -51,7 +51,10 @@ def _described(result: Result) -> str:
     if result.state == "failed" and run.reason:
         return f"{text}: {run.reason}"
     epoch = int(run.metrics.get("epoch", 0))
-    return f"{text}, epoch {epoch} of {result.trial.experiment.training.epochs}"
+    text += f", epoch {epoch} of {result.trial.experiment.training.epochs}"
+    if result.state == "stopped early" and "val/miou" in run.metrics:
+        text += f", mIoU {100 * run.metrics['val/miou']:.1f} % there"
+    return text
 
 
 def _warnings(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:

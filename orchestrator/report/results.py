@@ -16,7 +16,9 @@ from orchestrator.report.counts import Counts, read_counts
 from orchestrator.report.lookup import find_runs, present_codes
 from orchestrator.study import Plan, Trial
 
-State = Literal["finished", "not scored", "failed", "running", "waiting", "stopped", "missing"]
+State = Literal[
+    "finished", "not scored", "stopped early", "failed", "running", "waiting", "stopped", "missing"
+]
 
 _STATES: dict[str, State] = {
     "FINISHED": "finished",
@@ -87,6 +89,8 @@ class Results:
         for trial in self.plan.trials:
             run = runs.get(trial.name)
             state: State = "missing" if run is None else _STATES[run.status]
+            if run is not None and run.stopped_early and self.plan.study.kind == "search":
+                state = "stopped early"
             miou = best = scored = None
             if run is not None and state == "finished":
                 miou = run.metrics.get(f"{prefix}/miou")

@@ -275,12 +275,3 @@ def test_bad_input_gets_a_sentence(
     assert message in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert not (study.parent / "storage" / "mlflow.db").exists()
-
-
-def test_a_plan_trains_nothing(study: Path) -> None:
-    done = sweep(study, "--plan")
-    assert done.returncode == 0
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("│ strong")]
-    assert "missing" in line
-    assert line.rstrip(" │").endswith("9")  # 3 epochs of 14 images in batches of 6
-    assert not (study.parent / "storage" / "trials").exists()

@@ -1,0 +1,86 @@
+"""What a command may still spend of its study's limits. Decisions only; the fleet acts on them."""
+
+import time
+from collections.abc import Callable
+
+from orchestrator.limits import Limits
+
+
+class Budget:
+    """Counts what trials use, against `limits`.
+
+    devices: GPUs (CPU workers where there is none) of one trial. spent_hours: device-hours that
+    the study's trials used before this command. clock: seconds.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        devices: float,
+        spent_hours: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits
+        self._devices = devices
+        self._clock = clock
+        self._opened = clock()
+        self._spent_hours = spent_hours
+        self._since: dict[str, float] = {}
+        self._started = 0
+        self._failed = 0
+
+    def started(self, name: str) -> None:
+        """A trial's processes are being started."""
+        self._since[name] = self._clock()
+        self._started += 1
+
+    def ended(self, name: str, failed: bool = False) -> None:
+        """A trial holds its devices no longer."""
+        since = self._since.pop(name, None)
+        if since is not None:
+            self._spent_hours += self._devices * (self._clock() - since) / 3600
+        self._failed += failed
+
+    @property
+    def device_hours(self) -> float:
+        """Spent by the study so far, running trials included."""
+        now = self._clock()
+        running = sum(now - since for since in self._since.values())
+        return self._spent_hours + self._devices * running / 3600
+
+    def hold_reason(self) -> str | None:
+        """Why running trials must end at their next checkpoint; None while there is something
+        left."""
+        limits = self._limits
+        if limits.gpu_hours is not None and self.device_hours >= limits.gpu_hours:
+            return (
+                f"limits.gpu_hours: {limits.gpu_hours:g} are spent by this study "
+                f"({self.device_hours:.3g}); raise the limit to go on"
+            )
+        hours = (self._clock() - self._opened) / 3600
+        if limits.wall_hours is not None and hours >= limits.wall_hours:
+            return (
+                f"limits.wall_hours: {limits.wall_hours:g} have passed since the command began; "
+                "run it again to go on"
+            )
+        if limits.failures is not None and self._failed >= limits.failures:
+            return (
+                f"limits.failures: {self._failed} trials have failed; mend the cause, then run the "
+                "command again to go on with the others"
+            )
+        return None
+
+    def may_start(self) -> bool:
+        """Whether one more trial is within the limits."""
+        trials = self._limits.trials
+        return self.hold_reason() is None and (trials is None or self._started < trials)
+
+    def left_out_reason(self) -> str | None:
+        """Why trials were not started or not finished; None where no limit was the reason."""
+        reason = self.hold_reason()
+        if reason is None and not self.may_start():
+            reason = (
+                f"limits.trials: this command has started {self._started}; "
+                "run it again to go on with the next"
+            )
+        return reason

@@ -1,0 +1,143 @@
+"""Why a trial failed: from what its workers raised to a cause, what follows from it, and advice."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+)
+from ray.train.v2._internal.exceptions import RayTrainError, WorkerHealthCheckFailedError
+from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
+from torch.distributed import DistError
+
+from pipelines.checkpoint import CheckpointError
+from pipelines.dataset import DatasetError
+from pipelines.network import NetworkError
+from pipelines.training import NonFiniteLossError
+
+Cause = Literal[
+    "out of memory",
+    "non-finite loss",
+    "data",
+    "network",
+    "checkpoint",
+    "error",
+    "preemption",
+    "lost node",
+    "lost worker",
+]
+
+# The first explains the others: a worker that ran out of memory takes its group along.
+_PRECEDENCE: tuple[Cause, ...] = (
+    "out of memory",
+    "non-finite loss",
+    "data",
+    "network",
+    "checkpoint",
+    "error",
+    "preemption",
+    "lost node",
+    "lost worker",
+)
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One attempt's end. message: for a person, without a traceback; stage: what was being done,
+    where a rehearsal noted it."""
+
+    cause: Cause
+    message: str
+    stage: str = ""
+
+    @property
+    def uncounted(self) -> bool:
+        """Whether the trial resumes however often it happens: the machine went, not the trial."""
+        return self.cause in ("preemption", "lost node")
+
+    @property
+    def retried(self) -> bool:
+        """Whether another attempt may end better: an error of the training would come again."""
+        return self.uncounted or self.cause == "lost worker"
+
+
+def diagnose(error: BaseException) -> Failure:
+    """What ended a gang, from the exception that `TorchTrainer.fit` raised."""
+    found = [
+        Failure(classify(each), _sentence(each), next(iter(getattr(each, "__notes__", [])), ""))
+        for each in _raised(error)
+    ]
+    return min(found, key=lambda failure: _PRECEDENCE.index(failure.cause))
+
+
+def classify(error: BaseException) -> Cause:
+    """The cause that one exception speaks of."""
+    text = str(error).lower()
+    if isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+    ):
+        return "out of memory"
+    if isinstance(error, PreemptionError) or (isinstance(error, RayActorError) and error.preempted):
+        return "preemption"
+    if isinstance(error, NodeDiedError) or (
+        isinstance(error, ActorDiedError) and "node" in text and "died" in text
+    ):
+        return "lost node"
+    if isinstance(error, RayError | RayTrainError | DistError) or (
+        isinstance(error, RuntimeError) and ("gloo" in text or "nccl" in text)
+    ):
+        # Gone, or only the echo of another worker's going.
+        return "lost worker"
+    if isinstance(error, NonFiniteLossError):
+        return "non-finite loss"
+    if isinstance(error, DatasetError):
+        return "data"
+    if isinstance(error, NetworkError):
+        return "network"
+    if isinstance(error, CheckpointError):
+        return "checkpoint"
+    return "error"
+
+
+class Attempts:
+    """Decides after each failure of a trial whether it is tried again. allowed: how many counted
+    failures are forgiven."""
+
+    def __init__(self, allowed: int) -> None:
+        self._allowed = allowed
+        self.counted = 0
+
+    def again(self, failure: Failure) -> bool:
+        """Whether to resume from the last checkpoint."""
+        if not failure.retried:
+            return False
+        if failure.uncounted:
+            return True
+        self.counted += 1
+        return self.counted <= self._allowed
+
+
+def _raised(error: BaseException) -> Iterable[BaseException]:
+    """The workers' own exceptions, out of what Ray wraps around them."""
+    failures = [error]
+    if isinstance(error, WorkerGroupError) and error.worker_failures:
+        failures = list(error.worker_failures.values())
+    for failure in failures:
+        inner: BaseException = getattr(failure, "_base_exc", failure)
+        if isinstance(inner, WorkerHealthCheckFailedError):
+            inner = inner.health_check_failure
+        yield getattr(inner, "cause", None) or inner
+
+
+def _sentence(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    # Ray's and torch's own accounts go on for many lines.
+    message = lines[0] if isinstance(error, RayError | torch.OutOfMemoryError) else str(error)
+    return f"{type(error).__name__}: {message}".rstrip(": ")

@@ -1,0 +1,89 @@
+"""Why a trial failed and whether it is tried again, by the exceptions that Ray and torch raise."""
+
+import pytest
+import torch
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    WorkerCrashedError,
+)
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
+from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
+from ray.train.v2.api.preemption import PreemptionInfo
+
+from orchestrator.causes import Attempts, Cause, Failure, classify, diagnose
+from pipelines.dataset import DatasetError
+from pipelines.network import NetworkError
+from pipelines.training import NonFiniteLossError
+
+LOST_NODE = ActorDiedError.__new__(ActorDiedError)
+RayActorError.__init__(LOST_NODE, "1", "The actor died because its node has died.")
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate"),
+            "error",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (OutOfMemoryError("killed due to the node running low on memory."), "out of memory"),
+        (NonFiniteLossError("loss nan in epoch 1"), "non-finite loss"),
+        (DatasetError("shard.parquet: damaged"), "data"),
+        (NetworkError("network a:B: failed"), "network"),
+        (ValueError("a bug"), "error"),
+        (NodeDiedError("gone"), "lost node"),
+        (LOST_NODE, "lost node"),
+        (RayActorError("1", "gone", preempted=True), "preemption"),
+        (PreemptionError(PreemptionInfo(None, {"node": [0]})), "preemption"),
+        (WorkerCrashedError(), "lost worker"),
+        (WorkerHealthCheckTimeoutError("silent"), "lost worker"),
+        (RuntimeError("[../gloo/transport/tcp/pair.cc] Connection closed by peer"), "lost worker"),
+        (RuntimeError("NCCL error: remote process exited"), "lost worker"),
+    ],
+)  # fmt: skip
+def test_every_exception_has_one_cause(error: Exception, cause: Cause) -> None:
+    assert classify(error) == cause
+
+
+def test_the_worker_that_failed_explains_those_that_only_lost_it() -> None:
+    group = WorkerGroupError(
+        "two workers failed",
+        {
+            0: UserExceptionWithTraceback(RuntimeError("gloo: connection reset"), "..."),
+            1: UserExceptionWithTraceback(
+                torch.OutOfMemoryError("CUDA out of memory\nmore"), "..."
+            ),
+        },
+    )
+    assert diagnose(group) == Failure("out of memory", "OutOfMemoryError: CUDA out of memory")
+
+
+def test_a_health_check_is_looked_through() -> None:
+    group = WorkerGroupError("", {0: WorkerHealthCheckFailedError("failed", LOST_NODE)})
+    assert diagnose(group).cause == "lost node"
+    assert diagnose(ControllerError(ValueError("odd"))).cause == "lost worker"
+
+
+def test_what_comes_again_is_not_tried_again() -> None:
+    causes: tuple[Cause, ...] = ("out of memory", "non-finite loss", "data", "network", "error")
+    for cause in causes:
+        assert not Attempts(9).again(Failure(cause, ""))
+
+
+def test_lost_workers_are_counted_and_lost_machines_are_not() -> None:
+    attempts = Attempts(2)
+    for cause in ("preemption", "lost node", "lost worker") * 2:
+        assert attempts.again(Failure(cause, ""))  # type: ignore[arg-type]
+    assert attempts.again(Failure("lost node", ""))
+    assert not attempts.again(Failure("lost worker", ""))
+    assert attempts.counted == 3

@@ -1,0 +1,137 @@
+"""Estimated times against devices whose law is known."""
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.estimate import Calibration, Measurement, Workload
+
+SMALL = Workload(
+    gflops=1.0,
+    megapixels=0.016,
+    parameters_m=5.0,
+    batch=8,
+    parts=1,
+    workers=1,
+    evaluated_images=10,
+    evaluated_megapixels=0.3,
+)
+
+
+def true_step(workload: Workload) -> float:
+    """A device that takes 10 ms a step, 20 ms a giga multiply-add, 500 ms a megapixel."""
+    images = workload.batch / workload.workers
+    return 0.01 + images * (0.02 * workload.gflops + 0.5 * workload.megapixels)
+
+
+def measurement(workload: Workload, error: float = 1.0, **given: object) -> Measurement:
+    step = true_step(workload) * error
+    return replace(Measurement(workload, "device", "fp32", "trial", step), **given)  # type: ignore[arg-type]
+
+
+def calibrate(*measurements: Measurement) -> Calibration:
+    return Calibration.of(measurements, "cpu", "device", "fp32")
+
+
+def several() -> list[Workload]:
+    return [
+        replace(SMALL, gflops=gflops, megapixels=megapixels, batch=batch)
+        for gflops in (0.5, 2.0, 8.0)
+        for megapixels in (0.016, 0.07)
+        for batch in (4, 16)
+    ]
+
+
+def test_a_device_s_law_is_recovered_within_its_networks() -> None:
+    found = calibrate(*map(measurement, several()))
+    for gflops, batch in ((1.0, 8), (4.0, 12), (12.0, 16)):
+        new = replace(SMALL, gflops=gflops, megapixels=0.04, batch=batch)
+        assert found.step(new) == pytest.approx(true_step(new), rel=0.1)
+
+
+def test_one_measurement_scales_the_rules_of_thumb() -> None:
+    twice_as_large = replace(SMALL, gflops=2.0, megapixels=0.032)
+    one = calibrate(measurement(SMALL))
+    assert one.step(SMALL) == true_step(SMALL)
+    assert 1.3 < one.step(twice_as_large) / one.step(SMALL) < 2.0
+
+
+def test_what_was_measured_itself_is_not_fitted() -> None:
+    odd = replace(SMALL, gflops=3.0)
+    found = calibrate(*map(measurement, several()), measurement(odd, error=3.0))
+    assert found.step(odd) == 3.0 * true_step(odd)
+    # Of several times of the same, the median.
+    again = [measurement(SMALL, error=e) for e in (1.0, 1.1, 9.0)]
+    assert calibrate(*again).step(SMALL) == pytest.approx(1.1 * true_step(SMALL))
+
+
+def test_other_devices_and_precisions_do_not_count() -> None:
+    others = [
+        measurement(SMALL, error=50.0, device="another"),
+        measurement(SMALL, error=50.0, precision="bf16"),
+    ]
+    assert calibrate(*others).source is None
+    assert calibrate(*others, measurement(SMALL)).step(SMALL) == true_step(SMALL)
+
+
+def test_finished_trials_count_before_quick_looks() -> None:
+    found = calibrate(measurement(SMALL, error=9.0, source="canary"), measurement(SMALL))
+    assert found.source == "trial"
+    assert found.step(SMALL) == true_step(SMALL)
+
+
+def test_a_trial_is_its_start_its_steps_and_its_validations() -> None:
+    found = calibrate(measurement(SMALL, validation=2.0, start=15.0))
+    estimate = found.training(SMALL, steps=100, validations=3)
+    assert estimate.seconds == pytest.approx(15.0 + 100 * true_step(SMALL) + 3 * 2.0)
+    assert estimate.low < estimate.seconds < estimate.high
+
+
+def test_validation_grows_with_the_pixels_of_all_passes() -> None:
+    found = calibrate(measurement(SMALL, validation=2.0))
+    larger = replace(SMALL, evaluated_megapixels=0.9)
+    assert found.validation(larger) == pytest.approx(6.0, rel=1e-6)
+    assert found.validation(replace(larger, workers=2)) == pytest.approx(3.0, rel=1e-6)
+
+
+def test_the_band_holds_four_of_five_and_widens_where_less_is_known() -> None:
+    random_numbers = random.Random(0)
+    noisy = [
+        measurement(workload, error=math.exp(random_numbers.gauss(0, 0.3)))
+        for workload in several()
+    ]
+    found = calibrate(*noisy)
+    inside = 0
+    for _ in range(300):
+        new = replace(SMALL, gflops=random_numbers.uniform(0.5, 8), batch=8, megapixels=0.05)
+        actual = 1000 * true_step(new) * math.exp(random_numbers.gauss(0, 0.3))
+        estimate = found.training(new, 1000, 0)
+        inside += estimate.low <= actual + found.start <= estimate.high
+    assert 0.7 < inside / 300 < 0.97
+    nothing = calibrate()
+    assert nothing.spread > found.spread > calibrate(*map(measurement, several())).spread
+
+
+@given(
+    errors=st.lists(st.floats(0.2, 5.0), min_size=1, max_size=8),
+    gflops=st.floats(0.01, 1000.0),
+    batch=st.integers(1, 64),
+)
+def test_estimates_are_always_positive_and_finite(
+    errors: list[float], gflops: float, batch: int
+) -> None:
+    workloads = several()
+    found = calibrate(*(measurement(w, e) for w, e in zip(workloads, errors, strict=False)))
+    estimate = found.training(replace(SMALL, gflops=gflops, batch=batch), 10, 1)
+    assert 0 < estimate.low <= estimate.seconds <= estimate.high < math.inf
+
+
+def test_a_measurement_survives_its_text_and_strange_text_is_passed_over() -> None:
+    whole = measurement(SMALL, validation=2.0, start=15.0)
+    assert Measurement.from_json(whole.to_json()) == whole
+    for text in ("", "{", "[]", '{"device": "a"}', whole.to_json().replace("gflops", "tflops")):
+        assert Measurement.from_json(text) is None

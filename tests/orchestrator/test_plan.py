@@ -1,0 +1,162 @@
+"""`--plan`: what a study would take, told without training anything."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orchestrator.cells import Cell, resolve_cells
+from orchestrator.estimate import Measurement
+from orchestrator.fleet import plan_gang
+from orchestrator.forecast import Capacity, Forecaster, StudyForecast, ranks, remaining, workload
+from orchestrator.hardware import worker_device
+from orchestrator.measurements import keep
+from orchestrator.plan import duration, show_plan
+from orchestrator.policy import GangShape
+from orchestrator.study import Plan
+from orchestrator.study_file import load_study
+from orchestrator.sweep import main
+
+STUDY = """\
+study: planned
+compare_to: strong
+base:
+  data: {dataset: DATASET, crop: [32, 48]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {epochs: 10, batch: 6, precision: fp32}
+  evaluation: {every: 4}
+variants:
+  strong: {set: {model: {flows: []}}}
+  middle: {set: {model: {flows: [detail]}}}
+  full: {set: {model: {supervision: [3, 4]}}}
+seeds: [0, 1]
+resources: {cpus_per_worker: 1, price_per_gpu_hour: 2, device: cpu}
+limits: {gpu_hours: 0.5}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, small_streets: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.replace("DATASET", str(small_streets)))
+    return path
+
+
+def resolved(file: Path) -> tuple[Plan, list[Cell]]:
+    plan = load_study(file)
+    return plan, resolve_cells(plan.trials, "cpu", file.parent)
+
+
+def timed(cell: Cell, plan: Plan, step: float = 60.0) -> Measurement:
+    """A trial that took a minute for each step, and half of one to validate and to start."""
+    load = workload(cell, plan.study.resources)
+    return Measurement(load, "device", "fp32", "trial", step, 30.0, 30.0)
+
+
+def forecast_of(plan: Plan, cells: list[Cell], cpus: float = 2.0) -> StudyForecast:
+    measured = [timed(cell, plan) for cell in cells]
+    forecaster = Forecaster.of(cells, plan.study.resources, measured, "cpu", "device")
+    gang = GangShape.of(1, {"CPU": 1.0})
+    capacity = Capacity(gang, 1.0, [{"CPU": cpus}], None, price=2.0)
+    todo = {cell.identity for cell in cells}
+    return forecaster.study(cells, todo, {}, ranks(plan.study, cells), capacity)
+
+
+def test_steps_and_validations_that_remain(file: Path) -> None:
+    _, cells = resolved(file)
+    # 14 images in batches of 6 are 3 steps; validated after 4, 8 and the last, tenth, epoch.
+    assert remaining(cells[0], 0) == (30, 3)
+    assert remaining(cells[0], 4) == (18, 2)
+    assert remaining(cells[0], 9) == (3, 1)
+    assert remaining(cells[0], 10) == (0, 0)
+
+
+def test_a_study_is_its_trials_on_the_nodes_given(file: Path) -> None:
+    plan, cells = resolved(file)
+    found = forecast_of(plan, cells)
+    each = 30 + 30 * 60 + 3 * 30
+    assert [trial.estimate.seconds for trial in found.trials if trial.estimate] == [each] * 6
+    assert found.wall.seconds == pytest.approx(3 * each)
+    assert found.longest.seconds == pytest.approx(each)
+    assert found.device_hours.seconds == pytest.approx(6 * each / 3600)
+    assert found.cost is not None
+    assert found.cost.seconds == pytest.approx(2 * 6 * each / 3600)
+    assert found.wall.low < found.wall.seconds < found.wall.high
+    # Last and best checkpoint with momentum, and the weights of both once more.
+    bytes_of_one = 6 * 4 * cells[0].cost.values_m * 1e6
+    assert found.trials[0].disk == pytest.approx(bytes_of_one, rel=1e-3)
+    assert forecast_of(plan, cells, cpus=6.0).wall.seconds == pytest.approx(each)
+
+
+def test_what_is_done_takes_nothing_and_what_is_shared_counts_once(file: Path) -> None:
+    plan, cells = resolved(file)
+    twin = replace(cells[0], trial=replace(cells[0].trial, name="twin"))
+    assert forecast_of(plan, [*cells, twin]).wall == forecast_of(plan, cells).wall
+    capacity = Capacity(GangShape.of(1, {"CPU": 1.0}), 1.0, [{"CPU": 1.0}], None)
+    forecaster = Forecaster.of(
+        cells, plan.study.resources, [timed(cells[0], plan)], "cpu", "device"
+    )
+    priority = ranks(plan.study, cells)
+    some = forecaster.study(cells, {cells[0].identity}, {cells[0].identity: 9}, priority, capacity)
+    assert some.wall.seconds == pytest.approx(30 + 3 * 60 + 30)
+    assert [trial.estimate is None for trial in some.trials] == [False] + [True] * 5
+
+
+def test_the_table_s_frame_comes_first(file: Path) -> None:
+    plan, cells = resolved(file)
+    found = ranks(plan.study, cells)
+    early = [cell.trial.name for cell in cells if found[cell.identity] == 0]
+    assert early == ["strong, seed 0", "full, seed 0"]
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_plan_fits_the_terminal(file: Path, width: int) -> None:
+    plan, cells = resolved(file)
+    forecast = forecast_of(plan, cells)
+    forecaster = Forecaster.of(
+        cells, plan.study.resources, [timed(cells[0], plan)], "cpu", "device"
+    )
+    console = Console(width=width, record=True, file=None, quiet=False)
+    gang = plan_gang(plan.study.resources, [{"CPU": 2.0, "trial_driver": 9.0}])
+    standings = {cell.trial.name: "missing" for cell in cells}
+    with console.capture() as capture:
+        show_plan(plan, standings, forecast, forecaster.weakest, gang, "device", console)  # type: ignore[arg-type]
+    text = capture.get()
+    assert max(len(line) for line in text.splitlines()) <= width
+    for name in ("identity", "GFLOPs", "epochs", "steps", "time", "wall time", "longest", "disk"):
+        assert name in text
+    assert "limits.gpu_hours will hold" in " ".join(text.split())
+    (row,) = [line for line in text.splitlines() if "full, seed 1" in line]
+    assert {"missing", "10", "30"} <= set(row.split())
+
+
+def test_the_command_plans_and_trains_nothing(
+    file: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    plan, cells = resolved(file)
+    storage = file.parent / "storage"
+    known = replace(timed(cells[0], plan, step=0.1), device=worker_device("cpu", 1.0))
+    keep(storage, [known])
+    assert main([str(file), "--plan", "--storage", str(storage)]) == 0
+    output = capfd.readouterr().out
+    assert "planned: 6 trials: 6 missing" in output
+    assert "Times from finished trials" in output
+    assert not (storage / "trials").exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (89, "89 s"),
+        (100, "2 min"),
+        (5340, "89 min"),
+        (5400, "1 h 30 min"),
+        (36000, "10 h"),
+        (400000, "111 h"),
+    ],
+)
+def test_times_are_said_as_a_person_would(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

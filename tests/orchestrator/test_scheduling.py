@@ -1,0 +1,174 @@
+"""The fleet on a real Ray, with drivers that train nothing: order, gangs, limits, searches."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import tune
+
+from orchestrator import fleet
+from orchestrator.budget import Budget
+from orchestrator.limits import EarlyStopping, Limits
+from orchestrator.trial import Job
+from orchestrator.worker import WorkerTask
+from pipelines.experiment import Experiment
+from pipelines.optimization import TrainingConfig
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 9
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(
+        num_cpus=4,
+        resources={fleet.DRIVER_RESOURCE: 1e6},
+        include_dashboard=False,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+def job(name: str, workers: int = 1, seconds: float = 1.0, rank: int = 1) -> Job:
+    experiment = Experiment(training=TrainingConfig(epochs=EPOCHS, precision="fp32"))
+    task = WorkerTask(experiment, "", 1, (), None, None, 1.0)
+    return Job(
+        name=name,
+        run_name=name,
+        task=task,
+        workers=workers,
+        resources={"CPU": 1.0},
+        use_gpu=False,
+        retries=0,
+        keep_checkpoints=1,
+        storage="",
+        expected_seconds=seconds,
+        rank=rank,
+    )
+
+
+def train(job: Job) -> dict[str, Any]:
+    """Epochs of a tenth of a second; the mIoU follows from the trial's name."""
+    for epoch in range(1, EPOCHS + 1):
+        time.sleep(0.1)
+        tune.report({"epoch": epoch, "val/miou": 0.01 * int(job.name) * epoch})
+    return {"last_checkpoint": job.name}
+
+
+class Events:
+    """Notes what it is told, and how many workers were at work at most."""
+
+    def __init__(self, jobs: list[Job], limits: Limits | None = None) -> None:
+        self.workers = {job.name: job.workers for job in jobs}
+        self.budget = Budget(limits or Limits(), devices=1)
+        self.order: list[str] = []
+        self.at_work: set[str] = set()
+        self.most_workers = 0
+        self.epochs: dict[str, int] = {}
+        self.ends: dict[str, str] = {}
+
+    def started(self, name: str) -> None:
+        self.budget.started(name)
+        self.order.append(name)
+        self.at_work.add(name)
+        self.most_workers = max(self.most_workers, sum(self.workers[n] for n in self.at_work))
+
+    def epoch(self, name: str, metrics: dict[str, Any]) -> None:
+        self.epochs[name] = metrics["epoch"]
+
+    def finished(self, name: str, outcome: dict[str, Any]) -> None:
+        assert outcome == {"last_checkpoint": name}
+        self._end(name, "finished")
+
+    def failed(self, name: str, cause: str) -> None:
+        self._end(name, cause)
+
+    def stopped_early(self, name: str) -> None:
+        self._end(name, "stopped early")
+
+    def held(self, name: str) -> None:
+        self._end(name, "held")
+
+    def stop_requested(self) -> bool:
+        return False
+
+    def hold_requested(self) -> bool:
+        return self.budget.hold_reason() is not None
+
+    def may_start(self) -> bool:
+        return self.budget.may_start()
+
+    def unwanted(self, name: str) -> bool:
+        return False
+
+    def _end(self, name: str, how: str) -> None:
+        self.budget.ended(name, failed=how not in ("finished", "held", "stopped early"))
+        self.at_work.discard(name)
+        assert name not in self.ends
+        self.ends[name] = how
+
+
+def run(jobs: list[Job], directory: Path, events: Events, **options: Any) -> None:
+    options.setdefault("run", train)
+    fleet.run_jobs(jobs, options.pop("at_once", None), events, directory, "study", **options)
+
+
+def test_first_rows_then_the_longest_and_whole_gangs_only(cluster: None, tmp_path: Path) -> None:
+    jobs = [
+        job("1", seconds=1.0),
+        job("2", workers=3, seconds=9.0),
+        job("3", workers=2, seconds=5.0),
+        job("4", workers=3, seconds=2.0, rank=0),
+        job("5", seconds=8.0),
+    ]
+    events = Events(jobs)
+    run(jobs, tmp_path, events)
+    assert events.ends == dict.fromkeys("12345", "finished")
+    assert events.most_workers <= 4
+    assert events.order[0] == "4"
+    # One CPU is left beside 4: too little for 2, and 5 would outlast what 2 waits for.
+    assert events.order[1:3] == ["1", "2"]
+
+
+def test_a_limit_of_trials_starts_no_more(cluster: None, tmp_path: Path) -> None:
+    jobs = [job(str(index), seconds=index) for index in range(1, 6)]
+    events = Events(jobs, Limits(trials=2))
+    run(jobs, tmp_path, events)
+    assert events.ends == {"5": "finished", "4": "finished"}
+    assert "limits.trials" in str(events.budget.left_out_reason())
+
+
+def test_a_spent_budget_holds_the_running_at_their_next_report(
+    cluster: None, tmp_path: Path
+) -> None:
+    jobs = [job(str(index)) for index in range(1, 4)]
+    events = Events(jobs, Limits(gpu_hours=0.3 / 3600))
+    run(jobs, tmp_path, events, at_once=2)
+    assert events.ends == {"1": "held", "2": "held"}
+    assert all(1 <= epoch < EPOCHS for epoch in events.epochs.values())
+
+
+def test_failures_up_to_the_limit(cluster: None, tmp_path: Path) -> None:
+    def fail(job: Job) -> dict[str, Any]:
+        raise ValueError("no good")
+
+    jobs = [job(str(index)) for index in range(1, 6)]
+    events = Events(jobs, Limits(failures=2))
+    run(jobs, tmp_path, events, at_once=1, run=fail)
+    assert events.ends == dict.fromkeys("12", "ValueError: no good")
+
+
+def test_a_search_gives_up_the_worst_and_calls_it_no_failure(cluster: None, tmp_path: Path) -> None:
+    jobs = [job(str(index), seconds=9 - index) for index in range(9, 0, -1)]
+    events = Events(jobs)
+    run(jobs, tmp_path, events, early_stopping=EarlyStopping(grace_epochs=1, reduction=3))
+    assert set(events.ends) == {str(index) for index in range(1, 10)}
+    assert set(events.ends.values()) == {"finished", "stopped early"}
+    assert events.ends["9"] == "finished"
+    stopped = [name for name, end in events.ends.items() if end == "stopped early"]
+    assert all(events.epochs[name] < EPOCHS for name in stopped)
