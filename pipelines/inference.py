@@ -5,6 +5,7 @@ overlap, their logits are averaged; over scales and flip, the probabilities.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -98,25 +99,30 @@ def predict(
 ) -> Tensor:
     """Class indices, int64 `(batch, height, width)` of `size`, for normalised `images`.
 
-    The largest things held are the sum of the probabilities and the logits of one pass, float32
-    `(batch, classes, height, width)` each.
+    The largest things held are what the network returns in one pass, and over several passes the
+    sum of the probabilities, float32 `(batch, classes, height, width)`; what lies between them is
+    made a strip of rows at a time.
     """
     config = config or InferenceConfig()
+    prediction = torch.empty((len(images), *size), dtype=torch.int64, device=images.device)
     if len(config.views) == 1:
         # The largest logit is the largest probability.
-        return _logits(model, images, config, *config.views[0], size).argmax(dim=1)
+        ((scale, mirrored),) = config.views
+        logits = _logits(model, images, config, scale, mirrored)
+        for rows, strip in _strips(logits, mirrored, size):
+            prediction[:, rows] = strip.argmax(dim=1)
+        return prediction
     total: Tensor | None = None
     for scale, mirrored in config.views:
-        logits = _logits(model, images, config, scale, mirrored, size)
+        logits = _logits(model, images, config, scale, mirrored)
         if total is None:
-            total = torch.zeros_like(logits)
-        for start in range(0, size[0], _ROWS):
-            rows = slice(start, start + _ROWS)
-            total[:, :, rows] += logits[:, :, rows].softmax(dim=1)
+            total = logits.new_zeros((*logits.shape[:2], *size))
+        for rows, strip in _strips(logits, mirrored, size):
+            total[:, :, rows] += strip.softmax(dim=1)
         # Before the next pass makes its own.
-        del logits
+        del logits, strip
     assert total is not None, "there is a view"
-    return total.argmax(dim=1)
+    return torch.argmax(total, dim=1, out=prediction)
 
 
 @torch.no_grad()
@@ -157,18 +163,37 @@ def _logits(
     config: InferenceConfig,
     scale: float,
     mirrored: bool,
-    size: tuple[int, int],
 ) -> Tensor:
-    """Logits of one pass, `(batch, classes, *size)`, float32, the picture's own way round."""
+    """Logits of one pass, float32, as the network gives them: at its size, mirrored or not."""
     if mirrored:
         images = images.flip(-1)
     images = _resize(images, scaled_size((images.shape[-2], images.shape[-1]), scale))
     if config.window is None or config.step is None:
-        logits = split_output(model(images))[0].float()
-    else:
-        logits = _window_logits(model, images, config.window, config.step)
-    logits = _resize(logits, size)
-    return logits.flip(-1) if mirrored else logits
+        return split_output(model(images))[0].float()
+    return _window_logits(model, images, config.window, config.step)
+
+
+def _strips(
+    logits: Tensor, mirrored: bool, size: tuple[int, int]
+) -> Iterator[tuple[slice, Tensor]]:
+    """`logits` resized bilinearly to `size` and turned the picture's own way round, a few rows at a
+    time, with the rows they are."""
+    height, (rows, columns) = logits.shape[-2], size
+    position = (torch.arange(rows, device=logits.device, dtype=torch.double) + 0.5) * height / rows
+    position = (position - 0.5).clamp(0, height - 1)
+    above = position.long()
+    below = (above + 1).clamp(max=height - 1)
+    share = (position - above).to(logits.dtype)[:, None]
+    for start in range(0, rows, _ROWS):
+        strip = slice(start, min(start + _ROWS, rows))
+        if height == rows:
+            part = logits[:, :, strip]
+        else:
+            first, last = logits[:, :, above[strip]], logits[:, :, below[strip]]
+            part = torch.lerp(first, last, share[strip])
+        # The rows are right already: this resizes the columns alone.
+        part = _resize(part, (strip.stop - start, columns))
+        yield strip, part.flip(-1) if mirrored else part
 
 
 def _window_logits(
