@@ -1,11 +1,14 @@
-"""Settings and the small data set that all tests share."""
+"""Settings and the small data sets that all tests share."""
 
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from PIL import Image
 
+from pipelines.prepare import main as prepare
 from pipelines.prepare import prepare_streets
 
 # A busy machine is no reason to fail; on CI the same examples come every time.
@@ -22,3 +25,26 @@ def small_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("data") / "streets"
     prepare_streets(directory, train=14, val=5, size=(32, 64))
     return directory
+
+
+@pytest.fixture(scope="session")
+def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared data set in Cityscapes' own layout, in small: 4 train, 2 val and 2 test images."""
+    source = tmp_path_factory.mktemp("cityscapes")
+    rng = np.random.default_rng(0)
+    for split, city, count in (("train", "aachen", 4), ("val", "bonn", 2), ("test", "berlin", 2)):
+        for folder in ("leftImg8bit", "gtFine"):
+            (source / folder / split / city).mkdir(parents=True)
+        for index in range(count):
+            stem = f"{city}_{index:06d}_000019"
+            pixels = rng.integers(0, 256, (32, 64, 3), dtype=np.uint8)
+            labels = rng.integers(0, 34, (32, 64), dtype=np.uint8)
+            image = source / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png"
+            Image.fromarray(pixels).save(image)
+            if split != "test":
+                label = source / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png"
+                Image.fromarray(labels).save(label)
+    prepared = source / "prepared"
+    arguments = ["cityscapes", "--source", str(source), "--destination", str(prepared)]
+    assert prepare(arguments) == 0
+    return prepared

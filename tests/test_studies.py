@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from models.backbones import build_backbone
 from models.cost import on_meta
@@ -13,7 +11,6 @@ from orchestrator.cells import resolve_cells
 from orchestrator.study import Plan
 from orchestrator.study_file import load_study
 from pipelines.network import NetworkConfig, check_network
-from pipelines.prepare import main as prepare
 
 ROOT = Path(__file__).parent.parent
 STUDIES = [ROOT / "ablations.yaml", *ROOT.glob("studies/*.yaml"), *ROOT.glob("examples/*.yaml")]
@@ -85,29 +82,6 @@ def test_the_recipes_are_the_papers() -> None:
         "table-4a": {((512, 512), 16, 120, 0.01, 0.0, True)},
         "table-4b": {((512, 512), 16, 120, 0.001, 0.0, True)},
     }
-
-
-@pytest.fixture(scope="session")
-def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared data set in Cityscapes' own layout, in small: 4 train, 2 val and 2 test images."""
-    source = tmp_path_factory.mktemp("cityscapes")
-    rng = np.random.default_rng(0)
-    for split, city, count in (("train", "aachen", 4), ("val", "bonn", 2), ("test", "berlin", 2)):
-        for folder in ("leftImg8bit", "gtFine"):
-            (source / folder / split / city).mkdir(parents=True)
-        for index in range(count):
-            stem = f"{city}_{index:06d}_000019"
-            pixels = rng.integers(0, 256, (32, 64, 3), dtype=np.uint8)
-            labels = rng.integers(0, 34, (32, 64), dtype=np.uint8)
-            image = source / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png"
-            Image.fromarray(pixels).save(image)
-            if split != "test":
-                label = source / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png"
-                Image.fromarray(labels).save(label)
-    prepared = source / "prepared"
-    arguments = ["cityscapes", "--source", str(source), "--destination", str(prepared)]
-    assert prepare(arguments) == 0
-    return prepared
 
 
 @pytest.mark.parametrize("name", ["table-1b", "table-3a", "table-3b"])
