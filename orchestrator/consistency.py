@@ -1,13 +1,14 @@
 """What the types of a study cannot say: whether its parts fit each other."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from orchestrator.conditions import check_condition, conditions
 from orchestrator.overlay import dotted_leaves, unknown_key
 from orchestrator.source import Keys, Problem, Source
-from orchestrator.study import Study
+from orchestrator.study import Study, Trial
 from orchestrator.validation import shown, suggestion
+from pipelines.dataset import split_parts
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")
 _PROTOCOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -132,3 +133,33 @@ def _kind(study: Study, source: Source) -> Iterator[Problem]:
             if getattr(study, key):
                 message = f"`{key}` needs something trained, and `kind: profile` trains nothing"
                 yield Problem(source.place((key,)), message)
+
+
+def check_splits(study: Study, trials: Sequence[Trial], source: Source) -> list[Problem]:
+    """A figure of the table that no trial could ever have."""
+    name = study.report.protocol
+    unscored = [trial for trial in trials if trial.experiment.data.validation_split is None]
+    if name is None or not unscored:
+        return []
+    message = (
+        f"`report.protocol` is {name!r}, but {unscored[0].name} is not scored under any protocol: "
+        "its `data.validation_split` is null"
+    )
+    return [Problem(source.place(("report", "protocol")), message)]
+
+
+def splits_that_overlap(trials: Sequence[Trial], source: Source) -> list[Problem]:
+    """Trials that are validated on images they train on, which is allowed and worth a look."""
+    pairs = {
+        (trial.experiment.data.train_split, trial.experiment.data.validation_split)
+        for trial in trials
+    }
+    return [
+        Problem(
+            source.place(("base", "data", "validation_split")),
+            f"validated on {validation}, which is part of what is trained on ({train}): the mIoU "
+            "says nothing about new images",
+        )
+        for train, validation in sorted(pairs, key=str)
+        if validation is not None and set(split_parts(train)) & set(split_parts(validation))
+    ]

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from orchestrator.conditions import conditions, holds, never, resolved_values, stated_keys
 from orchestrator.overlay import laid_over, read_experiment, without_unknown_keys
 from orchestrator.source import Keys, Problem, Source, StudyError, single_value
-from orchestrator.study import EnteredScore, Reference, Study, Trial, Variant
+from orchestrator.stated import EnteredScore, Reference
+from orchestrator.study import Study, Trial, Variant
 
 Stated = TypeVar("Stated", Reference, EnteredScore)
 

@@ -9,101 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
 from orchestrator.limits import EarlyStopping, Limits
 from orchestrator.resources import Resources
 from orchestrator.source import Problem
+from orchestrator.stated import EnteredScore, EnteredScores, Published, Reference, References
 from pipelines.experiment import Experiment
 from pipelines.inference import InferenceConfig
-
-
-def _one_or_list(value: Any) -> str:
-    return "list" if isinstance(value, list | tuple) else "one"
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Published values to stand beside the measured ones.
-
-    miou: in percent, as in papers.
-    parameters_m: parameters in millions.
-    gflops: multiply-adds / 1e9.
-    source: the table or page they are from.
-    when: the cells they are for, as dotted keys and a value or a list of them; all when left out.
-    """
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    miou: float | None = None
-    parameters_m: float | None = None
-    gflops: float | None = None
-    source: str = ""
-    when: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        figures = {name: getattr(self, name) for name in ("miou", "parameters_m", "gflops")}
-        if all(value is None for value in figures.values()):
-            raise ValueError("a value is needed: miou, parameters_m or gflops")
-        check_figures(figures)
-
-
-References = Annotated[
-    Annotated[Reference, Tag("one")] | Annotated[tuple[Reference, ...], Tag("list")],
-    Discriminator(_one_or_list),
-]
-
-
-@dataclass(frozen=True)
-class Published:
-    """Another method's row: shown in the table as it was published, never trained.
-
-    label: the method's name.
-    miou: in percent, as in papers.
-    parameters_m: parameters in millions.
-    gflops: multiply-adds / 1e9.
-    source: the table or page it is from.
-    when: values of grid axes in whose part of the table it stands; all when left out.
-    """
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    label: str
-    miou: float | None = None
-    parameters_m: float | None = None
-    gflops: float | None = None
-    source: str = ""
-    when: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_figures({name: getattr(self, name) for name in ("miou", "parameters_m", "gflops")})
-
-
-@dataclass(frozen=True)
-class EnteredScore:
-    """A score that only a person can fetch, such as a test server's, of one trained cell.
-
-    miou: in percent, as the server states it.
-    source: which server, and when.
-    seed: of the trial whose predictions were sent.
-    when: the cells it is for, as dotted keys and a value or a list of them; all when left out.
-    """
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    miou: float
-    source: str
-    seed: int = 0
-    when: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_figures({"miou": self.miou})
-
-
-EnteredScores = Annotated[
-    Annotated[EnteredScore, Tag("one")] | Annotated[tuple[EnteredScore, ...], Tag("list")],
-    Discriminator(_one_or_list),
-]
 
 
 @dataclass(frozen=True)
@@ -324,13 +237,3 @@ class Plan:
 def field_names(config: type[Any]) -> list[str]:
     """The names of a dataclass's fields."""
     return [entry.name for entry in fields(config)]
-
-
-def check_figures(figures: dict[str, float | None]) -> None:
-    """Raises ValueError where a published figure cannot be one: mIoU is in percent."""
-    for name, value in figures.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be above 0, received {value}")
-    miou = figures.get("miou")
-    if miou is not None and not 1 < miou <= 100:
-        raise ValueError(f"miou must be in percent, such as 77.3, received {miou}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.consistency import check_study
+from orchestrator.consistency import check_splits, check_study, splits_that_overlap
 from orchestrator.expansion import expand
 from orchestrator.extensions import import_modules
 from orchestrator.source import (
@@ -68,7 +68,7 @@ def load_study(
     except StudyError as error:
         raise StudyError([*problems, *error.problems]) from None
     trials, wrong, idle = expand(study, source, experiment_overrides)
-    problems += wrong
+    problems += [*wrong, *check_splits(study, trials, source)]
     # `--set` may well have changed what a condition speaks of; without it, one is a mistake.
     if problems or (idle and not overrides):
         raise StudyError(problems or idle)
@@ -78,7 +78,7 @@ def load_study(
         _only(trials, only),
         path.read_text(encoding="utf-8"),
         yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True),
-        tuple(idle),
+        (*idle, *splits_that_overlap(trials, source)),
     )
 
 

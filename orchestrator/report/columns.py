@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.report.rows import Row
-from orchestrator.study import Plan, Published
+from orchestrator.stated import Published
+from orchestrator.study import Plan
 
 NOTHING = "-"
 STALE, MIXED, INCOMPARABLE = "*", "†", "‡"

@@ -9,7 +9,8 @@ from orchestrator.report.comparison import SEEDS_FOR_T_TEST
 from orchestrator.report.power import seeds_warning
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row, expected_difference, pooled_deviation
-from orchestrator.study import Plan, ProfileOptions, Published
+from orchestrator.stated import Published
+from orchestrator.study import Plan, ProfileOptions
 
 # Fewer groups than this say little about others.
 _FEW_GROUPS = 10

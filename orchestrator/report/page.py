@@ -26,7 +26,8 @@ from orchestrator.report.notes import Notes
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row
 from orchestrator.report.views import heat_map, image_list
-from orchestrator.study import Plan, Published
+from orchestrator.stated import Published
+from orchestrator.study import Plan
 
 METRICS = {"train/loss": "loss", "val/miou": "mIoU %", "learning_rate": "learning rate"}
 PICTURES = {

@@ -7,7 +7,8 @@ from typing import Any
 from orchestrator.cells import ModelCost
 from orchestrator.report.comparison import Difference, compare, holm
 from orchestrator.report.results import Result
-from orchestrator.study import Plan, Reference
+from orchestrator.stated import Reference
+from orchestrator.study import Plan
 
 
 @dataclass(frozen=True)

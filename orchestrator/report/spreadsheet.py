@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Sequence
 
 from orchestrator.report.rows import Row
-from orchestrator.study import Plan, Published
+from orchestrator.stated import Published
+from orchestrator.study import Plan
 
 Value = str | float | int | None
 

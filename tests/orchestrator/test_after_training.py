@@ -1,18 +1,12 @@
 """Protocols and submissions: what is missing of them, and a study that has both."""
 
 import hashlib
-import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from mlflow.tracking import MlflowClient
-from PIL import Image
 
 from orchestrator.cells import Cell, resolve_cells
 from orchestrator.evaluations import is_current, settings
@@ -22,7 +16,6 @@ from orchestrator.study import Plan
 from orchestrator.study_file import load_study
 from pipelines.dataset import DatasetError
 from pipelines.inference import InferenceConfig
-from pipelines.readers import cityscapes as official
 from pipelines.submission import SubmissionError, pack
 
 STUDY = """\
@@ -127,58 +120,3 @@ def test_a_package_is_the_same_each_time(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "deep" / "one.zip") as archive:
         assert archive.namelist() == ["a_000000_000019.png", "b_000000_000019.png"]
         assert archive.read("a_000000_000019.png") == b"first"
-
-
-@pytest.mark.slow
-def test_a_study_is_scored_and_packed_once_it_is_trained(tmp_path: Path, cityscapes: Path) -> None:
-    file, storage = tmp_path / "study.yaml", tmp_path / "storage"
-    text = STUDY.replace("DATASET", str(cityscapes))
-
-    def sweep(study: str) -> str:
-        file.write_text(study)
-        command = [sys.executable, "-m", "orchestrator.sweep", str(file)]
-        environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-        done = subprocess.run(
-            [*command, "--storage", str(storage)],
-            capture_output=True,
-            text=True,
-            timeout=400,
-            env=environment,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def run_of(name: str) -> dict[str, float]:
-        client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-        experiment = client.get_experiment_by_name("after")
-        runs = client.search_runs([experiment.experiment_id])
-        (found,) = [run for run in runs if run.data.tags.get("orchestrator.trial") == name]
-        kept = [entry.path for entry in client.list_artifacts(found.info.run_id)]
-        assert ("best" in kept) == (name == VALIDATED)
-        return dict(found.data.metrics)
-
-    printed = sweep(text.replace("  flip: {flip: true}\n", ""))
-    assert f"{VALIDATED}: " in printed
-    assert "12.5" in printed  # as entered
-    metrics = run_of(VALIDATED)
-    assert 0 <= metrics["eval/windows/miou"] <= 1
-    assert not [name for name in run_of(UNVALIDATED) if name.startswith(("val/", "eval/windows"))]
-    packages = sorted((storage / "submissions" / "after").glob("*.zip"))
-    assert [path.name for path in packages] == ["small-None.zip", "small-val.zip"]
-    ids = {label_id for label_id, _, _ in official.CLASSES}
-    with zipfile.ZipFile(packages[0]) as archive:
-        assert archive.namelist() == [f"berlin_00000{i}_000019.png" for i in range(2)]
-        for name in archive.namelist():
-            with archive.open(name) as stream, Image.open(stream) as picture:
-                pixels = np.asarray(picture)
-            assert pixels.shape == (32, 64)
-            assert set(np.unique(pixels)) <= ids
-
-    # A protocol that is added later scores what is there, and trains and packs nothing.
-    before = [path.stat().st_mtime_ns for path in packages]
-    printed = sweep(text)
-    assert "2 finished" in printed
-    assert "epoch 1/1" not in printed
-    assert run_of(VALIDATED)["eval/windows/miou"] == metrics["eval/windows/miou"]
-    assert 0 <= run_of(VALIDATED)["eval/flip/miou"] <= 1
-    assert [path.stat().st_mtime_ns for path in packages] == before

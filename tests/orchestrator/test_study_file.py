@@ -128,6 +128,12 @@ def test_set_of_an_axis_leaves_one_true_column(tmp_path: Path) -> None:
     assert len(several.trials) == 16
 
 
+def test_validation_on_what_is_trained_on_is_told(tmp_path: Path) -> None:
+    text = SAME + "  two: {set: {data: {train_split: train+val}}}\n"
+    (warning,) = load(tmp_path, {"study.yaml": text.replace("{one: {}}", "\n  one: {}")}).warnings
+    assert "validated on val, which is part of what is trained on (train+val)" in str(warning)
+
+
 def test_all_problems_of_all_files_at_once(tmp_path: Path) -> None:
     files = {
         "first.yaml": "base:\n  training: {epoch: 1, batch: none}\n  data: {crop: 3}\n",
@@ -267,6 +273,11 @@ BROKEN = [
         "2:9: `first` is 'ful', which is no variant; did you",
     ),
     ("study: small", "study: small\nprofile: {}", "2:1: `profile` needs `kind: profile`"),
+    (
+        "training: {epochs: 3}}",
+        "training: {epochs: 3}, data: {validation_split: null}}",
+        "22:10: `report.protocol` is 'flip', but strong, 0.0, seed 0 is not scored under any",
+    ),
     (
         "study: small",
         "study: small\nkind: profile",
