@@ -118,7 +118,7 @@ def draw_accuracy(points: Sequence[Point]) -> str:
         if len(named) <= _MOST_LABELS:
             _label(figure, axes, named)
         if len({point.kind for point in points}) > 1:
-            axes.legend(loc="lower right", fontsize=8)
+            figure.legend(loc="outside upper right", ncols=2, fontsize=8)
         return _svg(figure, "mIoU against FLOPs")
 
 

@@ -61,8 +61,8 @@ def main_sheet(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> 
         ),
         _column(
             f"GFLOPs{size}",
-            [_number(r.gflops, 1) for r in rows],
-            [_number(o.gflops, 1) for o in others],
+            [_gflops(r.gflops) for r in rows],
+            [_gflops(o.gflops) for o in others],
             rank=6,
         ),
         _column("mIoU %", [_spread(list(row.miou.values())) for row in rows], others),
@@ -246,6 +246,11 @@ def _hours(value: float | None) -> str:
     if value is None:
         return NOTHING
     return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def _gflops(value: float | None) -> str:
+    """Small networks on small pictures take far less than one."""
+    return NOTHING if value is None else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -121,7 +121,8 @@ def _row(
     trial = group[0].trial
     incomparable = _incomparable(plan, group, base)
     difference = None
-    if base and not incomparable:
+    # Two names of one training are one: there is nothing to compare.
+    if base and not incomparable and not _runs(group) & _runs(base):
         difference = compare(_by_seed(group), _by_seed(base), *_resampled(group, base))
     published_difference = None
     if base and trial.published_miou is not None and base[0].trial.published_miou is not None:
@@ -148,6 +149,10 @@ def _row(
             if result.trial.entered is not None
         },
     )
+
+
+def _runs(group: Sequence[Result]) -> set[str]:
+    return {result.run.run_id for result in group if result.run is not None}
 
 
 def _by_seed(group: Sequence[Result]) -> dict[int, float]:
