@@ -181,7 +181,7 @@ def _on_differences(rows: Sequence[Row]) -> Iterable[str]:
     groups = {group for group in scored.groups if group is not None}
     levels = f"{len(groups)} groups, then images" if len(groups) > 1 else "images"
     seeds = max(len(row.difference.seeds) for row in with_interval if row.difference)
-    first = "seeds, then " if seeds > 1 else ""
+    first = "seeds (Student's t), then " if seeds > 1 else ""
     text = (
         f"Differences are paired; interval: 95 %, hierarchical bootstrap over {first}{levels} "
         f"({len(scored.identifiers)} in all, {REPLICATES} replicates, mIoU recomputed from summed "

@@ -39,7 +39,7 @@ class Report:
         if grid is None:
             return [("", whole)]
         across = " x ".join(axis.split(".")[-1] for axis in self.plan.study.grid)
-        return [(f"mIoU % by {across}", grid), ("all figures", whole)]
+        return [(f"mIoU % by {across}", grid), ("All figures", whole)]
 
     @property
     def notes(self) -> Notes:
