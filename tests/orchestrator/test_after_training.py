@@ -2,22 +2,37 @@
 
 import hashlib
 import zipfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import save_file
 
+from orchestrator import scoring
 from orchestrator.cells import Cell, resolve_cells
 from orchestrator.evaluations import is_current, settings
-from orchestrator.packing import check_submission, missing_packages
-from orchestrator.protocols import missing_scores
+from orchestrator.ledger import Ledger, StudyRun, tracking_uri
+from orchestrator.model_directory import write_model_directory
+from orchestrator.packing import check_submission, missing_packages, pack_missing
+from orchestrator.protocols import missing_scores, score
 from orchestrator.study import Plan
 from orchestrator.study_file import load_study
 from pipelines.dataset import DatasetError
+from pipelines.evaluation import EvaluationConfig, evaluate
 from pipelines.inference import InferenceConfig
+from pipelines.loading import EvaluationBatches
+from pipelines.network import build_network
+from pipelines.precision import Numerics
+from pipelines.readers import cityscapes as official
 from pipelines.submission import SubmissionError, pack
 
+NUMERICS = Numerics.choose(torch.device("cpu"), "fp32", "auto")
 STUDY = """\
 study: after
 base:
@@ -120,3 +135,75 @@ def test_a_package_is_the_same_each_time(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "deep" / "one.zip") as archive:
         assert archive.namelist() == ["a_000000_000019.png", "b_000000_000019.png"]
         assert archive.read("a_000000_000019.png") == b"first"
+
+
+def test_what_is_scored_and_packed_is_recorded(
+    plan: Plan, cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything but the way to Ray's processes: the tasks' shares are worked off here."""
+
+    def here(task: Any, model: Any, work: tuple[Any, ...], parts: int, *_: object) -> Iterator[Any]:
+        shares = min(2, parts)
+        for share in range(shares):
+            yield task._function(model, *work, share, shares)
+
+    monkeypatch.setattr(scoring, "_in_shares", here)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    ledger = Ledger(tracking_uri(tmp_path), tmp_path / "artifacts")
+    study_run = StudyRun.open(ledger, plan)
+    run_ids = {}
+    for cell in cells:
+        run_id = run_ids[cell.trial.name] = study_run.begin_trial(cell, None, None)
+        checkpoint, directory = tmp_path / run_id, tmp_path / "models" / run_id
+        checkpoint.mkdir()
+        network = build_network(cell.trial.experiment.model, 19, seed=0)
+        save_file(dict(network.state_dict()), checkpoint / "model.safetensors")
+        manifest = cell.dataset.manifest
+        write_model_directory(directory, checkpoint, cell.trial.experiment, manifest)
+        ledger.log_artifact(run_id, directory, "last")
+        study_run.end_trial(run_id, "FINISHED")
+    study_run.close("FINISHED")
+
+    console = Console(quiet=True)
+    scores = list(missing_scores(plan, cells, run_ids, ledger.evaluations))
+    assert score(scores, ledger, (), console, lambda: False) == {}
+    packages = list(missing_packages(plan, cells, run_ids, ledger.evaluations))
+    packed = tmp_path / "submissions"
+    assert pack_missing(packages, plan, ledger, packed, console, lambda: False) == {}
+    # Nothing is missing any more.
+    assert not list(missing_scores(plan, cells, run_ids, ledger.evaluations))
+    assert not list(missing_packages(plan, cells, run_ids, ledger.evaluations))
+
+    found = cells[1].dataset.split("val")
+    network = build_network(cells[1].trial.experiment.model, 19, seed=0).eval()
+    for name, protocol in plan.study.protocols.items():
+        config = EvaluationConfig(**asdict(protocol))
+        wanted = evaluate(network, EvaluationBatches(found, 1), 19, NUMERICS, config)
+        recorded = ledger.record(run_ids[VALIDATED]).metrics
+        assert recorded[f"eval/{name}/miou"] == pytest.approx(wanted.miou)
+    assert "eval/flip/miou" not in ledger.record(run_ids[UNVALIDATED]).metrics
+    ids = {label_id for label_id, _, _ in official.CLASSES}
+    for archive in ("small-None.zip", "small-val.zip"):
+        with zipfile.ZipFile(packed / archive) as files:
+            assert files.namelist() == [f"berlin_00000{i}_000019.png" for i in range(2)]
+            for name in files.namelist():
+                with files.open(name) as stream, Image.open(stream) as picture:
+                    pixels = np.asarray(picture)
+                assert pixels.shape == (32, 64)
+                assert set(np.unique(pixels)) <= ids
+
+
+def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(
+    plan: Plan, cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    ledger = Ledger(tracking_uri(tmp_path), tmp_path / "artifacts")
+    study_run = StudyRun.open(ledger, plan)
+    run_id = study_run.begin_trial(cells[1], None, None)
+    study_run.close("FINISHED")
+    missing = list(missing_scores(plan, cells, {VALIDATED: run_id}, ledger.evaluations))
+    failures = score(missing, ledger, (), Console(quiet=True), lambda: False)
+    assert list(failures) == [VALIDATED]
+    assert "not scored under windows" in failures[VALIDATED]
+    stopped = score(missing, ledger, (), Console(quiet=True), lambda: True)
+    assert stopped == {VALIDATED: "not scored under flip: stopped"}
