@@ -15,12 +15,12 @@ from torch import nn
 
 from orchestrator.extensions import import_modules
 from orchestrator.ledger import Ledger, tracking_uri
-from orchestrator.model_directory import ClassList
 from orchestrator.overlay import read_experiment
 from orchestrator.source import Source, read_yaml
 from orchestrator.validation import validate
 from pipelines.checkpoint import WEIGHTS_FILE, load_weights
 from pipelines.experiment import Experiment
+from pipelines.model_directory import ClassList
 from pipelines.network import build_network
 from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
 

@@ -10,10 +10,10 @@ from rich.console import Console
 from orchestrator.cells import Cell
 from orchestrator.ledger import Ledger, Record
 from orchestrator.ledger.models import log_model, register_best
-from orchestrator.model_directory import write_model_directory
 from orchestrator.model_package import package
 from orchestrator.study import Plan
 from pipelines.imaging import Array
+from pipelines.model_directory import write_model_directory
 
 _EXAMPLE = 64  # pixels of an example's longer side, at most
 

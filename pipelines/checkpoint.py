@@ -39,14 +39,16 @@ class Snapshot:
     momentum: dict[str, Tensor]
     state: str
 
-    def write(self, directory: Path) -> None:
+    def write(self, directory: Path, texts: Mapping[str, str] | None = None) -> None:
         """Write the checkpoint `directory`, whole or not at all: beside it first, on the disk for
-        certain, then moved into place. Raises CheckpointError where that fails, as on a full
-        disk."""
+        certain, then moved into place. texts: further files of it, by name. Raises CheckpointError
+        where that fails, as on a full disk."""
         partial = directory.with_name(directory.name + PARTIAL)
         try:
             shutil.rmtree(partial, ignore_errors=True)
             self.write_into(partial)
+            for name, text in (texts or {}).items():
+                (partial / name).write_text(text, encoding="utf-8")
             sync_to_disk([*partial.iterdir(), partial])
             partial.rename(directory)
             sync_to_disk([directory.parent])

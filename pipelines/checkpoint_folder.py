@@ -6,7 +6,7 @@ there; so a process may be killed at any moment, and the next one goes on from a
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +52,16 @@ def select(entries: Sequence[Entry], keep: int) -> Selection:
 class CheckpointFolder:
     """Checkpoints in `root`, one directory each, and the links `last` and `best` to two of them.
 
-    keep: how many of the best stay, besides the last.
+    keep: how many of the best stay, besides the last. texts: files that each checkpoint holds
+        beside the training's state, by name.
     """
 
-    def __init__(self, root: Path, keep: int = 1) -> None:
+    def __init__(self, root: Path, keep: int = 1, texts: Mapping[str, str] | None = None) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, received {keep}")
         self.root = root
         self.keep = keep
+        self.texts = texts or {}
 
     def last(self) -> Path | None:
         """The checkpoint to go on from. Raises CheckpointError where one cannot be read."""
@@ -85,7 +87,7 @@ class CheckpointFolder:
 
     def save(self, snapshot: Snapshot, epoch: int, step: int) -> None:
         """Add the checkpoint at `step` of `epoch`, then drop those no longer wanted."""
-        snapshot.write(self._directory / f"epoch-{epoch:04d}-step-{step:06d}")
+        snapshot.write(self._directory / f"epoch-{epoch:04d}-step-{step:06d}", self.texts)
         self.tidy()
 
     @property

@@ -26,6 +26,7 @@ from pipelines.configuration import ConfigurationError, configure
 from pipelines.core_yaml import CoreLoader
 from pipelines.dataset import DatasetError, open_dataset
 from pipelines.experiment import Experiment
+from pipelines.model_directory import describing_files
 from pipelines.network import NetworkError
 from pipelines.results import write_results
 from pipelines.training import NonFiniteLossError, Report, Training
@@ -69,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(
     experiment: Experiment, out: Path, device: torch.device, options: argparse.Namespace
 ) -> None:
-    """Train into `out`: `checkpoints/`, of which `last` and `best` name two, `metrics.jsonl`, and
-    `results/`."""
+    """Train into `out`: `checkpoints/`, model directories of which `last` and `best` name two,
+    `metrics.jsonl`, and `results/`."""
     cache = None if options.cache is None else NodeCache(Path(options.cache).expanduser())
     dataset = open_dataset(_location(experiment.data.dataset, out))
     training = Training(experiment, dataset, device, cache=cache)
@@ -81,7 +82,9 @@ def _train(
         raise ConfigurationError(
             f"{out} holds another experiment (see {recorded}); choose another --out"
         )
-    folder = CheckpointFolder(out, keep=options.keep)
+    folder = CheckpointFolder(
+        out, keep=options.keep, texts=describing_files(experiment, dataset.manifest)
+    )
     if leads:
         out.mkdir(parents=True, exist_ok=True)
         write_text(recorded, described)

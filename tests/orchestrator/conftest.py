@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 
 from orchestrator.cells import resolve_cells
 from orchestrator.ledger import Ledger, StudyRun, tracking_uri
-from orchestrator.model_directory import write_model_directory
 from orchestrator.study_file import load_study
 from orchestrator.trained_outcome import keep_models
+from pipelines.model_directory import write_model_directory
 from pipelines.network import build_network
 
 STUDY = """\

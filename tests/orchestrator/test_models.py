@@ -17,13 +17,13 @@ import examples.gated_fem  # noqa: F401 - registers its kind of FEM
 from models import FENetConfig
 from orchestrator.ledger import Ledger
 from orchestrator.ledger.models import register_best
-from orchestrator.model_directory import write_model_directory
 from orchestrator.model_package import package, reach
 from orchestrator.segmentation_model import SOURCES, _load_pyfunc
 from orchestrator.trained_model import load_model
 from pipelines.dataset import open_dataset
 from pipelines.experiment import Experiment
 from pipelines.inference import predict_image
+from pipelines.model_directory import write_model_directory
 from pipelines.network import NetworkConfig, build_network
 from pipelines.optimization import TrainingConfig
 from pipelines.precision import Numerics

@@ -19,7 +19,7 @@ data: {crop: [32, 48]}
 model: {backbone: dfnet1, channels: 8, supervision: [3, 4]}
 training: {epochs: 4, batch: 7, learning_rate: 1e-2, schedule_by: iteration, precision: fp32}
 """
-MEASURED = ("images_per_second", "memory_gib", "val/seconds")
+MEASURED = ("images_per_second", "memory_gib", "val/seconds", "seconds")
 
 
 def _train(arguments: list[str], rank: int, size: int, port: int) -> None:

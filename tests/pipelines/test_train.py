@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from pipelines.serving import SegmentationModel
 from pipelines.train import main
 
 EXPERIMENT = """\
@@ -31,7 +33,7 @@ def train(experiment: Path, dataset: Path, out: str, *more: str) -> int:
 
 
 def history(out: Path) -> list[dict[str, float]]:
-    measured = ("images_per_second", "memory_gib", "val/seconds")
+    measured = ("images_per_second", "memory_gib", "val/seconds", "seconds")
     lines = (out / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in measured} for line in lines]
 
@@ -45,6 +47,10 @@ def test_training_into_a_directory_and_going_on(
     assert (whole / "results" / "panels.png").exists()
     assert load_file(whole / "best" / "model.safetensors")
     assert "epoch 3/3  loss" in capsys.readouterr().out
+
+    # Its checkpoints are model directories.
+    picture = np.zeros((32, 48, 3), np.uint8)
+    assert SegmentationModel(whole / "last").predict(picture).shape == (32, 48)
 
     # A training that was killed in its second epoch: everything but what came after that moment.
     process = subprocess.Popen(

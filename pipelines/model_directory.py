@@ -29,6 +29,17 @@ class ClassList:
     classes: tuple[ClassInfo, ...]
 
 
+def describing_files(experiment: Experiment, manifest: Manifest) -> dict[str, str]:
+    """What, beside the weights, makes a model directory: file name to text."""
+    learned = ClassList(
+        manifest.name, manifest.fingerprint, manifest.ignore_index, manifest.classes
+    )
+    return {
+        name: yaml.safe_dump(_plain(asdict(content)), sort_keys=False, allow_unicode=True)
+        for name, content in ((EXPERIMENT_FILE, experiment), (CLASSES_FILE, learned))
+    }
+
+
 def write_model_directory(
     directory: Path, checkpoint: Path, experiment: Experiment, manifest: Manifest
 ) -> None:
@@ -37,11 +48,7 @@ def write_model_directory(
     manifest: of the data set that it was trained on.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    learned = ClassList(
-        manifest.name, manifest.fingerprint, manifest.ignore_index, manifest.classes
-    )
-    for name, content in ((EXPERIMENT_FILE, experiment), (CLASSES_FILE, learned)):
-        text = yaml.safe_dump(_plain(asdict(content)), sort_keys=False, allow_unicode=True)
+    for name, text in describing_files(experiment, manifest).items():
         (directory / name).write_text(text, encoding="utf-8")
     (directory / WEIGHTS_FILE).symlink_to(checkpoint.resolve() / WEIGHTS_FILE)
 
