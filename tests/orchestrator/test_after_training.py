@@ -18,7 +18,6 @@ from orchestrator import scoring
 from orchestrator.cells import Cell, resolve_cells
 from orchestrator.evaluations import is_current, settings
 from orchestrator.ledger import Ledger, StudyRun, tracking_uri
-from orchestrator.model_directory import write_model_directory
 from orchestrator.packing import check_submission, missing_packages, pack_missing
 from orchestrator.protocols import missing_scores, score
 from orchestrator.study import Plan
@@ -27,6 +26,7 @@ from pipelines.dataset import DatasetError
 from pipelines.evaluation import EvaluationConfig, evaluate
 from pipelines.inference import InferenceConfig
 from pipelines.loading import EvaluationBatches
+from pipelines.model_directory import write_model_directory
 from pipelines.network import build_network
 from pipelines.precision import Numerics
 from pipelines.readers import cityscapes as official
