@@ -203,7 +203,7 @@ def _rehearse_worker(config: dict[str, Any]) -> None:
             task.experiment,
             open_dataset(task.dataset),
             device,
-            task.cache,
+            task.cache and task.cache.here(),
             directory,
             config["protocols"],
         )

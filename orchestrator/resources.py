@@ -91,8 +91,8 @@ class Resources:
         return self.workers * (self.gpus_per_worker if device == "cuda" else 1)
 
     def cache(self) -> NodeCache | None:
-        """The node cache, which every worker finds under the same path."""
+        """The node cache. A home directory in its path is each worker's own."""
         if self.node_cache is None:
             return None
         capacity = None if self.node_cache_gib is None else int(self.node_cache_gib * 2**30)
-        return NodeCache(Path(self.node_cache).expanduser(), capacity)
+        return NodeCache(Path(self.node_cache), capacity)

@@ -11,6 +11,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from orchestrator.causes import Attempts, diagnose
+from orchestrator.rendezvous import RaysNetwork
 from orchestrator.worker import SCORE, WorkerTask, train_worker
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def _trainer(job: Job) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
         train_loop_config={"task": job.task},
+        torch_config=RaysNetwork(),
         scaling_config=ScalingConfig(
             num_workers=job.workers, use_gpu=job.use_gpu, resources_per_worker=job.resources
         ),

@@ -53,7 +53,7 @@ def train_worker(config: dict[str, WorkerTask]) -> None:
     """Train, report each epoch with a checkpoint, and resume from one where Ray has one."""
     task = config["task"]
     device = prepare_worker(task)
-    training = Training(task.experiment, open_dataset(task.dataset), device, cache=task.cache)
+    training = Training(task.experiment, open_dataset(task.dataset), device, cache=task.cache and task.cache.here())
     hardware = worker_device(device.type, task.share)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:

@@ -16,7 +16,7 @@ import weakref
 from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -46,6 +46,10 @@ class NodeCache:
 
     directory: Path
     capacity: int | None = None
+
+    def here(self) -> "NodeCache":
+        """The same, with a home directory in the path being that of this process."""
+        return replace(self, directory=self.directory.expanduser())
 
     def decoded(self, dataset: PreparedDataset, name: str, threads: int = 2) -> Samples:
         """The decoded copy of a split, built on first use by `threads` threads; the split itself,
