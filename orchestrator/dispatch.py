@@ -18,10 +18,12 @@ from orchestrator.progress import StudyProgress, TrialProgress
 from orchestrator.provenance import git_commit
 from orchestrator.recorder import Recorder, Tracked
 from orchestrator.setting import Setting
+from orchestrator.stop_file import stop_file, withdraw
 from orchestrator.storage import Storage
 from orchestrator.study import Plan
 from orchestrator.trial import Job
 from orchestrator.worker import WorkerTask
+from orchestrator.worker_output import output_directory
 
 
 def train(
@@ -59,7 +61,9 @@ def train(
         ],
     )
     on_gpu = gang.device == "cuda"
-    recorder = Recorder(study_run, progress, trials, setting, on_gpu, budget, on_finished)
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    stop = stop_file(setting.storage, name)
+    recorder = Recorder(study_run, progress, trials, setting, stop, on_gpu, budget, on_finished)
     first = ranks(plan.study, todo)
     setting.stop.graceful = True
     try:
@@ -67,7 +71,7 @@ def train(
             fleet.run_jobs(
                 [
                     replace(
-                        job_of(trial.cell, trial.run_id, plan, gang, setting.storage),
+                        job_of(trial.cell, trial.run_id, plan, gang, setting.storage, stop),
                         expected_seconds=forecaster.trial(
                             trial.cell, max(trial.logged, default=0)
                         ).seconds,
@@ -78,7 +82,7 @@ def train(
                 gang.at_once,
                 recorder,
                 setting.storage.here / "tune",
-                f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+                name,
                 plan.study.early_stopping,
                 nodes=partial(fleet.nodes_at_most, plan.study.resources),
             )
@@ -87,6 +91,7 @@ def train(
         recorder.cancel()
         raise
     finally:
+        withdraw(stop)
         setting.stop.graceful = False
     return recorder.failures
 
@@ -137,8 +142,11 @@ def _tracked(
     )
 
 
-def job_of(cell: Cell, run_id: str, plan: Plan, gang: Gang, storage: Storage) -> Job:
-    """What the fleet needs to know to train a cell. storage: where its checkpoints lie."""
+def job_of(
+    cell: Cell, run_id: str, plan: Plan, gang: Gang, storage: Storage, stop: str = ""
+) -> Job:
+    """What the fleet needs to know to train a cell. storage: where its checkpoints lie; stop: the
+    stop file that its workers watch, if any."""
     resources = plan.study.resources
     return Job(
         name=cell.trial.name,
@@ -151,6 +159,8 @@ def job_of(cell: Cell, run_id: str, plan: Plan, gang: Gang, storage: Storage) ->
             cache=resources.cache(),
             checkpoint_steps=resources.checkpoint_steps,
             share=resources.share(gang.device),
+            output=str(output_directory(storage.here, run_id)),
+            stop_file=stop,
         ),
         workers=resources.workers,
         resources=gang.per_worker,

@@ -218,7 +218,9 @@ def run_jobs(
 
     def trainable(config: dict[str, Any]) -> None:
         try:
-            tune.report({_OUTCOME: run(jobs[config["job"]])})
+            outcome = run(jobs[config["job"]])
+            if outcome:  # nothing, where it was told to stop before its end
+                tune.report({_OUTCOME: outcome})
         except Exception as error:
             cause = (
                 str(error) if isinstance(error, TrialError) else f"{type(error).__name__}: {error}"

@@ -1,12 +1,13 @@
 """What a person sees while a study runs: a live table on a terminal, a line an event in a log."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -22,16 +23,30 @@ _STYLES: dict[TrialState, str] = {
     "stopped": "yellow",
 }
 
+# Which trials are shown where not all of them fit.
+_INTEREST: tuple[TrialState, ...] = (
+    "training",
+    "starting",
+    "failed",
+    "finished",
+    "waiting",
+    "stopped",
+)
+_WIDE = 110  # columns from which on there is room for all figures
+_OTHER_LINES = 6  # of the screen: header, summary, prompt
+
 
 @dataclass
 class TrialProgress:
-    """How far one trial is. miou is in [0, 1]; times are seconds since the epoch."""
+    """How far one trial is. miou, of the last validation, and best are in [0, 1]; times are seconds
+    since the epoch."""
 
     name: str
     epochs: int
     state: TrialState = "waiting"
     epoch: int = 0
     miou: float | None = None
+    best: float | None = None
     loss: float | None = None
     images_per_second: float | None = None
     resumed_at: int = 0
@@ -44,6 +59,13 @@ class TrialProgress:
         if seen < 2 or self.first_epoch_at is None or self.last_epoch_at is None:
             return None
         return (self.last_epoch_at - self.first_epoch_at) / (seen - 1)
+
+    def seconds_left(self) -> float | None:
+        """Until its last epoch, at the pace seen; None where it is not training."""
+        pace = self.seconds_per_epoch()
+        if pace is None or self.state != "training":
+            return None
+        return pace * (self.epochs - self.epoch)
 
 
 @dataclass
@@ -61,9 +83,7 @@ class StudyProgress:
 
     def __enter__(self) -> "StudyProgress":
         if self.console.is_terminal:
-            self._live = Live(
-                console=self.console, get_renderable=self._table, refresh_per_second=2
-            )
+            self._live = Live(console=self.console, get_renderable=self._view, refresh_per_second=2)
             self._live.start()
         return self
 
@@ -90,6 +110,7 @@ class StudyProgress:
         trial.first_epoch_at = trial.first_epoch_at or now
         trial.last_epoch_at = now
         trial.miou = metrics.get("val/miou", trial.miou)
+        trial.best = metrics.get("val/best_miou", trial.best)
         trial.loss = metrics.get("train/loss")
         trial.images_per_second = metrics.get("images_per_second")
         shown = f"epoch {epoch}/{trial.epochs}, loss {trial.loss:.3f}"
@@ -113,47 +134,94 @@ class StudyProgress:
             done = sum(trial.state == "finished" for trial in self.trials.values())
             self.say(f"[{_clock(elapsed)}] ({done}/{len(self.trials)} done) {name}: {message}")
 
-    def _table(self) -> Table:
-        table = Table(box=None, padding=(0, 1), header_style="bold", title_justify="left")
-        for column in ("trial", "", "epoch", "loss", "mIoU %", "images/s", "left", "state"):
-            right = column in ("epoch", "loss", "mIoU %", "images/s", "left")
-            table.add_column(column, justify="right" if right else "left", no_wrap=True)
-        for trial in self.trials.values():
-            left = trial.seconds_per_epoch()
-            remaining = left * (trial.epochs - trial.epoch) if left is not None else None
-            table.add_row(
-                trial.name,
-                ProgressBar(total=trial.epochs, completed=trial.epoch, width=16),
+    def _view(self) -> Table:
+        """The trials that fit on the screen, then one line on the whole study."""
+        width, height = self.console.size
+        wide = width >= _WIDE
+        table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", title_justify="left")
+        table.add_column("trial", no_wrap=True, overflow="ellipsis", ratio=1)
+        if wide:
+            table.add_column("", no_wrap=True)
+        for column in (
+            "epoch",
+            "loss",
+            "mIoU %",
+            *(["best %", "images/s"] if wide else []),
+            "left",
+        ):
+            table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("state", no_wrap=True)
+        shown = self._most_interesting(max(3, height - _OTHER_LINES))
+        for trial in shown:
+            row: list[RenderableType] = [trial.name]
+            if wide:
+                row.append(ProgressBar(total=trial.epochs, completed=trial.epoch, width=16))
+            row += [
                 f"{trial.epoch}/{trial.epochs}",
                 _number(trial.loss, ".3f"),
-                _number(None if trial.miou is None else 100 * trial.miou, ".1f"),
-                _number(trial.images_per_second, ".0f"),
-                _clock(remaining) if remaining is not None and trial.state == "training" else "",
-                Text(trial.state, style=_STYLES[trial.state]),
-            )
-        done = sum(trial.state == "finished" for trial in self.trials.values())
-        elapsed = _clock(time.time() - self._started)
-        table.caption = (
-            f"{done} of {len(self.trials)} trials finished, {elapsed} elapsed{self._left()}"
-        )
+                _number(trial.miou, ".1f", 100),
+            ]
+            if wide:
+                row += [_number(trial.best, ".1f", 100), _number(trial.images_per_second, ".0f")]
+            row += [_clock(trial.seconds_left()), Text(trial.state, style=_STYLES[trial.state])]
+            table.add_row(*row)
+        table.caption = self._summary(len(self.trials) - len(shown))
         table.caption_justify = "left"
         return table
+
+    def _most_interesting(self, count: int) -> list[TrialProgress]:
+        """At most `count` trials, in the study's order: those at work, then those that failed, then
+        the last to finish, then the next to start."""
+        order = {state: index for index, state in enumerate(_INTEREST)}
+        by_interest = sorted(
+            self.trials.values(),
+            key=lambda trial: (order[trial.state], -(trial.last_epoch_at or 0.0)),
+        )
+        chosen = {trial.name for trial in by_interest[:count]}
+        return [trial for trial in self.trials.values() if trial.name in chosen]
+
+    def _summary(self, hidden: int) -> Text:
+        counts = Counter(trial.state for trial in self.trials.values())
+        parts = [f"{counts['finished']} of {len(self.trials)} trials finished"]
+        parts += [
+            f"{counts[state]} {state}"
+            for state in ("training", "failed", "waiting")
+            if counts[state]
+        ]
+        leader = max(
+            (trial for trial in self.trials.values() if trial.best is not None),
+            key=lambda trial: trial.best or 0.0,
+            default=None,
+        )
+        text = Text(", ".join(parts) + f"; {_clock(time.time() - self._started)} elapsed")
+        text.append(self._left())
+        working = [trial for trial in self.trials.values() if trial.state == "training"]
+        speed = sum(trial.images_per_second or 0.0 for trial in working)
+        if speed:
+            text.append(f", {speed:.0f} images/s")
+        if leader is not None and leader.best is not None:
+            text.append(f"\nbest so far: {100 * leader.best:.1f} % by {leader.name}")
+        if hidden:
+            text.append(f"\n{hidden} more not shown")
+        return text
 
     def _left(self) -> str:
         """An estimate for the whole study from the epochs done so far."""
         done = sum(trial.epoch - trial.resumed_at for trial in self.trials.values())
         live = ("waiting", "starting", "training")
         todo = sum(t.epochs - t.epoch for t in self.trials.values() if t.state in live)
-        if done == 0 or todo == 0:
+        if done <= 0 or todo == 0:
             return ""
         return f", about {_clock((time.time() - self._started) / done * todo)} left"
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _number(value: float | None, form: str, scale: float = 1.0) -> str:
+    return "" if value is None else format(scale * value, form)
 
 
-def _clock(seconds: float) -> str:
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from orchestrator import stop_file
 from orchestrator.budget import Budget
 from orchestrator.cells import Cell
 from orchestrator.extensions import modules_of
@@ -18,6 +19,7 @@ from orchestrator.setting import Setting
 from orchestrator.storage import on_this_machine
 from orchestrator.trained_outcome import keep_models
 from orchestrator.worker import DEVICE, RESULTS_DIRECTORY
+from orchestrator.worker_output import output_directory
 from pipelines.checkpoint import CheckpointError, read_history
 
 
@@ -38,6 +40,10 @@ class Tracked:
     began: float | None = None
 
 
+# How long trials may take to write a checkpoint after a stop was asked for.
+GRACE_SECONDS = 60.0
+
+
 class Recorder:
     """The study's `fleet.TrialEvents`. The ledger is written in the background; `close` waits for
     it."""
@@ -48,12 +54,13 @@ class Recorder:
         progress: StudyProgress,
         trials: Mapping[str, Tracked],
         setting: Setting,
+        stop: str,
         on_gpu: bool,
         budget: Budget,
         on_finished: Callable[[], None],
     ) -> None:
-        """trials: by trial name. on_finished: called, from the writing thread, as trials finish,
-        once all of a trial is recorded."""
+        """trials: by trial name. stop: the stop file that the workers watch. on_finished: called,
+        from the writing thread, as trials finish, once all of a trial is recorded."""
         self.failures: dict[str, str] = {}
         self._study_run = study_run
         self._progress = progress
@@ -63,15 +70,23 @@ class Recorder:
         self._hours = "trial/gpu_hours" if on_gpu else "trial/worker_hours"
         self._on_finished = on_finished
         self._deleted: set[str] = set()
+        self._stop_file = stop
+        self._stopping_since: float | None = None
         self._writer = BackgroundWriter()
 
     def stop_requested(self) -> bool:
-        """Whether the user has asked to stop."""
-        return self._setting.stop.requested
+        """Whether the trials are to be ended now: some time after the user has asked to stop, in
+        which they write a checkpoint and end by themselves."""
+        if not self._setting.stop.requested:
+            return False
+        if self._stopping_since is None:
+            self._stopping_since = time.monotonic()
+            stop_file.request(self._stop_file)
+        return time.monotonic() - self._stopping_since > GRACE_SECONDS
 
     def hold_requested(self) -> bool:
-        """Whether a limit of the study is reached."""
-        return self._budget.hold_reason() is not None
+        """Whether the user has asked to stop, or a limit of the study is reached."""
+        return self._setting.stop.requested or self._budget.hold_reason() is not None
 
     def may_start(self) -> bool:
         """Whether the limits allow a further trial."""
@@ -118,11 +133,12 @@ class Recorder:
 
     def failed(self, name: str, cause: str) -> None:
         """The trial raised an error."""
-        if self.stop_requested() or name in self._deleted:
+        if self._setting.stop.requested or name in self._deleted:
             return  # a worker that was told to stop; the study's end closes the run
         self._budget.ended(name, failed=True)
         self.failures[name] = cause
         run_id = self._trials[name].run_id
+        self._write(name, lambda: self._keep_output(run_id))
         self._write(name, lambda: self._study_run.end_trial(run_id, "FAILED", cause))
         self._progress.ended(name, "failed", cause)
 
@@ -164,6 +180,7 @@ class Recorder:
         ledger = self._study_run.ledger
         if measurement:
             self._study_run.log_measurement(trial.run_id, trial.device, measurement)
+        self._keep_output(trial.run_id)
         validated = trial.cell.trial.experiment.data.validation_split is not None
         imports = self._study_run.plan.study.imports
         with on_this_machine(last) as final, on_this_machine(best) as chosen:
@@ -181,6 +198,11 @@ class Recorder:
         self._study_run.end_trial(trial.run_id, "FINISHED")
         self._progress.ended(name, "finished")
         self._on_finished()
+
+    def _keep_output(self, run_id: str) -> None:
+        output = output_directory(self._setting.storage.here, run_id)
+        if output.exists():  # it is on another host where the storage is not shared
+            self._study_run.ledger.log_artifact(run_id, output, "logs")
 
     def _log(self, name: str, metrics: Mapping[str, float]) -> None:
         """Record an epoch once, also when it is trained again after a crash."""

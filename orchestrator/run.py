@@ -124,6 +124,7 @@ class _Course:
 
     def run(self) -> bool:
         study_run = StudyRun.open(self.ledger, self.plan, self._stop_from_elsewhere)
+        study_run.note_command(self.setting.command)
         refresher = Refresher(partial(self._refresh, study_run))
         status: RunStatus = "FAILED"
         try:

@@ -27,7 +27,8 @@ class StopFlag:
 @dataclass(frozen=True)
 class Setting:
     """Where a command runs. address: of a Ray cluster, None for one of its own on this machine;
-    log: the file that takes the libraries' output. canaries: whether long studies are rehearsed."""
+    log: the file that takes the libraries' output. canaries: whether long studies are rehearsed.
+    command: what is needed to run it again, as `orchestrator.sweep` puts it."""
 
     storage: Storage
     address: str | None
@@ -35,6 +36,7 @@ class Setting:
     log: Path
     stop: StopFlag
     canaries: bool = True
+    command: str = ""
 
     @property
     def tracking_uri(self) -> str:

@@ -4,6 +4,7 @@ Trains what is missing, resumes what was interrupted, leaves what is finished, a
 """
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -75,7 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             for warning in plan.warnings:
                 console.print(f"[yellow]look[/]  {escape(str(warning))}", highlight=False)
-            setting = Setting(storage, options.address, console, log, stop, not options.no_canary)
+            setting = Setting(
+                storage,
+                options.address,
+                console,
+                log,
+                stop,
+                canaries=not options.no_canary,
+                command=_again(options),
+            )
             finished = run_study(plan, setting, _wishes(options), options.plan)
         except BAD_INPUT as error:
             _tell(error, console)
@@ -181,6 +190,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _wishes(options: argparse.Namespace) -> Wishes:
     return Wishes(options.retry_failed, options.retrain_stale)
+
+
+def _again(options: argparse.Namespace) -> str:
+    """What `orchestrator.studies resume` needs besides the resolved study."""
+    return json.dumps({"directory": str(Path.cwd()), "only": options.only})
 
 
 def _pair(text: str) -> tuple[str, str]:

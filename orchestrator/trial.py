@@ -3,6 +3,7 @@
 import logging
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -12,7 +13,9 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from orchestrator.causes import Attempts, diagnose
 from orchestrator.rendezvous import RaysNetwork
+from orchestrator.stop_file import is_asked
 from orchestrator.worker import SCORE, WorkerTask, train_worker
+from pipelines.checkpoint import read_history
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +47,14 @@ class TrialError(RuntimeError):
 
 
 def run_trial(job: Job) -> dict[str, Any]:
-    """Train one job to its end. Returns the paths of its last and best checkpoint.
+    """Train one job to its end. Returns the paths of its last and best checkpoint; nothing where
+    it was told to stop before its end.
 
     What may end better is tried again from the last checkpoint, see `orchestrator.causes`. Raises
     TrialError.
     """
+    if job.task.stop_file and is_asked(job.task.stop_file):
+        return {}
     attempts = Attempts(job.retries)
     while True:
         try:
@@ -60,6 +66,8 @@ def run_trial(job: Job) -> dict[str, Any]:
                 lost = f"a worker was lost {attempts.counted} times, the last time: "
                 raise TrialError((lost if failure.retried else "") + failure.message) from None
             logger.warning("%s: %s (%s), resuming", job.name, failure.cause, failure.message)
+    if not _is_complete(job, result.checkpoint):
+        return {}
     best, _ = max(
         result.best_checkpoints or [],
         key=lambda entry: entry[1].get(SCORE, -math.inf),
@@ -74,6 +82,15 @@ def _place(checkpoint: Checkpoint, job: Job) -> str:
         return str(checkpoint.path)
     _, mark, query = rest.partition("?")
     return f"{scheme}://{checkpoint.path}{mark}{query}"
+
+
+def _is_complete(job: Job, checkpoint: Checkpoint | None) -> bool:
+    """Whether a training that ended without an error reached its last epoch."""
+    if checkpoint is None:
+        return False
+    with checkpoint.as_directory() as directory:
+        history = read_history(Path(directory))
+    return len(history) == job.task.experiment.training.epochs
 
 
 def _trainer(job: Job) -> TorchTrainer:

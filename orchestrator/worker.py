@@ -1,6 +1,7 @@
 """One worker of a trial: the training loop of `pipelines` under Ray Train."""
 
 import importlib
+import socket
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import ray.train.torch
 import torch
 
 from orchestrator.hardware import worker_device
+from orchestrator.stop_file import watched
+from orchestrator.worker_output import kept_output, say
 from pipelines.cache import NodeCache
 from pipelines.dataset import open_dataset
 from pipelines.experiment import Experiment
@@ -29,7 +32,8 @@ class WorkerTask:
 
     imports: modules that register what the experiment names. cache: of decoded data, on the node.
     checkpoint_steps: steps from one checkpoint within an epoch to the next; None for none. share:
-    of the device, see `worker_device`.
+    of the device, see `worker_device`. output: directory for what the workers print. stop_file:
+    path or URI; once it is there, the training writes a checkpoint and ends; empty for none.
     """
 
     experiment: Experiment
@@ -39,6 +43,8 @@ class WorkerTask:
     cache: NodeCache | None
     checkpoint_steps: int | None
     share: float
+    output: str
+    stop_file: str
 
 
 def prepare_worker(task: WorkerTask) -> torch.device:
@@ -50,21 +56,34 @@ def prepare_worker(task: WorkerTask) -> torch.device:
 
 
 def train_worker(config: dict[str, WorkerTask]) -> None:
-    """Train, report each epoch with a checkpoint, and resume from one where Ray has one."""
+    """Train, report each epoch with a checkpoint, and resume from one where Ray has one. What the
+    process prints meanwhile is kept."""
     task = config["task"]
-    device = prepare_worker(task)
-    training = Training(task.experiment, open_dataset(task.dataset), device, cache=task.cache and task.cache.here())
+    rank = ray.train.get_context().get_world_rank()
+    with kept_output(Path(task.output) / f"worker-{rank}.log"):
+        _train(task, prepare_worker(task))
+
+
+def _train(task: WorkerTask, device: torch.device) -> None:
+    cache = task.cache and task.cache.here()
+    training = Training(task.experiment, open_dataset(task.dataset), device, cache=cache)
     hardware = worker_device(device.type, task.share)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as directory:
             training.restore(Path(directory))
+    epochs = task.experiment.training.epochs
+    group, position = training.group, training.position
+    say(f"worker {group.rank} of {group.size} on {socket.gethostname()}, {device}")
+    if checkpoint:
+        say(f"resumed after epoch {position.epoch} of {epochs}, step {position.step}")
 
     written = threading.Event()
     written.set()
 
     def send(report: Report) -> None:
         metrics: dict[str, Any] = dict(report.metrics or {})
+        say(_described(report, epochs))
         # Ray keeps the checkpoint that scores best, and refuses one without a score.
         metrics[SCORE] = _score(report, training)
         metrics[DEVICE] = hardware
@@ -95,7 +114,16 @@ def train_worker(config: dict[str, WorkerTask]) -> None:
             checkpoint_upload_fn=write,
         )
 
-    training.run(send, report_steps=task.checkpoint_steps)
+    training.run(send, task.checkpoint_steps, watched(task.stop_file))
+
+
+def _described(report: Report, epochs: int) -> str:
+    """A report as a line of the worker's output."""
+    if report.metrics is None:
+        return f"checkpoint within epoch {report.epoch} of {epochs}"
+    names = ("train/loss", "val/miou", "learning_rate", "images_per_second", "memory_gib")
+    shown = [f"{name} {report.metrics[name]:.4g}" for name in names if name in report.metrics]
+    return f"epoch {report.epoch} of {epochs}: {', '.join(shown)}"
 
 
 def _score(report: Report, training: Training) -> float:

@@ -160,16 +160,24 @@ class Training:
         self.position = Position(**state["position"])
         self.history = list(state["history"])
 
-    def run(self, report: Callable[[Report], None], report_steps: int | None = None) -> None:
+    def run(
+        self,
+        report: Callable[[Report], None],
+        report_steps: int | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Train what remains; call `report` after each epoch, and after every `report_steps` steps
-        within one.
+        within one. stop: asked on every worker in every step; once one of them says yes, the step
+        is reported, and the training ends there on all of them.
 
         Raises NonFiniteLossError, and DatasetError where a sample cannot be read.
         """
         epochs = self.experiment.training.epochs
         every = self.experiment.evaluation.every
         while self.position.epoch < epochs:
-            metrics = self._train_epoch(report, report_steps)
+            metrics = self._train_epoch(report, report_steps, stop)
+            if metrics is None:
+                return
             seconds = self.position.seconds
             self.position = Position(epoch=self.position.epoch + 1)
             epoch = self.position.epoch
@@ -202,9 +210,13 @@ class Training:
         return take_snapshot(self.model, self.optimizer, state)
 
     def _train_epoch(
-        self, report: Callable[[Report], None], report_steps: int | None
-    ) -> dict[str, float]:
-        """Train the steps that remain of the epoch under way; its metrics."""
+        self,
+        report: Callable[[Report], None],
+        report_steps: int | None,
+        stop: Callable[[], bool],
+    ) -> dict[str, float] | None:
+        """Train the steps that remain of the epoch under way; its metrics, None where it was
+        stopped before its end."""
         config, position = self.experiment.training, self.position
         steps = -(-len(self.batches) // config.accumulation)
         parts = augment_ahead(
@@ -219,7 +231,8 @@ class Training:
             rate = learning_rate(config, position.epoch, position.step, steps)
             for parameters in self.optimizer.param_groups:
                 parameters["lr"] = rate
-            names, losses = self._step(list(islice(parts, config.accumulation)), rate)
+            parts_of_step = list(islice(parts, config.accumulation))
+            names, losses, stopped = self._step(parts_of_step, rate, stop())
             position.loss_names = names
             position.loss_sums = [
                 sum(pair)
@@ -227,8 +240,12 @@ class Training:
             ]
             position.step += 1
             position.seconds += time.perf_counter() - started
-            if report_steps and position.step % report_steps == 0 and position.step < steps:
+            if position.step == steps:
+                break
+            if stopped or (report_steps and position.step % report_steps == 0):
                 report(Report(position.epoch + 1, None, None, self._snapshot))
+            if stopped:
+                return None
         means = [value / steps for value in position.loss_sums]
         metrics = {"train/loss": means[0]}
         if len(means) > 2:
@@ -238,9 +255,12 @@ class Training:
         metrics["images_per_second"] = steps * config.batch / position.seconds
         return metrics
 
-    def _step(self, parts: list[TrainingBatch], rate: float) -> tuple[list[str], list[float]]:
-        """One optimizer step on the parts of a global batch. The names of the loss's terms, and the
-        total loss followed by each term, as means over the global batch."""
+    def _step(
+        self, parts: list[TrainingBatch], rate: float, stop: bool
+    ) -> tuple[list[str], list[float], bool]:
+        """One optimizer step on the parts of a global batch. The names of the loss's terms, the
+        total loss followed by each term, as means over the global batch, and whether any worker
+        wants to `stop`, which travels with them."""
         self.optimizer.zero_grad(set_to_none=True)
         totals: Tensor | None = None
         for index, part in enumerate(parts):
@@ -254,12 +274,14 @@ class Training:
                 loss, _ = self.criterion.total(terms.sums, counts)
                 # DDP averages the workers' gradients; the losses are shares of one global mean.
                 (loss * (self.group.size / len(parts))).backward()
-            loss, per_term = self.criterion.total(self.group.sum(terms.sums), counts)
-            measured = torch.cat([loss.reshape(1), per_term]).double() / len(parts)
+            wish = terms.sums.new_tensor([float(stop)])
+            shared = self.group.sum(torch.cat([terms.sums.detach(), wish]))
+            loss, per_term = self.criterion.total(shared[:-1], counts)
+            measured = torch.cat([loss.reshape(1), per_term, shared[-1:]]).double() / len(parts)
             totals = measured if totals is None else totals + measured
         assert totals is not None, "a batch has at least one part"
         # The one transfer to the host in a step, after all of its work is queued.
-        losses = totals.tolist()
+        *losses, wishes = totals.tolist()
         if not math.isfinite(losses[0]):
             samples = ", ".join(name for part in parts for name in part.identifiers)
             raise NonFiniteLossError(
@@ -270,7 +292,7 @@ class Training:
         if clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         self.optimizer.step()
-        return list(terms.names), losses
+        return list(terms.names), losses, wishes > 0
 
     def _without_exchange(self) -> AbstractContextManager[None]:
         """Within it, gradients add up on each worker instead of being averaged over them."""

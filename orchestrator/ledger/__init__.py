@@ -6,6 +6,7 @@ trial, found again by the trial's identity. This package is the only place that 
 
 from orchestrator.ledger.links import keep_links
 from orchestrator.ledger.notes import trial_note
+from orchestrator.ledger.overview import StudyView, ask_to_stop, close_abandoned, studies
 from orchestrator.ledger.records import Record, RunStatus
 from orchestrator.ledger.session import StudyAtWorkError
 from orchestrator.ledger.store import Ledger, LedgerError, tracking_uri
@@ -20,7 +21,11 @@ __all__ = [
     "RunStatus",
     "StudyAtWorkError",
     "StudyRun",
+    "StudyView",
+    "ask_to_stop",
+    "close_abandoned",
     "keep_links",
+    "studies",
     "tracking_uri",
     "trial_note",
 ]

@@ -78,3 +78,10 @@ def holder(parent: Run) -> tuple[Owner, float] | None:
     owner = Owner.parse(tags.get(f"{TAG}owner", ""))
     age = time.time() - float(tags.get(f"{TAG}heartbeat", "0"))
     return (owner, age) if owner is not None and owner.may_be_alive(age) else None
+
+
+def abandoned(parent: Run) -> bool:
+    """Whether a study's run is RUNNING although its process is dead."""
+    owner = Owner.parse(parent.data.tags.get(f"{TAG}owner", ""))
+    mine = owner == Owner.this_process()
+    return parent.info.status == "RUNNING" and not mine and holder(parent) is None

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from orchestrator.ledger.records import MEASUREMENT, TAG, Record, holder, read_record
+from orchestrator.ledger.view import VIEW_QUERY
 
 _PARAMS_IN_A_BATCH = 100
 _METRICS_IN_A_BATCH = 1000
@@ -200,12 +201,13 @@ class Ledger:
 
     def how_to_look(self, experiment_id: str) -> str:
         """How a person opens what this ledger holds of an experiment."""
+        page = f"#/experiments/{experiment_id}/runs{VIEW_QUERY}"
         if self.tracking_uri.startswith("http"):
-            return f"results: {self.tracking_uri}/#/experiments/{experiment_id}"
+            return f"results: {self.tracking_uri}/{page}"
         return (
             f"look at the results:  {sys.executable} -m mlflow ui "
             f"--backend-store-uri {self.tracking_uri}\n"
-            f"and open              http://127.0.0.1:5000/#/experiments/{experiment_id}"
+            f"and open              http://127.0.0.1:5000/{page}"
         )
 
 

@@ -11,9 +11,11 @@ from typing import Any
 from orchestrator.cells import Cell
 from orchestrator.claims import Claim, settle
 from orchestrator.ledger.notes import reason_of_end, run_name, study_note, with_state
+from orchestrator.ledger.overview import close_abandoned
 from orchestrator.ledger.records import MEASUREMENT, STOPPED, TAG, Record, RunStatus, holder
 from orchestrator.ledger.session import Session
 from orchestrator.ledger.store import Ledger, LedgerError
+from orchestrator.ledger.view import VIEW_TAG, study_view
 from orchestrator.study import Plan
 
 _SETTLING_SECONDS = 0.5
@@ -36,9 +38,12 @@ class StudyRun:
 
         Raises StudyAtWorkError where another process is at work on the study right now.
         """
+        close_abandoned(ledger)
         experiment_id = _open_experiment(ledger, plan)
         session = Session.take(ledger, experiment_id, plan.study.study, on_stop)
         study_run = StudyRun(ledger, plan, experiment_id, session)
+        view = study_view(plan, session.parent_id)
+        ledger.client.set_experiment_tag(experiment_id, VIEW_TAG, view)
         study_run._adopt_orphans()
         study_run._close_left_behind("its process ended without closing it")
         ledger.client.log_text(session.parent_id, plan.text, "study.yaml")
@@ -153,6 +158,10 @@ class StudyRun:
     def log_measurement(self, run_id: str, device: str, measurement: str) -> None:
         """Record on what a finished trial ran, and its times."""
         self.ledger.set_tags(run_id, {f"{TAG}device": device, MEASUREMENT: measurement})
+
+    def note_command(self, command: str) -> None:
+        """Keep how the study is run, for `StudyView.command`."""
+        self.ledger.set_tags(self.parent_id, {f"{TAG}command": command})
 
     def describe_trial(self, run_id: str, note: str) -> None:
         """Set a trial's description, in markdown."""

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -63,6 +62,22 @@ def environment() -> dict[str, str]:
 def sweep(study: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(study, *options), capture_output=True, text=True, timeout=400, env=environment()
+    )
+
+
+def studies_command(study: Path, name: str, *options: str) -> list[str]:
+    storage = study.parent / "storage"
+    line = [sys.executable, "-m", "orchestrator.studies", name, "--storage", str(storage)]
+    return [*line, *options]
+
+
+def studies(study: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        studies_command(study, name, *options),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=environment(),
     )
 
 
@@ -172,8 +187,9 @@ def test_a_study_from_file_to_table(study: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_lost_worker_a_stop_and_going_on(study: Path) -> None:
-    """A worker is killed in mid-study, later the command is interrupted, then it is run again."""
+def test_a_lost_worker_a_stop_from_another_terminal_a_kill_and_going_on(study: Path) -> None:
+    """A worker is killed, the command is stopped, resumed and killed itself; then it is run again,
+    and every epoch was recorded once."""
     study.write_text(study.read_text().replace("epochs: 3", "epochs: 40"))
     output = study.parent / "output.txt"
     with output.open("w") as file:
@@ -193,11 +209,19 @@ def test_a_lost_worker_a_stop_and_going_on(study: Path) -> None:
             200,
         )
         assert process.poll() is None, output.read_text()
+
+        second = sweep(study)
+        assert second.returncode == 2
+        assert f"is being run by process {process.pid} on" in second.stdout
+        assert "strong  training" in studies(study, "status", "tiny").stdout
+        assert "epoch 2 of 40: train/loss" in studies(study, "logs", "strong").stdout
         children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
+        stopped = studies(study, "stop", "tiny")
+        assert stopped.returncode == 0, stopped.stdout
         assert process.wait(60) == 130
     finally:
         process.kill()
+    assert "asked to stop from another terminal" in output.read_text()
     assert "not finished" in output.read_text()
     wait_for(lambda: not any(child.is_running() for child in children), 20)
 
@@ -206,6 +230,23 @@ def test_a_lost_worker_a_stop_and_going_on(study: Path) -> None:
     assert trials["strong"].info.status == "KILLED"
     reached = int(trials["strong"].data.metrics["epoch"])
     assert reached >= 2
+    assert "checkpoint within epoch" in studies(study, "logs", "strong").stdout
+
+    output = study.parent / "resumed.txt"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            studies_command(study, "resume", "tiny"), stdout=file, env=environment()
+        )
+    try:
+        wait_for(lambda: output.read_text().count("epoch ") > 1 or process.poll() is not None, 200)
+        assert process.poll() is None, output.read_text()
+        children = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.kill()
+        process.wait()
+    assert "1 to resume" in output.read_text()
+    wait_for(lambda: not any(child.is_running() for child in children), 60)
+    assert "strong  stopped" in studies(study, "status", "tiny").stdout
 
     # The last epochs are enough to see that it went on and did not begin again.
     resumed = sweep(study, "--only", "strong")
@@ -216,6 +257,8 @@ def test_a_lost_worker_a_stop_and_going_on(study: Path) -> None:
     assert trials["strong"].info.status == "FINISHED"
     history = client.get_metric_history(trials["strong"].info.run_id, "val/miou")
     assert sorted(entry.step for entry in history) == list(range(1, 41))
+    logs = studies(study, "logs", "strong").stdout
+    assert "epoch 40 of 40: train/loss" in logs
 
 
 @pytest.mark.slow

@@ -140,6 +140,46 @@ def test_resuming_is_invisible(
         assert torch.equal(value, resumed[name]), name
 
 
+def test_a_stop_is_a_checkpoint_within_the_epoch_and_costs_nothing(
+    small_streets: Path, tmp_path: Path
+) -> None:
+    experiment = small_experiment()
+    history, weights = run(experiment, small_streets)
+    training = Training(experiment, open_dataset(small_streets), CPU)
+    reports: list[Report] = []
+    asked = iter([False, True])
+    training.run(reports.append, stop=lambda: next(asked))
+    (report,) = reports
+    assert (report.epoch, report.metrics) == (1, None)
+    assert training.position.step == 2
+    report.snapshot().write(tmp_path / "checkpoint")
+    resumed_history, resumed = run(experiment, small_streets, resume=tmp_path / "checkpoint")
+    assert resumed_history == history
+    for name, value in weights.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def _stopped_worker(rank: int, size: int, dataset: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=size
+    )
+    try:
+        training = Training(small_experiment(), open_dataset(dataset), CPU)
+        # Only the second worker hears of the stop.
+        training.run(lambda report: None, stop=lambda: rank == 1)
+        (out / f"{rank}.txt").write_text(f"{training.position.epoch} {training.position.step}")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_one_worker_that_is_told_to_stop_stops_all_at_the_same_step(
+    small_streets: Path, tmp_path: Path
+) -> None:
+    mp.spawn(_stopped_worker, (2, small_streets, tmp_path), nprocs=2)
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["0 1", "0 1"]
+
+
 def test_training_learns(small_streets: Path) -> None:
     experiment = replace(
         small_experiment(epochs=16, batch=7, learning_rate=0.05),

@@ -1,0 +1,234 @@
+"""`python -m orchestrator.studies`: which studies there are, how far they are, and what to do with
+them from any terminal.
+
+`list` shows all studies of the storage, `status STUDY` every trial of one, `logs TRIAL` what its
+workers print, `stop STUDY` has the command that runs it stop gracefully, wherever it runs, and
+`resume STUDY` goes on with it as it was last run.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import chdir, nullcontext
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator import sweep
+from orchestrator.ledger import (
+    Ledger,
+    LedgerError,
+    Record,
+    StudyView,
+    ask_to_stop,
+    close_abandoned,
+    studies,
+    tracking_uri,
+)
+from orchestrator.storage import Storage
+from orchestrator.study_tables import studies_table, trials_table
+from orchestrator.validation import suggestion
+from orchestrator.worker_output import output_directory
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+_POLL_SECONDS = 1.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0 done, 2 bad input, 130 interrupted; `resume` has
+    those of `orchestrator.sweep`."""
+    options = _parser().parse_args(arguments)
+    terminal = sys.stdout.isatty()
+    console = Console(highlight=False, width=None if terminal else 110, soft_wrap=not terminal)
+    try:
+        return _COMMANDS[options.command](options, console)
+    except LedgerError as error:
+        console.print(f"[bold red]error[/] {error}", soft_wrap=True)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _list(options: argparse.Namespace, console: Console) -> int:
+    views = studies(_ledger(options))
+    if views:
+        console.print(studies_table(views))
+    else:
+        console.print(f"no studies yet in {_storage(options)}")
+    return 0
+
+
+def _status(options: argparse.Namespace, console: Console) -> int:
+    ledger = _ledger(options)
+    view = _study(studies(ledger), options.study)
+    console.print(studies_table([view]))
+    console.print(trials_table(view))
+    for record in view.trials:
+        if record.status == "FAILED":
+            console.print(f"[bold red]failed[/]  {record.name}: ", end="")
+            console.print(record.reason, markup=False, soft_wrap=True)
+    console.print(f"\n{ledger.how_to_look(view.experiment_id)}", soft_wrap=True)
+    return 0
+
+
+def _logs(options: argparse.Namespace, console: Console) -> int:
+    ledger = _ledger(options)
+    trial = _trial(studies(ledger), options.trial, options.study)
+    directory = output_directory(_storage(options), trial.run_id)
+    file = directory / f"worker-{options.worker}.log"
+    if not file.exists() and options.follow and trial.status in ("SCHEDULED", "RUNNING"):
+        console.print(f"{trial.name} has printed nothing yet", style="dim")
+        while not file.exists() and _is_open(ledger, trial):
+            time.sleep(_POLL_SECONDS)
+    if not file.exists():
+        with tempfile.TemporaryDirectory() as temporary:
+            kept = ledger.download(f"runs:/{trial.run_id}/logs/{file.name}", Path(temporary))
+            sys.stdout.write(kept.read_text(errors="replace"))
+        return 0
+    with file.open(errors="replace") as lines:
+        while True:
+            more = lines.read()
+            sys.stdout.write(more)
+            sys.stdout.flush()
+            if not more and not (options.follow and _is_open(ledger, trial)):
+                return 0
+            if not more:
+                time.sleep(_POLL_SECONDS)
+
+
+def _stop(options: argparse.Namespace, console: Console) -> int:
+    ledger = _ledger(options)
+    view = _study(studies(ledger), options.study)
+    if view.owner is None:
+        console.print(f"the study {view.name!r} is not running; nothing to stop")
+        return 0
+    ask_to_stop(ledger, view)
+    console.print(
+        f"asked {view.owner[0].described} to stop; its trials write a checkpoint and end "
+        "(waiting for it; Ctrl-C leaves it to itself)"
+    )
+    while _study(studies(ledger), view.name).owner is not None:
+        time.sleep(_POLL_SECONDS)
+    console.print(f"the study {view.name!r} is stopped; `resume` goes on with it")
+    return 0
+
+
+def _resume(options: argparse.Namespace, console: Console) -> int:
+    ledger = _ledger(options)
+    view = _study(studies(ledger), options.study)
+    command = json.loads(view.command or "{}")
+    there = Path(command.get("directory", "."))
+    line = [
+        f"--storage={Storage.of(options.storage).shared}",
+        *[f"--only={name}" for name in command.get("only", [])],
+    ]
+    line += [f"--address={options.address}"] if options.address else []
+    line += ["--retry-failed"] if options.retry_failed else []
+    line += ["--retrain-stale"] if options.retrain_stale else []
+    with tempfile.TemporaryDirectory() as temporary:
+        uri = f"runs:/{view.parent_id}/study.resolved.yaml"
+        file = ledger.download(uri, Path(temporary))
+        # Relative paths in the study mean what they meant when it was begun.
+        with chdir(there) if there.is_dir() else nullcontext():
+            return sweep.main([str(file), *line])
+
+
+_COMMANDS = {
+    "list": _list,
+    "status": _status,
+    "logs": _logs,
+    "stop": _stop,
+    "resume": _resume,
+}
+
+
+def _storage(options: argparse.Namespace) -> Path:
+    return Storage.of(options.storage).here
+
+
+def _ledger(options: argparse.Namespace) -> Ledger:
+    """The ledger, with the truth about what dead processes left. Raises LedgerError."""
+    uri = tracking_uri(_storage(options))
+    file = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not file.exists():
+        raise LedgerError(
+            f"there is no ledger at {file}; name the storage of the studies with --storage, or the "
+            "tracking server with MLFLOW_TRACKING_URI"
+        )
+    ledger = Ledger(uri, None)
+    close_abandoned(ledger)
+    return ledger
+
+
+def _study(views: Sequence[StudyView], name: str) -> StudyView:
+    for view in views:
+        if view.name == name:
+            return view
+    names = [view.name for view in views]
+    raise LedgerError(f"no study is called {name!r}; {suggestion(name, names)}")
+
+
+def _trial(views: Sequence[StudyView], name: str, study: str | None) -> Record:
+    """The latest run of the trial called `name`, or with that run id."""
+    if study is not None:
+        views = [_study(views, study)]
+    records = [record for view in views for record in view.trials]
+    found = [record for record in records if name in (record.name, record.run_id)]
+    if not found:
+        names = sorted({record.name for record in records})
+        raise LedgerError(f"no trial is called {name!r}; {suggestion(name, names)}")
+    inside = sorted({record.study for record in found})
+    if len(inside) > 1:
+        raise LedgerError(
+            f"{name!r} is a trial of several studies: {', '.join(inside)}; name one with --study"
+        )
+    return found[-1]
+
+
+def _is_open(ledger: Ledger, trial: Record) -> bool:
+    return ledger.record(trial.run_id).status in ("SCHEDULED", "RUNNING")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.studies",
+        description="Studies from any terminal: which there are, how far they are; stop, resume.",
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--storage",
+        default="storage",
+        metavar="DIR",
+        help="of the studies, as for orchestrator.sweep (default: ./storage)",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, told: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=told, description=told, parents=[common])
+
+    add("list", "All studies: state, trials, best mIoU.")
+    add("status", "Every trial of a study.").add_argument("study", metavar="STUDY")
+    logs = add("logs", "What a trial's workers print.")
+    logs.add_argument("trial", metavar="TRIAL", help="its name in the study, or its run's id")
+    logs.add_argument("--study", help="where several studies have a trial of that name")
+    logs.add_argument(
+        "--worker", type=int, default=0, metavar="RANK", help="which one (default: 0)"
+    )
+    logs.add_argument("--follow", action="store_true", help="go on until the trial ends")
+    add("stop", "Stop a running study gracefully, wherever it runs.").add_argument(
+        "study", metavar="STUDY"
+    )
+    resume = add("resume", "Go on with a study as it was last run, from any directory.")
+    resume.add_argument("study", metavar="STUDY")
+    for option in ("--retry-failed", "--retrain-stale"):
+        resume.add_argument(option, action="store_true", help="as for orchestrator.sweep")
+    resume.add_argument("--address", help="a running Ray cluster, as for orchestrator.sweep")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
