@@ -47,7 +47,7 @@ class NodeCache:
     directory: Path
     capacity: int | None = None
 
-    def here(self) -> "NodeCache":
+    def here(self) -> NodeCache:
         """The same, with a home directory in the path being that of this process."""
         return replace(self, directory=self.directory.expanduser())
 
