@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from orchestrator.causes import Attempts, diagnose
+from orchestrator.trainer import ReportToTune, TrialTrainer
 from orchestrator.worker import SCORE, WorkerTask, train_worker
 
 logger = logging.getLogger(__name__)
@@ -75,8 +74,8 @@ def _place(checkpoint: Checkpoint, job: Job) -> str:
     return f"{scheme}://{checkpoint.path}{mark}{query}"
 
 
-def _trainer(job: Job) -> TorchTrainer:
-    return TorchTrainer(
+def _trainer(job: Job) -> TrialTrainer:
+    return TrialTrainer(
         train_worker,
         train_loop_config={"task": job.task},
         scaling_config=ScalingConfig(
@@ -85,7 +84,7 @@ def _trainer(job: Job) -> TorchTrainer:
         run_config=RunConfig(
             name=job.run_name,
             storage_path=job.storage,
-            callbacks=[TuneReportCallback()],
+            callbacks=[ReportToTune()],
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=job.keep_checkpoints,

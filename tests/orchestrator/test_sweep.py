@@ -86,13 +86,16 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
 
 
 def train_workers(pid: int) -> list[psutil.Process]:
-    """Ray Train's worker processes below a command's."""
+    """Ray Train's worker processes of a command's cluster; forked ones are not below it."""
+    raylets = {str(child.pid) for child in psutil.Process(pid).children(recursive=True)}
     found = []
-    for child in psutil.Process(pid).children(recursive=True):
+    for process in psutil.process_iter():
         try:
-            if "RayTrainWorker" in " ".join(child.cmdline()):
-                found.append(child)
-        except psutil.NoSuchProcess:
+            if "RayTrainWorker" not in " ".join(process.cmdline()):
+                continue
+            if process.environ().get("RAY_RAYLET_PID") in raylets:
+                found.append(process)
+        except psutil.Error:
             continue  # it ended between being listed and being asked
     return found
 
