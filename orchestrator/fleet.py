@@ -1,7 +1,12 @@
 """The cluster: connecting or starting one here, what it can hold, and running trials on it."""
 
+import atexit
 import logging
 import os
+import shlex
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +111,8 @@ def connect(address: str | None, runtime_environment: Mapping[str, object]) -> s
     if address is None:
         for key, value in _LOCAL_SETTINGS.items():
             os.environ.setdefault(key, value)
+        if not this_machine()[0]["GPU"]:  # a process that may hold a GPU is never forked
+            options["runtime_env"] = {**runtime_environment, "py_executable": _warm_python()}
         # The dashboard stays on: without it a stopped trial's gang is never freed.
         cpus = int(this_machine()[0]["CPU"])
         context = ray.init(
@@ -122,6 +129,14 @@ def connect(address: str | None, runtime_environment: Mapping[str, object]) -> s
 def disconnect() -> None:
     """Leave the cluster; one that `connect` started ends with all its processes."""
     ray.shutdown()
+
+
+def _warm_python() -> str:
+    """The command that stands in for `python` where Ray starts a worker."""
+    directory = Path(tempfile.mkdtemp(prefix="warm-python-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    command = [sys.executable, "-S", "-I", str(Path(__file__).with_name("warm_python.py"))]
+    return shlex.join([*command, str(directory)])
 
 
 def plan_gang(resources: Resources, nodes: list[dict[str, float]]) -> Gang:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from orchestrator.causes import Attempts, diagnose
 from orchestrator.rendezvous import RaysNetwork
 from orchestrator.stop_file import is_asked
+from orchestrator.trainer import ReportToTune, TrialTrainer
 from orchestrator.worker import SCORE, WorkerTask, train_worker
 from pipelines.checkpoint import read_history
 
@@ -93,8 +92,8 @@ def _is_complete(job: Job, checkpoint: Checkpoint | None) -> bool:
     return len(history) == job.task.experiment.training.epochs
 
 
-def _trainer(job: Job) -> TorchTrainer:
-    return TorchTrainer(
+def _trainer(job: Job) -> TrialTrainer:
+    return TrialTrainer(
         train_worker,
         train_loop_config={"task": job.task},
         torch_config=RaysNetwork(),
@@ -104,7 +103,7 @@ def _trainer(job: Job) -> TorchTrainer:
         run_config=RunConfig(
             name=job.run_name,
             storage_path=job.storage,
-            callbacks=[TuneReportCallback()],
+            callbacks=[ReportToTune()],
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=job.keep_checkpoints,

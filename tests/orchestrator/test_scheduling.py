@@ -1,5 +1,6 @@
 """The fleet on a real Ray, with drivers that train nothing: order, gangs, limits, searches."""
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 
 from orchestrator import fleet
 from orchestrator.budget import Budget
@@ -18,6 +19,8 @@ from pipelines.experiment import Experiment
 from pipelines.optimization import TrainingConfig
 
 pytestmark = pytest.mark.slow
+# The drivers' processes cannot import a test module: its functions travel whole.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 EPOCHS = 9
 

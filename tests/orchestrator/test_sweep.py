@@ -10,12 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
+from orchestrator.ledger import Ledger
 from pipelines.prepare import prepare_streets
 
 STUDY = """\
@@ -101,19 +101,22 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
 
 
 def train_workers(pid: int) -> list[psutil.Process]:
-    """Ray Train's worker processes below a command's."""
+    """Ray Train's worker processes of a command's cluster; forked ones are not below it."""
+    raylets = {str(child.pid) for child in psutil.Process(pid).children(recursive=True)}
     found = []
-    for child in psutil.Process(pid).children(recursive=True):
+    for process in psutil.process_iter():
         try:
-            if "RayTrainWorker" in " ".join(child.cmdline()):
-                found.append(child)
-        except psutil.NoSuchProcess:
+            if "RayTrainWorker" not in " ".join(process.cmdline()):
+                continue
+            if process.environ().get("RAY_RAYLET_PID") in raylets:
+                found.append(process)
+        except psutil.Error:
             continue  # it ended between being listed and being asked
     return found
 
 
 @pytest.mark.slow
-def test_a_study_from_file_to_table(study: Path) -> None:
+def test_a_study_from_file_to_table(study: Path, tmp_path: Path) -> None:
     first = sweep(study)
     assert first.returncode == 0, first.stdout + first.stderr
     assert first.stderr == ""
@@ -167,9 +170,8 @@ def test_a_study_from_file_to_table(study: Path) -> None:
                 image.load()
         assert len((folder / "confusion.csv").read_text().splitlines()) == 11
         weights = load_file(folder / "best" / "model.safetensors")
-        model = Path(
-            download_artifacts(f"runs:/{run.info.run_id}/model", tracking_uri=client.tracking_uri)
-        )
+        ledger = Ledger(client.tracking_uri, None)
+        model = ledger.download(f"runs:/{run.info.run_id}/model", tmp_path / run.info.run_id)
         assert weights.keys() == load_file(next(model.rglob("model.safetensors"))).keys()
     full, strong = trials["full"], trials["strong"]
     assert full.data.metrics["model/gflops"] > strong.data.metrics["model/gflops"]
