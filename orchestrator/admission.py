@@ -20,7 +20,7 @@ class Admission(Searcher):
     """Suggests `{"job": index}` into `trials`, in the order and at the moment the policy says.
 
     nodes: asked again and again, so that what joins the cluster is used and what is lost is not.
-    at_once: most trials together. closed: whether nothing may be started any more.
+    at_once: most trials together. closed: whether nothing may be started beside so many trials.
     """
 
     def __init__(
@@ -28,13 +28,14 @@ class Admission(Searcher):
         trials: Sequence[Waiting],
         nodes: Callable[[], Sequence[Node]],
         at_once: int | None,
-        closed: Callable[[], bool],
+        closed: Callable[[int], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
         self._index = {trial.name: index for index, trial in enumerate(trials)}
         self._waiting = in_order(trials)
         self._running: dict[str, tuple[Waiting, float]] = {}
+        self._admitted = 0
         self._nodes = nodes
         self._at_once = at_once
         self._closed = closed
@@ -44,7 +45,7 @@ class Admission(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The job to start now; None for none at the moment, FINISHED for none ever."""
-        if not self._waiting or self._closed():
+        if not self._waiting or self._closed(self._admitted):
             return Searcher.FINISHED
         now = self._clock()
         running = [Running(t.gang, t.seconds, now - began) for t, began in self._running.values()]
@@ -54,6 +55,7 @@ class Admission(Searcher):
         if not chosen:
             return None
         self._waiting.remove(chosen[0])
+        self._admitted += 1
         self._running[trial_id] = chosen[0], now
         return {"job": self._index[chosen[0].name]}
 

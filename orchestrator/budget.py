@@ -70,10 +70,11 @@ class Budget:
             )
         return None
 
-    def may_start(self) -> bool:
-        """Whether one more trial is within the limits."""
+    def may_start(self, pending: int = 0) -> bool:
+        """Whether a further trial is within the limits, besides `pending` about to start."""
         trials = self._limits.trials
-        return self.hold_reason() is None and (trials is None or self._started < trials)
+        within = trials is None or self._started + pending < trials
+        return self.hold_reason() is None and within
 
     def left_out_reason(self) -> str | None:
         """Why trials were not started or not finished; None where no limit was the reason."""

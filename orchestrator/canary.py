@@ -248,7 +248,7 @@ class _Events:
         """Limits are for trials."""
         return False
 
-    def may_start(self) -> bool:
+    def may_start(self, pending: int) -> bool:
         """All canaries sing."""
         return True
 

@@ -42,6 +42,7 @@ _SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every report of a search has an mIoU
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the command's to handle
 }
 _LOCAL_SETTINGS = {
@@ -76,8 +77,8 @@ class TrialEvents(Protocol):
     def hold_requested(self) -> bool:
         """Whether every running trial is to end at its next checkpoint."""
 
-    def may_start(self) -> bool:
-        """Whether a further trial may be started."""
+    def may_start(self, pending: int) -> bool:
+        """Whether a further trial may be started besides `pending` ones that are about to be."""
 
     def unwanted(self, name: str) -> bool:
         """Whether nobody wants the trial any more."""
@@ -294,14 +295,15 @@ class _Link:
 
     def __init__(self, events: TrialEvents) -> None:
         self.events = events
+        self.begun = 0
 
     def ending(self) -> bool:
         """Whether trials are being ended on request."""
         return self.events.stop_requested() or self.events.hold_requested()
 
-    def closed(self) -> bool:
-        """Whether no further trial is to be started."""
-        return self.ending() or not self.events.may_start()
+    def closed(self, admitted: int) -> bool:
+        """Whether no trial is to be started besides those `admitted` so far."""
+        return self.ending() or not self.events.may_start(admitted - self.begun)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -340,6 +342,7 @@ class _Relay(tune.Callback):
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
     ) -> None:
+        self._link.begun += 1
         self._link.events.started(self._name(trial))
 
     def on_trial_result(

@@ -88,9 +88,9 @@ class Recorder:
         """Whether the user has asked to stop, or a limit of the study is reached."""
         return self._setting.stop.requested or self._budget.hold_reason() is not None
 
-    def may_start(self) -> bool:
+    def may_start(self, pending: int) -> bool:
         """Whether the limits allow a further trial."""
-        return self._budget.may_start()
+        return self._budget.may_start(pending)
 
     def unwanted(self, name: str) -> bool:
         """Whether the trial's run was deleted in MLflow while it trained."""

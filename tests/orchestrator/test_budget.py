@@ -64,6 +64,7 @@ def test_a_limit_of_trials_lets_the_started_ones_end() -> None:
     limited = budget(Clock(), trials=2)
     limited.started("a")
     assert limited.may_start()
+    assert not limited.may_start(pending=1)
     limited.started("b")
     assert not limited.may_start()
     assert limited.hold_reason() is None
