@@ -39,6 +39,9 @@ variants:
 resources: {workers: 2, cpus_per_worker: 0.5, node_cache: CACHE}
 """
 
+# Epochs of a study that is to be interrupted: more than it trains while a stop is on its way.
+LONG = 150
+
 
 @pytest.fixture
 def study(tmp_path: Path, small_streets: Path) -> Path:
@@ -192,7 +195,7 @@ def test_a_study_from_file_to_table(study: Path, tmp_path: Path) -> None:
 def test_a_lost_worker_a_stop_from_another_terminal_a_kill_and_going_on(study: Path) -> None:
     """A worker is killed, the command is stopped, resumed and killed itself; then it is run again,
     and every epoch was recorded once."""
-    study.write_text(study.read_text().replace("epochs: 3", "epochs: 40"))
+    study.write_text(study.read_text().replace("epochs: 3", f"epochs: {LONG}"))
     output = study.parent / "output.txt"
     with output.open("w") as file:
         process = subprocess.Popen(
@@ -200,7 +203,7 @@ def test_a_lost_worker_a_stop_from_another_terminal_a_kill_and_going_on(study: P
         )
     children: list[psutil.Process] = []
     try:
-        wait_for(lambda: "epoch 2/40" in output.read_text() or process.poll() is not None, 200)
+        wait_for(lambda: f"epoch 2/{LONG}" in output.read_text() or process.poll() is not None, 200)
         assert process.poll() is None, output.read_text()
         workers = train_workers(process.pid)
         assert len(workers) == 2
@@ -216,7 +219,7 @@ def test_a_lost_worker_a_stop_from_another_terminal_a_kill_and_going_on(study: P
         assert second.returncode == 2
         assert f"is being run by process {process.pid} on" in second.stdout
         assert "strong  training" in studies(study, "status", "tiny").stdout
-        assert "epoch 2 of 40: train/loss" in studies(study, "logs", "strong").stdout
+        assert f"epoch 2 of {LONG}: train/loss" in studies(study, "logs", "strong").stdout
         children = psutil.Process(process.pid).children(recursive=True)
         stopped = studies(study, "stop", "tiny")
         assert stopped.returncode == 0, stopped.stdout
@@ -254,13 +257,13 @@ def test_a_lost_worker_a_stop_from_another_terminal_a_kill_and_going_on(study: P
     resumed = sweep(study, "--only", "strong")
     assert resumed.returncode == 0, resumed.stdout
     assert "1 to resume" in resumed.stdout
-    assert "epoch 1/40" not in resumed.stdout
+    assert f"epoch 1/{LONG}" not in resumed.stdout
     (parent,), trials, client = runs(study)
     assert trials["strong"].info.status == "FINISHED"
     history = client.get_metric_history(trials["strong"].info.run_id, "val/miou")
-    assert sorted(entry.step for entry in history) == list(range(1, 41))
+    assert sorted(entry.step for entry in history) == list(range(1, LONG + 1))
     logs = studies(study, "logs", "strong").stdout
-    assert "epoch 40 of 40: train/loss" in logs
+    assert f"epoch {LONG} of {LONG}: train/loss" in logs
 
 
 @pytest.mark.slow
