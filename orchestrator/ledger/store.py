@@ -37,12 +37,12 @@ class Ledger:
         to the tracking server. Raises LedgerError where the store cannot be reached."""
         self.tracking_uri = tracking_uri
         self.artifacts = artifacts
-        mlflow.set_tracking_uri(tracking_uri)
         try:
             self.client = MlflowClient(tracking_uri)
             self.client.search_experiments(max_results=1)
         except Exception as error:
             raise LedgerError(f"MLflow at {tracking_uri} cannot be used: {error}") from None
+        mlflow.set_tracking_uri(tracking_uri)  # MLflow keeps it for the whole process
 
     def records(self, identities: Iterable[str]) -> dict[str, list[Record]]:
         """All runs of each trial, in every study, oldest first, by identity. What was deleted in

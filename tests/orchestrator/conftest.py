@@ -1,8 +1,10 @@
 """A finished run in a ledger, as a study leaves it, without the training."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow
 import pytest
 from safetensors.torch import save_file
 
@@ -22,6 +24,13 @@ base:
 variants:
   full: {}
 """
+
+
+@pytest.fixture(autouse=True)
+def no_tracking_store_left_behind() -> Iterator[None]:
+    """MLflow keeps the address it was last given for the whole process, and in its environment."""
+    yield
+    mlflow.set_tracking_uri(None)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """`training.init` from the ledger, and what it makes of a trial's identity."""
 
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,9 @@ def cell(run: FinishedRun, init: str | None, skip: tuple[str, ...] = ()) -> Cell
 def test_identity_is_by_content(finished_run: FinishedRun, tmp_path: Path) -> None:
     client = MlflowClient(finished_run.uri)
     client.create_registered_model("start")
-    source = finished_run.directory.as_uri()
+    registered_files = tmp_path / "registered"
+    shutil.copytree(finished_run.directory, registered_files)  # MLflow follows no links
+    source = registered_files.as_uri()
     version = client.create_model_version("start", source, finished_run.run_id).version
     client.set_registered_model_alias("start", "best", version)
 
