@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 from orchestrator.ledger.records import MEASUREMENT, TAG, Record, holder, read_record
 from orchestrator.ledger.view import VIEW_QUERY
 
+_VARIABLE = "MLFLOW_TRACKING_URI"
 _PARAMS_IN_A_BATCH = 100
 _METRICS_IN_A_BATCH = 1000
 
@@ -26,7 +27,7 @@ class LedgerError(RuntimeError):
 
 def tracking_uri(storage: Path) -> str:
     """`MLFLOW_TRACKING_URI`, or a SQLite file in the storage."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage / 'mlflow.db'}"
+    return os.environ.get(_VARIABLE) or f"sqlite:///{storage / 'mlflow.db'}"
 
 
 class Ledger:
@@ -42,7 +43,10 @@ class Ledger:
             self.client.search_experiments(max_results=1)
         except Exception as error:
             raise LedgerError(f"MLflow at {tracking_uri} cannot be used: {error}") from None
-        mlflow.set_tracking_uri(tracking_uri)  # MLflow keeps it for the whole process
+        said = os.environ.get(_VARIABLE)
+        mlflow.set_tracking_uri(tracking_uri)  # what registers models asks for no address
+        if said is None:  # MLflow notes it in the environment, which holds the user's word alone
+            os.environ.pop(_VARIABLE, None)
 
     def records(self, identities: Iterable[str]) -> dict[str, list[Record]]:
         """All runs of each trial, in every study, oldest first, by identity. What was deleted in

@@ -1,15 +1,13 @@
 """A finished run in a ledger, as a study leaves it, without the training."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlflow
 import pytest
 from safetensors.torch import save_file
 
 from orchestrator.cells import resolve_cells
-from orchestrator.ledger import Ledger, StudyRun, tracking_uri
+from orchestrator.ledger import Ledger, StudyRun
 from orchestrator.study_file import load_study
 from orchestrator.trained_outcome import keep_models
 from pipelines.model_directory import write_model_directory
@@ -26,13 +24,6 @@ variants:
 """
 
 
-@pytest.fixture(autouse=True)
-def no_tracking_store_left_behind() -> Iterator[None]:
-    """MLflow keeps the address it was last given for the whole process, and in its environment."""
-    yield
-    mlflow.set_tracking_uri(None)
-
-
 @dataclass(frozen=True)
 class FinishedRun:
     """storage: as of `--storage`; directory: the `last` checkpoint's own, a model directory."""
@@ -44,7 +35,7 @@ class FinishedRun:
 
     @property
     def uri(self) -> str:
-        return tracking_uri(self.storage)
+        return f"sqlite:///{self.storage / 'mlflow.db'}"
 
 
 @pytest.fixture(scope="session")
@@ -55,9 +46,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) 
     file.write_text(STUDY.replace("DATASET", str(small_streets)))
     plan = load_study(file)
     (cell,) = resolve_cells(plan.trials, "cpu", storage)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        ledger = Ledger(tracking_uri(storage), storage / "artifacts")
+    ledger = Ledger(f"sqlite:///{storage / 'mlflow.db'}", storage / "artifacts")
     study_run = StudyRun.open(ledger, plan)
     run_id = study_run.begin_trial(cell, None, None)
     checkpoints = {}

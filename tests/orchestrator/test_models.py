@@ -57,8 +57,9 @@ def images(finished_run: FinishedRun) -> np.ndarray:
 
 
 def files_of(run: FinishedRun, folder: Path) -> Path:
-    mlflow.set_tracking_uri(run.uri)
-    return Path(mlflow.artifacts.download_artifacts(f"runs:/{run.run_id}/model", dst_path=folder))
+    model = f"runs:/{run.run_id}/model"
+    found = mlflow.artifacts.download_artifacts(model, dst_path=folder, tracking_uri=run.uri)
+    return Path(found)
 
 
 def run_elsewhere(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -114,7 +115,7 @@ def test_the_artifact_holds_no_pickle_and_says_what_it_needs(
     assert needs == {"mlflow", "numpy", "PyYAML", "safetensors", "torch"}
     with zipfile.ZipFile(next(folder.rglob("sources.zip"))) as archive:
         assert {Path(name).suffix for name in archive.namelist()} == {".py", ".json"}
-    signature = mlflow.models.get_model_info(f"runs:/{finished_run.run_id}/model").signature
+    signature = mlflow.models.get_model_info(str(folder)).signature
     assert signature.inputs.inputs[0].type == np.uint8
     assert signature.inputs.inputs[0].shape == (-1, -1, 3)
     assert signature.outputs.inputs[0].shape == (-1, -1)

@@ -136,9 +136,10 @@ def test_first_rows_then_the_longest_and_whole_gangs_only(cluster: None, tmp_pat
     run(jobs, tmp_path, events)
     assert events.ends == dict.fromkeys("12345", "finished")
     assert events.most_workers <= 4
-    assert events.order[0] == "4"
-    # One CPU is left beside 4 and will be beside 2, which waits for three: 5 takes it.
-    assert events.order[1:3] == ["5", "2"]
+    # One CPU is left beside 4 and will be beside 2, which waits for three: 5 takes it. Which of two
+    # that are started at one moment comes first is up to their processes.
+    assert set(events.order[:2]) == {"4", "5"}
+    assert events.order[2] == "2"
 
 
 def test_a_limit_of_trials_starts_no_more(cluster: None, tmp_path: Path) -> None:
@@ -170,7 +171,8 @@ def test_failures_up_to_the_limit(cluster: None, tmp_path: Path) -> None:
 
 
 def test_a_search_gives_up_the_worst_and_calls_it_no_failure(cluster: None, tmp_path: Path) -> None:
-    jobs = [job(str(index), seconds=9 - index) for index in range(9, 0, -1)]
+    # The best first: whoever comes after four of them is worse than all before it.
+    jobs = [job(str(index), seconds=index) for index in range(1, 10)]
     events = Events(jobs)
     run(jobs, tmp_path, events, early_stopping=EarlyStopping(grace_epochs=1, reduction=3))
     assert set(events.ends) == {str(index) for index in range(1, 10)}

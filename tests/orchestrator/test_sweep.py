@@ -58,7 +58,7 @@ def command(study: Path, *options: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """This process's, without the tracking store that MLflow notes in it once it was used."""
+    """This process's, without a tracking store that may be named in it."""
     return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
 
 
