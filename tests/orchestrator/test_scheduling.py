@@ -139,7 +139,8 @@ def test_first_rows_then_the_longest_and_whole_gangs_only(cluster: None, tmp_pat
     # One CPU is left beside 4 and will be beside 2, which waits for three: 5 takes it. Which of two
     # that are started at one moment comes first is up to their processes.
     assert set(events.order[:2]) == {"4", "5"}
-    assert events.order[2] == "2"
+    # The small one may go before 2 wherever it leaves it its place, 3 may not.
+    assert events.order.index("2") < events.order.index("3")
 
 
 def test_a_limit_of_trials_starts_no_more(cluster: None, tmp_path: Path) -> None:
