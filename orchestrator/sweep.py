@@ -18,9 +18,9 @@ from rich.markup import escape
 
 from models import PretrainedError
 from orchestrator.canary import CanaryError
+from orchestrator.capacity import CapacityError
 from orchestrator.chatter import quiet_output
 from orchestrator.extensions import modules_of
-from orchestrator.fleet import CapacityError
 from orchestrator.ledger import LedgerError
 from orchestrator.reachability import UnreachableError
 from orchestrator.reconciliation import Wishes

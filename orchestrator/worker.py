@@ -11,6 +11,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+from ray.train.v2._internal.execution.context import get_train_context
 
 from orchestrator.hardware import worker_device
 from orchestrator.stop_file import watched
@@ -24,6 +25,7 @@ from pipelines.training import Report, Training
 RESULTS_DIRECTORY = "results"
 SCORE = "checkpoint_score"
 DEVICE = "device"
+WORKERS = "workers"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class WorkerTask:
     imports: modules that register what the experiment names. cache: of decoded data, on the node.
     checkpoint_steps: steps from one checkpoint within an epoch to the next; None for none. share:
     of the device, see `worker_device`. output: directory for what the workers print. stop_file:
-    path or URI; once it is there, the training writes a checkpoint and ends; empty for none.
+    path or URI; once it is there, the training writes a checkpoint and ends, as it does where a
+    machine is about to be taken; empty for none.
     """
 
     experiment: Experiment
@@ -83,10 +86,11 @@ def _train(task: WorkerTask, device: torch.device) -> None:
 
     def send(report: Report) -> None:
         metrics: dict[str, Any] = dict(report.metrics or {})
-        say(_described(report, epochs))
+        if group.rank == 0:
+            say(_described(report, epochs))
         # Ray keeps the checkpoint that scores best, and refuses one without a score.
         metrics[SCORE] = _score(report, training)
-        metrics[DEVICE] = hardware
+        metrics |= {DEVICE: hardware, WORKERS: group.size}
         if training.group.rank != 0:
             ray.train.report(metrics)
             return
@@ -114,7 +118,16 @@ def _train(task: WorkerTask, device: torch.device) -> None:
             checkpoint_upload_fn=write,
         )
 
-    training.run(send, task.checkpoint_steps, watched(task.stop_file))
+    asked = watched(task.stop_file)
+    training.run(send, task.checkpoint_steps, lambda: asked() or _is_being_taken())
+
+
+def _is_being_taken() -> bool:
+    """Whether a machine of the gang is about to be taken, of which Ray tells every worker.
+
+    `ray.train.get_preemption_info` has all workers wait for each other, which the loop does itself.
+    """
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 def _described(report: Report, epochs: int) -> str:

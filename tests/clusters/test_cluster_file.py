@@ -18,7 +18,7 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 
-from orchestrator.fleet import DRIVER_RESOURCE, plan_gang
+from orchestrator.capacity import DRIVER_RESOURCE, plan_gang
 from orchestrator.resources import Resources
 
 PROJECT = Path(__file__).parents[2]
