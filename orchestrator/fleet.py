@@ -34,7 +34,7 @@ _FAILURE = "failure"
 _OUTCOME = "outcome"
 _ANSWER_SECONDS = 30.0
 
-# Ray reads these when it starts; none of them changes what is computed.
+# Ray reads these where a process starts; none of them changes what is computed.
 _SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # reports pass once a poll; 2 s by default
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -89,8 +89,7 @@ def connect(address: str | None, runtime_environment: Mapping[str, object]) -> s
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    if runtime_environment:
-        options["runtime_env"] = dict(runtime_environment)
+    options["runtime_env"] = dict(runtime_environment)
     if address is None:
         for key, value in _LOCAL_SETTINGS.items():
             os.environ.setdefault(key, value)
@@ -102,6 +101,8 @@ def connect(address: str | None, runtime_environment: Mapping[str, object]) -> s
             num_cpus=cpus, resources={DRIVER_RESOURCE: _MANY}, include_dashboard=True, **options
         )
     else:
+        # The processes of a cluster that runs already do not inherit from this one.
+        options["runtime_env"]["env_vars"] = dict(_SETTINGS)
         try:
             context = ray.init(address=address, **options)
         except ConnectionError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import GangResourceRequest
@@ -22,11 +22,13 @@ BOOTSTRAP_CONFIG = Path("~/ray_bootstrap_config.yaml")
 
 @dataclass(frozen=True)
 class MachineType:
-    """A kind of machine that a cluster may start: what each offers, and how many there may be."""
+    """A kind of machine that a cluster may start: what each offers, how many there may be, and the
+    autoscaler's preference, higher ones first."""
 
     name: str
     offers: Mapping[str, float]
     at_most: int
+    priority: int = 0
 
     def __str__(self) -> str:
         return f"{self.name} ({amounts(self.offers)}; {self.at_most} at most)"
@@ -62,20 +64,20 @@ def machine_types(
         return []
     allowed = int(config.get("max_workers", 0))
     found = [
-        (
-            all(one["resources"].get(resource) for resource in needed),
+        MachineType(
+            name,
+            {resource: float(amount) for resource, amount in one["resources"].items()},
+            min(int(one.get("max_workers", allowed)), allowed),
             int(one.get("priority", 0)),
-            MachineType(
-                name,
-                {resource: float(amount) for resource, amount in one["resources"].items()},
-                min(int(one.get("max_workers", allowed)), allowed),
-            ),
         )
         for name, one in config["available_node_types"].items()
         if name != config.get("head_node_type") and one.get("resources")
     ]
-    found.sort(key=lambda entry: entry[:2], reverse=True)
-    return [kind for _, _, kind in found]
+
+    def fitness(kind: MachineType) -> tuple[bool, int]:
+        return all(kind.offers.get(resource) for resource in needed), kind.priority
+
+    return sorted(found, key=fitness, reverse=True)
 
 
 def nodes_at_most(
@@ -114,13 +116,21 @@ def machines_asked_for(
             waiting.append(gang)
         else:
             free = left
-    # It would read the SSH keys to tell whether machines were started as they would be now.
-    autoscaling = AutoscalingConfig({**config, "auth": {}}, skip_content_hash=True)
+    kinds = {
+        kind.name: NodeTypeConfig(
+            name=kind.name,
+            min_worker_nodes=0,
+            max_worker_nodes=kind.at_most,
+            priority=kind.priority,
+            resources=dict(kind.offers),
+        )
+        for kind in machine_types(config)
+    }
     there = len(connected) - len(_heads(connected, config))
     reply = ResourceDemandScheduler(None).schedule(
         SchedulingRequest(
-            node_type_configs=autoscaling.get_node_type_configs(),
-            max_num_nodes=autoscaling.get_max_num_worker_nodes() - there,
+            node_type_configs=kinds,
+            max_num_nodes=int(config.get("max_workers", 0)) - there,
             disable_launch_config_check=True,
             gang_resource_requests=[
                 GangResourceRequest(

@@ -120,6 +120,8 @@ def _train(task: WorkerTask, device: torch.device) -> None:
 
     asked = watched(task.stop_file)
     training.run(send, task.checkpoint_steps, lambda: asked() or _is_being_taken())
+    if training.position.epoch < epochs and _is_being_taken():
+        say("ended at a checkpoint: a machine of this trial is about to be taken")
 
 
 def _is_being_taken() -> bool:

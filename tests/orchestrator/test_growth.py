@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import yaml
-from ray.autoscaler._private.util import prepare_config
 
 from orchestrator.capacity import DRIVER_RESOURCE, CapacityError, plan_gang
 from orchestrator.growth import (
@@ -77,30 +76,28 @@ def test_no_configuration_or_another_one(tmp_path: Path) -> None:
 
 
 def test_the_machines_a_study_would_start(config: dict[str, Any]) -> None:
-    prepared = prepare_config(config)
     gang = plan_gang(
         Resources(workers=4, cpus_per_worker=8), nodes_at_most([HEAD], config, ["GPU"])
     )
-    assert machines_asked_for([HEAD], prepared, [gang.shape] * 3) == {"gpu-spot": 3}
+    assert machines_asked_for([HEAD], config, [gang.shape] * 3) == {"gpu-spot": 3}
     there = {"CPU": 48.0, "GPU": 4.0, "accelerator_type:L40S": 1.0}
-    assert machines_asked_for([HEAD, there], prepared, [gang.shape] * 3) == {"gpu-spot": 2}
-    assert machines_asked_for([HEAD, there], prepared, [gang.shape]) == {}
+    assert machines_asked_for([HEAD, there], config, [gang.shape] * 3) == {"gpu-spot": 2}
+    assert machines_asked_for([HEAD, there], config, [gang.shape]) == {}
     half = plan_gang(Resources(workers=2), [HEAD, there])
-    assert machines_asked_for([HEAD], prepared, [half.shape] * 4) == {"gpu-spot": 2}
+    assert machines_asked_for([HEAD], config, [half.shape] * 4) == {"gpu-spot": 2}
 
 
 def test_only_the_machines_with_the_kind_of_gpu_asked_for_count(config: dict[str, Any]) -> None:
     config["available_node_types"]["hopper"] = {
         "resources": {"CPU": 96, "GPU": 8, "accelerator_type:H100": 1},
         "max_workers": 2,
-        "node_config": {},
     }
     resources = Resources(workers=8, accelerator="H100", device="cuda")
     nodes = nodes_at_most([HEAD], config, list(resources.per_worker("cuda")))
     gang = plan_gang(resources, nodes)
     assert (gang.concurrent, gang.kinds) == (2, ("H100",))
     shapes = [gang.shape] * 2
-    assert machines_asked_for([HEAD], prepare_config(config), shapes) == {"hopper": 2}
+    assert machines_asked_for([HEAD], config, shapes) == {"hopper": 2}
     assert plan_gang(Resources(workers=8, device="cuda"), nodes).kinds == ("H100", "L40S")
 
 
