@@ -159,7 +159,7 @@ def job_of(
             cache=resources.cache(),
             checkpoint_steps=resources.checkpoint_steps,
             share=resources.share(gang.device),
-            output=str(output_directory(storage.here, run_id)),
+            output=output_directory(storage, run_id),
             stop_file=stop,
         ),
         workers=resources.fewest_workers,

@@ -210,9 +210,11 @@ class Recorder:
         self._on_finished()
 
     def _keep_output(self, run_id: str) -> None:
-        output = output_directory(self._setting.storage.here, run_id)
-        if output.exists():  # it is on another host where the storage is not shared
-            self._study_run.ledger.log_artifact(run_id, output, "logs")
+        output = output_directory(self._setting.storage, run_id)
+        # Nothing is there where the trial ended before it began.
+        with suppress(FileNotFoundError), on_this_machine(output) as directory:
+            if directory.exists():
+                self._study_run.ledger.log_artifact(run_id, directory, "logs")
 
     def _log(self, name: str, metrics: Mapping[str, float]) -> None:
         """Record an epoch once, also when it is trained again after a crash."""

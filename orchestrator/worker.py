@@ -4,6 +4,7 @@ import importlib
 import socket
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from orchestrator.hardware import worker_device
 from orchestrator.stop_file import watched
-from orchestrator.worker_output import kept_output, say
+from orchestrator.worker_output import kept_output, output_of, say
 from pipelines.cache import NodeCache
 from pipelines.dataset import open_dataset
 from pipelines.experiment import Experiment
@@ -34,7 +35,8 @@ class WorkerTask:
 
     imports: modules that register what the experiment names. cache: of decoded data, on the node.
     checkpoint_steps: steps from one checkpoint within an epoch to the next; None for none. share:
-    of the device, see `worker_device`. output: directory for what the workers print. stop_file:
+    of the device, see `worker_device`. output: path or URI of a directory for what they print; the
+    first tells how the training goes, the others what befalls them. stop_file:
     path or URI; once it is there, the training writes a checkpoint and ends, as it does where a
     machine is about to be taken; empty for none.
     """
@@ -63,11 +65,11 @@ def train_worker(config: dict[str, WorkerTask]) -> None:
     process prints meanwhile is kept."""
     task = config["task"]
     rank = ray.train.get_context().get_world_rank()
-    with kept_output(Path(task.output) / f"worker-{rank}.log"):
-        _train(task, prepare_worker(task))
+    with kept_output(output_of(task.output, rank)) as bring_output:
+        _train(task, prepare_worker(task), bring_output)
 
 
-def _train(task: WorkerTask, device: torch.device) -> None:
+def _train(task: WorkerTask, device: torch.device, bring_output: Callable[[], None]) -> None:
     cache = task.cache and task.cache.here()
     training = Training(task.experiment, open_dataset(task.dataset), device, cache=cache)
     hardware = worker_device(device.type, task.share)
@@ -88,6 +90,7 @@ def _train(task: WorkerTask, device: torch.device) -> None:
         metrics: dict[str, Any] = dict(report.metrics or {})
         if group.rank == 0:
             say(_described(report, epochs))
+        bring_output()
         # Ray keeps the checkpoint that scores best, and refuses one without a score.
         metrics[SCORE] = _score(report, training)
         metrics |= {DEVICE: hardware, WORKERS: group.size}
