@@ -33,17 +33,21 @@ def workers_that_fit(worker: Mapping[str, float], free: Sequence[Mapping[str, fl
     )
 
 
+def free_nodes() -> list[Mapping[str, float]]:
+    """What each node of the connected cluster has left now; without nodes that are being taken."""
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    alive -= set(state.get_draining_nodes())
+    left = available_resources_per_node()
+    return [left[node] for node in alive & left.keys()]
+
+
 def idle_room(worker: Mapping[str, float]) -> int:
     """How many such workers the connected cluster could start now, beside what runs on it; 0 while
     any gang waits for its place."""
     groups: Mapping[str, Mapping[str, Any]] = placement_group_table()
     if any(group["state"] in ("PENDING", "RESCHEDULING") for group in groups.values()):
         return 0
-    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - set(
-        state.get_draining_nodes()
-    )
-    offered = available_resources_per_node()
-    return workers_that_fit(worker, [offered[node] for node in alive & offered.keys()])
+    return workers_that_fit(worker, free_nodes())
 
 
 class AtCheckpoint(UserCallback):

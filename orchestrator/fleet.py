@@ -22,6 +22,7 @@ from ray.tune.schedulers import ASHAScheduler
 from orchestrator import growth
 from orchestrator.admission import Admission
 from orchestrator.capacity import DRIVER_RESOURCE, Gang, driver_resources
+from orchestrator.elasticity import free_nodes
 from orchestrator.hardware import worker_device
 from orchestrator.limits import EarlyStopping
 from orchestrator.policy import GangShape, Node, Waiting, place
@@ -163,11 +164,11 @@ def connected_nodes() -> list[Node]:
 
 def device_name(resources: Resources, gang: Gang) -> str:
     """What a worker computes on, as `orchestrator.hardware` names it: asked of a node of the
-    connected cluster that could hold one, or of this machine. Empty where no node answers."""
+    connected cluster that has room for one, or of this machine. Empty where no node answers."""
     share = resources.share(gang.device)
     if not ray.is_initialized():
         return worker_device(gang.device, share)
-    if place(GangShape.of(1, gang.per_worker), connected_nodes()) is None:
+    if place(GangShape.of(1, gang.per_worker), free_nodes()) is None:
         return ""  # no machine is started for a question
     cpus, gpus = gang.per_worker.get("CPU", 0.0), gang.per_worker.get("GPU", 0.0)
     others = {k: v for k, v in gang.per_worker.items() if k not in ("CPU", "GPU")}
