@@ -42,7 +42,7 @@ class Ledger:
             self.client = MlflowClient(tracking_uri)
             self.client.search_experiments(max_results=1)
         except Exception as error:
-            raise LedgerError(f"MLflow at {tracking_uri} cannot be used: {error}") from None
+            raise LedgerError(f"MLflow at {self.shown_uri} cannot be used: {error}") from None
 
     def records(self, identities: Iterable[str]) -> dict[str, list[Record]]:
         """All runs of each trial, in every study, oldest first, by identity. What was deleted in
@@ -172,7 +172,7 @@ class Ledger:
                 return Path(found)
             except Exception as error:
                 cause = error
-        raise LedgerError(f"{uri}: not in MLflow at {self.tracking_uri} ({cause})")
+        raise LedgerError(f"{uri}: not in MLflow at {self.shown_uri} ({cause})")
 
     def log_evaluation(
         self,
@@ -199,14 +199,19 @@ class Ledger:
                 found.setdefault(name, {})[key] = value
         return found
 
+    @property
+    def shown_uri(self) -> str:
+        """The tracking URI as it may be shown and kept: without a password."""
+        return re.sub(r"(://[^:/?#@]*):[^/?#]*@", r"\1@", self.tracking_uri)
+
     def how_to_look(self, experiment_id: str) -> str:
         """How a person opens what this ledger holds of an experiment."""
         page = f"#/experiments/{experiment_id}/runs{VIEW_QUERY}"
         if self.tracking_uri.startswith("http"):
-            return f"results: {self.tracking_uri}/{page}"
+            return f"results: {self.shown_uri}/{page}"
         return (
             f"look at the results:  {sys.executable} -m mlflow ui "
-            f"--backend-store-uri {self.tracking_uri}\n"
+            f"--backend-store-uri {self.shown_uri}\n"
             f"and open              http://127.0.0.1:5000/{page}"
         )
 
