@@ -62,9 +62,10 @@ class Study:
         history = client.get_metric_history(trial.info.run_id, "train/loss")
         return [entry.step for entry in history]
 
-    def log(self) -> str:
-        """What the trial's first worker has said."""
-        return "".join(p.read_text() for p in (self.storage / "logs").rglob("worker-0.log"))
+    def log(self, worker: int = 0) -> str:
+        """What one of the trial's workers has said."""
+        files = (self.storage / "logs").rglob(f"worker-{worker}.log")
+        return "".join(path.read_text() for path in files)
 
     def wait_until(self, condition: Callable[[], bool], seconds: float = 180) -> None:
         end = time.monotonic() + seconds
@@ -137,6 +138,10 @@ def test_a_fixed_gang_waits_for_a_machine_to_join_and_leaves_one_that_is_taken(
         fourth = cluster.add_node(num_cpus=1)
         study.finish()
         assert study.log().count("resumed after epoch") == 2
+        # The first worker tells how it goes; the other, what befalls it.
+        assert "worker 1 of 2" in study.log(worker=1)
+        assert f"epoch 2 of {EPOCHS}:" in study.log()
+        assert f"epoch 2 of {EPOCHS}:" not in study.log(worker=1)
     finally:
         study.end()
         for node in (first, fourth):

@@ -2,6 +2,7 @@
 study that keeps everything there, as on cluster.yaml's head."""
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -188,11 +189,7 @@ def test_a_study_in_the_bucket_is_reported_from_the_laptop(
         "RAY_AUTH_MODE": "disabled",
         "HOME": str(tmp_path),
     }
-    # As in clusters/aws/setup_head.sh.
-    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    server += ["--workers", "1", "--no-serve-artifacts"]
-    server += ["--backend-store-uri", f"postgresql:///mlflow?host={machine.socket}"]
-    server += ["--default-artifact-root", f"s3://{BUCKET}/artifacts"]
+    server = [sys.executable, "-m", *_server(machine.socket, port)]
     with (tmp_path / "mlflow.log").open("w") as log:
         tracking = subprocess.Popen(
             server, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -258,6 +255,15 @@ variants: {{strong: {{}}}}
     ).stdout
     logs = [path.read_bytes() for path in tmp_path.rglob("*.log")]
     assert not any(SECRET.encode() in text for text in [*written, *logs, dump, told.encode()])
+
+
+def _server(database: Path, port: int) -> list[str]:
+    """The tracking server's command, as clusters/aws/setup_head.sh has it started."""
+    script = SCRIPT.with_name("aws").joinpath("setup_head.sh").read_text()
+    line = script[script.index("mlflow server") : script.index("ExecStartPost=/usr/bin/curl")]
+    line = line.replace("\\\\\n", " ").replace("$BUCKET", BUCKET)
+    line = line.replace("/run/tracking", str(database)).replace("5000", str(port))
+    return shlex.split(line.replace("--workers 2", "--workers 1"))
 
 
 def _wait_for(port: int) -> None:
