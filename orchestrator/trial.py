@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from orchestrator.causes import Attempts, diagnose
+from orchestrator.gang_nodes import GangNodes
 from orchestrator.rendezvous import RaysNetwork
 from orchestrator.stop_file import is_asked
 from orchestrator.trainer import ReportToTune, TrialTrainer
@@ -56,12 +57,13 @@ def run_trial(job: Job) -> dict[str, Any]:
     stopped by itself, because a machine is about to be taken, goes on elsewhere. Raises TrialError.
     """
     attempts = Attempts(job.retries)
+    nodes = GangNodes()
     takes_all = job.takes_room
     while True:
         if job.task.stop_file and is_asked(job.task.stop_file):
             return {}
         try:
-            result = _trainer(job, takes_all).fit()
+            result = _trainer(job, nodes, takes_all).fit()
             if _is_complete(job, result.checkpoint):
                 break
             if not job.task.stop_file or is_asked(job.task.stop_file):
@@ -70,6 +72,8 @@ def run_trial(job: Job) -> dict[str, Any]:
             logger.warning("%s: a machine is being taken; going on from the checkpoint", job.name)
         except TrainingFailedError as error:
             failure = diagnose(error)
+            if failure.cause == "lost worker" and nodes.one_is_lost():
+                failure = replace(failure, cause="lost node")
             if not attempts.again(failure):
                 lost = f"a worker was lost {attempts.counted} times, the last time: "
                 raise TrialError((lost if failure.retried else "") + failure.message) from None
@@ -100,7 +104,7 @@ def _is_complete(job: Job, checkpoint: Checkpoint | None) -> bool:
     return len(history) == job.task.experiment.training.epochs
 
 
-def _trainer(job: Job, takes_all: bool) -> TrialTrainer:
+def _trainer(job: Job, nodes: GangNodes, takes_all: bool) -> TrialTrainer:
     elastic = job.most_workers > job.workers
     return TrialTrainer(
         train_worker,
@@ -115,7 +119,7 @@ def _trainer(job: Job, takes_all: bool) -> TrialTrainer:
         run_config=RunConfig(
             name=job.run_name,
             storage_path=job.storage,
-            callbacks=[ReportToTune()],
+            callbacks=[ReportToTune(), nodes],
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=job.keep_checkpoints,
