@@ -27,8 +27,9 @@ class Resources:
     """The gang of workers that trains one trial.
 
     workers: processes that share a trial's batch (Ray Train, DDP); or a range, `[low, high]`: a
-        trial starts once there is room for `low`, takes up to `high` where machines lie idle, and
-        goes on with fewer when one is lost. The batch is that of all workers together either way.
+        trial starts once there is room for `low`, takes up to `high` where machines lie idle that
+        no trial waits for, and goes on with fewer when one is lost. The batch is that of all
+        workers together either way.
     cpus_per_worker: CPU cores of each; also the threads torch computes with.
     device: `auto` takes a GPU for each worker where the cluster has any.
     gpus_per_worker: GPUs of each where the device is a GPU; below 1, trials share one.
