@@ -17,7 +17,8 @@ _NODES_SECONDS = 2.0
 
 
 class Admission(Searcher):
-    """Suggests `{"job": index}` into `trials`, in the order and at the moment the policy says.
+    """Suggests `{"job": index, "last": ...}` into `trials`, in the order and at the moment the
+    policy says. last: whether no other trial waits.
 
     nodes: asked again and again, so that what joins the cluster is used and what is lost is not.
     at_once: most trials together. closed: whether nothing may be started beside so many trials.
@@ -57,7 +58,7 @@ class Admission(Searcher):
         self._waiting.remove(chosen[0])
         self._admitted += 1
         self._running[trial_id] = chosen[0], now
-        return {"job": self._index[chosen[0].name]}
+        return {"job": self._index[chosen[0].name], "last": not self._waiting}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

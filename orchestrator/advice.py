@@ -28,14 +28,14 @@ def _training_memory(experiment: Experiment, resources: Resources, kind: str) ->
         options.append("resources.gpus_per_worker: 1, a whole GPU for each worker")
     if kind == "cuda" and training.precision == "fp32":
         options.append("training.precision: bf16")
-    more = 2 * resources.workers
+    more = 2 * resources.fewest_workers
     if training.batch // training.accumulation % more == 0:
         images = training.batch // training.accumulation // more
         options.append(
             f"resources.workers: {more}, the same batch with {images} images on each worker"
         )
     parts = 2 * training.accumulation
-    if training.batch % parts == 0 and training.batch // parts >= resources.workers:
+    if training.batch % parts == 0 and training.batch // parts >= resources.most_workers:
         options.append(
             f"training.accumulation: {parts} (batch norm then sees {training.batch // parts} "
             "images at a time: another experiment)"

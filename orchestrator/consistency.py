@@ -148,6 +148,22 @@ def check_splits(study: Study, trials: Sequence[Trial], source: Source) -> list[
     return [Problem(source.place(("report", "protocol")), message)]
 
 
+def check_workers(study: Study, trials: Sequence[Trial], source: Source) -> list[Problem]:
+    """More workers than a trial's batch has images for."""
+    most = study.resources.most_workers
+    for trial in trials:
+        training = trial.experiment.training
+        images = training.batch // training.accumulation
+        if images < most:
+            parts = f" in {training.accumulation} parts" if training.accumulation > 1 else ""
+            message = (
+                f"`resources.workers` asks for {most} workers, but {trial.name} has a batch of "
+                f"{training.batch}{parts}, which {images} can share at most"
+            )
+            return [Problem(source.place(("resources", "workers")), message)]
+    return []
+
+
 def splits_that_overlap(trials: Sequence[Trial], source: Source) -> list[Problem]:
     """Trials that are validated on images they train on, which is allowed and worth a look."""
     pairs = {

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from orchestrator import fleet
 from orchestrator.budget import Budget
+from orchestrator.capacity import Gang
 from orchestrator.cells import Cell
-from orchestrator.fleet import Gang
 from orchestrator.forecast import Forecaster, ranks
 from orchestrator.ledger import Record, StudyRun, trial_note
 from orchestrator.progress import StudyProgress, TrialProgress
@@ -131,14 +131,14 @@ def _tracked(
 ) -> Tracked:
     figures = {} if record is None else record.metrics
     hours = figures.get("trial/gpu_hours", figures.get("trial/worker_hours", 0.0))
-    workers = plan.study.resources.workers
     return Tracked(
         cell,
         run_id,
         logged=study_run.logged_epochs(record),
         seconds=figures.get("trial/seconds", 0.0),
         hours=hours,
-        devices=workers * gang.per_worker.get("GPU", 1.0),
+        workers=plan.study.resources.fewest_workers,
+        devices=gang.per_worker.get("GPU", 1.0),
     )
 
 
@@ -159,10 +159,11 @@ def job_of(
             cache=resources.cache(),
             checkpoint_steps=resources.checkpoint_steps,
             share=resources.share(gang.device),
-            output=str(output_directory(storage.here, run_id)),
+            output=output_directory(storage, run_id),
             stop_file=stop,
         ),
-        workers=resources.workers,
+        workers=resources.fewest_workers,
+        most_workers=resources.most_workers,
         resources=gang.per_worker,
         use_gpu=gang.device == "cuda",
         retries=resources.retries,

@@ -8,9 +8,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import ray
 import torch
@@ -21,6 +21,8 @@ from ray.tune.schedulers import ASHAScheduler
 
 from orchestrator import growth
 from orchestrator.admission import Admission
+from orchestrator.capacity import DRIVER_RESOURCE, Gang, driver_resources
+from orchestrator.elasticity import free_nodes
 from orchestrator.hardware import worker_device
 from orchestrator.limits import EarlyStopping
 from orchestrator.policy import GangShape, Node, Waiting, place
@@ -28,15 +30,12 @@ from orchestrator.reachability import UnreachableError, check_address
 from orchestrator.resources import Resources
 from orchestrator.trial import Job, TrialError, run_trial
 
-# Offered by a cluster's head alone, so that no trial's driver dies with a worker node.
-DRIVER_RESOURCE = "trial_driver"
 _MANY = 1_000_000.0
 _FAILURE = "failure"
 _OUTCOME = "outcome"
 _ANSWER_SECONDS = 30.0
-_DRIVER_CPUS = 0.01  # where the head does not offer it
 
-# Ray reads these when it starts; none of them changes what is computed.
+# Ray reads these where a process starts; none of them changes what is computed.
 _SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # reports pass once a poll; 2 s by default
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -48,10 +47,6 @@ _SETTINGS = {
 _LOCAL_SETTINGS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one machine has no spot notices
 }
-
-
-class CapacityError(ValueError):
-    """More was asked for than the cluster can ever hold; the message says what would fit."""
 
 
 class TrialEvents(Protocol):
@@ -84,18 +79,6 @@ class TrialEvents(Protocol):
         """Whether nobody wants the trial any more."""
 
 
-@dataclass(frozen=True)
-class Gang:
-    """How one trial's workers are placed. concurrent: such gangs that run at once on what the
-    cluster has now; at_once: most there may be, None for as many as fit."""
-
-    device: Literal["cpu", "cuda"]
-    per_worker: dict[str, float]
-    concurrent: int
-    at_once: int | None
-    shape: GangShape
-
-
 def connect(address: str | None, runtime_environment: Mapping[str, object]) -> str:
     """Join the Ray cluster at `address`, or start one on this machine. Returns where Ray logs.
 
@@ -107,8 +90,7 @@ def connect(address: str | None, runtime_environment: Mapping[str, object]) -> s
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    if runtime_environment:
-        options["runtime_env"] = dict(runtime_environment)
+    options["runtime_env"] = dict(runtime_environment)
     if address is None:
         for key, value in _LOCAL_SETTINGS.items():
             os.environ.setdefault(key, value)
@@ -120,6 +102,8 @@ def connect(address: str | None, runtime_environment: Mapping[str, object]) -> s
             num_cpus=cpus, resources={DRIVER_RESOURCE: _MANY}, include_dashboard=True, **options
         )
     else:
+        # The processes of a cluster that runs already do not inherit from this one.
+        options["runtime_env"]["env_vars"] = dict(_SETTINGS)
         try:
             context = ray.init(address=address, **options)
         except ConnectionError as error:
@@ -140,63 +124,51 @@ def _warm_python() -> str:
     return shlex.join([*command, str(directory)])
 
 
-def plan_gang(resources: Resources, nodes: list[dict[str, float]]) -> Gang:
-    """Decide device and concurrency for whole gangs.
-
-    nodes: what each node of the cluster offers; a worker lies on one of them. Raises CapacityError
-    where not even one gang fits.
-    """
-    offered = {name: sum(node.get(name, 0.0) for node in nodes) for node in nodes for name in node}
-    gpus = offered.get("GPU", 0.0)
-    device = resources.device
-    if device == "auto":
-        device = "cuda" if gpus else "cpu"
-    if device == "cuda" and not gpus:
-        raise CapacityError(
-            "resources.device is cuda, but the cluster has no GPU; use device: cpu or auto"
-        )
-    per_worker = resources.per_worker(device)
-    driver = {DRIVER_RESOURCE: 1.0} if DRIVER_RESOURCE in offered else {"CPU": _DRIVER_CPUS}
-    shape = GangShape.of(resources.workers, per_worker, driver)
-    concurrent = _gangs_that_fit(shape, nodes)
-    if concurrent == 0:
-        most = _workers_that_fit(per_worker, nodes)
-        asked = " and ".join(f"{value:g} {name}" for name, value in per_worker.items())
-        has = " and ".join(f"{offered.get(name, 0):g} {name}" for name in per_worker)
-        raise CapacityError(
-            f"resources.workers is {resources.workers} with {asked} each, but the cluster has "
-            f"{has}, which holds {most} such worker{'' if most == 1 else 's'} at most"
-        )
-    at_once = resources.concurrent_trials
-    return Gang(device, per_worker, min(concurrent, at_once or concurrent), at_once, shape)
-
-
-def this_machine() -> list[dict[str, float]]:
+def this_machine() -> list[Node]:
     """What a cluster of this machine alone will offer, without starting it."""
     cpus = float(len(os.sched_getaffinity(0)))
     return [{"CPU": cpus, "GPU": float(torch.cuda.device_count()), DRIVER_RESOURCE: _MANY}]
 
 
-def nodes_at_most(resources: Resources) -> list[dict[str, float]]:
+def nodes_at_most(resources: Resources) -> list[Node]:
     """What each node would offer, were the connected cluster as large as it may become for such
     workers."""
     config = growth.read_bootstrap_config()
-    needed = ["CPU"] if resources.device == "cpu" else ["CPU", "GPU"]
-    return growth.nodes_at_most(connected_nodes(), config, needed)
+    return growth.nodes_at_most(connected_nodes(), config, _needed(resources))
 
 
-def connected_nodes() -> list[dict[str, float]]:
+def machine_types(resources: Resources) -> list[growth.MachineType]:
+    """The kinds of machines that the connected cluster may start, best first for such workers; none
+    where it stays as it is."""
+    return growth.machine_types(growth.read_bootstrap_config(), _needed(resources))
+
+
+def machines_asked_for(gang: Gang, trials: int) -> dict[str, int] | None:
+    """How many machines of each kind the connected cluster would start for so many trials; None
+    where it stays as it is."""
+    config = growth.read_bootstrap_config()
+    if config is None:
+        return None
+    gangs = [gang.shape] * min(trials, gang.concurrent)
+    return growth.machines_asked_for(connected_nodes(), config, gangs)
+
+
+def _needed(resources: Resources) -> list[str]:
+    return list(resources.per_worker("cpu" if resources.device == "cpu" else "cuda"))
+
+
+def connected_nodes() -> list[Node]:
     """What each node of the connected cluster offers."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def device_name(resources: Resources, gang: Gang) -> str:
     """What a worker computes on, as `orchestrator.hardware` names it: asked of a node of the
-    connected cluster that could hold one, or of this machine. Empty where no node answers."""
+    connected cluster that has room for one, or of this machine. Empty where no node answers."""
     share = resources.share(gang.device)
     if not ray.is_initialized():
         return worker_device(gang.device, share)
-    if place(GangShape.of(1, gang.per_worker), connected_nodes()) is None:
+    if place(GangShape.of(1, gang.per_worker), free_nodes()) is None:
         return ""  # no machine is started for a question
     cpus, gpus = gang.per_worker.get("CPU", 0.0), gang.per_worker.get("GPU", 0.0)
     others = {k: v for k, v in gang.per_worker.items() if k not in ("CPU", "GPU")}
@@ -229,12 +201,11 @@ def run_jobs(
     early_stopping: gives trials up by the rank of their mIoU. run: what a job's driver does.
     nodes: what there is, or may come to be where more is asked for; the connected ones for None.
     """
-    head = DRIVER_RESOURCE in ray.cluster_resources()
-    driver = {DRIVER_RESOURCE: 1.0} if head else {"CPU": _DRIVER_CPUS}
+    driver = driver_resources(ray.cluster_resources())
 
     def trainable(config: dict[str, Any]) -> None:
         try:
-            outcome = run(jobs[config["job"]])
+            outcome = run(replace(jobs[config["job"]], takes_room=config["last"]))
             if outcome:  # nothing, where it was told to stop before its end
                 tune.report({_OUTCOME: outcome})
         except Exception as error:
@@ -376,20 +347,3 @@ class _Relay(tune.Callback):
     ) -> None:
         cause = self._causes.get(trial.trial_id, "its process was lost; see Ray's logs")
         self._link.events.failed(self._name(trial), cause)
-
-
-def _workers_that_fit(per_worker: dict[str, float], nodes: list[dict[str, float]]) -> int:
-    return sum(
-        min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in per_worker.items())
-        for node in nodes
-    )
-
-
-def _gangs_that_fit(shape: GangShape, nodes: list[dict[str, float]]) -> int:
-    """Whole gangs that run at once."""
-    gangs = 0
-    free: Sequence[Node] | None = place(shape, nodes)
-    while free is not None:
-        gangs += 1
-        free = place(shape, free)
-    return gangs

@@ -55,7 +55,7 @@ def workload(cell: Cell, resources: Resources) -> Workload:
         parameters_m=cell.cost.parameters_m,
         batch=experiment.training.batch,
         parts=experiment.training.accumulation,
-        workers=resources.workers,
+        workers=resources.fewest_workers,
         evaluated_images=images,
         evaluated_megapixels=megapixels,
     )

@@ -4,9 +4,9 @@ import os
 from collections.abc import Mapping, Sequence
 
 from orchestrator import canary, fleet
+from orchestrator.capacity import Gang
 from orchestrator.cells import Cell
 from orchestrator.dispatch import job_of
-from orchestrator.fleet import Gang
 from orchestrator.forecast import Capacity, Forecaster, StudyForecast, ranks
 from orchestrator.ledger import Ledger
 from orchestrator.measurements import keep, known_measurements
@@ -53,13 +53,19 @@ class Outlook:
     def show(self, decisions: Mapping[str, Decision]) -> None:
         """Print the plan: `--plan`."""
         standings = {name: decision.standing for name, decision in decisions.items()}
+        forecast = self._forecast(decisions)
+        machines = None
+        if self._setting.address is not None:
+            left = {t.cell.identity for t in forecast.trials if t.estimate is not None}
+            machines = fleet.machines_asked_for(self._gang, len(left))
         show_plan(
             self._plan,
             standings,
-            self._forecast(decisions),
+            forecast,
             self.forecaster.weakest,
             self._gang,
             self._device,
+            machines,
             self._setting.console,
         )
 

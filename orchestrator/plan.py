@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.capacity import Gang
 from orchestrator.estimate import Calibration, Estimate
-from orchestrator.fleet import Gang
 from orchestrator.forecast import StudyForecast, TrialForecast
 from orchestrator.reconciliation import Standing
 from orchestrator.study import Plan
@@ -32,11 +32,13 @@ def show_plan(
     calibration: Calibration,
     gang: Gang,
     device: str,
+    machines: Mapping[str, int] | None,
     console: Console,
 ) -> None:
     """Print the trials with their standing and cost, then what the study takes as a whole.
 
     standings: by the trial's name. calibration: what the times rest on; device: that it is of.
+    machines: how many of each kind the cluster would start for it; None where it stays as it is.
     """
     counts = Counter(standings[trial.cell.trial.name] for trial in forecast.trials)
     told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
@@ -44,17 +46,24 @@ def show_plan(
         f"[bold]{plan.study.study}[/]: {len(forecast.trials)} trials: {told}", highlight=False
     )
     console.print(_trials(forecast.trials, standings, gang, console.width))
-    console.print(_totals(plan, forecast, gang, device))
+    console.print(_totals(plan, forecast, gang, machines))
     console.print(_basis(calibration, device), style="dim", highlight=False, markup=False)
 
 
 def placement(plan: Plan, gang: Gang) -> str:
     """How many trials run at a time, and on what."""
-    workers = plan.study.resources.workers
-    return (
+    resources = plan.study.resources
+    fewest, most = resources.fewest_workers, resources.most_workers
+    workers = f"{fewest} to {most}" if most > fewest else str(fewest)
+    told = (
         f"{gang.concurrent} trial{'' if gang.concurrent == 1 else 's'} at a time, "
-        f"{workers} worker{'' if workers == 1 else 's'} each, on {gang.device}"
+        f"{workers} worker{'' if most == 1 else 's'} each, on {gang.device}"
     )
+    if gang.kinds:
+        told += f" ({' and '.join(gang.kinds)})"
+    if len(gang.kinds) > 1:
+        told += "; resources.accelerator keeps to one kind"
+    return told
 
 
 def duration(seconds: float) -> str:
@@ -112,7 +121,9 @@ def _further(trial: TrialForecast) -> list[str]:
     ]
 
 
-def _totals(plan: Plan, forecast: StudyForecast, gang: Gang, device: str) -> Table:
+def _totals(
+    plan: Plan, forecast: StudyForecast, gang: Gang, machines: Mapping[str, int] | None
+) -> Table:
     """The study as a whole, a line for each figure."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
@@ -122,6 +133,9 @@ def _totals(plan: Plan, forecast: StudyForecast, gang: Gang, device: str) -> Tab
     table.add_row("to train", str(len(left)), placement(plan, gang))
     if not left:
         return table
+    if machines is not None:
+        asked = ", ".join(f"{count} x {kind}" for kind, count in machines.items())
+        table.add_row("machines", asked or "none", "asked for beside those that are there")
     hours = forecast.device_hours
     table.add_row("wall time", duration(forecast.wall.seconds), _band(forecast.wall))
     table.add_row(

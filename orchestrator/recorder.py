@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from orchestrator.progress import StudyProgress
 from orchestrator.setting import Setting
 from orchestrator.storage import on_this_machine
 from orchestrator.trained_outcome import keep_models
-from orchestrator.worker import DEVICE, RESULTS_DIRECTORY
+from orchestrator.worker import DEVICE, RESULTS_DIRECTORY, WORKERS
 from orchestrator.worker_output import output_directory
 from pipelines.checkpoint import CheckpointError, read_history
 
@@ -26,18 +26,21 @@ from pipelines.checkpoint import CheckpointError, read_history
 @dataclass
 class Tracked:
     """A trial under way. run_id: its run in the ledger. logged: its epochs there. seconds and
-    hours: recorded so far, of training and of all its workers together. devices: GPUs it occupies,
-    or workers where there is no GPU. device: what a worker computes on, once it has said so; began:
-    when its processes were started, by a monotonic clock, unless it goes on from a checkpoint."""
+    hours: recorded so far, of training and of all its workers together. workers: at work on it now;
+    devices: GPUs of each, 1 where there is none; sizes: how many workers its epochs were trained
+    by. device: what a worker computes on, once it has said so; began: when its processes were
+    started, by a monotonic clock, unless it goes on from a checkpoint."""
 
     cell: Cell
     run_id: str
     logged: set[int]
     seconds: float
     hours: float
+    workers: int
     devices: float
     device: str = ""
     began: float | None = None
+    sizes: set[int] = field(default_factory=set)
 
 
 # How long trials may take to write a checkpoint after a stop was asked for.
@@ -109,7 +112,10 @@ class Recorder:
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:
         """An epoch was reported."""
         numbers = _training_metrics(metrics)
-        self._trials[name].device = metrics.get(DEVICE, "")
+        trial = self._trials[name]
+        trial.device = metrics.get(DEVICE, "")
+        trial.workers = metrics.get(WORKERS, trial.workers)
+        trial.sizes.add(trial.workers)
         self._log(name, numbers)
         self._progress.epoch(name, int(numbers["epoch"]), numbers)
 
@@ -171,6 +177,10 @@ class Recorder:
         trial = self._trials[name]
         wall = None if trial.began is None else time.monotonic() - trial.began
         resources = self._study_run.plan.study.resources
+        if resources.most_workers > resources.fewest_workers:
+            if len(trial.sizes) != 1 or trial.began is None:
+                return ""  # its times are those of several sizes
+            resources = replace(resources, workers=trial.workers)
         found = measured(trial.cell, resources, trial.device, history, wall)
         return found.to_json() if found and trial.device else ""
 
@@ -200,9 +210,11 @@ class Recorder:
         self._on_finished()
 
     def _keep_output(self, run_id: str) -> None:
-        output = output_directory(self._setting.storage.here, run_id)
-        if output.exists():  # it is on another host where the storage is not shared
-            self._study_run.ledger.log_artifact(run_id, output, "logs")
+        output = output_directory(self._setting.storage, run_id)
+        # Nothing is there where the trial ended before it began.
+        with suppress(FileNotFoundError), on_this_machine(output) as directory:
+            if directory.exists():
+                self._study_run.ledger.log_artifact(run_id, directory, "logs")
 
     def _log(self, name: str, metrics: Mapping[str, float]) -> None:
         """Record an epoch once, also when it is trained again after a crash."""
@@ -213,7 +225,9 @@ class Recorder:
         trial.logged.add(epoch)
         figures = {key: value for key, value in metrics.items() if key != "seconds"}
         if "seconds" in metrics:
-            trial.hours += max(0.0, metrics["seconds"] - trial.seconds) * trial.devices / 3600
+            trial.hours += (
+                max(0.0, metrics["seconds"] - trial.seconds) * trial.devices * trial.workers / 3600
+            )
             trial.seconds = max(trial.seconds, metrics["seconds"])
             figures |= {"trial/seconds": trial.seconds, self._hours: trial.hours}
         self._writer.submit(

@@ -27,8 +27,9 @@ def interface_of(address: str) -> str | None:
 
 
 def speak_over_rays_network() -> None:
-    """Have process groups of this process use the interface that Ray uses, unless the environment
-    names one already."""
+    """Have process groups of this process use the interface that Ray uses, and say what goes wrong
+    between machines. What the environment says already counts."""
+    os.environ.setdefault("NCCL_DEBUG", "WARN")  # into the worker's output; silent by default
     name = interface_of(ray.util.get_node_ip_address())
     if name is not None:
         for variable in VARIABLES:

@@ -10,6 +10,7 @@ from orchestrator import fleet
 from orchestrator.after_training import score_and_pack
 from orchestrator.announcement import announce, show_outcome
 from orchestrator.budget import Budget
+from orchestrator.capacity import Gang, plan_gang
 from orchestrator.cells import Cell, resolve_cells
 from orchestrator.dispatch import train
 from orchestrator.extensions import modules_of, runtime_environment
@@ -40,7 +41,7 @@ def run_study(
     wishes: what is trained besides what is missing or was interrupted.
     plan_only: show the trials and their standing, and train nothing.
 
-    Raises DatasetError, fleet.CapacityError or ledger.LedgerError before anything is trained.
+    Raises DatasetError, capacity.CapacityError or ledger.LedgerError before anything is trained.
     """
     if plan.study.kind == "profile":
         return run_profile(plan, setting)
@@ -58,10 +59,12 @@ def run_study(
     try:
         if setting.address is None:
             nodes = fleet.this_machine()  # started when there is something to train
+            gang = plan_gang(plan.study.resources, nodes)
         else:
             cluster.start()
             nodes = fleet.nodes_at_most(plan.study.resources)
-        gang = fleet.plan_gang(plan.study.resources, nodes)
+            kinds = fleet.machine_types(plan.study.resources)
+            gang = plan_gang(plan.study.resources, nodes, kinds)
         setting.console.print(
             "opening the data; the embedded set is made on first use", style="dim"
         )
@@ -112,7 +115,7 @@ class _Course:
     plan: Plan
     setting: Setting
     wishes: Wishes
-    gang: fleet.Gang
+    gang: Gang
     cells: list[Cell]
     ledger: Ledger
     cluster: _Cluster

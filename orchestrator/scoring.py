@@ -11,6 +11,8 @@ from rich.progress import Progress
 from orchestrator import fleet
 from orchestrator.extensions import modules_of, runtime_environment
 from orchestrator.inference_command import place
+from orchestrator.policy import Node
+from orchestrator.resources import Resources
 from orchestrator.trained_model import TrainedModel
 from pipelines.dataset import open_dataset
 from pipelines.evaluation import EvaluationConfig, count_pixels, predict_image
@@ -88,7 +90,7 @@ def _in_shares(
     task: Any, model: TrainedModel, work: tuple[Any, ...], parts: int, bar: Progress, done: str
 ) -> Iterator[Any]:
     """What the tasks on all shares of `work` return, as they come in."""
-    nodes = fleet.connected_nodes()
+    nodes = _machines()
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     places = gpus or sum(int(node.get("CPU", 0)) for node in nodes)
     shares = max(1, min(parts, _SHARES * places))
@@ -106,6 +108,15 @@ def _in_shares(
             raise error.cause from None
         bar.advance(shown)
     bar.remove_task(shown)
+
+
+def _machines() -> list[Node]:
+    """What the connected nodes offer; one that may come, where they have nothing to compute on."""
+    there = fleet.connected_nodes()
+    if any(node.get("GPU") or node.get("CPU") for node in there):
+        return there
+    to_come = fleet.nodes_at_most(Resources())
+    return [max(to_come, key=lambda node: (node.get("GPU", 0.0), node.get("CPU", 0.0)))]
 
 
 @ray.remote

@@ -31,7 +31,7 @@ from orchestrator.ledger import (
 from orchestrator.storage import Storage
 from orchestrator.study_tables import studies_table, trials_table
 from orchestrator.validation import suggestion
-from orchestrator.worker_output import output_directory
+from orchestrator.worker_output import output_directory, output_of, read_output
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -78,26 +78,25 @@ def _status(options: argparse.Namespace, console: Console) -> int:
 def _logs(options: argparse.Namespace, console: Console) -> int:
     ledger = _ledger(options)
     trial = _trial(studies(ledger), options.trial, options.study)
-    directory = output_directory(_storage(options), trial.run_id)
-    file = directory / f"worker-{options.worker}.log"
-    if not file.exists() and options.follow and trial.status in ("SCHEDULED", "RUNNING"):
+    place = output_of(output_directory(Storage.of(options.storage), trial.run_id), options.worker)
+    text = read_output(place)
+    if text is None and options.follow and _is_open(ledger, trial):
         console.print(f"{trial.name} has printed nothing yet", style="dim")
-        while not file.exists() and _is_open(ledger, trial):
-            time.sleep(_POLL_SECONDS)
-    if not file.exists():
+    elif text is None:
         with tempfile.TemporaryDirectory() as temporary:
-            kept = ledger.download(f"runs:/{trial.run_id}/logs/{file.name}", Path(temporary))
-            sys.stdout.write(kept.read_text(errors="replace"))
-        return 0
-    with file.open(errors="replace") as lines:
-        while True:
-            more = lines.read()
-            sys.stdout.write(more)
-            sys.stdout.flush()
-            if not more and not (options.follow and _is_open(ledger, trial)):
-                return 0
-            if not more:
-                time.sleep(_POLL_SECONDS)
+            name = f"worker-{options.worker}.log"
+            kept = ledger.download(f"runs:/{trial.run_id}/logs/{name}", Path(temporary))
+            text = kept.read_text(errors="replace")
+    shown = 0
+    while True:
+        last = not (options.follow and _is_open(ledger, trial))
+        text = read_output(place) or text or ""
+        sys.stdout.write(text[shown:])
+        sys.stdout.flush()
+        shown = len(text)
+        if last:
+            return 0
+        time.sleep(_POLL_SECONDS)
 
 
 def _stop(options: argparse.Namespace, console: Console) -> int:

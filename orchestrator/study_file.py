@@ -9,7 +9,12 @@ from typing import Any
 
 import yaml
 
-from orchestrator.consistency import check_splits, check_study, splits_that_overlap
+from orchestrator.consistency import (
+    check_splits,
+    check_study,
+    check_workers,
+    splits_that_overlap,
+)
 from orchestrator.expansion import expand
 from orchestrator.extensions import import_modules
 from orchestrator.source import (
@@ -68,7 +73,11 @@ def load_study(
     except StudyError as error:
         raise StudyError([*problems, *error.problems]) from None
     trials, wrong, idle = expand(study, source, experiment_overrides)
-    problems += [*wrong, *check_splits(study, trials, source)]
+    problems += [
+        *wrong,
+        *check_splits(study, trials, source),
+        *check_workers(study, trials, source),
+    ]
     # `--set` may well have changed what a condition speaks of; without it, one is a mistake.
     if problems or (idle and not overrides):
         raise StudyError(problems or idle)

@@ -18,9 +18,9 @@ from rich.markup import escape
 
 from models import PretrainedError
 from orchestrator.canary import CanaryError
+from orchestrator.capacity import CapacityError
 from orchestrator.chatter import quiet_output
 from orchestrator.extensions import modules_of
-from orchestrator.fleet import CapacityError
 from orchestrator.ledger import LedgerError
 from orchestrator.reachability import UnreachableError
 from orchestrator.reconciliation import Wishes
@@ -32,6 +32,7 @@ from orchestrator.storage import Storage
 from orchestrator.study_file import load_study
 from pipelines.dataset import DatasetError
 from pipelines.network import NetworkError
+from pipelines.storage import check_no_secret
 from pipelines.submission import SubmissionError
 from pipelines.weights import WeightsError
 
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
+        check_no_secret(options.storage)
         if is_remote(options.address):
             return _send(options, Console())
     except BAD_INPUT as error:
@@ -109,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _send(options: argparse.Namespace, console: Console) -> int:
     """Have the study run by the cluster whose dashboard `--address` names, and follow it."""
     plan = load_study(Path(options.study), [_pair(text) for text in options.set], options.only)
+    for trial in plan.trials:
+        check_no_secret(trial.experiment.data.dataset)
     modules = {
         module.__name__: module
         for trial in plan.trials

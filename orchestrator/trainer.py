@@ -9,6 +9,8 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.controller import TrainController
 
+from orchestrator.elasticity import AtCheckpoint, RangeOfWorkers
+
 
 class TrialTrainer(TorchTrainer):
     """A trainer whose controller runs in this process, not in an actor of its own.
@@ -16,9 +18,21 @@ class TrialTrainer(TorchTrainer):
     The process of a Tune trial does nothing else but wait for it, and the two live and die together
     either way. It spares each trial the start of two processes: the controller's, and the one of
     the queue through which an actor would send its reports here.
+
+    takes_all: whether a range of workers starts with what lies idle, see `RangeOfWorkers`.
     """
 
+    def __init__(self, *arguments: Any, takes_all: bool = False, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._takes_all = takes_all
+
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
+        scaling = self.scaling_config
+        if scaling.elasticity_enabled:
+            at_checkpoint = AtCheckpoint()
+            self.run_config.callbacks.append(at_checkpoint)
+            settings["callbacks"] = self._create_default_callbacks()
+            settings["scaling_policy"] = RangeOfWorkers(scaling, self._takes_all, at_checkpoint)
         controller = TrainController(**settings)
         try:
             asyncio.run(controller.run())

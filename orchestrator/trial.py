@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from orchestrator.causes import Attempts, diagnose
+from orchestrator.gang_nodes import GangNodes
 from orchestrator.rendezvous import RaysNetwork
 from orchestrator.stop_file import is_asked
 from orchestrator.trainer import ReportToTune, TrialTrainer
@@ -24,7 +25,8 @@ class Job:
     """A trial that is to be trained: everything the cluster needs to know about it.
 
     run_name: Train's name of the run, the key under which an interrupted one is resumed.
-    task: what each of the `workers` is told; resources: what is reserved for each.
+    task: what each of the `workers` is told; resources: what is reserved for each. most_workers:
+    more of them, where there is room. takes_room: whether it starts with all the room there is.
     expected_seconds: how long it is estimated to take; rank: lower ones are started first.
     """
 
@@ -37,6 +39,8 @@ class Job:
     retries: int
     keep_checkpoints: int
     storage: str
+    most_workers: int = 0
+    takes_room: bool = False
     expected_seconds: float = 0.0
     rank: int = 0
 
@@ -49,24 +53,32 @@ def run_trial(job: Job) -> dict[str, Any]:
     """Train one job to its end. Returns the paths of its last and best checkpoint; nothing where
     it was told to stop before its end.
 
-    What may end better is tried again from the last checkpoint, see `orchestrator.causes`. Raises
-    TrialError.
+    What may end better is tried again from the last checkpoint, see `orchestrator.causes`; what
+    stopped by itself, because a machine is about to be taken, goes on elsewhere. Raises TrialError.
     """
-    if job.task.stop_file and is_asked(job.task.stop_file):
-        return {}
     attempts = Attempts(job.retries)
+    nodes = GangNodes()
+    takes_all = job.takes_room
     while True:
+        if job.task.stop_file and is_asked(job.task.stop_file):
+            return {}
         try:
-            result = _trainer(job).fit()
-            break
+            result = _trainer(job, nodes, takes_all).fit()
+            if _is_complete(job, result.checkpoint):
+                break
+            if not job.task.stop_file or is_asked(job.task.stop_file):
+                return {}
+            # Nothing else makes the workers end early.
+            logger.warning("%s: a machine is being taken; going on from the checkpoint", job.name)
         except TrainingFailedError as error:
             failure = diagnose(error)
+            if failure.cause == "lost worker" and nodes.one_is_lost():
+                failure = replace(failure, cause="lost node")
             if not attempts.again(failure):
                 lost = f"a worker was lost {attempts.counted} times, the last time: "
                 raise TrialError((lost if failure.retried else "") + failure.message) from None
             logger.warning("%s: %s (%s), resuming", job.name, failure.cause, failure.message)
-    if not _is_complete(job, result.checkpoint):
-        return {}
+        takes_all = True  # by now the other trials have their place
     best, _ = max(
         result.best_checkpoints or [],
         key=lambda entry: entry[1].get(SCORE, -math.inf),
@@ -92,18 +104,22 @@ def _is_complete(job: Job, checkpoint: Checkpoint | None) -> bool:
     return len(history) == job.task.experiment.training.epochs
 
 
-def _trainer(job: Job) -> TrialTrainer:
+def _trainer(job: Job, nodes: GangNodes, takes_all: bool) -> TrialTrainer:
+    elastic = job.most_workers > job.workers
     return TrialTrainer(
         train_worker,
+        takes_all=takes_all,
         train_loop_config={"task": job.task},
         torch_config=RaysNetwork(),
         scaling_config=ScalingConfig(
-            num_workers=job.workers, use_gpu=job.use_gpu, resources_per_worker=job.resources
+            num_workers=(job.workers, job.most_workers) if elastic else job.workers,
+            use_gpu=job.use_gpu,
+            resources_per_worker=job.resources,
         ),
         run_config=RunConfig(
             name=job.run_name,
             storage_path=job.storage,
-            callbacks=[ReportToTune()],
+            callbacks=[ReportToTune(), nodes],
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=job.keep_checkpoints,

@@ -4,6 +4,7 @@ import importlib
 import socket
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+from ray.train.v2._internal.execution.context import get_train_context
 
 from orchestrator.hardware import worker_device
 from orchestrator.stop_file import watched
-from orchestrator.worker_output import kept_output, say
+from orchestrator.worker_output import kept_output, output_of, say
 from pipelines.cache import NodeCache
 from pipelines.dataset import open_dataset
 from pipelines.experiment import Experiment
@@ -24,6 +26,7 @@ from pipelines.training import Report, Training
 RESULTS_DIRECTORY = "results"
 SCORE = "checkpoint_score"
 DEVICE = "device"
+WORKERS = "workers"
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,10 @@ class WorkerTask:
 
     imports: modules that register what the experiment names. cache: of decoded data, on the node.
     checkpoint_steps: steps from one checkpoint within an epoch to the next; None for none. share:
-    of the device, see `worker_device`. output: directory for what the workers print. stop_file:
-    path or URI; once it is there, the training writes a checkpoint and ends; empty for none.
+    of the device, see `worker_device`. output: path or URI of a directory for what they print; the
+    first tells how the training goes, the others what befalls them. stop_file:
+    path or URI; once it is there, the training writes a checkpoint and ends, as it does where a
+    machine is about to be taken; empty for none.
     """
 
     experiment: Experiment
@@ -60,11 +65,11 @@ def train_worker(config: dict[str, WorkerTask]) -> None:
     process prints meanwhile is kept."""
     task = config["task"]
     rank = ray.train.get_context().get_world_rank()
-    with kept_output(Path(task.output) / f"worker-{rank}.log"):
-        _train(task, prepare_worker(task))
+    with kept_output(output_of(task.output, rank)) as bring_output:
+        _train(task, prepare_worker(task), bring_output)
 
 
-def _train(task: WorkerTask, device: torch.device) -> None:
+def _train(task: WorkerTask, device: torch.device, bring_output: Callable[[], None]) -> None:
     cache = task.cache and task.cache.here()
     training = Training(task.experiment, open_dataset(task.dataset), device, cache=cache)
     hardware = worker_device(device.type, task.share)
@@ -83,10 +88,12 @@ def _train(task: WorkerTask, device: torch.device) -> None:
 
     def send(report: Report) -> None:
         metrics: dict[str, Any] = dict(report.metrics or {})
-        say(_described(report, epochs))
+        if group.rank == 0:
+            say(_described(report, epochs))
+        bring_output()
         # Ray keeps the checkpoint that scores best, and refuses one without a score.
         metrics[SCORE] = _score(report, training)
-        metrics[DEVICE] = hardware
+        metrics |= {DEVICE: hardware, WORKERS: group.size}
         if training.group.rank != 0:
             ray.train.report(metrics)
             return
@@ -114,7 +121,18 @@ def _train(task: WorkerTask, device: torch.device) -> None:
             checkpoint_upload_fn=write,
         )
 
-    training.run(send, task.checkpoint_steps, watched(task.stop_file))
+    asked = watched(task.stop_file)
+    training.run(send, task.checkpoint_steps, lambda: asked() or _is_being_taken())
+    if training.position.epoch < epochs and _is_being_taken():
+        say("ended at a checkpoint: a machine of this trial is about to be taken")
+
+
+def _is_being_taken() -> bool:
+    """Whether a machine of the gang is about to be taken, of which Ray tells every worker.
+
+    `ray.train.get_preemption_info` has all workers wait for each other, which the loop does itself.
+    """
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 def _described(report: Report, epochs: int) -> str:

@@ -12,6 +12,7 @@ import pyarrow.fs
 from pipelines.manifest import DatasetError
 
 _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
+_SECRET = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+://)[^/?#@]*:[^/?#]*@")
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,25 @@ class Location:
             self.directory.mkdir(parents=True, exist_ok=True)
 
 
+def check_no_secret(uri: str | Path) -> None:
+    """Raises DatasetError where a URI holds a password, which would stand in every result."""
+    shown, found = _SECRET.subn(r"\1...@", str(uri))
+    if found:
+        raise DatasetError(
+            f"{shown}: a key in an address would be kept with every result and every log; leave it "
+            "to the environment (AWS_PROFILE, ~/.aws), or to the machine's role"
+        )
+
+
 def locate(uri: str | Path) -> Location:
     """The place a path or URI names (`DIR`, `file://`, `s3://`, `gs://`, any scheme of fsspec).
 
     Raises:
-        DatasetError: a scheme that neither pyarrow nor fsspec opens, or a bad address.
+        DatasetError: a scheme that neither pyarrow nor fsspec opens, a bad address, or one with a
+            password in it.
     """
     text = str(uri)
+    check_no_secret(text)
     if not _SCHEME.match(text):
         return Location(text, pa.fs.LocalFileSystem(), str(Path(text).expanduser().absolute()))
     try:

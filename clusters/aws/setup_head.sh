@@ -81,7 +81,7 @@ User=$USER
 Environment=MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 # Artifacts go from their writers straight into the bucket.
 ExecStart=/opt/orchestrator/bin/mlflow server --host 127.0.0.1 --port 5000 --workers 2 \\
-  --backend-store-uri postgresql:///mlflow?host=/run/tracking \\
+  --backend-store-uri postgresql+psycopg2:///mlflow?host=/run/tracking \\
   --default-artifact-root s3://$BUCKET/artifacts --no-serve-artifacts
 ExecStartPost=/usr/bin/curl --silent --fail --retry 60 --retry-all-errors --retry-delay 1 --output /dev/null http://127.0.0.1:5000/health
 Restart=always

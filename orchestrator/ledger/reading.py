@@ -98,7 +98,7 @@ def study_pictures(ledger: Ledger, study: str) -> dict[str, bytes]:
 
 def run_address(ledger: Ledger, run: TrialRun) -> str:
     """Where a browser finds the run: on the tracking server, or on `mlflow ui` at its own port."""
-    server = ledger.tracking_uri if ledger.tracking_uri.startswith("http") else ""
+    server = ledger.shown_uri if ledger.shown_uri.startswith("http") else ""
     base = server.rstrip("/") or f"http://127.0.0.1:{_PORT}"
     return f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
 

@@ -42,7 +42,7 @@ class Ledger:
             self.client = MlflowClient(tracking_uri)
             self.client.search_experiments(max_results=1)
         except Exception as error:
-            raise LedgerError(f"MLflow at {tracking_uri} cannot be used: {error}") from None
+            raise LedgerError(f"MLflow at {self.shown_uri} cannot be used: {error}") from None
         said = os.environ.get(_VARIABLE)
         mlflow.set_tracking_uri(tracking_uri)  # what registers models asks for no address
         if said is None:  # MLflow notes it in the environment, which holds the user's word alone
@@ -176,7 +176,7 @@ class Ledger:
                 return Path(found)
             except Exception as error:
                 cause = error
-        raise LedgerError(f"{uri}: not in MLflow at {self.tracking_uri} ({cause})")
+        raise LedgerError(f"{uri}: not in MLflow at {self.shown_uri} ({cause})")
 
     def log_evaluation(
         self,
@@ -203,14 +203,19 @@ class Ledger:
                 found.setdefault(name, {})[key] = value
         return found
 
+    @property
+    def shown_uri(self) -> str:
+        """The tracking URI as it may be shown and kept: without a password."""
+        return re.sub(r"(://[^:/?#@]*):[^/?#]*@", r"\1@", self.tracking_uri)
+
     def how_to_look(self, experiment_id: str) -> str:
         """How a person opens what this ledger holds of an experiment."""
         page = f"#/experiments/{experiment_id}/runs{VIEW_QUERY}"
         if self.tracking_uri.startswith("http"):
-            return f"results: {self.tracking_uri}/{page}"
+            return f"results: {self.shown_uri}/{page}"
         return (
             f"look at the results:  {sys.executable} -m mlflow ui "
-            f"--backend-store-uri {self.tracking_uri}\n"
+            f"--backend-store-uri {self.shown_uri}\n"
             f"and open              http://127.0.0.1:5000/{page}"
         )
 

@@ -4,7 +4,7 @@ import copy
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import boto3
 import pytest
@@ -12,13 +12,14 @@ import yaml
 from moto import mock_aws
 from ray.autoscaler._private.aws.config import bootstrap_aws
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+from ray.autoscaler._private.command_runner import SSHCommandRunner
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 
-from orchestrator.fleet import DRIVER_RESOURCE, plan_gang
+from orchestrator.capacity import DRIVER_RESOURCE, plan_gang
 from orchestrator.resources import Resources
 
 PROJECT = Path(__file__).parents[2]
@@ -103,14 +104,42 @@ def test_only_ssh_is_reachable_from_outside(aws: Any, aws_config: dict[str, Any]
         assert node_type["node_config"]["BlockDeviceMappings"][0]["Ebs"]["Encrypted"]
 
 
-def test_workers_may_touch_the_bucket_and_nothing_else(aws: Any) -> None:
+def test_workers_may_touch_the_bucket_without_the_backups_and_nothing_else(aws: Any) -> None:
     iam = boto3.client("iam", region_name=REGION)
-    assert iam.list_role_policies(RoleName="segmentation-worker")["PolicyNames"] == []
     (made,) = iam.list_policies(Scope="Local")["Policies"]
     policy = iam.get_policy_version(PolicyArn=made["Arn"], VersionId=made["DefaultVersionId"])
     for statement in policy["PolicyVersion"]["Document"]["Statement"]:
         assert all(action.startswith("s3:") for action in statement["Action"])
         assert BUCKET in str(statement["Resource"])
+    (own,) = iam.list_role_policies(RoleName="segmentation-worker")["PolicyNames"]
+    (refused,) = statements("segmentation-worker", own)
+    assert (refused["Effect"], refused["Action"]) == ("Deny", "s3:*")
+    assert refused["Resource"].endswith(f":{BUCKET}/tracking/*")
+
+
+def test_the_head_may_end_only_what_is_the_clusters(aws: Any) -> None:
+    found = statements("segmentation-head", "machines")
+    free = []
+    for statement in found:
+        actions = statement["Action"]
+        named = actions if isinstance(actions, list) else [actions]
+        if statement.get("Resource") == "*" and "Condition" not in statement:
+            free += named
+        if "ec2:TerminateInstances" in named:
+            tag = statement["Condition"]["StringLike"]["ec2:ResourceTag/ray-cluster-name"]
+            assert tag == "segmentation*"
+    assert sorted(free) == ["ec2:Describe*", "ssm:GetParameters"]
+    # Whoever could tag any machine as the cluster's could end it.
+    tags = [statement for statement in found if "ec2:CreateTags" in statement["Action"]]
+    assert all(statement["Condition"] for statement in tags)
+
+
+def statements(role: str, policy: str) -> list[dict[str, Any]]:
+    """Of a policy that is a role's own."""
+    iam = boto3.client("iam", region_name=REGION)
+    document = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
+    found: list[dict[str, Any]] = yaml.safe_load(document)["Statement"]
+    return found
 
 
 def launched(
@@ -175,6 +204,21 @@ def test_scripts_parse(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-def test_files_that_travel_leave_data_and_secrets_behind(aws_config: dict[str, Any]) -> None:
-    assert {".git", ".venv", "storage", "data", "mlruns"} <= set(aws_config["rsync_exclude"])
-    assert aws_config["rsync_filter"] == [".gitignore"]
+def test_files_that_travel_leave_data_and_secrets_behind(
+    aws_config: dict[str, Any], tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    stay = [".git/config", ".venv/bin/python", "storage/mlflow.db", "data/streets/manifest.json"]
+    stay += ["mlruns/0/meta.yaml", "mlflow.db", ".env", ".aws/credentials", "clusters/a.pem"]
+    stay += [".netrc", "server.key", "ignored.txt"]
+    travel = ["models/fenet.py", "pipelines/data.py", "orchestrator/storage.py", "constraints.txt"]
+    for name in [*stay, *travel]:
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text("content")
+    (here / ".gitignore").write_text("ignored.txt\n")
+    # As Ray's SSHCommandRunner calls it.
+    options = {name: aws_config[name] for name in ("rsync_exclude", "rsync_filter")}
+    filters = SSHCommandRunner._create_rsync_filter_args(cast(Any, None), options)
+    subprocess.run(["rsync", "-az", *filters, f"{here}/", f"{there}/"], check=True)
+    arrived = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()}
+    assert arrived == {*travel, ".gitignore"}

@@ -2,6 +2,7 @@
 through the cluster's dashboard over both of them."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -69,10 +70,15 @@ def cluster() -> Iterator[Cluster]:
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(hosts.key)}
         (project,) = [name for name in config["file_mounts"] if "auth_token" not in name]
         config["file_mounts"] = {project: str(PROJECT), "~/.ray/auth_token": str(token)}
+        # Of the file that stands for it, nothing has to be quoted through Ray and SSH.
+        profile = hosts.shared / "profile"
+        profile.write_text(
+            "export RAY_AUTH_MODE=token PATH=~/.segmentation-environment/bin:$PATH"
+            f" PYTHONPATH={project}\n"
+        )
         config["setup_commands"] = [
             f"ln -sfn {sys.prefix} ~/.segmentation-environment",
-            "echo 'export RAY_AUTH_MODE=token PATH=~/.segmentation-environment/bin:$PATH"
-            f" PYTHONPATH={project}' >> ~/.bashrc",
+            f"cp {profile} ~/.bashrc",
         ]
         for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
             commands[-1] = commands[-1].replace("ray start", "ray start --num-cpus=1")
@@ -108,6 +114,7 @@ def test_a_study_sent_to_the_dashboard_trains_on_both_hosts(cluster: Cluster) ->
         env=cluster.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     sweep = [sys.executable, "-m", "orchestrator.sweep", study]
     storage = cluster.hosts.shared / "storage"
@@ -124,7 +131,7 @@ def test_a_study_sent_to_the_dashboard_trains_on_both_hosts(cluster: Cluster) ->
         assert relative.returncode == 2
         assert "all machines" in relative.stdout
     finally:
-        tunnel.terminate()
+        os.killpg(tunnel.pid, signal.SIGTERM)  # its ssh would go on by itself
         tunnel.wait()
     # Each worker decoded the data into the cache of the host it ran on.
     for host in cluster.hosts.each:

@@ -1,6 +1,8 @@
-"""clusters/database.sh: the tracking server's PostgreSQL, its backup in a bucket, its return."""
+"""clusters/database.sh: the tracking server's PostgreSQL, its backup in a bucket, its return; and a
+study that keeps everything there, as on cluster.yaml's head."""
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -12,11 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import pyarrow.fs
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "clusters" / "database.sh"
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 BUCKET = "results"
+SECRET = "the-secret-key-of-this-machine"
 
 pytestmark = [
     pytest.mark.slow,
@@ -48,7 +52,7 @@ class Machine:
             "HOME": str(self.root),
             "PATH": "/usr/bin:/bin",
             "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": "us-east-1",
         }
         as_postgres = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
@@ -112,7 +116,7 @@ def machine() -> Iterator[Machine]:
         "s3",
         endpoint_url=endpoint,
         aws_access_key_id="testing",
-        aws_secret_access_key="testing",
+        aws_secret_access_key=SECRET,
         region_name="us-east-1",
     )
     for attempt in range(100):
@@ -162,6 +166,113 @@ def test_a_store_that_cannot_be_asked_is_not_taken_for_an_empty_one(machine: Mac
     process = machine.script("prepare", wait=False)
     assert process.wait(timeout=120) != 0
     assert not machine.data.exists()
+
+
+def test_a_study_in_the_bucket_is_reported_from_the_laptop(
+    machine: Machine, small_streets: Path, tmp_path: Path
+) -> None:
+    machine.start()
+    host = machine.endpoint.removeprefix("http://")
+    query = f"?endpoint_override={host}&scheme=http&region=us-east-1"
+    dataset = f"s3://{BUCKET}/data/streets"
+    pyarrow.fs.copy_files(str(small_streets), f"{dataset}{query}", use_threads=False)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    environment |= {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "MLFLOW_S3_ENDPOINT_URL": machine.endpoint,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "RAY_AUTH_MODE": "disabled",
+        "HOME": str(tmp_path),
+    }
+    server = [sys.executable, "-m", *_server(machine.socket, port)]
+    with (tmp_path / "mlflow.log").open("w") as log:
+        tracking = subprocess.Popen(
+            server, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        f"""
+study: in a bucket
+base:
+  data: {{dataset: "{dataset}{query}", crop: [32, 32]}}
+  model: {{backbone: dfnet1, flows: []}}
+  training: {{epochs: 2, batch: 4}}
+variants: {{strong: {{}}}}
+"""
+    )
+
+    def command(name: str, *options: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", f"orchestrator.{name}", *options],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    storage = f"s3://{BUCKET}/storage{query}"
+    try:
+        _wait_for(port)
+        told = command("sweep", str(study), "--storage", storage)
+        assert "1 finished" in command("sweep", str(study), "--storage", storage, "--plan")
+        log_text = command("studies", "logs", "strong", "--storage", storage)
+        assert "epoch 2 of 2" in log_text
+        laptop = tmp_path / "laptop"
+        laptop.mkdir()
+        environment["HOME"] = str(laptop)  # nothing of the study is there
+        told += command("report", str(study), "--out", str(laptop / "report"))
+    finally:
+        os.killpg(tracking.pid, signal.SIGTERM)
+        tracking.wait()
+    table = (laptop / "report" / "table.csv").read_text()
+    assert "strong" in table
+    assert list((laptop / "report").glob("*.html"))
+    client = boto3.client(
+        "s3",
+        endpoint_url=machine.endpoint,
+        aws_access_key_id="testing",
+        aws_secret_access_key=SECRET,
+        region_name="us-east-1",
+    )
+    keys = [entry["Key"] for entry in client.list_objects_v2(Bucket=BUCKET)["Contents"]]
+    for part in ("storage/trials/", "storage/logs/trials/", "artifacts/", "tracking/"):
+        assert any(key.startswith(part) for key in keys), part
+    # What a machine may do it has of itself; nothing of it is written anywhere.
+    written = [client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys]
+    dump = subprocess.run(
+        [PROGRAMS[-1] / "pg_dump", "--host", machine.socket, "mlflow"],
+        capture_output=True,
+        check=True,
+    ).stdout
+    logs = [path.read_bytes() for path in tmp_path.rglob("*.log")]
+    assert not any(SECRET.encode() in text for text in [*written, *logs, dump, told.encode()])
+
+
+def _server(database: Path, port: int) -> list[str]:
+    """The tracking server's command, as clusters/aws/setup_head.sh has it started."""
+    script = SCRIPT.with_name("aws").joinpath("setup_head.sh").read_text()
+    line = script[script.index("mlflow server") : script.index("ExecStartPost=/usr/bin/curl")]
+    line = line.replace("\\\\\n", " ").replace("$BUCKET", BUCKET)
+    line = line.replace("/run/tracking", str(database)).replace("5000", str(port))
+    return shlex.split(line.replace("--workers 2", "--workers 1"))
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(240):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    raise AssertionError("the tracking server does not start")
 
 
 def _wait_until(machine: Machine, condition: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.fleet import DRIVER_RESOURCE, CapacityError, plan_gang
+from orchestrator.capacity import DRIVER_RESOURCE, CapacityError, plan_gang
 from orchestrator.resources import Resources
 
 HEAD = {"CPU": 2.0, "GPU": 0.0, DRIVER_RESOURCE: 1e6}
@@ -42,11 +42,37 @@ def test_concurrency_can_be_bounded() -> None:
         (Resources(workers=3), r"workers is 3 with 1 CPU each, but the cluster has 2 CPU, which"),
         (Resources(workers=2, cpus_per_worker=2), r"holds 1 such worker at most"),
         (Resources(device="cuda"), "device is cuda, but the cluster has no GPU"),
+        (Resources(workers=(3, 4)), r"workers is 3 at least with 1 CPU each"),
     ],
 )
 def test_what_never_fits_is_refused(resources: Resources, message: str) -> None:
     with pytest.raises(CapacityError, match=message):
         plan_gang(resources, [HEAD])
+
+
+def test_workers_lie_on_the_kind_of_gpu_asked_for() -> None:
+    ada = {"CPU": 16.0, "GPU": 4.0, "accelerator_type:L40S": 1.0}
+    turing = {"CPU": 16.0, "GPU": 4.0, "accelerator_type:T4": 1.0}
+    gang = plan_gang(Resources(workers=2, accelerator="T4"), [HEAD, ada, turing])
+    assert (gang.concurrent, gang.kinds) == (2, ("T4",))
+    assert gang.per_worker == {"CPU": 1.0, "GPU": 1.0, "accelerator_type:T4": 0.001}
+    assert plan_gang(Resources(workers=2), [HEAD, ada, turing]).kinds == ("L40S", "T4")
+    with pytest.raises(CapacityError, match=r"accelerator is H100, .* there are L40S, T4"):
+        plan_gang(Resources(accelerator="H100"), [HEAD, ada, turing])
+    with pytest.raises(CapacityError, match=r"workers is 5 .* on T4, .* use workers: 4 or fewer"):
+        plan_gang(Resources(workers=5, accelerator="T4"), [HEAD, ada, turing])
+    # Where `auto` trains on CPUs there is no GPU to be of a kind.
+    assert plan_gang(Resources(accelerator="H100"), [HEAD]).per_worker == {"CPU": 1.0}
+
+
+def test_two_workers_of_a_trial_do_not_share_a_gpu() -> None:
+    with pytest.raises(CapacityError, match="NCCL refuses two workers of a trial on one GPU"):
+        plan_gang(Resources(workers=(1, 2), gpus_per_worker=0.5), [HEAD, {"CPU": 8.0, "GPU": 2.0}])
+
+
+def test_a_range_of_workers_is_placed_by_the_fewest() -> None:
+    assert plan_gang(Resources(workers=(1, 2)), [HEAD]).concurrent == 2
+    assert plan_gang(Resources(workers=(2, 8)), [HEAD]).shape.workers == 2
 
 
 def test_without_a_head_the_drivers_take_their_share_of_cpu() -> None:

@@ -6,8 +6,13 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.fleet import DRIVER_RESOURCE, CapacityError, plan_gang
-from orchestrator.growth import nodes_at_most, read_bootstrap_config
+from orchestrator.capacity import DRIVER_RESOURCE, CapacityError, plan_gang
+from orchestrator.growth import (
+    machine_types,
+    machines_asked_for,
+    nodes_at_most,
+    read_bootstrap_config,
+)
 from orchestrator.resources import Resources
 
 PROJECT = Path(__file__).parents[2]
@@ -68,3 +73,53 @@ def test_no_configuration_or_another_one(tmp_path: Path) -> None:
     aws = tmp_path / "aws.yaml"
     aws.write_text((PROJECT / "cluster.yaml").read_text())
     assert read_bootstrap_config(aws) is not None
+
+
+def test_the_machines_a_study_would_start(config: dict[str, Any]) -> None:
+    gang = plan_gang(
+        Resources(workers=4, cpus_per_worker=8), nodes_at_most([HEAD], config, ["GPU"])
+    )
+    assert machines_asked_for([HEAD], config, [gang.shape] * 3) == {"gpu-spot": 3}
+    there = {"CPU": 48.0, "GPU": 4.0, "accelerator_type:L40S": 1.0}
+    assert machines_asked_for([HEAD, there], config, [gang.shape] * 3) == {"gpu-spot": 2}
+    assert machines_asked_for([HEAD, there], config, [gang.shape]) == {}
+    half = plan_gang(Resources(workers=2), [HEAD, there])
+    assert machines_asked_for([HEAD], config, [half.shape] * 4) == {"gpu-spot": 2}
+
+
+def test_only_the_machines_with_the_kind_of_gpu_asked_for_count(config: dict[str, Any]) -> None:
+    config["available_node_types"]["hopper"] = {
+        "resources": {"CPU": 96, "GPU": 8, "accelerator_type:H100": 1},
+        "max_workers": 2,
+    }
+    resources = Resources(workers=8, accelerator="H100", device="cuda")
+    nodes = nodes_at_most([HEAD], config, list(resources.per_worker("cuda")))
+    gang = plan_gang(resources, nodes)
+    assert (gang.concurrent, gang.kinds) == (2, ("H100",))
+    shapes = [gang.shape] * 2
+    assert machines_asked_for([HEAD], config, shapes) == {"hopper": 2}
+    assert plan_gang(Resources(workers=8, device="cuda"), nodes).kinds == ("H100", "L40S")
+
+
+def test_what_no_machine_holds_is_refused_with_the_kinds_there_are(config: dict[str, Any]) -> None:
+    def refused(**changes: Any) -> str:
+        resources = Resources(device="cuda", **changes)
+        needed = list(resources.per_worker("cuda"))
+        nodes = nodes_at_most([HEAD], config, needed)
+        with pytest.raises(CapacityError) as error:
+            plan_gang(resources, nodes, machine_types(config, needed))
+        return str(error.value)
+
+    both = (
+        "The cluster may start gpu-spot (48 CPU, 4 GPU, L40S; 8 at most), "
+        "gpu-on-demand (48 CPU, 4 GPU, L40S; 8 at most)"
+    )
+    too_many = refused(workers=33, cpus_per_worker=8)
+    assert "holds 32 such workers at most; use workers: 32 or fewer" in too_many
+    assert both in too_many
+    too_large = refused(cpus_per_worker=64)
+    assert "0 such workers at most; the largest machine for one offers 48 CPU, 4 GPU" in too_large
+    assert both in too_large
+    wrong_kind = refused(accelerator="H100")
+    assert "accelerator is H100, a kind of GPU that the cluster does not have" in wrong_kind
+    assert "there are L40S" in wrong_kind

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from orchestrator.capacity import plan_gang
 from orchestrator.cells import Cell, resolve_cells
 from orchestrator.estimate import Measurement
-from orchestrator.fleet import plan_gang
 from orchestrator.forecast import Capacity, Forecaster, StudyForecast, ranks, remaining, workload
 from orchestrator.hardware import worker_device
 from orchestrator.measurements import keep
@@ -121,7 +121,7 @@ def test_the_plan_fits_the_terminal(file: Path, width: int) -> None:
     gang = plan_gang(plan.study.resources, [{"CPU": 2.0, "trial_driver": 9.0}])
     standings = {cell.trial.name: "missing" for cell in cells}
     with console.capture() as capture:
-        show_plan(plan, standings, forecast, forecaster.weakest, gang, "device", console)  # type: ignore[arg-type]
+        show_plan(plan, standings, forecast, forecaster.weakest, gang, "device", None, console)  # type: ignore[arg-type]
     text = capture.get()
     assert max(len(line) for line in text.splitlines()) <= width
     for name in ("identity", "GFLOPs", "epochs", "steps", "time", "wall time", "longest", "disk"):

@@ -13,6 +13,7 @@ from ray import cloudpickle, tune
 
 from orchestrator import fleet
 from orchestrator.budget import Budget
+from orchestrator.capacity import DRIVER_RESOURCE
 from orchestrator.limits import EarlyStopping, Limits
 from orchestrator.trial import Job
 from orchestrator.worker import WorkerTask
@@ -32,7 +33,7 @@ def cluster() -> Iterator[None]:
         os.environ.setdefault(name, value)
     ray.init(
         num_cpus=4,
-        resources={fleet.DRIVER_RESOURCE: 1e6},
+        resources={DRIVER_RESOURCE: 1e6},
         include_dashboard=False,
         log_to_driver=False,
     )

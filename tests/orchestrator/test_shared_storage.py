@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from orchestrator.ledger import LedgerError
+from orchestrator.ledger import Ledger, LedgerError
 from orchestrator.setting import Setting, StopFlag
 from orchestrator.storage import Storage, on_this_machine
+from orchestrator.sweep import main as sweep
 from pipelines.storage import locate, within
 
 
@@ -82,3 +83,27 @@ def test_a_bucket_holds_no_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         _ = setting.tracking_uri
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert setting.tracking_uri == "http://127.0.0.1:5000"
+
+
+def test_an_address_with_a_key_in_it_is_refused_and_not_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("study: x\nvariants: {a: {}}\nbase: {data: {dataset: 's3://k:hush@b/data'}}\n")
+    for options in (
+        ["--storage", "s3://key:hush@bucket/storage"],
+        ["--storage", "s3://bucket/x", "--address", "http://127.0.0.1:9"],
+    ):
+        assert sweep([str(study), *options]) == 2
+    told = capsys.readouterr().out
+    assert told.count("a key in an address") == 2
+    assert "hush" not in told
+
+
+def test_a_password_of_the_tracking_server_is_not_shown() -> None:
+    ledger = object.__new__(Ledger)
+    ledger.tracking_uri = "https://me:hush@mlflow.lab:443"
+    assert ledger.shown_uri == "https://me@mlflow.lab:443"
+    assert "hush" not in ledger.how_to_look("1")
+    ledger.tracking_uri = "sqlite:////storage/mlflow.db"
+    assert ledger.shown_uri == ledger.tracking_uri

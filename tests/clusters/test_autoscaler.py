@@ -1,0 +1,153 @@
+"""The real autoscaler on cluster.yaml's own kinds of machines, which Ray's fake provider stands up
+as processes here: what gangs make it start, what `--plan` says of it, and that it shrinks again."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import (
+    FAKE_HEAD_NODE_ID,
+    FAKE_HEAD_NODE_TYPE,
+)
+from ray.util import placement_group, remove_placement_group
+
+PROJECT = Path(__file__).parents[2]
+WORKER = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:L40S": 0.001}
+STUDY = """\
+study: gangs
+base:
+  data: {dataset: streets, crop: [64, 64]}
+  training: {epochs: 1, batch: 4}
+variants: {strong: {}, fenet: {set: {model: {supervision: [3]}}}}
+resources: {workers: 4, cpus_per_worker: 8, accelerator: L40S}
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head whose autoscaler may start machines. home: where `ray up` would leave its file."""
+
+    address: str
+    home: Path
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    directory = Path(tempfile.mkdtemp(prefix="as-", dir="/tmp"))  # paths of sockets are short
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"{ray.util.get_node_ip_address()}:{port}"
+    config = yaml.safe_load((PROJECT / "cluster.yaml").read_text())
+    kinds = config["available_node_types"]
+    kinds[FAKE_HEAD_NODE_TYPE] = kinds.pop("head")
+    for kind in kinds.values():
+        kind["node_config"] = {}
+    fake = {
+        "cluster_name": config["cluster_name"],
+        "max_workers": config["max_workers"],
+        "upscaling_speed": config["upscaling_speed"],
+        "idle_timeout_minutes": 0.1,
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
+        "available_node_types": kinds,
+        "provider": {
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "head_node_id": FAKE_HEAD_NODE_ID,
+            "launch_multiple": True,
+            "gcs_address": address,
+        },
+    }
+    file = directory / "ray_bootstrap_config.yaml"
+    file.write_text(yaml.safe_dump(fake))
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    }
+    start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
+    start += [f"--port={port}", "--num-cpus=0", "--resources", '{"trial_driver": 1000000}']
+    start += [f"--autoscaling-config={file}", f"--temp-dir={directory}/ray"]
+    with (directory / "log").open("w") as log:
+        process = subprocess.Popen(start, env=environment, stdout=log, stderr=log)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_AUTH_MODE", "disabled")
+            _wait_until(lambda: _answers(address), 60)
+            ray.init(address=address, log_to_driver=False)
+            yield Head(address, directory)
+            ray.shutdown()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+        # Machines of the fake provider are nobody's children.
+        for left in psutil.process_iter(["cmdline"]):
+            if any(str(directory) in part for part in left.info["cmdline"] or []):
+                left.kill()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_gangs_start_what_they_need_and_it_ends_when_they_are_done(
+    head: Head, tmp_path: Path
+) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY)
+    assert "2 x gpu-spot" in _plan(head, study, tmp_path)
+    refused = _plan(head, study, tmp_path, "--set", "resources.accelerator=H100", status=2)
+    assert "there are L40S" in refused
+    assert "gpu-spot (48 CPU, 4 GPU, L40S; 8 at most)" in refused
+
+    gangs = [placement_group([WORKER] * 4, strategy="PACK") for _ in range(2)]
+    _wait_until(lambda: all(gang.wait(1) for gang in gangs), 120)
+    planned = _plan(head, study, tmp_path)
+    assert "none" in next(line for line in planned.splitlines() if "machines" in line)
+    assert _machines() == 2  # no more, and none for the question
+    for gang in gangs:
+        remove_placement_group(gang)
+    _wait_until(lambda: _machines() == 0, 120)
+
+
+def _plan(head: Head, study: Path, tmp_path: Path, *more: str, status: int = 0) -> str:
+    command = [sys.executable, "-m", "orchestrator.sweep", str(study), "--plan", *more]
+    command += ["--address", head.address, "--storage", str(tmp_path / "storage")]
+    environment: dict[str, Any] = {**os.environ, "HOME": str(head.home)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def _machines() -> int:
+    """Nodes beside the head."""
+    return sum(node["Alive"] for node in ray.nodes()) - 1
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.5)

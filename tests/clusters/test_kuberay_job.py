@@ -1,0 +1,108 @@
+"""clusters/kuberay-job.yaml before KubeRay's published fields and Kubernetes' own schema of pods,
+and what a study takes from it that the cluster may grow to."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from orchestrator.capacity import plan_gang
+from orchestrator.growth import machines_asked_for, nodes_at_most
+from orchestrator.resources import Resources
+
+PROJECT = Path(__file__).parents[2]
+HEAD = {"CPU": 0.0, "trial_driver": 1e6, "memory": 3e10}
+
+# KubeRay's API reference, https://docs.ray.io/en/master/cluster/kubernetes/references/api.html:
+# of each kind the fields that a manifest may set, with the type of each; required ones starred.
+RAY_JOB_SPEC = {
+    "entrypoint": str,
+    "shutdownAfterJobFinishes": bool,
+    "ttlSecondsAfterFinished": int,
+    "backoffLimit": int,
+    "activeDeadlineSeconds": int,
+    "submissionMode": str,
+    "rayClusterSpec": dict,
+    "runtimeEnvYAML": str,
+    "suspend": bool,
+}
+RAY_CLUSTER_SPEC = {
+    "rayVersion": str,
+    "authOptions": dict,
+    "enableInTreeAutoscaling": bool,
+    "autoscalerOptions": dict,
+    "headGroupSpec*": dict,
+    "workerGroupSpecs": list,
+}
+AUTOSCALER_OPTIONS = {
+    "version": str,
+    "idleTimeoutSeconds": int,
+    "upscalingMode": str,
+    "resources": dict,
+    "env": list,
+}
+HEAD_GROUP_SPEC = {"rayStartParams": dict, "template*": dict, "serviceType": str}
+WORKER_GROUP_SPEC = {
+    "groupName*": str,
+    "replicas": int,
+    "minReplicas*": int,
+    "maxReplicas*": int,
+    "numOfHosts": int,
+    "rayStartParams": dict,
+    "template*": dict,
+}
+
+
+@pytest.fixture
+def documents() -> list[dict[str, Any]]:
+    text = (PROJECT / "clusters" / "kuberay-job.yaml").read_text()
+    return list(yaml.safe_load_all(text))
+
+
+def check(found: Mapping[str, Any], fields: Mapping[str, type]) -> None:
+    known = {name.rstrip("*"): kind for name, kind in fields.items()}
+    for name, value in found.items():
+        assert isinstance(value, known[name]), name
+    assert {name.rstrip("*") for name in fields if name.endswith("*")} <= set(found)
+
+
+def test_fields_are_kuberays(documents: list[dict[str, Any]]) -> None:
+    job = documents[0]
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    check(job["spec"], RAY_JOB_SPEC)
+    cluster = job["spec"]["rayClusterSpec"]
+    check(cluster, RAY_CLUSTER_SPEC)
+    assert cluster["authOptions"] == {"mode": "token"}
+    check(cluster["autoscalerOptions"], AUTOSCALER_OPTIONS)
+    assert cluster["autoscalerOptions"]["version"] in ("v1", "v2")
+    check(cluster["headGroupSpec"], HEAD_GROUP_SPEC)
+    for group in cluster["workerGroupSpecs"]:
+        check(group, WORKER_GROUP_SPEC)
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+    assert all(isinstance(v, str) for v in cluster["headGroupSpec"]["rayStartParams"].values())
+
+
+def test_pods_are_kubernetes(documents: list[dict[str, Any]]) -> None:
+    cluster = documents[0]["spec"]["rayClusterSpec"]
+    version = kubernetes_validate.latest_version()
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pods = {"apiVersion": "v1", "kind": "PodTemplate", "template": group["template"]}
+        kubernetes_validate.validate(pods, version, strict=True)
+    kubernetes_validate.validate(documents[1], version, strict=True)
+
+
+def test_a_study_sees_what_the_cluster_may_grow_to(documents: list[dict[str, Any]]) -> None:
+    group = documents[0]["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    config = yaml.safe_load(documents[1]["data"]["growth.yaml"])
+    limits = group["template"]["spec"]["containers"][0]["resources"]["requests"]
+    kind = config["available_node_types"][group["groupName"]]
+    offered = {"CPU": int(limits["cpu"]), "GPU": int(limits["nvidia.com/gpu"])}
+    assert kind["resources"] == offered
+    assert config["max_workers"] == kind["max_workers"] == group["maxReplicas"]
+    nodes = nodes_at_most([HEAD], config, ["CPU", "GPU"])
+    gang = plan_gang(Resources(workers=8, cpus_per_worker=8), nodes)
+    assert (gang.device, gang.concurrent) == ("cuda", 4)
+    assert machines_asked_for([HEAD], config, [gang.shape] * 4) == {"gpu": 8}

@@ -1,0 +1,155 @@
+"""Machines that come and go while a trial trains: several real Ray nodes on this machine.
+
+The head offers no CPU; each further node offers one, for one worker.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from ray.cluster_utils import Cluster
+
+from orchestrator.capacity import DRIVER_RESOURCE
+
+pytestmark = pytest.mark.slow
+EPOCHS = 30
+SETTINGS = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",
+}
+
+
+class Study:
+    """A study at work on a cluster, as a command of its own, and what the ledger holds of it."""
+
+    def __init__(self, directory: Path, dataset: Path, address: str, **resources: Any) -> None:
+        self.storage = directory / "storage"
+        self.output = directory / "output"
+        study = {
+            "study": "lost machines",
+            "base": {
+                "data": {"dataset": str(dataset), "crop": [32, 32]},
+                "model": {"backbone": "dfnet1", "flows": []},
+                "training": {"epochs": EPOCHS, "batch": 2},
+                "evaluation": {"every": EPOCHS},
+            },
+            "variants": {"strong": {}},
+            "resources": {"node_cache": str(directory / "cache"), "retries": 0, **resources},
+        }
+        file = directory / "study.yaml"
+        file.write_text(yaml.safe_dump(study))
+        command = [sys.executable, "-m", "orchestrator.sweep", str(file), "--no-canary"]
+        command += ["--storage", str(self.storage), "--address", address]
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                command, env={**os.environ, **SETTINGS}, stdout=output, stderr=output
+            )
+
+    def epochs(self) -> list[int]:
+        """The epochs that the ledger holds, as they were recorded."""
+        client = MlflowClient(f"sqlite:///{self.storage}/mlflow.db")
+        experiment = client.get_experiment_by_name("lost machines")
+        runs = client.search_runs([experiment.experiment_id])
+        (trial,) = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+        history = client.get_metric_history(trial.info.run_id, "train/loss")
+        return [entry.step for entry in history]
+
+    def log(self, worker: int = 0) -> str:
+        """What one of the trial's workers has said."""
+        files = (self.storage / "logs").rglob(f"worker-{worker}.log")
+        return "".join(path.read_text() for path in files)
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 180) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            told = self.output.read_text()[-3000:] + self.log()[-3000:]
+            assert self.process.poll() is None, told
+            assert time.monotonic() < end, told
+            time.sleep(0.5)
+
+    def end(self) -> None:
+        """Whatever came of it."""
+        self.process.kill()
+        self.process.wait()
+
+    def finish(self) -> None:
+        """Every epoch was trained, and recorded once."""
+        assert self.process.wait(timeout=300) == 0, self.output.read_text()[-3000:]
+        assert self.epochs() == list(range(1, EPOCHS + 1))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SETTINGS.items():
+            patch.setenv(name, value)
+        head = {"num_cpus": 0, "resources": {DRIVER_RESOURCE: 1e6}, "include_dashboard": True}
+        head["_system_config"] = {
+            "health_check_initial_delay_ms": 0,
+            "health_check_period_ms": 500,
+            "health_check_failure_threshold": 4,
+        }
+        started = Cluster(initialize_head=True, head_node_args=head)
+        yield started
+        started.shutdown()
+
+
+def test_a_range_of_workers_goes_on_with_fewer(
+    cluster: Cluster, small_streets: Path, tmp_path: Path
+) -> None:
+    kept = cluster.add_node(num_cpus=1)
+    lost = cluster.add_node(num_cpus=1)
+    study = Study(tmp_path, small_streets, cluster.address, workers=[1, 2])
+    try:
+        study.wait_until(lambda: f"epoch 4 of {EPOCHS}" in study.log())
+        assert "worker 0 of 2" in study.log()
+        cluster.remove_node(lost, allow_graceful=False)
+        study.finish()
+        assert "worker 0 of 1" in study.log()
+        assert "resumed after epoch" in study.log()
+    finally:
+        study.end()
+        cluster.remove_node(kept)
+
+
+def test_a_fixed_gang_waits_for_a_machine_to_join_and_leaves_one_that_is_taken(
+    cluster: Cluster, small_streets: Path, tmp_path: Path
+) -> None:
+    first = cluster.add_node(num_cpus=1)
+    second = cluster.add_node(num_cpus=1)
+    study = Study(tmp_path, small_streets, cluster.address, workers=2)
+    try:
+        study.wait_until(lambda: f"epoch 4 of {EPOCHS}" in study.log())
+        cluster.remove_node(second, allow_graceful=False)
+        third = cluster.add_node(num_cpus=1)
+        study.wait_until(lambda: "resumed after epoch" in study.log())
+        # A spot machine's notice, as orchestrator.spot_notice hands it on.
+        drain(cluster.address, third.node_id)
+        study.wait_until(lambda: "about to be taken" in study.log(), 60)
+        study.wait_until(lambda: "checkpoint within epoch" in study.log(), 60)
+        fourth = cluster.add_node(num_cpus=1)
+        study.finish()
+        assert study.log().count("resumed after epoch") == 2
+        # The first worker tells how it goes; the other, what befalls it.
+        assert "worker 1 of 2" in study.log(worker=1)
+        assert f"epoch 2 of {EPOCHS}:" in study.log()
+        assert f"epoch 2 of {EPOCHS}:" not in study.log(worker=1)
+    finally:
+        study.end()
+        for node in (first, fourth):
+            cluster.remove_node(node)
+
+
+def drain(address: str, node_id: str) -> None:
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address]
+    command += ["--node-id", node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+    command += ["--reason-message", "test", "--deadline-remaining-seconds", "60"]
+    subprocess.run(command, check=True, env={**os.environ, **SETTINGS})
