@@ -85,10 +85,9 @@ class NodeCache:
 
     def _build(self, path: Path, split: Split, size: int, threads: int) -> bool:
         """Write the copy under the lock of `path`; False where there is no room for it."""
-        for left in self.directory.glob(f"{path.name}.partial"):  # by a killed builder
-            left.unlink()
         # One at a time looks for room and fills it, so that two do not count on the same.
         with FileLock(self.directory / "room.lock"):
+            path.with_name(f"{path.name}.partial").unlink(missing_ok=True)  # by a killed builder
             room = self._make_room(size)
             if room >= size:
                 self._write(path, split, threads)
@@ -125,16 +124,24 @@ class NodeCache:
                 FileLock(partial.with_suffix("").with_suffix(".lock"), timeout=0),
             ):
                 partial.unlink(missing_ok=True)
-        entries = sorted(self.directory.glob("*.arrow"), key=lambda path: path.stat().st_mtime)
-        for path in [None, *entries]:
+        copies = sorted(self._files("*.arrow"), key=lambda each: each[1].st_mtime)
+        for path in [None, *(path for path, _ in copies)]:
             if path is not None:
                 _evict(path)
-            used = sum(each.stat().st_size for each in self.directory.glob("*.arrow*"))
+            used = sum(stat.st_size for _, stat in self._files("*.arrow*"))
             free = shutil.disk_usage(self.directory).free - MARGIN
             room = free if self.capacity is None else min(free, self.capacity - used)
             if room >= size:
                 break
         return room
+
+    def _files(self, pattern: str) -> list[tuple[Path, os.stat_result]]:
+        """Files with what is known of them; one that is removed meanwhile is not among them."""
+        found = []
+        for path in self.directory.glob(pattern):
+            with suppress(FileNotFoundError):
+                found.append((path, path.stat()))
+        return found
 
 
 class DecodedSplit:
@@ -166,7 +173,8 @@ class DecodedSplit:
             fcntl.flock(file, fcntl.LOCK_SH)
             if os.fstat(file).st_nlink == 0:  # evicted between opening and locking
                 raise FileNotFoundError
-            os.utime(path)
+            with suppress(OSError):  # another user's cache, or one that is mounted to be read only
+                os.utime(path)
             return cls(split, file, pa.memory_map(str(path)))
         except (FileNotFoundError, pa.ArrowInvalid) as error:
             if isinstance(error, pa.ArrowInvalid):
@@ -219,7 +227,10 @@ class JoinedSplit:
 
 def _evict(path: Path) -> None:
     """Remove a copy that no process has open."""
-    file = os.open(path, os.O_RDONLY)
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:  # found damaged, and removed, by another process
+        return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()

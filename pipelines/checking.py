@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -49,17 +50,26 @@ def check(
     except OSError as error:
         missing = f"{error.filename}: {error.strerror or error}"
         return _wrong(record, missing)
+    with warnings.catch_warnings():
+        # Pillow warns of odd metadata; what is wrong with the pixels is an error.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        return _decoded(reader, record, tile, image_bytes, label_bytes)
+
+
+def _decoded(
+    reader: Reader, record: Record, tile: int, image_bytes: bytes, label_bytes: bytes | None
+) -> Checked:
     problems = []
     where = record.label or record.image
     label: Array | None = None
     if label_bytes is not None:
         try:
-            stored = reader.indices(record, open_picture(label_bytes))
+            stored = reader.indices(record, open_picture(label_bytes, checksums=True))
             label = class_indices(stored, reader.values(record), reader.classes)
         except PictureError as error:
             problems.append(f"{where}: label {error}")
     try:
-        picture = open_picture(image_bytes)
+        picture = open_picture(image_bytes, checksums=True)
         pixels = to_rgb(picture)
     except PictureError as error:
         return _wrong(record, f"{record.image}: image {error}", *problems)

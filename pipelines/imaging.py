@@ -24,28 +24,41 @@ class PictureError(ValueError):
     """A picture that cannot be used; the message does not name the file."""
 
 
-def open_picture(data: bytes) -> Image.Image:
-    """Decode a whole picture; PictureError when it is empty, truncated or no picture at all."""
+def open_picture(data: bytes, checksums: bool = False) -> Image.Image:
+    """Decode a whole picture; `checksums`: compare a PNG's too, which decoding it does not.
+
+    Raises:
+        PictureError: it is empty, truncated, damaged or no picture at all.
+    """
     if not data:
         raise PictureError("the file is empty")
     try:
         picture = Image.open(io.BytesIO(data))
+        if checksums and picture.format == "PNG":
+            picture.verify()
+            picture = Image.open(io.BytesIO(data))  # a verified picture cannot be decoded
         picture.load()
     except Image.UnidentifiedImageError:
         raise PictureError("not a picture in a format known here (PNG, JPEG, ...)") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises whatever a damaged header leads it to
         raise PictureError(f"damaged or truncated ({error})") from None
     return picture
 
 
 def orientation(picture: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) to 8."""
-    return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    """The EXIF orientation, 1 (upright) to 8; 1 where the EXIF data mean nothing."""
+    try:
+        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as with damaged pictures; their pixels are whole
+        return 1
+    return value if value in range(1, 9) else 1
 
 
 def to_rgb(picture: Image.Image) -> Array:
     """uint8 (height, width, 3), upright, of any mode: grey repeated, alpha dropped, 16 bit to 8."""
-    upright = ImageOps.exif_transpose(picture)
+    upright = picture if orientation(picture) == 1 else ImageOps.exif_transpose(picture)
     if upright.mode in ("I;16", "I;16B", "I;16L", "I"):
         grey = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
-from pipelines.dataset import DatasetError, PreparedDataset
+from pipelines.ahead import prepare_ahead
+from pipelines.dataset import DatasetError, PreparedDataset, Split
+from pipelines.manifest import Shard
 
 
 def describe(dataset: PreparedDataset) -> str:
@@ -18,9 +21,10 @@ def describe(dataset: PreparedDataset) -> str:
         split = dataset.split(name)
         shards = [shard for shard in manifest.shards if shard.split == name]
         size = sum(shard.bytes for shard in shards) / 2**20
+        labelled = "" if split.class_pixels.any() else ", nothing labelled"
         lines.append(
             f"{name}: {count} images, {_range(split.widths)} x {_range(split.heights)} pixels, "
-            f"{len(shards)} shard{'s' * (len(shards) != 1)}, {size:.1f} MiB"
+            f"{len(shards)} shard{'s' * (len(shards) != 1)}, {size:.1f} MiB{labelled}"
         )
     pixels = sum(manifest.class_pixels) + manifest.ignored_pixels
     ignored = manifest.ignored_pixels / pixels if pixels else 0.0
@@ -36,7 +40,9 @@ def describe(dataset: PreparedDataset) -> str:
 
 
 def verify(
-    dataset: PreparedDataset, progress: Callable[[int, int], None] = lambda done, total: None
+    dataset: PreparedDataset,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    threads: int = 1,
 ) -> None:
     """Compare every shard with its SHA-256, and decode and count every sample again.
 
@@ -45,22 +51,32 @@ def verify(
     """
     manifest = dataset.manifest
     problems = []
-    for shard in manifest.shards:
-        if hashlib.sha256(dataset.location.read(shard.file)).hexdigest() != shard.sha256:
+
+    def matches(shard: Shard) -> bool:
+        return hashlib.sha256(dataset.location.read(shard.file)).hexdigest() == shard.sha256
+
+    def problem(split: Split, index: int) -> str | None:
+        try:
+            _, label = split.read(index)
+        except DatasetError as error:
+            return str(error)
+        counts = np.bincount(label.ravel(), minlength=256)[: len(manifest.classes)]
+        same = np.array_equal(counts, split.class_pixels[index])
+        return None if same else f"{split.name}/{split.identifiers[index]}: other pixel counts"
+
+    same = prepare_ahead(matches, manifest.shards, threads, ahead=threads)
+    for shard, found in zip(manifest.shards, same, strict=True):
+        if not found:
             problems.append(f"{shard.file}: its SHA-256 is not the manifest's")
     done, total = 0, sum(manifest.counts.values())
     for name, count in manifest.counts.items():
         split = dataset.split(name)
         if len(split) != count:
             problems.append(f"{name}: {len(split)} samples, the manifest says {count}")
-        for index in range(len(split)):
-            try:
-                _, label = split.read(index)
-                counts = np.bincount(label.ravel(), minlength=256)[: len(manifest.classes)]
-                if not np.array_equal(counts, split.class_pixels[index]):
-                    problems.append(f"{name}/{split.identifiers[index]}: other pixel counts")
-            except DatasetError as error:
-                problems.append(str(error))
+        for wrong in prepare_ahead(
+            partial(problem, split), range(len(split)), threads, ahead=2 * threads
+        ):
+            problems += [] if wrong is None else [wrong]
             done += 1
             progress(done, total)
     if problems:

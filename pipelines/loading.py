@@ -17,7 +17,7 @@ from torch import Tensor
 from pipelines.ahead import prepare_ahead
 from pipelines.batches import EvaluationBatch, SourceBatch
 from pipelines.data import DataConfig
-from pipelines.dataset import Samples
+from pipelines.dataset import DatasetError, Samples
 from pipelines.geometry import CropPlan, canvas_size, plan_crop
 from pipelines.sampling import ClassUniform, Draws, GlobalBatches
 
@@ -113,7 +113,7 @@ class TrainingBatches:
         labels = self._buffers.take((count, height, width))
         plans: list[CropPlan] = []
         for row in range(count):
-            image, label = self._split.read(int(draws.samples[row]))
+            image, label = _read(self._split, int(draws.samples[row]))
             plan = self._plan(label.shape, draws, row)
             rows = slice(plan.rows.start, plan.rows.stop)
             columns = slice(plan.columns.start, plan.columns.stop)
@@ -191,13 +191,25 @@ class EvaluationBatches:
         return prepare_ahead(self._load, self._batches, self._threads, self._ahead)
 
     def _load(self, indices: list[int]) -> EvaluationBatch:
-        images, labels = zip(*(self._split.read(index) for index in indices), strict=True)
+        images, labels = zip(*(_read(self._split, index) for index in indices), strict=True)
         return EvaluationBatch(
             images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
             labels=torch.from_numpy(np.stack(labels)),
             indices=torch.tensor(indices),
             identifiers=tuple(self._split.identifiers[index] for index in indices),
         )
+
+
+def _read(split: Samples, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A sample's image and label; whatever goes wrong, the DatasetError names the sample."""
+    try:
+        return split.read(index)
+    except (DatasetError, MemoryError):
+        raise
+    except Exception as error:
+        raise DatasetError(
+            f"sample {split.identifiers[index]!r} cannot be read ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _paste(canvas: NDArray[np.uint8], window: NDArray[np.uint8]) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -55,6 +56,7 @@ def prepare(
 
     Raises:
         DatasetError: bad samples (all are listed), another data set at `destination`, no source.
+        ChildProcessError: a worker process was killed, as for lack of memory.
     """
     location = locate(destination)
     if not reader.source.is_dir():
@@ -208,6 +210,11 @@ def _checked(
     )
     try:
         yield _in_order(pool, work, records, workers * AHEAD)
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a worker process was killed, perhaps because the memory ran out; run the same command "
+            "again, with fewer --workers, to go on from the last finished shard"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

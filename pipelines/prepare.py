@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 from pipelines import preparation
-from pipelines.dataset import open_dataset
+from pipelines.dataset import PreparedDataset, open_dataset
 from pipelines.imaging import check_writable, save_picture
 from pipelines.inspection import describe, verify
 from pipelines.manifest import Manifest
@@ -91,8 +91,7 @@ def _prepare(options: argparse.Namespace) -> None:
             reader, options.destination, options.workers, options.skip_invalid, progress=progress
         )
     if options.verify:
-        with _progress("verifying") as progress:
-            verify(open_dataset(options.destination), progress)
+        _verify(open_dataset(options.destination))
     for problem in manifest.skipped:
         print(f"skipped {problem}", file=sys.stderr)
     counts = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
@@ -108,11 +107,15 @@ def _inspect(options: argparse.Namespace) -> None:
 
     print(describe(dataset))
     if options.verify:
-        with _progress("verifying") as progress:
-            verify(dataset, progress)
-        print("verified: every shard and every sample is as it was written")
+        _verify(dataset)
     save_picture(contact_sheet(dataset, options.count), path)
     print(f"contact sheet: {path}")
+
+
+def _verify(dataset: PreparedDataset) -> None:
+    with _progress("verifying") as progress:
+        verify(dataset, progress, threads=cores())
+    print("verified: every shard and every sample is as it was written")
 
 
 def _preview(options: argparse.Namespace) -> None:

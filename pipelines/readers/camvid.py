@@ -58,7 +58,7 @@ class CamVid(Reader):
         found = Listing()
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         for number, line in enumerate(lines, start=1):
-            names = line.split()
+            names = line.strip(" \t\ufeff;").split()
             if len(names) == 2:
                 image, label = (self._resolve(name) for name in names)
                 drive = image.stem.rpartition("_")[0]

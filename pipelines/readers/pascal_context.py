@@ -90,7 +90,7 @@ class PascalContext(Reader):
             path = root / LISTS / f"{split}.txt"
             if not path.is_file():
                 continue
-            names = path.read_text(encoding="utf-8").split()
+            names = path.read_text(encoding="utf-8-sig", errors="replace").split()
             if not names:
                 whole.problems.append(f"{path}: lists no samples")
             for name in names:

@@ -110,6 +110,24 @@ def test_a_damaged_sample_is_named_in_the_loop(streets: PreparedDataset, tmp_pat
     assert not [t for t in threading.enumerate() if t.name.startswith("loading")]
 
 
+def test_whatever_fails_names_its_sample(
+    streets: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the node cache's copy turns bad, which says nothing of samples itself."""
+    decoded = NodeCache(tmp_path).decoded(streets, "train")
+    read = type(decoded).read
+
+    def failing(self: object, index: int) -> object:
+        if index == 5:
+            raise RuntimeError("a gremlin")
+        return read(decoded, index)
+
+    monkeypatch.setattr(type(decoded), "read", failing)
+    for batches in (TrainingBatches(decoded, DATA, 0, 4).epoch(0), EvaluationBatches(decoded, 2)):
+        with pytest.raises(DatasetError, match=r"sample 'train-00005'.*RuntimeError: a gremlin"):
+            list(batches)
+
+
 def test_at_most_so_many_batches_are_ahead() -> None:
     started: list[int] = []
 

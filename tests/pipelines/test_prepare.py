@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
@@ -11,17 +12,22 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines import preparation
+from pipelines.cache import NodeCache
 from pipelines.checking import centroids
 from pipelines.dataset import DatasetError, open_dataset
 from pipelines.preparation import prepare
 from pipelines.prepare import ensure_streets, main, prepare_streets
 from pipelines.readers.camvid import CamVid
+from pipelines.readers.folder import Folder
 from pipelines.readers.streets import Streets
 from tests.pipelines.conftest import CamVidSource
 
@@ -63,6 +69,17 @@ def truncate(path: Path) -> None:
     path.write_bytes(data[: len(data) // 2])
 
 
+def cut_tail(path: Path) -> None:
+    """All pixels are still there, and decoders say nothing."""
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def flip_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 40] ^= 1
+    path.write_bytes(data)
+
+
 def truncated_jpeg(source: CamVidSource) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(source.image(), format="JPEG", quality=95)
@@ -89,7 +106,12 @@ BAD: list[tuple[Callable[[CamVidSource], object], str]] = [
     (lambda source: truncate(source.image()), r"train000\.png: image damaged or truncated"),
     (lambda source: truncate(source.label()), r"annot/.*train000\.png: label damaged or truncated"),
     (truncated_jpeg, "image damaged or truncated"),
+    (lambda source: cut_tail(source.image()), r"image damaged or truncated .broken PNG file"),
+    (lambda source: cut_tail(source.label()), r"label damaged or truncated .broken PNG file"),
+    (lambda source: flip_bit(source.image()), "image damaged or truncated"),
+    (lambda source: flip_bit(source.label()), "label damaged or truncated"),
     (lambda source: source.image().write_bytes(b""), "image the file is empty"),
+    (lambda source: source.label().write_bytes(b""), "label the file is empty"),
     (lambda source: source.label().write_bytes(b"no picture"), "label not a picture"),
     (mismatched_size, "label of 15 x 12 pixels for an image of 16 x 12"),
     (rgb_label, "label holds colours .mode RGB. instead of one index per pixel"),
@@ -195,6 +217,58 @@ def test_exif_rotation_follows_the_label(
     assert label.shape == shown.shape[:2]
 
 
+def test_exif_data_that_mean_nothing_turn_nothing(camvid: CamVidSource, tmp_path: Path) -> None:
+    """An orientation that is a text, which Pillow fails on, and one that is beyond those known."""
+    entries = [
+        b"\x01\x12\x00\x02" + b"\0\0\0\x01" + bytes(4),
+        b"\x01\x12\x00\x03\0\0\0\x01\0\x63\0\0",
+    ]
+    stored = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    for index, entry in enumerate(entries):
+        exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + entry + bytes(4)
+        Image.fromarray(stored).save(camvid.image(index=index), exif=exif)
+    prepare(CamVid(camvid.directory), tmp_path / "out")
+    split = open_dataset(tmp_path / "out").split("train")
+    assert all(np.array_equal(split.read(index)[0], stored) for index in range(2))
+
+
+SIZES = st.lists(st.tuples(st.integers(1, 33), st.integers(1, 33)), min_size=1, max_size=4)
+
+
+@given(sizes=SIZES, seed=st.integers(0, 2**32 - 1), wide=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_any_pictures_come_back_from_rows_and_cache(
+    sizes: list[tuple[int, int]], seed: int, wide: bool
+) -> None:
+    """Pictures and labels of any size, the labels in 8 or 16 bits."""
+    rng = np.random.default_rng(seed)
+    with TemporaryDirectory() as name:
+        source = Path(name, "source")
+        wanted = []
+        for index, size in enumerate(sizes):
+            image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+            stored = rng.choice([0, 1, 2, 255], size).astype(np.uint16 if wide else np.uint8)
+            for kind, values in (("images", image), ("labels", stored)):
+                (source / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(source / kind / f"{index}.png")
+            wanted.append((image, stored))
+        (source / "dataset.yaml").write_text(
+            "classes: {a: [1, 1, 1], b: [2, 2, 2], c: [3, 3, 3]}\n"
+            "splits: {train: {images: images, labels: labels}}\n"
+        )
+        manifest = prepare(Folder(source), Path(name, "set"))
+        dataset = open_dataset(Path(name, "set"))
+        values = np.concatenate([stored.ravel() for _, stored in wanted])
+        assert manifest.class_pixels == tuple((values == index).sum() for index in range(3))
+        assert manifest.ignored_pixels == (values == 255).sum()
+        for split in (
+            dataset.split("train"),
+            NodeCache(Path(name, "cache")).decoded(dataset, "train"),
+        ):
+            for index, pair in enumerate(wanted):
+                assert all(map(np.array_equal, split.read(index), pair))
+
+
 def test_names_may_be_any_text(camvid: CamVidSource, tmp_path: Path) -> None:
     camvid.add("train", "straße_ü漢字")
     camvid.list("train", ["straße_ü漢字"])
@@ -294,6 +368,25 @@ def test_workers_of_a_killed_preparation_end(tmp_path: Path) -> None:
     while group_members(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert group_members(process.pid) == []
+
+
+def test_a_killed_worker_gets_a_sentence_and_costs_no_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel kills one when the memory runs out."""
+    monkeypatch.setattr(preparation, "SHARD_BYTES", 20000)
+    reader = Streets(train=40, val=0, size=(64, 96))
+
+    def kill(done: int, total: int) -> None:
+        if done == 5:
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+
+    with pytest.raises(ChildProcessError, match=r"a worker process was killed.*fewer --workers"):
+        prepare(reader, tmp_path / "out", workers=2, progress=kill)
+    assert not (tmp_path / "out").exists()
+    seen: list[int] = []
+    prepare(reader, tmp_path / "out", progress=lambda done, total: seen.append(done))
+    assert seen[0] >= 4
 
 
 def group_members(group: int) -> list[int]:
