@@ -1,6 +1,7 @@
 """One worker of a trial: the training loop of `pipelines` under Ray Train."""
 
 import importlib
+import logging
 import socket
 import tempfile
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from ray.train.v2._internal.execution.context import get_train_context
+from ray.train.v2._internal.execution import context
 
 from orchestrator.hardware import worker_device
 from orchestrator.stop_file import watched
@@ -65,6 +66,8 @@ def train_worker(config: dict[str, WorkerTask]) -> None:
     process prints meanwhile is kept."""
     task = config["task"]
     rank = ray.train.get_context().get_world_rank()
+    for name in ("ray.train", context.__file__):  # they tell every report in full
+        logging.getLogger(name).setLevel(logging.WARNING)
     with kept_output(output_of(task.output, rank)) as bring_output:
         _train(task, prepare_worker(task), bring_output)
 
@@ -132,7 +135,7 @@ def _is_being_taken() -> bool:
 
     `ray.train.get_preemption_info` has all workers wait for each other, which the loop does itself.
     """
-    return get_train_context().preemption_context.preemption_info is not None
+    return context.get_train_context().preemption_context.preemption_info is not None
 
 
 def _described(report: Report, epochs: int) -> str:
