@@ -100,7 +100,11 @@ def connect(address: str | None, runtime_environment: Mapping[str, object]) -> s
         # The dashboard stays on: without it a stopped trial's gang is never freed.
         cpus = int(this_machine()[0]["CPU"])
         context = ray.init(
-            num_cpus=cpus, resources={DRIVER_RESOURCE: _MANY}, include_dashboard=True, **options
+            "local",  # or a cluster that somebody has started here would be joined
+            num_cpus=cpus,
+            resources={DRIVER_RESOURCE: _MANY},
+            include_dashboard=True,
+            **options,
         )
     else:
         # The processes of a cluster that runs already do not inherit from this one.

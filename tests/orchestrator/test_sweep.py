@@ -285,7 +285,9 @@ def test_one_failing_trial_leaves_the_others_alone(study: Path) -> None:
 
     done = sweep(study)
     assert done.returncode == 1, done.stdout
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("failed ")]
+    failed = [line for line in done.stdout.splitlines() if line.startswith("failed ")]
+    assert len(failed) == 1, done.stdout
+    (line,) = failed
     assert "full: DatasetError: " in line
     assert str(shard) in line
     (parent,), trials, _ = runs(study)
