@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -91,6 +92,9 @@ def resolve_cells(
     opened: dict[str, tuple[str, PreparedDataset]] = {}
     examined: dict[str, tuple[ModelCost, PretrainedReport | None]] = {}
     found: dict[str, str] = {}
+    # Once for all trials, which may be a thousand.
+    digest_of = cache(weights_digest)
+    version_of = cache(lambda *modules: code_version(modules))
     cells = []
     for trial in trials:
         data = trial.experiment.data
@@ -114,8 +118,8 @@ def resolve_cells(
             examined[key] = _examine(trial.experiment, classes, init)
         cost, pretrained = examined[key]
         digests = (
-            training.backbone_weights and weights_digest(training.backbone_weights),
-            init and weights_digest(init),
+            training.backbone_weights and digest_of(training.backbone_weights),
+            init and digest_of(init),
         )
         training = replace(
             training,
@@ -127,7 +131,7 @@ def resolve_cells(
             Cell(
                 trial=replace(trial, experiment=experiment),
                 identity=trial_identity(experiment, dataset.manifest.fingerprint, *digests),
-                code=code_version(modules_of(experiment, imports)),
+                code=version_of(*modules_of(experiment, imports)),
                 dataset=dataset,
                 location=location,
                 cost=cost,

@@ -5,10 +5,13 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
+
+# In cells, where the output is no terminal: room for every column of a table.
+FILE_WIDTH = 160
 
 
 @contextmanager
@@ -27,8 +30,7 @@ def quiet_output(directory: Path) -> Iterator[tuple[Console, Path]]:
         os.dup2(file.fileno(), 2)
     logging.captureWarnings(True)
     try:
-        # Where the output is no terminal, 100 columns keep every event on a line.
-        width = None if terminal.isatty() else 110
+        width = None if terminal.isatty() else FILE_WIDTH
         yield Console(file=terminal, width=width), log
     finally:
         logging.captureWarnings(False)
@@ -38,4 +40,5 @@ def quiet_output(directory: Path) -> Iterator[tuple[Console, Path]]:
         os.dup2(saved_err, 2)
         os.close(saved_out)
         os.close(saved_err)
-        terminal.close()
+        with suppress(BrokenPipeError):  # a reader such as `head` may have left
+            terminal.close()

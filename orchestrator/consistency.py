@@ -11,6 +11,7 @@ from orchestrator.validation import shown, suggestion
 from pipelines.dataset import split_parts
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")
+_SEEDS = 2**63
 _PROTOCOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -36,14 +37,29 @@ def _names(study: Study, source: Source) -> Iterator[Problem]:
         if not _NAME.fullmatch(name):
             message = f"variant name {name!r}; use letters, digits and . _ + ( ) = -"
             yield Problem(source.place(("variants", name)), message)
+    labels: dict[str, str] = {}
+    files: dict[str, str] = {}
+    for name, variant in study.variants.items():
+        # What is packed for a test server is a file named after its trial.
+        file = re.sub(r"[^a-z0-9._+]+", "-", name.lower())
+        if file in files:
+            message = f"variant name {name!r} makes the same file name as {files[file]!r}"
+            yield Problem(source.place(("variants", name)), message + "; give it another")
+        files.setdefault(file, name)
+        label = variant.label or name
+        if label in labels:
+            keys = ("variants", name, "label") if variant.label else ("variants", name)
+            message = f"`variants.{name}` is called {label!r} in the table, as `{labels[label]}` is"
+            yield Problem(source.place(keys), message + "; give each row a label of its own")
+        labels.setdefault(label, name)
     if not study.seeds:
         yield Problem(source.place(("seeds",)), "`seeds` must name at least one seed")
     if len(set(study.seeds)) < len(study.seeds):
         yield Problem(source.place(("seeds",)), "`seeds` names a seed twice")
     for index, seed in enumerate(study.seeds):
-        if seed < 0:
+        if not 0 <= seed < _SEEDS:
             place = source.place(("seeds", index))
-            yield Problem(place, f"a seed must not be negative, received {seed}")
+            yield Problem(place, f"a seed must not be negative, nor above 2^63, received {seed}")
 
 
 def _referred_variants(study: Study, source: Source) -> Iterator[Problem]:

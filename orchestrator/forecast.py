@@ -14,9 +14,8 @@ from pipelines.evaluation import EvaluationConfig
 from pipelines.inference import InferenceConfig
 
 _BYTES = 4  # of a float32 value
-# The last and the best checkpoint hold the weights and their momentum, the run's artifacts the
-# weights once more for each.
-_COPIES = 2 * 2 + 2
+_IN_A_CHECKPOINT = 2  # the weights and their momentum
+_IN_THE_LEDGER = 2  # the weights of the last and the best
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,8 @@ class Forecaster:
                     cell.identity, capacity.gang, estimate.seconds, priority[cell.identity]
                 )
             hours = 0.0 if estimate is None else estimate.seconds * capacity.devices / 3600
-            trials.append(TrialForecast(cell, estimate, hours, disk_bytes(cell)))
+            disk = disk_bytes(cell, self._resources.keep_checkpoints)
+            trials.append(TrialForecast(cell, estimate, hours, disk))
         times = simulate(waiting.values(), capacity.nodes, capacity.at_once)
         # The errors have one cause, the calibration, and do not cancel in a sum.
         whole = self.weakest.band(1.0)
@@ -178,9 +178,11 @@ class Forecaster:
         )
 
 
-def disk_bytes(cell: Cell) -> int:
-    """Bytes of a trial's checkpoints and of its weights among the run's artifacts."""
-    return int(_COPIES * _BYTES * cell.cost.values_m * 1e6)
+def disk_bytes(cell: Cell, kept: int) -> int:
+    """Bytes of a trial's checkpoints, the last and the `kept` best, and of its weights among the
+    run's artifacts."""
+    copies = _IN_A_CHECKPOINT * (1 + kept) + _IN_THE_LEDGER
+    return int(copies * _BYTES * cell.cost.values_m * 1e6)
 
 
 def _evaluated(cell: Cell, config: EvaluationConfig) -> tuple[int, float]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models import PretrainedError
+from orchestrator.chatter import FILE_WIDTH
 from orchestrator.ledger import LedgerError
 from orchestrator.reachability import UnreachableError
 from orchestrator.source import StudyError
@@ -138,7 +139,7 @@ def run_command(work: Callable[[Console], int]) -> int:
     interrupted."""
     console = Console(file=sys.stdout)
     if not console.is_terminal:
-        console = Console(file=sys.stdout, width=110)
+        console = Console(file=sys.stdout, width=FILE_WIDTH)
     try:
         return work(console)
     except BAD_INPUT as error:

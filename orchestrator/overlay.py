@@ -93,6 +93,12 @@ def _known_part(
         keys = (*above, key)
         dotted = ".".join(map(str, keys))
         problem = unknown_key(dotted, source.place(keys))
+        if problem is None and "." in key:
+            first, _, rest = key.partition(".")
+            told = (
+                f"`{key}` must be nested here: `{first}: {{{rest}: ...}}`; keys with dots are for "
+            )
+            problem = Problem(source.place(keys), told + "`grid`, conditions and --set")
         if problem is not None:
             problems.append(problem)
         elif isinstance(inner, dict) and known_keys().get(dotted) and not _is_own_network(inner):

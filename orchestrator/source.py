@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 from pipelines.core_yaml import CoreLoader
 
 Keys = tuple[str | int, ...]
+
+# A study is written by a person; what is longer is another file, or aliases that multiply.
+_MOST_BYTES = 4 * 2**20
+_MOST_VALUES = 200_000
 
 
 @dataclass(frozen=True)
@@ -114,65 +119,117 @@ def single_value(dotted: str, value: Any, place: Place) -> Source:
     return Source(place.name, tree, {keys[:depth]: place for depth in range(1, len(keys) + 1)})
 
 
-def read_yaml(path: Path) -> Source:
-    """Read a YAML file. Raises StudyError where it is missing, no YAML, or has a key twice."""
+def read_yaml(path: Path, problems: list[Problem] | None = None) -> Source:
+    """Read a YAML file.
+
+    problems: takes what is wrong in a file that can be read all the same, such as a key that stands
+    twice. Raises StudyError where it cannot be read; without `problems`, for them too.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         raise StudyError([Problem(Place(str(path)), "there is no such file")]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError([Problem(Place(str(path)), f"cannot be read: {error}")]) from None
-    return parse_yaml(text, str(path))
+    except OSError as error:
+        told = f"cannot be read: {error.strerror or error}"
+        raise StudyError([Problem(Place(str(path)), told)]) from None
+    if len(content) > _MOST_BYTES:
+        told = f"a study file has at most {_MOST_BYTES >> 20} MiB, this one {len(content) >> 20}"
+        raise StudyError([Problem(Place(str(path)), told)])
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        place = _place_in(content[: error.start].decode("utf-8"), str(path))
+        told = f"not UTF-8 (byte 0x{content[error.start]:02x}); save the file as UTF-8"
+        raise StudyError([Problem(place, told)]) from None
+    return parse_yaml(text, str(path), problems)
 
 
-def parse_yaml(text: str, name: str) -> Source:
-    """Parse YAML `text`; `name` stands for it in messages. Raises StudyError."""
-    source = Source(name, None)
-    problems: list[Problem] = []
+def parse_yaml(text: str, name: str, problems: list[Problem] | None = None) -> Source:
+    """Parse YAML `text`; `name` stands for it in messages. See `read_yaml`."""
+    reading = _Reading(Source(name, None))
     try:
         node = yaml.compose(text, Loader=CoreLoader)
         if node is not None:
-            source.value = _plain(node, (), source, problems)
+            reading.source.value = reading.plain(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Place(name, mark.line + 1, mark.column + 1) if mark else Place(name)
         problem = " ".join(part for part in (error.problem, error.context) if part)
         raise StudyError([Problem(place, f"not valid YAML: {problem}")]) from None
-    except yaml.YAMLError as error:
-        raise StudyError([Problem(Place(name), f"not valid YAML: {error}")]) from None
+    except ReaderError as error:
+        place = _place_in(text[: error.position], name)
+        told = f"not valid YAML: the character #x{error.character:02x} must not stand in a file"
+        raise StudyError([Problem(place, told)]) from None
     except RecursionError:
-        raise StudyError([Problem(Place(name), "an alias refers to what contains it")]) from None
-    if problems:
-        raise StudyError(problems)
-    return source
+        raise StudyError([Problem(Place(name, 1, 1), "nested too deeply to be read")]) from None
+    if reading.problems and problems is None:
+        raise StudyError(reading.problems)
+    if problems is not None:
+        problems += reading.problems
+    return reading.source
 
 
-def _plain(node: yaml.Node, keys: Keys, source: Source, problems: list[Problem]) -> Any:
-    """The node's value; its place and those below it are entered into `source`."""
-    source.places[keys] = _place(source.name, node)
-    if isinstance(node, yaml.MappingNode):
+@dataclass
+class _Reading:
+    """One reading of a file. open: the nodes that are being read, each inside the one before."""
+
+    source: Source
+    problems: list[Problem] = field(default_factory=list)
+    open: list[yaml.Node] = field(default_factory=list)
+
+    def plain(self, node: yaml.Node, keys: Keys) -> Any:
+        """The node's value; its place and those below it are entered into the source."""
+        place = _place(self.source.name, node)
+        self.source.places[keys] = place
+        if len(self.source.places) > _MOST_VALUES:
+            told = f"more than {_MOST_VALUES} values, with each alias (*) written out"
+            raise StudyError([Problem(place, told)])
+        if any(node is each for each in self.open):
+            self._refuse(place, "what is here contains itself, by an alias (*)")
+            return None
+        self.open.append(node)
+        try:
+            return self._value(node, keys, place)
+        finally:
+            self.open.pop()
+
+    def _value(self, node: yaml.Node, keys: Keys, place: Place) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, keys)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.plain(child, (*keys, index)) for index, child in enumerate(node.value)]
+        try:
+            return CoreLoader("").construct_object(node)
+        except ValueError:
+            # Python refuses to read integers of thousands of digits.
+            self._refuse(place, f"a number of {len(node.value)} digits is too long")
+            return None
+
+    def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            place = _place(source.name, key_node)
+            place = _place(self.source.name, key_node)
             if not isinstance(key_node, yaml.ScalarNode):
-                problems.append(Problem(place, "a key must be a plain word"))
+                self._refuse(place, "a key must be a plain word")
                 continue
             key = str(key_node.value)
             if key == "<<":
-                problems.append(Problem(place, "merge keys (<<) are not supported; use `set`"))
+                self._refuse(place, "merge keys (<<) are not supported; use `set`")
             elif key in mapping:
-                problems.append(Problem(place, f"`{key}` stands here twice; keep one of them"))
+                self._refuse(place, f"`{key}` stands here twice; keep one of them")
             else:
-                mapping[key] = _plain(value_node, (*keys, key), source, problems)
+                mapping[key] = self.plain(value_node, (*keys, key))
                 # A mapping entry is found by its key, which is where a reader looks.
-                source.places[(*keys, key)] = place
+                self.source.places[(*keys, key)] = place
         return mapping
-    if isinstance(node, yaml.SequenceNode):
-        return [
-            _plain(child, (*keys, index), source, problems)
-            for index, child in enumerate(node.value)
-        ]
-    return CoreLoader("").construct_object(node)
+
+    def _refuse(self, place: Place, message: str) -> None:
+        self.problems.append(Problem(place, message))
+
+
+def _place_in(text: str, name: str) -> Place:
+    """The place of what comes after `text`."""
+    return Place(name, text.count("\n") + 1, len(text) - (text.rfind("\n") + 1) + 1)
 
 
 def _place(name: str, node: yaml.Node) -> Place:

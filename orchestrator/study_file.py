@@ -1,9 +1,8 @@
 """Reading a study file: what it extends, what the command line lays over it, and its trials."""
 
-import difflib
 import fnmatch
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,16 @@ from orchestrator.source import (
     single_value,
 )
 from orchestrator.study import Plan, Study, Trial, field_names
-from orchestrator.validation import examine, suggestion
+from orchestrator.validation import ANY, closest, examine, suggestion
 
 # Each file's own: two studies of one name would share a run in the ledger.
 _NOT_INHERITED = ("study", "description", "extends")
 # Mappings by names of the user's own, of which an inherited entry is dropped by null.
 _NAMED = ("variants", "grid", "protocols")
+# What is wrong is told with all else that is; where it has a name that others use, it keeps it.
+_STAND_INS: dict[Keys, Any] = {("study",): "study", ("variants", ANY): {}, ("protocols", ANY): {}}
+# Parts without which nothing true can be said of how the others fit each other.
+_NEEDED = ("base", "variants", "grid", "kind", "protocols")
 
 
 def load_study(
@@ -48,10 +51,15 @@ def load_study(
 
     Raises StudyError with every problem found.
     """
-    source = _without_dropped(_read(path, ()))
+    problems: list[Problem] = []
+    source = _without_dropped(_read(path, (), problems))
     experiment_overrides: list[Source] = []
     for key, text in overrides:
-        one = _override(key, text)
+        try:
+            one = _override(key, text)
+        except StudyError as error:
+            problems += error.problems
+            continue
         grid = source.value.get("grid")
         axis = key.removeprefix("grid.")
         if key.startswith("grid."):
@@ -62,9 +70,13 @@ def load_study(
             source = _with_axis(source, axis, one, [one.at(tuple(axis.split(".")))])
         else:
             experiment_overrides.append(one)
-    examined = examine(source, Study)
-    study, problems = examined.value, examined.problems
-    if study is None:
+    examined = examine(source, Study, stand_ins=_STAND_INS)
+    study = examined.value
+    problems += examined.problems
+    lost = any(
+        keys[:1] == keys or keys[0] == "grid" for keys in examined.removed if keys[0] in _NEEDED
+    )
+    if study is None or lost:
         raise StudyError(problems)
     source = examined.source
     problems += check_study(study, source)
@@ -91,9 +103,10 @@ def load_study(
     )
 
 
-def _read(path: Path, chain: tuple[Path, ...]) -> Source:
-    """A study file laid over those it extends. chain: the files on the way here."""
-    source = read_yaml(path)
+def _read(path: Path, chain: tuple[Path, ...], problems: list[Problem]) -> Source:
+    """A study file laid over those it extends. chain: the files on the way here. What is wrong and
+    can be passed over goes to `problems`."""
+    source = read_yaml(path, problems)
     if not isinstance(source.value, dict):
         raise StudyError([Problem(source.place(()), "a study must be a mapping of keys")])
     chain = (*chain, path.resolve())
@@ -105,13 +118,17 @@ def _read(path: Path, chain: tuple[Path, ...]) -> Source:
             circle = [*chain[chain.index(file.resolve()) :], file]
             told = " -> ".join(each.name for each in circle)
             raise StudyError([Problem(place, f"`extends` goes in a circle: {told}")])
+        if file.is_dir():
+            raise StudyError([Problem(place, f"`extends` names {file}, which is a directory")])
         if not file.is_file():
             raise StudyError([Problem(place, f"`extends` names {file}, {_nearest(file)}")])
-        inherited = _read(file, chain)
+        inherited = _read(file, chain, problems)
         for key in _NOT_INHERITED:
             inherited = inherited.without(key)
         below = below.merged(inherited)
-    return _checked_nulls(below, source)
+    problems += _idle_nulls(below, source)
+    # An entry that was dropped further down and is written anew starts from nothing.
+    return _without_dropped(below).merged(source)
 
 
 def _extended(source: Source) -> list[tuple[Keys, str]]:
@@ -127,15 +144,14 @@ def _extended(source: Source) -> list[tuple[Keys, str]]:
 def _nearest(file: Path) -> str:
     if not file.parent.is_dir():
         return f"and there is no directory {file.parent}"
-    there = sorted(each.name for each in file.parent.glob("*.yaml"))
-    close = difflib.get_close_matches(file.name, there, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    there = sorted(each.stem for each in file.parent.glob("*.yaml"))
+    close = closest(file.stem, there)
+    hint = f"; did you mean {close}.yaml?" if close else ""
     return f"which is not there{hint}"
 
 
-def _checked_nulls(below: Source, above: Source) -> Source:
-    """`above` over `below`, once every null that drops something has something to drop."""
-    problems = []
+def _idle_nulls(below: Source, above: Source) -> Iterator[Problem]:
+    """Nulls of `above` that have nothing in `below` to drop."""
     for section in _NAMED:
         entries = above.value.get(section)
         if not isinstance(entries, dict):
@@ -152,11 +168,7 @@ def _checked_nulls(below: Source, above: Source) -> Source:
                     message += f"; {suggestion(name, there)}"
                 if section == "variants":
                     message += "; write `{}` for a variant that sets nothing"
-                problems.append(Problem(above.place((section, name)), message))
-    if problems:
-        raise StudyError(problems)
-    # An entry that was dropped further down and is written anew starts from nothing.
-    return _without_dropped(below).merged(above)
+                yield Problem(above.place((section, name)), message)
 
 
 def _without_dropped(source: Source) -> Source:

@@ -6,7 +6,8 @@ and what would work.
 
 import difflib
 import json
-from collections.abc import Callable, Hashable, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from inspect import isclass
@@ -42,7 +43,10 @@ _EXPECTED = {
     "string_type": "text",
     "tuple_type": "a list",
     "list_type": "a list",
+    "too_short": "anything but empty",
 }
+# In the keys of a stand-in, any name.
+ANY = "*"
 
 
 def validate(source: Source, config: type[Config], prefix: str = "") -> Config:
@@ -58,52 +62,88 @@ def validate(source: Source, config: type[Config], prefix: str = "") -> Config:
 
 @dataclass(frozen=True)
 class Examined(Generic[Config]):
-    """What a tree comes to. value: None where more is wrong than keys that nothing knows; source:
-    the tree without those."""
+    """What a tree comes to. value: of what is right in it, None where a needed part is wrong;
+    source: the tree without what is wrong, which `removed` names."""
 
     value: Config | None
     source: Source
     problems: list[Problem]
+    removed: frozenset[Keys] = frozenset()
 
 
-def examine(source: Source, config: type[Config], prefix: str = "") -> Examined[Config]:
+def examine(
+    source: Source,
+    config: type[Config],
+    prefix: str = "",
+    stand_ins: Mapping[Keys, Any] | None = None,
+) -> Examined[Config]:
     """`source` as an instance of the dataclass `config`, with all that is wrong with it.
 
     What is wrong is taken out and the rest is looked at again, because a dataclass checks its
     values only once all of its keys are known, and then names one of them.
+
+    stand_ins: what takes the place of a wrong part that others refer to by its name, by its keys.
     """
+    stand_ins = stand_ins or {}
     problems: dict[Problem, None] = {}
     removed: set[Keys] = set()
-    only_unknown_keys = True
+    for keys in _not_finite(source.value):
+        told = f"`{_dotted(keys, prefix)}` must be finite; .inf and .nan are not accepted"
+        problems[Problem(source.place(keys), told)] = None
+        removed.add(_in_mapping(keys))
+    source = _mended(source, removed, stand_ins)
     while True:
-        try:
-            text = json.dumps({} if source.value is None else source.value, allow_nan=False)
-        except ValueError:
-            message = "a number must be finite; .inf and .nan are not accepted"
-            return Examined(None, source, [*problems, Problem(source.place(()), message)])
+        text = json.dumps({} if source.value is None else source.value)
         try:
             # JSON in strict mode: lists become tuples and 1 becomes 1.0, but "8" is no number.
             value = _adapter(cast(Hashable, config)).validate_json(text, strict=True)
-            return Examined(value if only_unknown_keys else None, source, list(problems))
+            return Examined(value, source, list(problems), frozenset(removed))
         except ValidationError as invalid:
             doubtful: set[Keys] = set()
             for error in invalid.errors():
                 keys = _existing_keys(error["loc"], source)
-                if error["type"] in _MISSING:
-                    if (*keys, error["loc"][-1]) not in removed:
-                        problems[_problem(error, source, config, prefix)] = None
-                        only_unknown_keys = False
-                    continue
                 blamed = _blamed(error, keys, source)
-                only_unknown_keys &= error["type"] in _UNKNOWN
-                if any(blamed == each[: len(blamed)] for each in removed):
-                    continue  # it lacks what was taken out of it
-                problems[_problem(error, source, config, prefix)] = None
-                doubtful.add(_in_mapping(blamed))
-        if not doubtful or () in doubtful:
-            return Examined(None, source, list(problems))
+                # Not told again where it only lacks what was taken out of it.
+                if not any(blamed == each[: len(blamed)] for each in removed):
+                    problems[_problem(error, source, config, prefix)] = None
+                whole = keys if error["type"] in _MISSING else blamed
+                completed = _stand_in(blamed, stand_ins) is not None
+                doubtful.add(blamed if completed else _in_mapping(whole))
+        if () in doubtful or doubtful <= removed:
+            return Examined(None, source, list(problems), frozenset(removed))
         removed |= doubtful
-        source = source.reduced(_without(source.value, (), doubtful))
+        source = _mended(source, doubtful, stand_ins)
+
+
+def _not_finite(value: Any, at: Keys = ()) -> Iterator[Keys]:
+    """The keys of numbers that are none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield at
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _not_finite(inner, (*at, key))
+
+
+def _mended(source: Source, doubtful: set[Keys], stand_ins: Mapping[Keys, Any]) -> Source:
+    """`source` without what is doubtful, or with what stands in for it."""
+    source = source.reduced(_without(source.value, (), doubtful))
+    for keys in doubtful:
+        tree = _stand_in(keys, stand_ins)
+        if tree is not None:
+            for key in reversed(keys):
+                tree = {key: tree}
+            source = source.merged(Source(source.name, tree))
+    return source
+
+
+def _stand_in(keys: Keys, stand_ins: Mapping[Keys, Any]) -> Any:
+    """What takes the place of a part; None where nothing does."""
+    for pattern, value in stand_ins.items():
+        if len(pattern) == len(keys) and all(
+            wanted in (ANY, key) for wanted, key in zip(pattern, keys, strict=True)
+        ):
+            return value
+    return None
 
 
 @cache
@@ -149,11 +189,14 @@ def suggestion(received: str, known: list[str]) -> str:
 def _problem(error: ErrorDetails, source: Source, config: type[Any], prefix: str) -> Problem:
     keys = _existing_keys(error["loc"], source)
     place = source.place(keys)
-    name = ".".join([prefix] * bool(prefix) + [str(key) for key in keys]) or "the file"
+    name = _dotted(keys, prefix)
     kind, received = error["type"], error["input"]
     if kind in _UNKNOWN:
         known = _field_names(config, keys[:-1])
         return Problem(place, f"unknown key `{name}`; {suggestion(str(keys[-1]), known)}")
+    if kind in _MISSING and isinstance(error["loc"][-1], int):
+        told = f"`{name}` needs {_length(config, keys)} values, received {shown(received)}"
+        return Problem(place, told)
     if kind in _MISSING:
         return Problem(place, f"`{name}` lacks `{error['loc'][-1]}`")
     if kind == "value_error":
@@ -168,6 +211,19 @@ def _problem(error: ErrorDetails, source: Source, config: type[Any], prefix: str
         ]
         return Problem(place, f"`{name}` is {shown(received)}; {suggestion(str(received), known)}")
     return Problem(place, f"`{name}` {_expected(error)}, received {shown(received)}")
+
+
+def _dotted(keys: Keys, prefix: str) -> str:
+    return ".".join([prefix] * bool(prefix) + [str(key) for key in keys]) or "the file"
+
+
+def _length(config: type[Any], keys: Keys) -> int:
+    """Of the tuple at `keys` below `config`."""
+    kind: Any = config
+    for key in keys:
+        kind = _below(kind, key)
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return next(len(get_args(each)) for each in kinds if get_origin(each) is tuple)
 
 
 def _expected(error: ErrorDetails) -> str:
@@ -188,7 +244,9 @@ def _spoken_of(message: str, keys: Keys, source: Source) -> Keys:
 
 
 def _blamed(error: ErrorDetails, keys: Keys, source: Source) -> Keys:
-    """The node that an error is about."""
+    """The node that an error is about, or that is missing."""
+    if error["type"] in _MISSING and isinstance(error["loc"][-1], str):
+        return (*keys, error["loc"][-1])
     if error["type"] == "value_error":
         return _spoken_of(str(error["ctx"]["error"]), keys, source)
     return keys

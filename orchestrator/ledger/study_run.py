@@ -42,7 +42,7 @@ class StudyRun:
         experiment_id = _open_experiment(ledger, plan)
         session = Session.take(ledger, experiment_id, plan.study.study, on_stop)
         study_run = StudyRun(ledger, plan, experiment_id, session)
-        view = study_view(plan, session.parent_id)
+        view = study_view(plan)
         ledger.client.set_experiment_tag(experiment_id, VIEW_TAG, view)
         study_run._adopt_orphans()
         study_run._close_left_behind("its process ended without closing it")

@@ -1,5 +1,6 @@
 """The ledger against a real MLflow store in SQLite."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,19 @@ def test_a_trial_from_beginning_to_end(study_run: StudyRun, cell: Cell, uri: str
     record = decision.record
     assert record is not None
     assert (record.run_id, record.epoch, record.status) == (run_id, 2, "FINISHED")
+
+
+def test_mlflow_first_shows_the_trials_the_best_first(study_run: StudyRun, uri: str) -> None:
+    experiment = MlflowClient(uri).get_experiment(study_run.experiment_id)
+    view = json.loads(experiment.tags["mlflow.sharedViewState.study"])
+    # Sorted by a metric, because MLflow folds the trials into the study's run where they are not.
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`val/miou`", False)
+    assert view["columnOrder"][:3] == [
+        "attributes.`Run Name`",
+        "metrics.`val/miou`",
+        "metrics.`val/best_miou`",
+    ]
+    assert set(view["selectedColumns"]) < set(view["columnOrder"])
 
 
 def test_an_unfinished_trial_is_reopened(study_run: StudyRun, cell: Cell) -> None:

@@ -88,7 +88,15 @@ def test_places_are_lines_and_columns_of_keys() -> None:
         ("a: [1, 2", r"s\.yaml:1:\d+: not valid YAML"),
         ("a: !!python/object:os.system x", r"s\.yaml:1:4: not valid YAML: could not determine"),
         ("? [a]\n: b", r"s\.yaml:1:3: a key must be a plain word"),
-        ("a: &x {b: *x}", r"s\.yaml: .*alias|s\.yaml:1:\d+: not valid YAML: found"),
+        ("a: &x {b: *x}", r"s\.yaml:1:4: what is here contains itself"),
+        ("a: [" + ", ".join(["9" * 5000] * 2) + "]", r"s\.yaml:1:5: a number of 5000 digits"),
+        ("a: 1\nb: \x07", r"s\.yaml:2:4: not valid YAML: the character #x07"),
+        ("a: " + "[" * 3000, r"s\.yaml:1:1: nested too deeply"),
+        (
+            "a: &a [1,1,1,1,1,1,1,1,1]\n"
+            + "".join(f"{k}: &{k} [{','.join(['*' + chr(ord(k) - 1)] * 9)}]\n" for k in "bcdef"),
+            r"s\.yaml:\d+:\d+: more than 200000 values",
+        ),
         ("a:\n  <<: {b: 1}", r"s\.yaml:2:3: merge keys"),
     ],
 )
@@ -97,9 +105,22 @@ def test_bad_yaml_is_refused_with_its_place(text: str, message: str) -> None:
         parse_yaml(text, "s.yaml")
 
 
-def test_a_missing_file_is_named(tmp_path) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
     with pytest.raises(StudyError, match=r"nowhere\.yaml: there is no such file"):
         read_yaml(tmp_path / "nowhere.yaml")
+    with pytest.raises(StudyError, match=r"cannot be read: Is a directory"):
+        read_yaml(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"a: 1\nb: caf\xe9\n")
+    with pytest.raises(StudyError, match=r"latin\.yaml:2:7: not UTF-8 \(byte 0xe9\)"):
+        read_yaml(tmp_path / "latin.yaml")
+    (tmp_path / "large.yaml").write_bytes(b"a: " + b"x" * 5 * 2**20)
+    with pytest.raises(StudyError, match="at most 4 MiB, this one 5"):
+        read_yaml(tmp_path / "large.yaml")
+
+
+def test_a_mark_of_the_byte_order_and_windows_line_ends_are_no_mistake(tmp_path) -> None:
+    (tmp_path / "s.yaml").write_bytes(b"\xef\xbb\xbfa: 1\r\nb: 2\r\n")
+    assert read_yaml(tmp_path / "s.yaml").value == {"a": 1, "b": 2}
 
 
 def _reference_merge(below: dict, above: dict) -> dict:

@@ -157,7 +157,11 @@ def test_only_keeps_matching_trials(tmp_path: Path) -> None:
             "study.yaml:2:8: unknown key `model.bakbone`; did you mean `model.backbone`?",
         ),
         ("study: small", "study: small\ngrid: {seed: [1]}", "study.yaml:2:8: list seeds under"),
-        ("learning_rate: 1e-2", "learning_rate: .inf", "study.yaml:1:1: a number must be finite"),
+        (
+            "learning_rate: 1e-2",
+            "learning_rate: .inf",
+            "study.yaml:3:25: `base.training.learning_rate` must be finite",
+        ),
     ],
 )
 def test_a_broken_study_gets_a_sentence(tmp_path: Path, old: str, new: str, expected: str) -> None:

@@ -149,6 +149,40 @@ def test_all_problems_of_all_files_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_one_kind_of_mistake_does_not_hide_another(tmp_path: Path) -> None:
+    text = """\
+study: a/b
+study: c
+base: {data: {crop: [100]}, training: {epochs: 0, lr: 3, momentum: .inf}}
+variants:
+  x: {sett: 1}
+  y: 3
+  z: {reference: {miou: 0.5}}
+  w: null
+  Z: {label: x}
+grid: {a.b: [1]}
+seeds: [0, 0]
+compare_to: v
+first: [y]
+limits: {gpu_hours: -1}
+protocols: {ms: {scales: [0], window: [9]}}
+report: {protocol: mss}
+"""
+    found = [":".join(each.split(":")[1:3]) for each in problems(tmp_path, {"study.yaml": text})]
+    assert found == [
+        *["1:1", "2:1", "3:15", "3:40", "3:51", "3:58", "5:7", "6:3", "7:19", "8:3", "9:3", "9:7"],
+        *["10:8", "11:1", "12:1", "14:10", "15:18", "15:31", "16:10"],
+    ]
+
+
+def test_a_study_without_a_name_is_told_with_all_else(tmp_path: Path) -> None:
+    found = problems(tmp_path, {"study.yaml": "variants: {a: {}}\nseeds: [-1]\n"})
+    assert [each.split(": ")[1][:20] for each in found] == [
+        "`the file` lacks `st",
+        "a seed must not be n",
+    ]
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
@@ -169,10 +203,17 @@ def test_all_problems_of_all_files_at_once(tmp_path: Path) -> None:
             {"a.yaml": "extends: away/b.yaml"},
             "a.yaml:1:1: `extends` names away/b.yaml, and there is no directory away",
         ),
+        (
+            {"away/b.yaml": "", "a.yaml": "extends: away"},
+            "a.yaml:1:1: `extends` names away, which is a",
+        ),
         ({"a.yaml": "extends: 3"}, "a.yaml:1:1: `extends` must be a path, or a list of paths"),
         (
-            {"b.yaml": "variants: {one: {}}", "a.yaml": "extends: b.yaml\nvariants: {on: null}"},
-            "a.yaml:2:12: `variants.on` is null, which drops what is inherited, and nothing of "
+            {
+                "b.yaml": "variants: {one: {}}",
+                "a.yaml": "study: a\nextends: b.yaml\nvariants: {on: null}",
+            },
+            "a.yaml:3:12: `variants.on` is null, which drops what is inherited, and nothing of "
             "that name is; did you mean `one`?",
         ),
         ({"b.yaml": "- 3", "a.yaml": "extends: b.yaml"}, "b.yaml:1:1: a study must be a mapping"),
@@ -236,7 +277,13 @@ BROKEN = [
         '16:10: `when.0.if.variant` is "ful", which is no variant; did',
     ),
     ("variant: full", "varant: full", "16:10: unknown key `varant`; did you mean `variant`?"),
-    ("if: {variant: full}", "if: {}", "16:5: `when.0.if`"),
+    ("if: {variant: full}", "if: {}", "16:5: `when.0.if` must be anything but empty"),
+    (
+        "training: {epochs: 3}",
+        "training.epochs: 3",
+        "3:35: `training.epochs` must be nested here: `training: {epochs: ...}`",
+    ),
+    ("seeds: [0, 1]", f"seeds: [0, 1, {2**70}]", "20:15: a seed must not be negative, nor above"),
     (
         "set: {training: {batch: 2}}",
         "set: {data: {class_uniform: 0.2}}",
