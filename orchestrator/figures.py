@@ -171,7 +171,7 @@ def _open_split(options: argparse.Namespace) -> tuple[PreparedDataset, Split]:
         raise InputError(f"--images must be at least 1, received {options.images}")
     location = options.dataset
     if location == EMBEDDED:
-        location = str(ensure_streets(storage_of(options) / "datasets" / EMBEDDED))
+        location = ensure_streets(storage_of(options) / "datasets")
     dataset = open_dataset(location)
     return dataset, dataset.split(options.split)
 

@@ -61,8 +61,8 @@ def add_model(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument(
         name,
         metavar=name.upper(),
-        help="runs:/ID/best, runs:/ID/last, runs:/ID/model, models:/NAME@ALIAS, or a directory of "
-        "experiment.yaml, model.safetensors and classes.yaml",
+        help="runs:/ID/model (a run's last checkpoint), runs:/ID/best (on validation), "
+        "models:/NAME@ALIAS, or a directory of experiment.yaml, model.safetensors and classes.yaml",
     )
 
 

@@ -33,10 +33,11 @@ def _load_pyfunc(data_path: str) -> Any:
             serving = importlib.import_module("pipelines.serving")
             return serving.SegmentationModel(directory, imports)
     except ModuleNotFoundError as error:
-        requirements = directory.parent.parent / "requirements.txt"
+        # Spelled out: the folder may be a copy that is gone when the program ends.
+        requirements = (directory.parent.parent / "requirements.txt").read_text().split()
         raise ImportError(
             f"this model needs {error.name}, which is not installed here; install what its "
-            f"requirements.txt lists: pip install -r {requirements}"
+            f"requirements.txt lists: pip install {' '.join(requirements)}"
         ) from error
 
 

@@ -36,7 +36,7 @@ class ModelError(ValueError):
 class TrainedModel:
     """A network with its weights, on the CPU and ready to predict, and where it comes from.
 
-    name: as the user wrote it. run_id: of the run it belongs to, where it was named by it.
+    name: as the user wrote it. run_id: of the run it belongs to; None for a directory.
     checkpoint: `best` or `last` of that run, else `model`.
     """
 
@@ -63,7 +63,7 @@ def open_ledger(name: str, storage: Path) -> Ledger | None:
         return None
     if not (_RUN.fullmatch(name) or _REGISTERED.fullmatch(name)):
         raise ModelError(
-            f"MODEL is {name!r}; write runs:/ID/best, runs:/ID/last, runs:/ID/model, "
+            f"MODEL is {name!r}; write runs:/ID/model, runs:/ID/best, runs:/ID/last, "
             "models:/NAME@ALIAS, models:/NAME/VERSION or a directory"
         )
     uri = tracking_uri(storage)
@@ -89,14 +89,28 @@ def load_model(name: str, ledger: Ledger | None, imports: Sequence[str] = ()) ->
         directory = Path(name).expanduser()
         if not directory.is_dir():
             raise ModelError(
-                f"{name}: no such directory; MODEL may also be runs:/ID/best, runs:/ID/last, "
-                "runs:/ID/model or models:/NAME@ALIAS"
+                f"{name}: no such directory; MODEL may also be runs:/ID/model, runs:/ID/best, "
+                "runs:/ID/last or models:/NAME@ALIAS"
             )
         return _read(name, None, "model", directory)
     run = _RUN.fullmatch(name)
     run_id, checkpoint = run.groups() if run else (None, "model")
     with tempfile.TemporaryDirectory(prefix="model-") as temporary:
-        return _read(name, run_id, checkpoint, ledger.download(name, Path(temporary)))
+        directory = ledger.download(name, Path(temporary))
+        if checkpoint == "model":
+            recorded, checkpoint = _origin(directory)
+            # A registered model may come from a store whose runs are not in this one.
+            if run_id is None and recorded is not None and ledger.exists(recorded):
+                run_id = recorded
+        return _read(name, run_id, checkpoint, directory)
+
+
+def _origin(directory: Path) -> tuple[str | None, str]:
+    """Of a model in MLflow: the run that it was recorded with, and which checkpoint of it."""
+    file = directory / "MLmodel"
+    described = read_yaml(file).value if file.is_file() else {}
+    checkpoint = (described.get("metadata") or {}).get("checkpoint")
+    return described.get("run_id"), checkpoint if checkpoint in ("best", "last") else "model"
 
 
 def _read(name: str, run_id: str | None, checkpoint: str, directory: Path) -> TrainedModel:

@@ -119,11 +119,18 @@ def test_a_registered_model_is_found_by_alias_and_version(
     ledger = Ledger(finished_run.uri, None)
     assert register_best(ledger, "streets/1", finished_run.run_id) == "models:/streets-1@best"
     wanted = f"{100 * expected(finished_run, 'last', EvaluationConfig()).miou:.2f}"
-    for name in ("models:/streets-1@best", "models:/streets-1/1"):
+    run = f"runs:/{finished_run.run_id}"
+    logged = set()
+    # All of them are the run's last checkpoint, and one entry of it.
+    for name in ("models:/streets-1@best", "models:/streets-1/1", f"{run}/model", f"{run}/last"):
         assert command(finished_run, name) == 0
         printed = capsys.readouterr().out
         assert wanted in printed
-        assert "not logged: MODEL is no run" in printed
+        assert f"{name} (checkpoint: last)" in printed
+        (line,) = [line for line in printed.splitlines() if line.startswith("logged to run")]
+        logged.add(line)
+    (line,) = logged
+    assert f"logged to run {finished_run.run_id} under eval/" in line
 
 
 def refused(run: FinishedRun, capsys: pytest.CaptureFixture[str], model: str, *options: str) -> str:
@@ -137,9 +144,9 @@ def test_bad_input_gets_a_sentence(
     run, good = finished_run, str(finished_run.directory)
     unknown = "0" * 32
     for said, model, options in (
-        ("write runs:/ID/best", "runs:/abc", []),
-        ("write runs:/ID/best", f"runs:/{run.run_id}/worst", []),
-        ("write runs:/ID/best", "models:/name", []),
+        ("write runs:/ID/model", "runs:/abc", []),
+        ("write runs:/ID/model", f"runs:/{run.run_id}/worst", []),
+        ("write runs:/ID/model", "models:/name", []),
         (f"runs:/{unknown}/best: not in MLflow at sqlite", f"runs:/{unknown}/best", []),
         (f"runs:/{unknown}/last: not in MLflow", f"runs:/{unknown}/last", []),
         ("models:/none@best: not in MLflow", "models:/none@best", []),

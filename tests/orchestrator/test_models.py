@@ -135,7 +135,8 @@ def test_a_missing_library_is_named(
     done = run_elsewhere(tmp_path, finished_run.uri, f"runs:/{finished_run.run_id}/model")
     assert done.returncode == 1
     assert "this model needs safetensors, which is not installed here" in done.stderr
-    assert "pip install -r " in done.stderr
+    assert f"pip install mlflow=={mlflow.__version__} " in done.stderr
+    assert f"torch=={torch.__version__.split('+')[0]}" in done.stderr
 
 
 def test_the_best_model_is_registered_once(finished_run: FinishedRun) -> None:
