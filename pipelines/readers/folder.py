@@ -16,6 +16,7 @@ splits:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.core_yaml import CoreLoader
 from pipelines.imaging import to_rgb
 from pipelines.labels import IGNORE, indices_of_colors
 from pipelines.manifest import ClassInfo, DatasetError
@@ -36,6 +38,8 @@ DESCRIPTION = "dataset.yaml"
 KEYS = ("name", "classes", "values", "ignore", "label_colors", "splits")
 SPLIT_KEYS = ("images", "labels", "names")
 MOST = 65535
+# Split names are parts of file names, and `+` joins two of them.
+SPLIT_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Folder(Reader):
         """The YAML file, checked."""
         path = self.source / DESCRIPTION
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            # A class called `on` or `no` is one; a plain PyYAML takes it for a truth value.
+            found = yaml.load(path.read_text(encoding="utf-8"), Loader=CoreLoader)
         except OSError as error:
             raise DatasetError(f"{path}: {error.strerror}; it describes the folders") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -69,6 +74,10 @@ class Folder(Reader):
         if not isinstance(splits, dict) or not splits:
             raise DatasetError(f"{path}: splits must map names to {{images: DIR, labels: DIR}}")
         for name, split in splits.items():
+            if not SPLIT_NAME.fullmatch(str(name)):
+                raise DatasetError(
+                    f"{path}: splits.{name}: a split is named by letters, digits, _, - and ."
+                )
             _check_keys(path, f"splits.{name}", split, SPLIT_KEYS)
             if "images" not in split:
                 raise DatasetError(f"{path}: splits.{name} lacks `images`, a folder")
