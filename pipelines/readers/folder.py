@@ -1,4 +1,4 @@
-"""Anybody's folders of images and label PNGs, described by a small YAML file.
+"""Anybody's folders of images and label PNGs, described by a small YAML file, `dataset.yaml`.
 
 name: orchard
 classes:                    # in the order of their indices
@@ -17,6 +17,7 @@ splits:
 from __future__ import annotations
 
 import re
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,7 +58,10 @@ class Folder(Reader):
             # A class called `on` or `no` is one; a plain PyYAML takes it for a truth value.
             found = yaml.load(path.read_text(encoding="utf-8"), Loader=CoreLoader)
         except OSError as error:
-            raise DatasetError(f"{path}: {error.strerror}; it describes the folders") from error
+            raise DatasetError(
+                f"{path}: {error.strerror}; it describes the folders, as "
+                "`python -m pipelines.prepare folder --help` shows"
+            ) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path}: no valid YAML: {error}") from error
         _check_keys(path, "the file", found, KEYS)
@@ -149,6 +153,12 @@ class Folder(Reader):
                 found = _chosen(found, str(split), self.source / entry["names"])
             whole.add(found)
         return whole
+
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = __doc__
 
     @property
     def version(self) -> str:

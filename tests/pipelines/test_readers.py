@@ -203,6 +203,17 @@ def test_folder(tmp_path: Path) -> None:
     assert np.array_equal(found.split("train").read(1)[1], labels)
 
 
+def test_the_folder_s_help_is_a_description_that_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["folder", "--help"])
+    shown = capsys.readouterr().out
+    reader = folder(tmp_path, shown[shown.index("name: orchard") :], values_up_to(1))
+    assert [entry.name for entry in reader.classes] == ["ground", "tree"]
+    assert list(reader.description["splits"]) == ["train", "val", "test"]
+
+
 def test_a_class_may_be_called_no(tmp_path: Path) -> None:
     reader = folder(tmp_path, DESCRIPTION.replace("tree:", "no:"), values_up_to(1))
     assert [entry.name for entry in reader.classes] == ["ground", "no"]
