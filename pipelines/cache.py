@@ -93,9 +93,9 @@ class NodeCache:
                 self._write(path, split, threads)
                 return True
         warnings.warn(
-            f"no node cache for split {split.name!r}: it needs {size / 2**30:.2f} GiB and "
-            f"{self.directory} has room for {max(0, room) / 2**30:.2f} GiB; decoding every "
-            "sample each time, which is slower",
+            f"no node cache for split {split.name!r}: it needs {_amount(size)} and "
+            f"{self.directory} has room for {_amount(max(0, room))}, with {_amount(MARGIN)} of the "
+            "disk left free; decoding every sample each time, which is slower",
             stacklevel=4,
         )
         return False
@@ -223,6 +223,10 @@ class JoinedSplit:
         """Image uint8 (height, width, 3) and label uint8 (height, width) of a sample."""
         part = bisect_right(self._starts, index) - 1
         return self._parts[part].read(index - self._starts[part])
+
+
+def _amount(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def _evict(path: Path) -> None:

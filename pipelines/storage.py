@@ -55,8 +55,11 @@ class Location:
             return bytes(stream.read())
 
     def write(self, name: str, data: bytes) -> None:
-        with self.filesystem.open_output_stream(self.file(name)) as stream:
-            stream.write(data)
+        try:
+            with self.filesystem.open_output_stream(self.file(name)) as stream:
+                stream.write(data)
+        except OSError as error:
+            raise OSError(f"{self.file(name)}: cannot be written ({error})") from error
 
     def replace(self, name: str, data: bytes) -> None:
         """Write a file so that a reader finds the old or the new one, whole."""

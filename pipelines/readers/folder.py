@@ -1,4 +1,4 @@
-"""Anybody's folders of images and label PNGs, described by a small YAML file.
+"""Anybody's folders of images and label PNGs, described by a small YAML file, `dataset.yaml`.
 
 name: orchard
 classes:                    # in the order of their indices
@@ -16,6 +16,8 @@ splits:
 
 from __future__ import annotations
 
+import re
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +29,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.core_yaml import CoreLoader
 from pipelines.imaging import to_rgb
 from pipelines.labels import IGNORE, indices_of_colors
 from pipelines.manifest import ClassInfo, DatasetError
@@ -36,6 +39,8 @@ DESCRIPTION = "dataset.yaml"
 KEYS = ("name", "classes", "values", "ignore", "label_colors", "splits")
 SPLIT_KEYS = ("images", "labels", "names")
 MOST = 65535
+# Split names are parts of file names, and `+` joins two of them.
+SPLIT_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,13 @@ class Folder(Reader):
         """The YAML file, checked."""
         path = self.source / DESCRIPTION
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            # A class called `on` or `no` is one; a plain PyYAML takes it for a truth value.
+            found = yaml.load(path.read_text(encoding="utf-8"), Loader=CoreLoader)
         except OSError as error:
-            raise DatasetError(f"{path}: {error.strerror}; it describes the folders") from error
+            raise DatasetError(
+                f"{path}: {error.strerror}; it describes the folders, as "
+                "`python -m pipelines.prepare folder --help` shows"
+            ) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path}: no valid YAML: {error}") from error
         _check_keys(path, "the file", found, KEYS)
@@ -69,6 +78,10 @@ class Folder(Reader):
         if not isinstance(splits, dict) or not splits:
             raise DatasetError(f"{path}: splits must map names to {{images: DIR, labels: DIR}}")
         for name, split in splits.items():
+            if not SPLIT_NAME.fullmatch(str(name)):
+                raise DatasetError(
+                    f"{path}: splits.{name}: a split is named by letters, digits, _, - and ."
+                )
             _check_keys(path, f"splits.{name}", split, SPLIT_KEYS)
             if "images" not in split:
                 raise DatasetError(f"{path}: splits.{name} lacks `images`, a folder")
@@ -140,6 +153,12 @@ class Folder(Reader):
                 found = _chosen(found, str(split), self.source / entry["names"])
             whole.add(found)
         return whole
+
+    @classmethod
+    def add_arguments(cls, parser: ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.formatter_class = RawDescriptionHelpFormatter
+        parser.epilog = __doc__
 
     @property
     def version(self) -> str:

@@ -44,9 +44,10 @@ class CamVidSource:
             (self.directory / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(values).save(self.directory / kind / f"{name}.png")
 
-    def list(self, split: str, names: list[str], prefix: str = "") -> None:
+    def list(self, split: str, names: list[str], prefix: str = "", end: str = "\n") -> None:
         lines = [f"{prefix}{split}/{name}.png {prefix}{split}annot/{name}.png" for name in names]
-        (self.directory / f"{split}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        text = "".join(line + end for line in lines)
+        (self.directory / f"{split}.txt").write_text(text, encoding="utf-8", newline="")
 
     def image(self, split: str = "train", index: int = 0) -> Path:
         return self.directory / split / f"0001TP_{split}{index:03d}.png"

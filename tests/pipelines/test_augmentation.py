@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -11,6 +14,7 @@ from kornia.enhance import adjust_hue
 from kornia.filters import filter2d_separable, get_gaussian_kernel1d
 from PIL import Image, ImageEnhance
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from pipelines.augmentation import (
     IMAGENET_MEAN,
@@ -237,12 +241,17 @@ def test_impossible_strengths_are_refused(name: str, value: object, sentence: st
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))),
+    reason="torch.compile needs a C++ compiler on a CPU, and there is none",
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 def test_compiled_it_is_one_graph_of_the_same_result() -> None:
     config = AugmentationConfig()
     size = (24, 32)
     pictures = Pictures([(40, 48)] * 3)
     compiled = Augmentation(config, size, compile=True)
+    counters.clear()
     for samples in ([0, 1], [2, 0]):
         batch = load(config, size, samples, pictures)
         images, labels = Augmentation(config, size)(batch)
@@ -250,3 +259,5 @@ def test_compiled_it_is_one_graph_of_the_same_result() -> None:
             fused, classes = compiled(batch)
         assert torch.allclose(images, fused, atol=1e-4)
         assert torch.equal(labels, classes)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]

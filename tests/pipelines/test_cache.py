@@ -106,12 +106,12 @@ cache.NodeCache(Path({str(tmp_path)!r})).decoded(open_dataset({streets.location.
 def test_without_room_samples_are_decoded_each_time(
     streets: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.warns(UserWarning, match=r"no node cache for split 'train': it needs"):
+    with pytest.warns(UserWarning, match=r"'train': it needs 0\.1 MiB and .* room for 0\.0"):
         found = NodeCache(tmp_path, capacity=10_000).decoded(streets, "train")
     assert isinstance(found, Split)
     full = shutil.disk_usage(tmp_path)._replace(free=cache.MARGIN + 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    with pytest.warns(UserWarning, match="has room for 0.00 GiB"):
+    with pytest.warns(UserWarning, match=r"room for 0\.0 MiB, with 1\.0 GiB of the disk left free"):
         assert isinstance(NodeCache(tmp_path).decoded(streets, "train"), Split)
     assert not arrow_files(tmp_path)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipelines.ahead import prepare_ahead
+from pipelines.augmentation import Augmentation, AugmentationConfig
 from pipelines.cache import NodeCache
 from pipelines.data import DataConfig
 from pipelines.dataset import DatasetError, PreparedDataset, open_dataset
@@ -42,18 +43,25 @@ def test_training_batches_hold_windows_of_their_samples(streets: PreparedDataset
     assert set(names) == set(split.identifiers)
 
 
-def test_workers_share_the_same_batches(streets: PreparedDataset) -> None:
+@pytest.mark.parametrize("class_uniform", [0.0, 0.5])
+def test_workers_share_the_same_batches(streets: PreparedDataset, class_uniform: float) -> None:
+    """Down to the last bit of what the network is given."""
     split = streets.split("train")
-    alone = list(TrainingBatches(split, DATA, 5, 4).epoch(1))
+    data = DataConfig(crop=(24, 40), class_uniform=class_uniform)
+    augmentation = Augmentation(data.augmentation, data.crop)
+    alone = list(TrainingBatches(split, data, 5, 4).epoch(1))
     for world in (2, 3, 4):
         shares = [
-            list(TrainingBatches(split, DATA, 5, 4, rank, world).epoch(1)) for rank in range(world)
+            list(TrainingBatches(split, data, 5, 4, rank, world).epoch(1)) for rank in range(world)
         ]
         for whole, *parts in zip(alone, *shares, strict=True):
             assert whole.identifiers == sum((part.identifiers for part in parts), start=())
             for name in ("sample_keys", "geometry", "flips"):
                 joined = torch.cat([getattr(part, name) for part in parts])
                 assert torch.equal(joined, getattr(whole, name))
+            augmented = zip(*map(augmentation, parts), strict=True)
+            for joined, wanted in zip(map(torch.cat, augmented), augmentation(whole), strict=True):
+                assert torch.equal(joined, wanted)
 
 
 def test_an_epoch_goes_on_from_any_step(streets: PreparedDataset) -> None:
@@ -169,6 +177,24 @@ def test_class_uniform_crops_show_their_class(streets: PreparedDataset) -> None:
                 batch.geometry[row].tolist(), data.crop, (shown_row, shown_column), strict=True
             ):
                 assert 0 <= int((pixel + 0.5) * resized / source) - offset < crop
+
+
+@pytest.mark.parametrize("crop", [(12, 20), (48, 80)])
+def test_the_centroid_s_label_is_in_the_crop(
+    streets: PreparedDataset, crop: tuple[int, int]
+) -> None:
+    """At the place where the crop's offset, which padding shifts, puts it; pictures are 32 x 64."""
+    split = streets.split("train")
+    plain = AugmentationConfig(scale=(1, 1), flip=0)
+    data = DataConfig(crop=crop, class_uniform=1.0, augmentation=plain)
+    batches = TrainingBatches(split, data, 0, 4)
+    augmentation = Augmentation(plain, crop)
+    for draws in batches.batches.epoch(0):
+        batch = batches.load(draws)
+        _, labels = augmentation.crops(batch)
+        for row, (sample, shown) in enumerate(zip(draws.samples, draws.shown, strict=True)):
+            place = shown - batch.geometry[row, :, 2].numpy()
+            assert labels[row, place[0], place[1]] == split.read(int(sample))[1][tuple(shown)]
 
 
 def test_class_uniform_needs_labels() -> None:

@@ -24,6 +24,7 @@ from pipelines import preparation
 from pipelines.cache import NodeCache
 from pipelines.checking import centroids
 from pipelines.dataset import DatasetError, open_dataset
+from pipelines.inspection import verify
 from pipelines.preparation import prepare
 from pipelines.prepare import ensure_streets, main, prepare_streets
 from pipelines.readers.camvid import CamVid
@@ -48,10 +49,27 @@ def test_camvid_becomes_rows(camvid: CamVidSource, tmp_path: Path) -> None:
         assert split.read_encoded(index)[0] == camvid.image(index=index).read_bytes()
 
 
-def test_published_lists_resolve_by_folder_and_name(camvid: CamVidSource, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["/SegNet/CamVid/", "camvid/", "./", "C:/data/CamVid/"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", ";\n", " \n\n"])
+def test_published_lists_resolve_by_folder_and_name(
+    camvid: CamVidSource, prefix: str, end: str
+) -> None:
+    """Written on other machines, whose folders they name."""
     names = [f"0001TP_train{index:03d}" for index in range(3)]
-    camvid.list("train", names, prefix="/SegNet/CamVid/")
-    assert prepare(CamVid(camvid.directory), tmp_path / "out").counts["train"] == 3
+    camvid.list("train", names, prefix, end)
+    listing = CamVid(camvid.directory).listing()
+    assert not listing.problems
+    files = [(record.image, record.label) for record in listing.records[:3]]
+    assert files == [(camvid.image(index=index), camvid.label(index=index)) for index in range(3)]
+
+
+def test_camvid_s_test_split_is_read_where_it_is_there(
+    camvid: CamVidSource, tmp_path: Path
+) -> None:
+    camvid.add("test", "Seq05VD_f00000")
+    camvid.list("test", ["Seq05VD_f00000"])
+    assert prepare(CamVid(camvid.directory), tmp_path / "out").counts["test"] == 1
+    assert open_dataset(tmp_path / "out").split("test").groups == ["Seq05VD"]
 
 
 def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
@@ -316,6 +334,21 @@ def test_two_at_once_prepare_once(tmp_path: Path) -> None:
         paths = list(pool.map(lambda _: prepare_streets(tmp_path / "s", 4, 2, (24, 48)), range(4)))
     assert len({manifest.fingerprint for manifest in paths}) == 1
     assert not (tmp_path / ".s.partial").exists()
+
+
+def test_two_processes_at_once_prepare_once(tmp_path: Path) -> None:
+    arguments = ["streets", "--destination", str(tmp_path / "s"), "--workers", "1",
+                 "--train", "4", "--val", "2", "--size", "48x24"]  # fmt: skip
+    command = [sys.executable, "-m", "pipelines.prepare", *arguments]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    printed = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert printed[0] == printed[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    verify(open_dataset(tmp_path / "s"))
 
 
 def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,7 @@ def test_pascal_context(tmp_path: Path, background: bool, folder: str) -> None:
         write(root / "JPEGImages" / "2007_unlisted.jpg")
         lists = root / "ImageSets/SegmentationContext"
         lists.mkdir(parents=True, exist_ok=True)
-        (lists / f"{split}.txt").write_text(f"{name}\n")
+        (lists / f"{split}.txt").write_text(f"\ufeff{name}\r\n", encoding="utf-8")
     found = prepared(PascalContext(tmp_path / "source", background=background), tmp_path)
     assert found.manifest.counts == {"train": 1, "val": 1}
     assert len(found.manifest.classes) == 59 + background
@@ -201,6 +201,22 @@ def test_folder(tmp_path: Path) -> None:
     assert [each.name for each in found.manifest.classes] == ["ground", "tree"]
     assert found.split("train").identifiers == ["a b", "deep/ü"]
     assert np.array_equal(found.split("train").read(1)[1], labels)
+
+
+def test_the_folder_s_help_is_a_description_that_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["folder", "--help"])
+    shown = capsys.readouterr().out
+    reader = folder(tmp_path, shown[shown.index("name: orchard") :], values_up_to(1))
+    assert [entry.name for entry in reader.classes] == ["ground", "tree"]
+    assert list(reader.description["splits"]) == ["train", "val", "test"]
+
+
+def test_a_class_may_be_called_no(tmp_path: Path) -> None:
+    reader = folder(tmp_path, DESCRIPTION.replace("tree:", "no:"), values_up_to(1))
+    assert [entry.name for entry in reader.classes] == ["ground", "no"]
 
 
 def test_folder_maps_values(tmp_path: Path) -> None:
@@ -288,6 +304,8 @@ def test_folder_finds_two_images_of_one_name(tmp_path: Path) -> None:
         (("name: orchard", "ignore: none"), "ignore must be stored values"),
         (("name: orchard", "values: 3"), "values must map stored values to classes, got 3"),
         (("images: images/test", "images: 3"), "splits.test.images must be a path, got 3"),
+        (("  test:", "  a/b:"), "splits.a/b: a split is named by letters, digits"),
+        (("  test:", "  a+b:"), r"splits.a\+b: a split is named by letters, digits"),
         (("name: orchard", "label_colors: true\nignore: 0"), "ignore means nothing with label_col"),
         (("name: orchard", "label_colors: 3"), "label_colors must be true or false, got 3"),
     ],
