@@ -1,6 +1,7 @@
 """One worker of a trial: the training loop of `pipelines` under Ray Train."""
 
 import importlib
+import logging
 import socket
 import tempfile
 import threading
@@ -64,6 +65,8 @@ def train_worker(config: dict[str, WorkerTask]) -> None:
     """Train, report each epoch with a checkpoint, and resume from one where Ray has one. What the
     process prints meanwhile is kept."""
     task = config["task"]
+    # Ray's account of every report would drown what the training says.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     rank = ray.train.get_context().get_world_rank()
     with kept_output(output_of(task.output, rank)) as bring_output:
         _train(task, prepare_worker(task), bring_output)
