@@ -58,13 +58,9 @@ def head() -> Iterator[Head]:
     kinds[FAKE_HEAD_NODE_TYPE] = kinds.pop("head")
     for kind in kinds.values():
         kind["node_config"] = {}
-    fake = {
-        "cluster_name": config["cluster_name"],
-        "max_workers": config["max_workers"],
-        "upscaling_speed": config["upscaling_speed"],
+    config |= {
         "idle_timeout_minutes": 0.1,
         "head_node_type": FAKE_HEAD_NODE_TYPE,
-        "available_node_types": kinds,
         "provider": {
             "type": "external",
             "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
@@ -72,9 +68,12 @@ def head() -> Iterator[Head]:
             "launch_multiple": True,
             "gcs_address": address,
         },
+        "auth": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
     }
     file = directory / "ray_bootstrap_config.yaml"
-    file.write_text(yaml.safe_dump(fake))
+    file.write_text(yaml.safe_dump(config))
     environment = {
         **os.environ,
         "RAY_AUTH_MODE": "disabled",
@@ -85,7 +84,13 @@ def head() -> Iterator[Head]:
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
     }
     start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
-    start += [f"--port={port}", "--num-cpus=0", "--resources", '{"trial_driver": 1000000}']
+    start += [
+        f"--port={port}",
+        "--num-cpus=0",
+        "--include-dashboard=false",
+        "--resources",
+        '{"trial_driver": 1000000}',
+    ]
     start += [f"--autoscaling-config={file}", f"--temp-dir={directory}/ray"]
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(start, env=environment, stdout=log, stderr=log)

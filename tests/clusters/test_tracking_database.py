@@ -169,9 +169,11 @@ def test_a_store_that_cannot_be_asked_is_not_taken_for_an_empty_one(machine: Mac
 
 
 def test_a_study_in_the_bucket_is_reported_from_the_laptop(
-    machine: Machine, small_streets: Path, tmp_path: Path
+    machine: Machine, small_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.start()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     host = machine.endpoint.removeprefix("http://")
     query = f"?endpoint_override={host}&scheme=http&region=us-east-1"
     dataset = f"s3://{BUCKET}/data/streets"
@@ -181,8 +183,6 @@ def test_a_study_in_the_bucket_is_reported_from_the_laptop(
         port = probe.getsockname()[1]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
     environment |= {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
         "MLFLOW_S3_ENDPOINT_URL": machine.endpoint,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
