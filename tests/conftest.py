@@ -48,31 +48,3 @@ def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["cityscapes", "--source", str(source), "--destination", str(prepared)]
     assert prepare(arguments) == 0
     return prepared
-
-
-# Known faults, seen in a run of the whole suite and not mended yet. A line goes with its fault.
-KNOWN_FAULTS = {
-    "test_a_study_sent_to_the_dashboard_trains_on_both_hosts": "SSH set-up command of the hosts",
-    "test_identity_is_by_content": "MLflow refuses a registered model's linked weights",
-    "test_another_program_predicts_the_same_label_maps": "a tracking store's address leaks",
-    "test_the_artifact_holds_no_pickle_and_says_what_it_needs": "a tracking store's address leaks",
-    "test_a_missing_library_is_named": "a tracking store's address leaks",
-    "test_the_best_model_is_registered_once": "a tracking store's address leaks",
-    "test_first_rows_then_the_longest_and_whole_gangs_only": "tasks made without output",
-    "test_a_limit_of_trials_starts_no_more": "tasks made without output",
-    "test_a_spent_budget_holds_the_running_at_their_next_report": "tasks made without output",
-    "test_failures_up_to_the_limit": "tasks made without output",
-    "test_a_search_gives_up_the_worst_and_calls_it_no_failure": "tasks made without output",
-    "test_a_lost_worker_a_stop_from_another_terminal_a_kill_and_going_on": "log of a stop",
-    "test_one_failing_trial_leaves_the_others_alone": "not looked into",
-    "test_training_into_a_directory_and_going_on": "a time in the history",
-    "test_workers_take_the_same_steps": "two workers with accumulation miss 1e-5 in one term",
-}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Known faults are run and reported, and do not stop the rest from landing."""
-    for item in items:
-        reason = KNOWN_FAULTS.get(getattr(item, "originalname", item.name))
-        if reason is not None:
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
