@@ -225,8 +225,10 @@ def test_what_a_dead_process_left_is_closed_and_the_parent_is_kept(
 ) -> None:
     run_id = study_run.begin_trial(cell, None, None)
     study_run.start_trial(run_id, cell.code)
+    MlflowClient(uri).set_tag(study_run.parent_id, "orchestrator.reason", "its process ended")
     again = StudyRun.open(study_run.ledger, plan)  # its owner, this process, is not waited for
     assert again.parent_id == study_run.parent_id
+    assert "orchestrator.reason" not in MlflowClient(uri).get_run(again.parent_id).data.tags
     assert again.ledger.record(run_id).status == "KILLED"
     assert decided(again, cell).standing == "to resume"
     again.close("FINISHED")
