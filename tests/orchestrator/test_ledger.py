@@ -126,6 +126,9 @@ def test_mlflow_first_shows_the_trials_the_best_first(study_run: StudyRun, uri: 
         "metrics.`val/best_miou`",
     ]
     assert set(view["selectedColumns"]) < set(view["columnOrder"])
+    (section,) = view["compareRunSections"]
+    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == {section["uuid"]}
+    assert view["compareRunCharts"][0]["metricKey"] == "val/miou"
 
 
 def test_an_unfinished_trial_is_reopened(study_run: StudyRun, cell: Cell) -> None:
