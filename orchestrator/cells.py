@@ -6,25 +6,27 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from models import PretrainedReport, count_multiply_adds, count_parameters
+from models import PretrainedError, PretrainedReport, count_multiply_adds, count_parameters
 from models.cost import on_meta
 from orchestrator.extensions import modules_of
 from orchestrator.identity import code_version, trial_identity
 from orchestrator.study import Trial
 from pipelines.backbone_weights import load_backbone_weights
-from pipelines.dataset import PreparedDataset, open_dataset
+from pipelines.dataset import DatasetError, PreparedDataset, open_dataset
 from pipelines.experiment import Experiment
 from pipelines.initial_weights import load_initial_weights
 from pipelines.network import (
     NetworkConfig,
+    NetworkError,
     build_network,
     check_network,
 )
 from pipelines.precision import resolve_precision
 from pipelines.prepare import ensure_streets
-from pipelines.weights import weights_digest, weights_in
+from pipelines.weights import WeightsError, weights_digest, weights_in
 
 EMBEDDED = "streets"
+_WRONG = (DatasetError, NetworkError, WeightsError, PretrainedError)
 _TRIED = 256  # pixels of a side on which a network of the user's own is tried
 
 
@@ -87,60 +89,84 @@ def resolve_cells(
 
     Raises DatasetError where a data set or one of its splits is missing, NetworkError where a
     network of the user's own cannot be run, WeightsError or PretrainedError where published weights
-    cannot be loaded.
+    cannot be loaded; the message has a line for each kind of trial that something is wrong with.
     """
-    opened: dict[str, tuple[str, PreparedDataset]] = {}
-    examined: dict[str, tuple[ModelCost, PretrainedReport | None]] = {}
-    found: dict[str, str] = {}
-    # Once for all trials, which may be a thousand.
-    digest_of = cache(weights_digest)
-    version_of = cache(lambda *modules: code_version(modules))
+    resolver = _Resolver(device, datasets_directory, imports, find_weights)
     cells = []
+    wrong: dict[str, Exception] = {}
     for trial in trials:
-        data = trial.experiment.data
-        if data.dataset not in opened:
-            location = _absolute(data.dataset)
-            if data.dataset == EMBEDDED:
-                location = ensure_streets(datasets_directory)
-            opened[data.dataset] = location, open_dataset(location)
-        location, dataset = opened[data.dataset]
+        data, training = trial.experiment.data, trial.experiment.training
+        # What is wrong with a trial is wrong with all others of its kind, and tried once.
+        kind = repr((trial.experiment.model, data, training.init, training.backbone_weights))
+        if kind in wrong:
+            continue
+        try:
+            cells.append(resolver.cell(trial))
+        except _WRONG as error:
+            wrong[kind] = type(error)(f"{trial.name}: {error}")
+    if wrong:
+        raise type(next(iter(wrong.values())))("\n".join(map(str, wrong.values())))
+    return cells
+
+
+class _Resolver:
+    """What trials have in common is opened, built and read once, because they may be a thousand."""
+
+    def __init__(
+        self,
+        device: Literal["cpu", "cuda"],
+        datasets_directory: str | Path,
+        imports: Sequence[str],
+        find_weights: Callable[[str], str],
+    ) -> None:
+        self._device = device
+        self._datasets_directory = datasets_directory
+        self._imports = imports
+        self._open = cache(self._opened)
+        self._find_weights = cache(find_weights)
+        self._digest = cache(weights_digest)
+        self._code = cache(lambda *modules: code_version(modules))
+        self._examined: dict[str, tuple[ModelCost, PretrainedReport | None]] = {}
+
+    def cell(self, trial: Trial) -> Cell:
+        """See `resolve_cells`."""
+        data, training = trial.experiment.data, trial.experiment.training
+        location, dataset = self._open(data.dataset)
         for split in (data.train_split, data.validation_split):
             if split is not None:
                 dataset.split(split)
         classes = len(dataset.manifest.classes)
-        training = trial.experiment.training
-        if training.init is not None and training.init not in found:
-            found[training.init] = find_weights(training.init)
-        init = training.init and found[training.init]
+        init = training.init and self._find_weights(training.init)
         weights = (training.backbone_weights, init, training.init_skip)
         key = repr((trial.experiment.model, weights, classes, data.crop))
-        if key not in examined:
-            examined[key] = _examine(trial.experiment, classes, init)
-        cost, pretrained = examined[key]
+        if key not in self._examined:
+            self._examined[key] = _examine(trial.experiment, classes, init)
+        cost, pretrained = self._examined[key]
         digests = (
-            training.backbone_weights and digest_of(training.backbone_weights),
-            init and digest_of(init),
+            training.backbone_weights and self._digest(training.backbone_weights),
+            init and self._digest(init),
         )
         training = replace(
             training,
-            precision=resolve_precision(training.precision, device),
+            precision=resolve_precision(training.precision, self._device),
             backbone_weights=training.backbone_weights and _absolute(training.backbone_weights),
         )
         experiment = replace(trial.experiment, training=training)
-        cells.append(
-            Cell(
-                trial=replace(trial, experiment=experiment),
-                identity=trial_identity(experiment, dataset.manifest.fingerprint, *digests),
-                code=version_of(*modules_of(experiment, imports)),
-                dataset=dataset,
-                location=location,
-                cost=cost,
-                pretrained=pretrained,
-                init=init,
-                digests=digests,
-            )
+        return Cell(
+            trial=replace(trial, experiment=experiment),
+            identity=trial_identity(experiment, dataset.manifest.fingerprint, *digests),
+            code=self._code(*modules_of(experiment, self._imports)),
+            dataset=dataset,
+            location=location,
+            cost=cost,
+            pretrained=pretrained,
+            init=init,
+            digests=digests,
         )
-    return cells
+
+    def _opened(self, name: str) -> tuple[str, PreparedDataset]:
+        location = ensure_streets(self._datasets_directory) if name == EMBEDDED else _absolute(name)
+        return location, open_dataset(location)
 
 
 def _absolute(uri: str) -> str:

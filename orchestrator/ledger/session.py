@@ -69,7 +69,8 @@ class Session:
         session._beat()
         client.update_run(parent_id, "RUNNING")
         for key in parents[0].data.tags:
-            if key.startswith(_ASKING) or key in (f"{TAG}stop",):
+            # A request to stop, and why an earlier command ended, are of the past.
+            if key.startswith(_ASKING) or key in (f"{TAG}stop", f"{TAG}reason"):
                 client.delete_tag(parent_id, key)
         if made is not None and made != parent_id:
             client.delete_run(made)

@@ -1,4 +1,5 @@
-"""How MLflow first shows a study: its trials, the best first, with the columns that matter.
+"""How MLflow first shows a study: its trials, the best first, with the columns that matter, and
+charts that compare them.
 
 MLflow keeps the columns in the browser and hides every metric of a study it has not shown before.
 What a user shares by its "Share" button it keeps as JSON in a tag of the experiment; such a view is
@@ -7,6 +8,7 @@ but where runs are sorted by a metric MLflow lists them all, folded into none.
 """
 
 import json
+from typing import Any
 
 from orchestrator.study import Plan
 
@@ -26,6 +28,20 @@ _NAME, _DURATION = "attributes.`Run Name`", "attributes.`Duration`"
 # In pixels: names are read whole, figures need little.
 _WIDTHS = {_NAME: 330, _DURATION: 90}
 _METRIC_WIDTH = 100
+_SECTION = "study"
+_LINE = {
+    "lineSmoothness": 0,
+    "xAxisScaleType": "linear",
+    "scaleType": "linear",
+    "range": {},
+    "xAxisKey": "step",
+    "selectedXAxisMetricKey": "",
+    "yAxisKey": "metric",
+    "yAxisExpressions": [],
+    "ignoreOutliers": False,
+    "useGlobalXaxisKey": True,
+    "useGlobalLineSmoothing": True,
+}
 
 
 def study_view(plan: Plan) -> str:
@@ -44,5 +60,39 @@ def study_view(plan: Plan) -> str:
         "orderByKey": columns[0],
         "orderByAsc": False,
         "runsHiddenMode": "FIRST_20_RUNS",
+        "compareRunCharts": [] if study.kind == "profile" else _charts(),
+        "compareRunSections": [
+            {"uuid": _SECTION, "name": "study", "display": True, "isReordered": True}
+        ],
+        "isAccordionReordered": True,  # else MLflow sorts its sections by name
     }
     return json.dumps(view)
+
+
+def _charts() -> list[dict[str, Any]]:
+    """What compares trials at a glance. MLflow adds one of its own for every other metric."""
+    loss, miou, gflops = "train/loss", "val/miou", "model/gflops"
+    return [
+        _chart("LINE", "mIoU by epoch", metricKey=miou, selectedMetricKeys=[miou], **_LINE),
+        _chart("LINE", "loss by epoch", metricKey=loss, selectedMetricKeys=[loss], **_LINE),
+        _chart("BAR", "mIoU", metricKey=miou),
+        _chart(
+            "SCATTER",
+            "mIoU against GFLOPs",
+            xaxis={"key": gflops, "type": "METRIC"},
+            yaxis={"key": miou, "type": "METRIC"},
+        ),
+    ]
+
+
+def _chart(kind: str, name: str, **settings: Any) -> dict[str, Any]:
+    """A chart of MLflow's. name: unlike that of any other."""
+    return {
+        "uuid": f"study-{name}",
+        "type": kind,
+        "metricSectionId": _SECTION,
+        "runsCountToCompare": 100,
+        "deleted": False,
+        "isGenerated": False,
+        **settings,
+    }

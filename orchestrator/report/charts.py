@@ -171,9 +171,11 @@ def _label(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _svg(figure: Figure, title: str) -> str:
+    figure.patch.set_visible(False)  # the page shows through
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
     buffer = io.StringIO()
     canvas = FigureCanvasSVG(figure)
     canvas.print_svg(buffer, metadata={"Date": None, "Creator": None, "Title": title})
-    figure.patch.set_visible(False)
     text = buffer.getvalue()
     return text[text.index("<svg") :].replace(_INK, "currentColor")

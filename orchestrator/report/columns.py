@@ -1,6 +1,7 @@
 """The table as columns of texts, before any format: what stands in which cell."""
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,7 +66,7 @@ def main_sheet(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> 
             [_gflops(o.gflops) for o in others],
             rank=6,
         ),
-        _column("mIoU %", [_spread(list(row.miou.values())) for row in rows], others),
+        _column("mIoU %", [_miou(row) for row in rows], others),
         _column("n", [_seeds(row) for row in rows], others, rank=2),
     ]
     if compare_to and plan.study.kind == "table":
@@ -208,6 +209,19 @@ def _seeds(row: Row) -> str:
     return str(done) if done == asked else f"{done} of {asked}"
 
 
+def _miou(row: Row) -> str:
+    """Mean and spread; without any seed's figure, why there is none."""
+    return _spread(list(row.miou.values())) if row.miou else _without_figure(row) or NOTHING
+
+
+def _without_figure(row: Row) -> str:
+    """How many seeds have no figure, and why: `1 failed, 2 missing`; plain where all are alike."""
+    states = Counter(r.state for r in row.results if r.miou is None and r.state != "finished")
+    if len(states) == 1 and not row.miou:
+        return next(iter(states))
+    return ", ".join(f"{count} {state}" for state, count in states.items())
+
+
 def _spread(values: Sequence[float]) -> str:
     if not values:
         return NOTHING
@@ -222,17 +236,17 @@ def _difference(row: Row, with_interval: bool = True) -> str:
     if row.difference is None or row.difference.interval is None or not with_interval:
         return text
     low, high = row.difference.interval
-    return f"{text} [{low:+.1f}, {high:+.1f}]"
+    return f"{text} [{_signed(low)}, {_signed(high)}]"
 
 
 def _grid_cell(row: Row) -> str:
-    """Mean, spread and difference; how many seeds are missing."""
-    text = _spread(list(row.miou.values()))
+    """Mean, spread and difference; which seeds have no figure."""
+    text = _miou(row)
     if row.difference is not None or row.incomparable:
         text += f" ({_difference(row, with_interval=False)})"
-    missing = len(row.results) - len(row.miou)
-    if missing and row.miou:
-        text += f", {missing} missing"
+    without = _without_figure(row)
+    if without and row.miou:
+        text += f", {without}"
     return text + _marks(row)
 
 
@@ -258,7 +272,10 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:+.1f}"
+    if value is None:
+        return NOTHING
+    text = f"{value:+.1f}"
+    return text if float(text) else "0.0"  # a zero has no sign
 
 
 def _stated(value: Any) -> str:

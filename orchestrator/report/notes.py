@@ -182,12 +182,13 @@ def _on_differences(rows: Sequence[Row]) -> Iterable[str]:
     levels = f"{len(groups)} groups, then images" if len(groups) > 1 else "images"
     seeds = max(len(row.difference.seeds) for row in with_interval if row.difference)
     first = "seeds (Student's t), then " if seeds > 1 else ""
-    text = (
-        f"Differences are paired; interval: 95 %, hierarchical bootstrap over {first}{levels} "
-        f"({len(scored.identifiers)} in all, {REPLICATES} replicates, mIoU recomputed from summed "
-        f"counts); p two-sided, corrected for {len(with_interval)} comparisons by Holm's method."
+    count = len(with_interval)
+    several = f", corrected for {count} comparisons by Holm's method" if count > 1 else ""
+    yield (
+        f"Differences are paired; interval: 95 %, of each difference by itself, hierarchical "
+        f"bootstrap over {first}{levels} ({len(scored.identifiers)} in all, {REPLICATES} "
+        f"replicates, mIoU recomputed from summed counts); p two-sided{several}."
     )
-    yield text
     if seeds == 1:
         yield (
             "One seed: how much another training of the same rows would differ is NOT in the "

@@ -126,6 +126,9 @@ def test_mlflow_first_shows_the_trials_the_best_first(study_run: StudyRun, uri: 
         "metrics.`val/best_miou`",
     ]
     assert set(view["selectedColumns"]) < set(view["columnOrder"])
+    (section,) = view["compareRunSections"]
+    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == {section["uuid"]}
+    assert view["compareRunCharts"][0]["metricKey"] == "val/miou"
 
 
 def test_an_unfinished_trial_is_reopened(study_run: StudyRun, cell: Cell) -> None:
@@ -225,8 +228,10 @@ def test_what_a_dead_process_left_is_closed_and_the_parent_is_kept(
 ) -> None:
     run_id = study_run.begin_trial(cell, None, None)
     study_run.start_trial(run_id, cell.code)
+    MlflowClient(uri).set_tag(study_run.parent_id, "orchestrator.reason", "its process ended")
     again = StudyRun.open(study_run.ledger, plan)  # its owner, this process, is not waited for
     assert again.parent_id == study_run.parent_id
+    assert "orchestrator.reason" not in MlflowClient(uri).get_run(again.parent_id).data.tags
     assert again.ledger.record(run_id).status == "KILLED"
     assert decided(again, cell).standing == "to resume"
     again.close("FINISHED")

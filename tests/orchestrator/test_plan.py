@@ -110,6 +110,21 @@ def test_the_table_s_frame_comes_first(file: Path) -> None:
     assert early == ["strong, seed 0", "full, seed 0"]
 
 
+def test_what_cannot_be_run_is_told_at_once_with_its_trial(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    away = "  away: {set: {data: {dataset: nowhere}}}\n"
+    split = "  gap: {set: {data: {train_split: trian}}}\n"
+    file.write_text(file.read_text().replace("seeds:", f"{away}{split}seeds:"))
+    assert main([str(file), "--storage", str(tmp_path / "storage"), "--plan"]) == 2
+    told = [line.strip() for line in capfd.readouterr().out.splitlines()]
+    assert told[-3] == "error DatasetError"
+    assert told[-2].startswith("away, seed 0: ")
+    assert told[-1].startswith("gap, seed 0: ")
+    assert "no samples in split 'trian'; it has train" in told[-1]
+
+
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_the_plan_fits_the_terminal(file: Path, width: int) -> None:
     plan, cells = resolved(file)

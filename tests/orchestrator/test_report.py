@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from PIL import Image
 from orchestrator.ledger import Ledger, tracking_uri
 from orchestrator.profile import profile_costs
 from orchestrator.report.__main__ import main
+from orchestrator.report.columns import main_sheet
 from orchestrator.report.refresher import Refresher
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study_file import load_study
@@ -250,6 +252,11 @@ def test_what_failed_or_is_missing_is_listed_first(tmp_path: Path, small_streets
     assert main([str(path), "--storage", str(storage)]) == 1
     page = (storage / "reports" / "plain" / "report.html").read_text()
     assert page.index("3 of 6 trials have no figure") < page.index("<table>")
+    assert "<svg" in page
+    assert "#ffffff" not in page  # on dark paper the charts are dark too
+    bare = replace(report.rows[1], miou={}, difference=None)
+    (shown,) = [c for c in main_sheet(report.plan, [bare], []).columns if c.name == "mIoU %"]
+    assert shown.values == ("1 failed, 1 missing",)
 
 
 def test_other_code_is_told_and_other_data_or_protocol_refused(

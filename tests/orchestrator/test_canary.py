@@ -1,0 +1,150 @@
+"""Canaries as a worker runs one, without Ray: what goes wrong, and what a person is told."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from orchestrator.canary import CanaryError, Sung, distinct, refuse_failures, worthwhile
+from orchestrator.causes import diagnose
+from orchestrator.cells import Cell, resolve_cells
+from orchestrator.forecast import Forecaster
+from orchestrator.rehearsal import rehearse
+from orchestrator.resources import Resources
+from orchestrator.study_file import load_study
+from pipelines.dataset import open_dataset
+from pipelines.inference import InferenceConfig
+
+BATCH = 4
+STUDY = """\
+study: rehearsed
+base:
+  data: {dataset: DATASET, crop: [32, 48]}
+  training: {epochs: 3000, batch: 4, precision: fp32, learning_rate: 0.1}
+variants:
+"""
+
+
+class Sound(nn.Module):
+    """One convolution. Its kin below fail only where a trial would: with a whole batch."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, classes, kernel_size=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.convolution(images)
+        return self.fail(logits) if self.training and len(images) == BATCH else logits
+
+    def fail(self, logits: Tensor) -> Tensor:
+        return logits
+
+
+class TooLarge(Sound):
+    def fail(self, logits: Tensor) -> Tensor:
+        torch.empty(10**15)
+        return logits
+
+
+class TooLargeOnADevice(Sound):
+    def fail(self, logits: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmuch more")
+
+
+class TooLargeWhenScored(Sound):
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-1] > 48:
+            torch.empty(10**15)
+        return super().forward(images)
+
+
+class Misshapen(Sound):
+    def fail(self, logits: Tensor) -> Tensor:
+        return logits.reshape(BATCH, 7, -1)
+
+
+class NotFinite(Sound):
+    def fail(self, logits: Tensor) -> Tensor:
+        return logits * float("nan")
+
+
+FAILING = {
+    "TooLarge": ("out of memory in training", "training.accumulation: 2"),
+    "TooLargeOnADevice": (
+        "out of memory in training: OutOfMemoryError",
+        "resources.workers: 2",
+    ),
+    "TooLargeWhenScored": ("out of memory in validation", "evaluation.batch: 1"),
+    "Misshapen": ("error in training: RuntimeError: shape", "the log that the command names"),
+    "NotFinite": ("non-finite loss in training", "training.learning_rate: 0.05"),
+}
+
+
+def cells_of(directory: Path, dataset: Path, variants: str) -> list[Cell]:
+    path = directory / "study.yaml"
+    path.write_text(STUDY.replace("DATASET", str(dataset)) + variants)
+    return resolve_cells(load_study(path).trials, "cpu", directory)
+
+
+def sung(cell: Cell, directory: Path, *protocols: InferenceConfig) -> Sung:
+    """What a canary's gang brings back."""
+    name = cell.trial.name
+    try:
+        dataset, device = open_dataset(cell.location), torch.device("cpu")
+        return Sung(
+            name, rehearse(cell.experiment, dataset, device, None, directory / name, protocols)
+        )
+    except Exception as error:
+        failure = diagnose(error)
+        return Sung(name, None, 0, "", failure.cause, failure.message, failure.stage)
+
+
+def test_all_that_fails_is_told_with_the_trial_and_what_would_help(
+    tmp_path: Path, small_streets: Path
+) -> None:
+    rows = [f"  {n}: {{set: {{model: {{network: '{__name__}:{n}'}}}}}}\n" for n in FAILING]
+    cells = cells_of(tmp_path, small_streets, "".join(rows))
+    with pytest.raises(CanaryError) as caught:
+        refuse_failures([sung(c, tmp_path) for c in cells], cells, Resources(), "cpu")
+    lines = str(caught.value).splitlines()
+    assert lines[-1].startswith("Nothing was trained.")
+    for index, (name, (problem, help_)) in enumerate(FAILING.items()):
+        assert lines[2 * index].startswith(f"{name}: {problem}")
+        assert help_ in lines[2 * index + 1]
+
+
+def test_damaged_pictures_are_found(tmp_path: Path, small_streets: Path) -> None:
+    copy = tmp_path / "damaged"
+    shutil.copytree(small_streets, copy)
+    (shard,) = copy.glob("train-*.parquet")
+    content = bytearray(shard.read_bytes())
+    for position in range(len(content) // 4, len(content) // 2):
+        content[position] ^= 0x5A
+    shard.write_bytes(content)
+    cells = cells_of(tmp_path, copy, "  one: {}\n")
+    with pytest.raises(CanaryError) as caught:
+        refuse_failures([sung(cells[0], tmp_path)], cells, Resources(), "cpu")
+    assert str(caught.value).startswith("one: data in ")
+    assert f"python -m pipelines.prepare inspect {copy}" in str(caught.value)
+
+
+def test_what_is_sound_comes_back_with_its_times(tmp_path: Path, small_streets: Path) -> None:
+    network = f"{{network: '{__name__}:Sound'}}"
+    (cell,) = cells_of(tmp_path, small_streets, f"  sound: {{set: {{model: {network}}}}}\n")
+    found = sung(cell, tmp_path, InferenceConfig(flip=True))
+    refuse_failures([found], [cell], Resources(), "cpu")
+    assert found.rehearsed is not None
+    assert 0 < found.rehearsed.step < found.rehearsed.whole
+    assert found.rehearsed.validation is not None
+
+
+def test_a_canary_stands_for_all_seeds_and_schedules(tmp_path: Path, small_streets: Path) -> None:
+    longer = "  a: {}\n  b: {set: {training: {epochs: 2, momentum: 0.5}}}\nseeds: [0, 1, 2]\n"
+    cells = cells_of(tmp_path, small_streets, longer)
+    assert [cell.trial.name for cell in distinct(cells)] == ["a, seed 0"]
+    forecaster = Forecaster.of(cells, Resources(), [], "cpu", "device")
+    assert worthwhile(cells, distinct(cells), forecaster)
+    short = [cell for cell in cells if cell.trial.variant == "b"]
+    assert not worthwhile(short, distinct(short), forecaster)
