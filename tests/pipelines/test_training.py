@@ -117,11 +117,12 @@ def test_workers_take_the_same_steps(
 ) -> None:
     # Three steps. In float32 the losses of the first two agree to the last digit; updates differ by
     # rounding, and a ReLU or a mined pixel that falls to the other side for it has moved one term
-    # by 1.5e-5 and a weight by 2e-4. In float64 nothing of that is left; a fault would be.
+    # by 1.5e-5 and, where batch norm has seven values (the pyramid's one bin), a variance by 3e-3.
+    # In float64 nothing of that is left; a fault would be.
     experiment = small_experiment(batch=14, epochs=3, accumulation=accumulation)
     alone = _run_twice(experiment, small_streets)
     workers = run_workers(size, experiment, small_streets, tmp_path / "out")
-    tolerances = ((1e-4, 1e-2, 1e-3), (1e-12, 1e-12, 1e-11))
+    tolerances = ((1e-4, 1e-2, 1e-2), (1e-12, 1e-12, 1e-11))
     for precision, (of_loss, of_score, of_weight) in enumerate(tolerances):
         (history, weights), (together, shared) = alone[precision], workers[0][precision]
         for worker in workers:
