@@ -25,7 +25,7 @@ from pipelines.checkpoint_folder import CheckpointFolder
 from pipelines.configuration import ConfigurationError, configure
 from pipelines.core_yaml import CoreLoader
 from pipelines.dataset import DatasetError, open_dataset
-from pipelines.experiment import Experiment
+from pipelines.experiment import Experiment, differences
 from pipelines.model_directory import describing_files
 from pipelines.network import NetworkError
 from pipelines.results import write_results
@@ -76,18 +76,20 @@ def _train(
     dataset = open_dataset(_location(experiment.data.dataset, out))
     training = Training(experiment, dataset, device, cache=cache)
     leads = training.group.rank == 0
-    described = yaml.safe_dump(json.loads(json.dumps(experiment.as_dict())), sort_keys=False)
     recorded = out / "experiment.yaml"
-    if recorded.exists() and recorded.read_text() != described:
-        raise ConfigurationError(
-            f"{out} holds another experiment (see {recorded}); choose another --out"
-        )
+    if recorded.exists():
+        known = yaml.load(recorded.read_text(encoding="utf-8"), CoreLoader) or {}
+        found = differences(known, experiment.as_json())
+        if found:
+            raise ConfigurationError(
+                f"{out} holds another experiment ({'; '.join(found)}); choose another --out"
+            )
     folder = CheckpointFolder(
         out, keep=options.keep, texts=describing_files(experiment, dataset.manifest)
     )
     if leads:
         out.mkdir(parents=True, exist_ok=True)
-        write_text(recorded, described)
+        write_text(recorded, yaml.safe_dump(experiment.as_json(), sort_keys=False))
         folder.tidy()
     if training.group.size > 1:
         dist.barrier()  # nobody looks for what rank 0 has yet to write or to clear away
