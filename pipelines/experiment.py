@@ -3,6 +3,8 @@
 What does not decide it (how many workers, on which device) is `orchestrator.resources`.
 """
 
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -32,3 +34,29 @@ class Experiment:
     def as_dict(self) -> dict[str, Any]:
         """The experiment as nested plain values, every default written out."""
         return asdict(self)
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON and YAML have it: lists for tuples."""
+        return dict(json.loads(json.dumps(self.as_dict())))
+
+
+def differences(recorded: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """`KEY: VALUE there, VALUE here` for every setting that is not what was recorded.
+
+    Both as JSON has them. What was not recorded does not count: an older version did not know it.
+    """
+    there, here = dict(_settings(recorded)), dict(_settings(own))
+    return [
+        f"{key}: {value} there, {here.get(key, 'no such setting')} here"
+        for key, value in there.items()
+        if key not in here or here[key] != value
+    ]
+
+
+def _settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _settings(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -25,7 +25,7 @@ from pipelines.checkpoint_folder import CheckpointFolder
 from pipelines.configuration import ConfigurationError, configure
 from pipelines.core_yaml import CoreLoader
 from pipelines.dataset import DatasetError, open_dataset
-from pipelines.experiment import Experiment
+from pipelines.experiment import Experiment, differences
 from pipelines.model_directory import describing_files
 from pipelines.network import NetworkError
 from pipelines.results import write_results
@@ -46,6 +46,9 @@ BAD_INPUT = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0, or 2 with a sentence where something is wrong with the input."""
     options = _parser().parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("error: --device cuda: there is no GPU here that torch can use", file=sys.stderr)
+        return 2
     distributed = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     device = _device(options.device)
     if distributed:
@@ -57,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 option = name.replace("_", "-")
                 raise ConfigurationError(f"--{option} must be at least 1, received {value}")
         experiment = _read(options.experiment, options.dataset)
+        for name in ("out", "cache"):
+            _check_folder(name, getattr(options, name))
         _train(experiment, Path(options.out), device, options)
     except BAD_INPUT as error:
         print(f"error: {error}", file=sys.stderr)
@@ -76,18 +81,23 @@ def _train(
     dataset = open_dataset(_location(experiment.data.dataset, out))
     training = Training(experiment, dataset, device, cache=cache)
     leads = training.group.rank == 0
-    described = yaml.safe_dump(json.loads(json.dumps(experiment.as_dict())), sort_keys=False)
     recorded = out / "experiment.yaml"
-    if recorded.exists() and recorded.read_text() != described:
-        raise ConfigurationError(
-            f"{out} holds another experiment (see {recorded}); choose another --out"
-        )
+    if recorded.exists():
+        known = yaml.load(recorded.read_text(encoding="utf-8"), CoreLoader) or {}
+        found = differences(known, experiment.as_json())
+        if found:
+            raise ConfigurationError(
+                f"{out} holds another experiment ({'; '.join(found)}); choose another --out"
+            )
     folder = CheckpointFolder(
         out, keep=options.keep, texts=describing_files(experiment, dataset.manifest)
     )
     if leads:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(recorded, described)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"--out {out}: cannot be made ({error.strerror})") from error
+        write_text(recorded, yaml.safe_dump(experiment.as_json(), sort_keys=False))
         folder.tidy()
     if training.group.size > 1:
         dist.barrier()  # nobody looks for what rank 0 has yet to write or to clear away
@@ -136,14 +146,28 @@ def _line(report: Report, epochs: int) -> str:
 def _read(path: str, dataset: str | None) -> Experiment:
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), CoreLoader) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
     try:
         if dataset is not None and isinstance(values, dict):
-            values["data"] = {**values.get("data", {}), "dataset": dataset}
+            data = values.setdefault("data", {})
+            if isinstance(data, dict):
+                data["dataset"] = dataset
         return configure(Experiment, values)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
+
+
+def _check_folder(option: str, path: str | None) -> None:
+    """Raise ConfigurationError where `path` is no folder and cannot be one."""
+    if path is None:
+        return
+    place = Path(path).expanduser()
+    there = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise ConfigurationError(f"--{option} {path}: {there} is a file; name a folder")
 
 
 def _location(dataset: str, out: Path) -> str | Path:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from inspect import signature
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,17 @@ from pipelines.augmentation import Augmentation
 from pipelines.backbone_weights import load_backbone_weights
 from pipelines.batch_norm import synchronise_batch_norm
 from pipelines.cache import NodeCache
-from pipelines.checkpoint import Snapshot, restore_checkpoint, take_snapshot
+from pipelines.checkpoint import (
+    CheckpointError,
+    Snapshot,
+    restore_checkpoint,
+    take_snapshot,
+)
 from pipelines.dataset import PreparedDataset, Samples
 from pipelines.device import TrainingBatch, augment_ahead
 from pipelines.distributed import WorkerGroup
 from pipelines.evaluation import Scores, evaluate
-from pipelines.experiment import Experiment
+from pipelines.experiment import Experiment, differences
 from pipelines.initial_weights import InitialReport, load_initial_weights
 from pipelines.loading import EvaluationBatches, TrainingBatches
 from pipelines.network import build_network
@@ -155,8 +160,12 @@ class Training:
         return self.cache.decoded(self.dataset, split)
 
     def restore(self, directory: Path) -> None:
-        """Go on from a checkpoint. Raises CheckpointError where it does not fit."""
+        """Go on from a checkpoint. Raises CheckpointError with the differences where it belongs to
+        another network, other data or another experiment."""
         state = restore_checkpoint(directory, self.model, self.optimizer)
+        found = differences(state.get("experiment", {}), self._described())
+        if found:
+            raise CheckpointError(f"{directory}: belongs to another experiment: {'; '.join(found)}")
         self.position = Position(**state["position"])
         self.history = list(state["history"])
 
@@ -205,8 +214,20 @@ class Training:
             self.history.append(metrics)
             report(Report(epoch, metrics, scores, self._snapshot))
 
+    def _described(self) -> dict[str, Any]:
+        """The experiment, with what its data are in place of where data and weights lie."""
+        described = self.experiment.as_json()
+        described["data"] |= {"dataset": self.dataset.manifest.fingerprint}
+        for location in ("init", "backbone_weights"):
+            del described["training"][location]
+        return described
+
     def _snapshot(self) -> Snapshot:
-        state = {"position": asdict(self.position), "history": self.history}
+        state = {
+            "experiment": self._described(),
+            "position": asdict(self.position),
+            "history": self.history,
+        }
         return take_snapshot(self.model, self.optimizer, state)
 
     def _train_epoch(

@@ -111,6 +111,30 @@ def test_bad_input_gets_a_sentence(
     assert not (experiment.parent / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out", "experiment.yaml"], "--out experiment.yaml: experiment.yaml is a file; name a"),
+        (["--cache", "experiment.yaml/in"], "experiment.yaml is a file; name a folder"),
+        (["--keep", "0"], "--keep must be at least 1, received 0"),
+        (["--device", "cuda"], "--device cuda: there is no GPU here"),
+    ],
+)
+def test_bad_options_get_a_sentence(
+    experiment: Path,
+    small_streets: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(experiment.parent)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert train(experiment, small_streets, "out", *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (experiment.parent / "out").exists()
+
+
 def test_another_experiment_does_not_overwrite(
     experiment: Path, small_streets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,5 +143,5 @@ def test_another_experiment_does_not_overwrite(
     before = (experiment.parent / "out" / "last" / "model.safetensors").read_bytes()
     experiment.write_text(EXPERIMENT.replace("epochs: 3", "epochs: 2"))
     assert train(experiment, small_streets, "out") == 2
-    assert "holds another experiment" in capsys.readouterr().err
+    assert "holds another experiment (training.epochs: 1 there, 2 here)" in capsys.readouterr().err
     assert (experiment.parent / "out" / "last" / "model.safetensors").read_bytes() == before
