@@ -4,9 +4,14 @@ What does not decide it (how many workers, on which device) is `orchestrator.res
 """
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from models import FENetConfig
+from pipelines.configuration import ConfigurationError, configure
+from pipelines.core_yaml import CoreLoader
 from pipelines.data import DataConfig
 from pipelines.evaluation import EvaluationConfig
 from pipelines.network import ModelConfig
@@ -32,3 +37,21 @@ class Experiment:
     def as_dict(self) -> dict[str, Any]:
         """The experiment as nested plain values, every default written out."""
         return asdict(self)
+
+
+def read_experiment(path: str | Path, dataset: str | None = None) -> Experiment:
+    """The experiment of a YAML file, on `dataset` instead of the file's own if one is given.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds what an experiment does not take.
+    """
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), CoreLoader) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    try:
+        if dataset is not None and isinstance(values, dict):
+            values["data"] = {**values.get("data", {}), "dataset": dataset}
+        return configure(Experiment, values)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error

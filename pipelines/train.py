@@ -22,10 +22,9 @@ from pipelines.background import BackgroundWriter
 from pipelines.cache import NodeCache
 from pipelines.checkpoint import CheckpointError, write_text
 from pipelines.checkpoint_folder import CheckpointFolder
-from pipelines.configuration import ConfigurationError, configure
-from pipelines.core_yaml import CoreLoader
+from pipelines.configuration import ConfigurationError
 from pipelines.dataset import DatasetError, open_dataset
-from pipelines.experiment import Experiment
+from pipelines.experiment import Experiment, read_experiment
 from pipelines.model_directory import describing_files
 from pipelines.network import NetworkError
 from pipelines.results import write_results
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if value is not None and value < 1:
                 option = name.replace("_", "-")
                 raise ConfigurationError(f"--{option} must be at least 1, received {value}")
-        experiment = _read(options.experiment, options.dataset)
+        experiment = read_experiment(options.experiment, options.dataset)
         _train(experiment, Path(options.out), device, options)
     except BAD_INPUT as error:
         print(f"error: {error}", file=sys.stderr)
@@ -131,19 +130,6 @@ def _line(report: Report, epochs: int) -> str:
         best = 100 * metrics["val/best_miou"]
         text += f"  mIoU {100 * metrics['val/miou']:.2f} % (best {best:.2f} %)"
     return f"{text}  {metrics['images_per_second']:.1f} images/s"
-
-
-def _read(path: str, dataset: str | None) -> Experiment:
-    try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), CoreLoader) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path}: {error}") from error
-    try:
-        if dataset is not None and isinstance(values, dict):
-            values["data"] = {**values.get("data", {}), "dataset": dataset}
-        return configure(Experiment, values)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from error
 
 
 def _location(dataset: str, out: Path) -> str | Path:
