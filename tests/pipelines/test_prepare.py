@@ -336,6 +336,7 @@ def test_two_at_once_prepare_once(tmp_path: Path) -> None:
     assert not (tmp_path / ".s.partial").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_prepare_once(tmp_path: Path) -> None:
     arguments = ["streets", "--destination", str(tmp_path / "s"), "--workers", "1",
                  "--train", "4", "--val", "2", "--size", "48x24"]  # fmt: skip
@@ -351,6 +352,7 @@ def test_two_processes_at_once_prepare_once(tmp_path: Path) -> None:
     verify(open_dataset(tmp_path / "s"))
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL at several moments; what was finished is not rendered again."""
     out = tmp_path / "out"
@@ -386,6 +388,7 @@ def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / ".out.partial").exists()
 
 
+@pytest.mark.slow
 def test_workers_of_a_killed_preparation_end(tmp_path: Path) -> None:
     arguments = ["streets", "--destination", str(tmp_path / "out"), "--workers", "2",
                  "--train", "500", "--size", "96x64"]  # fmt: skip
@@ -403,6 +406,7 @@ def test_workers_of_a_killed_preparation_end(tmp_path: Path) -> None:
     assert group_members(process.pid) == []
 
 
+@pytest.mark.slow
 def test_a_killed_worker_gets_a_sentence_and_costs_no_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
