@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,6 +33,8 @@ from pipelines.preparation import prepare, recipe_digest
 from pipelines.readers import READERS
 from pipelines.readers.streets import Streets, parse_size
 from pipelines.storage import locate, within
+
+LINE_EVERY = 30.0  # seconds, where there is no terminal for a bar
 
 
 def prepare_streets(
@@ -212,7 +215,7 @@ def _add_verify(command: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def _progress(title: str) -> Iterator[preparation.Progress]:
-    """A bar with rate and time left; on no terminal, nothing."""
+    """A bar with rate and time left; on no terminal, as in a job's log, a line now and then."""
     console = Console(stderr=True)
     columns: list[ProgressColumn] = [
         TextColumn("{task.description}"),
@@ -224,10 +227,20 @@ def _progress(title: str) -> Iterator[preparation.Progress]:
     ]
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None, meaning="left")
+        started = said = time.monotonic()
 
         def show(done: int, total: int) -> None:
+            nonlocal said
             meaning = "in all" if done == total else "left"
             bar.update(task, completed=done, total=total, meaning=meaning)
+            now = time.monotonic()
+            if not console.is_terminal and now - said >= LINE_EVERY:
+                said = now
+                print(
+                    f"{title}: {done} of {total} samples after {now - started:.0f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
         yield show
 

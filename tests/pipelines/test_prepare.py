@@ -453,11 +453,19 @@ def test_the_embedded_data_set_is_prepared_once(
 
 
 def test_the_command_says_what_it_did(
-    camvid: CamVidSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    camvid: CamVidSource,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("pipelines.prepare.LINE_EVERY", 0.0)
     arguments = ["camvid", "--source", str(camvid.directory), "--workers", "1"]
-    assert main([*arguments, "--destination", str(tmp_path / "out")]) == 0
-    assert "camvid, 3 train, 3 val, 11 classes" in capsys.readouterr().out
+    assert main([*arguments, "--destination", str(tmp_path / "out"), "--verify"]) == 0
+    printed = capsys.readouterr()
+    assert "camvid, 3 train, 3 val, 11 classes" in printed.out
+    assert "verified: every shard and every sample" in printed.out
+    assert "preparing camvid: 6 of 6 samples after " in printed.err
+    assert "verifying: 3 of 6 samples" in printed.err
     truncate(camvid.image())
     assert main([*arguments, "--destination", str(tmp_path / "other")]) == 1
     assert "train/0001TP_train000" in capsys.readouterr().err
