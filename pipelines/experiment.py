@@ -6,9 +6,14 @@ What does not decide it (how many workers, on which device) is `orchestrator.res
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+import yaml
+
 from models import FENetConfig
+from pipelines.configuration import ConfigurationError, configure
+from pipelines.core_yaml import CoreLoader
 from pipelines.data import DataConfig
 from pipelines.evaluation import EvaluationConfig
 from pipelines.network import ModelConfig
@@ -60,3 +65,25 @@ def _settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from _settings(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def read_experiment(path: str | Path, dataset: str | None = None) -> Experiment:
+    """The experiment of a YAML file, on `dataset` instead of the file's own if one is given.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds what an experiment does not take.
+    """
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), CoreLoader) or {}
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    try:
+        if dataset is not None and isinstance(values, dict):
+            data = values.setdefault("data", {})
+            if isinstance(data, dict):
+                data["dataset"] = dataset
+        return configure(Experiment, values)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,8 @@ from pipelines.preparation import prepare, recipe_digest
 from pipelines.readers import READERS
 from pipelines.readers.streets import Streets, parse_size
 from pipelines.storage import locate, within
+
+LINE_EVERY = 30.0  # seconds, where there is no terminal for a bar
 
 
 def prepare_streets(
@@ -123,16 +127,25 @@ def _preview(options: argparse.Namespace) -> None:
     path = options.out or Path(f"{dataset.manifest.name}-crops.png")
     check_writable(path)
     from pipelines.data import DataConfig
+    from pipelines.experiment import read_experiment
     from pipelines.sheets import preview
 
-    split = dataset.split(options.split)
-    crop = options.crop or (
-        min(1024, int(np.median(split.heights))),
-        min(1024, int(np.median(split.widths))),
-    )
-    data = DataConfig(crop=crop, train_split=options.split, class_uniform=options.class_uniform)
-    save_picture(preview(dataset, data, options.count, options.seed), path)
-    print(f"augmented crops of {crop[1]}x{crop[0]}: {path}")
+    if options.experiment is None:
+        split = dataset.split(options.split or "train")
+        sizes = (min(1024, int(np.median(each))) for each in (split.heights, split.widths))
+        data, seed = DataConfig(crop=(next(sizes), next(sizes))), 0
+    else:
+        experiment = read_experiment(options.experiment)
+        data, seed = experiment.data, experiment.seed
+    given = {
+        "crop": options.crop,
+        "train_split": options.split,
+        "class_uniform": options.class_uniform,
+    }
+    data = replace(data, **{key: value for key, value in given.items() if value is not None})
+    seed = seed if options.seed is None else options.seed
+    save_picture(preview(dataset, data, options.count, seed), path)
+    print(f"augmented crops of {data.crop[1]}x{data.crop[0]}: {path}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,9 +175,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WxH",
         help="default: the images' size, at most 1024x1024",
     )
-    crops.add_argument("--split", default="train")
-    crops.add_argument("--seed", type=int, default=0)
-    crops.add_argument("--class-uniform", type=float, default=0.0, metavar="SHARE")
+    crops.add_argument(
+        "--experiment",
+        type=Path,
+        metavar="FILE",
+        help="crop, split, augmentation and seed of an experiment that is to be trained; what is "
+        "given here besides counts instead",
+    )
+    crops.add_argument("--split", help="default: train")
+    crops.add_argument("--seed", type=int, help="default: 0")
+    crops.add_argument(
+        "--class-uniform",
+        type=float,
+        metavar="SHARE",
+        help="share drawn class by class; default: 0",
+    )
     for command in (inspect, crops):
         command.add_argument("uri", help="prepared data set, a directory or URI")
         command.add_argument(
@@ -190,7 +215,7 @@ def _add_verify(command: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def _progress(title: str) -> Iterator[preparation.Progress]:
-    """A bar with rate and time left; on no terminal, nothing."""
+    """A bar with rate and time left; on no terminal, as in a job's log, a line now and then."""
     console = Console(stderr=True)
     columns: list[ProgressColumn] = [
         TextColumn("{task.description}"),
@@ -202,10 +227,20 @@ def _progress(title: str) -> Iterator[preparation.Progress]:
     ]
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None, meaning="left")
+        started = said = time.monotonic()
 
         def show(done: int, total: int) -> None:
+            nonlocal said
             meaning = "in all" if done == total else "left"
             bar.update(task, completed=done, total=total, meaning=meaning)
+            now = time.monotonic()
+            if not console.is_terminal and now - said >= LINE_EVERY:
+                said = now
+                print(
+                    f"{title}: {done} of {total} samples after {now - started:.0f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
         yield show
 

@@ -22,10 +22,10 @@ from pipelines.background import BackgroundWriter
 from pipelines.cache import NodeCache
 from pipelines.checkpoint import CheckpointError, write_text
 from pipelines.checkpoint_folder import CheckpointFolder
-from pipelines.configuration import ConfigurationError, configure
+from pipelines.configuration import ConfigurationError
 from pipelines.core_yaml import CoreLoader
 from pipelines.dataset import DatasetError, open_dataset
-from pipelines.experiment import Experiment, differences
+from pipelines.experiment import Experiment, differences, read_experiment
 from pipelines.model_directory import describing_files
 from pipelines.network import NetworkError
 from pipelines.results import write_results
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if value is not None and value < 1:
                 option = name.replace("_", "-")
                 raise ConfigurationError(f"--{option} must be at least 1, received {value}")
-        experiment = _read(options.experiment, options.dataset)
+        experiment = read_experiment(options.experiment, options.dataset)
         for name in ("out", "cache"):
             _check_folder(name, getattr(options, name))
         _train(experiment, Path(options.out), device, options)
@@ -141,23 +141,6 @@ def _line(report: Report, epochs: int) -> str:
         best = 100 * metrics["val/best_miou"]
         text += f"  mIoU {100 * metrics['val/miou']:.2f} % (best {best:.2f} %)"
     return f"{text}  {metrics['images_per_second']:.1f} images/s"
-
-
-def _read(path: str, dataset: str | None) -> Experiment:
-    try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), CoreLoader) or {}
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path}: {error}") from error
-    try:
-        if dataset is not None and isinstance(values, dict):
-            data = values.setdefault("data", {})
-            if isinstance(data, dict):
-                data["dataset"] = dataset
-        return configure(Experiment, values)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from error
 
 
 def _check_folder(option: str, path: str | None) -> None:

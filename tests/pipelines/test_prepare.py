@@ -336,6 +336,7 @@ def test_two_at_once_prepare_once(tmp_path: Path) -> None:
     assert not (tmp_path / ".s.partial").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_prepare_once(tmp_path: Path) -> None:
     arguments = ["streets", "--destination", str(tmp_path / "s"), "--workers", "1",
                  "--train", "4", "--val", "2", "--size", "48x24"]  # fmt: skip
@@ -351,6 +352,7 @@ def test_two_processes_at_once_prepare_once(tmp_path: Path) -> None:
     verify(open_dataset(tmp_path / "s"))
 
 
+@pytest.mark.slow
 def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL at several moments; what was finished is not rendered again."""
     out = tmp_path / "out"
@@ -386,6 +388,7 @@ def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / ".out.partial").exists()
 
 
+@pytest.mark.slow
 def test_workers_of_a_killed_preparation_end(tmp_path: Path) -> None:
     arguments = ["streets", "--destination", str(tmp_path / "out"), "--workers", "2",
                  "--train", "500", "--size", "96x64"]  # fmt: skip
@@ -403,6 +406,7 @@ def test_workers_of_a_killed_preparation_end(tmp_path: Path) -> None:
     assert group_members(process.pid) == []
 
 
+@pytest.mark.slow
 def test_a_killed_worker_gets_a_sentence_and_costs_no_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,11 +453,19 @@ def test_the_embedded_data_set_is_prepared_once(
 
 
 def test_the_command_says_what_it_did(
-    camvid: CamVidSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    camvid: CamVidSource,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("pipelines.prepare.LINE_EVERY", 0.0)
     arguments = ["camvid", "--source", str(camvid.directory), "--workers", "1"]
-    assert main([*arguments, "--destination", str(tmp_path / "out")]) == 0
-    assert "camvid, 3 train, 3 val, 11 classes" in capsys.readouterr().out
+    assert main([*arguments, "--destination", str(tmp_path / "out"), "--verify"]) == 0
+    printed = capsys.readouterr()
+    assert "camvid, 3 train, 3 val, 11 classes" in printed.out
+    assert "verified: every shard and every sample" in printed.out
+    assert "preparing camvid: 6 of 6 samples after " in printed.err
+    assert "verifying: 3 of 6 samples" in printed.err
     truncate(camvid.image())
     assert main([*arguments, "--destination", str(tmp_path / "other")]) == 1
     assert "train/0001TP_train000" in capsys.readouterr().err

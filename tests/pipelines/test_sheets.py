@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pipelines.pictures import overlay
 from pipelines.preparation import prepare
 from pipelines.prepare import main
 from pipelines.readers.folder import Folder
+from pipelines.sampling import GlobalBatches
 from pipelines.sheets import contact_sheet, hatch, preview
 
 
@@ -110,6 +112,20 @@ def test_commands_write_their_sheets(
     printed = capsys.readouterr().out
     assert "verified" in printed
     assert "augmented crops of 64x32" in printed
+    off = {"scale": [1, 1], "flip": 0, "hue": 0, "blur": [0, 0]}
+    off |= dict.fromkeys(("brightness", "contrast", "saturation"), 0)
+    recipe = {"data": {"crop": [32, 64], "augmentation": off, "train_split": "val"}}
+    (tmp_path / "plain.yaml").write_text(json.dumps(recipe))  # which is YAML as well
+    arguments = ["preview", uri, "--experiment", str(tmp_path / "plain.yaml"), "--count", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "c.png")]) == 0
+    order = GlobalBatches(3, seed=0, batch=1).epoch(0)
+    image, _ = streets.split("val").read(int(order[0].samples[0]))
+    enlarged = Image.fromarray(image).resize((320, 160), Image.Resampling.BOX)
+    with Image.open(tmp_path / "c.png") as picture:
+        assert np.array_equal(np.asarray(picture)[14:174, :320], np.asarray(enlarged))
+    (tmp_path / "plain.yaml").write_text("data: {crops: 3}")
+    assert main(arguments) == 1
+    assert "plain.yaml: unknown key data.crops" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["preview", uri, "--count", "0"])
     assert "'0' is not a number from 1 on" in capsys.readouterr().err
