@@ -38,7 +38,7 @@ class Study:
             "base": {
                 "data": {"dataset": str(dataset), "crop": [32, 32]},
                 "model": {"backbone": "dfnet1", "flows": []},
-                "training": {"epochs": EPOCHS, "batch": 2},
+                "training": {"epochs": EPOCHS, "batch": 2, "learning_rate": 0.001},
                 "evaluation": {"every": EPOCHS},
             },
             "variants": {"strong": {}},
