@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 from orchestrator.capacity import DRIVER_RESOURCE
 
 pytestmark = pytest.mark.slow
-EPOCHS = 16
+EPOCHS = 10
 SETTINGS = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
