@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 from orchestrator.capacity import DRIVER_RESOURCE
 
 pytestmark = pytest.mark.slow
-EPOCHS = 16
+EPOCHS = 10
 SETTINGS = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
@@ -38,7 +38,7 @@ class Study:
             "base": {
                 "data": {"dataset": str(dataset), "crop": [32, 32]},
                 "model": {"backbone": "dfnet1", "flows": []},
-                "training": {"epochs": EPOCHS, "batch": 2},
+                "training": {"epochs": EPOCHS, "batch": 2, "learning_rate": 0.001},
                 "evaluation": {"every": EPOCHS},
             },
             "variants": {"strong": {}},

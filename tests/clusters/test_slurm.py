@@ -42,7 +42,7 @@ def test_trials_of_a_job_whose_time_is_up_write_checkpoints(
                 "base": {
                     "data": {"dataset": str(small_streets), "crop": [32, 32]},
                     "model": {"backbone": "dfnet1", "flows": []},
-                    "training": {"epochs": 40, "batch": 2},
+                    "training": {"epochs": 40, "batch": 2, "learning_rate": 0.001},
                     "evaluation": {"every": 40},
                 },
                 "variants": {"strong": {}},
