@@ -21,7 +21,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from orchestrator import fleet
 from orchestrator.advice import advise
-from orchestrator.causes import Cause, diagnose
+from orchestrator.causes import Cause, Failure, diagnose
 from orchestrator.cells import Cell
 from orchestrator.estimate import Measurement, Source
 from orchestrator.forecast import Forecaster, passes, workload
@@ -169,7 +169,18 @@ def refuse_failures(
 
 
 def _run(job: Job, protocols: Sequence[InferenceConfig]) -> dict[str, Any]:
-    """Drive a canary's gang, as `orchestrator.trial.run_trial` does a trial's."""
+    """Drive a canary's gang, as `orchestrator.trial.run_trial` does a trial's: once more where it
+    was lost, which says nothing of the experiment yet."""
+    first, failure = _attempt(job, protocols)
+    if failure is None or not failure.retried:
+        return first
+    return _attempt(replace(job, run_name=f"{job.run_name}-again"), protocols)[0]
+
+
+def _attempt(
+    job: Job, protocols: Sequence[InferenceConfig]
+) -> tuple[dict[str, Any], Failure | None]:
+    """The outcome for `Sung`, and the failure if it is one."""
     begun = time.perf_counter()
     trainer = TorchTrainer(
         _rehearse_worker,
@@ -188,10 +199,11 @@ def _run(job: Job, protocols: Sequence[InferenceConfig]) -> dict[str, Any]:
         metrics = trainer.fit().metrics
     except TrainingFailedError as error:
         failure = diagnose(error)
-        return {"cause": failure.cause, "message": failure.message, "stage": failure.stage}
+        told = {"cause": failure.cause, "message": failure.message, "stage": failure.stage}
+        return told, failure
     rehearsed = Rehearsed(**metrics["rehearsed"])
     start = time.perf_counter() - begun - (rehearsed.whole - rehearsed.preparing)
-    return {"rehearsed": rehearsed, "start": start, "device": metrics[DEVICE]}
+    return {"rehearsed": rehearsed, "start": start, "device": metrics[DEVICE]}, None
 
 
 def _rehearse_worker(config: dict[str, Any]) -> None:

@@ -86,8 +86,9 @@ def classify(error: BaseException) -> Cause:
         return "out of memory"
     if isinstance(error, PreemptionError) or (isinstance(error, RayActorError) and error.preempted):
         return "preemption"
+    # Of a process that was killed Ray speaks of "node deaths", too.
     if isinstance(error, NodeDiedError) or (
-        isinstance(error, ActorDiedError) and "node" in text and "died" in text
+        isinstance(error, ActorDiedError) and "node has died" in text
     ):
         return "lost node"
     if isinstance(error, RayError | RayTrainError | DistError) or (

@@ -85,7 +85,11 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
     elif text is None:
         with tempfile.TemporaryDirectory() as temporary:
             name = f"worker-{options.worker}.log"
-            kept = ledger.download(f"runs:/{trial.run_id}/logs/{name}", Path(temporary))
+            try:
+                kept = ledger.download(f"runs:/{trial.run_id}/logs/{name}", Path(temporary))
+            except LedgerError:
+                told = f"{trial.name!r} has kept nothing that a worker {options.worker} printed"
+                raise LedgerError(told) from None
             text = kept.read_text(errors="replace")
     shown = 0
     while True:

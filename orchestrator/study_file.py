@@ -210,7 +210,7 @@ def _only(trials: tuple[Trial, ...], patterns: Sequence[str]) -> tuple[Trial, ..
         if any(fnmatch.fnmatchcase(trial.name, pattern) for pattern in patterns)
     )
     if not kept:
-        names = ", ".join(trial.name for trial in trials)
+        names = "; ".join(trial.name for trial in trials)
         message = f"matches no trial; there are: {names}"
         raise StudyError([Problem(Place(f"--only {' '.join(patterns)}"), message)])
     return kept

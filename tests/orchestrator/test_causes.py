@@ -24,6 +24,14 @@ from pipelines.training import NonFiniteLossError
 
 LOST_NODE = ActorDiedError.__new__(ActorDiedError)
 RayActorError.__init__(LOST_NODE, "1", "The actor died because its node has died.")
+KILLED = ActorDiedError.__new__(ActorDiedError)
+RayActorError.__init__(
+    KILLED,
+    "1",
+    "The actor is dead because its worker process has died. Some common causes include: (1) the "
+    "process was killed by the OOM killer. If so (verifiable by checking for OOM in dmesg of the "
+    "OOMing node), consider --enable-resource-isolation to prevent node deaths.",
+)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +51,7 @@ RayActorError.__init__(LOST_NODE, "1", "The actor died because its node has died
         (ValueError("a bug"), "error"),
         (NodeDiedError("gone"), "lost node"),
         (LOST_NODE, "lost node"),
+        (KILLED, "lost worker"),
         (RayActorError("1", "gone", preempted=True), "preemption"),
         (PreemptionError(PreemptionInfo(None, {"node": [0]})), "preemption"),
         (WorkerCrashedError(), "lost worker"),
