@@ -132,7 +132,8 @@ class StudyProgress:
         if self._live is None:
             elapsed = time.time() - self._started
             done = sum(trial.state == "finished" for trial in self.trials.values())
-            self.say(f"[{_clock(elapsed)}] ({done}/{len(self.trials)} done) {name}: {message}")
+            told = " ".join(message.split())  # some libraries' errors have several lines
+            self.say(f"[{_clock(elapsed)}] ({done}/{len(self.trials)} done) {name}: {told}")
 
     def _view(self) -> Table:
         """The trials that fit on the screen, then one line on the whole study."""
