@@ -48,7 +48,7 @@ def show_outcome(
     left = [name for name in decisions if name not in finished and name not in failures]
     if left:
         console.print(
-            f"[yellow]not finished[/]  {', '.join(left)} (run the same command to go on)",
+            f"[yellow]not finished[/]  {'; '.join(left)} (run the same command to go on)",
             highlight=False,
             soft_wrap=True,
         )

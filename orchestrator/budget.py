@@ -65,8 +65,8 @@ class Budget:
             )
         if limits.failures is not None and self._failed >= limits.failures:
             return (
-                f"limits.failures: {self._failed} trials have failed; mend the cause, then run the "
-                "command again to go on with the others"
+                f"limits.failures: {self._failed} trial{' has' if self._failed == 1 else 's have'} "
+                "failed; mend the cause, then run the command again to go on with the others"
             )
         return None
 

@@ -83,7 +83,14 @@ class StudyProgress:
 
     def __enter__(self) -> "StudyProgress":
         if self.console.is_terminal:
-            self._live = Live(console=self.console, get_renderable=self._view, refresh_per_second=2)
+            # What others print is the log's: on the screen it would lie over the table.
+            self._live = Live(
+                console=self.console,
+                get_renderable=self._view,
+                refresh_per_second=2,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
             self._live.start()
         return self
 

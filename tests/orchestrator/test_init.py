@@ -66,7 +66,7 @@ def test_identity_is_by_content(finished_run: FinishedRun, tmp_path: Path) -> No
 
 def test_bad_names_get_a_sentence(finished_run: FinishedRun, tmp_path: Path) -> None:
     for name, error, said in (
-        ("runs:/abc", WeightsError, r"training\.init: .*write runs:/ID/best"),
+        ("runs:/abc", WeightsError, r"training\.init: .*runs:/ID/best"),
         (f"runs:/{'0' * 32}/best", LedgerError, "not in MLflow"),
         (str(tmp_path / "nothing"), WeightsError, "no such file or directory"),
     ):

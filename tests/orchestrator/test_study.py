@@ -99,7 +99,7 @@ def test_overrides_win_over_variants_and_grid(tmp_path: Path) -> None:
 def test_only_keeps_matching_trials(tmp_path: Path) -> None:
     assert [t.name for t in load(tmp_path, MINIMAL, only=["f*"]).trials] == ["full"]
     (problem,) = problems(tmp_path, MINIMAL, only=["x*"])
-    assert problem == "--only x*: matches no trial; there are: strong, full"
+    assert problem == "--only x*: matches no trial; there are: strong; full"
 
 
 @pytest.mark.parametrize(

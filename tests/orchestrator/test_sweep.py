@@ -313,7 +313,7 @@ def test_one_failing_trial_leaves_the_others_alone(study: Path) -> None:
             "",
             "",
             ["--only", "nothing"],
-            "--only nothing: matches no trial; there are: strong, full, twin",
+            "--only nothing: matches no trial; there are: strong; full; twin",
         ),
     ],
 )
