@@ -68,7 +68,7 @@ def train_epoch(training: Training, epoch: int) -> None:
     for part in augment_ahead(
         training.batches.epoch(epoch), training.augmentation, numerics.device
     ):
-        training._step([part], 1e-6)
+        training._step([part], 1e-6, False)
 
 
 def compare(dataset: PreparedDataset, options: argparse.Namespace, directory: Path) -> None:
@@ -104,12 +104,12 @@ def compare(dataset: PreparedDataset, options: argparse.Namespace, directory: Pa
     plain = statistics.median(subjects["no checkpoints"].epochs)
     rate = images / plain
     for name, subject in subjects.items():
-        epoch, held = (statistics.median(values) for values in (subject.epochs, subject.held))
+        seconds, held = (statistics.median(values) for values in (subject.epochs, subject.held))
         shares = "".join(
             f"{f'{held / (count / rate):.2%} of {data}':>22}"
             for data, count in (("CamVid", 367), ("Cityscapes", 2975))
         )
-        print(f"  {name:18} epoch {epoch:7.2f} s   training held {1e3 * held:7.1f} ms{shares}")
+        print(f"  {name:18} epoch {seconds:7.2f} s   training held {1e3 * held:7.1f} ms{shares}")
 
 
 def main() -> None:

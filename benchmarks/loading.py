@@ -240,7 +240,7 @@ def on_the_gpu(batch: SourceBatch) -> None:
     compiled = Augmentation(DATA.augmentation, CROP, compile=True)
     images, labels = plain(moved)
     model = FENet(FENetConfig(backbone="resnet18", supervision=(3, 4)), 19).to(device)
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     criterion = SegmentationLoss(LossConfig())
     targets = labels.clamp(max=18)

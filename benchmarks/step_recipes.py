@@ -14,7 +14,7 @@ from benchmarks.roofline import Need, need_of
 from models import SegmentationLoss, set_sample_keys, split_output
 from pipelines.augmentation import Augmentation
 from pipelines.cache import NodeCache
-from pipelines.dataset import PreparedDataset, open_dataset
+from pipelines.dataset import PreparedDataset, Samples, open_dataset
 from pipelines.device import TrainingBatch, augment_ahead
 from pipelines.experiment import Experiment
 from pipelines.loading import TrainingBatches
@@ -66,7 +66,7 @@ class Subject:
         self._prepared: Iterator[TrainingBatch] = iter(())
 
     def _batches(self, dataset: PreparedDataset) -> TrainingBatches:
-        split = dataset.split("train")
+        split: Samples = dataset.split("train")
         if self.recipe.cached:
             split = NodeCache(self.directory / "cache").decoded(dataset, "train")
         batch, pin = self.experiment.training.batch, self.device.type == "cuda"

@@ -70,17 +70,21 @@ def loop_steps(training: Training, count: int) -> list[float]:
     taken = []
     for _ in range(count + 1):
         started = time.perf_counter()
-        training._step([next(parts)], RATE)  # ends with the losses on the host
+        training._step([next(parts)], RATE, False)  # ends with the losses on the host
         taken.append(1e3 * (time.perf_counter() - started))
     return taken[1:]
 
 
 def compare(
-    experiment: Experiment, directory: Path, device: torch.device, options: argparse.Namespace
+    backbone: str,
+    experiment: Experiment,
+    directory: Path,
+    device: torch.device,
+    options: argparse.Namespace,
 ) -> None:
     """Measure all recipes in turns, `rounds` times, and print the tables."""
     batch, crop = experiment.training.batch, experiment.data.crop[0]
-    print(f"\n{experiment.model.backbone}, crops of {crop} x {crop}, batch {batch}")
+    print(f"\n{backbone}, crops of {crop} x {crop}, batch {batch}")
     ceilings = {kind: measure_ceiling(device, kind) for kind in (torch.float32, torch.bfloat16)}
     for kind, ceiling in ceilings.items():
         print(
@@ -185,7 +189,7 @@ def main() -> None:
                 model=FENetConfig(backbone=backbone, supervision=(3, 4)),
                 training=TrainingConfig(batch=batch, learning_rate=RATE),
             )
-            compare(experiment, directory, device, options)
+            compare(backbone, experiment, directory, device, options)
 
 
 def processor() -> str:
