@@ -24,10 +24,6 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 )
 from ray.util import placement_group, remove_placement_group
 
-from orchestrator import fleet
-from orchestrator.capacity import plan_gang
-from orchestrator.resources import Resources
-
 PROJECT = Path(__file__).parents[2]
 WORKER = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:L40S": 0.001}
 STUDY = """\
@@ -127,10 +123,9 @@ def test_gangs_start_what_they_need_and_it_ends_when_they_are_done(
 
     gangs = [placement_group([WORKER] * 4, strategy="PACK") for _ in range(2)]
     _wait_until(lambda: all(gang.wait(1) for gang in gangs), 120)
-    # The machines that are there are asked what they compute on, and no other is started for that.
-    gang = plan_gang(Resources(workers=4, cpus_per_worker=8), fleet.connected_nodes())
-    assert fleet.device_name(Resources(workers=4, cpus_per_worker=8), gang) == ""
-    assert _machines() == 2
+    planned = _plan(head, study, tmp_path)
+    assert "none" in next(line for line in planned.splitlines() if "machines" in line)
+    assert _machines() == 2  # no more, and none for the question
     for gang in gangs:
         remove_placement_group(gang)
     _wait_until(lambda: _machines() == 0, 120)
