@@ -90,7 +90,8 @@ def test_trials_of_a_job_whose_time_is_up_write_checkpoints(
         process.kill()
         process.wait()
     assert "stopping" in told()
-    assert "checkpoint within epoch" in said()
+    assert "strong: stopped: held at a checkpoint" in told()
+    assert "epoch 40 of 40" not in said()
 
 
 def _program(path: Path, lines: str) -> None:
