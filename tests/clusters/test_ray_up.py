@@ -133,6 +133,7 @@ def test_a_study_sent_to_the_dashboard_trains_on_both_hosts(cluster: Cluster) ->
     finally:
         os.killpg(tunnel.pid, signal.SIGTERM)  # its ssh would go on by itself
         tunnel.wait()
+    _wait_until(lambda: not _answers(port), 60)  # Ray's ssh keeps connections for a while
     # Each worker decoded the data into the cache of the host it ran on.
     for host in cluster.hosts.each:
         assert list((host.home / ".cache" / "segmentation-orchestrator").iterdir()), host.name

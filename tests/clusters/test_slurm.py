@@ -64,7 +64,9 @@ def test_trials_of_a_job_whose_time_is_up_write_checkpoints(
         "SLURM_CPUS_PER_TASK": "1",
     }
     job = f"ip link set lo up; exec bash {PROJECT}/clusters/slurm.sbatch {study} --no-canary"
-    host = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    # A shell cannot trap what was ignored when it began, as in a background job.
+    host = ["env", "--default-signal=INT", "unshare", "--net", "--mount", "--pid", "--fork"]
+    host += ["--mount-proc", "--kill-child"]
     with (tmp_path / "job.log").open("w") as log:
         process = subprocess.Popen(
             [*host, "bash", "-c", job], env=environment, cwd=tmp_path, stdout=log, stderr=log
