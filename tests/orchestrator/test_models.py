@@ -57,9 +57,7 @@ def images(finished_run: FinishedRun) -> np.ndarray:
 
 
 def files_of(run: FinishedRun, folder: Path) -> Path:
-    model = f"runs:/{run.run_id}/model"
-    found = mlflow.artifacts.download_artifacts(model, dst_path=folder, tracking_uri=run.uri)
-    return Path(found)
+    return Ledger(run.uri, None).download(f"runs:/{run.run_id}/model", folder)
 
 
 def run_elsewhere(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -40,7 +40,7 @@ resources: {workers: 2, cpus_per_worker: 0.5, node_cache: CACHE}
 """
 
 # Epochs of a study that is to be interrupted: more than it trains while a stop is on its way.
-LONG = 150
+LONG = 100
 
 
 @pytest.fixture
@@ -308,7 +308,13 @@ def test_one_failing_trial_leaves_the_others_alone(study: Path) -> None:
         ),
         ("", "", ["--set", "data.dataset=/nowhere"], "/nowhere: does not exist"),
         ("", "", ["--set", "data.train_split=training"], "no samples in split 'training'; it has"),
-        ("workers: 2", "workers: 999", [], "resources.workers is 999 with 0.5 CPU each, but the"),
+        (
+            "workers: 2",
+            "workers: 999",
+            [],
+            "`resources.workers` asks for 999 workers, but strong has",
+        ),
+        ("0.5, node", "99, node", [], "resources.workers is 2 with 99 CPU each, but the"),
         (
             "",
             "",

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from pipelines.serving import SegmentationModel
@@ -18,6 +20,16 @@ data: {crop: [32, 48]}
 model: {backbone: dfnet1, channels: 8}
 training: {epochs: 3, batch: 6, learning_rate: 1e-2, precision: fp32}
 """
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In this process and in those it starts: more threads add up in another order."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
