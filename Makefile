@@ -32,7 +32,7 @@ types: install-test
 	$(VENV)/bin/mypy
 
 test: lint types
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV)
