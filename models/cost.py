@@ -1,9 +1,13 @@
 """Parameters and multiply-adds, counted rather than estimated."""
 
 import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.fenet import FENet, FENetConfig
@@ -44,7 +48,7 @@ def multiply_adds_by_part(
     """`count_multiply_adds` by part (see `parts`); "rest" is what belongs to none."""
     model = on_meta(network, classes)
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), _ShapesAlone(), counter:
         model(torch.empty(1, 3, height, width, device="meta"))
     root = type(model).__name__
     counts = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
@@ -68,8 +72,39 @@ def parts(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def on_meta(network: FENetConfig | nn.Module, classes: int) -> nn.Module:
-    """The network without values, in evaluation."""
+    """The network without values, in evaluation; the very module where it is that already."""
     if isinstance(network, FENetConfig):
-        with torch.device("meta"):
+        with _ShapesAlone(), torch.device("meta"):
             return FENet(network, classes).eval()
+    without_values = all(value.is_meta for value in network.state_dict().values())
+    if without_values and not any(module.training for module in network.modules()):
+        return network
     return copy.deepcopy(network).to("meta").eval()
+
+
+_FILLS = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """On the meta device, filling a tensor does nothing, and batch norm and resizing, which count
+    no multiply-adds, give a tensor of the right shape. torch decomposes them there, in Python, and
+    that takes most of a count's time."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        arguments: tuple[Any, ...] = (),
+        named: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = named or {}
+        tensor = arguments[0] if arguments else named.get("tensor")
+        if isinstance(tensor, Tensor) and tensor.is_meta:
+            if function in _FILLS or getattr(function, "__module__", None) == nn.init.__name__:
+                return tensor
+            if function is F.batch_norm:
+                return torch.empty_like(tensor)
+            size = named.get("size")
+            if function is F.interpolate and isinstance(size, Sequence) and len(size) == 2:
+                return tensor.new_empty(*tensor.shape[:2], *size)
+        return function(*arguments, **named)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from orchestrator.causes import Cause
+from orchestrator.failures import Cause
 from orchestrator.resources import Resources
 from pipelines.experiment import Experiment
 

@@ -1,16 +1,20 @@
 """What a cluster can hold of a study's trials: the gang of one, how many at once, or why none."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.growth import MachineType, amounts
+import torch
+
+from orchestrator.machines import MachineType, amounts
 from orchestrator.policy import GangShape, Node, place
 from orchestrator.resources import ACCELERATOR, Resources
 
 # Offered by a cluster's head alone, so that no trial's driver dies with a worker node.
 DRIVER_RESOURCE = "trial_driver"
 _DRIVER_CPUS = 0.01  # where the head does not offer it
+_MANY = 1_000_000.0
 
 
 class CapacityError(ValueError):
@@ -30,6 +34,12 @@ class Gang:
     at_once: int | None
     shape: GangShape
     kinds: tuple[str, ...] = ()
+
+
+def this_machine() -> list[Node]:
+    """What a cluster of this machine alone will offer, without starting it."""
+    cpus = float(len(os.sched_getaffinity(0)))
+    return [{"CPU": cpus, "GPU": float(torch.cuda.device_count()), DRIVER_RESOURCE: _MANY}]
 
 
 def driver_resources(offered: Mapping[str, float]) -> dict[str, float]:

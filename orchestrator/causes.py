@@ -1,8 +1,6 @@
-"""Why a trial failed: from what its workers raised to a cause, what follows from it, and advice."""
+"""Why a trial failed: from what its workers raised to a cause."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from ray.exceptions import (
@@ -16,22 +14,11 @@ from ray.train.v2._internal.exceptions import RayTrainError, WorkerHealthCheckFa
 from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 from torch.distributed import DistError
 
+from orchestrator.failures import Cause, Failure
 from pipelines.checkpoint import CheckpointError
 from pipelines.dataset import DatasetError
 from pipelines.network import NetworkError
 from pipelines.training import NonFiniteLossError
-
-Cause = Literal[
-    "out of memory",
-    "non-finite loss",
-    "data",
-    "network",
-    "checkpoint",
-    "error",
-    "preemption",
-    "lost node",
-    "lost worker",
-]
 
 # The first explains the others: a worker that ran out of memory takes its group along.
 _PRECEDENCE: tuple[Cause, ...] = (
@@ -46,26 +33,6 @@ _PRECEDENCE: tuple[Cause, ...] = (
     "lost worker",
 )
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One attempt's end. message: for a person, without a traceback; stage: what was being done,
-    where a rehearsal noted it."""
-
-    cause: Cause
-    message: str
-    stage: str = ""
-
-    @property
-    def uncounted(self) -> bool:
-        """Whether the trial resumes however often it happens: the machine went, not the trial."""
-        return self.cause in ("preemption", "lost node")
-
-    @property
-    def retried(self) -> bool:
-        """Whether another attempt may end better: an error of the training would come again."""
-        return self.uncounted or self.cause == "lost worker"
 
 
 def diagnose(error: BaseException) -> Failure:
@@ -105,24 +72,6 @@ def classify(error: BaseException) -> Cause:
     if isinstance(error, CheckpointError):
         return "checkpoint"
     return "error"
-
-
-class Attempts:
-    """Decides after each failure of a trial whether it is tried again. allowed: how many counted
-    failures are forgiven."""
-
-    def __init__(self, allowed: int) -> None:
-        self._allowed = allowed
-        self.counted = 0
-
-    def again(self, failure: Failure) -> bool:
-        """Whether to resume from the last checkpoint."""
-        if not failure.retried:
-            return False
-        if failure.uncounted:
-            return True
-        self.counted += 1
-        return self.counted <= self._allowed
 
 
 def _raised(error: BaseException) -> Iterable[BaseException]:

@@ -1,4 +1,4 @@
-"""The cluster: connecting or starting one here, what it can hold, and running trials on it."""
+"""Ray: joining a cluster or starting one here, what it offers, and running trials on it."""
 
 import atexit
 import logging
@@ -13,24 +13,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
-import torch
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
 
 from orchestrator import growth
+from orchestrator.address import UnreachableError
 from orchestrator.admission import Admission
-from orchestrator.capacity import DRIVER_RESOURCE, Gang, driver_resources
+from orchestrator.capacity import DRIVER_RESOURCE, Gang, driver_resources, this_machine
 from orchestrator.elasticity import free_nodes
 from orchestrator.hardware import worker_device
 from orchestrator.limits import EarlyStopping
+from orchestrator.machines import MachineType
 from orchestrator.policy import GangShape, Node, Waiting, place
-from orchestrator.reachability import UnreachableError, check_address
+from orchestrator.reachability import check_address
 from orchestrator.resources import Resources
 from orchestrator.trial import Job, TrialError, run_trial
 
-_MANY = 1_000_000.0
 _FAILURE = "failure"
 _OUTCOME = "outcome"
 _ANSWER_SECONDS = 30.0
@@ -95,14 +95,15 @@ def connect(address: str | None, runtime_environment: Mapping[str, object]) -> s
     if address is None:
         for key, value in _LOCAL_SETTINGS.items():
             os.environ.setdefault(key, value)
-        if not this_machine()[0]["GPU"]:  # a process that may hold a GPU is never forked
+        [here] = this_machine()
+        if not here["GPU"]:  # a process that may hold a GPU is never forked
             options["runtime_env"] = {**runtime_environment, "py_executable": _warm_python()}
         # The dashboard stays on: without it a stopped trial's gang is never freed.
-        cpus = int(this_machine()[0]["CPU"])
+        cpus = int(here["CPU"])
         context = ray.init(
             "local",  # or a cluster that somebody has started here would be joined
             num_cpus=cpus,
-            resources={DRIVER_RESOURCE: _MANY},
+            resources={DRIVER_RESOURCE: here[DRIVER_RESOURCE]},
             include_dashboard=True,
             **options,
         )
@@ -129,12 +130,6 @@ def _warm_python() -> str:
     return shlex.join([*command, str(directory)])
 
 
-def this_machine() -> list[Node]:
-    """What a cluster of this machine alone will offer, without starting it."""
-    cpus = float(len(os.sched_getaffinity(0)))
-    return [{"CPU": cpus, "GPU": float(torch.cuda.device_count()), DRIVER_RESOURCE: _MANY}]
-
-
 def nodes_at_most(resources: Resources) -> list[Node]:
     """What each node would offer, were the connected cluster as large as it may become for such
     workers."""
@@ -142,7 +137,7 @@ def nodes_at_most(resources: Resources) -> list[Node]:
     return growth.nodes_at_most(connected_nodes(), config, _needed(resources))
 
 
-def machine_types(resources: Resources) -> list[growth.MachineType]:
+def machine_types(resources: Resources) -> list[MachineType]:
     """The kinds of machines that the connected cluster may start, best first for such workers; none
     where it stays as it is."""
     return growth.machine_types(growth.read_bootstrap_config(), _needed(resources))
@@ -169,10 +164,8 @@ def connected_nodes() -> list[Node]:
 
 def device_name(resources: Resources, gang: Gang) -> str:
     """What a worker computes on, as `orchestrator.hardware` names it: asked of a node of the
-    connected cluster that has room for one, or of this machine. Empty where no node answers."""
+    connected cluster that has room for one. Empty where no node answers."""
     share = resources.share(gang.device)
-    if not ray.is_initialized():
-        return worker_device(gang.device, share)
     if place(GangShape.of(1, gang.per_worker), free_nodes()) is None:
         return ""  # no machine is started for a question
     cpus, gpus = gang.per_worker.get("CPU", 0.0), gang.per_worker.get("GPU", 0.0)

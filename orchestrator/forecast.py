@@ -10,7 +10,7 @@ from orchestrator.estimate import Calibration, Estimate, Measurement, Workload
 from orchestrator.policy import GangShape, Node, Waiting, simulate
 from orchestrator.resources import Resources
 from orchestrator.study import Study
-from pipelines.evaluation import EvaluationConfig
+from pipelines.evaluation_config import EvaluationConfig
 from pipelines.inference import InferenceConfig
 
 _BYTES = 4  # of a float32 value

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +13,10 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 
+from orchestrator.machines import MachineType
 from orchestrator.policy import GangShape, Node, place
-from orchestrator.resources import ACCELERATOR
 
 BOOTSTRAP_CONFIG = Path("~/ray_bootstrap_config.yaml")
-
-
-@dataclass(frozen=True)
-class MachineType:
-    """A kind of machine that a cluster may start: what each offers, how many there may be, and the
-    autoscaler's preference, higher ones first."""
-
-    name: str
-    offers: Mapping[str, float]
-    at_most: int
-    priority: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.name} ({amounts(self.offers)}; {self.at_most} at most)"
-
-
-def amounts(offers: Mapping[str, float]) -> str:
-    """What a machine offers, in words: `48 CPU, 4 GPU, L40S`."""
-    return ", ".join(
-        name.removeprefix(ACCELERATOR) if name.startswith(ACCELERATOR) else f"{amount:g} {name}"
-        for name, amount in offers.items()
-    )
 
 
 def read_bootstrap_config(path: Path = BOOTSTRAP_CONFIG) -> dict[str, Any] | None:

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from models import PretrainedError
+from orchestrator.address import UnreachableError
 from orchestrator.chatter import FILE_WIDTH
 from orchestrator.ledger import LedgerError
-from orchestrator.reachability import UnreachableError
 from orchestrator.source import StudyError
 from orchestrator.trained_model import ModelError, TrainedModel
 from pipelines.checkpoint import CheckpointError

@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from rich.console import Console
 
@@ -20,7 +20,7 @@ from orchestrator.scoring import predict_files
 from orchestrator.study import Plan, Submission
 from orchestrator.trained_model import load_model
 from pipelines.inference import InferenceConfig
-from pipelines.submission import SUBMISSIONS, pack
+from pipelines.submission import pack
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,6 @@ class MissingPackage:
 
     cell: Cell
     run_id: str
-
-
-def check_submission(plan: Plan, cells: Sequence[Cell]) -> None:
-    """Raises DatasetError where a data set lacks the split, SubmissionError where its pictures or
-    classes are not the benchmark's; before anything is trained."""
-    wanted = plan.study.submission
-    if wanted is None:
-        return
-    benchmark = SUBMISSIONS[wanted.benchmark]
-    for location in dict.fromkeys(cell.location for cell in cells):
-        dataset = next(cell.dataset for cell in cells if cell.location == location)
-        benchmark.check_classes([entry.name for entry in dataset.manifest.classes])
-        benchmark.check_names([PurePath(n) for n in dataset.split(wanted.split).identifiers])
 
 
 def missing_packages(

@@ -45,7 +45,8 @@ def show_plan(
     console.print(
         f"[bold]{plan.study.study}[/]: {len(forecast.trials)} trials: {told}", highlight=False
     )
-    console.print(_trials(forecast.trials, standings, gang, console.width))
+    table = _trials(forecast.trials, standings, gang, console.width)
+    console.print(table, markup=False, highlight=False, emoji=False)  # names are as they are
     console.print(_totals(plan, forecast, gang, machines))
     console.print(_basis(calibration, device), style="dim", highlight=False, markup=False)
 

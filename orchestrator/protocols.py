@@ -16,7 +16,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.scoring import count
 from orchestrator.study import Plan
 from orchestrator.trained_model import load_model
-from pipelines.evaluation import EvaluationConfig
+from pipelines.evaluation_config import EvaluationConfig
 
 # By the name of an evaluation, what the ledger's tags say of it.
 Evaluations = Mapping[str, Mapping[str, str]]

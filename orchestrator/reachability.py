@@ -6,11 +6,9 @@ from urllib.parse import urlsplit
 
 import grpc  # type: ignore[import-untyped]
 
+from orchestrator.address import UnreachableError
+
 SECONDS = 5.0
-
-
-class UnreachableError(ConnectionError):
-    """No Ray cluster answers; the message says what was tried and what would work."""
 
 
 def check_address(address: str, seconds: float = SECONDS) -> None:

@@ -8,13 +8,14 @@ import resource
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from orchestrator.canary import STEPS, Rehearsed
 from pipelines.cache import NodeCache
 from pipelines.dataset import PreparedDataset, Samples
 from pipelines.evaluation import EvaluationConfig, evaluate
@@ -23,23 +24,8 @@ from pipelines.inference import InferenceConfig
 from pipelines.loading import EvaluationBatches
 from pipelines.training import Report, Training
 
-STEPS = 6
 _WARM_UP = 2  # steps that are not timed: buffers are made, algorithms chosen
 _NEVER = 10**9
-
-
-@dataclass(frozen=True)
-class Rehearsed:
-    """What a rehearsal took. step: seconds of an optimizer step; validation: seconds for a
-    megapixel of pictures over all workers, None without a validation split; preparing: seconds
-    before the first step; whole: seconds from first to last; memory_gib: peak on the device (of
-    the process on a CPU)."""
-
-    step: float
-    validation: float | None
-    preparing: float
-    whole: float
-    memory_gib: float
 
 
 def rehearse(

@@ -24,6 +24,7 @@ from rich.console import Console
 import models
 import orchestrator
 import pipelines
+from orchestrator.address import RemoteError
 
 _STUDY = "study"
 _STUDY_FILE = "study.yaml"
@@ -31,27 +32,6 @@ _SOURCES = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 # A stopped job's trials write their checkpoints first; Ray would kill it after 3 seconds.
 _STOP_SECONDS = "300"
 _STILL_AT_WORK = (JobStatus.PENDING, JobStatus.RUNNING)
-
-
-class RemoteError(RuntimeError):
-    """A study cannot be sent to the cluster; the message says why and what would work."""
-
-
-def is_remote(address: str | None) -> bool:
-    """Whether an address is a cluster's dashboard, to which a study is sent as a job.
-
-    Raises RemoteError for Ray Client's addresses.
-    """
-    if address is None:
-        return False
-    if address.startswith("ray://"):
-        raise RemoteError(
-            f"--address {address}: Ray Client keeps the study's own process here, so that it ends "
-            "with this terminal or a lost connection; use the dashboard's address "
-            "(http://localhost:8265, through `ray dashboard cluster.yaml`), or on the cluster "
-            "itself auto or host:port"
-        )
-    return address.startswith(("http://", "https://"))
 
 
 def run_remotely(

@@ -1,36 +1,20 @@
-"""Running a study: from what its file asks for and what the ledger holds to a true table."""
+"""Running a study: from what its file asks for and what the ledger holds to a plan, or to a true
+table."""
 
-import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
-from orchestrator import fleet
-from orchestrator.after_training import score_and_pack
-from orchestrator.announcement import announce, show_outcome
-from orchestrator.budget import Budget
-from orchestrator.capacity import Gang, plan_gang
-from orchestrator.cells import Cell, resolve_cells
-from orchestrator.dispatch import train
+from orchestrator.capacity import plan_gang
+from orchestrator.cells import resolve_cells
+from orchestrator.cluster import Cluster
 from orchestrator.extensions import modules_of, runtime_environment
 from orchestrator.initial_weights import local_weights
-from orchestrator.ledger import Ledger, Record, RunStatus, StudyRun, keep_links
+from orchestrator.ledger import Ledger
 from orchestrator.outlook import Outlook
-from orchestrator.packing import check_submission
-from orchestrator.plan import placement
-from orchestrator.profile import run_profile
-from orchestrator.reconciliation import Decision, Wishes, reconcile
-from orchestrator.report.refresher import Refresher
-from orchestrator.report.study_report import StudyReport
-from orchestrator.setting import STOPPING, Setting
+from orchestrator.reconciliation import Wishes, reconcile
+from orchestrator.setting import Setting
 from orchestrator.study import Plan
-from orchestrator.study_figures import draw_study_figures
-from orchestrator.trained_outcome import register_best_trial
-
-logger = logging.getLogger(__name__)
-
-_WAITING_SECONDS = 5.0
+from orchestrator.submission_check import check_submission
 
 
 def run_study(
@@ -44,27 +28,20 @@ def run_study(
     Raises DatasetError, capacity.CapacityError or ledger.LedgerError before anything is trained.
     """
     if plan.study.kind == "profile":
+        from orchestrator.profile import run_profile  # with the report and its charts
+
         return run_profile(plan, setting)
     wishes = replace(wishes or Wishes(), searching=plan.study.kind == "search")
-    cluster = _Cluster(
-        setting.address,
-        runtime_environment(
-            {
-                module.__name__: module
-                for trial in plan.trials
-                for module in modules_of(trial.experiment, plan.study.imports)
-            }
-        ),
-    )
+    modules = {
+        module.__name__: module
+        for trial in plan.trials
+        for module in modules_of(trial.experiment, plan.study.imports)
+    }
+    cluster = Cluster(setting.address, runtime_environment(modules))
     try:
-        if setting.address is None:
-            nodes = fleet.this_machine()  # started when there is something to train
-            gang = plan_gang(plan.study.resources, nodes)
-        else:
-            cluster.start()
-            nodes = fleet.nodes_at_most(plan.study.resources)
-            kinds = fleet.machine_types(plan.study.resources)
-            gang = plan_gang(plan.study.resources, nodes, kinds)
+        resources = plan.study.resources
+        nodes, kinds = cluster.offers(resources)
+        gang = plan_gang(resources, nodes, kinds)
         setting.console.print(
             "opening the data; the embedded set is made on first use", style="dim"
         )
@@ -77,220 +54,22 @@ def run_study(
         )
         check_submission(plan, cells)
         ledger = Ledger(setting.tracking_uri, setting.artifacts)
-        outlook = Outlook(plan, cells, gang, nodes, ledger, setting)
+        device = cluster.device(resources, gang)
+        outlook = Outlook(plan, cells, gang, nodes, device, ledger, setting)
         if plan_only:
-            decisions = _reconciled(plan, cells, ledger, wishes)
+            records = ledger.records(cell.identity for cell in cells)
+            decisions = reconcile(cells, records, plan.study.study, wishes)
             if outlook.probe_would_help and any(d.will_train for d in decisions.values()):
+                from orchestrator.rehearsals import Rehearsals  # Ray takes seconds to import
+
                 cluster.start()
-                outlook.probe()
-            outlook.show(decisions)
+                Rehearsals(plan, gang, setting, outlook).probe()
+            outlook.show(decisions, partial(cluster.machines_asked_for, gang))
             return True
+        from orchestrator.course import Course  # Ray takes seconds to import
+        from orchestrator.report.study_report import StudyReport
+
         report = StudyReport.of_cells(plan, ledger, cells)
-        return _Course(plan, setting, wishes, gang, cells, ledger, cluster, outlook, report).run()
+        return Course(plan, setting, wishes, gang, cells, ledger, cluster, outlook, report).run()
     finally:
-        fleet.disconnect()
-
-
-@dataclass
-class _Cluster:
-    """The cluster of this run, once it is started. logs: where Ray keeps its own."""
-
-    address: str | None
-    environment: Mapping[str, object]
-    logs: str | None = None
-
-    def start(self) -> None:
-        """Connect, or start one on this machine, unless that is done."""
-        if self.logs is None:
-            self.logs = fleet.connect(self.address, self.environment)
-
-
-@dataclass
-class _Course:
-    """One run of a study's command, step by step.
-
-    finished: by trial name, the runs that stand in the table. failures: by trial name, the causes.
-    """
-
-    plan: Plan
-    setting: Setting
-    wishes: Wishes
-    gang: Gang
-    cells: list[Cell]
-    ledger: Ledger
-    cluster: _Cluster
-    outlook: Outlook
-    report: StudyReport
-    budget: Budget | None = None
-    finished: dict[str, Record] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-
-    def run(self) -> bool:
-        study_run = StudyRun.open(self.ledger, self.plan, self._stop_from_elsewhere)
-        study_run.note_command(self.setting.command)
-        refresher = Refresher(partial(self._refresh, study_run))
-        status: RunStatus = "FAILED"
-        try:
-            decisions = self._reconcile()
-            announce(self.plan, self.cells, decisions, self.setting.console)
-            for line in self.report.read().on_seeds:
-                self.setting.console.print(line, style="yellow", markup=False, highlight=False)
-            self._refresh(study_run)
-            tried: set[str] = set()
-            while not self.setting.stop.requested:
-                todo = [
-                    cell
-                    for cell in self.cells
-                    if decisions[cell.trial.name].action in ("train", "resume")
-                    and cell.identity not in tried
-                ]
-                if todo:
-                    tried |= {cell.identity for cell in todo}
-                    self._train(study_run, todo, decisions, refresher.request)
-                elif any(decision.action == "wait" for decision in decisions.values()):
-                    self._wait(decisions)
-                else:
-                    break
-                decisions = self._reconcile()
-            left = score_and_pack(
-                self.plan,
-                self.cells,
-                {name: run for name, run in self.finished.items() if not run.stopped_early},
-                self.ledger,
-                self.setting,
-                self.cluster.start,
-            )
-            self.failures |= left
-            refresher.close()
-            self._conclude(study_run, decisions)
-            if len(self.finished) == len(self.cells) and not left:
-                status = "FINISHED"
-            elif self.setting.stop.requested or (self.budget and self.budget.hold_reason()):
-                status = "KILLED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            refresher.close()
-            study_run.close(status)
-        return status == "FINISHED"
-
-    def _stop_from_elsewhere(self) -> None:
-        """Another terminal asks to stop; said once."""
-        if not self.setting.stop.requested:
-            self.setting.stop.requested = True
-            self.setting.console.print("\nasked to stop from another terminal: " + STOPPING)
-
-    def _reconcile(self) -> dict[str, Decision]:
-        """What the ledger holds now; enters what is finished, and what failed and is left."""
-        decisions = _reconciled(self.plan, self.cells, self.ledger, self.wishes)
-        self.finished = {
-            name: decision.record
-            for name, decision in decisions.items()
-            if decision.finished and decision.record is not None
-        }
-        for name, decision in decisions.items():
-            if decision.standing == "failed" and decision.record is not None:
-                self.failures.setdefault(name, decision.record.reason)
-        return decisions
-
-    def _train(
-        self,
-        study_run: StudyRun,
-        todo: Sequence[Cell],
-        decisions: Mapping[str, Decision],
-        on_finished: Callable[[], None],
-    ) -> None:
-        """Train `todo`; cells that ask for the same, such as two names of one row, share it."""
-        self.cluster.start()
-        console = self.setting.console
-        console.print(
-            f"Ray's logs: {self.cluster.logs}\nother output: {self.setting.log}",
-            style="dim",
-            soft_wrap=True,
-            highlight=False,
-        )
-        console.print(placement(self.plan, self.gang) + "\n", highlight=False)
-        trained = {cell.identity: cell for cell in reversed(todo)}
-        unique = list(reversed(trained.values()))
-        if self.setting.canaries:
-            self.outlook.canaries(unique, decisions)
-        self.budget = self.budget or self._budget(decisions)
-        causes = train(
-            unique,
-            {name: entry.record for name, entry in decisions.items() if entry.record is not None},
-            self.plan,
-            self.gang,
-            study_run,
-            self.outlook.forecaster,
-            self.budget,
-            self.setting,
-            on_finished,
-        )
-        for cell in todo:
-            self.failures.pop(cell.trial.name, None)
-            name = trained[cell.identity].trial.name
-            if name in causes:
-                self.failures[cell.trial.name] = causes[name]
-
-    def _budget(self, decisions: Mapping[str, Decision]) -> Budget:
-        """The study's limits, less what its trials have used so far."""
-        records = {d.record.run_id: d.record for d in decisions.values() if d.record is not None}
-        hours = (
-            record.metrics.get("trial/gpu_hours", record.metrics.get("trial/worker_hours", 0.0))
-            for record in records.values()
-            if record.study == self.plan.study.study
-        )
-        devices = self.plan.study.resources.devices(self.gang.device)
-        return Budget(self.plan.study.limits, devices, sum(hours))
-
-    def _wait(self, decisions: Mapping[str, Decision]) -> None:
-        """Until one of the trials that another study's process trains changes its standing."""
-        waiting = {name for name, entry in decisions.items() if entry.action == "wait"}
-        for name in sorted(waiting):
-            record = decisions[name].record
-            where = "" if record is None else f" the study {record.study!r} as {record.name}"
-            self.setting.console.print(f"waiting for{where}, which trains {name}", markup=False)
-        stop = self.setting.stop
-        stop.graceful = True
-        while not stop.requested:
-            time.sleep(_WAITING_SECONDS)
-            now = _reconciled(self.plan, self.cells, self.ledger, self.wishes)
-            if any(now[name].action != "wait" for name in waiting):
-                break
-        stop.graceful = False
-
-    def _refresh(self, study_run: StudyRun) -> None:
-        """Keep the report, as it is by now, with the study's run and on its page. Whatever goes
-        wrong is left to the next time, because no training may fail for it."""
-        try:
-            report = self.report.read()
-            study_run.describe(report.markdown())
-            documents = self.report.documents(report)
-            study_run.log_documents({name: documents[name] for name in ("table.md", "table.csv")})
-            self.report.keep(documents)
-        except Exception:
-            logger.exception("the report could not be made")
-
-    def _conclude(self, study_run: StudyRun, decisions: Mapping[str, Decision]) -> None:
-        """Show the outcome, and leave the study's page in MLflow as it is in truth."""
-        console = self.setting.console
-        cells = {cell.trial.name: cell for cell in self.cells}
-        keep_links(study_run, cells, self.finished)
-        whole = {name: run for name, run in self.finished.items() if not run.stopped_early}
-        show_outcome(self.report.read(), self.finished, self.failures, decisions, console)
-        register_best_trial(self.plan, whole, self.ledger, console)
-        draw_study_figures(self.plan, self.cells, whole, study_run, self.setting)
-        self._refresh(study_run)
-        limit = self.budget and self.budget.left_out_reason()
-        if limit and len(self.finished) < len(self.cells):
-            console.print(f"[bold yellow]held[/]  {limit}", highlight=False, soft_wrap=True)
-        how = self.ledger.how_to_look(study_run.experiment_id)
-        console.print(f"\n{how}", highlight=False, soft_wrap=True)
-
-
-def _reconciled(
-    plan: Plan, cells: Sequence[Cell], ledger: Ledger, wishes: Wishes
-) -> dict[str, Decision]:
-    records = ledger.records(cell.identity for cell in cells)
-    return reconcile(cells, records, plan.study.study, wishes)
+        cluster.close()

@@ -4,6 +4,7 @@ Trains what is missing, resumes what was interrupted, leaves what is finished, a
 """
 
 import argparse
+import gc
 import json
 import os
 import signal
@@ -17,14 +18,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from models import PretrainedError
+from orchestrator.address import RemoteError, UnreachableError, is_remote
 from orchestrator.canary import CanaryError
 from orchestrator.capacity import CapacityError
 from orchestrator.chatter import quiet_output
 from orchestrator.extensions import modules_of
 from orchestrator.ledger import LedgerError
-from orchestrator.reachability import UnreachableError
 from orchestrator.reconciliation import Wishes
-from orchestrator.remote import RemoteError, is_remote, run_remotely
 from orchestrator.run import run_study
 from orchestrator.setting import STOPPING, Setting, StopFlag
 from orchestrator.source import StudyError
@@ -122,6 +122,8 @@ def _send(options: argparse.Namespace, console: Console) -> int:
         f"--{name}={value}" for name in ("set", "only") for value in getattr(options, name)
     ]
     passed_on += [f"--{name.replace('_', '-')}" for name, on in vars(options).items() if on is True]
+    from orchestrator.remote import run_remotely  # Ray takes seconds to import
+
     return run_remotely(
         plan.study.study,
         plan.resolved,
@@ -217,4 +219,7 @@ def _handler(stop: StopFlag, console: Console):  # type: ignore[no-untyped-def]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    gc.freeze()  # the modules stay; looking through them again and again takes a second of a plan
+    status = main()
+    gc.freeze()
+    sys.exit(status)

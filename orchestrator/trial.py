@@ -9,7 +9,8 @@ from typing import Any
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from orchestrator.causes import Attempts, diagnose
+from orchestrator.causes import diagnose
+from orchestrator.failures import Attempts
 from orchestrator.gang_nodes import GangNodes
 from orchestrator.rendezvous import RaysNetwork
 from orchestrator.stop_file import is_asked

@@ -1,11 +1,11 @@
 """Scoring a model on a whole split."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from pipelines.evaluation_config import EvaluationConfig
 from pipelines.inference import InferenceConfig, predict, predict_image, scaled_size
 from pipelines.loading import EvaluationBatches
 from pipelines.normalisation import normalise
@@ -23,33 +23,6 @@ __all__ = [
 
 # Logits, in values, that are computed at once where there is a choice: 1 GiB.
 _LOGITS = 2**28
-
-
-@dataclass(frozen=True)
-class EvaluationConfig(InferenceConfig):
-    """How a model is scored: by default at a single scale, on whole images.
-
-    batch: images of one size that a worker computes at once, fewer where their logits would take
-        more than a GiB; does not change the score.
-    every: epochs from one validation to the next; the last epoch is always validated.
-    boundary: tolerance in pixels of the boundary F-score; 0 leaves it out.
-    """
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    batch: int = 4
-    every: int = 1
-    boundary: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("batch", "every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, received {getattr(self, name)}")
-        if self.boundary < 0:
-            raise ValueError(
-                f"boundary must be a tolerance in pixels, or 0 for none; received {self.boundary}"
-            )
 
 
 def evaluate(

@@ -15,7 +15,7 @@ from models import FENetConfig
 from pipelines.configuration import ConfigurationError, configure
 from pipelines.core_yaml import CoreLoader
 from pipelines.data import DataConfig
-from pipelines.evaluation import EvaluationConfig
+from pipelines.evaluation_config import EvaluationConfig
 from pipelines.network import ModelConfig
 from pipelines.optimization import TrainingConfig
 

@@ -1,6 +1,7 @@
 """Which room may import what; the directions of the design, held."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -74,6 +75,13 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
     for name in modules:
         visit(name, ())
+
+
+def test_a_plan_waits_for_no_library_that_only_training_needs() -> None:
+    late = {"ray", "torchmetrics", "matplotlib"}
+    code = "import sys, orchestrator.sweep; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not late & set(told.stdout.split())
 
 
 def test_no_file_is_named_after_nothing() -> None:

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from models import FENet, FENetConfig, count_multiply_adds, count_parameters
 from models.cost import parts
@@ -58,6 +60,32 @@ def test_multiply_adds_of_a_network_of_ones_own() -> None:
             return self.classifier(self.conv(images).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     assert count_multiply_adds(Network(), 2, 6, 7) == 6 * 7 * (3 * 9 * 4 + 4 * 2)
+
+
+def test_a_count_does_not_depend_on_what_is_skipped_for_speed() -> None:
+    """Resizing in all its forms, norms and products, against torch's own counter on real values."""
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU())
+            self.classifier = nn.Conv2d(8, 2, 1)
+            nn.init.uniform_(self.classifier.weight, 0.5, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            features = self.conv(images)
+            for resized in ({"size": (9, 11)}, {"size": 8}, {"scale_factor": 1.5}):
+                features = F.interpolate(features, **resized)
+            pixels = features.flatten(2)
+            weighted = pixels @ (pixels.transpose(1, 2) @ pixels).softmax(-1)
+            return self.classifier(weighted.unflatten(2, features.shape[-2:]))
+
+    model = Network().eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.randn(1, 3, 30, 41))
+    before = model.classifier.weight.clone()
+    assert count_multiply_adds(model, 2, 30, 41) == counter.get_total_flops() // 2
+    assert torch.equal(model.classifier.weight, before)
 
 
 def test_auxiliary_heads_are_counted_only_on_request() -> None:

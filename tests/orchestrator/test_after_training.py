@@ -18,10 +18,11 @@ from orchestrator import scoring
 from orchestrator.cells import Cell, resolve_cells
 from orchestrator.evaluations import is_current, settings
 from orchestrator.ledger import Ledger, StudyRun, tracking_uri
-from orchestrator.packing import check_submission, missing_packages, pack_missing
+from orchestrator.packing import missing_packages, pack_missing
 from orchestrator.protocols import missing_scores, score
 from orchestrator.study import Plan
 from orchestrator.study_file import load_study
+from orchestrator.submission_check import check_submission
 from pipelines.dataset import DatasetError
 from pipelines.evaluation import EvaluationConfig, evaluate
 from pipelines.inference import InferenceConfig

@@ -17,7 +17,8 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
-from orchestrator.causes import Attempts, Cause, Failure, classify, diagnose
+from orchestrator.causes import classify, diagnose
+from orchestrator.failures import Attempts, Cause, Failure
 from pipelines.dataset import DatasetError
 from pipelines.network import NetworkError
 from pipelines.training import NonFiniteLossError
