@@ -14,10 +14,9 @@ def advise(
     of the device, `cpu` or `cuda`."""
     if cause == "out of memory":
         validating = stage == "validation" or stage.startswith("protocol")
-        options = (_validation_memory if validating else _training_memory)(
-            experiment, resources, kind
-        )
-        return "; or ".join(options)
+        if validating:
+            return "; or ".join(_validation_memory(experiment))
+        return "; or ".join(_training_memory(experiment, resources, kind))
     return _OTHERWISE[cause](experiment)
 
 
@@ -48,7 +47,7 @@ def _training_memory(experiment: Experiment, resources: Resources, kind: str) ->
     return options
 
 
-def _validation_memory(experiment: Experiment, resources: Resources, kind: str) -> list[str]:
+def _validation_memory(experiment: Experiment) -> list[str]:
     options = []
     if experiment.evaluation.batch > 1:
         options.append("evaluation.batch: 1, which leaves the score as it is")

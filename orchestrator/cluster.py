@@ -6,6 +6,7 @@ this machine is there at once.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from orchestrator.capacity import Gang, this_machine
 from orchestrator.hardware import worker_device
@@ -22,7 +23,7 @@ class Cluster:
     the start.
     """
 
-    def __init__(self, address: str | None, environment: Mapping[str, object]) -> None:
+    def __init__(self, address: str | None, environment: Mapping[str, Any]) -> None:
         self.logs = ""
         self._address = address
         self._environment = environment

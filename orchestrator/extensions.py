@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from orchestrator.source import Problem, Source, StudyError
 from orchestrator.validation import check_arguments
@@ -60,10 +61,10 @@ def source_files(module: ModuleType) -> list[Path]:
     return [Path(inspect.getfile(module))]
 
 
-def runtime_environment(modules: Mapping[str, ModuleType]) -> dict[str, object]:
+def runtime_environment(modules: Mapping[str, ModuleType]) -> dict[str, Any]:
     """Ray's description of what to send to the workers; empty where there is nothing to send.
 
-    modules: by name.
+    modules: packages or modules, by name.
     """
     paths = [
         str(next(iter(module.__path__)) if hasattr(module, "__path__") else inspect.getfile(module))

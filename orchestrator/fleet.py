@@ -18,7 +18,10 @@ from ray.exceptions import RayError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
 
-from orchestrator import growth
+import models
+import orchestrator
+import pipelines
+from orchestrator import extensions, growth
 from orchestrator.address import UnreachableError
 from orchestrator.admission import Admission
 from orchestrator.capacity import DRIVER_RESOURCE, Gang, driver_resources, this_machine
@@ -45,6 +48,7 @@ _SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every report of a search has an mIoU
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the command's to handle
 }
+_PROJECT = (models, orchestrator, pipelines)
 _LOCAL_SETTINGS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one machine has no spot notices
 }
@@ -80,11 +84,11 @@ class TrialEvents(Protocol):
         """Whether nobody wants the trial any more."""
 
 
-def connect(address: str | None, runtime_environment: Mapping[str, object]) -> str:
+def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
     """Join the Ray cluster at `address`, or start one on this machine. Returns where Ray logs.
 
-    runtime_environment: what every worker process gets besides the installed packages. Raises
-    UnreachableError where no cluster answers.
+    runtime_environment: what every worker process gets besides this project and the installed
+    packages. Raises UnreachableError where no cluster answers.
     """
     if address is not None:
         check_address(address)
@@ -108,8 +112,11 @@ def connect(address: str | None, runtime_environment: Mapping[str, object]) -> s
             **options,
         )
     else:
-        # The processes of a cluster that runs already do not inherit from this one.
-        options["runtime_env"]["env_vars"] = dict(_SETTINGS)
+        # The processes of a cluster that runs already do not inherit from this one, and its
+        # machines may have other sources of this project than those whose version is recorded.
+        own = extensions.runtime_environment({m.__name__: m for m in _PROJECT})
+        sources = [*own["py_modules"], *runtime_environment.get("py_modules", [])]
+        options["runtime_env"] |= {"env_vars": dict(_SETTINGS), "py_modules": sources}
         try:
             context = ray.init(address=address, **options)
         except ConnectionError as error:

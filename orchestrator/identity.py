@@ -12,7 +12,7 @@ from typing import Any
 import models
 import pipelines
 from orchestrator.extensions import source_files
-from pipelines.experiment import Experiment
+from pipelines.experiment import WITHOUT_EFFECT, Experiment
 
 
 def trial_identity(
@@ -24,16 +24,18 @@ def trial_identity(
     """64 hexadecimal digits that name what an experiment computes.
 
     Fields at their default do not count, so that a new field with a default leaves every identity
-    as it was. The data set counts by its content (`fingerprint`), not by where it lies, and so do
-    the weights that the backbone (`weights_digest`) or the whole network starts from
-    (`init_digest`). The precision must be resolved
-    (`bf16` or `fp32`) and always counts.
+    as it was; nor do those that change no result (`WITHOUT_EFFECT`). The data set counts by its
+    content (`fingerprint`), not by where it lies, and so do the weights that the backbone
+    (`weights_digest`) or the whole network starts from (`init_digest`). The precision must be
+    resolved (`bf16` or `fp32`) and always counts.
     """
     precision = experiment.training.precision
     if precision == "auto":
         raise ValueError("the precision must be resolved before a trial can be named")
     described = _without_defaults(asdict(experiment), asdict(Experiment()))
-    described.get("data", {}).pop("dataset", None)
+    for setting in ("data.dataset", *WITHOUT_EFFECT):
+        group, _, key = setting.partition(".")
+        described.get(group, {}).pop(key, None)
     described["data_fingerprint"] = fingerprint
     described["precision"] = precision
     described.get("training", {}).pop("precision", None)

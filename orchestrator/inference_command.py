@@ -147,6 +147,12 @@ def run_command(work: Callable[[Console], int]) -> int:
         for line in str(error).splitlines():
             say(console, f"  {line}")
         return EXIT_BAD_INPUT
+    except OSError as error:
+        if error.filename is None:
+            raise
+        console.print("[bold red]error[/]", highlight=False)
+        say(console, f"  {error.filename}: {error.strerror}")
+        return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         say(console, "interrupted")
         return EXIT_INTERRUPTED

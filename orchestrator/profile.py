@@ -24,6 +24,7 @@ def run_profile(plan: Plan, setting: Setting) -> bool:
     report = study_report.read()
     report.print(setting.console)
     study_run = StudyRun.open(ledger, plan)
+    study_run.note_command(setting.command)
     finished = False
     try:
         documents = study_report.documents(report)

@@ -42,11 +42,16 @@ def check_address(address: str, seconds: float = SECONDS) -> None:
 def _parse(address: str) -> tuple[str, int]:
     parts = urlsplit(address if "://" in address else f"//{address}")
     try:
-        if parts.scheme in ("", "ray") and parts.hostname and parts.port:
+        if parts.scheme == "" and parts.hostname and parts.port:
             return parts.hostname, parts.port
     except ValueError:
         pass  # the port is no number
+    if parts.scheme in ("http", "https", "ray"):
+        raise UnreachableError(
+            f"--address {address}: this command runs on a machine of the cluster itself; write "
+            "auto or HOST:PORT there, such as 10.0.0.5:6379, or leave --address (RAY_ADDRESS) out "
+            "to work on this machine alone"
+        )
     raise UnreachableError(
-        f"--address {address}: is no address; write HOST:PORT such as 10.0.0.5:6379, "
-        "ray://HOST:10001, or auto"
+        f"--address {address}: is no address; write HOST:PORT such as 10.0.0.5:6379, or auto"
     )

@@ -125,17 +125,23 @@ def _parcel(document: str, modules: Sequence[ModuleType]) -> Iterator[Path]:
 
 
 def _follow(client: JobSubmissionClient, job_id: str, console: Console) -> int:
-    """Print what the job prints until it ends; its exit status."""
+    """Print what the job prints until it ends; its exit status. Raises RemoteError."""
 
     async def show() -> None:
         async for text in client.tail_job_logs(job_id):
             console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
 
-    asyncio.run(show())
-    info = client.get_job_info(job_id)
-    while info.status in _STILL_AT_WORK:  # the log ends a moment before the job does
-        time.sleep(0.5)
+    try:
+        asyncio.run(show())
         info = client.get_job_info(job_id)
+        while info.status in _STILL_AT_WORK:  # the log ends a moment before the job does
+            time.sleep(0.5)
+            info = client.get_job_info(job_id)
+    except Exception as error:  # aiohttp's, requests' and Ray's own
+        raise RemoteError(
+            f"the connection to job {job_id} was lost ({error}); the study goes on there, and the "
+            "same command follows it again"
+        ) from None
     if info.driver_exit_code is not None:
         return int(info.driver_exit_code)
     if info.status != JobStatus.SUCCEEDED:

@@ -14,6 +14,10 @@ from pipelines.storage import locate, within
 _HERE = Path("~/.cache/segmentation-orchestrator-runs")
 
 
+class StorageError(OSError):
+    """The place that `--storage` names cannot be used; the message says why."""
+
+
 @dataclass(frozen=True)
 class Storage:
     """The place that `--storage` names.
@@ -34,6 +38,18 @@ class Storage:
             return Storage(directory, str(directory))
         name = re.sub(r"[^\w.-]+", "-", text.partition("?")[0])
         return Storage(_HERE.expanduser() / name.strip("-"), text)
+
+    def make(self) -> None:
+        """Make the directory of this machine. Raises StorageError where that cannot be written."""
+        try:
+            self.here.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.here):
+                pass
+        except OSError as error:
+            raise StorageError(
+                f"--storage {self.here}: cannot be written ({error.strerror}); name a directory of "
+                "your own"
+            ) from None
 
     def at(self, name: str) -> str:
         """The path or URI of `name` in the shared place."""

@@ -127,7 +127,7 @@ def _resume(options: argparse.Namespace, console: Console) -> int:
     there = Path(command.get("directory", "."))
     line = [
         f"--storage={Storage.of(options.storage).shared}",
-        *[f"--only={name}" for name in command.get("only", [])],
+        *[f"--{name}={text}" for name in ("only", "set") for text in command.get(name, [])],
     ]
     line += [f"--address={options.address}"] if options.address else []
     line += ["--retry-failed"] if options.retry_failed else []
@@ -135,7 +135,8 @@ def _resume(options: argparse.Namespace, console: Console) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         uri = f"runs:/{view.parent_id}/study.resolved.yaml"
         file = ledger.download(uri, Path(temporary))
-        # Relative paths in the study mean what they meant when it was begun.
+        # Relative paths and modules in the study mean what they meant when it was begun.
+        sys.path.insert(0, str(there.resolve()))
         with chdir(there) if there.is_dir() else nullcontext():
             return sweep.main([str(file), *line])
 

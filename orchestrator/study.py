@@ -223,8 +223,8 @@ class Trial:
 class Plan:
     """A study with its trials, in the order of the file, and the text it was read from.
 
-    resolved: the study as it counts, with all it extends and `--set`, as YAML. warnings: what a
-    person should look at, although the study can be run.
+    resolved: the study with all it extends, as YAML, and a comment for each `--set`. warnings: what
+    a person should look at, although the study can be run.
     """
 
     study: Study

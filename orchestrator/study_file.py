@@ -93,14 +93,21 @@ def load_study(
     # `--set` may well have changed what a condition speaks of; without it, one is a mistake.
     if problems or (idle and not overrides):
         raise StudyError(problems or idle)
-    resolved = {key: value for key, value in source.value.items() if key != "extends"}
     return Plan(
         study,
         _only(trials, only),
         path.read_text(encoding="utf-8"),
-        yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True),
+        _resolved(source, overrides),
         (*idle, *splits_that_overlap(trials, source)),
     )
+
+
+def _resolved(source: Source, overrides: Sequence[tuple[str, str]]) -> str:
+    """The study as one document. What `--set` says of the experiment wins over variants, grid and
+    `when`, for which a study file has no place: it stands above, as it was given."""
+    told = [f"# --set {key}={text}".replace("\n", " ") + "\n" for key, text in overrides]
+    document = {key: value for key, value in source.value.items() if key != "extends"}
+    return "".join(told) + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
 def _read(path: Path, chain: tuple[Path, ...], problems: list[Problem]) -> Source:

@@ -28,7 +28,7 @@ from orchestrator.reconciliation import Wishes
 from orchestrator.run import run_study
 from orchestrator.setting import STOPPING, Setting, StopFlag
 from orchestrator.source import StudyError
-from orchestrator.storage import Storage
+from orchestrator.storage import Storage, StorageError
 from orchestrator.study_file import load_study
 from pipelines.dataset import DatasetError
 from pipelines.network import NetworkError
@@ -47,6 +47,7 @@ BAD_INPUT = (
     LedgerError,
     UnreachableError,
     RemoteError,
+    StorageError,
     SubmissionError,
 )
 EXIT_FAILED_TRIALS = 1
@@ -62,10 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_no_secret(options.storage)
         if is_remote(options.address):
             return _send(options, Console())
+        storage = Storage.of(options.storage)
+        storage.make()
     except BAD_INPUT as error:
         _tell(error, Console())
         return EXIT_BAD_INPUT
-    storage = Storage.of(options.storage)
     stop = StopFlag()
     with quiet_output(storage.here / "logs") as (console, log):
         previous = {
@@ -200,7 +202,8 @@ def _wishes(options: argparse.Namespace) -> Wishes:
 
 def _again(options: argparse.Namespace) -> str:
     """What `orchestrator.studies resume` needs besides the resolved study."""
-    return json.dumps({"directory": str(Path.cwd()), "only": options.only})
+    here = str(Path.cwd())
+    return json.dumps({"directory": here, "only": options.only, "set": options.set})
 
 
 def _pair(text: str) -> tuple[str, str]:

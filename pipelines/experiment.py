@@ -19,6 +19,9 @@ from pipelines.evaluation_config import EvaluationConfig
 from pipelines.network import ModelConfig
 from pipelines.optimization import TrainingConfig
 
+#: Settings of an experiment that change how fast its result is there, and not the result.
+WITHOUT_EFFECT = ("evaluation.batch",)
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -49,12 +52,13 @@ def differences(recorded: Mapping[str, Any], own: Mapping[str, Any]) -> list[str
     """`KEY: VALUE there, VALUE here` for every setting that is not what was recorded.
 
     Both as JSON has them. What was not recorded does not count: an older version did not know it.
+    Nor does what is `WITHOUT_EFFECT`.
     """
     there, here = dict(_settings(recorded)), dict(_settings(own))
     return [
         f"{key}: {value} there, {here.get(key, 'no such setting')} here"
         for key, value in there.items()
-        if key not in here or here[key] != value
+        if key not in WITHOUT_EFFECT and (key not in here or here[key] != value)
     ]
 
 

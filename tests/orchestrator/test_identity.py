@@ -7,7 +7,8 @@ import pytest
 from models import FENetConfig
 from orchestrator.identity import code_version, trial_identity
 from pipelines.data import DataConfig
-from pipelines.experiment import Experiment
+from pipelines.evaluation_config import EvaluationConfig
+from pipelines.experiment import Experiment, differences
 from pipelines.optimization import TrainingConfig
 
 BASE = Experiment(training=TrainingConfig(precision="fp32"))
@@ -22,6 +23,12 @@ def test_defaults_written_out_change_nothing() -> None:
 def test_identities_last() -> None:
     """A change of this value makes every trial that anybody finished unknown: do not."""
     assert trial_identity(BASE, FINGERPRINT)[:16] == "dbe54d2c02773f52"
+
+
+def test_what_changes_no_score_does_not_count() -> None:
+    smaller = replace(BASE, evaluation=EvaluationConfig(batch=1))
+    assert trial_identity(smaller, FINGERPRINT) == trial_identity(BASE, FINGERPRINT)
+    assert differences(smaller.as_json(), BASE.as_json()) == []
 
 
 def test_data_counts_by_content_not_by_place() -> None:
@@ -40,6 +47,7 @@ def test_data_counts_by_content_not_by_place() -> None:
         replace(BASE, data=DataConfig(crop=(512, 1024))),
         replace(BASE, training=TrainingConfig(precision="bf16")),
         replace(BASE, training=TrainingConfig(precision="fp32", epochs=301)),
+        replace(BASE, evaluation=EvaluationConfig(every=2)),
     ],
     ids=lambda experiment: repr(experiment)[:40],
 )

@@ -2,13 +2,14 @@
 
 import csv
 import io
+import sys
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 
 from models.profile import profile_all
-from orchestrator import sweep
+from orchestrator import studies, sweep
 from orchestrator.profile import profile_costs
 from orchestrator.study_file import load_study
 
@@ -67,6 +68,49 @@ def test_a_profile_trains_nothing_and_is_kept(
         assert float(line["parameters_m"]) == pytest.approx(cost.parameters_m, rel=1e-3)
         assert f"{cost.parameters_m:.2f}" in printed
     assert not (storage / "datasets").exists()
+
+
+def test_a_study_is_resumed_as_it_was_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """From another directory: with its `--set`, its `--only`, and the modules beside it."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "resumed_study_networks.py").write_text(
+        "from torch import nn\n"
+        "class Tiny(nn.Conv2d):\n"
+        "    def __init__(self, classes, size=1):\n"
+        "        super().__init__(3, classes, size)\n"
+    )
+    (tmp_path / "there" / "study.yaml").write_text(
+        "study: costs\nkind: profile\nprofile: {classes: 1000}\n"
+        "variants:\n"
+        "  small: {set: {model: {network: 'resumed_study_networks:Tiny'}}}\n"
+        "  large: {set: {model: {network: 'resumed_study_networks:Tiny'}}}\n"
+    )
+    monkeypatch.chdir(tmp_path / "there")
+    monkeypatch.syspath_prepend(str(tmp_path / "there"))
+    options = ["--storage", str(tmp_path / "storage")]
+    chosen = ["--set", "model.arguments.size=20", "--only", "large"]
+    assert sweep.main(["study.yaml", *options, *chosen]) == 0
+    first = capfd.readouterr().out
+    parameters = (3 * 20 * 20 + 1) * 1000 / 1e6
+    assert f"{parameters:.2f}" in first
+    monkeypatch.undo()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "resumed_study_networks")
+    assert studies.main(["resume", "costs", *options]) == 0
+    assert capfd.readouterr().out == first
+
+
+def test_a_storage_that_cannot_be_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY)
+    assert sweep.main([str(tmp_path / "study.yaml"), "--storage", "/dev/null/storage"]) == 2
+    assert "--storage /dev/null/storage: cannot be written" in capfd.readouterr().out
 
 
 def test_a_part_that_is_none_is_named(

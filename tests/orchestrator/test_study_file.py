@@ -115,6 +115,16 @@ def test_set_wins_and_is_what_conditions_see(tmp_path: Path) -> None:
     assert batches == [4, 4, 2, 2, 4, 4, 2, 2]
 
 
+def test_what_was_set_stands_in_the_resolved_study(tmp_path: Path) -> None:
+    overrides = [("training.epochs", "7"), ("seeds", "[3]")]
+    files = {"recipe.yaml": RECIPE, "small.yaml": STUDY}
+    plan = load(tmp_path, files, overrides=overrides)
+    assert plan.resolved.startswith("# --set training.epochs=7\n# --set seeds=[3]\nbase:")
+    again = tmp_path / "again.yaml"
+    again.write_text(plan.resolved)
+    assert load_study(again, overrides).trials == plan.trials
+
+
 def test_set_of_an_axis_leaves_one_true_column(tmp_path: Path) -> None:
     files = {"recipe.yaml": RECIPE, "study.yaml": STUDY}
     plan = load(tmp_path, files, overrides=[("data.class_uniform", "0.25"), ("seeds", "[7]")])
