@@ -52,7 +52,11 @@ def load_study(
     Raises StudyError with every problem found.
     """
     problems: list[Problem] = []
-    source = _without_dropped(_read(path, (), problems))
+    absent: list[Problem] = []
+    source = _without_dropped(_read(path, (), problems, absent))
+    if absent and "variants" not in source.value:
+        # They may well lie in what is absent; what is here is looked at all the same.
+        source = source.merged(Source(source.name, {"variants": {"absent": {}}}))
     experiment_overrides: list[Source] = []
     for key, text in overrides:
         try:
@@ -76,8 +80,8 @@ def load_study(
     lost = any(
         keys[:1] == keys or keys[0] == "grid" for keys in examined.removed if keys[0] in _NEEDED
     )
-    if study is None or lost:
-        raise StudyError(problems)
+    if study is None or lost or absent:
+        raise StudyError([*absent, *problems])
     source = examined.source
     problems += check_study(study, source)
     try:
@@ -110,9 +114,11 @@ def _resolved(source: Source, overrides: Sequence[tuple[str, str]]) -> str:
     return "".join(told) + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
-def _read(path: Path, chain: tuple[Path, ...], problems: list[Problem]) -> Source:
+def _read(
+    path: Path, chain: tuple[Path, ...], problems: list[Problem], absent: list[Problem]
+) -> Source:
     """A study file laid over those it extends. chain: the files on the way here. What is wrong and
-    can be passed over goes to `problems`."""
+    can be passed over goes to `problems`, files that cannot be extended to `absent`."""
     source = read_yaml(path, problems)
     if not isinstance(source.value, dict):
         raise StudyError([Problem(source.place(()), "a study must be a mapping of keys")])
@@ -124,16 +130,18 @@ def _read(path: Path, chain: tuple[Path, ...], problems: list[Problem]) -> Sourc
         if file.resolve() in chain:
             circle = [*chain[chain.index(file.resolve()) :], file]
             told = " -> ".join(each.name for each in circle)
-            raise StudyError([Problem(place, f"`extends` goes in a circle: {told}")])
-        if file.is_dir():
-            raise StudyError([Problem(place, f"`extends` names {file}, which is a directory")])
-        if not file.is_file():
-            raise StudyError([Problem(place, f"`extends` names {file}, {_nearest(file)}")])
-        inherited = _read(file, chain, problems)
-        for key in _NOT_INHERITED:
-            inherited = inherited.without(key)
-        below = below.merged(inherited)
-    problems += _idle_nulls(below, source)
+            absent.append(Problem(place, f"`extends` goes in a circle: {told}"))
+        elif file.is_dir():
+            absent.append(Problem(place, f"`extends` names {file}, which is a directory"))
+        elif not file.is_file():
+            absent.append(Problem(place, f"`extends` names {file}, {_nearest(file)}"))
+        else:
+            inherited = _read(file, chain, problems, absent)
+            for key in _NOT_INHERITED:
+                inherited = inherited.without(key)
+            below = below.merged(inherited)
+    if not absent:
+        problems += _idle_nulls(below, source)
     # An entry that was dropped further down and is written anew starts from nothing.
     return _without_dropped(below).merged(source)
 

@@ -185,6 +185,15 @@ report: {protocol: mss}
     ]
 
 
+def test_a_file_that_is_absent_hides_no_mistake(tmp_path: Path) -> None:
+    text = "study: a\nextends: [no.yaml]\nseed: [1]\nlimits: {gpu_hours: -1}\n"
+    text += "variants: {inherited: null}\n"
+    found = problems(tmp_path, {"study.yaml": text})
+    assert [":".join(each.split(":")[1:3]) for each in found] == ["2:11", "3:1", "4:10"]
+    found = problems(tmp_path, {"study.yaml": text.rpartition("variants")[0]})
+    assert len(found) == 3
+
+
 def test_a_study_without_a_name_is_told_with_all_else(tmp_path: Path) -> None:
     found = problems(tmp_path, {"study.yaml": "variants: {a: {}}\nseeds: [-1]\n"})
     assert [each.split(": ")[1][:20] for each in found] == [
@@ -200,22 +209,25 @@ def test_a_study_without_a_name_is_told_with_all_else(tmp_path: Path) -> None:
             {
                 "a.yaml": "extends: b.yaml\n",
                 "b.yaml": "extends: c.yaml\n",
-                "c.yaml": "extends: a.yaml",
+                "c.yaml": "study: c\nextends: a.yaml",
             },
             "b.yaml:1:1: `extends` goes in a circle: c.yaml -> a.yaml -> b.yaml -> c.yaml",
         ),
-        ({"a.yaml": "extends: a.yaml"}, "a.yaml:1:1: `extends` goes in a circle: a.yaml -> a.yaml"),
         (
-            {"recipe.yaml": "", "a.yaml": "extends: recpie.yaml"},
-            "a.yaml:1:1: `extends` names recpie.yaml, which is not there; did you mean recipe",
+            {"a.yaml": "study: a\nextends: a.yaml"},
+            "a.yaml:2:1: `extends` goes in a circle: a.yaml -> a.yaml",
         ),
         (
-            {"a.yaml": "extends: away/b.yaml"},
-            "a.yaml:1:1: `extends` names away/b.yaml, and there is no directory away",
+            {"recipe.yaml": "", "a.yaml": "study: a\nextends: recpie.yaml"},
+            "a.yaml:2:1: `extends` names recpie.yaml, which is not there; did you mean recipe",
         ),
         (
-            {"away/b.yaml": "", "a.yaml": "extends: away"},
-            "a.yaml:1:1: `extends` names away, which is a",
+            {"a.yaml": "study: a\nextends: away/b.yaml"},
+            "a.yaml:2:1: `extends` names away/b.yaml, and there is no directory away",
+        ),
+        (
+            {"away/b.yaml": "", "a.yaml": "study: a\nextends: away"},
+            "a.yaml:2:1: `extends` names away, which is a",
         ),
         ({"a.yaml": "extends: 3"}, "a.yaml:1:1: `extends` must be a path, or a list of paths"),
         (
