@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
 from orchestrator.cells import Cell, resolve_cells
@@ -251,6 +253,54 @@ def test_a_study_at_work_elsewhere_is_refused(
     finally:
         process.communicate(b"\n")
     StudyRun.open(study_run.ledger, plan)
+
+
+def test_only_what_the_store_says_is_gone_counts_as_gone(
+    study_run: StudyRun, cell: Cell, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = study_run.begin_trial(cell, None, None)
+    ledger = study_run.ledger
+    assert ledger.exists(run_id)
+    assert not ledger.exists("0" * 32)
+
+    def away(run_id: str) -> Run:
+        raise MlflowException("the server is away for a moment", TEMPORARILY_UNAVAILABLE)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger.client, "get_run", away)
+        assert ledger.exists(run_id)
+    MlflowClient(uri).delete_run(run_id)
+    assert not ledger.exists(run_id)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_an_evaluation_that_was_cut_short_is_not_done(
+    study_run: StudyRun,
+    cell: Cell,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: bool,
+) -> None:
+    """Killed between its writes; also where the same name was evaluated before in another way."""
+    run_id, ledger = finish(study_run, cell), study_run.ledger
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "counts.arrow").write_text("counts")
+    if before:
+        ledger.log_evaluation(run_id, "flip", {"miou": 0.4}, {"protocol": "old"}, files)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger.client, "log_artifacts", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.log_evaluation(run_id, "flip", {"miou": 0.5}, {"protocol": "new"}, files)
+    protocols = [tags.get("protocol") for tags in ledger.evaluations(run_id).values()]
+    assert not {"old", "new"} & set(protocols)
+    ledger.log_evaluation(run_id, "flip", {"miou": 0.5}, {"protocol": "new"}, files)
+    assert ledger.evaluations(run_id) == {"flip": {"protocol": "new"}}
+    assert ledger.record(run_id).metrics["eval/flip/miou"] == 0.5
 
 
 def test_an_unusable_store_is_named() -> None:
