@@ -12,12 +12,13 @@ from orchestrator.budget import Budget
 from orchestrator.cells import Cell
 from orchestrator.extensions import modules_of
 from orchestrator.identity import code_version
-from orchestrator.ledger import BackgroundWriter, LedgerError, StudyRun
+from orchestrator.ledger import StudyRun
 from orchestrator.measurements import measured
 from orchestrator.progress import StudyProgress
 from orchestrator.setting import Setting
 from orchestrator.storage import on_this_machine
 from orchestrator.trained_outcome import keep_models
+from orchestrator.trial_writer import TrialWriter
 from orchestrator.worker import DEVICE, RESULTS_DIRECTORY, WORKERS
 from orchestrator.worker_output import output_directory
 from pipelines.checkpoint import CheckpointError, read_history
@@ -25,11 +26,11 @@ from pipelines.checkpoint import CheckpointError, read_history
 
 @dataclass
 class Tracked:
-    """A trial under way. run_id: its run in the ledger. logged: its epochs there. seconds and
-    hours: recorded so far, of training and of all its workers together. workers: at work on it now;
-    devices: GPUs of each, 1 where there is none; sizes: how many workers its epochs were trained
-    by. device: what a worker computes on, once it has said so; began: when its processes were
-    started, by a monotonic clock, unless it goes on from a checkpoint."""
+    """A trial under way. run_id: its run in the ledger. logged: its epochs there, or on their way.
+    seconds and hours: recorded so far, of training and of all its workers together. workers: at
+    work on it now; devices: GPUs of each, 1 where there is none; sizes: how many workers its epochs
+    were trained by. device: what a worker computes on, once it has said so; began: when its
+    processes were started, by a monotonic clock, unless it goes on from a checkpoint."""
 
     cell: Cell
     run_id: str
@@ -72,10 +73,10 @@ class Recorder:
         self._budget = budget
         self._hours = "trial/gpu_hours" if on_gpu else "trial/worker_hours"
         self._on_finished = on_finished
-        self._deleted: set[str] = set()
         self._stop_file = stop
         self._stopping_since: float | None = None
-        self._writer = BackgroundWriter()
+        run_ids = {name: trial.run_id for name, trial in trials.items()}
+        self._writer = TrialWriter(study_run, run_ids, progress, self.failures)
 
     def stop_requested(self) -> bool:
         """Whether the trials are to be ended now: some time after the user has asked to stop, in
@@ -97,7 +98,7 @@ class Recorder:
 
     def unwanted(self, name: str) -> bool:
         """Whether the trial's run was deleted in MLflow while it trained."""
-        return name in self._deleted
+        return self._writer.is_deleted(name)
 
     def started(self, name: str) -> None:
         """The trial's processes are being started."""
@@ -106,7 +107,7 @@ class Recorder:
         trial.began = None if trial.logged else time.monotonic()
         imports = self._study_run.plan.study.imports
         code = code_version(modules_of(trial.cell.trial.experiment, imports))
-        self._write(name, lambda: self._study_run.start_trial(trial.run_id, code))
+        self._writer.write(name, lambda: self._study_run.start_trial(trial.run_id, code))
         self._progress.started(name)
 
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:
@@ -132,20 +133,17 @@ class Recorder:
         except (CheckpointError, OSError) as error:
             self.failed(name, str(error))
             return
-        self._writer.submit(
-            partial(self._finish, name, last, best, self._measurement(name, history)),
-            lambda error: self._lost(name, f"its results could not be recorded: {error}"),
-        )
+        measurement = self._measurement(name, history)
+        self._writer.close_run(name, partial(self._finish, name, last, best, measurement))
 
     def failed(self, name: str, cause: str) -> None:
         """The trial raised an error."""
-        if self._setting.stop.requested or name in self._deleted:
+        if self._setting.stop.requested or self._writer.is_deleted(name):
             return  # a worker that was told to stop; the study's end closes the run
         self._budget.ended(name, failed=True)
         self.failures[name] = cause
         run_id = self._trials[name].run_id
-        self._write(name, lambda: self._keep_output(run_id))
-        self._write(name, lambda: self._study_run.end_trial(run_id, "FAILED", cause))
+        self._writer.close_run(name, partial(self._fail, run_id, cause))
         self._progress.ended(name, "failed", cause)
 
     def held(self, name: str) -> None:
@@ -154,14 +152,14 @@ class Recorder:
         limit = self._budget.hold_reason()
         reason = f"held at a checkpoint: {limit}" if limit else "the study was stopped"
         run_id = self._trials[name].run_id
-        self._write(name, lambda: self._study_run.end_trial(run_id, "KILLED", reason))
+        self._writer.close_run(name, lambda: self._study_run.end_trial(run_id, "KILLED", reason))
         self._progress.ended(name, "stopped", "held at a checkpoint")
 
     def stopped_early(self, name: str) -> None:
         """Early stopping has given the trial up: it is no failure, and not trained again."""
         self._budget.ended(name)
         run_id = self._trials[name].run_id
-        self._write(name, lambda: self._study_run.end_early(run_id))
+        self._writer.close_run(name, lambda: self._study_run.end_early(run_id))
         self._progress.ended(name, "stopped", "early, by its rank among the trials")
 
     def close(self) -> None:
@@ -209,6 +207,10 @@ class Recorder:
         self._progress.ended(name, "finished")
         self._on_finished()
 
+    def _fail(self, run_id: str, cause: str) -> None:
+        self._keep_output(run_id)
+        self._study_run.end_trial(run_id, "FAILED", cause)
+
     def _keep_output(self, run_id: str) -> None:
         output = output_directory(self._setting.storage, run_id)
         # Nothing is there where the trial ended before it began.
@@ -230,31 +232,8 @@ class Recorder:
             )
             trial.seconds = max(trial.seconds, metrics["seconds"])
             figures |= {"trial/seconds": trial.seconds, self._hours: trial.hours}
-        self._writer.submit(
-            lambda: self._study_run.log_epoch(trial.run_id, epoch, figures),
-            # The checkpoint remembers it: it is recorded again when the trial finishes.
-            lambda error: trial.logged.discard(epoch) if self._is_there(name) else None,
-        )
-
-    def _write(self, name: str, task: Callable[[], None]) -> None:
-        self._writer.submit(task, lambda error: self._lost(name, f"not recorded: {error}"))
-
-    def _is_there(self, name: str) -> bool:
-        """Whether the trial's run is still there; says so once where it was deleted."""
-        if name not in self._deleted and not self._study_run.ledger.exists(
-            self._trials[name].run_id
-        ):
-            self._deleted.add(name)
-            self._progress.ended(name, "stopped", "its run was deleted in MLflow")
-        return name not in self._deleted
-
-    def _lost(self, name: str, cause: str) -> None:
-        """A write failed for good, on the writing thread."""
-        if self._is_there(name):
-            self.failures[name] = cause
-            self._progress.ended(name, "failed", cause)
-            with suppress(LedgerError):
-                self._study_run.end_trial(self._trials[name].run_id, "FAILED", cause)
+        log_epoch = self._study_run.log_epoch
+        self._writer.write(name, lambda: log_epoch(trial.run_id, epoch, figures))
 
 
 def _training_metrics(result: Mapping[str, Any]) -> dict[str, float]:
