@@ -28,6 +28,7 @@ class Budget:
         self._since: dict[str, float] = {}
         self._started = 0
         self._failed = 0
+        self._left_out: str | None = None
 
     def started(self, name: str) -> None:
         """A trial's processes are being started."""
@@ -76,12 +77,17 @@ class Budget:
         within = trials is None or self._started + pending < trials
         return self.hold_reason() is None and within
 
-    def left_out_reason(self) -> str | None:
-        """Why trials were not started or not finished; None where no limit was the reason."""
+    def leave_out(self) -> None:
+        """A trial is not started, or held before its end; the limit that is reached is why."""
         reason = self.hold_reason()
         if reason is None and not self.may_start():
             reason = (
                 f"limits.trials: this command has started {self._started}; "
                 "run it again to go on with the next"
             )
-        return reason
+        self._left_out = self._left_out or reason
+
+    def left_out_reason(self) -> str | None:
+        """Why trials were not started or not finished; None where no limit was the reason. That a
+        limit is reached is none as long as nothing is left out for it."""
+        return self._left_out

@@ -73,6 +73,7 @@ class Recorder:
         self._budget = budget
         self._hours = "trial/gpu_hours" if on_gpu else "trial/worker_hours"
         self._on_finished = on_finished
+        self._begun: set[str] = set()
         self._stop_file = stop
         self._stopping_since: float | None = None
         run_ids = {name: trial.run_id for name, trial in trials.items()}
@@ -103,6 +104,7 @@ class Recorder:
     def started(self, name: str) -> None:
         """The trial's processes are being started."""
         self._budget.started(name)
+        self._begun.add(name)
         trial = self._trials[name]
         trial.began = None if trial.logged else time.monotonic()
         imports = self._study_run.plan.study.imports
@@ -150,6 +152,8 @@ class Recorder:
         """The trial ended at a checkpoint, because a limit was reached."""
         self._budget.ended(name)
         limit = self._budget.hold_reason()
+        if limit:
+            self._budget.leave_out()
         reason = f"held at a checkpoint: {limit}" if limit else "the study was stopped"
         run_id = self._trials[name].run_id
         self._writer.close_run(name, lambda: self._study_run.end_trial(run_id, "KILLED", reason))
@@ -163,7 +167,9 @@ class Recorder:
         self._progress.ended(name, "stopped", "early, by its rank among the trials")
 
     def close(self) -> None:
-        """Wait until everything is in the ledger."""
+        """All trials that could be started have ended; wait until everything is in the ledger."""
+        if not self._setting.stop.requested and self._trials.keys() - self._begun:
+            self._budget.leave_out()
         self._writer.drain()
 
     def cancel(self) -> None:

@@ -68,7 +68,21 @@ def test_a_limit_of_trials_lets_the_started_ones_end() -> None:
     limited.started("b")
     assert not limited.may_start()
     assert limited.hold_reason() is None
+    assert limited.left_out_reason() is None  # there may be no third
+    limited.leave_out()
     assert "limits.trials: this command has started 2" in str(limited.left_out_reason())
+
+
+def test_a_limit_that_is_reached_later_has_left_nothing_out() -> None:
+    clock = Clock()
+    limited = budget(clock, wall_hours=1)
+    limited.started("a")
+    limited.ended("a", failed=True)
+    clock.now += 7200  # its scoring takes longer than the limit
+    assert limited.hold_reason() is not None
+    assert limited.left_out_reason() is None
+    limited.leave_out()
+    assert "limits.wall_hours: 1 have passed" in str(limited.left_out_reason())
 
 
 def test_failures_hold_at_their_number() -> None:

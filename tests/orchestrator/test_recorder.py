@@ -205,3 +205,30 @@ def test_a_run_deleted_in_mlflow_is_wanted_no_more(make: Callable[..., Bench]) -
     bench.recorder.close()
     assert bench.recorder.unwanted("one")
     assert "its run was deleted in MLflow" in bench.console.export_text()
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+def test_a_limit_is_a_reason_only_where_a_trial_was_left_out(
+    make: Callable[..., Bench], trials: int
+) -> None:
+    bench = make(Limits(trials=trials))
+    for name in list(bench.trials)[:trials]:
+        bench.recorder.started(name)
+        bench.recorder.failed(name, "no good")
+    bench.recorder.close()
+    reason = bench.budget.left_out_reason()
+    assert (reason is None) == (trials == 2)
+
+
+@pytest.mark.parametrize("by_user", [False, True])
+def test_a_trial_held_by_a_limit_is_left_out_and_one_the_user_stopped_is_not(
+    make: Callable[..., Bench], by_user: bool
+) -> None:
+    bench = make(Limits() if by_user else Limits(wall_hours=1e-9))
+    for name in bench.trials:
+        bench.recorder.started(name)
+    bench.stop.requested = by_user
+    bench.recorder.held("one")
+    bench.recorder.close()
+    assert (bench.budget.left_out_reason() is None) == by_user
+    assert bench.status("one") == "KILLED"
