@@ -15,14 +15,16 @@ from orchestrator.validation import suggestion
 from pipelines.network import build_network
 
 
-def run_profile(plan: Plan, setting: Setting) -> bool:
-    """Print the profile, and keep it with the study's run in the ledger. Raises StudyError where a
-    row names a part that its network does not have."""
+def run_profile(plan: Plan, setting: Setting, plan_only: bool = False) -> bool:
+    """Print the profile, and keep it with the study's run in the ledger unless `plan_only`. Raises
+    StudyError where a row names a part that its network does not have, and LedgerError."""
     costs = profile_costs(plan)
     ledger = Ledger(setting.tracking_uri, setting.artifacts)
     study_report = StudyReport(plan, ledger, costs=costs)
     report = study_report.read()
     report.print(setting.console)
+    if plan_only:
+        return True
     study_run = StudyRun.open(ledger, plan)
     study_run.note_command(setting.command)
     finished = False

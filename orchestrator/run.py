@@ -30,7 +30,7 @@ def run_study(
     if plan.study.kind == "profile":
         from orchestrator.profile import run_profile  # with the report and its charts
 
-        return run_profile(plan, setting)
+        return run_profile(plan, setting, plan_only)
     wishes = replace(wishes or Wishes(), searching=plan.study.kind == "search")
     modules = {
         module.__name__: module

@@ -113,6 +113,18 @@ def test_a_storage_that_cannot_be_written(
     assert "--storage /dev/null/storage: cannot be written" in capfd.readouterr().out
 
 
+def test_a_plan_of_a_profile_is_printed_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    file, storage = tmp_path / "study.yaml", tmp_path / "storage"
+    file.write_text(STUDY)
+    assert sweep.main([str(file), "--storage", str(storage), "--plan"]) == 0
+    assert "resnet18" in capfd.readouterr().out
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    assert client.get_experiment_by_name("costs") is None
+
+
 def test_a_part_that_is_none_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
