@@ -88,10 +88,11 @@ class Course:
             )
             self.failures |= left
             refresher.close()
+            decisions = self._reconcile()  # scoring has added figures
             self._conclude(study_run, decisions)
             if len(self.finished) == len(self.cells) and not left:
                 status = "FINISHED"
-            elif self.setting.stop.requested or (self.budget and self.budget.hold_reason()):
+            elif self.setting.stop.requested or (self.budget and self.budget.left_out_reason()):
                 status = "KILLED"
         except KeyboardInterrupt:
             status = "KILLED"

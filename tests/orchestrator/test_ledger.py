@@ -195,6 +195,14 @@ def test_a_finished_trial_of_another_study_is_linked_until_it_is_deleted(
         assert link.data.metrics["val/miou"] == 0.5
         assert f"/runs/{run_id}" in link.data.tags["mlflow.note.content"]
         assert link.data.tags["mlflow.parentRunId"] == study_run.parent_id
+    # It has the figures that a later evaluation adds, and those that it changes.
+    for miou in (0.6, 0.4):
+        study_run.ledger.log_metrics(run_id, {"eval/flip/miou": miou}, step=0)
+        keep_links(study_run, {name: cell}, {name: study_run.ledger.record(run_id)})
+        (refreshed,) = links()
+        assert refreshed.info.run_id == link.info.run_id
+        assert refreshed.info.status == "FINISHED"
+        assert refreshed.data.metrics["eval/flip/miou"] == miou
     # A link is no second record of the training.
     assert len(study_run.ledger.records([cell.identity])[cell.identity]) == 1
     client.delete_run(run_id)
