@@ -78,6 +78,8 @@ class Course:
                 else:
                     break
                 decisions = self._reconcile()
+            if study_run.taken:
+                return False
             left = score_and_pack(
                 self.plan,
                 self.cells,
@@ -102,11 +104,12 @@ class Course:
             study_run.close(status)
         return status == "FINISHED"
 
-    def _stop_from_elsewhere(self) -> None:
-        """Another terminal asks to stop; said once."""
+    def _stop_from_elsewhere(self, why: str) -> None:
+        """Another terminal asks to stop, or another process has the study by now; said once."""
         if not self.setting.stop.requested:
             self.setting.stop.requested = True
-            self.setting.console.print("\nasked to stop from another terminal: " + STOPPING)
+            told = f"\n{why}: {STOPPING}"
+            self.setting.console.print(told, markup=False, highlight=False, soft_wrap=True)
 
     def _decisions(self) -> dict[str, Decision]:
         """What the ledger and the study's file say by now."""

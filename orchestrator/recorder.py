@@ -192,6 +192,7 @@ class Recorder:
         """last, best: where the checkpoints lie, paths or URIs."""
         trial = self._trials[name]
         ledger = self._study_run.ledger
+        self._study_run.check_held()
         if measurement:
             self._study_run.log_measurement(trial.run_id, trial.device, measurement)
         self._keep_output(trial.run_id)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,14 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
 from orchestrator.cells import Cell, resolve_cells
-from orchestrator.ledger import Ledger, LedgerError, StudyRun, keep_links
+from orchestrator.ledger import (
+    Ledger,
+    LedgerError,
+    StudyRun,
+    StudyTakenError,
+    keep_links,
+    session,
+)
 from orchestrator.ownership import Owner
 from orchestrator.reconciliation import Decision, Wishes, decide
 from orchestrator.study import Plan
@@ -309,6 +317,92 @@ def test_an_evaluation_that_was_cut_short_is_not_done(
     ledger.log_evaluation(run_id, "flip", {"miou": 0.5}, {"protocol": "new"}, files)
     assert ledger.evaluations(run_id) == {"flip": {"protocol": "new"}}
     assert ledger.record(run_id).metrics["eval/flip/miou"] == 0.5
+
+
+ELSEWHERE = Owner("another-host", 12, 34)
+
+
+def taken_over(study_run: StudyRun) -> str:
+    """Another host's process takes the study, and trains its trial; returns the trial's run."""
+    client = study_run.ledger.client
+    (run,) = study_run.ledger.search(
+        [study_run.experiment_id], "tags.`orchestrator.kind` = 'trial'"
+    )
+    tags = {"orchestrator.owner": str(ELSEWHERE), "orchestrator.heartbeat": f"{time.time():.0f}"}
+    study_run.ledger.set_tags(study_run.parent_id, tags)
+    client.update_run(run.info.run_id, "RUNNING")
+    return str(run.info.run_id)
+
+
+def test_a_study_that_another_process_has_taken_is_left_to_it(
+    ledger: Ledger, plan: Plan, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "STOP_CHECK_SECONDS", 0.1)
+    told: list[str] = []
+    study_run = StudyRun.open(ledger, plan, told.append)
+    study_run.start_trial(study_run.begin_trial(cell, None, None), cell.code)
+    run_id = taken_over(study_run)
+    end = time.monotonic() + 20
+    while not told and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(told) == 1
+    assert "'ledger test' is being run by process 12 on another-host" in told[0]
+    assert "no sign of life" in told[0]
+    assert study_run.taken == told[0]
+    for write in (
+        lambda: study_run.end_trial(run_id, "KILLED"),
+        lambda: study_run.log_epoch(run_id, 1, {"val/miou": 0.5}),
+        lambda: study_run.log_documents({"table.md": "another"}),
+    ):
+        with pytest.raises(StudyTakenError, match="process 12 on another-host"):
+            write()
+    study_run.close("KILLED")
+    assert ledger.record(run_id).status == "RUNNING"
+    assert ledger.client.get_run(study_run.parent_id).info.status == "RUNNING"
+    tags = ledger.client.get_run(study_run.parent_id).data.tags
+    assert tags["orchestrator.owner"] == str(ELSEWHERE)
+
+
+def test_a_process_that_wakes_writes_nothing_before_it_has_looked(
+    ledger: Ledger, plan: Plan, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that looks has not run yet; the one that writes has."""
+    monkeypatch.setattr(session, "STOP_CHECK_SECONDS", 1000.0)
+    study_run = StudyRun.open(ledger, plan)
+    run_id = study_run.begin_trial(cell, None, None)
+    taken_over(study_run)
+    monkeypatch.setattr(session, "TRUSTED_SECONDS", 0.0)  # it slept for longer
+    with pytest.raises(StudyTakenError):
+        study_run.end_trial(run_id, "KILLED")
+    study_run.close("KILLED")
+    assert ledger.record(run_id).status == "RUNNING"
+
+
+def test_a_study_that_has_no_trials_left_is_not_closed_for_another_process(
+    ledger: Ledger, plan: Plan, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "STOP_CHECK_SECONDS", 1000.0)
+    study_run = StudyRun.open(ledger, plan)
+    finish(study_run, cell)
+    ledger.set_tags(study_run.parent_id, {"orchestrator.owner": str(ELSEWHERE)})
+    study_run.close("FINISHED")
+    assert ledger.client.get_run(study_run.parent_id).info.status == "RUNNING"
+
+
+def test_a_study_that_was_closed_meanwhile_is_not_written_to(
+    ledger: Ledger, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another host's command took this process for dead and closed its runs."""
+    monkeypatch.setattr(session, "STOP_CHECK_SECONDS", 0.1)
+    told: list[str] = []
+    study_run = StudyRun.open(ledger, plan, told.append)
+    ledger.client.set_terminated(study_run.parent_id, "KILLED")
+    end = time.monotonic() + 20
+    while not told and time.monotonic() < end:
+        time.sleep(0.05)
+    assert "closed" in told[0]
+    study_run.close("FINISHED")
+    assert ledger.client.get_run(study_run.parent_id).info.status == "KILLED"
 
 
 def test_an_unusable_store_is_named() -> None:
