@@ -3,9 +3,10 @@ table."""
 
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from orchestrator.capacity import plan_gang
-from orchestrator.cells import resolve_cells
+from orchestrator.cells import Cell, resolve_cells
 from orchestrator.cluster import Cluster
 from orchestrator.extensions import modules_of, runtime_environment
 from orchestrator.initial_weights import local_weights
@@ -15,6 +16,9 @@ from orchestrator.reconciliation import Wishes, reconcile
 from orchestrator.setting import Setting
 from orchestrator.study import Plan
 from orchestrator.submission_check import check_submission
+
+if TYPE_CHECKING:
+    from orchestrator.report.study_report import StudyReport
 
 
 def run_study(
@@ -67,9 +71,19 @@ def run_study(
             outlook.show(decisions, partial(cluster.machines_asked_for, gang))
             return True
         from orchestrator.course import Course  # Ray takes seconds to import
-        from orchestrator.report.study_report import StudyReport
 
-        report = StudyReport.of_cells(plan, ledger, cells)
+        report = study_report(plan, ledger, cells)
         return Course(plan, setting, wishes, gang, cells, ledger, cluster, outlook, report).run()
     finally:
         cluster.close()
+
+
+def study_report(plan: Plan, ledger: Ledger, cells: list[Cell]) -> "StudyReport":
+    """The report of the whole study. cells: those of `plan`; what `--only` leaves out of it is told
+    from the ledger alone, because its data may not be here."""
+    from orchestrator.report.study_report import StudyReport  # with its charts
+
+    if not plan.is_partial:
+        return StudyReport.of_cells(plan, ledger, cells)
+    costs = {cell.trial.name: cell.cost for cell in cells}
+    return StudyReport(plan.whole, ledger, costs=costs)

@@ -33,13 +33,20 @@ class Session:
 
     A process that shows no life for long loses it: it may be suspended or cut off, and another
     host cannot know. taken: who has it by now, in a sentence; empty while this process has it.
+    found: the status that the parent run had before.
     """
 
     def __init__(
-        self, ledger: Ledger, parent_id: str, name: str, on_stop: Callable[[str], None]
+        self,
+        ledger: Ledger,
+        parent_id: str,
+        name: str,
+        found: RunStatus,
+        on_stop: Callable[[str], None],
     ) -> None:
         self.parent_id = parent_id
         self.taken = ""
+        self.found = found
         self._name = name
         self._looked = time.monotonic()
         self._ledger = ledger
@@ -80,7 +87,7 @@ class Session:
                 raise StudyAtWorkError(_at_work(name, parents))
             time.sleep(_SETTLING_SECONDS)
         parent_id = parents[0].info.run_id
-        session = Session(ledger, parent_id, name, on_stop)
+        session = Session(ledger, parent_id, name, parents[0].info.status, on_stop)
         session._beat()
         client.update_run(parent_id, "RUNNING")
         for key in parents[0].data.tags:

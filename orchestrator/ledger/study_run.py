@@ -13,6 +13,7 @@ from orchestrator.cells import Cell
 from orchestrator.claims import Claim, settle
 from orchestrator.ledger.notes import reason_of_end, run_name, study_note, with_state
 from orchestrator.ledger.overview import close_abandoned
+from orchestrator.ledger.page import Page, take_page
 from orchestrator.ledger.records import MEASUREMENT, STOPPED, TAG, Record, RunStatus, holder
 from orchestrator.ledger.session import Session, StudyTakenError
 from orchestrator.ledger.store import Ledger, LedgerError
@@ -26,11 +27,15 @@ class StudyRun:
     """A study in the hands of this process, from `open` to `close`. It alone writes to it: what
     writes raises StudyTakenError where the process has lost it."""
 
-    def __init__(self, ledger: Ledger, plan: Plan, experiment_id: str, session: Session) -> None:
+    def __init__(
+        self, ledger: Ledger, plan: Plan, experiment_id: str, session: Session, page: Page
+    ) -> None:
+        """page: of the study, see `Page`."""
         self.ledger = ledger
         self.plan = plan
         self.experiment_id = experiment_id
         self.parent_id = session.parent_id
+        self.page = page
         self._session = session
 
     @staticmethod
@@ -45,9 +50,10 @@ class StudyRun:
         close_abandoned(ledger)
         experiment_id = _open_experiment(ledger, plan)
         session = Session.take(ledger, experiment_id, plan.study.study, on_stop)
-        study_run = StudyRun(ledger, plan, experiment_id, session)
-        view = study_view(plan)
-        ledger.client.set_experiment_tag(experiment_id, VIEW_TAG, view)
+        page = take_page(ledger, session.parent_id, plan.overridden)
+        study_run = StudyRun(ledger, plan, experiment_id, session, page)
+        if page.is_own:
+            ledger.client.set_experiment_tag(experiment_id, VIEW_TAG, study_view(plan))
         study_run._adopt_orphans()
         study_run._close_left_behind("its process ended without closing it")
         ledger.client.log_text(session.parent_id, plan.text, "study.yaml")
@@ -205,11 +211,12 @@ class StudyRun:
                 self.ledger.log_artifact(self.parent_id, path)
 
     def close(self, status: RunStatus) -> None:
-        """End the study's run. No trial of it stays RUNNING, but where another process trains it by
-        now."""
+        """End the study's run: with `status`, or as it was found where its page shows another
+        table. No trial of it stays RUNNING, but where another process trains it by now."""
         with suppress(StudyTakenError):
             self._close_left_behind("the study was stopped; run it again to go on")
-        self._session.end(status)
+        found = self._session.found
+        self._session.end(status if self.page.is_own or found == "RUNNING" else found)
 
     def _others_at_work(self) -> bool:
         query = f"tags.`{TAG}kind` = 'study' and attributes.status = 'RUNNING'"

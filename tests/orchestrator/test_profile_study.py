@@ -69,6 +69,16 @@ def test_a_profile_trains_nothing_and_is_kept(
         assert f"{cost.parameters_m:.2f}" in printed
     assert not (storage / "datasets").exists()
 
+    # A part of it is shown, and the whole is kept; another table leaves it as it is.
+    for option in ("--only=strong*", "--set=profile.size=[32, 32]"):
+        assert sweep.main([str(file), "--storage", str(storage), option]) == 0
+        said = capfd.readouterr().out
+        assert ("│ df " in said) == option.startswith("--set")
+        assert ("--set study=NAME" in said) == option.startswith("--set")
+        again = client.download_artifacts(run.info.run_id, "table.csv", str(tmp_path))
+        assert Path(again).read_text() == kept
+        assert client.get_run(run.info.run_id).info.status == "FINISHED"
+
 
 def test_a_study_is_resumed_as_it_was_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
