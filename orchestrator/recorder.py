@@ -48,8 +48,8 @@ GRACE_SECONDS = 60.0
 
 
 class Recorder:
-    """The study's `fleet.TrialEvents`. The ledger is written in the background; `close` waits for
-    it."""
+    """The study's `tune_hooks.TrialEvents`. The ledger is written in the background; `close` waits
+    for it."""
 
     def __init__(
         self,
