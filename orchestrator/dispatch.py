@@ -18,7 +18,7 @@ from orchestrator.progress import StudyProgress, TrialProgress
 from orchestrator.provenance import git_commit
 from orchestrator.recorder import Recorder, Tracked
 from orchestrator.setting import Setting
-from orchestrator.stop_file import stop_file, withdraw
+from orchestrator.stop_file import StopFile, stop_file
 from orchestrator.storage import Storage
 from orchestrator.study import Plan
 from orchestrator.trial import Job
@@ -62,7 +62,8 @@ def train(
     )
     on_gpu = gang.device == "cuda"
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    stop = stop_file(setting.storage, name)
+    place = stop_file(setting.storage, name)
+    stop = StopFile(place)
     recorder = Recorder(study_run, progress, trials, setting, stop, on_gpu, budget, on_finished)
     first = ranks(plan.study, todo)
     setting.stop.graceful = True
@@ -71,7 +72,7 @@ def train(
             fleet.run_jobs(
                 [
                     replace(
-                        job_of(trial.cell, trial.run_id, plan, gang, setting.storage, stop),
+                        job_of(trial.cell, trial.run_id, plan, gang, setting.storage, place),
                         expected_seconds=forecaster.trial(
                             trial.cell, max(trial.logged, default=0)
                         ).seconds,
@@ -91,7 +92,7 @@ def train(
         recorder.cancel()
         raise
     finally:
-        withdraw(stop)
+        stop.withdraw()
         setting.stop.graceful = False
     return recorder.failures
 

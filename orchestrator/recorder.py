@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from orchestrator import stop_file
 from orchestrator.budget import Budget
 from orchestrator.cells import Cell
 from orchestrator.extensions import modules_of
@@ -16,6 +15,7 @@ from orchestrator.ledger import BackgroundWriter, LedgerError, StudyRun
 from orchestrator.measurements import measured
 from orchestrator.progress import StudyProgress
 from orchestrator.setting import Setting
+from orchestrator.stop_file import StopFile
 from orchestrator.storage import on_this_machine
 from orchestrator.trained_outcome import keep_models
 from orchestrator.worker import DEVICE, RESULTS_DIRECTORY, WORKERS
@@ -57,12 +57,12 @@ class Recorder:
         progress: StudyProgress,
         trials: Mapping[str, Tracked],
         setting: Setting,
-        stop: str,
+        stop: StopFile,
         on_gpu: bool,
         budget: Budget,
         on_finished: Callable[[], None],
     ) -> None:
-        """trials: by trial name. stop: the stop file that the workers watch. on_finished: called,
+        """trials: by trial name. stop: what the workers watch. on_finished: called,
         from the writing thread, as trials finish, once all of a trial is recorded."""
         self.failures: dict[str, str] = {}
         self._study_run = study_run
@@ -84,7 +84,7 @@ class Recorder:
             return False
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
-            stop_file.request(self._stop_file)
+            self._stop_file.request()
         return time.monotonic() - self._stopping_since > GRACE_SECONDS
 
     def hold_requested(self) -> bool:

@@ -13,7 +13,7 @@ from orchestrator.causes import diagnose
 from orchestrator.failures import Attempts
 from orchestrator.gang_nodes import GangNodes
 from orchestrator.rendezvous import RaysNetwork
-from orchestrator.stop_file import is_asked
+from orchestrator.stop_file import StopFile
 from orchestrator.trainer import ReportToTune, TrialTrainer
 from orchestrator.worker import SCORE, WorkerTask, train_worker
 from pipelines.checkpoint import read_history
@@ -60,14 +60,15 @@ def run_trial(job: Job) -> dict[str, Any]:
     attempts = Attempts(job.retries)
     nodes = GangNodes()
     takes_all = job.takes_room
+    stop = StopFile(job.task.stop_file)
     while True:
-        if job.task.stop_file and is_asked(job.task.stop_file):
+        if stop.is_asked():
             return {}
         try:
             result = _trainer(job, nodes, takes_all).fit()
             if _is_complete(job, result.checkpoint):
                 break
-            if not job.task.stop_file or is_asked(job.task.stop_file):
+            if not job.task.stop_file or stop.is_asked():
                 return {}
             # Nothing else makes the workers end early.
             logger.warning("%s: a machine is being taken; going on from the checkpoint", job.name)
