@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator import fleet
-from orchestrator.budget import Budget
+from orchestrator.budget import Budget, recorded_hours
 from orchestrator.capacity import Gang
 from orchestrator.cells import Cell
 from orchestrator.forecast import Forecaster, ranks
@@ -131,13 +131,12 @@ def _tracked(
     study_run: StudyRun,
 ) -> Tracked:
     figures = {} if record is None else record.metrics
-    hours = figures.get("trial/gpu_hours", figures.get("trial/worker_hours", 0.0))
     return Tracked(
         cell,
         run_id,
         logged=study_run.logged_epochs(record),
         seconds=figures.get("trial/seconds", 0.0),
-        hours=hours,
+        hours=recorded_hours(figures),
         workers=plan.study.resources.fewest_workers,
         devices=gang.per_worker.get("GPU", 1.0),
     )

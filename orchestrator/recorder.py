@@ -116,6 +116,7 @@ class Recorder:
         trial.device = metrics.get(DEVICE, "")
         trial.workers = metrics.get(WORKERS, trial.workers)
         trial.sizes.add(trial.workers)
+        self._budget.worked(name, trial.devices * trial.workers)
         self._log(name, numbers)
         self._progress.epoch(name, int(numbers["epoch"]), numbers)
 
