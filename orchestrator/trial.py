@@ -3,7 +3,6 @@
 import logging
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -14,9 +13,10 @@ from orchestrator.failures import Attempts
 from orchestrator.gang_nodes import GangNodes
 from orchestrator.rendezvous import RaysNetwork
 from orchestrator.stop_file import StopFile
+from orchestrator.storage import on_this_machine
 from orchestrator.trainer import ReportToTune, TrialTrainer
 from orchestrator.worker import SCORE, WorkerTask, train_worker
-from pipelines.checkpoint import read_history
+from pipelines.checkpoint import STATE_FILE, read_history
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +101,9 @@ def _is_complete(job: Job, checkpoint: Checkpoint | None) -> bool:
     """Whether a training that ended without an error reached its last epoch."""
     if checkpoint is None:
         return False
-    with checkpoint.as_directory() as directory:
-        history = read_history(Path(directory))
+    # Weights and momentum stay where they are.
+    with on_this_machine(_place(checkpoint, job), only=[STATE_FILE]) as directory:
+        history = read_history(directory)
     return len(history) == job.task.experiment.training.epochs
 
 
