@@ -53,6 +53,10 @@ def _described(result: Result) -> str:
         return f"{text}: {run.reason}"
     epoch = int(run.metrics.get("epoch", 0))
     text += f", epoch {epoch} of {result.trial.experiment.training.epochs}"
+    if result.unscored:
+        text += (
+            f"; what is recorded under the protocol's name is another scoring: {result.unscored}"
+        )
     if result.state == "stopped early" and "val/miou" in run.metrics:
         text += f", mIoU {100 * run.metrics['val/miou']:.1f} % there"
     return text
@@ -68,13 +72,8 @@ def _warnings(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
             f"{INCOMPARABLE} NOT COMPARABLE with {plan.study.compare_to}, {reason}: "
             f"{', '.join(names)}. No difference is stated."
         )
-    protocols: dict[str, list[str]] = {}
-    for row in rows:
-        protocol = row.results[0].trial.experiment.evaluation.protocol
-        protocols.setdefault(protocol, []).append(_named(row))
-    if len(protocols) > 1 and plan.study.report.protocol is None:
-        listed = "; ".join(f"{name}: {', '.join(those)}" for name, those in protocols.items())
-        yield f"Rows are scored under DIFFERENT PROTOCOLS ({listed})."
+    yield from _on_trust(rows)
+    yield from _scorings(plan, rows)
     yield from _mixtures(rows)
     stale = [row for row in rows if row.stale]
     if stale:
@@ -90,6 +89,40 @@ def _warnings(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
     for validation, train in sorted(seen):
         yield f"Scored on {validation}, which is in part what was trained on ({train})."
     yield from on_seeds(plan, rows)
+
+
+def _on_trust(rows: Sequence[Row]) -> Iterable[str]:
+    """Runs that are taken for a trial's although that could not be made sure."""
+    assumed: dict[str, list[str]] = {}
+    for result in (result for row in rows for result in row.results if result.assumed):
+        assumed.setdefault(result.assumed, []).append(result.trial.name)
+    for what, names in assumed.items():
+        yield f"NOT CERTAIN whose figures these are, {what}: {', '.join(names)}."
+
+
+def _scorings(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
+    """Rows that were scored in different ways, on different images or with other code."""
+    protocols: dict[str, list[str]] = {}
+    splits: dict[str, list[str]] = {}
+    for row in rows:
+        experiment = row.results[0].trial.experiment
+        protocols.setdefault(experiment.evaluation.protocol, []).append(_named(row))
+        if experiment.data.validation_split is not None:
+            splits.setdefault(experiment.data.validation_split, []).append(_named(row))
+    name = plan.study.report.protocol
+    for ways, named in (
+        (protocols if name is None else {}, "under DIFFERENT PROTOCOLS"),
+        (splits, "on DIFFERENT SPLITS"),
+    ):
+        if len(ways) > 1:
+            listed = "; ".join(f"{way}: {', '.join(those)}" for way, those in ways.items())
+            yield f"Rows are scored {named} ({listed})."
+    stale = [_named(row) for row in rows if any(result.scored_stale for result in row.results)]
+    if stale:
+        yield (
+            f"Scored under {name} by another version of the code than the present one: "
+            f"{', '.join(stale)}."
+        )
 
 
 def _mixtures(rows: Sequence[Row]) -> Iterable[str]:

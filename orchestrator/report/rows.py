@@ -171,6 +171,8 @@ def _incomparable(plan: Plan, group: Sequence[Result], base: Sequence[Result]) -
     protocols = {each[0].trial.experiment.evaluation.protocol for each in (group, base)}
     if plan.study.report.protocol is None and len(protocols) > 1:
         return "scored under different protocols"
+    if len({each[0].trial.experiment.data.validation_split for each in (group, base)}) > 1:
+        return "scored on different splits"
     if len({run.data for run in both}) > 1:
         return "trained on different versions of the data set"
     return ""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.report.results import Scored
 from orchestrator.report.rows import Row
+from orchestrator.report.scored import Scored
 from orchestrator.study import Plan
 
 # The largest difference has the full colour, if it is at least so many points of IoU.
