@@ -4,11 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.report.bootstrap import REPLICATES
-from orchestrator.report.columns import INCOMPARABLE, MIXED, STALE, is_mixed
+from orchestrator.report.cautions import cautions, listed
 from orchestrator.report.comparison import SEEDS_FOR_T_TEST
-from orchestrator.report.power import seeds_warning
 from orchestrator.report.results import Result
-from orchestrator.report.rows import Row, expected_difference, pooled_deviation
+from orchestrator.report.rows import Row
 from orchestrator.stated import Published
 from orchestrator.study import Plan, ProfileOptions
 
@@ -32,7 +31,7 @@ def notes_on(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> No
         return Notes((), (), tuple(_profile_footnotes(plan, rows, others)))
     return Notes(
         tuple(_unfinished(rows)),
-        tuple(_warnings(plan, rows)),
+        tuple(cautions(plan, rows)),
         tuple(_footnotes(plan, rows, others)),
     )
 
@@ -62,104 +61,6 @@ def _described(result: Result) -> str:
     return text
 
 
-def _warnings(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        if row.incomparable:
-            reasons.setdefault(row.incomparable, []).append(_named(row))
-    for reason, names in reasons.items():
-        yield (
-            f"{INCOMPARABLE} NOT COMPARABLE with {plan.study.compare_to}, {reason}: "
-            f"{', '.join(names)}. No difference is stated."
-        )
-    yield from _on_trust(rows)
-    yield from _scorings(plan, rows)
-    yield from _mixtures(rows)
-    stale = [row for row in rows if row.stale]
-    if stale:
-        which = "all rows" if len(stale) == len(rows) else ", ".join(map(_named, stale))
-        yield f"{STALE} Trained by another version of the code than the present one: {which}."
-    seen = {
-        (data.validation_split, data.train_split)
-        for row in rows
-        for data in [row.results[0].trial.experiment.data]
-        if data.validation_split is not None
-        and set(data.validation_split.split("+")) & set(data.train_split.split("+"))
-    }
-    for validation, train in sorted(seen):
-        yield f"Scored on {validation}, which is in part what was trained on ({train})."
-    yield from on_seeds(plan, rows)
-
-
-def _on_trust(rows: Sequence[Row]) -> Iterable[str]:
-    """Runs that are taken for a trial's although that could not be made sure."""
-    assumed: dict[str, list[str]] = {}
-    for result in (result for row in rows for result in row.results if result.assumed):
-        assumed.setdefault(result.assumed, []).append(result.trial.name)
-    for what, names in assumed.items():
-        yield f"NOT CERTAIN whose figures these are, {what}: {', '.join(names)}."
-
-
-def _scorings(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
-    """Rows that were scored in different ways, on different images or with other code."""
-    protocols: dict[str, list[str]] = {}
-    splits: dict[str, list[str]] = {}
-    for row in rows:
-        experiment = row.results[0].trial.experiment
-        protocols.setdefault(experiment.evaluation.protocol, []).append(_named(row))
-        if experiment.data.validation_split is not None:
-            splits.setdefault(experiment.data.validation_split, []).append(_named(row))
-    name = plan.study.report.protocol
-    for ways, named in (
-        (protocols if name is None else {}, "under DIFFERENT PROTOCOLS"),
-        (splits, "on DIFFERENT SPLITS"),
-    ):
-        if len(ways) > 1:
-            listed = "; ".join(f"{way}: {', '.join(those)}" for way, those in ways.items())
-            yield f"Rows are scored {named} ({listed})."
-    stale = [_named(row) for row in rows if any(result.scored_stale for result in row.results)]
-    if stale:
-        yield (
-            f"Scored under {name} by another version of the code than the present one: "
-            f"{', '.join(stale)}."
-        )
-
-
-def _mixtures(rows: Sequence[Row]) -> Iterable[str]:
-    """Rows that differ, or whose seeds differ, in what decides a result beside the experiment."""
-    mixed = [_named(row) for row in rows if is_mixed(row)]
-    if mixed:
-        yield (
-            f"{MIXED} The seeds of a row MIX data, code or precision: {', '.join(mixed)}. Their "
-            "mean is of different things."
-        )
-    named = {"code": "VERSIONS OF THE CODE", "precision": "PRECISIONS"}
-    for what, name in named.items():
-        kinds = sorted(set().union(*(row.kinds(what) for row in rows)))
-        if len(kinds) > 1:
-            listed = ", ".join(kinds)
-            yield f"Rows were trained with DIFFERENT {name} ({listed}): compare with care."
-    versions: dict[str, set[str]] = {}
-    for row in rows:
-        for result in row.finished:
-            if result.run is not None:
-                dataset = result.trial.experiment.data.dataset
-                versions.setdefault(dataset, set()).add(result.run.data)
-    for dataset, prints in versions.items():
-        if len(prints) > 1:
-            listed = ", ".join(sorted(each[:12] for each in prints))
-            yield f"Rows were trained on DIFFERENT VERSIONS of {dataset} (fingerprints {listed})."
-
-
-def on_seeds(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
-    """A warning where the seeds asked for cannot show the difference that is expected."""
-    difference = expected_difference(plan, rows)
-    if plan.study.compare_to and plan.study.kind == "table" and difference:
-        told = seeds_warning(len(plan.study.seeds), difference, pooled_deviation(rows))
-        if told:
-            yield told
-
-
 def _footnotes(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> Iterable[str]:
     yield _what_is_scored(plan, rows)
     if plan.study.kind == "search":
@@ -170,7 +71,7 @@ def _footnotes(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> 
     seeds = len(plan.study.seeds)
     if seeds > 1:
         yield f"Mean ± standard deviation over n seeds, {seeds} asked for."
-    yield from _on_differences(rows)
+    yield from _on_differences(plan, rows)
     if any(row.entered for row in rows):
         sources = {
             result.trial.entered.source
@@ -202,7 +103,7 @@ def _what_is_scored(plan: Plan, rows: Sequence[Row]) -> str:
     return text + "."
 
 
-def _on_differences(rows: Sequence[Row]) -> Iterable[str]:
+def _on_differences(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
     compared = [row for row in rows if row.difference is not None]
     with_interval = [row for row in compared if row.difference and row.difference.interval]
     if not compared:
@@ -222,19 +123,45 @@ def _on_differences(rows: Sequence[Row]) -> Iterable[str]:
         f"bootstrap over {first}{levels} ({len(scored.identifiers)} in all, {REPLICATES} "
         f"replicates, mIoU recomputed from summed counts); p two-sided{several}."
     )
-    if seeds == 1:
+    single = [row for row in with_interval if row.difference and len(row.difference.seeds) == 1]
+    if single:
+        which = "" if len(single) == count else f" ({listed(single, rows)})"
         yield (
-            "One seed: how much another training of the same rows would differ is NOT in the "
-            "interval."
+            f"One seed{which}: how much another training of the same rows would differ is NOT in "
+            "the interval."
         )
+    yield from _on_gaps(plan, rows)
     if 1 < len(groups) < _FEW_GROUPS:
         yield f"With {len(groups)} groups, the interval says little about others than these."
     tested = [row for row in compared if row.difference and row.difference.t_test is not None]
     if tested:
-        listed = ", ".join(
-            f"{_named(row)} p = {row.difference.t_test:.3g}" for row in tested if row.difference
+        told = ", ".join(
+            f"{listed([row], rows)} p = {row.difference.t_test:.3g}"
+            for row in tested
+            if row.difference
         )
-        yield f"Paired t-test over seeds, uncorrected (from {SEEDS_FOR_T_TEST} seeds on): {listed}."
+        yield f"Paired t-test over seeds, uncorrected (from {SEEDS_FOR_T_TEST} seeds on): {told}."
+
+
+def _on_gaps(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
+    """Differences over fewer seeds than asked for, and those without an interval."""
+    over: dict[tuple[int, ...], list[Row]] = {}
+    bare = []
+    for row in rows:
+        if row.difference is None:
+            continue
+        if len(row.difference.seeds) < len(plan.study.seeds):
+            over.setdefault(row.difference.seeds, []).append(row)
+        if row.difference.interval is None:
+            bare.append(row)
+    for seeds, those in over.items():
+        told = ", ".join(map(str, seeds))
+        yield (
+            f"Difference over the seeds that both rows have ({told}), not that of the means in the "
+            f"table: {listed(those, rows)}."
+        )
+    if bare:
+        yield f"No interval for want of counts by image: {listed(bare, rows)}."
 
 
 def _sources(rows: Sequence[Row], others: Sequence[Published]) -> Iterable[str]:
@@ -254,7 +181,3 @@ def _profile_footnotes(
         f"GFLOPs: multiply-adds / 1e9 of one image of {width} x {height} pixels."
     )
     yield from _sources(rows, others)
-
-
-def _named(row: Row) -> str:
-    return ", ".join([row.label, *row.place])

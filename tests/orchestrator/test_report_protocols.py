@@ -62,7 +62,7 @@ def test_another_protocol_is_the_figure_where_the_study_says_so(
     figures = scored(tmp_path, study_report, cells)
     report = study_report.read()
     assert [row.miou[0] for row in report.rows] == pytest.approx(figures)
-    assert "protocol flipped (whole_flip)" in report.markdown()
+    assert "protocol flipped (whole_flip)" in " ".join(report.notes.footnotes)
     assert not report.notes.warnings
 
 
