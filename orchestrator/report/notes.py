@@ -30,26 +30,28 @@ def notes_on(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> No
     if plan.study.kind == "profile":
         return Notes((), (), tuple(_profile_footnotes(plan, rows, others)))
     return Notes(
-        tuple(_unfinished(rows)),
+        tuple(_unfinished(plan, rows)),
         tuple(cautions(plan, rows)),
         tuple(_footnotes(plan, rows, others)),
     )
 
 
-def _unfinished(rows: Sequence[Row]) -> list[str]:
+def _unfinished(plan: Plan, rows: Sequence[Row]) -> list[str]:
     order = ("failed", "stopped", "missing", "not scored", "running", "waiting", "stopped early")
     found = [r for row in rows for r in row.results if r.state != "finished"]
     found.sort(key=lambda result: order.index(result.state))
-    return [_described(result) for result in found]
+    return [_described(plan, result) for result in found]
 
 
-def _described(result: Result) -> str:
+def _described(plan: Plan, result: Result) -> str:
     text = f"{result.state}: {result.trial.name}"
     run = result.run
     if run is None:
         return text
     if result.state == "failed" and run.reason:
         return f"{text}: {run.reason}"
+    if run.study != plan.study.study:
+        text += f", by the study {run.study}"
     epoch = int(run.metrics.get("epoch", 0))
     text += f", epoch {epoch} of {result.trial.experiment.training.epochs}"
     if result.unscored:

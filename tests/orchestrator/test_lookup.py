@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from orchestrator.ledger import Ledger, StudyRun, keep_links, tracking_uri
+from orchestrator.cells import resolve_cells
+from orchestrator.ledger import Ledger, StudyRun, keep_links, reading, tracking_uri
 from orchestrator.report.results import Result
 from orchestrator.study_file import load_study
 from pipelines.network import build_network
@@ -145,3 +146,21 @@ def test_report_and_command_go_by_the_same_run(tmp_path: Path, small_streets: Pa
     fabricate(later, tmp_path / "storage", cities=FEW)
     runs = [result.run for result in results(path).values()]
     assert [run.study for run in runs if run is not None] == ["plain", "plain"]
+
+
+def test_what_another_study_trains_right_now_is_running(
+    tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, small_streets, PLAIN)
+    plan = load_study(path)
+    (first, *_) = resolve_cells(plan.trials, "cpu", tmp_path)
+    ledger = Ledger(tracking_uri(tmp_path / "storage"), tmp_path)
+    study_run = StudyRun.open(ledger, replace(plan, study=replace(plan.study, study="other")))
+    study_run.start_trial(study_run.begin_trial(first, None, None), first.code)
+    unfinished = report_of(path).read().notes.unfinished
+    assert unfinished == ("missing: a", "missing: b")
+    # As another process sees it.
+    monkeypatch.setattr(reading, "holder", lambda parent: (None, 0.0))
+    unfinished = report_of(path).read().notes.unfinished
+    assert unfinished == ("missing: b", "running: a, by the study other, epoch 0 of 3")
+    study_run.close("KILLED")
