@@ -198,9 +198,7 @@ class Course:
         try:
             report = self.report.read()
             study_run.describe(report.markdown())
-            documents = self.report.documents(report)
-            study_run.log_documents({name: documents[name] for name in ("table.md", "table.csv")})
-            self.report.keep(documents)
+            self.report.keep(self.report.documents(report))
         except Exception:
             logger.exception("the report could not be made")
 

@@ -27,9 +27,7 @@ def run_profile(plan: Plan, setting: Setting) -> bool:
     study_run.note_command(setting.command)
     finished = False
     try:
-        documents = study_report.documents(report)
-        study_run.log_documents({name: documents[name] for name in ("table.md", "table.csv")})
-        study_report.keep(documents)
+        study_report.keep(study_report.documents(report))
         finished = True
     finally:
         study_run.close("FINISHED" if finished else "FAILED")

@@ -212,7 +212,6 @@ def test_values_that_are_not_finite_are_left_out(study_run: StudyRun, cell: Cell
 def test_nothing_stays_running(study_run: StudyRun, cell: Cell, uri: str, plan: Plan) -> None:
     run_id = study_run.begin_trial(cell, None, None)
     study_run.start_trial(run_id, cell.code)
-    study_run.log_documents({"table.md": "# table\n"})
     study_run.close("KILLED")
     client = MlflowClient(uri)
     run = client.get_run(run_id)
@@ -220,7 +219,7 @@ def test_nothing_stays_running(study_run: StudyRun, cell: Cell, uri: str, plan: 
     assert "run it again" in run.data.tags["mlflow.note.content"]
     assert client.get_run(study_run.parent_id).info.status == "KILLED"
     names = {artifact.path for artifact in client.list_artifacts(study_run.parent_id)}
-    assert names == {"study.yaml", "study.resolved.yaml", "table.md"}
+    assert names == {"study.yaml", "study.resolved.yaml"}
 
 
 def test_what_a_dead_process_left_is_closed_and_the_parent_is_kept(
