@@ -32,7 +32,7 @@ types: install-test
 	$(VENV)/bin/mypy
 
 test: lint types
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV)

@@ -127,7 +127,7 @@ def _rehearse_worker(config: dict[str, Any]) -> None:
 
 
 class _Events:
-    """The canaries' `fleet.TrialEvents`."""
+    """The canaries' `tune_hooks.TrialEvents`."""
 
     def __init__(self, say: Callable[[str], None], stop_requested: Callable[[], bool]) -> None:
         self.sung: list[Sung] = []

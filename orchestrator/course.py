@@ -8,13 +8,14 @@ from functools import partial
 
 from orchestrator.after_training import score_and_pack
 from orchestrator.announcement import announce, show_outcome
-from orchestrator.budget import Budget
+from orchestrator.budget import Budget, recorded_hours
 from orchestrator.capacity import Gang
 from orchestrator.cells import Cell
 from orchestrator.cluster import Cluster
 from orchestrator.conclusion import register_best_trial, study_status
 from orchestrator.dispatch import train
 from orchestrator.ledger import Ledger, Record, RunStatus, StudyRun, keep_links
+from orchestrator.ledger.reading import trial_runs
 from orchestrator.outlook import Outlook
 from orchestrator.plan import placement
 from orchestrator.reconciliation import Decision, Wishes, reconcile
@@ -151,7 +152,7 @@ class Course:
         unique = list(reversed(trained.values()))
         if self.setting.canaries:
             Rehearsals(self.plan, self.gang, self.setting, self.outlook).before(unique, decisions)
-        self.budget = self.budget or self._budget(decisions)
+        self.budget = self.budget or self._budget()
         causes = train(
             unique,
             {name: entry.record for name, entry in decisions.items() if entry.record is not None},
@@ -169,16 +170,16 @@ class Course:
             if name in causes:
                 self.failures[cell.trial.name] = causes[name]
 
-    def _budget(self, decisions: Mapping[str, Decision]) -> Budget:
-        """The study's limits, less what its trials have used so far."""
-        records = {d.record.run_id: d.record for d in decisions.values() if d.record is not None}
+    def _budget(self) -> Budget:
+        """The study's limits, less what all trials that it ever had have used, whether or not they
+        are still asked for."""
+        study = self.plan.study
         hours = (
-            record.metrics.get("trial/gpu_hours", record.metrics.get("trial/worker_hours", 0.0))
-            for record in records.values()
-            if record.study == self.plan.study.study
+            recorded_hours(run.metrics)
+            for run in trial_runs(self.ledger)
+            if run.study == study.study
         )
-        devices = self.plan.study.resources.devices(self.gang.device)
-        return Budget(self.plan.study.limits, devices, sum(hours))
+        return Budget(study.limits, study.resources.devices(self.gang.device), sum(hours))
 
     def _wait(self, decisions: Mapping[str, Decision]) -> None:
         """Until one of the trials that another study's process trains changes its standing."""
@@ -204,9 +205,7 @@ class Course:
         try:
             report = self.report.read()
             study_run.describe(report.markdown())
-            documents = self.report.documents(report)
-            study_run.log_documents({name: documents[name] for name in ("table.md", "table.csv")})
-            self.report.keep(documents)
+            self.report.keep(self.report.documents(report))
         except Exception:
             logger.exception("the report could not be made")
 

@@ -30,9 +30,7 @@ def run_profile(plan: Plan, setting: Setting, plan_only: bool = False) -> bool:
     try:
         if study_run.page.is_own:
             whole = StudyReport(plan.whole, ledger, costs=profile_costs(plan.whole))
-            documents = whole.documents(whole.read())
-            study_run.log_documents({name: documents[name] for name in ("table.md", "table.csv")})
-            whole.keep(documents)
+            whole.keep(whole.documents(whole.read()))
         else:
             say = study_run.page.note
             setting.console.print(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from orchestrator import stop_file
 from orchestrator.budget import Budget
 from orchestrator.cells import Cell
 from orchestrator.extensions import modules_of
@@ -16,12 +15,13 @@ from orchestrator.ledger import StudyRun
 from orchestrator.measurements import measured
 from orchestrator.progress import StudyProgress
 from orchestrator.setting import Setting
+from orchestrator.stop_file import StopFile
 from orchestrator.storage import on_this_machine
 from orchestrator.trained_outcome import keep_models
 from orchestrator.trial_writer import TrialWriter
 from orchestrator.worker import DEVICE, RESULTS_DIRECTORY, WORKERS
 from orchestrator.worker_output import output_directory
-from pipelines.checkpoint import CheckpointError, read_history
+from pipelines.checkpoint import STATE_FILE, WEIGHTS_FILE, read_history
 
 
 @dataclass
@@ -49,8 +49,8 @@ GRACE_SECONDS = 60.0
 
 
 class Recorder:
-    """The study's `fleet.TrialEvents`. The ledger is written in the background; `close` waits for
-    it."""
+    """The study's `tune_hooks.TrialEvents`. The ledger is written in the background; `close` waits
+    for it."""
 
     def __init__(
         self,
@@ -58,13 +58,13 @@ class Recorder:
         progress: StudyProgress,
         trials: Mapping[str, Tracked],
         setting: Setting,
-        stop: str,
+        stop: StopFile,
         on_gpu: bool,
         budget: Budget,
         on_finished: Callable[[], None],
     ) -> None:
-        """trials: by trial name. stop: the stop file that the workers watch. on_finished: called,
-        from the writing thread, as trials finish, once all of a trial is recorded."""
+        """trials: by trial name. stop: what the workers watch. on_finished: called, from the
+        writing thread, as trials finish, once all of a trial is recorded."""
         self.failures: dict[str, str] = {}
         self._study_run = study_run
         self._progress = progress
@@ -86,7 +86,7 @@ class Recorder:
             return False
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
-            stop_file.request(self._stop_file)
+            self._stop_file.request()
         return time.monotonic() - self._stopping_since > GRACE_SECONDS
 
     def hold_requested(self) -> bool:
@@ -119,6 +119,7 @@ class Recorder:
         trial.device = metrics.get(DEVICE, "")
         trial.workers = metrics.get(WORKERS, trial.workers)
         trial.sizes.add(trial.workers)
+        self._budget.worked(name, trial.devices * trial.workers)
         self._log(name, numbers)
         self._progress.epoch(name, int(numbers["epoch"]), numbers)
 
@@ -126,17 +127,9 @@ class Recorder:
         """The trial reached its last epoch; its checkpoints become the run's artifacts."""
         self._budget.ended(name)
         last, best = outcome["last_checkpoint"], outcome["best_checkpoint"]
-        try:
-            # The checkpoint's own history fills in what was lost on the way here.
-            with on_this_machine(last) as directory:
-                history = read_history(directory)
-            for metrics in history:
-                self._log(name, metrics)
-        except (CheckpointError, OSError) as error:
-            self.failed(name, str(error))
-            return
-        measurement = self._measurement(name, history)
-        self._writer.close_run(name, partial(self._finish, name, last, best, measurement))
+        began = self._trials[name].began
+        wall = None if began is None else time.monotonic() - began
+        self._writer.close_run(name, partial(self._finish, name, last, best, wall))
 
     def failed(self, name: str, cause: str) -> None:
         """The trial raised an error."""
@@ -176,31 +169,39 @@ class Recorder:
         """Write nothing more; what the checkpoints remember is recorded when the study goes on."""
         self._writer.cancel()
 
-    def _measurement(self, name: str, history: Sequence[dict[str, float]]) -> str:
-        """The device's times that the trial has shown; empty where it was too short to tell."""
-        trial = self._trials[name]
-        wall = None if trial.began is None else time.monotonic() - trial.began
+    def _measurement(
+        self, trial: Tracked, history: Sequence[dict[str, float]], wall: float | None
+    ) -> str:
+        """The device's times that the trial has shown; empty where it was too short to tell. wall:
+        its seconds, unless it was interrupted."""
         resources = self._study_run.plan.study.resources
         if resources.most_workers > resources.fewest_workers:
-            if len(trial.sizes) != 1 or trial.began is None:
+            if len(trial.sizes) != 1 or wall is None:
                 return ""  # its times are those of several sizes
             resources = replace(resources, workers=trial.workers)
         found = measured(trial.cell, resources, trial.device, history, wall)
         return found.to_json() if found and trial.device else ""
 
-    def _finish(self, name: str, last: str, best: str, measurement: str) -> None:
-        """last, best: where the checkpoints lie, paths or URIs."""
+    def _finish(self, name: str, last: str, best: str, wall: float | None) -> None:
+        """last, best: where the checkpoints lie, paths or URIs; wall: see `_measurement`."""
         trial = self._trials[name]
         ledger = self._study_run.ledger
         self._study_run.check_held()
-        if measurement:
-            self._study_run.log_measurement(trial.run_id, trial.device, measurement)
         self._keep_output(trial.run_id)
         validated = trial.cell.trial.experiment.data.validation_split is not None
         imports = self._study_run.plan.study.imports
-        with on_this_machine(last) as final, on_this_machine(best) as chosen:
-            ledger.log_artifact(trial.run_id, final / RESULTS_DIRECTORY)
+        with (
+            on_this_machine(last, only=[STATE_FILE, WEIGHTS_FILE, RESULTS_DIRECTORY]) as final,
+            on_this_machine(best, only=[WEIGHTS_FILE]) as chosen,
+        ):
             history = read_history(final)
+            for metrics in history:  # fills in what was lost on the way here
+                if (epoch := int(metrics["epoch"])) not in trial.logged:
+                    figures = self._figures(trial, metrics)
+                    self._study_run.log_epoch(trial.run_id, epoch, figures)
+            if measurement := self._measurement(trial, history, wall):
+                self._study_run.log_measurement(trial.run_id, trial.device, measurement)
+            ledger.log_artifact(trial.run_id, final / RESULTS_DIRECTORY)
             keep_models(
                 ledger,
                 trial.run_id,
@@ -231,7 +232,13 @@ class Recorder:
         epoch = int(metrics["epoch"])
         if epoch in trial.logged:
             return
-        trial.logged.add(epoch)
+        figures = self._figures(trial, metrics)
+        log_epoch = self._study_run.log_epoch
+        self._writer.write(name, lambda: log_epoch(trial.run_id, epoch, figures))
+
+    def _figures(self, trial: Tracked, metrics: Mapping[str, float]) -> dict[str, float]:
+        """What is recorded of an epoch, which counts as recorded from now on."""
+        trial.logged.add(int(metrics["epoch"]))
         figures = {key: value for key, value in metrics.items() if key != "seconds"}
         if "seconds" in metrics:
             trial.hours += (
@@ -239,8 +246,7 @@ class Recorder:
             )
             trial.seconds = max(trial.seconds, metrics["seconds"])
             figures |= {"trial/seconds": trial.seconds, self._hours: trial.hours}
-        log_epoch = self._study_run.log_epoch
-        self._writer.write(name, lambda: log_epoch(trial.run_id, epoch, figures))
+        return figures
 
 
 def _training_metrics(result: Mapping[str, Any]) -> dict[str, float]:

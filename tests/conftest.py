@@ -19,6 +19,12 @@ settings.register_profile("ci", settings.get_profile("project"), derandomize=Tru
 settings.load_profile("ci" if os.environ.get("CI") else "project")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: of two files at a time, the last should be short ones."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def small_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared `streets` of 14 training and 5 validation images, 64 x 32 pixels."""

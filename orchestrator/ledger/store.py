@@ -14,7 +14,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 
-from orchestrator.ledger.records import MEASUREMENT, TAG, Record, holder, read_record
+from orchestrator.ledger.records import (
+    MEASUREMENT,
+    TAG,
+    Record,
+    evaluations_in,
+    holder,
+    read_record,
+)
 from orchestrator.ledger.view import VIEW_QUERY
 
 _VARIABLE = "MLFLOW_TRACKING_URI"
@@ -190,27 +197,18 @@ class Ledger:
         files: Path,
     ) -> None:
         """Record a later evaluation of a finished run: metrics and files under `eval/NAME/`, tags
-        under `orchestrator.eval.NAME.`. Nothing that has another name is touched.
-
-        The tags say that it is done: those of an earlier one are blank until all is written.
-        """
-        start = f"{TAG}eval.{name}."
-        if earlier := self.evaluations(run_id).get(name):
-            self.set_tags(run_id, {start + key: "" for key in earlier})
+        under `orchestrator.eval.NAME.`. Nothing that has another name is touched."""
+        vouching = {f"{TAG}eval.{name}.{key}": value for key, value in tags.items()}
+        # Tags say whose figures and files these are: void while they are written, true after.
+        self.set_tags(run_id, dict.fromkeys(vouching, ""))
         named = {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
         self.log_metrics(run_id, named, step=0)
         self.client.log_artifacts(run_id, str(files), f"eval/{name}")
-        self.set_tags(run_id, {start + key: value for key, value in tags.items()})
+        self.set_tags(run_id, vouching)
 
     def evaluations(self, run_id: str) -> dict[str, dict[str, str]]:
         """The tags of each later evaluation of a run, by its name."""
-        start = f"{TAG}eval."
-        found: dict[str, dict[str, str]] = {}
-        for tag, value in self.client.get_run(run_id).data.tags.items():
-            if tag.startswith(start):
-                name, _, key = tag.removeprefix(start).rpartition(".")
-                found.setdefault(name, {})[key] = value
-        return found
+        return evaluations_in(self.client.get_run(run_id).data.tags)
 
     @property
     def shown_uri(self) -> str:

@@ -1,12 +1,10 @@
 """A study while a command works on it: the runs of its trials, and its documents."""
 
 import re
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from orchestrator.cells import Cell
@@ -200,15 +198,6 @@ class StudyRun:
         note = study_note(self.plan, table, self.parent_id, self.experiment_id)
         self.ledger.set_tags(self.parent_id, {"mlflow.note.content": note})
         self.ledger.client.set_experiment_tag(self.experiment_id, "mlflow.note.content", note)
-
-    def log_documents(self, documents: Mapping[str, str]) -> None:
-        """Keep texts (file name to content) as the parent run's artifacts."""
-        self._session.check()
-        with tempfile.TemporaryDirectory() as directory:
-            for name, text in documents.items():
-                path = Path(directory) / name
-                path.write_text(text, encoding="utf-8")
-                self.ledger.log_artifact(self.parent_id, path)
 
     def close(self, status: RunStatus) -> None:
         """End the study's run: with `status`, or as it was found where its page shows another

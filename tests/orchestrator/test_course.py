@@ -15,6 +15,7 @@ from orchestrator import conclusion, course
 from orchestrator.capacity import plan_gang
 from orchestrator.cells import resolve_cells
 from orchestrator.course import Course
+from orchestrator.evaluations import settings, study_config
 from orchestrator.ledger import Ledger, RunStatus, StudyRun, session, tracking_uri
 from orchestrator.ownership import Owner
 from orchestrator.reconciliation import Wishes
@@ -22,6 +23,7 @@ from orchestrator.run import study_report
 from orchestrator.setting import Setting, StopFlag
 from orchestrator.storage import Storage
 from orchestrator.study_file import load_study
+from pipelines.evaluation import EvaluationConfig
 
 STUDY = """\
 study: course
@@ -193,11 +195,22 @@ def test_the_best_is_chosen_by_what_scoring_has_just_added(desk: Desk) -> None:
     text = desk.file.read_text()
     desk.file.write_text(text + "report: {protocol: flip}\n")
     desk.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
+    (empty := desk.file.parent / "empty").mkdir()
     scores = {"weak": 0.7, "strong": 0.1, "late": 0.2}
 
     def scored() -> None:
+        plan = load_study(desk.file)
+        cells = {c.trial.name: c for c in resolve_cells(plan.trials, "cpu", desk.file.parent)}
         for run_id, name in desk.names.items():
-            desk.ledger.log_metrics(run_id, {"eval/flip/miou": scores[name]}, step=0)
+            config = study_config(plan.study.protocols["flip"], EvaluationConfig())
+            tags = {
+                "protocol": settings(config, config.boundary),
+                "data": cells[name].dataset.manifest.fingerprint,
+                "split": "val",
+                "checkpoint": "last",
+                "code": cells[name].code,
+            }
+            desk.ledger.log_evaluation(run_id, "flip", {"miou": scores[name]}, tags, empty)
 
     desk.scored = scored
     assert desk.sweep()

@@ -230,7 +230,6 @@ def test_values_that_are_not_finite_are_left_out(study_run: StudyRun, cell: Cell
 def test_nothing_stays_running(study_run: StudyRun, cell: Cell, uri: str, plan: Plan) -> None:
     run_id = study_run.begin_trial(cell, None, None)
     study_run.start_trial(run_id, cell.code)
-    study_run.log_documents({"table.md": "# table\n"})
     study_run.close("KILLED")
     client = MlflowClient(uri)
     run = client.get_run(run_id)
@@ -238,7 +237,7 @@ def test_nothing_stays_running(study_run: StudyRun, cell: Cell, uri: str, plan: 
     assert "run it again" in run.data.tags["mlflow.note.content"]
     assert client.get_run(study_run.parent_id).info.status == "KILLED"
     names = {artifact.path for artifact in client.list_artifacts(study_run.parent_id)}
-    assert names == {"study.yaml", "study.resolved.yaml", "table.md"}
+    assert names == {"study.yaml", "study.resolved.yaml"}
 
 
 def test_what_a_dead_process_left_is_closed_and_the_parent_is_kept(
@@ -352,7 +351,7 @@ def test_a_study_that_another_process_has_taken_is_left_to_it(
     for write in (
         lambda: study_run.end_trial(run_id, "KILLED"),
         lambda: study_run.log_epoch(run_id, 1, {"val/miou": 0.5}),
-        lambda: study_run.log_documents({"table.md": "another"}),
+        lambda: study_run.describe("another"),
     ):
         with pytest.raises(StudyTakenError, match="process 12 on another-host"):
             write()

@@ -15,6 +15,7 @@ from orchestrator.policy import (
     left_over,
     place,
     simulate,
+    workers_that_fit,
 )
 
 PAIR = GangShape.of(2, {"GPU": 1.0})
@@ -182,3 +183,12 @@ def test_the_first_in_order_is_never_delayed_by_those_behind_it(
     ahead = list(itertools.takewhile(lambda trial: trial is not waited, queue))
     alone = simulate([*ahead, waited], nodes)
     assert simulate(queue, nodes)[waited.name][0] <= alone[waited.name][0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), max_size=5))
+def test_workers_fit_node_by_node(nodes: list[tuple[int, int]]) -> None:
+    worker = {"CPU": 2.0, "GPU": 1.0, "accelerator_type:T4": 0.001}
+    free = [{"CPU": float(c), "GPU": float(g), "accelerator_type:T4": 1.0} for c, g in nodes]
+    assert workers_that_fit(worker, free) == sum(min(cpus // 2, gpus) for cpus, gpus in nodes)
+    without = [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes]
+    assert workers_that_fit(worker, without) == 0

@@ -55,7 +55,10 @@ def test_a_profile_trains_nothing_and_is_kept(
     experiment = client.get_experiment_by_name("costs")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
-    kept = Path(client.download_artifacts(run.info.run_id, "table.csv", str(tmp_path))).read_text()
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert names == {"study.yaml", "study.resolved.yaml", "report"}
+    table = client.download_artifacts(run.info.run_id, "report/table.csv", str(tmp_path))
+    kept = Path(table).read_text()
     lines = list(csv.DictReader(io.StringIO(kept)))
     assert [(line["label"], line["model.backbone"], line["kind"]) for line in lines] == [
         ("strong", "dfnet1", "trained"),
@@ -75,7 +78,7 @@ def test_a_profile_trains_nothing_and_is_kept(
         said = capfd.readouterr().out
         assert ("│ df " in said) == option.startswith("--set")
         assert ("--set study=NAME" in said) == option.startswith("--set")
-        again = client.download_artifacts(run.info.run_id, "table.csv", str(tmp_path))
+        again = client.download_artifacts(run.info.run_id, "report/table.csv", str(tmp_path))
         assert Path(again).read_text() == kept
         assert client.get_run(run.info.run_id).info.status == "FINISHED"
 
