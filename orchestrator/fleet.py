@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +70,7 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
         check_address(address)
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     options["runtime_env"] = dict(runtime_environment)
     if address is None:
@@ -96,6 +98,8 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
             context = ray.init(address=address, **options)
         except ConnectionError as error:
             raise UnreachableError(f"--address {address}: no Ray cluster ({error})") from None
+    if callable(on_sigterm):
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it, and ends the process by abort()
     return str(Path(context.address_info["session_dir"]) / "logs")
 
 
