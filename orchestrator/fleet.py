@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from orchestrator.elasticity import free_nodes
 from orchestrator.hardware import worker_device
 from orchestrator.limits import EarlyStopping
 from orchestrator.machines import MachineType
+from orchestrator.own_cluster import name_own_cluster
 from orchestrator.policy import GangShape, Node, Waiting, place
 from orchestrator.reachability import check_address
 from orchestrator.resources import Resources
@@ -42,6 +44,7 @@ from orchestrator.tune_hooks import (
 )
 
 _ANSWER_SECONDS = 30.0
+_SETUP_HOOK = f"{name_own_cluster.__module__}.{name_own_cluster.__name__}"
 
 # Ray reads these where a process starts; none of them changes what is computed.
 _SETTINGS = {
@@ -69,14 +72,16 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
         check_address(address)
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    options["runtime_env"] = dict(runtime_environment)
+    environment = {**runtime_environment, "worker_process_setup_hook": _SETUP_HOOK}
+    options["runtime_env"] = environment
     if address is None:
         for key, value in _LOCAL_SETTINGS.items():
             os.environ.setdefault(key, value)
         [here] = this_machine()
         if not here["GPU"]:  # a process that may hold a GPU is never forked
-            options["runtime_env"] = {**runtime_environment, "py_executable": _warm_python()}
+            environment["py_executable"] = _warm_python()
         # The dashboard stays on: without it a stopped trial's gang is never freed.
         cpus = int(here["CPU"])
         context = ray.init(
@@ -91,11 +96,13 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
         # machines may have other sources of this project than those whose version is recorded.
         own = extensions.runtime_environment({m.__name__: m for m in _PROJECT})
         sources = [*own["py_modules"], *runtime_environment.get("py_modules", [])]
-        options["runtime_env"] |= {"env_vars": dict(_SETTINGS), "py_modules": sources}
+        environment |= {"env_vars": dict(_SETTINGS), "py_modules": sources}
         try:
             context = ray.init(address=address, **options)
         except ConnectionError as error:
             raise UnreachableError(f"--address {address}: no Ray cluster ({error})") from None
+    if callable(on_sigterm):
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it, and ends the process by abort()
     return str(Path(context.address_info["session_dir"]) / "logs")
 
 

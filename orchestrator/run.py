@@ -63,7 +63,10 @@ def run_study(
         if plan_only:
             records = ledger.records(cell.identity for cell in cells)
             decisions = reconcile(cells, records, plan.study.study, wishes)
-            if outlook.probe_would_help and any(d.will_train for d in decisions.values()):
+            # Beside trials at work the times would not be true, and there may be no room.
+            alone = all(decision.action != "wait" for decision in decisions.values())
+            will_train = any(decision.will_train for decision in decisions.values())
+            if outlook.probe_would_help and alone and will_train:
                 from orchestrator.rehearsals import Rehearsals  # Ray takes seconds to import
 
                 cluster.start()
