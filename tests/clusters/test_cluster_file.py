@@ -13,7 +13,7 @@ from moto import mock_aws
 from ray.autoscaler._private.aws.config import bootstrap_aws
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.command_runner import SSHCommandRunner
-from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler._private.util import hash_runtime_conf, prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
@@ -204,21 +204,42 @@ def test_scripts_parse(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-def test_files_that_travel_leave_data_and_secrets_behind(
-    aws_config: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize("name", ["cluster.yaml", "clusters/on-premises.yaml"])
+def test_data_and_secrets_neither_travel_nor_are_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     stay = [".git/config", ".venv/bin/python", "storage/mlflow.db", "data/streets/manifest.json"]
-    stay += ["mlruns/0/meta.yaml", "mlflow.db", ".env", ".aws/credentials", "clusters/a.pem"]
-    stay += [".netrc", "server.key", "ignored.txt"]
-    travel = ["models/fenet.py", "pipelines/data.py", "orchestrator/storage.py", "constraints.txt"]
-    for name in [*stay, *travel]:
-        (here / name).parent.mkdir(parents=True, exist_ok=True)
-        (here / name).write_text("content")
-    (here / ".gitignore").write_text("ignored.txt\n")
-    # As Ray's SSHCommandRunner calls it.
-    options = {name: aws_config[name] for name in ("rsync_exclude", "rsync_filter")}
-    filters = SSHCommandRunner._create_rsync_filter_args(cast(Any, None), options)
-    subprocess.run(["rsync", "-az", *filters, f"{here}/", f"{there}/"], check=True)
+    stay += ["mlruns/0/meta.yaml", "mlflow.db", ".env", ".aws/credentials", ".netrc", "server.key"]
+    within = ["clusters/a.pem", "models/__pycache__/fenet.pyc"]
+    travel = ["models/fenet.py", "pipelines/data.py", "orchestrator/storage.py", "pyproject.toml"]
+    travel += ["clusters/aws/setup_node.sh", "constraints.txt"]
+    for file in [*stay, *within, *travel]:
+        (here / file).parent.mkdir(parents=True, exist_ok=True)
+        (here / file).write_text("content")
+    monkeypatch.chdir(here)
+    config = yaml.safe_load((PROJECT / name).read_text())
+    token = config["file_mounts"].pop("~/.ray/auth_token")
+    assert token == "~/.ray/auth_token"
+
+    def hashed() -> str:
+        return str(hash_runtime_conf(config["file_mounts"], None, {}, True)[1])
+
+    before = hashed()
+    for file in stay:
+        (here / file).write_text("changed")
+    assert hashed() == before
+    for file in travel:
+        (here / file).write_text("changed")
+        assert hashed() != before
+        before = hashed()
+
+    # As Ray's NodeUpdater and SSHCommandRunner do it.
+    filters = SSHCommandRunner._create_rsync_filter_args(cast(Any, None), config)
+    for remote, local in config["file_mounts"].items():
+        target = there / Path(remote).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        slash = "/" if Path(local).is_dir() else ""
+        subprocess.run(["rsync", "-az", *filters, f"{local}{slash}", f"{target}{slash}"], check=True)
     arrived = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()}
-    assert arrived == {*travel, ".gitignore"}
+    assert arrived == set(travel)
