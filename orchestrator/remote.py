@@ -83,8 +83,8 @@ def run_remotely(
         if (there.metadata or {}).get(_DIGEST) != digest:
             raise RemoteError(
                 f"{name} is at work there already, as job {job_id}, from another file or with "
-                f"other options. To see it: ray job logs {job_id} --follow --address {address}; to "
-                f"have it as it is here, stop it first: python -m orchestrator.studies stop '{name}'"
+                f"other options. To see it: ray job logs {job_id} --follow --address {address}; "
+                f"to have it anew, stop it first: python -m orchestrator.studies stop '{name}'"
             )
         console.print(
             f"{name} is at work there already, as job {job_id}, with the sources sent then",
