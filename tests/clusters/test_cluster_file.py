@@ -240,6 +240,8 @@ def test_data_and_secrets_neither_travel_nor_are_read(
         target = there / Path(remote).name
         target.parent.mkdir(parents=True, exist_ok=True)
         slash = "/" if Path(local).is_dir() else ""
-        subprocess.run(["rsync", "-az", *filters, f"{local}{slash}", f"{target}{slash}"], check=True)
+        subprocess.run(
+            ["rsync", "-az", *filters, f"{local}{slash}", f"{target}{slash}"], check=True
+        )
     arrived = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()}
     assert arrived == set(travel)
