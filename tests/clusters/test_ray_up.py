@@ -130,6 +130,9 @@ def test_a_study_sent_to_the_dashboard_trains_on_both_hosts(cluster: Cluster) ->
         again = cluster.command(*sweep, "--address", address, "--storage", storage)
         assert again.returncode == 0
         assert "1 finished" in again.stdout
+        planned = cluster.command(*sweep, "--plan", "--address", address, "--storage", storage)
+        assert planned.returncode == 0, planned.stdout[-3000:]
+        assert "submitted as job over-two-hosts-plan-" in planned.stdout
         relative = cluster.command(*sweep, "--address", address)
         assert relative.returncode == 2
         assert "all machines" in relative.stdout
