@@ -23,6 +23,7 @@ from orchestrator.address import RemoteError, UnreachableError, is_remote
 from orchestrator.canary import CanaryError
 from orchestrator.capacity import CapacityError
 from orchestrator.chatter import quiet_output
+from orchestrator.departure import check_departure
 from orchestrator.extensions import modules_of
 from orchestrator.ledger import LedgerError
 from orchestrator.reconciliation import Wishes
@@ -118,17 +119,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _send(options: argparse.Namespace, console: Console) -> int:
     """Have the study run by the cluster whose dashboard `--address` names, and follow it."""
     plan = load_study(Path(options.study), [_pair(text) for text in options.set], options.only)
-    for trial in plan.trials:
-        check_no_secret(trial.experiment.data.dataset)
+    passed_on = [
+        f"--{name}={value}" for name in ("set", "only") for value in getattr(options, name)
+    ]
+    passed_on += [f"--{name.replace('_', '-')}" for name, on in vars(options).items() if on is True]
+    check_departure(plan, passed_on)
     modules = {
         module.__name__: module
         for trial in plan.trials
         for module in modules_of(trial.experiment, plan.study.imports)
     }
-    passed_on = [
-        f"--{name}={value}" for name in ("set", "only") for value in getattr(options, name)
-    ]
-    passed_on += [f"--{name.replace('_', '-')}" for name, on in vars(options).items() if on is True]
     from orchestrator.remote import run_remotely  # Ray takes seconds to import
 
     return run_remotely(
