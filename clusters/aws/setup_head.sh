@@ -13,11 +13,10 @@ if [ "$BUCKET" = my-bucket ]; then
   exit 1
 fi
 
-sudo apt-get update -qq
 # Debian's packages start a database of their own unless told not to; ours has its own service.
 sudo mkdir -p /etc/postgresql-common
 echo 'create_main_cluster = false' | sudo tee /etc/postgresql-common/createcluster.conf > /dev/null
-sudo apt-get install -y -qq postgresql-16 barman-cli-cloud python3-boto3
+sudo apt-get -o DPkg::Lock::Timeout=600 install -y -qq postgresql-16 barman-cli-cloud python3-boto3
 
 sudo tee /etc/default/tracking > /dev/null <<ENV
 BACKUP=s3://$BUCKET/tracking
@@ -33,6 +32,7 @@ sudo tee /etc/systemd/system/tracking-database.service > /dev/null <<'UNIT'
 [Unit]
 Description=PostgreSQL of the tracking server
 After=network-online.target
+StartLimitIntervalSec=0
 
 [Service]
 User=postgres
@@ -41,11 +41,14 @@ EnvironmentFile=/etc/default/tracking
 ExecStartPre=/usr/local/bin/tracking-database prepare
 ExecStart=/usr/local/bin/tracking-database serve
 ExecStartPost=/usr/local/bin/tracking-database ready
-# A clean stop sends the last of the log to the bucket.
+# A clean stop sends the last of the log to the bucket: PostgreSQL alone is told, not what it sends with.
 KillSignal=SIGINT
-TimeoutStartSec=1800
+KillMode=mixed
+# Restoring a long log takes its time.
+TimeoutStartSec=4h
 TimeoutStopSec=300
 Restart=always
+RestartSec=10
 
 [Install]
 WantedBy=multi-user.target
@@ -75,6 +78,7 @@ sudo tee /etc/systemd/system/mlflow.service > /dev/null <<UNIT
 Description=MLflow tracking server
 Requires=tracking-database.service
 After=tracking-database.service
+StartLimitIntervalSec=0
 
 [Service]
 User=$USER
@@ -85,6 +89,7 @@ ExecStart=/opt/orchestrator/bin/mlflow server --host 127.0.0.1 --port 5000 --wor
   --default-artifact-root s3://$BUCKET/artifacts --no-serve-artifacts
 ExecStartPost=/usr/bin/curl --silent --fail --retry 60 --retry-all-errors --retry-delay 1 --output /dev/null http://127.0.0.1:5000/health
 Restart=always
+RestartSec=10
 
 [Install]
 WantedBy=multi-user.target
