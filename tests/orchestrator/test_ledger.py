@@ -53,17 +53,9 @@ def cell(plan: Plan, tmp_path: Path) -> Cell:
     return resolve_cells(plan.trials, "cpu", tmp_path)[0]
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with its tables made, which takes MLflow seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    Ledger(f"sqlite:///{path}", None)
-    return path
-
-
 @pytest.fixture
-def uri(tmp_path: Path, empty_store: Path) -> str:
-    return f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
+def uri(tmp_path: Path, empty_ledger: Path) -> str:
+    return f"sqlite:///{shutil.copy(empty_ledger, tmp_path / 'mlflow.db')}"
 
 
 @pytest.fixture
