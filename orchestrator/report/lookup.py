@@ -33,19 +33,22 @@ class Match:
 
 
 def find_runs(
-    plan: Plan, runs: Sequence[TrialRun], identities: Mapping[str, str] | None = None
+    plan: Plan,
+    runs: Sequence[TrialRun],
+    codes: Mapping[str, str],
+    identities: Mapping[str, str] | None = None,
 ) -> dict[str, Match]:
     """The run to go by for each trial that has one, by the trial's name: the one that the study's
     command goes by, too.
 
-    runs: of all studies, oldest first. identities: by the trial's name, where they have been
-    resolved.
+    runs: of all studies, oldest first. codes: see `present_codes`. identities: by the trial's name,
+    where they have been resolved.
     """
     by_identity: dict[str, list[TrialRun]] = {}
     for run in runs:
         by_identity.setdefault(run.identity, []).append(run)
     known = {(run.data, run.precision, run.digests) for run in runs}
-    codes, contents, study = present_codes(plan), Contents(), plan.study.study
+    contents, study = Contents(), plan.study.study
     found = {}
     for trial in plan.trials:
         if identities is not None:

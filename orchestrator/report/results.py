@@ -63,8 +63,8 @@ class Results:
 
     def read(self) -> list[Result]:
         """The results as the ledger holds them now, in the order of the study."""
-        matches = find_runs(self._plan, trial_runs(self._ledger), self._identities)
         codes = present_codes(self._plan)
+        matches = find_runs(self._plan, trial_runs(self._ledger), codes, self._identities)
         results = [
             self._result(trial, matches[trial.name], codes[trial.name])
             if trial.name in matches
