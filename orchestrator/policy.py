@@ -56,7 +56,8 @@ class Running:
     @property
     def remaining(self) -> float:
         """Seconds it is expected to go on, never 0: an estimate may be too short."""
-        return max(self.seconds - self.elapsed, _OVERDUE * self.elapsed)
+        left = self.seconds - self.elapsed
+        return left if left > 0 else _OVERDUE * self.elapsed
 
 
 def in_order(trials: Iterable[Waiting]) -> list[Waiting]:
