@@ -108,7 +108,7 @@ def _attempt(
 
 def _rehearse_worker(config: dict[str, Any]) -> None:
     task = config["job"].task
-    device = prepare_worker(task)
+    device = prepare_worker(task, config["job"].run_name)
     rank = ray.train.get_context().get_world_rank()
     name = config["job"].run_name.removesuffix(_AGAIN)
     directory = Path(tempfile.gettempdir(), f"canary-{name}-{rank}")

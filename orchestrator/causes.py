@@ -12,10 +12,10 @@ from ray.exceptions import (
     RayError,
 )
 from ray.train.v2._internal.exceptions import RayTrainError, WorkerHealthCheckFailedError
-from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 from torch.distributed import DistError
 
-from orchestrator.failures import Cause, Failure
+from orchestrator.failures import Cause, Failure, WrongTrialError
 from pipelines.checkpoint import CheckpointError
 from pipelines.dataset import DatasetError
 from pipelines.network import NetworkError
@@ -71,6 +71,10 @@ def _raised(error: BaseException) -> Iterable[BaseException]:
         failures = list(error.worker_failures.values())
     for failure in failures:
         inner: BaseException = getattr(failure, "_base_exc", failure)
+        if isinstance(inner, ControllerError) and isinstance(
+            inner.controller_failure, WrongTrialError
+        ):
+            inner = inner.controller_failure
         if isinstance(inner, WorkerHealthCheckFailedError):
             inner = inner.health_check_failure
         yield getattr(inner, "cause", None) or inner

@@ -17,6 +17,19 @@ Cause = Literal[
 ]
 
 
+class WrongTrialError(RuntimeError):
+    """A gang was handed what belongs to another trial: nothing of it may count."""
+
+
+def check_trial(expected: str, received: str) -> None:
+    """Raise WrongTrialError where what a gang received is not of the run it was started for."""
+    if received != expected:
+        raise WrongTrialError(
+            f"the gang of {expected!r} received what belongs to {received!r}; nothing of it was "
+            "recorded. This is a fault of the orchestrator or of Ray: please report it"
+        )
+
+
 @dataclass(frozen=True)
 class Failure:
     """One attempt's end. message: for a person, without a traceback; stage: what was being done,

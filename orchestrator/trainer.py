@@ -10,6 +10,8 @@ from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.controller import TrainController
 
 from orchestrator.elasticity import AtCheckpoint, RangeOfWorkers
+from orchestrator.failures import check_trial
+from orchestrator.worker import RUN
 
 
 class TrialTrainer(TorchTrainer):
@@ -44,7 +46,10 @@ class TrialTrainer(TorchTrainer):
 
 
 class ReportToTune(UserCallback):
-    """Hands what rank 0 reported on to Tune, which may stop the trial there."""
+    """Hands what rank 0 reported on to Tune, which may stop the trial there.
+
+    Raises WrongTrialError where a report is that of another trial's worker.
+    """
 
     def after_report(
         self,
@@ -52,4 +57,6 @@ class ReportToTune(UserCallback):
         metrics: list[dict[str, Any]],
         checkpoint: Checkpoint | None,
     ) -> None:
+        for reported in metrics:
+            check_trial(run_context.run_config.name, reported[RUN])
         tune.report(metrics[0])

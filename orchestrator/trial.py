@@ -112,7 +112,7 @@ def _trainer(job: Job, nodes: GangNodes, takes_all: bool) -> TrialTrainer:
     return TrialTrainer(
         train_worker,
         takes_all=takes_all,
-        train_loop_config={"task": job.task},
+        train_loop_config={"task": job.task, "run": job.run_name},
         torch_config=RaysNetwork(),
         scaling_config=ScalingConfig(
             num_workers=(job.workers, job.most_workers) if elastic else job.workers,

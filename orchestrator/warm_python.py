@@ -11,6 +11,11 @@ run cold.
 
 The project's own modules are not imported beforehand: a trial runs the sources as they are when it
 starts. Loading this file must stay cheap, because the start of every worker pays for it.
+
+Ray names its tasks and objects by random numbers. Had its generator been used in the server, all
+processes forked there would go on with the same numbers, and one would read what another had put
+under the same name. `import_libraries` keeps it unused; where two children draw alike all the same,
+the server does not serve.
 """
 
 import fcntl
@@ -39,6 +44,7 @@ LIBRARIES = (
     "PIL.Image",
 )
 _SERVE = "--serve"
+_REFUSED = "refused"  # beside the socket: this machine's processes are not to be forked
 _RAYLET = "RAY_RAYLET_PID"  # in the environment of every process that a raylet starts
 _LENGTH_BYTES = 8
 _PATIENCE_SECONDS = 60.0  # for the server to import the libraries on a busy machine
@@ -60,16 +66,19 @@ def _connect(directory: Path) -> socket.socket:
         connection = _try_to_connect(directory)
         if connection is not None:
             return connection
+        refused = directory / _REFUSED
+        if refused.exists():
+            raise ConnectionRefusedError(refused)
         if os.fork() == 0:
             os.close(lock.fileno())
             _become_server(directory)
         end = time.monotonic() + _PATIENCE_SECONDS
-        while time.monotonic() < end:
+        while time.monotonic() < end and not refused.exists():
             connection = _try_to_connect(directory)
             if connection is not None:
                 return connection
             time.sleep(0.02)
-    raise TimeoutError("the libraries were not imported in time")
+    raise TimeoutError("no server: the libraries took too long, or it refuses")
 
 
 def _try_to_connect(directory: Path) -> socket.socket | None:
@@ -107,12 +116,14 @@ def serve(directory: Path) -> dict[str, object] | None:
     """Import the libraries, then fork whenever asked to. Returns None in the server, when the
     raylet has gone, and in a child what it was forked for."""
     import gc
-    import importlib
     import shutil
     import signal
 
-    for name in LIBRARIES:
-        importlib.import_module(name)
+    import_libraries()
+    if not children_draw_apart():
+        print("processes forked here would name Ray's objects alike", file=sys.stderr)
+        (directory / _REFUSED).touch()
+        return None
     gc.collect()
     gc.freeze()  # a collection in a child would write to all pages it shares
     path = directory / "socket"
@@ -134,6 +145,45 @@ def serve(directory: Path) -> dict[str, object] | None:
                 return wanted
     shutil.rmtree(directory, ignore_errors=True)
     return None
+
+
+def import_libraries() -> None:
+    """Import LIBRARIES, without a use of Ray's generator of random numbers.
+
+    Every class that becomes an actor draws a number where it is defined, and Ray's libraries define
+    some. Here the operating system draws it.
+    """
+    import importlib
+    from types import SimpleNamespace
+
+    import ray.actor as definitions
+
+    kind = definitions.ActorClassID
+    drawing = SimpleNamespace(from_random=lambda: kind(os.urandom(kind.size())))
+    definitions.ActorClassID = drawing
+    try:
+        for name in LIBRARIES:
+            importlib.import_module(name)
+    finally:
+        definitions.ActorClassID = kind
+
+
+def children_draw_apart() -> bool:
+    """Whether two processes forked now would get different numbers from Ray's generator."""
+    from ray import JobID, PlacementGroupID
+
+    drawn = []
+    for _ in range(2):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writing, PlacementGroupID.of(JobID.from_int(1)).binary())
+            os._exit(0)
+        os.close(writing)
+        with open(reading, "rb") as stream:
+            drawn.append(stream.read())
+        os.waitpid(child, 0)
+    return drawn[0] != drawn[1]
 
 
 def _fork_for(connection: socket.socket) -> dict[str, object] | None:

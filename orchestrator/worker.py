@@ -15,6 +15,7 @@ import ray.train.torch
 import torch
 from ray.train.v2._internal.execution import context
 
+from orchestrator.failures import check_trial
 from orchestrator.hardware import worker_device
 from orchestrator.stop_file import StopFile
 from orchestrator.worker_output import kept_output, output_of, say
@@ -28,6 +29,7 @@ RESULTS_DIRECTORY = "results"
 SCORE = "checkpoint_score"
 DEVICE = "device"
 WORKERS = "workers"
+RUN = "run"
 
 
 @dataclass(frozen=True)
@@ -53,26 +55,32 @@ class WorkerTask:
     stop_file: str
 
 
-def prepare_worker(task: WorkerTask) -> torch.device:
-    """Make this process ready for a task; the device it computes on."""
+def prepare_worker(task: WorkerTask, run: str) -> torch.device:
+    """Make this process ready for a task of Train's run `run`; the device it computes on.
+
+    Raises WrongTrialError where this gang was started for another run.
+    """
+    check_trial(ray.train.get_context().get_experiment_name(), run)
     torch.set_num_threads(task.threads)
     for module in task.imports:
         importlib.import_module(module)
     return ray.train.torch.get_device()
 
 
-def train_worker(config: dict[str, WorkerTask]) -> None:
-    """Train, report each epoch with a checkpoint, and resume from one where Ray has one. What the
-    process prints meanwhile is kept."""
-    task = config["task"]
+def train_worker(config: dict[str, Any]) -> None:
+    """Train the `task` of Train's run `run`, report each epoch with a checkpoint, and resume from
+    one where Ray has one. What the process prints meanwhile is kept."""
+    task: WorkerTask = config["task"]
     rank = ray.train.get_context().get_world_rank()
     for name in ("ray.train", context.__file__):  # they tell every report in full
         logging.getLogger(name).setLevel(logging.WARNING)
     with kept_output(output_of(task.output, rank)) as bring_output:
-        _train(task, prepare_worker(task), bring_output)
+        _train(task, config["run"], prepare_worker(task, config["run"]), bring_output)
 
 
-def _train(task: WorkerTask, device: torch.device, bring_output: Callable[[], None]) -> None:
+def _train(
+    task: WorkerTask, run: str, device: torch.device, bring_output: Callable[[], None]
+) -> None:
     cache = task.cache and task.cache.here()
     training = Training(task.experiment, open_dataset(task.dataset), device, cache=cache)
     hardware = worker_device(device.type, task.share)
@@ -96,7 +104,7 @@ def _train(task: WorkerTask, device: torch.device, bring_output: Callable[[], No
         bring_output()
         # Ray keeps the checkpoint that scores best, and refuses one without a score.
         metrics[SCORE] = _score(report, training)
-        metrics |= {DEVICE: hardware, WORKERS: group.size}
+        metrics |= {RUN: run, DEVICE: hardware, WORKERS: group.size}
         if training.group.rank != 0:
             ray.train.report(metrics)
             return

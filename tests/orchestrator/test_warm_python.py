@@ -16,8 +16,20 @@ import pytest
 from orchestrator import warm_python
 
 SCRIPT = """\
-import json, os, random, sys
+import json, os, random, sys, threading
 import numpy
+
+names = []
+if "ray" in sys.modules:
+    from ray import JobID, PlacementGroupID
+
+    def draw():
+        names.append(PlacementGroupID.of(JobID.from_int(1)).hex())
+
+    draw()
+    thread = threading.Thread(target=draw)  # each has a generator of its own
+    thread.start()
+    thread.join()
 found = {
     "process": os.getpid(),
     "parent": os.getppid(),
@@ -27,12 +39,46 @@ found = {
     "path": sys.path[:2],
     "note": os.environ.get("NOTE"),
     "loaded": sorted(name for name in sys.modules if "." not in name),
-    "drawn": [random.random(), float(numpy.random.rand())],
+    "drawn": [random.random(), float(numpy.random.rand()), *names],
     "threads": len(os.listdir("/proc/self/task")),
 }
 print(json.dumps(found), flush=True)
 if "die" in sys.argv:
     os.abort()
+"""
+
+
+OBJECTS = """\
+import json, os, threading
+import ray
+from orchestrator import fleet
+
+fleet.connect(None, {})
+
+@ray.remote(num_cpus=0)
+class Driver:
+    def put(self, value):
+        thread = threading.Thread(target=self._put, args=(value,))
+        thread.start()
+        thread.join()
+        return ray.get(self.reference), self.reference.hex(), os.getppid()
+
+    def _put(self, value):
+        self.reference = ray.put(value)
+
+drivers = [Driver.remote() for _ in range(4)]
+found = ray.get([driver.put.remote(value) for value, driver in enumerate(drivers)])
+print(json.dumps(dict(zip(("values", "names", "parents"), zip(*found)))), flush=True)
+fleet.disconnect()
+"""
+DRAWING = """\
+from ray import JobID, PlacementGroupID
+from orchestrator.warm_python import children_draw_apart, import_libraries
+
+import_libraries()
+print(children_draw_apart())
+PlacementGroupID.of(JobID.from_int(1))
+print(children_draw_apart())
 """
 
 
@@ -81,6 +127,7 @@ def test_a_script_finds_itself_as_if_it_had_been_started(warm: Warm) -> None:
     assert again["note"] is None
     assert "/nowhere" not in again["path"]
     assert again["process"] != found["process"]
+    assert len(found["drawn"]) == 4
     assert set(again["drawn"]).isdisjoint(found["drawn"])
 
 
@@ -123,6 +170,35 @@ def test_without_a_server_the_script_is_run_cold(warm: Warm, tmp_path: Path) -> 
     found = nowhere.run("--first")
     assert found["arguments"] == [str(warm.script), "--first"]
     assert "torch" not in found["loaded"]
+
+
+@pytest.mark.slow
+def test_a_process_reads_its_own_objects() -> None:
+    """On a real Ray: what the driver of a trial hands to its gang is put from a thread, too."""
+    done = subprocess.run(
+        [sys.executable, "-c", OBJECTS], capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["values"] == [0, 1, 2, 3]
+    assert len(set(found["names"])) == 4
+    assert len(set(found["parents"])) == 1, "not forked: this says nothing"
+
+
+def test_a_server_whose_children_would_draw_alike_does_not_serve(
+    warm: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_python, "LIBRARIES", ())
+    monkeypatch.setattr(warm_python, "children_draw_apart", lambda: False)
+    assert warm_python.serve(tmp_path) is None
+    refused = Warm(tmp_path, warm.script, warm.raylet)
+    assert "torch" not in refused.run()["loaded"]
+
+
+@pytest.mark.slow
+def test_it_is_seen_whether_children_would_draw_alike() -> None:
+    done = subprocess.run([sys.executable, "-c", DRAWING], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False"], done.stderr
 
 
 @pytest.mark.parametrize("name", warm_python.LIBRARIES)
