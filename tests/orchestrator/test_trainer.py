@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+import torch
 from ray import tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -14,10 +15,50 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
 from orchestrator import fleet
 from orchestrator.causes import diagnose
+from orchestrator.cells import resolve_cells
 from orchestrator.failures import WrongTrialError
+from orchestrator.study_file import load_study
 from orchestrator.trainer import ReportToTune
 from orchestrator.worker import RUN, WorkerTask, train_worker
+from pipelines.dataset import open_dataset
 from pipelines.experiment import Experiment
+from pipelines.training import Report, Training
+from tests.orchestrator.test_sweep import STUDY, runs, sweep
+
+
+@pytest.mark.slow
+def test_trials_beside_each_other_learn_what_each_learns_alone(
+    tmp_path: Path, small_streets: Path
+) -> None:
+    """Four at a time, each with data of its own order; here they are trained one by one, without
+    Ray."""
+    file = tmp_path / "study.yaml"
+    text = STUDY.replace("DATASET", str(small_streets)).replace("CACHE", str(tmp_path / "cache"))
+    text = text.replace("epochs: 3", "epochs: 1").replace("workers: 2", "workers: 1")
+    file.write_text(text + "seeds: [0, 1]\n")
+    done = sweep(file, "--no-canary")
+    assert done.returncode == 0, done.stdout
+    assert "4 trials at a time" in done.stdout
+    _, trials, _ = runs(file)
+
+    plan = load_study(file)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as half a core gives a worker
+    try:
+        for cell in resolve_cells(plan.trials, "cpu", tmp_path):
+            if cell.trial.name not in trials:
+                continue  # the second name of another
+            reports: list[Report] = []
+            training = Training(cell.experiment, open_dataset(cell.location), torch.device("cpu"))
+            training.run(reports.append, None, lambda: False)
+            alone = reports[-1].metrics
+            assert alone is not None
+            recorded = trials[cell.trial.name].data.metrics
+            for name in ("train/loss", "val/miou", "val/pixel_accuracy"):
+                assert recorded[name] == alone[name], (cell.trial.name, name)
+    finally:
+        torch.set_num_threads(threads)
+    assert len({trial.data.metrics["train/loss"] for trial in trials.values()}) == 4
 
 
 @pytest.fixture
