@@ -21,6 +21,7 @@ def cautions(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
                 f"{listed(those, rows)}. No difference is stated."
             )
     yield from _on_trust(rows)
+    yield from _equal_trainings(rows)
     yield from _scorings(plan, rows)
     yield from _mixtures(rows)
     stale = [row for row in rows if row.stale]
@@ -70,6 +71,23 @@ def _on_trust(rows: Sequence[Row]) -> Iterable[str]:
         assumed.setdefault(result.assumed, []).append(result.trial.name)
     for what, names in assumed.items():
         yield f"NOT CERTAIN whose figures these are, {what}: {', '.join(names)}."
+
+
+def _equal_trainings(rows: Sequence[Row]) -> Iterable[str]:
+    """Different trainings whose loss and mIoU are the same to the last bit, which chance never
+    makes them."""
+    ends: dict[tuple[float, float | None], dict[str, str]] = {}
+    for result in (result for row in rows for result in row.finished):
+        if result.run is not None and "train/loss" in result.run.metrics:
+            end = result.run.metrics["train/loss"], result.run.metrics.get("val/miou")
+            ends.setdefault(end, {})[result.run.run_id] = result.trial.name
+    for names in ends.values():
+        if len(names) > 1:
+            yield (
+                f"EXACTLY EQUAL loss and mIoU of different trainings: {', '.join(names.values())}. "
+                "Either the settings in which they differ have no effect, or a figure stands under "
+                "a wrong name."
+            )
 
 
 def _scorings(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:

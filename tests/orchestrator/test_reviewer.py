@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from orchestrator.report.study_report import Report
 from orchestrator.report.views import heat_map, image_list
@@ -69,6 +70,23 @@ def test_pictures_compare_what_may_be_compared(tmp_path: Path, small_streets: Pa
     images = image_list(found.plan, found.rows, ())
     assert images is not None
     assert (images.label, images.base) == ("b", "a")
+
+
+def test_trainings_that_are_equal_to_the_last_bit_are_told(
+    tmp_path: Path, small_streets: Path
+) -> None:
+    found = report(tmp_path, small_streets, {})
+    assert "EXACTLY EQUAL" not in "\n".join(found.notes.warnings)
+    runs = {r.trial.name: r.run for row in found.rows for r in row.results}
+    client = MlflowClient(f"sqlite:///{tmp_path / 'storage' / 'mlflow.db'}")
+    theirs, ours = runs["a, seed 1"], runs["b, seed 2"]
+    assert theirs is not None
+    assert ours is not None
+    for metric in ("train/loss", "val/miou"):
+        client.log_metric(ours.run_id, metric, theirs.metrics[metric], step=3)
+        warned = "\n".join(report_of(tmp_path / "study.yaml").read().notes.warnings)
+        told = "EXACTLY EQUAL loss and mIoU of different trainings: a, seed 1, b, seed 2." in warned
+        assert told == (metric == "val/miou")
 
 
 def test_a_single_shared_seed_is_told(tmp_path: Path, small_streets: Path) -> None:
