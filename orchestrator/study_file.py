@@ -110,6 +110,12 @@ def load_study(
     )
 
 
+def override_of(text: str) -> tuple[str, str]:
+    """A `KEY=VALUE` of the command line, as `load_study` takes it."""
+    key, _, value = text.partition("=")
+    return key.strip(), value
+
+
 def _resolved(source: Source, overrides: Sequence[tuple[str, str]]) -> str:
     """The study as one document. What `--set` says of the experiment wins over variants, grid and
     `when`, for which a study file has no place: it stands above, as it was given."""

@@ -31,7 +31,7 @@ from orchestrator.run import run_study
 from orchestrator.setting import STOPPING, Setting, StopFlag
 from orchestrator.source import StudyError
 from orchestrator.storage import Storage, StorageError
-from orchestrator.study_file import load_study
+from orchestrator.study_file import load_study, override_of
 from pipelines.dataset import DatasetError
 from pipelines.network import NetworkError
 from pipelines.storage import check_no_secret
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         try:
             plan = load_study(
-                Path(options.study), [_pair(text) for text in options.set], options.only
+                Path(options.study), [override_of(text) for text in options.set], options.only
             )
             for warning in plan.warnings:
                 console.print(f"[yellow]look[/]  {escape(str(warning))}", highlight=False)
@@ -118,7 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _send(options: argparse.Namespace, console: Console) -> int:
     """Have the study run by the cluster whose dashboard `--address` names, and follow it."""
-    plan = load_study(Path(options.study), [_pair(text) for text in options.set], options.only)
+    plan = load_study(
+        Path(options.study), [override_of(text) for text in options.set], options.only
+    )
     passed_on = [
         f"--{name}={value}" for name in ("set", "only") for value in getattr(options, name)
     ]
@@ -209,11 +211,6 @@ def _again(options: argparse.Namespace) -> str:
     """What `orchestrator.studies resume` needs besides the resolved study."""
     here = str(Path.cwd())
     return json.dumps({"directory": here, "only": options.only, "set": options.set})
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, _, value = text.partition("=")
-    return key.strip(), value
 
 
 def _handler(stop: StopFlag, console: Console):  # type: ignore[no-untyped-def]

@@ -29,21 +29,29 @@ class Page:
     @property
     def note(self) -> str:
         """Why the page does not show the command's table, and what would make it."""
-        owner = f"`{self.shown}`" if self.shown else "the study file"
+        table, owner = (
+            f"`{settings}`" if settings else "the study file"
+            for settings in (self.asked, self.shown)
+        )
         return (
-            f"the table above is that of `{self.asked}`: the study's page in MLflow, its report "
+            f"the table above is that of {table}: the study's page in MLflow, its report "
             f"and its best model stay those of {owner}; --set study=NAME has a page of its own"
         )
 
 
-def take_page(ledger: Ledger, parent_id: str, overridden: Sequence[str]) -> Page:
-    """The page of the study's run, taken where this command may have it. overridden: as of the
-    command's `Plan`."""
+def find_page(ledger: Ledger, parent_id: str, overridden: Sequence[str]) -> Page:
+    """The page of the study's run as it is; a page that shows nothing yet is the command's own.
+    overridden: as of the command's `Plan`."""
     asked = " ".join(f"--set {entry}" for entry in sorted(overridden))
     tags = ledger.client.get_run(parent_id).data.tags
     # A page that says nothing of it is from before there was this tag.
-    shown = tags.get(_PAGE, "" if "mlflow.note.content" in tags else None)
-    if asked and shown is not None:
-        return Page(shown, asked)
-    ledger.set_tags(parent_id, {_PAGE: asked})
-    return Page(asked, asked)
+    return Page(tags.get(_PAGE, "" if "mlflow.note.content" in tags else asked), asked)
+
+
+def take_page(ledger: Ledger, parent_id: str, overridden: Sequence[str]) -> Page:
+    """The page of the study's run, taken where this command may have it, see `find_page`."""
+    page = find_page(ledger, parent_id, overridden)
+    if page.asked and not page.is_own:
+        return page
+    ledger.set_tags(parent_id, {_PAGE: page.asked})
+    return Page(page.asked, page.asked)

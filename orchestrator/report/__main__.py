@@ -15,7 +15,7 @@ from orchestrator.inference_command import InputError, run_command
 from orchestrator.ledger import Ledger, tracking_uri
 from orchestrator.profile import profile_costs
 from orchestrator.report.study_report import StudyReport, write_documents
-from orchestrator.study_file import load_study
+from orchestrator.study_file import load_study, override_of
 
 EXIT_INCOMPLETE = 1
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:
-    overrides = [_pair(text) for text in options.set]
+    overrides = [override_of(text) for text in options.set]
     plan = load_study(Path(options.study), overrides, options.only)
     storage = Path(options.storage).expanduser().resolve()
     uri = tracking_uri(storage)
@@ -46,14 +46,13 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     directory = Path(options.out) if options.out else storage / "reports" / name
     write_documents(directory, documents)
     console.print(f"\nwritten: {directory}/ ({', '.join(documents)})", soft_wrap=True)
-    if not overrides and not options.only and study_report.keep(documents):
-        console.print("kept with the study's run in MLflow, under report/")
+    if not options.only:
+        why_not = study_report.keep(documents)
+        told = f"not kept in MLflow: {why_not}"
+        if not why_not:
+            told = "kept with the study's run in MLflow, under report/"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
     return 0 if report.complete else EXIT_INCOMPLETE
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, _, value = text.partition("=")
-    return key.strip(), value
 
 
 def _parser() -> argparse.ArgumentParser:

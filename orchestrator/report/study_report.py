@@ -9,6 +9,7 @@ from rich.console import Console
 
 from orchestrator.cells import Cell, ModelCost
 from orchestrator.ledger import Ledger
+from orchestrator.ledger.page import find_page
 from orchestrator.ledger.reading import history, parent_run, run_address, study_pictures
 from orchestrator.report.cautions import on_seeds
 from orchestrator.report.charts import Series
@@ -145,15 +146,19 @@ class StudyReport:
             "report.html": self._page(report),
         }
 
-    def keep(self, documents: Mapping[str, str]) -> bool:
-        """Copy the files into the artifacts of the study's run; False where there is none."""
+    def keep(self, documents: Mapping[str, str]) -> str:
+        """Copy the files into the artifacts of the study's run, if its page shows this table.
+        Returns why they were not, empty where they were."""
         parent = parent_run(self.ledger, self.plan.study.study)
         if parent is None:
-            return False
+            return "the ledger does not know the study"
+        page = find_page(self.ledger, parent, self.plan.overridden)
+        if not page.is_own:
+            return page.note
         with tempfile.TemporaryDirectory(prefix="report-") as directory:
             write_documents(Path(directory), documents)
             self.ledger.log_artifact(parent, Path(directory), FOLDER)
-        return True
+        return ""
 
     def _page(self, report: Report) -> str:
         experiments = [r.run.experiment_id for row in report.rows for r in row.results if r.run]

@@ -19,6 +19,7 @@ from orchestrator.evaluations import settings, study_config
 from orchestrator.ledger import Ledger, RunStatus, StudyRun, session, tracking_uri
 from orchestrator.ownership import Owner
 from orchestrator.reconciliation import Wishes
+from orchestrator.report.study_report import StudyReport
 from orchestrator.run import study_report
 from orchestrator.setting import Setting, StopFlag
 from orchestrator.storage import Storage
@@ -183,9 +184,17 @@ def test_another_table_has_the_page_while_no_other_is_there(desk: Desk) -> None:
         assert desk.page.info.status == "FINISHED"
         assert desk.best == ["weak"]
         assert set(map(bool, desk.table().values())) == {True}
+    # The report of the file's own table is not mixed into that page either.
+    of_the_file = StudyReport(load_study(desk.file), desk.ledger)
+    documents = of_the_file.documents(of_the_file.read())
+    why_not = of_the_file.keep(documents)
+    assert why_not.startswith("the table above is that of the study file: ")
+    assert "stay those of `--set training.epochs=1`" in why_not
+    assert set(map(bool, desk.table().values())) == {True}
     desk.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
     assert desk.sweep()
     assert desk.best == ["strong"]
+    assert of_the_file.keep(documents) == ""
     assert desk.sweep(**changed)
     assert desk.best == []
     assert "the study file" in desk.said
