@@ -76,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with quiet_output(storage.here / "logs") as (console, log):
         previous = {
             number: signal.signal(number, _handler(stop, console))
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
         }
         try:
             plan = load_study(

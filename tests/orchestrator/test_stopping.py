@@ -1,11 +1,13 @@
 """Signals to the command while it trains: what they leave behind, and how it goes on from there."""
 
+import fcntl
 import os
 import pty
 import signal
 import subprocess
+import termios
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,15 +34,24 @@ def processes_of(command_id: int) -> list[psutil.Process]:
     return [*psutil.Process(command_id).children(recursive=True), *train_workers(command_id)]
 
 
+def take_the_terminal() -> None:
+    """Make standard output the terminal of this process's session, whose end it is told."""
+    fcntl.ioctl(1, termios.TIOCSCTTY, 0)
+
+
 @contextmanager
-def on_a_terminal(study: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The command with the live view, whose output is read and forgotten."""
+def on_a_terminal(study: Path) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], None]]]:
+    """The command with the live view, whose output is read and forgotten; and what closes the
+    terminal."""
     terminal, end = pty.openpty()
+
+    closed = threading.Event()
 
     def read() -> None:
         with suppress(OSError):  # the other end is closed
-            while os.read(terminal, 65536):
+            while not closed.is_set() and os.read(terminal, 65536):
                 pass
+        os.close(terminal)
 
     process = subprocess.Popen(
         command(study, "--only", "strong"),
@@ -48,17 +59,17 @@ def on_a_terminal(study: Path) -> Iterator[subprocess.Popen[bytes]]:
         stderr=end,
         env=environment(),
         start_new_session=True,  # a group of its own, to which Ctrl-C goes as a whole
+        preexec_fn=take_the_terminal,
     )
     os.close(end)
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        yield process
+        yield process, closed.set
     finally:
         process.kill()
         process.wait()
         reader.join()
-        os.close(terminal)
 
 
 def test_a_terminated_command_without_a_reader_and_an_impatient_ctrl_c(study: Path) -> None:
@@ -86,7 +97,7 @@ def test_a_terminated_command_without_a_reader_and_an_impatient_ctrl_c(study: Pa
     def log() -> str:
         return studies(study, "logs", "strong").stdout
 
-    with on_a_terminal(study) as process:
+    with on_a_terminal(study) as (process, _):
         resumed = f"resumed after epoch {reached} of {LONG}"
         wait_for(lambda: resumed in log() or process.poll() is not None, 60)
         left = processes_of(process.pid)
@@ -103,3 +114,13 @@ def test_a_terminated_command_without_a_reader_and_an_impatient_ctrl_c(study: Pa
     assert trials["strong"].info.status == "KILLED"
     history = client.get_metric_history(trials["strong"].info.run_id, "train/loss")
     assert [entry.step for entry in history] == list(range(1, len(history) + 1))
+
+    # The window is closed: as Ctrl-C once.
+    with on_a_terminal(study) as (process, close):
+        wait_for(lambda: log().count("resumed after") > 1 or process.poll() is not None, 60)
+        left = processes_of(process.pid)
+        close()
+        assert process.wait(60) == 130
+    wait_for(lambda: not any(each.is_running() for each in left), 20)
+    _, trials, client = runs(study)
+    assert trials["strong"].data.tags["orchestrator.reason"] == "the study was stopped"
