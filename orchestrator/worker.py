@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import shutil
 import socket
 import tempfile
 import threading
@@ -94,6 +95,9 @@ def _train(
     if checkpoint:
         say(f"resumed after epoch {position.epoch} of {epochs}, step {position.step}")
 
+    if group.rank == 0:  # a worker that was killed while it wrote one has left it
+        for left in Path(tempfile.gettempdir()).glob(f"{_snapshots(run)}*"):
+            shutil.rmtree(left, ignore_errors=True)
     written = threading.Event()
     written.set()
 
@@ -110,7 +114,7 @@ def _train(
             return
         written.wait()  # one snapshot in memory, not two
         written.clear()
-        directory = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+        directory = Path(tempfile.mkdtemp(prefix=_snapshots(run)))
         if report.metrics is not None and report.epoch == task.experiment.training.epochs:
             write_results(directory / RESULTS_DIRECTORY, training, report)
         snapshot = report.snapshot()
@@ -136,6 +140,11 @@ def _train(
     training.run(send, task.checkpoint_steps, lambda: asked() or _is_being_taken())
     if training.position.epoch < epochs and _is_being_taken():
         say("ended at a checkpoint: a machine of this trial is about to be taken")
+
+
+def _snapshots(run: str) -> str:
+    """How the directories begin in which a run's checkpoints lie until Ray has stored them."""
+    return f"checkpoint-{run}-"
 
 
 def _is_being_taken() -> bool:

@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -233,6 +234,10 @@ def test_a_lost_worker_a_stop_from_another_terminal_a_kill_and_going_on(study: P
     assert trials["strong"].info.status == "KILLED"
     reached = int(trials["strong"].data.metrics["epoch"])
     assert reached >= 2
+    # As a worker leaves it that is killed while it writes a checkpoint.
+    run = trials["strong"]
+    identity = run.data.tags["orchestrator.identity"][:16]
+    left = Path(tempfile.mkdtemp(prefix=f"checkpoint-{identity}-{run.info.run_id}-"))
     output = study.parent / "resumed.txt"
     with output.open("w") as file:
         process = subprocess.Popen(
@@ -251,6 +256,8 @@ def test_a_lost_worker_a_stop_from_another_terminal_a_kill_and_going_on(study: P
     assert f"resumed after epoch {reached} of {LONG}" in logs
     wait_for(lambda: not any(child.is_running() for child in children), 60)
     assert "strong  stopped" in studies(study, "status", "tiny").stdout
+
+    assert not left.exists()
 
     # The last epochs are enough to see that it went on and did not begin again.
     resumed = sweep(study, "--only", "strong")
