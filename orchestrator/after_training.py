@@ -37,6 +37,8 @@ def score_and_pack(
     failures = score(scores, ledger, plan.study.imports, setting.console, stop)
     if packages:
         directory = setting.storage.here / "submissions" / plan.study.study
-        failures |= pack_missing(packages, plan, ledger, directory, setting.console, stop)
+        unpacked = pack_missing(packages, plan, ledger, directory, setting.console, stop)
+        for name, cause in unpacked.items():
+            failures[name] = f"{failures[name]}; {cause}" if name in failures else cause
     setting.stop.graceful = False
     return failures

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 
 from orchestrator.cells import Cell
 from orchestrator.ledger import Record
@@ -38,10 +39,12 @@ def show_outcome(
     console: Console,
 ) -> None:
     """Print what failed and what is not finished, then the table. By the trial's name, finished:
-    the runs that stand in the table; failures: the causes; decisions: as things stand now."""
+    the runs that stand in the table; failures: why a training failed or, of a finished one, what
+    was left undone and why; decisions: as things stand now."""
     console.print()
     for name, cause in failures.items():
-        console.print(f"[bold red]failed[/]  {name}: ", end="", highlight=False)
+        said = "[yellow]left undone[/]" if name in finished else "[bold red]failed[/]"
+        console.print(f"{said}  {escape(name)}: ", end="", highlight=False)
         console.print(cause, markup=False, highlight=False, soft_wrap=True)
     if failures.keys() - finished.keys():
         console.print("  (left as they are; --retry-failed tries them again)", style="dim")

@@ -31,6 +31,8 @@ from pipelines.dataset import open_dataset
 from pipelines.inference import InferenceConfig
 from pipelines.storage import locate
 
+_AGAIN = "-again"  # ends the name of a second try
+
 
 def sing(
     cells: Sequence[Cell],
@@ -72,7 +74,7 @@ def _run(job: Job, protocols: Sequence[InferenceConfig]) -> dict[str, Any]:
     first, failure = _attempt(job, protocols)
     if failure is None or not failure.retried:
         return first
-    return _attempt(replace(job, run_name=f"{job.run_name}-again"), protocols)[0]
+    return _attempt(replace(job, run_name=f"{job.run_name}{_AGAIN}"), protocols)[0]
 
 
 def _attempt(
@@ -107,7 +109,11 @@ def _attempt(
 def _rehearse_worker(config: dict[str, Any]) -> None:
     task = config["job"].task
     device = prepare_worker(task)
-    directory = Path(tempfile.mkdtemp(prefix="canary-"))
+    rank = ray.train.get_context().get_world_rank()
+    name = config["job"].run_name.removesuffix(_AGAIN)
+    directory = Path(tempfile.gettempdir(), f"canary-{name}-{rank}")
+    shutil.rmtree(directory, ignore_errors=True)  # a worker that was killed has left it
+    directory.mkdir(mode=0o700)
     try:
         rehearsed = rehearse(
             task.experiment,
@@ -119,7 +125,7 @@ def _rehearse_worker(config: dict[str, Any]) -> None:
         )
         metrics = {"rehearsed": asdict(rehearsed), DEVICE: worker_device(device.type, task.share)}
         checkpoint = None
-        if ray.train.get_context().get_world_rank() == 0:
+        if rank == 0:
             checkpoint = ray.train.Checkpoint.from_directory(directory)
         ray.train.report(metrics, checkpoint=checkpoint)
     finally:
@@ -127,7 +133,7 @@ def _rehearse_worker(config: dict[str, Any]) -> None:
 
 
 class _Events:
-    """The canaries' `fleet.TrialEvents`."""
+    """The canaries' `tune_hooks.TrialEvents`."""
 
     def __init__(self, say: Callable[[str], None], stop_requested: Callable[[], bool]) -> None:
         self.sung: list[Sung] = []

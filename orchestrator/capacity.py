@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from orchestrator.machines import MachineType, amounts
-from orchestrator.policy import GangShape, Node, place
+from orchestrator.policy import GangShape, Node, place, workers_that_fit
 from orchestrator.resources import ACCELERATOR, Resources
 
 # Offered by a cluster's head alone, so that no trial's driver dies with a worker node.
@@ -68,7 +68,7 @@ def plan_gang(
     if concurrent == 0:
         raise CapacityError(_too_much(resources, shape, nodes, offered, kinds))
     at_once = resources.concurrent_trials
-    able = [node for node in nodes if _workers_that_fit(per_worker, [node])]
+    able = [node for node in nodes if workers_that_fit(per_worker, [node])]
     gpus = kinds_of_gpu(able) if device == "cuda" else []
     if resources.accelerator in gpus:
         gpus = [resources.accelerator]
@@ -115,7 +115,7 @@ def _too_much(
     named = [name for name in asked if not name.startswith(ACCELERATOR)]
     kind = f" on {resources.accelerator}" if len(named) < len(asked) else ""
     besides = place(GangShape(0, shape.worker, shape.driver), nodes) or []
-    most = _workers_that_fit(asked, besides)
+    most = workers_that_fit(asked, besides)
     low = " at least" if resources.most_workers > shape.workers else ""
     told = (
         f"resources.workers is {shape.workers}{low} with "
@@ -135,13 +135,6 @@ def _machines(kinds: Sequence[MachineType]) -> str:
     if not kinds:
         return ""
     return f". The cluster may start {', '.join(map(str, kinds))}"
-
-
-def _workers_that_fit(per_worker: Mapping[str, float], nodes: Sequence[Node]) -> int:
-    return sum(
-        min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in per_worker.items())
-        for node in nodes
-    )
 
 
 def _gangs_that_fit(shape: GangShape, nodes: Sequence[Node]) -> int:

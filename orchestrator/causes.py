@@ -1,6 +1,7 @@
 """Why a trial failed: from what its workers raised to a cause."""
 
 from collections.abc import Iterable
+from typing import get_args
 
 import torch
 from ray.exceptions import (
@@ -20,18 +21,6 @@ from pipelines.dataset import DatasetError
 from pipelines.network import NetworkError
 from pipelines.training import NonFiniteLossError
 
-# The first explains the others: a worker that ran out of memory takes its group along.
-_PRECEDENCE: tuple[Cause, ...] = (
-    "out of memory",
-    "non-finite loss",
-    "data",
-    "network",
-    "checkpoint",
-    "error",
-    "preemption",
-    "lost node",
-    "lost worker",
-)
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
@@ -41,7 +30,8 @@ def diagnose(error: BaseException) -> Failure:
         Failure(classify(each), _sentence(each), next(iter(getattr(each, "__notes__", [])), ""))
         for each in _raised(error)
     ]
-    return min(found, key=lambda failure: _PRECEDENCE.index(failure.cause))
+    precedence = get_args(Cause)
+    return min(found, key=lambda failure: precedence.index(failure.cause))
 
 
 def classify(error: BaseException) -> Cause:

@@ -149,7 +149,7 @@ class _Resolver:
         training = replace(
             training,
             precision=resolve_precision(training.precision, self._device),
-            backbone_weights=training.backbone_weights and _absolute(training.backbone_weights),
+            backbone_weights=training.backbone_weights and absolute(training.backbone_weights),
         )
         experiment = replace(trial.experiment, training=training)
         return Cell(
@@ -165,11 +165,11 @@ class _Resolver:
         )
 
     def _opened(self, name: str) -> tuple[str, PreparedDataset]:
-        location = ensure_streets(self._datasets_directory) if name == EMBEDDED else _absolute(name)
+        location = ensure_streets(self._datasets_directory) if name == EMBEDDED else absolute(name)
         return location, open_dataset(location)
 
 
-def _absolute(uri: str) -> str:
+def absolute(uri: str) -> str:
     """A local path from the root on, because workers have another working directory."""
     return uri if "://" in uri else str(Path(uri).expanduser().resolve())
 

@@ -1,12 +1,15 @@
 """Keeping the libraries' output out of the user's way: it goes to a file, ours to the terminal."""
 
+import errno
+import io
 import logging
 import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from rich.console import Console
 
@@ -24,7 +27,12 @@ def quiet_output(directory: Path) -> Iterator[tuple[Console, Path]]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved_out, saved_err = os.dup(1), os.dup(2)
-    terminal = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding or "utf-8", buffering=1)
+    # Unbuffered, because a signal handler that prints may interrupt what is being printed.
+    terminal = io.TextIOWrapper(
+        cast("BinaryIO", _Lasting(os.dup(1), "w")),
+        encoding=sys.stdout.encoding or "utf-8",
+        write_through=True,
+    )
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -40,5 +48,21 @@ def quiet_output(directory: Path) -> Iterator[tuple[Console, Path]]:
         os.dup2(saved_err, 2)
         os.close(saved_out)
         os.close(saved_err)
-        with suppress(BrokenPipeError):  # a reader such as `head` may have left
-            terminal.close()
+        terminal.close()
+
+
+class _Lasting(io.FileIO):
+    """An output whose reader may leave before its writer: what is written then is lost, without an
+    error. In `sweep ... | tee log`, Ctrl-C ends tee at once, and the trials' checkpoints come
+    later."""
+
+    def write(self, data: Any) -> int:
+        """Write all of it, or discard what nobody reads any more."""
+        left = memoryview(data).cast("B")
+        try:
+            while left:
+                left = left[super().write(left) or 0 :]
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+        return len(data)

@@ -8,22 +8,24 @@ from functools import partial
 
 from orchestrator.after_training import score_and_pack
 from orchestrator.announcement import announce, show_outcome
-from orchestrator.budget import Budget
+from orchestrator.budget import Budget, recorded_hours
 from orchestrator.capacity import Gang
 from orchestrator.cells import Cell
 from orchestrator.cluster import Cluster
+from orchestrator.conclusion import register_best_trial, study_status
 from orchestrator.dispatch import train
 from orchestrator.ledger import Ledger, Record, RunStatus, StudyRun, keep_links
+from orchestrator.ledger.reading import trial_runs
 from orchestrator.outlook import Outlook
 from orchestrator.plan import placement
 from orchestrator.reconciliation import Decision, Wishes, reconcile
 from orchestrator.rehearsals import Rehearsals
 from orchestrator.report.refresher import Refresher
-from orchestrator.report.study_report import StudyReport
+from orchestrator.report.results import Result
+from orchestrator.report.study_report import Report, StudyReport
 from orchestrator.setting import STOPPING, Setting
 from orchestrator.study import Plan
 from orchestrator.study_figures import draw_study_figures
-from orchestrator.trained_outcome import register_best_trial
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class Course:
         study_run.note_command(self.setting.command)
         refresher = Refresher(partial(self._refresh, study_run))
         status: RunStatus = "FAILED"
+        done = False
         try:
             decisions = self._reconcile()
             announce(self.plan, self.cells, decisions, self.setting.console)
@@ -78,34 +81,37 @@ class Course:
                 else:
                     break
                 decisions = self._reconcile()
+            if study_run.taken:
+                return False
             left = score_and_pack(
                 self.plan,
                 self.cells,
-                {name: run for name, run in self.finished.items() if not run.stopped_early},
+                self._to_the_end(),
                 self.ledger,
                 self.setting,
                 self.cluster.start,
             )
             self.failures |= left
             refresher.close()
-            self._conclude(study_run, decisions)
-            if len(self.finished) == len(self.cells) and not left:
-                status = "FINISHED"
-            elif self.setting.stop.requested or (self.budget and self.budget.hold_reason()):
-                status = "KILLED"
+            decisions = self._reconcile()  # scoring has added figures
+            report = self._conclude(study_run, decisions)
+            done = len(self.finished) == len(self.cells) and not left
+            held = self.setting.stop.requested or bool(self._held())
+            status = study_status(done, held, self._others(report))
         except KeyboardInterrupt:
             status = "KILLED"
             raise
         finally:
             refresher.close()
             study_run.close(status)
-        return status == "FINISHED"
+        return done
 
-    def _stop_from_elsewhere(self) -> None:
-        """Another terminal asks to stop; said once."""
+    def _stop_from_elsewhere(self, why: str) -> None:
+        """Another terminal asks to stop, or another process has the study by now; said once."""
         if not self.setting.stop.requested:
             self.setting.stop.requested = True
-            self.setting.console.print("\nasked to stop from another terminal: " + STOPPING)
+            told = f"\n{why}: {STOPPING}"
+            self.setting.console.print(told, markup=False, highlight=False, soft_wrap=True)
 
     def _decisions(self) -> dict[str, Decision]:
         """What the ledger and the study's file say by now."""
@@ -146,7 +152,7 @@ class Course:
         unique = list(reversed(trained.values()))
         if self.setting.canaries:
             Rehearsals(self.plan, self.gang, self.setting, self.outlook).before(unique, decisions)
-        self.budget = self.budget or self._budget(decisions)
+        self.budget = self.budget or self._budget()
         causes = train(
             unique,
             {name: entry.record for name, entry in decisions.items() if entry.record is not None},
@@ -164,16 +170,16 @@ class Course:
             if name in causes:
                 self.failures[cell.trial.name] = causes[name]
 
-    def _budget(self, decisions: Mapping[str, Decision]) -> Budget:
-        """The study's limits, less what its trials have used so far."""
-        records = {d.record.run_id: d.record for d in decisions.values() if d.record is not None}
+    def _budget(self) -> Budget:
+        """The study's limits, less what all trials that it ever had have used, whether or not they
+        are still asked for."""
+        study = self.plan.study
         hours = (
-            record.metrics.get("trial/gpu_hours", record.metrics.get("trial/worker_hours", 0.0))
-            for record in records.values()
-            if record.study == self.plan.study.study
+            recorded_hours(run.metrics)
+            for run in trial_runs(self.ledger)
+            if run.study == study.study
         )
-        devices = self.plan.study.resources.devices(self.gang.device)
-        return Budget(self.plan.study.limits, devices, sum(hours))
+        return Budget(study.limits, study.resources.devices(self.gang.device), sum(hours))
 
     def _wait(self, decisions: Mapping[str, Decision]) -> None:
         """Until one of the trials that another study's process trains changes its standing."""
@@ -194,27 +200,50 @@ class Course:
     def _refresh(self, study_run: StudyRun) -> None:
         """Keep the report, as it is by now, with the study's run and on its page. Whatever goes
         wrong is left to the next time, because no training may fail for it."""
+        if not study_run.page.is_own:
+            return
         try:
             report = self.report.read()
             study_run.describe(report.markdown())
-            documents = self.report.documents(report)
-            study_run.log_documents({name: documents[name] for name in ("table.md", "table.csv")})
-            self.report.keep(documents)
+            self.report.keep(self.report.documents(report))
         except Exception:
             logger.exception("the report could not be made")
 
-    def _conclude(self, study_run: StudyRun, decisions: Mapping[str, Decision]) -> None:
-        """Show the outcome, and leave the study's page in MLflow as it is in truth."""
+    def _held(self) -> str | None:
+        """The limit for which trials were left out or held."""
+        return self.budget.left_out_reason() if self.budget else None
+
+    def _others(self, report: Report) -> list[Result]:
+        """The study's trials that this command was not about."""
+        own = {cell.trial.name for cell in self.cells}
+        results = [result for row in report.rows for result in row.results]
+        return [result for result in results if result.trial.name not in own]
+
+    def _conclude(self, study_run: StudyRun, decisions: Mapping[str, Decision]) -> Report:
+        """Show the outcome, and leave the study's page in MLflow as it is in truth. Returns the
+        report of the whole study."""
         console = self.setting.console
-        cells = {cell.trial.name: cell for cell in self.cells}
-        keep_links(study_run, cells, self.finished)
-        whole = {name: run for name, run in self.finished.items() if not run.stopped_early}
-        show_outcome(self.report.read(), self.finished, self.failures, decisions, console)
-        register_best_trial(self.plan, whole, self.ledger, console)
-        draw_study_figures(self.plan, self.cells, whole, study_run, self.setting)
-        self._refresh(study_run)
-        limit = self.budget and self.budget.left_out_reason()
+        report = self.report.read()
+        show_outcome(report, self.finished, self.failures, decisions, console)
+        if study_run.page.is_own:
+            keep_links(study_run, {cell.trial.name: cell for cell in self.cells}, self.finished)
+            register_best_trial(report, self.ledger, console)
+            if not self.plan.is_partial:  # they are chosen among all cells
+                draw_study_figures(
+                    self.plan, self.cells, self._to_the_end(), study_run, self.setting
+                )
+            self._refresh(study_run)
+        else:
+            console.print(
+                study_run.page.note, style="yellow", markup=False, highlight=False, soft_wrap=True
+            )
+        limit = self._held()
         if limit and len(self.finished) < len(self.cells):
             console.print(f"[bold yellow]held[/]  {limit}", highlight=False, soft_wrap=True)
         how = self.ledger.how_to_look(study_run.experiment_id)
         console.print(f"\n{how}", highlight=False, soft_wrap=True)
+        return report
+
+    def _to_the_end(self) -> dict[str, Record]:
+        """The finished runs without those that a search has given up."""
+        return {name: run for name, run in self.finished.items() if not run.stopped_early}

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator import fleet
-from orchestrator.budget import Budget
+from orchestrator.budget import Budget, recorded_hours
 from orchestrator.capacity import Gang
 from orchestrator.cells import Cell
 from orchestrator.forecast import Forecaster, ranks
@@ -18,7 +18,7 @@ from orchestrator.progress import StudyProgress, TrialProgress
 from orchestrator.provenance import git_commit
 from orchestrator.recorder import Recorder, Tracked
 from orchestrator.setting import Setting
-from orchestrator.stop_file import stop_file, withdraw
+from orchestrator.stop_file import StopFile, stop_file
 from orchestrator.storage import Storage
 from orchestrator.study import Plan
 from orchestrator.trial import Job
@@ -62,7 +62,8 @@ def train(
     )
     on_gpu = gang.device == "cuda"
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    stop = stop_file(setting.storage, name)
+    place = stop_file(setting.storage, name)
+    stop = StopFile(place)
     recorder = Recorder(study_run, progress, trials, setting, stop, on_gpu, budget, on_finished)
     first = ranks(plan.study, todo)
     setting.stop.graceful = True
@@ -71,7 +72,7 @@ def train(
             fleet.run_jobs(
                 [
                     replace(
-                        job_of(trial.cell, trial.run_id, plan, gang, setting.storage, stop),
+                        job_of(trial.cell, trial.run_id, plan, gang, setting.storage, place),
                         expected_seconds=forecaster.trial(
                             trial.cell, max(trial.logged, default=0)
                         ).seconds,
@@ -91,7 +92,7 @@ def train(
         recorder.cancel()
         raise
     finally:
-        withdraw(stop)
+        stop.withdraw()
         setting.stop.graceful = False
     return recorder.failures
 
@@ -130,13 +131,12 @@ def _tracked(
     study_run: StudyRun,
 ) -> Tracked:
     figures = {} if record is None else record.metrics
-    hours = figures.get("trial/gpu_hours", figures.get("trial/worker_hours", 0.0))
     return Tracked(
         cell,
         run_id,
         logged=study_run.logged_epochs(record),
         seconds=figures.get("trial/seconds", 0.0),
-        hours=hours,
+        hours=recorded_hours(figures),
         workers=plan.study.resources.fewest_workers,
         devices=gang.per_worker.get("GPU", 1.0),
     )

@@ -4,8 +4,7 @@ The fewest are what is asked for and waited for, so that the policy's gangs hold
 starts no machine for more. Beyond them a trial takes what lies idle, which nobody waits for.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -22,15 +21,7 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus,
 from ray.train.v2._internal.util import time_monotonic
 from ray.util import placement_group_table
 
-_SLACK = 1e-9
-
-
-def workers_that_fit(worker: Mapping[str, float], free: Sequence[Mapping[str, float]]) -> int:
-    """How many workers of such resources lie on what is free of each node."""
-    return sum(
-        min(math.floor(node.get(name, 0.0) / amount + _SLACK) for name, amount in worker.items())
-        for node in free
-    )
+from orchestrator.policy import workers_that_fit
 
 
 def free_nodes() -> list[Mapping[str, float]]:

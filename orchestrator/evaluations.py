@@ -28,6 +28,11 @@ def settings(config: InferenceConfig, boundary: int = 0) -> str:
     return json.dumps({**inference, "stride": config.step, "boundary": boundary})
 
 
+def study_config(protocol: InferenceConfig, own: EvaluationConfig) -> EvaluationConfig:
+    """How a study's protocol scores a trial that is evaluated as `own` says while it trains."""
+    return EvaluationConfig(**asdict(protocol), batch=own.batch, boundary=own.boundary)
+
+
 def is_current(
     recorded: Mapping[str, str],
     config: InferenceConfig,
@@ -36,8 +41,36 @@ def is_current(
     split: str,
 ) -> bool:
     """Whether an evaluation with the tags `recorded` is the one that is asked for now."""
-    wanted = {"protocol": settings(config, boundary), "data": fingerprint, "split": split}
-    return all(recorded.get(key) == value for key, value in wanted.items())
+    return not differences(recorded, config, boundary, fingerprint, split)
+
+
+def differences(
+    recorded: Mapping[str, str],
+    config: InferenceConfig,
+    boundary: int,
+    fingerprint: str,
+    split: str,
+) -> list[str]:
+    """What an evaluation with the tags `recorded` has other than what is asked for now, in words;
+    empty where it is the same."""
+    applied, asked = recorded.get("protocol"), settings(config, boundary)
+    if not applied:
+        return ["nothing is recorded of how it was done"]
+    wanted = {"data": fingerprint, "split": split}
+    found = [
+        f"{key} {recorded.get(key, '')[:12] or 'unknown'}, not {value[:12]}"
+        for key, value in wanted.items()
+        if recorded.get(key) != value
+    ]
+    if applied == asked:
+        return found
+    theirs = json.loads(applied)
+    found += [
+        f"{key} {theirs.get(key, 'unknown')}, not {value}"
+        for key, value in json.loads(asked).items()
+        if key not in theirs or theirs[key] != value
+    ]
+    return found or ["other settings"]
 
 
 def log_scores(

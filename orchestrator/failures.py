@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+# The first explains the others: a worker that ran out of memory takes its group along.
 Cause = Literal[
     "out of memory",
     "non-finite loss",

@@ -5,18 +5,17 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray import tune
 from ray.exceptions import RayError
-from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import ASHAScheduler
 
 import models
 import orchestrator
@@ -29,14 +28,23 @@ from orchestrator.elasticity import free_nodes
 from orchestrator.hardware import worker_device
 from orchestrator.limits import EarlyStopping
 from orchestrator.machines import MachineType
+from orchestrator.own_cluster import name_own_cluster
 from orchestrator.policy import GangShape, Node, Waiting, place
 from orchestrator.reachability import check_address
 from orchestrator.resources import Resources
 from orchestrator.trial import Job, TrialError, run_trial
+from orchestrator.tune_hooks import (
+    FAILURE,
+    OUTCOME,
+    Halving,
+    Link,
+    Relay,
+    StopOnRequest,
+    TrialEvents,
+)
 
-_FAILURE = "failure"
-_OUTCOME = "outcome"
 _ANSWER_SECONDS = 30.0
+_SETUP_HOOK = f"{name_own_cluster.__module__}.{name_own_cluster.__name__}"
 
 # Ray reads these where a process starts; none of them changes what is computed.
 _SETTINGS = {
@@ -54,36 +62,6 @@ _LOCAL_SETTINGS = {
 }
 
 
-class TrialEvents(Protocol):
-    """Who wants to know what happens to the trials; called in this process, one at a time."""
-
-    def started(self, name: str) -> None: ...
-
-    def epoch(self, name: str, metrics: dict[str, Any]) -> None: ...
-
-    def finished(self, name: str, outcome: dict[str, Any]) -> None: ...
-
-    def failed(self, name: str, cause: str) -> None: ...
-
-    def stopped_early(self, name: str) -> None:
-        """Early stopping has given the trial up."""
-
-    def held(self, name: str) -> None:
-        """The trial has ended at a checkpoint, because `hold_requested`."""
-
-    def stop_requested(self) -> bool:
-        """Whether all trials are to end now, wherever they are."""
-
-    def hold_requested(self) -> bool:
-        """Whether every running trial is to end at its next checkpoint."""
-
-    def may_start(self, pending: int) -> bool:
-        """Whether a further trial may be started besides `pending` ones that are about to be."""
-
-    def unwanted(self, name: str) -> bool:
-        """Whether nobody wants the trial any more."""
-
-
 def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
     """Join the Ray cluster at `address`, or start one on this machine. Returns where Ray logs.
 
@@ -94,14 +72,16 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
         check_address(address)
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    options["runtime_env"] = dict(runtime_environment)
+    environment = {**runtime_environment, "worker_process_setup_hook": _SETUP_HOOK}
+    options["runtime_env"] = environment
     if address is None:
         for key, value in _LOCAL_SETTINGS.items():
             os.environ.setdefault(key, value)
         [here] = this_machine()
         if not here["GPU"]:  # a process that may hold a GPU is never forked
-            options["runtime_env"] = {**runtime_environment, "py_executable": _warm_python()}
+            environment["py_executable"] = _warm_python()
         # The dashboard stays on: without it a stopped trial's gang is never freed.
         cpus = int(here["CPU"])
         context = ray.init(
@@ -116,11 +96,13 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
         # machines may have other sources of this project than those whose version is recorded.
         own = extensions.runtime_environment({m.__name__: m for m in _PROJECT})
         sources = [*own["py_modules"], *runtime_environment.get("py_modules", [])]
-        options["runtime_env"] |= {"env_vars": dict(_SETTINGS), "py_modules": sources}
+        environment |= {"env_vars": dict(_SETTINGS), "py_modules": sources}
         try:
             context = ray.init(address=address, **options)
         except ConnectionError as error:
             raise UnreachableError(f"--address {address}: no Ray cluster ({error})") from None
+    if callable(on_sigterm):
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it, and ends the process by abort()
     return str(Path(context.address_info["session_dir"]) / "logs")
 
 
@@ -212,16 +194,16 @@ def run_jobs(
         try:
             outcome = run(replace(jobs[config["job"]], takes_room=config["last"]))
             if outcome:  # nothing, where it was told to stop before its end
-                tune.report({_OUTCOME: outcome})
+                tune.report({OUTCOME: outcome})
         except Exception as error:
             cause = (
                 str(error) if isinstance(error, TrialError) else f"{type(error).__name__}: {error}"
             )
             # Tune tells its callbacks that a trial failed, but not why.
-            tune.report({_FAILURE: cause})
+            tune.report({FAILURE: cause})
             raise
 
-    link = _Link(events)
+    link = Link(events)
     waiting = [
         Waiting(
             job.name,
@@ -235,7 +217,7 @@ def run_jobs(
         tune.with_resources(trainable, dict(driver)),
         tune_config=tune.TuneConfig(
             search_alg=Admission(waiting, nodes or connected_nodes, at_once, link.closed),
-            scheduler=early_stopping and _halving(early_stopping, jobs),
+            scheduler=early_stopping and Halving(early_stopping, jobs),
             num_samples=len(jobs),
             max_concurrent_trials=len(jobs),  # the policy's bound is the one that counts
             # A trial that is stopped must take its process along, or its gang would go on in it.
@@ -245,110 +227,9 @@ def run_jobs(
             name=name,
             storage_path=str(directory),
             verbose=0,
-            callbacks=[_Relay(jobs, link)],
-            stop=_StopOnRequest(jobs, link),
+            callbacks=[Relay(jobs, link)],
+            stop=StopOnRequest(jobs, link),
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
     tuner.fit()
-
-
-def _halving(settings: EarlyStopping, jobs: Sequence[Job]) -> ASHAScheduler:
-    epochs = max(job.task.experiment.training.epochs for job in jobs)
-    return ASHAScheduler(
-        time_attr="epoch",
-        metric="val/miou",
-        mode="max",
-        max_t=max(epochs, settings.grace_epochs),
-        grace_period=settings.grace_epochs,
-        reduction_factor=settings.reduction,
-        stop_last_trials=False,  # a trial ends by itself, after its results are written
-    )
-
-
-class _Link:
-    """The way back into this process. Tune writes its callbacks to a file; a link stays behind."""
-
-    def __init__(self, events: TrialEvents) -> None:
-        self.events = events
-        self.begun = 0
-
-    def ending(self) -> bool:
-        """Whether trials are being ended on request."""
-        return self.events.stop_requested() or self.events.hold_requested()
-
-    def closed(self, admitted: int) -> bool:
-        """Whether no trial is to be started besides those `admitted` so far."""
-        return self.ending() or not self.events.may_start(admitted - self.begun)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class _StopOnRequest(tune.Stopper):
-    """Ends all trials once a stop was asked for, those that nobody wants any more, and each at its
-    next report, which comes with a checkpoint, where they are to be held."""
-
-    def __init__(self, jobs: Sequence[Job], link: _Link) -> None:
-        self._jobs = jobs
-        self._link = link
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        if _FAILURE in result or _OUTCOME in result:
-            return False
-        name = self._jobs[result["config"]["job"]].name
-        return self._link.ending() or self._link.events.unwanted(name)
-
-    def stop_all(self) -> bool:
-        return self._link.events.stop_requested()
-
-
-class _Relay(tune.Callback):
-    """Hands Tune's events on, in the study's own terms."""
-
-    def __init__(self, jobs: Sequence[Job], link: _Link) -> None:
-        self._jobs = jobs
-        self._link = link
-        self._causes: dict[str, str] = {}
-        self._finished: set[str] = set()
-
-    def _name(self, trial: TuneTrial) -> str:
-        return self._jobs[trial.config["job"]].name
-
-    def on_trial_start(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
-    ) -> None:
-        self._link.begun += 1
-        self._link.events.started(self._name(trial))
-
-    def on_trial_result(
-        self,
-        iteration: int,
-        trials: list[TuneTrial],
-        trial: TuneTrial,
-        result: dict[str, Any],
-        **_: Any,
-    ) -> None:
-        if _FAILURE in result:
-            self._causes[trial.trial_id] = result[_FAILURE]
-        elif _OUTCOME in result:
-            self._finished.add(trial.trial_id)
-            self._link.events.finished(self._name(trial), result[_OUTCOME])
-        elif "epoch" in result:
-            self._link.events.epoch(self._name(trial), result)
-
-    def on_trial_complete(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
-    ) -> None:
-        if trial.trial_id in self._finished or self._link.events.unwanted(self._name(trial)):
-            return
-        if self._link.ending():
-            self._link.events.held(self._name(trial))
-        else:
-            self._link.events.stopped_early(self._name(trial))
-
-    def on_trial_error(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
-    ) -> None:
-        cause = self._causes.get(trial.trial_id, "its process was lost; see Ray's logs")
-        self._link.events.failed(self._name(trial), cause)

@@ -107,7 +107,8 @@ def machines_asked_for(
     reply = ResourceDemandScheduler(None).schedule(
         SchedulingRequest(
             node_type_configs=kinds,
-            max_num_nodes=int(config.get("max_workers", 0)) - there,
+            # More may be there than allowed: machines that are not `ray up`'s own name no head.
+            max_num_nodes=max(0, int(config.get("max_workers", 0)) - there),
             disable_launch_config_check=True,
             gang_resource_requests=[
                 GangResourceRequest(

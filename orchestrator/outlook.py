@@ -1,11 +1,13 @@
 """What is known of a study's times before it trains, and which canaries would tell more."""
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import mode
 
 from orchestrator import canary
 from orchestrator.capacity import Gang
 from orchestrator.cells import Cell
 from orchestrator.forecast import Capacity, Forecaster, StudyForecast, ranks
+from orchestrator.hardware import device_of_kind
 from orchestrator.ledger import Ledger
 from orchestrator.measurements import keep, known_measurements
 from orchestrator.plan import show_plan
@@ -16,8 +18,12 @@ from orchestrator.study import Plan
 
 
 class Outlook:
-    """The times of a study on the nodes at hand. device: what its workers compute on, see
-    `orchestrator.hardware`; empty where that is not known."""
+    """The times of a study on the nodes at hand.
+
+    device: what its workers compute on, see `orchestrator.hardware`; empty where no machine is
+    there to be asked. Then it is the one that was timed before of the kind of GPU they will lie on,
+    until canaries or a probe say on what they ran.
+    """
 
     def __init__(
         self,
@@ -37,14 +43,15 @@ class Outlook:
         devices = resources.devices(gang.device)
         price = resources.price_per_gpu_hour if gang.device == "cuda" else None
         self._capacity = Capacity(gang.shape, devices, nodes, gang.at_once, price)
-        self._device = device
+        self._answered = device != ""
         self._measurements = known_measurements(ledger, setting.storage.here)
+        self._device = device or self._likely_device()
         self.forecaster = self._forecaster()
 
     @property
     def probe_would_help(self) -> bool:
         """Whether nothing was ever timed on the device, and one is there to be timed."""
-        return self.forecaster.weakest.source is None and self._device != ""
+        return self.forecaster.weakest.source is None and self._answered
 
     def show(
         self,
@@ -94,7 +101,18 @@ class Outlook:
         found = canary.measurements(sung, cells, self._plan.study.resources, source)
         keep(self._setting.storage.here, found)
         self._measurements += found
+        if found and not self._answered:
+            self._device = mode(measurement.device for measurement in found)
         self.forecaster = self._forecaster()
+
+    def _likely_device(self) -> str:
+        """Of the GPUs that were timed the one that workers will lie on; empty where that cannot be
+        told, as with several kinds of them."""
+        if len(self._gang.kinds) != 1:
+            return ""
+        (kind,) = self._gang.kinds
+        timed = (measurement.device for measurement in self._measurements)
+        return device_of_kind(timed, kind, self._plan.study.resources.share(self._gang.device))
 
     def _forecaster(self) -> Forecaster:
         return Forecaster.of(

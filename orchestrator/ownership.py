@@ -3,6 +3,7 @@
 import os
 import socket
 from dataclasses import dataclass
+from functools import cache
 
 import psutil
 
@@ -21,7 +22,7 @@ class Owner:
 
     @staticmethod
     def this_process() -> "Owner":
-        return Owner(socket.gethostname(), os.getpid(), int(psutil.Process().create_time()))
+        return _owner(os.getpid())
 
     @staticmethod
     def parse(text: str) -> "Owner | None":
@@ -42,13 +43,22 @@ class Owner:
     def may_be_alive(self, age: float) -> bool:
         """Whether it may still be at work, its last heartbeat being `age` seconds old.
 
-        On this host the process table knows; elsewhere only the heartbeat does.
+        On this host the process table knows: one that is suspended shows no life, and goes on one
+        day. Elsewhere only the heartbeat does.
         """
-        if self == Owner.this_process() or age > EXPIRED_SECONDS:
+        if self == Owner.this_process():
             return False
         if self.host != socket.gethostname():
-            return True
+            return age <= EXPIRED_SECONDS
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.created) < 2
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created) < 2
+            return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+
+@cache
+def _owner(pid: int) -> Owner:
+    """Of this process, asked once: when it began must not change with the clock of the host."""
+    return Owner(socket.gethostname(), pid, int(psutil.Process(pid).create_time()))

@@ -37,8 +37,9 @@ def show_plan(
 ) -> None:
     """Print the trials with their standing and cost, then what the study takes as a whole.
 
-    standings: by the trial's name. calibration: what the times rest on; device: that it is of.
-    machines: how many of each kind the cluster would start for it; None where it stays as it is.
+    standings: by the trial's name. calibration: what the times rest on; device: that it is of,
+    empty for none. machines: how many of each kind the cluster would start for it; None where it
+    stays as it is.
     """
     counts = Counter(standings[trial.cell.trial.name] for trial in forecast.trials)
     told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
@@ -159,7 +160,12 @@ def _basis(calibration: Calibration, device: str) -> str:
     """What the times rest on, and what the band says."""
     band = "band: four of five studies are expected within it"
     if calibration.source is None:
-        return f"Times are rules of thumb: nothing was timed on this device yet. {band}"
+        lacking = (
+            "nothing was timed on this device yet"
+            if device
+            else "no machine is there to tell what the trials will run on"
+        )
+        return f"Times are rules of thumb: {lacking}. {band}"
     count = len(calibration.measured)
     return (
         f"Times from {_SOURCES[calibration.source]} on {device} ({count} different "

@@ -5,6 +5,7 @@ it again after every end, which gives the wall time of a study before anything i
 """
 
 import heapq
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,7 +56,8 @@ class Running:
     @property
     def remaining(self) -> float:
         """Seconds it is expected to go on, never 0: an estimate may be too short."""
-        return max(self.seconds - self.elapsed, _OVERDUE * self.elapsed)
+        left = self.seconds - self.elapsed
+        return left if left > 0 else _OVERDUE * self.elapsed
 
 
 def in_order(trials: Iterable[Waiting]) -> list[Waiting]:
@@ -67,6 +69,14 @@ def place(gang: GangShape, free: Sequence[Node]) -> list[Node] | None:
     """What is left of `free` with the whole gang placed on it; None where it does not fit."""
     left = _Left(free)
     return left.nodes if left.take(gang) else None
+
+
+def workers_that_fit(worker: Mapping[str, float], nodes: Sequence[Node]) -> int:
+    """How many workers of such resources lie on what the nodes offer, each on one of them."""
+    return sum(
+        min(math.floor(node.get(name, 0.0) / amount + _SLACK) for name, amount in worker.items())
+        for node in nodes
+    )
 
 
 def left_over(nodes: Sequence[Node], gangs: Iterable[GangShape]) -> list[Node] | None:

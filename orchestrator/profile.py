@@ -15,21 +15,27 @@ from orchestrator.validation import suggestion
 from pipelines.network import build_network
 
 
-def run_profile(plan: Plan, setting: Setting) -> bool:
-    """Print the profile, and keep it with the study's run in the ledger. Raises StudyError where a
-    row names a part that its network does not have."""
+def run_profile(plan: Plan, setting: Setting, plan_only: bool = False) -> bool:
+    """Print the profile, and keep that of the whole study with its run in the ledger, unless
+    `plan_only`. Raises StudyError where a row names a part that its network does not have, and
+    LedgerError."""
     costs = profile_costs(plan)
     ledger = Ledger(setting.tracking_uri, setting.artifacts)
-    study_report = StudyReport(plan, ledger, costs=costs)
-    report = study_report.read()
-    report.print(setting.console)
+    StudyReport(plan, ledger, costs=costs).read().print(setting.console)
+    if plan_only:
+        return True
     study_run = StudyRun.open(ledger, plan)
     study_run.note_command(setting.command)
     finished = False
     try:
-        documents = study_report.documents(report)
-        study_run.log_documents({name: documents[name] for name in ("table.md", "table.csv")})
-        study_report.keep(documents)
+        if study_run.page.is_own:
+            whole = StudyReport(plan.whole, ledger, costs=profile_costs(plan.whole))
+            whole.keep(whole.documents(whole.read()))
+        else:
+            say = study_run.page.note
+            setting.console.print(
+                say, style="yellow", markup=False, highlight=False, soft_wrap=True
+            )
         finished = True
     finally:
         study_run.close("FINISHED" if finished else "FAILED")

@@ -5,12 +5,12 @@ that is added later scores what was trained before.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from rich.console import Console
 
 from orchestrator.cells import Cell
-from orchestrator.evaluations import is_current, log_scores
+from orchestrator.evaluations import is_current, log_scores, study_config
 from orchestrator.inference_command import progress, say
 from orchestrator.ledger import Ledger
 from orchestrator.scoring import count
@@ -54,7 +54,7 @@ def missing_scores(
         fingerprint = cell.dataset.manifest.fingerprint
         for name, protocol in plan.study.protocols.items():
             own = cell.trial.experiment.evaluation
-            config = EvaluationConfig(**asdict(protocol), batch=own.batch, boundary=own.boundary)
+            config = study_config(protocol, own)
             recorded = known.get(name, {})
             if (run_id, name) in seen or is_current(
                 recorded, config, config.boundary, fingerprint, data.validation_split
@@ -95,7 +95,8 @@ def score(
                     imports,
                 )
             except Exception as error:  # the other trials can still be scored
-                failures[name] = f"not scored under {entry.protocol}: {error}"
+                cause = f"not scored under {entry.protocol}: {error}"
+                failures[name] = f"{failures[name]}; {cause}" if name in failures else cause
                 continue
             say(console, f"{name}: {100 * scores.miou:.2f} % mIoU under {entry.protocol}")
     return failures

@@ -7,6 +7,7 @@ from typing import Literal
 
 from orchestrator.cells import Cell
 from orchestrator.ledger import Record
+from orchestrator.precedence import foremost
 
 Standing = Literal[
     "finished", "stale", "stopped early", "running elsewhere", "to resume", "failed", "missing"
@@ -55,38 +56,25 @@ def decide(records: Sequence[Record], study: str, code: str, wishes: Wishes) -> 
     records: all runs of its identity, in every study, oldest first.
     code: the present version.
 
-    A finished run counts wherever it is. Then comes what another process trains right now: it is
-    waited for. Then the run that this study left unfinished; those of other studies are theirs.
+    Which of them counts, `precedence.foremost` says.
     """
-
-    def latest(candidates: list[Record]) -> Record:
-        return max(candidates, key=lambda record: record.study == study)
-
-    newest_first = list(reversed(records))
-    finished = [record for record in newest_first if record.status == "FINISHED"]
-    current = [record for record in finished if record.code == code]
-    if current:
-        chosen = latest(current)
-        return Decision("finished", "leave" if chosen.study == study else "link", chosen)
-    if finished and not wishes.retrain_stale:
-        chosen = latest(finished)
-        return Decision("stale", "leave" if chosen.study == study else "link", chosen)
-    for record in newest_first:
-        if record.in_work:
-            return Decision("running elsewhere", "wait", record)
-    for record in newest_first:
-        if record.study != study or record.status == "FINISHED":
-            continue
-        if record.stopped_early and wishes.searching:
-            return Decision("stopped early", "leave", record)
-        if record.status == "FAILED":
-            return Decision("failed", "resume" if wishes.retry_failed else "leave", record)
-        if record.started:
-            return Decision("to resume", "resume", record)
-        return Decision("missing", "train", record)
-    if finished:
-        return Decision("stale", "train", None)
-    return Decision("missing", "train", None)
+    stale = [run for run in records if run.status == "FINISHED" and run.code != code]
+    counting = [run for run in records if not (wishes.retrain_stale and run in stale)]
+    chosen = foremost(counting, study, code)
+    if chosen is None:
+        return Decision("stale" if stale else "missing", "train", None)
+    if chosen.status == "FINISHED":
+        standing: Standing = "finished" if chosen.code == code else "stale"
+        return Decision(standing, "leave" if chosen.study == study else "link", chosen)
+    if chosen.in_work:
+        return Decision("running elsewhere", "wait", chosen)
+    if chosen.stopped_early and wishes.searching:
+        return Decision("stopped early", "leave", chosen)
+    if chosen.status == "FAILED":
+        return Decision("failed", "resume" if wishes.retry_failed else "leave", chosen)
+    if chosen.started:
+        return Decision("to resume", "resume", chosen)
+    return Decision("missing", "train", chosen)
 
 
 def reconcile(

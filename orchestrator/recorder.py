@@ -7,29 +7,30 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from orchestrator import stop_file
 from orchestrator.budget import Budget
 from orchestrator.cells import Cell
 from orchestrator.extensions import modules_of
 from orchestrator.identity import code_version
-from orchestrator.ledger import BackgroundWriter, LedgerError, StudyRun
+from orchestrator.ledger import StudyRun
 from orchestrator.measurements import measured
 from orchestrator.progress import StudyProgress
 from orchestrator.setting import Setting
+from orchestrator.stop_file import StopFile
 from orchestrator.storage import on_this_machine
 from orchestrator.trained_outcome import keep_models
+from orchestrator.trial_writer import TrialWriter
 from orchestrator.worker import DEVICE, RESULTS_DIRECTORY, WORKERS
 from orchestrator.worker_output import output_directory
-from pipelines.checkpoint import CheckpointError, read_history
+from pipelines.checkpoint import STATE_FILE, WEIGHTS_FILE, read_history
 
 
 @dataclass
 class Tracked:
-    """A trial under way. run_id: its run in the ledger. logged: its epochs there. seconds and
-    hours: recorded so far, of training and of all its workers together. workers: at work on it now;
-    devices: GPUs of each, 1 where there is none; sizes: how many workers its epochs were trained
-    by. device: what a worker computes on, once it has said so; began: when its processes were
-    started, by a monotonic clock, unless it goes on from a checkpoint."""
+    """A trial under way. run_id: its run in the ledger. logged: its epochs there, or on their way.
+    seconds and hours: recorded so far, of training and of all its workers together. workers: at
+    work on it now; devices: GPUs of each, 1 where there is none; sizes: how many workers its epochs
+    were trained by. device: what a worker computes on, once it has said so; began: when its
+    processes were started, by a monotonic clock, unless it goes on from a checkpoint."""
 
     cell: Cell
     run_id: str
@@ -48,8 +49,8 @@ GRACE_SECONDS = 60.0
 
 
 class Recorder:
-    """The study's `fleet.TrialEvents`. The ledger is written in the background; `close` waits for
-    it."""
+    """The study's `tune_hooks.TrialEvents`. The ledger is written in the background; `close` waits
+    for it."""
 
     def __init__(
         self,
@@ -57,13 +58,13 @@ class Recorder:
         progress: StudyProgress,
         trials: Mapping[str, Tracked],
         setting: Setting,
-        stop: str,
+        stop: StopFile,
         on_gpu: bool,
         budget: Budget,
         on_finished: Callable[[], None],
     ) -> None:
-        """trials: by trial name. stop: the stop file that the workers watch. on_finished: called,
-        from the writing thread, as trials finish, once all of a trial is recorded."""
+        """trials: by trial name. stop: what the workers watch. on_finished: called, from the
+        writing thread, as trials finish, once all of a trial is recorded."""
         self.failures: dict[str, str] = {}
         self._study_run = study_run
         self._progress = progress
@@ -72,10 +73,11 @@ class Recorder:
         self._budget = budget
         self._hours = "trial/gpu_hours" if on_gpu else "trial/worker_hours"
         self._on_finished = on_finished
-        self._deleted: set[str] = set()
+        self._begun: set[str] = set()
         self._stop_file = stop
         self._stopping_since: float | None = None
-        self._writer = BackgroundWriter()
+        run_ids = {name: trial.run_id for name, trial in trials.items()}
+        self._writer = TrialWriter(study_run, run_ids, progress, self.failures)
 
     def stop_requested(self) -> bool:
         """Whether the trials are to be ended now: some time after the user has asked to stop, in
@@ -84,7 +86,7 @@ class Recorder:
             return False
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
-            stop_file.request(self._stop_file)
+            self._stop_file.request()
         return time.monotonic() - self._stopping_since > GRACE_SECONDS
 
     def hold_requested(self) -> bool:
@@ -97,16 +99,17 @@ class Recorder:
 
     def unwanted(self, name: str) -> bool:
         """Whether the trial's run was deleted in MLflow while it trained."""
-        return name in self._deleted
+        return self._writer.is_deleted(name)
 
     def started(self, name: str) -> None:
         """The trial's processes are being started."""
         self._budget.started(name)
+        self._begun.add(name)
         trial = self._trials[name]
         trial.began = None if trial.logged else time.monotonic()
         imports = self._study_run.plan.study.imports
         code = code_version(modules_of(trial.cell.trial.experiment, imports))
-        self._write(name, lambda: self._study_run.start_trial(trial.run_id, code))
+        self._writer.write(name, lambda: self._study_run.start_trial(trial.run_id, code))
         self._progress.started(name)
 
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:
@@ -116,6 +119,7 @@ class Recorder:
         trial.device = metrics.get(DEVICE, "")
         trial.workers = metrics.get(WORKERS, trial.workers)
         trial.sizes.add(trial.workers)
+        self._budget.worked(name, trial.devices * trial.workers)
         self._log(name, numbers)
         self._progress.epoch(name, int(numbers["epoch"]), numbers)
 
@@ -123,79 +127,81 @@ class Recorder:
         """The trial reached its last epoch; its checkpoints become the run's artifacts."""
         self._budget.ended(name)
         last, best = outcome["last_checkpoint"], outcome["best_checkpoint"]
-        try:
-            # The checkpoint's own history fills in what was lost on the way here.
-            with on_this_machine(last) as directory:
-                history = read_history(directory)
-            for metrics in history:
-                self._log(name, metrics)
-        except (CheckpointError, OSError) as error:
-            self.failed(name, str(error))
-            return
-        self._writer.submit(
-            partial(self._finish, name, last, best, self._measurement(name, history)),
-            lambda error: self._lost(name, f"its results could not be recorded: {error}"),
-        )
+        began = self._trials[name].began
+        wall = None if began is None else time.monotonic() - began
+        self._writer.close_run(name, partial(self._finish, name, last, best, wall))
 
     def failed(self, name: str, cause: str) -> None:
         """The trial raised an error."""
-        if self._setting.stop.requested or name in self._deleted:
+        if self._setting.stop.requested or self._writer.is_deleted(name):
             return  # a worker that was told to stop; the study's end closes the run
         self._budget.ended(name, failed=True)
         self.failures[name] = cause
         run_id = self._trials[name].run_id
-        self._write(name, lambda: self._keep_output(run_id))
-        self._write(name, lambda: self._study_run.end_trial(run_id, "FAILED", cause))
+        self._writer.close_run(name, partial(self._fail, run_id, cause))
         self._progress.ended(name, "failed", cause)
 
     def held(self, name: str) -> None:
         """The trial ended at a checkpoint, because a limit was reached."""
         self._budget.ended(name)
         limit = self._budget.hold_reason()
+        if limit:
+            self._budget.leave_out()
         reason = f"held at a checkpoint: {limit}" if limit else "the study was stopped"
         run_id = self._trials[name].run_id
-        self._write(name, lambda: self._study_run.end_trial(run_id, "KILLED", reason))
+        self._writer.close_run(name, lambda: self._study_run.end_trial(run_id, "KILLED", reason))
         self._progress.ended(name, "stopped", "held at a checkpoint")
 
     def stopped_early(self, name: str) -> None:
         """Early stopping has given the trial up: it is no failure, and not trained again."""
         self._budget.ended(name)
         run_id = self._trials[name].run_id
-        self._write(name, lambda: self._study_run.end_early(run_id))
+        self._writer.close_run(name, lambda: self._study_run.end_early(run_id))
         self._progress.ended(name, "stopped", "early, by its rank among the trials")
 
     def close(self) -> None:
-        """Wait until everything is in the ledger."""
+        """All trials that could be started have ended; wait until everything is in the ledger."""
+        if not self._setting.stop.requested and self._trials.keys() - self._begun:
+            self._budget.leave_out()
         self._writer.drain()
 
     def cancel(self) -> None:
         """Write nothing more; what the checkpoints remember is recorded when the study goes on."""
         self._writer.cancel()
 
-    def _measurement(self, name: str, history: Sequence[dict[str, float]]) -> str:
-        """The device's times that the trial has shown; empty where it was too short to tell."""
-        trial = self._trials[name]
-        wall = None if trial.began is None else time.monotonic() - trial.began
+    def _measurement(
+        self, trial: Tracked, history: Sequence[dict[str, float]], wall: float | None
+    ) -> str:
+        """The device's times that the trial has shown; empty where it was too short to tell. wall:
+        its seconds, unless it was interrupted."""
         resources = self._study_run.plan.study.resources
         if resources.most_workers > resources.fewest_workers:
-            if len(trial.sizes) != 1 or trial.began is None:
+            if len(trial.sizes) != 1 or wall is None:
                 return ""  # its times are those of several sizes
             resources = replace(resources, workers=trial.workers)
         found = measured(trial.cell, resources, trial.device, history, wall)
         return found.to_json() if found and trial.device else ""
 
-    def _finish(self, name: str, last: str, best: str, measurement: str) -> None:
-        """last, best: where the checkpoints lie, paths or URIs."""
+    def _finish(self, name: str, last: str, best: str, wall: float | None) -> None:
+        """last, best: where the checkpoints lie, paths or URIs; wall: see `_measurement`."""
         trial = self._trials[name]
         ledger = self._study_run.ledger
-        if measurement:
-            self._study_run.log_measurement(trial.run_id, trial.device, measurement)
+        self._study_run.check_held()
         self._keep_output(trial.run_id)
         validated = trial.cell.trial.experiment.data.validation_split is not None
         imports = self._study_run.plan.study.imports
-        with on_this_machine(last) as final, on_this_machine(best) as chosen:
-            ledger.log_artifact(trial.run_id, final / RESULTS_DIRECTORY)
+        with (
+            on_this_machine(last, only=[STATE_FILE, WEIGHTS_FILE, RESULTS_DIRECTORY]) as final,
+            on_this_machine(best, only=[WEIGHTS_FILE]) as chosen,
+        ):
             history = read_history(final)
+            for metrics in history:  # fills in what was lost on the way here
+                if (epoch := int(metrics["epoch"])) not in trial.logged:
+                    figures = self._figures(trial, metrics)
+                    self._study_run.log_epoch(trial.run_id, epoch, figures)
+            if measurement := self._measurement(trial, history, wall):
+                self._study_run.log_measurement(trial.run_id, trial.device, measurement)
+            ledger.log_artifact(trial.run_id, final / RESULTS_DIRECTORY)
             keep_models(
                 ledger,
                 trial.run_id,
@@ -208,6 +214,10 @@ class Recorder:
         self._study_run.end_trial(trial.run_id, "FINISHED")
         self._progress.ended(name, "finished")
         self._on_finished()
+
+    def _fail(self, run_id: str, cause: str) -> None:
+        self._keep_output(run_id)
+        self._study_run.end_trial(run_id, "FAILED", cause)
 
     def _keep_output(self, run_id: str) -> None:
         output = output_directory(self._setting.storage, run_id)
@@ -222,7 +232,13 @@ class Recorder:
         epoch = int(metrics["epoch"])
         if epoch in trial.logged:
             return
-        trial.logged.add(epoch)
+        figures = self._figures(trial, metrics)
+        log_epoch = self._study_run.log_epoch
+        self._writer.write(name, lambda: log_epoch(trial.run_id, epoch, figures))
+
+    def _figures(self, trial: Tracked, metrics: Mapping[str, float]) -> dict[str, float]:
+        """What is recorded of an epoch, which counts as recorded from now on."""
+        trial.logged.add(int(metrics["epoch"]))
         figures = {key: value for key, value in metrics.items() if key != "seconds"}
         if "seconds" in metrics:
             trial.hours += (
@@ -230,31 +246,7 @@ class Recorder:
             )
             trial.seconds = max(trial.seconds, metrics["seconds"])
             figures |= {"trial/seconds": trial.seconds, self._hours: trial.hours}
-        self._writer.submit(
-            lambda: self._study_run.log_epoch(trial.run_id, epoch, figures),
-            # The checkpoint remembers it: it is recorded again when the trial finishes.
-            lambda error: trial.logged.discard(epoch) if self._is_there(name) else None,
-        )
-
-    def _write(self, name: str, task: Callable[[], None]) -> None:
-        self._writer.submit(task, lambda error: self._lost(name, f"not recorded: {error}"))
-
-    def _is_there(self, name: str) -> bool:
-        """Whether the trial's run is still there; says so once where it was deleted."""
-        if name not in self._deleted and not self._study_run.ledger.exists(
-            self._trials[name].run_id
-        ):
-            self._deleted.add(name)
-            self._progress.ended(name, "stopped", "its run was deleted in MLflow")
-        return name not in self._deleted
-
-    def _lost(self, name: str, cause: str) -> None:
-        """A write failed for good, on the writing thread."""
-        if self._is_there(name):
-            self.failures[name] = cause
-            self._progress.ended(name, "failed", cause)
-            with suppress(LedgerError):
-                self._study_run.end_trial(self._trials[name].run_id, "FAILED", cause)
+        return figures
 
 
 def _training_metrics(result: Mapping[str, Any]) -> dict[str, float]:

@@ -6,7 +6,9 @@ cluster's machines have of their own.
 """
 
 import asyncio
+import hashlib
 import inspect
+import json
 import re
 import shlex
 import shutil
@@ -27,6 +29,8 @@ import pipelines
 from orchestrator.address import RemoteError
 
 _STUDY = "study"
+_PURPOSE = "purpose"  # of a job: to plan, or to train
+_DIGEST = "digest"  # of what was asked for
 _STUDY_FILE = "study.yaml"
 _SOURCES = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 # A stopped job's trials write their checkpoints first; Ray would kill it after 3 seconds.
@@ -44,34 +48,48 @@ def run_remotely(
     console: Console,
 ) -> int:
     """Send a study to the cluster at `address`, or join it where it is at work there already, and
-    show what it says until it ends. Returns the exit status of the study's own command.
+    show what it says until it ends. Returns the exit status of the study's own command. A plan is
+    a job for itself: it joins none, and none joins it.
 
     name: of the study. document: its resolved file. modules: the user's own. arguments: the sweep's
-    options that go with it. storage: as the cluster sees it. Raises RemoteError.
+    options that go with it. storage: as the cluster sees it. Raises RemoteError, also where the
+    study is at work there from another document or with other arguments.
     """
     if "://" not in storage and not storage.startswith("/"):
         raise RemoteError(
             f"--storage {storage} would lie in the job's temporary directory; name a place that "
             "all machines of the cluster share, such as s3://BUCKET/storage or /shared/storage"
         )
+    command = ["python", "-m", "orchestrator.sweep", _STUDY_FILE, *arguments]
+    command += ["--storage", storage, "--address", "auto"]
+    digest = hashlib.sha256(json.dumps([document, command]).encode()).hexdigest()
+    purpose = "plan" if "--plan" in arguments else "train"
     client = _connect(address)
-    job_id = _at_work(client, name)
-    if job_id is not None:
-        console.print(f"{name} is at work there already, as job {job_id}", highlight=False)
-    else:
-        command = ["python", "-m", "orchestrator.sweep", _STUDY_FILE, *arguments]
-        command += ["--storage", storage, "--address", "auto"]
+    there = None if purpose == "plan" else _at_work(client, name)
+    if there is None:
         with _parcel(document, modules) as directory:
             job_id = client.submit_job(
                 entrypoint=shlex.join(command),
-                submission_id=_job_name(name),
+                submission_id=_job_name(name, purpose),
                 runtime_env={
                     "working_dir": str(directory),
                     "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_SECONDS},
                 },
-                metadata={_STUDY: name},
+                metadata={_STUDY: name, _PURPOSE: purpose, _DIGEST: digest},
             )
         console.print(f"submitted as job {job_id}", highlight=False)
+    else:
+        job_id = str(there.submission_id)
+        if (there.metadata or {}).get(_DIGEST) != digest:
+            raise RemoteError(
+                f"{name} is at work there already, as job {job_id}, from another file or with "
+                f"other options. To see it: ray job logs {job_id} --follow --address {address}; "
+                f"to have it anew, stop it first: python -m orchestrator.studies stop '{name}'"
+            )
+        console.print(
+            f"{name} is at work there already, as job {job_id}, with the sources sent then",
+            highlight=False,
+        )
     try:
         return _follow(client, job_id, console)
     except KeyboardInterrupt:
@@ -96,16 +114,19 @@ def _connect(address: str) -> JobSubmissionClient:
         ) from None
 
 
-def _job_name(study: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", study) + time.strftime("-%Y%m%d-%H%M%S")
+def _job_name(study: str, purpose: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", study)
+    return f"{name}-{purpose}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _at_work(client: JobSubmissionClient, name: str) -> str | None:
-    """The job that is at work on the study, if any."""
+def _at_work(client: JobSubmissionClient, name: str) -> JobDetails | None:
+    """The job that trains the study, if any."""
     jobs: list[JobDetails] = client.list_jobs()
     for job in jobs:
-        if job.status in _STILL_AT_WORK and (job.metadata or {}).get(_STUDY) == name:
-            return job.submission_id
+        told = job.metadata or {}
+        trains = told.get(_STUDY) == name and told.get(_PURPOSE) != "plan"
+        if trains and job.status in _STILL_AT_WORK:
+            return job
     return None
 
 

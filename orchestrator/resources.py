@@ -43,7 +43,8 @@ class Resources:
     accelerator: the kind of GPU that every worker must lie on, by Ray's name for it (`H100`,
         `T4`, ...); any when left out. It counts where the device is a GPU.
     price_per_gpu_hour: what an hour of one GPU costs, in any currency, for estimates.
-    retries: restarts from the last checkpoint after a worker or its node is lost.
+    retries: restarts from the last checkpoint after a worker's process is lost. A lost machine, or
+        one that is taken, is never counted: the trial resumes however often that happens.
     """
 
     __pydantic_config__ = {"extra": "forbid"}

@@ -3,9 +3,10 @@ table."""
 
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from orchestrator.capacity import plan_gang
-from orchestrator.cells import resolve_cells
+from orchestrator.cells import Cell, resolve_cells
 from orchestrator.cluster import Cluster
 from orchestrator.extensions import modules_of, runtime_environment
 from orchestrator.initial_weights import local_weights
@@ -15,6 +16,9 @@ from orchestrator.reconciliation import Wishes, reconcile
 from orchestrator.setting import Setting
 from orchestrator.study import Plan
 from orchestrator.submission_check import check_submission
+
+if TYPE_CHECKING:
+    from orchestrator.report.study_report import StudyReport
 
 
 def run_study(
@@ -30,7 +34,7 @@ def run_study(
     if plan.study.kind == "profile":
         from orchestrator.profile import run_profile  # with the report and its charts
 
-        return run_profile(plan, setting)
+        return run_profile(plan, setting, plan_only)
     wishes = replace(wishes or Wishes(), searching=plan.study.kind == "search")
     modules = {
         module.__name__: module
@@ -59,7 +63,10 @@ def run_study(
         if plan_only:
             records = ledger.records(cell.identity for cell in cells)
             decisions = reconcile(cells, records, plan.study.study, wishes)
-            if outlook.probe_would_help and any(d.will_train for d in decisions.values()):
+            # Beside trials at work the times would not be true, and there may be no room.
+            alone = all(decision.action != "wait" for decision in decisions.values())
+            will_train = any(decision.will_train for decision in decisions.values())
+            if outlook.probe_would_help and alone and will_train:
                 from orchestrator.rehearsals import Rehearsals  # Ray takes seconds to import
 
                 cluster.start()
@@ -67,9 +74,19 @@ def run_study(
             outlook.show(decisions, partial(cluster.machines_asked_for, gang))
             return True
         from orchestrator.course import Course  # Ray takes seconds to import
-        from orchestrator.report.study_report import StudyReport
 
-        report = StudyReport.of_cells(plan, ledger, cells)
+        report = study_report(plan, ledger, cells)
         return Course(plan, setting, wishes, gang, cells, ledger, cluster, outlook, report).run()
     finally:
         cluster.close()
+
+
+def study_report(plan: Plan, ledger: Ledger, cells: list[Cell]) -> "StudyReport":
+    """The report of the whole study. cells: those of `plan`; what `--only` leaves out of it is told
+    from the ledger alone, because its data may not be here."""
+    from orchestrator.report.study_report import StudyReport  # with its charts
+
+    if not plan.is_partial:
+        return StudyReport.of_cells(plan, ledger, cells)
+    costs = {cell.trial.name: cell.cost for cell in cells}
+    return StudyReport(plan.whole, ledger, costs=costs)

@@ -98,16 +98,17 @@ def _in_shares(
     shared = ray.put(model)
     waiting = [placed.remote(shared, *work, share, shares) for share in range(shares)]
     shown = bar.add_task(f"shares {done}, {places} at a time", total=shares)
-    while waiting:
-        ready, waiting = ray.wait(waiting)
-        try:
+    try:
+        while waiting:
+            ready, waiting = ray.wait(waiting)
             yield ray.get(ready[0])
-        except ray.exceptions.RayTaskError as error:
-            for reference in waiting:
-                ray.cancel(reference)
-            raise error.cause from None
-        bar.advance(shown)
-    bar.remove_task(shown)
+            bar.advance(shown)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    finally:  # also where a worker was lost, or nobody wants the rest
+        for reference in waiting:
+            ray.cancel(reference)
+        bar.remove_task(shown)
 
 
 def _machines() -> list[Node]:

@@ -17,11 +17,12 @@ class StopFlag:
     """Whether the user has asked to stop: set by the signal handler, read by the run.
 
     graceful: trials are running, which takes a moment to end well; before and after, a stop is at
-    once.
+    once. at_once: when the run was told to stop at once, by a monotonic clock.
     """
 
     requested: bool = False
     graceful: bool = False
+    at_once: float | None = None
 
 
 @dataclass(frozen=True)

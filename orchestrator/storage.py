@@ -2,9 +2,10 @@
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow.fs
@@ -77,17 +78,27 @@ class Storage:
 
 
 @contextmanager
-def on_this_machine(place: str) -> Iterator[Path]:
+def on_this_machine(place: str, only: Sequence[str] = ()) -> Iterator[Path]:
     """A directory by path or URI, as a local one: itself, or a copy for as long as it is needed.
 
-    Raises OSError where it cannot be read.
+    only: the files and folders of it that are needed, by name; all of it for none. Raises OSError
+    where it cannot be read.
     """
     if "://" not in place:
         yield Path(place)
         return
     location = locate(place)
     with tempfile.TemporaryDirectory(prefix="copy-") as temporary:
-        pyarrow.fs.copy_files(
-            location.path, temporary, location.filesystem, pyarrow.fs.LocalFileSystem()
+        copy = partial(
+            pyarrow.fs.copy_files,
+            source_filesystem=location.filesystem,
+            destination_filesystem=pyarrow.fs.LocalFileSystem(),
         )
+        if not only:
+            copy(location.path, temporary)
+        for name in only:
+            found = location.filesystem.get_file_info(location.file(name))
+            if found.type == pyarrow.fs.FileType.Directory:
+                (Path(temporary) / name).mkdir()  # `copy_files` makes those inside it only
+            copy(found.path, f"{temporary}/{name}")
         yield Path(temporary)

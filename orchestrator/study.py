@@ -6,7 +6,7 @@ apart, because they do not decide a result.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -224,7 +224,9 @@ class Plan:
     """A study with its trials, in the order of the file, and the text it was read from.
 
     resolved: the study with all it extends, as YAML, and a comment for each `--set`. warnings: what
-    a person should look at, although the study can be run.
+    a person should look at, although the study can be run. every: all trials of the study, also
+    those that `--only` leaves out. overridden: each `--set` that makes another table than the
+    file's.
     """
 
     study: Study
@@ -232,6 +234,18 @@ class Plan:
     text: str
     resolved: str = ""
     warnings: tuple[Problem, ...] = ()
+    every: tuple[Trial, ...] = ()
+    overridden: tuple[str, ...] = ()
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether `--only` leaves trials out."""
+        return len(self.trials) < len(self.every)
+
+    @property
+    def whole(self) -> "Plan":
+        """The plan of all trials of the study."""
+        return replace(self, trials=self.every) if self.is_partial else self
 
 
 def field_names(config: type[Any]) -> list[str]:

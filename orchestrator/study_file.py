@@ -35,6 +35,8 @@ _NOT_INHERITED = ("study", "description", "extends")
 _NAMED = ("variants", "grid", "protocols")
 # What is wrong is told with all else that is; where it has a name that others use, it keeps it.
 _STAND_INS: dict[Keys, Any] = {("study",): "study", ("variants", ANY): {}, ("protocols", ANY): {}}
+# What may be set without making another table: another name has a page of its own.
+_BESIDE = ("study", "description", "resources", "limits", "first")
 # Parts without which nothing true can be said of how the others fit each other.
 _NEEDED = ("base", "variants", "grid", "kind", "protocols")
 
@@ -103,6 +105,8 @@ def load_study(
         path.read_text(encoding="utf-8"),
         _resolved(source, overrides),
         (*idle, *splits_that_overlap(trials, source)),
+        trials,
+        tuple(f"{key}={text}" for key, text in overrides if key.split(".")[0] not in _BESIDE),
     )
 
 

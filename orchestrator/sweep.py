@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from orchestrator.address import RemoteError, UnreachableError, is_remote
 from orchestrator.canary import CanaryError
 from orchestrator.capacity import CapacityError
 from orchestrator.chatter import quiet_output
+from orchestrator.departure import check_departure
 from orchestrator.extensions import modules_of
 from orchestrator.ledger import LedgerError
 from orchestrator.reconciliation import Wishes
@@ -53,6 +55,8 @@ BAD_INPUT = (
 EXIT_FAILED_TRIALS = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+# Who presses Ctrl-C again within this time means the stop that is on its way.
+_CLOSING_SECONDS = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,8 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"  the full account is in {log}", highlight=False, soft_wrap=True)
             return EXIT_FAILED_TRIALS
         finally:
+            asked = stop.requested or stop.at_once is not None
             for number, handler in previous.items():
-                signal.signal(number, handler)
+                # Once more is too late: nothing is left to stop.
+                signal.signal(number, signal.SIG_IGN if asked else handler)
     if stop.requested:
         return EXIT_INTERRUPTED
     return 0 if finished else EXIT_FAILED_TRIALS
@@ -113,17 +119,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _send(options: argparse.Namespace, console: Console) -> int:
     """Have the study run by the cluster whose dashboard `--address` names, and follow it."""
     plan = load_study(Path(options.study), [_pair(text) for text in options.set], options.only)
-    for trial in plan.trials:
-        check_no_secret(trial.experiment.data.dataset)
+    passed_on = [
+        f"--{name}={value}" for name in ("set", "only") for value in getattr(options, name)
+    ]
+    passed_on += [f"--{name.replace('_', '-')}" for name, on in vars(options).items() if on is True]
+    check_departure(plan, passed_on)
     modules = {
         module.__name__: module
         for trial in plan.trials
         for module in modules_of(trial.experiment, plan.study.imports)
     }
-    passed_on = [
-        f"--{name}={value}" for name in ("set", "only") for value in getattr(options, name)
-    ]
-    passed_on += [f"--{name.replace('_', '-')}" for name, on in vars(options).items() if on is True]
     from orchestrator.remote import run_remotely  # Ray takes seconds to import
 
     return run_remotely(
@@ -213,7 +218,11 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _handler(stop: StopFlag, console: Console):  # type: ignore[no-untyped-def]
     def handle(number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if stop.at_once is not None and now - stop.at_once < _CLOSING_SECONDS:
+            return  # the runs are being closed
         if stop.requested or not stop.graceful:
+            stop.at_once = now
             raise KeyboardInterrupt
         stop.requested = True
         console.print(f"\nstopping: {STOPPING} (once more to stop at once)")

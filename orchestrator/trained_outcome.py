@@ -1,17 +1,15 @@
-"""What trials leave of their networks in the ledger: models, best checkpoints, the best of all."""
+"""What trials leave of their networks in the ledger: models, and best checkpoints."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from orchestrator.cells import Cell
-from orchestrator.ledger import Ledger, Record
-from orchestrator.ledger.models import log_model, register_best
+from orchestrator.ledger import Ledger
+from orchestrator.ledger.models import log_model
 from orchestrator.model_package import package
-from orchestrator.study import Plan
 from pipelines.imaging import Array
 from pipelines.model_directory import write_model_directory
 
@@ -59,35 +57,6 @@ def keep_models(
             directory = Path(temporary) / "best"
             write_model_directory(directory, best, experiment, manifest)
             ledger.log_artifact(run_id, directory, "best")
-
-
-def register_best_trial(
-    plan: Plan, finished: Mapping[str, Record], ledger: Ledger, console: Console
-) -> None:
-    """Register the model of the trial with the table's highest figure, and say under which name.
-
-    A study that is not trained to the end has the best of what is finished. Where the store keeps
-    no registry, that costs a line of warning. finished: by the trial's name.
-    """
-    protocol = plan.study.report.protocol
-    metric = "val/miou" if protocol is None else f"eval/{protocol}/miou"
-    figures = {
-        name: record.metrics[metric]
-        for name, record in finished.items()
-        if metric in record.metrics
-    }
-    if not figures:
-        return
-    best = max(figures, key=lambda name: figures[name])
-    try:
-        registered = register_best(ledger, plan.study.study, finished[best].run_id)
-    except Exception as error:  # the study's results stand without it
-        say = f"[yellow]warning[/]  the best model could not be registered: {error}"
-    else:
-        if registered is None:
-            return
-        say = f"best model: {registered} ({best}, mIoU {100 * figures[best]:.2f} %)"
-    console.print(say, highlight=False, soft_wrap=True)
 
 
 def _example(cell: Cell) -> Array:

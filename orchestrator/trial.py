@@ -3,7 +3,6 @@
 import logging
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -13,10 +12,11 @@ from orchestrator.causes import diagnose
 from orchestrator.failures import Attempts
 from orchestrator.gang_nodes import GangNodes
 from orchestrator.rendezvous import RaysNetwork
-from orchestrator.stop_file import is_asked
+from orchestrator.stop_file import StopFile
+from orchestrator.storage import on_this_machine
 from orchestrator.trainer import ReportToTune, TrialTrainer
 from orchestrator.worker import SCORE, WorkerTask, train_worker
-from pipelines.checkpoint import read_history
+from pipelines.checkpoint import STATE_FILE, read_history
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +60,15 @@ def run_trial(job: Job) -> dict[str, Any]:
     attempts = Attempts(job.retries)
     nodes = GangNodes()
     takes_all = job.takes_room
+    stop = StopFile(job.task.stop_file)
     while True:
-        if job.task.stop_file and is_asked(job.task.stop_file):
+        if stop.is_asked():
             return {}
         try:
             result = _trainer(job, nodes, takes_all).fit()
             if _is_complete(job, result.checkpoint):
                 break
-            if not job.task.stop_file or is_asked(job.task.stop_file):
+            if not job.task.stop_file or stop.is_asked():
                 return {}
             # Nothing else makes the workers end early.
             logger.warning("%s: a machine is being taken; going on from the checkpoint", job.name)
@@ -100,8 +101,9 @@ def _is_complete(job: Job, checkpoint: Checkpoint | None) -> bool:
     """Whether a training that ended without an error reached its last epoch."""
     if checkpoint is None:
         return False
-    with checkpoint.as_directory() as directory:
-        history = read_history(Path(directory))
+    # Weights and momentum stay where they are.
+    with on_this_machine(_place(checkpoint, job), only=[STATE_FILE]) as directory:
+        history = read_history(directory)
     return len(history) == job.task.experiment.training.epochs
 
 

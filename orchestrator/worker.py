@@ -16,7 +16,7 @@ import torch
 from ray.train.v2._internal.execution import context
 
 from orchestrator.hardware import worker_device
-from orchestrator.stop_file import watched
+from orchestrator.stop_file import StopFile
 from orchestrator.worker_output import kept_output, output_of, say
 from pipelines.cache import NodeCache
 from pipelines.dataset import open_dataset
@@ -124,7 +124,7 @@ def _train(task: WorkerTask, device: torch.device, bring_output: Callable[[], No
             checkpoint_upload_fn=write,
         )
 
-    asked = watched(task.stop_file)
+    asked = StopFile(task.stop_file).watched()
     training.run(send, task.checkpoint_steps, lambda: asked() or _is_being_taken())
     if training.position.epoch < epochs and _is_being_taken():
         say("ended at a checkpoint: a machine of this trial is about to be taken")

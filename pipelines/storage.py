@@ -12,7 +12,14 @@ import pyarrow.fs
 from pipelines.manifest import DatasetError
 
 _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
-_SECRET = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+://)[^/?#@]*:[^/?#]*@")
+# `scheme://user:password@`; keys hold slashes, and what follows a port (`host:9000/a@b`) is a path.
+_PASSWORD = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/?#@\s]*:(?!\d+[/?#])[^?#@\s]*@")
+# Parameters by which object stores and signed addresses are opened: `?sig=`, `&client_secret=`.
+_PARAMETER = re.compile(
+    r"([?&](?:[\w.-]*(?:secret|passw|token|signature|account_?key|access_?key|api_?key|"
+    r"credential(?!_kind))[\w.-]*|sig|key|pwd)=)[^&#\s]+",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,11 @@ class Location:
 
 
 def check_no_secret(uri: str | Path) -> None:
-    """Raises DatasetError where a URI holds a password, which would stand in every result."""
-    shown, found = _SECRET.subn(r"\1...@", str(uri))
-    if found:
+    """Raises DatasetError where a URI, or a text with one in it, holds a key or password, which
+    would stand in every result."""
+    shown, passwords = _PASSWORD.subn(r"\1...@", str(uri))
+    shown, parameters = _PARAMETER.subn(r"\1...", shown)
+    if passwords or parameters:
         raise DatasetError(
             f"{shown}: a key in an address would be kept with every result and every log; leave it "
             "to the environment (AWS_PROFILE, ~/.aws), or to the machine's role"

@@ -8,7 +8,7 @@ from orchestrator.ledger.links import keep_links
 from orchestrator.ledger.notes import trial_note
 from orchestrator.ledger.overview import StudyView, ask_to_stop, close_abandoned, studies
 from orchestrator.ledger.records import Record, RunStatus
-from orchestrator.ledger.session import StudyAtWorkError
+from orchestrator.ledger.session import StudyAtWorkError, StudyTakenError
 from orchestrator.ledger.store import Ledger, LedgerError, tracking_uri
 from orchestrator.ledger.study_run import StudyRun
 from orchestrator.ledger.writer import BackgroundWriter
@@ -21,6 +21,7 @@ __all__ = [
     "RunStatus",
     "StudyAtWorkError",
     "StudyRun",
+    "StudyTakenError",
     "StudyView",
     "ask_to_stop",
     "close_abandoned",

@@ -18,8 +18,8 @@ def keep_links(
     """Make the study's links true. By trial name, cells: those the command is about; finished: the
     runs that stand for them.
 
-    A cell gets a link where its run was trained under another study or another name. A link that
-    leads to no finished run any more is deleted.
+    A cell gets a link where its run was trained under another study or another name, with the
+    figures that the run has by now. A link that leads to no finished run any more is deleted.
     """
     wanted = {
         name: record
@@ -31,6 +31,9 @@ def keep_links(
         name = run.data.tags.get(f"{TAG}trial", "")
         target = wanted.get(name)
         if target is not None and run.data.tags.get(f"{TAG}run") == target.run_id:
+            present = run.data.metrics
+            new = {key: value for key, value in target.metrics.items() if present.get(key) != value}
+            ledger.log_metrics(run.info.run_id, new, step=target.epoch)
             del wanted[name]
         elif name in cells:
             ledger.client.delete_run(run.info.run_id)

@@ -1,6 +1,6 @@
 """Reading what studies have left in the tracking store, without changing any of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -9,36 +9,40 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from orchestrator.ledger.figures import FIGURES
-from orchestrator.ledger.records import STOPPED, TAG, RunStatus
+from orchestrator.ledger.records import TAG, RunStatus, evaluations_in, holder, read_record
 from orchestrator.ledger.store import Ledger
 
 _PORT = 5000
-_AXIS = f"{TAG}axis."
 
 
 @dataclass(frozen=True)
 class TrialRun:
     """A trial's run, with all that was recorded of it once.
 
-    variant, seed, axes: of the cell it was trained for. dataset: as the study named it; data: its
-    fingerprint. digests: of the weights that the backbone and the whole network started from, None
-    without any. reason: why it failed or was stopped, empty where nothing was said. stopped_early:
-    by the early stopping of a search. started and ended: seconds since the epoch.
+    name: the trial's in its study. cells: (study, trial) of the cells that it is known to stand
+    for: its own, and those that are linked to it. in_work: another living process trains it.
+    dataset: as the study named it; data: its fingerprint. weights: where those lay that the
+    backbone and the whole network started from; digests: of these two; None without any.
+    evaluations: the tags of each later one, by its name. reason: why it failed or was stopped,
+    empty where nothing was said. stopped_early: by the early stopping of a search. started and
+    ended: seconds since the epoch.
     """
 
     run_id: str
     experiment_id: str
     study: str
+    name: str
+    cells: frozenset[tuple[str, str]]
     identity: str
     status: RunStatus
-    variant: str
-    seed: int
-    axes: Mapping[str, str]
+    in_work: bool
     code: str
     dataset: str
     data: str
     precision: str
+    weights: tuple[str | None, str | None]
     digests: tuple[str | None, str | None]
+    evaluations: Mapping[str, Mapping[str, str]]
     reason: str
     stopped_early: bool
     started: float
@@ -56,10 +60,25 @@ class TrialRun:
 
 
 def trial_runs(ledger: Ledger) -> list[TrialRun]:
-    """All trials of all studies."""
-    names = {entry.experiment_id: entry.name for entry in ledger.client.search_experiments()}
-    found = ledger.search(list(names), f"tags.`{TAG}kind` = 'trial'")
-    return [_trial_run(run, names[run.info.experiment_id]) for run in found]
+    """All trials of all studies, oldest first."""
+    names = ledger.studies()
+    trials: list[Run] = []
+    living: set[str] = set()
+    linked: dict[str, set[tuple[str, str]]] = {}
+    for run in ledger.search(list(names), f"tags.`{TAG}kind` != 'none'"):
+        tags = run.data.tags
+        if tags[f"{TAG}kind"] == "trial":
+            trials.append(run)
+        elif tags[f"{TAG}kind"] == "link":
+            cell = names[run.info.experiment_id], tags.get(f"{TAG}trial", "")
+            linked.setdefault(tags.get(f"{TAG}run", ""), set()).add(cell)
+        elif holder(run):
+            living.add(run.info.run_id)
+    trials.sort(key=lambda run: (run.info.start_time, run.info.run_id))
+    return [
+        _trial_run(run, names[run.info.experiment_id], linked.get(run.info.run_id, set()), living)
+        for run in trials
+    ]
 
 
 def history(ledger: Ledger, run_id: str, metric: str) -> list[tuple[int, float]]:
@@ -103,25 +122,32 @@ def run_address(ledger: Ledger, run: TrialRun) -> str:
     return f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
 
 
-def _trial_run(run: Run, study: str) -> TrialRun:
-    tags, info = run.data.tags, run.info
+def _trial_run(run: Run, study: str, linked: Set[tuple[str, str]], living: Set[str]) -> TrialRun:
+    """linked: cells that a link leads from; living: the studies' runs that others work on."""
+    info, params = run.info, run.data.params
+    record = read_record(run, study, run.data.tags.get("mlflow.parentRunId") in living)
+    tags = run.data.tags
+    places = (params.get(f"training.{key}") for key in ("backbone_weights", "init"))
+    backbone, whole = (None if place in (None, "None") else place for place in places)
     return TrialRun(
         run_id=info.run_id,
         experiment_id=info.experiment_id,
         study=study,
-        identity=tags.get(f"{TAG}identity", ""),
-        status=info.status,
-        variant=tags.get(f"{TAG}variant", ""),
-        seed=int(tags.get(f"{TAG}seed", 0)),
-        axes={key.removeprefix(_AXIS): tags[key] for key in tags if key.startswith(_AXIS)},
-        code=tags.get(f"{TAG}code", ""),
-        dataset=run.data.params.get("data.dataset", ""),
+        name=record.name,
+        cells=frozenset({(study, record.name), *linked}),
+        identity=record.identity,
+        status=record.status,
+        in_work=record.in_work,
+        code=record.code,
+        dataset=params.get("data.dataset", ""),
         data=tags.get(f"{TAG}data", ""),
-        precision=run.data.params.get("training.precision", ""),
+        precision=params.get("training.precision", ""),
+        weights=(backbone, whole),
         digests=(tags.get(f"{TAG}weights"), tags.get(f"{TAG}init")),
-        reason=tags.get(f"{TAG}reason", ""),
-        stopped_early=tags.get(STOPPED) == "early",
+        evaluations=evaluations_in(tags),
+        reason=record.reason,
+        stopped_early=record.stopped_early,
         started=info.start_time / 1000,
         ended=info.end_time / 1000 if info.end_time else None,
-        metrics=dict(run.data.metrics),
+        metrics=record.metrics,
     )

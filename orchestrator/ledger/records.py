@@ -1,6 +1,7 @@
 """What is read from a run of MLflow's: a trial as the ledger holds it, and who is at work."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,6 +68,17 @@ def read_record(run: Run, study: str, in_work: bool = False) -> Record:
         in_work=in_work and run.info.status in ("SCHEDULED", "RUNNING"),
         claimed=tags.get(f"{TAG}claim") == "held",
     )
+
+
+def evaluations_in(tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """What a run's tags say of each later evaluation of it, by the evaluation's name."""
+    start = f"{TAG}eval."
+    found: dict[str, dict[str, str]] = {}
+    for tag, value in tags.items():
+        if tag.startswith(start):
+            name, _, key = tag.removeprefix(start).rpartition(".")
+            found.setdefault(name, {})[key] = value
+    return found
 
 
 def holder(parent: Run) -> tuple[Owner, float] | None:

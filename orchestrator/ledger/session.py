@@ -15,18 +15,40 @@ from orchestrator.ownership import HEARTBEAT_SECONDS, Owner
 
 _ASKING = f"{TAG}asking."
 _SETTLING_SECONDS = 0.2
-_STOP_CHECK_SECONDS = 3.0
+STOP_CHECK_SECONDS = 3.0
+# How long this process relies on what it last read of who holds the study.
+TRUSTED_SECONDS = 15.0
 
 
 class StudyAtWorkError(LedgerError):
     """Another process is at work on the study; the message says which."""
 
 
-class Session:
-    """The study's parent run, held by this process alone from `take` to `end`."""
+class StudyTakenError(LedgerError):
+    """The study is in this process's hands no longer; the message says in whose."""
 
-    def __init__(self, ledger: Ledger, parent_id: str, on_stop: Callable[[], None]) -> None:
+
+class Session:
+    """The study's parent run, held by this process alone from `take` to `end`.
+
+    A process that shows no life for long loses it: it may be suspended or cut off, and another
+    host cannot know. taken: who has it by now, in a sentence; empty while this process has it.
+    found: the status that the parent run had before.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        parent_id: str,
+        name: str,
+        found: RunStatus,
+        on_stop: Callable[[str], None],
+    ) -> None:
         self.parent_id = parent_id
+        self.taken = ""
+        self.found = found
+        self._name = name
+        self._looked = time.monotonic()
         self._ledger = ledger
         self._on_stop = on_stop
         self._ended = threading.Event()
@@ -34,10 +56,10 @@ class Session:
 
     @staticmethod
     def take(
-        ledger: Ledger, experiment_id: str, name: str, on_stop: Callable[[], None]
+        ledger: Ledger, experiment_id: str, name: str, on_stop: Callable[[str], None]
     ) -> "Session":
-        """Find or make the study's parent run, and hold it. on_stop: called, from a thread, when
-        another terminal asks this process to stop.
+        """Find or make the study's parent run, and hold it. on_stop: called, from a thread, with
+        the reason why this process must stop: another terminal asks it to, or the study is taken.
 
         Raises StudyAtWorkError where another process holds it or takes it at this moment.
         """
@@ -65,7 +87,7 @@ class Session:
                 raise StudyAtWorkError(_at_work(name, parents))
             time.sleep(_SETTLING_SECONDS)
         parent_id = parents[0].info.run_id
-        session = Session(ledger, parent_id, on_stop)
+        session = Session(ledger, parent_id, name, parents[0].info.status, on_stop)
         session._beat()
         client.update_run(parent_id, "RUNNING")
         for key in parents[0].data.tags:
@@ -77,27 +99,58 @@ class Session:
         session._thread.start()
         return session
 
+    def check(self) -> None:
+        """Before writing. Raises StudyTakenError where this process has lost the study."""
+        if not self.taken and time.monotonic() - self._looked > TRUSTED_SECONDS:
+            self._look()
+        if self.taken:
+            raise StudyTakenError(self.taken)
+
     def end(self, status: RunStatus) -> None:
-        """Close the parent run. Nothing is left to close where it was deleted in MLflow."""
+        """Close the parent run, unless another process has it. Nothing is left to close where it
+        was deleted in MLflow. Raises LedgerError where it cannot be closed."""
         self._ended.set()
         self._thread.join()
         try:
-            self._ledger.client.set_terminated(self.parent_id, status)
+            self._look()
+            if not self.taken:
+                self._ledger.client.set_terminated(self.parent_id, status)
         except MlflowException as error:
             if self._ledger.exists(self.parent_id):
                 raise LedgerError(f"the study's run could not be closed: {error}") from None
 
     def _keep_beating(self) -> None:
         beaten = time.monotonic()
-        while not self._ended.wait(_STOP_CHECK_SECONDS):
+        while not self._ended.wait(STOP_CHECK_SECONDS):
             try:
+                parent = self._look()
+                if self.taken:
+                    return self._on_stop(self.taken)
                 if time.monotonic() - beaten >= HEARTBEAT_SECONDS:
                     self._beat()
                     beaten = time.monotonic()
-                if f"{TAG}stop" in self._ledger.client.get_run(self.parent_id).data.tags:
-                    self._on_stop()
+                if f"{TAG}stop" in parent.data.tags:
+                    self._on_stop("asked to stop from another terminal")
             except MlflowException:
                 continue  # the store may be away for a moment; the next beat tries again
+
+    def _look(self) -> Run:
+        """Read whose the study is. A beat follows at once, so that none takes it back."""
+        moment = time.monotonic()
+        parent = self._ledger.client.get_run(self.parent_id)
+        owner = Owner.parse(parent.data.tags.get(f"{TAG}owner", ""))
+        if owner is not None and owner != Owner.this_process():
+            self.taken = (
+                f"the study {self._name!r} is being run by {owner.described} by now: it took over, "
+                "because this process had shown no sign of life for minutes"
+            )
+        elif parent.info.status != "RUNNING":
+            self.taken = (
+                f"the study {self._name!r} was closed by another command, because this process had "
+                "shown no sign of life for minutes"
+            )
+        self._looked = moment
+        return parent
 
     def _beat(self) -> None:
         tags = {

@@ -11,14 +11,23 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 
-from orchestrator.ledger.records import MEASUREMENT, TAG, Record, holder, read_record
+from orchestrator.ledger.records import (
+    MEASUREMENT,
+    TAG,
+    Record,
+    evaluations_in,
+    holder,
+    read_record,
+)
 from orchestrator.ledger.view import VIEW_QUERY
 
 _VARIABLE = "MLFLOW_TRACKING_URI"
 _PARAMS_IN_A_BATCH = 100
 _METRICS_IN_A_BATCH = 1000
+_ABSENT = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
 class LedgerError(RuntimeError):
@@ -85,11 +94,12 @@ class Ledger:
                 raise LedgerError(f"the study {name!r} cannot be made in MLflow: {error}") from None
 
     def exists(self, run_id: str) -> bool:
-        """Whether a run is there and not deleted."""
+        """Whether a run is there and not deleted. A store that does not answer has not said that
+        it is gone."""
         try:
             return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
-        except MlflowException:
-            return False
+        except MlflowException as error:
+            return bool(error.error_code != _ABSENT)
 
     def record(self, run_id: str) -> Record:
         """A trial's run as it stands now."""
@@ -188,20 +198,17 @@ class Ledger:
     ) -> None:
         """Record a later evaluation of a finished run: metrics and files under `eval/NAME/`, tags
         under `orchestrator.eval.NAME.`. Nothing that has another name is touched."""
-        self.set_tags(run_id, {f"{TAG}eval.{name}.{key}": value for key, value in tags.items()})
+        vouching = {f"{TAG}eval.{name}.{key}": value for key, value in tags.items()}
+        # Tags say whose figures and files these are: void while they are written, true after.
+        self.set_tags(run_id, dict.fromkeys(vouching, ""))
         named = {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
         self.log_metrics(run_id, named, step=0)
         self.client.log_artifacts(run_id, str(files), f"eval/{name}")
+        self.set_tags(run_id, vouching)
 
     def evaluations(self, run_id: str) -> dict[str, dict[str, str]]:
         """The tags of each later evaluation of a run, by its name."""
-        start = f"{TAG}eval."
-        found: dict[str, dict[str, str]] = {}
-        for tag, value in self.client.get_run(run_id).data.tags.items():
-            if tag.startswith(start):
-                name, _, key = tag.removeprefix(start).rpartition(".")
-                found.setdefault(name, {})[key] = value
-        return found
+        return evaluations_in(self.client.get_run(run_id).data.tags)
 
     @property
     def shown_uri(self) -> str:

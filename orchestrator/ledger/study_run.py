@@ -1,19 +1,19 @@
 """A study while a command works on it: the runs of its trials, and its documents."""
 
 import re
-import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from orchestrator.cells import Cell
 from orchestrator.claims import Claim, settle
 from orchestrator.ledger.notes import reason_of_end, run_name, study_note, with_state
 from orchestrator.ledger.overview import close_abandoned
+from orchestrator.ledger.page import Page, take_page
 from orchestrator.ledger.records import MEASUREMENT, STOPPED, TAG, Record, RunStatus, holder
-from orchestrator.ledger.session import Session
+from orchestrator.ledger.session import Session, StudyTakenError
 from orchestrator.ledger.store import Ledger, LedgerError
 from orchestrator.ledger.view import VIEW_TAG, study_view
 from orchestrator.study import Plan
@@ -22,37 +22,55 @@ _SETTLING_SECONDS = 0.5
 
 
 class StudyRun:
-    """A study in the hands of this process, from `open` to `close`. It alone writes to it."""
+    """A study in the hands of this process, from `open` to `close`. It alone writes to it: what
+    writes raises StudyTakenError where the process has lost it."""
 
-    def __init__(self, ledger: Ledger, plan: Plan, experiment_id: str, session: Session) -> None:
+    def __init__(
+        self, ledger: Ledger, plan: Plan, experiment_id: str, session: Session, page: Page
+    ) -> None:
+        """page: of the study, see `Page`."""
         self.ledger = ledger
         self.plan = plan
         self.experiment_id = experiment_id
         self.parent_id = session.parent_id
+        self.page = page
         self._session = session
 
     @staticmethod
-    def open(ledger: Ledger, plan: Plan, on_stop: Callable[[], None] = lambda: None) -> "StudyRun":
+    def open(
+        ledger: Ledger, plan: Plan, on_stop: Callable[[str], None] = lambda why: None
+    ) -> "StudyRun":
         """Take the study, say that it is running, and close what an earlier process left RUNNING
-        when it died. on_stop: called when another terminal asks to stop.
+        when it died. on_stop: called with the reason when this process must stop, see `Session`.
 
         Raises StudyAtWorkError where another process is at work on the study right now.
         """
         close_abandoned(ledger)
         experiment_id = _open_experiment(ledger, plan)
         session = Session.take(ledger, experiment_id, plan.study.study, on_stop)
-        study_run = StudyRun(ledger, plan, experiment_id, session)
-        view = study_view(plan)
-        ledger.client.set_experiment_tag(experiment_id, VIEW_TAG, view)
+        page = take_page(ledger, session.parent_id, plan.overridden)
+        study_run = StudyRun(ledger, plan, experiment_id, session, page)
+        if page.is_own:
+            ledger.client.set_experiment_tag(experiment_id, VIEW_TAG, study_view(plan))
         study_run._adopt_orphans()
         study_run._close_left_behind("its process ended without closing it")
         ledger.client.log_text(session.parent_id, plan.text, "study.yaml")
         ledger.client.log_text(session.parent_id, plan.resolved, "study.resolved.yaml")
         return study_run
 
+    @property
+    def taken(self) -> str:
+        """Who has taken the study from this process, in a sentence; empty while nobody has."""
+        return self._session.taken
+
+    def check_held(self) -> None:
+        """Before writing to a trial's run by other ways. Raises StudyTakenError."""
+        self._session.check()
+
     def begin_trial(self, cell: Cell, commit: str | None, record: Record | None) -> str:
         """Make the trial's run, or reopen the unfinished one of `record`, as scheduled. Returns the
         run's id."""
+        self._session.check()
         trial = cell.trial
         tags = {
             f"{TAG}kind": "trial",
@@ -112,6 +130,7 @@ class StudyRun:
 
     def withdraw_trial(self, run_id: str, record: Record | None) -> None:
         """Take back what `begin_trial` did with `record`."""
+        self._session.check()
         if record is None:
             self.ledger.client.delete_run(run_id)
         else:
@@ -120,6 +139,7 @@ class StudyRun:
     def start_trial(self, run_id: str, code: str) -> None:
         """The trial's processes are being started, with the sources as they are now (`code`). One
         that goes on under other sources than it began with bears both versions."""
+        self._session.check()
         before = self.ledger.client.get_run(run_id).data.tags.get(f"{TAG}code", "")
         versions = before.split("+") if before else []
         if code not in versions[-1:]:
@@ -129,6 +149,7 @@ class StudyRun:
 
     def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """Record one epoch's metrics at step `epoch`, in one batch."""
+        self._session.check()
         self.ledger.log_metrics(run_id, {**metrics, "epoch": epoch}, step=epoch)
 
     def logged_epochs(self, record: Record | None) -> set[int]:
@@ -140,6 +161,7 @@ class StudyRun:
 
     def end_trial(self, run_id: str, status: RunStatus, reason: str = "") -> None:
         """Close a trial's run; `reason` is kept in a tag and stands in the run's description."""
+        self._session.check()
         note = self.ledger.client.get_run(run_id).data.tags.get("mlflow.note.content", "")
         tags = {
             f"{TAG}reason": reason,
@@ -152,11 +174,13 @@ class StudyRun:
     def end_early(self, run_id: str) -> None:
         """Close the run of a trial that early stopping has given up: no failure, and not a finished
         training that a table could show."""
+        self._session.check()
         self.ledger.set_tags(run_id, {STOPPED: "early"})
         self.end_trial(run_id, "KILLED", "stopped early, by its rank among the study's trials")
 
     def log_measurement(self, run_id: str, device: str, measurement: str) -> None:
         """Record on what a finished trial ran, and its times."""
+        self._session.check()
         self.ledger.set_tags(run_id, {f"{TAG}device": device, MEASUREMENT: measurement})
 
     def note_command(self, command: str) -> None:
@@ -170,22 +194,18 @@ class StudyRun:
     def describe(self, table: str) -> None:
         """Show the study's description, its state and a table, in markdown, where MLflow shows the
         study and its run."""
+        self._session.check()
         note = study_note(self.plan, table, self.parent_id, self.experiment_id)
         self.ledger.set_tags(self.parent_id, {"mlflow.note.content": note})
         self.ledger.client.set_experiment_tag(self.experiment_id, "mlflow.note.content", note)
 
-    def log_documents(self, documents: Mapping[str, str]) -> None:
-        """Keep texts (file name to content) as the parent run's artifacts."""
-        with tempfile.TemporaryDirectory() as directory:
-            for name, text in documents.items():
-                path = Path(directory) / name
-                path.write_text(text, encoding="utf-8")
-                self.ledger.log_artifact(self.parent_id, path)
-
     def close(self, status: RunStatus) -> None:
-        """End the study's run. No trial of it stays RUNNING."""
-        self._close_left_behind("the study was stopped; run it again to go on")
-        self._session.end(status)
+        """End the study's run: with `status`, or as it was found where its page shows another
+        table. No trial of it stays RUNNING, but where another process trains it by now."""
+        with suppress(StudyTakenError):
+            self._close_left_behind("the study was stopped; run it again to go on")
+        found = self._session.found
+        self._session.end(status if self.page.is_own or found == "RUNNING" else found)
 
     def _others_at_work(self) -> bool:
         query = f"tags.`{TAG}kind` = 'study' and attributes.status = 'RUNNING'"

@@ -22,7 +22,7 @@ class BackgroundWriter:
 
     def submit(self, task: _Task, on_error: Callable[[Exception], None]) -> None:
         """Do `task` after all that was given before; `on_error` gets what it raises, on the
-        writer's thread."""
+        writer's thread. What either raises is logged, and the next task is done all the same."""
         self._tasks.put((task, on_error))
 
     def drain(self) -> None:
@@ -44,4 +44,11 @@ class BackgroundWriter:
                 task()
             except Exception as error:
                 logger.exception("a write to the ledger failed")
-                on_error(error)
+                _tell(on_error, error)
+
+
+def _tell(on_error: Callable[[Exception], None], error: Exception) -> None:
+    try:
+        on_error(error)
+    except Exception:  # the store may be away for this, too; what is queued is not lost with it
+        logger.exception("so did what was to be done about it")

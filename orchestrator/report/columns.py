@@ -232,11 +232,13 @@ def _spread(values: Sequence[float]) -> str:
 def _difference(row: Row, with_interval: bool = True) -> str:
     if row.incomparable:
         return INCOMPARABLE
-    text = _signed(row.difference.mean if row.difference else None)
-    if row.difference is None or row.difference.interval is None or not with_interval:
-        return text
-    low, high = row.difference.interval
-    return f"{text} [{_signed(low)}, {_signed(high)}]"
+    if row.difference is None:
+        return NOTHING
+    text = _signed(row.difference.mean)
+    if row.difference.interval is not None and with_interval:
+        low, high = row.difference.interval
+        text += f" [{_signed(low)}, {_signed(high)}]"
+    return f"{text}\u00a0{MIXED}" if row.unlike else text
 
 
 def _grid_cell(row: Row) -> str:

@@ -56,8 +56,8 @@ def as_rich(sheet: Sheet, title: str, width: int) -> Table:
 def as_markdown(sheet: Sheet) -> str:
     """A table of GitHub's Markdown, ending in a newline."""
     rule = ["--:" if column.numeric else ":--" for column in sheet.columns]
-    names = [_markdown(column.name) for column in sheet.columns]
-    lines = [names, rule, *([_markdown(text) for text in line] for line in sheet.lines)]
+    names = [markdown_text(column.name) for column in sheet.columns]
+    lines = [names, rule, *([markdown_text(text) for text in line] for line in sheet.lines)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -120,5 +120,6 @@ def _plain(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Plain text for Markdown: what it would take for markup is escaped."""
     return _MARKDOWN.sub(r"\\\1", text)

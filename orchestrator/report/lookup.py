@@ -1,16 +1,20 @@
 """Which run of the ledger stands for which trial of a study, told from the ledger alone.
 
 A trial's identity needs the data set's fingerprint, the precision of the device it was trained on
-and the digests of the weights it starts from. Where data, device and weights are elsewhere, those
-that the ledger knows are tried: what comes out is the identity of a run, or the trial is missing.
+and the digests of the weights it starts from. Where these have not been resolved, those that the
+ledger knows are tried; what is on this machine must then be what the run was trained on, and what
+is not must have lain in the same place, or the run must be known to stand for the very cell.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from orchestrator.cells import absolute
 from orchestrator.extensions import modules_of
 from orchestrator.identity import code_version, trial_identity
 from orchestrator.ledger.reading import TrialRun
+from orchestrator.precedence import foremost
+from orchestrator.report.contents import Contents
 from orchestrator.study import Plan, Trial
 from pipelines.precision import Precision
 
@@ -19,33 +23,51 @@ Circumstances = tuple[str, str, tuple[str | None, str | None]]
 _PRECISIONS: dict[str, Precision] = {"bf16": "bf16", "fp32": "fp32"}
 
 
-def find_runs(
-    plan: Plan, runs: Sequence[TrialRun], identities: Mapping[str, str] | None = None
-) -> dict[str, TrialRun]:
-    """The run to go by for each trial that has one, by the trial's name.
+@dataclass(frozen=True)
+class Match:
+    """The run that stands for a trial. assumed: what of that could not be made sure, in words;
+    empty where there is no doubt."""
 
-    A finished run of the present code comes first, then a finished one of other code, then the
-    latest of the study itself that is unfinished. identities: by the trial's name, where they have
-    been resolved.
+    run: TrialRun
+    assumed: str = ""
+
+
+def find_runs(
+    plan: Plan,
+    runs: Sequence[TrialRun],
+    codes: Mapping[str, str],
+    identities: Mapping[str, str] | None = None,
+) -> dict[str, Match]:
+    """The run to go by for each trial that has one, by the trial's name: the one that the study's
+    command goes by, too.
+
+    runs: of all studies, oldest first. codes: see `present_codes`. identities: by the trial's name,
+    where they have been resolved.
     """
     by_identity: dict[str, list[TrialRun]] = {}
     for run in runs:
-        if run.status == "FINISHED" or run.study == plan.study.study:
-            by_identity.setdefault(run.identity, []).append(run)
+        by_identity.setdefault(run.identity, []).append(run)
     known = {(run.data, run.precision, run.digests) for run in runs}
-    codes = present_codes(plan)
+    contents, study = Contents(), plan.study.study
     found = {}
     for trial in plan.trials:
         if identities is not None:
-            candidates: Iterable[str] = [identities[trial.name]]
+            fitting = by_identity.get(identities[trial.name], [])
+            doubts = {run.run_id: "" for run in fitting}
         else:
-            candidates = _possible_identities(trial, known)
-        there = [run for identity in candidates for run in by_identity.get(identity, [])]
-        if identities is None:
-            there = [run for run in there if _speaks_of(run, trial)]
-        if there:
-            code = codes[trial.name]
-            found[trial.name] = max(there, key=lambda run: (_rank(run, code), run.started))
+            possible = _possible_identities(trial, known)
+            fitting = [run for run in runs if run.identity in possible]
+            doubts = {
+                run.run_id: doubt
+                for run in fitting
+                if (doubt := _doubt(run, trial, study, contents)) is not None
+            }
+        sure = {run_id for run_id, doubt in doubts.items() if not doubt}
+        candidates = [run for run in fitting if run.run_id in (sure or doubts)]
+        chosen = foremost(candidates, study, codes[trial.name])
+        if chosen is not None:
+            assumed = doubts[chosen.run_id] or _several(chosen, candidates)
+            found[trial.name] = Match(chosen, assumed)
     return found
 
 
@@ -76,15 +98,35 @@ def _possible_identities(trial: Trial, known: Iterable[Circumstances]) -> set[st
     return identities
 
 
-def _speaks_of(run: TrialRun, trial: Trial) -> bool:
-    """Whether the run's data is the trial's: it has the name that the study gives it, or the run
-    was trained for this very cell. Another data set's run may be the same in all else."""
-    axes = {axis: str(value) for axis, value in trial.axes.items()}
-    cell = (trial.variant, trial.experiment.seed, axes)
-    return run.dataset == trial.experiment.data.dataset or (run.variant, run.seed, run.axes) == cell
+def _doubt(run: TrialRun, trial: Trial, study: str, contents: Contents) -> str | None:
+    """What remains unsure where the run, alike in all else, is taken for the trial's; empty for
+    nothing. None where its data or weights are others."""
+    training, data = trial.experiment.training, trial.experiment.data.dataset
+    starts = (training.backbone_weights, training.init)
+    compared = [(data, run.dataset, contents.fingerprint(data), run.data)]
+    compared += [
+        (wanted, place or "", contents.digest(wanted), digest or "")
+        for wanted, place, digest in zip(starts, run.weights, run.digests, strict=True)
+        if wanted is not None
+    ]
+    doubts = []
+    for wanted, place, here, recorded in compared:
+        if here is not None:
+            if here != recorded:
+                return None
+        elif absolute(wanted) != absolute(place):
+            if (study, trial.name) not in run.cells:
+                return None
+            doubts.append(f"{wanted} is not on this machine, the run of this cell had {place}")
+    return "; ".join(doubts)
 
 
-def _rank(run: TrialRun, code: str) -> int:
-    if run.status == "FINISHED":
-        return 2 if run.code == code else 1
-    return 0
+def _several(chosen: TrialRun, candidates: Sequence[TrialRun]) -> str:
+    """Words for that other trainings might as well be meant; empty where there are none."""
+    count = len({run.identity for run in candidates if run.status == chosen.status})
+    if count < 2:
+        return ""
+    return (
+        f"{count} trainings fit, which differ in the content of their data or weights or in "
+        "precision, and the study's own or latest is shown"
+    )

@@ -4,11 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.report.bootstrap import REPLICATES
-from orchestrator.report.columns import INCOMPARABLE, MIXED, STALE, is_mixed
+from orchestrator.report.cautions import cautions, listed
 from orchestrator.report.comparison import SEEDS_FOR_T_TEST
-from orchestrator.report.power import seeds_warning
 from orchestrator.report.results import Result
-from orchestrator.report.rows import Row, expected_difference, pooled_deviation
+from orchestrator.report.rows import Row
 from orchestrator.stated import Published
 from orchestrator.study import Plan, ProfileOptions
 
@@ -31,100 +30,37 @@ def notes_on(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> No
     if plan.study.kind == "profile":
         return Notes((), (), tuple(_profile_footnotes(plan, rows, others)))
     return Notes(
-        tuple(_unfinished(rows)),
-        tuple(_warnings(plan, rows)),
+        tuple(_unfinished(plan, rows)),
+        tuple(cautions(plan, rows)),
         tuple(_footnotes(plan, rows, others)),
     )
 
 
-def _unfinished(rows: Sequence[Row]) -> list[str]:
+def _unfinished(plan: Plan, rows: Sequence[Row]) -> list[str]:
     order = ("failed", "stopped", "missing", "not scored", "running", "waiting", "stopped early")
     found = [r for row in rows for r in row.results if r.state != "finished"]
     found.sort(key=lambda result: order.index(result.state))
-    return [_described(result) for result in found]
+    return [_described(plan, result) for result in found]
 
 
-def _described(result: Result) -> str:
+def _described(plan: Plan, result: Result) -> str:
     text = f"{result.state}: {result.trial.name}"
     run = result.run
     if run is None:
         return text
     if result.state == "failed" and run.reason:
         return f"{text}: {run.reason}"
+    if run.study != plan.study.study:
+        text += f", by the study {run.study}"
     epoch = int(run.metrics.get("epoch", 0))
     text += f", epoch {epoch} of {result.trial.experiment.training.epochs}"
+    if result.unscored:
+        text += (
+            f"; what is recorded under the protocol's name is another scoring: {result.unscored}"
+        )
     if result.state == "stopped early" and "val/miou" in run.metrics:
         text += f", mIoU {100 * run.metrics['val/miou']:.1f} % there"
     return text
-
-
-def _warnings(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        if row.incomparable:
-            reasons.setdefault(row.incomparable, []).append(_named(row))
-    for reason, names in reasons.items():
-        yield (
-            f"{INCOMPARABLE} NOT COMPARABLE with {plan.study.compare_to}, {reason}: "
-            f"{', '.join(names)}. No difference is stated."
-        )
-    protocols: dict[str, list[str]] = {}
-    for row in rows:
-        protocol = row.results[0].trial.experiment.evaluation.protocol
-        protocols.setdefault(protocol, []).append(_named(row))
-    if len(protocols) > 1 and plan.study.report.protocol is None:
-        listed = "; ".join(f"{name}: {', '.join(those)}" for name, those in protocols.items())
-        yield f"Rows are scored under DIFFERENT PROTOCOLS ({listed})."
-    yield from _mixtures(rows)
-    stale = [row for row in rows if row.stale]
-    if stale:
-        which = "all rows" if len(stale) == len(rows) else ", ".join(map(_named, stale))
-        yield f"{STALE} Trained by another version of the code than the present one: {which}."
-    seen = {
-        (data.validation_split, data.train_split)
-        for row in rows
-        for data in [row.results[0].trial.experiment.data]
-        if data.validation_split is not None
-        and set(data.validation_split.split("+")) & set(data.train_split.split("+"))
-    }
-    for validation, train in sorted(seen):
-        yield f"Scored on {validation}, which is in part what was trained on ({train})."
-    yield from on_seeds(plan, rows)
-
-
-def _mixtures(rows: Sequence[Row]) -> Iterable[str]:
-    """Rows that differ, or whose seeds differ, in what decides a result beside the experiment."""
-    mixed = [_named(row) for row in rows if is_mixed(row)]
-    if mixed:
-        yield (
-            f"{MIXED} The seeds of a row MIX data, code or precision: {', '.join(mixed)}. Their "
-            "mean is of different things."
-        )
-    named = {"code": "VERSIONS OF THE CODE", "precision": "PRECISIONS"}
-    for what, name in named.items():
-        kinds = sorted(set().union(*(row.kinds(what) for row in rows)))
-        if len(kinds) > 1:
-            listed = ", ".join(kinds)
-            yield f"Rows were trained with DIFFERENT {name} ({listed}): compare with care."
-    versions: dict[str, set[str]] = {}
-    for row in rows:
-        for result in row.finished:
-            if result.run is not None:
-                dataset = result.trial.experiment.data.dataset
-                versions.setdefault(dataset, set()).add(result.run.data)
-    for dataset, prints in versions.items():
-        if len(prints) > 1:
-            listed = ", ".join(sorted(each[:12] for each in prints))
-            yield f"Rows were trained on DIFFERENT VERSIONS of {dataset} (fingerprints {listed})."
-
-
-def on_seeds(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
-    """A warning where the seeds asked for cannot show the difference that is expected."""
-    difference = expected_difference(plan, rows)
-    if plan.study.compare_to and plan.study.kind == "table" and difference:
-        told = seeds_warning(len(plan.study.seeds), difference, pooled_deviation(rows))
-        if told:
-            yield told
 
 
 def _footnotes(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> Iterable[str]:
@@ -137,7 +73,7 @@ def _footnotes(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> 
     seeds = len(plan.study.seeds)
     if seeds > 1:
         yield f"Mean ± standard deviation over n seeds, {seeds} asked for."
-    yield from _on_differences(rows)
+    yield from _on_differences(plan, rows)
     if any(row.entered for row in rows):
         sources = {
             result.trial.entered.source
@@ -169,7 +105,7 @@ def _what_is_scored(plan: Plan, rows: Sequence[Row]) -> str:
     return text + "."
 
 
-def _on_differences(rows: Sequence[Row]) -> Iterable[str]:
+def _on_differences(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
     compared = [row for row in rows if row.difference is not None]
     with_interval = [row for row in compared if row.difference and row.difference.interval]
     if not compared:
@@ -189,19 +125,45 @@ def _on_differences(rows: Sequence[Row]) -> Iterable[str]:
         f"bootstrap over {first}{levels} ({len(scored.identifiers)} in all, {REPLICATES} "
         f"replicates, mIoU recomputed from summed counts); p two-sided{several}."
     )
-    if seeds == 1:
+    single = [row for row in with_interval if row.difference and len(row.difference.seeds) == 1]
+    if single:
+        which = "" if len(single) == count else f" ({listed(single, rows)})"
         yield (
-            "One seed: how much another training of the same rows would differ is NOT in the "
-            "interval."
+            f"One seed{which}: how much another training of the same rows would differ is NOT in "
+            "the interval."
         )
+    yield from _on_gaps(plan, rows)
     if 1 < len(groups) < _FEW_GROUPS:
         yield f"With {len(groups)} groups, the interval says little about others than these."
     tested = [row for row in compared if row.difference and row.difference.t_test is not None]
     if tested:
-        listed = ", ".join(
-            f"{_named(row)} p = {row.difference.t_test:.3g}" for row in tested if row.difference
+        told = ", ".join(
+            f"{listed([row], rows)} p = {row.difference.t_test:.3g}"
+            for row in tested
+            if row.difference
         )
-        yield f"Paired t-test over seeds, uncorrected (from {SEEDS_FOR_T_TEST} seeds on): {listed}."
+        yield f"Paired t-test over seeds, uncorrected (from {SEEDS_FOR_T_TEST} seeds on): {told}."
+
+
+def _on_gaps(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
+    """Differences over fewer seeds than asked for, and those without an interval."""
+    over: dict[tuple[int, ...], list[Row]] = {}
+    bare = []
+    for row in rows:
+        if row.difference is None:
+            continue
+        if len(row.difference.seeds) < len(plan.study.seeds):
+            over.setdefault(row.difference.seeds, []).append(row)
+        if row.difference.interval is None:
+            bare.append(row)
+    for seeds, those in over.items():
+        told = ", ".join(map(str, seeds))
+        yield (
+            f"Difference over the seeds that both rows have ({told}), not that of the means in the "
+            f"table: {listed(those, rows)}."
+        )
+    if bare:
+        yield f"No interval for want of counts by image: {listed(bare, rows)}."
 
 
 def _sources(rows: Sequence[Row], others: Sequence[Published]) -> Iterable[str]:
@@ -221,7 +183,3 @@ def _profile_footnotes(
         f"GFLOPs: multiply-adds / 1e9 of one image of {width} x {height} pixels."
     )
     yield from _sources(rows, others)
-
-
-def _named(row: Row) -> str:
-    return ", ".join([row.label, *row.place])

@@ -21,7 +21,7 @@ from orchestrator.report.charts import (
     draw_curves,
     sparkline,
 )
-from orchestrator.report.columns import Sheet, stands_in
+from orchestrator.report.columns import INCOMPARABLE, Sheet, stands_in
 from orchestrator.report.notes import Notes
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row
@@ -61,6 +61,7 @@ def render_page(
         notes=notes,
         finished=sum(result.miou is not None for result in results),
         results=results,
+        incomparable=any(row.incomparable for row in rows),
         profile=plan.study.kind == "profile",
         accuracy=[a for place in places if (a := _accuracy(rows, others, place, numbers))],
         heat_maps=[m for place in places if (m := heat_map(plan, rows, place))],
@@ -117,7 +118,8 @@ def _accuracy(
             values = list(row.miou.values())
             spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
             mean = float(np.mean(values))
-            points.append(Point(row.label, row.gflops, mean, "ours", number, spread))
+            label = f"{row.label} {INCOMPARABLE}" if row.incomparable else row.label
+            points.append(Point(label, row.gflops, mean, "ours", number, spread))
         gflops = (row.reference.gflops if row.reference else None) or row.gflops
         if row.published is not None and gflops is not None:
             points.append(Point(row.label, gflops, row.published, "published", number))

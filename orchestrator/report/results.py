@@ -1,19 +1,14 @@
 """What the ledger holds of each trial of a study: its state, its figures and its counts."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from orchestrator.ledger import Ledger, LedgerError
+from orchestrator.evaluations import differences, study_config
+from orchestrator.ledger import Ledger
 from orchestrator.ledger.reading import TrialRun, trial_runs
-from orchestrator.report.bootstrap import resampled_miou
-from orchestrator.report.counts import Counts, read_counts
-from orchestrator.report.lookup import find_runs, present_codes
+from orchestrator.report.lookup import Match, find_runs, present_codes
+from orchestrator.report.scored import Figure, Scored, ScoredFigures
 from orchestrator.study import Plan, Trial
 
 State = Literal[
@@ -27,120 +22,95 @@ _STATES: dict[str, State] = {
     "SCHEDULED": "waiting",
     "KILLED": "stopped",
 }
-# Trials whose counts are held at once.
-_TOGETHER = 16
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What the counts of one trial come to; IoU in [0, 1].
-
-    iou: `(classes,)`; image_miou: `(images,)`; resampled: mIoU of each replicate, `(replicates,)`.
-    """
-
-    identifiers: tuple[str, ...]
-    groups: tuple[str | None, ...]
-    classes: tuple[str, ...]
-    iou: NDArray[np.float64]
-    image_miou: NDArray[np.float64]
-    resampled: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Result:
     """One trial in the report.
 
-    state: `not scored` is trained to the end, but not scored under the report's protocol yet.
+    state: `not scored` is trained to the end, but not scored under the report's protocol yet;
+    unscored: why what the ledger has under that name does not count, empty where it has nothing.
     miou: in percent, of the last checkpoint; best: of the epoch chosen on the same images. stale:
-    trained by another version of the code than the present one.
+    trained by another version of the code than the present one; scored_stale: scored by one.
+    assumed: what is not sure about that `run` is the trial's, empty where nothing is.
     """
 
     trial: Trial
     run: TrialRun | None
     state: State
-    miou: float | None
-    best: float | None
-    scored: Scored | None
-    stale: bool
+    miou: float | None = None
+    best: float | None = None
+    scored: Scored | None = None
+    stale: bool = False
+    scored_stale: bool = False
+    unscored: str = ""
+    assumed: str = ""
 
 
-@dataclass
 class Results:
     """The results of one study, read again and again while it runs: what is finished is read once.
 
     identities: of the trials, by name, where they have been resolved.
     """
 
-    plan: Plan
-    ledger: Ledger
-    identities: Mapping[str, str] | None = None
-    _scored: dict[tuple[str, str], Scored | None] = field(default_factory=dict)
+    def __init__(
+        self, plan: Plan, ledger: Ledger, identities: Mapping[str, str] | None = None
+    ) -> None:
+        self._plan = plan
+        self._ledger = ledger
+        self._identities = identities
+        self._scored = ScoredFigures(ledger)
 
     def read(self) -> list[Result]:
         """The results as the ledger holds them now, in the order of the study."""
-        runs = find_runs(self.plan, trial_runs(self.ledger), self.identities)
-        codes = present_codes(self.plan)
-        name = self.plan.study.report.protocol
-        prefix = "val" if name is None else f"eval/{name}"
-        folder = "" if name is None else f"eval/{name}/"
-        finished = [run for run in runs.values() if run.status == "FINISHED"]
-        self._score([(run.run_id, f"{folder}counts.arrow") for run in finished])
-        results = []
-        for trial in self.plan.trials:
-            run = runs.get(trial.name)
-            state: State = "missing" if run is None else _STATES[run.status]
-            if run is not None and run.stopped_early and self.plan.study.kind == "search":
-                state = "stopped early"
-            miou = best = scored = None
-            if run is not None and state == "finished":
-                miou = run.metrics.get(f"{prefix}/miou")
-                best = run.metrics.get("val/best_miou") if name is None else None
-                scored = self._scored.get((run.run_id, f"{folder}counts.arrow"))
-                validated = trial.experiment.data.validation_split is not None
-                if miou is None and (validated or name is not None):
-                    state = "not scored"
-            results.append(
-                Result(
-                    trial=trial,
-                    run=run,
-                    state=state,
-                    miou=None if miou is None else 100 * miou,
-                    best=None if best is None else 100 * best,
-                    scored=scored,
-                    stale=run is not None
-                    and run.status == "FINISHED"
-                    and run.code != codes[trial.name],
-                )
-            )
-        return results
+        codes = present_codes(self._plan)
+        matches = find_runs(self._plan, trial_runs(self._ledger), codes, self._identities)
+        results = [
+            self._result(trial, matches[trial.name], codes[trial.name])
+            if trial.name in matches
+            else Result(trial, None, "missing")
+            for trial in self._plan.trials
+        ]
+        figures = [self._figure(result) for result in results]
+        scored = self._scored.of(figure for figure in figures if figure is not None)
+        return [
+            result if figure is None else replace(result, scored=scored.get(figure))
+            for result, figure in zip(results, figures, strict=True)
+        ]
 
-    def _score(self, files: Sequence[tuple[str, str]]) -> None:
-        """Read the counts that have not been read yet; those of the same images together."""
-        new = [file for file in dict.fromkeys(files) if file not in self._scored]
-        for start in range(0, len(new), _TOGETHER):
-            part = new[start : start + _TOGETHER]
-            read = {file: self._read(*file) for file in part}
-            waiting = {file: counts for file, counts in read.items() if counts is not None}
-            self._scored |= dict.fromkeys(read.keys() - waiting.keys())
-            while waiting:
-                first = next(iter(waiting.values()))
-                alike = {file: c for file, c in waiting.items() if c.same_images(first)}
-                resampled = resampled_miou(list(alike.values()))
-                for (file, counts), replicates in zip(alike.items(), resampled, strict=True):
-                    self._scored[file] = Scored(
-                        counts.identifiers,
-                        counts.groups,
-                        counts.classes,
-                        counts.iou,
-                        counts.image_miou,
-                        replicates,
-                    )
-                    del waiting[file]
+    def _result(self, trial: Trial, match: Match, code: str) -> Result:
+        """Without its counts. code: the present version."""
+        run, name = match.run, self._plan.study.report.protocol
+        result = Result(trial, run, _STATES[run.status], assumed=match.assumed)
+        if run.stopped_early and self._plan.study.kind == "search":
+            return replace(result, state="stopped early")
+        if run.status != "FINISHED":
+            return result
+        result = replace(result, stale=run.code != code)
+        if name is None:
+            miou, best = run.metrics.get("val/miou"), run.metrics.get("val/best_miou")
+            validated = trial.experiment.data.validation_split is not None
+            state: State = "not scored" if validated and miou is None else "finished"
+            return replace(result, state=state, miou=_percent(miou), best=_percent(best))
+        miou, recorded = run.metrics.get(f"eval/{name}/miou"), run.evaluations.get(name)
+        if miou is None or recorded is None:
+            return replace(result, state="not scored")
+        # Another study may use the name, too, and this one may have been edited.
+        config = study_config(self._plan.study.protocols[name], trial.experiment.evaluation)
+        split = trial.experiment.data.validation_split or ""
+        unlike = differences(recorded, config, config.boundary, run.data, split)
+        if unlike:
+            return replace(result, state="not scored", unscored="; ".join(unlike))
+        return replace(result, miou=_percent(miou), scored_stale=recorded.get("code") != code)
 
-    def _read(self, run_id: str, path: str) -> Counts | None:
-        """None where the run keeps no counts, or none that can be read."""
-        with TemporaryDirectory(prefix="counts-") as directory:
-            try:
-                return read_counts(self.ledger.download(f"runs:/{run_id}/{path}", Path(directory)))
-            except (LedgerError, ValueError):
-                return None
+    def _figure(self, result: Result) -> Figure | None:
+        if result.run is None or result.miou is None:
+            return None
+        name = self._plan.study.report.protocol
+        prefix, folder = ("val", "") if name is None else (f"eval/{name}", f"eval/{name}/")
+        miou = result.run.metrics[f"{prefix}/miou"]
+        return Figure(result.run.run_id, f"{folder}counts.arrow", miou)
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value

@@ -17,8 +17,9 @@ class Row:
 
     results: of all its trials, finished or not. cost: None where no run and no data set says how
     many classes there are. difference: to `compare_to` in the same cell; corrected: its p after
-    Holm. incomparable: why there is none although both rows have figures. images_per_second and
-    hours: mean over the finished trials. entered: scores entered by hand.
+    Holm. unlike: whether it pairs trainings by different code or in different precision.
+    incomparable: why there is none although both rows have figures. images_per_second and hours:
+    mean over the finished trials. entered: scores entered by hand.
     """
 
     variant: str
@@ -30,6 +31,7 @@ class Row:
     best: dict[int, float]
     difference: Difference | None
     corrected: float | None
+    unlike: bool
     incomparable: str
     reference: Reference | None
     published_difference: float | None
@@ -138,6 +140,7 @@ def _row(
         best={r.trial.experiment.seed: r.best for r in group if r.best is not None},
         difference=difference,
         corrected=None,
+        unlike=difference is not None and _unlike(group, base, difference.seeds),
         incomparable=incomparable,
         reference=trial.reference,
         published_difference=published_difference,
@@ -153,6 +156,15 @@ def _row(
 
 def _runs(group: Sequence[Result]) -> set[str]:
     return {result.run.run_id for result in group if result.run is not None}
+
+
+def _unlike(group: Sequence[Result], base: Sequence[Result], seeds: Iterable[int]) -> bool:
+    """Whether a seed's two trainings are by different code or in different precision."""
+    kinds = [
+        {r.trial.experiment.seed: (r.run.code, r.run.precision) for r in each if r.run is not None}
+        for each in (group, base)
+    ]
+    return any(kinds[0][seed] != kinds[1][seed] for seed in seeds)
 
 
 def _by_seed(group: Sequence[Result]) -> dict[int, float]:
@@ -171,6 +183,8 @@ def _incomparable(plan: Plan, group: Sequence[Result], base: Sequence[Result]) -
     protocols = {each[0].trial.experiment.evaluation.protocol for each in (group, base)}
     if plan.study.report.protocol is None and len(protocols) > 1:
         return "scored under different protocols"
+    if len({each[0].trial.experiment.data.validation_split for each in (group, base)}) > 1:
+        return "scored on different splits"
     if len({run.data for run in both}) > 1:
         return "trained on different versions of the data set"
     return ""

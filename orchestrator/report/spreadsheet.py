@@ -40,12 +40,16 @@ def _line(plan: Plan, row: Row) -> dict[str, Value]:
     values, difference, cost = list(row.miou.values()), row.difference, row.cost
     reference = row.reference
     low, high = (difference.interval if difference else None) or (None, None)
+    experiment, name = row.results[0].trial.experiment, plan.study.report.protocol
+    scoring = experiment.evaluation if name is None else plan.study.protocols[name]
     states = {result.state for result in row.results if result.miou is None}
     return {
         "kind": "trained",
         "variant": row.variant,
         "label": row.label,
         **{axis: str(row.axes[axis]) for axis in plan.study.grid},
+        "split": experiment.data.validation_split,
+        "protocol": scoring.protocol,
         "n": len(values),
         "seeds_asked": len(row.results),
         "miou_mean": statistics.fmean(values) if values else None,
@@ -72,6 +76,7 @@ def _line(plan: Plan, row: Row) -> dict[str, Value]:
         "hours": row.hours,
         "unfinished": " ".join(sorted(states)),
         "stale": int(row.stale),
+        "uncertain": "; ".join(sorted({r.assumed for r in row.results if r.assumed})),
         "incomparable": row.incomparable,
         **{what: " ".join(sorted(row.kinds(what))) for what in ("data", "code", "precision")},
         "runs": " ".join(result.run.run_id for result in row.finished if result.run is not None),

@@ -10,10 +10,11 @@ from rich.console import Console
 from orchestrator.cells import Cell, ModelCost
 from orchestrator.ledger import Ledger
 from orchestrator.ledger.reading import history, parent_run, run_address, study_pictures
+from orchestrator.report.cautions import on_seeds
 from orchestrator.report.charts import Series
 from orchestrator.report.columns import Sheet, grid_sheet, main_sheet
-from orchestrator.report.formats import as_latex, as_markdown, as_rich
-from orchestrator.report.notes import Notes, notes_on, on_seeds
+from orchestrator.report.formats import as_latex, as_markdown, as_rich, markdown_text
+from orchestrator.report.notes import Notes, notes_on
 from orchestrator.report.page import METRICS, render_page
 from orchestrator.report.results import Result, Results
 from orchestrator.report.rows import Row, build_rows
@@ -84,11 +85,12 @@ class Report:
         notes, study = self.notes, self.plan.study
         parts = [f"# {study.study}\n"]
         if notes.unfinished:
-            parts.append("".join(f"- **{line}**\n" for line in notes.unfinished))
+            parts.append("".join(f"- **{markdown_text(line)}**\n" for line in notes.unfinished))
         for title, sheet in self.sheets:
             parts += [f"## {title}\n"] * bool(title)
             parts.append(as_markdown(sheet))
-        said = [*(f"**{line}**" for line in notes.warnings), *notes.footnotes]
+        said = [f"**{markdown_text(line)}**" for line in notes.warnings]
+        said += map(markdown_text, notes.footnotes)
         parts.append("".join(f"- {line}\n" for line in said))
         return "\n".join(parts)
 

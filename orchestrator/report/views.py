@@ -1,13 +1,13 @@
 """What the counts by image and class show beyond one figure: classes and images gained and lost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.report.results import Scored
 from orchestrator.report.rows import Row
+from orchestrator.report.scored import Scored
 from orchestrator.study import Plan
 
 # The largest difference has the full colour, if it is at least so many points of IoU.
@@ -49,60 +49,97 @@ class ImageList:
 
 
 def heat_map(plan: Plan, rows: Sequence[Row], place: tuple[str, ...]) -> HeatMap | None:
-    """Of the rows in a cell of the grid; None where none has counts."""
-    scored = [(row, trials) for row in rows if row.place == place and (trials := _scored(row))]
-    if not scored:
+    """Of the rows in a cell of the grid, but for those that must not be compared with `compare_to`,
+    each over the seeds that both have; None where none has counts."""
+    base, there = _comparable(plan, rows, place)
+    if not there:
         return None
-    classes = scored[0][1][0].classes
-    alike = [
-        (row, np.mean([trial.iou for trial in trials], axis=0))
-        for row, trials in scored
-        if all(trial.classes == classes for trial in trials)
-    ]
-    base = next((iou for row, iou in alike if row.variant == plan.study.compare_to), None)
-    differences = [] if base is None else [100 * np.abs(iou - base) for _, iou in alike]
+    against = {} if base is None else _by_seed(base)
+    classes = next(iter(_by_seed(there[0]).values())).classes
+    alike = []
+    for row in there:
+        ours = {seed: s for seed, s in _by_seed(row).items() if s.classes == classes}
+        shared = _shared(ours, against)
+        if shared:
+            theirs = None if row is base or not against else _iou(against, shared)
+            alike.append((row.label, _iou(ours, shared), theirs))
+    differences = [100 * np.abs(iou - theirs) for _, iou, theirs in alike if theirs is not None]
     largest = max([_FULL_COLOUR, *(float(np.nanmax(each)) for each in differences)])
-    lines = tuple(
-        (row.label, _shades(iou, None if row.variant == plan.study.compare_to else base, largest))
-        for row, iou in alike
-    )
+    lines = tuple((label, _shades(iou, theirs, largest)) for label, iou, theirs in alike)
     return HeatMap(", ".join(place), classes, lines)
 
 
 def image_list(plan: Plan, rows: Sequence[Row], place: tuple[str, ...]) -> ImageList | None:
-    """For the last row that has counts in a cell of the grid, against `compare_to`; None without
-    counts, or where the report wants no images."""
-    there = [(row, trials) for row in rows if row.place == place and (trials := _scored(row))]
+    """For the last row that has counts in a cell of the grid and may be compared, against
+    `compare_to`; None without counts, or where the report wants no images."""
+    base, there = _comparable(plan, rows, place)
     count = plan.study.report.images
     if not there or not count:
         return None
-    row, trials = there[-1]
-    names, groups = trials[0].identifiers, trials[0].groups
-    base_label, base = "", np.zeros(len(names))
-    for other, those in there[:-1]:
-        if other.variant == plan.study.compare_to and those[0].identifiers == names:
-            base_label, base = other.label, _image_miou(those)
-    ours = _image_miou(trials)
-    order = [int(index) for index in np.argsort(base - ours) if not np.isnan(ours[index])]
+    row = there[-1]
+    against = {} if base is None or row is base else _by_seed(base)
+    trials = _by_seed(row)
+    shared = _shared(trials, against)
+    if not shared:
+        return None
+    first = trials[shared[0]]
+    names, groups = first.identifiers, first.groups
+    ours = _image_miou([trials[seed] for seed in shared])
+    theirs = np.zeros(len(names))
+    if against:
+        theirs = _image_miou([against[seed] for seed in shared])
+    order = [int(index) for index in np.argsort(theirs - ours) if not np.isnan(ours[index])]
     lines = [
         ImageLine(
             names[index],
             groups[index] or "",
-            100 * float(base[index]),
+            100 * float(theirs[index]),
             100 * float(ours[index]),
-            100 * float(ours[index] - base[index]),
+            100 * float(ours[index] - theirs[index]),
         )
         for index in order
     ]
     half = min(count, len(lines) // 2)
     worst = tuple(reversed(lines[len(lines) - half :]))
-    return ImageList(", ".join(place), row.label, base_label, tuple(lines[:half]), worst)
+    label = base.label if base is not None and against else ""
+    return ImageList(", ".join(place), row.label, label, tuple(lines[:half]), worst)
 
 
-def _scored(row: Row) -> list[Scored]:
-    """The row's trials that have counts of the same images as its first."""
-    scored = [result.scored for result in row.finished if result.scored is not None]
-    return [each for each in scored if each.identifiers == scored[0].identifiers]
+def _comparable(
+    plan: Plan, rows: Sequence[Row], place: tuple[str, ...]
+) -> tuple[Row | None, list[Row]]:
+    """The row of `compare_to` in a cell of the grid, None where it has no counts; and all with
+    counts that may be compared with it."""
+    there = [r for r in rows if r.place == place and not r.incomparable and _by_seed(r)]
+    base = next((row for row in there if row.variant == plan.study.compare_to), None)
+    return base, there
+
+
+def _by_seed(row: Row) -> dict[int, Scored]:
+    """The row's trials that have counts of the same images as its first, by seed."""
+    scored = {
+        result.trial.experiment.seed: result.scored
+        for result in row.finished
+        if result.scored is not None
+    }
+    first = next(iter(scored.values()), None)
+    return {
+        s: each for s, each in scored.items() if first and each.identifiers == first.identifiers
+    }
+
+
+def _shared(ours: Mapping[int, Scored], theirs: Mapping[int, Scored]) -> list[int]:
+    """The seeds to compare: those that both have, of the same images; all where there is nothing to
+    compare with."""
+    return [
+        seed
+        for seed, scored in ours.items()
+        if not theirs or (seed in theirs and theirs[seed].identifiers == scored.identifiers)
+    ]
+
+
+def _iou(trials: Mapping[int, Scored], seeds: Sequence[int]) -> NDArray[np.float64]:
+    return np.asarray(np.mean([trials[seed].iou for seed in seeds], axis=0))
 
 
 def _image_miou(trials: Sequence[Scored]) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 NETWORK = "10.77.31"
 BRIDGE = "segtest0"
+PROJECT = Path(__file__).parents[2]
 
 
 def missing_programs() -> str:
@@ -107,8 +109,11 @@ def _host(index: int, directory: Path, key: Path) -> Iterator[Host]:
         "UsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\nMaxStartups 100\n"
         f"PidFile {root}/sshd.pid\nMaxSessions 100\n"
     )
+    # The project is seen on them also where it lies in /tmp.
+    shown = [path for path in (PROJECT, Path(sys.prefix)) if path.is_relative_to("/tmp")]
+    binds = "".join(f"mkdir -p {root}{path}; mount --bind {path} {root}{path};" for path in shown)
     start = (
-        f"mount --bind {root}/passwd /etc/passwd; mount --bind {root}/tmp /tmp;"
+        f"mount --bind {root}/passwd /etc/passwd; {binds} mount --rbind {root}/tmp /tmp;"
         f"hostname {name}; mkdir -p /run/sshd; ip link set lo up;"
         f"exec /usr/sbin/sshd -D -e -f {root}/sshd_config"
     )

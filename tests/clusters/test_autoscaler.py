@@ -116,10 +116,10 @@ def test_gangs_start_what_they_need_and_it_ends_when_they_are_done(
 ) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(STUDY)
-    assert "2 x gpu-spot" in _plan(head, study, tmp_path)
+    assert "2 x gpu" in _plan(head, study, tmp_path)
     refused = _plan(head, study, tmp_path, "--set", "resources.accelerator=H100", status=2)
     assert "there are L40S" in refused
-    assert "gpu-spot (48 CPU, 4 GPU, L40S; 8 at most)" in refused
+    assert "gpu (48 CPU, 4 GPU, L40S; 8 at most)" in refused
 
     gangs = [placement_group([WORKER] * 4, strategy="PACK") for _ in range(2)]
     _wait_until(lambda: all(gang.wait(1) for gang in gangs), 120)

@@ -2,18 +2,17 @@
 
 import copy
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import boto3
 import pytest
 import yaml
-from moto import mock_aws
 from ray.autoscaler._private.aws.config import bootstrap_aws
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.command_runner import SSHCommandRunner
-from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler._private.util import hash_runtime_conf, prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
@@ -33,24 +32,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An AWS account with the key pair and the roles that cluster.yaml names."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
-    with mock_aws():
-        boto3.client("cloudformation", region_name=REGION).create_stack(
-            StackName="segmentation",
-            TemplateBody=(PROJECT / "clusters/aws/permissions.yaml").read_text(),
-            Capabilities=["CAPABILITY_NAMED_IAM"],
-            Parameters=[{"ParameterKey": "Bucket", "ParameterValue": BUCKET}],
-        )
-        ec2 = boto3.client("ec2", region_name=REGION)
-        ec2.create_key_pair(KeyName="segmentation")
-        yield ec2
-
-
 @pytest.mark.parametrize("name", ["cluster.yaml", "clusters/on-premises.yaml"])
 def test_rays_schema(name: str) -> None:
     validate_config(prepare_config(yaml.safe_load((PROJECT / name).read_text())))
@@ -67,13 +48,12 @@ def test_machines_as_aws_gets_them(aws: Any, aws_config: dict[str, Any]) -> None
         for reservation in aws.describe_instances()["Reservations"]
         for one in reservation["Instances"]
     }
-    assert set(machines) == {"head", "gpu-spot", "gpu-on-demand"}
-    assert machines["gpu-spot"]["InstanceLifecycle"] == "spot"
-    assert "InstanceLifecycle" not in machines["gpu-on-demand"]
+    assert set(machines) == {"head", "gpu"}
+    assert machines["gpu"]["InstanceLifecycle"] == "spot"
     assert "InstanceLifecycle" not in machines["head"]
     profiles = {name: one["IamInstanceProfile"]["Arn"] for name, one in machines.items()}
     assert profiles["head"].endswith("/segmentation-head")
-    assert profiles["gpu-spot"].endswith("/segmentation-worker")
+    assert profiles["gpu"].endswith("/segmentation-worker")
     provider.terminate_nodes(provider.non_terminated_nodes({}))
     states = {
         one["State"]["Name"]
@@ -143,13 +123,10 @@ def statements(role: str, policy: str) -> list[dict[str, Any]]:
 
 
 def launched(
-    config: dict[str, Any],
-    gangs: list[int],
-    worker: Mapping[str, float],
-    refused: Mapping[str, float] | None = None,
+    config: dict[str, Any], gangs: list[int], worker: Mapping[str, float]
 ) -> tuple[dict[str, int], int]:
     """What Ray's autoscaler would start for gangs of so many workers, by node type, and how many
-    gangs it calls impossible. refused: node types that the cloud would not give just now."""
+    gangs it calls impossible."""
     autoscaling = AutoscalingConfig(prepare_config(config), skip_content_hash=True)
     requests = [
         GangResourceRequest(requests=[ResourceRequestUtil.make(dict(worker)) for _ in range(size)])
@@ -161,7 +138,6 @@ def launched(
             max_num_nodes=autoscaling.get_max_num_worker_nodes(),
             disable_launch_config_check=True,
             gang_resource_requests=requests,
-            recoverable_resource_availabilities=dict(refused or {}),
         )
     )
     started = {entry.instance_type: entry.count for entry in reply.to_launch}
@@ -172,15 +148,10 @@ WORKER = {"CPU": 8.0, "GPU": 1.0}
 
 
 def test_pending_gangs_start_as_many_machines_as_they_need(aws_config: dict[str, Any]) -> None:
-    assert launched(aws_config, [4, 4], WORKER) == ({"gpu-spot": 2}, 0)
-    assert launched(aws_config, [8], WORKER) == ({"gpu-spot": 2}, 0)
-    assert launched(aws_config, [2, 2, 2, 2], WORKER) == ({"gpu-spot": 2}, 0)
+    assert launched(aws_config, [4, 4], WORKER) == ({"gpu": 2}, 0)
+    assert launched(aws_config, [8], WORKER) == ({"gpu": 2}, 0)
+    assert launched(aws_config, [2, 2, 2, 2], WORKER) == ({"gpu": 2}, 0)
     assert launched(aws_config, [], WORKER) == ({}, 0)
-
-
-def test_on_demand_where_spot_is_refused(aws_config: dict[str, Any]) -> None:
-    refused = {"gpu-spot": 0.0}
-    assert launched(aws_config, [4, 4], WORKER, refused) == ({"gpu-on-demand": 2}, 0)
 
 
 def test_whole_gangs_and_no_more_than_allowed(aws_config: dict[str, Any]) -> None:
@@ -192,7 +163,7 @@ def test_whole_gangs_and_no_more_than_allowed(aws_config: dict[str, Any]) -> Non
 
 def test_nothing_trains_on_the_head(aws_config: dict[str, Any]) -> None:
     head = aws_config["available_node_types"]["head"]["resources"]
-    gpu = aws_config["available_node_types"]["gpu-spot"]["resources"]
+    gpu = aws_config["available_node_types"]["gpu"]["resources"]
     assert head[DRIVER_RESOURCE] > 0
     gang = plan_gang(Resources(workers=4, cpus_per_worker=8), [head, gpu])
     assert gang.device == "cuda"
@@ -204,21 +175,44 @@ def test_scripts_parse(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-def test_files_that_travel_leave_data_and_secrets_behind(
-    aws_config: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize("name", ["cluster.yaml", "clusters/on-premises.yaml"])
+def test_data_and_secrets_neither_travel_nor_are_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     stay = [".git/config", ".venv/bin/python", "storage/mlflow.db", "data/streets/manifest.json"]
-    stay += ["mlruns/0/meta.yaml", "mlflow.db", ".env", ".aws/credentials", "clusters/a.pem"]
-    stay += [".netrc", "server.key", "ignored.txt"]
-    travel = ["models/fenet.py", "pipelines/data.py", "orchestrator/storage.py", "constraints.txt"]
-    for name in [*stay, *travel]:
-        (here / name).parent.mkdir(parents=True, exist_ok=True)
-        (here / name).write_text("content")
-    (here / ".gitignore").write_text("ignored.txt\n")
-    # As Ray's SSHCommandRunner calls it.
-    options = {name: aws_config[name] for name in ("rsync_exclude", "rsync_filter")}
-    filters = SSHCommandRunner._create_rsync_filter_args(cast(Any, None), options)
-    subprocess.run(["rsync", "-az", *filters, f"{here}/", f"{there}/"], check=True)
+    stay += ["mlruns/0/meta.yaml", "mlflow.db", ".env", ".aws/credentials", ".netrc", "server.key"]
+    within = ["clusters/a.pem", "models/__pycache__/fenet.pyc"]
+    travel = ["models/fenet.py", "pipelines/data.py", "orchestrator/storage.py", "pyproject.toml"]
+    travel += ["clusters/aws/setup_node.sh", "constraints.txt"]
+    for file in [*stay, *within, *travel]:
+        (here / file).parent.mkdir(parents=True, exist_ok=True)
+        (here / file).write_text("content")
+    monkeypatch.chdir(here)
+    config = yaml.safe_load((PROJECT / name).read_text())
+    token = config["file_mounts"].pop("~/.ray/auth_token")
+    assert token == "~/.ray/auth_token"
+
+    def hashed() -> str:
+        return str(hash_runtime_conf(config["file_mounts"], None, {}, True)[1])
+
+    before = hashed()
+    for file in stay:
+        (here / file).write_text("changed")
+    assert hashed() == before
+    for file in travel:
+        (here / file).write_text("changed")
+        assert hashed() != before
+        before = hashed()
+
+    # As Ray's NodeUpdater and SSHCommandRunner do it.
+    filters = SSHCommandRunner._create_rsync_filter_args(cast(Any, None), config)
+    for remote, local in config["file_mounts"].items():
+        target = there / Path(remote).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        slash = "/" if Path(local).is_dir() else ""
+        subprocess.run(
+            ["rsync", "-az", *filters, f"{local}{slash}", f"{target}{slash}"], check=True
+        )
     arrived = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()}
-    assert arrived == {*travel, ".gitignore"}
+    assert arrived == set(travel)

@@ -92,6 +92,7 @@ def cluster() -> Iterator[Cluster]:
         for name, value in SETTINGS.items():
             patch.setenv(name, value)
         head = {"num_cpus": 0, "resources": {DRIVER_RESOURCE: 1e6}, "include_dashboard": True}
+        head["dashboard_port"] = 0  # another cluster on the machine may have the usual one
         head["_system_config"] = {
             "health_check_initial_delay_ms": 0,
             "health_check_period_ms": 500,

@@ -68,8 +68,11 @@ def cluster() -> Iterator[Cluster]:
         config["provider"] |= {"head_ip": head.address, "worker_ips": [worker.address]}
         config |= {"min_workers": 1, "max_workers": 1}
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(hosts.key)}
-        (project,) = [name for name in config["file_mounts"] if "auth_token" not in name]
-        config["file_mounts"] = {project: str(PROJECT), "~/.ray/auth_token": str(token)}
+        project = "~/segmentation-orchestrator"
+        config["file_mounts"] = {
+            there: str(PROJECT / here) if there.startswith(project) else str(token)
+            for there, here in config["file_mounts"].items()
+        }
         # Of the file that stands for it, nothing has to be quoted through Ray and SSH.
         profile = hosts.shared / "profile"
         profile.write_text(
@@ -127,6 +130,9 @@ def test_a_study_sent_to_the_dashboard_trains_on_both_hosts(cluster: Cluster) ->
         again = cluster.command(*sweep, "--address", address, "--storage", storage)
         assert again.returncode == 0
         assert "1 finished" in again.stdout
+        planned = cluster.command(*sweep, "--plan", "--address", address, "--storage", storage)
+        assert planned.returncode == 0, planned.stdout[-3000:]
+        assert "submitted as job over-two-hosts-plan-" in planned.stdout
         relative = cluster.command(*sweep, "--address", address)
         assert relative.returncode == 2
         assert "all machines" in relative.stdout

@@ -50,6 +50,10 @@ def test_trials_of_a_job_whose_time_is_up_write_checkpoints(
             }
         )
     )
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("0123456789abcdef" * 4)
+    token.chmod(0o644)
     own = ("RAY_", "MLFLOW_")
     environment = {k: value for k, value in os.environ.items() if not k.startswith(own)}
     environment |= {
@@ -91,6 +95,8 @@ def test_trials_of_a_job_whose_time_is_up_write_checkpoints(
     finally:
         process.kill()
         process.wait()
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert "others could read" in told()
     assert "stopping" in told()
     assert "strong: stopped: held at a checkpoint" in told()
     assert "epoch 40 of 40" not in said()

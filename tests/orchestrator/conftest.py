@@ -1,5 +1,6 @@
-"""A finished run in a ledger, as a study leaves it, without the training."""
+"""A finished run in a ledger, as a study leaves it, without the training; and an empty ledger."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,3 +68,19 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) 
     study_run.end_trial(run_id, "FINISHED")
     study_run.close("FINISHED")
     return FinishedRun(storage, run_id, storage / "models" / "last", small_streets)
+
+
+@pytest.fixture(scope="session")
+def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store without a study; making one takes MLflow seconds."""
+    file = tmp_path_factory.mktemp("ledger") / "mlflow.db"
+    Ledger(f"sqlite:///{file}", None)
+    return file
+
+
+@pytest.fixture
+def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_ledger: Path) -> None:
+    """`storage/` in the test's own directory, with an empty ledger."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "storage").mkdir()
+    shutil.copy(empty_ledger, tmp_path / "storage")

@@ -5,13 +5,16 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 from rich.console import Console
+from rich.progress import Progress
 from safetensors.torch import save_file
 
 from orchestrator import scoring
@@ -208,3 +211,37 @@ def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(
     assert "not scored under windows" in failures[VALIDATED]
     stopped = score(missing, ledger, (), Console(quiet=True), lambda: True)
     assert stopped == {VALIDATED: "not scored under flip: stopped"}
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (WorkerCrashedError(), WorkerCrashedError),
+        (OutOfMemoryError("killed"), OutOfMemoryError),
+        (RayTaskError("count", "", DatasetError("damaged")), DatasetError),
+    ],
+)
+def test_the_shares_of_what_failed_are_cancelled(
+    raised: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever one share ends with, the others do not run on, and the bar goes."""
+    cancelled: list[int] = []
+
+    def get(reference: int) -> str:
+        if reference == 1:
+            raise raised
+        return "counted"
+
+    monkeypatch.setattr(scoring.ray, "put", lambda model: model)
+    monkeypatch.setattr(scoring.ray, "wait", lambda waiting: (waiting[:1], waiting[1:]))
+    monkeypatch.setattr(scoring.ray, "get", get)
+    monkeypatch.setattr(scoring.ray, "cancel", cancelled.append)
+    monkeypatch.setattr(scoring, "_machines", lambda: [{"CPU": 1.0}])
+    task = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *given: given[-2]))
+    bar = Progress(disable=True)
+    shares = scoring._in_shares(task, None, (), 4, bar, "scored")  # type: ignore[arg-type]
+    assert next(shares) == "counted"
+    with pytest.raises(expected):
+        next(shares)
+    assert cancelled == [2, 3]
+    assert not bar.tasks

@@ -1,9 +1,27 @@
 """Limits of a study: what holds it, when, and what it says."""
 
+from pathlib import Path
+
 import pytest
 
-from orchestrator.budget import Budget
+from orchestrator.budget import Budget, recorded_hours
+from orchestrator.capacity import plan_gang
+from orchestrator.cells import resolve_cells
+from orchestrator.course import Course
+from orchestrator.ledger import Ledger, StudyRun, tracking_uri
 from orchestrator.limits import Limits
+from orchestrator.study_file import load_study
+
+STUDY = """\
+study: STUDY
+base:
+  data: {dataset: DATASET, crop: [32, 48]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {epochs: EPOCHS, batch: 6, precision: fp32}
+variants: {one: {}}
+seeds: [0, 1]
+resources: {device: cpu, workers: 2}
+"""
 
 
 class Clock:
@@ -47,6 +65,25 @@ def test_gpu_hours_count_every_device_of_running_and_ended_trials() -> None:
     assert not limited.may_start()
 
 
+def test_gpu_hours_follow_the_workers_that_a_trial_has() -> None:
+    clock = Clock()
+    limited = budget(clock, devices=1, gpu_hours=100)
+    limited.started("a")
+    clock.now += 3600
+    limited.worked("a", 8)  # it started with all the room there was
+    assert limited.device_hours == pytest.approx(8)
+    clock.now += 1800
+    assert limited.device_hours == pytest.approx(12)
+    clock.now += 1800
+    limited.worked("a", 4)  # and has lost a machine since
+    assert limited.device_hours == pytest.approx(12)
+    clock.now += 3600
+    limited.ended("a")
+    limited.worked("a", 8)
+    clock.now += 3600
+    assert limited.device_hours == pytest.approx(16)
+
+
 def test_gpu_hours_of_earlier_commands_count() -> None:
     assert budget(Clock(), spent=10.0, gpu_hours=10).hold_reason() is not None
 
@@ -68,7 +105,21 @@ def test_a_limit_of_trials_lets_the_started_ones_end() -> None:
     limited.started("b")
     assert not limited.may_start()
     assert limited.hold_reason() is None
+    assert limited.left_out_reason() is None  # there may be no third
+    limited.leave_out()
     assert "limits.trials: this command has started 2" in str(limited.left_out_reason())
+
+
+def test_a_limit_that_is_reached_later_has_left_nothing_out() -> None:
+    clock = Clock()
+    limited = budget(clock, wall_hours=1)
+    limited.started("a")
+    limited.ended("a", failed=True)
+    clock.now += 7200  # its scoring takes longer than the limit
+    assert limited.hold_reason() is not None
+    assert limited.left_out_reason() is None
+    limited.leave_out()
+    assert "limits.wall_hours: 1 have passed" in str(limited.left_out_reason())
 
 
 def test_failures_hold_at_their_number() -> None:
@@ -81,3 +132,33 @@ def test_failures_hold_at_their_number() -> None:
     assert limited.may_start()
     limited.ended("c", failed=True)
     assert "limits.failures: 2 trials have failed" in str(limited.hold_reason())
+
+
+def test_gpu_hours_are_those_of_all_that_the_study_ever_trained(
+    tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of experiments it no longer asks for, and of trials that this command leaves out."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    ledger = Ledger(tracking_uri(tmp_path), tmp_path / "artifacts")
+    file = tmp_path / "study.yaml"
+    text = STUDY.replace("DATASET", str(small_streets))
+    for study, epochs in (("other", 3), ("ours", 3), ("ours", 5)):
+        file.write_text(text.replace("STUDY", study).replace("EPOCHS", str(epochs)))
+        plan = load_study(file)
+        study_run = StudyRun.open(ledger, plan)
+        for cell in resolve_cells(plan.trials, "cpu", tmp_path):
+            run_id = study_run.begin_trial(cell, None, None)
+            study_run.log_epoch(run_id, 1, {"trial/worker_hours": float(epochs)})
+            study_run.end_trial(run_id, "KILLED")
+        study_run.close("KILLED")
+    plan = load_study(file, [], ["one, seed 1"])
+    gang = plan_gang(plan.study.resources, [{"CPU": 4.0}])
+    course = Course(plan, None, None, gang, [], ledger, None, None, None)  # type: ignore[arg-type]
+    found = course._budget()
+    assert found.device_hours == pytest.approx(2 * 3 + 2 * 5)
+
+
+def test_recorded_hours_are_of_gpus_where_there_were_any() -> None:
+    assert recorded_hours({"trial/gpu_hours": 2.0}) == 2.0
+    assert recorded_hours({"trial/worker_hours": 3.0}) == 3.0
+    assert recorded_hours({}) == 0.0

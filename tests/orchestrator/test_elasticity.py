@@ -4,13 +4,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from ray.train import ScalingConfig
 
-from orchestrator.elasticity import AtCheckpoint, RangeOfWorkers, workers_that_fit
-
-WORKER = {"CPU": 2.0, "GPU": 1.0, "accelerator_type:T4": 0.001}
+from orchestrator.elasticity import AtCheckpoint, RangeOfWorkers
 
 
 class Trial:
@@ -81,11 +77,3 @@ def test_it_grows_at_a_checkpoint_and_not_at_once() -> None:
     assert trial.goes_on_with(4) == 4
     trial.room = 0
     assert trial.goes_on_with(3) == 3
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), max_size=5))
-def test_workers_fit_node_by_node(nodes: list[tuple[int, int]]) -> None:
-    free = [{"CPU": float(c), "GPU": float(g), "accelerator_type:T4": 1.0} for c, g in nodes]
-    assert workers_that_fit(WORKER, free) == sum(min(cpus // 2, gpus) for cpus, gpus in nodes)
-    without = [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes]
-    assert workers_that_fit(WORKER, without) == 0

@@ -27,7 +27,7 @@ def config() -> dict[str, Any]:
 
 def test_a_cluster_without_machines_holds_what_it_may_start(config: dict[str, Any]) -> None:
     nodes = nodes_at_most([HEAD], config, ["CPU", "GPU"])
-    assert len(nodes) == 1 + 8  # spot and on demand together, as `max_workers` says
+    assert len(nodes) == 1 + 8  # as `max_workers` says
     gang = plan_gang(Resources(workers=4, cpus_per_worker=8), nodes)
     assert (gang.device, gang.concurrent) == ("cuda", 8)
     assert plan_gang(Resources(workers=16, cpus_per_worker=8), nodes).concurrent == 2
@@ -79,12 +79,14 @@ def test_the_machines_a_study_would_start(config: dict[str, Any]) -> None:
     gang = plan_gang(
         Resources(workers=4, cpus_per_worker=8), nodes_at_most([HEAD], config, ["GPU"])
     )
-    assert machines_asked_for([HEAD], config, [gang.shape] * 3) == {"gpu-spot": 3}
+    assert machines_asked_for([HEAD], config, [gang.shape] * 3) == {"gpu": 3}
     there = {"CPU": 48.0, "GPU": 4.0, "accelerator_type:L40S": 1.0}
-    assert machines_asked_for([HEAD, there], config, [gang.shape] * 3) == {"gpu-spot": 2}
+    assert machines_asked_for([HEAD, there], config, [gang.shape] * 3) == {"gpu": 2}
     assert machines_asked_for([HEAD, there], config, [gang.shape]) == {}
+    busy = [there] * 9  # one more than allowed: what is there is never too much
+    assert machines_asked_for([HEAD, *busy], config, [gang.shape]) == {}
     half = plan_gang(Resources(workers=2), [HEAD, there])
-    assert machines_asked_for([HEAD], config, [half.shape] * 4) == {"gpu-spot": 2}
+    assert machines_asked_for([HEAD], config, [half.shape] * 4) == {"gpu": 2}
 
 
 def test_only_the_machines_with_the_kind_of_gpu_asked_for_count(config: dict[str, Any]) -> None:
@@ -110,16 +112,13 @@ def test_what_no_machine_holds_is_refused_with_the_kinds_there_are(config: dict[
             plan_gang(resources, nodes, machine_types(config, needed))
         return str(error.value)
 
-    both = (
-        "The cluster may start gpu-spot (48 CPU, 4 GPU, L40S; 8 at most), "
-        "gpu-on-demand (48 CPU, 4 GPU, L40S; 8 at most)"
-    )
+    kinds = "The cluster may start gpu (48 CPU, 4 GPU, L40S; 8 at most)"
     too_many = refused(workers=33, cpus_per_worker=8)
     assert "holds 32 such workers at most; use workers: 32 or fewer" in too_many
-    assert both in too_many
+    assert kinds in too_many
     too_large = refused(cpus_per_worker=64)
     assert "0 such workers at most; the largest machine for one offers 48 CPU, 4 GPU" in too_large
-    assert both in too_large
+    assert kinds in too_large
     wrong_kind = refused(accelerator="H100")
     assert "accelerator is H100, a kind of GPU that the cluster does not have" in wrong_kind
     assert "there are L40S" in wrong_kind

@@ -4,16 +4,26 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
 from orchestrator.cells import Cell, resolve_cells
-from orchestrator.ledger import Ledger, LedgerError, StudyRun, keep_links
+from orchestrator.ledger import (
+    Ledger,
+    LedgerError,
+    StudyRun,
+    StudyTakenError,
+    keep_links,
+    session,
+)
 from orchestrator.ownership import Owner
 from orchestrator.reconciliation import Decision, Wishes, decide
 from orchestrator.study import Plan
@@ -43,17 +53,9 @@ def cell(plan: Plan, tmp_path: Path) -> Cell:
     return resolve_cells(plan.trials, "cpu", tmp_path)[0]
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with its tables made, which takes MLflow seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    Ledger(f"sqlite:///{path}", None)
-    return path
-
-
 @pytest.fixture
-def uri(tmp_path: Path, empty_store: Path) -> str:
-    return f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
+def uri(tmp_path: Path, empty_ledger: Path) -> str:
+    return f"sqlite:///{shutil.copy(empty_ledger, tmp_path / 'mlflow.db')}"
 
 
 @pytest.fixture
@@ -193,6 +195,14 @@ def test_a_finished_trial_of_another_study_is_linked_until_it_is_deleted(
         assert link.data.metrics["val/miou"] == 0.5
         assert f"/runs/{run_id}" in link.data.tags["mlflow.note.content"]
         assert link.data.tags["mlflow.parentRunId"] == study_run.parent_id
+    # It has the figures that a later evaluation adds, and those that it changes.
+    for miou in (0.6, 0.4):
+        study_run.ledger.log_metrics(run_id, {"eval/flip/miou": miou}, step=0)
+        keep_links(study_run, {name: cell}, {name: study_run.ledger.record(run_id)})
+        (refreshed,) = links()
+        assert refreshed.info.run_id == link.info.run_id
+        assert refreshed.info.status == "FINISHED"
+        assert refreshed.data.metrics["eval/flip/miou"] == miou
     # A link is no second record of the training.
     assert len(study_run.ledger.records([cell.identity])[cell.identity]) == 1
     client.delete_run(run_id)
@@ -212,7 +222,6 @@ def test_values_that_are_not_finite_are_left_out(study_run: StudyRun, cell: Cell
 def test_nothing_stays_running(study_run: StudyRun, cell: Cell, uri: str, plan: Plan) -> None:
     run_id = study_run.begin_trial(cell, None, None)
     study_run.start_trial(run_id, cell.code)
-    study_run.log_documents({"table.md": "# table\n"})
     study_run.close("KILLED")
     client = MlflowClient(uri)
     run = client.get_run(run_id)
@@ -220,7 +229,7 @@ def test_nothing_stays_running(study_run: StudyRun, cell: Cell, uri: str, plan: 
     assert "run it again" in run.data.tags["mlflow.note.content"]
     assert client.get_run(study_run.parent_id).info.status == "KILLED"
     names = {artifact.path for artifact in client.list_artifacts(study_run.parent_id)}
-    assert names == {"study.yaml", "study.resolved.yaml", "table.md"}
+    assert names == {"study.yaml", "study.resolved.yaml"}
 
 
 def test_what_a_dead_process_left_is_closed_and_the_parent_is_kept(
@@ -251,6 +260,140 @@ def test_a_study_at_work_elsewhere_is_refused(
     finally:
         process.communicate(b"\n")
     StudyRun.open(study_run.ledger, plan)
+
+
+def test_only_what_the_store_says_is_gone_counts_as_gone(
+    study_run: StudyRun, cell: Cell, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = study_run.begin_trial(cell, None, None)
+    ledger = study_run.ledger
+    assert ledger.exists(run_id)
+    assert not ledger.exists("0" * 32)
+
+    def away(run_id: str) -> Run:
+        raise MlflowException("the server is away for a moment", TEMPORARILY_UNAVAILABLE)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger.client, "get_run", away)
+        assert ledger.exists(run_id)
+    MlflowClient(uri).delete_run(run_id)
+    assert not ledger.exists(run_id)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_an_evaluation_that_was_cut_short_is_not_done(
+    study_run: StudyRun,
+    cell: Cell,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: bool,
+) -> None:
+    """Killed between its writes; also where the same name was evaluated before in another way."""
+    run_id, ledger = finish(study_run, cell), study_run.ledger
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "counts.arrow").write_text("counts")
+    if before:
+        ledger.log_evaluation(run_id, "flip", {"miou": 0.4}, {"protocol": "old"}, files)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger.client, "log_artifacts", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.log_evaluation(run_id, "flip", {"miou": 0.5}, {"protocol": "new"}, files)
+    protocols = [tags.get("protocol") for tags in ledger.evaluations(run_id).values()]
+    assert not {"old", "new"} & set(protocols)
+    ledger.log_evaluation(run_id, "flip", {"miou": 0.5}, {"protocol": "new"}, files)
+    assert ledger.evaluations(run_id) == {"flip": {"protocol": "new"}}
+    assert ledger.record(run_id).metrics["eval/flip/miou"] == 0.5
+
+
+ELSEWHERE = Owner("another-host", 12, 34)
+
+
+def taken_over(study_run: StudyRun) -> str:
+    """Another host's process takes the study, and trains its trial; returns the trial's run."""
+    client = study_run.ledger.client
+    (run,) = study_run.ledger.search(
+        [study_run.experiment_id], "tags.`orchestrator.kind` = 'trial'"
+    )
+    tags = {"orchestrator.owner": str(ELSEWHERE), "orchestrator.heartbeat": f"{time.time():.0f}"}
+    study_run.ledger.set_tags(study_run.parent_id, tags)
+    client.update_run(run.info.run_id, "RUNNING")
+    return str(run.info.run_id)
+
+
+def test_a_study_that_another_process_has_taken_is_left_to_it(
+    ledger: Ledger, plan: Plan, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "STOP_CHECK_SECONDS", 0.1)
+    told: list[str] = []
+    study_run = StudyRun.open(ledger, plan, told.append)
+    study_run.start_trial(study_run.begin_trial(cell, None, None), cell.code)
+    run_id = taken_over(study_run)
+    end = time.monotonic() + 20
+    while not told and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(told) == 1
+    assert "'ledger test' is being run by process 12 on another-host" in told[0]
+    assert "no sign of life" in told[0]
+    assert study_run.taken == told[0]
+    for write in (
+        lambda: study_run.end_trial(run_id, "KILLED"),
+        lambda: study_run.log_epoch(run_id, 1, {"val/miou": 0.5}),
+        lambda: study_run.describe("another"),
+    ):
+        with pytest.raises(StudyTakenError, match="process 12 on another-host"):
+            write()
+    study_run.close("KILLED")
+    assert ledger.record(run_id).status == "RUNNING"
+    assert ledger.client.get_run(study_run.parent_id).info.status == "RUNNING"
+    tags = ledger.client.get_run(study_run.parent_id).data.tags
+    assert tags["orchestrator.owner"] == str(ELSEWHERE)
+
+
+def test_a_process_that_wakes_writes_nothing_before_it_has_looked(
+    ledger: Ledger, plan: Plan, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that looks has not run yet; the one that writes has."""
+    monkeypatch.setattr(session, "STOP_CHECK_SECONDS", 1000.0)
+    study_run = StudyRun.open(ledger, plan)
+    run_id = study_run.begin_trial(cell, None, None)
+    taken_over(study_run)
+    monkeypatch.setattr(session, "TRUSTED_SECONDS", 0.0)  # it slept for longer
+    with pytest.raises(StudyTakenError):
+        study_run.end_trial(run_id, "KILLED")
+    study_run.close("KILLED")
+    assert ledger.record(run_id).status == "RUNNING"
+
+
+def test_a_study_that_has_no_trials_left_is_not_closed_for_another_process(
+    ledger: Ledger, plan: Plan, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "STOP_CHECK_SECONDS", 1000.0)
+    study_run = StudyRun.open(ledger, plan)
+    finish(study_run, cell)
+    ledger.set_tags(study_run.parent_id, {"orchestrator.owner": str(ELSEWHERE)})
+    study_run.close("FINISHED")
+    assert ledger.client.get_run(study_run.parent_id).info.status == "RUNNING"
+
+
+def test_a_study_that_was_closed_meanwhile_is_not_written_to(
+    ledger: Ledger, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another host's command took this process for dead and closed its runs."""
+    monkeypatch.setattr(session, "STOP_CHECK_SECONDS", 0.1)
+    told: list[str] = []
+    study_run = StudyRun.open(ledger, plan, told.append)
+    ledger.client.set_terminated(study_run.parent_id, "KILLED")
+    end = time.monotonic() + 20
+    while not told and time.monotonic() < end:
+        time.sleep(0.05)
+    assert "closed" in told[0]
+    study_run.close("FINISHED")
+    assert ledger.client.get_run(study_run.parent_id).info.status == "KILLED"
 
 
 def test_an_unusable_store_is_named() -> None:

@@ -1,5 +1,7 @@
 """Whether the process that began a study still lives."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -24,8 +26,13 @@ def test_life_and_death_on_this_host() -> None:
     created = int(psutil.Process(process.pid).create_time())
     owner = Owner(Owner.this_process().host, process.pid, created)
     assert owner.may_be_alive(age=1)
-    assert not owner.may_be_alive(age=EXPIRED_SECONDS + 1)
-    process.communicate(b"\n")
+    process.send_signal(signal.SIGSTOP)  # Ctrl-Z: no heartbeat, and yet it goes on one day
+    assert owner.may_be_alive(age=EXPIRED_SECONDS + 1)
+    process.send_signal(signal.SIGCONT)
+    process.stdin.close()  # type: ignore[union-attr]
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert not owner.may_be_alive(age=1), "it is dead, though nobody has asked how it ended"
+    process.wait()
     assert not owner.may_be_alive(age=1)
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.policy import (
@@ -15,6 +15,7 @@ from orchestrator.policy import (
     left_over,
     place,
     simulate,
+    workers_that_fit,
 )
 
 PAIR = GangShape.of(2, {"GPU": 1.0})
@@ -142,6 +143,11 @@ def studies(*worker_gpus: float) -> st.SearchStrategy[list[Waiting]]:
 
 
 TRIALS = studies(0.5, 1.0, 2.0)
+# When the second ends, the first has a second left, too little for the fourth before the third.
+ALMOST_DONE = [
+    Waiting(str(index), GangShape.of(workers, {"GPU": 1.0}), seconds)
+    for index, (workers, seconds) in enumerate([(2, 21.0), (1, 20.0), (3, 3.0), (1, 2.0)])
+]
 NODES = st.lists(st.integers(0, 4), min_size=1, max_size=4).map(lambda counts: gpus(*counts))
 
 
@@ -169,6 +175,7 @@ def test_every_trial_that_fits_runs_once_and_nothing_idles_for_ever(
 
 
 @given(trials=studies(1.0), nodes=NODES)
+@example(trials=ALMOST_DONE, nodes=gpus(3))
 def test_the_first_in_order_is_never_delayed_by_those_behind_it(
     trials: list[Waiting], nodes: list[Node]
 ) -> None:
@@ -182,3 +189,12 @@ def test_the_first_in_order_is_never_delayed_by_those_behind_it(
     ahead = list(itertools.takewhile(lambda trial: trial is not waited, queue))
     alone = simulate([*ahead, waited], nodes)
     assert simulate(queue, nodes)[waited.name][0] <= alone[waited.name][0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), max_size=5))
+def test_workers_fit_node_by_node(nodes: list[tuple[int, int]]) -> None:
+    worker = {"CPU": 2.0, "GPU": 1.0, "accelerator_type:T4": 0.001}
+    free = [{"CPU": float(c), "GPU": float(g), "accelerator_type:T4": 1.0} for c, g in nodes]
+    assert workers_that_fit(worker, free) == sum(min(cpus // 2, gpus) for cpus, gpus in nodes)
+    without = [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes]
+    assert workers_that_fit(worker, without) == 0

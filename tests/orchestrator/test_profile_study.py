@@ -55,7 +55,10 @@ def test_a_profile_trains_nothing_and_is_kept(
     experiment = client.get_experiment_by_name("costs")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
-    kept = Path(client.download_artifacts(run.info.run_id, "table.csv", str(tmp_path))).read_text()
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert names == {"study.yaml", "study.resolved.yaml", "report"}
+    table = client.download_artifacts(run.info.run_id, "report/table.csv", str(tmp_path))
+    kept = Path(table).read_text()
     lines = list(csv.DictReader(io.StringIO(kept)))
     assert [(line["label"], line["model.backbone"], line["kind"]) for line in lines] == [
         ("strong", "dfnet1", "trained"),
@@ -68,6 +71,16 @@ def test_a_profile_trains_nothing_and_is_kept(
         assert float(line["parameters_m"]) == pytest.approx(cost.parameters_m, rel=1e-3)
         assert f"{cost.parameters_m:.2f}" in printed
     assert not (storage / "datasets").exists()
+
+    # A part of it is shown, and the whole is kept; another table leaves it as it is.
+    for option in ("--only=strong*", "--set=profile.size=[32, 32]"):
+        assert sweep.main([str(file), "--storage", str(storage), option]) == 0
+        said = capfd.readouterr().out
+        assert ("│ df " in said) == option.startswith("--set")
+        assert ("--set study=NAME" in said) == option.startswith("--set")
+        again = client.download_artifacts(run.info.run_id, "report/table.csv", str(tmp_path))
+        assert Path(again).read_text() == kept
+        assert client.get_run(run.info.run_id).info.status == "FINISHED"
 
 
 def test_a_study_is_resumed_as_it_was_run(
@@ -111,6 +124,18 @@ def test_a_storage_that_cannot_be_written(
     (tmp_path / "study.yaml").write_text(STUDY)
     assert sweep.main([str(tmp_path / "study.yaml"), "--storage", "/dev/null/storage"]) == 2
     assert "--storage /dev/null/storage: cannot be written" in capfd.readouterr().out
+
+
+def test_a_plan_of_a_profile_is_printed_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    file, storage = tmp_path / "study.yaml", tmp_path / "storage"
+    file.write_text(STUDY)
+    assert sweep.main([str(file), "--storage", str(storage), "--plan"]) == 0
+    assert "resnet18" in capfd.readouterr().out
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    assert client.get_experiment_by_name("costs") is None
 
 
 def test_a_part_that_is_none_is_named(

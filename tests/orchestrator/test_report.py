@@ -26,10 +26,11 @@ from orchestrator.report.refresher import Refresher
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study_file import load_study
 from pipelines.prepare import prepare_streets
-from tests.orchestrator.fabricated import fabricate
+from tests.orchestrator.fabricated import FEW as CITIES
+from tests.orchestrator.fabricated import PLAIN, fabricate, report_of, written
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-CITIES = {"aachen": 6, "bonn": 4}
+pytestmark = pytest.mark.usefixtures("own_store")
 STUDY = """\
 study: snapshot
 description: "Two rows & <b>their</b> figures."
@@ -51,42 +52,6 @@ variants:
 published:
   - {label: GFFNet, miou: 81.2, parameters_m: 70.5, gflops: 300, source: Table 3(a)}
 """
-PLAIN = """\
-study: plain
-compare_to: a
-base:
-  data: {dataset: DATASET, crop: [64, 64]}
-  model: {backbone: dfnet1, channels: 8}
-  training: {epochs: 3, precision: fp32}
-variants:
-  a: {}
-  b: {set: {model: {flows: []}}}
-"""
-
-
-@pytest.fixture(scope="session")
-def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without a study; making one takes MLflow seconds."""
-    file = tmp_path_factory.mktemp("ledger") / "mlflow.db"
-    Ledger(f"sqlite:///{file}", None)
-    return file
-
-
-@pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_ledger: Path) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    (tmp_path / "storage").mkdir()
-    shutil.copy(empty_ledger, tmp_path / "storage")
-
-
-def written(tmp_path: Path, small_streets: Path, text: str) -> Path:
-    path = tmp_path / "study.yaml"
-    path.write_text(text.replace("DATASET", str(small_streets)))
-    return path
-
-
-def report_of(path: Path) -> StudyReport:
-    return StudyReport(load_study(path), Ledger(tracking_uri(path.parent / "storage"), None))
 
 
 @pytest.fixture(scope="module")
@@ -327,26 +292,6 @@ def test_a_search_shows_figures_and_proves_nothing(tmp_path: Path, small_streets
     assert all(row.miou and row.difference is None for row in report.rows)
     assert any(note.startswith("A search:") for note in report.notes.footnotes)
     assert "p (Holm)" not in report.markdown()
-
-
-def test_another_protocol_is_the_figure_where_the_study_says_so(
-    tmp_path: Path, small_streets: Path
-) -> None:
-    protocols = "protocols: {flipped: {flip: true}}\nreport: {protocol: flipped}\n"
-    path = written(tmp_path, small_streets, PLAIN + protocols)
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
-    study_report = report_of(path)
-    assert study_report.read().notes.unfinished == (
-        "not scored: a, epoch 3 of 3",
-        "not scored: b, epoch 3 of 3",
-    )
-    run = study_report.read().rows[0].results[0].run
-    assert run is not None
-    client = MlflowClient(tracking_uri(tmp_path / "storage"))
-    client.log_metric(run.run_id, "eval/flipped/miou", 0.5)
-    report = study_report.read()
-    assert report.rows[0].miou == {0: 50.0}
-    assert "protocol flipped (whole_flip)" in report.markdown()
 
 
 def test_the_report_is_kept_with_the_study_and_read_on_as_trials_finish(

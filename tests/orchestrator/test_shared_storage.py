@@ -69,6 +69,22 @@ def test_files_kept_in_a_bucket_come_back(bucket: str, tmp_path: Path) -> None:
     assert not directory.exists()
 
 
+def test_what_is_needed_of_a_directory_is_copied_alone(bucket: str) -> None:
+    storage = Storage.of(bucket)
+    place = locate(storage.at("checkpoint"))
+    for name in ("state.json", "momentum", "results/counts"):
+        place.write(name, name.encode())
+    with on_this_machine(storage.at("checkpoint"), only=["state.json", "results"]) as directory:
+        found = {file.name for file in directory.rglob("*") if file.is_file()}
+        assert found == {"state.json", "counts"}
+        assert (directory / "results" / "counts").read_bytes() == b"results/counts"
+    with (
+        pytest.raises(OSError, match="nothing"),
+        on_this_machine(storage.at("checkpoint"), only=["nothing"]),
+    ):
+        raise AssertionError("it is not there")
+
+
 def test_a_directory_here_is_itself(tmp_path: Path) -> None:
     with on_this_machine(str(tmp_path)) as directory:
         assert directory == tmp_path

@@ -137,13 +137,11 @@ def test_a_study_from_file_to_table(study: Path, tmp_path: Path) -> None:
     assert documents == {
         "study.yaml",
         "study.resolved.yaml",
-        "table.md",
-        "table.csv",
         "report",
         "figures",
     }
     # Two names of one training: trained once, shown twice.
-    table = Path(client.download_artifacts(parent.info.run_id, "table.csv")).read_text()
+    table = Path(client.download_artifacts(parent.info.run_id, "report/table.csv")).read_text()
     lines = {line["variant"]: line for line in csv.DictReader(table.splitlines())}
     assert lines["twin"]["runs"] == lines["strong"]["runs"]
     assert lines["twin"]["miou_mean"] == lines["strong"]["miou_mean"]

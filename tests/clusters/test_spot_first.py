@@ -1,0 +1,164 @@
+"""Spot machines, and on-demand ones where those are refused: cluster.yaml's own provider on moto's
+AWS, driven by Ray's real autoscaler."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from botocore.exceptions import ClientError
+from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+from ray.autoscaler._private.providers import _get_node_provider, _get_node_provider_cls
+from ray.autoscaler._private.util import prepare_config
+from ray.autoscaler.node_launch_exception import NodeLaunchException
+from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
+from ray.autoscaler.v2.instance_manager.config import FileConfigReader
+from ray.autoscaler.v2.instance_manager.instance_manager import InstanceManager
+from ray.autoscaler.v2.instance_manager.instance_storage import InstanceStorage
+from ray.autoscaler.v2.instance_manager.node_provider import NodeProviderAdapter
+from ray.autoscaler.v2.instance_manager.reconciler import Reconciler
+from ray.autoscaler.v2.instance_manager.storage import InMemoryStorage
+from ray.autoscaler.v2.instance_manager.subscribers.cloud_instance_updater import (
+    CloudInstanceUpdater,
+)
+from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import (
+    CloudResourceMonitor,
+)
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated.autoscaler_pb2 import (
+    ClusterResourceState,
+    GangResourceRequest,
+    NodeState,
+    NodeStatus,
+)
+
+pytestmark = [
+    # botocore and moto on themselves
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+WORKER = {"CPU": 8.0, "GPU": 1.0}
+
+
+class Capacity:
+    """EC2 with so many machines left of each kind. reason: why there are no more spot ones."""
+
+    def __init__(self, provider: AWSNodeProvider, spot: int, on_demand: int, reason: str) -> None:
+        self._left = {"spot": spot, "on demand": on_demand}
+        self._reason = reason
+        self._ec2 = provider.ec2_fail_fast
+        provider.ec2_fail_fast = self
+
+    def create_instances(self, **asked: Any) -> list[Any]:
+        kind = "spot" if "InstanceMarketOptions" in asked else "on demand"
+        given = min(asked["MaxCount"], self._left[kind])
+        if given < asked["MinCount"]:
+            code = self._reason if kind == "spot" else "InsufficientInstanceCapacity"
+            raise ClientError({"Error": {"Code": code, "Message": "refused"}}, "RunInstances")
+        self._left[kind] -= given
+        # moto gives as many as MinCount says, where EC2 gives as many as it can.
+        counts = {"MinCount": given, "MaxCount": given}
+        return list(self._ec2.create_instances(**{**asked, **counts}))
+
+
+@pytest.fixture
+def config(aws: Any, aws_config: dict[str, Any]) -> dict[str, Any]:
+    """What `ray up` leaves on the head."""
+    prepared = prepare_config(aws_config)
+    provider = _get_node_provider_cls(prepared["provider"])
+    return dict(provider.bootstrap_config(prepared))
+
+
+def provider_of(
+    config: dict[str, Any], spot: int, on_demand: int, reason: str = "UnfulfillableCapacity"
+) -> AWSNodeProvider:
+    provider = _get_node_provider(config["provider"], config["cluster_name"], use_cache=False)
+    Capacity(provider, spot, on_demand, reason)
+    return provider
+
+
+def machines(aws: Any) -> list[str]:
+    """What was started, each as spot or on demand."""
+    return sorted(
+        one.get("InstanceLifecycle", "on demand")
+        for reservation in aws.describe_instances()["Reservations"]
+        for one in reservation["Instances"]
+    )
+
+
+def autoscale(config: dict[str, Any], provider: Any, directory: Path, rounds: int) -> None:
+    """Ray's autoscaler beside a head that runs, for two gangs of four workers that wait."""
+    kind = config["available_node_types"]["head"]["node_config"]
+    tags = {TAG_RAY_NODE_KIND: "head", TAG_RAY_USER_NODE_TYPE: "head"}
+    (head,) = provider.create_node(kind, tags, 1)
+    file = directory / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    reader = FileConfigReader(str(file))
+    cloud = NodeProviderAdapter(provider, reader)
+    monitor = CloudResourceMonitor()
+    manager = InstanceManager(
+        InstanceStorage(cluster_id="test", storage=InMemoryStorage()),
+        [CloudInstanceUpdater(cloud), monitor],
+    )
+    state = ClusterResourceState(
+        node_states=[
+            NodeState(
+                node_id=b"head",
+                instance_id=head,
+                ray_node_type_name="head",
+                status=NodeStatus.RUNNING,
+                total_resources={"node:__internal_head__": 1.0},
+            )
+        ],
+        pending_gang_resource_requests=[
+            GangResourceRequest(requests=[ResourceRequestUtil.make(WORKER)] * 4) for _ in range(2)
+        ],
+    )
+    for _ in range(rounds):
+        Reconciler.reconcile(
+            instance_manager=manager,
+            scheduler=ResourceDemandScheduler(None),
+            cloud_provider=cloud,
+            cloud_resource_monitor=monitor,
+            ray_cluster_resource_state=state,
+            non_terminated_cloud_instances=cloud.get_non_terminated(),
+            cloud_provider_errors=cloud.poll_errors(),
+            autoscaling_config=reader.get_cached_autoscaling_config(),
+        )
+        time.sleep(0.5)  # the adapter asks in threads of its own
+
+
+@pytest.mark.parametrize(
+    ("spot", "started"),
+    [
+        (8, ["spot", "spot"]),
+        (1, ["on demand", "spot"]),
+        (0, ["on demand", "on demand"]),
+    ],
+)
+def test_waiting_gangs_get_their_machines(
+    aws: Any, config: dict[str, Any], tmp_path: Path, spot: int, started: list[str]
+) -> None:
+    provider = provider_of(config, spot, on_demand=8)
+    autoscale(config, provider, tmp_path, rounds=5)
+    assert machines(aws) == sorted(["on demand", *started])
+
+
+def test_what_nobody_has_is_told(aws: Any, config: dict[str, Any]) -> None:
+    kind = config["available_node_types"]["gpu"]["node_config"]
+    tags = {TAG_RAY_NODE_KIND: "worker", TAG_RAY_USER_NODE_TYPE: "gpu"}
+    with pytest.raises(NodeLaunchException, match="2 of 4 machines"):
+        provider_of(config, spot=1, on_demand=1).create_node(kind, tags, 4)
+    assert machines(aws) == ["on demand", "spot"]  # Ray finds them by their tags
+    with pytest.raises(NodeLaunchException, match="InsufficientInstanceCapacity"):
+        provider_of(config, spot=0, on_demand=0).create_node(kind, tags, 1)
+
+
+def test_a_mistake_is_not_paid_for_on_demand(aws: Any, config: dict[str, Any]) -> None:
+    kind = config["available_node_types"]["gpu"]["node_config"]
+    with pytest.raises(NodeLaunchException, match="UnauthorizedOperation"):
+        provider_of(config, 0, 8, "UnauthorizedOperation").create_node(kind, {}, 1)
+    assert machines(aws) == []

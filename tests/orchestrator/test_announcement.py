@@ -1,0 +1,33 @@
+"""What a study's command says in the end of what failed, and of what was left undone."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.announcement import show_outcome
+from orchestrator.ledger import Record
+from orchestrator.reconciliation import Decision
+from orchestrator.report.rows import build_rows
+from orchestrator.report.study_report import Report
+from orchestrator.study_file import load_study
+from tests.orchestrator.fabricated import PLAIN, written
+
+
+def test_what_is_trained_and_not_scored_has_not_failed(tmp_path: Path) -> None:
+    plan = load_study(written(tmp_path, tmp_path, PLAIN))
+    record = Record("run", "plain", "identity", "FINISHED", "code", 3, {})
+    failed = Record("other", "plain", "identity", "FAILED", "code", 1, {})
+    failures = {"a": "not scored under flipped: stopped", "b": "out of memory"}
+    decisions = {
+        "a": Decision("finished", "leave", record),
+        "b": Decision("failed", "leave", failed),
+    }
+    text = io.StringIO()
+    console = Console(file=text, width=200)
+    report = Report(plan, build_rows(plan, []))
+    show_outcome(report, {"a": record}, failures, decisions, console)
+    lines = text.getvalue().splitlines()
+    assert "left undone  a: not scored under flipped: stopped" in lines
+    assert "failed  b: out of memory" in lines
+    assert "failed  a" not in text.getvalue()

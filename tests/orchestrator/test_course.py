@@ -1,0 +1,236 @@
+"""The course of a study whose trials are there already: what its command concludes, without Ray."""
+
+import csv
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from orchestrator import conclusion, course
+from orchestrator.capacity import plan_gang
+from orchestrator.cells import resolve_cells
+from orchestrator.course import Course
+from orchestrator.evaluations import settings, study_config
+from orchestrator.ledger import Ledger, RunStatus, StudyRun, session, tracking_uri
+from orchestrator.ownership import Owner
+from orchestrator.reconciliation import Wishes
+from orchestrator.run import study_report
+from orchestrator.setting import Setting, StopFlag
+from orchestrator.storage import Storage
+from orchestrator.study_file import load_study
+from pipelines.evaluation import EvaluationConfig
+
+STUDY = """\
+study: course
+description: Three rows.
+compare_to: weak
+base:
+  data: {dataset: DATASET, crop: [32, 32]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {epochs: 2, precision: fp32}
+variants:
+  weak: {set: {model: {flows: []}}}
+  strong: {}
+  late: {set: {model: {supervision: [3]}}}
+protocols: {flip: {flip: true}}
+resources: {device: cpu}
+"""
+
+
+class Desk:
+    """A storage in which the study's command is given again and again."""
+
+    def __init__(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.file = file
+        self.ledger = Ledger(tracking_uri(file.parent), file.parent / "artifacts")
+        self.best: list[str] = []
+        self.drawn = 0
+        self.scored: Callable[[], None] = lambda: None
+        self.said = ""
+        self.names: dict[str, str] = {}
+        self.stop = StopFlag()
+
+        def register(ledger: Ledger, study: str, run_id: str) -> str:
+            self.best.append(self.names[run_id])
+            return f"models:/{study}@best"
+
+        def draw(*_: object) -> None:
+            self.drawn += 1
+
+        def score(*_: object) -> dict[str, str]:
+            self.scored()
+            return {}
+
+        monkeypatch.setattr(conclusion, "register_best", register)
+        monkeypatch.setattr(course, "draw_study_figures", draw)
+        monkeypatch.setattr(course, "score_and_pack", score)
+
+    def train(self, fates: Mapping[str, float | RunStatus], **sets: str) -> None:
+        """Leave runs in the ledger. fates: mIoU of a finished trial, or how it ended."""
+        plan = load_study(self.file, [(key.replace("_", "."), sets[key]) for key in sets])
+        study_run = StudyRun.open(self.ledger, plan)
+        for cell in resolve_cells(plan.trials, "cpu", self.file.parent):
+            fate = fates.get(cell.trial.name)
+            if fate is None:
+                continue
+            run_id = study_run.begin_trial(cell, None, None)
+            self.names[run_id] = cell.trial.name
+            study_run.start_trial(run_id, cell.code)
+            finished = isinstance(fate, float)
+            study_run.log_epoch(run_id, 1, {"val/miou": fate if isinstance(fate, float) else 0.1})
+            study_run.end_trial(run_id, "FINISHED" if finished else fate, "")  # type: ignore[arg-type]
+        study_run.close("KILLED")
+
+    def sweep(self, *only: str, **sets: str) -> bool:
+        plan = load_study(self.file, [(key.replace("_", "."), sets[key]) for key in sets], only)
+        storage = Storage(self.file.parent, str(self.file.parent))
+        console = Console(record=True, width=200)
+        self.stop = StopFlag()
+        setting = Setting(storage, None, console, storage.here / "log", self.stop)
+        gang = plan_gang(plan.study.resources, [{"CPU": 4.0}])
+        cells = resolve_cells(plan.trials, "cpu", self.file.parent)
+        cluster: Any = SimpleNamespace(start=lambda: None)
+        outlook: Any = None
+        report = study_report(plan, self.ledger, cells)
+        self.best.clear()
+        try:
+            return Course(
+                plan, setting, Wishes(), gang, cells, self.ledger, cluster, outlook, report
+            ).run()
+        finally:
+            self.said = console.export_text()
+
+    @property
+    def page(self) -> Any:
+        experiment = self.ledger.client.get_experiment_by_name("course").experiment_id
+        (run,) = self.ledger.search([experiment], "tags.`orchestrator.kind` = 'study'")
+        return run
+
+    def table(self) -> dict[str, str]:
+        """mIoU by row of the table that the study's run keeps."""
+        uri = f"runs:/{self.page.info.run_id}/report/table.csv"
+        text = self.ledger.download(uri, self.file.parent / "read").read_text()
+        return {row["variant"]: row["miou_mean"] for row in csv.DictReader(text.splitlines())}
+
+
+@pytest.fixture
+def desk(tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace("DATASET", str(small_streets)))
+    return Desk(file, monkeypatch)
+
+
+def test_a_command_about_some_trials_concludes_over_all(desk: Desk) -> None:
+    desk.train({"weak": 0.4, "strong": 0.6})
+    assert desk.sweep("weak"), "its own trial is finished"
+    assert desk.page.info.status == "KILLED", "the study's trials are not"
+    assert {name: bool(miou) for name, miou in desk.table().items()} == {
+        "weak": True,
+        "strong": True,
+        "late": False,
+    }
+    assert "strong" in desk.page.data.tags["mlflow.note.content"]
+    assert desk.best == ["strong"]
+    assert "strong" in desk.said
+    assert desk.drawn == 0
+    desk.train({"late": "FAILED"})
+    assert desk.sweep("weak", "strong")
+    assert desk.page.info.status == "FAILED"
+
+
+def test_the_last_part_of_a_study_finishes_it(desk: Desk) -> None:
+    desk.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
+    assert desk.sweep("late")
+    assert desk.page.info.status == "FINISHED"
+    assert desk.best == ["strong"]
+    assert desk.sweep()
+    assert desk.page.info.status == "FINISHED"
+    assert desk.drawn == 1
+
+
+def test_another_table_leaves_the_page_of_the_file(desk: Desk) -> None:
+    desk.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
+    assert desk.sweep()
+    before, table = desk.page, desk.table()
+    changed = {"training_epochs": "1"}
+    desk.train({"weak": 0.9, "strong": 0.8, "late": 0.7}, **changed)
+    assert desk.page.info.status == "FINISHED"
+    assert desk.sweep(**changed)
+    assert "90.0" in desk.said.replace("90.00", "90.0"), "its own table is printed"
+    assert "--set training.epochs=1" in desk.said
+    assert "--set study=NAME" in desk.said
+    assert (desk.table(), desk.best, desk.drawn) == (table, [], 1)
+    after = desk.page
+    assert after.info.status == "FINISHED"
+    note = "mlflow.note.content"
+    assert after.data.tags[note] == before.data.tags[note]
+    # What decides no result makes no other table.
+    assert desk.sweep(resources_retries="5")
+    assert desk.best == ["strong"]
+
+
+def test_another_table_has_the_page_while_no_other_is_there(desk: Desk) -> None:
+    changed = {"training_epochs": "1"}
+    desk.train({"weak": 0.9, "strong": 0.8, "late": 0.7}, **changed)
+    for _ in range(2):
+        assert desk.sweep(**changed)
+        assert desk.page.info.status == "FINISHED"
+        assert desk.best == ["weak"]
+        assert set(map(bool, desk.table().values())) == {True}
+    desk.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
+    assert desk.sweep()
+    assert desk.best == ["strong"]
+    assert desk.sweep(**changed)
+    assert desk.best == []
+    assert "the study file" in desk.said
+
+
+def test_the_best_is_chosen_by_what_scoring_has_just_added(desk: Desk) -> None:
+    text = desk.file.read_text()
+    desk.file.write_text(text + "report: {protocol: flip}\n")
+    desk.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
+    (empty := desk.file.parent / "empty").mkdir()
+    scores = {"weak": 0.7, "strong": 0.1, "late": 0.2}
+
+    def scored() -> None:
+        plan = load_study(desk.file)
+        cells = {c.trial.name: c for c in resolve_cells(plan.trials, "cpu", desk.file.parent)}
+        for run_id, name in desk.names.items():
+            config = study_config(plan.study.protocols["flip"], EvaluationConfig())
+            tags = {
+                "protocol": settings(config, config.boundary),
+                "data": cells[name].dataset.manifest.fingerprint,
+                "split": "val",
+                "checkpoint": "last",
+                "code": cells[name].code,
+            }
+            desk.ledger.log_evaluation(run_id, "flip", {"miou": scores[name]}, tags, empty)
+
+    desk.scored = scored
+    assert desk.sweep()
+    assert desk.best == ["weak"]
+
+
+def test_a_study_that_is_taken_over_is_left_without_a_conclusion(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
+    monkeypatch.setattr(session, "STOP_CHECK_SECONDS", 0.05)
+
+    def take_over(*_: object) -> None:
+        owner = {"orchestrator.owner": str(replace(Owner.this_process(), host="another-host"))}
+        desk.ledger.set_tags(desk.page.info.run_id, owner)
+        while not desk.stop.requested:
+            time.sleep(0.02)
+
+    monkeypatch.setattr(course, "announce", take_over)
+    assert not desk.sweep()
+    assert desk.best == []
+    assert desk.page.info.status == "RUNNING"
+    assert "another-host by now" in desk.said

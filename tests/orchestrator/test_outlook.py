@@ -1,0 +1,113 @@
+"""On which device a study's times rest, where no machine is there to be asked."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from orchestrator.canary import Rehearsed, Sung
+from orchestrator.capacity import plan_gang
+from orchestrator.cells import resolve_cells
+from orchestrator.estimate import Measurement
+from orchestrator.forecast import workload
+from orchestrator.hardware import device_of_kind
+from orchestrator.outlook import Outlook
+from orchestrator.setting import Setting, StopFlag
+from orchestrator.storage import Storage
+from orchestrator.study_file import load_study
+
+STUDY = """\
+study: elsewhere
+base:
+  data: {dataset: DATASET, crop: [32, 48]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {epochs: 10, batch: 6, precision: fp32}
+variants: {one: {}}
+"""
+L40S = {"CPU": 48.0, "GPU": 4.0, "accelerator_type:L40S": 1.0}
+T4 = {"CPU": 48.0, "GPU": 4.0, "accelerator_type:T4": 1.0}
+
+
+class Study:
+    """A study whose trial took two seconds a step wherever it was timed."""
+
+    def __init__(self, directory: Path, dataset: Path) -> None:
+        file = directory / "study.yaml"
+        file.write_text(STUDY.replace("DATASET", str(dataset)))
+        self.plan = load_study(file)
+        self.cells = resolve_cells(self.plan.trials, "cuda", directory)
+        self.directory = directory
+
+    def outlook(
+        self, *nodes: dict[str, float], device: str = "", timed: tuple[str, ...]
+    ) -> Outlook:
+        load = workload(self.cells[0], self.plan.study.resources)
+        known = [Measurement(load, each, "fp32", "trial", 2.0).to_json() for each in timed]
+        ledger: Any = type("", (), {"measurements": lambda self: known})()
+        setting = Setting(
+            Storage.of(str(self.directory)), None, Console(), self.directory / "log", StopFlag()
+        )
+        gang = plan_gang(self.plan.study.resources, nodes)
+        return Outlook(self.plan, self.cells, gang, nodes, device, ledger, setting)
+
+    def step(self, outlook: Outlook) -> float | None:
+        """Seconds of a step, where they were measured."""
+        weakest = outlook.forecaster.weakest
+        load = workload(self.cells[0], self.plan.study.resources)
+        return None if weakest.source is None else weakest.step(load)
+
+
+@pytest.fixture
+def study(tmp_path: Path, small_streets: Path) -> Study:
+    return Study(tmp_path, small_streets)
+
+
+def test_what_was_timed_on_the_kind_of_gpu_to_come_counts(study: Study) -> None:
+    found = study.outlook(L40S, timed=("NVIDIA L40S", "Tesla T4"))
+    assert study.step(found) == 2.0
+    # Where it cannot be told, it is not said.
+    assert study.step(study.outlook(L40S, timed=("Tesla T4", "NVIDIA L40S, 0.5 of it"))) is None
+    assert study.step(study.outlook(L40S, T4, timed=("Tesla T4",))) is None
+    assert study.step(study.outlook({"CPU": 8.0, "GPU": 1.0}, timed=("Tesla T4",))) is None
+
+
+def test_a_machine_that_answers_counts_alone(study: Study) -> None:
+    found = study.outlook(L40S, device="NVIDIA L40S-24Q", timed=("NVIDIA L40S",))
+    assert study.step(found) is None
+    assert found.probe_would_help
+    # None is started for a question.
+    assert not study.outlook(L40S, timed=()).probe_would_help
+
+
+@pytest.mark.parametrize("timed", [(), ("NVIDIA L40S",)])
+def test_canaries_tell_on_what_they_ran(study: Study, timed: tuple[str, ...]) -> None:
+    found = study.outlook(L40S, timed=timed)
+    took = Rehearsed(step=7.0, validation=None, preparing=1.0, whole=9.0, memory_gib=1.0)
+    sung = Sung(study.cells[0].trial.name, took, device="NVIDIA L40S-48C")
+    found.learn([sung], study.cells, "canary")
+    assert study.step(found) == 7.0
+
+
+def test_canaries_that_failed_tell_nothing(study: Study) -> None:
+    found = study.outlook(L40S, timed=("NVIDIA L40S",))
+    found.learn([Sung(study.cells[0].trial.name, None)], study.cells, "canary")
+    assert study.step(found) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "device"),
+    [
+        ("H100", "NVIDIA H100 80GB HBM3"),
+        ("A100", "NVIDIA A100-SXM4-40GB"),
+        ("A10G", "NVIDIA A10G"),
+        ("RTX-PRO-6000", "NVIDIA RTX PRO 6000 Blackwell Server Edition"),
+        ("T4", "Tesla T4"),
+    ],
+)
+def test_a_kind_of_gpu_is_among_the_words_of_its_name(kind: str, device: str) -> None:
+    others = ["NVIDIA A10", "NVIDIA T400", "NVIDIA GH100", "T4, 2 cores"]
+    assert device_of_kind([*others, device], kind, 1.0) == device
+    assert device_of_kind(others, kind, 1.0) == ""
+    assert device_of_kind([device, f"{device}, 0.5 of it"], kind, 0.5) == f"{device}, 0.5 of it"
+    assert device_of_kind([device, f"{device} again"], kind, 1.0) == ""

@@ -1,0 +1,78 @@
+"""A study as a strict reviewer reads it: a failure, an old version of the code, another split."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from orchestrator.report.study_report import Report
+from orchestrator.report.views import heat_map, image_list
+from orchestrator.study_file import load_study
+from tests.orchestrator.fabricated import FEW, PLAIN, fabricate, report_of, written
+
+pytestmark = pytest.mark.usefixtures("own_store")
+
+STUDY = PLAIN + (
+    "  split: {label: 'other_split <b>', set: {data: {validation_split: train}}}\n"
+    "seeds: [0, 1, 2]\n"
+)
+
+
+def report(tmp_path: Path, dataset: Path, fates: dict[str, str]) -> Report:
+    path = written(tmp_path, dataset, STUDY)
+    fabricate(
+        load_study(path),
+        tmp_path / "storage",
+        lambda cell: fates.get(cell.trial.name, "FINISHED"),
+        FEW,
+        lambda cell: "older" if cell.trial.name == "a, seed 0" else cell.code,
+    )
+    return report_of(path).read()
+
+
+def test_what_is_compared_with_what_is_told(tmp_path: Path, small_streets: Path) -> None:
+    found = report(tmp_path, small_streets, {"b, seed 1": "FAILED"})
+    said = "\n".join([*found.notes.warnings, *found.notes.footnotes])
+    text = found.markdown()
+    # One of three seeds has failed: the means in the table are over others.
+    assert (
+        "over the seeds that both rows have (0, 2), not that of the means in the table: b." in said
+    )
+    # The old version of the code is in the other row, and in this row's difference.
+    assert "A difference PAIRS trainings by different code or in different precision: b." in said
+    (line,) = [line for line in text.splitlines() if line.startswith("| b |")]
+    assert "]\u00a0† |" in line
+    assert "SCORED ON WHAT WAS TRAINED ON" in said
+    assert "(scored on train, trained on train): other_split <b>." in said
+    # Markdown takes none of it for markup.
+    assert "**\\* Trained by another version" in text
+    assert "other\\_split \\<b\\>." in text
+    assert "other_split" not in text.replace("other\\_split", "")
+    lines = {line["variant"]: line for line in csv.DictReader(io.StringIO(found.csv()))}
+    assert [lines[name]["split"] for name in ("a", "b", "split")] == ["val", "val", "train"]
+    assert lines["b"]["protocol"] == "whole"
+
+
+def test_pictures_compare_what_may_be_compared(tmp_path: Path, small_streets: Path) -> None:
+    found = report(tmp_path, small_streets, {"b, seed 1": "FAILED"})
+    heat = heat_map(found.plan, found.rows, ())
+    assert heat is not None
+    assert [label for label, _ in heat.lines] == ["a", "b"]
+    base, row = ({r.trial.experiment.seed: r for r in row.results} for row in found.rows[:2])
+    gained = [
+        100 * (ours.iou[0] - theirs.iou[0])
+        for seed in (0, 2)
+        if (ours := row[seed].scored) and (theirs := base[seed].scored)
+    ]
+    assert heat.lines[1][1][0][0] == f"{sum(gained) / 2:+.1f}"
+    images = image_list(found.plan, found.rows, ())
+    assert images is not None
+    assert (images.label, images.base) == ("b", "a")
+
+
+def test_a_single_shared_seed_is_told(tmp_path: Path, small_streets: Path) -> None:
+    found = report(tmp_path, small_streets, {"b, seed 1": "FAILED", "a, seed 2": "missing"})
+    assert found.notes.unfinished[0].startswith("failed: b, seed 1")
+    said = "\n".join(found.notes.footnotes)
+    assert "One seed: how much another training of the same rows would differ is NOT in" in said

@@ -1,0 +1,90 @@
+"""The stop file on storage that fails for a moment, and on storage that does not."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow.fs import LocalFileSystem
+
+from orchestrator import stop_file
+from orchestrator.stop_file import StopFile
+from pipelines.storage import Location
+
+
+class Storage:
+    """A local directory behind a client whose next `failures` calls fail."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.calls = 0
+        self.clients = 0
+
+    def locate(self, place: str) -> Location:
+        self.clients += 1
+        return Location(place, self, place)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        def call(path: str) -> Any:
+            self.calls += 1
+            if self.failures:
+                self.failures -= 1
+                raise OSError("503 SLOW_DOWN")
+            return getattr(LocalFileSystem(), name)(path)
+
+        return call
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> Storage:
+    found = Storage()
+    monkeypatch.setattr(stop_file, "locate", found.locate)
+    monkeypatch.setattr(stop_file, "_POLL_SECONDS", 0.005)
+    return found
+
+
+def comes(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 10
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()
+
+
+def test_who_watches_outlives_a_failure_and_uses_one_client(
+    storage: Storage, tmp_path: Path
+) -> None:
+    storage.failures = 3
+    asked = StopFile(str(tmp_path / "a.stop")).watched()
+    assert comes(lambda: storage.calls > 10)
+    assert not asked()
+    (tmp_path / "a.stop").touch()
+    assert comes(asked)
+    assert storage.clients == 1
+
+
+def test_where_the_storage_does_not_answer_nothing_is_asked(
+    storage: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.stop").touch()
+    stop = StopFile(str(tmp_path / "a.stop"))
+    storage.failures = 2
+    assert [stop.is_asked() for _ in range(3)] == [False, False, True]
+    assert len(caplog.records) == 1  # not one a second
+
+
+def test_a_request_is_repeated_until_it_is_written(storage: Storage, tmp_path: Path) -> None:
+    storage.failures = 2
+    stop = StopFile(str(tmp_path / "a.stop"))
+    stop.request()
+    assert comes(stop.is_asked)
+    storage.failures = 1
+    stop.withdraw()  # left there, because the storage does not answer
+    stop.withdraw()
+    assert not (tmp_path / "a.stop").exists()
+
+
+def test_without_a_place_nothing_comes(storage: Storage) -> None:
+    assert not StopFile("").is_asked()
+    assert not StopFile("").watched()()
+    assert storage.clients == 0

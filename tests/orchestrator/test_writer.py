@@ -1,0 +1,27 @@
+"""Writing in the background: in order, and whatever a write raises."""
+
+import logging
+
+import pytest
+
+from orchestrator.ledger import BackgroundWriter
+
+
+def test_no_failing_write_takes_those_behind_it_along(caplog: pytest.LogCaptureFixture) -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        raise ValueError("the store is away")
+
+    def fail_again(error: Exception) -> None:
+        done.append(str(error))
+        raise OSError("so is what was to be told")
+
+    writer = BackgroundWriter()
+    writer.submit(lambda: done.append("first"), fail_again)
+    writer.submit(fail, fail_again)
+    writer.submit(lambda: done.append("last"), fail_again)
+    with caplog.at_level(logging.ERROR):
+        writer.drain()
+    assert done == ["first", "the store is away", "last"]
+    assert "so is what was to be told" in caplog.text
