@@ -1,8 +1,9 @@
-"""AWS's judgement of a call by the policies of clusters/aws/permissions.yaml. moto's own looks neither
-at the machines a call names nor at a policy's conditions.
+"""AWS's judgement of a call by the policies of clusters/aws/permissions.yaml. moto's own looks
+neither at the machines a call names nor at a policy's conditions.
 
-What a call is judged for (actions, each on a resource and with facts about it) is what AWS's reference
-of EC2's actions, resources and condition keys says. A call that is not known here is one for `*`.
+What a call is judged for (actions, each on a resource and with facts about it) is what AWS's
+reference of EC2's actions, resources and condition keys says. A call that is not known here is one
+for `*`.
 """
 
 import re

@@ -1,5 +1,5 @@
-"""What clusters/aws/permissions.yaml lets people, the head and GPU machines do: all that Ray's commands
-and autoscaler call AWS for on cluster.yaml, and nothing beside it."""
+"""What clusters/aws/permissions.yaml lets people, the head and GPU machines do: all that Ray's
+commands and autoscaler call AWS for on cluster.yaml, and nothing beside it."""
 
 from pathlib import Path
 from typing import Any
