@@ -1,6 +1,7 @@
 """What clusters/aws/permissions.yaml lets people, the head and GPU machines do: all that Ray's
 commands and autoscaler call AWS for on cluster.yaml, and nothing beside it."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ray.autoscaler._private import commands
 from ray.autoscaler._private.command_runner import SSHCommandRunner
 from ray.autoscaler._private.providers import _get_node_provider, _get_node_provider_cls
 from ray.autoscaler._private.util import prepare_config
+from ray.autoscaler.tags import NODE_KIND_WORKER, TAG_RAY_NODE_KIND
 
 from tests.clusters.conftest import BUCKET
 from tests.clusters.rights import TEMPLATE, Asked, Rights, acting_with, rights_of
@@ -36,23 +38,35 @@ def test_cloudformation_takes_the_template() -> None:
 
 @pytest.mark.slow
 def test_people_bring_a_cluster_up_and_down(
-    aws: Any, aws_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    aws: Any,
+    aws_config: dict[str, Any],
+    config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Machines that do as they are told; Ray's waiting for them is short.
     monkeypatch.setattr(SSHCommandRunner, "run", lambda *_, **__: "")
     monkeypatch.setattr(SSHCommandRunner, "run_rsync_up", lambda *_, **__: None)
     monkeypatch.setattr(commands, "POLL_INTERVAL", 0.1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where it keeps what it found out
     file = tmp_path / "cluster.yaml"
     file.write_text(yaml.safe_dump({**aws_config, "file_mounts": {}}))
-    rights = rights_of(PEOPLE)
+    rights, heads = rights_of(PEOPLE), rights_of(HEAD)
     with acting_with(rights) as (called, refused):
         commands.create_or_update_cluster(
             str(file), None, None, False, False, True, None, no_config_cache=True
         )
         assert states(aws) == ["running"]
         commands.teardown_cluster(str(file), True, False, None, False)
+        assert states(aws) == ["terminated"]
+        # GPU machines whose head is gone.
+        with acting_with(heads):
+            provider = _get_node_provider(config["provider"], config["cluster_name"])
+            gpu = config["available_node_types"]["gpu"]["node_config"]
+            provider.create_node(gpu, {TAG_RAY_NODE_KIND: NODE_KIND_WORKER}, 2)
+        commands.teardown_cluster(str(file), True, False, None, False)
     assert not refused
-    assert states(aws) == ["terminated"]
+    assert set(states(aws)) == {"terminated"}
     assert machines_actions(rights) - BY_HAND == called
 
 
