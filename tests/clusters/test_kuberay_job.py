@@ -14,6 +14,7 @@ from orchestrator.growth import machines_asked_for, nodes_at_most
 from orchestrator.resources import Resources
 
 PROJECT = Path(__file__).parents[2]
+DOCKERFILE = PROJECT / "clusters/Dockerfile"
 HEAD = {"CPU": 0.0, "trial_driver": 1e6, "memory": 3e10}
 
 # KubeRay's API reference, https://docs.ray.io/en/master/cluster/kubernetes/references/api.html:
@@ -92,6 +93,19 @@ def test_pods_are_kubernetes(documents: list[dict[str, Any]]) -> None:
         pods = {"apiVersion": "v1", "kind": "PodTemplate", "template": group["template"]}
         kubernetes_validate.validate(pods, version, strict=True)
     kubernetes_validate.validate(documents[1], version, strict=True)
+
+
+def test_no_pod_may_do_more_than_train(documents: list[dict[str, Any]]) -> None:
+    cluster = documents[0]["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert f"--uid {pod['securityContext']['runAsUser']} " in DOCKERFILE.read_text()
+        for container in pod["containers"]:
+            assert not container["securityContext"]["allowPrivilegeEscalation"]
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            # Pods that come later run what the first ones run.
+            assert container["image"].rpartition(":")[2] not in ("", "latest", container["image"])
 
 
 def test_a_study_sees_what_the_cluster_may_grow_to(documents: list[dict[str, Any]]) -> None:
