@@ -44,6 +44,7 @@ AUTOSCALER_OPTIONS = {
     "upscalingMode": str,
     "resources": dict,
     "env": list,
+    "securityContext": dict,
 }
 HEAD_GROUP_SPEC = {"rayStartParams": dict, "template*": dict, "serviceType": str}
 WORKER_GROUP_SPEC = {
@@ -97,13 +98,14 @@ def test_pods_are_kubernetes(documents: list[dict[str, Any]]) -> None:
 
 def test_no_pod_may_do_more_than_train(documents: list[dict[str, Any]]) -> None:
     cluster = documents[0]["spec"]["rayClusterSpec"]
+    no_more = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert cluster["autoscalerOptions"]["securityContext"] == no_more
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = group["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"]
         assert f"--uid {pod['securityContext']['runAsUser']} " in DOCKERFILE.read_text()
         for container in pod["containers"]:
-            assert not container["securityContext"]["allowPrivilegeEscalation"]
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["securityContext"] == no_more
             # Pods that come later run what the first ones run.
             assert container["image"].rpartition(":")[2] not in ("", "latest", container["image"])
 
