@@ -63,7 +63,8 @@ class SpotFirst(AWSNodeProvider):
 
 def _security_group(provider: Mapping[str, Any]) -> str:
     """By its name, which is to be found once in the region."""
-    name, region = provider["security_group"]["GroupName"], provider["region"]
+    name = provider.get("security_group", {}).get("GroupName", "segmentation")
+    region = provider["region"]
     ec2 = make_ec2_resource(region, BOTO_MAX_RETRIES, provider.get("aws_credentials"))
     named = [{"Name": "group-name", "Values": [name]}]
     found = [str(group.id) for group in ec2.security_groups.filter(Filters=named)]

@@ -174,13 +174,16 @@ def test_a_mistake_is_not_paid_for_on_demand(aws: Any, config: dict[str, Any]) -
 def test_the_machines_stand_behind_the_rules_of_the_stack(
     aws: Any, aws_config: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # A network of the region's last zone, which Ray would take for itself.
-    network = aws.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    # Ray itself would take whatever network has a public part in the region's last zone.
     zone = aws.describe_availability_zones()["AvailabilityZones"][-1]["ZoneName"]
-    part = aws.create_subnet(VpcId=network, CidrBlock="10.0.1.0/24", AvailabilityZone=zone)
-    aws.modify_subnet_attribute(
-        SubnetId=part["Subnet"]["SubnetId"], MapPublicIpOnLaunch={"Value": True}
-    )
+    network = aws.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    new = aws.create_subnet(VpcId=network, CidrBlock="10.0.1.0/24", AvailabilityZone=zone)
+    in_zone = [{"Name": "availability-zone", "Values": [zone]}]
+    for part in aws.describe_subnets(Filters=in_zone)["Subnets"]:
+        public = part["SubnetId"] == new["Subnet"]["SubnetId"]
+        aws.modify_subnet_attribute(
+            SubnetId=part["SubnetId"], MapPublicIpOnLaunch={"Value": public}
+        )
     prepared = prepare_config(aws_config)
     bootstrap = _get_node_provider_cls(prepared["provider"]).bootstrap_config
     kinds = bootstrap(prepared)["available_node_types"]
