@@ -10,6 +10,7 @@ import cfnlint.api
 import pytest
 import yaml
 from botocore.exceptions import ClientError
+from cfnlint.decode.cfn_yaml import load
 from ray.autoscaler._private import commands
 from ray.autoscaler._private.command_runner import SSHCommandRunner
 from ray.autoscaler._private.providers import _get_node_provider, _get_node_provider_cls
@@ -165,6 +166,25 @@ def test_the_bucket(aws: Any) -> None:
             assert not allowed(action, f"{BUCKET}/storage/checkpoint")
         for action in ("PutBucketVersioning", "PutLifecycleConfiguration", "PutBucketPolicy"):
             assert not allowed(action, BUCKET)
+
+
+def test_the_bucket_is_closed_and_forgets_nothing_at_once() -> None:
+    # As it is written, for moto makes the bucket without most of this.
+    resources = load(str(TEMPLATE))["Resources"]
+    bucket = resources["ResultsBucket"]
+    assert bucket["DeletionPolicy"] == bucket["UpdateReplacePolicy"] == "Retain"
+    settings = bucket["Properties"]
+    assert len(settings["PublicAccessBlockConfiguration"]) == 4
+    assert all(settings["PublicAccessBlockConfiguration"].values())
+    assert settings["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert settings["VersioningConfiguration"] == {"Status": "Enabled"}
+    ends = [set(rule) - {"Id", "Status"} for rule in settings["LifecycleConfiguration"]["Rules"]]
+    assert {"AbortIncompleteMultipartUpload"} in ends
+    assert {"NoncurrentVersionExpiration", "ExpiredObjectDeleteMarker"} in ends
+    (refused,) = resources["TlsOnly"]["Properties"]["PolicyDocument"]["Statement"]
+    assert (refused["Effect"], refused["Principal"], refused["Action"]) == ("Deny", "*", "s3:*")
+    assert refused["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    assert len(refused["Resource"]) == 2  # the bucket, and what is in it
 
 
 def machines_actions(rights: Rights) -> set[str]:
