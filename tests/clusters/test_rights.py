@@ -1,6 +1,7 @@
 """What clusters/aws/permissions.yaml lets people, the head and GPU machines do: all that Ray's
 commands and autoscaler call AWS for on cluster.yaml, and nothing beside it."""
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,17 @@ BY_HAND = {"ec2:CreateKeyPair", "ec2:GetConsoleOutput", "ssm:GetParameter"}
 def test_cloudformation_takes_the_template() -> None:
     found = cfnlint.api.lint_file(TEMPLATE)
     assert not found, "\n".join(map(str, found))
+
+
+def test_the_document_deploys_it() -> None:
+    document = (TEMPLATE.parents[2] / "docs/cluster.md").read_text()
+    parameters = load(str(TEMPLATE))["Parameters"]
+    needed = {name for name, parameter in parameters.items() if "Default" not in parameter}
+    for text in (document, TEMPLATE.read_text()):
+        (told,) = re.findall(r"aws cloudformation deploy(?:.*\\\n)+.*", text)
+        assert needed == set(re.findall(r"\b(\w+)=", told))
+    for name in parameters:
+        assert re.search(rf"^\|.*`{name}[`=]", document, re.MULTILINE), name
 
 
 @pytest.mark.slow
