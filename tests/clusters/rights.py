@@ -171,7 +171,6 @@ def _machines(
         while_made = {**region, **tags, "ec2:CreateAction": "RunInstances"}
         yield Asked("ec2:CreateTags", f"{arn}instance/*", while_made)
     if profile := parameters.get("IamInstanceProfile"):
-        role = (
-            f"arn:aws:iam::{ACCOUNT}:role/{profile['Name']}"  # they have one name in the template
-        )
+        # In the template a profile and its role have one name.
+        role = f"arn:aws:iam::{ACCOUNT}:role/{profile['Name']}"
         yield Asked("iam:PassRole", role, {"iam:PassedToService": "ec2.amazonaws.com"})
