@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The head: PostgreSQL, continuously backed up to the bucket, and MLflow before it, each a service that
-# starts again by itself; and the timer that ends a head nobody uses. Reads BUCKET from ~/cluster.env.
+# starts again by itself; a timer that looks after them, and one that ends a head nobody uses. Reads BUCKET
+# from ~/cluster.env, the cluster's name and region from what `ray up` leaves here.
 set -euo pipefail
 
 PROJECT=~/segmentation-orchestrator
@@ -13,40 +14,52 @@ if [ "$BUCKET" = my-bucket ]; then
   exit 1
 fi
 
+read -r CLUSTER REGION < <(/opt/orchestrator/bin/python -c '
+import pathlib, yaml
+config = yaml.safe_load(pathlib.Path("~/ray_bootstrap_config.yaml").expanduser().read_text())
+print(config["cluster_name"], config["provider"]["region"])')
+
 # Debian's packages start a database of their own unless told not to; ours has its own service.
 sudo mkdir -p /etc/postgresql-common
 echo 'create_main_cluster = false' | sudo tee /etc/postgresql-common/createcluster.conf > /dev/null
-sudo apt-get -o DPkg::Lock::Timeout=600 install -y -qq postgresql-16 barman-cli-cloud python3-boto3
+source "$PROJECT/clusters/aws/apt.sh"
+install_packages postgresql-16 barman-cli-cloud python3-boto3
 
 sudo tee /etc/default/tracking > /dev/null <<ENV
-BACKUP=s3://$BUCKET/tracking
+BACKUP=s3://$BUCKET/tracking/$CLUSTER
+HEAD=$(cat /etc/machine-id)
+AWS_DEFAULT_REGION=$REGION
 DATA=/var/lib/tracking/postgres
 SOCKET=/run/tracking
 OWNER=$USER
 BIN=/usr/lib/postgresql/16/bin
 ENV
 sudo install -d -o postgres -g postgres -m 750 /var/lib/tracking
-sudo install -m 755 "$PROJECT/clusters/database.sh" /usr/local/bin/tracking-database
+sudo install -D -m 755 -t /usr/local/lib/tracking "$PROJECT"/clusters/{database.sh,backup_owner.py}
+sudo install -D -m 755 -t /usr/local/lib/tracking/aws "$PROJECT"/clusters/aws/{check_head.sh,upgrade_mlflow.sh}
 
 sudo tee /etc/systemd/system/tracking-database.service > /dev/null <<'UNIT'
 [Unit]
 Description=PostgreSQL of the tracking server
+Wants=network-online.target
 After=network-online.target
+# Tried again for as long as it takes.
 StartLimitIntervalSec=0
 
 [Service]
 User=postgres
 RuntimeDirectory=tracking
 EnvironmentFile=/etc/default/tracking
-ExecStartPre=/usr/local/bin/tracking-database prepare
-ExecStart=/usr/local/bin/tracking-database serve
-ExecStartPost=/usr/local/bin/tracking-database ready
-# A clean stop sends the last of the log to the bucket: PostgreSQL alone is told, not what it sends with.
-KillSignal=SIGINT
+ExecStartPre=/usr/local/lib/tracking/database.sh prepare
+ExecStart=/usr/local/lib/tracking/database.sh serve
+ExecStartPost=/usr/local/lib/tracking/database.sh ready
+ExecStopPost=/usr/local/lib/tracking/database.sh release
+# A clean stop sends the last of the log to the bucket: the server alone is told, not what sends.
 KillMode=mixed
-# Restoring a long log takes its time.
-TimeoutStartSec=4h
+KillSignal=SIGINT
 TimeoutStopSec=300
+# A restore takes as long as it takes; `ready` ends where the server does.
+TimeoutStartSec=infinity
 Restart=always
 RestartSec=10
 
@@ -62,7 +75,9 @@ Description=Full backup of the tracking server's database
 Type=oneshot
 User=postgres
 EnvironmentFile=/etc/default/tracking
-ExecStart=/usr/local/bin/tracking-database backup
+ExecStart=/usr/local/lib/tracking/database.sh backup
+Restart=on-failure
+RestartSec=10min
 UNIT
 sudo tee /etc/systemd/system/tracking-backup.timer > /dev/null <<'UNIT'
 [Timer]
@@ -76,23 +91,44 @@ UNIT
 sudo tee /etc/systemd/system/mlflow.service > /dev/null <<UNIT
 [Unit]
 Description=MLflow tracking server
-Requires=tracking-database.service
+Wants=tracking-database.service
 After=tracking-database.service
 StartLimitIntervalSec=0
 
 [Service]
 User=$USER
+ExecStartPre=+/usr/local/lib/tracking/aws/upgrade_mlflow.sh $USER
 Environment=MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 # Artifacts go from their writers straight into the bucket.
 ExecStart=/opt/orchestrator/bin/mlflow server --host 127.0.0.1 --port 5000 --workers 2 \\
   --backend-store-uri postgresql+psycopg2:///mlflow?host=/run/tracking \\
   --default-artifact-root s3://$BUCKET/artifacts --no-serve-artifacts
 ExecStartPost=/usr/bin/curl --silent --fail --retry 60 --retry-all-errors --retry-delay 1 --output /dev/null http://127.0.0.1:5000/health
+TimeoutStartSec=30min
 Restart=always
 RestartSec=10
 
 [Install]
 WantedBy=multi-user.target
+UNIT
+
+sudo tee /etc/systemd/system/tracking-check.service > /dev/null <<'UNIT'
+[Unit]
+Description=Look after the tracking server
+
+[Service]
+Type=oneshot
+EnvironmentFile=/etc/default/tracking
+ExecStart=/usr/local/lib/tracking/aws/check_head.sh http://127.0.0.1:5000
+UNIT
+sudo tee /etc/systemd/system/tracking-check.timer > /dev/null <<'UNIT'
+[Timer]
+OnActiveSec=1min
+OnUnitActiveSec=1min
+AccuracySec=1s
+
+[Install]
+WantedBy=timers.target
 UNIT
 
 sudo tee /etc/systemd/system/idle-head.service > /dev/null <<UNIT
@@ -113,7 +149,10 @@ WantedBy=timers.target
 UNIT
 
 sudo systemctl daemon-reload
-sudo systemctl enable --quiet --now tracking-database.service tracking-backup.timer idle-head.timer
-sudo systemctl enable --quiet mlflow.service
-sudo systemctl restart mlflow.service
+sudo systemctl enable --quiet tracking-database.service mlflow.service
+sudo systemctl enable --quiet --now tracking-check.timer tracking-backup.timer idle-head.timer
+# Both anew, because their programs or settings may have changed; the database waits for its restore.
+sudo systemctl stop mlflow.service
+sudo systemctl restart tracking-database.service
+sudo systemctl start mlflow.service
 echo "tracking server: http://127.0.0.1:5000 on this machine, artifacts in s3://$BUCKET/artifacts"

@@ -2,16 +2,15 @@
 
 import copy
 import subprocess
+from base64 import b64decode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import boto3
 import pytest
 import yaml
-from ray.autoscaler._private.aws.config import bootstrap_aws
-from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.command_runner import SSHCommandRunner
+from ray.autoscaler._private.providers import _get_node_provider_cls
 from ray.autoscaler._private.util import hash_runtime_conf, prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
@@ -20,10 +19,9 @@ from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 
 from orchestrator.capacity import DRIVER_RESOURCE, plan_gang
 from orchestrator.resources import Resources
+from tests.clusters.conftest import SSH_FROM
 
 PROJECT = Path(__file__).parents[2]
-REGION = "us-west-2"
-BUCKET = "my-bucket"
 
 pytestmark = [
     # botocore and moto on themselves
@@ -38,8 +36,10 @@ def test_rays_schema(name: str) -> None:
 
 
 def test_machines_as_aws_gets_them(aws: Any, aws_config: dict[str, Any]) -> None:
-    config = bootstrap_aws(prepare_config(aws_config))
-    provider = AWSNodeProvider(config["provider"], config["cluster_name"])
+    prepared = prepare_config(aws_config)
+    cls = _get_node_provider_cls(prepared["provider"])
+    config = cls.bootstrap_config(prepared)
+    provider = cls(config["provider"], config["cluster_name"])
     for name, node_type in config["available_node_types"].items():
         tags = {"ray-node-kind": "head" if name == "head" else "worker", "ray-node-name": name}
         provider.create_node(copy.deepcopy(node_type["node_config"]), tags, 1)
@@ -54,6 +54,20 @@ def test_machines_as_aws_gets_them(aws: Any, aws_config: dict[str, Any]) -> None
     profiles = {name: one["IamInstanceProfile"]["Arn"] for name, one in machines.items()}
     assert profiles["head"].endswith("/segmentation-head")
     assert profiles["gpu"].endswith("/segmentation-worker")
+
+    def attribute(name: str, machine: str) -> str:
+        found = aws.describe_instance_attribute(
+            InstanceId=machines[machine]["InstanceId"], Attribute=name
+        )
+        return str(found[name[0].upper() + name[1:]]["Value"])
+
+    # Each ends itself by powering off, and then a machine that is only stopped would keep its disk.
+    for name in machines:
+        assert attribute("instanceInitiatedShutdownBehavior", name) == "terminate"
+    carried = b64decode(attribute("userData", "gpu")).decode()
+    assert yaml.safe_load(carried)["runcmd"] == ["systemctl enable --now ends-alone.service"]
+    assert carried.startswith("#cloud-config\n")
+
     provider.terminate_nodes(provider.non_terminated_nodes({}))
     states = {
         one["State"]["Name"]
@@ -63,63 +77,32 @@ def test_machines_as_aws_gets_them(aws: Any, aws_config: dict[str, Any]) -> None
     assert states == {"terminated"}  # not stopped: a stopped machine's disk costs money
 
 
-def test_only_ssh_is_reachable_from_outside(aws: Any, aws_config: dict[str, Any]) -> None:
-    bootstrap_aws(prepare_config(aws_config))
-    groups = aws.describe_security_groups(
-        Filters=[{"Name": "group-name", "Values": ["ray-autoscaler-segmentation"]}]
-    )["SecurityGroups"]
-    open_to_the_world = [
-        (rule["FromPort"], rule["ToPort"])
-        for group in groups
-        for rule in group["IpPermissions"]
-        if rule["IpRanges"] or rule["Ipv6Ranges"]
-    ]
-    assert open_to_the_world == [(22, 22)]
+def test_only_ssh_is_reachable_and_not_from_everywhere(
+    aws: Any, aws_config: dict[str, Any]
+) -> None:
+    prepared = prepare_config(aws_config)
+    config = _get_node_provider_cls(prepared["provider"]).bootstrap_config(prepared)
+    kinds = [kind["node_config"] for kind in config["available_node_types"].values()]
+    (group,) = {group for kind in kinds for group in kind["SecurityGroupIds"]}
+    (rules,) = aws.describe_security_groups(GroupIds=[group])["SecurityGroups"]
+    from_outside, among_machines = [], []
+    for rule in rules["IpPermissions"]:
+        assert not rule["Ipv6Ranges"]
+        for addresses in rule["IpRanges"]:
+            from_outside.append((rule["FromPort"], rule["ToPort"], addresses["CidrIp"]))
+        for other in rule["UserIdGroupPairs"]:
+            among_machines.append((rule["IpProtocol"], other["GroupId"]))
+    assert from_outside == [(22, 22, SSH_FROM)]
+    assert among_machines == [("-1", group)]
+
     started = " ".join(aws_config["head_start_ray_commands"])
     assert "--dashboard-host=127.0.0.1" in started
     assert "RAY_AUTH_MODE=token" in started
     assert "RAY_AUTH_MODE=token" in " ".join(aws_config["worker_start_ray_commands"])
-    for node_type in aws_config["available_node_types"].values():
-        assert node_type["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
-        assert node_type["node_config"]["BlockDeviceMappings"][0]["Ebs"]["Encrypted"]
-
-
-def test_workers_may_touch_the_bucket_without_the_backups_and_nothing_else(aws: Any) -> None:
-    iam = boto3.client("iam", region_name=REGION)
-    (made,) = iam.list_policies(Scope="Local")["Policies"]
-    policy = iam.get_policy_version(PolicyArn=made["Arn"], VersionId=made["DefaultVersionId"])
-    for statement in policy["PolicyVersion"]["Document"]["Statement"]:
-        assert all(action.startswith("s3:") for action in statement["Action"])
-        assert BUCKET in str(statement["Resource"])
-    (own,) = iam.list_role_policies(RoleName="segmentation-worker")["PolicyNames"]
-    (refused,) = statements("segmentation-worker", own)
-    assert (refused["Effect"], refused["Action"]) == ("Deny", "s3:*")
-    assert refused["Resource"].endswith(f":{BUCKET}/tracking/*")
-
-
-def test_the_head_may_end_only_what_is_the_clusters(aws: Any) -> None:
-    found = statements("segmentation-head", "machines")
-    free = []
-    for statement in found:
-        actions = statement["Action"]
-        named = actions if isinstance(actions, list) else [actions]
-        if statement.get("Resource") == "*" and "Condition" not in statement:
-            free += named
-        if "ec2:TerminateInstances" in named:
-            tag = statement["Condition"]["StringLike"]["ec2:ResourceTag/ray-cluster-name"]
-            assert tag == "segmentation*"
-    assert sorted(free) == ["ec2:Describe*", "ssm:GetParameters"]
-    # Whoever could tag any machine as the cluster's could end it.
-    tags = [statement for statement in found if "ec2:CreateTags" in statement["Action"]]
-    assert all(statement["Condition"] for statement in tags)
-
-
-def statements(role: str, policy: str) -> list[dict[str, Any]]:
-    """Of a policy that is a role's own."""
-    iam = boto3.client("iam", region_name=REGION)
-    document = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
-    found: list[dict[str, Any]] = yaml.safe_load(document)["Statement"]
-    return found
+    for kind in kinds:
+        assert kind["MetadataOptions"]["HttpTokens"] == "required"
+        assert kind["MetadataOptions"]["HttpPutResponseHopLimit"] == 1
+        assert kind["BlockDeviceMappings"][0]["Ebs"]["Encrypted"]
 
 
 def launched(

@@ -14,6 +14,7 @@ from orchestrator.growth import machines_asked_for, nodes_at_most
 from orchestrator.resources import Resources
 
 PROJECT = Path(__file__).parents[2]
+DOCKERFILE = PROJECT / "clusters/Dockerfile"
 HEAD = {"CPU": 0.0, "trial_driver": 1e6, "memory": 3e10}
 
 # KubeRay's API reference, https://docs.ray.io/en/master/cluster/kubernetes/references/api.html:
@@ -43,6 +44,7 @@ AUTOSCALER_OPTIONS = {
     "upscalingMode": str,
     "resources": dict,
     "env": list,
+    "securityContext": dict,
 }
 HEAD_GROUP_SPEC = {"rayStartParams": dict, "template*": dict, "serviceType": str}
 WORKER_GROUP_SPEC = {
@@ -92,6 +94,20 @@ def test_pods_are_kubernetes(documents: list[dict[str, Any]]) -> None:
         pods = {"apiVersion": "v1", "kind": "PodTemplate", "template": group["template"]}
         kubernetes_validate.validate(pods, version, strict=True)
     kubernetes_validate.validate(documents[1], version, strict=True)
+
+
+def test_no_pod_may_do_more_than_train(documents: list[dict[str, Any]]) -> None:
+    cluster = documents[0]["spec"]["rayClusterSpec"]
+    no_more = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert cluster["autoscalerOptions"]["securityContext"] == no_more
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert f"--uid {pod['securityContext']['runAsUser']} " in DOCKERFILE.read_text()
+        for container in pod["containers"]:
+            assert container["securityContext"] == no_more
+            # Pods that come later run what the first ones run.
+            assert container["image"].rpartition(":")[2] not in ("", "latest", container["image"])
 
 
 def test_a_study_sees_what_the_cluster_may_grow_to(documents: list[dict[str, Any]]) -> None:

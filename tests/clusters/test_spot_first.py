@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from botocore.exceptions import ClientError
@@ -89,11 +90,17 @@ def machines(aws: Any) -> list[str]:
     )
 
 
-def autoscale(config: dict[str, Any], provider: Any, directory: Path, rounds: int) -> None:
-    """Ray's autoscaler beside a head that runs, for two gangs of four workers that wait."""
+def start_head(config: dict[str, Any], provider: Any) -> str:
     kind = config["available_node_types"]["head"]["node_config"]
     tags = {TAG_RAY_NODE_KIND: "head", TAG_RAY_USER_NODE_TYPE: "head"}
     (head,) = provider.create_node(kind, tags, 1)
+    return str(head)
+
+
+def autoscale(
+    config: dict[str, Any], provider: Any, head: str, directory: Path, rounds: int
+) -> None:
+    """Ray's autoscaler on a head that runs, for two gangs of four workers that wait."""
     file = directory / "config.yaml"
     file.write_text(yaml.safe_dump(config))
     reader = FileConfigReader(str(file))
@@ -143,7 +150,7 @@ def test_waiting_gangs_get_their_machines(
     aws: Any, config: dict[str, Any], tmp_path: Path, spot: int, started: list[str]
 ) -> None:
     provider = provider_of(config, spot, on_demand=8)
-    autoscale(config, provider, tmp_path, rounds=5)
+    autoscale(config, provider, start_head(config, provider), tmp_path, rounds=5)
     assert machines(aws) == sorted(["on demand", *started])
 
 
@@ -162,3 +169,30 @@ def test_a_mistake_is_not_paid_for_on_demand(aws: Any, config: dict[str, Any]) -
     with pytest.raises(NodeLaunchException, match="UnauthorizedOperation"):
         provider_of(config, 0, 8, "UnauthorizedOperation").create_node(kind, {}, 1)
     assert machines(aws) == []
+
+
+def test_the_machines_stand_behind_the_rules_of_the_stack(
+    aws: Any, aws_config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Ray itself would take whatever network has a public part in the region's last zone.
+    zone = aws.describe_availability_zones()["AvailabilityZones"][-1]["ZoneName"]
+    network = aws.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    new = aws.create_subnet(VpcId=network, CidrBlock="10.0.1.0/24", AvailabilityZone=zone)
+    in_zone = [{"Name": "availability-zone", "Values": [zone]}]
+    for part in aws.describe_subnets(Filters=in_zone)["Subnets"]:
+        public = part["SubnetId"] == new["Subnet"]["SubnetId"]
+        aws.modify_subnet_attribute(
+            SubnetId=part["SubnetId"], MapPublicIpOnLaunch={"Value": public}
+        )
+    prepared = prepare_config(aws_config)
+    bootstrap = _get_node_provider_cls(prepared["provider"]).bootstrap_config
+    kinds = bootstrap(prepared)["available_node_types"]
+    groups = {tuple(kind["node_config"]["SecurityGroupIds"]) for kind in kinds.values()}
+    named = [{"Name": "group-name", "Values": ["segmentation"]}]
+    (made,) = aws.describe_security_groups(Filters=named)["SecurityGroups"]
+    assert groups == {(made["GroupId"],)}
+
+    prepared["provider"]["security_group"]["GroupName"] = "elsewhere"
+    with pytest.raises(click.ClickException):
+        bootstrap(prepared)
+    assert "deploy clusters/aws/permissions.yaml" in " ".join(capsys.readouterr().err.split())

@@ -1,6 +1,9 @@
 """clusters/database.sh: the tracking server's PostgreSQL, its backup in a bucket, its return; and a
 study that keeps everything there, as on cluster.yaml's head."""
 
+import contextlib
+import http.client
+import http.server
 import os
 import shlex
 import shutil
@@ -9,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,13 +41,17 @@ class Machine:
 
     def __init__(self, root: Path, endpoint: str) -> None:
         self.root, self.endpoint = root, endpoint
+        self.name = "head-1"
         self.data = root / "data"
         self.socket = root / "socket"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def script(self, step: str, wait: bool = True) -> "subprocess.Popen[bytes]":
+    def script(self, *step: str, wait: bool = True) -> "subprocess.Popen[bytes]":
         environment = {
             "BACKUP": f"s3://{BUCKET}/tracking",
+            "HEAD": self.name,
+            "PATIENCE": "3",
+            "MAINPID": str(self.process.pid if self.process else ""),
             "DATA": str(self.data),
             "SOCKET": str(self.socket),
             "OWNER": "root",
@@ -54,18 +62,28 @@ class Machine:
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_MAX_ATTEMPTS": "1",
         }
         as_postgres = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
         with (self.root / "log").open("ab") as log:
             process = subprocess.Popen(
-                [*as_postgres, "bash", str(self.root / "database.sh"), step],
+                [*as_postgres, "bash", str(self.root / "database.sh"), *step],
                 env=environment,
                 stdout=log,
                 stderr=log,
             )
         if wait:
-            assert process.wait(timeout=120) == 0, (self.root / "log").read_text()[-3000:]
+            assert process.wait(timeout=120) == 0, self.log()
         return process
+
+    def fails(self, *step: str) -> int:
+        """How a step that must not succeed ends."""
+        code = self.script(*step, wait=False).wait(timeout=120)
+        assert code != 0
+        return code
+
+    def log(self) -> str:
+        return (self.root / "log").read_text()[-3000:]
 
     def start(self) -> None:
         self.script("prepare")
@@ -99,7 +117,8 @@ def machine() -> Iterator[Machine]:
     # Not pytest's own directory: the database's user must reach it, and socket paths are short.
     root = Path(tempfile.mkdtemp(prefix="tracking-", dir="/var/tmp"))
     root.chmod(0o755)
-    shutil.copy(SCRIPT, root / "database.sh")
+    for script in (SCRIPT, SCRIPT.with_name("backup_owner.py")):
+        shutil.copy(script, root)
     (root / "socket").mkdir()
     for path in (root, root / "socket"):
         shutil.chown(path, "postgres", "postgres")
@@ -163,9 +182,175 @@ def test_the_database_outlives_its_machine(machine: Machine) -> None:
 
 def test_a_store_that_cannot_be_asked_is_not_taken_for_an_empty_one(machine: Machine) -> None:
     machine.endpoint = "http://127.0.0.1:9"
-    process = machine.script("prepare", wait=False)
-    assert process.wait(timeout=120) != 0
+    machine.fails("prepare")
     assert not machine.data.exists()
+
+
+class Unreliable(http.server.BaseHTTPRequestHandler):
+    """Passes requests on to a store, but fails the next `failures` that ask for a piece of the log."""
+
+    protocol_version = "HTTP/1.1"
+    store = ""  # HOST:PORT
+    failures = 0
+
+    def pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.command == "GET" and "/wals/" in self.path and Unreliable.failures > 0:
+            Unreliable.failures -= 1
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        connection = http.client.HTTPConnection(Unreliable.store)
+        with contextlib.closing(connection):
+            sent = {name: value for name, value in self.headers.items() if name != "Expect"}
+            connection.request(self.command, self.path, body, sent)
+            reply = connection.getresponse()
+            content = reply.read()
+        self.send_response(reply.status)
+        for name, value in reply.getheaders():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        length = reply.getheader("Content-Length") if self.command == "HEAD" else None
+        self.send_header("Content-Length", length or str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = pass_on
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def unreliable(machine: Machine) -> Iterator[Machine]:
+    """A machine whose store fails when it is told to."""
+    Unreliable.store, Unreliable.failures = machine.endpoint.removeprefix("http://"), 0
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unreliable) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        machine.endpoint = f"http://127.0.0.1:{server.server_port}"
+        yield machine
+        if machine.process is not None and machine.process.poll() is None:
+            machine.stop(signal.SIGINT)
+        server.shutdown()
+        thread.join()
+
+
+def test_a_store_that_fails_in_the_midst_of_a_restore_loses_nothing(unreliable: Machine) -> None:
+    machine = unreliable
+    machine.start()
+    machine.sql("CREATE TABLE runs (name text); INSERT INTO runs VALUES ('first')")
+    machine.stop(signal.SIGINT)
+    machine.lose_disk()
+
+    Unreliable.failures = 1
+    machine.start()
+    assert Unreliable.failures == 0
+    assert machine.sql("SELECT name FROM runs") == "first"  # else the end of the log is here
+    machine.sql("INSERT INTO runs VALUES ('second')")
+    machine.stop(signal.SIGINT)
+    machine.lose_disk()
+
+    Unreliable.failures = 1000  # away for longer than anybody tries
+    machine.script("prepare")
+    machine.process = machine.script("serve", wait=False)
+    machine.fails("ready")
+    assert machine.process.wait(timeout=60) != 0
+    Unreliable.failures = 0
+    machine.start()  # as the service manager does a little later
+    assert machine.sql("SELECT name FROM runs").splitlines() == ["first", "second"]
+
+
+def _renew(machine: Machine, until: threading.Event) -> None:
+    while not until.wait(0.5):
+        machine.script("renew")
+
+
+def test_two_heads_never_write_to_one_place(machine: Machine) -> None:
+    machine.start()
+    first_stops = threading.Event()
+    renewals = threading.Thread(target=_renew, args=(machine, first_stops))
+    renewals.start()
+    with tempfile.TemporaryDirectory(prefix="tracking-", dir="/var/tmp") as directory:
+        root = Path(directory)
+        second = Machine(root, machine.endpoint)
+        second.name = "head-2"
+        for script in ("database.sh", "backup_owner.py"):
+            shutil.copy(machine.root / script, root)
+        (root / "socket").mkdir()
+        for path in (root, root / "socket"):
+            shutil.chown(path, "postgres", "postgres")
+        try:
+            assert second.fails("prepare") == 3
+            assert "head-1" in second.log()
+            assert not second.data.exists()
+            first_stops.set()
+            renewals.join()
+
+            second.start()  # the first one no longer says that it lives
+            assert machine.fails("renew") == 3
+            assert machine.fails("backup") == 3
+            machine.sql("SELECT pg_switch_wal()", "postgres")
+            _wait_until(machine, "SELECT failed_count > 0 FROM pg_stat_archiver")
+            assert machine.sql("SELECT archived_count FROM pg_stat_archiver", "postgres") != ""
+
+            machine.script("release")  # not its own: without effect
+            second.script("renew")
+            second.stop(signal.SIGINT)
+            second.script("release")
+            began = time.monotonic()
+            machine.script("prepare")  # nobody's, and so nobody is waited for
+            assert time.monotonic() - began < 3
+        finally:
+            first_stops.set()
+            renewals.join()
+            if second.process is not None and second.process.poll() is None:
+                second.stop(signal.SIGKILL)
+
+
+def test_ready_ends_where_the_database_has_ended(machine: Machine) -> None:
+    machine.process = subprocess.Popen(["true"])
+    machine.process.wait()
+    machine.fails("ready")
+    assert "ended before it was ready" in machine.log()
+
+
+def test_tables_of_an_older_mlflow_are_brought_forward(machine: Machine, tmp_path: Path) -> None:
+    machine.start()
+    uri = f"postgresql+psycopg2:///mlflow?host={machine.socket}"
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+    def python(program: str) -> None:
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+    def upgrade() -> str:
+        command = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        dump = [PROGRAMS[-1] / "pg_dump", "--host", machine.socket, "--schema-only", "mlflow"]
+        text = subprocess.run(dump, capture_output=True, check=True, text=True).stdout
+        return "\n".join(sorted(line for line in text.splitlines() if "restrict" not in line))
+
+    made = upgrade()  # a new database
+    assert upgrade() == made
+    python(
+        "from mlflow.store.db.utils import _get_alembic_config\n"
+        "from alembic import command\nimport sqlalchemy\n"
+        f"engine = sqlalchemy.create_engine({uri!r})\n"
+        f"config = _get_alembic_config({uri!r})\n"
+        "with engine.begin() as connection:\n"
+        "    config.attributes['connection'] = connection\n"
+        "    command.downgrade(config, '-1')\n"
+    )
+    store = (
+        "from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore\n"
+        f"SqlAlchemyStore({uri!r}, {str(tmp_path)!r})"
+    )
+    with contextlib.suppress(subprocess.CalledProcessError):
+        python(store)
+        pytest.fail("MLflow serves older tables by itself")
+    assert upgrade() == made
+    python(store)
 
 
 def test_a_study_in_the_bucket_is_reported_from_the_laptop(
