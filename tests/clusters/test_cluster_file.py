@@ -98,6 +98,7 @@ def test_only_ssh_is_reachable_and_not_from_everywhere(
     started = " ".join(aws_config["head_start_ray_commands"])
     assert "--dashboard-host=127.0.0.1" in started
     assert "RAY_AUTH_MODE=token" in started
+    assert "RAY_USAGE_STATS_ENABLED=0" in started
     assert "RAY_AUTH_MODE=token" in " ".join(aws_config["worker_start_ray_commands"])
     for kind in kinds:
         assert kind["MetadataOptions"]["HttpTokens"] == "required"
