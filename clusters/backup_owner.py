@@ -2,15 +2,16 @@
 
     python3 backup_owner.py claim | renew | check | release
 
-An object beside the backups names the head that they belong to. A head at work rewrites it every minute
-(`renew`) and says in it when it ends (`release`). A head that begins (`claim`) and finds another's name
-watches for three minutes: if the object changes, the other is at work, and the claim is refused; if not,
-the other is gone, and the backups are taken over. So no two clocks are compared. A write goes through
-only where the object is still what was read before; of two heads that claim at once, one is refused.
+An object beside the backups names the head that they belong to. A head at work rewrites it every
+minute (`renew`) and says in it when it ends (`release`). A head that begins (`claim`) and finds
+another's name watches for three minutes: if the object changes, the other is at work, and the
+claim is refused; if not, the other is gone, and the backups are taken over. So no two clocks are
+compared. A write goes through only where the object is still what was read before; of two heads
+that claim at once, one is refused.
 
-`claim` prints an identifier: the same for a head that starts again, another one after each change of
-hands. Exit status 3 says that the backups are another head's. The environment says where: BACKUP
-(s3://BUCKET/PREFIX), HEAD (this machine's name), ENDPOINT (for other stores than AWS).
+`claim` prints an identifier: the same for a head that starts again, another one after each change
+of hands. Exit status 3 says that the backups are another head's. The environment says where:
+BACKUP (s3://BUCKET/PREFIX), HEAD (this machine's name), ENDPOINT (for other stores than AWS).
 """
 
 import json
@@ -35,7 +36,7 @@ STORE = boto3.client("s3", endpoint_url=os.environ.get("ENDPOINT") or None)
 
 @dataclass(frozen=True)
 class Owner:
-    """What the object says; `beat` differs at each writing, so that a living head's object changes."""
+    """What the object says; `beat` differs at each writing, so that the object changes."""
 
     head: str
     claim: str
@@ -55,7 +56,7 @@ def read() -> tuple[Owner | None, str]:
 
 
 def write(owner: Owner, version: str) -> bool:
-    """Whether the object was still at `version` (none, where that is empty), and says `owner` now."""
+    """Whether the object was still at `version` (empty: absent), and says `owner` now."""
     owner = replace(owner, beat=uuid.uuid4().hex)
     condition = {"If-Match": version} if version else {"If-None-Match": "*"}
 
@@ -77,9 +78,9 @@ def write(owner: Owner, version: str) -> bool:
 
 def refuse(owner: Owner) -> NoReturn:
     print(
-        f"The backups in {BACKUP} belong to another head, {owner.head}, and two cannot share them. End the "
-        "other cluster (`ray down`), or give this one a `cluster_name` or a bucket of its own in "
-        'cluster.yaml. See docs/cluster.md, "Two heads on one bucket".',
+        f"The backups in {BACKUP} belong to another head, {owner.head}, and two cannot share them. "
+        "End the other cluster (`ray down`), or give this one a `cluster_name` or a bucket of its "
+        'own in cluster.yaml. See docs/cluster.md, "Two heads on one bucket".',
         file=sys.stderr,
     )
     sys.exit(REFUSED)

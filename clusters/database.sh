@@ -10,8 +10,8 @@
 # Between full backups every change is sent on within a minute, so that no more than that is lost when
 # a machine dies, and nothing when it is stopped. The environment says where: BACKUP (s3://BUCKET/PREFIX),
 # HEAD (this machine's name), DATA (directory), SOCKET (directory), OWNER (the user MLflow runs as), BIN
-# (PostgreSQL's programs), for `ready` MAINPID (the server's process), and for other stores than AWS,
-# ENDPOINT (its URL).
+# (PostgreSQL's programs), for `ready` MAINPID (the server's process), for other stores than AWS ENDPOINT
+# (its URL), and for other PAUSES than 2, 10 and 20 seconds between tries to fetch.
 # barman-cloud does the copying, backup_owner.py beside this script keeps two heads apart.
 set -euo pipefail
 shopt -s inherit_errexit
@@ -55,7 +55,7 @@ send() {
 # PostgreSQL (above 125); the restore goes on when the service starts again.
 fetch() {
   local pause code restore=(barman-cloud-wal-restore "${STORE[@]}")
-  for pause in 2 10 20 0; do
+  for pause in ${PAUSES:-2 10 20} 0; do
     code=0
     "${restore[@]}" "$BACKUP" "$SERVER" "$1" "$2" || code=$?
     [ "$code" != 0 ] || exit 0
