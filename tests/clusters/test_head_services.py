@@ -127,7 +127,7 @@ def test_a_log_that_does_not_reach_the_bucket(head: Head, url: str) -> None:
     head.sql("ALTER SYSTEM SET archive_command = 'false'", "postgres")
     head.sql("SELECT pg_reload_conf()", "postgres")
     wait_for(lambda: head.sql("SHOW archive_command", "postgres") == "false", "it is told so")
-    head.sql("CREATE TABLE changes (name text)")
+    head.sql("SELECT pg_logical_emit_message(true, 'a', 'change')", "postgres")
     head.sql("SELECT pg_switch_wal()", "postgres")
     assert _check(head, url)[1]["log"] == "well"  # not for long yet
     code, parts = _check(head, url, grace=0)
@@ -194,10 +194,9 @@ from mlflow.store.tracking.dbmodels.initial_models import Base
 
 engine = sqlalchemy.create_engine(sys.argv[1])
 config = _get_alembic_config(sys.argv[1])
+Base.metadata.create_all(engine)
+command.upgrade(config, "acf3f17fdcc7")
 with engine.begin() as connection:
-    Base.metadata.create_all(connection)
-    config.attributes["connection"] = connection
-    command.upgrade(config, "acf3f17fdcc7")
     connection.exec_driver_sql(
         "INSERT INTO experiments (name, lifecycle_stage) VALUES ('study', 'active')")
     connection.exec_driver_sql(
