@@ -123,7 +123,7 @@ def renew() -> None:
             owner = Owner(HEAD, uuid.uuid4().hex)
         if owner.head != HEAD:
             refuse(owner)
-        if not owner.at_work or write(owner, version):
+        if write(owner, version):
             return
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import psutil
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -154,12 +155,15 @@ class Head:
     def kill(self) -> None:
         """All processes end at once."""
         assert self.server is not None
-        inside = [int(pid) for pid in _children(self.server.pid)]
-        self.server.kill()
+        family = [psutil.Process(self.server.pid)]
+        for process in family:  # grows; who stands still can begin no other
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+                family += process.children()
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.server.wait()
-        for pid in inside:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
     def lose(self) -> None:
         """The machine is gone, and its disk with it."""
@@ -185,12 +189,6 @@ class Head:
         segment = self.sql("SELECT pg_walfile_name(pg_switch_wal())", "postgres")
         done = self.data / "pg_wal" / "archive_status" / f"{segment}.done"
         wait_for(done.exists, f"{segment} is in the bucket")
-
-
-def _children(pid: int) -> list[str]:
-    """All processes below one, itself not among them."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return found + [below for child in found for below in _children(int(child))]
 
 
 @contextlib.contextmanager
