@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # install_packages NAME...: Debian's packages, also in the first minutes of a machine, when its own
 # updates hold apt's locks. dpkg's lock can be waited for; that of the lists can only be tried again.
 install_packages() {

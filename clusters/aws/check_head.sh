@@ -1,48 +1,120 @@
 #!/usr/bin/env bash
-# check_head.sh URL: once a minute, as root. Renews the head's claim to the backups, starts an MLflow
-# (at URL) that hangs again, and says what is wrong with the tracking server, a line each:
-#   journalctl -u tracking-check
+# check_head.sh MLFLOW-URL RAY-URL: once a minute, as root. Renews the head's claim to the backups, starts an
+# MLflow that hangs again, and writes what it finds to REPORT (/run/head-check/report), a line for each part:
+# `well`; `waiting`, where that may mend itself; or `WRONG`, and then it ends with 1. What does not answer is
+# wrong only after GRACE (5) minutes, because it may be starting, and single requests are lost.
 set -euo pipefail
 
-URL=$1
+MLFLOW=$1
+RAY=$2
 : "${DATA:?}" "${SOCKET:?}" "${BIN:?}"
-HERE=$(dirname "${BASH_SOURCE[0]}")
+HERE=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
+SEEN=${SEEN:-/run/head-check}
+GRACE=${GRACE:-5}
+BACKUP_HOURS=13 # one is made every 6
 healthy=yes
+lines=()
+
+well() {
+  touch "$SEEN/$1"
+  lines+=("well      $1: $2")
+}
 
 wrong() {
-  echo "$1"
+  lines+=("WRONG     $1: $2")
   healthy=no
 }
 
+overdue() { [ -z "$(find "$SEEN/$1" -mmin "-$GRACE")" ]; }
+
+doubtful() {
+  [ -e "$SEEN/$1" ] || touch "$SEEN/$1"
+  if overdue "$1"; then wrong "$1" "$2"; else lines+=("waiting   $1: $2"); fi
+}
+
+report() {
+  local verdict="all is well"
+  [ "$healthy" = yes ] || verdict="something is wrong"
+  printf '%s\n' "$(date --utc '+%F %T UTC'): $verdict" ${lines[@]+"${lines[@]}"} | tee "$SEEN/report.new"
+  mv "$SEEN/report.new" "$SEEN/report"
+  [ "$healthy" = yes ]
+  exit
+}
+
+state() { systemctl show --property ActiveState --value "$1.service"; }
+
 as_postgres() { runuser -u postgres -- "$@"; }
 
-database=$(systemctl is-active tracking-database.service || true)
-if [ "$database" = active ] || [ "$database" = activating ]; then
-  code=0
+sql() { as_postgres "$BIN/psql" --no-psqlrc -Atqh "$SOCKET" -d postgres -c "$1" 2> /dev/null; }
+
+answers() { curl --silent --fail --max-time 15 --output /dev/null "$1"; }
+
+claim() {
+  local code=0
   as_postgres bash "$HERE/../database.sh" renew || code=$?
-  if [ "$code" = 3 ] && [ "$database" = active ]; then
+  if [ "$code" = 0 ]; then
+    well claim "the backups are this head's"
+  elif [ "$code" != 3 ]; then
+    doubtful claim "the bucket does not answer: journalctl -u head-check"
+  elif [ "$(state tracking-database)" = active ]; then
     # What is written from here on would be in no backup; nobody should believe that it is kept.
-    wrong "the backups are another head's; stopping the tracking server of this one"
     systemctl stop mlflow.service tracking-database.service
-    exit 1
+    wrong claim "another head took the backups over, and this one's tracking server is stopped: docs/cluster.md, \"Two heads on one bucket\""
+    report
+  else
+    doubtful claim "the backups are another head's: docs/cluster.md, \"Two heads on one bucket\""
   fi
-  [ "$code" = 0 ] || wrong "the claim to the backups could not be renewed"
-fi
+}
 
-if [ "$database" = active ]; then
-  stuck=$(as_postgres "$BIN/psql" -Atqh "$SOCKET" -d postgres -c "SELECT last_failed_wal FROM pg_stat_archiver
-    WHERE last_failed_time > coalesce(last_archived_time, '-infinity')") || wrong "the database does not answer"
-  [ -z "${stuck:-}" ] || wrong "changes do not reach the bucket, from $stuck on: journalctl -u tracking-database"
-  [ -n "$(find "$DATA/backed-up" -mmin -2160 2> /dev/null)" ] || wrong "no full backup for 36 hours: journalctl -u tracking-backup"
+database() {
+  local waiting
+  if ! waiting=$(sql "SELECT count(*) FROM pg_ls_archive_statusdir()
+      WHERE name LIKE '%.ready' AND modification < now() - interval '$GRACE min'"); then
+    doubtful database "it does not answer: journalctl -u tracking-database"
+    return
+  fi
+  well database "it answers"
+  if [ "$waiting" = 0 ]; then
+    well log "every change of more than $GRACE minutes ago is in the bucket"
+  else
+    wrong log "$waiting files of changes have waited for the bucket for $GRACE minutes: journalctl -u tracking-database"
+  fi
+  if [ -n "$(find "$DATA/backed-up" -mmin "-$((BACKUP_HOURS * 60))" 2> /dev/null)" ]; then
+    well backup "the last full one was at $(date --utc --reference "$DATA/backed-up" '+%F %T UTC')"
+  else
+    wrong backup "no full one for $BACKUP_HOURS hours: journalctl -u tracking-backup"
+  fi
+}
+
+mlflow() {
+  if answers "$MLFLOW/health"; then
+    well mlflow "it answers"
+  else
+    doubtful mlflow "it does not answer: journalctl -u mlflow"
+    if overdue mlflow && [ "$(state mlflow)" = active ]; then
+      systemctl restart --no-block mlflow.service # the claim must not wait for it
+    fi
+  fi
+}
+
+mkdir -p "$SEEN"
+claim
+case $(state tracking-database) in
+  active) database ;;
+  activating)
+    # A restore takes as long as it takes; one that begins again and again is another matter.
+    if [ "$(systemctl show --property NRestarts --value tracking-database.service)" = 0 ]; then
+      lines+=("waiting   database: it is starting; after a restore that takes minutes")
+    else
+      doubtful database "it has been started again and again: journalctl -u tracking-database"
+    fi
+    ;;
+  *) doubtful database "it is not running: journalctl -u tracking-database" ;;
+esac
+if [ "$(state tracking-database)" = active ]; then mlflow; fi
+if answers "$RAY/api/gcs_healthz"; then
+  well ray "it answers"
 else
-  wrong "the database is $database: journalctl -u tracking-database"
+  doubtful ray "its head does not answer: \`ray up\` starts it again"
 fi
-
-mlflow=$(systemctl is-active mlflow.service || true)
-if [ "$mlflow" != active ]; then
-  wrong "MLflow is $mlflow: journalctl -u mlflow"
-elif ! curl --silent --fail --max-time 20 --retry 2 --retry-all-errors --retry-delay 1 --output /dev/null "$URL/health"; then
-  wrong "MLflow does not answer; starting it again"
-  systemctl restart mlflow.service
-fi
-[ "$healthy" = yes ]
+report

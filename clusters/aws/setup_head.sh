@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The head: PostgreSQL, continuously backed up to the bucket, and MLflow before it, each a service that
 # starts again by itself; a timer that looks after them, and one that ends a head nobody uses. Reads BUCKET
-# from ~/cluster.env, the cluster's name and region from what `ray up` leaves here.
+# from ~/cluster.env, the cluster's name and region from what `ray up` leaves here. Run again, by the next
+# `ray up`, it brings everything to what the project says now.
 set -euo pipefail
 
 PROJECT=~/segmentation-orchestrator
@@ -14,20 +15,22 @@ if [ "$BUCKET" = my-bucket ]; then
   exit 1
 fi
 
-read -r CLUSTER REGION < <(/opt/orchestrator/bin/python -c '
+NAMES=$(/opt/orchestrator/bin/python -c '
 import pathlib, yaml
 config = yaml.safe_load(pathlib.Path("~/ray_bootstrap_config.yaml").expanduser().read_text())
 print(config["cluster_name"], config["provider"]["region"])')
+read -r CLUSTER REGION <<< "$NAMES"
 
 # Debian's packages start a database of their own unless told not to; ours has its own service.
 sudo mkdir -p /etc/postgresql-common
 echo 'create_main_cluster = false' | sudo tee /etc/postgresql-common/createcluster.conf > /dev/null
+# shellcheck source=clusters/aws/apt.sh
 source "$PROJECT/clusters/aws/apt.sh"
 install_packages postgresql-16 barman-cli-cloud python3-boto3
 
 sudo tee /etc/default/tracking > /dev/null <<ENV
 BACKUP=s3://$BUCKET/tracking/$CLUSTER
-HEAD=$(cat /etc/machine-id)
+HEAD=$(cat /var/lib/cloud/data/instance-id)
 AWS_DEFAULT_REGION=$REGION
 DATA=/var/lib/tracking/postgres
 SOCKET=/run/tracking
@@ -70,6 +73,7 @@ UNIT
 sudo tee /etc/systemd/system/tracking-backup.service > /dev/null <<'UNIT'
 [Unit]
 Description=Full backup of the tracking server's database
+After=tracking-database.service
 
 [Service]
 Type=oneshot
@@ -82,7 +86,7 @@ UNIT
 sudo tee /etc/systemd/system/tracking-backup.timer > /dev/null <<'UNIT'
 [Timer]
 OnBootSec=10min
-OnUnitActiveSec=1d
+OnUnitActiveSec=6h
 
 [Install]
 WantedBy=timers.target
@@ -97,14 +101,16 @@ StartLimitIntervalSec=0
 
 [Service]
 User=$USER
-ExecStartPre=+/usr/local/lib/tracking/aws/upgrade_mlflow.sh $USER
+EnvironmentFile=/etc/default/tracking
+ExecStartPre=+/usr/local/lib/tracking/aws/upgrade_mlflow.sh /opt/orchestrator postgresql+psycopg2:///mlflow?host=/run/tracking
 Environment=MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 # Artifacts go from their writers straight into the bucket.
 ExecStart=/opt/orchestrator/bin/mlflow server --host 127.0.0.1 --port 5000 --workers 2 \\
   --backend-store-uri postgresql+psycopg2:///mlflow?host=/run/tracking \\
   --default-artifact-root s3://$BUCKET/artifacts --no-serve-artifacts
 ExecStartPost=/usr/bin/curl --silent --fail --retry 60 --retry-all-errors --retry-delay 1 --output /dev/null http://127.0.0.1:5000/health
-TimeoutStartSec=30min
+# For an upgrade of the tables.
+TimeoutStartSec=infinity
 Restart=always
 RestartSec=10
 
@@ -112,19 +118,18 @@ RestartSec=10
 WantedBy=multi-user.target
 UNIT
 
-sudo tee /etc/systemd/system/tracking-check.service > /dev/null <<'UNIT'
+sudo tee /etc/systemd/system/head-check.service > /dev/null <<'UNIT'
 [Unit]
-Description=Look after the tracking server
+Description=Look after the head, and after the tracking server on it
 
 [Service]
 Type=oneshot
 EnvironmentFile=/etc/default/tracking
-ExecStart=/usr/local/lib/tracking/aws/check_head.sh http://127.0.0.1:5000
+ExecStart=/usr/local/lib/tracking/aws/check_head.sh http://127.0.0.1:5000 http://127.0.0.1:8265
 UNIT
-sudo tee /etc/systemd/system/tracking-check.timer > /dev/null <<'UNIT'
+sudo tee /etc/systemd/system/head-check.timer > /dev/null <<'UNIT'
 [Timer]
-OnActiveSec=1min
-OnUnitActiveSec=1min
+OnCalendar=minutely
 AccuracySec=1s
 
 [Install]
@@ -150,9 +155,15 @@ UNIT
 
 sudo systemctl daemon-reload
 sudo systemctl enable --quiet tracking-database.service mlflow.service
-sudo systemctl enable --quiet --now tracking-check.timer tracking-backup.timer idle-head.timer
+sudo systemctl enable --quiet --now head-check.timer # from now on, because it renews the claim to the backups
 # Both anew, because their programs or settings may have changed; the database waits for its restore.
 sudo systemctl stop mlflow.service
-sudo systemctl restart tracking-database.service
-sudo systemctl start mlflow.service
+for service in tracking-database mlflow; do
+  if ! sudo systemctl restart "$service.service"; then
+    sudo journalctl --no-pager --output cat --unit "$service.service" --lines 20 >&2
+    exit 1
+  fi
+done
+sudo systemctl enable --quiet --now tracking-backup.timer idle-head.timer
 echo "tracking server: http://127.0.0.1:5000 on this machine, artifacts in s3://$BUCKET/artifacts"
+echo "how the head is: /run/head-check/report, written anew every minute"

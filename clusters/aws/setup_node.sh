@@ -2,6 +2,7 @@
 # Every machine on AWS: the project in /opt/orchestrator, where services of other users may read it.
 set -euo pipefail
 
+# shellcheck source=clusters/aws/apt.sh
 source ~/segmentation-orchestrator/clusters/aws/apt.sh
 
 # The first login of a new machine may come before its own set-up is done.
