@@ -16,6 +16,7 @@ from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError
 from torch.distributed import DistError
 
 from orchestrator.failures import Cause, Failure
+from pipelines.agreement import DisagreementError
 from pipelines.checkpoint import CheckpointError
 from pipelines.dataset import DatasetError
 from pipelines.network import NetworkError
@@ -48,10 +49,10 @@ def classify(error: BaseException) -> Cause:
         isinstance(error, ActorDiedError) and "node has died" in text
     ):
         return "lost node"
-    if isinstance(error, RayError | RayTrainError | DistError) or (
+    if isinstance(error, RayError | RayTrainError | DistError | DisagreementError) or (
         isinstance(error, RuntimeError) and ("gloo" in text or "nccl" in text)
     ):
-        # Gone, or only the echo of another worker's going.
+        # Gone, or only the echo of another's going; or a stranger came in its place.
         return "lost worker"
     if isinstance(error, NonFiniteLossError):
         return "non-finite loss"

@@ -18,6 +18,7 @@ import torch.distributed as dist
 import yaml
 
 from models import PretrainedError
+from pipelines.agreement import DisagreementError
 from pipelines.background import BackgroundWriter
 from pipelines.cache import NodeCache
 from pipelines.checkpoint import CheckpointError, write_text
@@ -39,6 +40,7 @@ BAD_INPUT = (
     WeightsError,
     PretrainedError,
     CheckpointError,
+    DisagreementError,
     NonFiniteLossError,
 )
 

@@ -19,6 +19,7 @@ from ray.train.v2.api.preemption import PreemptionInfo
 
 from orchestrator.causes import classify, diagnose
 from orchestrator.failures import Attempts, Cause, Failure
+from pipelines.agreement import DisagreementError
 from pipelines.dataset import DatasetError
 from pipelines.network import NetworkError
 from pipelines.training import NonFiniteLossError
@@ -56,6 +57,7 @@ RayActorError.__init__(
         (RayActorError("1", "gone", preempted=True), "preemption"),
         (PreemptionError(PreemptionInfo(None, {"node": [0]})), "preemption"),
         (WorkerCrashedError(), "lost worker"),
+        (DisagreementError("worker 1 is about to train something else"), "lost worker"),
         (WorkerHealthCheckTimeoutError("silent"), "lost worker"),
         (RuntimeError("[../gloo/transport/tcp/pair.cc] Connection closed by peer"), "lost worker"),
         (RuntimeError("NCCL error: remote process exited"), "lost worker"),

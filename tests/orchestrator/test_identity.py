@@ -9,6 +9,7 @@ from orchestrator.identity import code_version, trial_identity
 from pipelines.data import DataConfig
 from pipelines.evaluation_config import EvaluationConfig
 from pipelines.experiment import Experiment, differences
+from pipelines.network import NetworkConfig
 from pipelines.optimization import TrainingConfig
 
 BASE = Experiment(training=TrainingConfig(precision="fp32"))
@@ -29,6 +30,19 @@ def test_what_changes_no_score_does_not_count() -> None:
     smaller = replace(BASE, evaluation=EvaluationConfig(batch=1))
     assert trial_identity(smaller, FINGERPRINT) == trial_identity(BASE, FINGERPRINT)
     assert differences(smaller.as_json(), BASE.as_json()) == []
+
+
+def test_a_setting_that_was_not_recorded_was_at_its_default() -> None:
+    recorded, own = BASE.as_json(), BASE.as_json()
+    del recorded["training"]["momentum"]
+    assert differences(recorded, own) == []
+    own["training"]["momentum"] = 0.8
+    assert differences(recorded, own) == ["training.momentum: 0.9 there, 0.8 here"]
+    networks = [
+        replace(BASE, model=NetworkConfig("a:B", arguments)).as_json()
+        for arguments in ({"width": 8}, {"width": 8, "rate": 0.5})
+    ]
+    assert differences(*networks) == ["model.arguments.rate: nothing there, 0.5 here"]
 
 
 def test_data_counts_by_content_not_by_place() -> None:
