@@ -37,6 +37,7 @@ from pipelines.network import build_network
 from pipelines.optimization import build_optimizer, learning_rate
 from pipelines.origin import check_origin, origin_here
 from pipelines.precision import Numerics
+from pipelines.randomness import combine
 
 # What turns off the exchange of buffers before each step; renamed in torch 2.13.
 _BUFFERS = (
@@ -281,6 +282,9 @@ class Training:
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
             set_sample_keys(self.model, part.sample_keys)
+            # What a network of the user's own draws, as dropout does, follows from this alone.
+            place = (self.position.epoch, self.position.step, index, self.group.rank)
+            torch.manual_seed(int(combine(self.experiment.seed, *place)))
             with nullcontext() if last else self._without_exchange():
                 with self.numerics.autocast():
                     output = self.replica(self.numerics.arrange(part.images))

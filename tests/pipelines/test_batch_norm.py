@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from pipelines.batch_norm import CpuSyncBatchNorm, synchronise_batch_norm
+from pipelines.network import NetworkError
 
 CHANNELS = 5
 
@@ -108,3 +109,26 @@ def test_evaluation_uses_the_running_statistics() -> None:
     converted = CpuSyncBatchNorm.like(norm.eval())
     batch = images(torch.float32)
     assert torch.equal(converted(batch), norm(batch))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm1d(CHANNELS),
+        nn.BatchNorm3d(CHANNELS),
+        nn.InstanceNorm2d(CHANNELS, track_running_stats=True),
+    ],
+    ids=lambda norm: type(norm).__name__,
+)
+def test_statistics_that_each_worker_would_have_for_itself_are_refused(
+    norm: nn.Module, device: str
+) -> None:
+    plain = nn.Sequential(nn.InstanceNorm2d(CHANNELS), nn.GroupNorm(1, CHANNELS))
+    model = nn.Sequential(nn.BatchNorm2d(CHANNELS), plain, norm)
+    if device == "cuda" and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm3d):
+        assert isinstance(synchronise_batch_norm(model, torch.device(device))[2], nn.SyncBatchNorm)
+        return
+    message = rf"^2 \({type(norm).__name__}\) has statistics of each worker's own images"
+    with pytest.raises(NetworkError, match=message):
+        synchronise_batch_norm(model, torch.device(device))

@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import sys
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import FENetConfig, LossConfig
 from pipelines.agreement import DisagreementError
@@ -24,6 +26,7 @@ from pipelines.data import DataConfig
 from pipelines.dataset import open_dataset
 from pipelines.evaluation import EvaluationConfig
 from pipelines.experiment import Experiment
+from pipelines.network import NetworkConfig
 from pipelines.optimization import TrainingConfig
 from pipelines.precision import Numerics
 from pipelines.prepare import prepare_streets
@@ -168,6 +171,34 @@ def test_resuming_is_invisible(
     assert (state["position"]["epoch"], state["position"]["step"]) == (
         (0, report_steps) if report_steps else (1, 0)
     )
+    resumed_history, resumed = run(experiment, small_streets, resume=tmp_path / "checkpoint")
+    assert resumed_history == history
+    for name, value in weights.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+class Dropping(nn.Module):
+    """Draws from torch's own generator while it trains."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Dropout2d(0.5))
+        self.classifier = nn.Conv2d(16, classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images))
+
+
+def test_resuming_is_invisible_to_a_network_that_draws(
+    small_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType("own_module")
+    module.__dict__["Dropping"] = Dropping
+    monkeypatch.setitem(sys.modules, "own_module", module)
+    experiment = replace(small_experiment(), model=NetworkConfig("own_module:Dropping"))
+    history, weights = run(experiment, small_streets)
+    run(experiment, small_streets, save_at=tmp_path / "checkpoint", report_steps=2)
+    torch.manual_seed(1)  # as another process finds its generator
     resumed_history, resumed = run(experiment, small_streets, resume=tmp_path / "checkpoint")
     assert resumed_history == history
     for name, value in weights.items():
