@@ -18,7 +18,7 @@ from pipelines.network import NetworkError
 
 def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     """Replace every batch norm in `model` by one that normalises over all workers; on CPU those of
-    `BatchNorm2d` alone.
+    `BatchNorm2d` that keep running statistics.
 
     Names, parameters and buffers stay as they are, so a checkpoint fits before and after.
 
@@ -30,7 +30,7 @@ def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     else:
         for parent in list(model.modules()):
             for name, child in parent.named_children():
-                if isinstance(child, nn.BatchNorm2d):
+                if isinstance(child, nn.BatchNorm2d) and child.track_running_stats:
                     setattr(parent, name, CpuSyncBatchNorm.like(child))
     for name, module in model.named_modules():
         if _is_local(module):
@@ -81,7 +81,10 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
             assert self.running_var is not None
             assert self.num_batches_tracked is not None
             self.num_batches_tracked += 1
-            momentum = self.momentum if self.momentum is not None else 0.1
+            # Without one, the running statistics are the means of all batches so far.
+            momentum = self.momentum
+            if momentum is None:
+                momentum = 1 / float(self.num_batches_tracked)
             unbiased = variance * (count / (count - 1).clamp(min=1))
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(unbiased, momentum)

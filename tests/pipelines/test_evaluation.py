@@ -106,7 +106,7 @@ def test_every_image_counts_once(world: int) -> None:
 
 def test_an_image_that_nobody_counted_is_no_score() -> None:
     batches = EvaluationBatches(UnevenImages(), 2, rank=1, world=3)
-    with pytest.raises(RuntimeError, match="^5 images were not counted, and 0 more than once"):
+    with pytest.raises(RuntimeError, match=r"^5 images were not counted, and 0 more than once"):
         evaluate(BrightnessClassifier(4), batches, 4, CPU)
 
 
