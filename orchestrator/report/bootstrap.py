@@ -49,7 +49,7 @@ def resampled_miou(
 def _labelled(counts: Counts) -> Counts:
     """Without the images that have no labelled pixel: they add nothing to any sum, and a replicate
     of them alone would have no mIoU."""
-    there = counts.values.any(axis=(1, 2)).nonzero()[0].tolist()
+    there = np.flatnonzero(counts.values.sum(axis=(1, 2))).tolist()
     return replace(
         counts,
         identifiers=tuple(counts.identifiers[index] for index in there),
