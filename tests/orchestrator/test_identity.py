@@ -1,10 +1,12 @@
 """What does and what does not make two trials the same."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from models import FENetConfig
+from orchestrator.extensions import modules_of
 from orchestrator.identity import code_version, trial_identity
 from pipelines.data import DataConfig
 from pipelines.evaluation_config import EvaluationConfig
@@ -77,3 +79,21 @@ def test_an_unresolved_precision_has_no_identity() -> None:
 def test_the_code_version_is_stable_within_a_process() -> None:
     assert code_version() == code_version()
     assert len(code_version()) == 16
+
+
+def test_the_users_own_code_counts_with_all_that_it_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_network.py").write_text("import torch\nfrom own_layers.blocks import WIDTH\n")
+    package = tmp_path / "own_layers"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "blocks.py").write_text("from own_constants import WIDTH\n")
+    (tmp_path / "own_constants.py").write_text("WIDTH = 1\n")
+    experiment = replace(BASE, model=NetworkConfig("own_network:Network"))
+    own = modules_of(experiment, ())
+    assert [module.__name__ for module in own] == ["own_network", "own_layers", "own_constants"]
+    before = code_version(own)
+    (tmp_path / "own_constants.py").write_text("WIDTH = 2\n")
+    assert code_version(modules_of(experiment, ())) != before
