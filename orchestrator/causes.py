@@ -19,6 +19,7 @@ from orchestrator.failures import Cause, Failure
 from pipelines.agreement import DisagreementError
 from pipelines.checkpoint import CheckpointError
 from pipelines.dataset import DatasetError
+from pipelines.inference import NonFiniteLogitsError
 from pipelines.network import NetworkError
 from pipelines.training import NonFiniteLossError
 
@@ -54,7 +55,7 @@ def classify(error: BaseException) -> Cause:
     ):
         # Gone, or only the echo of another's going; or a stranger came in its place.
         return "lost worker"
-    if isinstance(error, NonFiniteLossError):
+    if isinstance(error, NonFiniteLossError | NonFiniteLogitsError):
         return "non-finite loss"
     if isinstance(error, DatasetError):
         return "data"

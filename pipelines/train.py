@@ -27,6 +27,7 @@ from pipelines.configuration import ConfigurationError
 from pipelines.core_yaml import CoreLoader
 from pipelines.dataset import DatasetError, open_dataset
 from pipelines.experiment import Experiment, differences, read_experiment
+from pipelines.inference import NonFiniteLogitsError
 from pipelines.model_directory import describing_files
 from pipelines.network import NetworkError
 from pipelines.results import write_results
@@ -41,6 +42,7 @@ BAD_INPUT = (
     PretrainedError,
     CheckpointError,
     DisagreementError,
+    NonFiniteLogitsError,
     NonFiniteLossError,
 )
 

@@ -21,6 +21,7 @@ from orchestrator.causes import classify, diagnose
 from orchestrator.failures import Attempts, Cause, Failure
 from pipelines.agreement import DisagreementError
 from pipelines.dataset import DatasetError
+from pipelines.inference import NonFiniteLogitsError
 from pipelines.network import NetworkError
 from pipelines.training import NonFiniteLossError
 
@@ -48,6 +49,7 @@ RayActorError.__init__(
         (MemoryError(), "out of memory"),
         (OutOfMemoryError("killed due to the node running low on memory."), "out of memory"),
         (NonFiniteLossError("loss nan in epoch 1"), "non-finite loss"),
+        (NonFiniteLogitsError("the network predicts NaN"), "non-finite loss"),
         (DatasetError("shard.parquet: damaged"), "data"),
         (NetworkError("network a:B: failed"), "network"),
         (ValueError("a bug"), "error"),

@@ -26,6 +26,7 @@ from pipelines.data import DataConfig
 from pipelines.dataset import open_dataset
 from pipelines.evaluation import EvaluationConfig
 from pipelines.experiment import Experiment
+from pipelines.inference import NonFiniteLogitsError
 from pipelines.network import NetworkConfig
 from pipelines.optimization import TrainingConfig
 from pipelines.precision import Numerics
@@ -334,6 +335,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_place(small_streets: Path) -> 
     message = r"loss nan in epoch 1, step 1 at learning rate 0\.01, samples (\S+, ){5}\S+$"
     with pytest.raises(NonFiniteLossError, match=message):
         training.run(lambda report: None)
+
+
+def test_a_network_that_its_last_step_destroys_has_no_score(small_streets: Path) -> None:
+    """The loss was finite, and there is no further step to find that it no longer is."""
+    experiment = small_experiment(epochs=1, batch=14, learning_rate=1e30)
+    with pytest.raises(NonFiniteLogitsError, match="the network predicts NaN"):
+        run(experiment, small_streets)
 
 
 def test_a_checkpoint_of_another_model_is_refused(small_streets: Path, tmp_path: Path) -> None:
