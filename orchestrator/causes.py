@@ -16,8 +16,10 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 from torch.distributed import DistError
 
 from orchestrator.failures import Cause, Failure, WrongTrialError
+from pipelines.agreement import DisagreementError
 from pipelines.checkpoint import CheckpointError
 from pipelines.dataset import DatasetError
+from pipelines.inference import NonFiniteLogitsError
 from pipelines.network import NetworkError
 from pipelines.training import NonFiniteLossError
 
@@ -48,12 +50,12 @@ def classify(error: BaseException) -> Cause:
         isinstance(error, ActorDiedError) and "node has died" in text
     ):
         return "lost node"
-    if isinstance(error, RayError | RayTrainError | DistError) or (
+    if isinstance(error, RayError | RayTrainError | DistError | DisagreementError) or (
         isinstance(error, RuntimeError) and ("gloo" in text or "nccl" in text)
     ):
-        # Gone, or only the echo of another worker's going.
+        # Gone, or only the echo of another's going; or a stranger came in its place.
         return "lost worker"
-    if isinstance(error, NonFiniteLossError):
+    if isinstance(error, NonFiniteLossError | NonFiniteLogitsError):
         return "non-finite loss"
     if isinstance(error, DatasetError):
         return "data"

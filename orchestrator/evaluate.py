@@ -74,7 +74,14 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
 
         with progress(console) as bar:
             state = count_on_cluster(
-                options.address, model, location, options.split, config, options.imports, bar
+                options.address,
+                model,
+                location,
+                dataset.manifest.fingerprint,
+                options.split,
+                config,
+                options.imports,
+                bar,
             )
     scores = state.scores()
 

@@ -5,11 +5,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from orchestrator.conditions import conditions, holds, never, resolved_values, stated_keys
+from orchestrator.conditions import (
+    conditions,
+    found,
+    holds,
+    never,
+    resolved_values,
+    stated_keys,
+)
 from orchestrator.overlay import laid_over, read_experiment, without_unknown_keys
 from orchestrator.source import Keys, Problem, Source, StudyError, single_value
 from orchestrator.stated import EnteredScore, Reference
 from orchestrator.study import Study, Trial, Variant
+from orchestrator.validation import shown
 
 Stated = TypeVar("Stated", Reference, EnteredScore)
 
@@ -82,8 +90,23 @@ class _Expansion:
                     self._held.add(("when", index, "if"))
                     cell = laid_over(cell, self._parts[index])
             cell = self._overridden(cell)
+            self.problems += self._untrue_columns(name, axes, cell.value)
             values = resolved_values(name, cell.value)
             yield _Cell(name, self.study.variants[name], axes, cell, values)
+
+    def _untrue_columns(
+        self, name: str, axes: Mapping[str, Any], values: Mapping[str, Any]
+    ) -> Iterator[Problem]:
+        """Axes of mappings of which something laid over them changes a part: the table would show
+        a result under what it was not trained with."""
+        for axis, value in axes.items():
+            trained = found(axis, values)
+            if isinstance(value, dict) and not _holds_all(trained, value):
+                message = (
+                    f"axis `{axis}`: the column says {shown(value)}, but `when` or `--set` has "
+                    f"{name} trained with {shown(trained)}; leave what the axis sets alone there"
+                )
+                yield Problem(self.source.place(("grid", axis)), message)
 
     def _overridden(self, cell: Source) -> Source:
         for one in self._overrides:
@@ -133,6 +156,13 @@ def expand(
     trials = expansion.trials()
     idle = [] if expansion.problems else list(expansion.idle_conditions())
     return trials, expansion.problems, idle
+
+
+def _holds_all(value: Any, stated: Any) -> bool:
+    """Whether `value` has all that `stated` says, and perhaps more."""
+    if isinstance(value, dict) and isinstance(stated, dict):
+        return all(key in value and _holds_all(value[key], stated[key]) for key in stated)
+    return bool(value == stated)
 
 
 def trial_name(variant: str, axes: Mapping[str, Any], seed: int, several_seeds: bool) -> str:

@@ -3,9 +3,12 @@
 It is imported where the command runs, sent to the workers, and counts for the code version.
 """
 
-import importlib
+import ast
+import importlib.util
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +17,10 @@ from orchestrator.source import Problem, Source, StudyError
 from orchestrator.validation import check_arguments
 from pipelines.experiment import Experiment
 from pipelines.network import NetworkConfig, NetworkError, network_class
+
+_PROJECT = ("models", "orchestrator", "pipelines")
+# Folders that packages are installed into.
+_INSTALLED = {"site-packages", "dist-packages"}
 
 
 def import_modules(names: Sequence[str], source: Source) -> None:
@@ -47,11 +54,55 @@ def check_network_config(config: NetworkConfig, source: Source) -> None:
 
 
 def modules_of(experiment: Experiment, imports: Sequence[str]) -> list[ModuleType]:
-    """The top-level packages or modules of the user's own code that an experiment needs."""
+    """The top-level packages or modules of the user's own code that an experiment needs: those that
+    it names, and those of the user's own that these import."""
     names = [*imports]
     if isinstance(experiment.model, NetworkConfig):
         names.append(experiment.model.network.partition(":")[0])
-    return [importlib.import_module(name) for name in dict.fromkeys(n.split(".")[0] for n in names)]
+    return list(_with_imported(tuple(dict.fromkeys(name.split(".")[0] for name in names))))
+
+
+@cache  # the trials of a study need the same
+def _with_imported(names: tuple[str, ...]) -> tuple[ModuleType, ...]:
+    found: dict[str, ModuleType] = {}
+    queue = list(names)
+    while queue:
+        name = queue.pop(0)
+        if name in found:
+            continue
+        found[name] = importlib.import_module(name)
+        if not is_installed(found[name]):
+            queue += sorted(filter(_is_own, _imported_by(found[name])))
+    return tuple(found.values())
+
+
+def is_installed(module: ModuleType) -> bool:
+    """Whether a module is one of the installed packages, and not the user's own."""
+    return not _INSTALLED.isdisjoint(source_files(module)[0].parts)
+
+
+def _imported_by(module: ModuleType) -> set[str]:
+    """The top-level names of what the sources of a package or module import."""
+    names: set[str] = set()
+    for file in source_files(module):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                names.add(node.module.partition(".")[0])
+    return names
+
+
+def _is_own(name: str) -> bool:
+    """Whether a top-level name is of the user's own code; neither Python's nor this project's nor a
+    library's, which is not imported to find out."""
+    if name in _PROJECT or name in sys.stdlib_module_names:
+        return False
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return False
+    places = [spec.origin] if spec.origin else [*(spec.submodule_search_locations or ())]
+    return bool(places) and _INSTALLED.isdisjoint(Path(places[0]).parts)
 
 
 def source_files(module: ModuleType) -> list[Path]:

@@ -20,7 +20,7 @@ from orchestrator.source import StudyError
 from orchestrator.trained_model import ModelError, TrainedModel
 from pipelines.checkpoint import CheckpointError
 from pipelines.dataset import DatasetError
-from pipelines.inference import InferenceConfig
+from pipelines.inference import InferenceConfig, NonFiniteLogitsError
 from pipelines.network import NetworkError
 from pipelines.precision import Numerics
 from pipelines.submission import SubmissionError
@@ -39,6 +39,7 @@ BAD_INPUT = (
     LedgerError,
     ModelError,
     NetworkError,
+    NonFiniteLogitsError,
     PretrainedError,
     StudyError,
     UnreachableError,

@@ -8,7 +8,6 @@ import ast
 import io
 import json
 import sys
-import sysconfig
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from types import ModuleType
 
 import models
 import pipelines
-from orchestrator.extensions import modules_of, source_files
+from orchestrator.extensions import is_installed, modules_of, source_files
 from orchestrator.segmentation_model import IMPORTS
 from pipelines.experiment import Experiment
 
@@ -46,7 +45,7 @@ def _package(own: tuple[ModuleType, ...], imports: tuple[str, ...]) -> Package:
     files = _modules(models) | _modules(pipelines)
     wanted, libraries = [_ENTRY], set()
     for module in own:
-        if _is_installed(module):
+        if is_installed(module):
             libraries.add(module.__name__)
         else:
             # All of it: it may well import parts of itself by name.
@@ -126,8 +125,3 @@ def _requirements(names: Iterable[str]) -> tuple[str, ...]:
     }
     # Builds of one release for other devices (2.13.0+cpu) are asked for as that release.
     return tuple(sorted(f"{name}=={version(name).split('+')[0]}" for name in found))
-
-
-def _is_installed(module: ModuleType) -> bool:
-    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    return any(source_files(module)[0].is_relative_to(folder) for folder in folders)

@@ -76,6 +76,7 @@ def pack_missing(
                 files = predict_files(
                     model,
                     entry.cell.location,
+                    entry.cell.dataset.manifest.fingerprint,
                     wanted.split,
                     _config(plan),
                     wanted.benchmark,

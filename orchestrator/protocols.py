@@ -81,7 +81,16 @@ def score(
                 continue
             try:
                 model = load_model(f"runs:/{entry.run_id}/last", ledger, imports)
-                state = count(model, entry.cell.location, entry.split, entry.config, imports, bar)
+                dataset = entry.cell.dataset
+                state = count(
+                    model,
+                    entry.cell.location,
+                    dataset.manifest.fingerprint,
+                    entry.split,
+                    entry.config,
+                    imports,
+                    bar,
+                )
                 scores = state.scores()
                 log_scores(
                     ledger,
@@ -89,7 +98,7 @@ def score(
                     entry.protocol,
                     scores,
                     model,
-                    entry.cell.dataset,
+                    dataset,
                     entry.split,
                     entry.config,
                     imports,

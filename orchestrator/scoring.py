@@ -30,6 +30,7 @@ def count_on_cluster(
     address: str,
     model: TrainedModel,
     location: str,
+    fingerprint: str,
     split: str,
     config: EvaluationConfig,
     imports: Sequence[str],
@@ -40,7 +41,7 @@ def count_on_cluster(
     modules = {module.__name__: module for module in modules_of(model.experiment, imports)}
     fleet.connect(address, runtime_environment(modules))
     try:
-        return count(model, location, split, config, imports, bar)
+        return count(model, location, fingerprint, split, config, imports, bar)
     finally:
         fleet.disconnect()
 
@@ -48,16 +49,18 @@ def count_on_cluster(
 def count(
     model: TrainedModel,
     location: str,
+    fingerprint: str,
     split: str,
     config: EvaluationConfig,
     imports: Sequence[str],
     bar: Progress,
 ) -> ScoreState:
     """What one process would count, on the connected cluster. location: of the data set, as the
-    cluster's nodes reach it. Raises what the tasks raise, such as DatasetError."""
-    batches = len(EvaluationBatches(open_dataset(location).split(split), config.batch))
+    cluster's nodes reach it; fingerprint: of the one that must be there. Raises what the tasks
+    raise, such as DatasetError."""
+    batches = len(EvaluationBatches(open_dataset(location, fingerprint).split(split), config.batch))
     total: ScoreState | None = None
-    work = (location, split, config, tuple(imports))
+    work = (location, fingerprint, split, config, tuple(imports))
     for counted in _in_shares(_count, model, work, batches, bar, "scored"):
         if total is None:
             total = counted
@@ -70,6 +73,7 @@ def count(
 def predict_files(
     model: TrainedModel,
     location: str,
+    fingerprint: str,
     split: str,
     config: InferenceConfig,
     benchmark: str,
@@ -78,8 +82,8 @@ def predict_files(
 ) -> dict[str, bytes]:
     """PNGs in a benchmark's form of all images of a split, by identifier, on the connected
     cluster."""
-    images = len(open_dataset(location).split(split))
-    work = (location, split, config, benchmark, tuple(imports))
+    images = len(open_dataset(location, fingerprint).split(split))
+    work = (location, fingerprint, split, config, benchmark, tuple(imports))
     files: dict[str, bytes] = {}
     for part in _in_shares(_predict, model, work, images, bar, "predicted"):
         files |= part
@@ -124,6 +128,7 @@ def _machines() -> list[Node]:
 def _count(
     model: TrainedModel,
     location: str,
+    fingerprint: str,
     split: str,
     config: EvaluationConfig,
     imports: tuple[str, ...],
@@ -132,7 +137,7 @@ def _count(
 ) -> ScoreState:
     _prepare(imports)
     batches = EvaluationBatches(
-        open_dataset(location).split(split), config.batch, rank=share, world=shares
+        open_dataset(location, fingerprint).split(split), config.batch, rank=share, world=shares
     )
     state = count_pixels(model.network, batches, len(model.class_names), place(model), config)
     return state.cpu()
@@ -142,6 +147,7 @@ def _count(
 def _predict(
     model: TrainedModel,
     location: str,
+    fingerprint: str,
     split: str,
     config: InferenceConfig,
     benchmark: str,
@@ -150,7 +156,7 @@ def _predict(
     shares: int,
 ) -> dict[str, bytes]:
     _prepare(imports)
-    samples, numerics = open_dataset(location).split(split), place(model)
+    samples, numerics = open_dataset(location, fingerprint).split(split), place(model)
     files = {}
     for index in range(share, len(samples), shares):
         image = torch.tensor(samples.read(index)[0])

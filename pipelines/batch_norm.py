@@ -10,20 +10,46 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from pipelines.network import NetworkError
 
 
 def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every `BatchNorm2d` in `model` by one that normalises over all workers.
+    """Replace every batch norm in `model` by one that normalises over all workers; on CPU those of
+    `BatchNorm2d` that keep running statistics.
 
     Names, parameters and buffers stay as they are, so a checkpoint fits before and after.
+
+    Raises NetworkError where a layer's statistics would remain those of each worker's own images:
+    the workers' networks would drift apart, and none of them would be the one that is scored.
     """
     if device.type != "cpu":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(parent, name, CpuSyncBatchNorm.like(child))
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    else:
+        for parent in list(model.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, nn.BatchNorm2d) and child.track_running_stats:
+                    setattr(parent, name, CpuSyncBatchNorm.like(child))
+    for name, module in model.named_modules():
+        if _is_local(module):
+            raise NetworkError(
+                f"{name} ({type(module).__name__}) has statistics of each worker's own images, "
+                "which would differ from worker to worker; use BatchNorm2d there, a layer without "
+                "running statistics, or one worker"
+            )
     return model
+
+
+def _is_local(module: nn.Module) -> bool:
+    """Whether a layer's statistics are those of the images of one worker."""
+    if isinstance(module, CpuSyncBatchNorm | nn.SyncBatchNorm):
+        return False
+    # Without running statistics, instance norm looks at each image by itself.
+    return isinstance(module, _BatchNorm) or (
+        isinstance(module, _InstanceNorm) and module.track_running_stats
+    )
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):
@@ -55,7 +81,10 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
             assert self.running_var is not None
             assert self.num_batches_tracked is not None
             self.num_batches_tracked += 1
-            momentum = self.momentum if self.momentum is not None else 0.1
+            # Without one, the running statistics are the means of all batches so far.
+            momentum = self.momentum
+            if momentum is None:
+                momentum = 1 / float(self.num_batches_tracked)
             unbiased = variance * (count / (count - 1).clamp(min=1))
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(unbiased, momentum)

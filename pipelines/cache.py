@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import threading
@@ -25,7 +26,9 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from PIL import Image
 
+from pipelines import imaging
 from pipelines.ahead import prepare_ahead
 from pipelines.dataset import PreparedDataset, Samples, Split, split_parts
 
@@ -63,7 +66,8 @@ class NodeCache:
         if len(parts) > 1:  # each part's copy serves those who use it alone
             return JoinedSplit(split, [self.decoded(dataset, part, threads) for part in parts])
         size = int((split.heights * split.widths).sum()) * 4
-        path = self.directory / f"{dataset.manifest.fingerprint[:32]}-{name}.{VERSION}.arrow"
+        content = f"{dataset.manifest.fingerprint[:32]}-{name}"
+        path = self.directory / f"{content}.{VERSION}.{_decoder()}.arrow"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             while True:
@@ -223,6 +227,12 @@ class JoinedSplit:
         """Image uint8 (height, width, 3) and label uint8 (height, width) of a sample."""
         part = bisect_right(self._starts, index) - 1
         return self._parts[part].read(index - self._starts[part])
+
+
+def _decoder() -> str:
+    """What decodes the pictures: a copy that other code or another library made is another one."""
+    source = Path(imaging.__file__).read_bytes()
+    return hashlib.sha256(source + Image.__version__.encode()).hexdigest()[:8]
 
 
 def _amount(size: int) -> str:

@@ -186,13 +186,15 @@ def split_parts(name: str) -> tuple[str, ...]:
     return tuple(name.split("+"))
 
 
-def open_dataset(uri: str | Path) -> PreparedDataset:
+def open_dataset(uri: str | Path, fingerprint: str | None = None) -> PreparedDataset:
     """Open the data set that `pipelines.prepare` wrote to a directory or URI.
 
     Reads the manifest and compares the shards' sizes with it; pictures are read on demand.
+    fingerprint: of the data set that was found there before.
 
     Raises:
-        DatasetError: nothing there, no data set there, one that is half-written or damaged.
+        DatasetError: nothing there, no data set there, one that is half-written or damaged, or
+            another one than before.
     """
     location = locate(uri)
     try:
@@ -203,6 +205,11 @@ def open_dataset(uri: str | Path) -> PreparedDataset:
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{location.uri}: cannot be read ({error})") from error
     manifest = Manifest.from_json(text, location.file(MANIFEST_NAME))
+    if fingerprint not in (None, manifest.fingerprint):
+        raise DatasetError(
+            f"{location.uri}: holds another data set by now (fingerprint "
+            f"{manifest.fingerprint[:12]}, {fingerprint[:12]} before); run the command again"
+        )
     if INDEX_NAME not in sizes:
         raise DatasetError(f"{location.file(INDEX_NAME)}: missing; prepare the data set again")
     for shard in manifest.shards:

@@ -40,3 +40,10 @@ class WorkerGroup:
             tensor = tensor.float().cuda()
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return float(tensor)
+
+    def gather(self, text: str) -> list[str]:
+        """The `text` of every worker, by rank."""
+        texts = [text] * self.size
+        if self.size > 1:
+            dist.all_gather_object(texts, text)
+        return texts

@@ -51,14 +51,17 @@ class Experiment:
 def differences(recorded: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
     """`KEY: VALUE there, VALUE here` for every setting that is not what was recorded.
 
-    Both as JSON has them. What was not recorded does not count: an older version did not know it.
-    Nor does what is `WITHOUT_EFFECT`.
+    Both as JSON has them. What was not recorded is taken for the default, which is what an older
+    version did that did not know it. What is `WITHOUT_EFFECT` does not count.
     """
     there, here = dict(_settings(recorded)), dict(_settings(own))
+    defaults = dict(_settings(Experiment().as_json()))
+    there = {key: defaults[key] for key in here if key in defaults} | there
     return [
-        f"{key}: {value} there, {here.get(key, 'no such setting')} here"
-        for key, value in there.items()
-        if key not in WITHOUT_EFFECT and (key not in here or here[key] != value)
+        f"{key}: {there.get(key, 'nothing')} there, {here.get(key, 'nothing')} here"
+        for key in dict.fromkeys((*there, *here))
+        if key not in WITHOUT_EFFECT
+        and not (key in there and key in here and there[key] == here[key])
     ]
 
 

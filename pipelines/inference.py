@@ -20,6 +20,10 @@ from pipelines.precision import Numerics
 _ROWS = 64
 
 
+class NonFiniteLogitsError(RuntimeError):
+    """A network returned NaN, of which there is no largest: it has diverged."""
+
+
 @dataclass(frozen=True)
 class InferenceConfig:
     """Single scale, whole picture and no flip, unless said otherwise.
@@ -102,6 +106,8 @@ def predict(
     The largest things held are what the network returns in one pass, and over several passes the
     sum of the probabilities, float32 `(batch, classes, height, width)`; what lies between them is
     made a strip of rows at a time.
+
+    Raises NonFiniteLogitsError where the network returns NaN.
     """
     config = config or InferenceConfig()
     prediction = torch.empty((len(images), *size), dtype=torch.int64, device=images.device)
@@ -169,8 +175,16 @@ def _logits(
         images = images.flip(-1)
     images = _resize(images, scaled_size((images.shape[-2], images.shape[-1]), scale))
     if config.window is None or config.step is None:
-        return split_output(model(images))[0].float()
-    return _window_logits(model, images, config.window, config.step)
+        logits = split_output(model(images))[0].float()
+    else:
+        logits = _window_logits(model, images, config.window, config.step)
+    # NaN would be taken for the first class, and the picture be scored.
+    if bool(logits.isnan().any()):
+        raise NonFiniteLogitsError(
+            "the network predicts NaN: its training has diverged; a lower learning rate, warm-up "
+            "or gradient_clip may help"
+        )
+    return logits
 
 
 def _strips(

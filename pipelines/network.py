@@ -20,6 +20,10 @@ class NetworkError(ValueError):
 class NetworkConfig:
     """A network of the user's own.
 
+    What it draws from torch's generator while it trains follows from the seed, the step and the
+    worker, so that a resumed training draws as an undisturbed one; unlike FENet's dropout, not from
+    the samples, so that another number of workers draws otherwise.
+
     network: `package.module:Class` of an `nn.Module` that maps images `(N, 3, H, W)` to logits
         `(N, classes, h, w)`, or to `(logits, auxiliary logits)` while it trains.
     arguments: of its constructor, besides `classes`, which it is always given.

@@ -15,7 +15,7 @@ def resolve_precision(precision: Precision, device_type: str) -> Literal["bf16",
     """What `auto` means on a device: bf16 where its convolutions are computed in it natively.
 
     On CPU that is where oneDNN has AVX512-BF16 or AMX; on CUDA, Ampere and later. For a GPU that is
-    not in this process, `auto` is bf16, and the worker checks when it starts.
+    not in this process, `auto` is bf16.
     """
     if precision != "auto":
         return precision

@@ -154,16 +154,20 @@ class ScoreState(Metric):
     def scores(self) -> Scores:
         """The figures over all workers, on the CPU; every worker must ask for them.
 
-        Raises RuntimeError where an image was counted twice.
+        Raises RuntimeError where an image was not counted, or more than once.
         """
         states = {
             # torchmetrics hands out a tensor of one value without its dimensions.
             name: tensor.cpu().reshape(self._defaults[name].shape)
             for name, tensor in self.compute().items()
         }
-        if bool((states["seen"] > 1).any()):
-            raise RuntimeError("an image was counted twice; the workers' batches must not overlap")
-        positions = states["seen"].nonzero().flatten()
+        if bool((states["seen"] != 1).any()):
+            raise RuntimeError(
+                f"{int((states['seen'] == 0).sum())} images were not counted, and "
+                f"{int((states['seen'] > 1).sum())} more than once; the workers' batches must be "
+                "parts of the whole split"
+            )
+        positions = torch.arange(len(states["seen"]))
         boundary = None
         if self.boundary:
             boundary = states["boundary_f"].sum(dim=0) / states["boundary_present"].sum(dim=0)

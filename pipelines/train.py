@@ -18,6 +18,7 @@ import torch.distributed as dist
 import yaml
 
 from models import PretrainedError
+from pipelines.agreement import DisagreementError
 from pipelines.background import BackgroundWriter
 from pipelines.cache import NodeCache
 from pipelines.checkpoint import CheckpointError, write_text
@@ -26,6 +27,7 @@ from pipelines.configuration import ConfigurationError
 from pipelines.core_yaml import CoreLoader
 from pipelines.dataset import DatasetError, open_dataset
 from pipelines.experiment import Experiment, differences, read_experiment
+from pipelines.inference import NonFiniteLogitsError
 from pipelines.model_directory import describing_files
 from pipelines.network import NetworkError
 from pipelines.results import write_results
@@ -39,6 +41,8 @@ BAD_INPUT = (
     WeightsError,
     PretrainedError,
     CheckpointError,
+    DisagreementError,
+    NonFiniteLogitsError,
     NonFiniteLossError,
 )
 

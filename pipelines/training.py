@@ -13,33 +13,31 @@ from dataclasses import asdict, dataclass, field
 from inspect import signature
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import PretrainedReport, SegmentationLoss, set_sample_keys
+from pipelines.agreement import check_agreement
 from pipelines.augmentation import Augmentation
 from pipelines.backbone_weights import load_backbone_weights
 from pipelines.batch_norm import synchronise_batch_norm
 from pipelines.cache import NodeCache
-from pipelines.checkpoint import (
-    CheckpointError,
-    Snapshot,
-    restore_checkpoint,
-    take_snapshot,
-)
+from pipelines.checkpoint import Snapshot, restore_checkpoint, take_snapshot
 from pipelines.dataset import PreparedDataset, Samples
 from pipelines.device import TrainingBatch, augment_ahead
 from pipelines.distributed import WorkerGroup
 from pipelines.evaluation import Scores, evaluate
-from pipelines.experiment import Experiment, differences
+from pipelines.experiment import Experiment
 from pipelines.initial_weights import InitialReport, load_initial_weights
 from pipelines.loading import EvaluationBatches, TrainingBatches
 from pipelines.network import build_network
 from pipelines.optimization import build_optimizer, learning_rate
+from pipelines.origin import check_origin, origin_here
 from pipelines.precision import Numerics
+from pipelines.randomness import combine
 
 # What turns off the exchange of buffers before each step; renamed in torch 2.13.
 _BUFFERS = (
@@ -99,7 +97,8 @@ class Training:
 
         Raises DatasetError where a split is missing, NetworkError, WeightsError or PretrainedError
         where the network or its weights cannot be had, ValueError where the group has more workers
-        than a batch has images.
+        than a batch has images, DisagreementError where another worker has another experiment,
+        other data or other weights.
         """
         self.experiment = experiment
         self.dataset = dataset
@@ -116,6 +115,9 @@ class Training:
         self.initial: InitialReport | None = None
         if config.init is not None:
             self.initial = load_initial_weights(model, config.init, config.init_skip)
+        fingerprint = dataset.manifest.fingerprint
+        self.origin = origin_here(experiment, fingerprint, self.numerics.precision)
+        check_agreement(self.group, self.origin)
         self.model = self.numerics.place(model)
         if self.group.size > 1:
             self.model = synchronise_batch_norm(self.model, device)
@@ -163,9 +165,7 @@ class Training:
         """Go on from a checkpoint. Raises CheckpointError with the differences where it belongs to
         another network, other data or another experiment."""
         state = restore_checkpoint(directory, self.model, self.optimizer)
-        found = differences(state.get("experiment", {}), self._described())
-        if found:
-            raise CheckpointError(f"{directory}: belongs to another experiment: {'; '.join(found)}")
+        check_origin(directory, self.origin)
         self.position = Position(**state["position"])
         self.history = list(state["history"])
 
@@ -179,8 +179,11 @@ class Training:
         within one. stop: asked on every worker in every step; once one of them says yes, the step
         is reported, and the training ends there on all of them.
 
-        Raises NonFiniteLossError, and DatasetError where a sample cannot be read.
+        Raises NonFiniteLossError, DatasetError where a sample cannot be read, and
+        DisagreementError where the workers are not at the same place.
         """
+        here = {"position": asdict(self.position), "history": self.history}
+        check_agreement(self.group, here)
         epochs = self.experiment.training.epochs
         every = self.experiment.evaluation.every
         while self.position.epoch < epochs:
@@ -214,17 +217,9 @@ class Training:
             self.history.append(metrics)
             report(Report(epoch, metrics, scores, self._snapshot))
 
-    def _described(self) -> dict[str, Any]:
-        """The experiment, with what its data are in place of where data and weights lie."""
-        described = self.experiment.as_json()
-        described["data"] |= {"dataset": self.dataset.manifest.fingerprint}
-        for location in ("init", "backbone_weights"):
-            del described["training"][location]
-        return described
-
     def _snapshot(self) -> Snapshot:
         state = {
-            "experiment": self._described(),
+            "experiment": self.origin,
             "position": asdict(self.position),
             "history": self.history,
         }
@@ -287,6 +282,9 @@ class Training:
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
             set_sample_keys(self.model, part.sample_keys)
+            # What a network of the user's own draws, as dropout does, follows from this alone.
+            place = (self.position.epoch, self.position.step, index, self.group.rank)
+            torch.manual_seed(int(combine(self.experiment.seed, *place)))
             with nullcontext() if last else self._without_exchange():
                 with self.numerics.autocast():
                     output = self.replica(self.numerics.arrange(part.images))

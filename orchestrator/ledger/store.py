@@ -202,9 +202,16 @@ class Ledger:
         # Tags say whose figures and files these are: void while they are written, true after.
         self.set_tags(run_id, dict.fromkeys(vouching, ""))
         named = {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
-        self.log_metrics(run_id, named, step=0)
+        self.log_metrics(run_id, named, self._scorings(run_id, named))
         self.client.log_artifacts(run_id, str(files), f"eval/{name}")
         self.set_tags(run_id, vouching)
+
+    def _scorings(self, run_id: str, named: Iterable[str]) -> int:
+        """How often figures of these names were recorded. Of those at one step, MLflow shows the
+        one with the latest time, and the clocks of two machines differ."""
+        names = [_metric_name(name) for name in named][:1]
+        known = [m.step for name in names for m in self.client.get_metric_history(run_id, name)]
+        return max(known, default=-1) + 1
 
     def evaluations(self, run_id: str) -> dict[str, dict[str, str]]:
         """The tags of each later evaluation of a run, by its name."""

@@ -8,6 +8,7 @@ that was scored on the same images meets the same draws, which makes all compari
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ def resampled_miou(
         return []
     if not all(entry.same_images(counts[0]) for entry in counts):
         raise ValueError("only what was scored on the same images is resampled together")
+    counts = [_labelled(entry) for entry in counts]
     images, classes, _ = counts[0].values.shape
     pixels = [_true_and_union(entry) for entry in counts]
     scores: list[list[NDArray[np.float64]]] = [[] for _ in counts]
@@ -42,6 +44,18 @@ def resampled_miou(
             iou = np.divide(true, union, out=np.zeros_like(union), where=present)
             gathered.append(iou.sum(axis=1) / present.sum(axis=1))
     return [np.concatenate(blocks) for blocks in scores]
+
+
+def _labelled(counts: Counts) -> Counts:
+    """Without the images that have no labelled pixel: they add nothing to any sum, and a replicate
+    of them alone would have no mIoU."""
+    there = np.flatnonzero(counts.values.sum(axis=(1, 2))).tolist()
+    return replace(
+        counts,
+        identifiers=tuple(counts.identifiers[index] for index in there),
+        groups=tuple(counts.groups[index] for index in there),
+        values=counts.values[there],
+    )
 
 
 def _true_and_union(counts: Counts) -> NDArray[np.float64]:

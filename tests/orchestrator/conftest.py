@@ -1,5 +1,6 @@
 """A finished run in a ledger, as a study leaves it, without the training; and an empty ledger."""
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ from orchestrator.cells import resolve_cells
 from orchestrator.ledger import Ledger, StudyRun
 from orchestrator.study_file import load_study
 from orchestrator.trained_outcome import keep_models
+from pipelines.checkpoint import STATE_FILE, WEIGHTS_FILE
 from pipelines.model_directory import write_model_directory
 from pipelines.network import build_network
+from pipelines.origin import origin
 
 STUDY = """\
 study: scored
@@ -55,7 +58,9 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) 
         checkpoints[name] = storage / "checkpoints" / name
         checkpoints[name].mkdir(parents=True)
         network = build_network(cell.trial.experiment.model, 10, seed=seed)
-        save_file(dict(network.state_dict()), checkpoints[name] / "model.safetensors")
+        save_file(dict(network.state_dict()), checkpoints[name] / WEIGHTS_FILE)
+        described = origin(cell.experiment, cell.dataset.manifest.fingerprint, {})
+        (checkpoints[name] / STATE_FILE).write_text(json.dumps({"experiment": described}))
         write_model_directory(
             storage / "models" / name,
             checkpoints[name],

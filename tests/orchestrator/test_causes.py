@@ -19,7 +19,9 @@ from ray.train.v2.api.preemption import PreemptionInfo
 
 from orchestrator.causes import classify, diagnose
 from orchestrator.failures import Attempts, Cause, Failure
+from pipelines.agreement import DisagreementError
 from pipelines.dataset import DatasetError
+from pipelines.inference import NonFiniteLogitsError
 from pipelines.network import NetworkError
 from pipelines.training import NonFiniteLossError
 
@@ -47,6 +49,7 @@ RayActorError.__init__(
         (MemoryError(), "out of memory"),
         (OutOfMemoryError("killed due to the node running low on memory."), "out of memory"),
         (NonFiniteLossError("loss nan in epoch 1"), "non-finite loss"),
+        (NonFiniteLogitsError("the network predicts NaN"), "non-finite loss"),
         (DatasetError("shard.parquet: damaged"), "data"),
         (NetworkError("network a:B: failed"), "network"),
         (ValueError("a bug"), "error"),
@@ -56,6 +59,7 @@ RayActorError.__init__(
         (RayActorError("1", "gone", preempted=True), "preemption"),
         (PreemptionError(PreemptionInfo(None, {"node": [0]})), "preemption"),
         (WorkerCrashedError(), "lost worker"),
+        (DisagreementError("worker 1 is about to train something else"), "lost worker"),
         (WorkerHealthCheckTimeoutError("silent"), "lost worker"),
         (RuntimeError("[../gloo/transport/tcp/pair.cc] Connection closed by peer"), "lost worker"),
         (RuntimeError("NCCL error: remote process exited"), "lost worker"),

@@ -94,6 +94,17 @@ def test_replicates_are_those_of_a_brute_force_bootstrap(groups: tuple[str | Non
     assert stats.ks_2samp(ours, brute).statistic < 0.05
 
 
+def test_images_without_labels_say_nothing() -> None:
+    """A replicate of such images alone has no mIoU; the others must not suffer from it."""
+    groups = ("a", "a", "b", None, "c")
+    labelled = random_counts(0, groups)
+    values = labelled.values.copy()
+    values[[1, 2, 4]] = 0
+    (drawn,) = resampled_miou([counts_of(values, groups)], 1000)
+    assert np.isfinite(drawn).all()
+    assert drawn.min() == pytest.approx(min(naive_miou(values, [i]) for i in (0, 3)))
+
+
 def test_one_seed_is_the_paired_bootstrap_of_scipy() -> None:
     ours, base = (random_counts(seed, ("one",) * 30) for seed in (1, 2))
 

@@ -1,14 +1,17 @@
 """What does and what does not make two trials the same."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from models import FENetConfig
+from orchestrator.extensions import modules_of
 from orchestrator.identity import code_version, trial_identity
 from pipelines.data import DataConfig
 from pipelines.evaluation_config import EvaluationConfig
 from pipelines.experiment import Experiment, differences
+from pipelines.network import NetworkConfig
 from pipelines.optimization import TrainingConfig
 
 BASE = Experiment(training=TrainingConfig(precision="fp32"))
@@ -29,6 +32,19 @@ def test_what_changes_no_score_does_not_count() -> None:
     smaller = replace(BASE, evaluation=EvaluationConfig(batch=1))
     assert trial_identity(smaller, FINGERPRINT) == trial_identity(BASE, FINGERPRINT)
     assert differences(smaller.as_json(), BASE.as_json()) == []
+
+
+def test_a_setting_that_was_not_recorded_was_at_its_default() -> None:
+    recorded, own = BASE.as_json(), BASE.as_json()
+    del recorded["training"]["momentum"]
+    assert differences(recorded, own) == []
+    own["training"]["momentum"] = 0.8
+    assert differences(recorded, own) == ["training.momentum: 0.9 there, 0.8 here"]
+    networks = [
+        replace(BASE, model=NetworkConfig("a:B", arguments)).as_json()
+        for arguments in ({"width": 8}, {"width": 8, "rate": 0.5})
+    ]
+    assert differences(*networks) == ["model.arguments.rate: nothing there, 0.5 here"]
 
 
 def test_data_counts_by_content_not_by_place() -> None:
@@ -63,3 +79,21 @@ def test_an_unresolved_precision_has_no_identity() -> None:
 def test_the_code_version_is_stable_within_a_process() -> None:
     assert code_version() == code_version()
     assert len(code_version()) == 16
+
+
+def test_the_users_own_code_counts_with_all_that_it_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_network.py").write_text("import torch\nfrom own_layers.blocks import WIDTH\n")
+    package = tmp_path / "own_layers"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "blocks.py").write_text("from own_constants import WIDTH\n")
+    (tmp_path / "own_constants.py").write_text("WIDTH = 1\n")
+    experiment = replace(BASE, model=NetworkConfig("own_network:Network"))
+    own = modules_of(experiment, ())
+    assert [module.__name__ for module in own] == ["own_network", "own_layers", "own_constants"]
+    before = code_version(own)
+    (tmp_path / "own_constants.py").write_text("WIDTH = 2\n")
+    assert code_version(modules_of(experiment, ())) != before

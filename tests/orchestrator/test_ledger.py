@@ -310,6 +310,20 @@ def test_an_evaluation_that_was_cut_short_is_not_done(
     assert ledger.record(run_id).metrics["eval/flip/miou"] == 0.5
 
 
+def test_an_evaluation_that_is_done_again_counts_whatever_the_clock_says(
+    study_run: StudyRun, cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scored anew, in another way, on a machine whose clock is behind."""
+    run_id, ledger = finish(study_run, cell), study_run.ledger
+    files = tmp_path / "files"
+    files.mkdir()
+    now = time.time()
+    for figure, behind in ((0.5, 0), (0.4, 3600), (0.3, 7200)):
+        monkeypatch.setattr(time, "time", lambda behind=behind: now - behind)
+        ledger.log_evaluation(run_id, "flip", {"miou": figure}, {"protocol": "a"}, files)
+        assert ledger.record(run_id).metrics["eval/flip/miou"] == figure
+
+
 ELSEWHERE = Owner("another-host", 12, 34)
 
 

@@ -138,6 +138,28 @@ def test_set_of_an_axis_leaves_one_true_column(tmp_path: Path) -> None:
     assert len(several.trials) == 16
 
 
+@pytest.mark.parametrize("by_command", [False, True])
+def test_a_column_says_what_its_trials_are_trained_with(tmp_path: Path, by_command: bool) -> None:
+    """Also where its axis sets several values at once, and something else one of them."""
+    axis = "grid: {training.loss: [{threshold: 0.5}, {threshold: 0.6}]}"
+    study = STUDY.replace("grid: {data.class_uniform: [0.0, 0.5]}", axis)
+    study = study.replace("data.class_uniform: 0.5", "training.loss.threshold: 0.5")
+    files = {"recipe.yaml": RECIPE, "study.yaml": study}
+    beside = ("training.loss.share", "0.1")
+    losses = [t.experiment.training.loss for t in load(tmp_path, files, overrides=[beside]).trials]
+    assert {(loss.threshold, loss.share) for loss in losses} == {(0.5, 0.1), (0.6, 0.1)}
+    options = {}
+    if by_command:
+        options["overrides"] = [("training.loss.threshold", "0.9")]
+    else:
+        files["study.yaml"] = study.replace("{batch: 2}", "{loss: {threshold: 0.9}}")
+    message = (
+        r'axis `training\.loss`: the column says {"threshold": 0\.5}, but .*{"threshold": 0\.9'
+    )
+    with pytest.raises(StudyError, match=message):
+        load(tmp_path, files, **options)
+
+
 def test_validation_on_what_is_trained_on_is_told(tmp_path: Path) -> None:
     text = SAME + "  two: {set: {data: {train_split: train+val}}}\n"
     (warning,) = load(tmp_path, {"study.yaml": text.replace("{one: {}}", "\n  one: {}")}).warnings

@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from pipelines.batch_norm import CpuSyncBatchNorm, synchronise_batch_norm
+from pipelines.network import NetworkError
 
 CHANNELS = 5
 
@@ -90,6 +91,19 @@ def test_workers_normalise_over_the_global_batch(
         close(part["variance"], norm.running_var, scale=10)
 
 
+def test_without_a_momentum_the_statistics_are_means_of_all_batches(tmp_path: Path) -> None:
+    theirs = nn.BatchNorm2d(CHANNELS, momentum=None)
+    ours = CpuSyncBatchNorm.like(nn.BatchNorm2d(CHANNELS, momentum=None))
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/one", rank=0, world_size=1)
+    try:
+        for batch in images(torch.float32).split(3):
+            torch.testing.assert_close(ours(batch), theirs(batch))
+    finally:
+        dist.destroy_process_group()
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+
+
 def test_conversion_keeps_names_values_and_mode() -> None:
     model = nn.Sequential(nn.Conv2d(3, CHANNELS, 1), layer()).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -108,3 +122,27 @@ def test_evaluation_uses_the_running_statistics() -> None:
     converted = CpuSyncBatchNorm.like(norm.eval())
     batch = images(torch.float32)
     assert torch.equal(converted(batch), norm(batch))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm1d(CHANNELS),
+        nn.BatchNorm3d(CHANNELS),
+        nn.BatchNorm2d(CHANNELS, track_running_stats=False),
+        nn.InstanceNorm2d(CHANNELS, track_running_stats=True),
+    ],
+    ids=lambda norm: type(norm).__name__,
+)
+def test_statistics_that_each_worker_would_have_for_itself_are_refused(
+    norm: nn.Module, device: str
+) -> None:
+    plain = nn.Sequential(nn.InstanceNorm2d(CHANNELS), nn.GroupNorm(1, CHANNELS))
+    model = nn.Sequential(nn.BatchNorm2d(CHANNELS), plain, norm)
+    if device == "cuda" and not isinstance(norm, nn.InstanceNorm2d):
+        assert isinstance(synchronise_batch_norm(model, torch.device(device))[2], nn.SyncBatchNorm)
+        return
+    message = rf"^2 \({type(norm).__name__}\) has statistics of each worker's own images"
+    with pytest.raises(NetworkError, match=message):
+        synchronise_batch_norm(model, torch.device(device))

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
+from PIL import Image
 
-from pipelines import cache
+from pipelines import cache, imaging
 from pipelines.cache import DecodedSplit, NodeCache
 from pipelines.dataset import DatasetError, PreparedDataset, Split, open_dataset
 from pipelines.prepare import prepare_streets
@@ -39,6 +40,23 @@ def test_the_copy_holds_the_same_samples(streets: PreparedDataset, tmp_path: Pat
     again = NodeCache(tmp_path).decoded(streets, "train")
     assert isinstance(again, DecodedSplit)
     assert len(arrow_files(tmp_path)) == 1
+
+
+def test_what_another_decoder_made_is_not_used(
+    streets: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version of the code must not train on what an earlier one decoded, and cached."""
+    copies = NodeCache(tmp_path / "cache")
+    copies.decoded(streets, "val")
+    changed = tmp_path / "imaging.py"
+    changed.write_text(Path(imaging.__file__).read_text() + "# changed\n")
+    for module, name, value in (
+        (imaging, "__file__", str(changed)),
+        (Image, "__version__", "99.0"),
+    ):
+        monkeypatch.setattr(module, name, value)
+        copies.decoded(streets, "val")
+    assert len(arrow_files(tmp_path / "cache")) == 3
 
 
 def test_joined_splits_share_the_copies_of_their_parts(

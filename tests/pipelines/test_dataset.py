@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pipelines.dataset import DatasetError, PreparedDataset, open_dataset
 from pipelines.imaging import decode_indices, decode_rgb, encode_png
 from pipelines.manifest import MANIFEST_NAME, Manifest
+from pipelines.prepare import prepare_streets
 from pipelines.streets import CLASSES, render_street
 
 
@@ -166,6 +167,15 @@ def test_a_damaged_index_is_found(copy: Path) -> None:
     index.write_bytes(data)
     with pytest.raises(DatasetError, match=r"index\.parquet: damaged"):
         open_dataset(copy).split("val")
+
+
+def test_another_data_set_in_the_place_of_one_is_told(copy: Path, tmp_path: Path) -> None:
+    """Its pictures have the same names, and a result would stand under the wrong fingerprint."""
+    fingerprint = open_dataset(copy).manifest.fingerprint
+    assert open_dataset(copy, fingerprint).manifest.fingerprint == fingerprint
+    prepare_streets(tmp_path / "other", train=11, val=3, size=(32, 64), seed=1)
+    with pytest.raises(DatasetError, match=rf"another data set by now .*, {fingerprint[:12]} bef"):
+        open_dataset(tmp_path / "other", fingerprint)
 
 
 def test_a_file_or_an_unknown_scheme_is_no_data_set(tmp_path: Path) -> None:

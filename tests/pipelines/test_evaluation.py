@@ -22,6 +22,7 @@ from pipelines.evaluation import (
 )
 from pipelines.loading import EvaluationBatches
 from pipelines.precision import Numerics
+from pipelines.scores import ScoreState
 
 CPU = Numerics.choose(torch.device("cpu"), "fp32")
 
@@ -85,14 +86,28 @@ def test_confusion_equals_a_naive_loop(batch: int) -> None:
     assert np.array_equal(scores.confusion.numpy(), naive_confusion(split, model, 4))
 
 
+def shared_out(model: nn.Module, split: UnevenImages, world: int) -> ScoreState:
+    """What `world` workers count together."""
+    first, *others = (
+        count_pixels(model, EvaluationBatches(split, 2, rank, world), 4, CPU)
+        for rank in range(world)
+    )
+    for other in others:
+        first.merge_state(other)
+    return first
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_every_image_counts_once(world: int) -> None:
     split, model = UnevenImages(), BrightnessClassifier(4)
-    parts = [
-        evaluate(model, EvaluationBatches(split, 2, rank, world), 4, CPU).confusion
-        for rank in range(world)
-    ]
-    assert np.array_equal(sum(parts).numpy(), naive_confusion(split, model, 4))
+    scores = shared_out(model, split, world).scores()
+    assert np.array_equal(scores.confusion.numpy(), naive_confusion(split, model, 4))
+
+
+def test_an_image_that_nobody_counted_is_no_score() -> None:
+    batches = EvaluationBatches(UnevenImages(), 2, rank=1, world=3)
+    with pytest.raises(RuntimeError, match=r"^5 images were not counted, and 0 more than once"):
+        evaluate(BrightnessClassifier(4), batches, 4, CPU)
 
 
 def test_evaluation_leaves_the_mode_alone(small_streets: Path) -> None:
@@ -144,21 +159,16 @@ def test_impossible_settings_are_refused() -> None:
 def test_scores_keep_the_counts_of_each_image_in_their_place() -> None:
     split, model = UnevenImages(), BrightnessClassifier(4)
     for world in (1, 3):
-        parts = [
-            evaluate(model, EvaluationBatches(split, 2, rank, world), 4, CPU)
-            for rank in range(world)
-        ]
-        found = torch.zeros(len(split), 4, 3, dtype=torch.int64)
-        for part in parts:
-            assert part.images is not None
-            found[part.images.positions] += part.images.counts
+        images = shared_out(model, split, world).scores().images
+        assert images is not None
+        assert images.positions.tolist() == list(range(len(split)))
         for index in range(len(split)):
             alone = UnevenImages()
             alone.samples = [split.samples[index]]
             matrix = naive_confusion(alone, model, 4)
             true = matrix.diagonal()
             expected = np.stack([true, matrix.sum(0) - true, matrix.sum(1) - true], axis=1)
-            assert np.array_equal(found[index].numpy(), expected)
+            assert np.array_equal(images.counts[index].numpy(), expected)
 
 
 def test_the_protocol_and_the_boundary_are_followed() -> None:

@@ -153,7 +153,7 @@ def test_what_cannot_be_counted_is_refused() -> None:
     state = filled(slice(None))
     prediction, label = example()
     state.update(prediction[:1], label[:1], torch.tensor([2]))
-    with pytest.raises(RuntimeError, match="an image was counted twice"):
+    with pytest.raises(RuntimeError, match="0 images were not counted, and 1 more than once"):
         state.scores()
     with pytest.raises(ValueError, match="a label holds class 7, and there are 4 classes"):
         state.update(prediction[:1], torch.full((1, 6, 7), 7), torch.tensor([0]))

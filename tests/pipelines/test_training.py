@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import sys
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,15 +15,19 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from models import FENetConfig, LossConfig
+from pipelines.agreement import DisagreementError
 from pipelines.augmentation import AugmentationConfig
 from pipelines.checkpoint import CheckpointError
 from pipelines.data import DataConfig
 from pipelines.dataset import open_dataset
 from pipelines.evaluation import EvaluationConfig
 from pipelines.experiment import Experiment
+from pipelines.inference import NonFiniteLogitsError
+from pipelines.network import NetworkConfig
 from pipelines.optimization import TrainingConfig
 from pipelines.precision import Numerics
 from pipelines.prepare import prepare_streets
@@ -172,6 +178,34 @@ def test_resuming_is_invisible(
         assert torch.equal(value, resumed[name]), name
 
 
+class Dropping(nn.Module):
+    """Draws from torch's own generator while it trains."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Dropout2d(0.5))
+        self.classifier = nn.Conv2d(16, classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images))
+
+
+def test_resuming_is_invisible_to_a_network_that_draws(
+    small_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType("own_module")
+    module.__dict__["Dropping"] = Dropping
+    monkeypatch.setitem(sys.modules, "own_module", module)
+    experiment = replace(small_experiment(), model=NetworkConfig("own_module:Dropping"))
+    history, weights = run(experiment, small_streets)
+    run(experiment, small_streets, save_at=tmp_path / "checkpoint", report_steps=2)
+    torch.manual_seed(1)  # as another process finds its generator
+    resumed_history, resumed = run(experiment, small_streets, resume=tmp_path / "checkpoint")
+    assert resumed_history == history
+    for name, value in weights.items():
+        assert torch.equal(value, resumed[name]), name
+
+
 def test_a_stop_is_a_checkpoint_within_the_epoch_and_costs_nothing(
     small_streets: Path, tmp_path: Path
 ) -> None:
@@ -303,6 +337,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_place(small_streets: Path) -> 
         training.run(lambda report: None)
 
 
+def test_a_network_that_its_last_step_destroys_has_no_score(small_streets: Path) -> None:
+    """The loss was finite, and there is no further step to find that it no longer is."""
+    experiment = small_experiment(epochs=1, batch=14, learning_rate=1e30)
+    with pytest.raises(NonFiniteLogitsError, match="the network predicts NaN"):
+        run(experiment, small_streets)
+
+
 def test_a_checkpoint_of_another_model_is_refused(small_streets: Path, tmp_path: Path) -> None:
     run(small_experiment(epochs=1), small_streets, save_at=tmp_path / "checkpoint")
     other = replace(
@@ -334,6 +375,61 @@ def test_a_checkpoint_of_another_experiment_is_refused(small_streets: Path, tmp_
     ):
         with pytest.raises(CheckpointError, match="another experiment: " + difference):
             run(experiment, dataset, resume=checkpoint)
+
+
+def test_what_an_experiment_only_names_belongs_to_its_checkpoints(
+    small_streets: Path, tmp_path: Path
+) -> None:
+    """The content of the weights it starts from, and what `auto` means on this machine."""
+    run(small_experiment(epochs=1), small_streets, save_at=tmp_path / "first")
+    weights = shutil.copy(tmp_path / "first" / "model.safetensors", tmp_path / "weights")
+    experiment = small_experiment(epochs=1, init=str(weights))
+    run(experiment, small_streets, save_at=tmp_path / "checkpoint")
+    moved = shutil.copy(weights, tmp_path / "moved")
+    run(small_experiment(epochs=1, init=str(moved)), small_streets, resume=tmp_path / "checkpoint")
+    save_file({name: value + 1 for name, value in load_file(weights).items()}, tmp_path / "weights")
+    message = r"another experiment: training.init: \w{64} there, \w{64} here$"
+    with pytest.raises(CheckpointError, match=message):
+        run(experiment, small_streets, resume=tmp_path / "checkpoint")
+
+    run(small_experiment(epochs=1, precision="auto"), small_streets, save_at=tmp_path / "auto")
+    other = {"bf16": "fp32", "fp32": "bf16"}[Numerics.choose(CPU).precision]
+    with pytest.raises(CheckpointError, match=r"another experiment: training\.precision: "):
+        run(small_experiment(epochs=1, precision=other), small_streets, resume=tmp_path / "auto")
+
+
+def _disagreeing_worker(rank: int, dataset: Path, out: Path, checkpoint: Path | None) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=2)
+    told = ""
+    try:
+        # Networks alike in every shape: nothing else would tell.
+        experiment = replace(small_experiment(), seed=3 if checkpoint else rank)
+        training = Training(experiment, open_dataset(dataset), CPU)
+        if checkpoint and rank == 1:
+            training.restore(checkpoint)
+        training.run(lambda report: None)
+    except DisagreementError as error:
+        told = str(error)
+    finally:
+        (out / f"{rank}.txt").write_text(told)
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at_another_place", [False, True])
+def test_workers_that_would_not_train_the_same_train_nothing(
+    small_streets: Path, tmp_path: Path, at_another_place: bool
+) -> None:
+    checkpoint = tmp_path / "checkpoint" if at_another_place else None
+    if checkpoint:
+        run(small_experiment(), small_streets, save_at=checkpoint)
+    mp.spawn(_disagreeing_worker, (small_streets, tmp_path, checkpoint), nprocs=2)
+    difference = "position.epoch: 0 there, 1 here" if checkpoint else "seed: 0 there, 1 here"
+    for rank in range(2):
+        told = (tmp_path / f"{rank}.txt").read_text()
+        assert told.startswith("worker 1 (here) is about to train something else than worker 0")
+        assert difference in told
 
 
 def test_a_damaged_checkpoint_is_refused(small_streets: Path, tmp_path: Path) -> None:
