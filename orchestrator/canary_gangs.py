@@ -117,7 +117,7 @@ def _rehearse_worker(config: dict[str, Any]) -> None:
     try:
         rehearsed = rehearse(
             task.experiment,
-            open_dataset(task.dataset),
+            open_dataset(task.dataset, task.fingerprint),
             device,
             task.cache and task.cache.here(),
             directory,

@@ -154,6 +154,7 @@ def job_of(
         task=WorkerTask(
             experiment=cell.experiment,
             dataset=cell.location,
+            fingerprint=cell.dataset.manifest.fingerprint,
             threads=max(1, int(resources.cpus_per_worker)),
             imports=plan.study.imports,
             cache=resources.cache(),

@@ -19,7 +19,7 @@ from orchestrator.stop_file import StopFile
 from orchestrator.storage import on_this_machine
 from orchestrator.trained_outcome import keep_models
 from orchestrator.trial_writer import TrialWriter
-from orchestrator.worker import DEVICE, RESULTS_DIRECTORY, WORKERS
+from orchestrator.worker import CODE, DEVICE, RESULTS_DIRECTORY, WORKERS
 from orchestrator.worker_output import output_directory
 from pipelines.checkpoint import STATE_FILE, WEIGHTS_FILE, read_history
 
@@ -29,8 +29,9 @@ class Tracked:
     """A trial under way. run_id: its run in the ledger. logged: its epochs there, or on their way.
     seconds and hours: recorded so far, of training and of all its workers together. workers: at
     work on it now; devices: GPUs of each, 1 where there is none; sizes: how many workers its epochs
-    were trained by. device: what a worker computes on, once it has said so; began: when its
-    processes were started, by a monotonic clock, unless it goes on from a checkpoint."""
+    were trained by. device: what a worker computes on, once it has said so; code: the version that
+    trains it; began: when its processes were started, by a monotonic clock, unless it goes on from
+    a checkpoint."""
 
     cell: Cell
     run_id: str
@@ -40,6 +41,7 @@ class Tracked:
     workers: int
     devices: float
     device: str = ""
+    code: str = ""
     began: float | None = None
     sizes: set[int] = field(default_factory=set)
 
@@ -108,8 +110,9 @@ class Recorder:
         trial = self._trials[name]
         trial.began = None if trial.logged else time.monotonic()
         imports = self._study_run.plan.study.imports
-        code = code_version(modules_of(trial.cell.trial.experiment, imports))
-        self._writer.write(name, lambda: self._study_run.start_trial(trial.run_id, code))
+        trial.code = code_version(modules_of(trial.cell.trial.experiment, imports))
+        start = partial(self._study_run.start_trial, trial.run_id, trial.code)
+        self._writer.write(name, start)
         self._progress.started(name)
 
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:
@@ -118,6 +121,9 @@ class Recorder:
         trial = self._trials[name]
         trial.device = metrics.get(DEVICE, "")
         trial.workers = metrics.get(WORKERS, trial.workers)
+        if (code := metrics.get(CODE, trial.code)) != trial.code:  # the sources were edited
+            trial.code = code
+            self._writer.write(name, partial(self._study_run.note_code, trial.run_id, code))
         trial.sizes.add(trial.workers)
         self._budget.worked(name, trial.devices * trial.workers)
         self._log(name, numbers)
@@ -192,13 +198,14 @@ class Recorder:
         imports = self._study_run.plan.study.imports
         with (
             on_this_machine(last, only=[STATE_FILE, WEIGHTS_FILE, RESULTS_DIRECTORY]) as final,
-            on_this_machine(best, only=[WEIGHTS_FILE]) as chosen,
+            on_this_machine(best, only=[STATE_FILE, WEIGHTS_FILE]) as chosen,
         ):
             history = read_history(final)
             for metrics in history:  # fills in what was lost on the way here
                 if (epoch := int(metrics["epoch"])) not in trial.logged:
                     figures = self._figures(trial, metrics)
                     self._study_run.log_epoch(trial.run_id, epoch, figures)
+            self._study_run.confirm_epoch(trial.run_id, history[-1])
             if measurement := self._measurement(trial, history, wall):
                 self._study_run.log_measurement(trial.run_id, trial.device, measurement)
             ledger.log_artifact(trial.run_id, final / RESULTS_DIRECTORY)

@@ -31,12 +31,13 @@ def keep_models(
     The table's figure is the last checkpoint's, so it is the one that other programs load.
     best: None where nothing was validated. metrics: of the last epoch.
 
-    Raises CheckpointError where `last` is of another experiment, or of other data or weights than
-    the cell's: a trial's name must stand for nothing else.
+    Raises CheckpointError where one is of another experiment, or of other data or weights than the
+    cell's: a trial's name must stand for nothing else.
     """
     experiment, manifest = cell.trial.experiment, cell.dataset.manifest
     digests = dict(zip(WEIGHTS, cell.digests, strict=True))
-    check_origin(last, origin(experiment, manifest.fingerprint, digests))
+    for checkpoint in filter(None, (last, best)):
+        check_origin(checkpoint, origin(experiment, manifest.fingerprint, digests))
     with tempfile.TemporaryDirectory(prefix="models-") as temporary:
         directory = Path(temporary) / "last"
         write_model_directory(directory, last, experiment, manifest)

@@ -16,8 +16,10 @@ import ray.train.torch
 import torch
 from ray.train.v2._internal.execution import context
 
+from orchestrator.extensions import modules_of
 from orchestrator.failures import check_trial
 from orchestrator.hardware import worker_device
+from orchestrator.identity import code_version
 from orchestrator.stop_file import StopFile
 from orchestrator.worker_output import kept_output, output_of, say
 from pipelines.cache import NodeCache
@@ -31,22 +33,25 @@ SCORE = "checkpoint_score"
 DEVICE = "device"
 WORKERS = "workers"
 RUN = "run"
+CODE = "code"
 
 
 @dataclass(frozen=True)
 class WorkerTask:
     """What every worker of a trial is told. The precision of `experiment` is resolved.
 
-    imports: modules that register what the experiment names. cache: of decoded data, on the node.
+    dataset: path or URI; fingerprint: of what was found there when the study was planned. imports:
+    modules that register what the experiment names. cache: of decoded data, on the node.
     checkpoint_steps: steps from one checkpoint within an epoch to the next; None for none. share:
     of the device, see `worker_device`. output: path or URI of a directory for what they print; the
-    first tells how the training goes, the others what befalls them. stop_file:
-    path or URI; once it is there, the training writes a checkpoint and ends, as it does where a
-    machine is about to be taken; empty for none.
+    first tells how the training goes, the others what befalls them. stop_file: path or URI; once it
+    is there, the training writes a checkpoint and ends, as it does where a machine is about to be
+    taken; empty for none.
     """
 
     experiment: Experiment
     dataset: str
+    fingerprint: str
     threads: int
     imports: tuple[str, ...]
     cache: NodeCache | None
@@ -82,8 +87,11 @@ def train_worker(config: dict[str, Any]) -> None:
 def _train(
     task: WorkerTask, run: str, device: torch.device, bring_output: Callable[[], None]
 ) -> None:
+    # Of the sources as this process has them: others may lie where the command runs by now.
+    code = code_version(modules_of(task.experiment, task.imports))
     cache = task.cache and task.cache.here()
-    training = Training(task.experiment, open_dataset(task.dataset), device, cache=cache)
+    dataset = open_dataset(task.dataset, task.fingerprint)
+    training = Training(task.experiment, dataset, device, cache=cache)
     hardware = worker_device(device.type, task.share)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
@@ -108,7 +116,7 @@ def _train(
         bring_output()
         # Ray keeps the checkpoint that scores best, and refuses one without a score.
         metrics[SCORE] = _score(report, training)
-        metrics |= {RUN: run, DEVICE: hardware, WORKERS: group.size}
+        metrics |= {RUN: run, CODE: code, DEVICE: hardware, WORKERS: group.size}
         if training.group.rank != 0:
             ray.train.report(metrics)
             return

@@ -30,6 +30,7 @@ from PIL import Image
 
 from pipelines import imaging
 from pipelines.ahead import prepare_ahead
+from pipelines.checkpoint import sync_to_disk
 from pipelines.dataset import PreparedDataset, Samples, Split, split_parts
 
 # Of the file; a change makes old files unreadable, so it is part of their names.
@@ -115,6 +116,7 @@ class NodeCache:
                         pa.array([values.tobytes()], pa.large_binary()) for values in (image, label)
                     ]
                     writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+            sync_to_disk([partial])  # or zeros could stand in its place after a loss of power
             partial.rename(path)
         finally:
             partial.unlink(missing_ok=True)

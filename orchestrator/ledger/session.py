@@ -18,6 +18,8 @@ _SETTLING_SECONDS = 0.2
 STOP_CHECK_SECONDS = 3.0
 # How long this process relies on what it last read of who holds the study.
 TRUSTED_SECONDS = 15.0
+# Where there is one, a clock that goes on while the machine sleeps: others see that no sign came.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class StudyAtWorkError(LedgerError):
@@ -48,7 +50,7 @@ class Session:
         self.taken = ""
         self.found = found
         self._name = name
-        self._looked = time.monotonic()
+        self._looked = _seconds()
         self._ledger = ledger
         self._on_stop = on_stop
         self._ended = threading.Event()
@@ -101,7 +103,7 @@ class Session:
 
     def check(self) -> None:
         """Before writing. Raises StudyTakenError where this process has lost the study."""
-        if not self.taken and time.monotonic() - self._looked > TRUSTED_SECONDS:
+        if not self.taken and _seconds() - self._looked > TRUSTED_SECONDS:
             self._look()
         if self.taken:
             raise StudyTakenError(self.taken)
@@ -120,15 +122,15 @@ class Session:
                 raise LedgerError(f"the study's run could not be closed: {error}") from None
 
     def _keep_beating(self) -> None:
-        beaten = time.monotonic()
+        beaten = _seconds()
         while not self._ended.wait(STOP_CHECK_SECONDS):
             try:
                 parent = self._look()
                 if self.taken:
                     return self._on_stop(self.taken)
-                if time.monotonic() - beaten >= HEARTBEAT_SECONDS:
+                if _seconds() - beaten >= HEARTBEAT_SECONDS:
                     self._beat()
-                    beaten = time.monotonic()
+                    beaten = _seconds()
                 if f"{TAG}stop" in parent.data.tags:
                     self._on_stop("asked to stop from another terminal")
             except MlflowException:
@@ -136,7 +138,7 @@ class Session:
 
     def _look(self) -> Run:
         """Read whose the study is. A beat follows at once, so that none takes it back."""
-        moment = time.monotonic()
+        moment = _seconds()
         parent = self._ledger.client.get_run(self.parent_id)
         owner = Owner.parse(parent.data.tags.get(f"{TAG}owner", ""))
         if owner is not None and owner != Owner.this_process():
@@ -194,3 +196,7 @@ def _at_work(name: str, parents: list[Run]) -> str:
                 f"stop {name!r}`, or use another --storage"
             )
     return f"the study {name!r} has been started by another process at this very moment"
+
+
+def _seconds() -> float:
+    return time.clock_gettime(_CLOCK)

@@ -158,6 +158,15 @@ class Ledger:
         for start in range(0, len(entries), _METRICS_IN_A_BATCH):
             self.client.log_batch(run_id, metrics=entries[start : start + _METRICS_IN_A_BATCH])
 
+    def holds(self, run_id: str, metrics: Mapping[str, float]) -> bool:
+        """Whether the latest figures of a run are these."""
+        latest = self.client.get_run(run_id).data.metrics
+        return all(
+            latest.get(_metric_name(name)) == value
+            for name, value in metrics.items()
+            if math.isfinite(value)
+        )
+
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags, in one batch."""
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])

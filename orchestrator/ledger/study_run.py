@@ -139,18 +139,31 @@ class StudyRun:
     def start_trial(self, run_id: str, code: str) -> None:
         """The trial's processes are being started, with the sources as they are now (`code`). One
         that goes on under other sources than it began with bears both versions."""
+        self.note_code(run_id, code)
+        self.ledger.set_tags(run_id, {f"{TAG}claim": "held"})
+        self.ledger.client.update_run(run_id, "RUNNING")
+
+    def note_code(self, run_id: str, code: str) -> None:
+        """The trial's workers have another version of the sources than is noted: it bears both."""
         self._session.check()
         before = self.ledger.client.get_run(run_id).data.tags.get(f"{TAG}code", "")
         versions = before.split("+") if before else []
         if code not in versions[-1:]:
             versions.append(code)
-        self.ledger.set_tags(run_id, {f"{TAG}code": "+".join(versions), f"{TAG}claim": "held"})
-        self.ledger.client.update_run(run_id, "RUNNING")
+        self.ledger.set_tags(run_id, {f"{TAG}code": "+".join(versions)})
 
     def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """Record one epoch's metrics at step `epoch`, in one batch."""
         self._session.check()
         self.ledger.log_metrics(run_id, {**metrics, "epoch": epoch}, step=epoch)
+
+    def confirm_epoch(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Make the run's latest figures those of its last checkpoint. They are others where the
+        epoch was recorded, lost in a crash, and trained again by a GPU that adds in another order.
+        """
+        figures = {k: v for k, v in metrics.items() if k.startswith(("train/", "val/"))}
+        if not self.ledger.holds(run_id, figures):
+            self.log_epoch(run_id, int(metrics["epoch"]), figures)
 
     def logged_epochs(self, record: Record | None) -> set[int]:
         """The epochs recorded so far; none for a run that is not there yet."""

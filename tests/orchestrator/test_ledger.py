@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -209,6 +210,19 @@ def test_a_finished_trial_of_another_study_is_linked_until_it_is_deleted(
     assert decided(study_run, cell).standing == "missing"
     keep_links(study_run, {name: cell}, {})
     assert links() == []
+
+
+def test_the_figures_are_those_of_the_last_checkpoint(study_run: StudyRun, cell: Cell) -> None:
+    """Of the epoch that was trained twice, the second time with another result."""
+    run_id = study_run.begin_trial(cell, None, None)
+    study_run.log_epoch(run_id, 1, {"train/loss": 1.0, "val/miou": 0.5, "val/iou/bus & tram": 0.1})
+    kept = {"epoch": 1, "train/loss": 1.0, "val/miou": 0.5, "val/iou/bus & tram": 0.1}
+    history = partial(study_run.ledger.client.get_metric_history, run_id, "val/miou")
+    study_run.confirm_epoch(run_id, {**kept, "seconds": 7.0, "val/boundary_f": float("nan")})
+    assert [entry.value for entry in history()] == [0.5]
+    study_run.confirm_epoch(run_id, {**kept, "val/miou": 0.4})
+    assert [(entry.step, entry.value) for entry in history()] == [(1, 0.5), (1, 0.4)]
+    assert study_run.ledger.record(run_id).metrics["val/miou"] == 0.4
 
 
 def test_values_that_are_not_finite_are_left_out(study_run: StudyRun, cell: Cell) -> None:

@@ -17,7 +17,7 @@ from orchestrator.resources import Resources
 from orchestrator.setting import Setting, StopFlag
 from orchestrator.stop_file import StopFile
 from orchestrator.storage import Storage
-from orchestrator.worker import DEVICE, WORKERS
+from orchestrator.worker import CODE, DEVICE, WORKERS
 
 NAME = "trial"
 
@@ -34,6 +34,7 @@ class Study:
         self.epochs: dict[int, dict[str, float]] = {}
         self.refused: set[int] = set()
         self.ended: list[tuple[str, ...]] = []
+        self.codes: list[str] = []
 
     def exists(self, run_id: str) -> bool:
         return True
@@ -51,6 +52,12 @@ class Study:
             raise OSError("the store is away")
         assert epoch not in self.epochs
         self.epochs[epoch] = metrics
+
+    def confirm_epoch(self, run_id: str, metrics: dict[str, float]) -> None:
+        pass
+
+    def note_code(self, run_id: str, code: str) -> None:
+        self.codes.append(code)
 
     def end_trial(self, run_id: str, *how: str) -> None:
         self.ended.append(how)
@@ -115,6 +122,14 @@ def test_hours_are_those_of_the_workers_at_work(watched: Watched) -> None:
     watched.recorder.close()
     assert watched.budget.device_hours == pytest.approx(2 * 8 + 2 * 4)
     assert watched.study.epochs[2]["trial/gpu_hours"] == pytest.approx(2 * 8 + 2 * 4)
+
+
+def test_the_code_is_that_of_the_workers(watched: Watched) -> None:
+    watched.trial.code = "first"
+    for epoch, code in enumerate(("first", "second", "second"), start=1):
+        watched.recorder.epoch(NAME, {**metrics_of(epoch), CODE: code})
+    watched.recorder.close()
+    assert watched.study.codes == ["second"]
 
 
 def test_the_fleet_waits_for_no_checkpoint(watched: Watched, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def cluster() -> Iterator[None]:
 
 def job(name: str, workers: int = 1, seconds: float = 1.0, rank: int = 1) -> Job:
     experiment = Experiment(training=TrainingConfig(epochs=EPOCHS, precision="fp32"))
-    task = WorkerTask(experiment, "", 1, (), None, None, 1.0, output="", stop_file="")
+    task = WorkerTask(experiment, "", "", 1, (), None, None, 1.0, output="", stop_file="")
     return Job(
         name=name,
         run_name=name,

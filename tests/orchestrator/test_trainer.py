@@ -61,7 +61,7 @@ def test_trials_beside_each_other_learn_what_each_learns_alone(
     assert len({trial.data.metrics["train/loss"] for trial in trials.values()}) == 4
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     for name, value in fleet._SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -72,11 +72,21 @@ def cluster() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's of its own settings
-def test_a_worker_refuses_the_task_of_another_trial(cluster: None, tmp_path: Path) -> None:
-    task = WorkerTask(Experiment(), "", 1, (), None, None, 1.0, str(tmp_path / "output"), "")
+@pytest.mark.parametrize(
+    ("run", "refusal"),
+    [
+        ("theirs", "the gang of 'ours' received what belongs to 'theirs'"),
+        ("ours", "streets: holds another data set by now (fingerprint "),
+    ],
+)
+def test_a_worker_refuses_the_task_of_another_trial_and_other_data(
+    cluster: None, tmp_path: Path, small_streets: Path, run: str, refusal: str
+) -> None:
+    data = str(small_streets)
+    task = WorkerTask(Experiment(), data, "0" * 64, 1, (), None, None, 1.0, str(tmp_path), "")
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"task": task, "run": "theirs"},
+        train_loop_config={"task": task, "run": run},
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(
             name="ours", storage_path=str(tmp_path), failure_config=FailureConfig(max_failures=0)
@@ -85,7 +95,7 @@ def test_a_worker_refuses_the_task_of_another_trial(cluster: None, tmp_path: Pat
     with pytest.raises(TrainingFailedError) as caught:
         trainer.fit()
     failure = diagnose(caught.value)
-    assert "the gang of 'ours' received what belongs to 'theirs'" in failure.message
+    assert refusal in failure.message
     assert not failure.retried
 
 
