@@ -42,8 +42,8 @@ def test_trials_of_a_job_whose_time_is_up_write_checkpoints(
                 "base": {
                     "data": {"dataset": str(small_streets), "crop": [32, 32]},
                     "model": {"backbone": "dfnet1", "flows": []},
-                    "training": {"epochs": 40, "batch": 2, "learning_rate": 0.001},
-                    "evaluation": {"every": 40},
+                    "training": {"epochs": 400, "batch": 2, "learning_rate": 0.001},
+                    "evaluation": {"every": 400},
                 },
                 "variants": {"strong": {}},
                 "resources": {"node_cache": str(tmp_path / "cache")},
@@ -84,7 +84,7 @@ def test_trials_of_a_job_whose_time_is_up_write_checkpoints(
 
     try:
         end = time.monotonic() + 180
-        while "epoch 2 of 40" not in said():
+        while "epoch 2 of 400" not in said():
             assert process.poll() is None, told()[-3000:]
             assert time.monotonic() < end, told()[-3000:]
             time.sleep(0.5)
@@ -99,7 +99,7 @@ def test_trials_of_a_job_whose_time_is_up_write_checkpoints(
     assert "others could read" in told()
     assert "stopping" in told()
     assert "strong: stopped: held at a checkpoint" in told()
-    assert "epoch 40 of 40" not in said()
+    assert "epoch 400 of 400" not in said()
 
 
 def _program(path: Path, lines: str) -> None:

@@ -26,7 +26,9 @@ def mined_in_loops(logits: Tensor, labels: Tensor, config: LossConfig) -> tuple[
         probabilities.sort()
         k = min(round(config.share * labels[image].numel()), len(probabilities))
         for rank, probability in enumerate(probabilities):
-            if probability < config.threshold or rank < k:
+            # A class that is all but certain has a loss of 0 in float32.
+            rounded = float(torch.tensor(probability, dtype=torch.float32))
+            if rounded < config.threshold or rank < k:
                 total -= math.log(probability)
                 count += 1
     return total, count

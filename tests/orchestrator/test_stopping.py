@@ -19,7 +19,6 @@ from tests.orchestrator.test_sweep import (
     command,
     environment,
     runs,
-    studies,
     study,
     train_workers,
     wait_for,
@@ -95,7 +94,8 @@ def test_a_terminated_command_without_a_reader_and_an_impatient_ctrl_c(study: Pa
     reached = int(trials["strong"].data.metrics["epoch"])
 
     def log() -> str:
-        return studies(study, "logs", "strong").stdout
+        logs = study.parent / "storage" / "logs" / "trials"
+        return "".join(file.read_text() for file in logs.rglob("worker-0.log"))
 
     with on_a_terminal(study) as (process, _):
         resumed = f"resumed after epoch {reached} of {LONG}"

@@ -25,6 +25,7 @@ from orchestrator.study_file import load_study
 from orchestrator.worker import RESULTS_DIRECTORY
 from pipelines.checkpoint import STATE_FILE
 from pipelines.network import build_network
+from pipelines.origin import origin
 
 STUDY = """\
 study: by hand
@@ -75,9 +76,12 @@ class Bench:
         place = self.storage.here / "checkpoints" / name
         (place / RESULTS_DIRECTORY).mkdir(parents=True)
         (place / RESULTS_DIRECTORY / "panels.txt").write_text("a picture")
-        network = build_network(self.cells[name].trial.experiment.model, 10, seed=0)
+        cell = self.cells[name]
+        network = build_network(cell.experiment.model, 10, seed=0)
         save_file(dict(network.state_dict()), place / "model.safetensors")
-        (place / STATE_FILE).write_text(json.dumps({"history": EPOCHS}))
+        whose = origin(cell.experiment, cell.dataset.manifest.fingerprint, {})
+        state = {"experiment": whose, "history": EPOCHS}
+        (place / STATE_FILE).write_text(json.dumps(state))
         return {"last_checkpoint": str(place), "best_checkpoint": str(place)}
 
     def status(self, name: str) -> str:
