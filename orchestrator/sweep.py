@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         previous = {
             number: signal.signal(number, _handler(stop, console))
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-            if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
+            if number != signal.SIGHUP or not _outlives_its_terminal()
         }
         try:
             plan = load_study(
@@ -212,6 +212,12 @@ def _again(options: argparse.Namespace) -> str:
     """What `orchestrator.studies resume` needs besides the resolved study."""
     here = str(Path.cwd())
     return json.dumps({"directory": here, "only": options.only, "set": options.set})
+
+
+def _outlives_its_terminal() -> bool:
+    """Whether the command was started by nohup. That SIGINT is ignored says nothing: shells have it
+    so for all that they start in the background."""
+    return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def _handler(stop: StopFlag, console: Console):  # type: ignore[no-untyped-def]
