@@ -97,7 +97,7 @@ def result(out: Path) -> tuple[list[dict[str, float]], dict[str, dict[str, torch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "kills"), [(1, 6), (2, 4)])
+@pytest.mark.parametrize(("size", "kills"), [(1, 4), (2, 3)])
 def test_kills_leave_no_trace(small_streets: Path, tmp_path: Path, size: int, kills: int) -> None:
     experiment = tmp_path / "experiment.yaml"
     experiment.write_text(EXPERIMENT)
