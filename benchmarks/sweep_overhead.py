@@ -132,6 +132,8 @@ def main() -> None:
     parser.add_argument("--plain", type=int, default=8, help="of the plain pattern (default: 8)")
     parser.add_argument("--part", nargs=2, metavar=("KIND", "DIRECTORY"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if min(options.trials, options.plain) <= CORES:
+        parser.error(f"--trials and --plain must be above {CORES}: the first {CORES} do not count")
     if options.part:
         print(json.dumps(_part(*options.part)))
         return
