@@ -15,6 +15,7 @@ from typing import Any
 
 import boto3
 import psutil
+import pytest
 
 CLUSTERS = Path(__file__).parents[2] / "clusters"
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -27,11 +28,16 @@ KEYS = {
 }
 
 
-def missing_programs() -> str:
-    """What a head needs and this machine lacks, as a reason to skip; empty where it has it all."""
-    if os.geteuid() == 0 and PROGRAMS and shutil.which("barman-cloud-backup"):
-        return ""
-    return "root, PostgreSQL and barman-cloud (Debian: postgresql barman-cli-cloud)"
+# Marks of a test with such a head. CI installs the programs, and skips none.
+on_a_real_head = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not PROGRAMS or not shutil.which("barman-cloud-backup"),
+        reason="needs programs that pip cannot install, and root to run them as their own user: "
+        "apt-get install postgresql barman-cli-cloud",
+    ),
+]
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:

@@ -5,7 +5,6 @@ import http.server
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,18 +14,15 @@ from heads import (
     BUCKET,
     PROGRAMS,
     Head,
-    missing_programs,
+    on_a_real_head,
     start_head,
     start_store,
     store_client,
     wait_for,
 )
+from servers import serving
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.skipif(bool(missing_programs()), reason=f"needs {missing_programs()}"),
-]
+pytestmark = on_a_real_head
 
 SYSTEMCTL = """\
 #!/bin/bash
@@ -55,12 +51,8 @@ class Servers(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Servers) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(Servers) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 """orchestrator.spot_notice before a metadata service of our own."""
 
 import http.server
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from servers import serving
 
 from orchestrator.spot_notice import notice_deadline, watch
 
@@ -42,12 +42,8 @@ class Metadata(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def metadata() -> Iterator[str]:
     Metadata.ends_at = None
-    with http.server.HTTPServer(("127.0.0.1", 0), Metadata) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(Metadata) as url:
+        yield url
 
 
 def test_no_notice_is_none(metadata: str) -> None:

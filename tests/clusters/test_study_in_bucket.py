@@ -19,18 +19,14 @@ from heads import (
     Head,
     answers,
     free_port,
-    missing_programs,
+    on_a_real_head,
     start_head,
     start_store,
     store_client,
     wait_for,
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.skipif(bool(missing_programs()), reason=f"needs {missing_programs()}"),
-]
+pytestmark = on_a_real_head
 
 
 @pytest.fixture

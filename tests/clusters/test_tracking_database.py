@@ -4,18 +4,14 @@ import contextlib
 import http.client
 import http.server
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from heads import CLUSTERS, Head, missing_programs, start_head, start_store, store_client, wait_for
+from heads import CLUSTERS, Head, on_a_real_head, start_head, start_store, store_client, wait_for
+from servers import serving
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.skipif(bool(missing_programs()), reason=f"needs {missing_programs()}"),
-]
+pytestmark = on_a_real_head
 
 
 @pytest.fixture
@@ -118,17 +114,13 @@ class Unreliable(http.server.BaseHTTPRequestHandler):
 def unreliable(head: Head) -> Iterator[Head]:
     """A head whose store fails when it is told to."""
     Unreliable.store, Unreliable.failures = head.endpoint.removeprefix("http://"), 0
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unreliable) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        head.endpoint = f"http://127.0.0.1:{server.server_port}"
+    with serving(Unreliable) as url:
+        head.endpoint = url
         try:
             yield head
         finally:
             if head.server is not None and head.server.poll() is None:
                 head.kill()
-            server.shutdown()
-            thread.join()
 
 
 def test_a_store_that_fails_in_the_midst_of_a_restore_loses_nothing(unreliable: Head) -> None:
