@@ -24,17 +24,16 @@ from pathlib import Path
 import torch
 
 from models import FENetConfig
-from pipelines.background import BackgroundWriter
-from pipelines.checkpoint_folder import CheckpointFolder
-from pipelines.data import DataConfig
-from pipelines.dataset import PreparedDataset, open_dataset
-from pipelines.device import augment_ahead
-from pipelines.experiment import Experiment
-from pipelines.optimization import TrainingConfig
-from pipelines.preparation import prepare
-from pipelines.prepare import cores
-from pipelines.readers.streets import Streets
-from pipelines.training import Training
+from pipelines.data.config import DataConfig
+from pipelines.data.dataset import PreparedDataset, open_dataset
+from pipelines.data.device_batches import augment_ahead
+from pipelines.preparation.embedded import cores
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers.streets import Streets
+from pipelines.training.checkpoint_folder import BackgroundWriter, CheckpointFolder
+from pipelines.training.experiment import Experiment
+from pipelines.training.loop import Training
+from pipelines.training.optimization import TrainingConfig
 
 
 @dataclass

@@ -37,15 +37,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from models import FENet, FENetConfig, LossConfig, SegmentationLoss
-from pipelines.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation
-from pipelines.batches import SourceBatch
-from pipelines.cache import NodeCache
-from pipelines.data import DataConfig
-from pipelines.dataset import Samples, open_dataset
-from pipelines.loading import TrainingBatches
-from pipelines.preparation import prepare
-from pipelines.prepare import cores
-from pipelines.readers.streets import Streets
+from pipelines.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation
+from pipelines.data.batches import SourceBatch
+from pipelines.data.config import DataConfig
+from pipelines.data.dataset import Samples, open_dataset
+from pipelines.data.loading import TrainingBatches
+from pipelines.data.node_cache import NodeCache
+from pipelines.preparation.embedded import cores
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers.streets import Streets
 
 SIZE, CROP = (1024, 2048), (1024, 1024)
 DATA = DataConfig(crop=CROP)

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from benchmarks.roofline import Need, need_of
 from models import SegmentationLoss, set_sample_keys, split_output
-from pipelines.augmentation import Augmentation
-from pipelines.cache import NodeCache
-from pipelines.dataset import PreparedDataset, Samples, open_dataset
-from pipelines.device import TrainingBatch, augment_ahead
-from pipelines.experiment import Experiment
-from pipelines.loading import TrainingBatches
-from pipelines.network import build_network
-from pipelines.optimization import build_optimizer
-from pipelines.precision import Numerics
+from pipelines.data.augmentation import Augmentation
+from pipelines.data.dataset import PreparedDataset, Samples, open_dataset
+from pipelines.data.device_batches import TrainingBatch, augment_ahead
+from pipelines.data.loading import TrainingBatches
+from pipelines.data.node_cache import NodeCache
+from pipelines.network.build import build_network
+from pipelines.network.precision import Numerics
+from pipelines.training.experiment import Experiment
+from pipelines.training.optimization import build_optimizer
 
 PARTS = ("data", "augmentation", "forward", "loss", "backward", "optimizer")
 RATE = 1e-6  # small, so that no subject runs away from the others

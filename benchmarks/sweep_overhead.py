@@ -28,12 +28,12 @@ from typing import Any
 import torch
 from mlflow.tracking import MlflowClient
 
-from orchestrator.study_file import load_study
-from pipelines.dataset import open_dataset
-from pipelines.experiment import Experiment
-from pipelines.prepare import prepare_streets
-from pipelines.results import write_results
-from pipelines.training import Report, Training
+from orchestrator.study.load import load_study
+from pipelines.data.dataset import open_dataset
+from pipelines.preparation.embedded import prepare_streets
+from pipelines.training.experiment import Experiment
+from pipelines.training.loop import Report, Training
+from pipelines.training.results import write_results
 
 CORES = len(os.sched_getaffinity(0))
 NAME = "sweep-overhead"

@@ -26,15 +26,15 @@ import torch
 from benchmarks.roofline import Ceiling, Need, measure_ceiling
 from benchmarks.step_recipes import PARTS, RATE, Subject, improvements
 from models import FENetConfig
-from pipelines.data import DataConfig
-from pipelines.dataset import open_dataset
-from pipelines.device import augment_ahead
-from pipelines.experiment import Experiment
-from pipelines.optimization import TrainingConfig
-from pipelines.preparation import prepare
-from pipelines.prepare import cores
-from pipelines.readers.streets import Streets
-from pipelines.training import Training
+from pipelines.data.config import DataConfig
+from pipelines.data.dataset import open_dataset
+from pipelines.data.device_batches import augment_ahead
+from pipelines.preparation.embedded import cores
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers.streets import Streets
+from pipelines.training.experiment import Experiment
+from pipelines.training.loop import Training
+from pipelines.training.optimization import TrainingConfig
 
 
 class PeakMemory:
@@ -121,7 +121,7 @@ def compare(
     print_steps(medians, peaks, batch, work, ceilings[torch.bfloat16])
     training = Training(experiment, open_dataset(directory / "set"), device)
     whole = statistics.median(loop_steps(training, options.steps * options.rounds))
-    print(f"  {'the loop of pipelines.training':28}{1e3 * batch / whole:9.2f}{whole:10.1f}")
+    print(f"  {'pipelines.training.loop':28}{1e3 * batch / whole:9.2f}{whole:10.1f}")
     print_roofline(needs, medians[list(medians)[-1]], ceilings[torch.bfloat16])
 
 

@@ -1,7 +1,6 @@
-"""Studies, Ray Train and Ray Tune, the ledger in MLflow, and the commands.
+"""Runs studies: trials on Ray, results in MLflow, tables with statistics, and the commands.
 
-Data flows one way: `source` reads a study file with the place of every value, `validation` holds it
-against the types of `study`, `expansion` makes trials of it and `cells` opens what they name;
-`reconciliation` says which of them the `ledger` has already, `fleet` trains the others through
-`trial` and `worker`, `report` shows what came out. `sweep` is the command.
+A study flows through the packages in this order: study -> planning -> preflight -> scheduling ->
+training -> tracking -> evaluation -> report; `sweep` drives them on a cluster that `cluster`
+provides. Only this package imports Ray, MLflow and pydantic.
 """

@@ -12,24 +12,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.cells import EMBEDDED
-from orchestrator.evaluations import CHECKPOINTS, log_scores
-from orchestrator.inference_command import (
-    InputError,
-    add_options,
-    inference_settings,
+from orchestrator.console import InputError, progress, run_command, say
+from orchestrator.evaluation.options import add_options, inference_settings, storage_of
+from orchestrator.evaluation.records import CHECKPOINTS, log_scores
+from orchestrator.evaluation.trained_model import (
+    ModelError,
+    TrainedModel,
+    load_model,
+    open_ledger,
     place,
-    progress,
-    run_command,
-    say,
-    storage_of,
 )
-from orchestrator.trained_model import ModelError, TrainedModel, load_model, open_ledger
-from pipelines.dataset import PreparedDataset, open_dataset, split_parts
-from pipelines.evaluation import EvaluationConfig, count_pixels
-from pipelines.loading import EvaluationBatches
-from pipelines.prepare import ensure_streets
-from pipelines.scores import Scores
+from pipelines.data.dataset import PreparedDataset, open_dataset, split_parts
+from pipelines.data.loading import EvaluationBatches
+from pipelines.evaluation.evaluate import EvaluationConfig, count_pixels
+from pipelines.evaluation.scores import Scores
+from pipelines.preparation.embedded import dataset_location
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,10 +44,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
     storage = storage_of(options)
     ledger = open_ledger(options.model, storage)
     model = load_model(options.model, ledger, options.imports)
-    location = options.dataset
-    if location == EMBEDDED:
-        location = ensure_streets(storage / "datasets")
-    elif Path(location).exists():
+    location = dataset_location(options.dataset, storage / "datasets")
+    if Path(location).exists():
         location = str(Path(location).resolve())  # a cluster's processes run in other folders
     dataset = open_dataset(location)
     _check_classes(model, dataset, options.dataset)
@@ -70,7 +65,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
                 lambda images: bar.advance(task, images),
             )
     else:
-        from orchestrator.scoring import count_on_cluster  # Ray takes seconds to import
+        from orchestrator.evaluation.scoring import count_on_cluster  # Ray takes seconds to import
 
         with progress(console) as bar:
             state = count_on_cluster(

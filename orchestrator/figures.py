@@ -16,31 +16,32 @@ from rich.console import Console
 from rich.progress import Progress
 
 from models import FENet
-from orchestrator.cells import EMBEDDED
-from orchestrator.inference_command import (
-    InputError,
+from orchestrator.console import InputError, progress, run_command, say
+from orchestrator.evaluation.options import (
     add_inference,
     add_model,
     add_places,
     inference_settings,
-    place,
-    progress,
-    run_command,
-    say,
     storage_of,
 )
-from orchestrator.ledger import Ledger, LedgerError
-from orchestrator.report.counts import Counts, read_counts
-from orchestrator.trained_model import ModelError, TrainedModel, load_model, open_ledger
-from pipelines.comparison_figure import ComparedImage, draw_comparison
-from pipelines.dataset import PreparedDataset, Split, open_dataset
-from pipelines.differing_images import Differences
-from pipelines.evaluation import EvaluationConfig, count_pixels
-from pipelines.feature_figure import draw_features, extract_features
-from pipelines.inference import InferenceConfig, predict_image
-from pipelines.loading import EvaluationBatches
-from pipelines.precision import Numerics
-from pipelines.prepare import ensure_streets
+from orchestrator.evaluation.trained_model import (
+    ModelError,
+    TrainedModel,
+    load_model,
+    open_ledger,
+    place,
+)
+from orchestrator.tracking.store import Ledger, LedgerError
+from pipelines.data.dataset import PreparedDataset, Split, open_dataset
+from pipelines.data.loading import EvaluationBatches
+from pipelines.evaluation.counts import Counts, read_counts
+from pipelines.evaluation.evaluate import EvaluationConfig, count_pixels
+from pipelines.evaluation.inference import InferenceConfig, predict_image
+from pipelines.figures.comparison import ComparedImage, draw_comparison
+from pipelines.figures.features import draw_features, extract_features
+from pipelines.figures.image_selection import Differences
+from pipelines.network.precision import Numerics
+from pipelines.preparation.embedded import dataset_location
 
 FORMATS = (".png", ".pdf", ".svg")
 _BATCH = 4
@@ -169,9 +170,7 @@ def _outputs(names: Sequence[str]) -> list[Path]:
 def _open_split(options: argparse.Namespace) -> tuple[PreparedDataset, Split]:
     if options.images < 1:
         raise InputError(f"--images must be at least 1, received {options.images}")
-    location = options.dataset
-    if location == EMBEDDED:
-        location = ensure_streets(storage_of(options) / "datasets")
+    location = dataset_location(options.dataset, storage_of(options) / "datasets")
     dataset = open_dataset(location)
     return dataset, dataset.split(options.split)
 

@@ -11,21 +11,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from orchestrator.inference_command import (
-    EXIT_FAILED,
-    InputError,
-    add_options,
-    inference_settings,
-    place,
-    progress,
-    run_command,
-    say,
-    storage_of,
-)
-from orchestrator.inputs import Picture, find_pictures
-from orchestrator.trained_model import load_model, open_ledger
-from pipelines.ahead import prepare_ahead
-from pipelines.imaging import (
+from orchestrator.console import EXIT_FAILED, InputError, progress, run_command, say
+from orchestrator.evaluation.input_images import Picture, find_pictures
+from orchestrator.evaluation.options import add_options, inference_settings, storage_of
+from orchestrator.evaluation.trained_model import load_model, open_ledger, place
+from pipelines.data.image_io import (
     Array,
     PictureError,
     encode_jpeg,
@@ -34,8 +24,9 @@ from pipelines.imaging import (
     open_picture,
     to_rgb,
 )
-from pipelines.inference import InferenceConfig, predict_image
-from pipelines.pictures import overlay
+from pipelines.data.overlays import overlay
+from pipelines.data.prefetch import prepare_ahead
+from pipelines.evaluation.inference import InferenceConfig, predict_image
 from pipelines.submission import SUBMISSIONS
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pyarrow.fs
 
-from pipelines.storage import locate, within
+from pipelines.data.storage import locate, within
+from pipelines.errors import UserError
 
 _HERE = Path("~/.cache/segmentation-orchestrator-runs")
 
 
-class StorageError(OSError):
+class StorageError(UserError, OSError):
     """The place that `--storage` names cannot be used; the message says why."""
 
 

@@ -1,8 +1,6 @@
-"""Everything that touches pixels: data sets, loading, augmentation, training and evaluation.
+"""Everything that touches pixels: data, networks, training, evaluation and figures, in plain torch.
 
-Data flows one way: a reader (`readers/`) names a benchmark's files, `prepare` checks them and
-writes Parquet shards with a manifest, `dataset` opens the result, `loading` cuts crop windows from
-it on the host, `augmentation` turns the windows into a batch on the device, and the loops in plain
-torch train and score on it. This package knows neither Ray nor MLflow and imports nothing from
-orchestrator/.
+A reader of `preparation` turns a benchmark's files into Parquet shards, `data` makes batches of
+them, `network` builds the model, `training` runs the loop and `evaluation` scores it. Imports
+neither Ray nor MLflow, and nothing of orchestrator.
 """

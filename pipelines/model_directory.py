@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from pipelines.checkpoint import WEIGHTS_FILE
-from pipelines.experiment import Experiment
-from pipelines.manifest import ClassInfo, Manifest
+from pipelines.data.manifest import ClassInfo, Manifest
+from pipelines.network.checkpoint import WEIGHTS_FILE
 from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
+from pipelines.training.experiment import Experiment
 
 
 @dataclass(frozen=True)

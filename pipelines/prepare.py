@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,49 +23,16 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from pipelines import preparation
-from pipelines.dataset import PreparedDataset, open_dataset
-from pipelines.imaging import check_writable, save_picture
-from pipelines.inspection import describe, verify
-from pipelines.manifest import Manifest
-from pipelines.preparation import prepare, recipe_digest
-from pipelines.readers import READERS
-from pipelines.readers.streets import Streets, parse_size
-from pipelines.storage import locate, within
+from pipelines.data.dataset import PreparedDataset, open_dataset
+from pipelines.data.image_io import check_writable, save_picture
+from pipelines.preparation import prepare_dataset
+from pipelines.preparation.embedded import cores
+from pipelines.preparation.inspection import describe, verify
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers import READERS
+from pipelines.preparation.readers.streets import parse_size
 
 LINE_EVERY = 30.0  # seconds, where there is no terminal for a bar
-
-
-def prepare_streets(
-    destination: str | Path,
-    train: int = Streets.train,
-    val: int = Streets.val,
-    size: tuple[int, int] = Streets.size,
-    seed: int = 0,
-    workers: int = 1,
-) -> Manifest:
-    """Render the embedded data set, with images of `size` (height, width), to `destination`."""
-    return prepare(Streets(train=train, val=val, size=size, seed=seed), destination, workers)
-
-
-def ensure_streets(directory: str | Path) -> str:
-    """The embedded data set as it is by default, prepared on first use in `directory`, which is a
-    path or a URI; returns where it is.
-
-    The name ends in a digest of the renderer, so that an older version's pictures are not taken for
-    these. Many processes may ask at once: one prepares, the others wait.
-    """
-    reader = Streets()
-    digest = recipe_digest(reader, reader.listing(), skip_invalid=False, tile=1024)
-    place = within(directory, f"{reader.name}-{digest[:8]}")
-    if not locate(place).exists():
-        prepare(reader, place, workers=cores())
-    return place
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,7 +73,7 @@ def _inspect(options: argparse.Namespace) -> None:
     dataset = open_dataset(options.uri)
     path = options.out or Path(f"{dataset.manifest.name}-samples.png")
     check_writable(path)
-    from pipelines.sheets import contact_sheet  # torch takes seconds to import
+    from pipelines.preparation.contact_sheet import contact_sheet  # torch takes seconds to import
 
     print(describe(dataset))
     if options.verify:
@@ -126,9 +92,9 @@ def _preview(options: argparse.Namespace) -> None:
     dataset = open_dataset(options.uri)
     path = options.out or Path(f"{dataset.manifest.name}-crops.png")
     check_writable(path)
-    from pipelines.data import DataConfig
-    from pipelines.experiment import read_experiment
-    from pipelines.sheets import preview
+    from pipelines.data.config import DataConfig
+    from pipelines.preparation.contact_sheet import preview
+    from pipelines.training.experiment import read_experiment
 
     if options.experiment is None:
         split = dataset.split(options.split or "train")
@@ -214,7 +180,7 @@ def _add_verify(command: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[preparation.Progress]:
+def _progress(title: str) -> Iterator[prepare_dataset.Progress]:
     """A bar with rate and time left; on no terminal, as in a job's log, a line now and then."""
     console = Console(stderr=True)
     columns: list[ProgressColumn] = [

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 import yaml
 
-from pipelines.checkpoint import load_weights
-from pipelines.configuration import configure
-from pipelines.core_yaml import CoreLoader
-from pipelines.inference import InferenceConfig, predict_image
-from pipelines.network import ModelConfig, build_network
-from pipelines.precision import Numerics
+from pipelines.config import CoreLoader, configure
+from pipelines.evaluation.inference import InferenceConfig, predict_image
+from pipelines.network.build import ModelConfig, build_network
+from pipelines.network.checkpoint import load_weights
+from pipelines.network.precision import Numerics
 
 EXPERIMENT_FILE = "experiment.yaml"
 CLASSES_FILE = "classes.yaml"

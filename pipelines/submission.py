@@ -9,10 +9,11 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.readers import ade20k, cityscapes
+from pipelines.errors import UserError
+from pipelines.preparation.readers import ade20k, cityscapes
 
 
-class SubmissionError(ValueError):
+class SubmissionError(UserError, ValueError):
     """Predictions that a server would refuse; the message says why."""
 
 

@@ -17,34 +17,17 @@ import torch
 import torch.distributed as dist
 import yaml
 
-from models import PretrainedError
-from pipelines.agreement import DisagreementError
-from pipelines.background import BackgroundWriter
-from pipelines.cache import NodeCache
-from pipelines.checkpoint import CheckpointError, write_text
-from pipelines.checkpoint_folder import CheckpointFolder
-from pipelines.configuration import ConfigurationError
-from pipelines.core_yaml import CoreLoader
-from pipelines.dataset import DatasetError, open_dataset
-from pipelines.experiment import Experiment, differences, read_experiment
-from pipelines.inference import NonFiniteLogitsError
+from pipelines.config import ConfigurationError, CoreLoader
+from pipelines.data.dataset import open_dataset
+from pipelines.data.files import write_text
+from pipelines.data.node_cache import NodeCache
+from pipelines.errors import UserError
 from pipelines.model_directory import describing_files
-from pipelines.network import NetworkError
-from pipelines.results import write_results
-from pipelines.training import NonFiniteLossError, Report, Training
-from pipelines.weights import WeightsError
-
-BAD_INPUT = (
-    ConfigurationError,
-    DatasetError,
-    NetworkError,
-    WeightsError,
-    PretrainedError,
-    CheckpointError,
-    DisagreementError,
-    NonFiniteLogitsError,
-    NonFiniteLossError,
-)
+from pipelines.preparation.embedded import dataset_location
+from pipelines.training.checkpoint_folder import BackgroundWriter, CheckpointFolder
+from pipelines.training.experiment import Experiment, differences, read_experiment
+from pipelines.training.loop import Report, Training
+from pipelines.training.results import write_results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in ("out", "cache"):
             _check_folder(name, getattr(options, name))
         _train(experiment, Path(options.out), device, options)
-    except BAD_INPUT as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
@@ -82,7 +65,7 @@ def _train(
     """Train into `out`: `checkpoints/`, model directories of which `last` and `best` name two,
     `metrics.jsonl`, and `results/`."""
     cache = None if options.cache is None else NodeCache(Path(options.cache).expanduser())
-    dataset = open_dataset(_location(experiment.data.dataset, out))
+    dataset = open_dataset(dataset_location(experiment.data.dataset, out.parent))
     training = Training(experiment, dataset, device, cache=cache)
     leads = training.group.rank == 0
     recorded = out / "experiment.yaml"
@@ -155,15 +138,6 @@ def _check_folder(option: str, path: str | None) -> None:
     there = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
     if not there.is_dir():
         raise ConfigurationError(f"--{option} {path}: {there} is a file; name a folder")
-
-
-def _location(dataset: str, out: Path) -> str | Path:
-    if dataset != "streets":
-        return dataset
-    # Not at the top: the preparation's progress bar needs a library that training does not.
-    from pipelines.prepare import ensure_streets
-
-    return ensure_streets(out.parent)
 
 
 def _device(name: str) -> torch.device:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
+from pipelines.preparation.embedded import prepare_streets
 from pipelines.prepare import main as prepare
-from pipelines.prepare import prepare_streets
 
 # A busy machine is no reason to fail; on CI the same examples come every time.
 settings.register_profile(

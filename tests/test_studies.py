@@ -7,10 +7,10 @@ import torch
 
 from models.backbones import build_backbone
 from models.cost import on_meta
-from orchestrator.cells import resolve_cells
-from orchestrator.study import Plan
-from orchestrator.study_file import load_study
-from pipelines.network import NetworkConfig, check_network
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import resolve_cells
+from orchestrator.study.study import Plan
+from pipelines.network.build import NetworkConfig, check_network
 
 ROOT = Path(__file__).parent.parent
 STUDIES = [ROOT / "ablations.yaml", *ROOT.glob("studies/*.yaml"), *ROOT.glob("examples/*.yaml")]

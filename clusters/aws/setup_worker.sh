@@ -20,7 +20,7 @@ After=network-online.target
 [Service]
 User=$USER
 Environment=RAY_AUTH_MODE=token HOME=$HOME
-ExecStart=/opt/orchestrator/bin/python -m orchestrator.spot_notice
+ExecStart=/opt/orchestrator/bin/python -m orchestrator.cluster.aws_preemption
 Restart=always
 RestartSec=10
 

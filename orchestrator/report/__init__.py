@@ -1,1 +1,4 @@
-"""The tables and figures of a study, from what the ledger holds."""
+"""`python -m orchestrator.report`: the table with its statistics, in every format.
+
+Imports `study`, `tracking`, `console` and `evaluation.records`; never Ray.
+"""

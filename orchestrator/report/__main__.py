@@ -11,11 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.inference_command import InputError, run_command
-from orchestrator.ledger import Ledger, tracking_uri
-from orchestrator.profile import profile_costs
+from orchestrator.console import InputError, run_command
 from orchestrator.report.study_report import StudyReport, write_documents
-from orchestrator.study_file import load_study, override_of
+from orchestrator.study.load import load_study, override_of
+from orchestrator.study.model_cost import profile_costs
+from orchestrator.tracking.store import Ledger, tracking_uri
 
 EXIT_INCOMPLETE = 1
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.report.counts import Counts
+from pipelines.evaluation.counts import Counts
 
 REPLICATES = 10_000
 # Values of the largest array, of 8 bytes each; a few of that size are held at once.

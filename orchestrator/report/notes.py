@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.report.bootstrap import REPLICATES
-from orchestrator.report.cautions import cautions, listed
-from orchestrator.report.comparison import SEEDS_FOR_T_TEST
+from orchestrator.report.caveats import cautions, listed
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row
-from orchestrator.stated import Published
-from orchestrator.study import Plan, ProfileOptions
+from orchestrator.report.significance import SEEDS_FOR_T_TEST
+from orchestrator.study.config import ProfileOptions
+from orchestrator.study.published import Published
+from orchestrator.study.study import Plan
 
 # Fewer groups than this say little about others.
 _FEW_GROUPS = 10

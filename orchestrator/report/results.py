@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from orchestrator.evaluations import differences, study_config
-from orchestrator.ledger import Ledger
-from orchestrator.ledger.reading import TrialRun, trial_runs
-from orchestrator.report.lookup import Match, find_runs, present_codes
-from orchestrator.report.scored import Figure, Scored, ScoredFigures
-from orchestrator.study import Plan, Trial
+from orchestrator.evaluation.records import differences, study_config
+from orchestrator.report.match_runs import Match, find_runs, present_codes
+from orchestrator.report.resampled import Figure, Scored, ScoredFigures
+from orchestrator.study.study import Plan, Trial
+from orchestrator.tracking.queries import trial_runs
+from orchestrator.tracking.runs import TrialRun
+from orchestrator.tracking.store import Ledger
 
 State = Literal[
     "finished", "not scored", "stopped early", "failed", "running", "waiting", "stopped", "missing"

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.cells import ModelCost
-from orchestrator.report.comparison import Difference, compare, holm
 from orchestrator.report.results import Result
-from orchestrator.stated import Reference
-from orchestrator.study import Plan
+from orchestrator.report.significance import Difference, compare, holm
+from orchestrator.study.model_cost import ModelCost
+from orchestrator.study.published import Reference
+from orchestrator.study.study import Plan
 
 
 @dataclass(frozen=True)

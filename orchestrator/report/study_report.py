@@ -7,20 +7,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.cells import Cell, ModelCost
-from orchestrator.ledger import Ledger
-from orchestrator.ledger.page import find_page
-from orchestrator.ledger.reading import history, parent_run, run_address, study_pictures
-from orchestrator.report.cautions import on_seeds
+from orchestrator.report.caveats import on_seeds
 from orchestrator.report.charts import Series
-from orchestrator.report.columns import Sheet, grid_sheet, main_sheet
-from orchestrator.report.formats import as_latex, as_markdown, as_rich, markdown_text
+from orchestrator.report.formats import as_csv, as_latex, as_markdown, as_rich, markdown_text
+from orchestrator.report.html import METRICS, render_page
 from orchestrator.report.notes import Notes, notes_on
-from orchestrator.report.page import METRICS, render_page
 from orchestrator.report.results import Result, Results
 from orchestrator.report.rows import Row, build_rows
-from orchestrator.report.spreadsheet import as_csv
-from orchestrator.study import Plan
+from orchestrator.report.table import Sheet, grid_sheet, main_sheet
+from orchestrator.study.model_cost import ModelCost
+from orchestrator.study.resolve import Cell
+from orchestrator.study.study import Plan
+from orchestrator.tracking.queries import history, parent_run, run_address, study_pictures
+from orchestrator.tracking.store import Ledger
+from orchestrator.tracking.study_page import find_page
 
 FOLDER = "report"
 

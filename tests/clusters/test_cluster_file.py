@@ -17,8 +17,8 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 
-from orchestrator.capacity import DRIVER_RESOURCE, plan_gang
-from orchestrator.resources import Resources
+from orchestrator.scheduling.capacity import DRIVER_RESOURCE, plan_gang
+from orchestrator.study.resources import Resources
 from tests.clusters.conftest import SSH_FROM
 
 PROJECT = Path(__file__).parents[2]
@@ -167,7 +167,7 @@ def test_data_and_secrets_neither_travel_nor_are_read(
     stay = [".git/config", ".venv/bin/python", "storage/mlflow.db", "data/streets/manifest.json"]
     stay += ["mlruns/0/meta.yaml", "mlflow.db", ".env", ".aws/credentials", ".netrc", "server.key"]
     within = ["clusters/a.pem", "models/__pycache__/fenet.pyc"]
-    travel = ["models/fenet.py", "pipelines/data.py", "orchestrator/storage.py", "pyproject.toml"]
+    travel = ["models/fenet.py", "pipelines/train.py", "orchestrator/storage.py", "pyproject.toml"]
     travel += ["clusters/aws/setup_node.sh", "constraints.txt"]
     for file in [*stay, *within, *travel]:
         (here / file).parent.mkdir(parents=True, exist_ok=True)

@@ -9,9 +9,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from orchestrator.capacity import plan_gang
-from orchestrator.growth import machines_asked_for, nodes_at_most
-from orchestrator.resources import Resources
+from orchestrator.cluster.autoscaler import machines_asked_for, nodes_at_most
+from orchestrator.scheduling.capacity import plan_gang
+from orchestrator.study.resources import Resources
 
 PROJECT = Path(__file__).parents[2]
 DOCKERFILE = PROJECT / "clusters/Dockerfile"

@@ -16,7 +16,7 @@ import yaml
 from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 
-from orchestrator.capacity import DRIVER_RESOURCE
+from orchestrator.scheduling.capacity import DRIVER_RESOURCE
 
 pytestmark = pytest.mark.slow
 EPOCHS = 10
@@ -132,7 +132,7 @@ def test_a_fixed_gang_waits_for_a_machine_to_join_and_leaves_one_that_is_taken(
         cluster.remove_node(second, allow_graceful=False)
         third = cluster.add_node(num_cpus=1)
         study.wait_until(lambda: "resumed after epoch" in study.log())
-        # A spot machine's notice, as orchestrator.spot_notice hands it on.
+        # A spot machine's notice, as orchestrator.cluster.aws_preemption hands it on.
         drain(cluster.address, third.node_id)
         study.wait_until(lambda: "about to be taken" in study.log(), 60)
         study.wait_until(lambda: "checkpoint within epoch" in study.log(), 60)

@@ -1,4 +1,4 @@
-"""orchestrator.spot_notice before a metadata service of our own."""
+"""orchestrator.cluster.aws_preemption before a metadata service of our own."""
 
 import http.server
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from servers import serving
 
-from orchestrator.spot_notice import notice_deadline, watch
+from orchestrator.cluster.aws_preemption import notice_deadline, watch
 
 TOKEN = "a-token"
 

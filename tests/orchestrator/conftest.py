@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from orchestrator.cells import resolve_cells
-from orchestrator.ledger import Ledger, StudyRun
-from orchestrator.study_file import load_study
-from orchestrator.trained_outcome import keep_models
-from pipelines.checkpoint import STATE_FILE, WEIGHTS_FILE
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import resolve_cells
+from orchestrator.tracking.models import keep_models
+from orchestrator.tracking.store import Ledger
+from orchestrator.tracking.study_run import StudyRun
 from pipelines.model_directory import write_model_directory
-from pipelines.network import build_network
-from pipelines.origin import origin
+from pipelines.network.build import build_network
+from pipelines.network.checkpoint import STATE_FILE, WEIGHTS_FILE
+from pipelines.training.lineage import origin
 
 STUDY = """\
 study: scored

@@ -13,15 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from orchestrator.cells import Cell, resolve_cells
-from orchestrator.evaluations import settings
-from orchestrator.ledger import Ledger, StudyRun, tracking_uri
+from orchestrator.evaluation.records import settings
 from orchestrator.report.study_report import StudyReport
-from orchestrator.study import Plan
-from orchestrator.study_file import load_study
-from pipelines.inference import InferenceConfig
-from pipelines.prepare import prepare_streets
-from pipelines.scores import ImageCounts, Scores, write_counts
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import Cell, resolve_cells
+from orchestrator.study.study import Plan
+from orchestrator.tracking.store import Ledger, tracking_uri
+from orchestrator.tracking.study_run import StudyRun
+from pipelines.evaluation.counts import write_counts
+from pipelines.evaluation.inference import InferenceConfig
+from pipelines.evaluation.scores import ImageCounts, Scores
+from pipelines.preparation.embedded import prepare_streets
 
 CITIES = {"frankfurt": 267, "lindau": 59, "munster": 174}
 FEW = {"aachen": 6, "bonn": 4}

@@ -17,23 +17,23 @@ from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import save_file
 
-from orchestrator import scoring
-from orchestrator.cells import Cell, resolve_cells
-from orchestrator.evaluations import is_current, settings
-from orchestrator.ledger import Ledger, StudyRun, tracking_uri
-from orchestrator.packing import missing_packages, pack_missing
-from orchestrator.protocols import missing_scores, score
-from orchestrator.study import Plan
-from orchestrator.study_file import load_study
-from orchestrator.submission_check import check_submission
-from pipelines.dataset import DatasetError
-from pipelines.evaluation import EvaluationConfig, evaluate
-from pipelines.inference import InferenceConfig
-from pipelines.loading import EvaluationBatches
+from orchestrator.evaluation import scoring
+from orchestrator.evaluation.protocols import missing_scores, score
+from orchestrator.evaluation.records import is_current, settings
+from orchestrator.evaluation.submissions import missing_packages, pack_missing
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import Cell, check_submission, resolve_cells
+from orchestrator.study.study import Plan
+from orchestrator.tracking.store import Ledger, tracking_uri
+from orchestrator.tracking.study_run import StudyRun
+from pipelines.data.dataset import DatasetError
+from pipelines.data.loading import EvaluationBatches
+from pipelines.evaluation.evaluate import EvaluationConfig, evaluate
+from pipelines.evaluation.inference import InferenceConfig
 from pipelines.model_directory import write_model_directory
-from pipelines.network import build_network
-from pipelines.precision import Numerics
-from pipelines.readers import cityscapes as official
+from pipelines.network.build import build_network
+from pipelines.network.precision import Numerics
+from pipelines.preparation.readers import cityscapes as official
 from pipelines.submission import SubmissionError, pack
 
 NUMERICS = Numerics.choose(torch.device("cpu"), "fp32", "auto")

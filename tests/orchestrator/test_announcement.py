@@ -5,12 +5,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.announcement import show_outcome
-from orchestrator.ledger import Record
-from orchestrator.reconciliation import Decision
+from orchestrator.planning.reconcile import Decision
 from orchestrator.report.rows import build_rows
 from orchestrator.report.study_report import Report
-from orchestrator.study_file import load_study
+from orchestrator.study.load import load_study
+from orchestrator.sweep.summary import show_outcome
+from orchestrator.tracking.runs import Record
 from tests.orchestrator.fabricated import PLAIN, written
 
 

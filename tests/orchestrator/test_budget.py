@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.budget import Budget, recorded_hours
-from orchestrator.capacity import plan_gang
-from orchestrator.cells import resolve_cells
-from orchestrator.course import Course
-from orchestrator.ledger import Ledger, StudyRun, tracking_uri
-from orchestrator.limits import Limits
-from orchestrator.study_file import load_study
+from orchestrator.scheduling.budget import Budget, recorded_hours
+from orchestrator.scheduling.capacity import plan_gang
+from orchestrator.study.config import Limits
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import resolve_cells
+from orchestrator.sweep.controller import Course
+from orchestrator.tracking.store import Ledger, tracking_uri
+from orchestrator.tracking.study_run import StudyRun
 
 STUDY = """\
 study: STUDY

@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from orchestrator.canary import CanaryError, Sung, distinct, refuse_failures, worthwhile
-from orchestrator.causes import diagnose
-from orchestrator.cells import Cell, resolve_cells
-from orchestrator.forecast import Forecaster
-from orchestrator.rehearsal import rehearse
-from orchestrator.resources import Resources
-from orchestrator.study_file import load_study
-from pipelines.dataset import open_dataset
-from pipelines.inference import InferenceConfig
+from orchestrator.planning.forecast import Forecaster
+from orchestrator.preflight.preflight import CanaryError, distinct, refuse_failures, worthwhile
+from orchestrator.preflight.run import Sung
+from orchestrator.preflight.worker import rehearse
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import Cell, resolve_cells
+from orchestrator.study.resources import Resources
+from orchestrator.training.diagnosis import diagnose
+from pipelines.data.dataset import open_dataset
+from pipelines.evaluation.inference import InferenceConfig
 
 BATCH = 4
 STUDY = """\

@@ -17,13 +17,13 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
-from orchestrator.causes import classify, diagnose
-from orchestrator.failures import Attempts, Cause, Failure
-from pipelines.agreement import DisagreementError
-from pipelines.dataset import DatasetError
-from pipelines.inference import NonFiniteLogitsError
-from pipelines.network import NetworkError
-from pipelines.training import NonFiniteLossError
+from orchestrator.training.diagnosis import classify, diagnose
+from orchestrator.training.failures import Attempts, Cause, Failure
+from pipelines.data.dataset import DatasetError
+from pipelines.evaluation.inference import NonFiniteLogitsError
+from pipelines.network.build import NetworkError
+from pipelines.training.distributed import DisagreementError
+from pipelines.training.loop import NonFiniteLossError
 
 LOST_NODE = ActorDiedError.__new__(ActorDiedError)
 RayActorError.__init__(LOST_NODE, "1", "The actor died because its node has died.")

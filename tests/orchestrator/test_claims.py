@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.claims import Claim, settle
+from orchestrator.tracking.claims import Claim, settle
 
 
 class Store:

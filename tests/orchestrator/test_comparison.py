@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from orchestrator.report.bootstrap import group_sizes, resampled_miou
-from orchestrator.report.comparison import compare, holm, replicated_differences
-from orchestrator.report.counts import Counts, read_counts
 from orchestrator.report.power import power_of, seeds_needed, seeds_warning
-from pipelines.scores import ImageCounts, Scores, write_counts
+from orchestrator.report.significance import compare, holm, replicated_differences
+from pipelines.evaluation.counts import Counts, read_counts, write_counts
+from pipelines.evaluation.scores import ImageCounts, Scores
 
 CLASSES = ("road", "sky", "car")
 

@@ -11,20 +11,23 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator import conclusion, course
-from orchestrator.capacity import plan_gang
-from orchestrator.cells import resolve_cells
-from orchestrator.course import Course
-from orchestrator.evaluations import settings, study_config
-from orchestrator.ledger import Ledger, RunStatus, StudyRun, session, tracking_uri
-from orchestrator.ownership import Owner
-from orchestrator.reconciliation import Wishes
+from orchestrator.context import Setting, StopFlag
+from orchestrator.evaluation.records import settings, study_config
+from orchestrator.planning.reconcile import Wishes
 from orchestrator.report.study_report import StudyReport
-from orchestrator.run import study_report
-from orchestrator.setting import Setting, StopFlag
+from orchestrator.scheduling.capacity import plan_gang
 from orchestrator.storage import Storage
-from orchestrator.study_file import load_study
-from pipelines.evaluation import EvaluationConfig
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import resolve_cells
+from orchestrator.sweep import controller, summary
+from orchestrator.sweep.controller import Course
+from orchestrator.sweep.run import study_report
+from orchestrator.tracking import lock
+from orchestrator.tracking.claims import Owner
+from orchestrator.tracking.runs import RunStatus
+from orchestrator.tracking.store import Ledger, tracking_uri
+from orchestrator.tracking.study_run import StudyRun
+from pipelines.evaluation.evaluate import EvaluationConfig
 
 STUDY = """\
 study: course
@@ -67,9 +70,9 @@ class Desk:
             self.scored()
             return {}
 
-        monkeypatch.setattr(conclusion, "register_best", register)
-        monkeypatch.setattr(course, "draw_study_figures", draw)
-        monkeypatch.setattr(course, "score_and_pack", score)
+        monkeypatch.setattr(summary, "register_best", register)
+        monkeypatch.setattr(controller, "draw_study_figures", draw)
+        monkeypatch.setattr(controller, "score_and_pack", score)
 
     def train(self, fates: Mapping[str, float | RunStatus], **sets: str) -> None:
         """Leave runs in the ledger. fates: mIoU of a finished trial, or how it ended."""
@@ -230,7 +233,7 @@ def test_a_study_that_is_taken_over_is_left_without_a_conclusion(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
-    monkeypatch.setattr(session, "STOP_CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(lock, "STOP_CHECK_SECONDS", 0.05)
 
     def take_over(*_: object) -> None:
         owner = {"orchestrator.owner": str(replace(Owner.this_process(), host="another-host"))}
@@ -238,7 +241,7 @@ def test_a_study_that_is_taken_over_is_left_without_a_conclusion(
         while not desk.stop.requested:
             time.sleep(0.02)
 
-    monkeypatch.setattr(course, "announce", take_over)
+    monkeypatch.setattr(controller, "announce", take_over)
     assert not desk.sweep()
     assert desk.best == []
     assert desk.page.info.status == "RUNNING"

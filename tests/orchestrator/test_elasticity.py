@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ray.train import ScalingConfig
 
-from orchestrator.elasticity import AtCheckpoint, RangeOfWorkers
+from orchestrator.training.elastic import AtCheckpoint, RangeOfWorkers
 
 
 class Trial:

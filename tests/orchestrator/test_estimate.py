@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.estimate import Calibration, Measurement, Workload
+from orchestrator.planning.estimate import Calibration, Measurement, Workload
 
 SMALL = Workload(
     gflops=1.0,

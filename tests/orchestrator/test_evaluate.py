@@ -10,15 +10,15 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from orchestrator.evaluate import main
-from orchestrator.ledger import Ledger
-from orchestrator.ledger.models import register_best
-from orchestrator.trained_model import load_model
-from pipelines.dataset import open_dataset
-from pipelines.evaluation import EvaluationConfig, Scores, evaluate
-from pipelines.loading import EvaluationBatches
-from pipelines.precision import Numerics
-from pipelines.preparation import prepare
-from pipelines.readers.camvid import CamVid
+from orchestrator.evaluation.trained_model import load_model
+from orchestrator.tracking.models import register_best
+from orchestrator.tracking.store import Ledger
+from pipelines.data.dataset import open_dataset
+from pipelines.data.loading import EvaluationBatches
+from pipelines.evaluation.evaluate import EvaluationConfig, Scores, evaluate
+from pipelines.network.precision import Numerics
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers.camvid import CamVid
 from tests.orchestrator.conftest import FinishedRun
 from tests.pipelines.conftest import CamVidSource
 
@@ -220,7 +220,7 @@ def test_a_cluster_counts_the_same(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("orchestrator.scoring._SHARES", 1)
+    monkeypatch.setattr("orchestrator.evaluation.scoring._SHARES", 1)
     model = str(finished_run.directory)
     assert command(finished_run, model, "--batch", "1") == 0
     alone = capsys.readouterr().out

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from orchestrator.cells import resolve_cells
 from orchestrator.figures import main
-from orchestrator.ledger import Record
-from orchestrator.study_figures import figure_commands
-from orchestrator.study_file import load_study
-from pipelines.dataset import open_dataset
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import resolve_cells
+from orchestrator.sweep.figures import figure_commands
+from orchestrator.tracking.runs import Record
+from pipelines.data.dataset import open_dataset
 from tests.orchestrator.conftest import FinishedRun
 
 

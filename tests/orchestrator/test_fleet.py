@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.capacity import DRIVER_RESOURCE, CapacityError, plan_gang
-from orchestrator.resources import Resources
+from orchestrator.scheduling.capacity import DRIVER_RESOURCE, CapacityError, plan_gang
+from orchestrator.study.resources import Resources
 
 HEAD = {"CPU": 2.0, "GPU": 0.0, DRIVER_RESOURCE: 1e6}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.gang_nodes import GangNodes
+from orchestrator.training.diagnosis import GangNodes
 
 
 class Machines:

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.capacity import DRIVER_RESOURCE, CapacityError, plan_gang
-from orchestrator.growth import (
+from orchestrator.cluster.autoscaler import (
     machine_types,
     machines_asked_for,
     nodes_at_most,
     read_bootstrap_config,
 )
-from orchestrator.resources import Resources
+from orchestrator.scheduling.capacity import DRIVER_RESOURCE, CapacityError, plan_gang
+from orchestrator.study.resources import Resources
 
 PROJECT = Path(__file__).parents[2]
 HEAD = {"CPU": 0.0, DRIVER_RESOURCE: 1e6, "memory": 3e10}

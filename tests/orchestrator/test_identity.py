@@ -1,19 +1,24 @@
 """What does and what does not make two trials the same."""
 
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from models import FENetConfig
-from orchestrator.extensions import modules_of
-from orchestrator.identity import code_version, trial_identity
-from pipelines.data import DataConfig
-from pipelines.evaluation_config import EvaluationConfig
-from pipelines.experiment import Experiment, differences
-from pipelines.network import NetworkConfig
-from pipelines.optimization import TrainingConfig
+from orchestrator.study.identity import code_version, trial_identity
+from orchestrator.study.user_code import modules_of
+from pipelines.data.config import DataConfig
+from pipelines.evaluation.config import EvaluationConfig
+from pipelines.network.build import NetworkConfig
+from pipelines.training.experiment import Experiment, differences
+from pipelines.training.optimization import TrainingConfig
 
+ROOT = Path(__file__).parents[2]
 BASE = Experiment(training=TrainingConfig(precision="fp32"))
 FINGERPRINT = "0" * 64
 
@@ -97,3 +102,44 @@ def test_the_users_own_code_counts_with_all_that_it_imports(
     before = code_version(own)
     (tmp_path / "own_constants.py").write_text("WIDTH = 2\n")
     assert code_version(modules_of(experiment, ())) != before
+
+
+COMPUTING = (
+    "pipelines/training/loop.py",
+    "pipelines/data/augmentation.py",
+    "pipelines/evaluation/scores.py",
+    "models/backbones/resnet.py",
+)
+NOT_COMPUTING = (
+    "pipelines/figures/comparison.py",
+    "pipelines/preparation/readers/streets.py",
+    "pipelines/preparation/streets/canvas.py",
+    "pipelines/prepare.py",
+    "pipelines/serving.py",
+    "models/profile.py",
+    "orchestrator/report/charts.py",
+)
+
+
+def test_only_code_that_computes_a_result_counts(tmp_path: Path) -> None:
+    """In a copy of the sources, whose docstrings are edited one after the other."""
+    for room in ("models", "pipelines", "orchestrator"):
+        shutil.copytree(ROOT / room, tmp_path / room)
+    code = f"""
+from pathlib import Path
+from orchestrator.study.identity import code_version
+for name in {COMPUTING + NOT_COMPUTING}:
+    before, file = code_version(), Path(name)
+    file.write_text(file.read_text().replace('\"\"\"', '\"\"\"Edited. ', 1))
+    if code_version() != before:
+        print(name)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert tuple(run.stdout.split()) == COMPUTING

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from orchestrator.cells import Cell, resolve_cells
-from orchestrator.initial_weights import local_weights
-from orchestrator.ledger import LedgerError
+from orchestrator.evaluation.trained_model import local_weights
 from orchestrator.storage import Storage
-from orchestrator.study_file import load_study
-from pipelines.weights import WeightsError
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import Cell, resolve_cells
+from orchestrator.tracking.store import LedgerError
+from pipelines.network.weights import WeightsError
 from tests.orchestrator.conftest import STUDY, FinishedRun
 
 

@@ -16,19 +16,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
-from orchestrator.cells import Cell, resolve_cells
-from orchestrator.ledger import (
-    Ledger,
-    LedgerError,
-    StudyRun,
-    StudyTakenError,
-    keep_links,
-    session,
-)
-from orchestrator.ownership import Owner
-from orchestrator.reconciliation import Decision, Wishes, decide
-from orchestrator.study import Plan
-from orchestrator.study_file import load_study
+from orchestrator.planning.reconcile import Decision, Wishes, decide
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import Cell, resolve_cells
+from orchestrator.study.study import Plan
+from orchestrator.tracking import lock
+from orchestrator.tracking.claims import Owner
+from orchestrator.tracking.links import keep_links
+from orchestrator.tracking.lock import StudyTakenError
+from orchestrator.tracking.store import Ledger, LedgerError
+from orchestrator.tracking.study_run import StudyRun
 
 STUDY = """\
 study: ledger test
@@ -356,7 +353,7 @@ def taken_over(study_run: StudyRun) -> str:
 def test_a_study_that_another_process_has_taken_is_left_to_it(
     ledger: Ledger, plan: Plan, cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "STOP_CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(lock, "STOP_CHECK_SECONDS", 0.1)
     told: list[str] = []
     study_run = StudyRun.open(ledger, plan, told.append)
     study_run.start_trial(study_run.begin_trial(cell, None, None), cell.code)
@@ -386,11 +383,11 @@ def test_a_process_that_wakes_writes_nothing_before_it_has_looked(
     ledger: Ledger, plan: Plan, cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread that looks has not run yet; the one that writes has."""
-    monkeypatch.setattr(session, "STOP_CHECK_SECONDS", 1000.0)
+    monkeypatch.setattr(lock, "STOP_CHECK_SECONDS", 1000.0)
     study_run = StudyRun.open(ledger, plan)
     run_id = study_run.begin_trial(cell, None, None)
     taken_over(study_run)
-    monkeypatch.setattr(session, "TRUSTED_SECONDS", 0.0)  # it slept for longer
+    monkeypatch.setattr(lock, "TRUSTED_SECONDS", 0.0)  # it slept for longer
     with pytest.raises(StudyTakenError):
         study_run.end_trial(run_id, "KILLED")
     study_run.close("KILLED")
@@ -400,7 +397,7 @@ def test_a_process_that_wakes_writes_nothing_before_it_has_looked(
 def test_a_study_that_has_no_trials_left_is_not_closed_for_another_process(
     ledger: Ledger, plan: Plan, cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "STOP_CHECK_SECONDS", 1000.0)
+    monkeypatch.setattr(lock, "STOP_CHECK_SECONDS", 1000.0)
     study_run = StudyRun.open(ledger, plan)
     finish(study_run, cell)
     ledger.set_tags(study_run.parent_id, {"orchestrator.owner": str(ELSEWHERE)})
@@ -412,7 +409,7 @@ def test_a_study_that_was_closed_meanwhile_is_not_written_to(
     ledger: Ledger, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another host's command took this process for dead and closed its runs."""
-    monkeypatch.setattr(session, "STOP_CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(lock, "STOP_CHECK_SECONDS", 0.1)
     told: list[str] = []
     study_run = StudyRun.open(ledger, plan, told.append)
     ledger.client.set_terminated(study_run.parent_id, "KILLED")

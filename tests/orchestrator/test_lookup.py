@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from orchestrator.cells import resolve_cells
-from orchestrator.ledger import Ledger, StudyRun, keep_links, reading, tracking_uri
 from orchestrator.report.results import Result
-from orchestrator.study_file import load_study
-from pipelines.network import build_network
-from pipelines.prepare import prepare_streets
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import resolve_cells
+from orchestrator.tracking import queries
+from orchestrator.tracking.links import keep_links
+from orchestrator.tracking.store import Ledger, tracking_uri
+from orchestrator.tracking.study_run import StudyRun
+from pipelines.network.build import build_network
+from pipelines.preparation.embedded import prepare_streets
 from tests.orchestrator.fabricated import FEW, PLAIN, fabricate, report_of, written
 
 pytestmark = pytest.mark.usefixtures("own_store")
@@ -160,7 +163,7 @@ def test_what_another_study_trains_right_now_is_running(
     unfinished = report_of(path).read().notes.unfinished
     assert unfinished == ("missing: a", "missing: b")
     # As another process sees it.
-    monkeypatch.setattr(reading, "holder", lambda parent: (None, 0.0))
+    monkeypatch.setattr(queries, "holder", lambda parent: (None, 0.0))
     unfinished = report_of(path).read().notes.unfinished
     assert unfinished == ("missing: b", "running: a, by the study other, epoch 0 of 3")
     study_run.close("KILLED")

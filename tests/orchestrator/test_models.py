@@ -15,18 +15,19 @@ from safetensors.torch import save_file
 
 import examples.gated_fem  # noqa: F401 - registers its kind of FEM
 from models import FENetConfig
-from orchestrator.ledger import Ledger
-from orchestrator.ledger.models import register_best
-from orchestrator.model_package import package, reach
-from orchestrator.segmentation_model import SOURCES, _load_pyfunc
-from orchestrator.trained_model import load_model
-from pipelines.dataset import open_dataset
-from pipelines.experiment import Experiment
-from pipelines.inference import predict_image
+from orchestrator.evaluation.trained_model import load_model
+from orchestrator.study.import_closure import import_closure
+from orchestrator.tracking.model_package import package
+from orchestrator.tracking.models import register_best
+from orchestrator.tracking.pyfunc_loader import SOURCES, _load_pyfunc
+from orchestrator.tracking.store import Ledger
+from pipelines.data.dataset import open_dataset
+from pipelines.evaluation.inference import predict_image
 from pipelines.model_directory import write_model_directory
-from pipelines.network import NetworkConfig, build_network
-from pipelines.optimization import TrainingConfig
-from pipelines.precision import Numerics
+from pipelines.network.build import NetworkConfig, build_network
+from pipelines.network.precision import Numerics
+from pipelines.training.experiment import Experiment
+from pipelines.training.optimization import TrainingConfig
 from tests.orchestrator.conftest import FinishedRun
 
 # A program that has packages of the same names, and nothing of this project.
@@ -105,7 +106,7 @@ def test_the_artifact_holds_no_pickle_and_says_what_it_needs(
         "model.safetensors",
         "python_env.yaml",
         "requirements.txt",
-        "segmentation_model.py",
+        "pyfunc_loader.py",
         "serving_input_example.json",
         "sources.zip",
     }
@@ -205,6 +206,6 @@ def test_what_a_module_imports_is_followed(tmp_path: Path) -> None:
         files[name] = folder / "__init__.py" if package else folder.with_suffix(".py")
         files[name].parent.mkdir(parents=True, exist_ok=True)
         files[name].write_text(text)
-    needed, others = reach(["p.a"], files)
+    needed, others = import_closure(["p.a"], files)
     assert set(needed) == set(files) - {"p.unused"}
     assert others == {"json", "torch", "yaml"}

@@ -6,16 +6,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.canary import Rehearsed, Sung
-from orchestrator.capacity import plan_gang
-from orchestrator.cells import resolve_cells
-from orchestrator.estimate import Measurement
-from orchestrator.forecast import workload
-from orchestrator.hardware import device_of_kind
-from orchestrator.outlook import Outlook
-from orchestrator.setting import Setting, StopFlag
+from orchestrator.context import Setting, StopFlag
+from orchestrator.planning.estimate import Measurement
+from orchestrator.planning.forecast import workload
+from orchestrator.planning.planner import Outlook
+from orchestrator.preflight.preflight import measurements
+from orchestrator.preflight.run import Sung
+from orchestrator.preflight.worker import Rehearsed
+from orchestrator.scheduling.capacity import plan_gang
+from orchestrator.scheduling.devices import device_of_kind
 from orchestrator.storage import Storage
-from orchestrator.study_file import load_study
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import resolve_cells
 
 STUDY = """\
 study: elsewhere
@@ -85,13 +87,14 @@ def test_canaries_tell_on_what_they_ran(study: Study, timed: tuple[str, ...]) ->
     found = study.outlook(L40S, timed=timed)
     took = Rehearsed(step=7.0, validation=None, preparing=1.0, whole=9.0, memory_gib=1.0)
     sung = Sung(study.cells[0].trial.name, took, device="NVIDIA L40S-48C")
-    found.learn([sung], study.cells, "canary")
+    found.learn(measurements([sung], study.cells, study.plan.study.resources, "canary"))
     assert study.step(found) == 7.0
 
 
 def test_canaries_that_failed_tell_nothing(study: Study) -> None:
     found = study.outlook(L40S, timed=("NVIDIA L40S",))
-    found.learn([Sung(study.cells[0].trial.name, None)], study.cells, "canary")
+    failed = Sung(study.cells[0].trial.name, None)
+    found.learn(measurements([failed], study.cells, study.plan.study.resources, "canary"))
     assert study.step(found) == 2.0
 
 

@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-from orchestrator.ownership import EXPIRED_SECONDS, Owner
+from orchestrator.tracking.claims import EXPIRED_SECONDS, Owner
 
 
 def test_text_and_back() -> None:

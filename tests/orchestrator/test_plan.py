@@ -6,17 +6,24 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.capacity import plan_gang
-from orchestrator.cells import Cell, resolve_cells
-from orchestrator.estimate import Measurement
-from orchestrator.forecast import Capacity, Forecaster, StudyForecast, ranks, remaining, workload
-from orchestrator.hardware import worker_device
-from orchestrator.measurements import keep
-from orchestrator.plan import duration, show_plan
-from orchestrator.policy import GangShape
-from orchestrator.study import Plan
-from orchestrator.study_file import load_study
-from orchestrator.sweep import main
+from orchestrator.planning.estimate import Measurement
+from orchestrator.planning.forecast import (
+    Capacity,
+    Forecaster,
+    StudyForecast,
+    ranks,
+    remaining,
+    workload,
+)
+from orchestrator.planning.measurements import keep
+from orchestrator.planning.plan_table import duration, show_plan
+from orchestrator.scheduling.capacity import plan_gang
+from orchestrator.scheduling.devices import worker_device
+from orchestrator.scheduling.policy import GangShape
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import Cell, resolve_cells
+from orchestrator.study.study import Plan
+from orchestrator.sweep.__main__ import main
 
 STUDY = """\
 study: planned

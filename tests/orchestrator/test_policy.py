@@ -5,7 +5,7 @@ import itertools
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.policy import (
+from orchestrator.scheduling.policy import (
     GangShape,
     Node,
     Running,

@@ -16,20 +16,20 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from models import FENetConfig
+from orchestrator.console import InputError
 from orchestrator.evaluate import main as evaluate_main
-from orchestrator.inference_command import InputError
-from orchestrator.inputs import find_pictures
+from orchestrator.evaluation.input_images import find_pictures
+from orchestrator.evaluation.trained_model import load_model
 from orchestrator.predict import main
-from orchestrator.trained_model import load_model
-from pipelines.experiment import Experiment
-from pipelines.inference import InferenceConfig, predict_image
-from pipelines.manifest import ClassInfo
-from pipelines.network import build_network
-from pipelines.optimization import TrainingConfig
-from pipelines.precision import Numerics
-from pipelines.preparation import prepare
-from pipelines.readers.ade20k import ADE20K
-from pipelines.readers.cityscapes import Cityscapes
+from pipelines.data.manifest import ClassInfo
+from pipelines.evaluation.inference import InferenceConfig, predict_image
+from pipelines.network.build import build_network
+from pipelines.network.precision import Numerics
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers.ade20k import ADE20K
+from pipelines.preparation.readers.cityscapes import Cityscapes
+from pipelines.training.experiment import Experiment
+from pipelines.training.optimization import TrainingConfig
 from tests.orchestrator.conftest import FinishedRun
 
 CPU = Numerics.choose(torch.device("cpu"), "fp32")

@@ -9,9 +9,10 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from models.profile import profile_all
-from orchestrator import studies, sweep
-from orchestrator.profile import profile_costs
-from orchestrator.study_file import load_study
+from orchestrator import studies
+from orchestrator.study.load import load_study
+from orchestrator.study.model_cost import profile_costs
+from orchestrator.sweep.__main__ import main as sweep_main
 
 ROOT = Path(__file__).parent.parent.parent
 STUDY = """\
@@ -49,7 +50,7 @@ def test_a_profile_trains_nothing_and_is_kept(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     file, storage = tmp_path / "study.yaml", tmp_path / "storage"
     file.write_text(STUDY)
-    assert sweep.main([str(file), "--storage", str(storage)]) == 0
+    assert sweep_main([str(file), "--storage", str(storage)]) == 0
     printed = capfd.readouterr().out
     client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("costs")
@@ -74,7 +75,7 @@ def test_a_profile_trains_nothing_and_is_kept(
 
     # A part of it is shown, and the whole is kept; another table leaves it as it is.
     for option in ("--only=strong*", "--set=profile.size=[32, 32]"):
-        assert sweep.main([str(file), "--storage", str(storage), option]) == 0
+        assert sweep_main([str(file), "--storage", str(storage), option]) == 0
         said = capfd.readouterr().out
         assert ("│ df " in said) == option.startswith("--set")
         assert ("--set study=NAME" in said) == option.startswith("--set")
@@ -106,7 +107,7 @@ def test_a_study_is_resumed_as_it_was_run(
     monkeypatch.syspath_prepend(str(tmp_path / "there"))
     options = ["--storage", str(tmp_path / "storage")]
     chosen = ["--set", "model.arguments.size=20", "--only", "large"]
-    assert sweep.main(["study.yaml", *options, *chosen]) == 0
+    assert sweep_main(["study.yaml", *options, *chosen]) == 0
     first = capfd.readouterr().out
     parameters = (3 * 20 * 20 + 1) * 1000 / 1e6
     assert f"{parameters:.2f}" in first
@@ -122,7 +123,7 @@ def test_a_storage_that_cannot_be_written(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)
-    assert sweep.main([str(tmp_path / "study.yaml"), "--storage", "/dev/null/storage"]) == 2
+    assert sweep_main([str(tmp_path / "study.yaml"), "--storage", "/dev/null/storage"]) == 2
     assert "--storage /dev/null/storage: cannot be written" in capfd.readouterr().out
 
 
@@ -132,7 +133,7 @@ def test_a_plan_of_a_profile_is_printed_and_no_more(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     file, storage = tmp_path / "study.yaml", tmp_path / "storage"
     file.write_text(STUDY)
-    assert sweep.main([str(file), "--storage", str(storage), "--plan"]) == 0
+    assert sweep_main([str(file), "--storage", str(storage), "--plan"]) == 0
     assert "resnet18" in capfd.readouterr().out
     client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
     assert client.get_experiment_by_name("costs") is None
@@ -144,7 +145,7 @@ def test_a_part_that_is_none_is_named(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace("flows.detail", "flow.detail"))
-    assert sweep.main([str(file), "--storage", str(tmp_path / "storage")]) == 2
+    assert sweep_main([str(file), "--storage", str(tmp_path / "storage")]) == 2
     assert "variants.df.part: 'flow.detail' is no part of this network; did you mean" in (
         capfd.readouterr().out
     )

@@ -9,9 +9,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import grpc
 import pytest
 
-from orchestrator.address import UnreachableError
+from orchestrator.cluster.address import UnreachableError, check_address
 from orchestrator.evaluate import main
-from orchestrator.reachability import check_address
 from tests.orchestrator.conftest import FinishedRun
 
 

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from orchestrator.ledger import Record, RunStatus
-from orchestrator.reconciliation import Decision, Wishes, decide
+from orchestrator.planning.reconcile import Decision, Wishes, decide
+from orchestrator.tracking.runs import Record, RunStatus
 
 STUDY, CODE = "table", "new"
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator import recorder
-from orchestrator.budget import Budget
-from orchestrator.limits import Limits
-from orchestrator.recorder import Recorder, Tracked
-from orchestrator.resources import Resources
-from orchestrator.setting import Setting, StopFlag
-from orchestrator.stop_file import StopFile
+from orchestrator.context import Setting, StopFlag
+from orchestrator.scheduling.budget import Budget
 from orchestrator.storage import Storage
-from orchestrator.worker import CODE, DEVICE, WORKERS
+from orchestrator.study.config import Limits
+from orchestrator.study.resources import Resources
+from orchestrator.sweep import recorder
+from orchestrator.sweep.recorder import Recorder, Tracked
+from orchestrator.training.stop_file import StopFile
+from orchestrator.training.worker import CODE, DEVICE, WORKERS
 
 NAME = "trial"
 

@@ -11,8 +11,8 @@ import pytest
 from ray.dashboard.modules.job.pydantic_models import JobDetails, JobType
 from ray.job_submission import JobStatus
 
-from orchestrator import remote
-from orchestrator.sweep import main as sweep
+from orchestrator.cluster import submit
+from orchestrator.sweep.__main__ import main as sweep
 
 PROJECT = Path(__file__).parents[2]
 STUDY = """\
@@ -58,7 +58,7 @@ class Jobs:
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     found = Jobs()
-    monkeypatch.setattr(remote, "JobSubmissionClient", lambda address: found)
+    monkeypatch.setattr(submit, "JobSubmissionClient", lambda address: found)
     return found
 
 

@@ -7,7 +7,7 @@ import psutil
 import pytest
 import ray
 
-from orchestrator.rendezvous import VARIABLES, interface_of, speak_over_rays_network
+from orchestrator.training.network_interface import VARIABLES, interface_of, speak_over_rays_network
 
 
 @pytest.fixture

@@ -18,14 +18,14 @@ import pytest
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from orchestrator.ledger import Ledger, tracking_uri
-from orchestrator.profile import profile_costs
 from orchestrator.report.__main__ import main
-from orchestrator.report.columns import main_sheet
-from orchestrator.report.refresher import Refresher
 from orchestrator.report.study_report import StudyReport
-from orchestrator.study_file import load_study
-from pipelines.prepare import prepare_streets
+from orchestrator.report.table import main_sheet
+from orchestrator.study.load import load_study
+from orchestrator.study.model_cost import profile_costs
+from orchestrator.sweep.refresh import Refresher
+from orchestrator.tracking.store import Ledger, tracking_uri
+from pipelines.preparation.embedded import prepare_streets
 from tests.orchestrator.fabricated import FEW as CITIES
 from tests.orchestrator.fabricated import PLAIN, fabricate, report_of, written
 

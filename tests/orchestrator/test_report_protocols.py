@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cells import Cell
-from orchestrator.ledger import Ledger, tracking_uri
 from orchestrator.report.results import Result
 from orchestrator.report.study_report import StudyReport
-from orchestrator.study_file import load_study
-from pipelines.inference import InferenceConfig
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import Cell
+from orchestrator.tracking.store import Ledger, tracking_uri
+from pipelines.evaluation.inference import InferenceConfig
 from tests.orchestrator.fabricated import (
     FEW,
     PLAIN,

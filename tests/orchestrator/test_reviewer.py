@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from orchestrator.report.breakdown import heat_map, image_list
 from orchestrator.report.study_report import Report
-from orchestrator.report.views import heat_map, image_list
-from orchestrator.study_file import load_study
+from orchestrator.study.load import load_study
 from tests.orchestrator.fabricated import FEW, PLAIN, fabricate, report_of, written
 
 pytestmark = pytest.mark.usefixtures("own_store")

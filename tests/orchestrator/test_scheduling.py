@@ -11,14 +11,15 @@ import pytest
 import ray
 from ray import cloudpickle, tune
 
-from orchestrator import fleet
-from orchestrator.budget import Budget
-from orchestrator.capacity import DRIVER_RESOURCE
-from orchestrator.limits import EarlyStopping, Limits
-from orchestrator.trial import Job
-from orchestrator.worker import WorkerTask
-from pipelines.experiment import Experiment
-from pipelines.optimization import TrainingConfig
+from orchestrator.cluster import connect
+from orchestrator.scheduling.budget import Budget
+from orchestrator.scheduling.capacity import DRIVER_RESOURCE
+from orchestrator.study.config import EarlyStopping, Limits
+from orchestrator.training.job import Job
+from orchestrator.training.tuner import run_jobs
+from orchestrator.training.worker import WorkerTask
+from pipelines.training.experiment import Experiment
+from pipelines.training.optimization import TrainingConfig
 
 pytestmark = pytest.mark.slow
 # The drivers' processes cannot import a test module: its functions travel whole.
@@ -29,7 +30,7 @@ EPOCHS = 9
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    for name, value in fleet._SETTINGS.items():
+    for name, value in connect._SETTINGS.items():
         os.environ.setdefault(name, value)
     ray.init(
         num_cpus=4,
@@ -122,7 +123,7 @@ class Events:
 
 def run(jobs: list[Job], directory: Path, events: Events, **options: Any) -> None:
     options.setdefault("run", train)
-    fleet.run_jobs(jobs, options.pop("at_once", None), events, directory, "study", **options)
+    run_jobs(jobs, options.pop("at_once", None), events, directory, "study", **options)
 
 
 def test_first_rows_then_the_longest_and_whole_gangs_only(cluster: None, tmp_path: Path) -> None:

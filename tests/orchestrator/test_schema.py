@@ -6,8 +6,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from orchestrator.schema import FILE, main, study_schema
-from orchestrator.source import read_yaml
+from orchestrator.study.schema import FILE, main, study_schema
+from orchestrator.study.yaml_source import read_yaml
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = [
@@ -25,7 +25,7 @@ def validator() -> jsonschema.Draft202012Validator:
 
 
 def test_the_committed_schema_is_current(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--check"]) == 0, "run python -m orchestrator.schema"
+    assert main(["--check"]) == 0, "run python -m orchestrator.study.schema"
     assert "current" in capsys.readouterr().out
 
 

@@ -7,13 +7,11 @@ import pyarrow.fs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
-from orchestrator.ledger import Ledger, LedgerError
-from orchestrator.setting import Setting, StopFlag
 from orchestrator.storage import Storage, on_this_machine
-from orchestrator.sweep import main as sweep
-from pipelines.storage import locate, within
+from orchestrator.sweep.__main__ import main as sweep
+from orchestrator.tracking.store import Ledger, LedgerError, open_store
+from pipelines.data.storage import locate, within
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +92,12 @@ def test_a_directory_here_is_itself(tmp_path: Path) -> None:
 def test_a_bucket_holds_no_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    setting = Setting(Storage.of("s3://bucket/x"), None, Console(), tmp_path / "log", StopFlag())
+    storage = Storage.of("s3://bucket/x")
     with pytest.raises(LedgerError, match="set MLFLOW_TRACKING_URI"):
-        _ = setting.tracking_uri
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
-    assert setting.tracking_uri == "http://127.0.0.1:5000"
+        open_store(storage)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'file.db'}")
+    with pytest.raises(LedgerError, match="set MLFLOW_TRACKING_URI"):
+        open_store(storage)  # a file of this machine is no server
 
 
 def test_an_address_with_a_key_in_it_is_refused_and_not_repeated(

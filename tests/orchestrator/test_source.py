@@ -7,7 +7,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.source import Place, Source, StudyError, parse_yaml, read_yaml, single_value
+from orchestrator.study.yaml_source import (
+    Place,
+    Source,
+    StudyError,
+    parse_yaml,
+    read_yaml,
+    single_value,
+)
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 KEYS = st.text(string.ascii_letters + "_", min_size=1, max_size=8)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from orchestrator import stop_file
-from orchestrator.stop_file import StopFile
-from pipelines.storage import Location
+from orchestrator.training import stop_file
+from orchestrator.training.stop_file import StopFile
+from pipelines.data.storage import Location
 
 
 class Storage:

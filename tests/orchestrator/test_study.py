@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.source import StudyError
-from orchestrator.study import Plan
-from orchestrator.study_file import load_study
-from pipelines.network import NetworkConfig
+from orchestrator.study.load import load_study
+from orchestrator.study.study import Plan
+from orchestrator.study.yaml_source import StudyError
+from pipelines.network.build import NetworkConfig
 
 MINIMAL = """\
 study: small

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.identity import trial_identity
-from orchestrator.source import StudyError
-from orchestrator.study import Plan
-from orchestrator.study_file import load_study
+from orchestrator.study.identity import trial_identity
+from orchestrator.study.load import load_study
+from orchestrator.study.study import Plan
+from orchestrator.study.yaml_source import StudyError
 
 RECIPE = """\
 description: Of no study in particular.

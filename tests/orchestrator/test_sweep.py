@@ -16,8 +16,8 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
-from orchestrator.ledger import Ledger
-from pipelines.prepare import prepare_streets
+from orchestrator.tracking.store import Ledger
+from pipelines.preparation.embedded import prepare_streets
 
 STUDY = """\
 study: tiny

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cells import Cell, resolve_cells
-from orchestrator.ledger import Ledger
-from orchestrator.study_file import load_study
-from orchestrator.trained_outcome import keep_models
-from pipelines.checkpoint import STATE_FILE, CheckpointError
-from pipelines.origin import origin
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import Cell, resolve_cells
+from orchestrator.tracking.models import keep_models
+from orchestrator.tracking.store import Ledger
+from pipelines.network.checkpoint import STATE_FILE, CheckpointError
+from pipelines.training.lineage import origin
 from tests.orchestrator.conftest import STUDY
 
 

@@ -13,16 +13,16 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
-from orchestrator import fleet
-from orchestrator.causes import diagnose
-from orchestrator.cells import resolve_cells
-from orchestrator.failures import WrongTrialError
-from orchestrator.study_file import load_study
-from orchestrator.trainer import ReportToTune
-from orchestrator.worker import RUN, WorkerTask, train_worker
-from pipelines.dataset import open_dataset
-from pipelines.experiment import Experiment
-from pipelines.training import Report, Training
+from orchestrator.cluster import connect
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import resolve_cells
+from orchestrator.training.diagnosis import diagnose
+from orchestrator.training.failures import WrongTrialError
+from orchestrator.training.trial import ReportToTune
+from orchestrator.training.worker import RUN, WorkerTask, train_worker
+from pipelines.data.dataset import open_dataset
+from pipelines.training.experiment import Experiment
+from pipelines.training.loop import Report, Training
 from tests.orchestrator.test_sweep import STUDY, runs, sweep
 
 
@@ -63,7 +63,7 @@ def test_trials_beside_each_other_learn_what_each_learns_alone(
 
 @pytest.fixture
 def cluster() -> Iterator[None]:
-    for name, value in fleet._SETTINGS.items():
+    for name, value in connect._SETTINGS.items():
         os.environ.setdefault(name, value)
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     yield

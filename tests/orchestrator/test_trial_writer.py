@@ -11,21 +11,22 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 from safetensors.torch import save_file
 
-from orchestrator.budget import Budget
-from orchestrator.cells import Cell, resolve_cells
-from orchestrator.ledger import Ledger, StudyRun, tracking_uri
-from orchestrator.limits import Limits
-from orchestrator.progress import StudyProgress, TrialProgress
-from orchestrator.recorder import Recorder, Tracked
-from orchestrator.setting import Setting, StopFlag
-from orchestrator.stop_file import StopFile
+from orchestrator.context import Setting, StopFlag
+from orchestrator.scheduling.budget import Budget
 from orchestrator.storage import Storage
-from orchestrator.study import Plan
-from orchestrator.study_file import load_study
-from orchestrator.worker import RESULTS_DIRECTORY
-from pipelines.checkpoint import STATE_FILE
-from pipelines.network import build_network
-from pipelines.origin import origin
+from orchestrator.study.config import Limits
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import Cell, resolve_cells
+from orchestrator.study.study import Plan
+from orchestrator.sweep.progress import StudyProgress, TrialProgress
+from orchestrator.sweep.recorder import Recorder, Tracked
+from orchestrator.tracking.store import Ledger, tracking_uri
+from orchestrator.tracking.study_run import StudyRun
+from orchestrator.training.stop_file import StopFile
+from orchestrator.training.worker import RESULTS_DIRECTORY
+from pipelines.network.build import build_network
+from pipelines.network.checkpoint import STATE_FILE
+from pipelines.training.lineage import origin
 
 STUDY = """\
 study: by hand

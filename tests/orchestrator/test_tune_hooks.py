@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.limits import EarlyStopping
-from orchestrator.tune_hooks import FAILURE, OUTCOME, Halving, Link, StopOnRequest
+from orchestrator.study.config import EarlyStopping
+from orchestrator.training.tuner import FAILURE, OUTCOME, Halving, Link, StopOnRequest
 
 STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
 

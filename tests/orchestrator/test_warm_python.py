@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator import warm_python
+from orchestrator.cluster import fork_server
 
 SCRIPT = """\
 import json, os, random, sys, threading
@@ -51,9 +51,9 @@ if "die" in sys.argv:
 OBJECTS = """\
 import json, os, threading
 import ray
-from orchestrator import fleet
+from orchestrator.cluster import connect
 
-fleet.connect(None, {})
+connect.connect(None, {})
 
 @ray.remote(num_cpus=0)
 class Driver:
@@ -69,11 +69,11 @@ class Driver:
 drivers = [Driver.remote() for _ in range(4)]
 found = ray.get([driver.put.remote(value) for value, driver in enumerate(drivers)])
 print(json.dumps(dict(zip(("values", "names", "parents"), zip(*found)))), flush=True)
-fleet.disconnect()
+connect.disconnect()
 """
 DRAWING = """\
 from ray import JobID, PlacementGroupID
-from orchestrator.warm_python import children_draw_apart, import_libraries
+from orchestrator.cluster.fork_server import children_draw_apart, import_libraries
 
 import_libraries()
 print(children_draw_apart())
@@ -92,7 +92,7 @@ class Warm:
 
     def run(self, *arguments: str, **environment: str) -> dict[str, Any]:
         """What SCRIPT found when run warm."""
-        command = [sys.executable, "-S", "-I", warm_python.__file__, str(self.directory)]
+        command = [sys.executable, "-S", "-I", fork_server.__file__, str(self.directory)]
         done = subprocess.run(
             [*command, str(self.script), *arguments],
             capture_output=True,
@@ -188,9 +188,9 @@ def test_a_process_reads_its_own_objects() -> None:
 def test_a_server_whose_children_would_draw_alike_does_not_serve(
     warm: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_python, "LIBRARIES", ())
-    monkeypatch.setattr(warm_python, "children_draw_apart", lambda: False)
-    assert warm_python.serve(tmp_path) is None
+    monkeypatch.setattr(fork_server, "LIBRARIES", ())
+    monkeypatch.setattr(fork_server, "children_draw_apart", lambda: False)
+    assert fork_server.serve(tmp_path) is None
     refused = Warm(tmp_path, warm.script, warm.raylet)
     assert "torch" not in refused.run()["loaded"]
 
@@ -201,6 +201,6 @@ def test_it_is_seen_whether_children_would_draw_alike() -> None:
     assert done.stdout.split() == ["True", "False"], done.stderr
 
 
-@pytest.mark.parametrize("name", warm_python.LIBRARIES)
+@pytest.mark.parametrize("name", fork_server.LIBRARIES)
 def test_every_library_named_is_installed(name: str) -> None:
     __import__(name)

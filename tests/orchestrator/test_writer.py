@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from orchestrator.ledger import BackgroundWriter
+from orchestrator.sweep.run_writer import BackgroundWriter
 
 
 def test_no_failing_write_takes_those_behind_it_along(caplog: pytest.LogCaptureFixture) -> None:

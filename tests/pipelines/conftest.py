@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.dataset import PreparedDataset, open_dataset
-from pipelines.prepare import prepare_streets
+from pipelines.data.dataset import PreparedDataset, open_dataset
+from pipelines.preparation.embedded import prepare_streets
 
 
 @pytest.fixture(scope="session")

@@ -16,19 +16,19 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from pipelines.augmentation import (
+from pipelines.data.augmentation import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Augmentation,
     AugmentationConfig,
     normalise,
 )
-from pipelines.batches import SourceBatch
-from pipelines.data import DataConfig
-from pipelines.geometry import plan_crop
-from pipelines.loading import TrainingBatches
-from pipelines.randomness import Stream, uniform
-from pipelines.sampling import Draws
+from pipelines.data.batches import SourceBatch
+from pipelines.data.config import DataConfig
+from pipelines.data.geometry import plan_crop
+from pipelines.data.loading import TrainingBatches
+from pipelines.data.randomness import Stream, uniform
+from pipelines.data.sampling import Draws
 
 OFF = AugmentationConfig(
     scale=(1, 1), flip=0, brightness=0, contrast=0, saturation=0, hue=0, blur=(0, 0)

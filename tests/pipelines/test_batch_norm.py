@@ -8,8 +8,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from pipelines.batch_norm import CpuSyncBatchNorm, synchronise_batch_norm
-from pipelines.network import NetworkError
+from pipelines.network.batch_norm import CpuSyncBatchNorm, synchronise_batch_norm
+from pipelines.network.build import NetworkError
 
 CHANNELS = 5
 

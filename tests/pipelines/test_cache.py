@@ -16,10 +16,10 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from pipelines import cache, imaging
-from pipelines.cache import DecodedSplit, NodeCache
-from pipelines.dataset import DatasetError, PreparedDataset, Split, open_dataset
-from pipelines.prepare import prepare_streets
+from pipelines.data import image_io, node_cache
+from pipelines.data.dataset import DatasetError, PreparedDataset, Split, open_dataset
+from pipelines.data.node_cache import DecodedSplit, NodeCache
+from pipelines.preparation.embedded import prepare_streets
 
 
 def arrow_files(directory: Path) -> list[Path]:
@@ -49,9 +49,9 @@ def test_what_another_decoder_made_is_not_used(
     copies = NodeCache(tmp_path / "cache")
     copies.decoded(streets, "val")
     changed = tmp_path / "imaging.py"
-    changed.write_text(Path(imaging.__file__).read_text() + "# changed\n")
+    changed.write_text(Path(image_io.__file__).read_text() + "# changed\n")
     for module, name, value in (
-        (imaging, "__file__", str(changed)),
+        (image_io, "__file__", str(changed)),
         (Image, "__version__", "99.0"),
     ):
         monkeypatch.setattr(module, name, value)
@@ -79,12 +79,12 @@ def test_many_processes_build_once(streets: PreparedDataset, tmp_path: Path) -> 
     code = f"""
 import sys
 from pathlib import Path
-from pipelines import cache
-from pipelines.dataset import Split, open_dataset
+from pipelines.data import node_cache
+from pipelines.data.dataset import Split, open_dataset
 reads = []
 read = Split.read
 Split.read = lambda self, index: reads.append(index) or read(self, index)
-found = cache.NodeCache(Path({str(tmp_path)!r})).decoded(
+found = node_cache.NodeCache(Path({str(tmp_path)!r})).decoded(
     open_dataset({streets.location.path!r}), "train")
 assert type(found).__name__ == "DecodedSplit"
 print(len(reads))
@@ -101,11 +101,12 @@ def test_a_killed_builder_leaves_no_copy(streets: PreparedDataset, tmp_path: Pat
     code = f"""
 import time
 from pathlib import Path
-from pipelines import cache
-from pipelines.dataset import Split, open_dataset
+from pipelines.data import node_cache
+from pipelines.data.dataset import Split, open_dataset
 read = Split.read
 Split.read = lambda self, index: time.sleep(0.2 if index > 4 else 0) or read(self, index)
-cache.NodeCache(Path({str(tmp_path)!r})).decoded(open_dataset({streets.location.path!r}), "train")
+dataset = open_dataset({streets.location.path!r})
+node_cache.NodeCache(Path({str(tmp_path)!r})).decoded(dataset, "train")
 """
     process = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
@@ -127,7 +128,7 @@ def test_without_room_samples_are_decoded_each_time(
     with pytest.warns(UserWarning, match=r"'train': it needs 0\.1 MiB and .* room for 0\.0"):
         found = NodeCache(tmp_path, capacity=10_000).decoded(streets, "train")
     assert isinstance(found, Split)
-    full = shutil.disk_usage(tmp_path)._replace(free=cache.MARGIN + 1000)
+    full = shutil.disk_usage(tmp_path)._replace(free=node_cache.MARGIN + 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.warns(UserWarning, match=r"room for 0\.0 MiB, with 1\.0 GiB of the disk left free"):
         assert isinstance(NodeCache(tmp_path).decoded(streets, "train"), Split)
@@ -155,7 +156,7 @@ def test_a_disk_that_fills_up_is_no_failure(
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(cache.pa.ipc, "new_file", full)
+    monkeypatch.setattr(node_cache.pa.ipc, "new_file", full)
     with pytest.warns(UserWarning, match="No space left on device"):
         assert isinstance(NodeCache(tmp_path).decoded(streets, "train"), Split)
     assert not list(tmp_path.glob("*.arrow*"))

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pipelines.background import BackgroundWriter
-from pipelines.checkpoint import CheckpointError, Snapshot, take_snapshot
-from pipelines.checkpoint_folder import CheckpointFolder, Entry, select
+from pipelines.network.checkpoint import CheckpointError, Snapshot, take_snapshot
+from pipelines.training.checkpoint_folder import BackgroundWriter, CheckpointFolder, Entry, select
 
 
 def snapshot(epoch: int, step: int = 0, mious: tuple[float | None, ...] = ()) -> Snapshot:

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from models import FENetConfig
-from pipelines.augmentation import AugmentationConfig
-from pipelines.configuration import ConfigurationError, configure
-from pipelines.data import DataConfig
-from pipelines.experiment import Experiment
-from pipelines.network import NetworkConfig
-from pipelines.optimization import TrainingConfig
+from pipelines.config import ConfigurationError, configure
+from pipelines.data.augmentation import AugmentationConfig
+from pipelines.data.config import DataConfig
+from pipelines.network.build import NetworkConfig
+from pipelines.training.experiment import Experiment
+from pipelines.training.optimization import TrainingConfig
 
 ADAPTERS = {kind: TypeAdapter(kind) for kind in (DataConfig, FENetConfig, TrainingConfig)}
 VALUES = (

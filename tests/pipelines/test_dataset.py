@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.dataset import DatasetError, PreparedDataset, open_dataset
-from pipelines.imaging import decode_indices, decode_rgb, encode_png
-from pipelines.manifest import MANIFEST_NAME, Manifest
-from pipelines.prepare import prepare_streets
-from pipelines.streets import CLASSES, render_street
+from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.data.image_io import decode_indices, decode_rgb, encode_png
+from pipelines.data.manifest import MANIFEST_NAME, Manifest
+from pipelines.preparation.embedded import prepare_streets
+from pipelines.preparation.streets import CLASSES, render_street
 
 
 def test_rows_hold_what_was_rendered(streets: PreparedDataset) -> None:

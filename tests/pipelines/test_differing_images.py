@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipelines.differing_images import Differences
+from pipelines.figures.image_selection import Differences
 
 COUNTS = arrays(np.int64, (9, 3, 3), elements=st.integers(0, 50))
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipelines import evaluation
-from pipelines.dataset import open_dataset
-from pipelines.evaluation import (
+from pipelines.data.dataset import open_dataset
+from pipelines.data.loading import EvaluationBatches
+from pipelines.evaluation import evaluate as evaluate_module
+from pipelines.evaluation.evaluate import (
     EvaluationConfig,
     Scores,
     count_pixels,
@@ -20,9 +21,8 @@ from pipelines.evaluation import (
     predict,
     predict_image,
 )
-from pipelines.loading import EvaluationBatches
-from pipelines.precision import Numerics
-from pipelines.scores import ScoreState
+from pipelines.evaluation.scores import ScoreState
+from pipelines.network.precision import Numerics
 
 CPU = Numerics.choose(torch.device("cpu"), "fp32")
 
@@ -211,7 +211,7 @@ def test_images_share_a_batch_as_far_as_their_logits_have_room(
     together = evaluate(model, EvaluationBatches(split, 7), 4, CPU)
     assert max(model.seen) == 4  # images of one size
     model.seen.clear()
-    monkeypatch.setattr(evaluation, "_LOGITS", 2 * 4 * 9 * 11)
+    monkeypatch.setattr(evaluate_module, "_LOGITS", 2 * 4 * 9 * 11)
     apart = evaluate(model, EvaluationBatches(split, 7), 4, CPU)
     assert max(model.seen) == 2
     assert torch.equal(apart.confusion, together.confusion)

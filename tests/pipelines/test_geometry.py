@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.geometry import Axis, canvas_size, plan_crop, sample_axis
+from pipelines.data.geometry import Axis, canvas_size, plan_crop, sample_axis
 
 SIZES = st.tuples(st.integers(1, 90), st.integers(1, 90))
 SCALES = st.sampled_from([(0.5, 2.0), (1.0, 1.0), (0.25, 0.5), (0.1, 3.0)])

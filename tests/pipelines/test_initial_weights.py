@@ -8,13 +8,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models import FENetConfig
-from pipelines.dataset import open_dataset
-from pipelines.experiment import Experiment
-from pipelines.initial_weights import load_initial_weights
-from pipelines.network import build_network
-from pipelines.optimization import TrainingConfig
-from pipelines.training import Training
-from pipelines.weights import WeightsError
+from pipelines.data.dataset import open_dataset
+from pipelines.network.build import build_network
+from pipelines.network.init_weights import load_initial_weights
+from pipelines.network.weights import WeightsError
+from pipelines.training.experiment import Experiment
+from pipelines.training.loop import Training
+from pipelines.training.optimization import TrainingConfig
 
 CONFIG = FENetConfig(backbone="dfnet1", channels=8, supervision=(3, 4))
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.imaging import PictureError
-from pipelines.labels import class_indices, indices_of_colors, stored_values, voc_color
-from pipelines.manifest import ClassInfo
-from pipelines.readers import READERS
-from pipelines.readers.reader import Record
+from pipelines.data.image_io import PictureError
+from pipelines.data.manifest import ClassInfo
+from pipelines.preparation.labels import class_indices, indices_of_colors, stored_values, voc_color
+from pipelines.preparation.readers import READERS
+from pipelines.preparation.readers.reader import Record
 
 CAMVID = READERS["camvid"](source=Path())
 RECORD = Record("x", "train", Path("x.png"), Path("x-label.png"))

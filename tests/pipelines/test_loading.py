@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.ahead import prepare_ahead
-from pipelines.augmentation import Augmentation, AugmentationConfig
-from pipelines.cache import NodeCache
-from pipelines.data import DataConfig
-from pipelines.dataset import DatasetError, PreparedDataset, open_dataset
-from pipelines.loading import BufferPool, EvaluationBatches, TrainingBatches
-from pipelines.preparation import prepare
-from pipelines.readers.camvid import CamVid
+from pipelines.data.augmentation import Augmentation, AugmentationConfig
+from pipelines.data.config import DataConfig
+from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.data.loading import BufferPool, EvaluationBatches, TrainingBatches
+from pipelines.data.node_cache import NodeCache
+from pipelines.data.prefetch import prepare_ahead
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers.camvid import CamVid
 from tests.pipelines.conftest import CamVidSource
 
 DATA = DataConfig(crop=(24, 40))

@@ -8,13 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from models import FENetConfig
-from pipelines.backbone_weights import load_backbone_weights
-from pipelines.network import (
-    NetworkConfig,
-    NetworkError,
-    build_network,
-    check_network,
-)
+from pipelines.network.build import NetworkConfig, NetworkError, build_network, check_network
+from pipelines.network.init_weights import load_backbone_weights
 
 
 class Linear(nn.Module):

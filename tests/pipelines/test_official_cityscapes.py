@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipelines.dataset import open_dataset
-from pipelines.evaluation import evaluate
-from pipelines.inference import predict_image
-from pipelines.loading import EvaluationBatches
-from pipelines.precision import Numerics
-from pipelines.preparation import prepare
-from pipelines.readers.cityscapes import CLASSES, Cityscapes
-from pipelines.scores import Scores
+from pipelines.data.dataset import open_dataset
+from pipelines.data.loading import EvaluationBatches
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.inference import predict_image
+from pipelines.evaluation.scores import Scores
+from pipelines.network.precision import Numerics
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers.cityscapes import CLASSES, Cityscapes
 
 official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
 

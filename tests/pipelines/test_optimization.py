@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.optimization import TrainingConfig, build_optimizer, learning_rate
+from pipelines.training.optimization import TrainingConfig, build_optimizer, learning_rate
 
 
 def rates(steps: int, **settings: Any) -> list[float]:

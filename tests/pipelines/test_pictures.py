@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines.dataset import ClassInfo
-from pipelines.pictures import colorize, draw_confusion, draw_panels, mistakes
+from pipelines.data.dataset import ClassInfo
+from pipelines.data.overlays import colorize, mistakes
+from pipelines.figures.panels import draw_confusion, draw_panels
 
 CLASSES = [ClassInfo("road", (128, 64, 128)), ClassInfo("sky", (70, 130, 180))]
 

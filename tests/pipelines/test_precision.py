@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.precision import Numerics, resolve_precision
+from pipelines.network.precision import Numerics, resolve_precision
 
 CPU = torch.device("cpu")
 

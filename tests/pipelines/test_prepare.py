@@ -20,16 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines import preparation
-from pipelines.cache import NodeCache
-from pipelines.checking import centroids
-from pipelines.dataset import DatasetError, open_dataset
-from pipelines.inspection import verify
-from pipelines.preparation import prepare
-from pipelines.prepare import ensure_streets, main, prepare_streets
-from pipelines.readers.camvid import CamVid
-from pipelines.readers.folder import Folder
-from pipelines.readers.streets import Streets
+from pipelines.data.dataset import DatasetError, open_dataset
+from pipelines.data.node_cache import NodeCache
+from pipelines.preparation import prepare_dataset
+from pipelines.preparation.checking import centroids
+from pipelines.preparation.embedded import ensure_streets, prepare_streets
+from pipelines.preparation.inspection import verify
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers.camvid import CamVid
+from pipelines.preparation.readers.folder import Folder
+from pipelines.preparation.readers.streets import Streets
+from pipelines.prepare import main
 from tests.pipelines.conftest import CamVidSource
 
 
@@ -357,9 +358,9 @@ def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     """SIGKILL at several moments; what was finished is not rendered again."""
     out = tmp_path / "out"
     code = (
-        "from pipelines import preparation\n"
-        "from pipelines.prepare import prepare_streets\n"
-        "preparation.SHARD_BYTES = 20000\n"
+        "from pipelines.preparation import prepare_dataset\n"
+        "from pipelines.preparation.embedded import prepare_streets\n"
+        "prepare_dataset.SHARD_BYTES = 20000\n"
         f"prepare_streets({str(out)!r}, 40, 8, (64, 96))\n"
     )
     for shards, delay in ((1, 0.0), (3, 0.013), (6, 0.029)):
@@ -373,7 +374,7 @@ def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not out.exists()
-    monkeypatch.setattr(preparation, "SHARD_BYTES", 20000)
+    monkeypatch.setattr(prepare_dataset, "SHARD_BYTES", 20000)
     seen: list[int] = []
     manifest = prepare(
         Streets(train=40, val=8, size=(64, 96)),
@@ -381,7 +382,7 @@ def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         progress=lambda done, total: seen.append(done),
     )
     assert seen[0] >= 2 * 5  # two samples a shard; the last shard may not be in the journal
-    monkeypatch.setattr(preparation, "SHARD_BYTES", 128 << 20)
+    monkeypatch.setattr(prepare_dataset, "SHARD_BYTES", 128 << 20)
     untouched = prepare_streets(tmp_path / "untouched", 40, 8, (64, 96))
     assert manifest.class_pixels == untouched.class_pixels
     assert manifest.image_mean == pytest.approx(untouched.image_mean)
@@ -411,7 +412,7 @@ def test_a_killed_worker_gets_a_sentence_and_costs_no_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the kernel kills one when the memory runs out."""
-    monkeypatch.setattr(preparation, "SHARD_BYTES", 20000)
+    monkeypatch.setattr(prepare_dataset, "SHARD_BYTES", 20000)
     reader = Streets(train=40, val=0, size=(64, 96))
 
     def kill(done: int, total: int) -> None:
@@ -443,8 +444,10 @@ def group_members(group: int) -> list[int]:
 def test_the_embedded_data_set_is_prepared_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.prepare.Streets", lambda: Streets(train=2, val=1, size=(16, 32)))
-    monkeypatch.setattr("pipelines.prepare.cores", lambda: 1)
+    monkeypatch.setattr(
+        "pipelines.preparation.embedded.Streets", lambda: Streets(train=2, val=1, size=(16, 32))
+    )
+    monkeypatch.setattr("pipelines.preparation.embedded.cores", lambda: 1)
     path = ensure_streets(tmp_path)
     assert open_dataset(path).manifest.counts == {"train": 2, "val": 1}
     written = os.stat(path).st_mtime_ns

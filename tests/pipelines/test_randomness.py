@@ -5,7 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.randomness import Stream, combine, permutation, sample_keys, uniform, uniform_tensor
+from pipelines.data.randomness import (
+    Stream,
+    combine,
+    permutation,
+    sample_keys,
+    uniform,
+    uniform_tensor,
+)
 
 KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20)
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.dataset import DatasetError, PreparedDataset, open_dataset
-from pipelines.labels import voc_color
-from pipelines.preparation import prepare
+from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.preparation.labels import voc_color
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers import READERS, Reader
+from pipelines.preparation.readers.ade20k import ADE20K
+from pipelines.preparation.readers.cityscapes import Cityscapes
+from pipelines.preparation.readers.folder import Folder
+from pipelines.preparation.readers.pascal_context import PascalContext
 from pipelines.prepare import main
-from pipelines.readers import READERS, Reader
-from pipelines.readers.ade20k import ADE20K
-from pipelines.readers.cityscapes import Cityscapes
-from pipelines.readers.folder import Folder
-from pipelines.readers.pascal_context import PascalContext
 
 SIZE = (10, 14)
 RNG = np.random.default_rng(0)

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from models import FENetConfig
-from pipelines.data import DataConfig
-from pipelines.dataset import open_dataset
-from pipelines.experiment import Experiment
-from pipelines.optimization import TrainingConfig
-from pipelines.results import write_results
-from pipelines.training import Report, Training
+from pipelines.data.config import DataConfig
+from pipelines.data.dataset import open_dataset
+from pipelines.training.experiment import Experiment
+from pipelines.training.loop import Report, Training
+from pipelines.training.optimization import TrainingConfig
+from pipelines.training.results import write_results
 
 
 @pytest.mark.slow

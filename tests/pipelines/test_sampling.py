@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.sampling import ClassUniform, GlobalBatches
+from pipelines.data.sampling import ClassUniform, GlobalBatches
 
 
 def rows(batches: GlobalBatches, epoch: int) -> list[list[tuple[int, int]]]:

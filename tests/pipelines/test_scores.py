@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.scores import ImageCounts, Scores, ScoreState, boundary_scores, write_counts
+from pipelines.evaluation.counts import write_counts
+from pipelines.evaluation.scores import ImageCounts, Scores, ScoreState, boundary_scores
 
 matrices = st.integers(1, 6).flatmap(
     lambda n: st.lists(st.lists(st.integers(0, 9), min_size=n, max_size=n), min_size=n, max_size=n)

@@ -11,18 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.augmentation import Augmentation
-from pipelines.data import DataConfig
-from pipelines.dataset import DatasetError, PreparedDataset, open_dataset
-from pipelines.device import augment_ahead
-from pipelines.inspection import describe, verify
-from pipelines.loading import TrainingBatches
-from pipelines.pictures import overlay
-from pipelines.preparation import prepare
+from pipelines.data.augmentation import Augmentation
+from pipelines.data.config import DataConfig
+from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.data.device_batches import augment_ahead
+from pipelines.data.loading import TrainingBatches
+from pipelines.data.overlays import overlay
+from pipelines.data.sampling import GlobalBatches
+from pipelines.preparation.contact_sheet import contact_sheet, hatch, preview
+from pipelines.preparation.inspection import describe, verify
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers.folder import Folder
 from pipelines.prepare import main
-from pipelines.readers.folder import Folder
-from pipelines.sampling import GlobalBatches
-from pipelines.sheets import contact_sheet, hatch, preview
 
 
 def test_the_description_counts(streets: PreparedDataset) -> None:

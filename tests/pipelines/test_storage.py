@@ -10,14 +10,16 @@ import numpy as np
 import pyarrow.fs
 import pytest
 
-from pipelines import preparation, storage
-from pipelines.cache import DecodedSplit, NodeCache
-from pipelines.dataset import DatasetError, open_dataset
-from pipelines.inspection import verify
-from pipelines.preparation import prepare
-from pipelines.prepare import main, prepare_streets
-from pipelines.readers.camvid import CamVid
-from pipelines.storage import locate
+from pipelines.data import storage
+from pipelines.data.dataset import DatasetError, open_dataset
+from pipelines.data.node_cache import DecodedSplit, NodeCache
+from pipelines.data.storage import locate
+from pipelines.preparation import prepare_dataset
+from pipelines.preparation.embedded import prepare_streets
+from pipelines.preparation.inspection import verify
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers.camvid import CamVid
+from pipelines.prepare import main
 from tests.pipelines.conftest import CamVidSource
 
 
@@ -79,7 +81,7 @@ def test_an_interrupted_preparation_goes_on(
     bucket: str, camvid: CamVidSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = bucket.format("camvid")
-    monkeypatch.setattr(preparation, "SHARD_BYTES", 100)
+    monkeypatch.setattr(prepare_dataset, "SHARD_BYTES", 100)
 
     def stop(done: int, total: int) -> None:
         if done == 4:

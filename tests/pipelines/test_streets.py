@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipelines.streets import CLASSES, render_street
+from pipelines.preparation.streets import CLASSES, render_street
 
 
 def test_a_street_follows_from_seed_and_index() -> None:

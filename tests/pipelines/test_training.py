@@ -19,20 +19,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models import FENetConfig, LossConfig
-from pipelines.agreement import DisagreementError
-from pipelines.augmentation import AugmentationConfig
-from pipelines.checkpoint import CheckpointError
-from pipelines.data import DataConfig
-from pipelines.dataset import open_dataset
-from pipelines.evaluation import EvaluationConfig
-from pipelines.experiment import Experiment
-from pipelines.inference import NonFiniteLogitsError
-from pipelines.network import NetworkConfig
-from pipelines.optimization import TrainingConfig
-from pipelines.precision import Numerics
-from pipelines.prepare import prepare_streets
-from pipelines.results import write_results
-from pipelines.training import NonFiniteLossError, Report, Training
+from pipelines.data.augmentation import AugmentationConfig
+from pipelines.data.config import DataConfig
+from pipelines.data.dataset import open_dataset
+from pipelines.evaluation.evaluate import EvaluationConfig
+from pipelines.evaluation.inference import NonFiniteLogitsError
+from pipelines.network.build import NetworkConfig
+from pipelines.network.checkpoint import CheckpointError
+from pipelines.network.precision import Numerics
+from pipelines.preparation.embedded import prepare_streets
+from pipelines.training.distributed import DisagreementError
+from pipelines.training.experiment import Experiment
+from pipelines.training.loop import NonFiniteLossError, Report, Training
+from pipelines.training.optimization import TrainingConfig
+from pipelines.training.results import write_results
 
 CPU = torch.device("cpu")
 

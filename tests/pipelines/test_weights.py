@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipelines.weights import WeightsError, read_weights, weights_digest
+from pipelines.network.weights import WeightsError, read_weights, weights_digest
 
 STATE = {"layer1.0.conv1.weight": torch.arange(6.0).reshape(1, 6, 1, 1), "bn": torch.ones(2)}
 

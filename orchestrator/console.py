@@ -1,0 +1,127 @@
+"""Keeping the libraries' output out of the user's way: it goes to a file, ours to the terminal."""
+
+import errno
+import io
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipelines.errors import UserError
+
+# In cells, where the output is no terminal: room for every column of a table.
+FILE_WIDTH = 160
+
+
+@contextmanager
+def quiet_output(directory: Path) -> Iterator[tuple[Console, Path]]:
+    """Within this context, whatever writes to standard output or error, Python or not, writes to a
+    log file in `directory`; the console handed out writes to the real standard output.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    log = directory / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved_out, saved_err = os.dup(1), os.dup(2)
+    # Unbuffered, because a signal handler that prints may interrupt what is being printed.
+    terminal = io.TextIOWrapper(
+        cast("BinaryIO", _Lasting(os.dup(1), "w")),
+        encoding=sys.stdout.encoding or "utf-8",
+        write_through=True,
+    )
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    logging.captureWarnings(True)
+    try:
+        width = None if terminal.isatty() else FILE_WIDTH
+        yield Console(file=terminal, width=width), log
+    finally:
+        logging.captureWarnings(False)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved_out, 1)
+        os.dup2(saved_err, 2)
+        os.close(saved_out)
+        os.close(saved_err)
+        terminal.close()
+
+
+class _Lasting(io.FileIO):
+    """An output whose reader may leave before its writer: what is written then is lost, without an
+    error. In `sweep ... | tee log`, Ctrl-C ends tee at once, and the trials' checkpoints come
+    later."""
+
+    def write(self, data: Any) -> int:
+        """Write all of it, or discard what nobody reads any more."""
+        left = memoryview(data).cast("B")
+        try:
+            while left:
+                left = left[super().write(left) or 0 :]
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+        return len(data)
+
+
+class InputError(UserError, ValueError):
+    """An option or an input that cannot be used; the message says which and why."""
+
+
+EXIT_FAILED = 1
+
+EXIT_BAD_INPUT = 2
+
+EXIT_INTERRUPTED = 130
+
+
+def progress(console: Console) -> Progress:
+    """A bar with the time left; on no terminal, nothing."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def run_command(work: Callable[[Console], int]) -> int:
+    """`work`'s exit status; 2 with a sentence for bad input, 1 for an internal error, 130 when
+    interrupted."""
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, width=FILE_WIDTH)
+    try:
+        return work(console)
+    except UserError as error:
+        console.print(f"[bold red]error[/] {type(error).__name__}", highlight=False)
+        for line in str(error).splitlines():
+            say(console, f"  {line}")
+        return EXIT_BAD_INPUT
+    except OSError as error:
+        if error.filename is None:
+            raise
+        console.print("[bold red]error[/]", highlight=False)
+        say(console, f"  {error.filename}: {error.strerror}")
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        say(console, "interrupted")
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        traceback.print_exc()
+        console.print(f"[bold red]internal error[/] {type(error).__name__}", highlight=False)
+        return EXIT_FAILED
+
+
+def say(console: Console, message: str) -> None:
+    """A plain line, however long."""
+    console.print(message, markup=False, highlight=False, soft_wrap=True)

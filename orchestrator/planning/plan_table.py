@@ -1,0 +1,194 @@
+"""What a study would do, before it does it: `--plan`."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.planning.estimate import Calibration, Estimate
+from orchestrator.planning.forecast import StudyForecast, TrialForecast
+from orchestrator.planning.reconcile import Standing
+from orchestrator.scheduling.capacity import Gang
+from orchestrator.study.study import Plan
+
+_STYLES: dict[str, str] = {
+    "finished": "green",
+    "stopped early": "green",
+    "failed": "bold red",
+    "stale": "yellow",
+    "to resume": "cyan",
+}
+_NARROW, _WIDE = 100, 140  # columns of a terminal
+_SOURCES = {"trial": "finished trials", "canary": "a canary", "probe": "a short probe"}
+
+
+def show_plan(
+    plan: Plan,
+    standings: Mapping[str, Standing],
+    forecast: StudyForecast,
+    calibration: Calibration,
+    gang: Gang,
+    device: str,
+    machines: Mapping[str, int] | None,
+    console: Console,
+) -> None:
+    """Print the trials with their standing and cost, then what the study takes as a whole.
+
+    standings: by the trial's name. calibration: what the times rest on; device: that it is of,
+    empty for none. machines: how many of each kind the cluster would start for it; None where it
+    stays as it is.
+    """
+    counts = Counter(standings[trial.cell.trial.name] for trial in forecast.trials)
+    told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    console.print(
+        f"[bold]{plan.study.study}[/]: {len(forecast.trials)} trials: {told}", highlight=False
+    )
+    table = _trials(forecast.trials, standings, gang, console.width)
+    console.print(table, markup=False, highlight=False, emoji=False)  # names are as they are
+    console.print(_totals(plan, forecast, gang, machines))
+    console.print(_basis(calibration, device), style="dim", highlight=False, markup=False)
+
+
+def placement(plan: Plan, gang: Gang) -> str:
+    """How many trials run at a time, and on what."""
+    resources = plan.study.resources
+    fewest, most = resources.fewest_workers, resources.most_workers
+    workers = f"{fewest} to {most}" if most > fewest else str(fewest)
+    told = (
+        f"{gang.concurrent} trial{'' if gang.concurrent == 1 else 's'} at a time, "
+        f"{workers} worker{'' if most == 1 else 's'} each, on {gang.device}"
+    )
+    if gang.kinds:
+        told += f" ({' and '.join(gang.kinds)})"
+    if len(gang.kinds) > 1:
+        told += "; resources.accelerator keeps to one kind"
+    return told
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it: `45 s`, `7 min`, `3 h 20 min`, `52 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest:02d} min" if hours < 10 else f"{round(seconds / 3600)} h"
+
+
+def _trials(
+    trials: Sequence[TrialForecast], standings: Mapping[str, Standing], gang: Gang, width: int
+) -> Table:
+    """As many columns as the terminal is wide enough for."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold")
+    table.add_column("trial", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("identity", no_wrap=True)
+    wide = width >= _WIDE
+    numbers = ["M params", "GFLOPs", "epochs", "steps", "time"]
+    if width < _NARROW:
+        numbers[0] = "M par."
+    if wide:
+        numbers += ["80 % band", _hours_of(gang), "disk"]
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    for trial in trials:
+        state = standings[trial.cell.trial.name]
+        cells: list[str | Text] = [
+            trial.cell.trial.name,
+            Text(state, style=_STYLES.get(state, "")),
+            trial.cell.identity[: 8 if width < _NARROW else 12],
+            f"{trial.cell.cost.parameters_m:.2f}",
+            f"{trial.cell.cost.gflops:.2f}",
+            str(trial.cell.trial.experiment.training.epochs),
+            str(trial.cell.steps),
+            "" if trial.estimate is None else duration(trial.estimate.seconds),
+        ]
+        if wide:
+            cells += _further(trial)
+        table.add_row(*cells)
+    return table
+
+
+def _further(trial: TrialForecast) -> list[str]:
+    if trial.estimate is None:
+        return ["", "", _size(trial.disk)]
+    return [
+        _band(trial.estimate),
+        f"{trial.device_hours:.2f}",
+        _size(trial.disk),
+    ]
+
+
+def _totals(
+    plan: Plan, forecast: StudyForecast, gang: Gang, machines: Mapping[str, int] | None
+) -> Table:
+    """The study as a whole, a line for each figure."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(style="dim")
+    left = {t.cell.identity for t in forecast.trials if t.estimate is not None}
+    table.add_row("to train", str(len(left)), placement(plan, gang))
+    if not left:
+        return table
+    if machines is not None:
+        asked = ", ".join(f"{count} x {kind}" for kind, count in machines.items())
+        table.add_row("machines", asked or "none", "asked for beside those that are there")
+    hours = forecast.device_hours
+    table.add_row("wall time", duration(forecast.wall.seconds), _band(forecast.wall))
+    table.add_row(
+        "longest trial", duration(forecast.longest.seconds), "no more machines make it shorter"
+    )
+    table.add_row(_hours_of(gang), f"{hours.seconds:.2f}", f"{hours.low:.2f} to {hours.high:.2f}")
+    table.add_row("disk", _size(forecast.disk), "checkpoints, and weights in the ledger")
+    if forecast.cost is not None:
+        cost, price = forecast.cost, plan.study.resources.price_per_gpu_hour
+        told = f"{cost.low:.2f} to {cost.high:.2f}, at {price:g} an hour of a GPU"
+        table.add_row("cost", f"{cost.seconds:.2f}", told)
+    limit = plan.study.limits.gpu_hours
+    if limit is not None and hours.high > limit:
+        certainty = "will" if hours.low > limit else "may"
+        table.add_row("limit", f"{limit:g}", f"limits.gpu_hours {certainty} hold the study")
+    return table
+
+
+def _basis(calibration: Calibration, device: str) -> str:
+    """What the times rest on, and what the band says."""
+    band = "band: four of five studies are expected within it"
+    if calibration.source is None:
+        lacking = (
+            "nothing was timed on this device yet"
+            if device
+            else "no machine is there to tell what the trials will run on"
+        )
+        return f"Times are rules of thumb: {lacking}. {band}"
+    count = len(calibration.measured)
+    return (
+        f"Times from {_SOURCES[calibration.source]} on {device} ({count} different "
+        f"network{'' if count == 1 else 's'}); {band}, by how far each measurement lies off the "
+        "others' fit"
+    )
+
+
+def _hours_of(gang: Gang) -> str:
+    return f"{_device_of(gang)}-hours"
+
+
+def _device_of(gang: Gang) -> str:
+    return "GPU" if gang.device == "cuda" else "worker"
+
+
+def _band(estimate: Estimate) -> str:
+    return f"{duration(estimate.low)} to {duration(estimate.high)}"
+
+
+def _size(amount: float) -> str:
+    for unit in ("kB", "MB", "GB"):
+        amount /= 1000
+        if amount < 999.5:
+            return f"{amount:.0f} {unit}" if amount >= 10 else f"{amount:.1f} {unit}"
+    return f"{amount / 1000:.1f} TB"

@@ -1,0 +1,163 @@
+"""A training in small: a few steps, one validation batch, one save and restore, and what they took.
+
+Everything a trial does once is done here once, so that what would fail in hours fails in a minute.
+"""
+
+import contextlib
+import resource
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.data.dataset import PreparedDataset, Samples
+from pipelines.data.loading import EvaluationBatches
+from pipelines.data.node_cache import NodeCache
+from pipelines.evaluation.evaluate import EvaluationConfig, evaluate
+from pipelines.evaluation.inference import InferenceConfig
+from pipelines.training.experiment import Experiment
+from pipelines.training.loop import Report, Training
+
+_WARM_UP = 2  # steps that are not timed: buffers are made, algorithms chosen
+
+_NEVER = 10**9
+
+STEPS = 6  # of a rehearsal
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a rehearsal took. step: seconds of an optimizer step; validation: seconds for a
+    megapixel of pictures over all workers, None without a validation split; preparing: seconds
+    before the first step; whole: seconds from first to last; memory_gib: peak on the device (of
+    the process on a CPU)."""
+
+    step: float
+    validation: float | None
+    preparing: float
+    whole: float
+    memory_gib: float
+
+
+def rehearse(
+    experiment: Experiment,
+    dataset: PreparedDataset,
+    device: torch.device,
+    cache: NodeCache | None,
+    directory: Path,
+    protocols: Sequence[InferenceConfig] = (),
+) -> Rehearsed:
+    """Rehearse `experiment` on this worker of the group; a checkpoint is left in `directory`.
+
+    protocols: further ways in which the trained network will be scored. Raises whatever the
+    training would, with a note that says at which stage.
+    """
+    begun = time.perf_counter()
+    lasting = replace(
+        experiment,
+        training=replace(experiment.training, epochs=_NEVER),
+        evaluation=replace(experiment.evaluation, every=_NEVER),
+    )
+    with _stage("preparing"):
+        training = Training(lasting, dataset, device, cache=cache)
+    prepared = time.perf_counter()
+    with _stage("training"):
+        step = _train(training, directory)
+    if training.group.rank == 0:
+        with _stage("restoring its checkpoint"):
+            training.restore(directory)
+    validation = None
+    if experiment.data.validation_split is not None:
+        split = training.samples(experiment.data.validation_split)
+        with _stage("validation"):
+            validation = _score(training, split, experiment.evaluation, times=2)
+        for protocol in protocols:
+            config = EvaluationConfig(**asdict(protocol), batch=experiment.evaluation.batch)
+            with _stage(f"protocol {protocol.protocol}"):
+                _score(training, split, config, times=1)
+    return Rehearsed(
+        step=step,
+        validation=validation,
+        preparing=prepared - begun,
+        whole=time.perf_counter() - begun,
+        memory_gib=training.group.maximum(_peak_memory_gib(device)),
+    )
+
+
+@contextlib.contextmanager
+def _stage(name: str) -> Iterator[None]:
+    """Notes on an exception where it happened."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(name)
+        raise
+
+
+def _train(training: Training, directory: Path) -> float:
+    """Take a few steps and save; seconds of a step."""
+    moments: list[float] = []
+
+    def after_step(report: Report) -> None:
+        moments.append(time.perf_counter())
+        if len(moments) == STEPS:
+            if training.group.rank == 0:
+                report.snapshot().write(directory)
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        training.run(after_step, report_steps=1)
+    return float(statistics.median(np.diff(moments)[_WARM_UP - 1 :].tolist()))
+
+
+class _Enough(Exception):  # noqa: N818 - the end of a rehearsal is no error
+    """The steps have been taken."""
+
+
+def _score(training: Training, split: Samples, config: EvaluationConfig, times: int) -> float:
+    """Score one batch of the largest pictures on each worker; seconds of a megapixel the last
+    time."""
+    largest = _Largest(split, config.batch * training.group.size)
+    pixels = float((largest.heights * largest.widths).sum())
+    seconds = 0.0
+    for _ in range(times):
+        batches = EvaluationBatches(
+            largest, batch=config.batch, rank=training.group.rank, world=training.group.size
+        )
+        started = time.perf_counter()
+        evaluate(training.model, batches, len(training.classes), training.numerics, config)
+        seconds = time.perf_counter() - started
+    return seconds / (pixels / 1e6)
+
+
+class _Largest:
+    """The largest `count` samples of a split, as `pipelines.data.dataset.Samples`."""
+
+    def __init__(self, split: Samples, count: int) -> None:
+        self._split = split
+        self._indices = np.argsort(-split.heights * split.widths, kind="stable")[:count]
+        self.identifiers = [split.identifiers[index] for index in self._indices]
+        self.groups = [split.groups[index] for index in self._indices]
+        self.heights = split.heights[self._indices]
+        self.widths = split.widths[self._indices]
+
+    @property
+    def centroids(self) -> NDArray[np.int64]:
+        return self._split.centroids
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return self._split.read(int(self._indices[index]))
+
+
+def _peak_memory_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,62 @@
+"""The sources that importing a module needs, found by reading import statements."""
+
+import ast
+import inspect
+from collections.abc import Iterable, Mapping
+from importlib.util import resolve_name
+from pathlib import Path
+from types import ModuleType
+
+
+def source_files(module: ModuleType) -> list[Path]:
+    """The Python sources of a package, or of a single module."""
+    if hasattr(module, "__path__"):
+        return sorted(Path(next(iter(module.__path__))).rglob("*.py"))
+    return [Path(inspect.getfile(module))]
+
+
+def named_sources(module: ModuleType) -> dict[str, Path]:
+    """The sources of a top-level package or module, by module name."""
+    files = source_files(module)
+    if not hasattr(module, "__path__"):
+        return {module.__name__: files[0]}
+    root = Path(next(iter(module.__path__))).parent
+    return {
+        ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in files
+    }
+
+
+def import_closure(
+    modules: Iterable[str], files: Mapping[str, Path]
+) -> tuple[dict[str, Path], set[str]]:
+    """Those of `files` (by module name) that importing `modules` reads, and the top-level names of
+    whatever else they import."""
+    needed: dict[str, Path] = {}
+    others: set[str] = set()
+    queue = list(modules)
+    while queue:
+        name = queue.pop()
+        if name in needed:
+            continue
+        needed[name] = files[name]
+        found = _imported(name, files[name])
+        queue += found & files.keys()
+        others |= {entry.partition(".")[0] for entry in found - files.keys()}
+    ours = {name.partition(".")[0] for name in files}
+    return needed, others - ours
+
+
+def _imported(name: str, file: Path) -> set[str]:
+    """Absolute names of what a module may import, with the packages that they are in."""
+    parent = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    found = {parent} if parent else set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            source = resolve_name("." * node.level + (node.module or ""), parent)
+            found |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
+    return found | {
+        entry.rsplit(".", depth)[0] for entry in found for depth in range(1, entry.count(".") + 1)
+    }

@@ -1,0 +1,55 @@
+"""Parameters and multiply-adds of the networks of a study."""
+
+from dataclasses import dataclass
+
+from models import (
+    FENetConfig,
+    count_parameters,
+)
+from models.cost import multiply_adds_by_part, on_meta, parts
+from orchestrator.study.config import ProfileOptions
+from orchestrator.study.study import Plan, Trial
+from orchestrator.study.validation import suggestion
+from orchestrator.study.yaml_source import Place, Problem, StudyError
+from pipelines.network.build import build_network
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """parameters in millions, without auxiliary heads; multiply-adds / 1e9 at `size`, which is
+    (height, width) of the training crop; values_m: all values, in millions, that a file of the
+    weights holds, where the network was built."""
+
+    parameters_m: float
+    gflops: float
+    size: tuple[int, int]
+    values_m: float = 0.0
+
+
+def profile_costs(plan: Plan) -> dict[str, ModelCost]:
+    """The cost of each cell's network, or of the part that its row names, by the trial's name;
+    nothing for a study of another kind. Raises StudyError where there is no such part."""
+    if plan.study.kind != "profile":
+        return {}
+    options = plan.study.profile or ProfileOptions()
+    variants = plan.study.variants
+    return {
+        trial.name: _cost(trial, variants[trial.variant].part, options) for trial in plan.trials
+    }
+
+
+def _cost(trial: Trial, part: str | None, options: ProfileOptions) -> ModelCost:
+    config = trial.experiment.model
+    if isinstance(config, FENetConfig):
+        model = on_meta(config, options.classes)
+    else:
+        model = on_meta(build_network(config, options.classes, seed=0), options.classes)
+    by_part = multiply_adds_by_part(model, options.classes, *options.size)
+    if part is None:
+        total = sum(by_part.values())
+        return ModelCost(count_parameters(model) / 1e6, total / 1e9, options.size)
+    there = parts(model)
+    if part not in there:
+        message = f"{part!r} is no part of this network; {suggestion(part, list(there))}"
+        raise StudyError([Problem(Place(f"variants.{trial.variant}.part"), message)])
+    return ModelCost(count_parameters(there[part]) / 1e6, by_part[part] / 1e9, options.size)

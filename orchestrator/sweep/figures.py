@@ -1,0 +1,155 @@
+"""The figures of a study, drawn in a process of its own when the study ends, kept with its run."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from models import FENetConfig
+from orchestrator.context import Setting
+from orchestrator.study.resolve import Cell
+from orchestrator.study.study import Plan
+from orchestrator.tracking.runs import Record
+from orchestrator.tracking.study_run import StudyRun, has_figure, keep_figure
+
+KINDS = ("comparison", "features")
+_SECONDS = 300
+
+
+def draw_study_figures(
+    plan: Plan,
+    cells: Sequence[Cell],
+    finished: Mapping[str, Record],
+    study_run: StudyRun,
+    setting: Setting,
+) -> None:
+    """Draw `comparison` and `features` of finished trials and keep them under `figures/`.
+
+    What is there already is not drawn again. A figure that cannot be drawn costs a line of warning
+    and nothing else. finished: by the trial's name.
+    """
+    if setting.stop.requested:
+        return  # whoever asked to stop does not want to wait
+    try:
+        _draw(figure_commands(plan, cells, finished), study_run, setting)
+    except Exception as error:  # the study's results stand without its figures
+        _warn(setting.console, f"the study's figures could not be drawn: {error}")
+
+
+def _draw(commands: Mapping[str, Sequence[str]], study_run: StudyRun, setting: Setting) -> None:
+    with tempfile.TemporaryDirectory(prefix="figures-") as temporary:
+        drawing = {}
+        for kind, arguments in commands.items():
+            if has_figure(study_run, kind, arguments):
+                continue
+            folder = Path(temporary) / kind
+            folder.mkdir()
+            drawing[kind] = _start(
+                [*arguments, *_outputs(folder, kind)], study_run.ledger.tracking_uri
+            )
+        for kind, process in drawing.items():
+            said = _wait(process)
+            if process.returncode == 0:
+                keep_figure(study_run, kind, commands[kind], Path(temporary) / kind)
+            else:
+                _warn(setting.console, f"the figure {kind} could not be drawn: {said}")
+
+
+def figure_commands(
+    plan: Plan, cells: Sequence[Cell], finished: Mapping[str, Record]
+) -> dict[str, list[str]]:
+    """By kind, the arguments of `orchestrator.figures`, without where the figure goes.
+
+    `comparison`: `compare_to` against the last variant, in the first seed and place in the grid in
+    which both are finished. `features`: the last finished row with both flows.
+    """
+    wanted = KINDS if plan.study.report.figures is None else plan.study.report.figures
+    done = [cell for cell in cells if cell.trial.name in finished]
+    commands = {}
+    pair = _pair(plan, done)
+    if "comparison" in wanted and pair is not None:
+        models = [_model(finished[cell.trial.name]) for cell in pair]
+        names = [cell.trial.label for cell in pair]
+        commands["comparison"] = ["compare", *models, "--names", *names, *_places(plan, pair[0])]
+    flowing = [cell for cell in done if _has_flows(cell)]
+    if "features" in wanted and flowing:
+        variant = flowing[-1].trial.variant
+        cell = next(cell for cell in flowing if cell.trial.variant == variant)
+        model = _model(finished[cell.trial.name])
+        name = cell.trial.label
+        commands["features"] = ["features", model, "--name", name, *_places(plan, cell)]
+    return commands
+
+
+def _pair(plan: Plan, done: Sequence[Cell]) -> tuple[Cell, Cell] | None:
+    """The cells to compare: of the same data, seed and place in the grid."""
+    order = list(dict.fromkeys(trial.variant for trial in plan.trials))
+    reference = plan.study.compare_to
+    others = [variant for variant in reversed(order) if variant != reference]
+    for variant in others:
+        for second in done:
+            if second.trial.variant != variant:
+                continue
+            for first in done:
+                alike = (
+                    first.trial.variant == reference
+                    and first.trial.axes == second.trial.axes
+                    and first.trial.experiment.seed == second.trial.experiment.seed
+                    and first.location == second.location
+                    and first.identity != second.identity
+                )
+                if alike and second.trial.experiment.data.validation_split is not None:
+                    return first, second
+    return None
+
+
+def _has_flows(cell: Cell) -> bool:
+    experiment = cell.trial.experiment
+    model = experiment.model
+    flows = model.flows if isinstance(model, FENetConfig) else ()
+    return {"detail", "semantic"} <= set(flows) and experiment.data.validation_split is not None
+
+
+def _model(record: Record) -> str:
+    return f"runs:/{record.run_id}/last"
+
+
+def _places(plan: Plan, cell: Cell) -> list[str]:
+    split = cell.trial.experiment.data.validation_split
+    imports = [part for name in plan.study.imports for part in ("--import", name)]
+    return ["--dataset", str(cell.location), "--split", str(split), *imports]
+
+
+def _outputs(folder: Path, kind: str) -> list[str]:
+    return [part for suffix in ("png", "pdf") for part in ("--out", f"{folder / kind}.{suffix}")]
+
+
+def _start(arguments: Sequence[str], tracking_uri: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.figures", *arguments],
+        env={**os.environ, "MLFLOW_TRACKING_URI": tracking_uri},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _wait(process: subprocess.Popen[str]) -> str:
+    """The last line that the process said."""
+    try:
+        said, _ = process.communicate(timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return f"it took more than {_SECONDS} s"
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit status {process.returncode}"
+
+
+def _warn(console: Console, message: str) -> None:
+    console.print(f"[yellow]warning[/]  {message}", highlight=False, soft_wrap=True)

@@ -1,0 +1,177 @@
+"""Trained models in MLflow: each trial's, and the best of a study by name."""
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+from mlflow.entities import LoggedModelOutput
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from orchestrator.study.resolve import Cell
+from orchestrator.tracking import pyfunc_loader
+from orchestrator.tracking.model_package import Package, package
+from orchestrator.tracking.runs import TAG
+from orchestrator.tracking.store import Ledger
+from pipelines.data.image_io import Array
+from pipelines.model_directory import write_model_directory
+from pipelines.training.lineage import WEIGHTS, check_origin, origin
+
+MODEL = "model"
+
+_BEST = "best"
+
+_PICTURE = TensorSpec(np.dtype(np.uint8), (-1, -1, 3))
+
+_LABELS = TensorSpec(np.dtype(np.uint8), (-1, -1))
+
+_EXAMPLE = 64  # pixels of an example's longer side, at most
+
+
+def log_model(
+    ledger: Ledger,
+    run_id: str,
+    directory: Path,
+    package: Package,
+    example: np.ndarray,
+    tags: Mapping[str, str],
+    step: int,
+) -> None:
+    """Record the model `directory` as the model of a run: `runs:/ID/model`.
+
+    `mlflow.pyfunc.load_model` makes of it what predicts label maps, wherever the libraries of
+    `package` are installed. example: a picture, uint8 `(height, width, 3)`. tags: shown with the
+    model. step: the epoch it is of.
+    """
+    client = ledger.client
+    experiment_id = client.get_run(run_id).info.experiment_id
+    labels = {f"{TAG}{name}": value for name, value in tags.items()}
+    model = client.create_logged_model(
+        experiment_id, name=MODEL, source_run_id=run_id, tags=labels, model_type="segmentation"
+    )
+    (directory / pyfunc_loader.SOURCES).write_bytes(package.sources)
+    signature = ModelSignature(Schema([_PICTURE]), Schema([_LABELS]))
+    # The model says itself what it takes: one picture, or several. MLflow would hold it to one.
+    signature._is_signature_from_type_hint = True
+    with tempfile.TemporaryDirectory(prefix="model-") as temporary:
+        saved = Path(temporary) / MODEL
+        mlflow.pyfunc.save_model(
+            str(saved),
+            loader_module=pyfunc_loader.__name__.rpartition(".")[2],
+            data_path=str(directory),
+            code_paths=[pyfunc_loader.__file__],
+            pip_requirements=[f"mlflow=={mlflow.__version__}", *package.requirements],
+            signature=signature,
+            input_example=example,
+            metadata=dict(tags),
+            mlflow_model=Model(
+                artifact_path=model.artifact_location,
+                run_id=run_id,
+                model_uuid=model.model_id,
+                model_id=model.model_id,
+            ),
+        )
+        client.log_model_artifacts(model.model_id, str(saved))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=step)])
+
+
+def register_best(ledger: Ledger, study: str, run_id: str) -> str | None:
+    """Make the model of a run the one that `models:/STUDY@best` means; returns that name.
+
+    Where it is so already, nothing is registered again. None where the run holds no model.
+    """
+    client = ledger.client
+    run = client.get_run(run_id)
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if not outputs:
+        return None
+    # MLflow keeps these two apart from the parts of a URI.
+    name = re.sub(r"[/:]+", "-", study)
+    uri = f"models:/{name}@{_BEST}"
+    present = _registered(ledger, name)
+    if present is not None and present.run_id == run_id:
+        return uri
+    model = client.get_logged_model(outputs[-1].model_id)
+    if present is None and not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name, description=f"Models of the study {study}.")
+    version = client.create_model_version(
+        name,
+        f"models:/{model.model_id}",
+        run_id,
+        tags={key: value for key, value in model.tags.items() if key.startswith(TAG)},
+        model_id=model.model_id,
+    )
+    client.set_registered_model_alias(name, _BEST, version.version)
+    return uri
+
+
+def _registered(ledger: Ledger, name: str) -> ModelVersion | None:
+    try:
+        return ledger.client.get_model_version_by_alias(name, _BEST)
+    except MlflowException:
+        return None
+
+
+def keep_models(
+    ledger: Ledger,
+    run_id: str,
+    cell: Cell,
+    imports: Sequence[str],
+    last: Path,
+    best: Path | None,
+    metrics: Mapping[str, float],
+) -> None:
+    """Record the checkpoint directories of a trial: `last` as the run's model, `best` beside it.
+
+    The table's figure is the last checkpoint's, so it is the one that other programs load.
+    best: None where nothing was validated. metrics: of the last epoch.
+
+    Raises CheckpointError where one is of another experiment, or of other data or weights than the
+    cell's: a trial's name must stand for nothing else.
+    """
+    experiment, manifest = cell.trial.experiment, cell.dataset.manifest
+    digests = dict(zip(WEIGHTS, cell.digests, strict=True))
+    for checkpoint in filter(None, (last, best)):
+        check_origin(checkpoint, origin(experiment, manifest.fingerprint, digests))
+    with tempfile.TemporaryDirectory(prefix="models-") as temporary:
+        directory = Path(temporary) / "last"
+        write_model_directory(directory, last, experiment, manifest)
+        tags = {
+            "data": manifest.fingerprint,
+            "protocol": experiment.evaluation.protocol,
+            "checkpoint": "last",
+            "code": cell.code,
+            "variant": cell.trial.variant,
+            "seed": str(experiment.seed),
+        }
+        if "val/miou" in metrics:
+            tags["miou"] = f"{metrics['val/miou']:.6f}"
+        log_model(
+            ledger,
+            run_id,
+            directory,
+            package(experiment, imports),
+            _example(cell),
+            tags,
+            step=int(metrics["epoch"]),
+        )
+        if best is not None:
+            directory = Path(temporary) / "best"
+            write_model_directory(directory, best, experiment, manifest)
+            ledger.log_artifact(run_id, directory, "best")
+
+
+def _example(cell: Cell) -> Array:
+    """The first training picture, so small that it can be read as text: every n-th pixel, sides
+    multiples of 32."""
+    picture, _ = cell.dataset.split(cell.trial.experiment.data.train_split).read(0)
+    step = -(-max(picture.shape[:2]) // _EXAMPLE)
+    small = picture[::step, ::step]
+    height, width = (max(32, length // 32 * 32) for length in small.shape[:2])
+    return np.ascontiguousarray(small[:height, :width])

@@ -1,0 +1,53 @@
+"""What a training sees of a data set: which one, which splits, how it is cropped and augmented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipelines.data.augmentation import AugmentationConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The data of an experiment.
+
+    dataset: `streets` for the embedded data set, else the path or URI of a prepared one.
+    crop: height and width of a training crop in pixels.
+    train_split: a split of the data set, or several of them joined, such as `train+val`.
+    validation_split: the split that is scored while training; null for none, as before a test
+        server is asked.
+    class_uniform: share of each epoch that is drawn class by class, 0 to 1, instead of picture by
+        picture; the paper draws half of its Cityscapes epochs so.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    dataset: str = "streets"
+    crop: tuple[int, int] = (1024, 1024)
+    train_split: str = "train"
+    validation_split: str | None = "val"
+    class_uniform: float = 0.0
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+    def __post_init__(self) -> None:
+        if len(self.crop) != 2 or min(self.crop) < 1:
+            raise ValueError(
+                f"crop must be two sizes in pixels, height and width, such as (512, 1024); "
+                f"received {self.crop}"
+            )
+        if not 0 <= self.class_uniform <= 1:
+            raise ValueError(
+                f"class_uniform must be a share from 0 to 1, received {self.class_uniform}"
+            )
+        if not self.dataset:
+            raise ValueError("dataset must not be empty")
+        for name in ("train_split", "validation_split"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            parts = value.split("+")
+            if not all(parts) or len(set(parts)) < len(parts):
+                raise ValueError(
+                    f"{name} must name a split, or different ones with + between them, such as "
+                    f"train+val; received {value!r}"
+                )

@@ -1,0 +1,32 @@
+"""How a trained model is scored."""
+
+from dataclasses import dataclass
+
+from pipelines.evaluation.inference import InferenceConfig
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(InferenceConfig):
+    """How a model is scored: by default at a single scale, on whole images.
+
+    batch: images of one size that a worker computes at once, fewer where their logits would take
+        more than a GiB; does not change the score.
+    every: epochs from one validation to the next; the last epoch is always validated.
+    boundary: tolerance in pixels of the boundary F-score; 0 leaves it out.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    batch: int = 4
+    every: int = 1
+    boundary: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("batch", "every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, received {getattr(self, name)}")
+        if self.boundary < 0:
+            raise ValueError(
+                f"boundary must be a tolerance in pixels, or 0 for none; received {self.boundary}"
+            )

@@ -1,0 +1,237 @@
+"""How a model is applied to a whole picture: scales, flip, sliding window.
+
+Logits are resized bilinearly to the size asked for before anything is compared. Where windows
+overlap, their logits are averaged; over scales and flip, the probabilities.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models import split_output
+from pipelines.data.normalization import normalise
+from pipelines.errors import UserError
+from pipelines.network.precision import Numerics
+
+# Rows of the picture whose probabilities are computed at once, beside the sum of all.
+_ROWS = 64
+
+
+class NonFiniteLogitsError(UserError, RuntimeError):
+    """A network returned NaN, of which there is no largest: it has diverged."""
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """Single scale, whole picture and no flip, unless said otherwise.
+
+    scales: factors by which the picture is resized; the probabilities are averaged.
+    flip: mirrored as well, at every scale.
+    window: height and width in pixels of a window that slides over the resized picture; None for
+        the whole picture. Where the picture is smaller, so is the window.
+    stride: rows and columns from one window to the next; None for two thirds of the window.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        positive = all(math.isfinite(scale) and scale > 0 for scale in self.scales)
+        if not (self.scales and positive and len(set(self.scales)) == len(self.scales)):
+            raise ValueError(
+                "scales must be different factors above 0, such as (0.5, 1, 1.5); "
+                f"received {self.scales}"
+            )
+        for name, sizes in (("window", self.window), ("stride", self.stride)):
+            if sizes is not None and (len(sizes) != 2 or min(sizes) < 1):
+                raise ValueError(
+                    f"{name} must be two sizes in pixels, height and width, such as (512, 1024); "
+                    f"received {sizes}"
+                )
+        if self.stride is None:
+            return
+        if self.window is None:
+            raise ValueError(f"stride is {self.stride}, but there is no window to move")
+        if self.stride[0] > self.window[0] or self.stride[1] > self.window[1]:
+            raise ValueError(
+                f"stride {self.stride} is larger than the window {self.window}; the pixels between "
+                "two windows would not be predicted"
+            )
+
+    @property
+    def step(self) -> tuple[int, int] | None:
+        """The stride that is used; None without a window."""
+        if self.window is None or self.stride is not None:
+            return self.stride
+        height, width = self.window
+        return max(1, 2 * height // 3), max(1, 2 * width // 3)
+
+    @property
+    def views(self) -> tuple[tuple[float, bool], ...]:
+        """(scale, mirrored) of every pass over a picture."""
+        mirrored = (False, True) if self.flip else (False,)
+        return tuple((scale, flipped) for scale in self.scales for flipped in mirrored)
+
+    @property
+    def protocol(self) -> str:
+        """A name made of letters, digits, `-`, `_` and `.`; different settings, different names.
+
+        `whole`, `whole_flip`, `window-512x512-by-341x341_scales-0.5-1-1.5_flip`.
+        """
+        parts = ["whole"]
+        if self.window is not None and self.step is not None:
+            size, step = ("x".join(map(str, sizes)) for sizes in (self.window, self.step))
+            parts = [f"window-{size}-by-{step}"]
+        if self.scales != (1.0,):
+            parts.append("-".join(["scales", *(f"{scale:.9g}" for scale in self.scales)]))
+        return "_".join(parts + ["flip"] * self.flip)
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    images: Tensor,
+    size: tuple[int, int],
+    config: InferenceConfig | None = None,
+) -> Tensor:
+    """Class indices, int64 `(batch, height, width)` of `size`, for normalised `images`.
+
+    The largest things held are what the network returns in one pass, and over several passes the
+    sum of the probabilities, float32 `(batch, classes, height, width)`; what lies between them is
+    made a strip of rows at a time.
+
+    Raises NonFiniteLogitsError where the network returns NaN.
+    """
+    config = config or InferenceConfig()
+    prediction = torch.empty((len(images), *size), dtype=torch.int64, device=images.device)
+    if len(config.views) == 1:
+        # The largest logit is the largest probability.
+        ((scale, mirrored),) = config.views
+        logits = _logits(model, images, config, scale, mirrored)
+        for rows, strip in _strips(logits, mirrored, size):
+            prediction[:, rows] = strip.argmax(dim=1)
+        return prediction
+    total: Tensor | None = None
+    for scale, mirrored in config.views:
+        logits = _logits(model, images, config, scale, mirrored)
+        if total is None:
+            total = logits.new_zeros((*logits.shape[:2], *size))
+        for rows, strip in _strips(logits, mirrored, size):
+            total[:, :, rows] += strip.softmax(dim=1)
+        # Before the next pass makes its own.
+        del logits, strip
+    assert total is not None, "there is a view"
+    return torch.argmax(total, dim=1, out=prediction)
+
+
+@torch.no_grad()
+def predict_image(
+    model: nn.Module, image: Tensor, numerics: Numerics, config: InferenceConfig | None = None
+) -> Tensor:
+    """Class indices, uint8 `(height, width)`, for one `image`, uint8 `(height, width, 3)`."""
+    training = model.training
+    model.eval()
+    try:
+        images = normalise(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device))
+        size = (image.shape[0], image.shape[1])
+        with numerics.autocast():
+            prediction = predict(model, numerics.arrange(images), size, config)
+        return prediction[0].to("cpu", torch.uint8)
+    finally:
+        model.train(training)
+
+
+def window_starts(size: int, window: int, step: int) -> list[int]:
+    """Where windows begin on an axis of `size` pixels: every `step`, the last flush with the end.
+
+    One window, at 0, where the axis is no longer than the window.
+    """
+    last = max(size - window, 0)
+    return [*range(0, last, step), last]
+
+
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Height and width times `scale`, rounded to the nearest pixel, halves up, at least 1."""
+    height, width = (max(1, math.floor(scale * length + 0.5)) for length in size)
+    return height, width
+
+
+def _logits(
+    model: nn.Module,
+    images: Tensor,
+    config: InferenceConfig,
+    scale: float,
+    mirrored: bool,
+) -> Tensor:
+    """Logits of one pass, float32, as the network gives them: at its size, mirrored or not."""
+    if mirrored:
+        images = images.flip(-1)
+    images = _resize(images, scaled_size((images.shape[-2], images.shape[-1]), scale))
+    if config.window is None or config.step is None:
+        logits = split_output(model(images))[0].float()
+    else:
+        logits = _window_logits(model, images, config.window, config.step)
+    # NaN would be taken for the first class, and the picture be scored.
+    if bool(logits.isnan().any()):
+        raise NonFiniteLogitsError(
+            "the network predicts NaN: its training has diverged; a lower learning rate, warm-up "
+            "or gradient_clip may help"
+        )
+    return logits
+
+
+def _strips(
+    logits: Tensor, mirrored: bool, size: tuple[int, int]
+) -> Iterator[tuple[slice, Tensor]]:
+    """`logits` resized bilinearly to `size` and turned the picture's own way round, a few rows at a
+    time, with the rows they are."""
+    height, (rows, columns) = logits.shape[-2], size
+    position = (torch.arange(rows, device=logits.device, dtype=torch.double) + 0.5) * height / rows
+    position = (position - 0.5).clamp(0, height - 1)
+    above = position.long()
+    below = (above + 1).clamp(max=height - 1)
+    share = (position - above).to(logits.dtype)[:, None]
+    for start in range(0, rows, _ROWS):
+        strip = slice(start, min(start + _ROWS, rows))
+        if height == rows:
+            part = logits[:, :, strip]
+        else:
+            first, last = logits[:, :, above[strip]], logits[:, :, below[strip]]
+            part = torch.lerp(first, last, share[strip])
+        # The rows are right already: this resizes the columns alone.
+        part = _resize(part, (strip.stop - start, columns))
+        yield strip, part.flip(-1) if mirrored else part
+
+
+def _window_logits(
+    model: nn.Module, images: Tensor, window: tuple[int, int], step: tuple[int, int]
+) -> Tensor:
+    """Logits at the size of `images`, averaged where windows overlap."""
+    size = (images.shape[-2], images.shape[-1])
+    height, width = min(window[0], size[0]), min(window[1], size[1])
+    total: Tensor | None = None
+    windows = torch.zeros(size, device=images.device)
+    for top in window_starts(size[0], height, step[0]):
+        for left in window_starts(size[1], width, step[1]):
+            rows, columns = slice(top, top + height), slice(left, left + width)
+            logits = split_output(model(images[:, :, rows, columns]))[0].float()
+            if total is None:
+                total = logits.new_zeros((*logits.shape[:2], *size))
+            total[:, :, rows, columns] += _resize(logits, (height, width))
+            windows[rows, columns] += 1
+    assert total is not None, "there is a window"
+    return total.div_(windows)
+
+
+def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    if pixels.shape[-2:] == size:
+        return pixels
+    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)

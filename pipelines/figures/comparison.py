@@ -1,0 +1,176 @@
+"""Two models side by side on the same images: Figures 4, 5 and 7 of the paper.
+
+What differs is told apart by more than hue: a gain is a solid dark blue, a loss an orange with
+stripes, another mistake than before a light grey with dots. The largest regions are boxed in every
+panel, gains with a solid line, losses with a dashed one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import Stroke
+from scipy import ndimage
+
+from pipelines.data.dataset import IGNORE_INDEX, ClassInfo
+from pipelines.data.overlays import Pixels, colorize
+from pipelines.figures.layout import FONT, Layout, class_legend, shortened, show, unit
+
+_GAIN = (0, 90, 181)
+_LOSS = (255, 150, 50)
+_OTHER = (225, 225, 225)
+_BOXES = 2  # of each kind, in an image
+_SMALLEST_BOX = 0.003  # of the image's pixels
+
+
+@dataclass(frozen=True)
+class ComparedImage:
+    """One image: `picture` uint8 (h, w, 3), the others uint8 (h, w); mIoU of each model on it, in
+    [0, 1]."""
+
+    identifier: str
+    picture: Pixels
+    label: Pixels
+    first: Pixels
+    second: Pixels
+    mious: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Where two predictions differ on labelled pixels, bool `(height, width)` each.
+
+    gain: the second is right. loss: the first is right. other: both are wrong, differently.
+    """
+
+    gain: npt.NDArray[np.bool_]
+    loss: npt.NDArray[np.bool_]
+    other: npt.NDArray[np.bool_]
+
+    @staticmethod
+    def of(label: Pixels, first: Pixels, second: Pixels) -> "Regions":
+        """All uint8 `(height, width)`."""
+        differ = (first != second) & (label != IGNORE_INDEX)
+        gain, loss = differ & (second == label), differ & (first == label)
+        return Regions(gain, loss, differ & ~gain & ~loss)
+
+
+def draw_comparison(
+    paths: Sequence[Path],
+    images: Sequence[ComparedImage],
+    classes: Sequence[ClassInfo],
+    names: tuple[str, str],
+    notes: tuple[str, str],
+    title: str,
+) -> None:
+    """Write the figure to each of `paths`, in the format of its suffix.
+
+    A row an image: the picture, both predictions, the ground truth, and what differs. names, notes:
+    of the models, over their columns.
+    """
+    columns = ["image", *names, "ground truth", "what differs"]
+    subtitles = ["", *notes, "", ""]
+    layout = Layout(columns=5, rows=len(images), aspect=_aspect(images), row_text=0.17)
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    shown = [each for i in images for each in (i.label, i.first, i.second)]
+    legends = [
+        class_legend(classes, shown),
+        [
+            Patch(facecolor=unit(_GAIN), label=f"{names[1]} right, {names[0]} wrong (solid frame)"),
+            Patch(
+                facecolor=unit(_LOSS),
+                hatch="/////",
+                edgecolor="black",
+                linewidth=0,
+                label=f"{names[0]} right, {names[1]} wrong (dashed frame)",
+            ),
+            Patch(
+                facecolor=unit(_OTHER),
+                hatch="....",
+                edgecolor="0.4",
+                linewidth=0,
+                label="both wrong, differently",
+            ),
+        ],
+    ]
+    axes = layout.arrange(figure, title, columns, subtitles, legends)
+    for line, image in zip(axes, images, strict=True):
+        regions = Regions.of(image.label, image.first, image.second)
+        maps = (image.first, image.second, image.label)
+        panels = [image.picture, *(colorize(labels, classes) for labels in maps)]
+        for axis, panel in zip(line, [*panels, _marked(image.picture, regions)], strict=True):
+            show(axis, panel)
+            for kind, dashes in ((regions.gain, "-"), (regions.loss, (0, (2, 1.5)))):
+                _box(axis, kind, dashes)
+        _caption(line, image)
+    for path in paths:
+        figure.savefig(path, dpi=220)
+
+
+def _caption(line: Sequence[Axes], image: ComparedImage) -> None:
+    first, second = (100 * miou for miou in image.mious)
+    gain = second - first
+    change = f"{gain:+.1f} points"
+    texts = [image.identifier, f"mIoU {first:.1f}", f"mIoU {second:.1f}", "", change]
+    for position, (axis, text) in enumerate(zip(line, texts, strict=True)):
+        better = position == (2 if gain > 0 else 1) and abs(gain) >= 0.05
+        weight = "bold" if better else "normal"
+        axis.set_xlabel(shortened(text), fontsize=FONT - 1, labelpad=2, fontweight=weight)
+
+
+def _marked(picture: Pixels, regions: Regions) -> Pixels:
+    """The picture in pale grey, with what differs over it in colours and textures."""
+    grey = picture.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.55 + 105
+    height, width = picture.shape[:2]
+    # Stripes and dots keep their size on the page, whatever that of the picture.
+    period = max(4, round(width / 40))
+    rows, columns = np.indices((height, width))
+    stripes = (rows + columns) % period < period * 0.3
+    dots = (rows % period < period * 0.4) & (columns % period < period * 0.4)
+    grey[regions.gain] = _GAIN
+    grey[regions.loss] = _LOSS
+    grey[regions.loss & stripes] = 0
+    grey[regions.other] = _OTHER
+    grey[regions.other & dots] = 90
+    return grey.astype(np.uint8)
+
+
+def _box(axis: Axes, region: npt.NDArray[np.bool_], dashes: Any) -> None:
+    """Frame the largest connected parts, without the thin lines along the borders of objects."""
+    height, width = region.shape
+    thickness = max(2, round(min(height, width) / 90))
+    solid = ndimage.binary_opening(region, np.ones((thickness, thickness)))
+    parts, count = ndimage.label(solid)
+    if not count:
+        return
+    objects = ndimage.find_objects(parts)
+    areas = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    for index in np.argsort(-areas)[:_BOXES]:
+        if areas[index] < _SMALLEST_BOX * region.size:
+            return
+        rows, columns = objects[index]
+        margin = thickness
+        box = Rectangle(
+            (max(columns.start - margin, 0), max(rows.start - margin, 0)),
+            min(columns.stop + margin, width - 1) - max(columns.start - margin, 0),
+            min(rows.stop + margin, height - 1) - max(rows.start - margin, 0),
+            fill=False,
+            edgecolor="yellow",
+            linewidth=0.9,
+            linestyle=dashes,
+        )
+        box.set_path_effects([Stroke(linewidth=1.9, foreground="black"), Stroke()])
+        axis.add_patch(box)
+
+
+def _aspect(images: Sequence[ComparedImage]) -> float:
+    """Height over width of the tallest picture."""
+    return max(image.label.shape[0] / image.label.shape[1] for image in images)

@@ -1,0 +1,146 @@
+"""Figures of many panels at the width of a printed page: rows of pictures, titles and legends."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from pipelines.data.dataset import IGNORE_INDEX, ClassInfo
+from pipelines.data.overlays import Pixels
+
+PAGE = 7.2  # inches
+FONT = 7.5  # points
+_MARGIN = 0.04
+_WIDTH = 112  # characters of a title's line
+# Inches, of lines of text in their own sizes.
+_LINE = FONT * 1.4 / 72
+_TITLE_LINE = (FONT + 0.5) * 1.25 / 72
+_LEGEND_LINE = (FONT - 0.5) * 1.48 / 72
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Panels of one size. aspect: height over width; row_text: inches below each row."""
+
+    columns: int
+    rows: int
+    aspect: float
+    row_text: float
+
+    def arrange(
+        self,
+        figure: Figure,
+        title: str,
+        columns: Sequence[str],
+        subtitles: Sequence[str],
+        legends: Sequence[Sequence[Patch]],
+    ) -> list[list[Axes]]:
+        """Size `figure`, write the titles and legends, and return the empty panels, by row."""
+        gap = 0.05
+        panel_width = (PAGE - 2 * _MARGIN - gap * (self.columns - 1)) / self.columns
+        panel_height = panel_width * self.aspect
+        lines = [part for line in title.splitlines() for part in textwrap.wrap(line, _WIDTH)]
+        head = len(lines) * _TITLE_LINE + (1.2 + any(subtitles)) * _LINE + 0.1
+        blocks = [(entries, _legend_columns(entries)) for entries in legends if entries]
+        heights = [-(-len(entries) // count) * _LEGEND_LINE + 0.07 for entries, count in blocks]
+        foot = sum(heights)
+        height = head + self.rows * (panel_height + self.row_text) + foot
+        figure.set_size_inches(PAGE, height)
+        figure.text(
+            0.5,
+            1 - 0.06 / height,
+            "\n".join(lines),
+            ha="center",
+            va="top",
+            fontsize=FONT + 0.5,
+        )
+        axes = []
+        for row in range(self.rows):
+            line = []
+            bottom = height - head - (row + 1) * panel_height - row * self.row_text
+            for column in range(self.columns):
+                left = _MARGIN + column * (panel_width + gap)
+                place = (left / PAGE, bottom / height, panel_width / PAGE, panel_height / height)
+                axis = figure.add_axes(place)
+                axis.set_xticks([])
+                axis.set_yticks([])
+                for spine in axis.spines.values():
+                    spine.set_visible(False)
+                line.append(axis)
+            axes.append(line)
+        for axis, column_title, subtitle in zip(axes[0], columns, subtitles, strict=True):
+            above = 0.04 / panel_height
+            step = _LINE / panel_height
+            style: dict[str, Any] = {"ha": "center", "va": "bottom", "transform": axis.transAxes}
+            raised = step * bool(any(subtitles))
+            axis.text(
+                0.5, 1 + above + raised, column_title, fontsize=FONT, fontweight="bold", **style
+            )
+            axis.text(0.5, 1 + above, subtitle, fontsize=FONT - 1, **style)
+        y = foot
+        for (entries, count), block_height in zip(blocks, heights, strict=True):
+            figure.legend(
+                handles=list(entries),
+                loc="upper center",
+                bbox_to_anchor=(0.5, y / height),
+                ncols=count,
+                fontsize=FONT - 0.5,
+                frameon=False,
+                handlelength=1.5,
+                handleheight=0.9,
+                columnspacing=1.0,
+                handletextpad=0.4,
+                labelspacing=0.25,
+                borderpad=0.1,
+                borderaxespad=0,
+            )
+            y -= block_height
+        return axes
+
+
+def show(axis: Axes, pixels: NDArray[Any], **options: Any) -> None:
+    """A picture that fills its panel as far as its own shape allows."""
+    axis.imshow(pixels, aspect="equal", **options)
+    axis.set_anchor("N")
+
+
+def unit(color: Sequence[int]) -> tuple[float, float, float]:
+    """Red, green and blue from 0-255 as from 0 to 1."""
+    red, green, blue = (value / 255 for value in color)
+    return red, green, blue
+
+
+def shortened(text: str, longest: int = 28) -> str:
+    """The end of a long name, which tells more than its start."""
+    return text if len(text) <= longest else f"…{text[1 - longest :]}"
+
+
+def class_legend(classes: Sequence[ClassInfo], shown: Sequence[Pixels]) -> list[Patch]:
+    """The classes that occur in the label maps `shown`, and `ignored` where that occurs."""
+    occurring = np.unique(np.concatenate([np.unique(labels) for labels in shown])).tolist()
+    entries = [
+        Patch(
+            facecolor=unit(entry.color),
+            edgecolor="0.5",
+            linewidth=0.4,
+            label=entry.name,
+        )
+        for index, entry in enumerate(classes)
+        if index in occurring
+    ]
+    if IGNORE_INDEX in occurring:
+        entries.append(Patch(facecolor="black", label="ignored"))
+    return entries
+
+
+def _legend_columns(entries: Sequence[Patch]) -> int:
+    """So many that a line fills the page's width, by the longest name."""
+    longest = max(len(str(entry.get_label())) for entry in entries)
+    width = 0.42 + longest * FONT * 0.56 / 72
+    return max(1, min(len(entries), int((PAGE - 0.3) / width)))

@@ -1,0 +1,124 @@
+"""Pictures of what a model predicts: colour overlays, panels and the confusion matrix."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from pipelines.data.dataset import IGNORE_INDEX, ClassInfo
+from pipelines.data.overlays import Pixels, colorize, mistakes
+
+
+def draw_panels(
+    path: Path,
+    rows: Sequence[tuple[str, Pixels, Pixels, Pixels]],
+    classes: Sequence[ClassInfo],
+    title: str,
+) -> None:
+    """Write a panel: per row an image, its ground truth, the prediction and the mistakes.
+
+    rows: `(identifier, image (h, w, 3), label (h, w), prediction (h, w))`, all uint8.
+    """
+    columns = ("image", "ground truth", "prediction", "mistakes")
+    height, width = rows[0][2].shape
+    column_width = 3.4
+    row_height = column_width * height / width + 0.28
+    legend_height = 0.32 * -(-len(classes) // 8) + 0.15
+    total = 0.75 + row_height * len(rows) + legend_height
+    figure = Figure(figsize=(column_width * 4 + 0.2, total), dpi=110)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), 4, squeeze=False)
+    for line, (identifier, image, label, prediction) in zip(axes, rows, strict=True):
+        pictures = (
+            image,
+            colorize(label, classes),
+            colorize(prediction, classes),
+            mistakes(image, label, prediction),
+        )
+        valid = label != IGNORE_INDEX
+        accuracy = float((prediction == label)[valid].mean()) if valid.any() else float("nan")
+        for axis, picture in zip(line, pictures, strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+        line[0].set_xlabel(identifier, fontsize=8, loc="left", labelpad=2)
+        line[3].set_xlabel(f"{accuracy:.1%} of pixels right", fontsize=8, loc="right", labelpad=2)
+    for axis, column in zip(axes[0], columns, strict=True):
+        axis.set_title(column, fontsize=10)
+    figure.suptitle(title, fontsize=11, y=1 - 0.12 / total)
+    entries = [Patch(color=_unit(entry.color), label=entry.name) for entry in classes]
+    entries.append(Patch(color="black", label="ignored"))
+    figure.legend(handles=entries, loc="lower center", ncols=8, fontsize=8, frameon=False)
+    figure.subplots_adjust(
+        left=0.005,
+        right=0.995,
+        top=1 - 0.62 / total,
+        bottom=(legend_height + 0.2) / total,
+        wspace=0.02,
+        hspace=0.28 / row_height,
+    )
+    figure.savefig(path)
+
+
+def draw_confusion(
+    path: Path, confusion: npt.NDArray[np.int64], names: Sequence[str], title: str
+) -> None:
+    """Write the confusion matrix as shares of each label's pixels, IoU per class at the right.
+
+    confusion: `(classes, classes)`, row = label, column = prediction, in pixels.
+    """
+    counts = confusion.astype(np.float64)
+    labelled = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, labelled, out=np.zeros_like(counts), where=labelled > 0)
+    union = counts.sum(axis=0) + counts.sum(axis=1) - counts.diagonal()
+    iou = np.divide(counts.diagonal(), union, out=np.full(len(names), np.nan), where=union > 0)
+    size = max(4.5, 0.5 * len(names) + 2.2)
+    figure = Figure(figsize=(size + 1.6, size), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    matrix_axis, iou_axis = figure.subplots(1, 2, width_ratios=(5, 1.3), sharey=True)
+    matrix_axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    matrix_axis.set_xticks(range(len(names)), names, rotation=55, ha="right", fontsize=8)
+    matrix_axis.set_yticks(range(len(names)), names, fontsize=8)
+    matrix_axis.set_xlabel("prediction")
+    matrix_axis.set_ylabel("label")
+    if len(names) <= 30:
+        _write_shares(matrix_axis, shares)
+    iou_axis.barh(range(len(names)), np.nan_to_num(iou), color="#4477aa")
+    iou_axis.set_xlim(0, 1)
+    iou_axis.set_xlabel("IoU")
+    for index, value in enumerate(iou):
+        text = "absent" if np.isnan(value) else f"{100 * value:.1f}"
+        length = float(np.nan_to_num(value))
+        inside = length > 0.6
+        iou_axis.text(
+            length + (-0.03 if inside else 0.03),
+            index,
+            text,
+            va="center",
+            ha="right" if inside else "left",
+            color="white" if inside else "black",
+            fontsize=8,
+        )
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path)
+
+
+def _write_shares(axis: Axes, shares: npt.NDArray[np.float64]) -> None:
+    for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
+        value = shares[row, column]
+        color = "white" if value > 0.55 else "black"
+        axis.text(
+            column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=color
+        )
+
+
+def _unit(color: Sequence[int]) -> tuple[float, float, float]:
+    red, green, blue = (value / 255 for value in color)
+    return red, green, blue

@@ -1,0 +1,147 @@
+"""From a record's files to a row of the prepared data set, or to what is wrong with them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.data.image_io import (
+    Array,
+    PictureError,
+    encode_png,
+    open_picture,
+    orientation,
+    to_rgb,
+)
+from pipelines.data.shards import Centroid, Sample, sample_digest
+from pipelines.preparation.labels import IGNORE, class_indices
+from pipelines.preparation.readers.reader import Reader, Record
+
+# EXIF orientations that exchange height and width.
+TRANSPOSED = range(5, 9)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A record after checking: a sample with the sums of its channels, or what is wrong."""
+
+    sample: Sample | None
+    channel_sums: tuple[int, int, int] = (0, 0, 0)
+    problems: tuple[str, ...] = ()
+
+
+def check(
+    reader: Reader, record: Record, tile: int, repeated: Mapping[tuple[str, str], int]
+) -> Checked:
+    """Read and decode a record, map its label to class indices, and count what it shows.
+
+    `repeated`: how often names occur that are not the record's alone (see `duplicates`).
+    """
+    count = repeated.get((record.split, record.identifier))
+    if count is not None:
+        return _wrong(record, f"{record.image}: its name occurs {count} times in the split")
+    try:
+        image_bytes, label_bytes = reader.read(record)
+    except OSError as error:
+        missing = f"{error.filename}: {error.strerror or error}"
+        return _wrong(record, missing)
+    with warnings.catch_warnings():
+        # Pillow warns of odd metadata; what is wrong with the pixels is an error.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        return _decoded(reader, record, tile, image_bytes, label_bytes)
+
+
+def _decoded(
+    reader: Reader, record: Record, tile: int, image_bytes: bytes, label_bytes: bytes | None
+) -> Checked:
+    problems = []
+    where = record.label or record.image
+    label: Array | None = None
+    if label_bytes is not None:
+        try:
+            stored = reader.indices(record, open_picture(label_bytes, checksums=True))
+            label = class_indices(stored, reader.values(record), reader.classes)
+        except PictureError as error:
+            problems.append(f"{where}: label {error}")
+    try:
+        picture = open_picture(image_bytes, checksums=True)
+        pixels = to_rgb(picture)
+    except PictureError as error:
+        return _wrong(record, f"{record.image}: image {error}", *problems)
+    if problems:
+        return _wrong(record, *problems)
+    if label is not None and label.shape != pixels.shape[:2]:
+        # Some tools annotate the picture as stored, before its EXIF orientation is applied.
+        if orientation(picture) not in TRANSPOSED or label.shape != pixels.shape[1::-1]:
+            sizes = f"label of {_size(label)} pixels for an image of {_size(pixels)}"
+            return _wrong(record, f"{where}: {sizes}")
+        pixels = np.asarray(picture.convert("RGB"))
+    keeps = _is_plain(picture)
+    content = image_bytes if keeps and picture.format == "JPEG" else pixels
+    classes = len(reader.classes)
+    height, width = pixels.shape[:2]
+    counts = np.zeros(classes, np.int64) if label is None else _counts(label, classes)
+    sums = pixels.sum(axis=(0, 1), dtype=np.int64).tolist()
+    sample = Sample(
+        identifier=record.identifier,
+        split=record.split,
+        group=record.group,
+        image=image_bytes if keeps else encode_png(pixels),
+        label=None if label is None else encode_png(label, effort=6),
+        height=height,
+        width=width,
+        class_pixels=tuple(counts.tolist()),
+        centroids=() if label is None else tuple(centroids(label, tile)),
+        digest=sample_digest(record.identifier, record.split, content, label),
+    )
+    return Checked(sample, channel_sums=(sums[0], sums[1], sums[2]))
+
+
+def centroids(label: Array, tile: int) -> Iterator[Centroid]:
+    """Centre of mass of each class in each tile of `tile` x `tile` pixels, as for Cityscapes in
+    "Improving semantic segmentation via video propagation and label relaxation" (Zhu et al., 2019)
+    """
+    height, width = label.shape
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            part = label[top : top + tile, left : left + tile]
+            rows, columns = (_histogram(part, axis) for axis in (1, 0))
+            for index in np.flatnonzero(rows.sum(axis=1)).tolist():
+                if index != IGNORE:
+                    yield Centroid(index, top + _mean(rows[index]), left + _mean(columns[index]))
+
+
+def _histogram(part: Array, axis: int) -> NDArray[np.int64]:
+    """Pixels of each class in each row (axis 1 summed) or column: (256, length)."""
+    length = part.shape[1 - axis]
+    line = np.arange(length)
+    line = line[:, None] if axis == 1 else line[None, :]
+    flat = part.astype(np.int64) * length + line
+    return np.bincount(flat.ravel(), minlength=256 * length).reshape(256, length)
+
+
+def _mean(histogram: NDArray[np.int64]) -> int:
+    return int((histogram * np.arange(len(histogram))).sum() // histogram.sum())
+
+
+def _counts(label: Array, classes: int) -> NDArray[np.int64]:
+    return np.bincount(label.ravel(), minlength=256)[:classes]
+
+
+def _is_plain(picture: Image.Image) -> bool:
+    """Whether any decoder gives the file's own bytes the same pixels."""
+    return picture.format in ("PNG", "JPEG") and picture.mode == "RGB" and orientation(picture) == 1
+
+
+def _size(pixels: Array) -> str:
+    return f"{pixels.shape[1]} x {pixels.shape[0]}"
+
+
+def _wrong(record: Record, *problems: str) -> Checked:
+    name = f"{record.split}/{record.identifier}"
+    return Checked(None, problems=tuple(f"{name}: {problem}" for problem in problems))

@@ -1,0 +1,15 @@
+"""The data sets that can be prepared, by the name the command knows them under."""
+
+from pipelines.preparation.readers.ade20k import ADE20K
+from pipelines.preparation.readers.camvid import CamVid
+from pipelines.preparation.readers.cityscapes import Cityscapes
+from pipelines.preparation.readers.folder import Folder
+from pipelines.preparation.readers.pascal_context import PascalContext
+from pipelines.preparation.readers.reader import Reader
+from pipelines.preparation.readers.streets import Streets
+
+READERS: dict[str, type[Reader]] = {
+    reader.name: reader for reader in (Streets, Cityscapes, ADE20K, PascalContext, CamVid, Folder)
+}
+
+__all__ = ["READERS", "Reader"]

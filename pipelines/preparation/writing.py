@@ -1,0 +1,166 @@
+"""Writing a prepared data set piece by piece, so that it can be resumed and appears all at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Shard, content_digest
+from pipelines.data.shards import Sample, describe_shard, encode_index, encode_shard
+from pipelines.data.storage import Location
+from pipelines.preparation.checking import Checked
+from pipelines.preparation.labels import IGNORE
+from pipelines.preparation.readers.reader import Reader
+
+JOURNAL_NAME = "journal.json"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A finished shard (None: all its records were skipped) and its part of the statistics."""
+
+    shard: Shard | None
+    class_pixels: list[int]
+    pixels: int
+    labelled_pixels: int
+    channel_sums: list[int]
+    problems: list[str]
+
+
+class Writer:
+    """Writes shards to the staging place and keeps a journal there of those that are finished."""
+
+    def __init__(self, reader: Reader, staging: Location, recipe: str) -> None:
+        self._reader = reader
+        self._staging = staging
+        self._recipe = recipe
+        self._described: dict[str, pa.Table] = {}
+        self.finished: dict[int, Written] = self._resume()
+
+    def _resume(self) -> dict[int, Written]:
+        sizes = self._staging.sizes()
+        try:
+            journal = json.loads(self._staging.read(JOURNAL_NAME)) if JOURNAL_NAME in sizes else {}
+        except (ValueError, FileNotFoundError):  # damaged, or another machine has just finished
+            journal = {}
+        if journal.get("recipe") != self._recipe:
+            self.discard()
+            self._staging.create()
+            self._write_journal({})
+            return {}
+        finished = {}
+        for number, entry in journal["finished"].items():
+            shard = Shard(**entry.pop("shard")) if entry["shard"] else entry.pop("shard")
+            if shard is None or sizes.get(shard.file) == shard.bytes:
+                finished[int(number)] = Written(shard=shard, **entry)
+        return finished
+
+    def write(self, number: int, good: list[Checked], problems: list[str]) -> None:
+        """Write the samples of part `number` of the plan and note it in the journal."""
+        samples = [each.sample for each in good if each.sample is not None]
+        labelled = [each for each in samples if each.label is not None]
+        self.finished[number] = Written(
+            shard=self._write_shard(number, samples) if samples else None,
+            class_pixels=_column_sums([each.class_pixels for each in samples]),
+            pixels=sum(each.height * each.width for each in samples),
+            labelled_pixels=sum(each.height * each.width for each in labelled),
+            channel_sums=_column_sums([each.channel_sums for each in good]),
+            problems=problems,
+        )
+        self._write_journal(self.finished)
+
+    def _write_journal(self, finished: dict[int, Written]) -> None:
+        entries = {number: asdict(written) for number, written in finished.items()}
+        journal = {"recipe": self._recipe, "finished": entries}
+        self._staging.replace(JOURNAL_NAME, json.dumps(journal).encode())
+
+    def _write_shard(self, number: int, samples: list[Sample]) -> Shard:
+        data = encode_shard(samples)
+        content = content_digest(sample.digest for sample in samples)
+        split = samples[0].split
+        # The content in the name keeps two preparations of one bucket from mixing their shards.
+        name = f"{split}-{number:05d}-{content[:8]}.parquet"
+        self._staging.write(name, data)
+        self._described[name] = describe_shard(name, pa.BufferReader(data))
+        digest = hashlib.sha256(data).hexdigest()
+        return Shard(name, split, len(samples), len(data), digest, content)
+
+    def finish(self, tile: int, left_out: Sequence[str] = ()) -> Manifest:
+        """Write the index of all shards, and sum up what they hold; `left_out`: what the source
+        lacks as a whole, to be recorded beside the problems of its samples."""
+        parts = [self.finished[number] for number in sorted(self.finished)]
+        shards = tuple(part.shard for part in parts if part.shard is not None)
+        counts: dict[str, int] = {}
+        for shard in shards:
+            counts[shard.split] = counts.get(shard.split, 0) + shard.rows
+        width = len(self._reader.classes)
+        class_pixels = [
+            sum(part.class_pixels[index] for part in parts if part.class_pixels)
+            for index in range(width)
+        ]
+        pixels = max(1, sum(part.pixels for part in parts))
+        red, green, blue = (
+            sum(part.channel_sums[channel] for part in parts if part.channel_sums) / pixels / 255
+            for channel in range(3)
+        )
+        return Manifest(
+            name=self._reader.title,
+            classes=self._reader.classes,
+            ignore_index=IGNORE,
+            counts=counts,
+            class_pixels=tuple(class_pixels),
+            ignored_pixels=sum(part.labelled_pixels for part in parts) - sum(class_pixels),
+            image_mean=(red, green, blue),
+            tile=tile,
+            shards=shards,
+            index_sha256=self._write_index(shards),
+            skipped=(*left_out, *(problem for part in parts for problem in part.problems)),
+            recipe=self._recipe,
+        )
+
+    def _write_index(self, shards: Sequence[Shard]) -> str:
+        tables = []
+        for shard in shards:
+            if shard.file not in self._described:  # finished before an interruption
+                self._described[shard.file] = describe_shard(
+                    shard.file, self._staging.open(shard.file)
+                )
+            tables.append(self._described[shard.file])
+        data = encode_index(tables)
+        self._staging.write(INDEX_NAME, data)
+        return hashlib.sha256(data).hexdigest()
+
+    def commit(self, manifest: Manifest, location: Location) -> None:
+        """Make the data set visible under its final name, all at once."""
+        self._staging.delete(JOURNAL_NAME)
+        self._staging.write(MANIFEST_NAME, manifest.to_json().encode())
+        if location.is_local:
+            if location.directory.exists():
+                location.directory.rmdir()
+            self._staging.directory.rename(location.directory)
+
+    def discard(self) -> None:
+        """Remove all that was staged."""
+        if self._staging.is_local:
+            shutil.rmtree(self._staging.path, ignore_errors=True)
+        else:
+            for name in self._staging.sizes():
+                self._staging.delete(name)
+
+
+def staging_place(location: Location) -> Location:
+    """Where shards are written first. An object store has no renaming; there the manifest, which
+    is written last, is what makes a data set."""
+    if not location.is_local:
+        return location
+    directory = location.directory.with_name(f".{location.directory.name}.partial")
+    return Location(str(directory), location.filesystem, str(directory))
+
+
+def _column_sums(rows: Sequence[tuple[int, ...]]) -> list[int]:
+    return [sum(column) for column in zip(*rows, strict=True)]

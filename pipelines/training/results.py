@@ -1,0 +1,52 @@
+"""What a finished training leaves to be looked at: the confusion matrix and prediction panels."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipelines.evaluation.counts import write_counts
+from pipelines.evaluation.inference import predict_image
+from pipelines.figures.panels import draw_confusion, draw_panels
+from pipelines.training.loop import Report, Training
+
+PANEL_ROWS = 5
+
+
+def write_results(directory: Path, training: Training, report: Report) -> None:
+    """Write `confusion.csv`, `confusion.png`, `counts.arrow` (by image and class) and `panels.png`
+    into `directory`, and `pretrained.txt` or `init.txt` where weights were loaded: what of them,
+    and what not.
+
+    The panels show images spread evenly over the validation split, the same for every variant.
+    Without a validation split there is nothing to score and nothing to show.
+    """
+    directory.mkdir(parents=True)
+    if training.pretrained is not None:
+        (directory / "pretrained.txt").write_text(f"{training.pretrained}\n")
+    if training.initial is not None:
+        (directory / "init.txt").write_text(f"{training.initial}\n")
+    experiment = training.experiment
+    if report.scores is None or experiment.data.validation_split is None:
+        return
+    names = training.classes
+    confusion = report.scores.confusion.numpy()
+    header = ",".join(["label", *names])
+    lines = [
+        f"{name},{','.join(map(str, row))}" for name, row in zip(names, confusion, strict=True)
+    ]
+    (directory / "confusion.csv").write_text("\n".join([header, *lines]) + "\n")
+    title = f"epoch {report.epoch}: mIoU {100 * report.scores.miou:.1f} %, validation split"
+    draw_confusion(directory / "confusion.png", confusion, names, title)
+
+    split = training.samples(experiment.data.validation_split)
+    write_counts(directory / "counts.arrow", report.scores, split.identifiers, names, split.groups)
+    positions = np.linspace(0, len(split) - 1, min(PANEL_ROWS, len(split))).round().astype(int)
+    rows = []
+    for position in positions:
+        image, label = split.read(int(position))
+        prediction = predict_image(
+            training.model, torch.tensor(image), training.numerics, experiment.evaluation
+        )
+        rows.append((split.identifiers[position], image, label, prediction.numpy()))
+    draw_panels(directory / "panels.png", rows, training.dataset.manifest.classes, title)
