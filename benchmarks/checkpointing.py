@@ -26,7 +26,7 @@ import torch
 from models import FENetConfig
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import PreparedDataset, open_dataset
-from pipelines.data.device_batches import augment_ahead
+from pipelines.data.device_batches import prefetch_to_device
 from pipelines.preparation.embedded import cores
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.streets import Streets
@@ -43,7 +43,7 @@ class Subject:
 
     folder: CheckpointFolder
     writer: BackgroundWriter | None
-    at_once: bool = False
+    max_concurrent: bool = False
     epochs: list[float] = field(default_factory=list)
     held: list[float] = field(default_factory=list)
 
@@ -52,7 +52,7 @@ class Subject:
         if self.writer is not None:
             self.writer.wait()
             self.writer.start(self._saving(training, epoch))
-        elif self.at_once:
+        elif self.max_concurrent:
             self._saving(training, epoch)()
         self.held.append(time.perf_counter() - started)
 
@@ -64,7 +64,7 @@ class Subject:
 def train_epoch(training: Training, epoch: int) -> None:
     training.replica.train()
     numerics = training.numerics
-    for part in augment_ahead(
+    for part in prefetch_to_device(
         training.batches.epoch(epoch), training.augmentation, numerics.device
     ):
         training._step([part], 1e-6, False)
@@ -81,7 +81,7 @@ def compare(dataset: PreparedDataset, options: argparse.Namespace, directory: Pa
     subjects = {
         "no checkpoints": Subject(CheckpointFolder(directory / "none"), None),
         "in the background": Subject(CheckpointFolder(directory / "behind"), BackgroundWriter()),
-        "at once": Subject(CheckpointFolder(directory / "at-once"), None, at_once=True),
+        "at once": Subject(CheckpointFolder(directory / "at-once"), None, max_concurrent=True),
     }
     train_epoch(training, 0)  # warms up
     for epoch in range(1, options.epochs + 1):

@@ -45,12 +45,12 @@ def main() -> None:
         print(f"{'trials':>8}{'s':>8}")
         for trials in TRIALS:
             study.write_text(STUDY.replace("SEEDS", str(list(range(trials // _CELLS)))))
-            _plan(study)  # makes the data set, and probes the device, the first time
-            seconds = statistics.median(_plan(study) for _ in range(options.rounds))
+            _study(study)  # makes the data set, and probes the device, the first time
+            seconds = statistics.median(_study(study) for _ in range(options.rounds))
             print(f"{trials:8}{seconds:8.2f}", flush=True)
 
 
-def _plan(study: Path) -> float:
+def _study(study: Path) -> float:
     """Seconds of one command."""
     command = [sys.executable, "-m", "orchestrator.sweep", str(study), "--plan"]
     command += ["--storage", str(study.with_name("storage"))]

@@ -14,7 +14,7 @@ from benchmarks.roofline import Need, need_of
 from models import SegmentationLoss, set_sample_keys, split_output
 from pipelines.data.augmentation import Augmentation
 from pipelines.data.dataset import PreparedDataset, Samples, open_dataset
-from pipelines.data.device_batches import TrainingBatch, augment_ahead
+from pipelines.data.device_batches import TrainingBatch, prefetch_to_device
 from pipelines.data.loading import TrainingBatches
 from pipelines.data.node_cache import NodeCache
 from pipelines.network.build import build_network
@@ -86,7 +86,7 @@ class Subject:
         """Milliseconds by part of `count` steps, after one that is not counted."""
         sources = self.endless()
         if self.recipe.ahead:
-            self._prepared = augment_ahead(sources, self.augmentation, self.device)
+            self._prepared = prefetch_to_device(sources, self.augmentation, self.device)
         taken = []
         for _ in range(count + 1):
             watch = Watch(self.device)

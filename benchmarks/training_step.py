@@ -28,7 +28,7 @@ from benchmarks.step_recipes import PARTS, RATE, Subject, improvements
 from models import FENetConfig
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import open_dataset
-from pipelines.data.device_batches import augment_ahead
+from pipelines.data.device_batches import prefetch_to_device
 from pipelines.preparation.embedded import cores
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.streets import Streets
@@ -61,7 +61,7 @@ class PeakMemory:
 
 def loop_steps(training: Training, count: int) -> list[float]:
     """Milliseconds of whole steps of the project's own loop, after one that is not counted."""
-    parts = augment_ahead(
+    parts = prefetch_to_device(
         (batch for epoch in range(10**6) for batch in training.batches.epoch(epoch)),
         training.augmentation,
         training.numerics.device,

@@ -22,7 +22,7 @@ FILE_WIDTH = 160
 
 
 @contextmanager
-def quiet_output(directory: Path) -> Iterator[tuple[Console, Path]]:
+def capture_library_output(directory: Path) -> Iterator[tuple[Console, Path]]:
     """Within this context, whatever writes to standard output or error, Python or not, writes to a
     log file in `directory`; the console handed out writes to the real standard output.
     """
@@ -33,7 +33,7 @@ def quiet_output(directory: Path) -> Iterator[tuple[Console, Path]]:
     saved_out, saved_err = os.dup(1), os.dup(2)
     # Unbuffered, because a signal handler that prints may interrupt what is being printed.
     terminal = io.TextIOWrapper(
-        cast("BinaryIO", _Lasting(os.dup(1), "w")),
+        cast("BinaryIO", PipeTolerantStream(os.dup(1), "w")),
         encoding=sys.stdout.encoding or "utf-8",
         write_through=True,
     )
@@ -55,7 +55,7 @@ def quiet_output(directory: Path) -> Iterator[tuple[Console, Path]]:
         terminal.close()
 
 
-class _Lasting(io.FileIO):
+class PipeTolerantStream(io.FileIO):
     """An output whose reader may leave before its writer: what is written then is lost, without an
     error. In `sweep ... | tee log`, Ctrl-C ends tee at once, and the trials' checkpoints come
     later."""

@@ -12,7 +12,7 @@ STOPPING = "running trials write a checkpoint and end; the same command goes on 
 
 
 @dataclass
-class StopFlag:
+class StopRequest:
     """Whether the user has asked to stop: set by the signal handler, read by the run.
 
     graceful: trials are running, which takes a moment to end well; before and after, a stop is at
@@ -25,7 +25,7 @@ class StopFlag:
 
 
 @dataclass(frozen=True)
-class Setting:
+class RunContext:
     """Where a command runs. address: of a Ray cluster, None for one of its own on this machine;
     log: the file that takes the libraries' output. canaries: whether long studies are rehearsed.
     command: what is needed to run it again, as `orchestrator.sweep` puts it."""
@@ -34,6 +34,6 @@ class Setting:
     address: str | None
     console: Console
     log: Path
-    stop: StopFlag
+    stop: StopRequest
     canaries: bool = True
     command: str = ""

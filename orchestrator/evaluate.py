@@ -19,7 +19,7 @@ from orchestrator.evaluation.trained_model import (
     ModelError,
     TrainedModel,
     load_model,
-    open_ledger,
+    open_store_of,
     place,
 )
 from pipelines.data.dataset import PreparedDataset, open_dataset, split_parts
@@ -42,8 +42,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
         **inference_settings(options), batch=options.batch, boundary=options.boundary
     )
     storage = storage_of(options)
-    ledger = open_ledger(options.model, storage)
-    model = load_model(options.model, ledger, options.imports)
+    store = open_store_of(options.model, storage)
+    model = load_model(options.model, store, options.imports)
     location = dataset_location(options.dataset, storage / "datasets")
     if Path(location).exists():
         location = str(Path(location).resolve())  # a cluster's processes run in other folders
@@ -89,12 +89,12 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
     console.print(_table(scores, model.class_names, config))
     for note in _notes(model, dataset, options.split):
         say(console, f"  {note}")
-    if ledger is None or model.run_id is None:
+    if store is None or model.run_id is None:
         say(console, "not logged: MODEL is no run")
         return 0
     name = evaluation_name(dataset, options.split, model.checkpoint, config)
     log_scores(
-        ledger,
+        store,
         model.run_id,
         name,
         scores,

@@ -28,10 +28,10 @@ from orchestrator.evaluation.trained_model import (
     ModelError,
     TrainedModel,
     load_model,
-    open_ledger,
+    open_store_of,
     place,
 )
-from orchestrator.tracking.store import Ledger, LedgerError
+from orchestrator.tracking.store import TrackingError, TrackingStore
 from pipelines.data.dataset import PreparedDataset, Split, open_dataset
 from pipelines.data.loading import EvaluationBatches
 from pipelines.evaluation.counts import Counts, read_counts
@@ -39,7 +39,7 @@ from pipelines.evaluation.evaluate import EvaluationConfig, count_pixels
 from pipelines.evaluation.inference import InferenceConfig, predict_image
 from pipelines.figures.comparison import ComparedImage, draw_comparison
 from pipelines.figures.features import draw_features, extract_features
-from pipelines.figures.image_selection import Differences
+from pipelines.figures.image_selection import ImageDifferences
 from pipelines.network.precision import Numerics
 from pipelines.preparation.embedded import dataset_location
 
@@ -58,21 +58,20 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
     config = InferenceConfig(**inference_settings(options))
     dataset, split = _open_split(options)
     names = (options.a, options.b)
-    ledgers = [open_ledger(name, storage_of(options)) for name in names]
+    ledgers = [open_store_of(name, storage_of(options)) for name in names]
     models = [
-        load_model(name, ledger, options.imports)
-        for name, ledger in zip(names, ledgers, strict=True)
+        load_model(name, store, options.imports) for name, store in zip(names, ledgers, strict=True)
     ]
     for model in models:
         _check_classes(model, dataset)
     numerics = [place(model) for model in models]
     with progress(console) as bar:
         counts = [
-            _kept_counts(model, ledger, dataset, options.split, config)
+            _kept_counts(model, store, dataset, options.split, config)
             or _counted(model, split, each, config, bar)
-            for model, ledger, each in zip(models, ledgers, numerics, strict=True)
+            for model, store, each in zip(models, ledgers, numerics, strict=True)
         ]
-        differences = Differences.of(counts[0].values, counts[1].values)
+        differences = ImageDifferences.of(counts[0].values, counts[1].values)
         if options.image:
             chosen = _positions(split, options.image)
         else:
@@ -123,8 +122,8 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
 def _features(options: argparse.Namespace, console: Console) -> int:
     outputs = _outputs(options.out or ["features.png"])
     dataset, split = _open_split(options)
-    ledger = open_ledger(options.model, storage_of(options))
-    model = load_model(options.model, ledger, options.imports)
+    store = open_store_of(options.model, storage_of(options))
+    model = load_model(options.model, store, options.imports)
     _check_classes(model, dataset)
     network = model.network
     if not isinstance(network, FENet) or not network.config.flows:
@@ -150,7 +149,7 @@ def _features(options: argparse.Namespace, console: Console) -> int:
             )
             for position in bar.track(chosen, description="images drawn")
         ]
-    label = options.name or _label(model, ledger)
+    label = options.name or _label(model, store)
     title = f"{label} on {dataset.manifest.name} {options.split}: what the flows do to the features"
     stride = levels[options.level - 1]
     draw_features(outputs, rows, dataset.manifest.classes, stride, title)
@@ -195,7 +194,7 @@ def _check_classes(model: TrainedModel, dataset: PreparedDataset) -> None:
 
 def _kept_counts(
     model: TrainedModel,
-    ledger: Ledger | None,
+    store: TrackingStore | None,
     dataset: PreparedDataset,
     split: str,
     config: InferenceConfig,
@@ -208,13 +207,13 @@ def _kept_counts(
         and experiment.data.validation_split == split
         and experiment.evaluation.protocol == config.protocol
     )
-    if ledger is None or model.run_id is None or not scored_so:
+    if store is None or model.run_id is None or not scored_so:
         return None
     with tempfile.TemporaryDirectory(prefix="counts-") as folder:
         try:
             uri = f"runs:/{model.run_id}/counts.arrow"
-            return read_counts(ledger.download(uri, Path(folder)))
-        except (LedgerError, ValueError):
+            return read_counts(store.download(uri, Path(folder)))
+        except (TrackingError, ValueError):
             return None
 
 
@@ -248,10 +247,10 @@ def _counted(
     )
 
 
-def _label(model: TrainedModel, ledger: Ledger | None) -> str:
+def _label(model: TrainedModel, store: TrackingStore | None) -> str:
     """The run's name, or the directory's."""
-    if ledger is not None and model.run_id is not None:
-        return ledger.run_name(model.run_id)
+    if store is not None and model.run_id is not None:
+        return store.run_name(model.run_id)
     return Path(model.name).name
 
 

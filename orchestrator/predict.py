@@ -14,7 +14,7 @@ from rich.console import Console
 from orchestrator.console import EXIT_FAILED, InputError, progress, run_command, say
 from orchestrator.evaluation.input_images import Picture, find_pictures
 from orchestrator.evaluation.options import add_options, inference_settings, storage_of
-from orchestrator.evaluation.trained_model import load_model, open_ledger, place
+from orchestrator.evaluation.trained_model import load_model, open_store_of, place
 from pipelines.data.image_io import (
     Array,
     PictureError,
@@ -25,7 +25,7 @@ from pipelines.data.image_io import (
     to_rgb,
 )
 from pipelines.data.overlays import overlay
-from pipelines.data.prefetch import prepare_ahead
+from pipelines.data.prefetch import prefetch
 from pipelines.evaluation.inference import InferenceConfig, predict_image
 from pipelines.submission import SUBMISSIONS
 
@@ -46,15 +46,15 @@ def _predict(options: argparse.Namespace, console: Console) -> int:
     submission = SUBMISSIONS[options.submission] if options.submission else None
     if submission is not None:
         submission.check_names([picture.path for picture in pictures])
-    ledger = open_ledger(options.model, storage_of(options))
-    model = load_model(options.model, ledger, options.imports)
+    store = open_store_of(options.model, storage_of(options))
+    model = load_model(options.model, store, options.imports)
     if submission is not None:
         submission.check_classes(model.class_names)
     numerics = place(model)
 
     skipped = 0
     with progress(console) as bar:
-        read = prepare_ahead(_read, pictures, 2, 4)
+        read = prefetch(_read, pictures, 2, 4)
         for picture, pixels in bar.track(read, len(pictures), description="pictures"):
             if isinstance(pixels, str):
                 skipped += 1

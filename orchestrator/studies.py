@@ -24,9 +24,9 @@ from orchestrator.storage import Storage
 from orchestrator.study.validation import suggestion
 from orchestrator.sweep.__main__ import main as sweep_main
 from orchestrator.tracking.lock import ask_to_stop, close_abandoned
-from orchestrator.tracking.queries import StudyView, studies
+from orchestrator.tracking.queries import StudySummary, studies
 from orchestrator.tracking.runs import Record
-from orchestrator.tracking.store import Ledger, LedgerError, tracking_uri
+from orchestrator.tracking.store import TrackingError, TrackingStore, tracking_uri
 from orchestrator.training.worker_logs import output_directory, output_of, read_output
 
 EXIT_BAD_INPUT = 2
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, width=None if terminal else 110, soft_wrap=not terminal)
     try:
         return _COMMANDS[options.command](options, console)
-    except LedgerError as error:
+    except TrackingError as error:
         console.print(f"[bold red]error[/] {error}", soft_wrap=True)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _list(options: argparse.Namespace, console: Console) -> int:
-    views = studies(_ledger(options))
+    views = studies(_store(options))
     if views:
         console.print(studies_table(views))
     else:
@@ -71,37 +71,37 @@ def _list(options: argparse.Namespace, console: Console) -> int:
 
 
 def _status(options: argparse.Namespace, console: Console) -> int:
-    ledger = _ledger(options)
-    view = _study(studies(ledger), options.study)
+    store = _store(options)
+    view = _study(studies(store), options.study)
     console.print(studies_table([view]))
     console.print(trials_table(view))
     for record in view.trials:
         if record.status == "FAILED":
             console.print(f"[bold red]failed[/]  {record.name}: ", end="")
             console.print(record.reason, markup=False, soft_wrap=True)
-    console.print(f"\n{ledger.how_to_look(view.experiment_id)}", soft_wrap=True)
+    console.print(f"\n{store.how_to_look(view.experiment_id)}", soft_wrap=True)
     return 0
 
 
 def _logs(options: argparse.Namespace, console: Console) -> int:
-    ledger = _ledger(options)
-    trial = _trial(studies(ledger), options.trial, options.study)
+    store = _store(options)
+    trial = _trial(studies(store), options.trial, options.study)
     place = output_of(output_directory(Storage.of(options.storage), trial.run_id), options.worker)
     text = read_output(place)
-    if text is None and options.follow and _is_open(ledger, trial):
+    if text is None and options.follow and _is_open(store, trial):
         console.print(f"{trial.name} has printed nothing yet", style="dim")
     elif text is None:
         with tempfile.TemporaryDirectory() as temporary:
             name = f"worker-{options.worker}.log"
             try:
-                kept = ledger.download(f"runs:/{trial.run_id}/logs/{name}", Path(temporary))
-            except LedgerError:
+                kept = store.download(f"runs:/{trial.run_id}/logs/{name}", Path(temporary))
+            except TrackingError:
                 told = f"{trial.name!r} has kept nothing that a worker {options.worker} printed"
-                raise LedgerError(told) from None
+                raise TrackingError(told) from None
             text = kept.read_text(errors="replace")
     shown = 0
     while True:
-        last = not (options.follow and _is_open(ledger, trial))
+        last = not (options.follow and _is_open(store, trial))
         text = read_output(place) or text or ""
         sys.stdout.write(text[shown:])
         sys.stdout.flush()
@@ -112,25 +112,25 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
 
 
 def _stop(options: argparse.Namespace, console: Console) -> int:
-    ledger = _ledger(options)
-    view = _study(studies(ledger), options.study)
+    store = _store(options)
+    view = _study(studies(store), options.study)
     if view.owner is None:
         console.print(f"the study {view.name!r} is not running; nothing to stop")
         return 0
-    ask_to_stop(ledger, view)
+    ask_to_stop(store, view)
     console.print(
         f"asked {view.owner[0].described} to stop; its trials write a checkpoint and end "
         "(waiting for it; Ctrl-C leaves it to itself)"
     )
-    while _study(studies(ledger), view.name).owner is not None:
+    while _study(studies(store), view.name).owner is not None:
         time.sleep(_POLL_SECONDS)
     console.print(f"the study {view.name!r} is stopped; `resume` goes on with it")
     return 0
 
 
 def _resume(options: argparse.Namespace, console: Console) -> int:
-    ledger = _ledger(options)
-    view = _study(studies(ledger), options.study)
+    store = _store(options)
+    view = _study(studies(store), options.study)
     command = json.loads(view.command or "{}")
     there = Path(command.get("directory", "."))
     line = [
@@ -142,7 +142,7 @@ def _resume(options: argparse.Namespace, console: Console) -> int:
     line += ["--retrain-stale"] if options.retrain_stale else []
     with tempfile.TemporaryDirectory() as temporary:
         uri = f"runs:/{view.parent_id}/study.resolved.yaml"
-        file = ledger.download(uri, Path(temporary))
+        file = store.download(uri, Path(temporary))
         # Relative paths and modules in the study mean what they meant when it was begun.
         sys.path.insert(0, str(there.resolve()))
         with chdir(there) if there.is_dir() else nullcontext():
@@ -162,29 +162,29 @@ def _storage(options: argparse.Namespace) -> Path:
     return Storage.of(options.storage).here
 
 
-def _ledger(options: argparse.Namespace) -> Ledger:
-    """The ledger, with the truth about what dead processes left. Raises LedgerError."""
+def _store(options: argparse.Namespace) -> TrackingStore:
+    """The ledger, with the truth about what dead processes left. Raises TrackingError."""
     uri = tracking_uri(_storage(options))
     file = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not file.exists():
-        raise LedgerError(
+        raise TrackingError(
             f"there is no ledger at {file}; name the storage of the studies with --storage, or the "
             "tracking server with MLFLOW_TRACKING_URI"
         )
-    ledger = Ledger(uri, None)
-    close_abandoned(ledger)
-    return ledger
+    store = TrackingStore(uri, None)
+    close_abandoned(store)
+    return store
 
 
-def _study(views: Sequence[StudyView], name: str) -> StudyView:
+def _study(views: Sequence[StudySummary], name: str) -> StudySummary:
     for view in views:
         if view.name == name:
             return view
     names = [view.name for view in views]
-    raise LedgerError(f"no study is called {name!r}; {suggestion(name, names)}")
+    raise TrackingError(f"no study is called {name!r}; {suggestion(name, names)}")
 
 
-def _trial(views: Sequence[StudyView], name: str, study: str | None) -> Record:
+def _trial(views: Sequence[StudySummary], name: str, study: str | None) -> Record:
     """The latest run of the trial called `name`, or with that run id."""
     if study is not None:
         views = [_study(views, study)]
@@ -192,17 +192,17 @@ def _trial(views: Sequence[StudyView], name: str, study: str | None) -> Record:
     found = [record for record in records if name in (record.name, record.run_id)]
     if not found:
         names = sorted({record.name for record in records})
-        raise LedgerError(f"no trial is called {name!r}; {suggestion(name, names)}")
+        raise TrackingError(f"no trial is called {name!r}; {suggestion(name, names)}")
     inside = sorted({record.study for record in found})
     if len(inside) > 1:
-        raise LedgerError(
+        raise TrackingError(
             f"{name!r} is a trial of several studies: {', '.join(inside)}; name one with --study"
         )
     return found[-1]
 
 
-def _is_open(ledger: Ledger, trial: Record) -> bool:
-    return ledger.record(trial.run_id).status in ("SCHEDULED", "RUNNING")
+def _is_open(store: TrackingStore, trial: Record) -> bool:
+    return store.record(trial.run_id).status in ("SCHEDULED", "RUNNING")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -242,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def studies_table(views: Sequence[StudyView]) -> Table:
+def studies_table(views: Sequence[StudySummary]) -> Table:
     """A row for each study: state, trials by state, best mIoU, who runs it."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("study", "state", "trials", "best mIoU %", "begun", "run by"):
@@ -260,7 +260,7 @@ def studies_table(views: Sequence[StudyView]) -> Table:
     return table
 
 
-def trials_table(view: StudyView) -> Table:
+def trials_table(view: StudySummary) -> Table:
     """A row for each trial: state, epoch, mIoU, loss, speed, hours."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     columns = ("trial", "state", "epoch", "mIoU %", "best %", "loss", "images/s", "hours", "run")
@@ -283,7 +283,7 @@ def trials_table(view: StudyView) -> Table:
     return table
 
 
-def _counted(view: StudyView) -> str:
+def _counted(view: StudySummary) -> str:
     counts = Counter(_NAMES[record.status][0] for record in view.trials)
     if view.links:
         counts["linked"] = view.links

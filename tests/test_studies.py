@@ -8,8 +8,8 @@ import torch
 from models.backbones import build_backbone
 from models.cost import on_meta
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import resolve_cells
-from orchestrator.study.study import Plan
+from orchestrator.study.resolve import resolve_trials
+from orchestrator.study.study import Study
 from pipelines.network.build import NetworkConfig, check_network
 
 ROOT = Path(__file__).parent.parent
@@ -20,10 +20,10 @@ TABLES = sorted(ROOT.glob("studies/table-*.yaml"))
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
 def test_study_resolves(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
-    plan = load_study(path)
-    assert plan.trials
-    assert not plan.warnings
-    for model in {repr(t.experiment.model): t.experiment.model for t in plan.trials}.values():
+    study = load_study(path)
+    assert study.trials
+    assert not study.warnings
+    for model in {repr(t.experiment.model): t.experiment.model for t in study.trials}.values():
         if isinstance(model, NetworkConfig):
             check_network(model, 10, (64, 64))
         else:
@@ -32,15 +32,15 @@ def test_study_resolves(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_quick_study_is_table_1a() -> None:
-    plan = load_study(ROOT / "ablations.yaml")
-    published = [trial.reference.miou for trial in plan.trials if trial.reference]
+    study = load_study(ROOT / "ablations.yaml")
+    published = [trial.reference.miou for trial in study.trials if trial.reference]
     assert published == [73.2, 77.3, 78.8, 78.9, 79.6, 80.0, 80.1]
 
 
-def published(plan: Plan) -> dict[tuple[str, ...], float | None]:
+def published(study: Study) -> dict[tuple[str, ...], float | None]:
     """What a study states of mIoU, by variant and axes, and by the labels of other methods."""
-    ours = {(t.variant, *map(str, t.axes.values())): t.published_miou for t in plan.trials}
-    return {**ours, **{(row.label,): row.miou for row in plan.study.published}}
+    ours = {(t.variant, *map(str, t.axes.values())): t.published_miou for t in study.trials}
+    return {**ours, **{(row.label,): row.miou for row in study.config.published}}
 
 
 # Tables 1, 3 and 4 of the paper, as it prints them.
@@ -63,8 +63,8 @@ def test_a_table_states_every_published_value(name: str) -> None:
 def test_the_recipes_are_the_papers() -> None:
     recipes = {}
     for path in TABLES:
-        plan = load_study(path)
-        if plan.study.kind == "table":
+        study = load_study(path)
+        if study.config.kind == "table":
             recipes[path.stem] = {
                 (
                     trial.experiment.data.crop,
@@ -74,7 +74,7 @@ def test_the_recipes_are_the_papers() -> None:
                     trial.experiment.data.class_uniform,
                     trial.experiment.training.backbone_weights is not None,
                 )
-                for trial in plan.trials
+                for trial in study.trials
             }
     cityscapes = {((1024, 1024), 8, 300, 0.01, 0.5, True)}
     assert recipes == {
@@ -99,10 +99,10 @@ def test_a_study_resolves_to_identities(
         torch.save(dict(weights), Path("weights") / file)
     backbone = "dfnet1" if name == "table-1b" else "resnet18"
     overrides = [("data.dataset", str(cityscapes)), ("model.backbone", backbone)]
-    plan = load_study(ROOT / "studies" / f"{name}.yaml", overrides)
-    assert {trial.axes["model.backbone"] for trial in plan.trials} == {backbone}
-    cells = resolve_cells(plan.trials, "cpu", tmp_path)
-    assert len({cell.identity for cell in cells}) == len(plan.trials)
+    study = load_study(ROOT / "studies" / f"{name}.yaml", overrides)
+    assert {trial.axes["model.backbone"] for trial in study.trials} == {backbone}
+    cells = resolve_trials(study.trials, "cpu", tmp_path)
+    assert len({cell.identity for cell in cells}) == len(study.trials)
     images = 6 if name == "table-3b" else 4
     for cell in cells:
         assert cell.steps == 300 * -(-images // 8)
@@ -116,6 +116,6 @@ def test_tables_share_their_trials(cityscapes: Path, tmp_path: Path) -> None:
     names = {"table-1a": "strong+df+sf+ss(2), seed 0", "table-3a": "fenet, resnet18"}
     identities = set()
     for file, name in names.items():
-        plan = load_study(ROOT / "studies" / f"{file}.yaml", overrides, [name])
-        identities |= {cell.identity for cell in resolve_cells(plan.trials, "cpu", tmp_path)}
+        study = load_study(ROOT / "studies" / f"{file}.yaml", overrides, [name])
+        identities |= {cell.identity for cell in resolve_trials(study.trials, "cpu", tmp_path)}
     assert len(identities) == 1

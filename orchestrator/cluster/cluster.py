@@ -8,7 +8,7 @@ this machine is there at once.
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.scheduling.capacity import Gang, MachineType, this_machine
+from orchestrator.scheduling.capacity import MachineType, Placement, this_machine
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resources import Resources
@@ -51,20 +51,20 @@ class Cluster:
         self.start()
         return nodes.nodes_at_most(resources), nodes.machine_types(resources)
 
-    def device(self, resources: Resources, gang: Gang) -> str:
+    def device(self, resources: Resources, placement: Placement) -> str:
         """What a worker computes on, as `scheduling.devices` names it; empty where no machine
         for one is there to be asked."""
         if self._address is None:
-            return worker_device(gang.device, resources.share(gang.device))
+            return worker_device(placement.device, resources.share(placement.device))
         from orchestrator.cluster import nodes
 
-        return nodes.device_name(resources, gang)
+        return nodes.device_name(resources, placement)
 
-    def machines_asked_for(self, gang: Gang, trials: int) -> Mapping[str, int] | None:
+    def machines_asked_for(self, placement: Placement, trials: int) -> Mapping[str, int] | None:
         """How many machines of each kind would be started for so many trials; None where the
         cluster stays as it is."""
         if self._address is None:
             return None
         from orchestrator.cluster import nodes
 
-        return nodes.machines_asked_for(gang, trials)
+        return nodes.machines_asked_for(placement, trials)

@@ -120,7 +120,7 @@ def serve(directory: Path) -> dict[str, object] | None:
     import signal
 
     import_libraries()
-    if not children_draw_apart():
+    if not forked_ids_differ():
         print("processes forked here would name Ray's objects alike", file=sys.stderr)
         (directory / _REFUSED).touch()
         return None
@@ -168,7 +168,7 @@ def import_libraries() -> None:
         definitions.ActorClassID = kind
 
 
-def children_draw_apart() -> bool:
+def forked_ids_differ() -> bool:
     """Whether two processes forked now would get different numbers from Ray's generator."""
     from ray import JobID, PlacementGroupID
 
@@ -209,7 +209,7 @@ def _fork_for(connection: socket.socket) -> dict[str, object] | None:
     return None
 
 
-def become(script: list[str], directory: str, environment: dict[str, str]) -> None:
+def run_script_as(script: list[str], directory: str, environment: dict[str, str]) -> None:
     """Run a script as a process would that had been started for it."""
     import random
     import runpy
@@ -247,6 +247,6 @@ if __name__ == "__main__":
     if sys.argv[1] == _SERVE:
         found = serve(Path(sys.argv[2]))
         if found is not None:
-            become(**found)  # type: ignore[arg-type]
+            run_script_as(**found)  # type: ignore[arg-type]
     else:
         main()

@@ -7,7 +7,7 @@ from ray._private.state import available_resources_per_node, state
 from ray.exceptions import RayError
 
 from orchestrator.cluster import autoscaler
-from orchestrator.scheduling.capacity import Gang, MachineType
+from orchestrator.scheduling.capacity import MachineType, Placement
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.scheduling.policy import GangShape, Node, place
 from orchestrator.study.resources import Resources
@@ -36,13 +36,13 @@ def machine_types(resources: Resources) -> list[MachineType]:
     return autoscaler.machine_types(autoscaler.read_bootstrap_config(), _needed(resources))
 
 
-def machines_asked_for(gang: Gang, trials: int) -> dict[str, int] | None:
+def machines_asked_for(placement: Placement, trials: int) -> dict[str, int] | None:
     """How many machines of each kind the connected cluster would start for so many trials; None
     where it stays as it is."""
     config = autoscaler.read_bootstrap_config()
     if config is None:
         return None
-    gangs = [gang.shape] * min(trials, gang.concurrent)
+    gangs = [placement.shape] * min(trials, placement.concurrent)
     return autoscaler.machines_asked_for(connected_nodes(), config, gangs)
 
 
@@ -55,16 +55,16 @@ def connected_nodes() -> list[Node]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def device_name(resources: Resources, gang: Gang) -> str:
+def device_name(resources: Resources, placement: Placement) -> str:
     """What a worker computes on, as `scheduling.devices` names it: asked of a node of the
     connected cluster that has room for one. Empty where no node answers."""
-    share = resources.share(gang.device)
-    if place(GangShape.of(1, gang.per_worker), free_nodes()) is None:
+    share = resources.share(placement.device)
+    if place(GangShape.of(1, placement.per_worker), free_nodes()) is None:
         return ""  # no machine is started for a question
-    cpus, gpus = gang.per_worker.get("CPU", 0.0), gang.per_worker.get("GPU", 0.0)
-    others = {k: v for k, v in gang.per_worker.items() if k not in ("CPU", "GPU")}
+    cpus, gpus = placement.per_worker.get("CPU", 0.0), placement.per_worker.get("GPU", 0.0)
+    others = {k: v for k, v in placement.per_worker.items() if k not in ("CPU", "GPU")}
     ask = ray.remote(num_cpus=cpus, num_gpus=gpus, resources=others)(worker_device)
-    answer = ask.remote(gang.device, share)
+    answer = ask.remote(placement.device, share)
     try:
         return str(ray.get(answer, timeout=_ANSWER_SECONDS))
     except RayError:

@@ -29,7 +29,7 @@ import models
 import orchestrator
 import pipelines
 from orchestrator.cluster.address import RemoteError
-from orchestrator.study.study import Plan
+from orchestrator.study.study import Study
 from pipelines.data.storage import check_no_secret
 from pipelines.preparation.embedded import EMBEDDED
 
@@ -183,16 +183,16 @@ def _follow(client: JobSubmissionClient, job_id: str, console: Console) -> int:
     return 0
 
 
-def check_departure(plan: Plan, arguments: Sequence[str]) -> None:
+def check_departure(study: Study, arguments: Sequence[str]) -> None:
     """Raises RemoteError for places that only this machine sees, DatasetError for a key or password
     in an address.
 
     arguments: the command line's that go with the study.
     """
-    for text in (*_strings(yaml.safe_load(plan.resolved)), *arguments):
+    for text in (*_strings(yaml.safe_load(study.resolved)), *arguments):
         check_no_secret(text)
     found: dict[str, set[str]] = {}
-    for trial in plan.trials:
+    for trial in study.trials:
         training = trial.experiment.training
         for key, place in (
             ("data.dataset", trial.experiment.data.dataset),

@@ -5,7 +5,7 @@ import os
 import ray
 
 
-def name_own_cluster() -> None:
+def set_ray_address() -> None:
     """Put the address of this process's cluster where Ray looks for one. Ray runs it in each worker
     process.
 

@@ -13,9 +13,9 @@ from orchestrator.console import progress, say
 from orchestrator.evaluation.records import is_current, log_scores, study_config
 from orchestrator.evaluation.scoring import count
 from orchestrator.evaluation.trained_model import load_model
-from orchestrator.study.resolve import Cell
-from orchestrator.study.study import Plan
-from orchestrator.tracking.store import Ledger
+from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.study import Study
+from orchestrator.tracking.store import TrackingStore
 from pipelines.evaluation.config import EvaluationConfig
 
 # By the name of an evaluation, what the ledger's tags say of it.
@@ -27,7 +27,7 @@ class MissingScore:
     """A finished trial that has not been scored under a protocol of the study. run_id: of its run;
     split: of its data set."""
 
-    cell: Cell
+    trial: ResolvedTrial
     run_id: str
     protocol: str
     split: str
@@ -35,8 +35,8 @@ class MissingScore:
 
 
 def missing_scores(
-    plan: Plan,
-    cells: Sequence[Cell],
+    study: Study,
+    trials: Sequence[ResolvedTrial],
     run_ids: Mapping[str, str],
     evaluations: Callable[[str], Evaluations],
 ) -> Iterator[MissingScore]:
@@ -46,14 +46,14 @@ def missing_scores(
     A trial without a validation split is not scored: its images are all trained on.
     """
     seen: set[tuple[str, str]] = set()
-    for cell in cells:
-        run_id, data = run_ids.get(cell.trial.name), cell.trial.experiment.data
-        if run_id is None or data.validation_split is None or not plan.study.protocols:
+    for trial in trials:
+        run_id, data = run_ids.get(trial.name), trial.experiment.data
+        if run_id is None or data.validation_split is None or not study.config.protocols:
             continue
         known = evaluations(run_id)
-        fingerprint = cell.dataset.manifest.fingerprint
-        for name, protocol in plan.study.protocols.items():
-            own = cell.trial.experiment.evaluation
+        fingerprint = trial.dataset.manifest.fingerprint
+        for name, protocol in study.config.protocols.items():
+            own = trial.experiment.evaluation
             config = study_config(protocol, own)
             recorded = known.get(name, {})
             if (run_id, name) in seen or is_current(
@@ -61,12 +61,12 @@ def missing_scores(
             ):
                 continue
             seen.add((run_id, name))
-            yield MissingScore(cell, run_id, name, data.validation_split, config)
+            yield MissingScore(trial, run_id, name, data.validation_split, config)
 
 
 def score(
     missing: Sequence[MissingScore],
-    ledger: Ledger,
+    store: TrackingStore,
     imports: Sequence[str],
     console: Console,
     stop_requested: Callable[[], bool],
@@ -75,16 +75,16 @@ def score(
     failures: dict[str, str] = {}
     with progress(console) as bar:
         for entry in missing:
-            name = entry.cell.trial.name
+            name = entry.trial.name
             if stop_requested():
                 failures.setdefault(name, f"not scored under {entry.protocol}: stopped")
                 continue
             try:
-                model = load_model(f"runs:/{entry.run_id}/last", ledger, imports)
-                dataset = entry.cell.dataset
+                model = load_model(f"runs:/{entry.run_id}/last", store, imports)
+                dataset = entry.trial.dataset
                 state = count(
                     model,
-                    entry.cell.location,
+                    entry.trial.location,
                     dataset.manifest.fingerprint,
                     entry.split,
                     entry.config,
@@ -93,7 +93,7 @@ def score(
                 )
                 scores = state.scores()
                 log_scores(
-                    ledger,
+                    store,
                     entry.run_id,
                     entry.protocol,
                     scores,

@@ -9,7 +9,7 @@ from pathlib import Path
 from orchestrator.evaluation.trained_model import TrainedModel
 from orchestrator.study.identity import code_version
 from orchestrator.study.user_code import modules_of
-from orchestrator.tracking.store import Ledger
+from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import PreparedDataset
 from pipelines.evaluation.counts import write_counts
 from pipelines.evaluation.evaluate import EvaluationConfig
@@ -75,7 +75,7 @@ def differences(
 
 
 def log_scores(
-    ledger: Ledger,
+    store: TrackingStore,
     run_id: str,
     name: str,
     scores: Scores,
@@ -97,4 +97,4 @@ def log_scores(
         samples, files = dataset.split(split), Path(directory)
         names = model.class_names
         write_counts(files / "counts.arrow", scores, samples.identifiers, names, samples.groups)
-        ledger.log_evaluation(run_id, name, scores.metrics(names), tags, files)
+        store.log_evaluation(run_id, name, scores.metrics(names), tags, files)

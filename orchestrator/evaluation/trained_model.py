@@ -19,7 +19,7 @@ from orchestrator.study.overlay import read_experiment
 from orchestrator.study.user_code import import_modules
 from orchestrator.study.validation import validate
 from orchestrator.study.yaml_source import Source, read_yaml
-from orchestrator.tracking.store import Ledger, tracking_uri
+from orchestrator.tracking.store import TrackingStore, tracking_uri
 from pipelines.errors import UserError
 from pipelines.model_directory import ClassList
 from pipelines.network.build import build_network
@@ -59,10 +59,10 @@ class TrainedModel:
         return [entry.name for entry in self.learned.classes]
 
 
-def open_ledger(name: str, storage: Path) -> Ledger | None:
+def open_store_of(name: str, storage: Path) -> TrackingStore | None:
     """The ledger that the model `name` is in; None for a directory.
 
-    Raises ModelError where there is neither ledger nor directory, LedgerError where the ledger
+    Raises ModelError where there is neither ledger nor directory, TrackingError where the ledger
     cannot be reached.
     """
     if not name.startswith(("runs:", "models:")):
@@ -79,19 +79,19 @@ def open_ledger(name: str, storage: Path) -> Ledger | None:
             f"{name}: there is no {file}; name the storage of the study with --storage, or the "
             "tracking server with MLFLOW_TRACKING_URI"
         )
-    return Ledger(uri, None)
+    return TrackingStore(uri, None)
 
 
-def load_model(name: str, ledger: Ledger | None, imports: Sequence[str] = ()) -> TrainedModel:
+def load_model(name: str, store: TrackingStore | None, imports: Sequence[str] = ()) -> TrainedModel:
     """Load the model `name`, from `ledger` unless it is a directory.
 
     imports: modules that register what its experiment names.
 
-    Raises ModelError, LedgerError, StudyError (a file in it is not valid), NetworkError or
+    Raises ModelError, TrackingError, StudyError (a file in it is not valid), NetworkError or
     CheckpointError.
     """
     import_modules(imports, Source("--import", list(imports)))
-    if ledger is None:
+    if store is None:
         directory = Path(name).expanduser()
         if not directory.is_dir():
             raise ModelError(
@@ -102,11 +102,11 @@ def load_model(name: str, ledger: Ledger | None, imports: Sequence[str] = ()) ->
     run = _RUN.fullmatch(name)
     run_id, checkpoint = run.groups() if run else (None, "model")
     with tempfile.TemporaryDirectory(prefix="model-") as temporary:
-        directory = ledger.download(name, Path(temporary))
+        directory = store.download(name, Path(temporary))
         if checkpoint == "model":
             recorded, checkpoint = _origin(directory)
             # A registered model may come from a store whose runs are not in this one.
-            if run_id is None and recorded is not None and ledger.exists(recorded):
+            if run_id is None and recorded is not None and store.exists(recorded):
                 run_id = recorded
         return _read(name, run_id, checkpoint, directory)
 
@@ -163,20 +163,20 @@ def local_weights(uri: str, storage: Storage) -> str:
 
     `runs:/ID/best` and `models:/NAME@ALIAS` are copied from the ledger into the storage, under a
     name that follows from the content; what is elsewhere stays there. Raises WeightsError, or
-    LedgerError where the ledger has no such model.
+    TrackingError where the ledger has no such model.
     """
     try:
-        ledger = open_ledger(uri, storage.here)
+        store = open_store_of(uri, storage.here)
     except ModelError as error:
         raise WeightsError(f"training.init: {error}") from None
-    if ledger is None:
+    if store is None:
         found = weights_in(uri)
         return found if "://" in found else str(Path(found).expanduser().resolve())
     folder = storage.here / "initial"
     folder.mkdir(parents=True, exist_ok=True)
     # Beside the place it goes to, so that moving it there is one rename.
     with tempfile.TemporaryDirectory(prefix="download-", dir=folder) as temporary:
-        directory = ledger.download(uri, Path(temporary))
+        directory = store.download(uri, Path(temporary))
         files = sorted(directory.rglob(WEIGHTS_FILE))
         if len(files) != 1:
             raise WeightsError(f"training.init: {uri} holds {len(files)} files {WEIGHTS_FILE}")

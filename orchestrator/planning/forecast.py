@@ -7,8 +7,8 @@ from typing import Literal
 
 from orchestrator.planning.estimate import Calibration, Estimate, Measurement, Workload
 from orchestrator.scheduling.policy import GangShape, Node, Waiting, simulate
-from orchestrator.study.config import Study
-from orchestrator.study.resolve import Cell
+from orchestrator.study.config import StudyConfig
+from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.resources import Resources
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.inference import InferenceConfig
@@ -23,7 +23,7 @@ class TrialForecast:
     """estimate: of what is still to be done, None where nothing is; device_hours: of its GPUs (CPU
     workers) together. disk: bytes that it keeps."""
 
-    cell: Cell
+    trial: ResolvedTrial
     estimate: Estimate | None
     device_hours: float
     disk: int
@@ -43,15 +43,15 @@ class StudyForecast:
     cost: Estimate | None
 
 
-def workload(cell: Cell, resources: Resources) -> Workload:
-    """What of a cell decides its time."""
-    experiment = cell.trial.experiment
-    height, width = cell.cost.size
-    images, megapixels = _evaluated(cell, experiment.evaluation)
+def workload(trial: ResolvedTrial, resources: Resources) -> Workload:
+    """What of a trial decides its time."""
+    experiment = trial.experiment
+    height, width = trial.cost.size
+    images, megapixels = _evaluated(trial, experiment.evaluation)
     return Workload(
-        gflops=cell.cost.gflops,
+        gflops=trial.cost.gflops,
         megapixels=height * width / 1e6,
-        parameters_m=cell.cost.parameters_m,
+        parameters_m=trial.cost.parameters_m,
         batch=experiment.training.batch,
         parts=experiment.training.accumulation,
         workers=resources.fewest_workers,
@@ -60,11 +60,11 @@ def workload(cell: Cell, resources: Resources) -> Workload:
     )
 
 
-def remaining(cell: Cell, done: int) -> tuple[int, int]:
+def remaining(trial: ResolvedTrial, done: int) -> tuple[int, int]:
     """Optimizer steps and validations after `done` epochs."""
-    epochs, every = cell.trial.experiment.training.epochs, cell.trial.experiment.evaluation.every
-    steps = cell.steps // epochs * max(0, epochs - done)
-    if cell.trial.experiment.data.validation_split is None:
+    epochs, every = trial.experiment.training.epochs, trial.experiment.evaluation.every
+    steps = trial.steps // epochs * max(0, epochs - done)
+    if trial.experiment.data.validation_split is None:
         return steps, 0
     validations = epochs // every - min(done, epochs) // every
     if epochs % every and done < epochs:
@@ -72,27 +72,24 @@ def remaining(cell: Cell, done: int) -> tuple[int, int]:
     return steps, validations
 
 
-def ranks(study: Study, cells: Sequence[Cell]) -> dict[str, int]:
+def ranks(config: StudyConfig, trials: Sequence[ResolvedTrial]) -> dict[str, int]:
     """By identity: 0 for what makes the table readable early, 1 for the rest."""
     found: dict[str, int] = {}
-    for cell in cells:
-        early = (
-            cell.trial.variant in study.first_variants
-            and cell.trial.experiment.seed == study.seeds[0]
-        )
-        found[cell.identity] = min(found.get(cell.identity, 1), int(not early))
+    for trial in trials:
+        early = trial.variant in config.first_variants and trial.experiment.seed == config.seeds[0]
+        found[trial.identity] = min(found.get(trial.identity, 1), int(not early))
     return found
 
 
 @dataclass(frozen=True)
 class Capacity:
     """What trials run on. gang: of one trial; devices: GPUs (CPU workers) it holds; nodes: what the
-    cluster offers; at_once: most trials together; price: of a device for an hour, if known."""
+    cluster offers; max_concurrent: most trials together; price: of a device-hour, if known."""
 
     gang: GangShape
     devices: float
     nodes: Sequence[Node]
-    at_once: int | None
+    max_concurrent: int | None
     price: float | None = None
 
 
@@ -106,14 +103,14 @@ class Forecaster:
 
     @staticmethod
     def of(
-        cells: Sequence[Cell],
+        trials: Sequence[ResolvedTrial],
         resources: Resources,
         measurements: Sequence[Measurement],
         kind: Literal["cpu", "cuda"],
         device: str,
     ) -> "Forecaster":
-        """With what was measured on `device` in each of the precisions the cells ask for."""
-        precisions: set[str] = {cell.trial.experiment.training.precision for cell in cells}
+        """With what was measured on `device` in each of the precisions the trials ask for."""
+        precisions: set[str] = {trial.experiment.training.precision for trial in trials}
         found = {p: Calibration.of(measurements, kind, device, p) for p in precisions}
         return Forecaster(resources, found)
 
@@ -122,23 +119,23 @@ class Forecaster:
         """The calibration that is known least well."""
         return max(self._calibrations.values(), key=lambda calibration: calibration.spread)
 
-    def trial(self, cell: Cell, done: int = 0) -> Estimate:
+    def trial(self, trial: ResolvedTrial, done: int = 0) -> Estimate:
         """How long a trial takes that has `done` epochs behind it."""
-        precision = cell.trial.experiment.training.precision
-        left = remaining(cell, done)
-        key = (workload(cell, self._resources), precision, *left)
+        precision = trial.experiment.training.precision
+        left = remaining(trial, done)
+        key = (workload(trial, self._resources), precision, *left)
         if key not in self._known:
             self._known[key] = self._calibrations[precision].training(key[0], *left)
         return self._known[key]
 
-    def steps(self, cell: Cell, count: int) -> float:
+    def steps(self, trial: ResolvedTrial, count: int) -> float:
         """Seconds of a trial that takes `count` steps and validates nothing."""
-        calibration = self._calibrations[cell.trial.experiment.training.precision]
-        return calibration.training(workload(cell, self._resources), count, 0).seconds
+        calibration = self._calibrations[trial.experiment.training.precision]
+        return calibration.training(workload(trial, self._resources), count, 0).seconds
 
     def study(
         self,
-        cells: Sequence[Cell],
+        trials: Sequence[ResolvedTrial],
         todo: Collection[str],
         epochs_done: Mapping[str, int],
         priority: Mapping[str, int],
@@ -146,51 +143,53 @@ class Forecaster:
     ) -> StudyForecast:
         """Estimate all of a study.
 
-        todo: identities that are to be trained, each once however many cells share it.
+        todo: identities that are to be trained, each once however many trials share it.
         epochs_done: by identity, what an interrupted trial need not repeat. priority: by identity,
         see `ranks`.
         """
-        trials = []
+        forecasts = []
         waiting: dict[str, Waiting] = {}
-        for cell in cells:
+        for trial in trials:
             estimate = None
-            if cell.identity in todo:
-                estimate = self.trial(cell, epochs_done.get(cell.identity, 0))
-                waiting[cell.identity] = Waiting(
-                    cell.identity, capacity.gang, estimate.seconds, priority[cell.identity]
+            if trial.identity in todo:
+                estimate = self.trial(trial, epochs_done.get(trial.identity, 0))
+                waiting[trial.identity] = Waiting(
+                    trial.identity, capacity.gang, estimate.seconds, priority[trial.identity]
                 )
             hours = 0.0 if estimate is None else estimate.seconds * capacity.devices / 3600
-            disk = disk_bytes(cell, self._resources.keep_checkpoints)
-            trials.append(TrialForecast(cell, estimate, hours, disk))
-        times = simulate(waiting.values(), capacity.nodes, capacity.at_once)
+            disk = disk_bytes(trial, self._resources.keep_checkpoints)
+            forecasts.append(TrialForecast(trial, estimate, hours, disk))
+        times = simulate(waiting.values(), capacity.nodes, capacity.max_concurrent)
         # The errors have one cause, the calibration, and do not cancel in a sum.
         whole = self.weakest.band(1.0)
-        seconds = sum(trial.seconds for trial in waiting.values())
+        seconds = sum(entry.seconds for entry in waiting.values())
         device_hours = whole.scaled(seconds * capacity.devices / 3600)
         price = capacity.price
         return StudyForecast(
-            trials=tuple(trials),
+            trials=tuple(forecasts),
             device_hours=device_hours,
             wall=whole.scaled(max((end for _, end in times.values()), default=0.0)),
-            longest=whole.scaled(max((trial.seconds for trial in waiting.values()), default=0.0)),
-            disk=sum({t.cell.identity: t.disk for t in trials if t.estimate is not None}.values()),
+            longest=whole.scaled(max((entry.seconds for entry in waiting.values()), default=0.0)),
+            disk=sum(
+                {t.trial.identity: t.disk for t in forecasts if t.estimate is not None}.values()
+            ),
             cost=None if price is None else device_hours.scaled(price),
         )
 
 
-def disk_bytes(cell: Cell, kept: int) -> int:
+def disk_bytes(trial: ResolvedTrial, kept: int) -> int:
     """Bytes of a trial's checkpoints, the last and the `kept` best, and of its weights among the
     run's artifacts."""
     copies = _IN_A_CHECKPOINT * (1 + kept) + _IN_THE_LEDGER
-    return int(copies * _BYTES * cell.cost.values_m * 1e6)
+    return int(copies * _BYTES * trial.cost.values_m * 1e6)
 
 
-def _evaluated(cell: Cell, config: EvaluationConfig) -> tuple[int, float]:
+def _evaluated(trial: ResolvedTrial, config: EvaluationConfig) -> tuple[int, float]:
     """Images of a validation, and the megapixels of all passes over them."""
-    name = cell.trial.experiment.data.validation_split
+    name = trial.experiment.data.validation_split
     if name is None:
         return 0, 0.0
-    split = cell.dataset.split(name)
+    split = trial.dataset.split(name)
     pixels = float((split.heights * split.widths).sum())
     return len(split), pixels * passes(config) / 1e6
 

@@ -12,18 +12,18 @@ from filelock import FileLock
 
 from orchestrator.planning.estimate import Measurement
 from orchestrator.planning.forecast import workload
-from orchestrator.study.resolve import Cell
+from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.resources import Resources
-from orchestrator.tracking.store import Ledger
+from orchestrator.tracking.store import TrackingStore
 
 FILE = "measurements.jsonl"
 
 
-def known_measurements(ledger: Ledger, storage: Path) -> list[Measurement]:
+def known_measurements(store: TrackingStore, storage: Path) -> list[Measurement]:
     """All measurements of the ledger's finished trials and of the storage's file."""
     path = storage / FILE
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    read = (Measurement.from_json(text) for text in [*ledger.measurements(), *lines])
+    read = (Measurement.from_json(text) for text in [*store.measurements(), *lines])
     return [measurement for measurement in read if measurement is not None]
 
 
@@ -36,7 +36,7 @@ def keep(storage: Path, measurements: Iterable[Measurement]) -> None:
 
 
 def measured(
-    cell: Cell,
+    trial: ResolvedTrial,
     resources: Resources,
     device: str,
     history: Sequence[dict[str, float]],
@@ -47,7 +47,7 @@ def measured(
     wall: seconds from its start to its end, where it was not interrupted. None for a history that
     holds no speed.
     """
-    training = cell.trial.experiment.training
+    training = trial.experiment.training
     speeds = [entry["images_per_second"] for entry in history if "images_per_second" in entry]
     if not speeds:
         return None
@@ -55,11 +55,11 @@ def measured(
     validations = [entry["val/seconds"] for entry in history if "val/seconds" in entry]
     start = None
     if wall is not None:
-        epoch = cell.steps / training.epochs * training.batch
+        epoch = trial.steps / training.epochs * training.batch
         at_work = sum(epoch / speed for speed in speeds) + sum(validations)
         start = max(0.0, wall - at_work)
     return Measurement(
-        workload(cell, resources),
+        workload(trial, resources),
         device,
         training.precision,
         "trial",

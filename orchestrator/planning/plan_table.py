@@ -11,8 +11,8 @@ from rich.text import Text
 from orchestrator.planning.estimate import Calibration, Estimate
 from orchestrator.planning.forecast import StudyForecast, TrialForecast
 from orchestrator.planning.reconcile import Standing
-from orchestrator.scheduling.capacity import Gang
-from orchestrator.study.study import Plan
+from orchestrator.scheduling.capacity import Placement
+from orchestrator.study.study import Study
 
 _STYLES: dict[str, str] = {
     "finished": "green",
@@ -26,11 +26,11 @@ _SOURCES = {"trial": "finished trials", "canary": "a canary", "probe": "a short 
 
 
 def show_plan(
-    plan: Plan,
+    study: Study,
     standings: Mapping[str, Standing],
     forecast: StudyForecast,
     calibration: Calibration,
-    gang: Gang,
+    placement: Placement,
     device: str,
     machines: Mapping[str, int] | None,
     console: Console,
@@ -41,29 +41,29 @@ def show_plan(
     empty for none. machines: how many of each kind the cluster would start for it; None where it
     stays as it is.
     """
-    counts = Counter(standings[trial.cell.trial.name] for trial in forecast.trials)
+    counts = Counter(standings[trial.trial.name] for trial in forecast.trials)
     told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     console.print(
-        f"[bold]{plan.study.study}[/]: {len(forecast.trials)} trials: {told}", highlight=False
+        f"[bold]{study.config.study}[/]: {len(forecast.trials)} trials: {told}", highlight=False
     )
-    table = _trials(forecast.trials, standings, gang, console.width)
+    table = _trials(forecast.trials, standings, placement, console.width)
     console.print(table, markup=False, highlight=False, emoji=False)  # names are as they are
-    console.print(_totals(plan, forecast, gang, machines))
+    console.print(_totals(study, forecast, placement, machines))
     console.print(_basis(calibration, device), style="dim", highlight=False, markup=False)
 
 
-def placement(plan: Plan, gang: Gang) -> str:
+def placement_line(study: Study, placement: Placement) -> str:
     """How many trials run at a time, and on what."""
-    resources = plan.study.resources
+    resources = study.config.resources
     fewest, most = resources.fewest_workers, resources.most_workers
     workers = f"{fewest} to {most}" if most > fewest else str(fewest)
     told = (
-        f"{gang.concurrent} trial{'' if gang.concurrent == 1 else 's'} at a time, "
-        f"{workers} worker{'' if most == 1 else 's'} each, on {gang.device}"
+        f"{placement.concurrent} trial{'' if placement.concurrent == 1 else 's'} at a time, "
+        f"{workers} worker{'' if most == 1 else 's'} each, on {placement.device}"
     )
-    if gang.kinds:
-        told += f" ({' and '.join(gang.kinds)})"
-    if len(gang.kinds) > 1:
+    if placement.kinds:
+        told += f" ({' and '.join(placement.kinds)})"
+    if len(placement.kinds) > 1:
         told += "; resources.accelerator keeps to one kind"
     return told
 
@@ -80,7 +80,10 @@ def duration(seconds: float) -> str:
 
 
 def _trials(
-    trials: Sequence[TrialForecast], standings: Mapping[str, Standing], gang: Gang, width: int
+    trials: Sequence[TrialForecast],
+    standings: Mapping[str, Standing],
+    placement: Placement,
+    width: int,
 ) -> Table:
     """As many columns as the terminal is wide enough for."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold")
@@ -92,24 +95,24 @@ def _trials(
     if width < _NARROW:
         numbers[0] = "M par."
     if wide:
-        numbers += ["80 % band", _hours_of(gang), "disk"]
+        numbers += ["80 % band", _hours_of(placement), "disk"]
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
-    for trial in trials:
-        state = standings[trial.cell.trial.name]
-        cells: list[str | Text] = [
-            trial.cell.trial.name,
+    for entry in trials:
+        state = standings[entry.trial.name]
+        row: list[str | Text] = [
+            entry.trial.name,
             Text(state, style=_STYLES.get(state, "")),
-            trial.cell.identity[: 8 if width < _NARROW else 12],
-            f"{trial.cell.cost.parameters_m:.2f}",
-            f"{trial.cell.cost.gflops:.2f}",
-            str(trial.cell.trial.experiment.training.epochs),
-            str(trial.cell.steps),
-            "" if trial.estimate is None else duration(trial.estimate.seconds),
+            entry.trial.identity[: 8 if width < _NARROW else 12],
+            f"{entry.trial.cost.parameters_m:.2f}",
+            f"{entry.trial.cost.gflops:.2f}",
+            str(entry.trial.experiment.training.epochs),
+            str(entry.trial.steps),
+            "" if entry.estimate is None else duration(entry.estimate.seconds),
         ]
         if wide:
-            cells += _further(trial)
-        table.add_row(*cells)
+            row += _further(entry)
+        table.add_row(*row)
     return table
 
 
@@ -124,15 +127,15 @@ def _further(trial: TrialForecast) -> list[str]:
 
 
 def _totals(
-    plan: Plan, forecast: StudyForecast, gang: Gang, machines: Mapping[str, int] | None
+    study: Study, forecast: StudyForecast, placement: Placement, machines: Mapping[str, int] | None
 ) -> Table:
     """The study as a whole, a line for each figure."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(style="dim")
-    left = {t.cell.identity for t in forecast.trials if t.estimate is not None}
-    table.add_row("to train", str(len(left)), placement(plan, gang))
+    left = {t.trial.identity for t in forecast.trials if t.estimate is not None}
+    table.add_row("to train", str(len(left)), placement_line(study, placement))
     if not left:
         return table
     if machines is not None:
@@ -143,13 +146,15 @@ def _totals(
     table.add_row(
         "longest trial", duration(forecast.longest.seconds), "no more machines make it shorter"
     )
-    table.add_row(_hours_of(gang), f"{hours.seconds:.2f}", f"{hours.low:.2f} to {hours.high:.2f}")
+    table.add_row(
+        _hours_of(placement), f"{hours.seconds:.2f}", f"{hours.low:.2f} to {hours.high:.2f}"
+    )
     table.add_row("disk", _size(forecast.disk), "checkpoints, and weights in the ledger")
     if forecast.cost is not None:
-        cost, price = forecast.cost, plan.study.resources.price_per_gpu_hour
+        cost, price = forecast.cost, study.config.resources.price_per_gpu_hour
         told = f"{cost.low:.2f} to {cost.high:.2f}, at {price:g} an hour of a GPU"
         table.add_row("cost", f"{cost.seconds:.2f}", told)
-    limit = plan.study.limits.gpu_hours
+    limit = study.config.limits.gpu_hours
     if limit is not None and hours.high > limit:
         certainty = "will" if hours.low > limit else "may"
         table.add_row("limit", f"{limit:g}", f"limits.gpu_hours {certainty} hold the study")
@@ -174,12 +179,12 @@ def _basis(calibration: Calibration, device: str) -> str:
     )
 
 
-def _hours_of(gang: Gang) -> str:
-    return f"{_device_of(gang)}-hours"
+def _hours_of(placement: Placement) -> str:
+    return f"{_device_of(placement)}-hours"
 
 
-def _device_of(gang: Gang) -> str:
-    return "GPU" if gang.device == "cuda" else "worker"
+def _device_of(placement: Placement) -> str:
+    return "GPU" if placement.device == "cuda" else "worker"
 
 
 def _band(estimate: Estimate) -> str:

@@ -3,21 +3,21 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mode
 
-from orchestrator.context import Setting
+from orchestrator.context import RunContext
 from orchestrator.planning.estimate import Measurement
 from orchestrator.planning.forecast import Capacity, Forecaster, StudyForecast, ranks
 from orchestrator.planning.measurements import keep, known_measurements
 from orchestrator.planning.plan_table import show_plan
 from orchestrator.planning.reconcile import Decision
-from orchestrator.scheduling.capacity import Gang
+from orchestrator.scheduling.capacity import Placement
 from orchestrator.scheduling.devices import device_of_kind
 from orchestrator.scheduling.policy import Node
-from orchestrator.study.resolve import Cell
-from orchestrator.study.study import Plan
-from orchestrator.tracking.store import Ledger
+from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.study import Study
+from orchestrator.tracking.store import TrackingStore
 
 
-class Outlook:
+class Planner:
     """The times of a study on the nodes at hand.
 
     device: what its workers compute on, see `scheduling.devices`; empty where no machine is
@@ -27,24 +27,24 @@ class Outlook:
 
     def __init__(
         self,
-        plan: Plan,
-        cells: Sequence[Cell],
-        gang: Gang,
+        study: Study,
+        trials: Sequence[ResolvedTrial],
+        placement: Placement,
         nodes: Sequence[Node],
         device: str,
-        ledger: Ledger,
-        setting: Setting,
+        store: TrackingStore,
+        context: RunContext,
     ) -> None:
-        self._plan = plan
-        self._cells = cells
-        self._gang = gang
-        self._setting = setting
-        resources = plan.study.resources
-        devices = resources.devices(gang.device)
-        price = resources.price_per_gpu_hour if gang.device == "cuda" else None
-        self._capacity = Capacity(gang.shape, devices, nodes, gang.at_once, price)
+        self._study = study
+        self._trials = trials
+        self._placement = placement
+        self._context = context
+        resources = study.config.resources
+        devices = resources.devices(placement.device)
+        price = resources.price_per_gpu_hour if placement.device == "cuda" else None
+        self._capacity = Capacity(placement.shape, devices, nodes, placement.max_concurrent, price)
         self._answered = device != ""
-        self._measurements = known_measurements(ledger, setting.storage.here)
+        self._measurements = known_measurements(store, context.storage.here)
         self._device = device or self._likely_device()
         self.forecaster = self._forecaster()
 
@@ -62,21 +62,21 @@ class Outlook:
         many trials, by kind."""
         standings = {name: decision.standing for name, decision in decisions.items()}
         forecast = self._forecast(decisions)
-        left = {t.cell.identity for t in forecast.trials if t.estimate is not None}
+        left = {t.trial.identity for t in forecast.trials if t.estimate is not None}
         show_plan(
-            self._plan,
+            self._study,
             standings,
             forecast,
             self.forecaster.weakest,
-            self._gang,
+            self._placement,
             self._device,
             machines_for(len(left)),
-            self._setting.console,
+            self._context.console,
         )
 
     def learn(self, measurements: Sequence[Measurement]) -> None:
         """Take in times measured just now, and keep them for later studies."""
-        keep(self._setting.storage.here, measurements)
+        keep(self._context.storage.here, measurements)
         self._measurements += measurements
         if measurements and not self._answered:
             self._device = mode(measurement.device for measurement in measurements)
@@ -85,28 +85,30 @@ class Outlook:
     def _likely_device(self) -> str:
         """Of the GPUs that were timed the one that workers will lie on; empty where that cannot be
         told, as with several kinds of them."""
-        if len(self._gang.kinds) != 1:
+        if len(self._placement.kinds) != 1:
             return ""
-        (kind,) = self._gang.kinds
+        (kind,) = self._placement.kinds
         timed = (measurement.device for measurement in self._measurements)
-        return device_of_kind(timed, kind, self._plan.study.resources.share(self._gang.device))
+        return device_of_kind(
+            timed, kind, self._study.config.resources.share(self._placement.device)
+        )
 
     def _forecaster(self) -> Forecaster:
         return Forecaster.of(
-            self._cells,
-            self._plan.study.resources,
+            self._trials,
+            self._study.config.resources,
             self._measurements,
-            self._gang.device,
+            self._placement.device,
             self._device,
         )
 
     def _forecast(self, decisions: Mapping[str, Decision]) -> StudyForecast:
         todo, done = set(), {}
-        for cell in self._cells:
-            decision = decisions[cell.trial.name]
+        for trial in self._trials:
+            decision = decisions[trial.name]
             if decision.action in ("train", "resume"):
-                todo.add(cell.identity)
+                todo.add(trial.identity)
                 if decision.action == "resume" and decision.record is not None:
-                    done[cell.identity] = decision.record.epoch
-        priority = ranks(self._plan.study, self._cells)
-        return self.forecaster.study(self._cells, todo, done, priority, self._capacity)
+                    done[trial.identity] = decision.record.epoch
+        priority = ranks(self._study.config, self._trials)
+        return self.forecaster.study(self._trials, todo, done, priority, self._capacity)

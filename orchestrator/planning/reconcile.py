@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.study.resolve import Cell
-from orchestrator.tracking.runs import Record, foremost
+from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.tracking.runs import Record, select_run
 
 Standing = Literal[
     "finished", "stale", "stopped early", "running elsewhere", "to resume", "failed", "missing"
@@ -15,7 +15,7 @@ Action = Literal["leave", "link", "wait", "resume", "train"]
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ReconcileOptions:
     """What the user wants beyond training what is missing and resuming what was interrupted.
 
     searching: the study is a search, in which a trial that was given up early is done with.
@@ -49,17 +49,17 @@ class Decision:
         return self.action in ("train", "resume")
 
 
-def decide(records: Sequence[Record], study: str, code: str, wishes: Wishes) -> Decision:
+def decide(records: Sequence[Record], study: str, code: str, options: ReconcileOptions) -> Decision:
     """What to do about one trial of `study`.
 
     records: all runs of its identity, in every study, oldest first.
     code: the present version.
 
-    Which of them counts, `precedence.foremost` says.
+    Which of them counts, `precedence.select_run` says.
     """
     stale = [run for run in records if run.status == "FINISHED" and run.code != code]
-    counting = [run for run in records if not (wishes.retrain_stale and run in stale)]
-    chosen = foremost(counting, study, code)
+    counting = [run for run in records if not (options.retrain_stale and run in stale)]
+    chosen = select_run(counting, study, code)
     if chosen is None:
         return Decision("stale" if stale else "missing", "train", None)
     if chosen.status == "FINISHED":
@@ -67,20 +67,23 @@ def decide(records: Sequence[Record], study: str, code: str, wishes: Wishes) -> 
         return Decision(standing, "leave" if chosen.study == study else "link", chosen)
     if chosen.in_work:
         return Decision("running elsewhere", "wait", chosen)
-    if chosen.stopped_early and wishes.searching:
+    if chosen.stopped_early and options.searching:
         return Decision("stopped early", "leave", chosen)
     if chosen.status == "FAILED":
-        return Decision("failed", "resume" if wishes.retry_failed else "leave", chosen)
+        return Decision("failed", "resume" if options.retry_failed else "leave", chosen)
     if chosen.started:
         return Decision("to resume", "resume", chosen)
     return Decision("missing", "train", chosen)
 
 
 def reconcile(
-    cells: Sequence[Cell], records: Mapping[str, Sequence[Record]], study: str, wishes: Wishes
+    trials: Sequence[ResolvedTrial],
+    records: Mapping[str, Sequence[Record]],
+    study: str,
+    options: ReconcileOptions,
 ) -> dict[str, Decision]:
-    """Decisions by the trial's name. records: by identity, as `Ledger.records` gives them."""
+    """Decisions by trial name. records: by identity, as `TrackingStore.records` returns them."""
     return {
-        cell.trial.name: decide(records.get(cell.identity, ()), study, cell.code, wishes)
-        for cell in cells
+        trial.name: decide(records.get(trial.identity, ()), study, trial.code, options)
+        for trial in trials
     }

@@ -8,18 +8,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from orchestrator.context import Setting
+from orchestrator.context import RunContext
 from orchestrator.planning.estimate import Measurement, Source
 from orchestrator.planning.forecast import Forecaster, passes, workload
-from orchestrator.planning.planner import Outlook
+from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import Decision
 from orchestrator.preflight.advice import advise
-from orchestrator.preflight.run import Sung, sing
+from orchestrator.preflight.run import PreflightResult, run_preflight
 from orchestrator.preflight.worker import STEPS
-from orchestrator.scheduling.capacity import Gang
-from orchestrator.study.resolve import Cell
+from orchestrator.scheduling.capacity import Placement
+from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.resources import Resources
-from orchestrator.study.study import Plan
+from orchestrator.study.study import Study
 from orchestrator.training.job import Job, job_of
 from pipelines.errors import UserError
 from pipelines.training.optimization import TrainingConfig
@@ -32,66 +32,73 @@ _FREE = ("epochs", "learning_rate", "momentum", "weight_decay", "schedule", "pow
          "warmup_steps")  # fmt: skip
 
 
-class CanaryError(UserError, ValueError):
+class PreflightError(UserError, ValueError):
     """Experiments of a study that cannot be trained; one paragraph for each."""
 
 
-def kind_of(cell: Cell) -> tuple[str, str]:
-    """Equal for cells that one canary can stand for: those that differ in seed or schedule only."""
-    experiment, defaults = cell.trial.experiment, TrainingConfig()
+def kind_of(trial: ResolvedTrial) -> tuple[str, str]:
+    """Equal for trials that differ in seed or schedule only: one preflight run covers them."""
+    experiment, defaults = trial.experiment, TrainingConfig()
     fixed = {name: getattr(defaults, name) for name in _FREE}
     plain = replace(experiment, seed=0, training=replace(experiment.training, **fixed))
-    return repr(plain), cell.location
+    return repr(plain), trial.location
 
 
-def distinct(cells: Sequence[Cell]) -> list[Cell]:
-    """One cell of each kind."""
-    found: dict[tuple[str, str], Cell] = {}
-    for cell in cells:
-        found.setdefault(kind_of(cell), cell)
+def distinct(trials: Sequence[ResolvedTrial]) -> list[ResolvedTrial]:
+    """One trial of each kind."""
+    found: dict[tuple[str, str], ResolvedTrial] = {}
+    for trial in trials:
+        found.setdefault(kind_of(trial), trial)
     return list(found.values())
 
 
-def spread_by_cost(cells: Sequence[Cell]) -> list[Cell]:
-    """Of the distinct cells the cheapest, the dearest, and one between."""
+def spread_by_cost(trials: Sequence[ResolvedTrial]) -> list[ResolvedTrial]:
+    """Of the distinct trials the cheapest, the dearest, and one between."""
     by_cost = sorted(
-        distinct(cells), key=lambda cell: cell.cost.gflops * cell.trial.experiment.training.batch
+        distinct(trials), key=lambda trial: trial.cost.gflops * trial.experiment.training.batch
     )
     chosen = {0, len(by_cost) // 2, len(by_cost) - 1}
     return [by_cost[index] for index in sorted(chosen)]
 
 
 def untried(
-    todo: Sequence[Cell], cells: Sequence[Cell], decisions: Mapping[str, Decision]
-) -> list[Cell]:
-    """One cell of each kind of `todo` of which no cell of the study has trained an epoch yet."""
+    todo: Sequence[ResolvedTrial],
+    trials: Sequence[ResolvedTrial],
+    decisions: Mapping[str, Decision],
+) -> list[ResolvedTrial]:
+    """One trial of each kind of `todo` of which no trial of the study has trained an epoch yet."""
     proven = {
-        kind_of(cell)
-        for cell in cells
-        if (record := decisions[cell.trial.name].record) is not None and record.epoch > 0
+        kind_of(trial)
+        for trial in trials
+        if (record := decisions[trial.name].record) is not None and record.epoch > 0
     }
-    return [cell for cell in distinct(todo) if kind_of(cell) not in proven]
+    return [trial for trial in distinct(todo) if kind_of(trial) not in proven]
 
 
-def worthwhile(todo: Sequence[Cell], canaries: Sequence[Cell], forecaster: Forecaster) -> bool:
+def is_worthwhile(
+    todo: Sequence[ResolvedTrial], canaries: Sequence[ResolvedTrial], forecaster: Forecaster
+) -> bool:
     """Whether the trials take more than ten times as long as their canaries would."""
     if not canaries:
         return False
-    trials = sum(forecaster.trial(cell).seconds for cell in todo)
-    return trials > _WORTHWHILE * sum(forecaster.steps(cell, 2 * STEPS) for cell in canaries)
+    trials = sum(forecaster.trial(trial).seconds for trial in todo)
+    return trials > _WORTHWHILE * sum(forecaster.steps(trial, 2 * STEPS) for trial in canaries)
 
 
 def measurements(
-    sung: Sequence[Sung], cells: Sequence[Cell], resources: Resources, source: Source
+    sung: Sequence[PreflightResult],
+    trials: Sequence[ResolvedTrial],
+    resources: Resources,
+    source: Source,
 ) -> list[Measurement]:
     """The times of the canaries that came back, for later estimates."""
-    by_name = {cell.trial.name: cell for cell in cells}
+    by_name = {trial.name: trial for trial in trials}
     found = []
     for each in sung:
         if each.rehearsed is None:
             continue
-        cell = by_name[each.name]
-        experiment, load = cell.trial.experiment, workload(by_name[each.name], resources)
+        trial = by_name[each.name]
+        experiment, load = trial.experiment, workload(by_name[each.name], resources)
         validation = each.rehearsed.validation
         if validation is not None:
             validation *= load.evaluated_megapixels / passes(experiment.evaluation)
@@ -110,79 +117,89 @@ def measurements(
 
 
 def refuse_failures(
-    sung: Sequence[Sung], cells: Sequence[Cell], resources: Resources, kind: str
+    sung: Sequence[PreflightResult],
+    trials: Sequence[ResolvedTrial],
+    resources: Resources,
+    kind: str,
 ) -> None:
-    """Raise CanaryError with every problem, the experiment it is of, and what would help."""
-    by_name = {cell.trial.name: cell for cell in cells}
+    """Raise PreflightError with every problem, the experiment it is of, and what would help."""
+    by_name = {trial.name: trial for trial in trials}
     problems = []
     for each in sung:
         if each.rehearsed is None:
-            experiment = by_name[each.name].trial.experiment
+            experiment = by_name[each.name].experiment
             helps = advise(each.cause, each.stage, experiment, resources, kind)
             stage = f" in {each.stage}" if each.stage else ""
             problems.append(
                 f"{each.name}: {each.cause}{stage}: {each.message}\n  what would help: {helps}"
             )
     if problems:
-        raise CanaryError(
+        raise PreflightError(
             "\n".join(problems)
             + "\nNothing was trained. Mend this, choose other trials with --only, or go on "
             "regardless with --no-canary."
         )
 
 
-class Rehearsals:
+class Preflight:
     """Rehearses a study's experiments on the connected cluster; `outlook` learns their times."""
 
     def __init__(
-        self, plan: Plan, cells: Sequence[Cell], gang: Gang, setting: Setting, outlook: Outlook
+        self,
+        study: Study,
+        trials: Sequence[ResolvedTrial],
+        placement: Placement,
+        context: RunContext,
+        planner: Planner,
     ) -> None:
-        self._plan = plan
-        self._cells = cells
-        self._gang = gang
-        self._setting = setting
-        self._outlook = outlook
+        self._study = study
+        self._trials = trials
+        self._placement = placement
+        self._context = context
+        self._planner = planner
 
     def probe(self) -> None:
         """Time a few steps of some of the study's networks."""
         self._say("nothing was timed on this device yet: a short probe, kept for the next time")
-        cells = spread_by_cost(self._cells)
-        self._learn(self._sing(cells), cells, "probe")
+        trials = spread_by_cost(self._trials)
+        self._learn(self._sing(trials), trials, "probe")
 
-    def before(self, todo: Sequence[Cell], decisions: Mapping[str, Decision]) -> None:
+    def before(self, todo: Sequence[ResolvedTrial], decisions: Mapping[str, Decision]) -> None:
         """Rehearse what `todo` would train, where that is worth its time.
 
-        Raises CanaryError with all that failed.
+        Raises PreflightError with all that failed.
         """
-        cells = untried(todo, self._cells, decisions)
-        if not worthwhile(todo, cells, self._outlook.forecaster):
+        trials = untried(todo, self._trials, decisions)
+        if not is_worthwhile(todo, trials, self._planner.forecaster):
             return
-        count = len(cells)
+        count = len(trials)
         self._say(
             f"first {count} canar{'y' if count == 1 else 'ies'}: a few steps of each different "
             "experiment (--no-canary leaves them out)"
         )
-        sung = self._sing(cells)
-        self._learn(sung, cells, "canary")
-        refuse_failures(sung, cells, self._plan.study.resources, self._gang.device)
+        sung = self._sing(trials)
+        self._learn(sung, trials, "canary")
+        refuse_failures(sung, trials, self._study.config.resources, self._placement.device)
 
-    def _learn(self, sung: Sequence[Sung], cells: Sequence[Cell], source: Source) -> None:
-        self._outlook.learn(measurements(sung, cells, self._plan.study.resources, source))
+    def _learn(
+        self, sung: Sequence[PreflightResult], trials: Sequence[ResolvedTrial], source: Source
+    ) -> None:
+        self._planner.learn(measurements(sung, trials, self._study.config.resources, source))
 
-    def _sing(self, cells: Sequence[Cell]) -> list[Sung]:
-        return sing(
-            cells,
+    def _sing(self, trials: Sequence[ResolvedTrial]) -> list[PreflightResult]:
+        return run_preflight(
+            trials,
             self._job,
-            list(self._plan.study.protocols.values()),
-            self._gang.at_once,
-            self._setting.storage,
+            list(self._study.config.protocols.values()),
+            self._placement.max_concurrent,
+            self._context.storage,
             self._say,
-            lambda: self._setting.stop.requested,
+            lambda: self._context.stop.requested,
         )
 
-    def _job(self, cell: Cell) -> Job:
-        storage = self._setting.storage
-        return job_of(cell, f"canary-{os.getpid()}", self._plan, self._gang, storage)
+    def _job(self, trial: ResolvedTrial) -> Job:
+        storage = self._context.storage
+        return job_of(trial, f"canary-{os.getpid()}", self._study, self._placement, storage)
 
     def _say(self, message: str) -> None:
-        self._setting.console.print(message, style="dim", highlight=False, markup=False)
+        self._context.console.print(message, style="dim", highlight=False, markup=False)

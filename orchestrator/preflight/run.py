@@ -17,10 +17,10 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from orchestrator.preflight.worker import Rehearsed, rehearse
+from orchestrator.preflight.worker import PreflightTimings, smoke_test
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.storage import Storage
-from orchestrator.study.resolve import Cell
+from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.training.diagnosis import diagnose
 from orchestrator.training.failures import Cause, Failure
 from orchestrator.training.job import Job
@@ -34,11 +34,11 @@ _AGAIN = "-again"  # ends the name of a second try
 
 
 @dataclass(frozen=True)
-class Sung:
+class PreflightResult:
     """A canary's end. rehearsed: None where it failed, by `cause`, with `message`, at `stage`."""
 
     name: str
-    rehearsed: Rehearsed | None
+    rehearsed: PreflightTimings | None
     start: float = 0.0
     device: str = ""
     cause: Cause = "error"
@@ -46,27 +46,27 @@ class Sung:
     stage: str = ""
 
 
-def sing(
-    cells: Sequence[Cell],
-    job_of: Callable[[Cell], Job],
+def run_preflight(
+    trials: Sequence[ResolvedTrial],
+    job_of: Callable[[ResolvedTrial], Job],
     protocols: Collection[InferenceConfig],
-    at_once: int | None,
+    max_concurrent: int | None,
     storage: Storage,
     say: Callable[[str], None],
     stop_requested: Callable[[], bool],
-) -> list[Sung]:
+) -> list[PreflightResult]:
     """Rehearse each of `cells` on the connected cluster, as its job would be run.
 
     storage: where the jobs' trainings would lie; a folder of it is used and removed. say: is told a
     line for each canary.
     """
     folder = f"canary-{os.getpid()}"
-    jobs = [replace(job_of(cell), storage=storage.at(folder)) for cell in cells]
+    jobs = [replace(job_of(trial), storage=storage.at(folder)) for trial in trials]
     events = _Events(say, stop_requested)
     try:
         run_jobs(
             jobs,
-            at_once,
+            max_concurrent,
             events,
             storage.here / folder,
             "canary",
@@ -92,7 +92,7 @@ def _run(job: Job, protocols: Sequence[InferenceConfig]) -> dict[str, Any]:
 def _attempt(
     job: Job, protocols: Sequence[InferenceConfig]
 ) -> tuple[dict[str, Any], Failure | None]:
-    """The outcome for `Sung`, and the failure if it is one."""
+    """The outcome for `PreflightResult`, and the failure if it is one."""
     begun = time.perf_counter()
     trainer = TorchTrainer(
         _rehearse_worker,
@@ -113,7 +113,7 @@ def _attempt(
         failure = diagnose(error)
         told = {"cause": failure.cause, "message": failure.message, "stage": failure.stage}
         return told, failure
-    rehearsed = Rehearsed(**metrics["rehearsed"])
+    rehearsed = PreflightTimings(**metrics["rehearsed"])
     start = time.perf_counter() - begun - (rehearsed.whole - rehearsed.preparing)
     return {"rehearsed": rehearsed, "start": start, "device": metrics[DEVICE]}, None
 
@@ -127,7 +127,7 @@ def _rehearse_worker(config: dict[str, Any]) -> None:
     shutil.rmtree(directory, ignore_errors=True)  # a worker that was killed has left it
     directory.mkdir(mode=0o700)
     try:
-        rehearsed = rehearse(
+        rehearsed = smoke_test(
             task.experiment,
             open_dataset(task.dataset, task.fingerprint),
             device,
@@ -148,7 +148,7 @@ class _Events:
     """The canaries' `tune_hooks.TrialEvents`."""
 
     def __init__(self, say: Callable[[str], None], stop_requested: Callable[[], bool]) -> None:
-        self.sung: list[Sung] = []
+        self.sung: list[PreflightResult] = []
         self.stop_requested = stop_requested
         self._say = say
 
@@ -160,11 +160,11 @@ class _Events:
 
     def finished(self, name: str, outcome: dict[str, Any]) -> None:
         """It came back, or its gang said why not."""
-        self._end(Sung(name, outcome.pop("rehearsed", None), **outcome))
+        self._end(PreflightResult(name, outcome.pop("rehearsed", None), **outcome))
 
     def failed(self, name: str, cause: str) -> None:
         """Its driver itself failed."""
-        self._end(Sung(name, None, message=cause))
+        self._end(PreflightResult(name, None, message=cause))
 
     def stopped_early(self, name: str) -> None:
         """Canaries have no rank."""
@@ -184,7 +184,7 @@ class _Events:
         """No canary is taken back."""
         return False
 
-    def _end(self, sung: Sung) -> None:
+    def _end(self, sung: PreflightResult) -> None:
         self.sung.append(sung)
         if sung.rehearsed is None:
             self._say(f"canary  {sung.name}: {sung.cause}")

@@ -31,7 +31,7 @@ STEPS = 6  # of a rehearsal
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class PreflightTimings:
     """What a rehearsal took. step: seconds of an optimizer step; validation: seconds for a
     megapixel of pictures over all workers, None without a validation split; preparing: seconds
     before the first step; whole: seconds from first to last; memory_gib: peak on the device (of
@@ -44,14 +44,14 @@ class Rehearsed:
     memory_gib: float
 
 
-def rehearse(
+def smoke_test(
     experiment: Experiment,
     dataset: PreparedDataset,
     device: torch.device,
     cache: NodeCache | None,
     directory: Path,
     protocols: Sequence[InferenceConfig] = (),
-) -> Rehearsed:
+) -> PreflightTimings:
     """Rehearse `experiment` on this worker of the group; a checkpoint is left in `directory`.
 
     protocols: further ways in which the trained network will be scored. Raises whatever the
@@ -80,7 +80,7 @@ def rehearse(
             config = EvaluationConfig(**asdict(protocol), batch=experiment.evaluation.batch)
             with _stage(f"protocol {protocol.protocol}"):
                 _score(training, split, config, times=1)
-    return Rehearsed(
+    return PreflightTimings(
         step=step,
         validation=validation,
         preparing=prepared - begun,

@@ -15,7 +15,7 @@ from orchestrator.console import InputError, run_command
 from orchestrator.report.study_report import StudyReport, write_documents
 from orchestrator.study.load import load_study, override_of
 from orchestrator.study.model_cost import profile_costs
-from orchestrator.tracking.store import Ledger, tracking_uri
+from orchestrator.tracking.store import TrackingStore, tracking_uri
 
 EXIT_INCOMPLETE = 1
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(options: argparse.Namespace, console: Console) -> int:
     overrides = [override_of(text) for text in options.set]
-    plan = load_study(Path(options.study), overrides, options.only)
+    study = load_study(Path(options.study), overrides, options.only)
     storage = Path(options.storage).expanduser().resolve()
     uri = tracking_uri(storage)
     file = Path(uri.removeprefix("sqlite:///"))
@@ -38,11 +38,11 @@ def _report(options: argparse.Namespace, console: Console) -> int:
             f"there is no ledger at {file}; name the storage of the study with --storage, or the "
             "tracking server with MLFLOW_TRACKING_URI"
         )
-    study_report = StudyReport(plan, Ledger(uri, None), costs=profile_costs(plan))
+    study_report = StudyReport(study, TrackingStore(uri, None), costs=profile_costs(study))
     report = study_report.read()
     report.print(console)
     documents = study_report.documents(report)
-    name = re.sub(r"[^\w.-]+", "-", plan.study.study)
+    name = re.sub(r"[^\w.-]+", "-", study.config.study)
     directory = Path(options.out) if options.out else storage / "reports" / name
     write_documents(directory, documents)
     console.print(f"\nwritten: {directory}/ ({', '.join(documents)})", soft_wrap=True)

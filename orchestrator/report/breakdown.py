@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.report.resampled import Scored
+from orchestrator.report.resampled import ResampledCounts
 from orchestrator.report.rows import Row
-from orchestrator.study.study import Plan
+from orchestrator.study.study import Study
 
 # The largest difference has the full colour, if it is at least so many points of IoU.
 _FULL_COLOUR = 5.0
@@ -48,10 +48,10 @@ class ImageList:
     worst: tuple[ImageLine, ...]
 
 
-def heat_map(plan: Plan, rows: Sequence[Row], place: tuple[str, ...]) -> HeatMap | None:
+def heat_map(study: Study, rows: Sequence[Row], place: tuple[str, ...]) -> HeatMap | None:
     """Of the rows in a cell of the grid, but for those that must not be compared with `compare_to`,
     each over the seeds that both have; None where none has counts."""
-    base, there = _comparable(plan, rows, place)
+    base, there = _comparable(study, rows, place)
     if not there:
         return None
     against = {} if base is None else _by_seed(base)
@@ -69,11 +69,11 @@ def heat_map(plan: Plan, rows: Sequence[Row], place: tuple[str, ...]) -> HeatMap
     return HeatMap(", ".join(place), classes, lines)
 
 
-def image_list(plan: Plan, rows: Sequence[Row], place: tuple[str, ...]) -> ImageList | None:
+def image_list(study: Study, rows: Sequence[Row], place: tuple[str, ...]) -> ImageList | None:
     """For the last row that has counts in a cell of the grid and may be compared, against
     `compare_to`; None without counts, or where the report wants no images."""
-    base, there = _comparable(plan, rows, place)
-    count = plan.study.report.images
+    base, there = _comparable(study, rows, place)
+    count = study.config.report.images
     if not there or not count:
         return None
     row = there[-1]
@@ -106,16 +106,16 @@ def image_list(plan: Plan, rows: Sequence[Row], place: tuple[str, ...]) -> Image
 
 
 def _comparable(
-    plan: Plan, rows: Sequence[Row], place: tuple[str, ...]
+    study: Study, rows: Sequence[Row], place: tuple[str, ...]
 ) -> tuple[Row | None, list[Row]]:
     """The row of `compare_to` in a cell of the grid, None where it has no counts; and all with
     counts that may be compared with it."""
     there = [r for r in rows if r.place == place and not r.incomparable and _by_seed(r)]
-    base = next((row for row in there if row.variant == plan.study.compare_to), None)
+    base = next((row for row in there if row.variant == study.config.compare_to), None)
     return base, there
 
 
-def _by_seed(row: Row) -> dict[int, Scored]:
+def _by_seed(row: Row) -> dict[int, ResampledCounts]:
     """The row's trials that have counts of the same images as its first, by seed."""
     scored = {
         result.trial.experiment.seed: result.scored
@@ -128,7 +128,9 @@ def _by_seed(row: Row) -> dict[int, Scored]:
     }
 
 
-def _shared(ours: Mapping[int, Scored], theirs: Mapping[int, Scored]) -> list[int]:
+def _shared(
+    ours: Mapping[int, ResampledCounts], theirs: Mapping[int, ResampledCounts]
+) -> list[int]:
     """The seeds to compare: those that both have, of the same images; all where there is nothing to
     compare with."""
     return [
@@ -138,11 +140,11 @@ def _shared(ours: Mapping[int, Scored], theirs: Mapping[int, Scored]) -> list[in
     ]
 
 
-def _iou(trials: Mapping[int, Scored], seeds: Sequence[int]) -> NDArray[np.float64]:
+def _iou(trials: Mapping[int, ResampledCounts], seeds: Sequence[int]) -> NDArray[np.float64]:
     return np.asarray(np.mean([trials[seed].iou for seed in seeds], axis=0))
 
 
-def _image_miou(trials: Sequence[Scored]) -> NDArray[np.float64]:
+def _image_miou(trials: Sequence[ResampledCounts]) -> NDArray[np.float64]:
     return np.asarray(np.mean([trial.image_miou for trial in trials], axis=0))
 
 

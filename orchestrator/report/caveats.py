@@ -6,29 +6,29 @@ from typing import TypeVar
 from orchestrator.report.power import seeds_warning
 from orchestrator.report.rows import Row, expected_difference, pooled_deviation
 from orchestrator.report.table import INCOMPARABLE, MIXED, STALE, is_mixed
-from orchestrator.study.study import Plan
+from orchestrator.study.study import Study
 from pipelines.data.dataset import split_parts
 
 Key = TypeVar("Key")
 
 
-def cautions(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
+def caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     """A line for each, the gravest first."""
     for reason, those in _grouped((row.incomparable, row) for row in rows).items():
         if reason:
             yield (
-                f"{INCOMPARABLE} NOT COMPARABLE with {plan.study.compare_to}, {reason}: "
-                f"{listed(those, rows)}. No difference is stated."
+                f"{INCOMPARABLE} NOT COMPARABLE with {study.config.compare_to}, {reason}: "
+                f"{row_names(those, rows)}. No difference is stated."
             )
     yield from _on_trust(rows)
     yield from _equal_trainings(rows)
-    yield from _scorings(plan, rows)
+    yield from _scorings(study, rows)
     yield from _mixtures(rows)
     stale = [row for row in rows if row.stale]
     if stale:
         yield (
             f"{STALE} Trained by another version of the code than the present one: "
-            f"{listed(stale, rows)}."
+            f"{row_names(stale, rows)}."
         )
     seen = _grouped((_seen_in_training(row), row) for row in rows)
     for splits, those in seen.items():
@@ -36,21 +36,21 @@ def cautions(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
             validation, train = splits
             yield (
                 f"SCORED ON WHAT WAS TRAINED ON, in whole or in part (scored on {validation}, "
-                f"trained on {train}): {listed(those, rows)}."
+                f"trained on {train}): {row_names(those, rows)}."
             )
-    yield from on_seeds(plan, rows)
+    yield from seed_caveats(study, rows)
 
 
-def on_seeds(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
+def seed_caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     """A warning where the seeds asked for cannot show the difference that is expected."""
-    difference = expected_difference(plan, rows)
-    if plan.study.compare_to and plan.study.kind == "table" and difference:
-        told = seeds_warning(len(plan.study.seeds), difference, pooled_deviation(rows))
+    difference = expected_difference(study, rows)
+    if study.config.compare_to and study.config.kind == "table" and difference:
+        told = seeds_warning(len(study.config.seeds), difference, pooled_deviation(rows))
         if told:
             yield told
 
 
-def listed(some: Sequence[Row], rows: Sequence[Row]) -> str:
+def row_names(some: Sequence[Row], rows: Sequence[Row]) -> str:
     """The names of some of the rows: a variant's label alone where all its cells are among them."""
     if len(some) == len(rows) > 1:
         return "all rows"
@@ -90,10 +90,10 @@ def _equal_trainings(rows: Sequence[Row]) -> Iterable[str]:
             )
 
 
-def _scorings(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
+def _scorings(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     """Rows that were scored in different ways, on different images or with other code."""
     experiments = [(row.results[0].trial.experiment, row) for row in rows]
-    name = plan.study.report.protocol
+    name = study.config.report.protocol
     protocols = _grouped((each.evaluation.protocol, row) for each, row in experiments)
     splits = _grouped(
         (each.data.validation_split, row)
@@ -105,13 +105,13 @@ def _scorings(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
         (splits, "on DIFFERENT SPLITS"),
     ):
         if len(ways) > 1:
-            told = "; ".join(f"{way}: {listed(those, rows)}" for way, those in ways.items())
+            told = "; ".join(f"{way}: {row_names(those, rows)}" for way, those in ways.items())
             yield f"Rows are scored {named} ({told})."
     stale = [row for row in rows if any(result.scored_stale for result in row.results)]
     if stale:
         yield (
             f"Scored under {name} by another version of the code than the present one: "
-            f"{listed(stale, rows)}."
+            f"{row_names(stale, rows)}."
         )
 
 
@@ -120,14 +120,14 @@ def _mixtures(rows: Sequence[Row]) -> Iterable[str]:
     mixed = [row for row in rows if is_mixed(row)]
     if mixed:
         yield (
-            f"{MIXED} The seeds of a row MIX data, code or precision: {listed(mixed, rows)}. Their "
-            "mean is of different things."
+            f"{MIXED} The seeds of a row MIX data, code or precision: {row_names(mixed, rows)}. "
+            "Their mean is of different things."
         )
     unlike = [row for row in rows if row.unlike]
     if unlike:
         yield (
             f"{MIXED} A difference PAIRS trainings by different code or in different precision: "
-            f"{listed(unlike, rows)}. It is not of the rows alone."
+            f"{row_names(unlike, rows)}. It is not of the rows alone."
         )
     named = {"code": "VERSIONS OF THE CODE", "precision": "PRECISIONS"}
     for what, name in named.items():

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.cells import cell_len
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from orchestrator.report.rows import Row
-from orchestrator.report.table import NOTHING, Column, Sheet
-from orchestrator.study.published import Published
-from orchestrator.study.study import Plan
+from orchestrator.report.table import NOTHING, Column, Table
+from orchestrator.study.published import PublishedRow
+from orchestrator.study.study import Study
 
 _MARKDOWN = re.compile(r"([\\`*_<>|~]|\[(?=[^\]]*\]\())")
 
@@ -43,11 +43,11 @@ _LATEX = {
 Value = str | float | int | None
 
 
-def as_rich(sheet: Sheet, title: str, width: int) -> Table:
+def as_rich(sheet: Table, title: str, width: int) -> RichTable:
     """For a terminal `width` cells wide: what has no room is left out, the least wanted first."""
     fitting = _fitted(sheet, width)
     left_out = dict.fromkeys(c.name for c in sheet.columns if c not in fitting.columns)
-    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
+    table = RichTable(title=title, title_justify="left", title_style="bold", caption_justify="left")
     for column in fitting.columns:
         table.add_column(
             column.name,
@@ -65,7 +65,7 @@ def as_rich(sheet: Sheet, title: str, width: int) -> Table:
     return table
 
 
-def as_markdown(sheet: Sheet) -> str:
+def as_markdown(sheet: Table) -> str:
     """A table of GitHub's Markdown, ending in a newline."""
     rule = ["--:" if column.numeric else ":--" for column in sheet.columns]
     names = [markdown_text(column.name) for column in sheet.columns]
@@ -73,7 +73,7 @@ def as_markdown(sheet: Sheet) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def as_latex(sheet: Sheet, caption: str, notes: Sequence[str]) -> str:
+def as_latex(sheet: Table, caption: str, notes: Sequence[str]) -> str:
     """A `table` environment with the rules of booktabs, its notes below the table. What is of more
     use beside the results than in a paper, such as images/s, is left out."""
     sheet = replace(sheet, columns=tuple(c for c in sheet.columns if c.rank <= _MOST_RANK))
@@ -109,12 +109,12 @@ def latex_text(text: str) -> str:
     return _SIGNED.sub(r"$\1$", escaped)
 
 
-def _fitted(sheet: Sheet, width: int) -> Sheet:
+def _fitted(sheet: Table, width: int) -> Table:
     kept = list(sheet.columns)
     while _width(kept) > width and max(column.rank for column in kept) > 0:
         least = max(column.rank for column in kept)
         kept.remove(next(column for column in reversed(kept) if column.rank == least))
-    fitting = Sheet(tuple(kept), sheet.breaks, sheet.others)
+    fitting = Table(tuple(kept), sheet.breaks, sheet.others)
     # Other methods' lines are left out where the columns that they fill are.
     named = [column for column in kept if column.numeric]
     said = {
@@ -137,15 +137,15 @@ def markdown_text(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", text)
 
 
-def as_csv(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> str:
+def as_csv(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> str:
     """mIoU in percent, differences in points of it; what there is none of is empty. `kind` is
     `trained` or `published`."""
-    lines = [_line(plan, row) for row in rows]
+    lines = [_line(study, row) for row in rows]
     lines += [
         {
             "kind": "published",
             "label": other.label,
-            **{axis: str(other.when[axis]) for axis in plan.study.grid if axis in other.when},
+            **{axis: str(other.when[axis]) for axis in study.config.grid if axis in other.when},
             "parameters_m": other.parameters_m,
             "gflops": other.gflops,
             "published_miou": other.miou,
@@ -161,25 +161,25 @@ def as_csv(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> str:
     return buffer.getvalue()
 
 
-def _line(plan: Plan, row: Row) -> dict[str, Value]:
+def _line(study: Study, row: Row) -> dict[str, Value]:
     values, difference, cost = list(row.miou.values()), row.difference, row.cost
     reference = row.reference
     low, high = (difference.interval if difference else None) or (None, None)
-    experiment, name = row.results[0].trial.experiment, plan.study.report.protocol
-    scoring = experiment.evaluation if name is None else plan.study.protocols[name]
+    experiment, name = row.results[0].trial.experiment, study.config.report.protocol
+    scoring = experiment.evaluation if name is None else study.config.protocols[name]
     states = {result.state for result in row.results if result.miou is None}
     return {
         "kind": "trained",
         "variant": row.variant,
         "label": row.label,
-        **{axis: str(row.axes[axis]) for axis in plan.study.grid},
+        **{axis: str(row.axes[axis]) for axis in study.config.grid},
         "split": experiment.data.validation_split,
         "protocol": scoring.protocol,
         "n": len(values),
         "seeds_asked": len(row.results),
         "miou_mean": statistics.fmean(values) if values else None,
         "miou_sd": statistics.stdev(values) if len(values) > 1 else None,
-        **{f"miou_seed_{seed}": row.miou.get(seed) for seed in plan.study.seeds},
+        **{f"miou_seed_{seed}": row.miou.get(seed) for seed in study.config.seeds},
         "best_miou_mean": statistics.fmean(row.best.values()) if row.best else None,
         "entered_miou_mean": statistics.fmean(row.entered.values()) if row.entered else None,
         "difference": difference.mean if difference else None,

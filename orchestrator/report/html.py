@@ -25,9 +25,9 @@ from orchestrator.report.charts import (
 from orchestrator.report.notes import Notes
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row
-from orchestrator.report.table import INCOMPARABLE, Sheet, stands_in
-from orchestrator.study.published import Published
-from orchestrator.study.study import Plan
+from orchestrator.report.table import INCOMPARABLE, Table, applies_to
+from orchestrator.study.published import PublishedRow
+from orchestrator.study.study import Study
 
 METRICS = {"train/loss": "loss", "val/miou": "mIoU %", "learning_rate": "learning rate"}
 PICTURES = {
@@ -39,10 +39,10 @@ History = Callable[[Result, str], Series]
 
 
 def render_page(
-    plan: Plan,
+    study: Study,
     rows: Sequence[Row],
-    others: Sequence[Published],
-    sheets: Sequence[tuple[str, Sheet]],
+    others: Sequence[PublishedRow],
+    sheets: Sequence[tuple[str, Table]],
     notes: Notes,
     history: History,
     address: Callable[[Result], str],
@@ -51,22 +51,22 @@ def render_page(
 ) -> str:
     """The whole page. sheets: with their titles. history: the points of a trial's metric; address:
     of its run in MLflow. pictures: PNG files of what the models predict, by kind."""
-    numbers = {variant: index for index, variant in enumerate(plan.study.variants)}
+    numbers = {variant: index for index, variant in enumerate(study.config.variants)}
     places = list(dict.fromkeys(row.place for row in rows))
     results = [result for row in rows for result in row.results]
     return _template().render(
-        study=plan.study,
-        description=Markup(MarkdownIt("js-default").render(plan.study.description)),
+        study=study.config,
+        description=Markup(MarkdownIt("js-default").render(study.config.description)),
         sheets=sheets,
         notes=notes,
         finished=sum(result.miou is not None for result in results),
         results=results,
         incomparable=any(row.incomparable for row in rows),
-        profile=plan.study.kind == "profile",
+        profile=study.config.kind == "profile",
         accuracy=[a for place in places if (a := _accuracy(rows, others, place, numbers))],
-        heat_maps=[m for place in places if (m := heat_map(plan, rows, place))],
+        heat_maps=[m for place in places if (m := heat_map(study, rows, place))],
         curves=[c for place in places if (c := _curves(rows, place, numbers, history))],
-        image_lists=[i for place in places if (i := image_list(plan, rows, place))],
+        image_lists=[i for place in places if (i := image_list(study, rows, place))],
         sparkline=lambda result, metric: sparkline(history(result, metric)),
         last=lambda result, metric: next((y for _, y in reversed(history(result, metric))), None),
         colour=lambda result: colour(numbers[result.trial.variant]),
@@ -76,7 +76,7 @@ def render_page(
         pictures=[
             (PICTURES.get(kind, kind), _embedded(content)) for kind, content in pictures.items()
         ],
-        study_text=plan.resolved or plan.text,
+        study_text=study.resolved or study.text,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
@@ -104,7 +104,7 @@ def _embedded(png: bytes) -> str:
 
 def _accuracy(
     rows: Sequence[Row],
-    others: Sequence[Published],
+    others: Sequence[PublishedRow],
     place: tuple[str, ...],
     numbers: Mapping[str, int],
 ) -> tuple[str, Markup] | None:
@@ -127,7 +127,7 @@ def _accuracy(
     points += [
         Point(other.label, other.gflops, other.miou, "published", None)
         for other in others
-        if other.gflops is not None and other.miou is not None and stands_in(other, axes)
+        if other.gflops is not None and other.miou is not None and applies_to(other, axes)
     ]
     # Markup: made by this project, from numbers and labels that are escaped.
     return (", ".join(place), Markup(draw_accuracy(points))) if len(points) > 1 else None

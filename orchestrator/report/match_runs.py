@@ -13,9 +13,9 @@ from pathlib import Path
 
 from orchestrator.study.identity import code_version, trial_identity
 from orchestrator.study.resolve import absolute
-from orchestrator.study.study import Plan, Trial
+from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import modules_of
-from orchestrator.tracking.runs import TrialRun, foremost
+from orchestrator.tracking.runs import TrialRun, select_run
 from pipelines.data.dataset import DatasetError, open_dataset
 from pipelines.network.precision import Precision
 from pipelines.network.weights import WeightsError, weights_digest, weights_in
@@ -45,7 +45,7 @@ class Contents:
 
 
 def find_runs(
-    plan: Plan,
+    study: Study,
     runs: Sequence[TrialRun],
     codes: Mapping[str, str],
     identities: Mapping[str, str] | None = None,
@@ -60,9 +60,9 @@ def find_runs(
     for run in runs:
         by_identity.setdefault(run.identity, []).append(run)
     known = {(run.data, run.precision, run.digests) for run in runs}
-    contents, study = Contents(), plan.study.study
+    contents, name = Contents(), study.config.study
     found = {}
-    for trial in plan.trials:
+    for trial in study.trials:
         if identities is not None:
             fitting = by_identity.get(identities[trial.name], [])
             doubts = {run.run_id: "" for run in fitting}
@@ -72,23 +72,23 @@ def find_runs(
             doubts = {
                 run.run_id: doubt
                 for run in fitting
-                if (doubt := _doubt(run, trial, study, contents)) is not None
+                if (doubt := _doubt(run, trial, name, contents)) is not None
             }
         sure = {run_id for run_id, doubt in doubts.items() if not doubt}
         candidates = [run for run in fitting if run.run_id in (sure or doubts)]
-        chosen = foremost(candidates, study, codes[trial.name])
+        chosen = select_run(candidates, name, codes[trial.name])
         if chosen is not None:
             assumed = doubts[chosen.run_id] or _several(chosen, candidates)
             found[trial.name] = Match(chosen, assumed)
     return found
 
 
-def present_codes(plan: Plan) -> dict[str, str]:
+def present_codes(study: Study) -> dict[str, str]:
     """The code version that each trial would be trained with now, by its name."""
     versions: dict[tuple[str, ...], str] = {}
     codes = {}
-    for trial in plan.trials:
-        modules = modules_of(trial.experiment, plan.study.imports)
+    for trial in study.trials:
+        modules = modules_of(trial.experiment, study.config.imports)
         key = tuple(module.__name__ for module in modules)
         if key not in versions:
             versions[key] = code_version(modules)
@@ -127,7 +127,7 @@ def _doubt(run: TrialRun, trial: Trial, study: str, contents: Contents) -> str |
             if here != recorded:
                 return None
         elif absolute(wanted) != absolute(place):
-            if (study, trial.name) not in run.cells:
+            if (study, trial.name) not in run.trials:
                 return None
             doubts.append(f"{wanted} is not on this machine, the run of this cell had {place}")
     return "; ".join(doubts)

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.report.bootstrap import REPLICATES
-from orchestrator.report.caveats import cautions, listed
+from orchestrator.report.caveats import caveats, row_names
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row
 from orchestrator.report.significance import SEEDS_FOR_T_TEST
 from orchestrator.study.config import ProfileOptions
-from orchestrator.study.published import Published
-from orchestrator.study.study import Plan
+from orchestrator.study.published import PublishedRow
+from orchestrator.study.study import Study
 
 # Fewer groups than this say little about others.
 _FEW_GROUPS = 10
@@ -26,32 +26,32 @@ class Notes:
     footnotes: tuple[str, ...]
 
 
-def notes_on(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> Notes:
+def notes_on(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Notes:
     """Everything that is to be said of the table."""
-    if plan.study.kind == "profile":
-        return Notes((), (), tuple(_profile_footnotes(plan, rows, others)))
+    if study.config.kind == "profile":
+        return Notes((), (), tuple(_profile_footnotes(study, rows, others)))
     return Notes(
-        tuple(_unfinished(plan, rows)),
-        tuple(cautions(plan, rows)),
-        tuple(_footnotes(plan, rows, others)),
+        tuple(_unfinished(study, rows)),
+        tuple(caveats(study, rows)),
+        tuple(_footnotes(study, rows, others)),
     )
 
 
-def _unfinished(plan: Plan, rows: Sequence[Row]) -> list[str]:
+def _unfinished(study: Study, rows: Sequence[Row]) -> list[str]:
     order = ("failed", "stopped", "missing", "not scored", "running", "waiting", "stopped early")
     found = [r for row in rows for r in row.results if r.state != "finished"]
     found.sort(key=lambda result: order.index(result.state))
-    return [_described(plan, result) for result in found]
+    return [_described(study, result) for result in found]
 
 
-def _described(plan: Plan, result: Result) -> str:
+def _described(study: Study, result: Result) -> str:
     text = f"{result.state}: {result.trial.name}"
     run = result.run
     if run is None:
         return text
     if result.state == "failed" and run.reason:
         return f"{text}: {run.reason}"
-    if run.study != plan.study.study:
+    if run.study != study.config.study:
         text += f", by the study {run.study}"
     epoch = int(run.metrics.get("epoch", 0))
     text += f", epoch {epoch} of {result.trial.experiment.training.epochs}"
@@ -64,17 +64,17 @@ def _described(plan: Plan, result: Result) -> str:
     return text
 
 
-def _footnotes(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> Iterable[str]:
-    yield _what_is_scored(plan, rows)
-    if plan.study.kind == "search":
+def _footnotes(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Iterable[str]:
+    yield _what_is_scored(study, rows)
+    if study.config.kind == "search":
         yield (
             "A search: trials may have been given up early, so its figures choose a configuration "
             "and prove nothing. No differences are stated."
         )
-    seeds = len(plan.study.seeds)
+    seeds = len(study.config.seeds)
     if seeds > 1:
         yield f"Mean ± standard deviation over n seeds, {seeds} asked for."
-    yield from _on_differences(plan, rows)
+    yield from _on_differences(study, rows)
     if any(row.entered for row in rows):
         sources = {
             result.trial.entered.source
@@ -90,13 +90,13 @@ def _footnotes(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> 
         yield "Images/s while training, and hours of one training: means over the row's trials."
 
 
-def _what_is_scored(plan: Plan, rows: Sequence[Row]) -> str:
-    name = plan.study.report.protocol
+def _what_is_scored(study: Study, rows: Sequence[Row]) -> str:
+    name = study.config.report.protocol
     experiments = [row.results[0].trial.experiment for row in rows]
     if name is None:
         protocol = ", ".join(sorted({each.evaluation.protocol for each in experiments}))
     else:
-        protocol = f"{name} ({plan.study.protocols[name].protocol})"
+        protocol = f"{name} ({study.config.protocols[name].protocol})"
     splits = ", ".join(sorted({each.data.validation_split or "" for each in experiments} - {""}))
     if not splits and name is None:
         return "Trained without validation images: there is no mIoU of their own."
@@ -106,7 +106,7 @@ def _what_is_scored(plan: Plan, rows: Sequence[Row]) -> str:
     return text + "."
 
 
-def _on_differences(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
+def _on_differences(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     compared = [row for row in rows if row.difference is not None]
     with_interval = [row for row in compared if row.difference and row.difference.interval]
     if not compared:
@@ -128,32 +128,32 @@ def _on_differences(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
     )
     single = [row for row in with_interval if row.difference and len(row.difference.seeds) == 1]
     if single:
-        which = "" if len(single) == count else f" ({listed(single, rows)})"
+        which = "" if len(single) == count else f" ({row_names(single, rows)})"
         yield (
             f"One seed{which}: how much another training of the same rows would differ is NOT in "
             "the interval."
         )
-    yield from _on_gaps(plan, rows)
+    yield from _on_gaps(study, rows)
     if 1 < len(groups) < _FEW_GROUPS:
         yield f"With {len(groups)} groups, the interval says little about others than these."
     tested = [row for row in compared if row.difference and row.difference.t_test is not None]
     if tested:
         told = ", ".join(
-            f"{listed([row], rows)} p = {row.difference.t_test:.3g}"
+            f"{row_names([row], rows)} p = {row.difference.t_test:.3g}"
             for row in tested
             if row.difference
         )
         yield f"Paired t-test over seeds, uncorrected (from {SEEDS_FOR_T_TEST} seeds on): {told}."
 
 
-def _on_gaps(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
+def _on_gaps(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     """Differences over fewer seeds than asked for, and those without an interval."""
     over: dict[tuple[int, ...], list[Row]] = {}
     bare = []
     for row in rows:
         if row.difference is None:
             continue
-        if len(row.difference.seeds) < len(plan.study.seeds):
+        if len(row.difference.seeds) < len(study.config.seeds):
             over.setdefault(row.difference.seeds, []).append(row)
         if row.difference.interval is None:
             bare.append(row)
@@ -161,13 +161,13 @@ def _on_gaps(plan: Plan, rows: Sequence[Row]) -> Iterable[str]:
         told = ", ".join(map(str, seeds))
         yield (
             f"Difference over the seeds that both rows have ({told}), not that of the means in the "
-            f"table: {listed(those, rows)}."
+            f"table: {row_names(those, rows)}."
         )
     if bare:
-        yield f"No interval for want of counts by image: {listed(bare, rows)}."
+        yield f"No interval for want of counts by image: {row_names(bare, rows)}."
 
 
-def _sources(rows: Sequence[Row], others: Sequence[Published]) -> Iterable[str]:
+def _sources(rows: Sequence[Row], others: Sequence[PublishedRow]) -> Iterable[str]:
     sources = {row.reference.source for row in rows if row.reference and row.reference.source}
     sources |= {other.source for other in others if other.source}
     if sources:
@@ -175,9 +175,9 @@ def _sources(rows: Sequence[Row], others: Sequence[Published]) -> Iterable[str]:
 
 
 def _profile_footnotes(
-    plan: Plan, rows: Sequence[Row], others: Sequence[Published]
+    study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
 ) -> Iterable[str]:
-    options = plan.study.profile or ProfileOptions()
+    options = study.config.profile or ProfileOptions()
     height, width = options.size
     yield (
         f"Nothing is trained. {options.classes} classes, parameters without auxiliary heads; "

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.report.bootstrap import resampled_miou
-from orchestrator.tracking.store import Ledger, LedgerError
+from orchestrator.tracking.store import TrackingError, TrackingStore
 from pipelines.evaluation.counts import Counts, read_counts
 
 # Trials whose counts are held at once.
@@ -19,7 +19,7 @@ _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class Figure:
+class ScoreRef:
     """An mIoU in [0, 1] of a run, and where its run keeps the counts it was computed from."""
 
     run_id: str
@@ -28,7 +28,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ResampledCounts:
     """What the counts of one trial come to; IoU in [0, 1].
 
     iou: `(classes,)`; image_miou: `(images,)`; resampled: mIoU of each replicate, `(replicates,)`.
@@ -43,13 +43,13 @@ class Scored:
 
 
 @dataclass
-class ScoredFigures:
+class CountsReader:
     """The counts behind figures. What is not there yet is looked for again the next time."""
 
-    ledger: Ledger
-    _known: dict[Figure, Scored] = field(default_factory=dict)
+    store: TrackingStore
+    _known: dict[ScoreRef, ResampledCounts] = field(default_factory=dict)
 
-    def of(self, figures: Iterable[Figure]) -> dict[Figure, Scored]:
+    def of(self, figures: Iterable[ScoreRef]) -> dict[ScoreRef, ResampledCounts]:
         """As far as there are counts that come to the very figure: a run's counts may be written
         later than its figure, and may then still be those of an earlier one."""
         wanted = list(dict.fromkeys(figures))
@@ -58,7 +58,7 @@ class ScoredFigures:
             self._resample(new[start : start + _TOGETHER])
         return {figure: self._known[figure] for figure in wanted if figure in self._known}
 
-    def _resample(self, figures: Iterable[Figure]) -> None:
+    def _resample(self, figures: Iterable[ScoreRef]) -> None:
         """Those of the same images are resampled together."""
         waiting = {figure: counts for figure in figures if (counts := self._read(figure))}
         while waiting:
@@ -66,7 +66,7 @@ class ScoredFigures:
             alike = {each: counts for each, counts in waiting.items() if counts.same_images(first)}
             resampled = resampled_miou(list(alike.values()))
             for (figure, counts), replicates in zip(alike.items(), resampled, strict=True):
-                self._known[figure] = Scored(
+                self._known[figure] = ResampledCounts(
                     counts.identifiers,
                     counts.groups,
                     counts.classes,
@@ -76,12 +76,12 @@ class ScoredFigures:
                 )
                 del waiting[figure]
 
-    def _read(self, figure: Figure) -> Counts | None:
+    def _read(self, figure: ScoreRef) -> Counts | None:
         """None where the run keeps no counts that can be read, or those of another figure."""
         with TemporaryDirectory(prefix="counts-") as directory:
             try:
                 uri = f"runs:/{figure.run_id}/{figure.counts}"
-                counts = read_counts(self.ledger.download(uri, Path(directory)))
-            except (LedgerError, ValueError):
+                counts = read_counts(self.store.download(uri, Path(directory)))
+            except (TrackingError, ValueError):
                 return None
         return counts if abs(counts.miou - figure.miou) <= _ROUNDING else None

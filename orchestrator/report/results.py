@@ -6,11 +6,11 @@ from typing import Literal
 
 from orchestrator.evaluation.records import differences, study_config
 from orchestrator.report.match_runs import Match, find_runs, present_codes
-from orchestrator.report.resampled import Figure, Scored, ScoredFigures
-from orchestrator.study.study import Plan, Trial
+from orchestrator.report.resampled import CountsReader, ResampledCounts, ScoreRef
+from orchestrator.study.study import Study, Trial
 from orchestrator.tracking.queries import trial_runs
 from orchestrator.tracking.runs import TrialRun
-from orchestrator.tracking.store import Ledger
+from orchestrator.tracking.store import TrackingStore
 
 State = Literal[
     "finished", "not scored", "stopped early", "failed", "running", "waiting", "stopped", "missing"
@@ -41,7 +41,7 @@ class Result:
     state: State
     miou: float | None = None
     best: float | None = None
-    scored: Scored | None = None
+    scored: ResampledCounts | None = None
     stale: bool = False
     scored_stale: bool = False
     unscored: str = ""
@@ -55,22 +55,22 @@ class Results:
     """
 
     def __init__(
-        self, plan: Plan, ledger: Ledger, identities: Mapping[str, str] | None = None
+        self, study: Study, store: TrackingStore, identities: Mapping[str, str] | None = None
     ) -> None:
-        self._plan = plan
-        self._ledger = ledger
+        self._study = study
+        self._store = store
         self._identities = identities
-        self._scored = ScoredFigures(ledger)
+        self._scored = CountsReader(store)
 
     def read(self) -> list[Result]:
         """The results as the ledger holds them now, in the order of the study."""
-        codes = present_codes(self._plan)
-        matches = find_runs(self._plan, trial_runs(self._ledger), codes, self._identities)
+        codes = present_codes(self._study)
+        matches = find_runs(self._study, trial_runs(self._store), codes, self._identities)
         results = [
             self._result(trial, matches[trial.name], codes[trial.name])
             if trial.name in matches
             else Result(trial, None, "missing")
-            for trial in self._plan.trials
+            for trial in self._study.trials
         ]
         figures = [self._figure(result) for result in results]
         scored = self._scored.of(figure for figure in figures if figure is not None)
@@ -81,9 +81,9 @@ class Results:
 
     def _result(self, trial: Trial, match: Match, code: str) -> Result:
         """Without its counts. code: the present version."""
-        run, name = match.run, self._plan.study.report.protocol
+        run, name = match.run, self._study.config.report.protocol
         result = Result(trial, run, _STATES[run.status], assumed=match.assumed)
-        if run.stopped_early and self._plan.study.kind == "search":
+        if run.stopped_early and self._study.config.kind == "search":
             return replace(result, state="stopped early")
         if run.status != "FINISHED":
             return result
@@ -97,20 +97,20 @@ class Results:
         if miou is None or recorded is None:
             return replace(result, state="not scored")
         # Another study may use the name, too, and this one may have been edited.
-        config = study_config(self._plan.study.protocols[name], trial.experiment.evaluation)
+        config = study_config(self._study.config.protocols[name], trial.experiment.evaluation)
         split = trial.experiment.data.validation_split or ""
         unlike = differences(recorded, config, config.boundary, run.data, split)
         if unlike:
             return replace(result, state="not scored", unscored="; ".join(unlike))
         return replace(result, miou=_percent(miou), scored_stale=recorded.get("code") != code)
 
-    def _figure(self, result: Result) -> Figure | None:
+    def _figure(self, result: Result) -> ScoreRef | None:
         if result.run is None or result.miou is None:
             return None
-        name = self._plan.study.report.protocol
+        name = self._study.config.report.protocol
         prefix, folder = ("val", "") if name is None else (f"eval/{name}", f"eval/{name}/")
         miou = result.run.metrics[f"{prefix}/miou"]
-        return Figure(result.run.run_id, f"{folder}counts.arrow", miou)
+        return ScoreRef(result.run.run_id, f"{folder}counts.arrow", miou)
 
 
 def _percent(value: float | None) -> float | None:

@@ -8,7 +8,7 @@ from orchestrator.report.results import Result
 from orchestrator.report.significance import Difference, compare, holm
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.published import Reference
-from orchestrator.study.study import Plan
+from orchestrator.study.study import Study
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Row:
 
 
 def build_rows(
-    plan: Plan, results: Sequence[Result], costs: Mapping[str, ModelCost] | None = None
+    study: Study, results: Sequence[Result], costs: Mapping[str, ModelCost] | None = None
 ) -> list[Row]:
     """The rows in the order of the study file. costs: by the trial's name, where they are known
     before anything is trained."""
@@ -83,12 +83,12 @@ def build_rows(
     for result in results:
         place = tuple(map(str, result.trial.axes.values()))
         groups.setdefault((result.trial.variant, place), []).append(result)
-    compare_to = plan.study.compare_to or ""
+    compare_to = study.config.compare_to or ""
     rows = []
     for (variant, place), group in groups.items():
         base = groups.get((compare_to, place), []) if variant != compare_to else []
         # A search gives trials up early: there is nothing to compare.
-        rows.append(_row(plan, group, base if plan.study.kind == "table" else [], costs or {}))
+        rows.append(_row(study, group, base if study.config.kind == "table" else [], costs or {}))
     p_values = [row.difference.p if row.difference else None for row in rows]
     return [
         replace(row, corrected=corrected)
@@ -108,20 +108,20 @@ def pooled_deviation(rows: Iterable[Row]) -> float | None:
     return (squares / freedom) ** 0.5 if freedom else None
 
 
-def expected_difference(plan: Plan, rows: Iterable[Row]) -> float | None:
+def expected_difference(study: Study, rows: Iterable[Row]) -> float | None:
     """The least difference the study must be able to show, in points: as stated, or the least that
     was published."""
-    if plan.study.report.expected_difference is not None:
-        return plan.study.report.expected_difference
+    if study.config.report.expected_difference is not None:
+        return study.config.report.expected_difference
     published = [abs(row.published_difference) for row in rows if row.published_difference]
     return min(published, default=None)
 
 
 def _row(
-    plan: Plan, group: Sequence[Result], base: Sequence[Result], costs: Mapping[str, ModelCost]
+    study: Study, group: Sequence[Result], base: Sequence[Result], costs: Mapping[str, ModelCost]
 ) -> Row:
     trial = group[0].trial
-    incomparable = _incomparable(plan, group, base)
+    incomparable = _incomparable(study, group, base)
     difference = None
     # Two names of one training are one: there is nothing to compare.
     if base and not incomparable and not _runs(group) & _runs(base):
@@ -171,7 +171,7 @@ def _by_seed(group: Sequence[Result]) -> dict[int, float]:
     return {r.trial.experiment.seed: r.miou for r in group if r.miou is not None}
 
 
-def _incomparable(plan: Plan, group: Sequence[Result], base: Sequence[Result]) -> str:
+def _incomparable(study: Study, group: Sequence[Result], base: Sequence[Result]) -> str:
     """Why the two must not be subtracted; empty where they may."""
     both = [
         result.run
@@ -181,7 +181,7 @@ def _incomparable(plan: Plan, group: Sequence[Result], base: Sequence[Result]) -
     if not base:
         return ""
     protocols = {each[0].trial.experiment.evaluation.protocol for each in (group, base)}
-    if plan.study.report.protocol is None and len(protocols) > 1:
+    if study.config.report.protocol is None and len(protocols) > 1:
         return "scored under different protocols"
     if len({each[0].trial.experiment.data.validation_split for each in (group, base)}) > 1:
         return "scored on different splits"

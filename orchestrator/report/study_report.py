@@ -7,19 +7,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.report.caveats import on_seeds
+from orchestrator.report.caveats import seed_caveats
 from orchestrator.report.charts import Series
 from orchestrator.report.formats import as_csv, as_latex, as_markdown, as_rich, markdown_text
 from orchestrator.report.html import METRICS, render_page
 from orchestrator.report.notes import Notes, notes_on
 from orchestrator.report.results import Result, Results
 from orchestrator.report.rows import Row, build_rows
-from orchestrator.report.table import Sheet, grid_sheet, main_sheet
+from orchestrator.report.table import Table, grid_table, main_table
 from orchestrator.study.model_cost import ModelCost
-from orchestrator.study.resolve import Cell
-from orchestrator.study.study import Plan
+from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.study import Study
 from orchestrator.tracking.queries import history, parent_run, run_address, study_pictures
-from orchestrator.tracking.store import Ledger
+from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_page import find_page
 
 FOLDER = "report"
@@ -29,24 +29,24 @@ FOLDER = "report"
 class Report:
     """A study as it stands: its rows, and the texts made of them."""
 
-    plan: Plan
+    study: Study
     rows: list[Row]
 
     @property
-    def sheets(self) -> list[tuple[str, Sheet]]:
+    def sheets(self) -> list[tuple[str, Table]]:
         """The tables with their titles: where there is a grid, first as a paper lays it out."""
-        others = self.plan.study.published
-        grid = grid_sheet(self.plan, self.rows, others)
-        whole = main_sheet(self.plan, self.rows, others)
+        others = self.study.config.published
+        grid = grid_table(self.study, self.rows, others)
+        whole = main_table(self.study, self.rows, others)
         if grid is None:
             return [("", whole)]
-        across = " x ".join(axis.split(".")[-1] for axis in self.plan.study.grid)
+        across = " x ".join(axis.split(".")[-1] for axis in self.study.config.grid)
         return [(f"mIoU % by {across}", grid), ("All figures", whole)]
 
     @property
     def notes(self) -> Notes:
         """What is to be said of the table."""
-        return notes_on(self.plan, self.rows, self.plan.study.published)
+        return notes_on(self.study, self.rows, self.study.config.published)
 
     @property
     def complete(self) -> bool:
@@ -54,9 +54,9 @@ class Report:
         return not self.notes.unfinished
 
     @property
-    def on_seeds(self) -> list[str]:
+    def seed_caveats(self) -> list[str]:
         """What is known before anything is trained: whether the seeds asked for can be enough."""
-        return list(on_seeds(self.plan, self.rows))
+        return list(seed_caveats(self.study, self.rows))
 
     def print(self, console: Console) -> None:
         """On a terminal: first what has no figure, then the tables."""
@@ -72,7 +72,7 @@ class Report:
 
     def print_table(self, console: Console) -> None:
         """The tables on a terminal, and what is to be said of them."""
-        notes, name = self.notes, self.plan.study.study
+        notes, name = self.notes, self.study.config.study
         for title, sheet in self.sheets:
             shown = f"{name}: {title}" if title else name
             console.print(as_rich(sheet, shown, console.width))
@@ -83,7 +83,7 @@ class Report:
 
     def markdown(self) -> str:
         """The tables as GitHub Markdown, with what is to be said of them."""
-        notes, study = self.notes, self.plan.study
+        notes, study = self.notes, self.study.config
         parts = [f"# {study.study}\n"]
         if notes.unfinished:
             parts.append("".join(f"- **{markdown_text(line)}**\n" for line in notes.unfinished))
@@ -97,7 +97,7 @@ class Report:
 
     def latex(self) -> str:
         """The tables as LaTeX."""
-        notes, name = self.notes, self.plan.study.study
+        notes, name = self.notes, self.study.config.study
         said = [*notes.unfinished, *notes.warnings, *notes.footnotes]
         tables = []
         for title, sheet in self.sheets:
@@ -107,7 +107,7 @@ class Report:
 
     def csv(self) -> str:
         """The table for machines."""
-        return as_csv(self.plan, self.rows, self.plan.study.published)
+        return as_csv(self.study, self.rows, self.study.config.published)
 
 
 @dataclass
@@ -117,25 +117,25 @@ class StudyReport:
     costs and identities: by the trial's name, where they have been resolved (see `of_cells`).
     """
 
-    plan: Plan
-    ledger: Ledger
+    study: Study
+    store: TrackingStore
     identities: Mapping[str, str] | None = None
     costs: Mapping[str, ModelCost] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._results = Results(self.plan, self.ledger, self.identities)
+        self._results = Results(self.study, self.store, self.identities)
         self._histories: dict[tuple[str, str], Series] = {}
 
     @staticmethod
-    def of_cells(plan: Plan, ledger: Ledger, cells: list[Cell]) -> "StudyReport":
+    def of_trials(study: Study, store: TrackingStore, trials: list[ResolvedTrial]) -> "StudyReport":
         """Of a study whose data, devices and networks are at hand."""
-        identities = {cell.trial.name: cell.identity for cell in cells}
-        costs = {cell.trial.name: cell.cost for cell in cells}
-        return StudyReport(plan, ledger, identities, costs)
+        identities = {trial.name: trial.identity for trial in trials}
+        costs = {trial.name: trial.cost for trial in trials}
+        return StudyReport(study, store, identities, costs)
 
     def read(self) -> Report:
         """The report as the ledger has it now."""
-        return Report(self.plan, build_rows(self.plan, self._results.read(), self.costs))
+        return Report(self.study, build_rows(self.study, self._results.read(), self.costs))
 
     def documents(self, report: Report) -> dict[str, str]:
         """The report's files, name to content."""
@@ -149,30 +149,30 @@ class StudyReport:
     def keep(self, documents: Mapping[str, str]) -> str:
         """Copy the files into the artifacts of the study's run, if its page shows this table.
         Returns why they were not, empty where they were."""
-        parent = parent_run(self.ledger, self.plan.study.study)
+        parent = parent_run(self.store, self.study.config.study)
         if parent is None:
             return "the ledger does not know the study"
-        page = find_page(self.ledger, parent, self.plan.overridden)
+        page = find_page(self.store, parent, self.study.overridden)
         if not page.is_own:
             return page.note
         with tempfile.TemporaryDirectory(prefix="report-") as directory:
             write_documents(Path(directory), documents)
-            self.ledger.log_artifact(parent, Path(directory), FOLDER)
+            self.store.log_artifact(parent, Path(directory), FOLDER)
         return ""
 
     def _page(self, report: Report) -> str:
         experiments = [r.run.experiment_id for row in report.rows for r in row.results if r.run]
-        how = self.ledger.how_to_look(experiments[0]) if experiments else ""
+        how = self.store.how_to_look(experiments[0]) if experiments else ""
         return render_page(
-            report.plan,
+            report.study,
             report.rows,
-            report.plan.study.published,
+            report.study.config.published,
             report.sheets,
             report.notes,
             self._history,
-            lambda result: run_address(self.ledger, result.run) if result.run else "",
+            lambda result: run_address(self.store, result.run) if result.run else "",
             how,
-            study_pictures(self.ledger, report.plan.study.study),
+            study_pictures(self.store, report.study.config.study),
         )
 
     def _history(self, result: Result, metric: str) -> Series:
@@ -184,7 +184,7 @@ class StudyReport:
         if key in self._histories:
             return self._histories[key]
         scale = 100.0 if METRICS[metric].endswith("%") else 1.0
-        points = [(step, scale * value) for step, value in history(self.ledger, *key)]
+        points = [(step, scale * value) for step, value in history(self.store, *key)]
         if run.status == "FINISHED":
             self._histories[key] = points
         return points

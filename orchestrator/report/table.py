@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.report.rows import Row
-from orchestrator.study.published import Published
-from orchestrator.study.study import Plan
+from orchestrator.study.published import PublishedRow
+from orchestrator.study.study import Study
 
 NOTHING = "-"
 STALE, MIXED, INCOMPARABLE = "*", "†", "‡"
@@ -25,7 +25,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Table:
     """A table: its columns, all of one length. breaks: the lines above which a new part begins;
     others: how many of the last lines were published by others."""
 
@@ -33,11 +33,11 @@ class Sheet:
     breaks: frozenset[int] = frozenset()
     others: int = 0
 
-    def without_others(self) -> "Sheet":
+    def without_others(self) -> "Table":
         """The same without what was published by others."""
         end = len(self.columns[0].values) - self.others
         columns = (replace(column, values=column.values[:end]) for column in self.columns)
-        return Sheet(tuple(columns), self.breaks)
+        return Table(tuple(columns), self.breaks)
 
     @property
     def lines(self) -> list[tuple[str, ...]]:
@@ -45,14 +45,14 @@ class Sheet:
         return list(zip(*(column.values for column in self.columns), strict=True))
 
 
-def main_sheet(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> Sheet:
+def main_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
     """A line for each variant, one cell of the grid after the other, then the other methods'."""
     places = list(dict.fromkeys(row.place for row in rows))
     rows = sorted(rows, key=lambda row: places.index(row.place))
-    if plan.study.kind == "profile":
-        return _profile_sheet(plan, rows, others)
-    compare_to, size = plan.study.compare_to, _common_size(rows)
-    columns = _names(plan, rows, others)
+    if study.config.kind == "profile":
+        return _profile_sheet(study, rows, others)
+    compare_to, size = study.config.compare_to, _common_size(rows)
+    columns = _names(study, rows, others)
     columns += [
         _column(
             "params M",
@@ -69,7 +69,7 @@ def main_sheet(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> 
         _column("mIoU %", [_miou(row) for row in rows], others),
         _column("n", [_seeds(row) for row in rows], others, rank=2),
     ]
-    if compare_to and plan.study.kind == "table":
+    if compare_to and study.config.kind == "table":
         columns += [
             _column(
                 f"vs {compare_to} (95\u00a0%)", [_difference(row) for row in rows], others, rank=1
@@ -95,15 +95,15 @@ def main_sheet(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> 
     return _sheet(columns, rows, others)
 
 
-def grid_sheet(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> Sheet | None:
+def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table | None:
     """The table as a paper lays it out: variants down, the cells of the grid across, mIoU and the
     difference in each, and other methods where they are for one. None where there is one cell."""
     places = list(dict.fromkeys(row.place for row in rows))
-    if len(places) < 2 or plan.study.kind == "profile":
+    if len(places) < 2 or study.config.kind == "profile":
         return None
     labels = {row.variant: row.label for row in rows}
     by_cell = {(row.variant, row.place): row for row in rows}
-    others = [other for other in others if any(axis in other.when for axis in plan.study.grid)]
+    others = [other for other in others if any(axis in other.when for axis in study.config.grid)]
     columns = [Column("variant", (*labels.values(), *(o.label for o in others)), numeric=False)]
     for place in places:
         axes = next(row.axes for row in rows if row.place == place)
@@ -111,17 +111,17 @@ def grid_sheet(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> 
         values = [NOTHING if row is None else _grid_cell(row) for row in cells]
         columns.append(_column(", ".join(place), values, others))
         published = [_number(None if row is None else row.published, 1) for row in cells]
-        theirs = [_number(o.miou if stands_in(o, axes) else None, 1) for o in others]
+        theirs = [_number(o.miou if applies_to(o, axes) else None, 1) for o in others]
         if any(text != NOTHING for text in (*published, *theirs)):
             columns.append(_column("published", published, theirs, rank=1))
     breaks = frozenset({len(labels)} if others else ())
-    return Sheet(tuple(columns), breaks, len(others))
+    return Table(tuple(columns), breaks, len(others))
 
 
-def _profile_sheet(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> Sheet:
+def _profile_sheet(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
     """Parameters and FLOPs beside the published ones, and by how much they differ."""
     references = [row.reference for row in rows]
-    columns = _names(plan, rows, others)
+    columns = _names(study, rows, others)
     for name, digits, ours, theirs, published in (
         (
             "params M",
@@ -154,10 +154,10 @@ def _profile_sheet(plan: Plan, rows: Sequence[Row], others: Sequence[Published])
     return _sheet(columns, rows, others)
 
 
-def _names(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> list[Column]:
+def _names(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> list[Column]:
     labels = [row.label + _marks(row) for row in rows]
     columns = [_column("variant", labels, [o.label for o in others], numeric=False)]
-    for axis in plan.study.grid:
+    for axis in study.config.grid:
         values = [str(row.axes[axis]) for row in rows]
         theirs = [_stated(other.when.get(axis)) for other in others]
         columns.append(_column(axis.split(".")[-1], values, theirs, numeric=False))
@@ -167,7 +167,7 @@ def _names(plan: Plan, rows: Sequence[Row], others: Sequence[Published]) -> list
 def _column(
     name: str,
     values: Sequence[str],
-    others: Sequence[str] | Sequence[Published],
+    others: Sequence[str] | Sequence[PublishedRow],
     numeric: bool = True,
     rank: int = 0,
 ) -> Column:
@@ -176,13 +176,13 @@ def _column(
     return Column(name, (*values, *texts), numeric, rank)
 
 
-def _sheet(columns: Sequence[Column], rows: Sequence[Row], others: Sequence[Published]) -> Sheet:
+def _sheet(columns: Sequence[Column], rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
     """The sheet, without columns that say nothing."""
     kept = [c for c in columns if c.rank == 0 or any(value != NOTHING for value in c.values)]
     breaks = {i for i in range(1, len(rows)) if rows[i].place != rows[i - 1].place}
     if others:
         breaks.add(len(rows))
-    return Sheet(tuple(kept), frozenset(breaks), len(others))
+    return Table(tuple(kept), frozenset(breaks), len(others))
 
 
 def _marks(row: Row) -> str:
@@ -286,7 +286,7 @@ def _stated(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def stands_in(other: Published, axes: Mapping[str, Any]) -> bool:
+def applies_to(other: PublishedRow, axes: Mapping[str, Any]) -> bool:
     """Whether another method's row is for this cell of the grid."""
     return all(
         axis not in axes

@@ -24,16 +24,19 @@ class CapacityError(UserError, ValueError):
 
 
 @dataclass(frozen=True)
-class Gang:
-    """How one trial's workers are placed. concurrent: such gangs that run at once on what the
-    cluster may become; at_once: most there may be, None for as many as fit; kinds: of GPU that the
-    workers may lie on, where Ray knows. The gang of a trial with a range of workers is that of the
-    fewest."""
+class Placement:
+    """How the workers of one trial are placed.
+
+    per_worker: resources of one worker. concurrent: trials that fit at the same time on the largest
+    cluster there may be. max_concurrent: the study's own bound, None without one. shape: of the
+    trial's gang; that of the fewest workers where a range is given. kinds: of GPU that the workers
+    may use, where Ray knows them.
+    """
 
     device: Literal["cpu", "cuda"]
     per_worker: dict[str, float]
     concurrent: int
-    at_once: int | None
+    max_concurrent: int | None
     shape: GangShape
     kinds: tuple[str, ...] = ()
 
@@ -63,9 +66,9 @@ class MachineType:
         return f"{self.name} ({amounts(self.offers)}; {self.at_most} at most)"
 
 
-def plan_gang(
+def plan_placement(
     resources: Resources, nodes: Sequence[Node], kinds: Sequence[MachineType] = ()
-) -> Gang:
+) -> Placement:
     """Decide device and concurrency for whole gangs.
 
     nodes: what each node of the cluster offers, or will; a worker lies on one of them. kinds: of
@@ -83,13 +86,13 @@ def plan_gang(
     concurrent = _gangs_that_fit(shape, nodes)
     if concurrent == 0:
         raise CapacityError(_too_much(resources, shape, nodes, offered, kinds))
-    at_once = resources.concurrent_trials
+    max_concurrent = resources.concurrent_trials
     able = [node for node in nodes if workers_that_fit(per_worker, [node])]
     gpus = kinds_of_gpu(able) if device == "cuda" else []
     if resources.accelerator in gpus:
         gpus = [resources.accelerator]
-    at_most = min(concurrent, at_once or concurrent)
-    return Gang(device, per_worker, at_most, at_once, shape, tuple(gpus))
+    at_most = min(concurrent, max_concurrent or concurrent)
+    return Placement(device, per_worker, at_most, max_concurrent, shape, tuple(gpus))
 
 
 def kinds_of_gpu(nodes: Sequence[Node]) -> list[str]:

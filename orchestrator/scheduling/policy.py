@@ -91,7 +91,7 @@ def choose(
     waiting: Sequence[Waiting],
     running: Sequence[Running],
     nodes: Sequence[Node],
-    at_once: int | None = None,
+    max_concurrent: int | None = None,
 ) -> list[Waiting]:
     """The trials to start now, of `waiting` in the order of `in_order`.
 
@@ -100,7 +100,7 @@ def choose(
     its place (EASY backfilling; Lifka, "The ANL/IBM SP scheduling system", 1995). So the holes are
     filled, and a large gang is not put off for ever by small ones.
 
-    at_once: most trials that may run together.
+    max_concurrent: most trials that may run together.
     """
     free = left_over(nodes, [trial.gang for trial in running])
     if free is None:
@@ -109,7 +109,7 @@ def choose(
     too_large: list[GangShape] = []
     reservation: _Reservation | None = None
     for trial in waiting:
-        if len(running) + len(chosen) == at_once:
+        if len(running) + len(chosen) == max_concurrent:
             break
         if trial.gang in too_large:
             continue
@@ -131,7 +131,7 @@ def choose(
 
 
 def simulate(
-    waiting: Iterable[Waiting], nodes: Sequence[Node], at_once: int | None = None
+    waiting: Iterable[Waiting], nodes: Sequence[Node], max_concurrent: int | None = None
 ) -> dict[str, tuple[float, float]]:
     """When each trial would start and end, in seconds from now, if every estimate were right.
 
@@ -143,7 +143,7 @@ def simulate(
     now = 0.0
     while queue:
         running = [Running(trial.gang, trial.seconds, now - began) for _, _, trial, began in ends]
-        chosen = choose(queue, running, nodes, at_once)
+        chosen = choose(queue, running, nodes, max_concurrent)
         for trial in chosen:
             times[trial.name] = (now, now + trial.seconds)
             heapq.heappush(ends, (now + trial.seconds, len(times), trial, now))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.study.config import Study
+from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import known_keys, unknown_key
 from orchestrator.study.validation import closest, shown, suggestion
 from orchestrator.study.yaml_source import Keys, Problem, Source
@@ -14,11 +14,11 @@ VARIANT = "variant"
 _ABSENT = object()
 
 
-def conditions(study: Study, source: Source) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
+def conditions(config: StudyConfig, source: Source) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
     """Every condition of a study, with the keys it stands at in the file."""
-    for index, part in enumerate(study.when):
+    for index, part in enumerate(config.when):
         yield ("when", index, "if"), part.condition
-    for name, variant in study.variants.items():
+    for name, variant in config.variants.items():
         for kind, entries in variant.stated.items():
             for index, entry in enumerate(entries):
                 yield stated_keys(source, name, kind, index), entry.when

@@ -15,7 +15,7 @@ from pydantic import Field
 from orchestrator.study.published import (
     EnteredScore,
     EnteredScores,
-    Published,
+    PublishedRow,
     Reference,
     References,
 )
@@ -71,7 +71,7 @@ class EarlyStopping:
 
 
 @dataclass(frozen=True)
-class Variant:
+class VariantConfig:
     """One row: what it sets over the base, how it is called, what was published for it.
 
     set: a partial experiment laid over the base.
@@ -111,7 +111,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Conditional:
+class ConditionalConfig:
     """Values for some of the cells, laid over base, variant and grid.
 
     if: dotted keys of the experiment, or `variant`, each with a value or a list of values; the part
@@ -190,7 +190,7 @@ class ProfileOptions:
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyConfig:
     """A validated study file.
 
     study: the study's name; in MLflow, that of the experiment.
@@ -219,20 +219,20 @@ class Study:
     __pydantic_config__ = {"extra": "forbid"}
 
     study: str
-    variants: dict[str, Variant]
+    variants: dict[str, VariantConfig]
     kind: Literal["table", "search", "profile"] = "table"
     description: str = ""
     extends: str | tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     base: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, list[Any]] = field(default_factory=dict)
-    when: tuple[Conditional, ...] = ()
+    when: tuple[ConditionalConfig, ...] = ()
     seeds: tuple[int, ...] = (0,)
     compare_to: str | None = None
     first: tuple[str, ...] | None = None
     protocols: dict[str, InferenceConfig] = field(default_factory=dict)
     submission: Submission | None = None
-    published: tuple[Published, ...] = ()
+    published: tuple[PublishedRow, ...] = ()
     profile: ProfileOptions | None = None
     report: ReportOptions = field(default_factory=ReportOptions)
     resources: Resources = field(default_factory=Resources)

@@ -13,7 +13,7 @@ from orchestrator.study.conditions import (
     resolved_values,
     stated_keys,
 )
-from orchestrator.study.config import Study, Variant
+from orchestrator.study.config import StudyConfig, VariantConfig
 from orchestrator.study.overlay import laid_over, read_experiment, without_unknown_keys
 from orchestrator.study.published import EnteredScore, Reference
 from orchestrator.study.study import Trial
@@ -28,7 +28,7 @@ class _Cell:
     """A row's place in the grid: its values laid over each other, and all of them resolved."""
 
     name: str
-    variant: Variant
+    variant: VariantConfig
     axes: dict[str, Any]
     source: Source
     values: dict[str, Any]
@@ -37,32 +37,32 @@ class _Cell:
 class _Expansion:
     """One expansion: what has been found wrong, and which conditions have held."""
 
-    def __init__(self, study: Study, source: Source, overrides: Sequence[Source]) -> None:
-        self.study = study
+    def __init__(self, config: StudyConfig, source: Source, overrides: Sequence[Source]) -> None:
+        self.config = config
         self.source = source
         self.problems: list[Problem] = []
         self.values: list[dict[str, Any]] = []
         self._overrides = [without_unknown_keys(one, self.problems) for one in overrides]
         self._base = self._partial(("base",))
-        self._rows = {name: self._partial(("variants", name, "set")) for name in study.variants}
-        self._parts = [self._partial(("when", index, "set")) for index in range(len(study.when))]
+        self._rows = {name: self._partial(("variants", name, "set")) for name in config.variants}
+        self._parts = [self._partial(("when", index, "set")) for index in range(len(config.when))]
         self._held: set[Keys] = set()
 
     def trials(self) -> tuple[Trial, ...]:
-        cells = [cell for name in self.study.variants for cell in self._cells(name)]
+        cells = [cell for name in self.config.variants for cell in self._cells(name)]
         self.values = [cell.values for cell in cells]
         return tuple(trial for cell in cells for trial in self._trials_of(cell))
 
     def idle_conditions(self) -> Iterator[Problem]:
         """Conditions of this study that hold nowhere, and scores of no trial, once there are
         trials. A file that is extended may well say more than one study needs."""
-        for keys, condition in conditions(self.study, self.source):
+        for keys, condition in conditions(self.config, self.source):
             place = self.source.place(keys)
             if keys not in self._held and place.name == self.source.name:
                 yield Problem(place, never(condition, self.values))
-        for name, variant in self.study.variants.items():
+        for name, variant in self.config.variants.items():
             for score in variant.entered_scores:
-                if score.seed not in self.study.seeds:
+                if score.seed not in self.config.seeds:
                     place = self.source.place(("variants", name, "entered"))
                     message = f"`variants.{name}.entered`: seed {score.seed} is none of `seeds`"
                     yield Problem(place, message)
@@ -78,7 +78,7 @@ class _Expansion:
 
     def _cells(self, name: str) -> Iterator[_Cell]:
         row = laid_over(self._base, self._rows[name])
-        grid = self.study.grid
+        grid = self.config.grid
         for chosen in itertools.product(*(enumerate(values) for values in grid.values())):
             axes, cell = {}, row
             for axis, (index, value) in zip(grid, chosen, strict=True):
@@ -86,14 +86,14 @@ class _Expansion:
                 column = without_unknown_keys(single_value(axis, value, place), [])
                 cell = laid_over(cell, column)
                 axes[axis] = value
-            for index, part in enumerate(self.study.when):
+            for index, part in enumerate(self.config.when):
                 if holds(part.condition, resolved_values(name, self._overridden(cell).value)):
                     self._held.add(("when", index, "if"))
                     cell = laid_over(cell, self._parts[index])
             cell = self._overridden(cell)
             self.problems += self._untrue_columns(name, axes, cell.value)
             values = resolved_values(name, cell.value)
-            yield _Cell(name, self.study.variants[name], axes, cell, values)
+            yield _Cell(name, self.config.variants[name], axes, cell, values)
 
     def _untrue_columns(
         self, name: str, axes: Mapping[str, Any], values: Mapping[str, Any]
@@ -115,7 +115,7 @@ class _Expansion:
         return cell
 
     def _trials_of(self, cell: _Cell) -> Iterator[Trial]:
-        variant, seeds = cell.variant, self.study.seeds
+        variant, seeds = cell.variant, self.config.seeds
         references = self._stated(cell, "reference", variant.references)
         entered = self._stated(cell, "entered", variant.entered_scores)
         try:
@@ -145,7 +145,7 @@ class _Expansion:
 
 
 def expand(
-    study: Study, source: Source, overrides: Sequence[Source]
+    config: StudyConfig, source: Source, overrides: Sequence[Source]
 ) -> tuple[tuple[Trial, ...], list[Problem], list[Problem]]:
     """The trials of a study, in the order of its file; what is wrong with them; and, where nothing
     is, the conditions that hold for none of them.
@@ -153,7 +153,7 @@ def expand(
     Over the base lie the variant, the grid, the parts of `when` that hold, one after the other, and
     last the `overrides`, partial experiments of the command line.
     """
-    expansion = _Expansion(study, source, overrides)
+    expansion = _Expansion(config, source, overrides)
     trials = expansion.trials()
     idle = [] if expansion.problems else list(expansion.idle_conditions())
     return trials, expansion.problems, idle

@@ -36,8 +36,8 @@ def trial_identity(
     if precision == "auto":
         raise ValueError("the precision must be resolved before a trial can be named")
     described = _without_defaults(asdict(experiment), asdict(Experiment()))
-    for setting in ("data.dataset", *WITHOUT_EFFECT):
-        group, _, key = setting.partition(".")
+    for context in ("data.dataset", *WITHOUT_EFFECT):
+        group, _, key = context.partition(".")
         described.get(group, {}).pop(key, None)
     described["data_fingerprint"] = fingerprint
     described["precision"] = precision

@@ -9,16 +9,16 @@ from typing import Any
 import yaml
 
 from orchestrator.study.checks import check_splits, check_study, check_workers, splits_that_overlap
-from orchestrator.study.config import Study, field_names
+from orchestrator.study.config import StudyConfig, field_names
 from orchestrator.study.expand import expand
-from orchestrator.study.study import Plan, Trial
+from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import import_modules
 from orchestrator.study.validation import ANY, closest, examine, suggestion
 from orchestrator.study.yaml_source import (
     Keys,
-    Place,
     Problem,
     Source,
+    SourceLocation,
     StudyError,
     parse_yaml,
     read_yaml,
@@ -39,7 +39,7 @@ _NEEDED = ("base", "variants", "grid", "kind", "protocols")
 
 def load_study(
     path: Path, overrides: Sequence[tuple[str, str]] = (), only: Sequence[str] = ()
-) -> Plan:
+) -> Study:
     """Read, validate and expand a study file.
 
     overrides: `(dotted key, YAML text)` pairs of the command line, laid over the file: a key of the
@@ -66,37 +66,37 @@ def load_study(
         axis = key.removeprefix("grid.")
         if key.startswith("grid."):
             source = _with_axis(source, axis, one, one.at(tuple(key.split("."))))
-        elif key.split(".")[0] in field_names(Study):
+        elif key.split(".")[0] in field_names(StudyConfig):
             source = source.merged(one)
         elif isinstance(grid, dict) and axis in grid:
             source = _with_axis(source, axis, one, [one.at(tuple(axis.split(".")))])
         else:
             experiment_overrides.append(one)
-    examined = examine(source, Study, stand_ins=_STAND_INS)
-    study = examined.value
+    examined = examine(source, StudyConfig, stand_ins=_STAND_INS)
+    config = examined.value
     problems += examined.problems
     lost = any(
         keys[:1] == keys or keys[0] == "grid" for keys in examined.removed if keys[0] in _NEEDED
     )
-    if study is None or lost or absent:
+    if config is None or lost or absent:
         raise StudyError([*absent, *problems])
     source = examined.source
-    problems += check_study(study, source)
+    problems += check_study(config, source)
     try:
-        import_modules(study.imports, source)
+        import_modules(config.imports, source)
     except StudyError as error:
         raise StudyError([*problems, *error.problems]) from None
-    trials, wrong, idle = expand(study, source, experiment_overrides)
+    trials, wrong, idle = expand(config, source, experiment_overrides)
     problems += [
         *wrong,
-        *check_splits(study, trials, source),
-        *check_workers(study, trials, source),
+        *check_splits(config, trials, source),
+        *check_workers(config, trials, source),
     ]
     # `--set` may well have changed what a condition speaks of; without it, one is a mistake.
     if problems or (idle and not overrides):
         raise StudyError(problems or idle)
-    return Plan(
-        study,
+    return Study(
+        config,
         _only(trials, only),
         path.read_text(encoding="utf-8"),
         _resolved(source, overrides),
@@ -203,7 +203,7 @@ def _without_dropped(source: Source) -> Source:
 
 
 def _override(key: str, text: str) -> Source:
-    place = Place(f"--set {key}={text}")
+    place = SourceLocation(f"--set {key}={text}")
     if not all(key.split(".")):
         raise StudyError([Problem(place, "write --set key.subkey=value")])
     try:
@@ -215,7 +215,7 @@ def _override(key: str, text: str) -> Source:
 
 def _with_axis(source: Source, axis: str, override: Source, values: Any) -> Source:
     """`source` with an axis of the grid that has the values of the command line."""
-    place = Place(override.name)
+    place = SourceLocation(override.name)
     keys: list[Keys] = [("grid",), ("grid", axis)]
     if isinstance(values, list):
         keys += [("grid", axis, index) for index in range(len(values))]
@@ -233,5 +233,5 @@ def _only(trials: tuple[Trial, ...], patterns: Sequence[str]) -> tuple[Trial, ..
     if not kept:
         names = "; ".join(trial.name for trial in trials)
         message = f"matches no trial; there are: {names}"
-        raise StudyError([Problem(Place(f"--only {' '.join(patterns)}"), message)])
+        raise StudyError([Problem(SourceLocation(f"--only {' '.join(patterns)}"), message)])
     return kept

@@ -8,9 +8,9 @@ from models import (
 )
 from models.cost import multiply_adds_by_part, on_meta, parts
 from orchestrator.study.config import ProfileOptions
-from orchestrator.study.study import Plan, Trial
+from orchestrator.study.study import Study, Trial
 from orchestrator.study.validation import suggestion
-from orchestrator.study.yaml_source import Place, Problem, StudyError
+from orchestrator.study.yaml_source import Problem, SourceLocation, StudyError
 from pipelines.network.build import build_network
 
 
@@ -26,15 +26,15 @@ class ModelCost:
     values_m: float = 0.0
 
 
-def profile_costs(plan: Plan) -> dict[str, ModelCost]:
+def profile_costs(study: Study) -> dict[str, ModelCost]:
     """The cost of each cell's network, or of the part that its row names, by the trial's name;
     nothing for a study of another kind. Raises StudyError where there is no such part."""
-    if plan.study.kind != "profile":
+    if study.config.kind != "profile":
         return {}
-    options = plan.study.profile or ProfileOptions()
-    variants = plan.study.variants
+    options = study.config.profile or ProfileOptions()
+    variants = study.config.variants
     return {
-        trial.name: _cost(trial, variants[trial.variant].part, options) for trial in plan.trials
+        trial.name: _cost(trial, variants[trial.variant].part, options) for trial in study.trials
     }
 
 
@@ -51,5 +51,5 @@ def _cost(trial: Trial, part: str | None, options: ProfileOptions) -> ModelCost:
     there = parts(model)
     if part not in there:
         message = f"{part!r} is no part of this network; {suggestion(part, list(there))}"
-        raise StudyError([Problem(Place(f"variants.{trial.variant}.part"), message)])
+        raise StudyError([Problem(SourceLocation(f"variants.{trial.variant}.part"), message)])
     return ModelCost(count_parameters(there[part]) / 1e6, by_part[part] / 1e9, options.size)

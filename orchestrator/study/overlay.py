@@ -9,7 +9,14 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from models import FENetConfig
 from orchestrator.study.user_code import check_network_config
 from orchestrator.study.validation import closest, validate
-from orchestrator.study.yaml_source import Keys, Place, Problem, Source, StudyError, single_value
+from orchestrator.study.yaml_source import (
+    Keys,
+    Problem,
+    Source,
+    SourceLocation,
+    StudyError,
+    single_value,
+)
 from pipelines.network.build import ModelConfig, NetworkConfig
 from pipelines.training.experiment import Experiment
 
@@ -61,7 +68,7 @@ def without_unknown_keys(source: Source, problems: list[Problem]) -> Source:
     return source.reduced(_known_part(source.value, (), source, problems))
 
 
-def unknown_key(dotted: str, place: Place) -> Problem | None:
+def unknown_key(dotted: str, place: SourceLocation) -> Problem | None:
     """What is wrong with a dotted key of an experiment; None where there is such a key."""
     if dotted in known_keys() or dotted.startswith(f"{_FREE}."):
         return None

@@ -43,7 +43,7 @@ References = Annotated[
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedRow:
     """Another method's row: shown in the table as it was published, never trained.
 
     label: the method's name.

@@ -1,7 +1,7 @@
-"""The cells of a study before anything runs: their data, their cost, and what the ledger knows."""
+"""The trials of a study before anything runs: their data, their cost, and what the ledger knows."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path, PurePath
 from typing import Literal
@@ -10,7 +10,7 @@ from models import PretrainedReport, count_multiply_adds, count_parameters
 from models.cost import on_meta
 from orchestrator.study.identity import code_version, trial_identity
 from orchestrator.study.model_cost import ModelCost
-from orchestrator.study.study import Plan, Trial
+from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import modules_of
 from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.errors import UserError
@@ -25,15 +25,14 @@ from pipelines.training.experiment import Experiment
 _TRIED = 256  # pixels of a side on which a network of the user's own is tried
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One trial with everything that decides it resolved: precision, data, weights, code.
+@dataclass(frozen=True, kw_only=True)
+class ResolvedTrial(Trial):
+    """A trial with everything that decides it resolved: precision, data, weights, code.
 
     pretrained: what of published weights its backbone starts from. init: the file of weights that
     the whole network starts from, as the workers find it. digests: of these two, where it has them.
     """
 
-    trial: Trial
     identity: str
     code: str
     dataset: PreparedDataset
@@ -44,26 +43,25 @@ class Cell:
     digests: tuple[str | None, str | None] = (None, None)
 
     @property
-    def experiment(self) -> Experiment:
-        """As the workers get it: the weights to start from are a file."""
-        experiment = self.trial.experiment
-        return replace(experiment, training=replace(experiment.training, init=self.init))
+    def worker_experiment(self) -> Experiment:
+        """The experiment as the workers get it: `training.init` is a file that they can read."""
+        training = replace(self.experiment.training, init=self.init)
+        return replace(self.experiment, training=training)
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole training."""
-        experiment = self.trial.experiment
-        images = len(self.dataset.split(experiment.data.train_split))
-        return experiment.training.epochs * -(-images // experiment.training.batch)
+        images = len(self.dataset.split(self.experiment.data.train_split))
+        return self.experiment.training.epochs * -(-images // self.experiment.training.batch)
 
 
-def resolve_cells(
+def resolve_trials(
     trials: Sequence[Trial],
     device: Literal["cpu", "cuda"],
     datasets_directory: str | Path,
     imports: Sequence[str] = (),
     find_weights: Callable[[str], str] = weights_in,
-) -> list[Cell]:
+) -> list[ResolvedTrial]:
     """Open every data set, and build every network, that `trials` name.
 
     The embedded data set is made in `datasets_directory`, a path or URI, if it is not there yet.
@@ -75,7 +73,7 @@ def resolve_cells(
     cannot be loaded; the message has a line for each kind of trial that something is wrong with.
     """
     resolver = _Resolver(device, datasets_directory, imports, find_weights)
-    cells = []
+    resolved = []
     wrong: dict[str, Exception] = {}
     for trial in trials:
         data, training = trial.experiment.data, trial.experiment.training
@@ -84,12 +82,12 @@ def resolve_cells(
         if kind in wrong:
             continue
         try:
-            cells.append(resolver.cell(trial))
+            resolved.append(resolver.resolve(trial))
         except UserError as error:
             wrong[kind] = type(error)(f"{trial.name}: {error}")
     if wrong:
         raise type(next(iter(wrong.values())))("\n".join(map(str, wrong.values())))
-    return cells
+    return resolved
 
 
 class _Resolver:
@@ -111,8 +109,8 @@ class _Resolver:
         self._code = cache(lambda *modules: code_version(modules))
         self._examined: dict[str, tuple[ModelCost, PretrainedReport | None]] = {}
 
-    def cell(self, trial: Trial) -> Cell:
-        """See `resolve_cells`."""
+    def resolve(self, trial: Trial) -> ResolvedTrial:
+        """See `resolve_trials`."""
         data, training = trial.experiment.data, trial.experiment.training
         location, dataset = self._open(data.dataset)
         for split in (data.train_split, data.validation_split):
@@ -135,8 +133,9 @@ class _Resolver:
             backbone_weights=training.backbone_weights and absolute(training.backbone_weights),
         )
         experiment = replace(trial.experiment, training=training)
-        return Cell(
-            trial=replace(trial, experiment=experiment),
+        given = {entry.name: getattr(trial, entry.name) for entry in fields(trial)}
+        return ResolvedTrial(
+            **given | {"experiment": experiment},
             identity=trial_identity(experiment, dataset.manifest.fingerprint, *digests),
             code=self._code(*modules_of(experiment, self._imports)),
             dataset=dataset,
@@ -184,14 +183,14 @@ def _examine(
     return cost, pretrained
 
 
-def check_submission(plan: Plan, cells: Sequence[Cell]) -> None:
+def check_submission(study: Study, trials: Sequence[ResolvedTrial]) -> None:
     """Raises DatasetError where a data set lacks the split, SubmissionError where its pictures or
     classes are not the benchmark's; before anything is trained."""
-    wanted = plan.study.submission
+    wanted = study.config.submission
     if wanted is None:
         return
     benchmark = SUBMISSIONS[wanted.benchmark]
-    for location in dict.fromkeys(cell.location for cell in cells):
-        dataset = next(cell.dataset for cell in cells if cell.location == location)
+    for location in dict.fromkeys(trial.location for trial in trials):
+        dataset = next(trial.dataset for trial in trials if trial.location == location)
         benchmark.check_classes([entry.name for entry in dataset.manifest.classes])
         benchmark.check_names([PurePath(n) for n in dataset.split(wanted.split).identifiers])

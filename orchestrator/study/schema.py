@@ -20,7 +20,7 @@ from models import FENetConfig
 from models.backbones import BACKBONES
 from models.enhancement import FEM_KINDS
 from orchestrator.study.conditions import VARIANT
-from orchestrator.study.config import Study
+from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import known_keys
 from pipelines.network.build import NetworkConfig
 from pipelines.training.experiment import Experiment
@@ -62,20 +62,20 @@ def schema_text() -> str:
 
 def study_schema() -> Schema:
     """The JSON schema (2020-12) of study files, and of files that studies extend."""
-    schema: Schema = TypeAdapter(Study).json_schema()
+    schema: Schema = TypeAdapter(StudyConfig).json_schema()
     definitions = schema.pop("$defs")
-    for kind in _dataclasses(Study):
-        described = definitions.get(kind.__name__, schema if kind is Study else {})
+    for kind in _dataclasses(StudyConfig):
+        described = definitions.get(kind.__name__, schema if kind is StudyConfig else {})
         _describe(described, kind)
     partial = {**_partial_experiment(), "description": "A partial experiment."}
     definitions["PartialExperiment"] = partial
     definitions["Condition"] = _condition()
     properties = schema["properties"]
     properties["base"] |= {"$ref": "#/$defs/PartialExperiment"}
-    for name in ("Variant", "Conditional"):
+    for name in ("VariantConfig", "ConditionalConfig"):
         definitions[name]["properties"]["set"] |= {"$ref": "#/$defs/PartialExperiment"}
-    definitions["Conditional"]["properties"]["if"] |= {"$ref": "#/$defs/Condition"}
-    for name in ("Reference", "EnteredScore", "Published"):
+    definitions["ConditionalConfig"]["properties"]["if"] |= {"$ref": "#/$defs/Condition"}
+    for name in ("Reference", "EnteredScore", "PublishedRow"):
         definitions[name]["properties"]["when"] |= {"$ref": "#/$defs/Condition"}
     properties["grid"] |= _grid()
     for name in ("variants", "protocols"):  # null drops what is inherited

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.study.config import Study
+from orchestrator.study.config import StudyConfig
 from orchestrator.study.published import (
     EnteredScore,
     Reference,
@@ -34,7 +34,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Study:
     """A study with its trials, in the order of the file, and the text it was read from.
 
     resolved: the study with all it extends, as YAML, and a comment for each `--set`. warnings: what
@@ -43,7 +43,7 @@ class Plan:
     file's.
     """
 
-    study: Study
+    config: StudyConfig
     trials: tuple[Trial, ...]
     text: str
     resolved: str = ""
@@ -57,6 +57,6 @@ class Plan:
         return len(self.trials) < len(self.every)
 
     @property
-    def whole(self) -> "Plan":
+    def whole(self) -> "Study":
         """The plan of all trials of the study."""
         return replace(self, trials=self.every) if self.is_partial else self

@@ -22,7 +22,7 @@ _MOST_VALUES = 200_000
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceLocation:
     """Where a value was written: a file with line and column (from 1), or a command-line option."""
 
     name: str
@@ -39,7 +39,7 @@ class Place:
 class Problem:
     """One thing wrong with a study: where, and a sentence with what would work."""
 
-    place: Place
+    place: SourceLocation
     message: str
 
     def __str__(self) -> str:
@@ -68,13 +68,13 @@ class Source:
 
     name: str
     value: Any
-    places: dict[Keys, Place] = field(default_factory=dict)
+    places: dict[Keys, SourceLocation] = field(default_factory=dict)
 
-    def place(self, keys: Keys) -> Place:
+    def place(self, keys: Keys) -> SourceLocation:
         """The place of the node at `keys`, or of the nearest node above it."""
         while keys and keys not in self.places:
             keys = keys[:-1]
-        return self.places.get(keys, Place(self.name))
+        return self.places.get(keys, SourceLocation(self.name))
 
     def at(self, keys: Keys) -> Any:
         """The value at `keys`, which must be there."""
@@ -111,7 +111,7 @@ class Source:
         return result
 
 
-def single_value(dotted: str, value: Any, place: Place) -> Source:
+def single_value(dotted: str, value: Any, place: SourceLocation) -> Source:
     """A tree that holds nothing but `value` at the keys of `dotted`, such as `training.epochs`."""
     keys = tuple(dotted.split("."))
     tree: Any = value
@@ -129,13 +129,13 @@ def read_yaml(path: Path, problems: list[Problem] | None = None) -> Source:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise StudyError([Problem(Place(str(path)), "there is no such file")]) from None
+        raise StudyError([Problem(SourceLocation(str(path)), "there is no such file")]) from None
     except OSError as error:
         told = f"cannot be read: {error.strerror or error}"
-        raise StudyError([Problem(Place(str(path)), told)]) from None
+        raise StudyError([Problem(SourceLocation(str(path)), told)]) from None
     if len(content) > _MOST_BYTES:
         told = f"a study file has at most {_MOST_BYTES >> 20} MiB, this one {len(content) >> 20}"
-        raise StudyError([Problem(Place(str(path)), told)])
+        raise StudyError([Problem(SourceLocation(str(path)), told)])
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -154,7 +154,9 @@ def parse_yaml(text: str, name: str, problems: list[Problem] | None = None) -> S
             reading.source.value = reading.plain(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = Place(name, mark.line + 1, mark.column + 1) if mark else Place(name)
+        place = (
+            SourceLocation(name, mark.line + 1, mark.column + 1) if mark else SourceLocation(name)
+        )
         problem = " ".join(part for part in (error.problem, error.context) if part)
         raise StudyError([Problem(place, f"not valid YAML: {problem}")]) from None
     except ReaderError as error:
@@ -162,7 +164,9 @@ def parse_yaml(text: str, name: str, problems: list[Problem] | None = None) -> S
         told = f"not valid YAML: the character #x{error.character:02x} must not stand in a file"
         raise StudyError([Problem(place, told)]) from None
     except RecursionError:
-        raise StudyError([Problem(Place(name, 1, 1), "nested too deeply to be read")]) from None
+        raise StudyError(
+            [Problem(SourceLocation(name, 1, 1), "nested too deeply to be read")]
+        ) from None
     if reading.problems and problems is None:
         raise StudyError(reading.problems)
     if problems is not None:
@@ -194,7 +198,7 @@ class _Reading:
         finally:
             self.open.pop()
 
-    def _value(self, node: yaml.Node, keys: Keys, place: Place) -> Any:
+    def _value(self, node: yaml.Node, keys: Keys, place: SourceLocation) -> Any:
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, keys)
         if isinstance(node, yaml.SequenceNode):
@@ -224,17 +228,17 @@ class _Reading:
                 self.source.places[(*keys, key)] = place
         return mapping
 
-    def _refuse(self, place: Place, message: str) -> None:
+    def _refuse(self, place: SourceLocation, message: str) -> None:
         self.problems.append(Problem(place, message))
 
 
-def _place_in(text: str, name: str) -> Place:
+def _place_in(text: str, name: str) -> SourceLocation:
     """The place of what comes after `text`."""
-    return Place(name, text.count("\n") + 1, len(text) - (text.rfind("\n") + 1) + 1)
+    return SourceLocation(name, text.count("\n") + 1, len(text) - (text.rfind("\n") + 1) + 1)
 
 
-def _place(name: str, node: yaml.Node) -> Place:
-    return Place(name, node.start_mark.line + 1, node.start_mark.column + 1)
+def _place(name: str, node: yaml.Node) -> SourceLocation:
+    return SourceLocation(name, node.start_mark.line + 1, node.start_mark.column + 1)
 
 
 def _at(value: Any, keys: Keys) -> Any:

@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from orchestrator.cluster.address import is_remote
-from orchestrator.console import quiet_output
-from orchestrator.context import STOPPING, Setting, StopFlag
-from orchestrator.planning.reconcile import Wishes
+from orchestrator.console import capture_library_output
+from orchestrator.context import STOPPING, RunContext, StopRequest
+from orchestrator.planning.reconcile import ReconcileOptions
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study, override_of
 from orchestrator.study.user_code import modules_of
@@ -49,20 +49,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         _tell(error, Console())
         return EXIT_BAD_INPUT
-    stop = StopFlag()
-    with quiet_output(storage.here / "logs") as (console, log):
+    stop = StopRequest()
+    with capture_library_output(storage.here / "logs") as (console, log):
         previous = {
             number: signal.signal(number, _handler(stop, console))
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
             if number != signal.SIGHUP or not _outlives_its_terminal()
         }
         try:
-            plan = load_study(
+            study = load_study(
                 Path(options.study), [override_of(text) for text in options.set], options.only
             )
-            for warning in plan.warnings:
+            for warning in study.warnings:
                 console.print(f"[yellow]look[/]  {escape(str(warning))}", highlight=False)
-            setting = Setting(
+            context = RunContext(
                 storage,
                 options.address,
                 console,
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 canaries=not options.no_canary,
                 command=_again(options),
             )
-            finished = run_study(plan, setting, _wishes(options), options.plan)
+            finished = run_study(study, context, _reconcile_options(options), options.plan)
         except UserError as error:
             _tell(error, console)
             return EXIT_BAD_INPUT
@@ -99,22 +99,22 @@ def _send(options: argparse.Namespace, console: Console) -> int:
     # Ray takes seconds to import.
     from orchestrator.cluster.submit import check_departure, run_remotely
 
-    plan = load_study(
+    study = load_study(
         Path(options.study), [override_of(text) for text in options.set], options.only
     )
     passed_on = [
         f"--{name}={value}" for name in ("set", "only") for value in getattr(options, name)
     ]
     passed_on += [f"--{name.replace('_', '-')}" for name, on in vars(options).items() if on is True]
-    check_departure(plan, passed_on)
+    check_departure(study, passed_on)
     modules = {
         module.__name__: module
-        for trial in plan.trials
-        for module in modules_of(trial.experiment, plan.study.imports)
+        for trial in study.trials
+        for module in modules_of(trial.experiment, study.config.imports)
     }
     return run_remotely(
-        plan.study.study,
-        plan.resolved,
+        study.config.study,
+        study.resolved,
         list(modules.values()),
         passed_on,
         options.address,
@@ -182,8 +182,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _wishes(options: argparse.Namespace) -> Wishes:
-    return Wishes(options.retry_failed, options.retrain_stale)
+def _reconcile_options(options: argparse.Namespace) -> ReconcileOptions:
+    return ReconcileOptions(options.retry_failed, options.retrain_stale)
 
 
 def _again(options: argparse.Namespace) -> str:
@@ -198,7 +198,7 @@ def _outlives_its_terminal() -> bool:
     return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def _handler(stop: StopFlag, console: Console):  # type: ignore[no-untyped-def]
+def _handler(stop: StopRequest, console: Console):  # type: ignore[no-untyped-def]
     def handle(number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if stop.at_once is not None and now - stop.at_once < _CLOSING_SECONDS:

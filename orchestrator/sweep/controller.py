@@ -7,27 +7,27 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from orchestrator.cluster.cluster import Cluster
-from orchestrator.context import STOPPING, Setting
+from orchestrator.context import STOPPING, RunContext
 from orchestrator.evaluation.protocols import missing_scores, score
 from orchestrator.evaluation.submissions import missing_packages, pack_missing
-from orchestrator.planning.plan_table import placement
-from orchestrator.planning.planner import Outlook
-from orchestrator.planning.reconcile import Decision, Wishes, reconcile
-from orchestrator.preflight.preflight import Rehearsals
+from orchestrator.planning.plan_table import placement_line
+from orchestrator.planning.planner import Planner
+from orchestrator.planning.reconcile import Decision, ReconcileOptions, reconcile
+from orchestrator.preflight.preflight import Preflight
 from orchestrator.report.results import Result
 from orchestrator.report.study_report import Report, StudyReport
 from orchestrator.scheduling.budget import Budget, recorded_hours
-from orchestrator.scheduling.capacity import Gang
-from orchestrator.study.resolve import Cell
-from orchestrator.study.study import Plan
+from orchestrator.scheduling.capacity import Placement
+from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.study import Study
 from orchestrator.sweep.figures import draw_study_figures
-from orchestrator.sweep.refresh import Refresher
+from orchestrator.sweep.refresh import ReportRefresher
 from orchestrator.sweep.run_trials import train
 from orchestrator.sweep.summary import announce, register_best_trial, show_outcome, study_status
-from orchestrator.tracking.links import keep_links
+from orchestrator.tracking.links import sync_links
 from orchestrator.tracking.queries import trial_runs
 from orchestrator.tracking.runs import Record, RunStatus
-from orchestrator.tracking.store import Ledger
+from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 
 logger = logging.getLogger(__name__)
@@ -36,20 +36,20 @@ _WAITING_SECONDS = 5.0
 
 
 @dataclass
-class Course:
+class SweepController:
     """One run of a study's command, step by step.
 
     finished: by trial name, the runs that stand in the table. failures: by trial name, the causes.
     """
 
-    plan: Plan
-    setting: Setting
-    wishes: Wishes
-    gang: Gang
-    cells: list[Cell]
-    ledger: Ledger
+    study: Study
+    context: RunContext
+    options: ReconcileOptions
+    placement: Placement
+    trials: list[ResolvedTrial]
+    store: TrackingStore
     cluster: Cluster
-    outlook: Outlook
+    planner: Planner
     report: StudyReport
     budget: Budget | None = None
     finished: dict[str, Record] = field(default_factory=dict)
@@ -57,27 +57,27 @@ class Course:
 
     def run(self) -> bool:
         """Train what is not finished; returns whether all trials are finished."""
-        study_run = StudyRun.open(self.ledger, self.plan, self._stop_from_elsewhere)
-        study_run.note_command(self.setting.command)
-        refresher = Refresher(partial(self._refresh, study_run))
+        study_run = StudyRun.open(self.store, self.study, self._stop_from_elsewhere)
+        study_run.note_command(self.context.command)
+        refresher = ReportRefresher(partial(self._refresh, study_run))
         status: RunStatus = "FAILED"
         done = False
         try:
             decisions = self._reconcile()
-            announce(self.plan, self.cells, decisions, self.setting.console)
-            for line in self.report.read().on_seeds:
-                self.setting.console.print(line, style="yellow", markup=False, highlight=False)
+            announce(self.study, self.trials, decisions, self.context.console)
+            for line in self.report.read().seed_caveats:
+                self.context.console.print(line, style="yellow", markup=False, highlight=False)
             self._refresh(study_run)
             tried: set[str] = set()
-            while not self.setting.stop.requested:
+            while not self.context.stop.requested:
                 todo = [
-                    cell
-                    for cell in self.cells
-                    if decisions[cell.trial.name].action in ("train", "resume")
-                    and cell.identity not in tried
+                    trial
+                    for trial in self.trials
+                    if decisions[trial.name].action in ("train", "resume")
+                    and trial.identity not in tried
                 ]
                 if todo:
-                    tried |= {cell.identity for cell in todo}
+                    tried |= {trial.identity for trial in todo}
                     self._train(study_run, todo, decisions, refresher.request)
                 elif any(decision.action == "wait" for decision in decisions.values()):
                     self._wait(decisions)
@@ -87,19 +87,19 @@ class Course:
             if study_run.taken:
                 return False
             left = score_and_pack(
-                self.plan,
-                self.cells,
+                self.study,
+                self.trials,
                 self._to_the_end(),
-                self.ledger,
-                self.setting,
+                self.store,
+                self.context,
                 self.cluster.start,
             )
             self.failures |= left
             refresher.close()
             decisions = self._reconcile()  # scoring has added figures
             report = self._conclude(study_run, decisions)
-            done = len(self.finished) == len(self.cells) and not left
-            held = self.setting.stop.requested or bool(self._held())
+            done = len(self.finished) == len(self.trials) and not left
+            held = self.context.stop.requested or bool(self._held())
             status = study_status(done, held, self._others(report))
         except KeyboardInterrupt:
             status = "KILLED"
@@ -111,15 +111,15 @@ class Course:
 
     def _stop_from_elsewhere(self, why: str) -> None:
         """Another terminal asks to stop, or another process has the study by now; said once."""
-        if not self.setting.stop.requested:
-            self.setting.stop.requested = True
+        if not self.context.stop.requested:
+            self.context.stop.requested = True
             told = f"\n{why}: {STOPPING}"
-            self.setting.console.print(told, markup=False, highlight=False, soft_wrap=True)
+            self.context.console.print(told, markup=False, highlight=False, soft_wrap=True)
 
     def _decisions(self) -> dict[str, Decision]:
         """What the ledger and the study's file say by now."""
-        records = self.ledger.records(cell.identity for cell in self.cells)
-        return reconcile(self.cells, records, self.plan.study.study, self.wishes)
+        records = self.store.records(trial.identity for trial in self.trials)
+        return reconcile(self.trials, records, self.study.config.study, self.options)
 
     def _reconcile(self) -> dict[str, Decision]:
         """What the ledger holds now; enters what is finished, and what failed and is left."""
@@ -137,54 +137,54 @@ class Course:
     def _train(
         self,
         study_run: StudyRun,
-        todo: Sequence[Cell],
+        todo: Sequence[ResolvedTrial],
         decisions: Mapping[str, Decision],
         on_finished: Callable[[], None],
     ) -> None:
-        """Train `todo`; cells that ask for the same, such as two names of one row, share it."""
+        """Train `todo`; trials that ask for the same, such as two names of one row, share it."""
         self.cluster.start()
-        console = self.setting.console
+        console = self.context.console
         console.print(
-            f"Ray's logs: {self.cluster.logs}\nother output: {self.setting.log}",
+            f"Ray's logs: {self.cluster.logs}\nother output: {self.context.log}",
             style="dim",
             soft_wrap=True,
             highlight=False,
         )
-        console.print(placement(self.plan, self.gang) + "\n", highlight=False)
-        trained = {cell.identity: cell for cell in reversed(todo)}
+        console.print(placement_line(self.study, self.placement) + "\n", highlight=False)
+        trained = {trial.identity: trial for trial in reversed(todo)}
         unique = list(reversed(trained.values()))
-        if self.setting.canaries:
-            Rehearsals(self.plan, self.cells, self.gang, self.setting, self.outlook).before(
+        if self.context.canaries:
+            Preflight(self.study, self.trials, self.placement, self.context, self.planner).before(
                 unique, decisions
             )
         self.budget = self.budget or self._budget()
         causes = train(
             unique,
             {name: entry.record for name, entry in decisions.items() if entry.record is not None},
-            self.plan,
-            self.gang,
+            self.study,
+            self.placement,
             study_run,
-            self.outlook.forecaster,
+            self.planner.forecaster,
             self.budget,
-            self.setting,
+            self.context,
             on_finished,
         )
-        for cell in todo:
-            self.failures.pop(cell.trial.name, None)
-            name = trained[cell.identity].trial.name
+        for trial in todo:
+            self.failures.pop(trial.name, None)
+            name = trained[trial.identity].name
             if name in causes:
-                self.failures[cell.trial.name] = causes[name]
+                self.failures[trial.name] = causes[name]
 
     def _budget(self) -> Budget:
         """The study's limits, less what all trials that it ever had have used, whether or not they
         are still asked for."""
-        study = self.plan.study
+        study = self.study.config
         hours = (
             recorded_hours(run.metrics)
-            for run in trial_runs(self.ledger)
+            for run in trial_runs(self.store)
             if run.study == study.study
         )
-        return Budget(study.limits, study.resources.devices(self.gang.device), sum(hours))
+        return Budget(study.limits, study.resources.devices(self.placement.device), sum(hours))
 
     def _wait(self, decisions: Mapping[str, Decision]) -> None:
         """Until one of the trials that another study's process trains changes its standing."""
@@ -192,8 +192,8 @@ class Course:
         for name in sorted(waiting):
             record = decisions[name].record
             where = "" if record is None else f" the study {record.study!r} as {record.name}"
-            self.setting.console.print(f"waiting for{where}, which trains {name}", markup=False)
-        stop = self.setting.stop
+            self.context.console.print(f"waiting for{where}, which trains {name}", markup=False)
+        stop = self.context.stop
         stop.graceful = True
         while not stop.requested:
             time.sleep(_WAITING_SECONDS)
@@ -220,22 +220,22 @@ class Course:
 
     def _others(self, report: Report) -> list[Result]:
         """The study's trials that this command was not about."""
-        own = {cell.trial.name for cell in self.cells}
+        own = {trial.name for trial in self.trials}
         results = [result for row in report.rows for result in row.results]
         return [result for result in results if result.trial.name not in own]
 
     def _conclude(self, study_run: StudyRun, decisions: Mapping[str, Decision]) -> Report:
         """Show the outcome, and leave the study's page in MLflow as it is in truth. Returns the
         report of the whole study."""
-        console = self.setting.console
+        console = self.context.console
         report = self.report.read()
         show_outcome(report, self.finished, self.failures, decisions, console)
         if study_run.page.is_own:
-            keep_links(study_run, {cell.trial.name: cell for cell in self.cells}, self.finished)
-            register_best_trial(report, self.ledger, console)
-            if not self.plan.is_partial:  # they are chosen among all cells
+            sync_links(study_run, {trial.name: trial for trial in self.trials}, self.finished)
+            register_best_trial(report, self.store, console)
+            if not self.study.is_partial:  # they are chosen among all trials
                 draw_study_figures(
-                    self.plan, self.cells, self._to_the_end(), study_run, self.setting
+                    self.study, self.trials, self._to_the_end(), study_run, self.context
                 )
             self._refresh(study_run)
         else:
@@ -243,9 +243,9 @@ class Course:
                 study_run.page.note, style="yellow", markup=False, highlight=False, soft_wrap=True
             )
         limit = self._held()
-        if limit and len(self.finished) < len(self.cells):
+        if limit and len(self.finished) < len(self.trials):
             console.print(f"[bold yellow]held[/]  {limit}", highlight=False, soft_wrap=True)
-        how = self.ledger.how_to_look(study_run.experiment_id)
+        how = self.store.how_to_look(study_run.experiment_id)
         console.print(f"\n{how}", highlight=False, soft_wrap=True)
         return report
 
@@ -255,31 +255,31 @@ class Course:
 
 
 def score_and_pack(
-    plan: Plan,
-    cells: Sequence[Cell],
+    study: Study,
+    trials: Sequence[ResolvedTrial],
     finished: Mapping[str, Record],
-    ledger: Ledger,
-    setting: Setting,
+    store: TrackingStore,
+    context: RunContext,
     start_cluster: Callable[[], None],
 ) -> dict[str, str]:
     """Score what is finished (runs by the trial's name) under the study's protocols, and pack its
     submission. Returns why what could not be done was not, by the trial's name."""
     run_ids = {name: record.run_id for name, record in finished.items()}
-    scores = list(missing_scores(plan, cells, run_ids, ledger.evaluations))
-    packages = list(missing_packages(plan, cells, run_ids, ledger.evaluations))
+    scores = list(missing_scores(study, trials, run_ids, store.evaluations))
+    packages = list(missing_packages(study, trials, run_ids, store.evaluations))
     if not (scores or packages):
         return {}
     start_cluster()
-    setting.stop.graceful = True
+    context.stop.graceful = True
 
     def stop() -> bool:
-        return setting.stop.requested
+        return context.stop.requested
 
-    failures = score(scores, ledger, plan.study.imports, setting.console, stop)
+    failures = score(scores, store, study.config.imports, context.console, stop)
     if packages:
-        directory = setting.storage.here / "submissions" / plan.study.study
-        unpacked = pack_missing(packages, plan, ledger, directory, setting.console, stop)
+        directory = context.storage.here / "submissions" / study.config.study
+        unpacked = pack_missing(packages, study, store, directory, context.console, stop)
         for name, cause in unpacked.items():
             failures[name] = f"{failures[name]}; {cause}" if name in failures else cause
-    setting.stop.graceful = False
+    context.stop.graceful = False
     return failures

@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 
 from models import FENetConfig
-from orchestrator.context import Setting
-from orchestrator.study.resolve import Cell
-from orchestrator.study.study import Plan
+from orchestrator.context import RunContext
+from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.study import Study
 from orchestrator.tracking.runs import Record
 from orchestrator.tracking.study_run import StudyRun, has_figure, keep_figure
 
@@ -21,26 +21,26 @@ _SECONDS = 300
 
 
 def draw_study_figures(
-    plan: Plan,
-    cells: Sequence[Cell],
+    study: Study,
+    trials: Sequence[ResolvedTrial],
     finished: Mapping[str, Record],
     study_run: StudyRun,
-    setting: Setting,
+    context: RunContext,
 ) -> None:
     """Draw `comparison` and `features` of finished trials and keep them under `figures/`.
 
     What is there already is not drawn again. A figure that cannot be drawn costs a line of warning
     and nothing else. finished: by the trial's name.
     """
-    if setting.stop.requested:
+    if context.stop.requested:
         return  # whoever asked to stop does not want to wait
     try:
-        _draw(figure_commands(plan, cells, finished), study_run, setting)
+        _draw(figure_commands(study, trials, finished), study_run, context)
     except Exception as error:  # the study's results stand without its figures
-        _warn(setting.console, f"the study's figures could not be drawn: {error}")
+        _warn(context.console, f"the study's figures could not be drawn: {error}")
 
 
-def _draw(commands: Mapping[str, Sequence[str]], study_run: StudyRun, setting: Setting) -> None:
+def _draw(commands: Mapping[str, Sequence[str]], study_run: StudyRun, context: RunContext) -> None:
     with tempfile.TemporaryDirectory(prefix="figures-") as temporary:
         drawing = {}
         for kind, arguments in commands.items():
@@ -49,66 +49,68 @@ def _draw(commands: Mapping[str, Sequence[str]], study_run: StudyRun, setting: S
             folder = Path(temporary) / kind
             folder.mkdir()
             drawing[kind] = _start(
-                [*arguments, *_outputs(folder, kind)], study_run.ledger.tracking_uri
+                [*arguments, *_outputs(folder, kind)], study_run.store.tracking_uri
             )
         for kind, process in drawing.items():
             said = _wait(process)
             if process.returncode == 0:
                 keep_figure(study_run, kind, commands[kind], Path(temporary) / kind)
             else:
-                _warn(setting.console, f"the figure {kind} could not be drawn: {said}")
+                _warn(context.console, f"the figure {kind} could not be drawn: {said}")
 
 
 def figure_commands(
-    plan: Plan, cells: Sequence[Cell], finished: Mapping[str, Record]
+    study: Study, trials: Sequence[ResolvedTrial], finished: Mapping[str, Record]
 ) -> dict[str, list[str]]:
     """By kind, the arguments of `orchestrator.figures`, without where the figure goes.
 
     `comparison`: `compare_to` against the last variant, in the first seed and place in the grid in
     which both are finished. `features`: the last finished row with both flows.
     """
-    wanted = KINDS if plan.study.report.figures is None else plan.study.report.figures
-    done = [cell for cell in cells if cell.trial.name in finished]
+    wanted = KINDS if study.config.report.figures is None else study.config.report.figures
+    done = [trial for trial in trials if trial.name in finished]
     commands = {}
-    pair = _pair(plan, done)
+    pair = _pair(study, done)
     if "comparison" in wanted and pair is not None:
-        models = [_model(finished[cell.trial.name]) for cell in pair]
-        names = [cell.trial.label for cell in pair]
-        commands["comparison"] = ["compare", *models, "--names", *names, *_places(plan, pair[0])]
-    flowing = [cell for cell in done if _has_flows(cell)]
+        models = [_model(finished[trial.name]) for trial in pair]
+        names = [trial.label for trial in pair]
+        commands["comparison"] = ["compare", *models, "--names", *names, *_places(study, pair[0])]
+    flowing = [trial for trial in done if _has_flows(trial)]
     if "features" in wanted and flowing:
-        variant = flowing[-1].trial.variant
-        cell = next(cell for cell in flowing if cell.trial.variant == variant)
-        model = _model(finished[cell.trial.name])
-        name = cell.trial.label
-        commands["features"] = ["features", model, "--name", name, *_places(plan, cell)]
+        variant = flowing[-1].variant
+        trial = next(trial for trial in flowing if trial.variant == variant)
+        model = _model(finished[trial.name])
+        name = trial.label
+        commands["features"] = ["features", model, "--name", name, *_places(study, trial)]
     return commands
 
 
-def _pair(plan: Plan, done: Sequence[Cell]) -> tuple[Cell, Cell] | None:
-    """The cells to compare: of the same data, seed and place in the grid."""
-    order = list(dict.fromkeys(trial.variant for trial in plan.trials))
-    reference = plan.study.compare_to
+def _pair(
+    study: Study, done: Sequence[ResolvedTrial]
+) -> tuple[ResolvedTrial, ResolvedTrial] | None:
+    """The trials to compare: of the same data, seed and place in the grid."""
+    order = list(dict.fromkeys(trial.variant for trial in study.trials))
+    reference = study.config.compare_to
     others = [variant for variant in reversed(order) if variant != reference]
     for variant in others:
         for second in done:
-            if second.trial.variant != variant:
+            if second.variant != variant:
                 continue
             for first in done:
                 alike = (
-                    first.trial.variant == reference
-                    and first.trial.axes == second.trial.axes
-                    and first.trial.experiment.seed == second.trial.experiment.seed
+                    first.variant == reference
+                    and first.axes == second.axes
+                    and first.experiment.seed == second.experiment.seed
                     and first.location == second.location
                     and first.identity != second.identity
                 )
-                if alike and second.trial.experiment.data.validation_split is not None:
+                if alike and second.experiment.data.validation_split is not None:
                     return first, second
     return None
 
 
-def _has_flows(cell: Cell) -> bool:
-    experiment = cell.trial.experiment
+def _has_flows(trial: ResolvedTrial) -> bool:
+    experiment = trial.experiment
     model = experiment.model
     flows = model.flows if isinstance(model, FENetConfig) else ()
     return {"detail", "semantic"} <= set(flows) and experiment.data.validation_split is not None
@@ -118,10 +120,10 @@ def _model(record: Record) -> str:
     return f"runs:/{record.run_id}/last"
 
 
-def _places(plan: Plan, cell: Cell) -> list[str]:
-    split = cell.trial.experiment.data.validation_split
-    imports = [part for name in plan.study.imports for part in ("--import", name)]
-    return ["--dataset", str(cell.location), "--split", str(split), *imports]
+def _places(study: Study, trial: ResolvedTrial) -> list[str]:
+    split = trial.experiment.data.validation_split
+    imports = [part for name in study.config.imports for part in ("--import", name)]
+    return ["--dataset", str(trial.location), "--split", str(split), *imports]
 
 
 def _outputs(folder: Path, kind: str) -> list[str]:

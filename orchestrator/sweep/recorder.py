@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from orchestrator.context import Setting
+from orchestrator.context import RunContext
 from orchestrator.planning.measurements import measured
 from orchestrator.scheduling.budget import Budget
 from orchestrator.storage import on_this_machine
 from orchestrator.study.identity import code_version
-from orchestrator.study.resolve import Cell
+from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.user_code import modules_of
 from orchestrator.sweep.progress import StudyProgress
-from orchestrator.sweep.run_writer import TrialWriter
-from orchestrator.tracking.models import keep_models
+from orchestrator.sweep.run_writer import RunWriter
+from orchestrator.tracking.models import log_models
 from orchestrator.tracking.study_run import StudyRun
 from orchestrator.training.stop_file import StopFile
 from orchestrator.training.worker import CODE, DEVICE, RESULTS_DIRECTORY, WORKERS
@@ -25,7 +25,7 @@ from pipelines.network.checkpoint import STATE_FILE, WEIGHTS_FILE, read_history
 
 
 @dataclass
-class Tracked:
+class ActiveTrial:
     """A trial under way. run_id: its run in the ledger. logged: its epochs there, or on their way.
     seconds and hours: recorded so far, of training and of all its workers together. workers: at
     work on it now; devices: GPUs of each, 1 where there is none; sizes: how many workers its epochs
@@ -33,7 +33,7 @@ class Tracked:
     trains it; began: when its processes were started, by a monotonic clock, unless it goes on from
     a checkpoint."""
 
-    cell: Cell
+    trial: ResolvedTrial
     run_id: str
     logged: set[int]
     seconds: float
@@ -58,8 +58,8 @@ class Recorder:
         self,
         study_run: StudyRun,
         progress: StudyProgress,
-        trials: Mapping[str, Tracked],
-        setting: Setting,
+        trials: Mapping[str, ActiveTrial],
+        context: RunContext,
         stop: StopFile,
         on_gpu: bool,
         budget: Budget,
@@ -71,7 +71,7 @@ class Recorder:
         self._study_run = study_run
         self._progress = progress
         self._trials = trials
-        self._setting = setting
+        self._context = context
         self._budget = budget
         self._hours = "trial/gpu_hours" if on_gpu else "trial/worker_hours"
         self._on_finished = on_finished
@@ -79,12 +79,12 @@ class Recorder:
         self._stop_file = stop
         self._stopping_since: float | None = None
         run_ids = {name: trial.run_id for name, trial in trials.items()}
-        self._writer = TrialWriter(study_run, run_ids, progress, self.failures)
+        self._writer = RunWriter(study_run, run_ids, progress, self.failures)
 
     def stop_requested(self) -> bool:
         """Whether the trials are to be ended now: some time after the user has asked to stop, in
         which they write a checkpoint and end by themselves."""
-        if not self._setting.stop.requested:
+        if not self._context.stop.requested:
             return False
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
@@ -93,7 +93,7 @@ class Recorder:
 
     def hold_requested(self) -> bool:
         """Whether the user has asked to stop, or a limit of the study is reached."""
-        return self._setting.stop.requested or self._budget.hold_reason() is not None
+        return self._context.stop.requested or self._budget.hold_reason() is not None
 
     def may_start(self, pending: int) -> bool:
         """Whether the limits allow a further trial."""
@@ -109,8 +109,8 @@ class Recorder:
         self._begun.add(name)
         trial = self._trials[name]
         trial.began = None if trial.logged else time.monotonic()
-        imports = self._study_run.plan.study.imports
-        trial.code = code_version(modules_of(trial.cell.trial.experiment, imports))
+        imports = self._study_run.study.config.imports
+        trial.code = code_version(modules_of(trial.trial.experiment, imports))
         start = partial(self._study_run.start_trial, trial.run_id, trial.code)
         self._writer.write(name, start)
         self._progress.started(name)
@@ -139,7 +139,7 @@ class Recorder:
 
     def failed(self, name: str, cause: str) -> None:
         """The trial raised an error."""
-        if self._setting.stop.requested or self._writer.is_deleted(name):
+        if self._context.stop.requested or self._writer.is_deleted(name):
             return  # a worker that was told to stop; the study's end closes the run
         self._budget.ended(name, failed=True)
         self.failures[name] = cause
@@ -167,7 +167,7 @@ class Recorder:
 
     def close(self) -> None:
         """All trials that could be started have ended; wait until everything is in the ledger."""
-        if not self._setting.stop.requested and self._trials.keys() - self._begun:
+        if not self._context.stop.requested and self._trials.keys() - self._begun:
             self._budget.leave_out()
         self._writer.drain()
 
@@ -176,26 +176,26 @@ class Recorder:
         self._writer.cancel()
 
     def _measurement(
-        self, trial: Tracked, history: Sequence[dict[str, float]], wall: float | None
+        self, trial: ActiveTrial, history: Sequence[dict[str, float]], wall: float | None
     ) -> str:
         """The device's times that the trial has shown; empty where it was too short to tell. wall:
         its seconds, unless it was interrupted."""
-        resources = self._study_run.plan.study.resources
+        resources = self._study_run.study.config.resources
         if resources.most_workers > resources.fewest_workers:
             if len(trial.sizes) != 1 or wall is None:
                 return ""  # its times are those of several sizes
             resources = replace(resources, workers=trial.workers)
-        found = measured(trial.cell, resources, trial.device, history, wall)
+        found = measured(trial.trial, resources, trial.device, history, wall)
         return found.to_json() if found and trial.device else ""
 
     def _finish(self, name: str, last: str, best: str, wall: float | None) -> None:
         """last, best: where the checkpoints lie, paths or URIs; wall: see `_measurement`."""
         trial = self._trials[name]
-        ledger = self._study_run.ledger
+        store = self._study_run.store
         self._study_run.check_held()
         self._keep_output(trial.run_id)
-        validated = trial.cell.trial.experiment.data.validation_split is not None
-        imports = self._study_run.plan.study.imports
+        validated = trial.trial.experiment.data.validation_split is not None
+        imports = self._study_run.study.config.imports
         with (
             on_this_machine(last, only=[STATE_FILE, WEIGHTS_FILE, RESULTS_DIRECTORY]) as final,
             on_this_machine(best, only=[STATE_FILE, WEIGHTS_FILE]) as chosen,
@@ -208,11 +208,11 @@ class Recorder:
             self._study_run.confirm_epoch(trial.run_id, history[-1])
             if measurement := self._measurement(trial, history, wall):
                 self._study_run.log_measurement(trial.run_id, trial.device, measurement)
-            ledger.log_artifact(trial.run_id, final / RESULTS_DIRECTORY)
-            keep_models(
-                ledger,
+            store.log_artifact(trial.run_id, final / RESULTS_DIRECTORY)
+            log_models(
+                store,
                 trial.run_id,
-                trial.cell,
+                trial.trial,
                 imports,
                 final,
                 chosen if validated else None,
@@ -227,11 +227,11 @@ class Recorder:
         self._study_run.end_trial(run_id, "FAILED", cause)
 
     def _keep_output(self, run_id: str) -> None:
-        output = output_directory(self._setting.storage, run_id)
+        output = output_directory(self._context.storage, run_id)
         # Nothing is there where the trial ended before it began.
         with suppress(FileNotFoundError), on_this_machine(output) as directory:
             if directory.exists():
-                self._study_run.ledger.log_artifact(run_id, directory, "logs")
+                self._study_run.store.log_artifact(run_id, directory, "logs")
 
     def _log(self, name: str, metrics: Mapping[str, float]) -> None:
         """Record an epoch once, also when it is trained again after a crash."""
@@ -243,7 +243,7 @@ class Recorder:
         log_epoch = self._study_run.log_epoch
         self._writer.write(name, lambda: log_epoch(trial.run_id, epoch, figures))
 
-    def _figures(self, trial: Tracked, metrics: Mapping[str, float]) -> dict[str, float]:
+    def _figures(self, trial: ActiveTrial, metrics: Mapping[str, float]) -> dict[str, float]:
         """What is recorded of an epoch, which counts as recorded from now on."""
         trial.logged.add(int(metrics["epoch"]))
         figures = {key: value for key, value in metrics.items() if key != "seconds"}

@@ -9,7 +9,7 @@ _LEAST_PAUSE = 10.0
 _PAUSE = 20.0
 
 
-class Refresher:
+class ReportRefresher:
     """Makes a report anew some time after it was asked to: so seldom that it takes a twentieth of a
     processor, however many trials finish."""
 

@@ -6,88 +6,93 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.cluster import Cluster
-from orchestrator.context import Setting
+from orchestrator.context import RunContext
 from orchestrator.evaluation.trained_model import local_weights
-from orchestrator.planning.planner import Outlook
-from orchestrator.planning.reconcile import Wishes, reconcile
-from orchestrator.scheduling.capacity import plan_gang
-from orchestrator.study.resolve import Cell, check_submission, resolve_cells
-from orchestrator.study.study import Plan
+from orchestrator.planning.planner import Planner
+from orchestrator.planning.reconcile import ReconcileOptions, reconcile
+from orchestrator.scheduling.capacity import plan_placement
+from orchestrator.study.resolve import ResolvedTrial, check_submission, resolve_trials
+from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of, runtime_environment
-from orchestrator.tracking.store import Ledger, open_store
+from orchestrator.tracking.store import TrackingStore, open_store
 
 if TYPE_CHECKING:
     from orchestrator.report.study_report import StudyReport
 
 
 def run_study(
-    plan: Plan, setting: Setting, wishes: Wishes | None = None, plan_only: bool = False
+    study: Study,
+    context: RunContext,
+    options: ReconcileOptions | None = None,
+    plan_only: bool = False,
 ) -> bool:
     """Train what is not finished and print the table; returns whether all trials are finished.
 
     wishes: what is trained besides what is missing or was interrupted.
     plan_only: show the trials and their standing, and train nothing.
 
-    Raises DatasetError, capacity.CapacityError or ledger.LedgerError before anything is trained.
+    Raises DatasetError, capacity.CapacityError or ledger.TrackingError before anything is trained.
     """
-    if plan.study.kind == "profile":
+    if study.config.kind == "profile":
         from orchestrator.sweep.profile import run_profile  # with the report and its charts
 
-        return run_profile(plan, setting, plan_only)
-    wishes = replace(wishes or Wishes(), searching=plan.study.kind == "search")
+        return run_profile(study, context, plan_only)
+    options = replace(options or ReconcileOptions(), searching=study.config.kind == "search")
     modules = {
         module.__name__: module
-        for trial in plan.trials
-        for module in modules_of(trial.experiment, plan.study.imports)
+        for trial in study.trials
+        for module in modules_of(trial.experiment, study.config.imports)
     }
-    cluster = Cluster(setting.address, runtime_environment(modules))
+    cluster = Cluster(context.address, runtime_environment(modules))
     try:
-        resources = plan.study.resources
+        resources = study.config.resources
         nodes, kinds = cluster.offers(resources)
-        gang = plan_gang(resources, nodes, kinds)
-        setting.console.print(
+        placement = plan_placement(resources, nodes, kinds)
+        context.console.print(
             "opening the data; the embedded set is made on first use", style="dim"
         )
-        cells = resolve_cells(
-            plan.trials,
-            gang.device,
-            setting.storage.at("datasets"),
-            plan.study.imports,
-            partial(local_weights, storage=setting.storage),
+        trials = resolve_trials(
+            study.trials,
+            placement.device,
+            context.storage.at("datasets"),
+            study.config.imports,
+            partial(local_weights, storage=context.storage),
         )
-        check_submission(plan, cells)
-        ledger = open_store(setting.storage)
-        device = cluster.device(resources, gang)
-        outlook = Outlook(plan, cells, gang, nodes, device, ledger, setting)
+        check_submission(study, trials)
+        store = open_store(context.storage)
+        device = cluster.device(resources, placement)
+        planner = Planner(study, trials, placement, nodes, device, store, context)
         if plan_only:
-            records = ledger.records(cell.identity for cell in cells)
-            decisions = reconcile(cells, records, plan.study.study, wishes)
+            records = store.records(trial.identity for trial in trials)
+            decisions = reconcile(trials, records, study.config.study, options)
             # Beside trials at work the times would not be true, and there may be no room.
             alone = all(decision.action != "wait" for decision in decisions.values())
             will_train = any(decision.will_train for decision in decisions.values())
-            if outlook.probe_would_help and alone and will_train:
+            if planner.probe_would_help and alone and will_train:
                 from orchestrator.preflight.preflight import (
-                    Rehearsals,  # Ray takes seconds to import
+                    Preflight,  # Ray takes seconds to import
                 )
 
                 cluster.start()
-                Rehearsals(plan, cells, gang, setting, outlook).probe()
-            outlook.show(decisions, partial(cluster.machines_asked_for, gang))
+                Preflight(study, trials, placement, context, planner).probe()
+            planner.show(decisions, partial(cluster.machines_asked_for, placement))
             return True
-        from orchestrator.sweep.controller import Course  # Ray takes seconds to import
+        from orchestrator.sweep.controller import SweepController  # Ray takes seconds to import
 
-        report = study_report(plan, ledger, cells)
-        return Course(plan, setting, wishes, gang, cells, ledger, cluster, outlook, report).run()
+        report = study_report(study, store, trials)
+        return SweepController(
+            study, context, options, placement, trials, store, cluster, planner, report
+        ).run()
     finally:
         cluster.close()
 
 
-def study_report(plan: Plan, ledger: Ledger, cells: list[Cell]) -> "StudyReport":
-    """The report of the whole study. cells: those of `plan`; what `--only` leaves out of it is told
-    from the ledger alone, because its data may not be here."""
+def study_report(study: Study, store: TrackingStore, trials: list[ResolvedTrial]) -> "StudyReport":
+    """The report of the whole study. trials: those of this command; what `--only` leaves out is
+    read from the tracking store alone, because its data may not be on this machine."""
     from orchestrator.report.study_report import StudyReport  # with its charts
 
-    if not plan.is_partial:
-        return StudyReport.of_cells(plan, ledger, cells)
-    costs = {cell.trial.name: cell.cost for cell in cells}
-    return StudyReport(plan.whole, ledger, costs=costs)
+    if not study.is_partial:
+        return StudyReport.of_trials(study, store, trials)
+    costs = {trial.name: trial.cost for trial in trials}
+    return StudyReport(study.whole, store, costs=costs)

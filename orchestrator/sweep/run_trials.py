@@ -1,4 +1,4 @@
-"""From cells to jobs: the trials that are to be trained, opened in the ledger and handed to the
+"""From trials to jobs: the trials that are to be trained, opened in the ledger and handed to the
 fleet."""
 
 import os
@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.cluster.nodes import nodes_at_most
-from orchestrator.context import Setting
+from orchestrator.context import RunContext
 from orchestrator.planning.forecast import Forecaster, ranks
 from orchestrator.scheduling.budget import Budget, recorded_hours
-from orchestrator.scheduling.capacity import Gang
-from orchestrator.study.resolve import Cell
-from orchestrator.study.study import Plan
+from orchestrator.scheduling.capacity import Placement
+from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.study import Study
 from orchestrator.sweep.progress import StudyProgress, TrialProgress
-from orchestrator.sweep.recorder import Recorder, Tracked
+from orchestrator.sweep.recorder import ActiveTrial, Recorder
 from orchestrator.tracking.descriptions import trial_note
 from orchestrator.tracking.runs import Record
 from orchestrator.tracking.study_run import StudyRun
@@ -27,14 +27,14 @@ from orchestrator.training.tuner import run_jobs
 
 
 def train(
-    todo: Sequence[Cell],
+    todo: Sequence[ResolvedTrial],
     known: Mapping[str, Record],
-    plan: Plan,
-    gang: Gang,
+    study: Study,
+    placement: Placement,
     study_run: StudyRun,
     forecaster: Forecaster,
     budget: Budget,
-    setting: Setting,
+    context: RunContext,
     on_finished: Callable[[], None],
 ) -> dict[str, str]:
     """Train `todo` on the connected cluster. Returns the causes of failures, by trial name.
@@ -42,50 +42,50 @@ def train(
     known: by trial name, the study's runs so far; those of `todo` are resumed.
     on_finished: called as trials finish, once all of a trial is recorded.
     """
-    trials = {
-        cell.trial.name: _tracked(cell, run_id, known.get(cell.trial.name), plan, gang, study_run)
-        for run_id, cell in _claim(todo, known, study_run).items()
+    active = {
+        trial.name: _tracked(trial, run_id, known.get(trial.name), study, placement, study_run)
+        for run_id, trial in _claim(todo, known, study_run).items()
     }
-    if not trials:
+    if not active:
         return {}
-    _describe(trials, known, plan, study_run)
+    _describe(active, known, study, study_run)
     progress = StudyProgress.of(
-        setting.console,
+        context.console,
         [
             TrialProgress(
                 name,
-                trial.cell.trial.experiment.training.epochs,
-                resumed_at=max(trial.logged, default=0),
+                each.trial.experiment.training.epochs,
+                resumed_at=max(each.logged, default=0),
             )
-            for name, trial in trials.items()
+            for name, each in active.items()
         ],
     )
-    on_gpu = gang.device == "cuda"
+    on_gpu = placement.device == "cuda"
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    place = stop_file(setting.storage, name)
+    place = stop_file(context.storage, name)
     stop = StopFile(place)
-    recorder = Recorder(study_run, progress, trials, setting, stop, on_gpu, budget, on_finished)
-    first = ranks(plan.study, todo)
-    setting.stop.graceful = True
+    recorder = Recorder(study_run, progress, active, context, stop, on_gpu, budget, on_finished)
+    first = ranks(study.config, todo)
+    context.stop.graceful = True
     try:
         with progress:
             run_jobs(
                 [
                     replace(
-                        job_of(trial.cell, trial.run_id, plan, gang, setting.storage, place),
+                        job_of(each.trial, each.run_id, study, placement, context.storage, place),
                         expected_seconds=forecaster.trial(
-                            trial.cell, max(trial.logged, default=0)
+                            each.trial, max(each.logged, default=0)
                         ).seconds,
-                        rank=first[trial.cell.identity],
+                        rank=first[each.trial.identity],
                     )
-                    for trial in trials.values()
+                    for each in active.values()
                 ],
-                gang.at_once,
+                placement.max_concurrent,
                 recorder,
-                setting.storage.here / "tune",
+                context.storage.here / "tune",
                 name,
-                plan.study.early_stopping,
-                nodes=partial(nodes_at_most, plan.study.resources),
+                study.config.early_stopping,
+                nodes=partial(nodes_at_most, study.config.resources),
             )
         recorder.close()
     except BaseException:
@@ -93,52 +93,53 @@ def train(
         raise
     finally:
         stop.withdraw()
-        setting.stop.graceful = False
+        context.stop.graceful = False
     return recorder.failures
 
 
 def _claim(
-    todo: Sequence[Cell], known: Mapping[str, Record], study_run: StudyRun
-) -> dict[str, Cell]:
-    """Open a run for each cell, and keep those that no other study's process has; by run id."""
+    todo: Sequence[ResolvedTrial], known: Mapping[str, Record], study_run: StudyRun
+) -> dict[str, ResolvedTrial]:
+    """Open a run for each trial, and keep those that no other study's process has; by run id."""
     commit = git_commit(Path(__file__).parent)
-    claims = {
-        study_run.begin_trial(cell, commit, known.get(cell.trial.name)): cell for cell in todo
-    }
+    claims = {study_run.begin_trial(trial, commit, known.get(trial.name)): trial for trial in todo}
     lost = study_run.settle_claims(claims)
     for run_id in lost:
-        study_run.withdraw_trial(run_id, known.get(claims[run_id].trial.name))
-    return {run_id: cell for run_id, cell in claims.items() if run_id not in lost}
+        study_run.withdraw_trial(run_id, known.get(claims[run_id].name))
+    return {run_id: trial for run_id, trial in claims.items() if run_id not in lost}
 
 
 def _describe(
-    trials: Mapping[str, Tracked], known: Mapping[str, Record], plan: Plan, study_run: StudyRun
+    active: Mapping[str, ActiveTrial],
+    known: Mapping[str, Record],
+    study: Study,
+    study_run: StudyRun,
 ) -> None:
     """Say on each run's page what the trial is and what it is compared with."""
     places = {name: (record.experiment_id, record.run_id) for name, record in known.items()}
-    places |= {name: (study_run.experiment_id, trial.run_id) for name, trial in trials.items()}
-    for trial in trials.values():
-        note = trial_note(trial.cell, plan, places, study_run.experiment_id)
-        study_run.describe_trial(trial.run_id, note)
+    places |= {name: (study_run.experiment_id, each.run_id) for name, each in active.items()}
+    for each in active.values():
+        note = trial_note(each.trial, study, places, study_run.experiment_id)
+        study_run.describe_trial(each.run_id, note)
 
 
 def _tracked(
-    cell: Cell,
+    trial: ResolvedTrial,
     run_id: str,
     record: Record | None,
-    plan: Plan,
-    gang: Gang,
+    study: Study,
+    placement: Placement,
     study_run: StudyRun,
-) -> Tracked:
+) -> ActiveTrial:
     figures = {} if record is None else record.metrics
-    return Tracked(
-        cell,
+    return ActiveTrial(
+        trial,
         run_id,
         logged=study_run.logged_epochs(record),
         seconds=figures.get("trial/seconds", 0.0),
         hours=recorded_hours(figures),
-        workers=plan.study.resources.fewest_workers,
-        devices=gang.per_worker.get("GPU", 1.0),
+        workers=study.config.resources.fewest_workers,
+        devices=placement.per_worker.get("GPU", 1.0),
     )
 
 

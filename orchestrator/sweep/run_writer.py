@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _Task = Callable[[], None]
 
 
-class TrialWriter:
+class RunWriter:
     """Writes in the background, in order. run_ids: of the trials at work, by their names.
 
     failures: by the trial's name, why trials failed; gets those that could not be recorded.
@@ -91,7 +91,7 @@ class TrialWriter:
 
     def _is_there(self, name: str) -> bool:
         """Whether the trial's run is still there; says so once where it was deleted."""
-        if name not in self._deleted and not self._study_run.ledger.exists(self._run_ids[name]):
+        if name not in self._deleted and not self._study_run.store.exists(self._run_ids[name]):
             self._deleted.add(name)
             self._progress.ended(name, "stopped", "its run was deleted in MLflow")
         return name not in self._deleted

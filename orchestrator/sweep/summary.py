@@ -9,26 +9,29 @@ from rich.markup import escape
 from orchestrator.planning.reconcile import Decision
 from orchestrator.report.results import Result
 from orchestrator.report.study_report import Report
-from orchestrator.study.resolve import Cell
-from orchestrator.study.study import Plan
+from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.study import Study
 from orchestrator.tracking.models import register_best
 from orchestrator.tracking.runs import Record, RunStatus
-from orchestrator.tracking.store import Ledger
+from orchestrator.tracking.store import TrackingStore
 
 
 def announce(
-    plan: Plan, cells: Sequence[Cell], decisions: Mapping[str, Decision], console: Console
+    study: Study,
+    trials: Sequence[ResolvedTrial],
+    decisions: Mapping[str, Decision],
+    console: Console,
 ) -> None:
     """Say how many trials are in which state, and what of published weights could be loaded."""
     counts = Counter(decision.standing for decision in decisions.values())
     told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    console.print(f"[bold]{plan.study.study}[/]: {len(cells)} trials: {told}", highlight=False)
+    console.print(f"[bold]{study.config.study}[/]: {len(trials)} trials: {told}", highlight=False)
     loaded = {
-        f"{cell.trial.experiment.training.backbone_weights}: {cell.pretrained.layout}, "
-        f"{len(cell.pretrained.loaded)} tensors loaded, {len(cell.pretrained.missing)} of the "
+        f"{trial.experiment.training.backbone_weights}: {trial.pretrained.layout}, "
+        f"{len(trial.pretrained.loaded)} tensors loaded, {len(trial.pretrained.missing)} of the "
         "backbone not in it (each trial's pretrained.txt lists them)"
-        for cell in cells
-        if cell.pretrained is not None
+        for trial in trials
+        if trial.pretrained is not None
     }
     for line in sorted(loaded):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -87,7 +90,7 @@ def study_status(done: bool, held: bool, others: Iterable[Result]) -> RunStatus:
     return "KILLED" if done and all(result.state != "failed" for result in left) else "FAILED"
 
 
-def register_best_trial(report: Report, ledger: Ledger, console: Console) -> None:
+def register_best_trial(report: Report, store: TrackingStore, console: Console) -> None:
     """Register the model of the trial with the table's highest figure, and say under which name.
 
     A study that is not trained to the end has the best of what is finished. Where the store keeps
@@ -100,7 +103,7 @@ def register_best_trial(report: Report, ledger: Ledger, console: Console) -> Non
     if not best:
         return
     try:
-        registered = register_best(ledger, report.plan.study.study, run_id)
+        registered = register_best(store, report.study.config.study, run_id)
     except Exception as error:  # the study's results stand without it
         say = f"[yellow]warning[/]  the best model could not be registered: {error}"
     else:

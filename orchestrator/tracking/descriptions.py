@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from orchestrator.study.resolve import Cell
-from orchestrator.study.study import Plan
+from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.study import Study
 from orchestrator.tracking.runs import Record, RunStatus
 from pipelines.network.build import NetworkConfig
 
@@ -14,9 +14,9 @@ _STATE = "\n\n---\n"
 _LONGEST = 7500  # MLflow cuts tags at 8000 characters
 
 
-def run_name(cell: Cell) -> str:
+def run_name(trial: ResolvedTrial) -> str:
     """Variant, backbone, data set, other axes and seed: `fenet, dfnet1, streets, seed 0`."""
-    experiment = cell.trial.experiment
+    experiment = trial.experiment
     model = experiment.model
     if isinstance(model, NetworkConfig):
         network = model.network.rpartition(":")[2]
@@ -25,32 +25,31 @@ def run_name(cell: Cell) -> str:
     shown = ("model.backbone", "data.dataset")
     others = [
         f"{axis.rpartition('.')[2]} {value}"
-        for axis, value in cell.trial.axes.items()
+        for axis, value in trial.axes.items()
         if axis not in shown
     ]
-    parts = [cell.trial.variant, network, cell.dataset.manifest.name, *others]
+    parts = [trial.variant, network, trial.dataset.manifest.name, *others]
     return ", ".join([*parts, f"seed {experiment.seed}"])
 
 
 def trial_note(
-    cell: Cell, plan: Plan, places: Mapping[str, tuple[str, str]], experiment_id: str
+    trial: ResolvedTrial, study: Study, places: Mapping[str, tuple[str, str]], experiment_id: str
 ) -> str:
     """What a trial is, for the page of its run. places: experiment and run of the study's trials,
     by trial name, as far as there are any."""
-    trial, study = cell.trial, plan.study
     lines = [
         f"**{trial.label}**" + (f" (`{trial.variant}`)" if trial.label != trial.variant else "")
     ]
-    asked = study.variants[trial.variant].set
+    asked = study.config.variants[trial.variant].set
     if asked:
         lines.append(f"Sets over the base:\n\n```yaml\n{_yaml(asked)}```")
     if trial.axes:
         lines.append(f"Cell of the grid:\n\n```yaml\n{_yaml(trial.axes)}```")
-    base = _counterpart(cell, plan)
+    base = _counterpart(trial, study)
     if base is not None:
         lines.append(f"Compared with {_link(base, *places[base]) if base in places else base}.")
     lines.append(
-        f"Study {_study_link(study.study, experiment_id)}, identity `{cell.identity[:16]}`"
+        f"Study {_study_link(study.config.study, experiment_id)}, identity `{trial.identity[:16]}`"
     )
     return "\n\n".join(lines)
 
@@ -76,9 +75,9 @@ def reason_of_end(status: RunStatus, reason: str) -> str:
     return f"**{names[status]}**: {reason}" if status in names and reason else ""
 
 
-def study_note(plan: Plan, table: str, parent_id: str, experiment_id: str) -> str:
+def study_note(study: Study, table: str, parent_id: str, experiment_id: str) -> str:
     """The study's description, then its table. Cut at a line where MLflow would cut it."""
-    whole = f"{plan.study.description.strip()}\n\n{table.strip()}\n"
+    whole = f"{study.config.description.strip()}\n\n{table.strip()}\n"
     page = f"#/experiments/{experiment_id}/runs/{parent_id}/artifacts"
     more = f"\n[Study file, table and report]({page})\n"
     room = _LONGEST - len(more)
@@ -87,14 +86,13 @@ def study_note(plan: Plan, table: str, parent_id: str, experiment_id: str) -> st
     return whole + more
 
 
-def _counterpart(cell: Cell, plan: Plan) -> str | None:
-    """The name of the trial of `compare_to` in the same cell, with the same seed."""
-    trial = cell.trial
-    if plan.study.compare_to in (None, trial.variant):
+def _counterpart(trial: ResolvedTrial, study: Study) -> str | None:
+    """The name of the trial of `compare_to` in the same trial, with the same seed."""
+    if study.config.compare_to in (None, trial.variant):
         return None
-    for other in plan.trials:
+    for other in study.trials:
         same = other.axes == trial.axes and other.experiment.seed == trial.experiment.seed
-        if same and other.variant == plan.study.compare_to:
+        if same and other.variant == study.config.compare_to:
             return other.name
     return None
 

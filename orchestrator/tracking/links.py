@@ -1,53 +1,52 @@
 """Rows of a study that were trained elsewhere: under another study, or under another row's name.
 
-A link is a run of its own, so that the study's page in MLflow shows every cell. It repeats the
+A link is a run of its own, so that the study's page in MLflow shows every trial. It repeats the
 final figures of the run it stands for, and counts as no training.
 """
 
 from collections.abc import Mapping
 
-from orchestrator.study.resolve import Cell
+from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.tracking.descriptions import link_note, run_name
 from orchestrator.tracking.runs import TAG, Record
 from orchestrator.tracking.study_run import StudyRun
 
 
-def keep_links(
-    study_run: StudyRun, cells: Mapping[str, Cell], finished: Mapping[str, Record]
+def sync_links(
+    study_run: StudyRun, trials: Mapping[str, ResolvedTrial], finished: Mapping[str, Record]
 ) -> None:
-    """Make the study's links true. By trial name, cells: those the command is about; finished: the
+    """Make the study's links true. By trial name, trials: those the command is about; finished: the
     runs that stand for them.
 
-    A cell gets a link where its run was trained under another study or another name, with the
+    A trial gets a link where its run was trained under another study or another name, with the
     figures that the run has by now. A link that leads to no finished run any more is deleted.
     """
     wanted = {
         name: record
         for name, record in finished.items()
-        if (record.study, record.name) != (study_run.plan.study.study, name)
+        if (record.study, record.name) != (study_run.study.config.study, name)
     }
-    ledger = study_run.ledger
-    for run in ledger.search([study_run.experiment_id], f"tags.`{TAG}kind` = 'link'"):
+    store = study_run.store
+    for run in store.search([study_run.experiment_id], f"tags.`{TAG}kind` = 'link'"):
         name = run.data.tags.get(f"{TAG}trial", "")
         target = wanted.get(name)
         if target is not None and run.data.tags.get(f"{TAG}run") == target.run_id:
             present = run.data.metrics
             new = {key: value for key, value in target.metrics.items() if present.get(key) != value}
-            ledger.log_metrics(run.info.run_id, new, step=target.epoch)
+            store.log_metrics(run.info.run_id, new, step=target.epoch)
             del wanted[name]
-        elif name in cells:
-            ledger.client.delete_run(run.info.run_id)
+        elif name in trials:
+            store.client.delete_run(run.info.run_id)
     for name, record in wanted.items():
-        _link(study_run, cells[name], record)
+        _link(study_run, trials[name], record)
 
 
-def _link(study_run: StudyRun, cell: Cell, record: Record) -> None:
-    trial = cell.trial
+def _link(study_run: StudyRun, trial: ResolvedTrial, record: Record) -> None:
     tags = {
         f"{TAG}kind": "link",
         f"{TAG}trial": trial.name,
         f"{TAG}run": record.run_id,
-        f"{TAG}identity": cell.identity,
+        f"{TAG}identity": trial.identity,
         f"{TAG}code": record.code,
         f"{TAG}variant": trial.variant,
         f"{TAG}seed": str(trial.experiment.seed),
@@ -55,9 +54,9 @@ def _link(study_run: StudyRun, cell: Cell, record: Record) -> None:
         "mlflow.parentRunId": study_run.parent_id,
         "mlflow.note.content": link_note(record),
     }
-    ledger = study_run.ledger
-    run = ledger.client.create_run(
-        study_run.experiment_id, run_name=f"{run_name(cell)} (linked)", tags=tags
+    store = study_run.store
+    run = store.client.create_run(
+        study_run.experiment_id, run_name=f"{run_name(trial)} (linked)", tags=tags
     )
-    ledger.log_metrics(run.info.run_id, record.metrics, step=record.epoch)
-    ledger.client.set_terminated(run.info.run_id, "FINISHED")
+    store.log_metrics(run.info.run_id, record.metrics, step=record.epoch)
+    store.client.set_terminated(run.info.run_id, "FINISHED")

@@ -9,9 +9,9 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from orchestrator.tracking.claims import HEARTBEAT_SECONDS, Claim, Owner, settle
-from orchestrator.tracking.queries import StudyView
-from orchestrator.tracking.runs import TAG, RunStatus, abandoned, holder
-from orchestrator.tracking.store import Ledger, LedgerError
+from orchestrator.tracking.queries import StudySummary
+from orchestrator.tracking.runs import TAG, RunStatus, is_abandoned, lock_holder
+from orchestrator.tracking.store import TrackingError, TrackingStore
 
 _ASKING = f"{TAG}asking."
 
@@ -26,15 +26,15 @@ TRUSTED_SECONDS = 15.0
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
-class StudyAtWorkError(LedgerError):
+class StudyLockedError(TrackingError):
     """Another process is at work on the study; the message says which."""
 
 
-class StudyTakenError(LedgerError):
+class StudyLockLostError(TrackingError):
     """The study is in this process's hands no longer; the message says in whose."""
 
 
-class Session:
+class StudyLock:
     """The study's parent run, held by this process alone from `take` to `end`.
 
     A process that shows no life for long loses it: it may be suspended or cut off, and another
@@ -44,7 +44,7 @@ class Session:
 
     def __init__(
         self,
-        ledger: Ledger,
+        store: TrackingStore,
         parent_id: str,
         name: str,
         found: RunStatus,
@@ -55,33 +55,33 @@ class Session:
         self.found = found
         self._name = name
         self._looked = _seconds()
-        self._ledger = ledger
+        self._store = store
         self._on_stop = on_stop
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, daemon=True)
 
     @staticmethod
     def take(
-        ledger: Ledger, experiment_id: str, name: str, on_stop: Callable[[str], None]
-    ) -> "Session":
+        store: TrackingStore, experiment_id: str, name: str, on_stop: Callable[[str], None]
+    ) -> "StudyLock":
         """Find or make the study's parent run, and hold it. on_stop: called, from a thread, with
         the reason why this process must stop: another terminal asks it to, or the study is taken.
 
-        Raises StudyAtWorkError where another process holds it or takes it at this moment.
+        Raises StudyLockedError where another process holds it or takes it at this moment.
         """
-        client, token = ledger.client, uuid.uuid4().hex[:12]
+        client, token = store.client, uuid.uuid4().hex[:12]
         asking = {f"{_ASKING}{token}": _signed()}
-        parents = find_parents(ledger, experiment_id)
+        parents = find_parents(store, experiment_id)
         made = None
         if parents:
             at = parents[0].info.run_id
-            ledger.set_tags(at, asking)
+            store.set_tags(at, asking)
         else:
             at = made = client.create_run(
                 experiment_id, tags={f"{TAG}kind": "study", **asking}, run_name=name
             ).info.run_id
         while True:
-            parents = find_parents(ledger, experiment_id)
+            parents = find_parents(store, experiment_id)
             verdict = settle(token, _rivals(parents, token))
             if verdict == "take":
                 break
@@ -90,10 +90,10 @@ class Session:
                     client.delete_tag(at, f"{_ASKING}{token}")
                 else:
                     client.delete_run(made)
-                raise StudyAtWorkError(_at_work(name, parents))
+                raise StudyLockedError(_at_work(name, parents))
             time.sleep(_SETTLING_SECONDS)
         parent_id = parents[0].info.run_id
-        session = Session(ledger, parent_id, name, parents[0].info.status, on_stop)
+        session = StudyLock(store, parent_id, name, parents[0].info.status, on_stop)
         session._beat()
         client.update_run(parent_id, "RUNNING")
         for key in parents[0].data.tags:
@@ -106,24 +106,24 @@ class Session:
         return session
 
     def check(self) -> None:
-        """Before writing. Raises StudyTakenError where this process has lost the study."""
+        """Before writing. Raises StudyLockLostError where this process has lost the study."""
         if not self.taken and _seconds() - self._looked > TRUSTED_SECONDS:
             self._look()
         if self.taken:
-            raise StudyTakenError(self.taken)
+            raise StudyLockLostError(self.taken)
 
     def end(self, status: RunStatus) -> None:
         """Close the parent run, unless another process has it. Nothing is left to close where it
-        was deleted in MLflow. Raises LedgerError where it cannot be closed."""
+        was deleted in MLflow. Raises TrackingError where it cannot be closed."""
         self._ended.set()
         self._thread.join()
         try:
             self._look()
             if not self.taken:
-                self._ledger.client.set_terminated(self.parent_id, status)
+                self._store.client.set_terminated(self.parent_id, status)
         except MlflowException as error:
-            if self._ledger.exists(self.parent_id):
-                raise LedgerError(f"the study's run could not be closed: {error}") from None
+            if self._store.exists(self.parent_id):
+                raise TrackingError(f"the study's run could not be closed: {error}") from None
 
     def _keep_beating(self) -> None:
         beaten = _seconds()
@@ -143,7 +143,7 @@ class Session:
     def _look(self) -> Run:
         """Read whose the study is. A beat follows at once, so that none takes it back."""
         moment = _seconds()
-        parent = self._ledger.client.get_run(self.parent_id)
+        parent = self._store.client.get_run(self.parent_id)
         owner = Owner.parse(parent.data.tags.get(f"{TAG}owner", ""))
         if owner is not None and owner != Owner.this_process():
             self.taken = (
@@ -163,13 +163,13 @@ class Session:
             f"{TAG}owner": str(Owner.this_process()),
             f"{TAG}heartbeat": f"{time.time():.0f}",
         }
-        self._ledger.set_tags(self.parent_id, tags)
+        self._store.set_tags(self.parent_id, tags)
 
 
-def find_parents(ledger: Ledger, experiment_id: str) -> list[Run]:
+def find_parents(store: TrackingStore, experiment_id: str) -> list[Run]:
     """The study's parent runs, oldest first: one, but for the moment in which two processes begin
     the same study."""
-    parents = ledger.search([experiment_id], f"tags.`{TAG}kind` = 'study'")
+    parents = store.search([experiment_id], f"tags.`{TAG}kind` = 'study'")
     return sorted(parents, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
@@ -178,7 +178,7 @@ def _signed() -> str:
 
 
 def _rivals(parents: list[Run], token: str) -> list[Claim]:
-    rivals = [Claim("", held=True) for parent in parents if holder(parent)]
+    rivals = [Claim("", held=True) for parent in parents if lock_holder(parent)]
     for parent in parents:
         for key, value in parent.data.tags.items():
             if not key.startswith(_ASKING) or key == f"{_ASKING}{token}":
@@ -192,7 +192,7 @@ def _rivals(parents: list[Run], token: str) -> list[Claim]:
 
 def _at_work(name: str, parents: list[Run]) -> str:
     for parent in parents:
-        held = holder(parent)
+        held = lock_holder(parent)
         if held is not None:
             return (
                 f"the study {name!r} is being run by {held[0].described} (last sign of life "
@@ -206,30 +206,30 @@ def _seconds() -> float:
     return time.clock_gettime(_CLOCK)
 
 
-def ask_to_stop(ledger: Ledger, view: StudyView) -> None:
+def ask_to_stop(store: TrackingStore, view: StudySummary) -> None:
     """Leave word for the process that runs the study, wherever it is; it looks every few
     seconds."""
     word = f"{Owner.this_process().described}, {time.strftime('%Y-%m-%d %H:%M:%S')}"
-    ledger.set_tags(view.parent_id, {f"{TAG}stop": word})
+    store.set_tags(view.parent_id, {f"{TAG}stop": word})
 
 
-def close_abandoned(ledger: Ledger) -> None:
+def close_abandoned(store: TrackingStore) -> None:
     """Close as KILLED what dead processes left RUNNING, in every study."""
-    names = ledger.studies()
+    names = store.studies()
     query = f"tags.`{TAG}kind` = 'study' and attributes.status = 'RUNNING'"
-    dead = [parent for parent in ledger.search(list(names), query) if abandoned(parent)]
+    dead = [parent for parent in store.search(list(names), query) if is_abandoned(parent)]
     for parent in dead:
         children = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-        for run in ledger.search([parent.info.experiment_id], children):
+        for run in store.search([parent.info.experiment_id], children):
             if run.info.status in ("RUNNING", "SCHEDULED"):
-                _close(ledger, run)
-        _close(ledger, parent)
+                _close(store, run)
+        _close(store, parent)
 
 
-def _close(ledger: Ledger, run: Run) -> None:
+def _close(store: TrackingStore, run: Run) -> None:
     try:
         reason = "its process ended without closing it"
-        ledger.set_tags(run.info.run_id, {f"{TAG}reason": reason, f"{TAG}claim": ""})
-        ledger.client.set_terminated(run.info.run_id, "KILLED")
+        store.set_tags(run.info.run_id, {f"{TAG}reason": reason, f"{TAG}claim": ""})
+        store.client.set_terminated(run.info.run_id, "KILLED")
     except MlflowException:
         return  # deleted meanwhile

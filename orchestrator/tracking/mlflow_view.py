@@ -10,7 +10,7 @@ but where runs are sorted by a metric MLflow lists them all, folded into none.
 import json
 from typing import Any
 
-from orchestrator.study.study import Plan
+from orchestrator.study.study import Study
 
 VIEW_TAG = "mlflow.sharedViewState.study"
 VIEW_QUERY = "?viewStateShareKey=study"
@@ -44,12 +44,12 @@ _LINE = {
 }
 
 
-def study_view(plan: Plan) -> str:
+def study_view(study: Study) -> str:
     """The view of a study, as MLflow writes it."""
-    study = plan.study
-    protocols = [f"eval/{name}/miou" for name in study.protocols]
-    figure = "val/miou" if study.report.protocol is None else f"eval/{study.report.protocol}/miou"
-    if study.kind == "profile":
+    config = study.config
+    protocols = [f"eval/{name}/miou" for name in config.protocols]
+    figure = "val/miou" if config.report.protocol is None else f"eval/{config.report.protocol}/miou"
+    if config.kind == "profile":
         figure = "model/gflops"
     metrics = dict.fromkeys([figure, _METRICS[0], *protocols, *_METRICS[1:]])
     columns = [f"metrics.`{name}`" for name in metrics]
@@ -60,7 +60,7 @@ def study_view(plan: Plan) -> str:
         "orderByKey": columns[0],
         "orderByAsc": False,
         "runsHiddenMode": "FIRST_20_RUNS",
-        "compareRunCharts": [] if study.kind == "profile" else _charts(),
+        "compareRunCharts": [] if config.kind == "profile" else _charts(),
         "compareRunSections": [
             {"uuid": _SECTION, "name": "study", "display": True, "isReordered": True}
         ],

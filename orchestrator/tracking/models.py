@@ -13,14 +13,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from orchestrator.study.resolve import Cell
+from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.tracking import pyfunc_loader
 from orchestrator.tracking.model_package import Package, package
 from orchestrator.tracking.runs import TAG
-from orchestrator.tracking.store import Ledger
+from orchestrator.tracking.store import TrackingStore
 from pipelines.data.image_io import Array
 from pipelines.model_directory import write_model_directory
-from pipelines.training.lineage import WEIGHTS, check_origin, origin
+from pipelines.training.lineage import WEIGHTS, check_lineage, origin
 
 MODEL = "model"
 
@@ -34,7 +34,7 @@ _EXAMPLE = 64  # pixels of an example's longer side, at most
 
 
 def log_model(
-    ledger: Ledger,
+    store: TrackingStore,
     run_id: str,
     directory: Path,
     package: Package,
@@ -48,7 +48,7 @@ def log_model(
     `package` are installed. example: a picture, uint8 `(height, width, 3)`. tags: shown with the
     model. step: the epoch it is of.
     """
-    client = ledger.client
+    client = store.client
     experiment_id = client.get_run(run_id).info.experiment_id
     labels = {f"{TAG}{name}": value for name, value in tags.items()}
     model = client.create_logged_model(
@@ -81,12 +81,12 @@ def log_model(
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=step)])
 
 
-def register_best(ledger: Ledger, study: str, run_id: str) -> str | None:
+def register_best(store: TrackingStore, study: str, run_id: str) -> str | None:
     """Make the model of a run the one that `models:/STUDY@best` means; returns that name.
 
     Where it is so already, nothing is registered again. None where the run holds no model.
     """
-    client = ledger.client
+    client = store.client
     run = client.get_run(run_id)
     outputs = run.outputs.model_outputs if run.outputs else []
     if not outputs:
@@ -94,7 +94,7 @@ def register_best(ledger: Ledger, study: str, run_id: str) -> str | None:
     # MLflow keeps these two apart from the parts of a URI.
     name = re.sub(r"[/:]+", "-", study)
     uri = f"models:/{name}@{_BEST}"
-    present = _registered(ledger, name)
+    present = _registered(store, name)
     if present is not None and present.run_id == run_id:
         return uri
     model = client.get_logged_model(outputs[-1].model_id)
@@ -111,17 +111,17 @@ def register_best(ledger: Ledger, study: str, run_id: str) -> str | None:
     return uri
 
 
-def _registered(ledger: Ledger, name: str) -> ModelVersion | None:
+def _registered(store: TrackingStore, name: str) -> ModelVersion | None:
     try:
-        return ledger.client.get_model_version_by_alias(name, _BEST)
+        return store.client.get_model_version_by_alias(name, _BEST)
     except MlflowException:
         return None
 
 
-def keep_models(
-    ledger: Ledger,
+def log_models(
+    store: TrackingStore,
     run_id: str,
-    cell: Cell,
+    trial: ResolvedTrial,
     imports: Sequence[str],
     last: Path,
     best: Path | None,
@@ -133,12 +133,12 @@ def keep_models(
     best: None where nothing was validated. metrics: of the last epoch.
 
     Raises CheckpointError where one is of another experiment, or of other data or weights than the
-    cell's: a trial's name must stand for nothing else.
+    trial's: a trial's name must stand for nothing else.
     """
-    experiment, manifest = cell.trial.experiment, cell.dataset.manifest
-    digests = dict(zip(WEIGHTS, cell.digests, strict=True))
+    experiment, manifest = trial.experiment, trial.dataset.manifest
+    digests = dict(zip(WEIGHTS, trial.digests, strict=True))
     for checkpoint in filter(None, (last, best)):
-        check_origin(checkpoint, origin(experiment, manifest.fingerprint, digests))
+        check_lineage(checkpoint, origin(experiment, manifest.fingerprint, digests))
     with tempfile.TemporaryDirectory(prefix="models-") as temporary:
         directory = Path(temporary) / "last"
         write_model_directory(directory, last, experiment, manifest)
@@ -146,31 +146,31 @@ def keep_models(
             "data": manifest.fingerprint,
             "protocol": experiment.evaluation.protocol,
             "checkpoint": "last",
-            "code": cell.code,
-            "variant": cell.trial.variant,
+            "code": trial.code,
+            "variant": trial.variant,
             "seed": str(experiment.seed),
         }
         if "val/miou" in metrics:
             tags["miou"] = f"{metrics['val/miou']:.6f}"
         log_model(
-            ledger,
+            store,
             run_id,
             directory,
             package(experiment, imports),
-            _example(cell),
+            _example(trial),
             tags,
             step=int(metrics["epoch"]),
         )
         if best is not None:
             directory = Path(temporary) / "best"
             write_model_directory(directory, best, experiment, manifest)
-            ledger.log_artifact(run_id, directory, "best")
+            store.log_artifact(run_id, directory, "best")
 
 
-def _example(cell: Cell) -> Array:
+def _example(trial: ResolvedTrial) -> Array:
     """The first training picture, so small that it can be read as text: every n-th pixel, sides
     multiples of 32."""
-    picture, _ = cell.dataset.split(cell.trial.experiment.data.train_split).read(0)
+    picture, _ = trial.dataset.split(trial.experiment.data.train_split).read(0)
     step = -(-max(picture.shape[:2]) // _EXAMPLE)
     small = picture[::step, ::step]
     height, width = (max(32, length // 32 * 32) for length in small.shape[:2])

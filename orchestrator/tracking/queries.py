@@ -16,10 +16,10 @@ from orchestrator.tracking.runs import (
     Record,
     TrialRun,
     _trial_run,
-    holder,
+    lock_holder,
     read_record,
 )
-from orchestrator.tracking.store import Ledger
+from orchestrator.tracking.store import TrackingStore
 
 _PORT = 5000
 
@@ -28,20 +28,20 @@ StudyState = Literal["running", "finished", "failed", "stopped"]
 _STATES: dict[str, StudyState] = {"FINISHED": "finished", "FAILED": "failed"}
 
 
-def trial_runs(ledger: Ledger) -> list[TrialRun]:
+def trial_runs(store: TrackingStore) -> list[TrialRun]:
     """All trials of all studies, oldest first."""
-    names = ledger.studies()
+    names = store.studies()
     trials: list[Run] = []
     living: set[str] = set()
     linked: dict[str, set[tuple[str, str]]] = {}
-    for run in ledger.search(list(names), f"tags.`{TAG}kind` != 'none'"):
+    for run in store.search(list(names), f"tags.`{TAG}kind` != 'none'"):
         tags = run.data.tags
         if tags[f"{TAG}kind"] == "trial":
             trials.append(run)
         elif tags[f"{TAG}kind"] == "link":
-            cell = names[run.info.experiment_id], tags.get(f"{TAG}trial", "")
-            linked.setdefault(tags.get(f"{TAG}run", ""), set()).add(cell)
-        elif holder(run):
+            trial = names[run.info.experiment_id], tags.get(f"{TAG}trial", "")
+            linked.setdefault(tags.get(f"{TAG}run", ""), set()).add(trial)
+        elif lock_holder(run):
             living.add(run.info.run_id)
     trials.sort(key=lambda run: (run.info.start_time, run.info.run_id))
     return [
@@ -50,33 +50,33 @@ def trial_runs(ledger: Ledger) -> list[TrialRun]:
     ]
 
 
-def history(ledger: Ledger, run_id: str, metric: str) -> list[tuple[int, float]]:
+def history(store: TrackingStore, run_id: str, metric: str) -> list[tuple[int, float]]:
     """`(epoch, value)` of a metric, first epoch first; empty where there is none."""
     try:
-        recorded = ledger.client.get_metric_history(run_id, metric)
+        recorded = store.client.get_metric_history(run_id, metric)
     except MlflowException:
         return []
     return sorted({entry.step: entry.value for entry in recorded}.items())
 
 
-def parent_run(ledger: Ledger, study: str) -> str | None:
+def parent_run(store: TrackingStore, study: str) -> str | None:
     """The id of the study's own run; None where the ledger does not know the study."""
-    experiment = ledger.client.get_experiment_by_name(study)
+    experiment = store.client.get_experiment_by_name(study)
     if experiment is None or experiment.lifecycle_stage != "active":
         return None
-    found = ledger.search([experiment.experiment_id], f"tags.`{TAG}kind` = 'study'")
+    found = store.search([experiment.experiment_id], f"tags.`{TAG}kind` = 'study'")
     return max(found, key=lambda run: run.info.start_time).info.run_id if found else None
 
 
-def study_pictures(ledger: Ledger, study: str) -> dict[str, bytes]:
+def study_pictures(store: TrackingStore, study: str) -> dict[str, bytes]:
     """The PNG files that were drawn of the study's models, by name without the ending."""
-    parent = parent_run(ledger, study)
+    parent = parent_run(store, study)
     if parent is None:
         return {}
-    paths = [entry.path for entry in ledger.client.list_artifacts(parent, FIGURES)]
+    paths = [entry.path for entry in store.client.list_artifacts(parent, FIGURES)]
     with TemporaryDirectory(prefix="pictures-") as directory:
         return {
-            PurePosixPath(path).stem: ledger.download(
+            PurePosixPath(path).stem: store.download(
                 f"runs:/{parent}/{path}", Path(directory)
             ).read_bytes()
             for path in paths
@@ -84,18 +84,18 @@ def study_pictures(ledger: Ledger, study: str) -> dict[str, bytes]:
         }
 
 
-def run_address(ledger: Ledger, run: TrialRun) -> str:
+def run_address(store: TrackingStore, run: TrialRun) -> str:
     """Where a browser finds the run: on the tracking server, or on `mlflow ui` at its own port."""
-    server = ledger.shown_uri if ledger.shown_uri.startswith("http") else ""
+    server = store.shown_uri if store.shown_uri.startswith("http") else ""
     base = server.rstrip("/") or f"http://127.0.0.1:{_PORT}"
     return f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
 
 
 @dataclass(frozen=True)
-class StudyView:
+class StudySummary:
     """A study as it stands. owner: the process that runs it, and seconds since its sign of life.
 
-    trials: of this study; links: cells that were trained by others. started: seconds since the
+    trials: of this study; links: trials that were trained by others. started: seconds since the
     epoch. command: how it was last run, as `StudyRun.open` was told. asked_to_stop: by another
     terminal.
     """
@@ -112,13 +112,13 @@ class StudyView:
     asked_to_stop: bool
 
 
-def studies(ledger: Ledger) -> list[StudyView]:
+def studies(store: TrackingStore) -> list[StudySummary]:
     """Every study, in the order in which they were begun."""
-    names = ledger.studies()
+    names = store.studies()
     parents: dict[str, Run] = {}
     trials: dict[str, list[Record]] = {}
     links: dict[str, int] = {}
-    for run in ledger.search(list(names), f"tags.`{TAG}kind` != 'none'"):
+    for run in store.search(list(names), f"tags.`{TAG}kind` != 'none'"):
         kind, experiment = run.data.tags[f"{TAG}kind"], run.info.experiment_id
         if kind == "study":
             parents[experiment] = run
@@ -127,12 +127,12 @@ def studies(ledger: Ledger) -> list[StudyView]:
         elif kind == "link":
             links[experiment] = links.get(experiment, 0) + 1
     found = [
-        StudyView(
+        StudySummary(
             name=names[experiment],
             experiment_id=experiment,
             parent_id=parent.info.run_id,
-            state="running" if holder(parent) else _STATES.get(parent.info.status, "stopped"),
-            owner=holder(parent),
+            state="running" if lock_holder(parent) else _STATES.get(parent.info.status, "stopped"),
+            owner=lock_holder(parent),
             trials=sorted(trials.get(experiment, []), key=lambda record: record.name),
             links=links.get(experiment, 0),
             started=parent.info.start_time / 1000,

@@ -86,7 +86,7 @@ def evaluations_in(tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def holder(parent: Run) -> tuple[Owner, float] | None:
+def lock_holder(parent: Run) -> tuple[Owner, float] | None:
     """The living process that runs a study, and the seconds since its last sign of life; None where
     none does. This process itself does not count."""
     if parent.info.status != "RUNNING":
@@ -97,18 +97,18 @@ def holder(parent: Run) -> tuple[Owner, float] | None:
     return (owner, age) if owner is not None and owner.may_be_alive(age) else None
 
 
-def abandoned(parent: Run) -> bool:
+def is_abandoned(parent: Run) -> bool:
     """Whether a study's run is RUNNING although its process is dead."""
     owner = Owner.parse(parent.data.tags.get(f"{TAG}owner", ""))
     mine = owner == Owner.this_process()
-    return parent.info.status == "RUNNING" and not mine and holder(parent) is None
+    return parent.info.status == "RUNNING" and not mine and lock_holder(parent) is None
 
 
 @dataclass(frozen=True)
 class TrialRun:
     """A trial's run, with all that was recorded of it once.
 
-    name: the trial's in its study. cells: (study, trial) of the cells that it is known to stand
+    name: the trial's in its study. trials: (study, trial) of the trials that it is known to stand
     for: its own, and those that are linked to it. in_work: another living process trains it.
     dataset: as the study named it; data: its fingerprint. weights: where those lay that the
     backbone and the whole network started from; digests: of these two; None without any.
@@ -121,7 +121,7 @@ class TrialRun:
     experiment_id: str
     study: str
     name: str
-    cells: frozenset[tuple[str, str]]
+    trials: frozenset[tuple[str, str]]
     identity: str
     status: RunStatus
     in_work: bool
@@ -149,7 +149,7 @@ class TrialRun:
 
 
 def _trial_run(run: Run, study: str, linked: Set[tuple[str, str]], living: Set[str]) -> TrialRun:
-    """linked: cells that a link leads from; living: the studies' runs that others work on."""
+    """linked: trials that a link leads from; living: the studies' runs that others work on."""
     info, params = run.info, run.data.params
     record = read_record(run, study, run.data.tags.get("mlflow.parentRunId") in living)
     tags = run.data.tags
@@ -160,7 +160,7 @@ def _trial_run(run: Run, study: str, linked: Set[tuple[str, str]], living: Set[s
         experiment_id=info.experiment_id,
         study=study,
         name=record.name,
-        cells=frozenset({(study, record.name), *linked}),
+        trials=frozenset({(study, record.name), *linked}),
         identity=record.identity,
         status=record.status,
         in_work=record.in_work,
@@ -195,7 +195,7 @@ class Candidate(Protocol):
 AnyRun = TypeVar("AnyRun", bound=Candidate)
 
 
-def foremost(runs: Iterable[AnyRun], study: str, code: str) -> AnyRun | None:
+def select_run(runs: Iterable[AnyRun], study: str, code: str) -> AnyRun | None:
     """The run that stands for a trial of `study`; None where the trial is missing.
 
     runs: all of its identity, in every study, oldest first. code: the present version.

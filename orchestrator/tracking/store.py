@@ -16,7 +16,14 @@ from mlflow.tracking import MlflowClient
 
 from orchestrator.storage import Storage
 from orchestrator.tracking.mlflow_view import VIEW_QUERY
-from orchestrator.tracking.runs import MEASUREMENT, TAG, Record, evaluations_in, holder, read_record
+from orchestrator.tracking.runs import (
+    MEASUREMENT,
+    TAG,
+    Record,
+    evaluations_in,
+    lock_holder,
+    read_record,
+)
 from pipelines.errors import UserError
 
 _VARIABLE = "MLFLOW_TRACKING_URI"
@@ -25,7 +32,7 @@ _METRICS_IN_A_BATCH = 1000
 _ABSENT = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
-class LedgerError(UserError, RuntimeError):
+class TrackingError(UserError, RuntimeError):
     """The ledger cannot be used as asked; the message says why and what would work."""
 
 
@@ -34,33 +41,33 @@ def tracking_uri(storage: Path) -> str:
     return os.environ.get(_VARIABLE) or f"sqlite:///{storage / 'mlflow.db'}"
 
 
-def open_store(storage: Storage) -> "Ledger":
+def open_store(storage: Storage) -> "TrackingStore":
     """The store of `MLFLOW_TRACKING_URI`, or a SQLite file in the storage on this machine.
 
-    Raises LedgerError where the storage is a URI and there is no tracking server.
+    Raises TrackingError where the storage is a URI and there is no tracking server.
     """
     uri = tracking_uri(storage.here)
     if storage.is_remote and uri.startswith("sqlite:"):
-        raise LedgerError(
+        raise TrackingError(
             f"--storage {storage.shared} can hold no ledger; set MLFLOW_TRACKING_URI to a "
             "tracking server's address"
         )
-    return Ledger(uri, None if uri.startswith("http") else storage.here / "artifacts")
+    return TrackingStore(uri, None if uri.startswith("http") else storage.here / "artifacts")
 
 
-class Ledger:
+class TrackingStore:
     """A tracking store. client: MLflow's own, for this package alone."""
 
     def __init__(self, tracking_uri: str, artifacts: Path | None) -> None:
         """Connect to a tracking store. `artifacts`: where a new study keeps them; None leaves that
-        to the tracking server. Raises LedgerError where the store cannot be reached."""
+        to the tracking server. Raises TrackingError where the store cannot be reached."""
         self.tracking_uri = tracking_uri
         self.artifacts = artifacts
         try:
             self.client = MlflowClient(tracking_uri)
             self.client.search_experiments(max_results=1)
         except Exception as error:
-            raise LedgerError(f"MLflow at {self.shown_uri} cannot be used: {error}") from None
+            raise TrackingError(f"MLflow at {self.shown_uri} cannot be used: {error}") from None
         said = os.environ.get(_VARIABLE)
         mlflow.set_tracking_uri(tracking_uri)  # what registers models asks for no address
         if said is None:  # MLflow notes it in the environment, which holds the user's word alone
@@ -72,7 +79,7 @@ class Ledger:
         wanted = set(identities)
         names = self.studies()
         parents = self.search(list(names), f"tags.`{TAG}kind` = 'study'")
-        living = {parent.info.run_id for parent in parents if holder(parent)}
+        living = {parent.info.run_id for parent in parents if lock_holder(parent)}
         found: dict[str, list[Record]] = {}
         runs = self.search(list(names), f"tags.`{TAG}kind` = 'trial'")
         for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id)):
@@ -100,7 +107,9 @@ class Ledger:
             self.client.create_experiment(name, artifact_location=location)
         except MlflowException as error:
             if self.client.get_experiment_by_name(name) is None:
-                raise LedgerError(f"the study {name!r} cannot be made in MLflow: {error}") from None
+                raise TrackingError(
+                    f"the study {name!r} cannot be made in MLflow: {error}"
+                ) from None
 
     def exists(self, run_id: str) -> bool:
         """Whether a run is there and not deleted. A store that does not answer has not said that
@@ -189,7 +198,7 @@ class Ledger:
 
     def download(self, uri: str, directory: Path) -> Path:
         """Copy `runs:/ID/FOLDER` or a registered `models:/NAME@ALIAS` into `directory`; returns the
-        folder it is in. Raises LedgerError where there is none.
+        folder it is in. Raises TrackingError where there is none.
 
         The last checkpoint of a run is its model, so `runs:/ID/last` is what `runs:/ID/model` is.
         """
@@ -204,7 +213,7 @@ class Ledger:
                 return Path(found)
             except Exception as error:
                 cause = error
-        raise LedgerError(f"{uri}: not in MLflow at {self.shown_uri} ({cause})")
+        raise TrackingError(f"{uri}: not in MLflow at {self.shown_uri} ({cause})")
 
     def log_evaluation(
         self,

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.tracking.runs import TAG
-from orchestrator.tracking.store import Ledger
+from orchestrator.tracking.store import TrackingStore
 
 _PAGE = f"{TAG}page"
 
 
 @dataclass(frozen=True)
-class Page:
+class StudyPage:
     """shown: what makes the table on it another than the file's; asked: the same of the command's
     own table. Both are empty for the file's."""
 
@@ -39,19 +39,19 @@ class Page:
         )
 
 
-def find_page(ledger: Ledger, parent_id: str, overridden: Sequence[str]) -> Page:
+def find_page(store: TrackingStore, parent_id: str, overridden: Sequence[str]) -> StudyPage:
     """The page of the study's run as it is; a page that shows nothing yet is the command's own.
-    overridden: as of the command's `Plan`."""
+    overridden: as of the command's `Study`."""
     asked = " ".join(f"--set {entry}" for entry in sorted(overridden))
-    tags = ledger.client.get_run(parent_id).data.tags
+    tags = store.client.get_run(parent_id).data.tags
     # A page that says nothing of it is from before there was this tag.
-    return Page(tags.get(_PAGE, "" if "mlflow.note.content" in tags else asked), asked)
+    return StudyPage(tags.get(_PAGE, "" if "mlflow.note.content" in tags else asked), asked)
 
 
-def take_page(ledger: Ledger, parent_id: str, overridden: Sequence[str]) -> Page:
+def take_page(store: TrackingStore, parent_id: str, overridden: Sequence[str]) -> StudyPage:
     """The page of the study's run, taken where this command may have it, see `find_page`."""
-    page = find_page(ledger, parent_id, overridden)
+    page = find_page(store, parent_id, overridden)
     if page.asked and not page.is_own:
         return page
-    ledger.set_tags(parent_id, {_PAGE: page.asked})
-    return Page(page.asked, page.asked)
+    store.set_tags(parent_id, {_PAGE: page.asked})
+    return StudyPage(page.asked, page.asked)

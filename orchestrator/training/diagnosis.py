@@ -25,7 +25,7 @@ from pipelines.data.dataset import DatasetError
 from pipelines.evaluation.inference import NonFiniteLogitsError
 from pipelines.network.build import NetworkError
 from pipelines.network.checkpoint import CheckpointError
-from pipelines.training.distributed import DisagreementError
+from pipelines.training.distributed import RankMismatchError
 from pipelines.training.loop import NonFiniteLossError
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
@@ -63,7 +63,7 @@ def classify(error: BaseException) -> Cause:
         isinstance(error, ActorDiedError) and "node has died" in text
     ):
         return "lost node"
-    if isinstance(error, RayError | RayTrainError | DistError | DisagreementError) or (
+    if isinstance(error, RayError | RayTrainError | DistError | RankMismatchError) or (
         isinstance(error, RuntimeError) and ("gloo" in text or "nccl" in text)
     ):
         # Gone, or only the echo of another's going; or a stranger came in its place.
@@ -102,7 +102,7 @@ def _sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}".rstrip(": ")
 
 
-class GangNodes(WorkerGroupCallback):
+class NodeLossDetector(WorkerGroupCallback):
     """Remembers the nodes of a trial's last worker group."""
 
     def __init__(
@@ -123,7 +123,7 @@ class GangNodes(WorkerGroupCallback):
         """The ids of the nodes that the workers lie on."""
         self._ours = set(nodes)
 
-    def one_is_lost(self) -> bool:
+    def lost_a_node(self) -> bool:
         """Whether one of them is gone, or goes within a moment; Ray knows it too on return, so that
         nothing is placed there. At once where there is but one machine."""
         end = time.monotonic() + self._patience

@@ -23,7 +23,7 @@ from orchestrator.cluster.nodes import free_nodes
 from orchestrator.scheduling.policy import workers_that_fit
 
 
-def idle_room(worker: Mapping[str, float]) -> int:
+def idle_workers(worker: Mapping[str, float]) -> int:
     """How many such workers the connected cluster could start now, beside what runs on it; 0 while
     any gang waits for its place."""
     groups: Mapping[str, Mapping[str, Any]] = placement_group_table()
@@ -32,7 +32,7 @@ def idle_room(worker: Mapping[str, float]) -> int:
     return workers_that_fit(worker, free_nodes())
 
 
-class AtCheckpoint(UserCallback):
+class CheckpointObserver(UserCallback):
     """Knows whether the last report of a training came with a checkpoint, so that nothing is lost
     by starting anew from it."""
 
@@ -54,7 +54,7 @@ class AtCheckpoint(UserCallback):
         return fresh
 
 
-class RangeOfWorkers(FixedScalingPolicy):
+class ElasticScalingPolicy(FixedScalingPolicy):
     """Ray Train's decisions for `ScalingConfig(num_workers=(low, high))`.
 
     Ray's own elastic policy shares a cluster out by who asks first, and would have the autoscaler
@@ -65,15 +65,15 @@ class RangeOfWorkers(FixedScalingPolicy):
     def __init__(
         self,
         scaling: ScalingConfig,
-        takes_all: bool,
-        at_checkpoint: AtCheckpoint,
-        room: Callable[[Mapping[str, float]], int] = idle_room,
+        may_use_idle: bool,
+        at_checkpoint: CheckpointObserver,
+        room: Callable[[Mapping[str, float]], int] = idle_workers,
         clock: Callable[[], float] = time_monotonic,
     ) -> None:
         """takes_all: whether it starts with what lies idle, because no other trial waits for it;
         with the fewest otherwise. room: says how many further workers there is room for."""
         super().__init__(scaling)
-        self._takes_all = takes_all
+        self._takes_all = may_use_idle
         self._at_checkpoint = at_checkpoint
         self._room = room
         self._clock = clock

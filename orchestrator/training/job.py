@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from orchestrator.scheduling.capacity import Gang
+from orchestrator.scheduling.capacity import Placement
 from orchestrator.storage import Storage
-from orchestrator.study.resolve import Cell
-from orchestrator.study.study import Plan
+from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.study import Study
 from orchestrator.training.worker import WorkerTask
 from orchestrator.training.worker_logs import output_directory
 
@@ -30,36 +30,41 @@ class Job:
     keep_checkpoints: int
     storage: str
     most_workers: int = 0
-    takes_room: bool = False
+    may_use_idle: bool = False
     expected_seconds: float = 0.0
     rank: int = 0
 
 
 def job_of(
-    cell: Cell, run_id: str, plan: Plan, gang: Gang, storage: Storage, stop: str = ""
+    trial: ResolvedTrial,
+    run_id: str,
+    study: Study,
+    placement: Placement,
+    storage: Storage,
+    stop: str = "",
 ) -> Job:
-    """What the fleet needs to know to train a cell. storage: where its checkpoints lie; stop: the
+    """What the fleet needs to know to train a trial. storage: where its checkpoints lie; stop: the
     stop file that its workers watch, if any."""
-    resources = plan.study.resources
+    resources = study.config.resources
     return Job(
-        name=cell.trial.name,
-        run_name=f"{cell.identity[:16]}-{run_id}",
+        name=trial.name,
+        run_name=f"{trial.identity[:16]}-{run_id}",
         task=WorkerTask(
-            experiment=cell.experiment,
-            dataset=cell.location,
-            fingerprint=cell.dataset.manifest.fingerprint,
+            experiment=trial.worker_experiment,
+            dataset=trial.location,
+            fingerprint=trial.dataset.manifest.fingerprint,
             threads=max(1, int(resources.cpus_per_worker)),
-            imports=plan.study.imports,
+            imports=study.config.imports,
             cache=resources.cache(),
             checkpoint_steps=resources.checkpoint_steps,
-            share=resources.share(gang.device),
+            share=resources.share(placement.device),
             output=output_directory(storage, run_id),
             stop_file=stop,
         ),
         workers=resources.fewest_workers,
         most_workers=resources.most_workers,
-        resources=gang.per_worker,
-        use_gpu=gang.device == "cuda",
+        resources=placement.per_worker,
+        use_gpu=placement.device == "cuda",
         retries=resources.retries,
         keep_checkpoints=resources.keep_checkpoints,
         storage=storage.at("trials"),

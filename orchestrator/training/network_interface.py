@@ -26,7 +26,7 @@ def interface_of(address: str) -> str | None:
     return None
 
 
-def speak_over_rays_network() -> None:
+def use_cluster_interface() -> None:
     """Have process groups of this process use the interface that Ray uses, and say what goes wrong
     between machines. What the environment says already counts."""
     os.environ.setdefault("NCCL_DEBUG", "WARN")  # into the worker's output; silent by default
@@ -36,7 +36,7 @@ def speak_over_rays_network() -> None:
             os.environ.setdefault(variable, name)
 
 
-class RaysNetwork(TorchConfig):
+class ClusterNetworkConfig(TorchConfig):
     """Ray Train's process group, over the network that connects the cluster's machines."""
 
     @property
@@ -48,5 +48,5 @@ class RaysNetwork(TorchConfig):
 class _Backend(_TorchBackend):
     def on_start(self, worker_group, backend_config):  # type: ignore[no-untyped-def]
         """Called once the workers' processes are there."""
-        worker_group.execute(speak_over_rays_network)
+        worker_group.execute(use_cluster_interface)
         super().on_start(worker_group, backend_config)

@@ -16,19 +16,19 @@ from orchestrator.scheduling.policy import Node, Running, Waiting, choose, in_or
 _NODES_SECONDS = 2.0
 
 
-class Admission(Searcher):
+class GangSearcher(Searcher):
     """Suggests `{"job": index, "last": ...}` into `trials`, in the order and at the moment the
     policy says. last: whether no other trial waits.
 
     nodes: asked again and again, so that what joins the cluster is used and what is lost is not.
-    at_once: most trials together. closed: whether nothing may be started beside so many trials.
+    max_concurrent: most trials together. closed: whether nothing may start besides `n` trials.
     """
 
     def __init__(
         self,
         trials: Sequence[Waiting],
         nodes: Callable[[], Sequence[Node]],
-        at_once: int | None,
+        max_concurrent: int | None,
         closed: Callable[[int], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -38,7 +38,7 @@ class Admission(Searcher):
         self._running: dict[str, tuple[Waiting, float]] = {}
         self._admitted = 0
         self._nodes = nodes
-        self._at_once = at_once
+        self._max_concurrent = max_concurrent
         self._closed = closed
         self._clock = clock
         self._there: Sequence[Node] = ()
@@ -52,7 +52,7 @@ class Admission(Searcher):
         running = [Running(t.gang, t.seconds, now - began) for t, began in self._running.values()]
         if now - self._asked >= _NODES_SECONDS:
             self._there, self._asked = self._nodes(), now
-        chosen = choose(self._waiting, running, self._there, self._at_once)
+        chosen = choose(self._waiting, running, self._there, self._max_concurrent)
         if not chosen:
             return None
         self._waiting.remove(chosen[0])

@@ -22,11 +22,11 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from orchestrator.storage import on_this_machine
-from orchestrator.training.diagnosis import GangNodes, diagnose
-from orchestrator.training.elastic import AtCheckpoint, RangeOfWorkers
+from orchestrator.training.diagnosis import NodeLossDetector, diagnose
+from orchestrator.training.elastic import CheckpointObserver, ElasticScalingPolicy
 from orchestrator.training.failures import Attempts, check_trial
 from orchestrator.training.job import Job
-from orchestrator.training.network_interface import RaysNetwork
+from orchestrator.training.network_interface import ClusterNetworkConfig
 from orchestrator.training.stop_file import StopFile
 from orchestrator.training.worker import RUN, SCORE, train_worker
 from pipelines.network.checkpoint import STATE_FILE, read_history
@@ -45,20 +45,22 @@ class TrialTrainer(TorchTrainer):
     either way. It spares each trial the start of two processes: the controller's, and the one of
     the queue through which an actor would send its reports here.
 
-    takes_all: whether a range of workers starts with what lies idle, see `RangeOfWorkers`.
+    takes_all: whether a range of workers starts with what lies idle, see `ElasticScalingPolicy`.
     """
 
-    def __init__(self, *arguments: Any, takes_all: bool = False, **settings: Any) -> None:
+    def __init__(self, *arguments: Any, may_use_idle: bool = False, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self._takes_all = takes_all
+        self._takes_all = may_use_idle
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
         scaling = self.scaling_config
         if scaling.elasticity_enabled:
-            at_checkpoint = AtCheckpoint()
+            at_checkpoint = CheckpointObserver()
             self.run_config.callbacks.append(at_checkpoint)
             settings["callbacks"] = self._create_default_callbacks()
-            settings["scaling_policy"] = RangeOfWorkers(scaling, self._takes_all, at_checkpoint)
+            settings["scaling_policy"] = ElasticScalingPolicy(
+                scaling, self._takes_all, at_checkpoint
+            )
         controller = TrainController(**settings)
         try:
             asyncio.run(controller.run())
@@ -94,14 +96,14 @@ def run_trial(job: Job) -> dict[str, Any]:
     stopped by itself, because a machine is about to be taken, goes on elsewhere. Raises TrialError.
     """
     attempts = Attempts(job.retries)
-    nodes = GangNodes()
-    takes_all = job.takes_room
+    nodes = NodeLossDetector()
+    may_use_idle = job.may_use_idle
     stop = StopFile(job.task.stop_file)
     while True:
         if stop.is_asked():
             return {}
         try:
-            result = _trainer(job, nodes, takes_all).fit()
+            result = _trainer(job, nodes, may_use_idle).fit()
             if _is_complete(job, result.checkpoint):
                 break
             if not job.task.stop_file or stop.is_asked():
@@ -110,13 +112,13 @@ def run_trial(job: Job) -> dict[str, Any]:
             logger.warning("%s: a machine is being taken; going on from the checkpoint", job.name)
         except TrainingFailedError as error:
             failure = diagnose(error)
-            if failure.cause == "lost worker" and nodes.one_is_lost():
+            if failure.cause == "lost worker" and nodes.lost_a_node():
                 failure = replace(failure, cause="lost node")
             if not attempts.again(failure):
                 lost = f"a worker was lost {attempts.counted} times, the last time: "
                 raise TrialError((lost if failure.retried else "") + failure.message) from None
             logger.warning("%s: %s (%s), resuming", job.name, failure.cause, failure.message)
-        takes_all = True  # by now the other trials have their place
+        may_use_idle = True  # by now the other trials have their place
     best, _ = max(
         result.best_checkpoints or [],
         key=lambda entry: entry[1].get(SCORE, -math.inf),
@@ -143,13 +145,13 @@ def _is_complete(job: Job, checkpoint: Checkpoint | None) -> bool:
     return len(history) == job.task.experiment.training.epochs
 
 
-def _trainer(job: Job, nodes: GangNodes, takes_all: bool) -> TrialTrainer:
+def _trainer(job: Job, nodes: NodeLossDetector, may_use_idle: bool) -> TrialTrainer:
     elastic = job.most_workers > job.workers
     return TrialTrainer(
         train_worker,
-        takes_all=takes_all,
+        may_use_idle=may_use_idle,
         train_loop_config={"task": job.task, "run": job.run_name},
-        torch_config=RaysNetwork(),
+        torch_config=ClusterNetworkConfig(),
         scaling_config=ScalingConfig(
             num_workers=(job.workers, job.most_workers) if elastic else job.workers,
             use_gpu=job.use_gpu,

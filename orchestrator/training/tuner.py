@@ -17,7 +17,7 @@ from orchestrator.scheduling.capacity import (
 from orchestrator.scheduling.policy import GangShape, Node, Waiting
 from orchestrator.study.config import EarlyStopping
 from orchestrator.training.job import Job
-from orchestrator.training.searcher import Admission
+from orchestrator.training.searcher import GangSearcher
 from orchestrator.training.trial import TrialError, run_trial
 
 # What a trial's driver reports besides its epochs, once it ends.
@@ -56,7 +56,7 @@ class TrialEvents(Protocol):
         """Whether nobody wants the trial any more."""
 
 
-class Link:
+class EventChannel:
     """The way back into this process. Tune writes its callbacks to a file; a link stays behind."""
 
     def __init__(self, events: TrialEvents) -> None:
@@ -75,7 +75,7 @@ class Link:
         return {}
 
 
-class Halving(ASHAScheduler):
+class TableSafeASHA(ASHAScheduler):
     """Gives trials up by the rank of their mIoU, but none at its last epoch: that one is trained
     in full, and ends by itself, after its results are written."""
 
@@ -103,12 +103,12 @@ class Halving(ASHAScheduler):
         return str(action)
 
 
-class StopOnRequest(tune.Stopper):
+class RequestStopper(tune.Stopper):
     """Ends all trials once a stop was asked for, those that nobody wants any more, and each at its
     next report, which comes with a checkpoint, where they are to be held. One that has reported its
     last epoch has nothing to hold: it is left to write its results."""
 
-    def __init__(self, jobs: Sequence[Job], link: Link) -> None:
+    def __init__(self, jobs: Sequence[Job], link: EventChannel) -> None:
         self._jobs = jobs
         self._link = link
 
@@ -124,10 +124,10 @@ class StopOnRequest(tune.Stopper):
         return self._link.events.stop_requested()
 
 
-class Relay(tune.Callback):
+class EventCallback(tune.Callback):
     """Hands Tune's events on, in the study's own terms."""
 
-    def __init__(self, jobs: Sequence[Job], link: Link) -> None:
+    def __init__(self, jobs: Sequence[Job], link: EventChannel) -> None:
         self._jobs = jobs
         self._link = link
         self._causes: dict[str, str] = {}
@@ -182,7 +182,7 @@ def _is_last(job: Job, result: dict[str, Any]) -> bool:
 
 def run_jobs(
     jobs: Sequence[Job],
-    at_once: int | None,
+    max_concurrent: int | None,
     events: TrialEvents,
     directory: Path,
     name: str,
@@ -196,7 +196,7 @@ def run_jobs(
     Returns when every job has ended, or when `events` wants no more and the running ones are
     stopped. One failing job leaves the others alone.
 
-    at_once: most gangs together; as many as fit for None. directory: Tune's own files.
+    max_concurrent: most gangs together; as many as fit for None. directory: Tune's own files.
     early_stopping: gives trials up by the rank of their mIoU. run: what a job's driver does.
     nodes: what there is, or may come to be where more is asked for; the connected ones for None.
     """
@@ -204,7 +204,7 @@ def run_jobs(
 
     def trainable(config: dict[str, Any]) -> None:
         try:
-            outcome = run(replace(jobs[config["job"]], takes_room=config["last"]))
+            outcome = run(replace(jobs[config["job"]], may_use_idle=config["last"]))
             if outcome:  # nothing, where it was told to stop before its end
                 tune.report({OUTCOME: outcome})
         except Exception as error:
@@ -215,7 +215,7 @@ def run_jobs(
             tune.report({FAILURE: cause})
             raise
 
-    link = Link(events)
+    link = EventChannel(events)
     waiting = [
         Waiting(
             job.name,
@@ -228,8 +228,8 @@ def run_jobs(
     tuner = tune.Tuner(
         tune.with_resources(trainable, dict(driver)),
         tune_config=tune.TuneConfig(
-            search_alg=Admission(waiting, nodes or connected_nodes, at_once, link.closed),
-            scheduler=early_stopping and Halving(early_stopping, jobs),
+            search_alg=GangSearcher(waiting, nodes or connected_nodes, max_concurrent, link.closed),
+            scheduler=early_stopping and TableSafeASHA(early_stopping, jobs),
             num_samples=len(jobs),
             max_concurrent_trials=len(jobs),  # the policy's bound is the one that counts
             # A trial that is stopped must take its process along, or its gang would go on in it.
@@ -239,8 +239,8 @@ def run_jobs(
             name=name,
             storage_path=str(directory),
             verbose=0,
-            callbacks=[Relay(jobs, link)],
-            stop=StopOnRequest(jobs, link),
+            callbacks=[EventCallback(jobs, link)],
+            stop=RequestStopper(jobs, link),
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pipelines.data.batches import SourceBatch
 from pipelines.data.geometry import AxisSampling, sample_axis
-from pipelines.data.normalization import IMAGENET_MEAN, IMAGENET_STD, channels, normalise
+from pipelines.data.normalization import IMAGENET_MEAN, IMAGENET_STD, channels, normalize
 from pipelines.data.randomness import Stream, uniform_tensor
 
 IGNORE_INDEX = 255
@@ -113,7 +113,7 @@ class Augmentation:
         images, labels = self.crops(batch)
         images = self.jitter(images, batch.sample_keys)
         images = self.blur(images, batch.sample_keys)
-        return normalise(images, self.mean, self.std), labels
+        return normalize(images, self.mean, self.std), labels
 
     def crops(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
         """Resized, cropped, padded, flipped: images in [0, 1], bilinear; labels, nearest."""

@@ -23,7 +23,7 @@ class TrainingBatch:
     identifiers: tuple[str, ...]
 
 
-def augment_ahead(
+def prefetch_to_device(
     batches: Iterable[SourceBatch], augmentation: Augmentation, device: torch.device
 ) -> Iterator[TrainingBatch]:
     """Batches on `device`, augmented; on a GPU one ahead, on a stream of its own.

@@ -18,7 +18,7 @@ from pipelines.data.batches import EvaluationBatch, SourceBatch
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import DatasetError, Samples
 from pipelines.data.geometry import CropPlan, canvas_size, plan_crop
-from pipelines.data.prefetch import prepare_ahead
+from pipelines.data.prefetch import prefetch
 from pipelines.data.sampling import ClassUniform, Draws, GlobalBatches
 
 
@@ -103,7 +103,7 @@ class TrainingBatches:
             DatasetError: a sample cannot be read; the message names it.
         """
         draws = self.batches.epoch(epoch, first_step)
-        return prepare_ahead(self.load, draws, self._threads, self._ahead)
+        return prefetch(self.load, draws, self._threads, self._ahead)
 
     def load(self, draws: Draws) -> SourceBatch:
         """Read and cut the windows of one batch."""
@@ -114,22 +114,22 @@ class TrainingBatches:
         plans: list[CropPlan] = []
         for row in range(count):
             image, label = _read(self._split, int(draws.samples[row]))
-            plan = self._plan(label.shape, draws, row)
-            rows = slice(plan.rows.start, plan.rows.stop)
-            columns = slice(plan.columns.start, plan.columns.stop)
+            study = self._study(label.shape, draws, row)
+            rows = slice(study.rows.start, study.rows.stop)
+            columns = slice(study.columns.start, study.columns.stop)
             _paste(windows[row].numpy(), image[rows, columns])
             _paste(labels[row].numpy(), label[rows, columns])
-            plans.append(plan)
+            plans.append(study)
         return SourceBatch(
             windows=windows.permute(0, 3, 1, 2),
             labels=labels,
-            geometry=torch.tensor([(plan.rows.numbers, plan.columns.numbers) for plan in plans]),
-            flips=torch.tensor([plan.flip for plan in plans]),
+            geometry=torch.tensor([(study.rows.numbers, study.columns.numbers) for study in plans]),
+            flips=torch.tensor([study.flip for study in plans]),
             sample_keys=torch.from_numpy(draws.keys),
             identifiers=tuple(self._split.identifiers[sample] for sample in draws.samples),
         )
 
-    def _plan(self, size: tuple[int, ...], draws: Draws, row: int) -> CropPlan:
+    def _study(self, size: tuple[int, ...], draws: Draws, row: int) -> CropPlan:
         augmentation = self._data.augmentation
         height, width = size
         shown_row, shown_column = draws.shown[row].tolist()
@@ -188,7 +188,7 @@ class EvaluationBatches:
         return self._split.identifiers
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
-        return prepare_ahead(self._load, self._batches, self._threads, self._ahead)
+        return prefetch(self._load, self._batches, self._threads, self._ahead)
 
     def _load(self, indices: list[int]) -> EvaluationBatch:
         images, labels = zip(*(_read(self._split, index) for index in indices), strict=True)

@@ -31,7 +31,7 @@ from PIL import Image
 from pipelines.data import image_io
 from pipelines.data.dataset import PreparedDataset, Samples, Split, split_parts
 from pipelines.data.files import sync_to_disk
-from pipelines.data.prefetch import prepare_ahead
+from pipelines.data.prefetch import prefetch
 
 # Of the file; a change makes old files unreadable, so it is part of their names.
 VERSION = 1
@@ -109,7 +109,7 @@ class NodeCache:
         partial = path.with_name(f"{path.name}.partial")
         try:
             with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-                for image, label in prepare_ahead(
+                for image, label in prefetch(
                     split.read, range(len(split)), threads, ahead=2 * threads
                 ):
                     columns = [

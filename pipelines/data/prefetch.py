@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def prepare_ahead(
+def prefetch(
     prepare: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
 ) -> Iterator[Result]:
     """`map(prepare, items)` in order, with at most `ahead` results waiting or in work.

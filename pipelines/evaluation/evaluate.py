@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pipelines.data.loading import EvaluationBatches
-from pipelines.data.normalization import normalise
+from pipelines.data.normalization import normalize
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.inference import InferenceConfig, predict, predict_image, scaled_size
 from pipelines.evaluation.scores import Scores, ScoreState
@@ -72,7 +72,7 @@ def count_pixels(
                 batch.indices.split(part),
                 strict=True,
             ):
-                pixels = normalise(images.to(numerics.device, non_blocking=True))
+                pixels = normalize(images.to(numerics.device, non_blocking=True))
                 with numerics.autocast():
                     prediction = predict(model, numerics.arrange(pixels), size, config)
                 truth = labels.to(numerics.device, torch.int64, non_blocking=True)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import split_output
-from pipelines.data.normalization import normalise
+from pipelines.data.normalization import normalize
 from pipelines.errors import UserError
 from pipelines.network.precision import Numerics
 
@@ -140,7 +140,7 @@ def predict_image(
     training = model.training
     model.eval()
     try:
-        images = normalise(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device))
+        images = normalize(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device))
         size = (image.shape[0], image.shape[1])
         with numerics.autocast():
             prediction = predict(model, numerics.arrange(images), size, config)

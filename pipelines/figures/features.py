@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models import FENet
 from pipelines.data.dataset import ClassInfo
-from pipelines.data.normalization import normalise
+from pipelines.data.normalization import normalize
 from pipelines.data.overlays import Pixels, colorize
 from pipelines.evaluation.inference import predict
 from pipelines.figures.layout import FONT, Layout, class_legend, shortened, show
@@ -37,7 +37,7 @@ def extract_features(
     network: FENet, identifier: str, picture: Pixels, level: int, numerics: Numerics
 ) -> Features:
     """The features of one level, from 1 for the finest, before the flows and after each."""
-    images = normalise(torch.tensor(picture).permute(2, 0, 1)[None].to(numerics.device))
+    images = normalize(torch.tensor(picture).permute(2, 0, 1)[None].to(numerics.device))
     images = numerics.arrange(images)
     with numerics.autocast():
         found = network.features(images)

@@ -10,7 +10,7 @@ Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Differences:
+class ImageDifferences:
     """Two models on the same images, by image.
 
     size: mean over an image's classes of the absolute difference of IoU, `(images,)`, in [0, 1].
@@ -21,7 +21,7 @@ class Differences:
     gain: NDArray[np.float64]
 
     @staticmethod
-    def of(first: Counts, second: Counts) -> "Differences":
+    def of(first: Counts, second: Counts) -> "ImageDifferences":
         """first, second: true positives, false positives, false negatives,
         `(images, classes, 3)`."""
         ious = [_iou(counts) for counts in (first, second)]
@@ -30,7 +30,7 @@ class Differences:
         change = np.where(present, np.abs(ious[1] - ious[0]), 0).sum(axis=1)
         size = change / np.maximum(present.sum(axis=1), 1)
         mious = [_image_miou(counts) for counts in (first, second)]
-        return Differences(size, mious[1] - mious[0])
+        return ImageDifferences(size, mious[1] - mious[0])
 
     def most(self, count: int, groups: Sequence[str | None] | None = None) -> list[int]:
         """Positions of `count` images that differ most, the second model's gains first.

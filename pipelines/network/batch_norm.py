@@ -16,7 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from pipelines.network.build import NetworkError
 
 
-def synchronise_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     """Replace every batch norm in `model` by one that normalises over all workers; on CPU those of
     `BatchNorm2d` that keep running statistics.
 

@@ -27,7 +27,7 @@ TRANSPOSED = range(5, 9)
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedSample:
     """A record after checking: a sample with the sums of its channels, or what is wrong."""
 
     sample: Sample | None
@@ -37,7 +37,7 @@ class Checked:
 
 def check(
     reader: Reader, record: Record, tile: int, repeated: Mapping[tuple[str, str], int]
-) -> Checked:
+) -> CheckedSample:
     """Read and decode a record, map its label to class indices, and count what it shows.
 
     `repeated`: how often names occur that are not the record's alone (see `duplicates`).
@@ -58,7 +58,7 @@ def check(
 
 def _decoded(
     reader: Reader, record: Record, tile: int, image_bytes: bytes, label_bytes: bytes | None
-) -> Checked:
+) -> CheckedSample:
     problems = []
     where = record.label or record.image
     label: Array | None = None
@@ -99,7 +99,7 @@ def _decoded(
         centroids=() if label is None else tuple(centroids(label, tile)),
         digest=sample_digest(record.identifier, record.split, content, label),
     )
-    return Checked(sample, channel_sums=(sums[0], sums[1], sums[2]))
+    return CheckedSample(sample, channel_sums=(sums[0], sums[1], sums[2]))
 
 
 def centroids(label: Array, tile: int) -> Iterator[Centroid]:
@@ -142,6 +142,6 @@ def _size(pixels: Array) -> str:
     return f"{pixels.shape[1]} x {pixels.shape[0]}"
 
 
-def _wrong(record: Record, *problems: str) -> Checked:
+def _wrong(record: Record, *problems: str) -> CheckedSample:
     name = f"{record.split}/{record.identifier}"
-    return Checked(None, problems=tuple(f"{name}: {problem}" for problem in problems))
+    return CheckedSample(None, problems=tuple(f"{name}: {problem}" for problem in problems))

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.data.dataset import DatasetError, PreparedDataset, Split
 from pipelines.data.manifest import Shard
-from pipelines.data.prefetch import prepare_ahead
+from pipelines.data.prefetch import prefetch
 
 
 def describe(dataset: PreparedDataset) -> str:
@@ -64,7 +64,7 @@ def verify(
         same = np.array_equal(counts, split.class_pixels[index])
         return None if same else f"{split.name}/{split.identifiers[index]}: other pixel counts"
 
-    same = prepare_ahead(matches, manifest.shards, threads, ahead=threads)
+    same = prefetch(matches, manifest.shards, threads, ahead=threads)
     for shard, found in zip(manifest.shards, same, strict=True):
         if not found:
             problems.append(f"{shard.file}: its SHA-256 is not the manifest's")
@@ -73,7 +73,7 @@ def verify(
         split = dataset.split(name)
         if len(split) != count:
             problems.append(f"{name}: {len(split)} samples, the manifest says {count}")
-        for wrong in prepare_ahead(
+        for wrong in prefetch(
             partial(problem, split), range(len(split)), threads, ahead=2 * threads
         ):
             problems += [] if wrong is None else [wrong]

@@ -22,9 +22,9 @@ from filelock import FileLock
 
 from pipelines.data.manifest import MANIFEST_NAME, VERSION, DatasetError, Manifest
 from pipelines.data.storage import Location, locate
-from pipelines.preparation.checking import Checked, check
+from pipelines.preparation.checking import CheckedSample, check
 from pipelines.preparation.readers.reader import Listing, Reader, Record, duplicates
-from pipelines.preparation.writing import JOURNAL_NAME, Writer, staging_place
+from pipelines.preparation.writing import JOURNAL_NAME, Writer, staging_location
 
 SHARD_BYTES = 128 << 20
 # Records in work or waiting for each process, so that memory is bounded and none waits.
@@ -69,7 +69,7 @@ def prepare(
         there = _already_there(location, recipe)
         if there is not None:
             return there
-        staging = staging_place(location)
+        staging = staging_location(location)
         writer = Writer(reader, staging, recipe)
         try:
             manifest = _write(reader, listing, writer, workers, skip_invalid, tile, progress)
@@ -102,18 +102,18 @@ def _write(
 ) -> Manifest:
     """Check all records, write a shard for each range of the plan, and sum them up."""
     records = listing.records
-    plan = _plan(reader, records)
-    todo = [part for number, part in enumerate(plan) if number not in writer.finished]
+    study = _study(reader, records)
+    todo = [part for number, part in enumerate(study) if number not in writer.finished]
     done = len(records) - sum(len(part) for part in todo)
     progress(done, len(records))
     pending = (records[index] for part in todo for index in part)
     problems = list(listing.problems)
     work = partial(check, reader, tile=tile, repeated=duplicates(records))
     with _checked(work, pending, workers) as results:
-        for number, part in enumerate(plan):
+        for number, part in enumerate(study):
             if number in writer.finished:
                 continue
-            good: list[Checked] = []
+            good: list[CheckedSample] = []
             bad: list[str] = []
             for result in islice(results, len(part)):
                 if result.sample is not None:
@@ -132,7 +132,7 @@ def _write(
     return writer.finish(tile, left_out=listing.problems)
 
 
-def _plan(reader: Reader, records: list[Record]) -> list[range]:
+def _study(reader: Reader, records: list[Record]) -> list[range]:
     """Ranges of records that share a shard: of one split, of about SHARD_BYTES together."""
     parts: list[range] = []
     start, size = 0, 0
@@ -199,8 +199,8 @@ def _lock_file(location: Location) -> Path:
 
 @contextmanager
 def _checked(
-    work: Callable[[Record], Checked], records: Iterable[Record], workers: int
-) -> Iterator[Iterator[Checked]]:
+    work: Callable[[Record], CheckedSample], records: Iterable[Record], workers: int
+) -> Iterator[Iterator[CheckedSample]]:
     """`map(work, records)` in order, in this process or in `workers` others."""
     if workers <= 1:
         yield map(work, records)
@@ -221,12 +221,12 @@ def _checked(
 
 def _in_order(
     pool: ProcessPoolExecutor,
-    work: Callable[[Record], Checked],
+    work: Callable[[Record], CheckedSample],
     records: Iterable[Record],
     ahead: int,
-) -> Iterator[Checked]:
+) -> Iterator[CheckedSample]:
     source = iter(records)
-    pending: deque[Future[Checked]] = deque(
+    pending: deque[Future[CheckedSample]] = deque(
         pool.submit(work, record) for record in islice(source, ahead)
     )
     while pending:

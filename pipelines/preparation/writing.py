@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Shard, content_digest
 from pipelines.data.shards import Sample, describe_shard, encode_index, encode_shard
 from pipelines.data.storage import Location
-from pipelines.preparation.checking import Checked
+from pipelines.preparation.checking import CheckedSample
 from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.reader import Reader
 
@@ -21,7 +21,7 @@ JOURNAL_NAME = "journal.json"
 
 
 @dataclass(frozen=True)
-class Written:
+class FinishedShard:
     """A finished shard (None: all its records were skipped) and its part of the statistics."""
 
     shard: Shard | None
@@ -40,9 +40,9 @@ class Writer:
         self._staging = staging
         self._recipe = recipe
         self._described: dict[str, pa.Table] = {}
-        self.finished: dict[int, Written] = self._resume()
+        self.finished: dict[int, FinishedShard] = self._resume()
 
-    def _resume(self) -> dict[int, Written]:
+    def _resume(self) -> dict[int, FinishedShard]:
         sizes = self._staging.sizes()
         try:
             journal = json.loads(self._staging.read(JOURNAL_NAME)) if JOURNAL_NAME in sizes else {}
@@ -57,14 +57,14 @@ class Writer:
         for number, entry in journal["finished"].items():
             shard = Shard(**entry.pop("shard")) if entry["shard"] else entry.pop("shard")
             if shard is None or sizes.get(shard.file) == shard.bytes:
-                finished[int(number)] = Written(shard=shard, **entry)
+                finished[int(number)] = FinishedShard(shard=shard, **entry)
         return finished
 
-    def write(self, number: int, good: list[Checked], problems: list[str]) -> None:
+    def write(self, number: int, good: list[CheckedSample], problems: list[str]) -> None:
         """Write the samples of part `number` of the plan and note it in the journal."""
         samples = [each.sample for each in good if each.sample is not None]
         labelled = [each for each in samples if each.label is not None]
-        self.finished[number] = Written(
+        self.finished[number] = FinishedShard(
             shard=self._write_shard(number, samples) if samples else None,
             class_pixels=_column_sums([each.class_pixels for each in samples]),
             pixels=sum(each.height * each.width for each in samples),
@@ -74,7 +74,7 @@ class Writer:
         )
         self._write_journal(self.finished)
 
-    def _write_journal(self, finished: dict[int, Written]) -> None:
+    def _write_journal(self, finished: dict[int, FinishedShard]) -> None:
         entries = {number: asdict(written) for number, written in finished.items()}
         journal = {"recipe": self._recipe, "finished": entries}
         self._staging.replace(JOURNAL_NAME, json.dumps(journal).encode())
@@ -153,7 +153,7 @@ class Writer:
                 self._staging.delete(name)
 
 
-def staging_place(location: Location) -> Location:
+def staging_location(location: Location) -> Location:
     """Where shards are written first. An object store has no renaming; there the manifest, which
     is written last, is what makes a data set."""
     if not location.is_local:

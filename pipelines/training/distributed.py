@@ -57,20 +57,20 @@ class WorkerGroup:
         return texts
 
 
-class DisagreementError(UserError, RuntimeError):
+class RankMismatchError(UserError, RuntimeError):
     """A worker of the group is about to do something else than the others; says what differs."""
 
 
-def check_agreement(group: WorkerGroup, own: Mapping[str, Any]) -> None:
+def check_ranks_agree(group: WorkerGroup, own: Mapping[str, Any]) -> None:
     """Make sure that all workers hold the same `own`, which is as JSON has it.
 
-    To be called on all of them. Raises DisagreementError, on all of them, where one differs.
+    To be called on all of them. Raises RankMismatchError, on all of them, where one differs.
     """
     texts = group.gather(json.dumps(own, sort_keys=True))
     for rank, text in enumerate(texts):
         if text != texts[0]:
             found = differences(json.loads(texts[0]), json.loads(text))
-            raise DisagreementError(
+            raise RankMismatchError(
                 f"worker {rank} (here) is about to train something else than worker 0 (there): "
                 f"{'; '.join(found[:_SHOWN])}"
             )

@@ -27,7 +27,7 @@ def origin(
     return described
 
 
-def origin_here(
+def lineage_of_run(
     experiment: Experiment, fingerprint: str, precision: Literal["bf16", "fp32"]
 ) -> dict[str, Any]:
     """The same of an experiment that is about to be trained by this process, in `precision`.
@@ -40,7 +40,7 @@ def origin_here(
     return origin(replace(experiment, training=training), fingerprint, digests)
 
 
-def check_origin(directory: Path, own: Mapping[str, Any]) -> None:
+def check_lineage(directory: Path, own: Mapping[str, Any]) -> None:
     """Make sure that the checkpoint in `directory` has the origin `own`. Raises CheckpointError
     with the differences."""
     found = differences(read_state(directory).get("experiment", {}), own)

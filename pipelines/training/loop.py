@@ -22,13 +22,13 @@ from torch.nn.parallel import DistributedDataParallel
 from models import PretrainedReport, SegmentationLoss, set_sample_keys
 from pipelines.data.augmentation import Augmentation
 from pipelines.data.dataset import PreparedDataset, Samples
-from pipelines.data.device_batches import TrainingBatch, augment_ahead
+from pipelines.data.device_batches import TrainingBatch, prefetch_to_device
 from pipelines.data.loading import EvaluationBatches, TrainingBatches
 from pipelines.data.node_cache import NodeCache
 from pipelines.data.randomness import combine
 from pipelines.errors import UserError
 from pipelines.evaluation.evaluate import Scores, evaluate
-from pipelines.network.batch_norm import synchronise_batch_norm
+from pipelines.network.batch_norm import synchronize_batch_norm
 from pipelines.network.build import build_network
 from pipelines.network.checkpoint import Snapshot, restore_checkpoint, take_snapshot
 from pipelines.network.init_weights import (
@@ -37,9 +37,9 @@ from pipelines.network.init_weights import (
     load_initial_weights,
 )
 from pipelines.network.precision import Numerics
-from pipelines.training.distributed import WorkerGroup, check_agreement
+from pipelines.training.distributed import WorkerGroup, check_ranks_agree
 from pipelines.training.experiment import Experiment
-from pipelines.training.lineage import check_origin, origin_here
+from pipelines.training.lineage import check_lineage, lineage_of_run
 from pipelines.training.optimization import build_optimizer, learning_rate
 
 # What turns off the exchange of buffers before each step; renamed in torch 2.13.
@@ -100,7 +100,7 @@ class Training:
 
         Raises DatasetError where a split is missing, NetworkError or WeightsError
         where the network or its weights cannot be had, ValueError where the group has more workers
-        than a batch has images, DisagreementError where another worker has another experiment,
+        than a batch has images, RankMismatchError where another worker has another experiment,
         other data or other weights.
         """
         self.experiment = experiment
@@ -119,11 +119,11 @@ class Training:
         if config.init is not None:
             self.initial = load_initial_weights(model, config.init, config.init_skip)
         fingerprint = dataset.manifest.fingerprint
-        self.origin = origin_here(experiment, fingerprint, self.numerics.precision)
-        check_agreement(self.group, self.origin)
+        self.origin = lineage_of_run(experiment, fingerprint, self.numerics.precision)
+        check_ranks_agree(self.group, self.origin)
         self.model = self.numerics.place(model)
         if self.group.size > 1:
-            self.model = synchronise_batch_norm(self.model, device)
+            self.model = synchronize_batch_norm(self.model, device)
         self.replica = self.model
         if config.compile:
             self.replica = cast(nn.Module, torch.compile(self.model))
@@ -168,7 +168,7 @@ class Training:
         """Go on from a checkpoint. Raises CheckpointError with the differences where it belongs to
         another network, other data or another experiment."""
         state = restore_checkpoint(directory, self.model, self.optimizer)
-        check_origin(directory, self.origin)
+        check_lineage(directory, self.origin)
         self.position = Position(**state["position"])
         self.history = list(state["history"])
 
@@ -183,10 +183,10 @@ class Training:
         is reported, and the training ends there on all of them.
 
         Raises NonFiniteLossError, DatasetError where a sample cannot be read, and
-        DisagreementError where the workers are not at the same place.
+        RankMismatchError where the workers are not at the same place.
         """
         here = {"position": asdict(self.position), "history": self.history}
-        check_agreement(self.group, here)
+        check_ranks_agree(self.group, here)
         epochs = self.experiment.training.epochs
         every = self.experiment.evaluation.every
         while self.position.epoch < epochs:
@@ -238,7 +238,7 @@ class Training:
         stopped before its end."""
         config, position = self.experiment.training, self.position
         steps = -(-len(self.batches) // config.accumulation)
-        parts = augment_ahead(
+        parts = prefetch_to_device(
             self.batches.epoch(position.epoch, position.step * config.accumulation),
             self.augmentation,
             self.numerics.device,

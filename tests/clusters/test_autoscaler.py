@@ -116,14 +116,14 @@ def test_gangs_start_what_they_need_and_it_ends_when_they_are_done(
 ) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(STUDY)
-    assert "2 x gpu" in _plan(head, study, tmp_path)
-    refused = _plan(head, study, tmp_path, "--set", "resources.accelerator=H100", status=2)
+    assert "2 x gpu" in _study(head, study, tmp_path)
+    refused = _study(head, study, tmp_path, "--set", "resources.accelerator=H100", status=2)
     assert "there are L40S" in refused
     assert "gpu (48 CPU, 4 GPU, L40S; 8 at most)" in refused
 
     gangs = [placement_group([WORKER] * 4, strategy="PACK") for _ in range(2)]
     _wait_until(lambda: all(gang.wait(1) for gang in gangs), 120)
-    planned = _plan(head, study, tmp_path)
+    planned = _study(head, study, tmp_path)
     assert "none" in next(line for line in planned.splitlines() if "machines" in line)
     assert _machines() == 2  # no more, and none for the question
     for gang in gangs:
@@ -131,7 +131,7 @@ def test_gangs_start_what_they_need_and_it_ends_when_they_are_done(
     _wait_until(lambda: _machines() == 0, 120)
 
 
-def _plan(head: Head, study: Path, tmp_path: Path, *more: str, status: int = 0) -> str:
+def _study(head: Head, study: Path, tmp_path: Path, *more: str, status: int = 0) -> str:
     command = [sys.executable, "-m", "orchestrator.sweep", str(study), "--plan", *more]
     command += ["--address", head.address, "--storage", str(tmp_path / "storage")]
     environment: dict[str, Any] = {**os.environ, "HOME": str(head.home)}

@@ -17,7 +17,7 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 
-from orchestrator.scheduling.capacity import DRIVER_RESOURCE, plan_gang
+from orchestrator.scheduling.capacity import DRIVER_RESOURCE, plan_placement
 from orchestrator.study.resources import Resources
 from tests.clusters.conftest import SSH_FROM
 
@@ -149,7 +149,7 @@ def test_nothing_trains_on_the_head(aws_config: dict[str, Any]) -> None:
     head = aws_config["available_node_types"]["head"]["resources"]
     gpu = aws_config["available_node_types"]["gpu"]["resources"]
     assert head[DRIVER_RESOURCE] > 0
-    gang = plan_gang(Resources(workers=4, cpus_per_worker=8), [head, gpu])
+    gang = plan_placement(Resources(workers=4, cpus_per_worker=8), [head, gpu])
     assert gang.device == "cuda"
     assert gang.concurrent == 1
 

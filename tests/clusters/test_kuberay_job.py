@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from orchestrator.cluster.autoscaler import machines_asked_for, nodes_at_most
-from orchestrator.scheduling.capacity import plan_gang
+from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.study.resources import Resources
 
 PROJECT = Path(__file__).parents[2]
@@ -119,6 +119,6 @@ def test_a_study_sees_what_the_cluster_may_grow_to(documents: list[dict[str, Any
     assert kind["resources"] == offered
     assert config["max_workers"] == kind["max_workers"] == group["maxReplicas"]
     nodes = nodes_at_most([HEAD], config, ["CPU", "GPU"])
-    gang = plan_gang(Resources(workers=8, cpus_per_worker=8), nodes)
+    gang = plan_placement(Resources(workers=8, cpus_per_worker=8), nodes)
     assert (gang.device, gang.concurrent) == ("cuda", 4)
     assert machines_asked_for([HEAD], config, [gang.shape] * 4) == {"gpu": 8}

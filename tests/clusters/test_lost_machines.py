@@ -27,7 +27,7 @@ SETTINGS = {
 }
 
 
-class Study:
+class StudyConfig:
     """A study at work on a cluster, as a command of its own, and what the ledger holds of it."""
 
     def __init__(self, directory: Path, dataset: Path, address: str, **resources: Any) -> None:
@@ -108,7 +108,7 @@ def test_a_range_of_workers_goes_on_with_fewer(
 ) -> None:
     kept = cluster.add_node(num_cpus=1)
     lost = cluster.add_node(num_cpus=1)
-    study = Study(tmp_path, small_streets, cluster.address, workers=[1, 2])
+    study = StudyConfig(tmp_path, small_streets, cluster.address, workers=[1, 2])
     try:
         study.wait_until(lambda: f"epoch 3 of {EPOCHS}" in study.log())
         assert "worker 0 of 2" in study.log()
@@ -126,7 +126,7 @@ def test_a_fixed_gang_waits_for_a_machine_to_join_and_leaves_one_that_is_taken(
 ) -> None:
     first = cluster.add_node(num_cpus=1)
     second = cluster.add_node(num_cpus=1)
-    study = Study(tmp_path, small_streets, cluster.address, workers=2)
+    study = StudyConfig(tmp_path, small_streets, cluster.address, workers=2)
     try:
         study.wait_until(lambda: f"epoch 3 of {EPOCHS}" in study.log())
         cluster.remove_node(second, allow_graceful=False)

@@ -9,9 +9,9 @@ import pytest
 from safetensors.torch import save_file
 
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import resolve_cells
-from orchestrator.tracking.models import keep_models
-from orchestrator.tracking.store import Ledger
+from orchestrator.study.resolve import resolve_trials
+from orchestrator.tracking.models import log_models
+from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.model_directory import write_model_directory
 from pipelines.network.build import build_network
@@ -49,27 +49,27 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) 
     storage = tmp_path_factory.mktemp("storage")
     file = storage / "study.yaml"
     file.write_text(STUDY.replace("DATASET", str(small_streets)))
-    plan = load_study(file)
-    (cell,) = resolve_cells(plan.trials, "cpu", storage)
-    ledger = Ledger(f"sqlite:///{storage / 'mlflow.db'}", storage / "artifacts")
-    study_run = StudyRun.open(ledger, plan)
-    run_id = study_run.begin_trial(cell, None, None)
+    study = load_study(file)
+    (trial,) = resolve_trials(study.trials, "cpu", storage)
+    store = TrackingStore(f"sqlite:///{storage / 'mlflow.db'}", storage / "artifacts")
+    study_run = StudyRun.open(store, study)
+    run_id = study_run.begin_trial(trial, None, None)
     checkpoints = {}
     for seed, name in enumerate(("best", "last")):
         checkpoints[name] = storage / "checkpoints" / name
         checkpoints[name].mkdir(parents=True)
-        network = build_network(cell.trial.experiment.model, 10, seed=seed)
+        network = build_network(trial.experiment.model, 10, seed=seed)
         save_file(dict(network.state_dict()), checkpoints[name] / WEIGHTS_FILE)
-        described = origin(cell.experiment, cell.dataset.manifest.fingerprint, {})
+        described = origin(trial.worker_experiment, trial.dataset.manifest.fingerprint, {})
         (checkpoints[name] / STATE_FILE).write_text(json.dumps({"experiment": described}))
         write_model_directory(
             storage / "models" / name,
             checkpoints[name],
-            cell.trial.experiment,
-            cell.dataset.manifest,
+            trial.experiment,
+            trial.dataset.manifest,
         )
     metrics = {"epoch": 1, "val/miou": 0.25}
-    keep_models(ledger, run_id, cell, (), checkpoints["last"], checkpoints["best"], metrics)
+    log_models(store, run_id, trial, (), checkpoints["last"], checkpoints["best"], metrics)
     study_run.log_epoch(run_id, 1, {"val/miou": 0.25})
     study_run.end_trial(run_id, "FINISHED")
     study_run.close("FINISHED")
@@ -80,7 +80,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) 
 def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store without a study; making one takes MLflow seconds."""
     file = tmp_path_factory.mktemp("ledger") / "mlflow.db"
-    Ledger(f"sqlite:///{file}", None)
+    TrackingStore(f"sqlite:///{file}", None)
     return file
 
 

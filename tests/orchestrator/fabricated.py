@@ -16,9 +16,9 @@ import torch
 from orchestrator.evaluation.records import settings
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import Cell, resolve_cells
-from orchestrator.study.study import Plan
-from orchestrator.tracking.store import Ledger, tracking_uri
+from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.study.study import Study
+from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.evaluation.counts import write_counts
 from pipelines.evaluation.inference import InferenceConfig
@@ -99,80 +99,80 @@ def written(tmp_path: Path, dataset: Path, text: str) -> Path:
 
 def report_of(path: Path) -> StudyReport:
     """What `python -m orchestrator.report` shows of a study file whose storage is beside it."""
-    return StudyReport(load_study(path), Ledger(tracking_uri(path.parent / "storage"), None))
+    return StudyReport(load_study(path), TrackingStore(tracking_uri(path.parent / "storage"), None))
 
 
 def fabricate(
-    plan: Plan,
+    study: Study,
     storage: Path,
-    fate: Callable[[Cell], Fate] = lambda cell: "FINISHED",
+    fate: Callable[[ResolvedTrial], Fate] = lambda trial: "FINISHED",
     cities: dict[str, int] = CITIES,
-    code: Callable[[Cell], str] = lambda cell: cell.code,
-) -> list[Cell]:
+    code: Callable[[ResolvedTrial], str] = lambda trial: trial.code,
+) -> list[ResolvedTrial]:
     """Record every trial of `plan` in the storage's ledger as if it had been trained.
 
     Better rows come later in the study; images are harder or easier by themselves, cities as a
     whole, and every trial has its own luck. cities: validation images of each.
     """
-    cells = resolve_cells(plan.trials, "cpu", storage / "datasets")
-    ledger = Ledger(tracking_uri(storage), storage / "artifacts")
-    study_run = StudyRun.open(ledger, plan)
-    variants = list(plan.study.variants)
-    for cell in cells:
-        if fate(cell) == "missing":
+    trials = resolve_trials(study.trials, "cpu", storage / "datasets")
+    store = TrackingStore(tracking_uri(storage), storage / "artifacts")
+    study_run = StudyRun.open(store, study)
+    variants = list(study.config.variants)
+    for trial in trials:
+        if fate(trial) == "missing":
             continue
-        run_id = study_run.begin_trial(replace(cell, code=code(cell)), None, None)
-        study_run.start_trial(run_id, code(cell))
-        ability = 0.9 + 0.12 * variants.index(cell.trial.variant) ** 0.7
-        ability += 0.15 * sum(len(str(value)) % 7 for value in cell.trial.axes.values())
-        scores, identifiers, groups = _scores(cell, ability, cities)
-        _log_history(study_run, run_id, cell, scores, fate(cell) == "FINISHED")
-        if fate(cell) == "FINISHED":
+        run_id = study_run.begin_trial(replace(trial, code=code(trial)), None, None)
+        study_run.start_trial(run_id, code(trial))
+        ability = 0.9 + 0.12 * variants.index(trial.variant) ** 0.7
+        ability += 0.15 * sum(len(str(value)) % 7 for value in trial.axes.values())
+        scores, identifiers, groups = _scores(trial, ability, cities)
+        _log_history(study_run, run_id, trial, scores, fate(trial) == "FINISHED")
+        if fate(trial) == "FINISHED":
             with tempfile.TemporaryDirectory() as directory:
                 path = Path(directory) / "counts.arrow"
-                classes = [entry.name for entry in cell.dataset.manifest.classes]
+                classes = [entry.name for entry in trial.dataset.manifest.classes]
                 write_counts(path, scores, identifiers, classes, groups)
-                ledger.log_artifact(run_id, path)
+                store.log_artifact(run_id, path)
         study_run.end_trial(
-            run_id, fate(cell), "loss nan in epoch 12, step 3" if fate(cell) == "FAILED" else ""
+            run_id, fate(trial), "loss nan in epoch 12, step 3" if fate(trial) == "FAILED" else ""
         )
     study_run.close("FINISHED")
-    return cells
+    return trials
 
 
 def evaluate_again(
     storage: Path,
     run_id: str,
-    cell: Cell,
+    trial: ResolvedTrial,
     name: str,
     config: InferenceConfig,
     ability: float = 2.0,
     split: str = "val",
 ) -> float:
     """Record made-up scores of a run under `eval/NAME/`; returns their mIoU in percent."""
-    scores, identifiers, groups = _scores(cell, ability, FEW)
+    scores, identifiers, groups = _scores(trial, ability, FEW)
     tags = {
         "protocol": settings(config),
-        "data": cell.dataset.manifest.fingerprint,
+        "data": trial.dataset.manifest.fingerprint,
         "split": split,
-        "code": cell.code,
+        "code": trial.code,
     }
-    classes = [entry.name for entry in cell.dataset.manifest.classes]
+    classes = [entry.name for entry in trial.dataset.manifest.classes]
     with tempfile.TemporaryDirectory() as directory:
         write_counts(Path(directory) / "counts.arrow", scores, identifiers, classes, groups)
-        ledger = Ledger(tracking_uri(storage), None)
-        ledger.log_evaluation(run_id, name, scores.metrics(classes), tags, Path(directory))
+        store = TrackingStore(tracking_uri(storage), None)
+        store.log_evaluation(run_id, name, scores.metrics(classes), tags, Path(directory))
     return 100 * scores.miou
 
 
 def _scores(
-    cell: Cell, ability: float, cities: dict[str, int]
+    trial: ResolvedTrial, ability: float, cities: dict[str, int]
 ) -> tuple[Scores, list[str], list[str | None]]:
     """Counts of made-up images, and the confusion that has their mIoU."""
     pictures = np.random.default_rng(0)  # the same for all trials
-    seed = cell.trial.experiment.seed
-    luck = np.random.default_rng([seed, *cell.trial.name.encode()])
-    classes = len(cell.dataset.manifest.classes)
+    seed = trial.experiment.seed
+    luck = np.random.default_rng([seed, *trial.name.encode()])
+    classes = len(trial.dataset.manifest.classes)
     groups = [city for city, count in cities.items() for _ in range(count)]
     ease = {city: pictures.normal(0, 0.2) for city in cities}
     count = len(groups)
@@ -194,12 +194,12 @@ def _scores(
 
 
 def _log_history(
-    study_run: StudyRun, run_id: str, cell: Cell, scores: Scores, to_the_end: bool
+    study_run: StudyRun, run_id: str, trial: ResolvedTrial, scores: Scores, to_the_end: bool
 ) -> None:
-    epochs = cell.trial.experiment.training.epochs
-    luck = np.random.default_rng([7, *cell.trial.name.encode()])
+    epochs = trial.experiment.training.epochs
+    luck = np.random.default_rng([7, *trial.name.encode()])
     best = 0.0
-    names = [entry.name for entry in cell.dataset.manifest.classes]
+    names = [entry.name for entry in trial.dataset.manifest.classes]
     for epoch in range(1, (epochs if to_the_end else max(1, epochs // 3)) + 1):
         part = epoch / epochs
         miou = scores.miou * (1 - 0.5 * np.exp(-5 * part)) + luck.normal(0, 0.008) * (1 - part)
@@ -222,7 +222,7 @@ def main(directory: Path) -> None:
     study.write_text(STUDY.replace("DATASET", str(dataset)))
     fates = {"strong+sf, resnet50, seed 1": "FAILED", "strong+df+sf, resnet50, seed 2": "missing"}
     storage = directory / "storage"
-    fabricate(load_study(study), storage, lambda cell: fates.get(cell.trial.name, "FINISHED"))
+    fabricate(load_study(study), storage, lambda trial: fates.get(trial.name, "FINISHED"))
     print(f"python -m orchestrator.report {study} --storage {storage}")
 
 

@@ -22,9 +22,9 @@ from orchestrator.evaluation.protocols import missing_scores, score
 from orchestrator.evaluation.records import is_current, settings
 from orchestrator.evaluation.submissions import missing_packages, pack_missing
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import Cell, check_submission, resolve_cells
-from orchestrator.study.study import Plan
-from orchestrator.tracking.store import Ledger, tracking_uri
+from orchestrator.study.resolve import ResolvedTrial, check_submission, resolve_trials
+from orchestrator.study.study import Study
+from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.data.dataset import DatasetError
 from pipelines.data.loading import EvaluationBatches
@@ -55,41 +55,45 @@ resources: {node_cache: null}
 
 
 @pytest.fixture
-def plan(tmp_path: Path, cityscapes: Path) -> Plan:
+def study(tmp_path: Path, cityscapes: Path) -> Study:
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace("DATASET", str(cityscapes)))
     return load_study(file)
 
 
 @pytest.fixture
-def cells(plan: Plan, tmp_path: Path) -> list[Cell]:
-    return resolve_cells(plan.trials, "cpu", tmp_path)
+def trials(study: Study, tmp_path: Path) -> list[ResolvedTrial]:
+    return resolve_trials(study.trials, "cpu", tmp_path)
 
 
 UNVALIDATED, VALIDATED = "small, None", "small, val"
 
 
-def wanted(plan: Plan, cells: Sequence[Cell], known: dict[str, dict[str, str]]) -> list[str]:
-    """The protocols missing of a run that both cells share, with `known` recorded of it."""
+def wanted(
+    study: Study, trials: Sequence[ResolvedTrial], known: dict[str, dict[str, str]]
+) -> list[str]:
+    """The protocols missing of a run that both trials share, with `known` recorded of it."""
     run_ids = {UNVALIDATED: "run", VALIDATED: "run"}
-    return [entry.protocol for entry in missing_scores(plan, cells, run_ids, lambda _: known)]
+    return [entry.protocol for entry in missing_scores(study, trials, run_ids, lambda _: known)]
 
 
-def test_a_protocol_is_missing_until_it_is_recorded_as_asked(plan: Plan, cells: list[Cell]) -> None:
-    fingerprint = cells[0].dataset.manifest.fingerprint
+def test_a_protocol_is_missing_until_it_is_recorded_as_asked(
+    study: Study, trials: list[ResolvedTrial]
+) -> None:
+    fingerprint = trials[0].dataset.manifest.fingerprint
     recorded = {
         name: {"protocol": settings(config), "data": fingerprint, "split": "val", "code": "any"}
-        for name, config in plan.study.protocols.items()
+        for name, config in study.config.protocols.items()
     }
-    assert wanted(plan, cells, {}) == ["flip", "windows"]
-    assert wanted(plan, cells, {"flip": recorded["flip"]}) == ["windows"]
-    assert wanted(plan, cells, recorded) == []
+    assert wanted(study, trials, {}) == ["flip", "windows"]
+    assert wanted(study, trials, {"flip": recorded["flip"]}) == ["windows"]
+    assert wanted(study, trials, recorded) == []
     for key, value in (("protocol", "{}"), ("data", "0" * 64), ("split", "train")):
         changed = {**recorded, "flip": {**recorded["flip"], key: value}}
-        assert wanted(plan, cells, changed) == ["flip"]
+        assert wanted(study, trials, changed) == ["flip"]
     # Unfinished trials, and those that validate on nothing, are not scored.
-    assert not list(missing_scores(plan, cells, {}, lambda _: {}))
-    assert not list(missing_scores(plan, cells, {UNVALIDATED: "run"}, lambda _: {}))
+    assert not list(missing_scores(study, trials, {}, lambda _: {}))
+    assert not list(missing_scores(study, trials, {UNVALIDATED: "run"}, lambda _: {}))
 
 
 def test_settings_tell_protocols_apart() -> None:
@@ -100,34 +104,38 @@ def test_settings_tell_protocols_apart() -> None:
     assert not is_current(tags, one, 0, "x", "val")
 
 
-def test_a_package_is_missing_until_it_is_recorded(plan: Plan, cells: list[Cell]) -> None:
+def test_a_package_is_missing_until_it_is_recorded(
+    study: Study, trials: list[ResolvedTrial]
+) -> None:
     run_ids = {UNVALIDATED: "one", VALIDATED: "two"}
-    missing = list(missing_packages(plan, cells, run_ids, lambda _: {}))
+    missing = list(missing_packages(study, trials, run_ids, lambda _: {}))
     assert [entry.run_id for entry in missing] == ["one", "two"]
     tags = {
-        "protocol": settings(plan.study.protocols["windows"]),
-        "data": cells[0].dataset.manifest.fingerprint,
+        "protocol": settings(study.config.protocols["windows"]),
+        "data": trials[0].dataset.manifest.fingerprint,
         "split": "test",
     }
     known = {"submission-cityscapes": tags}
-    assert not list(missing_packages(plan, cells, run_ids, lambda _: known))
+    assert not list(missing_packages(study, trials, run_ids, lambda _: known))
 
 
 def test_a_submission_that_no_server_takes_is_refused_before_training(
-    plan: Plan, cells: list[Cell], small_streets: Path, tmp_path: Path
+    study: Study, trials: list[ResolvedTrial], small_streets: Path, tmp_path: Path
 ) -> None:
-    check_submission(plan, cells)
-    submission = plan.study.submission
+    check_submission(study, trials)
+    submission = study.config.submission
     assert submission is not None
-    absent = replace(plan, study=replace(plan.study, submission=replace(submission, split="all")))
+    absent = replace(
+        study, study=replace(study.config, submission=replace(submission, split="all"))
+    )
     with pytest.raises(DatasetError, match="no samples in split 'all'; it has train"):
-        check_submission(absent, cells)
+        check_submission(absent, trials)
     file = tmp_path / "streets.yaml"
     text = STUDY.replace("DATASET", str(small_streets)).replace("split: test", "split: val")
     file.write_text(text)
     streets = load_study(file)
     with pytest.raises(SubmissionError, match="cityscapes wants 19 classes"):
-        check_submission(streets, resolve_cells(streets.trials, "cpu", tmp_path))
+        check_submission(streets, resolve_trials(streets.trials, "cpu", tmp_path))
 
 
 def test_a_package_is_the_same_each_time(tmp_path: Path) -> None:
@@ -142,7 +150,7 @@ def test_a_package_is_the_same_each_time(tmp_path: Path) -> None:
 
 
 def test_what_is_scored_and_packed_is_recorded(
-    plan: Plan, cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, trials: list[ResolvedTrial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything but the way to Ray's processes: the tasks' shares are worked off here."""
 
@@ -153,39 +161,39 @@ def test_what_is_scored_and_packed_is_recorded(
 
     monkeypatch.setattr(scoring, "_in_shares", here)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    ledger = Ledger(tracking_uri(tmp_path), tmp_path / "artifacts")
-    study_run = StudyRun.open(ledger, plan)
+    store = TrackingStore(tracking_uri(tmp_path), tmp_path / "artifacts")
+    study_run = StudyRun.open(store, study)
     run_ids = {}
-    for cell in cells:
-        run_id = run_ids[cell.trial.name] = study_run.begin_trial(cell, None, None)
+    for trial in trials:
+        run_id = run_ids[trial.name] = study_run.begin_trial(trial, None, None)
         checkpoint, directory = tmp_path / run_id, tmp_path / "models" / run_id
         checkpoint.mkdir()
-        network = build_network(cell.trial.experiment.model, 19, seed=0)
+        network = build_network(trial.experiment.model, 19, seed=0)
         save_file(dict(network.state_dict()), checkpoint / "model.safetensors")
-        manifest = cell.dataset.manifest
-        write_model_directory(directory, checkpoint, cell.trial.experiment, manifest)
-        ledger.log_artifact(run_id, directory, "last")
+        manifest = trial.dataset.manifest
+        write_model_directory(directory, checkpoint, trial.experiment, manifest)
+        store.log_artifact(run_id, directory, "last")
         study_run.end_trial(run_id, "FINISHED")
     study_run.close("FINISHED")
 
     console = Console(quiet=True)
-    scores = list(missing_scores(plan, cells, run_ids, ledger.evaluations))
-    assert score(scores, ledger, (), console, lambda: False) == {}
-    packages = list(missing_packages(plan, cells, run_ids, ledger.evaluations))
+    scores = list(missing_scores(study, trials, run_ids, store.evaluations))
+    assert score(scores, store, (), console, lambda: False) == {}
+    packages = list(missing_packages(study, trials, run_ids, store.evaluations))
     packed = tmp_path / "submissions"
-    assert pack_missing(packages, plan, ledger, packed, console, lambda: False) == {}
+    assert pack_missing(packages, study, store, packed, console, lambda: False) == {}
     # Nothing is missing any more.
-    assert not list(missing_scores(plan, cells, run_ids, ledger.evaluations))
-    assert not list(missing_packages(plan, cells, run_ids, ledger.evaluations))
+    assert not list(missing_scores(study, trials, run_ids, store.evaluations))
+    assert not list(missing_packages(study, trials, run_ids, store.evaluations))
 
-    found = cells[1].dataset.split("val")
-    network = build_network(cells[1].trial.experiment.model, 19, seed=0).eval()
-    for name, protocol in plan.study.protocols.items():
+    found = trials[1].dataset.split("val")
+    network = build_network(trials[1].experiment.model, 19, seed=0).eval()
+    for name, protocol in study.config.protocols.items():
         config = EvaluationConfig(**asdict(protocol))
         wanted = evaluate(network, EvaluationBatches(found, 1), 19, NUMERICS, config)
-        recorded = ledger.record(run_ids[VALIDATED]).metrics
+        recorded = store.record(run_ids[VALIDATED]).metrics
         assert recorded[f"eval/{name}/miou"] == pytest.approx(wanted.miou)
-    assert "eval/flip/miou" not in ledger.record(run_ids[UNVALIDATED]).metrics
+    assert "eval/flip/miou" not in store.record(run_ids[UNVALIDATED]).metrics
     ids = {label_id for label_id, _, _ in official.CLASSES}
     for archive in ("small-None.zip", "small-val.zip"):
         with zipfile.ZipFile(packed / archive) as files:
@@ -198,18 +206,18 @@ def test_what_is_scored_and_packed_is_recorded(
 
 
 def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(
-    plan: Plan, cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, trials: list[ResolvedTrial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    ledger = Ledger(tracking_uri(tmp_path), tmp_path / "artifacts")
-    study_run = StudyRun.open(ledger, plan)
-    run_id = study_run.begin_trial(cells[1], None, None)
+    store = TrackingStore(tracking_uri(tmp_path), tmp_path / "artifacts")
+    study_run = StudyRun.open(store, study)
+    run_id = study_run.begin_trial(trials[1], None, None)
     study_run.close("FINISHED")
-    missing = list(missing_scores(plan, cells, {VALIDATED: run_id}, ledger.evaluations))
-    failures = score(missing, ledger, (), Console(quiet=True), lambda: False)
+    missing = list(missing_scores(study, trials, {VALIDATED: run_id}, store.evaluations))
+    failures = score(missing, store, (), Console(quiet=True), lambda: False)
     assert list(failures) == [VALIDATED]
     assert "not scored under windows" in failures[VALIDATED]
-    stopped = score(missing, ledger, (), Console(quiet=True), lambda: True)
+    stopped = score(missing, store, (), Console(quiet=True), lambda: True)
     assert stopped == {VALIDATED: "not scored under flip: stopped"}
 
 

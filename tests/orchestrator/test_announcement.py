@@ -15,7 +15,7 @@ from tests.orchestrator.fabricated import PLAIN, written
 
 
 def test_what_is_trained_and_not_scored_has_not_failed(tmp_path: Path) -> None:
-    plan = load_study(written(tmp_path, tmp_path, PLAIN))
+    study = load_study(written(tmp_path, tmp_path, PLAIN))
     record = Record("run", "plain", "identity", "FINISHED", "code", 3, {})
     failed = Record("other", "plain", "identity", "FAILED", "code", 1, {})
     failures = {"a": "not scored under flipped: stopped", "b": "out of memory"}
@@ -25,7 +25,7 @@ def test_what_is_trained_and_not_scored_has_not_failed(tmp_path: Path) -> None:
     }
     text = io.StringIO()
     console = Console(file=text, width=200)
-    report = Report(plan, build_rows(plan, []))
+    report = Report(study, build_rows(study, []))
     show_outcome(report, {"a": record}, failures, decisions, console)
     lines = text.getvalue().splitlines()
     assert "left undone  a: not scored under flipped: stopped" in lines

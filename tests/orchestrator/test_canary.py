@@ -8,11 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.planning.forecast import Forecaster
-from orchestrator.preflight.preflight import CanaryError, distinct, refuse_failures, worthwhile
-from orchestrator.preflight.run import Sung
-from orchestrator.preflight.worker import rehearse
+from orchestrator.preflight.preflight import (
+    PreflightError,
+    distinct,
+    is_worthwhile,
+    refuse_failures,
+)
+from orchestrator.preflight.run import PreflightResult
+from orchestrator.preflight.worker import smoke_test
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import Cell, resolve_cells
+from orchestrator.study.resolve import ResolvedTrial, resolve_trials
 from orchestrator.study.resources import Resources
 from orchestrator.training.diagnosis import diagnose
 from pipelines.data.dataset import open_dataset
@@ -83,32 +88,33 @@ FAILING = {
 }
 
 
-def cells_of(directory: Path, dataset: Path, variants: str) -> list[Cell]:
+def cells_of(directory: Path, dataset: Path, variants: str) -> list[ResolvedTrial]:
     path = directory / "study.yaml"
     path.write_text(STUDY.replace("DATASET", str(dataset)) + variants)
-    return resolve_cells(load_study(path).trials, "cpu", directory)
+    return resolve_trials(load_study(path).trials, "cpu", directory)
 
 
-def sung(cell: Cell, directory: Path, *protocols: InferenceConfig) -> Sung:
+def sung(trial: ResolvedTrial, directory: Path, *protocols: InferenceConfig) -> PreflightResult:
     """What a canary's gang brings back."""
-    name = cell.trial.name
+    name = trial.name
     try:
-        dataset, device = open_dataset(cell.location), torch.device("cpu")
-        return Sung(
-            name, rehearse(cell.experiment, dataset, device, None, directory / name, protocols)
+        dataset, device = open_dataset(trial.location), torch.device("cpu")
+        return PreflightResult(
+            name,
+            smoke_test(trial.worker_experiment, dataset, device, None, directory / name, protocols),
         )
     except Exception as error:
         failure = diagnose(error)
-        return Sung(name, None, 0, "", failure.cause, failure.message, failure.stage)
+        return PreflightResult(name, None, 0, "", failure.cause, failure.message, failure.stage)
 
 
 def test_all_that_fails_is_told_with_the_trial_and_what_would_help(
     tmp_path: Path, small_streets: Path
 ) -> None:
     rows = [f"  {n}: {{set: {{model: {{network: '{__name__}:{n}'}}}}}}\n" for n in FAILING]
-    cells = cells_of(tmp_path, small_streets, "".join(rows))
-    with pytest.raises(CanaryError) as caught:
-        refuse_failures([sung(c, tmp_path) for c in cells], cells, Resources(), "cpu")
+    trials = cells_of(tmp_path, small_streets, "".join(rows))
+    with pytest.raises(PreflightError) as caught:
+        refuse_failures([sung(c, tmp_path) for c in trials], trials, Resources(), "cpu")
     lines = str(caught.value).splitlines()
     assert lines[-1].startswith("Nothing was trained.")
     for index, (name, (problem, help_)) in enumerate(FAILING.items()):
@@ -124,18 +130,18 @@ def test_damaged_pictures_are_found(tmp_path: Path, small_streets: Path) -> None
     for position in range(len(content) // 4, len(content) // 2):
         content[position] ^= 0x5A
     shard.write_bytes(content)
-    cells = cells_of(tmp_path, copy, "  one: {}\n")
-    with pytest.raises(CanaryError) as caught:
-        refuse_failures([sung(cells[0], tmp_path)], cells, Resources(), "cpu")
+    trials = cells_of(tmp_path, copy, "  one: {}\n")
+    with pytest.raises(PreflightError) as caught:
+        refuse_failures([sung(trials[0], tmp_path)], trials, Resources(), "cpu")
     assert str(caught.value).startswith("one: data in ")
     assert f"python -m pipelines.prepare inspect {copy}" in str(caught.value)
 
 
 def test_what_is_sound_comes_back_with_its_times(tmp_path: Path, small_streets: Path) -> None:
     network = f"{{network: '{__name__}:Sound'}}"
-    (cell,) = cells_of(tmp_path, small_streets, f"  sound: {{set: {{model: {network}}}}}\n")
-    found = sung(cell, tmp_path, InferenceConfig(flip=True))
-    refuse_failures([found], [cell], Resources(), "cpu")
+    (trial,) = cells_of(tmp_path, small_streets, f"  sound: {{set: {{model: {network}}}}}\n")
+    found = sung(trial, tmp_path, InferenceConfig(flip=True))
+    refuse_failures([found], [trial], Resources(), "cpu")
     assert found.rehearsed is not None
     assert 0 < found.rehearsed.step < found.rehearsed.whole
     assert found.rehearsed.validation is not None
@@ -143,9 +149,9 @@ def test_what_is_sound_comes_back_with_its_times(tmp_path: Path, small_streets: 
 
 def test_a_canary_stands_for_all_seeds_and_schedules(tmp_path: Path, small_streets: Path) -> None:
     longer = "  a: {}\n  b: {set: {training: {epochs: 2, momentum: 0.5}}}\nseeds: [0, 1, 2]\n"
-    cells = cells_of(tmp_path, small_streets, longer)
-    assert [cell.trial.name for cell in distinct(cells)] == ["a, seed 0"]
-    forecaster = Forecaster.of(cells, Resources(), [], "cpu", "device")
-    assert worthwhile(cells, distinct(cells), forecaster)
-    short = [cell for cell in cells if cell.trial.variant == "b"]
-    assert not worthwhile(short, distinct(short), forecaster)
+    trials = cells_of(tmp_path, small_streets, longer)
+    assert [trial.name for trial in distinct(trials)] == ["a, seed 0"]
+    forecaster = Forecaster.of(trials, Resources(), [], "cpu", "device")
+    assert is_worthwhile(trials, distinct(trials), forecaster)
+    short = [trial for trial in trials if trial.variant == "b"]
+    assert not is_worthwhile(short, distinct(short), forecaster)

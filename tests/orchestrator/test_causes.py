@@ -22,7 +22,7 @@ from orchestrator.training.failures import Attempts, Cause, Failure
 from pipelines.data.dataset import DatasetError
 from pipelines.evaluation.inference import NonFiniteLogitsError
 from pipelines.network.build import NetworkError
-from pipelines.training.distributed import DisagreementError
+from pipelines.training.distributed import RankMismatchError
 from pipelines.training.loop import NonFiniteLossError
 
 LOST_NODE = ActorDiedError.__new__(ActorDiedError)
@@ -59,7 +59,7 @@ RayActorError.__init__(
         (RayActorError("1", "gone", preempted=True), "preemption"),
         (PreemptionError(PreemptionInfo(None, {"node": [0]})), "preemption"),
         (WorkerCrashedError(), "lost worker"),
-        (DisagreementError("worker 1 is about to train something else"), "lost worker"),
+        (RankMismatchError("worker 1 is about to train something else"), "lost worker"),
         (WorkerHealthCheckTimeoutError("silent"), "lost worker"),
         (RuntimeError("[../gloo/transport/tcp/pair.cc] Connection closed by peer"), "lost worker"),
         (RuntimeError("NCCL error: remote process exited"), "lost worker"),

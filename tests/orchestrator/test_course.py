@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.context import Setting, StopFlag
+from orchestrator.context import RunContext, StopRequest
 from orchestrator.evaluation.records import settings, study_config
-from orchestrator.planning.reconcile import Wishes
+from orchestrator.planning.reconcile import ReconcileOptions
 from orchestrator.report.study_report import StudyReport
-from orchestrator.scheduling.capacity import plan_gang
+from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import resolve_cells
+from orchestrator.study.resolve import resolve_trials
 from orchestrator.sweep import controller, summary
-from orchestrator.sweep.controller import Course
+from orchestrator.sweep.controller import SweepController
 from orchestrator.sweep.run import study_report
 from orchestrator.tracking import lock
 from orchestrator.tracking.claims import Owner
 from orchestrator.tracking.runs import RunStatus
-from orchestrator.tracking.store import Ledger, tracking_uri
+from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.evaluation.evaluate import EvaluationConfig
 
@@ -51,15 +51,15 @@ class Desk:
 
     def __init__(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.file = file
-        self.ledger = Ledger(tracking_uri(file.parent), file.parent / "artifacts")
+        self.store = TrackingStore(tracking_uri(file.parent), file.parent / "artifacts")
         self.best: list[str] = []
         self.drawn = 0
         self.scored: Callable[[], None] = lambda: None
         self.said = ""
         self.names: dict[str, str] = {}
-        self.stop = StopFlag()
+        self.stop = StopRequest()
 
-        def register(ledger: Ledger, study: str, run_id: str) -> str:
+        def register(store: TrackingStore, study: str, run_id: str) -> str:
             self.best.append(self.names[run_id])
             return f"models:/{study}@best"
 
@@ -76,49 +76,57 @@ class Desk:
 
     def train(self, fates: Mapping[str, float | RunStatus], **sets: str) -> None:
         """Leave runs in the ledger. fates: mIoU of a finished trial, or how it ended."""
-        plan = load_study(self.file, [(key.replace("_", "."), sets[key]) for key in sets])
-        study_run = StudyRun.open(self.ledger, plan)
-        for cell in resolve_cells(plan.trials, "cpu", self.file.parent):
-            fate = fates.get(cell.trial.name)
+        study = load_study(self.file, [(key.replace("_", "."), sets[key]) for key in sets])
+        study_run = StudyRun.open(self.store, study)
+        for trial in resolve_trials(study.trials, "cpu", self.file.parent):
+            fate = fates.get(trial.name)
             if fate is None:
                 continue
-            run_id = study_run.begin_trial(cell, None, None)
-            self.names[run_id] = cell.trial.name
-            study_run.start_trial(run_id, cell.code)
+            run_id = study_run.begin_trial(trial, None, None)
+            self.names[run_id] = trial.name
+            study_run.start_trial(run_id, trial.code)
             finished = isinstance(fate, float)
             study_run.log_epoch(run_id, 1, {"val/miou": fate if isinstance(fate, float) else 0.1})
             study_run.end_trial(run_id, "FINISHED" if finished else fate, "")  # type: ignore[arg-type]
         study_run.close("KILLED")
 
     def sweep(self, *only: str, **sets: str) -> bool:
-        plan = load_study(self.file, [(key.replace("_", "."), sets[key]) for key in sets], only)
+        study = load_study(self.file, [(key.replace("_", "."), sets[key]) for key in sets], only)
         storage = Storage(self.file.parent, str(self.file.parent))
         console = Console(record=True, width=200)
-        self.stop = StopFlag()
-        setting = Setting(storage, None, console, storage.here / "log", self.stop)
-        gang = plan_gang(plan.study.resources, [{"CPU": 4.0}])
-        cells = resolve_cells(plan.trials, "cpu", self.file.parent)
+        self.stop = StopRequest()
+        context = RunContext(storage, None, console, storage.here / "log", self.stop)
+        placement = plan_placement(study.config.resources, [{"CPU": 4.0}])
+        trials = resolve_trials(study.trials, "cpu", self.file.parent)
         cluster: Any = SimpleNamespace(start=lambda: None)
-        outlook: Any = None
-        report = study_report(plan, self.ledger, cells)
+        planner: Any = None
+        report = study_report(study, self.store, trials)
         self.best.clear()
         try:
-            return Course(
-                plan, setting, Wishes(), gang, cells, self.ledger, cluster, outlook, report
+            return SweepController(
+                study,
+                context,
+                ReconcileOptions(),
+                placement,
+                trials,
+                self.store,
+                cluster,
+                planner,
+                report,
             ).run()
         finally:
             self.said = console.export_text()
 
     @property
     def page(self) -> Any:
-        experiment = self.ledger.client.get_experiment_by_name("course").experiment_id
-        (run,) = self.ledger.search([experiment], "tags.`orchestrator.kind` = 'study'")
+        experiment = self.store.client.get_experiment_by_name("course").experiment_id
+        (run,) = self.store.search([experiment], "tags.`orchestrator.kind` = 'study'")
         return run
 
     def table(self) -> dict[str, str]:
         """mIoU by row of the table that the study's run keeps."""
         uri = f"runs:/{self.page.info.run_id}/report/table.csv"
-        text = self.ledger.download(uri, self.file.parent / "read").read_text()
+        text = self.store.download(uri, self.file.parent / "read").read_text()
         return {row["variant"]: row["miou_mean"] for row in csv.DictReader(text.splitlines())}
 
 
@@ -188,7 +196,7 @@ def test_another_table_has_the_page_while_no_other_is_there(desk: Desk) -> None:
         assert desk.best == ["weak"]
         assert set(map(bool, desk.table().values())) == {True}
     # The report of the file's own table is not mixed into that page either.
-    of_the_file = StudyReport(load_study(desk.file), desk.ledger)
+    of_the_file = StudyReport(load_study(desk.file), desk.store)
     documents = of_the_file.documents(of_the_file.read())
     why_not = of_the_file.keep(documents)
     assert why_not.startswith("the table above is that of the study file: ")
@@ -211,18 +219,18 @@ def test_the_best_is_chosen_by_what_scoring_has_just_added(desk: Desk) -> None:
     scores = {"weak": 0.7, "strong": 0.1, "late": 0.2}
 
     def scored() -> None:
-        plan = load_study(desk.file)
-        cells = {c.trial.name: c for c in resolve_cells(plan.trials, "cpu", desk.file.parent)}
+        study = load_study(desk.file)
+        trials = {c.name: c for c in resolve_trials(study.trials, "cpu", desk.file.parent)}
         for run_id, name in desk.names.items():
-            config = study_config(plan.study.protocols["flip"], EvaluationConfig())
+            config = study_config(study.config.protocols["flip"], EvaluationConfig())
             tags = {
                 "protocol": settings(config, config.boundary),
-                "data": cells[name].dataset.manifest.fingerprint,
+                "data": trials[name].dataset.manifest.fingerprint,
                 "split": "val",
                 "checkpoint": "last",
-                "code": cells[name].code,
+                "code": trials[name].code,
             }
-            desk.ledger.log_evaluation(run_id, "flip", {"miou": scores[name]}, tags, empty)
+            desk.store.log_evaluation(run_id, "flip", {"miou": scores[name]}, tags, empty)
 
     desk.scored = scored
     assert desk.sweep()
@@ -237,7 +245,7 @@ def test_a_study_that_is_taken_over_is_left_without_a_conclusion(
 
     def take_over(*_: object) -> None:
         owner = {"orchestrator.owner": str(replace(Owner.this_process(), host="another-host"))}
-        desk.ledger.set_tags(desk.page.info.run_id, owner)
+        desk.store.set_tags(desk.page.info.run_id, owner)
         while not desk.stop.requested:
             time.sleep(0.02)
 

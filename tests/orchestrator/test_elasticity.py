@@ -6,23 +6,23 @@ from typing import Any
 import pytest
 from ray.train import ScalingConfig
 
-from orchestrator.training.elastic import AtCheckpoint, RangeOfWorkers
+from orchestrator.training.elastic import CheckpointObserver, ElasticScalingPolicy
 
 
 class Trial:
     """A trial with two to four workers, the room beside it, and the time since it started."""
 
-    def __init__(self, takes_all: bool = False, pause: float = 60.0) -> None:
+    def __init__(self, may_use_idle: bool = False, pause: float = 60.0) -> None:
         scaling = ScalingConfig(
             num_workers=(2, 4),
             resources_per_worker={"CPU": 1},
             elastic_resize_monitor_interval_s=pause,
         )
         self.room, self.seconds = 0, 0.0
-        self.at_checkpoint = AtCheckpoint()
-        self.policy = RangeOfWorkers(
+        self.at_checkpoint = CheckpointObserver()
+        self.policy = ElasticScalingPolicy(
             scaling,
-            takes_all,
+            may_use_idle,
             self.at_checkpoint,
             room=lambda worker: self.room,
             clock=lambda: self.seconds,
@@ -46,7 +46,7 @@ class Trial:
 def test_a_trial_for_which_nobody_waits_starts_with_the_room_there_is(
     room: int, workers: int
 ) -> None:
-    trial = Trial(takes_all=True)
+    trial = Trial(may_use_idle=True)
     trial.room = room
     assert trial.starts_with() == workers  # the fewest, and a wait, where there is too little
 
@@ -58,7 +58,7 @@ def test_others_wait_for_the_room() -> None:
 
 
 def test_machines_are_asked_for_the_fewest_only() -> None:
-    trial = Trial(takes_all=True)
+    trial = Trial(may_use_idle=True)
     trial.room = 9
     trial.starts_with()
     trial.goes_on_with(2)

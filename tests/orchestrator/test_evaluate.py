@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from orchestrator.evaluate import main
 from orchestrator.evaluation.trained_model import load_model
 from orchestrator.tracking.models import register_best
-from orchestrator.tracking.store import Ledger
+from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import open_dataset
 from pipelines.data.loading import EvaluationBatches
 from pipelines.evaluation.evaluate import EvaluationConfig, Scores, evaluate
@@ -116,8 +116,8 @@ def test_a_model_wrapped_by_mlflow_is_found(
 def test_a_registered_model_is_found_by_alias_and_version(
     finished_run: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ledger = Ledger(finished_run.uri, None)
-    assert register_best(ledger, "streets/1", finished_run.run_id) == "models:/streets-1@best"
+    store = TrackingStore(finished_run.uri, None)
+    assert register_best(store, "streets/1", finished_run.run_id) == "models:/streets-1@best"
     wanted = f"{100 * expected(finished_run, 'last', EvaluationConfig()).miou:.2f}"
     run = f"runs:/{finished_run.run_id}"
     logged = set()

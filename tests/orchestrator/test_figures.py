@@ -8,7 +8,7 @@ from PIL import Image
 
 from orchestrator.figures import main
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import resolve_cells
+from orchestrator.study.resolve import resolve_trials
 from orchestrator.sweep.figures import figure_commands
 from orchestrator.tracking.runs import Record
 from pipelines.data.dataset import open_dataset
@@ -90,14 +90,14 @@ seeds: [3, 4]
 def test_a_study_compares_what_is_finished(tmp_path: Path, small_streets: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace("DATASET", str(small_streets)))
-    plan = load_study(file)
-    cells = resolve_cells(plan.trials, "cpu", tmp_path)
+    study = load_study(file)
+    trials = resolve_trials(study.trials, "cpu", tmp_path)
 
     def commands(*names: str) -> dict[str, list[str]]:
         finished = {name: Record(name, "pairs", "", "FINISHED", "", 1, {}) for name in names}
-        return figure_commands(plan, cells, finished)
+        return figure_commands(study, trials, finished)
 
-    names = [cell.trial.name for cell in cells]
+    names = [trial.name for trial in trials]
     strong3, strong4, df3, df4, full3, full4 = names
     assert commands() == {}
     assert commands(strong3, df4) == {}

@@ -4,36 +4,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.scheduling.capacity import DRIVER_RESOURCE, CapacityError, plan_gang
+from orchestrator.scheduling.capacity import DRIVER_RESOURCE, CapacityError, plan_placement
 from orchestrator.study.resources import Resources
 
 HEAD = {"CPU": 2.0, "GPU": 0.0, DRIVER_RESOURCE: 1e6}
 
 
 def test_a_laptop_runs_as_many_trials_as_it_has_cores() -> None:
-    gang = plan_gang(Resources(), [HEAD])
-    assert (gang.device, gang.concurrent, gang.per_worker) == ("cpu", 2, {"CPU": 1.0})
+    placement = plan_placement(Resources(), [HEAD])
+    assert (placement.device, placement.concurrent, placement.per_worker) == (
+        "cpu",
+        2,
+        {"CPU": 1.0},
+    )
 
 
 def test_whole_gangs_only() -> None:
     nodes = [HEAD, {"CPU": 3.0}, {"CPU": 3.0}]
-    assert plan_gang(Resources(workers=3), nodes).concurrent == 2
-    assert plan_gang(Resources(workers=5), nodes).concurrent == 1
-    assert plan_gang(Resources(workers=2, cpus_per_worker=2), nodes).concurrent == 1
+    assert plan_placement(Resources(workers=3), nodes).concurrent == 2
+    assert plan_placement(Resources(workers=5), nodes).concurrent == 1
+    assert plan_placement(Resources(workers=2, cpus_per_worker=2), nodes).concurrent == 1
 
 
 def test_gpus_are_taken_where_there_are_any() -> None:
     nodes = [HEAD, {"CPU": 16.0, "GPU": 4.0}]
-    gang = plan_gang(Resources(workers=2), nodes)
-    assert (gang.device, gang.concurrent) == ("cuda", 2)
-    assert gang.per_worker == {"CPU": 1.0, "GPU": 1.0}
-    assert plan_gang(Resources(workers=2, device="cpu"), nodes).device == "cpu"
-    assert plan_gang(Resources(gpus_per_worker=0.5), nodes).concurrent == 8
+    placement = plan_placement(Resources(workers=2), nodes)
+    assert (placement.device, placement.concurrent) == ("cuda", 2)
+    assert placement.per_worker == {"CPU": 1.0, "GPU": 1.0}
+    assert plan_placement(Resources(workers=2, device="cpu"), nodes).device == "cpu"
+    assert plan_placement(Resources(gpus_per_worker=0.5), nodes).concurrent == 8
 
 
 def test_concurrency_can_be_bounded() -> None:
-    assert plan_gang(Resources(concurrent_trials=1), [HEAD]).concurrent == 1
-    assert plan_gang(Resources(concurrent_trials=9), [HEAD]).concurrent == 2
+    assert plan_placement(Resources(concurrent_trials=1), [HEAD]).concurrent == 1
+    assert plan_placement(Resources(concurrent_trials=9), [HEAD]).concurrent == 2
 
 
 @pytest.mark.parametrize(
@@ -47,38 +51,40 @@ def test_concurrency_can_be_bounded() -> None:
 )
 def test_what_never_fits_is_refused(resources: Resources, message: str) -> None:
     with pytest.raises(CapacityError, match=message):
-        plan_gang(resources, [HEAD])
+        plan_placement(resources, [HEAD])
 
 
 def test_workers_lie_on_the_kind_of_gpu_asked_for() -> None:
     ada = {"CPU": 16.0, "GPU": 4.0, "accelerator_type:L40S": 1.0}
     turing = {"CPU": 16.0, "GPU": 4.0, "accelerator_type:T4": 1.0}
-    gang = plan_gang(Resources(workers=2, accelerator="T4"), [HEAD, ada, turing])
-    assert (gang.concurrent, gang.kinds) == (2, ("T4",))
-    assert gang.per_worker == {"CPU": 1.0, "GPU": 1.0, "accelerator_type:T4": 0.001}
-    assert plan_gang(Resources(workers=2), [HEAD, ada, turing]).kinds == ("L40S", "T4")
+    placement = plan_placement(Resources(workers=2, accelerator="T4"), [HEAD, ada, turing])
+    assert (placement.concurrent, placement.kinds) == (2, ("T4",))
+    assert placement.per_worker == {"CPU": 1.0, "GPU": 1.0, "accelerator_type:T4": 0.001}
+    assert plan_placement(Resources(workers=2), [HEAD, ada, turing]).kinds == ("L40S", "T4")
     with pytest.raises(CapacityError, match=r"accelerator is H100, .* there are L40S, T4"):
-        plan_gang(Resources(accelerator="H100"), [HEAD, ada, turing])
+        plan_placement(Resources(accelerator="H100"), [HEAD, ada, turing])
     with pytest.raises(CapacityError, match=r"workers is 5 .* on T4, .* use workers: 4 or fewer"):
-        plan_gang(Resources(workers=5, accelerator="T4"), [HEAD, ada, turing])
+        plan_placement(Resources(workers=5, accelerator="T4"), [HEAD, ada, turing])
     # Where `auto` trains on CPUs there is no GPU to be of a kind.
-    assert plan_gang(Resources(accelerator="H100"), [HEAD]).per_worker == {"CPU": 1.0}
+    assert plan_placement(Resources(accelerator="H100"), [HEAD]).per_worker == {"CPU": 1.0}
 
 
 def test_two_workers_of_a_trial_do_not_share_a_gpu() -> None:
     with pytest.raises(CapacityError, match="NCCL refuses two workers of a trial on one GPU"):
-        plan_gang(Resources(workers=(1, 2), gpus_per_worker=0.5), [HEAD, {"CPU": 8.0, "GPU": 2.0}])
+        plan_placement(
+            Resources(workers=(1, 2), gpus_per_worker=0.5), [HEAD, {"CPU": 8.0, "GPU": 2.0}]
+        )
 
 
 def test_a_range_of_workers_is_placed_by_the_fewest() -> None:
-    assert plan_gang(Resources(workers=(1, 2)), [HEAD]).concurrent == 2
-    assert plan_gang(Resources(workers=(2, 8)), [HEAD]).shape.workers == 2
+    assert plan_placement(Resources(workers=(1, 2)), [HEAD]).concurrent == 2
+    assert plan_placement(Resources(workers=(2, 8)), [HEAD]).shape.workers == 2
 
 
 def test_without_a_head_the_drivers_take_their_share_of_cpu() -> None:
     with pytest.raises(CapacityError):
-        plan_gang(Resources(workers=2), [{"CPU": 2.0}])
-    assert plan_gang(Resources(workers=2, cpus_per_worker=0.9), [{"CPU": 2.0}]).concurrent == 1
+        plan_placement(Resources(workers=2), [{"CPU": 2.0}])
+    assert plan_placement(Resources(workers=2, cpus_per_worker=0.9), [{"CPU": 2.0}]).concurrent == 1
 
 
 @given(
@@ -90,6 +96,8 @@ def test_all_admitted_gangs_fit_and_no_further_one_does(workers: int, nodes: lis
     offered[0][DRIVER_RESOURCE] = 1e6
     if sum(nodes) < workers:
         with pytest.raises(CapacityError):
-            plan_gang(Resources(workers=workers), offered)
+            plan_placement(Resources(workers=workers), offered)
     else:
-        assert plan_gang(Resources(workers=workers), offered).concurrent == sum(nodes) // workers
+        assert (
+            plan_placement(Resources(workers=workers), offered).concurrent == sum(nodes) // workers
+        )

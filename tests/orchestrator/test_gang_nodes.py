@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.training.diagnosis import GangNodes
+from orchestrator.training.diagnosis import NodeLossDetector
 
 
 class Machines:
@@ -33,8 +33,8 @@ class Machines:
             for name, port in self.ports.items()
         ]
 
-    def gang(self, *names: str) -> GangNodes:
-        found = GangNodes(self.nodes, patience=0.0)
+    def gang(self, *names: str) -> NodeLossDetector:
+        found = NodeLossDetector(self.nodes, patience=0.0)
         found.note(set(names))
         return found
 
@@ -48,32 +48,32 @@ def machines() -> Iterator[Machines]:
 
 
 def test_a_worker_that_died_on_a_machine_that_lives(machines: Machines) -> None:
-    assert not machines.gang("a", "b").one_is_lost()
+    assert not machines.gang("a", "b").lost_a_node()
 
 
 def test_a_machine_that_is_gone_is_waited_for_until_ray_knows(machines: Machines) -> None:
     machines.sockets["b"].close()
     machines.noticed_after = 3
-    assert machines.gang("a", "b").one_is_lost()
+    assert machines.gang("a", "b").lost_a_node()
     assert machines.asked == 4
     assert not machines.alive["b"]
 
 
 def test_a_machine_that_ray_knows_is_gone(machines: Machines) -> None:
     machines.alive["b"] = False
-    assert machines.gang("a", "b").one_is_lost()
+    assert machines.gang("a", "b").lost_a_node()
     del machines.ports["a"]
     machines.ports["c"] = machines.ports["b"]
     machines.alive["c"] = True
-    assert machines.gang("a").one_is_lost()  # forgotten altogether
+    assert machines.gang("a").lost_a_node()  # forgotten altogether
 
 
 def test_other_machines_do_not_matter(machines: Machines) -> None:
     machines.sockets["b"].close()
-    assert not machines.gang("a").one_is_lost()
+    assert not machines.gang("a").lost_a_node()
 
 
 def test_the_only_machine_is_never_lost(machines: Machines) -> None:
     del machines.ports["b"]
     machines.sockets["a"].close()
-    assert not machines.gang("a").one_is_lost()
+    assert not machines.gang("a").lost_a_node()

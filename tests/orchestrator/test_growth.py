@@ -12,7 +12,7 @@ from orchestrator.cluster.autoscaler import (
     nodes_at_most,
     read_bootstrap_config,
 )
-from orchestrator.scheduling.capacity import DRIVER_RESOURCE, CapacityError, plan_gang
+from orchestrator.scheduling.capacity import DRIVER_RESOURCE, CapacityError, plan_placement
 from orchestrator.study.resources import Resources
 
 PROJECT = Path(__file__).parents[2]
@@ -28,9 +28,9 @@ def config() -> dict[str, Any]:
 def test_a_cluster_without_machines_holds_what_it_may_start(config: dict[str, Any]) -> None:
     nodes = nodes_at_most([HEAD], config, ["CPU", "GPU"])
     assert len(nodes) == 1 + 8  # as `max_workers` says
-    gang = plan_gang(Resources(workers=4, cpus_per_worker=8), nodes)
+    gang = plan_placement(Resources(workers=4, cpus_per_worker=8), nodes)
     assert (gang.device, gang.concurrent) == ("cuda", 8)
-    assert plan_gang(Resources(workers=16, cpus_per_worker=8), nodes).concurrent == 2
+    assert plan_placement(Resources(workers=16, cpus_per_worker=8), nodes).concurrent == 2
 
 
 def test_machines_that_are_there_are_not_counted_twice(config: dict[str, Any]) -> None:
@@ -41,9 +41,9 @@ def test_machines_that_are_there_are_not_counted_twice(config: dict[str, Any]) -
 def test_a_study_that_no_node_type_holds_is_refused(config: dict[str, Any]) -> None:
     nodes = nodes_at_most([HEAD], config, ["CPU", "GPU"])
     with pytest.raises(CapacityError, match="33"):
-        plan_gang(Resources(workers=33, cpus_per_worker=8), nodes)
+        plan_placement(Resources(workers=33, cpus_per_worker=8), nodes)
     with pytest.raises(CapacityError):
-        plan_gang(Resources(workers=1, cpus_per_worker=64), nodes)
+        plan_placement(Resources(workers=1, cpus_per_worker=64), nodes)
 
 
 def test_types_that_offer_what_is_needed_come_first(config: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ def test_no_configuration_or_another_one(tmp_path: Path) -> None:
 
 
 def test_the_machines_a_study_would_start(config: dict[str, Any]) -> None:
-    gang = plan_gang(
+    gang = plan_placement(
         Resources(workers=4, cpus_per_worker=8), nodes_at_most([HEAD], config, ["GPU"])
     )
     assert machines_asked_for([HEAD], config, [gang.shape] * 3) == {"gpu": 3}
@@ -85,7 +85,7 @@ def test_the_machines_a_study_would_start(config: dict[str, Any]) -> None:
     assert machines_asked_for([HEAD, there], config, [gang.shape]) == {}
     busy = [there] * 9  # one more than allowed: what is there is never too much
     assert machines_asked_for([HEAD, *busy], config, [gang.shape]) == {}
-    half = plan_gang(Resources(workers=2), [HEAD, there])
+    half = plan_placement(Resources(workers=2), [HEAD, there])
     assert machines_asked_for([HEAD], config, [half.shape] * 4) == {"gpu": 2}
 
 
@@ -96,11 +96,11 @@ def test_only_the_machines_with_the_kind_of_gpu_asked_for_count(config: dict[str
     }
     resources = Resources(workers=8, accelerator="H100", device="cuda")
     nodes = nodes_at_most([HEAD], config, list(resources.per_worker("cuda")))
-    gang = plan_gang(resources, nodes)
+    gang = plan_placement(resources, nodes)
     assert (gang.concurrent, gang.kinds) == (2, ("H100",))
     shapes = [gang.shape] * 2
     assert machines_asked_for([HEAD], config, shapes) == {"hopper": 2}
-    assert plan_gang(Resources(workers=8, device="cuda"), nodes).kinds == ("H100", "L40S")
+    assert plan_placement(Resources(workers=8, device="cuda"), nodes).kinds == ("H100", "L40S")
 
 
 def test_what_no_machine_holds_is_refused_with_the_kinds_there_are(config: dict[str, Any]) -> None:
@@ -109,7 +109,7 @@ def test_what_no_machine_holds_is_refused_with_the_kinds_there_are(config: dict[
         needed = list(resources.per_worker("cuda"))
         nodes = nodes_at_most([HEAD], config, needed)
         with pytest.raises(CapacityError) as error:
-            plan_gang(resources, nodes, machine_types(config, needed))
+            plan_placement(resources, nodes, machine_types(config, needed))
         return str(error.value)
 
     kinds = "The cluster may start gpu (48 CPU, 4 GPU, L40S; 8 at most)"

@@ -11,8 +11,8 @@ from mlflow.tracking import MlflowClient
 from orchestrator.evaluation.trained_model import local_weights
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import Cell, resolve_cells
-from orchestrator.tracking.store import LedgerError
+from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.tracking.store import TrackingError
 from pipelines.network.weights import WeightsError
 from tests.orchestrator.conftest import STUDY, FinishedRun
 
@@ -22,14 +22,14 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def cell(run: FinishedRun, init: str | None, skip: tuple[str, ...] = ()) -> Cell:
+def trial(run: FinishedRun, init: str | None, skip: tuple[str, ...] = ()) -> ResolvedTrial:
     file = run.storage / "study.yaml"
     file.write_text(STUDY.replace("DATASET", str(run.dataset)))
     (trial,) = load_study(file).trials
     experiment = trial.experiment
     training = replace(experiment.training, init=init, init_skip=skip)
     trial = replace(trial, experiment=replace(experiment, training=training))
-    (resolved,) = resolve_cells(
+    (resolved,) = resolve_trials(
         [trial],
         "cpu",
         str(run.storage),
@@ -49,15 +49,15 @@ def test_identity_is_by_content(finished_run: FinishedRun, tmp_path: Path) -> No
     client.set_registered_model_alias("start", "best", version)
 
     names = (f"runs:/{finished_run.run_id}/last", "models:/start@best", str(finished_run.directory))
-    last, registered, directory = (cell(finished_run, name) for name in names)
+    last, registered, directory = (trial(finished_run, name) for name in names)
     assert last.identity == registered.identity == directory.identity
-    best = cell(finished_run, f"runs:/{finished_run.run_id}/best")
-    without = cell(finished_run, None)
-    skipped = cell(finished_run, names[0], ("head.*",))
+    best = trial(finished_run, f"runs:/{finished_run.run_id}/best")
+    without = trial(finished_run, None)
+    skipped = trial(finished_run, names[0], ("head.*",))
     assert len({each.identity for each in (last, best, without, skipped)}) == 4
 
     # The record has the user's words, the workers a file with the weights.
-    assert last.trial.experiment.training.init == names[0]
+    assert last.experiment.training.init == names[0]
     weights = (finished_run.directory / "model.safetensors").read_bytes()
     assert last.init is not None
     assert Path(last.init).read_bytes() == weights
@@ -67,7 +67,7 @@ def test_identity_is_by_content(finished_run: FinishedRun, tmp_path: Path) -> No
 def test_bad_names_get_a_sentence(finished_run: FinishedRun, tmp_path: Path) -> None:
     for name, error, said in (
         ("runs:/abc", WeightsError, r"training\.init: .*runs:/ID/best"),
-        (f"runs:/{'0' * 32}/best", LedgerError, "not in MLflow"),
+        (f"runs:/{'0' * 32}/best", TrackingError, "not in MLflow"),
         (str(tmp_path / "nothing"), WeightsError, "no such file or directory"),
     ):
         with pytest.raises(error, match=said):

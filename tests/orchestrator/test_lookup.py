@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 
 from orchestrator.report.results import Result
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import resolve_cells
+from orchestrator.study.resolve import resolve_trials
 from orchestrator.tracking import queries
-from orchestrator.tracking.links import keep_links
-from orchestrator.tracking.store import Ledger, tracking_uri
+from orchestrator.tracking.links import sync_links
+from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.network.build import build_network
 from pipelines.preparation.embedded import prepare_streets
@@ -109,13 +109,13 @@ def test_another_study_s_cell_of_the_same_name_is_another_cell(
 def test_a_link_says_whose_run_a_cell_shows(tmp_path: Path, small_streets: Path) -> None:
     """The other study reads the same data from another place, which is not here."""
     path = written(tmp_path, small_streets, PLAIN)
-    cells = fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    trials = fabricate(load_study(path), tmp_path / "storage", cities=FEW)
     path.write_text(path.read_text().replace("study: plain", "study: new"))
-    ledger = Ledger(tracking_uri(tmp_path / "storage"), tmp_path)
-    study_run = StudyRun.open(ledger, load_study(path))
-    by_name = {cell.trial.name: cell for cell in cells}
-    records = ledger.records(cell.identity for cell in cells)
-    keep_links(study_run, by_name, {n: records[c.identity][0] for n, c in by_name.items()})
+    store = TrackingStore(tracking_uri(tmp_path / "storage"), tmp_path)
+    study_run = StudyRun.open(store, load_study(path))
+    by_name = {trial.name: trial for trial in trials}
+    records = store.records(trial.identity for trial in trials)
+    sync_links(study_run, by_name, {n: records[c.identity][0] for n, c in by_name.items()})
     study_run.close("FINISHED")
     path.write_text(path.read_text().replace(str(small_streets), "/none"))
     assert [variant_of(result) for result in results(path).values()] == ["a", "b"]
@@ -143,9 +143,9 @@ def test_data_that_changed_in_its_place_is_told(tmp_path: Path) -> None:
 def test_report_and_command_go_by_the_same_run(tmp_path: Path, small_streets: Path) -> None:
     """Another study has trained the same again, later."""
     path = written(tmp_path, small_streets, PLAIN)
-    plan = load_study(path)
-    fabricate(plan, tmp_path / "storage", cities=FEW)
-    later = replace(plan, study=replace(plan.study, study="later"))
+    study = load_study(path)
+    fabricate(study, tmp_path / "storage", cities=FEW)
+    later = replace(study, study=replace(study.config, study="later"))
     fabricate(later, tmp_path / "storage", cities=FEW)
     runs = [result.run for result in results(path).values()]
     assert [run.study for run in runs if run is not None] == ["plain", "plain"]
@@ -155,10 +155,10 @@ def test_what_another_study_trains_right_now_is_running(
     tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, small_streets, PLAIN)
-    plan = load_study(path)
-    (first, *_) = resolve_cells(plan.trials, "cpu", tmp_path)
-    ledger = Ledger(tracking_uri(tmp_path / "storage"), tmp_path)
-    study_run = StudyRun.open(ledger, replace(plan, study=replace(plan.study, study="other")))
+    study = load_study(path)
+    (first, *_) = resolve_trials(study.trials, "cpu", tmp_path)
+    store = TrackingStore(tracking_uri(tmp_path / "storage"), tmp_path)
+    study_run = StudyRun.open(store, replace(study, study=replace(study.config, study="other")))
     study_run.start_trial(study_run.begin_trial(first, None, None), first.code)
     unfinished = report_of(path).read().notes.unfinished
     assert unfinished == ("missing: a", "missing: b")

@@ -20,7 +20,7 @@ from orchestrator.study.import_closure import import_closure
 from orchestrator.tracking.model_package import package
 from orchestrator.tracking.models import register_best
 from orchestrator.tracking.pyfunc_loader import SOURCES, _load_pyfunc
-from orchestrator.tracking.store import Ledger
+from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.inference import predict_image
 from pipelines.model_directory import write_model_directory
@@ -58,7 +58,7 @@ def images(finished_run: FinishedRun) -> np.ndarray:
 
 
 def files_of(run: FinishedRun, folder: Path) -> Path:
-    return Ledger(run.uri, None).download(f"runs:/{run.run_id}/model", folder)
+    return TrackingStore(run.uri, None).download(f"runs:/{run.run_id}/model", folder)
 
 
 def run_elsewhere(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -139,16 +139,16 @@ def test_a_missing_library_is_named(
 
 
 def test_the_best_model_is_registered_once(finished_run: FinishedRun) -> None:
-    ledger = Ledger(finished_run.uri, None)
-    client, run_id = ledger.client, finished_run.run_id
+    store = TrackingStore(finished_run.uri, None)
+    client, run_id = store.client, finished_run.run_id
     for _ in range(2):
-        assert register_best(ledger, "of a study", run_id) == "models:/of a study@best"
+        assert register_best(store, "of a study", run_id) == "models:/of a study@best"
         (version,) = client.search_model_versions("name = 'of a study'")
         assert version.run_id == run_id
         assert client.get_model_version(version.name, version.version).aliases == ["best"]
     # A run without a model registers nothing, and takes nothing away.
     other = client.create_run(client.get_run(run_id).info.experiment_id).info.run_id
-    assert register_best(ledger, "of a study", other) is None
+    assert register_best(store, "of a study", other) is None
     client.set_terminated(other)
     client.delete_run(other)
 

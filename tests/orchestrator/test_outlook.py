@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.context import Setting, StopFlag
+from orchestrator.context import RunContext, StopRequest
 from orchestrator.planning.estimate import Measurement
 from orchestrator.planning.forecast import workload
-from orchestrator.planning.planner import Outlook
+from orchestrator.planning.planner import Planner
 from orchestrator.preflight.preflight import measurements
-from orchestrator.preflight.run import Sung
-from orchestrator.preflight.worker import Rehearsed
-from orchestrator.scheduling.capacity import plan_gang
+from orchestrator.preflight.run import PreflightResult
+from orchestrator.preflight.worker import PreflightTimings
+from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.scheduling.devices import device_of_kind
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import resolve_cells
+from orchestrator.study.resolve import resolve_trials
 
 STUDY = """\
 study: elsewhere
@@ -37,26 +37,26 @@ class Study:
     def __init__(self, directory: Path, dataset: Path) -> None:
         file = directory / "study.yaml"
         file.write_text(STUDY.replace("DATASET", str(dataset)))
-        self.plan = load_study(file)
-        self.cells = resolve_cells(self.plan.trials, "cuda", directory)
+        self.study = load_study(file)
+        self.trials = resolve_trials(self.study.trials, "cuda", directory)
         self.directory = directory
 
-    def outlook(
+    def planner(
         self, *nodes: dict[str, float], device: str = "", timed: tuple[str, ...]
-    ) -> Outlook:
-        load = workload(self.cells[0], self.plan.study.resources)
+    ) -> Planner:
+        load = workload(self.trials[0], self.study.config.resources)
         known = [Measurement(load, each, "fp32", "trial", 2.0).to_json() for each in timed]
-        ledger: Any = type("", (), {"measurements": lambda self: known})()
-        setting = Setting(
-            Storage.of(str(self.directory)), None, Console(), self.directory / "log", StopFlag()
+        store: Any = type("", (), {"measurements": lambda self: known})()
+        context = RunContext(
+            Storage.of(str(self.directory)), None, Console(), self.directory / "log", StopRequest()
         )
-        gang = plan_gang(self.plan.study.resources, nodes)
-        return Outlook(self.plan, self.cells, gang, nodes, device, ledger, setting)
+        placement = plan_placement(self.study.config.resources, nodes)
+        return Planner(self.study, self.trials, placement, nodes, device, store, context)
 
-    def step(self, outlook: Outlook) -> float | None:
+    def step(self, planner: Planner) -> float | None:
         """Seconds of a step, where they were measured."""
-        weakest = outlook.forecaster.weakest
-        load = workload(self.cells[0], self.plan.study.resources)
+        weakest = planner.forecaster.weakest
+        load = workload(self.trials[0], self.study.config.resources)
         return None if weakest.source is None else weakest.step(load)
 
 
@@ -66,35 +66,35 @@ def study(tmp_path: Path, small_streets: Path) -> Study:
 
 
 def test_what_was_timed_on_the_kind_of_gpu_to_come_counts(study: Study) -> None:
-    found = study.outlook(L40S, timed=("NVIDIA L40S", "Tesla T4"))
+    found = study.planner(L40S, timed=("NVIDIA L40S", "Tesla T4"))
     assert study.step(found) == 2.0
     # Where it cannot be told, it is not said.
-    assert study.step(study.outlook(L40S, timed=("Tesla T4", "NVIDIA L40S, 0.5 of it"))) is None
-    assert study.step(study.outlook(L40S, T4, timed=("Tesla T4",))) is None
-    assert study.step(study.outlook({"CPU": 8.0, "GPU": 1.0}, timed=("Tesla T4",))) is None
+    assert study.step(study.planner(L40S, timed=("Tesla T4", "NVIDIA L40S, 0.5 of it"))) is None
+    assert study.step(study.planner(L40S, T4, timed=("Tesla T4",))) is None
+    assert study.step(study.planner({"CPU": 8.0, "GPU": 1.0}, timed=("Tesla T4",))) is None
 
 
 def test_a_machine_that_answers_counts_alone(study: Study) -> None:
-    found = study.outlook(L40S, device="NVIDIA L40S-24Q", timed=("NVIDIA L40S",))
+    found = study.planner(L40S, device="NVIDIA L40S-24Q", timed=("NVIDIA L40S",))
     assert study.step(found) is None
     assert found.probe_would_help
     # None is started for a question.
-    assert not study.outlook(L40S, timed=()).probe_would_help
+    assert not study.planner(L40S, timed=()).probe_would_help
 
 
 @pytest.mark.parametrize("timed", [(), ("NVIDIA L40S",)])
 def test_canaries_tell_on_what_they_ran(study: Study, timed: tuple[str, ...]) -> None:
-    found = study.outlook(L40S, timed=timed)
-    took = Rehearsed(step=7.0, validation=None, preparing=1.0, whole=9.0, memory_gib=1.0)
-    sung = Sung(study.cells[0].trial.name, took, device="NVIDIA L40S-48C")
-    found.learn(measurements([sung], study.cells, study.plan.study.resources, "canary"))
+    found = study.planner(L40S, timed=timed)
+    took = PreflightTimings(step=7.0, validation=None, preparing=1.0, whole=9.0, memory_gib=1.0)
+    sung = PreflightResult(study.trials[0].name, took, device="NVIDIA L40S-48C")
+    found.learn(measurements([sung], study.trials, study.study.config.resources, "canary"))
     assert study.step(found) == 7.0
 
 
 def test_canaries_that_failed_tell_nothing(study: Study) -> None:
-    found = study.outlook(L40S, timed=("NVIDIA L40S",))
-    failed = Sung(study.cells[0].trial.name, None)
-    found.learn(measurements([failed], study.cells, study.plan.study.resources, "canary"))
+    found = study.planner(L40S, timed=("NVIDIA L40S",))
+    failed = PreflightResult(study.trials[0].name, None)
+    found.learn(measurements([failed], study.trials, study.study.config.resources, "canary"))
     assert study.step(found) == 2.0
 
 

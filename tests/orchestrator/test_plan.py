@@ -17,12 +17,12 @@ from orchestrator.planning.forecast import (
 )
 from orchestrator.planning.measurements import keep
 from orchestrator.planning.plan_table import duration, show_plan
-from orchestrator.scheduling.capacity import plan_gang
+from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.scheduling.policy import GangShape
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import Cell, resolve_cells
-from orchestrator.study.study import Plan
+from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.study.study import Study
 from orchestrator.sweep.__main__ import main
 
 STUDY = """\
@@ -50,38 +50,38 @@ def file(tmp_path: Path, small_streets: Path) -> Path:
     return path
 
 
-def resolved(file: Path) -> tuple[Plan, list[Cell]]:
-    plan = load_study(file)
-    return plan, resolve_cells(plan.trials, "cpu", file.parent)
+def resolved(file: Path) -> tuple[Study, list[ResolvedTrial]]:
+    study = load_study(file)
+    return study, resolve_trials(study.trials, "cpu", file.parent)
 
 
-def timed(cell: Cell, plan: Plan, step: float = 60.0) -> Measurement:
+def timed(trial: ResolvedTrial, study: Study, step: float = 60.0) -> Measurement:
     """A trial that took a minute for each step, and half of one to validate and to start."""
-    load = workload(cell, plan.study.resources)
+    load = workload(trial, study.config.resources)
     return Measurement(load, "device", "fp32", "trial", step, 30.0, 30.0)
 
 
-def forecast_of(plan: Plan, cells: list[Cell], cpus: float = 2.0) -> StudyForecast:
-    measured = [timed(cell, plan) for cell in cells]
-    forecaster = Forecaster.of(cells, plan.study.resources, measured, "cpu", "device")
-    gang = GangShape.of(1, {"CPU": 1.0})
-    capacity = Capacity(gang, 1.0, [{"CPU": cpus}], None, price=2.0)
-    todo = {cell.identity for cell in cells}
-    return forecaster.study(cells, todo, {}, ranks(plan.study, cells), capacity)
+def forecast_of(study: Study, trials: list[ResolvedTrial], cpus: float = 2.0) -> StudyForecast:
+    measured = [timed(trial, study) for trial in trials]
+    forecaster = Forecaster.of(trials, study.config.resources, measured, "cpu", "device")
+    placement = GangShape.of(1, {"CPU": 1.0})
+    capacity = Capacity(placement, 1.0, [{"CPU": cpus}], None, price=2.0)
+    todo = {trial.identity for trial in trials}
+    return forecaster.study(trials, todo, {}, ranks(study.config, trials), capacity)
 
 
 def test_steps_and_validations_that_remain(file: Path) -> None:
-    _, cells = resolved(file)
+    _, trials = resolved(file)
     # 14 images in batches of 6 are 3 steps; validated after 4, 8 and the last, tenth, epoch.
-    assert remaining(cells[0], 0) == (30, 3)
-    assert remaining(cells[0], 4) == (18, 2)
-    assert remaining(cells[0], 9) == (3, 1)
-    assert remaining(cells[0], 10) == (0, 0)
+    assert remaining(trials[0], 0) == (30, 3)
+    assert remaining(trials[0], 4) == (18, 2)
+    assert remaining(trials[0], 9) == (3, 1)
+    assert remaining(trials[0], 10) == (0, 0)
 
 
 def test_a_study_is_its_trials_on_the_nodes_given(file: Path) -> None:
-    plan, cells = resolved(file)
-    found = forecast_of(plan, cells)
+    study, trials = resolved(file)
+    found = forecast_of(study, trials)
     each = 30 + 30 * 60 + 3 * 30
     assert [trial.estimate.seconds for trial in found.trials if trial.estimate] == [each] * 6
     assert found.wall.seconds == pytest.approx(3 * each)
@@ -91,29 +91,31 @@ def test_a_study_is_its_trials_on_the_nodes_given(file: Path) -> None:
     assert found.cost.seconds == pytest.approx(2 * 6 * each / 3600)
     assert found.wall.low < found.wall.seconds < found.wall.high
     # Last and best checkpoint with momentum, and the weights of both once more.
-    bytes_of_one = 6 * 4 * cells[0].cost.values_m * 1e6
+    bytes_of_one = 6 * 4 * trials[0].cost.values_m * 1e6
     assert found.trials[0].disk == pytest.approx(bytes_of_one, rel=1e-3)
-    assert forecast_of(plan, cells, cpus=6.0).wall.seconds == pytest.approx(each)
+    assert forecast_of(study, trials, cpus=6.0).wall.seconds == pytest.approx(each)
 
 
 def test_what_is_done_takes_nothing_and_what_is_shared_counts_once(file: Path) -> None:
-    plan, cells = resolved(file)
-    twin = replace(cells[0], trial=replace(cells[0].trial, name="twin"))
-    assert forecast_of(plan, [*cells, twin]).wall == forecast_of(plan, cells).wall
+    study, trials = resolved(file)
+    twin = replace(trials[0], name="twin")
+    assert forecast_of(study, [*trials, twin]).wall == forecast_of(study, trials).wall
     capacity = Capacity(GangShape.of(1, {"CPU": 1.0}), 1.0, [{"CPU": 1.0}], None)
     forecaster = Forecaster.of(
-        cells, plan.study.resources, [timed(cells[0], plan)], "cpu", "device"
+        trials, study.config.resources, [timed(trials[0], study)], "cpu", "device"
     )
-    priority = ranks(plan.study, cells)
-    some = forecaster.study(cells, {cells[0].identity}, {cells[0].identity: 9}, priority, capacity)
+    priority = ranks(study.config, trials)
+    some = forecaster.study(
+        trials, {trials[0].identity}, {trials[0].identity: 9}, priority, capacity
+    )
     assert some.wall.seconds == pytest.approx(30 + 3 * 60 + 30)
     assert [trial.estimate is None for trial in some.trials] == [False] + [True] * 5
 
 
 def test_the_table_s_frame_comes_first(file: Path) -> None:
-    plan, cells = resolved(file)
-    found = ranks(plan.study, cells)
-    early = [cell.trial.name for cell in cells if found[cell.identity] == 0]
+    study, trials = resolved(file)
+    found = ranks(study.config, trials)
+    early = [trial.name for trial in trials if found[trial.identity] == 0]
     assert early == ["strong, seed 0", "full, seed 0"]
 
 
@@ -134,16 +136,18 @@ def test_what_cannot_be_run_is_told_at_once_with_its_trial(
 
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_the_plan_fits_the_terminal(file: Path, width: int) -> None:
-    plan, cells = resolved(file)
-    forecast = forecast_of(plan, cells)
+    study, trials = resolved(file)
+    forecast = forecast_of(study, trials)
     forecaster = Forecaster.of(
-        cells, plan.study.resources, [timed(cells[0], plan)], "cpu", "device"
+        trials, study.config.resources, [timed(trials[0], study)], "cpu", "device"
     )
     console = Console(width=width, record=True, file=None, quiet=False)
-    gang = plan_gang(plan.study.resources, [{"CPU": 2.0, "trial_driver": 9.0}])
-    standings = {cell.trial.name: "missing" for cell in cells}
+    placement = plan_placement(study.config.resources, [{"CPU": 2.0, "trial_driver": 9.0}])
+    standings = {trial.name: "missing" for trial in trials}
     with console.capture() as capture:
-        show_plan(plan, standings, forecast, forecaster.weakest, gang, "device", None, console)  # type: ignore[arg-type]
+        show_plan(
+            study, standings, forecast, forecaster.weakest, placement, "device", None, console
+        )  # type: ignore[arg-type]
     text = capture.get()
     assert max(len(line) for line in text.splitlines()) <= width
     for name in ("identity", "GFLOPs", "epochs", "steps", "time", "wall time", "longest", "disk"):
@@ -157,9 +161,9 @@ def test_the_command_plans_and_trains_nothing(
     file: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    plan, cells = resolved(file)
+    study, trials = resolved(file)
     storage = file.parent / "storage"
-    known = replace(timed(cells[0], plan, step=0.1), device=worker_device("cpu", 1.0))
+    known = replace(timed(trials[0], study, step=0.1), device=worker_device("cpu", 1.0))
     keep(storage, [known])
     assert main([str(file), "--plan", "--storage", str(storage)]) == 0
     output = capfd.readouterr().out

@@ -62,7 +62,7 @@ def test_drivers_lie_where_their_resource_is() -> None:
 
 def test_concurrency_can_be_bounded() -> None:
     waiting = [Waiting(str(i), SINGLE, 1.0) for i in range(9)]
-    assert len(choose(waiting, [Running(SINGLE, 1.0, 0.0)], gpus(8), at_once=3)) == 2
+    assert len(choose(waiting, [Running(SINGLE, 1.0, 0.0)], gpus(8), max_concurrent=3)) == 2
 
 
 def test_holes_are_filled_by_what_ends_before_the_large_gang_can_start() -> None:

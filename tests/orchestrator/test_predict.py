@@ -130,9 +130,9 @@ def test_the_official_script_reads_a_cityscapes_submission(
     assert evaluate_main([model, "--dataset", str(tmp_path / "prepared")]) == 0
     printed = capsys.readouterr().out
     for line in printed.splitlines():
-        cells = [cell.strip() for cell in line.split("│")]
-        if len(cells) > 2 and cells[1] in figures["classScores"] and cells[2] != "absent":
-            assert cells[2] == f"{100 * figures['classScores'][cells[1]]:.2f}"
+        trials = [trial.strip() for trial in line.split("│")]
+        if len(trials) > 2 and trials[1] in figures["classScores"] and trials[2] != "absent":
+            assert trials[2] == f"{100 * figures['classScores'][trials[1]]:.2f}"
     (mean,) = [line for line in printed.splitlines() if line.startswith("│ mean  ")]
     assert f"{100 * figures['averageScoreClasses']:.2f}" in mean
     assert len([name for name in files(results) if name.endswith("_leftImg8bit.png")]) == 3

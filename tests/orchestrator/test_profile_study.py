@@ -29,14 +29,14 @@ published:
 
 
 def test_table_2_is_the_papers_within_half_a_percent() -> None:
-    plan = load_study(ROOT / "studies" / "table-2.yaml")
-    costs = profile_costs(plan)
+    study = load_study(ROOT / "studies" / "table-2.yaml")
+    costs = profile_costs(study)
     names = ["baseline", "strong", "fenet"]
     own = {row.name: row for row in profile_all(names, ["resnet101"], 19, 1024, 1024, False)}
     for name in ("baseline", "strong", "df", "sf", "fenet"):
         assert costs[name].parameters_m == pytest.approx(own[name].params_m)
         assert costs[name].gflops == pytest.approx(own[name].gflops)
-    for trial in plan.trials:
+    for trial in study.trials:
         assert trial.reference is not None
         found, published = costs[trial.name], trial.reference
         assert found.parameters_m == pytest.approx(published.parameters_m, rel=0.005)

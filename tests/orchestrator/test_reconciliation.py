@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from orchestrator.planning.reconcile import Decision, Wishes, decide
+from orchestrator.planning.reconcile import Decision, ReconcileOptions, decide
 from orchestrator.tracking.runs import Record, RunStatus
 
 STUDY, CODE = "table", "new"
@@ -20,8 +20,8 @@ def record(
     return Record(run_id, study, "identity", status, code, 3, {}, in_work=in_work)
 
 
-def decision(*records: Record, **wishes: bool) -> tuple[str, str]:
-    found = decide(records, STUDY, CODE, Wishes(**wishes))
+def decision(*records: Record, **options: bool) -> tuple[str, str]:
+    found = decide(records, STUDY, CODE, ReconcileOptions(**options))
     return found.standing, found.action
 
 
@@ -68,11 +68,11 @@ def test_failed_trials_are_retried_when_asked() -> None:
 
 def test_stale_trials_are_trained_anew_when_asked() -> None:
     old = record("FINISHED", code="old")
-    assert decide([old], STUDY, CODE, Wishes(retrain_stale=True)) == Decision(
+    assert decide([old], STUDY, CODE, ReconcileOptions(retrain_stale=True)) == Decision(
         "stale", "train", None
     )
     begun = record("KILLED", run_id="begun")
-    found = decide([old, begun], STUDY, CODE, Wishes(retrain_stale=True))
+    found = decide([old, begun], STUDY, CODE, ReconcileOptions(retrain_stale=True))
     assert found == Decision("to resume", "resume", begun)
     working = record("RUNNING", study="other", in_work=True)
     assert decision(old, working, retrain_stale=True) == ("running elsewhere", "wait")
@@ -85,7 +85,7 @@ def test_of_several_finished_runs_the_study_s_own_latest_counts() -> None:
         record("FINISHED", run_id="second"),
         record("FINISHED", run_id="third", study="other"),
     ]
-    found = decide(runs, STUDY, CODE, Wishes()).record
+    found = decide(runs, STUDY, CODE, ReconcileOptions()).record
     assert found is not None
     assert found.run_id == "second"
 
@@ -100,8 +100,8 @@ def test_nothing_finished_is_trained_and_nothing_of_others_is_touched() -> None:
         for code in (CODE, "old")
         for in_work in ((False, True) if status in ("SCHEDULED", "RUNNING") else (False,))
     ]
-    wishes = [Wishes(a, b) for a in (False, True) for b in (False, True)]
-    for pair, wish in itertools.product(itertools.product(runs, runs), wishes):
+    options = [ReconcileOptions(a, b) for a in (False, True) for b in (False, True)]
+    for pair, wish in itertools.product(itertools.product(runs, runs), options):
         found = decide(pair, STUDY, CODE, wish)
         if any(run.status == "FINISHED" and run.code == CODE for run in pair):
             assert found.action in ("leave", "link")

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.context import Setting, StopFlag
+from orchestrator.context import RunContext, StopRequest
 from orchestrator.scheduling.budget import Budget
 from orchestrator.storage import Storage
 from orchestrator.study.config import Limits
 from orchestrator.study.resources import Resources
 from orchestrator.sweep import recorder
-from orchestrator.sweep.recorder import Recorder, Tracked
+from orchestrator.sweep.recorder import ActiveTrial, Recorder
 from orchestrator.training.stop_file import StopFile
 from orchestrator.training.worker import CODE, DEVICE, WORKERS
 
@@ -27,8 +27,8 @@ class Study:
 
     def __init__(self, resources: Resources) -> None:
         study = SimpleNamespace(imports=(), resources=resources)
-        self.plan = SimpleNamespace(study=study)
-        self.ledger = self
+        self.study = SimpleNamespace(study=study)
+        self.store = self
         self.gate = threading.Event()
         self.gate.set()
         self.epochs: dict[int, dict[str, float]] = {}
@@ -73,10 +73,12 @@ class Watched:
         self.clock = 0.0
         self.budget = Budget(Limits(), 2.0, clock=lambda: self.clock)
         data = SimpleNamespace(validation_split="val")
-        cell: Any = SimpleNamespace(trial=SimpleNamespace(experiment=SimpleNamespace(data=data)))
-        self.trial = Tracked(cell, "id", set(), 0.0, 0.0, workers=1, devices=2.0)
+        trial: Any = SimpleNamespace(trial=SimpleNamespace(experiment=SimpleNamespace(data=data)))
+        self.trial = ActiveTrial(trial, "id", set(), 0.0, 0.0, workers=1, devices=2.0)
         console = Console(quiet=True)
-        setting = Setting(Storage.of(str(directory)), None, console, directory / "log", StopFlag())
+        context = RunContext(
+            Storage.of(str(directory)), None, console, directory / "log", StopRequest()
+        )
         progress: Any = SimpleNamespace(epoch=lambda *_: None, ended=lambda *_: None)
         progress.say = lambda *_: None
         study_run: Any = self.study
@@ -84,7 +86,7 @@ class Watched:
             study_run,
             progress,
             {NAME: self.trial},
-            setting,
+            context,
             StopFile(""),
             on_gpu=True,
             budget=self.budget,

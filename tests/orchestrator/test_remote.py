@@ -92,8 +92,8 @@ def test_the_same_command_follows_and_another_is_refused(
 
 def test_a_plan_neither_joins_nor_is_joined(jobs: Jobs, study: Path) -> None:
     assert send(study, "--plan") == send(study) == send(study, "--plan") == send(study) == 0
-    plan, training, again = jobs.all
-    assert jobs.followed == [plan, training, again, training]
+    study, training, again = jobs.all
+    assert jobs.followed == [study, training, again, training]
     assert ["--plan" in job.entrypoint for job in jobs.all.values()] == [True, False, True]
 
 

@@ -7,7 +7,7 @@ import psutil
 import pytest
 import ray
 
-from orchestrator.training.network_interface import VARIABLES, interface_of, speak_over_rays_network
+from orchestrator.training.network_interface import VARIABLES, interface_of, use_cluster_interface
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_the_interface_of_every_address_of_this_machine() -> None:
 def test_workers_speak_over_rays_network_and_say_what_goes_wrong(
     environment: pytest.MonkeyPatch,
 ) -> None:
-    speak_over_rays_network()
+    use_cluster_interface()
     expected = interface_of(ray.util.get_node_ip_address())
     assert {os.environ.get(name) for name in VARIABLES} == {expected}
     assert os.environ["NCCL_DEBUG"] == "WARN"
@@ -38,5 +38,5 @@ def test_workers_speak_over_rays_network_and_say_what_goes_wrong(
 def test_what_a_machine_was_told_counts(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("NCCL_SOCKET_IFNAME", "ib0")
     environment.setenv("NCCL_DEBUG", "INFO")
-    speak_over_rays_network()
+    use_cluster_interface()
     assert (os.environ["NCCL_SOCKET_IFNAME"], os.environ["NCCL_DEBUG"]) == ("ib0", "INFO")

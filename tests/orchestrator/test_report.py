@@ -20,11 +20,11 @@ from PIL import Image
 
 from orchestrator.report.__main__ import main
 from orchestrator.report.study_report import StudyReport
-from orchestrator.report.table import main_sheet
+from orchestrator.report.table import main_table
 from orchestrator.study.load import load_study
 from orchestrator.study.model_cost import profile_costs
-from orchestrator.sweep.refresh import Refresher
-from orchestrator.tracking.store import Ledger, tracking_uri
+from orchestrator.sweep.refresh import ReportRefresher
+from orchestrator.tracking.store import TrackingStore, tracking_uri
 from pipelines.preparation.embedded import prepare_streets
 from tests.orchestrator.fabricated import FEW as CITIES
 from tests.orchestrator.fabricated import PLAIN, fabricate, report_of, written
@@ -203,7 +203,7 @@ def test_what_failed_or_is_missing_is_listed_first(tmp_path: Path, small_streets
     path = written(tmp_path, small_streets, PLAIN + "seeds: [0, 1, 2]\n")
     fates = {"b, seed 0": "FAILED", "b, seed 1": "missing", "a, seed 2": "KILLED"}
     storage = tmp_path / "storage"
-    fabricate(load_study(path), storage, lambda c: fates.get(c.trial.name, "FINISHED"), CITIES)
+    fabricate(load_study(path), storage, lambda c: fates.get(c.name, "FINISHED"), CITIES)
     report = report_of(path).read()
     assert report.notes.unfinished == (
         "failed: b, seed 0: loss nan in epoch 12, step 3",
@@ -220,7 +220,7 @@ def test_what_failed_or_is_missing_is_listed_first(tmp_path: Path, small_streets
     assert "<svg" in page
     assert "#ffffff" not in page  # on dark paper the charts are dark too
     bare = replace(report.rows[1], miou={}, difference=None)
-    (shown,) = [c for c in main_sheet(report.plan, [bare], []).columns if c.name == "mIoU %"]
+    (shown,) = [c for c in main_table(report.study, [bare], []).columns if c.name == "mIoU %"]
     assert shown.values == ("1 failed, 1 missing",)
 
 
@@ -240,7 +240,7 @@ def test_other_code_is_told_and_other_data_or_protocol_refused(
         load_study(path),
         tmp_path / "storage",
         cities=CITIES,
-        code=lambda cell: "older" if cell.trial.variant == "b" else cell.code,
+        code=lambda trial: "older" if trial.variant == "b" else trial.code,
     )
     report = report_of(path).read()
     by_name = {row.variant: row for row in report.rows}
@@ -318,7 +318,7 @@ def test_the_report_is_kept_with_the_study_and_read_on_as_trials_finish(
 
 def test_what_is_asked_for_often_is_done_seldom() -> None:
     done = threading.Semaphore(0)
-    refresher = Refresher(done.release)
+    refresher = ReportRefresher(done.release)
     refresher.request()
     assert done.acquire(timeout=60)
     for _ in range(1000):
@@ -329,9 +329,9 @@ def test_what_is_asked_for_often_is_done_seldom() -> None:
 
 def test_a_profile_shows_what_is_published_and_by_how_much_ours_is_off(tmp_path: Path) -> None:
     study = Path(__file__).parent.parent.parent / "studies" / "table-2.yaml"
-    plan = load_study(study)
-    ledger = Ledger(tracking_uri(tmp_path / "storage"), None)
-    report = StudyReport(plan, ledger, costs=profile_costs(plan)).read()
+    study = load_study(study)
+    store = TrackingStore(tracking_uri(tmp_path / "storage"), None)
+    report = StudyReport(study, store, costs=profile_costs(study)).read()
     assert report.complete
     lines = list(csv.DictReader(io.StringIO(report.csv())))
     compared = [line for line in lines if line["published_parameters_m"]]

@@ -7,8 +7,8 @@ import pytest
 from orchestrator.report.results import Result
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import Cell
-from orchestrator.tracking.store import Ledger, tracking_uri
+from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.tracking.store import TrackingStore, tracking_uri
 from pipelines.evaluation.inference import InferenceConfig
 from tests.orchestrator.fabricated import (
     FEW,
@@ -26,13 +26,13 @@ FLIP = InferenceConfig(flip=True)
 
 
 @pytest.fixture
-def cells(tmp_path: Path, small_streets: Path) -> list[Cell]:
+def trials(tmp_path: Path, small_streets: Path) -> list[ResolvedTrial]:
     path = written(tmp_path, small_streets, FLIPPED)
     return fabricate(load_study(path), tmp_path / "storage", cities=FEW)
 
 
 @pytest.fixture
-def study_report(tmp_path: Path, cells: list[Cell]) -> StudyReport:
+def study_report(tmp_path: Path, trials: list[ResolvedTrial]) -> StudyReport:
     return report_of(tmp_path / "study.yaml")
 
 
@@ -41,10 +41,12 @@ def run_ids(report: StudyReport) -> list[str]:
     return [run.run_id for run in runs if run is not None]
 
 
-def scored(tmp_path: Path, report: StudyReport, cells: list[Cell], **how: float) -> list[float]:
+def scored(
+    tmp_path: Path, report: StudyReport, trials: list[ResolvedTrial], **how: float
+) -> list[float]:
     return [
-        evaluate_again(tmp_path / "storage", run_id, cell, "flipped", FLIP, **how)
-        for run_id, cell in zip(run_ids(report), cells, strict=True)
+        evaluate_again(tmp_path / "storage", run_id, trial, "flipped", FLIP, **how)
+        for run_id, trial in zip(run_ids(report), trials, strict=True)
     ]
 
 
@@ -53,13 +55,13 @@ def only(report: StudyReport, row: int = 0) -> Result:
 
 
 def test_another_protocol_is_the_figure_where_the_study_says_so(
-    tmp_path: Path, cells: list[Cell], study_report: StudyReport
+    tmp_path: Path, trials: list[ResolvedTrial], study_report: StudyReport
 ) -> None:
     assert study_report.read().notes.unfinished == (
         "not scored: a, epoch 3 of 3",
         "not scored: b, epoch 3 of 3",
     )
-    figures = scored(tmp_path, study_report, cells)
+    figures = scored(tmp_path, study_report, trials)
     report = study_report.read()
     assert [row.miou[0] for row in report.rows] == pytest.approx(figures)
     assert "protocol flipped (whole_flip)" in " ".join(report.notes.footnotes)
@@ -67,34 +69,37 @@ def test_another_protocol_is_the_figure_where_the_study_says_so(
 
 
 def test_counts_that_come_later_are_read_when_they_come(
-    tmp_path: Path, cells: list[Cell], study_report: StudyReport, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    trials: list[ResolvedTrial],
+    study_report: StudyReport,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The report is made anew while a study scores: the figures are there before the counts."""
-    log = Ledger.download
-    monkeypatch.setattr(Ledger, "download", lambda self, uri, folder: Path("/nowhere"))
-    figures = scored(tmp_path, study_report, cells)
+    log = TrackingStore.download
+    monkeypatch.setattr(TrackingStore, "download", lambda self, uri, folder: Path("/nowhere"))
+    figures = scored(tmp_path, study_report, trials)
     first, second = study_report.read().rows
     assert [first.miou[0], second.miou[0]] == pytest.approx(figures)
     assert second.difference is not None
     assert second.difference.interval is None
-    monkeypatch.setattr(Ledger, "download", log)
+    monkeypatch.setattr(TrackingStore, "download", log)
     difference = study_report.read().rows[1].difference
     assert difference is not None
     assert difference.interval is not None
 
 
 def test_a_new_figure_is_not_paired_with_old_counts(
-    tmp_path: Path, cells: list[Cell], study_report: StudyReport
+    tmp_path: Path, trials: list[ResolvedTrial], study_report: StudyReport
 ) -> None:
-    scored(tmp_path, study_report, cells)
+    scored(tmp_path, study_report, trials)
     before = only(study_report).scored
     assert before is not None
     # A second scoring, read when its figures are written and its counts are not.
-    ledger = Ledger(tracking_uri(tmp_path / "storage"), None)
-    ledger.log_metrics(run_ids(study_report)[0], {"eval/flipped/miou": 0.5}, step=0)
+    store = TrackingStore(tracking_uri(tmp_path / "storage"), None)
+    store.log_metrics(run_ids(study_report)[0], {"eval/flipped/miou": 0.5}, step=0)
     assert only(study_report).miou == 50
     assert only(study_report).scored is None
-    (figure, _) = scored(tmp_path, study_report, cells, ability=0.5)
+    (figure, _) = scored(tmp_path, study_report, trials, ability=0.5)
     after = only(study_report)
     assert after.miou == pytest.approx(figure)
     assert after.scored is not None
@@ -110,16 +115,16 @@ def test_a_new_figure_is_not_paired_with_old_counts(
 )
 def test_what_another_study_scored_under_the_same_name_is_no_figure(
     tmp_path: Path,
-    cells: list[Cell],
+    trials: list[ResolvedTrial],
     study_report: StudyReport,
     config: InferenceConfig,
     split: str,
     told: str,
 ) -> None:
-    scored(tmp_path, study_report, cells)
+    scored(tmp_path, study_report, trials)
     assert study_report.read().complete
     run_id = run_ids(study_report)[0]
-    evaluate_again(tmp_path / "storage", run_id, cells[0], "flipped", config, split=split)
+    evaluate_again(tmp_path / "storage", run_id, trials[0], "flipped", config, split=split)
     report = study_report.read()
     assert report.rows[0].results[0].state == "not scored"
     assert report.rows[0].miou == {}
@@ -130,9 +135,9 @@ def test_what_another_study_scored_under_the_same_name_is_no_figure(
 
 
 def test_a_protocol_that_was_edited_is_not_scored_yet(
-    tmp_path: Path, cells: list[Cell], study_report: StudyReport
+    tmp_path: Path, trials: list[ResolvedTrial], study_report: StudyReport
 ) -> None:
-    scored(tmp_path, study_report, cells)
+    scored(tmp_path, study_report, trials)
     path = tmp_path / "study.yaml"
     path.write_text(path.read_text().replace("flip: true", "flip: true, scales: [1, 1.5]"))
     report = report_of(path).read()
@@ -140,18 +145,21 @@ def test_a_protocol_that_was_edited_is_not_scored_yet(
 
 
 def test_a_scoring_that_broke_off_is_none(
-    tmp_path: Path, cells: list[Cell], study_report: StudyReport, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    trials: list[ResolvedTrial],
+    study_report: StudyReport,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its tags are what vouches for its figures: they come last."""
-    scored(tmp_path, study_report, cells)
-    client = Ledger(tracking_uri(tmp_path / "storage"), None).client
+    scored(tmp_path, study_report, trials)
+    client = TrackingStore(tracking_uri(tmp_path / "storage"), None).client
 
     def broken(*_: object, **__: object) -> None:
         raise OSError("the bucket is away")
 
     monkeypatch.setattr(type(client), "log_artifacts", broken)
     with pytest.raises(OSError, match="away"):
-        scored(tmp_path, study_report, cells, ability=0.5)
+        scored(tmp_path, study_report, trials, ability=0.5)
     assert only(study_report).state == "not scored"
     assert only(study_report, 1).state == "finished"
 

@@ -25,9 +25,9 @@ def report(tmp_path: Path, dataset: Path, fates: dict[str, str]) -> Report:
     fabricate(
         load_study(path),
         tmp_path / "storage",
-        lambda cell: fates.get(cell.trial.name, "FINISHED"),
+        lambda trial: fates.get(trial.name, "FINISHED"),
         FEW,
-        lambda cell: "older" if cell.trial.name == "a, seed 0" else cell.code,
+        lambda trial: "older" if trial.name == "a, seed 0" else trial.code,
     )
     return report_of(path).read()
 
@@ -57,7 +57,7 @@ def test_what_is_compared_with_what_is_told(tmp_path: Path, small_streets: Path)
 
 def test_pictures_compare_what_may_be_compared(tmp_path: Path, small_streets: Path) -> None:
     found = report(tmp_path, small_streets, {"b, seed 1": "FAILED"})
-    heat = heat_map(found.plan, found.rows, ())
+    heat = heat_map(found.study, found.rows, ())
     assert heat is not None
     assert [label for label, _ in heat.lines] == ["a", "b"]
     base, row = ({r.trial.experiment.seed: r for r in row.results} for row in found.rows[:2])
@@ -67,7 +67,7 @@ def test_pictures_compare_what_may_be_compared(tmp_path: Path, small_streets: Pa
         if (ours := row[seed].scored) and (theirs := base[seed].scored)
     ]
     assert heat.lines[1][1][0][0] == f"{sum(gained) / 2:+.1f}"
-    images = image_list(found.plan, found.rows, ())
+    images = image_list(found.study, found.rows, ())
     assert images is not None
     assert (images.label, images.base) == ("b", "a")
 

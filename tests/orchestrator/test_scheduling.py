@@ -123,7 +123,7 @@ class Events:
 
 def run(jobs: list[Job], directory: Path, events: Events, **options: Any) -> None:
     options.setdefault("run", train)
-    run_jobs(jobs, options.pop("at_once", None), events, directory, "study", **options)
+    run_jobs(jobs, options.pop("max_concurrent", None), events, directory, "study", **options)
 
 
 def test_first_rows_then_the_longest_and_whole_gangs_only(cluster: None, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_spent_budget_holds_the_running_at_their_next_report(
 ) -> None:
     jobs = [job(str(index)) for index in range(1, 4)]
     events = Events(jobs, Limits(gpu_hours=0.3 / 3600))
-    run(jobs, tmp_path, events, at_once=2)
+    run(jobs, tmp_path, events, max_concurrent=2)
     assert events.ends == {"1": "held", "2": "held"}
     assert all(1 <= epoch < EPOCHS for epoch in events.epochs.values())
 
@@ -169,7 +169,7 @@ def test_failures_up_to_the_limit(cluster: None, tmp_path: Path) -> None:
 
     jobs = [job(str(index)) for index in range(1, 6)]
     events = Events(jobs, Limits(failures=2))
-    run(jobs, tmp_path, events, at_once=1, run=fail)
+    run(jobs, tmp_path, events, max_concurrent=1, run=fail)
     assert events.ends == dict.fromkeys("12", "ValueError: no good")
 
 

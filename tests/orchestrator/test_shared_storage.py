@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.storage import Storage, on_this_machine
 from orchestrator.sweep.__main__ import main as sweep
-from orchestrator.tracking.store import Ledger, LedgerError, open_store
+from orchestrator.tracking.store import TrackingError, TrackingStore, open_store
 from pipelines.data.storage import locate, within
 
 
@@ -93,10 +93,10 @@ def test_a_bucket_holds_no_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     storage = Storage.of("s3://bucket/x")
-    with pytest.raises(LedgerError, match="set MLFLOW_TRACKING_URI"):
+    with pytest.raises(TrackingError, match="set MLFLOW_TRACKING_URI"):
         open_store(storage)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'file.db'}")
-    with pytest.raises(LedgerError, match="set MLFLOW_TRACKING_URI"):
+    with pytest.raises(TrackingError, match="set MLFLOW_TRACKING_URI"):
         open_store(storage)  # a file of this machine is no server
 
 
@@ -116,9 +116,9 @@ def test_an_address_with_a_key_in_it_is_refused_and_not_repeated(
 
 
 def test_a_password_of_the_tracking_server_is_not_shown() -> None:
-    ledger = object.__new__(Ledger)
-    ledger.tracking_uri = "https://me:hush@mlflow.lab:443"
-    assert ledger.shown_uri == "https://me@mlflow.lab:443"
-    assert "hush" not in ledger.how_to_look("1")
-    ledger.tracking_uri = "sqlite:////storage/mlflow.db"
-    assert ledger.shown_uri == ledger.tracking_uri
+    store = object.__new__(TrackingStore)
+    store.tracking_uri = "https://me:hush@mlflow.lab:443"
+    assert store.shown_uri == "https://me@mlflow.lab:443"
+    assert "hush" not in store.how_to_look("1")
+    store.tracking_uri = "sqlite:////storage/mlflow.db"
+    assert store.shown_uri == store.tracking_uri

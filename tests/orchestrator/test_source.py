@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.study.yaml_source import (
-    Place,
     Source,
+    SourceLocation,
     StudyError,
     parse_yaml,
     read_yaml,
@@ -83,9 +83,9 @@ def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
 
 def test_places_are_lines_and_columns_of_keys() -> None:
     source = parse_yaml("base:\n  training:\n    epochs: 3\nseeds: [0, 1]\n", "s.yaml")
-    assert source.place(("base", "training", "epochs")) == Place("s.yaml", 3, 5)
-    assert source.place(("seeds", 1)) == Place("s.yaml", 4, 12)
-    assert source.place(("base", "training", "absent")) == Place("s.yaml", 2, 3)
+    assert source.place(("base", "training", "epochs")) == SourceLocation("s.yaml", 3, 5)
+    assert source.place(("seeds", 1)) == SourceLocation("s.yaml", 4, 12)
+    assert source.place(("base", "training", "absent")) == SourceLocation("s.yaml", 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_merging_lays_one_tree_over_another(below: dict, above: dict) -> None:
 
 
 def test_a_single_value_stands_at_its_dotted_key() -> None:
-    place = Place("--set training.epochs=5")
+    place = SourceLocation("--set training.epochs=5")
     source = single_value("training.epochs", 5, place)
     assert source.value == {"training": {"epochs": 5}}
     assert source.place(("training", "epochs")) == place
@@ -160,4 +160,4 @@ def test_a_single_value_stands_at_its_dotted_key() -> None:
 def test_a_subtree_keeps_its_places() -> None:
     source: Source = parse_yaml("base:\n  seed: 3\n", "s.yaml").subtree(("base",))
     assert source.value == {"seed": 3}
-    assert source.place(("seed",)) == Place("s.yaml", 2, 3)
+    assert source.place(("seed",)) == SourceLocation("s.yaml", 2, 3)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.study.load import load_study
-from orchestrator.study.study import Plan
+from orchestrator.study.study import Study
 from orchestrator.study.yaml_source import StudyError
 from pipelines.network.build import NetworkConfig
 
@@ -26,7 +26,7 @@ compare_to: strong
 """
 
 
-def load(tmp_path: Path, text: str, **options) -> Plan:
+def load(tmp_path: Path, text: str, **options) -> Study:
     path = tmp_path / "study.yaml"
     path.write_text(text)
     return load_study(path, **options)
@@ -79,7 +79,7 @@ grid:
 
 def test_overrides_win_over_variants_and_grid(tmp_path: Path) -> None:
     text = MINIMAL + "grid: {training.epochs: [5]}\n"
-    plan = load(
+    study = load(
         tmp_path,
         text,
         overrides=[
@@ -89,8 +89,8 @@ def test_overrides_win_over_variants_and_grid(tmp_path: Path) -> None:
             ("seeds", "[4]"),
         ],
     )
-    assert plan.study.resources.workers == 2
-    for trial in plan.trials:
+    assert study.config.resources.workers == 2
+    for trial in study.trials:
         assert trial.experiment.training.epochs == 7
         assert trial.experiment.model.flows == ("detail",)
         assert trial.experiment.seed == 4

@@ -1,4 +1,4 @@
-"""Files that extend each other, values by cell, `--set`, and what is said where they are broken."""
+"""Files that extend each other, values by cell, `--set`, and the errors of broken files."""
 
 import itertools
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from orchestrator.study.identity import trial_identity
 from orchestrator.study.load import load_study
-from orchestrator.study.study import Plan
+from orchestrator.study.study import Study
 from orchestrator.study.yaml_source import StudyError
 
 RECIPE = """\
@@ -55,7 +55,7 @@ report: {protocol: flip}
 """
 
 
-def load(directory: Path, files: Mapping[str, str], **options: Any) -> Plan:
+def load(directory: Path, files: Mapping[str, str], **options: Any) -> Study:
     """Write `files` and load the last."""
     for name, text in files.items():
         path = directory / name
@@ -71,17 +71,17 @@ def problems(directory: Path, files: Mapping[str, str], **options: Any) -> list[
 
 
 def test_a_study_lies_over_what_it_extends(tmp_path: Path) -> None:
-    plan = load(tmp_path, {"recipe.yaml": RECIPE, "study.yaml": STUDY})
-    assert list(plan.study.variants) == ["strong", "full"]
-    assert plan.study.description == ""
-    assert plan.study.protocols["flip"].flip
-    assert len(plan.study.when) == 2  # lists replace
-    first = plan.trials[0].experiment
+    study = load(tmp_path, {"recipe.yaml": RECIPE, "study.yaml": STUDY})
+    assert list(study.config.variants) == ["strong", "full"]
+    assert study.config.description == ""
+    assert study.config.protocols["flip"].flip
+    assert len(study.config.when) == 2  # lists replace
+    first = study.trials[0].experiment
     assert (first.data.crop, first.training.epochs) == ((64, 64), 3)
-    resolved = yaml.safe_load(plan.resolved)
+    resolved = yaml.safe_load(study.resolved)
     assert "extends" not in resolved
     assert resolved["base"]["training"] == {"epochs": 3, "batch": 4}
-    assert plan.text == STUDY
+    assert study.text == STUDY
 
 
 def test_values_follow_the_cell(tmp_path: Path) -> None:
@@ -109,29 +109,29 @@ def test_values_follow_the_cell(tmp_path: Path) -> None:
 
 def test_set_wins_and_is_what_conditions_see(tmp_path: Path) -> None:
     files = {"recipe.yaml": RECIPE, "study.yaml": STUDY}
-    plan = load(tmp_path, files, overrides=[("training.learning_rate", "0.3")])
-    batches = [t.experiment.training.batch for t in plan.trials]
-    assert {t.experiment.training.learning_rate for t in plan.trials} == {0.3}
+    study = load(tmp_path, files, overrides=[("training.learning_rate", "0.3")])
+    batches = [t.experiment.training.batch for t in study.trials]
+    assert {t.experiment.training.learning_rate for t in study.trials} == {0.3}
     assert batches == [4, 4, 2, 2, 4, 4, 2, 2]
 
 
 def test_what_was_set_stands_in_the_resolved_study(tmp_path: Path) -> None:
     overrides = [("training.epochs", "7"), ("seeds", "[3]")]
     files = {"recipe.yaml": RECIPE, "small.yaml": STUDY}
-    plan = load(tmp_path, files, overrides=overrides)
-    assert plan.resolved.startswith("# --set training.epochs=7\n# --set seeds=[3]\nbase:")
+    study = load(tmp_path, files, overrides=overrides)
+    assert study.resolved.startswith("# --set training.epochs=7\n# --set seeds=[3]\nbase:")
     again = tmp_path / "again.yaml"
-    again.write_text(plan.resolved)
-    assert load_study(again, overrides).trials == plan.trials
+    again.write_text(study.resolved)
+    assert load_study(again, overrides).trials == study.trials
 
 
 def test_set_of_an_axis_leaves_one_true_column(tmp_path: Path) -> None:
     files = {"recipe.yaml": RECIPE, "study.yaml": STUDY}
-    plan = load(tmp_path, files, overrides=[("data.class_uniform", "0.25"), ("seeds", "[7]")])
-    assert plan.study.grid == {"data.class_uniform": [0.25]}
-    assert [t.name for t in plan.trials] == ["strong, 0.25, seed 7", "full, 0.25, seed 7"]
+    study = load(tmp_path, files, overrides=[("data.class_uniform", "0.25"), ("seeds", "[7]")])
+    assert study.config.grid == {"data.class_uniform": [0.25]}
+    assert [t.name for t in study.trials] == ["strong, 0.25, seed 7", "full, 0.25, seed 7"]
     # Conditions about other values are worth a look, and no mistake.
-    told = [problem.message for problem in plan.warnings]
+    told = [problem.message for problem in study.warnings]
     assert [message.startswith("holds for no cell") for message in told].count(True) == 3
     assert "`variants.full.entered`: seed 1 is none of `seeds`" in told
     several = load(tmp_path, files, overrides=[("grid.model.backbone", "[dfnet1, resnet18]")])
@@ -453,9 +453,9 @@ def test_expansion_is_the_naive_product(
     assert found == expected
 
 
-def identities(plan: Plan) -> list[str]:
+def identities(study: Study) -> list[str]:
     named = []
-    for trial in plan.trials:
+    for trial in study.trials:
         assert trial.experiment.training.precision == "fp32"
         named.append(trial_identity(trial.experiment, "0" * 64))
     return named

@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
-from orchestrator.tracking.store import Ledger
+from orchestrator.tracking.store import TrackingStore
 from pipelines.preparation.embedded import prepare_streets
 
 STUDY = """\
@@ -172,8 +172,8 @@ def test_a_study_from_file_to_table(study: Path, tmp_path: Path) -> None:
                 image.load()
         assert len((folder / "confusion.csv").read_text().splitlines()) == 11
         weights = load_file(folder / "best" / "model.safetensors")
-        ledger = Ledger(client.tracking_uri, None)
-        model = ledger.download(f"runs:/{run.info.run_id}/model", tmp_path / run.info.run_id)
+        store = TrackingStore(client.tracking_uri, None)
+        model = store.download(f"runs:/{run.info.run_id}/model", tmp_path / run.info.run_id)
         assert weights.keys() == load_file(next(model.rglob("model.safetensors"))).keys()
     full, strong = trials["full"], trials["strong"]
     assert full.data.metrics["model/gflops"] > strong.data.metrics["model/gflops"]

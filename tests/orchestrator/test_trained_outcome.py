@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import Cell, resolve_cells
-from orchestrator.tracking.models import keep_models
-from orchestrator.tracking.store import Ledger
+from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.tracking.models import log_models
+from orchestrator.tracking.store import TrackingStore
 from pipelines.network.checkpoint import STATE_FILE, CheckpointError
 from pipelines.training.lineage import origin
 from tests.orchestrator.conftest import STUDY
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) -> Cell:
+def trial(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) -> ResolvedTrial:
     directory = tmp_path_factory.mktemp("study")
     file = directory / "study.yaml"
     file.write_text(STUDY.replace("DATASET", str(small_streets)))
-    (found,) = resolve_cells(load_study(file).trials, "cpu", directory)
+    (found,) = resolve_trials(load_study(file).trials, "cpu", directory)
     return found
 
 
@@ -34,16 +34,16 @@ def cell(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) -> Cell:
     ],
 )
 def test_a_checkpoint_of_something_else_is_not_recorded(
-    cell: Cell,
+    trial: ResolvedTrial,
     tmp_path: Path,
     empty_ledger: Path,
     changed: dict[str, Any],
     difference: str,
 ) -> None:
-    experiment = replace(cell.experiment, seed=changed.get("seed", 0))
-    data = changed.get("data", cell.dataset.manifest.fingerprint)
+    experiment = replace(trial.worker_experiment, seed=changed.get("seed", 0))
+    data = changed.get("data", trial.dataset.manifest.fingerprint)
     described = origin(experiment, data, {"init": changed.get("init")})
     (tmp_path / STATE_FILE).write_text(json.dumps({"experiment": described}))
-    ledger = Ledger(f"sqlite:///{empty_ledger}", None)
+    store = TrackingStore(f"sqlite:///{empty_ledger}", None)
     with pytest.raises(CheckpointError, match=f"belongs to another experiment: {difference}$"):
-        keep_models(ledger, "no run", cell, (), tmp_path, None, {"epoch": 1})
+        log_models(store, "no run", trial, (), tmp_path, None, {"epoch": 1})

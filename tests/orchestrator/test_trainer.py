@@ -15,7 +15,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
 from orchestrator.cluster import connect
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import resolve_cells
+from orchestrator.study.resolve import resolve_trials
 from orchestrator.training.diagnosis import diagnose
 from orchestrator.training.failures import WrongTrialError
 from orchestrator.training.trial import ReportToTune
@@ -41,21 +41,23 @@ def test_trials_beside_each_other_learn_what_each_learns_alone(
     assert "4 trials at a time" in done.stdout
     _, trials, _ = runs(file)
 
-    plan = load_study(file)
+    study = load_study(file)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as many as half a core gives a worker
     try:
-        for cell in resolve_cells(plan.trials, "cpu", tmp_path):
-            if cell.trial.name not in trials:
+        for trial in resolve_trials(study.trials, "cpu", tmp_path):
+            if trial.name not in trials:
                 continue
             reports: list[Report] = []
-            training = Training(cell.experiment, open_dataset(cell.location), torch.device("cpu"))
+            training = Training(
+                trial.worker_experiment, open_dataset(trial.location), torch.device("cpu")
+            )
             training.run(reports.append, None, lambda: False)
             alone = reports[-1].metrics
             assert alone is not None
-            recorded = trials[cell.trial.name].data.metrics
+            recorded = trials[trial.name].data.metrics
             for name in ("train/loss", "val/miou", "val/pixel_accuracy"):
-                assert recorded[name] == alone[name], (cell.trial.name, name)
+                assert recorded[name] == alone[name], (trial.name, name)
     finally:
         torch.set_num_threads(threads)
     assert len({trial.data.metrics["train/loss"] for trial in trials.values()}) == 4

@@ -11,16 +11,16 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 from safetensors.torch import save_file
 
-from orchestrator.context import Setting, StopFlag
+from orchestrator.context import RunContext, StopRequest
 from orchestrator.scheduling.budget import Budget
 from orchestrator.storage import Storage
 from orchestrator.study.config import Limits
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import Cell, resolve_cells
-from orchestrator.study.study import Plan
+from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.study.study import Study
 from orchestrator.sweep.progress import StudyProgress, TrialProgress
-from orchestrator.sweep.recorder import Recorder, Tracked
-from orchestrator.tracking.store import Ledger, tracking_uri
+from orchestrator.sweep.recorder import ActiveTrial, Recorder
+from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
 from orchestrator.training.stop_file import StopFile
 from orchestrator.training.worker import RESULTS_DIRECTORY
@@ -45,14 +45,14 @@ EPOCHS = (
 class Bench:
     """A study of two trials, opened in a ledger, and its recorder."""
 
-    def __init__(self, plan: Plan, tmp_path: Path, limits: Limits) -> None:
+    def __init__(self, study: Study, tmp_path: Path, limits: Limits) -> None:
         self.storage = Storage(tmp_path, str(tmp_path))
-        self.ledger = Ledger(tracking_uri(tmp_path), tmp_path / "artifacts")
-        self.study_run = StudyRun.open(self.ledger, plan)
-        self.cells = {c.trial.name: c for c in resolve_cells(plan.trials, "cpu", tmp_path)}
-        self.trials = {name: self._tracked(cell) for name, cell in self.cells.items()}
+        self.store = TrackingStore(tracking_uri(tmp_path), tmp_path / "artifacts")
+        self.study_run = StudyRun.open(self.store, study)
+        self.trials = {c.name: c for c in resolve_trials(study.trials, "cpu", tmp_path)}
+        self.trials = {name: self._tracked(trial) for name, trial in self.trials.items()}
         self.budget = Budget(limits, 1.0)
-        self.stop = StopFlag()
+        self.stop = StopRequest()
         self.console = Console(record=True, width=200)
         self.progress = StudyProgress.of(
             self.console, [TrialProgress(name, 2) for name in self.trials]
@@ -61,35 +61,35 @@ class Bench:
             self.study_run,
             self.progress,
             self.trials,
-            Setting(self.storage, None, self.console, tmp_path / "log", self.stop),
+            RunContext(self.storage, None, self.console, tmp_path / "log", self.stop),
             StopFile(""),
             False,
             self.budget,
             lambda: None,
         )
 
-    def _tracked(self, cell: Cell) -> Tracked:
-        run_id = self.study_run.begin_trial(cell, None, None)
-        return Tracked(cell, run_id, set(), seconds=0.0, hours=0.0, workers=1, devices=1.0)
+    def _tracked(self, trial: ResolvedTrial) -> ActiveTrial:
+        run_id = self.study_run.begin_trial(trial, None, None)
+        return ActiveTrial(trial, run_id, set(), seconds=0.0, hours=0.0, workers=1, devices=1.0)
 
     def checkpoint(self, name: str) -> dict[str, str]:
         """What a trial that reached its last epoch leaves behind."""
         place = self.storage.here / "checkpoints" / name
         (place / RESULTS_DIRECTORY).mkdir(parents=True)
         (place / RESULTS_DIRECTORY / "panels.txt").write_text("a picture")
-        cell = self.cells[name]
-        network = build_network(cell.experiment.model, 10, seed=0)
+        trial = self.trials[name]
+        network = build_network(trial.worker_experiment.model, 10, seed=0)
         save_file(dict(network.state_dict()), place / "model.safetensors")
-        whose = origin(cell.experiment, cell.dataset.manifest.fingerprint, {})
+        whose = origin(trial.worker_experiment, trial.dataset.manifest.fingerprint, {})
         state = {"experiment": whose, "history": EPOCHS}
         (place / STATE_FILE).write_text(json.dumps(state))
         return {"last_checkpoint": str(place), "best_checkpoint": str(place)}
 
     def status(self, name: str) -> str:
-        return self.ledger.record(self.trials[name].run_id).status
+        return self.store.record(self.trials[name].run_id).status
 
     def epochs(self, name: str) -> list[int]:
-        client = MlflowClient(self.ledger.tracking_uri)
+        client = MlflowClient(self.store.tracking_uri)
         history = client.get_metric_history(self.trials[name].run_id, "val/miou")
         return sorted(entry.step for entry in history)
 
@@ -141,7 +141,7 @@ def test_a_finished_run_has_every_epoch_though_a_write_failed(
     assert bench.recorder.failures == {}
     assert bench.status("one") == "FINISHED"
     assert bench.epochs("one") == [1, 2]
-    record = bench.ledger.record(bench.trials["one"].run_id)
+    record = bench.store.record(bench.trials["one"].run_id)
     assert record.metrics["val/miou"] == 0.5
     assert record.metrics["trial/seconds"] == 20.0
     assert "could not be written" in bench.console.export_text()
@@ -156,8 +156,8 @@ def test_a_trial_whose_start_could_not_be_recorded_bears_its_code_all_the_same(
     bench.recorder.started("one")
     bench.recorder.finished("one", bench.checkpoint("one"))
     bench.recorder.close()
-    record = bench.ledger.record(bench.trials["one"].run_id)
-    assert (record.status, record.code) == ("FINISHED", bench.cells["one"].code)
+    record = bench.store.record(bench.trials["one"].run_id)
+    assert (record.status, record.code) == ("FINISHED", bench.trials["one"].code)
     assert bench.recorder.failures == {}
 
 
@@ -181,7 +181,7 @@ def test_an_outage_is_no_deletion_and_loses_nothing_of_the_other_trials(
         bench.recorder.started(name)
     outcomes = {name: bench.checkpoint(name) for name in bench.trials}
     run_id = bench.trials["one"].run_id
-    client = bench.ledger.client
+    client = bench.store.client
     end, get = bench.study_run.end_trial, client.get_run
 
     def no_end(ended: str, *args: object) -> None:
@@ -205,7 +205,7 @@ def test_an_outage_is_no_deletion_and_loses_nothing_of_the_other_trials(
 def test_a_run_deleted_in_mlflow_is_wanted_no_more(make: Callable[..., Bench]) -> None:
     bench = make()
     bench.recorder.started("one")
-    MlflowClient(bench.ledger.tracking_uri).delete_run(bench.trials["one"].run_id)
+    MlflowClient(bench.store.tracking_uri).delete_run(bench.trials["one"].run_id)
     bench.recorder.epoch("one", dict(EPOCHS[0]))
     bench.recorder.close()
     assert bench.recorder.unwanted("one")

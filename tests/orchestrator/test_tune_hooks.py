@@ -7,7 +7,13 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.study.config import EarlyStopping
-from orchestrator.training.tuner import FAILURE, OUTCOME, Halving, Link, StopOnRequest
+from orchestrator.training.tuner import (
+    FAILURE,
+    OUTCOME,
+    EventChannel,
+    RequestStopper,
+    TableSafeASHA,
+)
 
 STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
 
@@ -24,7 +30,7 @@ class Search:
 
     def __init__(self, *epochs: int, grace: int = 10, reduction: int = 3) -> None:
         jobs = [job(str(index), each) for index, each in enumerate(epochs)]
-        self.scheduler = Halving(EarlyStopping(grace, reduction), jobs)
+        self.scheduler = TableSafeASHA(EarlyStopping(grace, reduction), jobs)
         self.trials: list[Any] = [
             SimpleNamespace(trial_id=str(index), config={"job": index})
             for index in range(len(jobs))
@@ -75,7 +81,7 @@ class Events:
 
 
 def ends(report: dict[str, Any], **asked: bool) -> bool:
-    stopper = StopOnRequest([job("a", 5)], Link(Events(**asked)))  # type: ignore[arg-type]
+    stopper = RequestStopper([job("a", 5)], EventChannel(Events(**asked)))  # type: ignore[arg-type]
     return stopper("id", {**report, "config": {"job": 0}})
 
 

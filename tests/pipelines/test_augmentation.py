@@ -21,7 +21,7 @@ from pipelines.data.augmentation import (
     IMAGENET_STD,
     Augmentation,
     AugmentationConfig,
-    normalise,
+    normalize,
 )
 from pipelines.data.batches import SourceBatch
 from pipelines.data.config import DataConfig
@@ -74,8 +74,8 @@ def reference_crop(
     key: int,
 ) -> tuple[Tensor, Tensor]:
     """Resize the whole picture with torch, then pad and cut, as the recipe is usually written."""
-    plan = plan_crop(label.shape, crop, config.scale, config.flip, key)
-    size = (plan.rows.resized, plan.columns.resized)
+    study = plan_crop(label.shape, crop, config.scale, config.flip, key)
+    size = (study.rows.resized, study.columns.resized)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].double() / 255
     resized = F.interpolate(pixels, size, mode="bilinear", align_corners=False)[0]
     classes = F.interpolate(
@@ -88,10 +88,10 @@ def reference_crop(
     inner = (slice(crop[0], crop[0] + size[0]), slice(crop[1], crop[1] + size[1]))
     padded[:, *inner] = resized
     padded_labels[inner] = classes
-    rows = slice(plan.rows.offset + crop[0], plan.rows.offset + 2 * crop[0])
-    columns = slice(plan.columns.offset + crop[1], plan.columns.offset + 2 * crop[1])
+    rows = slice(study.rows.offset + crop[0], study.rows.offset + 2 * crop[0])
+    columns = slice(study.columns.offset + crop[1], study.columns.offset + 2 * crop[1])
     images, labels = padded[:, rows, columns], padded_labels[rows, columns]
-    return (images.flip(-1), labels.flip(-1)) if plan.flip else (images, labels)
+    return (images.flip(-1), labels.flip(-1)) if study.flip else (images, labels)
 
 
 @pytest.mark.parametrize("crop", [(32, 48), (80, 80), (7, 100)])
@@ -116,7 +116,7 @@ def test_off_is_the_exact_identity() -> None:
     images, labels = Augmentation(OFF, (24, 36))(batch)
     assert torch.equal(labels, torch.from_numpy(np.stack(pictures.labels)).long())
     sources = torch.from_numpy(np.stack(pictures.images)).permute(0, 3, 1, 2)
-    assert torch.equal(images, normalise(sources))
+    assert torch.equal(images, normalize(sources))
 
 
 @pytest.mark.parametrize("size", [(40, 64), (256, 300)])
@@ -220,8 +220,8 @@ def test_normalise_takes_bytes_and_unit_floats() -> None:
     pixels = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
     mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
     wanted = (pixels / 255 - mean) / std
-    assert torch.allclose(normalise(pixels), wanted)
-    assert torch.allclose(normalise(pixels / 255), wanted)
+    assert torch.allclose(normalize(pixels), wanted)
+    assert torch.allclose(normalize(pixels / 255), wanted)
 
 
 @pytest.mark.parametrize(

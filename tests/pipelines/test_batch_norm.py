@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from pipelines.network.batch_norm import CpuSyncBatchNorm, synchronise_batch_norm
+from pipelines.network.batch_norm import CpuSyncBatchNorm, synchronize_batch_norm
 from pipelines.network.build import NetworkError
 
 CHANNELS = 5
@@ -38,7 +38,7 @@ def _worker(rank: int, size: int, shares: list[int], dtype: torch.dtype, out: Pa
     dist.init_process_group(
         "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=size
     )
-    model = synchronise_batch_norm(nn.Sequential(layer()), torch.device("cpu"))
+    model = synchronize_batch_norm(nn.Sequential(layer()), torch.device("cpu"))
     share = images(dtype).split(shares)[rank].requires_grad_()
     target = torch.linspace(-1, 1, 7).view(-1, 1, 1, 1).split(shares)[rank]
     output = model(share)
@@ -107,7 +107,7 @@ def test_without_a_momentum_the_statistics_are_means_of_all_batches(tmp_path: Pa
 def test_conversion_keeps_names_values_and_mode() -> None:
     model = nn.Sequential(nn.Conv2d(3, CHANNELS, 1), layer()).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    converted = synchronise_batch_norm(model, torch.device("cpu"))
+    converted = synchronize_batch_norm(model, torch.device("cpu"))
     assert isinstance(converted[1], CpuSyncBatchNorm)
     assert not converted[1].training
     after = converted.state_dict()
@@ -141,8 +141,8 @@ def test_statistics_that_each_worker_would_have_for_itself_are_refused(
     plain = nn.Sequential(nn.InstanceNorm2d(CHANNELS), nn.GroupNorm(1, CHANNELS))
     model = nn.Sequential(nn.BatchNorm2d(CHANNELS), plain, norm)
     if device == "cuda" and not isinstance(norm, nn.InstanceNorm2d):
-        assert isinstance(synchronise_batch_norm(model, torch.device(device))[2], nn.SyncBatchNorm)
+        assert isinstance(synchronize_batch_norm(model, torch.device(device))[2], nn.SyncBatchNorm)
         return
     message = rf"^2 \({type(norm).__name__}\) has statistics of each worker's own images"
     with pytest.raises(NetworkError, match=message):
-        synchronise_batch_norm(model, torch.device(device))
+        synchronize_batch_norm(model, torch.device(device))

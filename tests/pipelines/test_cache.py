@@ -139,14 +139,14 @@ def test_what_a_killed_builder_left_of_another_split_takes_no_room(
     streets: PreparedDataset, tmp_path: Path
 ) -> None:
     size = 11 * 32 * 64 * 4
-    abandoned = tmp_path / "0123-val.1.arrow.partial"
+    is_abandoned = tmp_path / "0123-val.1.arrow.partial"
     at_work = tmp_path / "4567-val.1.arrow.partial"
-    for path in (abandoned, at_work):
+    for path in (is_abandoned, at_work):
         path.write_bytes(bytes(size))
     with FileLock(tmp_path / "4567-val.1.lock"):
         found = NodeCache(tmp_path, capacity=2 * size + 100).decoded(streets, "train")
     assert isinstance(found, DecodedSplit)
-    assert not abandoned.exists()
+    assert not is_abandoned.exists()
     assert at_work.exists()
 
 

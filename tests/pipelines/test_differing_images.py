@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipelines.figures.image_selection import Differences
+from pipelines.figures.image_selection import ImageDifferences
 
 COUNTS = arrays(np.int64, (9, 3, 3), elements=st.integers(0, 50))
 
@@ -19,7 +19,7 @@ def test_the_difference_is_that_of_the_classes_there() -> None:
     # in the second image there is one class, and both are equal.
     first = counts([(5, 5, 0), (9, 0, 3)], [(4, 1, 1), (0, 0, 0)])
     second = counts([(10, 0, 0), (6, 3, 3)], [(4, 1, 1), (0, 0, 0)])
-    differences = Differences.of(first, second)
+    differences = ImageDifferences.of(first, second)
     np.testing.assert_allclose(differences.size, [(0.5 + 0.25) / 2, 0])
     np.testing.assert_allclose(differences.gain, [(0.5 - 0.25) / 2, 0])
 
@@ -27,12 +27,12 @@ def test_the_difference_is_that_of_the_classes_there() -> None:
 def test_losses_are_shown_as_well_and_gains_come_first() -> None:
     size = np.array([0.1, 0.0, 0.3, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0])
     gain = np.array([0.1, 0.0, -0.3, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0])
-    assert Differences(size, gain).most(3) == [4, 0, 2]
+    assert ImageDifferences(size, gain).most(3) == [4, 0, 2]
 
 
 def test_neighbours_and_one_group_do_not_take_all_places() -> None:
     size = np.array([0.9, 0.89, 0.88, 0.0, 0.5, 0.0, 0.0, 0.6, 0.0, 0.55, 0.0, 0.0])
-    differences = Differences(size, size)
+    differences = ImageDifferences(size, size)
     assert differences.most(3) == [0, 2, 7]
     groups = ["a"] * 4 + ["b"] * 5 + ["a"] * 3
     assert differences.most(2, groups) == [0, 7]
@@ -41,9 +41,9 @@ def test_neighbours_and_one_group_do_not_take_all_places() -> None:
 
 @given(COUNTS, COUNTS, st.integers(1, 12))
 def test_as_many_as_asked_for_each_once(first: np.ndarray, second: np.ndarray, count: int) -> None:
-    differences = Differences.of(first, second)
+    differences = ImageDifferences.of(first, second)
     assert np.all((differences.size >= 0) & (differences.size <= 1))
     assert np.all(np.abs(differences.gain) <= 1)
     chosen = differences.most(count)
     assert len(chosen) == len(set(chosen)) == min(count, 9)
-    assert Differences.of(first, first).size.max() == 0
+    assert ImageDifferences.of(first, first).size.max() == 0

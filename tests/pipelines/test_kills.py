@@ -31,7 +31,7 @@ def _train(arguments: list[str], rank: int, size: int, port: int) -> None:
     os._exit(main(arguments))
 
 
-class Gang:
+class Placement:
     """Workers that train one experiment in one folder, started as often as it takes."""
 
     def __init__(self, experiment: Path, dataset: Path, out: Path, size: int) -> None:
@@ -101,10 +101,10 @@ def result(out: Path) -> tuple[list[dict[str, float]], dict[str, dict[str, torch
 def test_kills_leave_no_trace(small_streets: Path, tmp_path: Path, size: int, kills: int) -> None:
     experiment = tmp_path / "experiment.yaml"
     experiment.write_text(EXPERIMENT)
-    whole = Gang(experiment, small_streets, tmp_path / "whole", size)
+    whole = Placement(experiment, small_streets, tmp_path / "whole", size)
     assert whole.finish() == [0] * size
 
-    killed = Gang(experiment, small_streets, tmp_path / "killed", size)
+    killed = Placement(experiment, small_streets, tmp_path / "killed", size)
     chance = random.Random(size)
     found_at_work = [killed.kill(chance) for _ in range(kills)]
     assert sum(found_at_work) >= 3

@@ -16,7 +16,7 @@ from pipelines.data.config import DataConfig
 from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
 from pipelines.data.loading import BufferPool, EvaluationBatches, TrainingBatches
 from pipelines.data.node_cache import NodeCache
-from pipelines.data.prefetch import prepare_ahead
+from pipelines.data.prefetch import prefetch
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.camvid import CamVid
 from tests.pipelines.conftest import CamVidSource
@@ -143,13 +143,13 @@ def test_at_most_so_many_batches_are_ahead() -> None:
         started.append(item)
         return item
 
-    results = prepare_ahead(work, range(100), threads=2, ahead=3)
+    results = prefetch(work, range(100), threads=2, ahead=3)
     assert next(results) == 0
     time.sleep(0.1)
     assert len(started) <= 4
     results.close()  # type: ignore[attr-defined]
     assert len(started) <= 5
-    assert list(prepare_ahead(work, range(10), threads=3, ahead=5)) == list(range(10))
+    assert list(prefetch(work, range(10), threads=3, ahead=5)) == list(range(10))
 
 
 def test_batches_move_as_a_whole(streets: PreparedDataset) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from pipelines.data.augmentation import Augmentation
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
-from pipelines.data.device_batches import augment_ahead
+from pipelines.data.device_batches import prefetch_to_device
 from pipelines.data.loading import TrainingBatches
 from pipelines.data.overlays import overlay
 from pipelines.data.sampling import GlobalBatches
@@ -162,7 +162,7 @@ def test_augmenting_ahead_changes_nothing(streets: PreparedDataset) -> None:
     data = DataConfig(crop=(24, 40))
     batches = TrainingBatches(streets.split("train"), data, 0, 4)
     augmentation = Augmentation(data.augmentation, data.crop)
-    ahead = augment_ahead(batches.epoch(0), augmentation, torch.device("cpu"))
+    ahead = prefetch_to_device(batches.epoch(0), augmentation, torch.device("cpu"))
     for found, batch in zip(ahead, batches.epoch(0), strict=True):
         images, labels = augmentation(batch)
         assert torch.equal(found.images, images)

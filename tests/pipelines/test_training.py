@@ -28,7 +28,7 @@ from pipelines.network.build import NetworkConfig
 from pipelines.network.checkpoint import CheckpointError
 from pipelines.network.precision import Numerics
 from pipelines.preparation.embedded import prepare_streets
-from pipelines.training.distributed import DisagreementError
+from pipelines.training.distributed import RankMismatchError
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import NonFiniteLossError, Report, Training
 from pipelines.training.optimization import TrainingConfig
@@ -409,7 +409,7 @@ def _disagreeing_worker(rank: int, dataset: Path, out: Path, checkpoint: Path | 
         if checkpoint and rank == 1:
             training.restore(checkpoint)
         training.run(lambda report: None)
-    except DisagreementError as error:
+    except RankMismatchError as error:
         told = str(error)
     finally:
         (out / f"{rank}.txt").write_text(told)
