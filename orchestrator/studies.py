@@ -24,8 +24,8 @@ from orchestrator.storage import Storage
 from orchestrator.study.validation import suggestion
 from orchestrator.sweep.__main__ import main as sweep_main
 from orchestrator.tracking.lock import ask_to_stop, close_abandoned
-from orchestrator.tracking.queries import StudySummary, studies
-from orchestrator.tracking.runs import Record
+from orchestrator.tracking.queries import StudySummary, take_snapshot
+from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError, TrackingStore, tracking_uri
 from orchestrator.training.worker_logs import output_directory, output_of, read_output
 
@@ -35,15 +35,7 @@ EXIT_INTERRUPTED = 130
 
 _POLL_SECONDS = 1.0
 
-_STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "stopped": "yellow"}
-
-_NAMES = {
-    "SCHEDULED": ("waiting", "dim"),
-    "RUNNING": ("training", "cyan"),
-    "FINISHED": ("finished", "green"),
-    "FAILED": ("failed", "bold red"),
-    "KILLED": ("stopped", "yellow"),
-}
+_STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "interrupted": "yellow"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _list(options: argparse.Namespace, console: Console) -> int:
-    views = studies(_store(options))
+    views = take_snapshot(_store(options)).studies
     if views:
         console.print(studies_table(views))
     else:
@@ -72,7 +64,7 @@ def _list(options: argparse.Namespace, console: Console) -> int:
 
 def _status(options: argparse.Namespace, console: Console) -> int:
     store = _store(options)
-    view = _study(studies(store), options.study)
+    view = _study(take_snapshot(store).studies, options.study)
     console.print(studies_table([view]))
     console.print(trials_table(view))
     for record in view.trials:
@@ -85,7 +77,7 @@ def _status(options: argparse.Namespace, console: Console) -> int:
 
 def _logs(options: argparse.Namespace, console: Console) -> int:
     store = _store(options)
-    trial = _trial(studies(store), options.trial, options.study)
+    trial = _trial(take_snapshot(store).studies, options.trial, options.study)
     place = output_of(output_directory(Storage.of(options.storage), trial.run_id), options.worker)
     text = read_output(place)
     if text is None and options.follow and _is_open(store, trial):
@@ -113,16 +105,16 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
 
 def _stop(options: argparse.Namespace, console: Console) -> int:
     store = _store(options)
-    view = _study(studies(store), options.study)
-    if view.owner is None:
+    view = _study(take_snapshot(store).studies, options.study)
+    if view.holder is None:
         console.print(f"the study {view.name!r} is not running; nothing to stop")
         return 0
     ask_to_stop(store, view)
     console.print(
-        f"asked {view.owner[0].described} to stop; its trials write a checkpoint and end "
+        f"asked {view.holder[0].described} to stop; its trials write a checkpoint and end "
         "(waiting for it; Ctrl-C leaves it to itself)"
     )
-    while _study(studies(store), view.name).owner is not None:
+    while _study(take_snapshot(store).studies, view.name).holder is not None:
         time.sleep(_POLL_SECONDS)
     console.print(f"the study {view.name!r} is stopped; `resume` goes on with it")
     return 0
@@ -130,7 +122,7 @@ def _stop(options: argparse.Namespace, console: Console) -> int:
 
 def _resume(options: argparse.Namespace, console: Console) -> int:
     store = _store(options)
-    view = _study(studies(store), options.study)
+    view = _study(take_snapshot(store).studies, options.study)
     command = json.loads(view.command or "{}")
     there = Path(command.get("directory", "."))
     line = [
@@ -184,7 +176,7 @@ def _study(views: Sequence[StudySummary], name: str) -> StudySummary:
     raise TrackingError(f"no study is called {name!r}; {suggestion(name, names)}")
 
 
-def _trial(views: Sequence[StudySummary], name: str, study: str | None) -> Record:
+def _trial(views: Sequence[StudySummary], name: str, study: str | None) -> TrialRun:
     """The latest run of the trial called `name`, or with that run id."""
     if study is not None:
         views = [_study(views, study)]
@@ -201,8 +193,8 @@ def _trial(views: Sequence[StudySummary], name: str, study: str | None) -> Recor
     return found[-1]
 
 
-def _is_open(store: TrackingStore, trial: Record) -> bool:
-    return store.record(trial.run_id).status in ("SCHEDULED", "RUNNING")
+def _is_open(store: TrackingStore, trial: TrialRun) -> bool:
+    return store.trial_run(trial.run_id).status in ("SCHEDULED", "RUNNING")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -248,14 +240,14 @@ def studies_table(views: Sequence[StudySummary]) -> Table:
     for name in ("study", "state", "trials", "best mIoU %", "begun", "run by"):
         table.add_column(name, justify="right" if name == "best mIoU %" else "left")
     for view in views:
-        state = "stopping" if view.owner and view.asked_to_stop else view.state
+        state = "stopping" if view.holder and view.stop_requested else view.state
         table.add_row(
             view.name,
             Text(state, style=_STYLES[view.state]),
             _counted(view),
             _best(view.trials),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(view.started)),
-            f"{view.owner[0].described}, {view.owner[1]:.0f} s ago" if view.owner else "",
+            f"{view.holder[0].described}, {view.holder[1]:.0f} s ago" if view.holder else "",
         )
     return table
 
@@ -267,11 +259,10 @@ def trials_table(view: StudySummary) -> Table:
     for name in columns:
         table.add_column(name, justify="left" if name in ("trial", "state", "run") else "right")
     for record in view.trials:
-        name, style = _NAMES[record.status]
         figures = record.metrics
         table.add_row(
             record.name,
-            Text(name, style=style),
+            Text(record.state, style=record.state.style),
             str(record.epoch),
             _figure(figures.get("val/miou"), 100, ".1f"),
             _figure(figures.get("val/best_miou"), 100, ".1f"),
@@ -284,13 +275,13 @@ def trials_table(view: StudySummary) -> Table:
 
 
 def _counted(view: StudySummary) -> str:
-    counts = Counter(_NAMES[record.status][0] for record in view.trials)
+    counts = Counter(str(record.state) for record in view.trials)
     if view.links:
         counts["linked"] = view.links
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def _best(trials: Sequence[Record]) -> str:
+def _best(trials: Sequence[TrialRun]) -> str:
     figures = [r.metrics["val/miou"] for r in trials if "val/miou" in r.metrics]
     return f"{100 * max(figures):.1f}" if figures else ""
 

@@ -14,16 +14,15 @@ from orchestrator.planning.estimate import Measurement
 from orchestrator.planning.forecast import workload
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.resources import Resources
-from orchestrator.tracking.store import TrackingStore
 
 FILE = "measurements.jsonl"
 
 
-def known_measurements(store: TrackingStore, storage: Path) -> list[Measurement]:
-    """All measurements of the ledger's finished trials and of the storage's file."""
+def known_measurements(recorded: Iterable[str], storage: Path) -> list[Measurement]:
+    """Measurements of the storage's file, and those `recorded` with finished trials as JSON."""
     path = storage / FILE
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    read = (Measurement.from_json(text) for text in [*store.measurements(), *lines])
+    read = (Measurement.from_json(text) for text in [*recorded, *lines])
     return [measurement for measurement in read if measurement is not None]
 
 

@@ -10,24 +10,17 @@ from rich.text import Text
 
 from orchestrator.planning.estimate import Calibration, Estimate
 from orchestrator.planning.forecast import StudyForecast, TrialForecast
-from orchestrator.planning.reconcile import Standing
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.study.study import Study
+from orchestrator.study.trial_state import TrialState
 
-_STYLES: dict[str, str] = {
-    "finished": "green",
-    "stopped early": "green",
-    "failed": "bold red",
-    "stale": "yellow",
-    "to resume": "cyan",
-}
 _NARROW, _WIDE = 100, 140  # columns of a terminal
 _SOURCES = {"trial": "finished trials", "canary": "a canary", "probe": "a short probe"}
 
 
 def show_plan(
     study: Study,
-    standings: Mapping[str, Standing],
+    states: Mapping[str, TrialState],
     forecast: StudyForecast,
     calibration: Calibration,
     placement: Placement,
@@ -35,18 +28,18 @@ def show_plan(
     machines: Mapping[str, int] | None,
     console: Console,
 ) -> None:
-    """Print the trials with their standing and cost, then what the study takes as a whole.
+    """Print the trials with their state and cost, then what the study takes as a whole.
 
-    standings: by the trial's name. calibration: what the times rest on; device: that it is of,
+    states: by the trial's name. calibration: what the times rest on; device: that it is of,
     empty for none. machines: how many of each kind the cluster would start for it; None where it
     stays as it is.
     """
-    counts = Counter(standings[trial.trial.name] for trial in forecast.trials)
+    counts = Counter(states[trial.trial.name] for trial in forecast.trials)
     told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     console.print(
         f"[bold]{study.config.study}[/]: {len(forecast.trials)} trials: {told}", highlight=False
     )
-    table = _trials(forecast.trials, standings, placement, console.width)
+    table = _trials(forecast.trials, states, placement, console.width)
     console.print(table, markup=False, highlight=False, emoji=False)  # names are as they are
     console.print(_totals(study, forecast, placement, machines))
     console.print(_basis(calibration, device), style="dim", highlight=False, markup=False)
@@ -81,7 +74,7 @@ def duration(seconds: float) -> str:
 
 def _trials(
     trials: Sequence[TrialForecast],
-    standings: Mapping[str, Standing],
+    states: Mapping[str, TrialState],
     placement: Placement,
     width: int,
 ) -> Table:
@@ -99,10 +92,10 @@ def _trials(
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     for entry in trials:
-        state = standings[entry.trial.name]
+        state = states[entry.trial.name]
         row: list[str | Text] = [
             entry.trial.name,
-            Text(state, style=_STYLES.get(state, "")),
+            Text(state, style=state.style),
             entry.trial.identity[: 8 if width < _NARROW else 12],
             f"{entry.trial.cost.parameters_m:.2f}",
             f"{entry.trial.cost.gflops:.2f}",

@@ -6,7 +6,7 @@ from statistics import mode
 from orchestrator.context import RunContext
 from orchestrator.planning.estimate import Measurement
 from orchestrator.planning.forecast import Capacity, Forecaster, StudyForecast, ranks
-from orchestrator.planning.measurements import keep, known_measurements
+from orchestrator.planning.measurements import keep
 from orchestrator.planning.plan_table import show_plan
 from orchestrator.planning.reconcile import Decision
 from orchestrator.scheduling.capacity import Placement
@@ -14,7 +14,6 @@ from orchestrator.scheduling.devices import device_of_kind
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
-from orchestrator.tracking.store import TrackingStore
 
 
 class Planner:
@@ -32,7 +31,7 @@ class Planner:
         placement: Placement,
         nodes: Sequence[Node],
         device: str,
-        store: TrackingStore,
+        measurements: Sequence[Measurement],
         context: RunContext,
     ) -> None:
         self._study = study
@@ -44,7 +43,7 @@ class Planner:
         price = resources.price_per_gpu_hour if placement.device == "cuda" else None
         self._capacity = Capacity(placement.shape, devices, nodes, placement.max_concurrent, price)
         self._answered = device != ""
-        self._measurements = known_measurements(store, context.storage.here)
+        self._measurements = list(measurements)
         self._device = device or self._likely_device()
         self.forecaster = self._forecaster()
 
@@ -60,12 +59,12 @@ class Planner:
     ) -> None:
         """Print the plan: `--plan`. machines_for: the machines that the cluster would start for so
         many trials, by kind."""
-        standings = {name: decision.standing for name, decision in decisions.items()}
+        states = {name: decision.state for name, decision in decisions.items()}
         forecast = self._forecast(decisions)
         left = {t.trial.identity for t in forecast.trials if t.estimate is not None}
         show_plan(
             self._study,
-            standings,
+            states,
             forecast,
             self.forecaster.weakest,
             self._placement,
@@ -108,7 +107,7 @@ class Planner:
             decision = decisions[trial.name]
             if decision.action in ("train", "resume"):
                 todo.add(trial.identity)
-                if decision.action == "resume" and decision.record is not None:
-                    done[trial.identity] = decision.record.epoch
+                if decision.action == "resume" and decision.run is not None:
+                    done[trial.identity] = decision.run.epoch
         priority = ranks(self._study.config, self._trials)
         return self.forecaster.study(self._trials, todo, done, priority, self._capacity)

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.study.resolve import ResolvedTrial
-from orchestrator.tracking.runs import Record, select_run
+from orchestrator.study.trial_state import TrialState
+from orchestrator.tracking.runs import TrialRun, select_run
 
-Standing = Literal[
-    "finished", "stale", "stopped early", "running elsewhere", "to resume", "failed", "missing"
-]
 Action = Literal["leave", "link", "wait", "resume", "train"]
 
 
@@ -28,20 +26,20 @@ class ReconcileOptions:
 
 @dataclass(frozen=True)
 class Decision:
-    """A trial's standing, and what is done about it.
+    """A trial's state, and what to do about it.
 
-    record: the run that is left, linked, waited for, resumed or, where the trial never started,
+    run: the run that is left, linked, waited for, resumed or, where the trial never started,
     used; None where there is none.
     """
 
-    standing: Standing
+    state: TrialState
     action: Action
-    record: Record | None
+    run: TrialRun | None
 
     @property
     def finished(self) -> bool:
-        """Whether `record` stands in the table."""
-        return self.standing in ("finished", "stale", "stopped early")
+        """Whether the table shows `run`."""
+        return self.state.has_result
 
     @property
     def will_train(self) -> bool:
@@ -49,7 +47,9 @@ class Decision:
         return self.action in ("train", "resume")
 
 
-def decide(records: Sequence[Record], study: str, code: str, options: ReconcileOptions) -> Decision:
+def decide(
+    records: Sequence[TrialRun], study: str, code: str, options: ReconcileOptions
+) -> Decision:
     """What to do about one trial of `study`.
 
     records: all runs of its identity, in every study, oldest first.
@@ -61,24 +61,24 @@ def decide(records: Sequence[Record], study: str, code: str, options: ReconcileO
     counting = [run for run in records if not (options.retrain_stale and run in stale)]
     chosen = select_run(counting, study, code)
     if chosen is None:
-        return Decision("stale" if stale else "missing", "train", None)
+        return Decision(TrialState.STALE if stale else TrialState.MISSING, "train", None)
     if chosen.status == "FINISHED":
-        standing: Standing = "finished" if chosen.code == code else "stale"
-        return Decision(standing, "leave" if chosen.study == study else "link", chosen)
+        state = TrialState.FINISHED if chosen.code == code else TrialState.STALE
+        return Decision(state, "leave" if chosen.study == study else "link", chosen)
     if chosen.in_work:
-        return Decision("running elsewhere", "wait", chosen)
+        return Decision(chosen.state, "wait", chosen)
     if chosen.stopped_early and options.searching:
-        return Decision("stopped early", "leave", chosen)
+        return Decision(TrialState.STOPPED_EARLY, "leave", chosen)
     if chosen.status == "FAILED":
-        return Decision("failed", "resume" if options.retry_failed else "leave", chosen)
+        return Decision(TrialState.FAILED, "resume" if options.retry_failed else "leave", chosen)
     if chosen.started:
-        return Decision("to resume", "resume", chosen)
-    return Decision("missing", "train", chosen)
+        return Decision(TrialState.INTERRUPTED, "resume", chosen)
+    return Decision(TrialState.MISSING, "train", chosen)
 
 
 def reconcile(
     trials: Sequence[ResolvedTrial],
-    records: Mapping[str, Sequence[Record]],
+    records: Mapping[str, Sequence[TrialRun]],
     study: str,
     options: ReconcileOptions,
 ) -> dict[str, Decision]:

@@ -70,7 +70,7 @@ def untried(
     proven = {
         kind_of(trial)
         for trial in trials
-        if (record := decisions[trial.name].record) is not None and record.epoch > 0
+        if (record := decisions[trial.name].run) is not None and record.epoch > 0
     }
     return [trial for trial in distinct(todo) if kind_of(trial) not in proven]
 

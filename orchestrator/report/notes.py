@@ -11,6 +11,7 @@ from orchestrator.report.significance import SEEDS_FOR_T_TEST
 from orchestrator.study.config import ProfileOptions
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
+from orchestrator.study.trial_state import TrialState
 
 # Fewer groups than this say little about others.
 _FEW_GROUPS = 10
@@ -38,8 +39,16 @@ def notes_on(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) 
 
 
 def _unfinished(study: Study, rows: Sequence[Row]) -> list[str]:
-    order = ("failed", "stopped", "missing", "not scored", "running", "waiting", "stopped early")
-    found = [r for row in rows for r in row.results if r.state != "finished"]
+    order = (
+        TrialState.FAILED,
+        TrialState.INTERRUPTED,
+        TrialState.MISSING,
+        TrialState.NOT_SCORED,
+        TrialState.TRAINING,
+        TrialState.WAITING,
+        TrialState.STOPPED_EARLY,
+    )
+    found = [r for row in rows for r in row.results if r.state is not TrialState.FINISHED]
     found.sort(key=lambda result: order.index(result.state))
     return [_described(study, result) for result in found]
 
@@ -49,7 +58,7 @@ def _described(study: Study, result: Result) -> str:
     run = result.run
     if run is None:
         return text
-    if result.state == "failed" and run.reason:
+    if result.state is TrialState.FAILED and run.reason:
         return f"{text}: {run.reason}"
     if run.study != study.config.study:
         text += f", by the study {run.study}"
@@ -59,7 +68,7 @@ def _described(study: Study, result: Result) -> str:
         text += (
             f"; what is recorded under the protocol's name is another scoring: {result.unscored}"
         )
-    if result.state == "stopped early" and "val/miou" in run.metrics:
+    if result.state is TrialState.STOPPED_EARLY and "val/miou" in run.metrics:
         text += f", mIoU {100 * run.metrics['val/miou']:.1f} % there"
     return text
 

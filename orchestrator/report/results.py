@@ -2,27 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from orchestrator.evaluation.records import differences, study_config
 from orchestrator.report.match_runs import Match, find_runs, present_codes
 from orchestrator.report.resampled import CountsReader, ResampledCounts, ScoreRef
 from orchestrator.study.study import Study, Trial
-from orchestrator.tracking.queries import trial_runs
+from orchestrator.study.trial_state import TrialState
+from orchestrator.tracking.queries import Snapshot, take_snapshot
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingStore
-
-State = Literal[
-    "finished", "not scored", "stopped early", "failed", "running", "waiting", "stopped", "missing"
-]
-
-_STATES: dict[str, State] = {
-    "FINISHED": "finished",
-    "FAILED": "failed",
-    "RUNNING": "running",
-    "SCHEDULED": "waiting",
-    "KILLED": "stopped",
-}
 
 
 @dataclass(frozen=True)
@@ -38,7 +26,7 @@ class Result:
 
     trial: Trial
     run: TrialRun | None
-    state: State
+    state: TrialState
     miou: float | None = None
     best: float | None = None
     scored: ResampledCounts | None = None
@@ -62,14 +50,16 @@ class Results:
         self._identities = identities
         self._scored = CountsReader(store)
 
-    def read(self) -> list[Result]:
-        """The results as the ledger holds them now, in the order of the study."""
+    def read(self, snapshot: Snapshot | None = None) -> list[Result]:
+        """The results in the order of the study. snapshot: of the tracking store; taken now for
+        None."""
+        snapshot = snapshot or take_snapshot(self._store)
         codes = present_codes(self._study)
-        matches = find_runs(self._study, trial_runs(self._store), codes, self._identities)
+        matches = find_runs(self._study, snapshot.trials, codes, self._identities)
         results = [
             self._result(trial, matches[trial.name], codes[trial.name])
             if trial.name in matches
-            else Result(trial, None, "missing")
+            else Result(trial, None, TrialState.MISSING)
             for trial in self._study.trials
         ]
         figures = [self._figure(result) for result in results]
@@ -82,26 +72,27 @@ class Results:
     def _result(self, trial: Trial, match: Match, code: str) -> Result:
         """Without its counts. code: the present version."""
         run, name = match.run, self._study.config.report.protocol
-        result = Result(trial, run, _STATES[run.status], assumed=match.assumed)
-        if run.stopped_early and self._study.config.kind == "search":
-            return replace(result, state="stopped early")
+        searching = self._study.config.kind == "search"
+        state = TrialState.INTERRUPTED if run.stopped_early and not searching else run.state
+        result = Result(trial, run, state, assumed=match.assumed)
         if run.status != "FINISHED":
             return result
         result = replace(result, stale=run.code != code)
         if name is None:
             miou, best = run.metrics.get("val/miou"), run.metrics.get("val/best_miou")
             validated = trial.experiment.data.validation_split is not None
-            state: State = "not scored" if validated and miou is None else "finished"
+            unscored = validated and miou is None
+            state = TrialState.NOT_SCORED if unscored else TrialState.FINISHED
             return replace(result, state=state, miou=_percent(miou), best=_percent(best))
         miou, recorded = run.metrics.get(f"eval/{name}/miou"), run.evaluations.get(name)
         if miou is None or recorded is None:
-            return replace(result, state="not scored")
+            return replace(result, state=TrialState.NOT_SCORED)
         # Another study may use the name, too, and this one may have been edited.
         config = study_config(self._study.config.protocols[name], trial.experiment.evaluation)
         split = trial.experiment.data.validation_split or ""
         unlike = differences(recorded, config, config.boundary, run.data, split)
         if unlike:
-            return replace(result, state="not scored", unscored="; ".join(unlike))
+            return replace(result, state=TrialState.NOT_SCORED, unscored="; ".join(unlike))
         return replace(result, miou=_percent(miou), scored_stale=recorded.get("code") != code)
 
     def _figure(self, result: Result) -> ScoreRef | None:

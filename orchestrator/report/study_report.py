@@ -18,7 +18,7 @@ from orchestrator.report.table import Table, grid_table, main_table
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
-from orchestrator.tracking.queries import history, parent_run, run_address, study_pictures
+from orchestrator.tracking.queries import Snapshot, history, parent_run, run_address, study_pictures
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_page import find_page
 
@@ -133,9 +133,11 @@ class StudyReport:
         costs = {trial.name: trial.cost for trial in trials}
         return StudyReport(study, store, identities, costs)
 
-    def read(self) -> Report:
-        """The report as the ledger has it now."""
-        return Report(self.study, build_rows(self.study, self._results.read(), self.costs))
+    def read(self, snapshot: Snapshot | None = None) -> Report:
+        """The report of what the tracking store holds. snapshot: of the store; taken now for
+        None."""
+        results = self._results.read(snapshot)
+        return Report(self.study, build_rows(self.study, results, self.costs))
 
     def documents(self, report: Report) -> dict[str, str]:
         """The report's files, name to content."""

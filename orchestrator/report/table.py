@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.report.rows import Row
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
+from orchestrator.study.trial_state import TrialState
 
 NOTHING = "-"
 STALE, MIXED, INCOMPARABLE = "*", "†", "‡"
@@ -216,7 +217,9 @@ def _miou(row: Row) -> str:
 
 def _without_figure(row: Row) -> str:
     """How many seeds have no figure, and why: `1 failed, 2 missing`; plain where all are alike."""
-    states = Counter(r.state for r in row.results if r.miou is None and r.state != "finished")
+    states = Counter(
+        r.state for r in row.results if r.miou is None and r.state is not TrialState.FINISHED
+    )
     if len(states) == 1 and not row.miou:
         return next(iter(states))
     return ", ".join(f"{count} {state}" for state, count in states.items())

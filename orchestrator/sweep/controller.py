@@ -20,13 +20,14 @@ from orchestrator.scheduling.budget import Budget, recorded_hours
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
+from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.figures import draw_study_figures
 from orchestrator.sweep.refresh import ReportRefresher
 from orchestrator.sweep.run_trials import train
 from orchestrator.sweep.summary import announce, register_best_trial, show_outcome, study_status
 from orchestrator.tracking.links import sync_links
-from orchestrator.tracking.queries import trial_runs
-from orchestrator.tracking.runs import Record, RunStatus
+from orchestrator.tracking.queries import Snapshot, take_snapshot
+from orchestrator.tracking.runs import RunStatus, TrialRun
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 
@@ -52,8 +53,9 @@ class SweepController:
     planner: Planner
     report: StudyReport
     budget: Budget | None = None
-    finished: dict[str, Record] = field(default_factory=dict)
+    finished: dict[str, TrialRun] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    _snapshot: Snapshot = field(default_factory=lambda: Snapshot((), ()), init=False)
 
     def run(self) -> bool:
         """Train what is not finished; returns whether all trials are finished."""
@@ -65,7 +67,7 @@ class SweepController:
         try:
             decisions = self._reconcile()
             announce(self.study, self.trials, decisions, self.context.console)
-            for line in self.report.read().seed_caveats:
+            for line in self.report.read(self._snapshot).seed_caveats:
                 self.context.console.print(line, style="yellow", markup=False, highlight=False)
             self._refresh(study_run)
             tried: set[str] = set()
@@ -117,21 +119,22 @@ class SweepController:
             self.context.console.print(told, markup=False, highlight=False, soft_wrap=True)
 
     def _decisions(self) -> dict[str, Decision]:
-        """What the ledger and the study's file say by now."""
-        records = self.store.records(trial.identity for trial in self.trials)
-        return reconcile(self.trials, records, self.study.config.study, self.options)
+        """What to do about each trial, by what the tracking store holds now."""
+        self._snapshot = take_snapshot(self.store)
+        runs = self._snapshot.by_identity(trial.identity for trial in self.trials)
+        return reconcile(self.trials, runs, self.study.config.study, self.options)
 
     def _reconcile(self) -> dict[str, Decision]:
         """What the ledger holds now; enters what is finished, and what failed and is left."""
         decisions = self._decisions()
         self.finished = {
-            name: decision.record
+            name: decision.run
             for name, decision in decisions.items()
-            if decision.finished and decision.record is not None
+            if decision.finished and decision.run is not None
         }
         for name, decision in decisions.items():
-            if decision.standing == "failed" and decision.record is not None:
-                self.failures.setdefault(name, decision.record.reason)
+            if decision.state is TrialState.FAILED and decision.run is not None:
+                self.failures.setdefault(name, decision.run.reason)
         return decisions
 
     def _train(
@@ -160,7 +163,7 @@ class SweepController:
         self.budget = self.budget or self._budget()
         causes = train(
             unique,
-            {name: entry.record for name, entry in decisions.items() if entry.record is not None},
+            {name: entry.run for name, entry in decisions.items() if entry.run is not None},
             self.study,
             self.placement,
             study_run,
@@ -180,17 +183,15 @@ class SweepController:
         are still asked for."""
         study = self.study.config
         hours = (
-            recorded_hours(run.metrics)
-            for run in trial_runs(self.store)
-            if run.study == study.study
+            recorded_hours(run.metrics) for run in self._snapshot.trials if run.study == study.study
         )
         return Budget(study.limits, study.resources.devices(self.placement.device), sum(hours))
 
     def _wait(self, decisions: Mapping[str, Decision]) -> None:
-        """Until one of the trials that another study's process trains changes its standing."""
+        """Until one of the trials that another study's process trains changes its state."""
         waiting = {name for name, entry in decisions.items() if entry.action == "wait"}
         for name in sorted(waiting):
-            record = decisions[name].record
+            record = decisions[name].run
             where = "" if record is None else f" the study {record.study!r} as {record.name}"
             self.context.console.print(f"waiting for{where}, which trains {name}", markup=False)
         stop = self.context.stop
@@ -228,7 +229,7 @@ class SweepController:
         """Show the outcome, and leave the study's page in MLflow as it is in truth. Returns the
         report of the whole study."""
         console = self.context.console
-        report = self.report.read()
+        report = self.report.read(self._snapshot)
         show_outcome(report, self.finished, self.failures, decisions, console)
         if study_run.page.is_own:
             sync_links(study_run, {trial.name: trial for trial in self.trials}, self.finished)
@@ -249,7 +250,7 @@ class SweepController:
         console.print(f"\n{how}", highlight=False, soft_wrap=True)
         return report
 
-    def _to_the_end(self) -> dict[str, Record]:
+    def _to_the_end(self) -> dict[str, TrialRun]:
         """The finished runs without those that a search has given up."""
         return {name: run for name, run in self.finished.items() if not run.stopped_early}
 
@@ -257,7 +258,7 @@ class SweepController:
 def score_and_pack(
     study: Study,
     trials: Sequence[ResolvedTrial],
-    finished: Mapping[str, Record],
+    finished: Mapping[str, TrialRun],
     store: TrackingStore,
     context: RunContext,
     start_cluster: Callable[[], None],

@@ -13,7 +13,7 @@ from models import FENetConfig
 from orchestrator.context import RunContext
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
-from orchestrator.tracking.runs import Record
+from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.study_run import StudyRun, has_figure, keep_figure
 
 KINDS = ("comparison", "features")
@@ -23,7 +23,7 @@ _SECONDS = 300
 def draw_study_figures(
     study: Study,
     trials: Sequence[ResolvedTrial],
-    finished: Mapping[str, Record],
+    finished: Mapping[str, TrialRun],
     study_run: StudyRun,
     context: RunContext,
 ) -> None:
@@ -60,7 +60,7 @@ def _draw(commands: Mapping[str, Sequence[str]], study_run: StudyRun, context: R
 
 
 def figure_commands(
-    study: Study, trials: Sequence[ResolvedTrial], finished: Mapping[str, Record]
+    study: Study, trials: Sequence[ResolvedTrial], finished: Mapping[str, TrialRun]
 ) -> dict[str, list[str]]:
     """By kind, the arguments of `orchestrator.figures`, without where the figure goes.
 
@@ -116,7 +116,7 @@ def _has_flows(trial: ResolvedTrial) -> bool:
     return {"detail", "semantic"} <= set(flows) and experiment.data.validation_split is not None
 
 
-def _model(record: Record) -> str:
+def _model(record: TrialRun) -> str:
     return f"runs:/{record.run_id}/last"
 
 

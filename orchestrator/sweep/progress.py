@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -13,24 +12,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-TrialState = Literal["waiting", "starting", "training", "finished", "failed", "stopped"]
-_STYLES: dict[TrialState, str] = {
-    "waiting": "dim",
-    "starting": "yellow",
-    "training": "cyan",
-    "finished": "green",
-    "failed": "bold red",
-    "stopped": "yellow",
-}
+from orchestrator.study.trial_state import TrialState
 
 # Which trials are shown where not all of them fit.
 _INTEREST: tuple[TrialState, ...] = (
-    "training",
-    "starting",
-    "failed",
-    "finished",
-    "waiting",
-    "stopped",
+    TrialState.TRAINING,
+    TrialState.STARTING,
+    TrialState.FAILED,
+    TrialState.FINISHED,
+    TrialState.WAITING,
+    TrialState.INTERRUPTED,
+    TrialState.STOPPED_EARLY,
 )
 _WIDE = 110  # columns from which on there is room for all figures
 _OTHER_LINES = 6  # of the screen: header, summary, prompt
@@ -43,7 +35,7 @@ class TrialProgress:
 
     name: str
     epochs: int
-    state: TrialState = "waiting"
+    state: TrialState = TrialState.WAITING
     epoch: int = 0
     miou: float | None = None
     best: float | None = None
@@ -63,7 +55,7 @@ class TrialProgress:
     def seconds_left(self) -> float | None:
         """Until its last epoch, at the pace seen; None where it is not training."""
         pace = self.seconds_per_epoch()
-        if pace is None or self.state != "training":
+        if pace is None or self.state != TrialState.TRAINING:
             return None
         return pace * (self.epochs - self.epoch)
 
@@ -105,14 +97,14 @@ class StudyProgress:
 
     def started(self, name: str) -> None:
         """Ray has begun to start the trial's processes."""
-        self.trials[name].state = "starting"
-        self._say(name, "starting")
+        self.trials[name].state = TrialState.STARTING
+        self._say(name, TrialState.STARTING)
 
     def epoch(self, name: str, epoch: int, metrics: dict[str, float]) -> None:
         """An epoch has been reported."""
         trial = self.trials[name]
         now = time.time()
-        trial.state = "training"
+        trial.state = TrialState.TRAINING
         trial.epoch = epoch
         trial.first_epoch_at = trial.first_epoch_at or now
         trial.last_epoch_at = now
@@ -138,7 +130,7 @@ class StudyProgress:
         """An event's line, where there is no live table to show it."""
         if self._live is None:
             elapsed = time.time() - self._started
-            done = sum(trial.state == "finished" for trial in self.trials.values())
+            done = sum(trial.state == TrialState.FINISHED for trial in self.trials.values())
             told = " ".join(message.split())  # some libraries' errors have several lines
             self.say(f"[{_clock(elapsed)}] ({done}/{len(self.trials)} done) {name}: {told}")
 
@@ -171,7 +163,7 @@ class StudyProgress:
             ]
             if wide:
                 row += [_number(trial.best, ".1f", 100), _number(trial.images_per_second, ".0f")]
-            row += [_clock(trial.seconds_left()), Text(trial.state, style=_STYLES[trial.state])]
+            row += [_clock(trial.seconds_left()), Text(trial.state, style=trial.state.style)]
             table.add_row(*row)
         table.caption = self._summary(len(self.trials) - len(shown))
         table.caption_justify = "left"
@@ -190,10 +182,10 @@ class StudyProgress:
 
     def _summary(self, hidden: int) -> Text:
         counts = Counter(trial.state for trial in self.trials.values())
-        parts = [f"{counts['finished']} of {len(self.trials)} trials finished"]
+        parts = [f"{counts[TrialState.FINISHED]} of {len(self.trials)} trials finished"]
         parts += [
             f"{counts[state]} {state}"
-            for state in ("training", "failed", "waiting")
+            for state in (TrialState.TRAINING, TrialState.FAILED, TrialState.WAITING)
             if counts[state]
         ]
         leader = max(
@@ -203,7 +195,7 @@ class StudyProgress:
         )
         text = Text(", ".join(parts) + f"; {_clock(time.time() - self._started)} elapsed")
         text.append(self._left())
-        working = [trial for trial in self.trials.values() if trial.state == "training"]
+        working = [trial for trial in self.trials.values() if trial.state == TrialState.TRAINING]
         speed = sum(trial.images_per_second or 0.0 for trial in working)
         if speed:
             text.append(f", {speed:.0f} images/s")
@@ -216,7 +208,7 @@ class StudyProgress:
     def _left(self) -> str:
         """An estimate for the whole study from the epochs done so far."""
         done = sum(trial.epoch - trial.resumed_at for trial in self.trials.values())
-        live = ("waiting", "starting", "training")
+        live = (TrialState.WAITING, TrialState.STARTING, TrialState.TRAINING)
         todo = sum(t.epochs - t.epoch for t in self.trials.values() if t.state in live)
         if done <= 0 or todo == 0:
             return ""

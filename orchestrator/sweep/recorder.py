@@ -13,6 +13,7 @@ from orchestrator.scheduling.budget import Budget
 from orchestrator.storage import on_this_machine
 from orchestrator.study.identity import code_version
 from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.trial_state import TrialState
 from orchestrator.study.user_code import modules_of
 from orchestrator.sweep.progress import StudyProgress
 from orchestrator.sweep.run_writer import RunWriter
@@ -145,7 +146,7 @@ class Recorder:
         self.failures[name] = cause
         run_id = self._trials[name].run_id
         self._writer.close_run(name, partial(self._fail, run_id, cause))
-        self._progress.ended(name, "failed", cause)
+        self._progress.ended(name, TrialState.FAILED, cause)
 
     def held(self, name: str) -> None:
         """The trial ended at a checkpoint, because a limit was reached."""
@@ -156,14 +157,14 @@ class Recorder:
         reason = f"held at a checkpoint: {limit}" if limit else "the study was stopped"
         run_id = self._trials[name].run_id
         self._writer.close_run(name, lambda: self._study_run.end_trial(run_id, "KILLED", reason))
-        self._progress.ended(name, "stopped", "held at a checkpoint")
+        self._progress.ended(name, TrialState.INTERRUPTED, "held at a checkpoint")
 
     def stopped_early(self, name: str) -> None:
         """Early stopping has given the trial up: it is no failure, and not trained again."""
         self._budget.ended(name)
         run_id = self._trials[name].run_id
         self._writer.close_run(name, lambda: self._study_run.end_early(run_id))
-        self._progress.ended(name, "stopped", "early, by its rank among the trials")
+        self._progress.ended(name, TrialState.STOPPED_EARLY, "by its rank among the trials")
 
     def close(self) -> None:
         """All trials that could be started have ended; wait until everything is in the ledger."""
@@ -219,7 +220,7 @@ class Recorder:
                 history[-1],
             )
         self._study_run.end_trial(trial.run_id, "FINISHED")
-        self._progress.ended(name, "finished")
+        self._progress.ended(name, TrialState.FINISHED)
         self._on_finished()
 
     def _fail(self, run_id: str, cause: str) -> None:

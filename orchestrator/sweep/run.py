@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from orchestrator.cluster.cluster import Cluster
 from orchestrator.context import RunContext
 from orchestrator.evaluation.trained_model import local_weights
+from orchestrator.planning.measurements import known_measurements
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import ReconcileOptions, reconcile
 from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.study.resolve import ResolvedTrial, check_submission, resolve_trials
 from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of, runtime_environment
+from orchestrator.tracking.queries import take_snapshot
 from orchestrator.tracking.store import TrackingStore, open_store
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ def run_study(
     """Train what is not finished and print the table; returns whether all trials are finished.
 
     wishes: what is trained besides what is missing or was interrupted.
-    plan_only: show the trials and their standing, and train nothing.
+    plan_only: show the trials and their state, and train nothing.
 
     Raises DatasetError, capacity.CapacityError or ledger.TrackingError before anything is trained.
     """
@@ -60,11 +62,13 @@ def run_study(
         )
         check_submission(study, trials)
         store = open_store(context.storage)
+        snapshot = take_snapshot(store)
+        measurements = known_measurements(snapshot.measurements, context.storage.here)
         device = cluster.device(resources, placement)
-        planner = Planner(study, trials, placement, nodes, device, store, context)
+        planner = Planner(study, trials, placement, nodes, device, measurements, context)
         if plan_only:
-            records = store.records(trial.identity for trial in trials)
-            decisions = reconcile(trials, records, study.config.study, options)
+            runs = snapshot.by_identity(trial.identity for trial in trials)
+            decisions = reconcile(trials, runs, study.config.study, options)
             # Beside trials at work the times would not be true, and there may be no room.
             alone = all(decision.action != "wait" for decision in decisions.values())
             will_train = any(decision.will_train for decision in decisions.values())

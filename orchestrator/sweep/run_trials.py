@@ -19,7 +19,7 @@ from orchestrator.study.study import Study
 from orchestrator.sweep.progress import StudyProgress, TrialProgress
 from orchestrator.sweep.recorder import ActiveTrial, Recorder
 from orchestrator.tracking.descriptions import trial_note
-from orchestrator.tracking.runs import Record
+from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.study_run import StudyRun
 from orchestrator.training.job import job_of
 from orchestrator.training.stop_file import StopFile, stop_file
@@ -28,7 +28,7 @@ from orchestrator.training.tuner import run_jobs
 
 def train(
     todo: Sequence[ResolvedTrial],
-    known: Mapping[str, Record],
+    known: Mapping[str, TrialRun],
     study: Study,
     placement: Placement,
     study_run: StudyRun,
@@ -98,7 +98,7 @@ def train(
 
 
 def _claim(
-    todo: Sequence[ResolvedTrial], known: Mapping[str, Record], study_run: StudyRun
+    todo: Sequence[ResolvedTrial], known: Mapping[str, TrialRun], study_run: StudyRun
 ) -> dict[str, ResolvedTrial]:
     """Open a run for each trial, and keep those that no other study's process has; by run id."""
     commit = git_commit(Path(__file__).parent)
@@ -111,7 +111,7 @@ def _claim(
 
 def _describe(
     active: Mapping[str, ActiveTrial],
-    known: Mapping[str, Record],
+    known: Mapping[str, TrialRun],
     study: Study,
     study_run: StudyRun,
 ) -> None:
@@ -126,7 +126,7 @@ def _describe(
 def _tracked(
     trial: ResolvedTrial,
     run_id: str,
-    record: Record | None,
+    record: TrialRun | None,
     study: Study,
     placement: Placement,
     study_run: StudyRun,

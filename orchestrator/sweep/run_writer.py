@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.progress import StudyProgress
 from orchestrator.tracking.study_run import StudyRun
 
@@ -86,14 +87,14 @@ class RunWriter:
         if self._is_there(name):
             told = f"its results could not be recorded: {error}"
             cause = self._failures.setdefault(name, told)
-            self._progress.ended(name, "failed", told)
+            self._progress.ended(name, TrialState.FAILED, told)
             self._study_run.end_trial(self._run_ids[name], "FAILED", cause)
 
     def _is_there(self, name: str) -> bool:
         """Whether the trial's run is still there; says so once where it was deleted."""
         if name not in self._deleted and not self._study_run.store.exists(self._run_ids[name]):
             self._deleted.add(name)
-            self._progress.ended(name, "stopped", "its run was deleted in MLflow")
+            self._progress.ended(name, TrialState.INTERRUPTED, "its run was deleted in MLflow")
         return name not in self._deleted
 
 

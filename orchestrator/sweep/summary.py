@@ -11,8 +11,9 @@ from orchestrator.report.results import Result
 from orchestrator.report.study_report import Report
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
+from orchestrator.study.trial_state import TrialState
 from orchestrator.tracking.models import register_best
-from orchestrator.tracking.runs import Record, RunStatus
+from orchestrator.tracking.runs import RunStatus, TrialRun
 from orchestrator.tracking.store import TrackingStore
 
 
@@ -23,7 +24,7 @@ def announce(
     console: Console,
 ) -> None:
     """Say how many trials are in which state, and what of published weights could be loaded."""
-    counts = Counter(decision.standing for decision in decisions.values())
+    counts = Counter(decision.state for decision in decisions.values())
     told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     console.print(f"[bold]{study.config.study}[/]: {len(trials)} trials: {told}", highlight=False)
     loaded = {
@@ -39,7 +40,7 @@ def announce(
 
 def show_outcome(
     report: Report,
-    finished: Mapping[str, Record],
+    finished: Mapping[str, TrialRun],
     failures: Mapping[str, str],
     decisions: Mapping[str, Decision],
     console: Console,
@@ -62,15 +63,15 @@ def show_outcome(
             soft_wrap=True,
         )
     linked = sorted(
-        f"{name} (study {decision.record.study})"
+        f"{name} (study {decision.run.study})"
         for name, decision in decisions.items()
-        if decision.action == "link" and decision.record is not None
+        if decision.action == "link" and decision.run is not None
     )
     if linked:
         console.print(
             f"trained by other studies: {', '.join(linked)}", highlight=False, soft_wrap=True
         )
-    if any(decision.standing == "stale" for decision in decisions.values()):
+    if any(decision.state is TrialState.STALE for decision in decisions.values()):
         console.print(
             "stale trials were trained by another version of the code; --retrain-stale trains "
             "them anew",
@@ -87,7 +88,11 @@ def study_status(done: bool, held: bool, others: Iterable[Result]) -> RunStatus:
         return "FINISHED"
     if held:
         return "KILLED"
-    return "KILLED" if done and all(result.state != "failed" for result in left) else "FAILED"
+    return (
+        "KILLED"
+        if done and all(result.state is not TrialState.FAILED for result in left)
+        else "FAILED"
+    )
 
 
 def register_best_trial(report: Report, store: TrackingStore, console: Console) -> None:
@@ -116,5 +121,5 @@ def register_best_trial(report: Report, store: TrackingStore, console: Console) 
 def _is_done(result: Result) -> bool:
     """Whether nothing is left to do about a trial; one that validates on nothing is not scored."""
     validated = result.trial.experiment.data.validation_split is not None
-    done = ("finished", "stopped early") if validated else ("finished", "not scored")
-    return result.state in done
+    other = TrialState.STOPPED_EARLY if validated else TrialState.NOT_SCORED
+    return result.state in (TrialState.FINISHED, other)

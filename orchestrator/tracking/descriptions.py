@@ -7,7 +7,7 @@ import yaml
 
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
-from orchestrator.tracking.runs import Record, RunStatus
+from orchestrator.tracking.runs import RunStatus, TrialRun
 from pipelines.network.build import NetworkConfig
 
 _STATE = "\n\n---\n"
@@ -54,7 +54,7 @@ def trial_note(
     return "\n\n".join(lines)
 
 
-def link_note(record: Record) -> str:
+def link_note(record: TrialRun) -> str:
     """For a row that stands for a run of another study, or of another name."""
     return (
         f"Trained as {_link(record.name, record.experiment_id, record.run_id)} of the study "

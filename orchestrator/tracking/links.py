@@ -7,13 +7,14 @@ final figures of the run it stands for, and counts as no training.
 from collections.abc import Mapping
 
 from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.tracking import tags as tag
 from orchestrator.tracking.descriptions import link_note, run_name
-from orchestrator.tracking.runs import TAG, Record
+from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.study_run import StudyRun
 
 
 def sync_links(
-    study_run: StudyRun, trials: Mapping[str, ResolvedTrial], finished: Mapping[str, Record]
+    study_run: StudyRun, trials: Mapping[str, ResolvedTrial], finished: Mapping[str, TrialRun]
 ) -> None:
     """Make the study's links true. By trial name, trials: those the command is about; finished: the
     runs that stand for them.
@@ -27,10 +28,10 @@ def sync_links(
         if (record.study, record.name) != (study_run.study.config.study, name)
     }
     store = study_run.store
-    for run in store.search([study_run.experiment_id], f"tags.`{TAG}kind` = 'link'"):
-        name = run.data.tags.get(f"{TAG}trial", "")
+    for run in store.search([study_run.experiment_id], f"tags.`{tag.KIND}` = 'link'"):
+        name = run.data.tags.get(tag.TRIAL, "")
         target = wanted.get(name)
-        if target is not None and run.data.tags.get(f"{TAG}run") == target.run_id:
+        if target is not None and run.data.tags.get(tag.RUN) == target.run_id:
             present = run.data.metrics
             new = {key: value for key, value in target.metrics.items() if present.get(key) != value}
             store.log_metrics(run.info.run_id, new, step=target.epoch)
@@ -41,16 +42,16 @@ def sync_links(
         _link(study_run, trials[name], record)
 
 
-def _link(study_run: StudyRun, trial: ResolvedTrial, record: Record) -> None:
+def _link(study_run: StudyRun, trial: ResolvedTrial, record: TrialRun) -> None:
     tags = {
-        f"{TAG}kind": "link",
-        f"{TAG}trial": trial.name,
-        f"{TAG}run": record.run_id,
-        f"{TAG}identity": trial.identity,
-        f"{TAG}code": record.code,
-        f"{TAG}variant": trial.variant,
-        f"{TAG}seed": str(trial.experiment.seed),
-        **{f"{TAG}axis.{axis}": str(value) for axis, value in trial.axes.items()},
+        f"{tag.KIND}": "link",
+        tag.TRIAL: trial.name,
+        tag.RUN: record.run_id,
+        tag.IDENTITY: trial.identity,
+        tag.CODE: record.code,
+        tag.VARIANT: trial.variant,
+        tag.SEED: str(trial.experiment.seed),
+        **{f"{tag.AXIS}{axis}": str(value) for axis, value in trial.axes.items()},
         "mlflow.parentRunId": study_run.parent_id,
         "mlflow.note.content": link_note(record),
     }

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from orchestrator.tracking import tags as tag
 from orchestrator.tracking.claims import HEARTBEAT_SECONDS, Claim, Owner, settle
 from orchestrator.tracking.queries import StudySummary
-from orchestrator.tracking.runs import TAG, RunStatus, is_abandoned, lock_holder
+from orchestrator.tracking.runs import RunStatus, is_abandoned, lock_holder
 from orchestrator.tracking.store import TrackingError, TrackingStore
-
-_ASKING = f"{TAG}asking."
 
 _SETTLING_SECONDS = 0.2
 
@@ -70,7 +69,7 @@ class StudyLock:
         Raises StudyLockedError where another process holds it or takes it at this moment.
         """
         client, token = store.client, uuid.uuid4().hex[:12]
-        asking = {f"{_ASKING}{token}": _signed()}
+        asking = {f"{tag.ASKING}{token}": _signed()}
         parents = find_parents(store, experiment_id)
         made = None
         if parents:
@@ -78,7 +77,7 @@ class StudyLock:
             store.set_tags(at, asking)
         else:
             at = made = client.create_run(
-                experiment_id, tags={f"{TAG}kind": "study", **asking}, run_name=name
+                experiment_id, tags={f"{tag.KIND}": "study", **asking}, run_name=name
             ).info.run_id
         while True:
             parents = find_parents(store, experiment_id)
@@ -87,7 +86,7 @@ class StudyLock:
                 break
             if verdict == "give way":
                 if made is None:
-                    client.delete_tag(at, f"{_ASKING}{token}")
+                    client.delete_tag(at, f"{tag.ASKING}{token}")
                 else:
                     client.delete_run(made)
                 raise StudyLockedError(_at_work(name, parents))
@@ -98,7 +97,7 @@ class StudyLock:
         client.update_run(parent_id, "RUNNING")
         for key in parents[0].data.tags:
             # A request to stop, and why an earlier command ended, are of the past.
-            if key.startswith(_ASKING) or key in (f"{TAG}stop", f"{TAG}reason"):
+            if key.startswith(tag.ASKING) or key in (tag.STOP, tag.REASON):
                 client.delete_tag(parent_id, key)
         if made is not None and made != parent_id:
             client.delete_run(made)
@@ -135,7 +134,7 @@ class StudyLock:
                 if _seconds() - beaten >= HEARTBEAT_SECONDS:
                     self._beat()
                     beaten = _seconds()
-                if f"{TAG}stop" in parent.data.tags:
+                if tag.STOP in parent.data.tags:
                     self._on_stop("asked to stop from another terminal")
             except MlflowException:
                 continue  # the store may be away for a moment; the next beat tries again
@@ -144,7 +143,7 @@ class StudyLock:
         """Read whose the study is. A beat follows at once, so that none takes it back."""
         moment = _seconds()
         parent = self._store.client.get_run(self.parent_id)
-        owner = Owner.parse(parent.data.tags.get(f"{TAG}owner", ""))
+        owner = Owner.parse(parent.data.tags.get(tag.OWNER, ""))
         if owner is not None and owner != Owner.this_process():
             self.taken = (
                 f"the study {self._name!r} is being run by {owner.described} by now: it took over, "
@@ -160,8 +159,8 @@ class StudyLock:
 
     def _beat(self) -> None:
         tags = {
-            f"{TAG}owner": str(Owner.this_process()),
-            f"{TAG}heartbeat": f"{time.time():.0f}",
+            tag.OWNER: str(Owner.this_process()),
+            tag.HEARTBEAT: f"{time.time():.0f}",
         }
         self._store.set_tags(self.parent_id, tags)
 
@@ -169,7 +168,7 @@ class StudyLock:
 def find_parents(store: TrackingStore, experiment_id: str) -> list[Run]:
     """The study's parent runs, oldest first: one, but for the moment in which two processes begin
     the same study."""
-    parents = store.search([experiment_id], f"tags.`{TAG}kind` = 'study'")
+    parents = store.search([experiment_id], f"tags.`{tag.KIND}` = 'study'")
     return sorted(parents, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
@@ -181,12 +180,12 @@ def _rivals(parents: list[Run], token: str) -> list[Claim]:
     rivals = [Claim("", held=True) for parent in parents if lock_holder(parent)]
     for parent in parents:
         for key, value in parent.data.tags.items():
-            if not key.startswith(_ASKING) or key == f"{_ASKING}{token}":
+            if not key.startswith(tag.ASKING) or key == f"{tag.ASKING}{token}":
                 continue
             text, _, moment = value.rpartition(" ")
             owner = Owner.parse(text)
             if owner is not None and owner.may_be_alive(time.time() - float(moment)):
-                rivals.append(Claim(key.removeprefix(_ASKING), held=False))
+                rivals.append(Claim(key.removeprefix(tag.ASKING), held=False))
     return rivals
 
 
@@ -210,13 +209,13 @@ def ask_to_stop(store: TrackingStore, view: StudySummary) -> None:
     """Leave word for the process that runs the study, wherever it is; it looks every few
     seconds."""
     word = f"{Owner.this_process().described}, {time.strftime('%Y-%m-%d %H:%M:%S')}"
-    store.set_tags(view.parent_id, {f"{TAG}stop": word})
+    store.set_tags(view.parent_id, {tag.STOP: word})
 
 
 def close_abandoned(store: TrackingStore) -> None:
     """Close as KILLED what dead processes left RUNNING, in every study."""
     names = store.studies()
-    query = f"tags.`{TAG}kind` = 'study' and attributes.status = 'RUNNING'"
+    query = f"tags.`{tag.KIND}` = 'study' and attributes.status = 'RUNNING'"
     dead = [parent for parent in store.search(list(names), query) if is_abandoned(parent)]
     for parent in dead:
         children = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
@@ -229,7 +228,7 @@ def close_abandoned(store: TrackingStore) -> None:
 def _close(store: TrackingStore, run: Run) -> None:
     try:
         reason = "its process ended without closing it"
-        store.set_tags(run.info.run_id, {f"{TAG}reason": reason, f"{TAG}claim": ""})
+        store.set_tags(run.info.run_id, {tag.REASON: reason, tag.CLAIM: ""})
         store.client.set_terminated(run.info.run_id, "KILLED")
     except MlflowException:
         return  # deleted meanwhile

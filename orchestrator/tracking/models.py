@@ -15,8 +15,8 @@ from mlflow.types import Schema, TensorSpec
 
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.tracking import pyfunc_loader
+from orchestrator.tracking import tags as tag
 from orchestrator.tracking.model_package import Package, package
-from orchestrator.tracking.runs import TAG
 from orchestrator.tracking.store import TrackingStore
 from pipelines.data.image_io import Array
 from pipelines.model_directory import write_model_directory
@@ -50,7 +50,7 @@ def log_model(
     """
     client = store.client
     experiment_id = client.get_run(run_id).info.experiment_id
-    labels = {f"{TAG}{name}": value for name, value in tags.items()}
+    labels = {f"{tag.PREFIX}{name}": value for name, value in tags.items()}
     model = client.create_logged_model(
         experiment_id, name=MODEL, source_run_id=run_id, tags=labels, model_type="segmentation"
     )
@@ -104,7 +104,7 @@ def register_best(store: TrackingStore, study: str, run_id: str) -> str | None:
         name,
         f"models:/{model.model_id}",
         run_id,
-        tags={key: value for key, value in model.tags.items() if key.startswith(TAG)},
+        tags={key: value for key, value in model.tags.items() if key.startswith(tag.PREFIX)},
         model_id=model.model_id,
     )
     client.set_registered_model_alias(name, _BEST, version.version)

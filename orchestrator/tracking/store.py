@@ -15,15 +15,9 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from orchestrator.storage import Storage
+from orchestrator.tracking import tags as tag
 from orchestrator.tracking.mlflow_view import VIEW_QUERY
-from orchestrator.tracking.runs import (
-    MEASUREMENT,
-    TAG,
-    Record,
-    evaluations_in,
-    lock_holder,
-    read_record,
-)
+from orchestrator.tracking.runs import TrialRun, evaluations_in, read_trial_run
 from pipelines.errors import UserError
 
 _VARIABLE = "MLFLOW_TRACKING_URI"
@@ -73,23 +67,6 @@ class TrackingStore:
         if said is None:  # MLflow notes it in the environment, which holds the user's word alone
             os.environ.pop(_VARIABLE, None)
 
-    def records(self, identities: Iterable[str]) -> dict[str, list[Record]]:
-        """All runs of each trial, in every study, oldest first, by identity. What was deleted in
-        MLflow is not among them."""
-        wanted = set(identities)
-        names = self.studies()
-        parents = self.search(list(names), f"tags.`{TAG}kind` = 'study'")
-        living = {parent.info.run_id for parent in parents if lock_holder(parent)}
-        found: dict[str, list[Record]] = {}
-        runs = self.search(list(names), f"tags.`{TAG}kind` = 'trial'")
-        for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id)):
-            identity = run.data.tags.get(f"{TAG}identity", "")
-            if identity in wanted:
-                in_work = run.data.tags.get("mlflow.parentRunId") in living
-                record = read_record(run, names[run.info.experiment_id], in_work)
-                found.setdefault(identity, []).append(record)
-        return found
-
     def studies(self) -> dict[str, str]:
         """Names of the experiments that are not deleted, by id."""
         names: dict[str, str] = {}
@@ -119,20 +96,14 @@ class TrackingStore:
         except MlflowException as error:
             return bool(error.error_code != _ABSENT)
 
-    def record(self, run_id: str) -> Record:
-        """A trial's run as it stands now."""
+    def trial_run(self, run_id: str) -> TrialRun:
+        """A trial's run as it is now."""
         run = self.client.get_run(run_id)
-        return read_record(run, self.client.get_experiment(run.info.experiment_id).name)
+        return read_trial_run(run, self.client.get_experiment(run.info.experiment_id).name)
 
     def run_name(self, run_id: str) -> str:
         """The name that MLflow shows for a run."""
         return str(self.client.get_run(run_id).info.run_name)
-
-    def measurements(self) -> list[str]:
-        """What the finished trials of all studies measured of their devices, as they put it."""
-        query = f"tags.`{TAG}kind` = 'trial' and attributes.status = 'FINISHED'"
-        tags = (run.data.tags for run in self.search(list(self.studies()), query))
-        return [found[MEASUREMENT] for found in tags if MEASUREMENT in found]
 
     def search(self, experiments: Sequence[str], query: str) -> list[Run]:
         """All runs of the experiments (by their ids) that match, however many there are."""
@@ -225,7 +196,7 @@ class TrackingStore:
     ) -> None:
         """Record a later evaluation of a finished run: metrics and files under `eval/NAME/`, tags
         under `orchestrator.eval.NAME.`. Nothing that has another name is touched."""
-        vouching = {f"{TAG}eval.{name}.{key}": value for key, value in tags.items()}
+        vouching = {f"{tag.EVALUATION}{name}.{key}": value for key, value in tags.items()}
         # Tags say whose figures and files these are: void while they are written, true after.
         self.set_tags(run_id, dict.fromkeys(vouching, ""))
         named = {f"eval/{name}/{metric}": value for metric, value in metrics.items()}

@@ -7,10 +7,8 @@ it only while no other is there, so that trying a setting replaces no result.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.tracking.runs import TAG
+from orchestrator.tracking import tags as tag
 from orchestrator.tracking.store import TrackingStore
-
-_PAGE = f"{TAG}page"
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ def find_page(store: TrackingStore, parent_id: str, overridden: Sequence[str]) -
     asked = " ".join(f"--set {entry}" for entry in sorted(overridden))
     tags = store.client.get_run(parent_id).data.tags
     # A page that says nothing of it is from before there was this tag.
-    return StudyPage(tags.get(_PAGE, "" if "mlflow.note.content" in tags else asked), asked)
+    return StudyPage(tags.get(tag.PAGE, "" if "mlflow.note.content" in tags else asked), asked)
 
 
 def take_page(store: TrackingStore, parent_id: str, overridden: Sequence[str]) -> StudyPage:
@@ -53,5 +51,5 @@ def take_page(store: TrackingStore, parent_id: str, overridden: Sequence[str]) -
     page = find_page(store, parent_id, overridden)
     if page.asked and not page.is_own:
         return page
-    store.set_tags(parent_id, {_PAGE: page.asked})
+    store.set_tags(parent_id, {tag.PAGE: page.asked})
     return StudyPage(page.asked, page.asked)

@@ -11,17 +11,16 @@ from typing import Any
 
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
+from orchestrator.tracking import tags as tag
 from orchestrator.tracking.claims import Claim, settle
 from orchestrator.tracking.descriptions import reason_of_end, run_name, study_note, with_state
 from orchestrator.tracking.lock import StudyLock, StudyLockLostError, close_abandoned
 from orchestrator.tracking.mlflow_view import VIEW_TAG, study_view
+from orchestrator.tracking.queries import take_snapshot
 from orchestrator.tracking.runs import (
     FIGURES,
-    MEASUREMENT,
-    STOPPED,
-    TAG,
-    Record,
     RunStatus,
+    TrialRun,
     lock_holder,
 )
 from orchestrator.tracking.store import TrackingError, TrackingStore
@@ -81,26 +80,26 @@ class StudyRun:
         """Before writing to a trial's run by other ways. Raises StudyLockLostError."""
         self._session.check()
 
-    def begin_trial(self, trial: ResolvedTrial, commit: str | None, record: Record | None) -> str:
+    def begin_trial(self, trial: ResolvedTrial, commit: str | None, record: TrialRun | None) -> str:
         """Make the trial's run, or reopen the unfinished one of `record`, as scheduled. Returns the
         run's id."""
         self._session.check()
         tags = {
-            f"{TAG}kind": "trial",
-            f"{TAG}trial": trial.name,
-            f"{TAG}identity": trial.identity,
-            f"{TAG}data": trial.dataset.manifest.fingerprint,
-            f"{TAG}variant": trial.variant,
-            f"{TAG}seed": str(trial.experiment.seed),
-            **{f"{TAG}axis.{axis}": str(value) for axis, value in trial.axes.items()},
-            f"{TAG}claim": "asked",
-            STOPPED: "",
-            f"{TAG}reason": "",
+            f"{tag.KIND}": "trial",
+            tag.TRIAL: trial.name,
+            tag.IDENTITY: trial.identity,
+            tag.DATA: trial.dataset.manifest.fingerprint,
+            tag.VARIANT: trial.variant,
+            tag.SEED: str(trial.experiment.seed),
+            **{f"{tag.AXIS}{axis}": str(value) for axis, value in trial.axes.items()},
+            tag.CLAIM: "asked",
+            tag.STOPPED: "",
+            tag.REASON: "",
             "mlflow.parentRunId": self.parent_id,
         }
-        for name, digest in zip(("weights", "init"), trial.digests, strict=True):
+        for name, digest in zip((tag.WEIGHTS, tag.INIT), trial.digests, strict=True):
             if digest:
-                tags[f"{TAG}{name}"] = digest
+                tags[name] = digest
         if commit:
             tags["mlflow.source.git.commit"] = commit
         client = self.store.client
@@ -124,7 +123,8 @@ class StudyRun:
         lost: set[str] = set()
         open_claims = dict(trials)
         while open_claims:
-            known = self.store.records(trial.identity for trial in open_claims.values())
+            snapshot = take_snapshot(self.store)
+            known = snapshot.by_identity(trial.identity for trial in open_claims.values())
             for run_id, trial in list(open_claims.items()):
                 others = [r for r in known.get(trial.identity, []) if r.run_id != run_id]
                 done = any(r.status == "FINISHED" and r.code == trial.code for r in others)
@@ -135,13 +135,13 @@ class StudyRun:
                 if verdict == "give way":
                     lost.add(run_id)
                 else:
-                    self.store.set_tags(run_id, {f"{TAG}claim": "held"})
+                    self.store.set_tags(run_id, {tag.CLAIM: "held"})
                 del open_claims[run_id]
             if open_claims:
                 time.sleep(_SETTLING_SECONDS)
         return lost
 
-    def withdraw_trial(self, run_id: str, record: Record | None) -> None:
+    def withdraw_trial(self, run_id: str, record: TrialRun | None) -> None:
         """Take back what `begin_trial` did with `record`."""
         self._session.check()
         if record is None:
@@ -153,17 +153,17 @@ class StudyRun:
         """The trial's processes are being started, with the sources as they are now (`code`). One
         that goes on under other sources than it began with bears both versions."""
         self.note_code(run_id, code)
-        self.store.set_tags(run_id, {f"{TAG}claim": "held"})
+        self.store.set_tags(run_id, {tag.CLAIM: "held"})
         self.store.client.update_run(run_id, "RUNNING")
 
     def note_code(self, run_id: str, code: str) -> None:
         """The trial's workers have another version of the sources than is noted: it bears both."""
         self._session.check()
-        before = self.store.client.get_run(run_id).data.tags.get(f"{TAG}code", "")
+        before = self.store.client.get_run(run_id).data.tags.get(tag.CODE, "")
         versions = before.split("+") if before else []
         if code not in versions[-1:]:
             versions.append(code)
-        self.store.set_tags(run_id, {f"{TAG}code": "+".join(versions)})
+        self.store.set_tags(run_id, {tag.CODE: "+".join(versions)})
 
     def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """Record one epoch's metrics at step `epoch`, in one batch."""
@@ -178,7 +178,7 @@ class StudyRun:
         if not self.store.holds(run_id, figures):
             self.log_epoch(run_id, int(metrics["epoch"]), figures)
 
-    def logged_epochs(self, record: Record | None) -> set[int]:
+    def logged_epochs(self, record: TrialRun | None) -> set[int]:
         """The epochs recorded so far; none for a run that is not there yet."""
         if record is None:
             return set()
@@ -190,8 +190,8 @@ class StudyRun:
         self._session.check()
         note = self.store.client.get_run(run_id).data.tags.get("mlflow.note.content", "")
         tags = {
-            f"{TAG}reason": reason,
-            f"{TAG}claim": "",
+            tag.REASON: reason,
+            tag.CLAIM: "",
             "mlflow.note.content": with_state(note, reason_of_end(status, reason)),
         }
         self.store.set_tags(run_id, tags)
@@ -201,17 +201,17 @@ class StudyRun:
         """Close the run of a trial that early stopping has given up: no failure, and not a finished
         training that a table could show."""
         self._session.check()
-        self.store.set_tags(run_id, {STOPPED: "early"})
+        self.store.set_tags(run_id, {tag.STOPPED: "early"})
         self.end_trial(run_id, "KILLED", "stopped early, by its rank among the study's trials")
 
     def log_measurement(self, run_id: str, device: str, measurement: str) -> None:
         """Record on what a finished trial ran, and its times."""
         self._session.check()
-        self.store.set_tags(run_id, {f"{TAG}device": device, MEASUREMENT: measurement})
+        self.store.set_tags(run_id, {tag.DEVICE: device, tag.MEASUREMENT: measurement})
 
     def note_command(self, command: str) -> None:
         """Keep how the study is run, for `StudySummary.command`."""
-        self.store.set_tags(self.parent_id, {f"{TAG}command": command})
+        self.store.set_tags(self.parent_id, {tag.COMMAND: command})
 
     def describe_trial(self, run_id: str, note: str) -> None:
         """Set a trial's description, in markdown."""
@@ -234,13 +234,13 @@ class StudyRun:
         self._session.end(status if self.page.is_own or found == "RUNNING" else found)
 
     def _others_at_work(self) -> bool:
-        query = f"tags.`{TAG}kind` = 'study' and attributes.status = 'RUNNING'"
+        query = f"tags.`{tag.KIND}` = 'study' and attributes.status = 'RUNNING'"
         parents = self.store.search(list(self.store.studies()), query)
         return any(lock_holder(parent) for parent in parents)
 
     def _close_left_behind(self, reason: str) -> None:
         for status in ("RUNNING", "SCHEDULED"):
-            query = f"tags.`{TAG}kind` = 'trial' and attributes.status = '{status}'"
+            query = f"tags.`{tag.KIND}` = 'trial' and attributes.status = '{status}'"
             for run in self.store.search([self.experiment_id], query):
                 self.end_trial(run.info.run_id, "KILLED", reason)
 
@@ -285,13 +285,13 @@ def _flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def has_figure(study_run: StudyRun, kind: str, drawn_from: Sequence[str]) -> bool:
     """Whether the study's run holds this figure, drawn from the same."""
     tags = study_run.store.client.get_run(study_run.parent_id).data.tags
-    return bool(tags.get(f"{TAG}figure.{kind}") == _digest(drawn_from))
+    return bool(tags.get(f"{tag.FIGURE}{kind}") == _digest(drawn_from))
 
 
 def keep_figure(study_run: StudyRun, kind: str, drawn_from: Sequence[str], directory: Path) -> None:
     """Copy the files of `directory` to `figures/` of the study's run."""
     study_run.store.log_artifact(study_run.parent_id, directory, FIGURES)
-    tags = {f"{TAG}figure.{kind}": _digest(drawn_from)}
+    tags = {f"{tag.FIGURE}{kind}": _digest(drawn_from)}
     study_run.store.set_tags(study_run.parent_id, tags)
 
 

@@ -126,7 +126,7 @@ def test_a_submission_that_no_server_takes_is_refused_before_training(
     submission = study.config.submission
     assert submission is not None
     absent = replace(
-        study, study=replace(study.config, submission=replace(submission, split="all"))
+        study, config=replace(study.config, submission=replace(submission, split="all"))
     )
     with pytest.raises(DatasetError, match="no samples in split 'all'; it has train"):
         check_submission(absent, trials)
@@ -191,9 +191,9 @@ def test_what_is_scored_and_packed_is_recorded(
     for name, protocol in study.config.protocols.items():
         config = EvaluationConfig(**asdict(protocol))
         wanted = evaluate(network, EvaluationBatches(found, 1), 19, NUMERICS, config)
-        recorded = store.record(run_ids[VALIDATED]).metrics
+        recorded = store.trial_run(run_ids[VALIDATED]).metrics
         assert recorded[f"eval/{name}/miou"] == pytest.approx(wanted.miou)
-    assert "eval/flip/miou" not in store.record(run_ids[UNVALIDATED]).metrics
+    assert "eval/flip/miou" not in store.trial_run(run_ids[UNVALIDATED]).metrics
     ids = {label_id for label_id, _, _ in official.CLASSES}
     for archive in ("small-None.zip", "small-val.zip"):
         with zipfile.ZipFile(packed / archive) as files:

@@ -9,19 +9,20 @@ from orchestrator.planning.reconcile import Decision
 from orchestrator.report.rows import build_rows
 from orchestrator.report.study_report import Report
 from orchestrator.study.load import load_study
+from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.summary import show_outcome
-from orchestrator.tracking.runs import Record
+from orchestrator.tracking.runs import TrialRun
 from tests.orchestrator.fabricated import PLAIN, written
 
 
 def test_what_is_trained_and_not_scored_has_not_failed(tmp_path: Path) -> None:
     study = load_study(written(tmp_path, tmp_path, PLAIN))
-    record = Record("run", "plain", "identity", "FINISHED", "code", 3, {})
-    failed = Record("other", "plain", "identity", "FAILED", "code", 1, {})
+    record = TrialRun("run", "plain", "identity", "FINISHED", "code", 3, {})
+    failed = TrialRun("other", "plain", "identity", "FAILED", "code", 1, {})
     failures = {"a": "not scored under flipped: stopped", "b": "out of memory"}
     decisions = {
-        "a": Decision("finished", "leave", record),
-        "b": Decision("failed", "leave", failed),
+        "a": Decision(TrialState.FINISHED, "leave", record),
+        "b": Decision(TrialState.FAILED, "leave", failed),
     }
     text = io.StringIO()
     console = Console(file=text, width=200)

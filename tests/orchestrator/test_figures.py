@@ -10,7 +10,7 @@ from orchestrator.figures import main
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.sweep.figures import figure_commands
-from orchestrator.tracking.runs import Record
+from orchestrator.tracking.runs import TrialRun
 from pipelines.data.dataset import open_dataset
 from tests.orchestrator.conftest import FinishedRun
 
@@ -94,7 +94,7 @@ def test_a_study_compares_what_is_finished(tmp_path: Path, small_streets: Path) 
     trials = resolve_trials(study.trials, "cpu", tmp_path)
 
     def commands(*names: str) -> dict[str, list[str]]:
-        finished = {name: Record(name, "pairs", "", "FINISHED", "", 1, {}) for name in names}
+        finished = {name: TrialRun(name, "pairs", "", "FINISHED", "", 1, {}) for name in names}
         return figure_commands(study, trials, finished)
 
     names = [trial.name for trial in trials]

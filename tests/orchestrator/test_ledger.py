@@ -24,6 +24,7 @@ from orchestrator.tracking import lock
 from orchestrator.tracking.claims import Owner
 from orchestrator.tracking.links import sync_links
 from orchestrator.tracking.lock import StudyLockLostError
+from orchestrator.tracking.queries import take_snapshot
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 
@@ -70,7 +71,7 @@ def study_run(store: TrackingStore, study: Study) -> Iterator[StudyRun]:
 
 def decided(study_run: StudyRun, trial: ResolvedTrial) -> Decision:
     """What is to be done about a trial, by what the ledger holds."""
-    records = study_run.store.records([trial.identity]).get(trial.identity, [])
+    records = take_snapshot(study_run.store).by_identity([trial.identity]).get(trial.identity, [])
     return decide(records, study_run.study.config.study, trial.code, ReconcileOptions())
 
 
@@ -109,7 +110,7 @@ def test_a_trial_from_beginning_to_end(study_run: StudyRun, trial: ResolvedTrial
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.1), (2, 0.2)]
 
     decision = decided(study_run, trial)
-    assert decision.standing == "finished"
+    assert decision.state == "finished"
     record = decision.record
     assert record is not None
     assert (record.run_id, record.epoch, record.status) == (run_id, 2, "FINISHED")
@@ -139,10 +140,10 @@ def test_an_unfinished_trial_is_reopened(study_run: StudyRun, trial: ResolvedTri
     decision = decided(study_run, trial)
     record = decision.record
     assert record is not None
-    assert (decision.standing, record.reason) == ("failed", "out of luck")
+    assert (decision.state, record.reason) == ("failed", "out of luck")
     assert study_run.begin_trial(trial, None, record) == run_id
     assert study_run.logged_epochs(record) == {1}
-    assert study_run.store.record(run_id).status == "SCHEDULED"
+    assert study_run.store.trial_run(run_id).status == "SCHEDULED"
 
 
 def test_a_trial_resumed_under_other_sources_bears_both_versions(
@@ -152,8 +153,8 @@ def test_a_trial_resumed_under_other_sources_bears_both_versions(
     for code in ("first", "first", "second"):
         study_run.start_trial(run_id, code)
     study_run.end_trial(run_id, "FINISHED")
-    assert study_run.store.record(run_id).code == "first+second"
-    assert decided(study_run, trial).standing == "stale"
+    assert study_run.store.trial_run(run_id).code == "first+second"
+    assert decided(study_run, trial).state == "stale"
 
 
 def test_a_deleted_run_is_missing(study_run: StudyRun, trial: ResolvedTrial, uri: str) -> None:
@@ -196,15 +197,15 @@ def test_a_finished_trial_of_another_study_is_linked_until_it_is_deleted(
     # It has the figures that a later evaluation adds, and those that it changes.
     for miou in (0.6, 0.4):
         study_run.store.log_metrics(run_id, {"eval/flip/miou": miou}, step=0)
-        sync_links(study_run, {name: trial}, {name: study_run.store.record(run_id)})
+        sync_links(study_run, {name: trial}, {name: study_run.store.trial_run(run_id)})
         (refreshed,) = links()
         assert refreshed.info.run_id == link.info.run_id
         assert refreshed.info.status == "FINISHED"
         assert refreshed.data.metrics["eval/flip/miou"] == miou
     # A link is no second record of the training.
-    assert len(study_run.store.records([trial.identity])[trial.identity]) == 1
+    assert len(take_snapshot(study_run.store).by_identity([trial.identity])[trial.identity]) == 1
     client.delete_run(run_id)
-    assert decided(study_run, trial).standing == "missing"
+    assert decided(study_run, trial).state == "missing"
     sync_links(study_run, {name: trial}, {})
     assert links() == []
 
@@ -221,13 +222,13 @@ def test_the_figures_are_those_of_the_last_checkpoint(
     assert [entry.value for entry in history()] == [0.5]
     study_run.confirm_epoch(run_id, {**kept, "val/miou": 0.4})
     assert [(entry.step, entry.value) for entry in history()] == [(1, 0.5), (1, 0.4)]
-    assert study_run.store.record(run_id).metrics["val/miou"] == 0.4
+    assert study_run.store.trial_run(run_id).metrics["val/miou"] == 0.4
 
 
 def test_values_that_are_not_finite_are_left_out(study_run: StudyRun, trial: ResolvedTrial) -> None:
     run_id = study_run.begin_trial(trial, None, None)
     study_run.log_epoch(run_id, 1, {"train/loss": float("nan"), "val/miou": 0.5})
-    metrics = study_run.store.record(run_id).metrics
+    metrics = study_run.store.trial_run(run_id).metrics
     assert "train/loss" not in metrics
     assert metrics["val/miou"] == 0.5
 
@@ -256,8 +257,8 @@ def test_what_a_dead_process_left_is_closed_and_the_parent_is_kept(
     again = StudyRun.open(study_run.store, study)  # its owner, this process, is not waited for
     assert again.parent_id == study_run.parent_id
     assert "orchestrator.reason" not in MlflowClient(uri).get_run(again.parent_id).data.tags
-    assert again.store.record(run_id).status == "KILLED"
-    assert decided(again, trial).standing == "to resume"
+    assert again.store.trial_run(run_id).status == "KILLED"
+    assert decided(again, trial).state == "interrupted"
     again.close("FINISHED")
 
 
@@ -322,7 +323,7 @@ def test_an_evaluation_that_was_cut_short_is_not_done(
     assert not {"old", "new"} & set(protocols)
     store.log_evaluation(run_id, "flip", {"miou": 0.5}, {"protocol": "new"}, files)
     assert store.evaluations(run_id) == {"flip": {"protocol": "new"}}
-    assert store.record(run_id).metrics["eval/flip/miou"] == 0.5
+    assert store.trial_run(run_id).metrics["eval/flip/miou"] == 0.5
 
 
 def test_an_evaluation_that_is_done_again_counts_whatever_the_clock_says(
@@ -336,7 +337,7 @@ def test_an_evaluation_that_is_done_again_counts_whatever_the_clock_says(
     for figure, behind in ((0.5, 0), (0.4, 3600), (0.3, 7200)):
         monkeypatch.setattr(time, "time", lambda behind=behind: now - behind)
         store.log_evaluation(run_id, "flip", {"miou": figure}, {"protocol": "a"}, files)
-        assert store.record(run_id).metrics["eval/flip/miou"] == figure
+        assert store.trial_run(run_id).metrics["eval/flip/miou"] == figure
 
 
 ELSEWHERE = Owner("another-host", 12, 34)
@@ -375,7 +376,7 @@ def test_a_study_that_another_process_has_taken_is_left_to_it(
         with pytest.raises(StudyLockLostError, match="process 12 on another-host"):
             write()
     study_run.close("KILLED")
-    assert store.record(run_id).status == "RUNNING"
+    assert store.trial_run(run_id).status == "RUNNING"
     assert store.client.get_run(study_run.parent_id).info.status == "RUNNING"
     tags = store.client.get_run(study_run.parent_id).data.tags
     assert tags["orchestrator.owner"] == str(ELSEWHERE)
@@ -393,7 +394,7 @@ def test_a_process_that_wakes_writes_nothing_before_it_has_looked(
     with pytest.raises(StudyLockLostError):
         study_run.end_trial(run_id, "KILLED")
     study_run.close("KILLED")
-    assert store.record(run_id).status == "RUNNING"
+    assert store.trial_run(run_id).status == "RUNNING"
 
 
 def test_a_study_that_has_no_trials_left_is_not_closed_for_another_process(

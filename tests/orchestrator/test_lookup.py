@@ -11,6 +11,7 @@ from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.tracking import queries
 from orchestrator.tracking.links import sync_links
+from orchestrator.tracking.queries import take_snapshot
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.network.build import build_network
@@ -114,8 +115,8 @@ def test_a_link_says_whose_run_a_cell_shows(tmp_path: Path, small_streets: Path)
     store = TrackingStore(tracking_uri(tmp_path / "storage"), tmp_path)
     study_run = StudyRun.open(store, load_study(path))
     by_name = {trial.name: trial for trial in trials}
-    records = store.records(trial.identity for trial in trials)
-    sync_links(study_run, by_name, {n: records[c.identity][0] for n, c in by_name.items()})
+    runs = take_snapshot(store).by_identity(trial.identity for trial in trials)
+    sync_links(study_run, by_name, {n: runs[c.identity][0] for n, c in by_name.items()})
     study_run.close("FINISHED")
     path.write_text(path.read_text().replace(str(small_streets), "/none"))
     assert [variant_of(result) for result in results(path).values()] == ["a", "b"]
@@ -145,7 +146,7 @@ def test_report_and_command_go_by_the_same_run(tmp_path: Path, small_streets: Pa
     path = written(tmp_path, small_streets, PLAIN)
     study = load_study(path)
     fabricate(study, tmp_path / "storage", cities=FEW)
-    later = replace(study, study=replace(study.config, study="later"))
+    later = replace(study, config=replace(study.config, study="later"))
     fabricate(later, tmp_path / "storage", cities=FEW)
     runs = [result.run for result in results(path).values()]
     assert [run.study for run in runs if run is not None] == ["plain", "plain"]
@@ -158,12 +159,12 @@ def test_what_another_study_trains_right_now_is_running(
     study = load_study(path)
     (first, *_) = resolve_trials(study.trials, "cpu", tmp_path)
     store = TrackingStore(tracking_uri(tmp_path / "storage"), tmp_path)
-    study_run = StudyRun.open(store, replace(study, study=replace(study.config, study="other")))
+    study_run = StudyRun.open(store, replace(study, config=replace(study.config, study="other")))
     study_run.start_trial(study_run.begin_trial(first, None, None), first.code)
     unfinished = report_of(path).read().notes.unfinished
     assert unfinished == ("missing: a", "missing: b")
     # As another process sees it.
-    monkeypatch.setattr(queries, "holder", lambda parent: (None, 0.0))
+    monkeypatch.setattr(queries, "lock_holder", lambda parent: (None, 0.0))
     unfinished = report_of(path).read().notes.unfinished
-    assert unfinished == ("missing: b", "running: a, by the study other, epoch 0 of 3")
+    assert unfinished == ("missing: b", "training: a, by the study other, epoch 0 of 3")
     study_run.close("KILLED")

@@ -23,6 +23,7 @@ from orchestrator.scheduling.policy import GangShape
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import ResolvedTrial, resolve_trials
 from orchestrator.study.study import Study
+from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.__main__ import main
 
 STUDY = """\
@@ -143,11 +144,9 @@ def test_the_plan_fits_the_terminal(file: Path, width: int) -> None:
     )
     console = Console(width=width, record=True, file=None, quiet=False)
     placement = plan_placement(study.config.resources, [{"CPU": 2.0, "trial_driver": 9.0}])
-    standings = {trial.name: "missing" for trial in trials}
+    states = {trial.name: TrialState.MISSING for trial in trials}
     with console.capture() as capture:
-        show_plan(
-            study, standings, forecast, forecaster.weakest, placement, "device", None, console
-        )  # type: ignore[arg-type]
+        show_plan(study, states, forecast, forecaster.weakest, placement, "device", None, console)  # type: ignore[arg-type]
     text = capture.get()
     assert max(len(line) for line in text.splitlines()) <= width
     for name in ("identity", "GFLOPs", "epochs", "steps", "time", "wall time", "longest", "disk"):

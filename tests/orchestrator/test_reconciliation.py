@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from orchestrator.planning.reconcile import Decision, ReconcileOptions, decide
-from orchestrator.tracking.runs import Record, RunStatus
+from orchestrator.study.trial_state import TrialState
+from orchestrator.tracking.runs import RunStatus, TrialRun
 
 STUDY, CODE = "table", "new"
 
@@ -16,13 +17,13 @@ def record(
     code: str = CODE,
     in_work: bool = False,
     run_id: str = "run",
-) -> Record:
-    return Record(run_id, study, "identity", status, code, 3, {}, in_work=in_work)
+) -> TrialRun:
+    return TrialRun(run_id, study, "identity", status, code, 3, {}, in_work=in_work)
 
 
-def decision(*records: Record, **options: bool) -> tuple[str, str]:
+def decision(*records: TrialRun, **options: bool) -> tuple[str, str]:
     found = decide(records, STUDY, CODE, ReconcileOptions(**options))
-    return found.standing, found.action
+    return str(found.state), found.action
 
 
 @pytest.mark.parametrize(
@@ -34,30 +35,30 @@ def decision(*records: Record, **options: bool) -> tuple[str, str]:
         ([record("FINISHED", code="old")], ("stale", "leave")),
         ([record("FINISHED", code="new+old")], ("stale", "leave")),
         ([record("FINISHED", code="old", study="other")], ("stale", "link")),
-        ([record("KILLED")], ("to resume", "resume")),
-        ([record("RUNNING")], ("to resume", "resume")),  # its process is dead
-        ([record("KILLED", code="old")], ("to resume", "resume")),
+        ([record("KILLED")], ("interrupted", "resume")),
+        ([record("RUNNING")], ("interrupted", "resume")),  # its process is dead
+        ([record("KILLED", code="old")], ("interrupted", "resume")),
         ([record("KILLED", code="")], ("missing", "train")),  # it never started
         ([record("FAILED")], ("failed", "leave")),
         ([record("FAILED", study="other")], ("missing", "train")),
         ([record("KILLED", study="other")], ("missing", "train")),
         ([record("RUNNING", study="other")], ("missing", "train")),  # its process is dead
-        ([record("RUNNING", study="other", in_work=True)], ("running elsewhere", "wait")),
-        ([record("SCHEDULED", study="other", in_work=True)], ("running elsewhere", "wait")),
-        ([record("RUNNING", in_work=True)], ("running elsewhere", "wait")),
+        ([record("RUNNING", study="other", in_work=True)], ("training", "wait")),
+        ([record("SCHEDULED", study="other", in_work=True)], ("waiting", "wait")),
+        ([record("RUNNING", in_work=True)], ("training", "wait")),
         # Several runs of one training.
         (
             [record("FAILED"), record("RUNNING", study="other", in_work=True)],
-            ("running elsewhere", "wait"),
+            ("training", "wait"),
         ),
         ([record("FAILED"), record("FINISHED", study="other")], ("finished", "link")),
         ([record("FINISHED", code="old"), record("KILLED")], ("stale", "leave")),
         ([record("FINISHED"), record("FINISHED", code="old")], ("finished", "leave")),
         ([record("KILLED"), record("FAILED")], ("failed", "leave")),
-        ([record("FAILED"), record("KILLED")], ("to resume", "resume")),
+        ([record("FAILED"), record("KILLED")], ("interrupted", "resume")),
     ],
 )
-def test_every_standing(records: list[Record], expected: tuple[str, str]) -> None:
+def test_every_state(records: list[TrialRun], expected: tuple[str, str]) -> None:
     assert decision(*records) == expected
 
 
@@ -69,13 +70,13 @@ def test_failed_trials_are_retried_when_asked() -> None:
 def test_stale_trials_are_trained_anew_when_asked() -> None:
     old = record("FINISHED", code="old")
     assert decide([old], STUDY, CODE, ReconcileOptions(retrain_stale=True)) == Decision(
-        "stale", "train", None
+        TrialState.STALE, "train", None
     )
     begun = record("KILLED", run_id="begun")
     found = decide([old, begun], STUDY, CODE, ReconcileOptions(retrain_stale=True))
-    assert found == Decision("to resume", "resume", begun)
+    assert found == Decision(TrialState.INTERRUPTED, "resume", begun)
     working = record("RUNNING", study="other", in_work=True)
-    assert decision(old, working, retrain_stale=True) == ("running elsewhere", "wait")
+    assert decision(old, working, retrain_stale=True) == ("training", "wait")
     assert decision(old, record("FINISHED"), retrain_stale=True) == ("finished", "leave")
 
 

@@ -67,7 +67,7 @@ class Watched:
     """A recorder of one trial on two GPUs to a worker, and all that it works on."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(recorder, "keep_models", lambda *_: None)
+        monkeypatch.setattr(recorder, "log_models", lambda *_: None)
         monkeypatch.setattr(recorder, "measured", lambda *_: None)
         self.study = Study(Resources(workers=(1, 8)))
         self.clock = 0.0

@@ -261,7 +261,7 @@ def test_a_lost_worker_a_stop_from_another_terminal_a_kill_and_going_on(study: P
     finally:
         process.kill()
         process.wait()
-    assert "1 to resume" in output.read_text()
+    assert "1 interrupted" in output.read_text()
     # Whether it ended with an epoch or within one, it had a checkpoint there.
     logs = studies(study, "logs", "strong").stdout
     assert f"resumed after epoch {reached} of {LONG}" in logs
@@ -273,7 +273,7 @@ def test_a_lost_worker_a_stop_from_another_terminal_a_kill_and_going_on(study: P
     # The last epochs are enough to see that it went on and did not begin again.
     resumed = sweep(study, "--only", "strong")
     assert resumed.returncode == 0, resumed.stdout
-    assert "1 to resume" in resumed.stdout
+    assert "1 interrupted" in resumed.stdout
     assert f"epoch 1/{LONG}" not in resumed.stdout
     (parent,), trials, client = runs(study)
     assert trials["strong"].info.status == "FINISHED"

@@ -77,7 +77,7 @@ class Bench:
         place = self.storage.here / "checkpoints" / name
         (place / RESULTS_DIRECTORY).mkdir(parents=True)
         (place / RESULTS_DIRECTORY / "panels.txt").write_text("a picture")
-        trial = self.trials[name]
+        trial = self.trials[name].trial
         network = build_network(trial.worker_experiment.model, 10, seed=0)
         save_file(dict(network.state_dict()), place / "model.safetensors")
         whose = origin(trial.worker_experiment, trial.dataset.manifest.fingerprint, {})
@@ -86,7 +86,7 @@ class Bench:
         return {"last_checkpoint": str(place), "best_checkpoint": str(place)}
 
     def status(self, name: str) -> str:
-        return self.store.record(self.trials[name].run_id).status
+        return self.store.trial_run(self.trials[name].run_id).status
 
     def epochs(self, name: str) -> list[int]:
         client = MlflowClient(self.store.tracking_uri)
@@ -141,7 +141,7 @@ def test_a_finished_run_has_every_epoch_though_a_write_failed(
     assert bench.recorder.failures == {}
     assert bench.status("one") == "FINISHED"
     assert bench.epochs("one") == [1, 2]
-    record = bench.store.record(bench.trials["one"].run_id)
+    record = bench.store.trial_run(bench.trials["one"].run_id)
     assert record.metrics["val/miou"] == 0.5
     assert record.metrics["trial/seconds"] == 20.0
     assert "could not be written" in bench.console.export_text()
@@ -156,7 +156,7 @@ def test_a_trial_whose_start_could_not_be_recorded_bears_its_code_all_the_same(
     bench.recorder.started("one")
     bench.recorder.finished("one", bench.checkpoint("one"))
     bench.recorder.close()
-    record = bench.store.record(bench.trials["one"].run_id)
+    record = bench.store.trial_run(bench.trials["one"].run_id)
     assert (record.status, record.code) == ("FINISHED", bench.trials["one"].code)
     assert bench.recorder.failures == {}
 
