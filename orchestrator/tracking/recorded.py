@@ -1,0 +1,47 @@
+"""What this project records in MLflow besides tags: metrics and artifacts, with their meaning.
+
+`docs/reference/mlflow.md` is generated from these tables; a test holds them against the runs of a
+real study. A name in capitals stands for a value: NAME of a protocol, CLASS of the data set.
+"""
+
+TRIAL_METRICS = {
+    "epoch": "epochs trained",
+    "train/loss": "loss, mean over the epoch's steps",
+    "train/loss/TERM": "one term of the loss, where it has several",
+    "learning_rate": "of the epoch's last step",
+    "images_per_second": "training images of all workers together",
+    "memory_gib": "peak memory of one worker: of its GPU, or of its process on a CPU",
+    "val/miou": "mean IoU on the validation split, in [0, 1]",
+    "val/best_miou": "the highest `val/miou` so far",
+    "val/iou/CLASS": "IoU of one class",
+    "val/pixel_accuracy": "share of labeled pixels that are right",
+    "val/mean_accuracy": "mean over the classes of the share of their pixels that are right",
+    "val/frequency_weighted_iou": "IoU weighted by the classes' frequencies",
+    "val/boundary_f": "boundary F-score, mean over the classes; with `evaluation.boundary`",
+    "val/boundary_f/CLASS": "boundary F-score of one class",
+    "val/seconds": "duration of the validation",
+    "eval/NAME/METRIC": "the scores of the last checkpoint under the protocol NAME",
+    "model/parameters_m": "parameters, in millions",
+    "model/gflops": "multiply-adds of one image of the crop's size, in 10^9",
+    "trial/seconds": "training time, summed over resumes",
+    "trial/gpu_hours": "hours of all GPUs together",
+    "trial/worker_hours": "hours of all CPU workers together, where there is no GPU",
+}
+
+TRIAL_ARTIFACTS = {
+    "confusion.csv, confusion.png": "confusion matrix of the last epoch",
+    "counts.arrow": "true positives, false positives and false negatives by image and class",
+    "panels.png": "validation images with label, prediction and errors",
+    "pretrained.txt, init.txt": "which published or initial weights were loaded",
+    "logs/": "output of the workers",
+    "model": "the last checkpoint as an MLflow model: `runs:/ID/model`",
+    "best/": "the checkpoint with the highest `val/miou`: `runs:/ID/best`",
+    "eval/NAME/": "counts by image of a later evaluation",
+}
+
+STUDY_ARTIFACTS = {
+    "study.yaml": "the study file",
+    "study.resolved.yaml": "the study with all that it extends, and each `--set`",
+    "report/": "the tables as Markdown, CSV and LaTeX, and the HTML page",
+    "figures/": "drawings of predictions and features",
+}
