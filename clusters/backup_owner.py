@@ -80,7 +80,7 @@ def refuse(owner: Owner) -> NoReturn:
     print(
         f"The backups in {BACKUP} belong to another head, {owner.head}, and two cannot share them. "
         "End the other cluster (`ray down`), or give this one a `cluster_name` or a bucket of its "
-        'own in cluster.yaml. See docs/cluster.md, "Two heads on one bucket".',
+        'own in cluster.yaml. See docs/aws.md, "Two heads on one bucket".',
         file=sys.stderr,
     )
     sys.exit(REFUSED)

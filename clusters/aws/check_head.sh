@@ -59,10 +59,10 @@ claim() {
   elif [ "$(state tracking-database)" = active ]; then
     # What is written from here on would be in no backup; nobody should believe that it is kept.
     systemctl stop mlflow.service tracking-database.service
-    wrong claim "another head took the backups over, and this one's tracking server is stopped: docs/cluster.md, \"Two heads on one bucket\""
+    wrong claim "another head took the backups over, and this one's tracking server is stopped: docs/aws.md, \"Two heads on one bucket\""
     report
   else
-    doubtful claim "the backups are another head's: docs/cluster.md, \"Two heads on one bucket\""
+    doubtful claim "the backups are another head's: docs/aws.md, \"Two heads on one bucket\""
   fi
 }
 

@@ -71,7 +71,7 @@ def _security_group(provider: Mapping[str, Any]) -> str:
     if len(found) != 1:
         cli_logger.abort(
             "{} security groups of {} are called {}, and it must be one: deploy "
-            "clusters/aws/permissions.yaml in that region (docs/cluster.md), or give each node "
+            "clusters/aws/permissions.yaml in that region (docs/aws.md), or give each node "
             "type `SecurityGroupIds`.",
             len(found) or "No",
             region,

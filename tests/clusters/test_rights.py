@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 PEOPLE, HEAD, WORKER = "segmentation", "segmentation-head", "segmentation-worker"
-# What docs/cluster.md has people do beside Ray's commands.
+# What docs/aws.md has people do beside Ray's commands.
 BY_HAND = {"ec2:CreateKeyPair", "ec2:GetConsoleOutput", "ssm:GetParameter"}
 
 
@@ -39,7 +39,7 @@ def test_cloudformation_takes_the_template() -> None:
 
 
 def test_the_document_deploys_it() -> None:
-    document = (TEMPLATE.parents[2] / "docs/cluster.md").read_text()
+    document = (TEMPLATE.parents[2] / "docs/aws.md").read_text()
     parameters = load(str(TEMPLATE))["Parameters"]
     needed = {name for name, parameter in parameters.items() if "Default" not in parameter}
     for text in (document, TEMPLATE.read_text()):

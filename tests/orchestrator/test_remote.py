@@ -145,7 +145,7 @@ def test_keys_stay_here_wherever_they_stand(
 
 def test_what_the_document_sends_can_be_sent(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
-    text = (PROJECT / "docs" / "cluster.md").read_text().replace("\\\n", " ")
+    text = (PROJECT / "docs" / "aws.md").read_text().replace("\\\n", " ")
     commands = re.findall(r"^python -m orchestrator\.sweep (.* s3://.* --address .*)$", text, re.M)
     assert len(commands) == 2
     assert [sweep(shlex.split(command)) for command in commands] == [0, 0]
