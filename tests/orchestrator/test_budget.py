@@ -155,6 +155,7 @@ def test_gpu_hours_are_those_of_all_that_the_study_ever_trained(
     study = load_study(file, [], ["one, seed 1"])
     placement = plan_placement(study.config.resources, [{"CPU": 4.0}])
     course = SweepController(study, None, None, placement, [], store, None, None, None)  # type: ignore[arg-type]
+    course._reconcile()
     found = course._budget()
     assert found.device_hours == pytest.approx(2 * 3 + 2 * 5)
 
