@@ -19,8 +19,8 @@ from pipelines.evaluation.evaluate import EvaluationConfig, Scores, evaluate
 from pipelines.network.precision import Numerics
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.camvid import CamVid
-from tests.orchestrator.conftest import FinishedRun
-from tests.pipelines.conftest import CamVidSource
+from tests.support.camvid_source import CamVidSource
+from tests.support.finished_run import FinishedRun
 
 WINDOWS = EvaluationConfig(scales=(0.5, 1.0), flip=True, window=(24, 32), stride=(8, 32))
 OPTIONS = ["--scales", "0.5,1", "--flip", "--window", "24x32", "--stride", "8x32"]

@@ -12,7 +12,7 @@ from orchestrator.study.resolve import resolve_trials
 from orchestrator.sweep.figures import figure_commands
 from orchestrator.tracking.runs import Record
 from pipelines.data.dataset import open_dataset
-from tests.orchestrator.conftest import FinishedRun
+from tests.support.finished_run import FinishedRun
 
 
 @pytest.fixture(autouse=True)
