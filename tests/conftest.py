@@ -1,7 +1,9 @@
 """Settings and the small data sets that all tests share."""
 
 import os
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +21,30 @@ settings.register_profile("ci", settings.get_profile("project"), derandomize=Tru
 settings.load_profile("ci" if os.environ.get("CI") else "project")
 
 
+TESTS = Path(__file__).parent
+SERVERS = {"gcs_server", "raylet", "moto.server", "postgres", "sshd", "orchestrator.sweep"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first: of two files at a time, the last should be short ones."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def no_servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test outside tests/e2e that starts Ray or another server as a process."""
+    if request.path.is_relative_to(TESTS / "e2e"):
+        return
+    start = subprocess.Popen.__init__
+
+    def refuse(process: Any, args: Any, *others: Any, **options: Any) -> None:
+        words = [args] if isinstance(args, str | bytes | Path) else args
+        started = SERVERS & {os.path.basename(os.fsdecode(word)) for word in words}
+        assert not started, f"{', '.join(started)} is started; only tests in tests/e2e may do so"
+        start(process, args, *others, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
 
 
 @pytest.fixture(scope="session")

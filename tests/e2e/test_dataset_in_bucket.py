@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow.fs
 import pytest
 
-from pipelines.data import storage
 from pipelines.data.dataset import DatasetError, open_dataset
 from pipelines.data.node_cache import DecodedSplit, NodeCache
 from pipelines.data.storage import locate
@@ -122,14 +121,3 @@ def test_a_bucket_that_is_not_there_gets_a_sentence(
         open_dataset(uri)
     assert main(["inspect", uri]) == 1
     assert "nowhere" in capsys.readouterr().err
-
-
-def test_a_scheme_whose_package_is_missing_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Missing:
-        @staticmethod
-        def from_uri(uri: str) -> None:
-            raise ImportError("Install huggingface_hub")
-
-    monkeypatch.setattr(storage.pa.fs, "FileSystem", Missing)
-    with pytest.raises(DatasetError, match=r"hf://x: cannot be reached .Install huggingface_hub"):
-        locate("hf://x")

@@ -3,23 +3,19 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import ray
 import torch
-from ray import tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
+from ray.train.v2.api.exceptions import TrainingFailedError
 
 from orchestrator.cluster import connect
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.training.diagnosis import diagnose
-from orchestrator.training.failures import WrongTrialError
-from orchestrator.training.trial import ReportToTune
-from orchestrator.training.worker import RUN, WorkerTask, train_worker
+from orchestrator.training.worker import WorkerTask, train_worker
 from pipelines.data.dataset import open_dataset
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Report, Training
@@ -89,18 +85,3 @@ def test_a_worker_refuses_the_task_of_another_trial(cluster: None, tmp_path: Pat
     failure = diagnose(caught.value)
     assert "the gang of 'ours' received what belongs to 'theirs'" in failure.message
     assert not failure.retried
-
-
-def test_a_report_of_another_trials_worker_is_not_handed_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    handed: list[object] = []
-    monkeypatch.setattr(tune, "report", handed.append)
-    ours = SimpleNamespace(run_config=SimpleNamespace(name="ours"))
-    report = ReportToTune().after_report
-    with pytest.raises(WrongTrialError, match="'ours' received what belongs to 'theirs'") as caught:
-        report(ours, [{RUN: "ours", "epoch": 1}, {RUN: "theirs", "epoch": 1}], None)  # type: ignore[arg-type]
-    assert not handed
-    assert not diagnose(ControllerError(caught.value)).retried
-    report(ours, [{RUN: "ours", "epoch": 1}, {RUN: "ours", "epoch": 1}], None)  # type: ignore[arg-type]
-    assert handed == [{RUN: "ours", "epoch": 1}]

@@ -211,27 +211,3 @@ def test_other_classes_are_refused(
     )
     assert "predicts 10 classes (road, sidewalk, building, ...)" in printed
     assert "has 11 (sky, building, pole, ...)" in printed
-
-
-@pytest.mark.slow
-def test_a_cluster_counts_the_same(
-    finished_run: FinishedRun,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("orchestrator.evaluation.scoring._SHARES", 1)
-    model = str(finished_run.directory)
-    assert command(finished_run, model, "--batch", "1") == 0
-    alone = capsys.readouterr().out
-    assert command(finished_run, model, "--batch", "1", "--address", "local") == 0
-    assert capsys.readouterr().out == alone
-
-    damaged = shutil.copytree(finished_run.dataset, tmp_path / "damaged")
-    (shard,) = damaged.glob("val*.parquet")
-    content = bytearray(shard.read_bytes())
-    content[100:300] = bytes(200)
-    shard.write_bytes(content)
-    printed = refused(finished_run, capsys, model, "--dataset", str(damaged), "--address", "local")
-    assert f"{shard}: sample" in printed
-    assert "prepare the data set again" in printed

@@ -1,36 +1,14 @@
 """Where a command keeps things: a directory, or a bucket on a real S3 server of this machine."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.fs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.storage import Storage, on_this_machine
 from orchestrator.sweep.__main__ import main as sweep
-from orchestrator.tracking.store import TrackingError, TrackingStore, open_store
-from pipelines.data.storage import locate, within
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """The URI of an empty bucket."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = f"endpoint_override={host}:{port}&scheme=http&allow_bucket_creation=true"
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        uri = f"s3://results/?{options}&region=us-east-1"
-        filesystem, _ = pyarrow.fs.FileSystem.from_uri(uri)
-        filesystem.create_dir("results")
-        yield uri
-    server.stop()
+from pipelines.data.storage import within
 
 
 def test_a_directory_is_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,49 +33,10 @@ def test_a_path_is_a_path_whatever_is_in_it(tail: str, name: str) -> None:
     assert Path(within(place, name)) == place / name
 
 
-def test_files_kept_in_a_bucket_come_back(bucket: str, tmp_path: Path) -> None:
-    storage = Storage.of(bucket)
-    (tmp_path / "file").write_bytes(b"weights")
-    kept = storage.keep(tmp_path / "file", "initial/digest.safetensors")
-    assert not (tmp_path / "file").exists()
-    assert locate(storage.at("initial")).read("digest.safetensors") == b"weights"
-    assert kept == storage.at("initial/digest.safetensors")
-    with on_this_machine(storage.at("initial")) as directory:
-        assert (directory / "digest.safetensors").read_bytes() == b"weights"
-    assert not directory.exists()
-
-
-def test_what_is_needed_of_a_directory_is_copied_alone(bucket: str) -> None:
-    storage = Storage.of(bucket)
-    place = locate(storage.at("checkpoint"))
-    for name in ("state.json", "momentum", "results/counts"):
-        place.write(name, name.encode())
-    with on_this_machine(storage.at("checkpoint"), only=["state.json", "results"]) as directory:
-        found = {file.name for file in directory.rglob("*") if file.is_file()}
-        assert found == {"state.json", "counts"}
-        assert (directory / "results" / "counts").read_bytes() == b"results/counts"
-    with (
-        pytest.raises(OSError, match="nothing"),
-        on_this_machine(storage.at("checkpoint"), only=["nothing"]),
-    ):
-        raise AssertionError("it is not there")
-
-
 def test_a_directory_here_is_itself(tmp_path: Path) -> None:
     with on_this_machine(str(tmp_path)) as directory:
         assert directory == tmp_path
     assert tmp_path.exists()
-
-
-def test_a_bucket_holds_no_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    storage = Storage.of("s3://bucket/x")
-    with pytest.raises(TrackingError, match="set MLFLOW_TRACKING_URI"):
-        open_store(storage)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'file.db'}")
-    with pytest.raises(TrackingError, match="set MLFLOW_TRACKING_URI"):
-        open_store(storage)  # a file of this machine is no server
 
 
 def test_an_address_with_a_key_in_it_is_refused_and_not_repeated(
@@ -113,12 +52,3 @@ def test_an_address_with_a_key_in_it_is_refused_and_not_repeated(
     told = capsys.readouterr().out
     assert told.count("a key in an address") == 2
     assert "hush" not in told
-
-
-def test_a_password_of_the_tracking_server_is_not_shown() -> None:
-    store = object.__new__(TrackingStore)
-    store.tracking_uri = "https://me:hush@mlflow.lab:443"
-    assert store.shown_uri == "https://me@mlflow.lab:443"
-    assert "hush" not in store.how_to_look("1")
-    store.tracking_uri = "sqlite:////storage/mlflow.db"
-    assert store.shown_uri == store.tracking_uri

@@ -73,12 +73,12 @@ connect.disconnect()
 """
 DRAWING = """\
 from ray import JobID, PlacementGroupID
-from orchestrator.cluster.fork_server import children_draw_apart, import_libraries
+from orchestrator.cluster.fork_server import forked_ids_differ, import_libraries
 
 import_libraries()
-print(children_draw_apart())
+print(forked_ids_differ())
 PlacementGroupID.of(JobID.from_int(1))
-print(children_draw_apart())
+print(forked_ids_differ())
 """
 
 
@@ -189,7 +189,7 @@ def test_a_server_whose_children_would_draw_alike_does_not_serve(
     warm: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fork_server, "LIBRARIES", ())
-    monkeypatch.setattr(fork_server, "children_draw_apart", lambda: False)
+    monkeypatch.setattr(fork_server, "forked_ids_differ", lambda: False)
     assert fork_server.serve(tmp_path) is None
     refused = Warm(tmp_path, warm.script, warm.raylet)
     assert "torch" not in refused.run()["loaded"]

@@ -1,108 +1,17 @@
-"""Intervals, p values and power: brute force, scipy, tables, and simulated studies."""
+"""Intervals and p values against scipy, tables and simulated studies."""
 
-import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
 from orchestrator.report.bootstrap import group_sizes, resampled_miou
-from orchestrator.report.power import power_of, seeds_needed, seeds_warning
 from orchestrator.report.significance import compare, holm, replicated_differences
-from pipelines.evaluation.counts import Counts, read_counts, write_counts
-from pipelines.evaluation.scores import ImageCounts, Scores
-
-CLASSES = ("road", "sky", "car")
-
-
-def counts_of(values: NDArray[np.int64], groups: tuple[str | None, ...] | None = None) -> Counts:
-    names = tuple(f"image {index}" for index in range(len(values)))
-    return Counts(names, groups or ("one",) * len(values), CLASSES[: values.shape[1]], values)
-
-
-def random_counts(seed: int, groups: tuple[str | None, ...]) -> Counts:
-    """Images whose scores differ from group to group, one class of which is rare."""
-    rng = np.random.default_rng(seed)
-    values = rng.integers(1, 60, (len(groups), 3, 3))
-    values[:, 2] *= rng.random((len(groups), 1)) < 0.4
-    levels = {name: 1 + index for index, name in enumerate(dict.fromkeys(groups))}
-    values[:, :2, 0] *= np.array([levels[name] for name in groups])[:, None]
-    return counts_of(values, groups)
-
-
-def naive_miou(counts: NDArray[np.int64], images: list[int]) -> float:
-    """By its definition, class by class and image by image."""
-    values = []
-    for index in range(counts.shape[1]):
-        true, union = 0, 0
-        for image in images:
-            true += int(counts[image, index, 0])
-            union += int(counts[image, index].sum())
-        if union:
-            values.append(true / union)
-    return sum(values) / len(values)
-
-
-def test_counts_are_read_back(tmp_path: Path) -> None:
-    values = torch.arange(12).reshape(2, 2, 3)
-    scores = Scores(torch.zeros(2, 2), ImageCounts(torch.tensor([0, 2]), values))
-    path = tmp_path / "counts.arrow"
-    write_counts(path, scores, ["a", "b", "c"], ["road", "sky"], ["x", "y", None])
-    counts = read_counts(path)
-    assert (counts.identifiers, counts.groups) == (("a", "c"), ("x", None))
-    assert counts.classes == ("road", "sky")
-    assert (counts.values == values.numpy()).all()
-    assert counts.image_miou[1] == pytest.approx((6 / 21 + 9 / 30) / 2)
-    assert counts.miou == pytest.approx((6 / 24 + 12 / 42) / 2)
-    path.write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="no counts by image and class"):
-        read_counts(path)
-
-
-@pytest.mark.parametrize(
-    "groups",
-    [("one",) * 9, ("a",) * 4 + ("b",) * 3 + ("c",) * 2, (None,) * 9, (None, "a", "a", "a", "b")],
-    ids=["one group", "three groups", "no groups", "some groups"],
-)
-def test_replicates_are_those_of_a_brute_force_bootstrap(groups: tuple[str | None, ...]) -> None:
-    counts = random_counts(1, groups)
-    places = [
-        [index for index, other in enumerate(groups) if other == group]
-        for group in dict.fromkeys(groups)
-        if group is not None
-    ]
-    places += [[index] for index, group in enumerate(groups) if group is None]
-    rng = np.random.default_rng(7)
-    brute = []
-    for _ in range(4000):
-        images = []
-        for _ in places:
-            group = places[rng.integers(len(places))]
-            images += [group[rng.integers(len(group))] for _ in group]
-        brute.append(naive_miou(counts.values, images))
-    (ours,) = resampled_miou([counts], 20_000)
-    assert counts.miou == pytest.approx(naive_miou(counts.values, list(range(len(groups)))))
-    # Four standard errors of what 4000 replicates can say.
-    assert ours.mean() == pytest.approx(np.mean(brute), abs=4 * np.std(brute) / math.sqrt(4000))
-    assert ours.std() == pytest.approx(np.std(brute), rel=0.06)
-    assert stats.ks_2samp(ours, brute).statistic < 0.05
-
-
-def test_images_without_labels_say_nothing() -> None:
-    """A replicate of such images alone has no mIoU; the others must not suffer from it."""
-    groups = ("a", "a", "b", None, "c")
-    labelled = random_counts(0, groups)
-    values = labelled.values.copy()
-    values[[1, 2, 4]] = 0
-    (drawn,) = resampled_miou([counts_of(values, groups)], 1000)
-    assert np.isfinite(drawn).all()
-    assert drawn.min() == pytest.approx(min(naive_miou(values, [i]) for i in (0, 3)))
+from tests.support.fabricated_counts import counts_of, naive_miou, random_counts
 
 
 def test_one_seed_is_the_paired_bootstrap_of_scipy() -> None:
@@ -233,33 +142,3 @@ def test_holm_rejects_what_its_step_down_procedure_rejects(
     found = {i for i, value in enumerate(corrected) if value is not None and value <= level}
     assert found == (rejected if level < 1 else {index for _, index in present})
     assert [value is None for value in corrected] == [value is None for value in values]
-
-
-@pytest.mark.parametrize(
-    ("effect", "seeds"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10), (1.5, 6), (2.0, 5)]
-)
-def test_seeds_needed_are_those_of_the_tables(effect: float, seeds: int) -> None:
-    """Paired t-test, two-sided 5 %, power 80 %: as in Cohen's tables and common calculators."""
-    assert seeds_needed(effect, 1.0) == seeds
-    assert seeds_needed(3 * effect, 3.0) == seeds
-
-
-def test_power_is_what_simulated_tests_show() -> None:
-    samples = np.random.default_rng(0).normal(1.0, 1.2, (20_000, 6))
-    rejected = stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05
-    assert power_of(6, 1.0, 1.2) == pytest.approx(rejected.mean(), abs=0.015)
-    assert power_of(1, 1.0, 1.2) == 0
-    assert power_of(6, 100.0, 0.01) == 1
-    assert seeds_needed(1e-6, 1.0) is None
-
-
-def test_too_few_seeds_are_told() -> None:
-    told = seeds_warning(1, 1.5, None)
-    assert told is not None
-    assert "1 seed cannot show the expected difference of 1.5 points; 4 would" in told
-    assert "assumed" in told
-    assert seeds_warning(4, 1.5, None) is None
-    measured = seeds_warning(3, 1.5, 1.5)
-    assert measured is not None
-    assert "10 would" in measured
-    assert "deviation of the differences 1.50, measured" in measured

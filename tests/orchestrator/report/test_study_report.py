@@ -9,7 +9,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,7 +22,6 @@ from orchestrator.report.study_report import StudyReport
 from orchestrator.report.table import main_table
 from orchestrator.study.load import load_study
 from orchestrator.study.model_cost import profile_costs
-from orchestrator.sweep.refresh import ReportRefresher
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from pipelines.preparation.embedded import prepare_streets
 from tests.support.fabricated_studies import FEW as CITIES
@@ -314,17 +312,6 @@ def test_the_report_is_kept_with_the_study_and_read_on_as_trials_finish(
     assert difference.interval is not None
     fresh = [row.difference for row in report_of(path).read().rows if row.difference]
     assert [each.interval for each in fresh] == [None]
-
-
-def test_what_is_asked_for_often_is_done_seldom() -> None:
-    done = threading.Semaphore(0)
-    refresher = ReportRefresher(done.release)
-    refresher.request()
-    assert done.acquire(timeout=60)
-    for _ in range(1000):
-        refresher.request()
-    refresher.close()
-    assert not done.acquire(blocking=False)
 
 
 def test_a_profile_shows_what_is_published_and_by_how_much_ours_is_off(tmp_path: Path) -> None:

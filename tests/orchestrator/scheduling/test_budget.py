@@ -1,28 +1,9 @@
 """Limits of a study: what holds it, when, and what it says."""
 
-from pathlib import Path
-
 import pytest
 
 from orchestrator.scheduling.budget import Budget, recorded_hours
-from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.study.config import Limits
-from orchestrator.study.load import load_study
-from orchestrator.study.resolve import resolve_trials
-from orchestrator.sweep.controller import SweepController
-from orchestrator.tracking.store import TrackingStore, tracking_uri
-from orchestrator.tracking.study_run import StudyRun
-
-STUDY = """\
-study: STUDY
-base:
-  data: {dataset: DATASET, crop: [32, 48]}
-  model: {backbone: dfnet1, channels: 8}
-  training: {epochs: EPOCHS, batch: 6, precision: fp32}
-variants: {one: {}}
-seeds: [0, 1]
-resources: {device: cpu, workers: 2}
-"""
 
 
 class Clock:
@@ -133,30 +114,6 @@ def test_failures_hold_at_their_number() -> None:
     assert limited.may_start()
     limited.ended("c", failed=True)
     assert "limits.failures: 2 trials have failed" in str(limited.hold_reason())
-
-
-def test_gpu_hours_are_those_of_all_that_the_study_ever_trained(
-    tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also of experiments it no longer asks for, and of trials that this command leaves out."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = TrackingStore(tracking_uri(tmp_path), tmp_path / "artifacts")
-    file = tmp_path / "study.yaml"
-    text = STUDY.replace("DATASET", str(small_streets))
-    for study, epochs in (("other", 3), ("ours", 3), ("ours", 5)):
-        file.write_text(text.replace("STUDY", study).replace("EPOCHS", str(epochs)))
-        study = load_study(file)
-        study_run = StudyRun.open(store, study)
-        for trial in resolve_trials(study.trials, "cpu", tmp_path):
-            run_id = study_run.begin_trial(trial, None, None)
-            study_run.log_epoch(run_id, 1, {"trial/worker_hours": float(epochs)})
-            study_run.end_trial(run_id, "KILLED")
-        study_run.close("KILLED")
-    study = load_study(file, [], ["one, seed 1"])
-    placement = plan_placement(study.config.resources, [{"CPU": 4.0}])
-    course = SweepController(study, None, None, placement, [], store, None, None, None)  # type: ignore[arg-type]
-    found = course._budget()
-    assert found.device_hours == pytest.approx(2 * 3 + 2 * 5)
 
 
 def test_recorded_hours_are_of_gpus_where_there_were_any() -> None:

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 import examples.gated_fem  # noqa: F401 - registers its kind of FEM
 from models import FENetConfig
 from orchestrator.evaluation.trained_model import load_model
-from orchestrator.study.import_closure import import_closure
 from orchestrator.tracking.model_package import package
 from orchestrator.tracking.models import register_best
 from orchestrator.tracking.pyfunc_loader import SOURCES, _load_pyfunc
@@ -189,23 +188,3 @@ def test_what_the_user_wrote_travels_along(
     numerics = Numerics.choose(torch.device("cpu"), "fp32")
     expected = predict_image(network.eval(), torch.tensor(picture), numerics)
     np.testing.assert_array_equal(loaded.predict(picture), expected)
-
-
-def test_what_a_module_imports_is_followed(tmp_path: Path) -> None:
-    files = {}
-    for name, text in {
-        "p": "",
-        "p.a": "from . import b\nimport json, torch.nn\n",
-        "p.b": "def f():\n    from p.c.d import x\n",
-        "p.c": "",
-        "p.c.d": "import yaml\n",
-        "p.unused": "import kornia\n",
-    }.items():
-        folder = tmp_path / name.replace(".", "/")
-        package = name in ("p", "p.c")
-        files[name] = folder / "__init__.py" if package else folder.with_suffix(".py")
-        files[name].parent.mkdir(parents=True, exist_ok=True)
-        files[name].write_text(text)
-    needed, others = import_closure(["p.a"], files)
-    assert set(needed) == set(files) - {"p.unused"}
-    assert others == {"json", "torch", "yaml"}

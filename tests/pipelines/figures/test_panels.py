@@ -6,22 +6,9 @@ import numpy as np
 from PIL import Image
 
 from pipelines.data.dataset import ClassInfo
-from pipelines.data.overlays import colorize, mistakes
 from pipelines.figures.panels import draw_confusion, draw_panels
 
 CLASSES = [ClassInfo("road", (128, 64, 128)), ClassInfo("sky", (70, 130, 180))]
-
-
-def test_colours_are_the_palettes_and_ignored_is_black() -> None:
-    labels = np.array([[0, 1], [255, 0]], np.uint8)
-    expected = [[(128, 64, 128), (70, 130, 180)], [(0, 0, 0), (128, 64, 128)]]
-    assert np.array_equal(colorize(labels, CLASSES), np.array(expected, np.uint8))
-
-
-def test_mistakes_are_marked_and_ignored_pixels_are_not() -> None:
-    image = np.full((1, 3, 3), 100, np.uint8)
-    marked = mistakes(image, np.array([[0, 1, 255]], np.uint8), np.array([[0, 0, 0]], np.uint8))
-    assert marked[0].tolist() == [[115, 115, 115], [255, 120, 0], [115, 115, 115]]
 
 
 def test_panels_grow_with_their_rows_and_show_the_colours(tmp_path: Path) -> None:

@@ -23,14 +23,12 @@ from PIL import Image
 from pipelines.data.dataset import DatasetError, open_dataset
 from pipelines.data.node_cache import NodeCache
 from pipelines.preparation import prepare_dataset
-from pipelines.preparation.checking import centroids
-from pipelines.preparation.embedded import ensure_streets, prepare_streets
+from pipelines.preparation.embedded import prepare_streets
 from pipelines.preparation.inspection import verify
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.camvid import CamVid
 from pipelines.preparation.readers.folder import Folder
 from pipelines.preparation.readers.streets import Streets
-from pipelines.prepare import main
 from tests.support.camvid_source import CamVidSource
 
 
@@ -295,19 +293,6 @@ def test_names_may_be_any_text(camvid: CamVidSource, tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "zürich").split("train").identifiers == ["straße_ü漢字"]
 
 
-def test_centroids_are_means_within_tiles() -> None:
-    label = np.random.default_rng(0).choice([0, 2, 255], size=(25, 37)).astype(np.uint8)
-    found = {(c.class_index, c.row // 16, c.column // 16): c for c in centroids(label, 16)}
-    for top in range(0, 25, 16):
-        for left in range(0, 37, 16):
-            for index in (0, 2):
-                rows, columns = np.nonzero(label[top : top + 16, left : left + 16] == index)
-                centroid = found.pop((index, top // 16, left // 16))
-                assert centroid.row == top + rows.sum() // len(rows)
-                assert centroid.column == left + columns.sum() // len(columns)
-    assert not found
-
-
 def test_preparing_again_does_nothing_unless_the_source_changed(
     camvid: CamVidSource, tmp_path: Path
 ) -> None:
@@ -439,40 +424,3 @@ def group_members(group: int) -> list[int]:
             if int(own) == group and state != "Z":
                 members.append(int(entry.name))
     return members
-
-
-def test_the_embedded_data_set_is_prepared_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "pipelines.preparation.embedded.Streets", lambda: Streets(train=2, val=1, size=(16, 32))
-    )
-    monkeypatch.setattr("pipelines.preparation.embedded.cores", lambda: 1)
-    path = ensure_streets(tmp_path)
-    assert open_dataset(path).manifest.counts == {"train": 2, "val": 1}
-    written = os.stat(path).st_mtime_ns
-    assert ensure_streets(tmp_path) == path
-    assert os.stat(path).st_mtime_ns == written
-
-
-def test_the_command_says_what_it_did(
-    camvid: CamVidSource,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("pipelines.prepare.LINE_EVERY", 0.0)
-    arguments = ["camvid", "--source", str(camvid.directory), "--workers", "1"]
-    assert main([*arguments, "--destination", str(tmp_path / "out"), "--verify"]) == 0
-    printed = capsys.readouterr()
-    assert "camvid, 3 train, 3 val, 11 classes" in printed.out
-    assert "verified: every shard and every sample" in printed.out
-    assert "preparing camvid: 6 of 6 samples after " in printed.err
-    assert "verifying: 3 of 6 samples" in printed.err
-    truncate(camvid.image())
-    assert main([*arguments, "--destination", str(tmp_path / "other")]) == 1
-    assert "train/0001TP_train000" in capsys.readouterr().err
-    assert not (tmp_path / "other").exists()
-    with pytest.raises(SystemExit):
-        main(["streets", "--destination", str(tmp_path / "x"), "--size", "huge"])
-    assert "is not WIDTHxHEIGHT" in capsys.readouterr().err

@@ -1,0 +1,96 @@
+"""The command pipelines.prepare."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.data.dataset import PreparedDataset
+from pipelines.data.sampling import GlobalBatches
+from pipelines.prepare import main
+from tests.support.camvid_source import CamVidSource
+
+
+def test_commands_write_their_sheets(
+    streets: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = streets.location.path
+    assert main(["inspect", uri, "--verify", "--out", str(tmp_path / "a.png")]) == 0
+    assert main(["preview", uri, "--crop", "64x32", "--out", str(tmp_path / "b.png")]) == 0
+    for name in ("a.png", "b.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size[0] > 500
+    printed = capsys.readouterr().out
+    assert "verified" in printed
+    assert "augmented crops of 64x32" in printed
+    off = {"scale": [1, 1], "flip": 0, "hue": 0, "blur": [0, 0]}
+    off |= dict.fromkeys(("brightness", "contrast", "saturation"), 0)
+    recipe = {"data": {"crop": [32, 64], "augmentation": off, "train_split": "val"}}
+    (tmp_path / "plain.yaml").write_text(json.dumps(recipe))  # which is YAML as well
+    arguments = ["preview", uri, "--experiment", str(tmp_path / "plain.yaml"), "--count", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "c.png")]) == 0
+    order = GlobalBatches(3, seed=0, batch=1).epoch(0)
+    image, _ = streets.split("val").read(int(order[0].samples[0]))
+    enlarged = Image.fromarray(image).resize((320, 160), Image.Resampling.BOX)
+    with Image.open(tmp_path / "c.png") as picture:
+        assert np.array_equal(np.asarray(picture)[14:174, :320], np.asarray(enlarged))
+    (tmp_path / "plain.yaml").write_text("data: {crops: 3}")
+    assert main(arguments) == 1
+    assert "plain.yaml: unknown key data.crops" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["preview", uri, "--count", "0"])
+    assert "'0' is not a number from 1 on" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "nowhere")]) == 1
+    assert "does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("sheet.foo", "cannot be written as '.foo'; use .png, .jpg"),
+        ("sheet", "cannot be written as ''; use .png"),
+        ("nowhere/sheet.png", "there is no directory"),
+        ("taken.png", "is a directory"),
+    ],
+)
+@pytest.mark.parametrize("command", ["inspect", "preview"])
+def test_an_impossible_sheet_is_found_before_anything_is_drawn(
+    streets: PreparedDataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    sentence: str,
+    command: str,
+) -> None:
+    (tmp_path / "taken.png").mkdir()
+    monkeypatch.setattr(PreparedDataset, "split", None)  # nothing of the data is read
+    assert main([command, streets.location.path, "--out", str(tmp_path / name)]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_command_says_what_it_did(
+    camvid: CamVidSource,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipelines.prepare.LINE_EVERY", 0.0)
+    arguments = ["camvid", "--source", str(camvid.directory), "--workers", "1"]
+    assert main([*arguments, "--destination", str(tmp_path / "out"), "--verify"]) == 0
+    printed = capsys.readouterr()
+    assert "camvid, 3 train, 3 val, 11 classes" in printed.out
+    assert "verified: every shard and every sample" in printed.out
+    assert "preparing camvid: 6 of 6 samples after " in printed.err
+    assert "verifying: 3 of 6 samples" in printed.err
+    camvid.image().write_bytes(camvid.image().read_bytes()[:100])
+    assert main([*arguments, "--destination", str(tmp_path / "other")]) == 1
+    assert "train/0001TP_train000" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(SystemExit):
+        main(["streets", "--destination", str(tmp_path / "x"), "--size", "huge"])
+    assert "is not WIDTHxHEIGHT" in capsys.readouterr().err
