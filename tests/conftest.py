@@ -1,17 +1,26 @@
 """Settings and the small data sets that all tests share."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+# Two processes of two threads each wait for each other on two cores, and forever on small tensors.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from pipelines.preparation.embedded import prepare_streets
 from pipelines.prepare import main as prepare
+
+if TYPE_CHECKING:
+    from tests.support.finished_run import FinishedRun
 
 # A busy machine is no reason to fail; on CI the same examples come every time.
 settings.register_profile(
@@ -76,3 +85,43 @@ def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["cityscapes", "--source", str(source), "--destination", str(prepared)]
     assert prepare(arguments) == 0
     return prepared
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tracking store without a study, made once for all processes: it takes MLflow seconds."""
+    from orchestrator.tracking.store import TrackingStore
+
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent
+    file = directory / "empty" / "mlflow.db"
+    with FileLock(directory / "empty.lock"):
+        if not file.exists():
+            new = tmp_path_factory.mktemp("store") / "mlflow.db"
+            TrackingStore(f"sqlite:///{new}", None)
+            file.parent.mkdir()
+            shutil.copy(new, file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path
+) -> "FinishedRun":
+    """One run for all tests of a process, which leave it as it is."""
+    from tests.support.finished_run import make_finished_run
+
+    storage = tmp_path_factory.mktemp("storage")
+    shutil.copy(empty_store, storage)
+    return make_finished_run(storage, small_streets)
+
+
+@pytest.fixture
+def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_store: Path) -> Path:
+    """`storage/` in the test's own directory, with an empty tracking store; returns `storage`."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    shutil.copy(empty_store, storage)
+    return storage

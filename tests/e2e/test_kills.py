@@ -1,7 +1,6 @@
 """Trainings killed at random moments, again and again, equal the undisturbed one bit for bit."""
 
 import json
-import multiprocessing
 import os
 import random
 import time
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines.train import main
+from tests.support.workers import FORKED
 
 EXPERIMENT = """\
 data: {crop: [32, 48]}
@@ -39,16 +39,13 @@ class Placement:
         self.size = size
         self.arguments = [str(experiment), "--dataset", str(dataset), "--out", str(out)]
         self.arguments += ["--checkpoint-steps", "1", "--device", "cpu"]
-        # Processes forked from one that has imported everything: starting one takes no time.
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["pipelines.train"])
 
     def start(self) -> list[Any]:
         from torch.distributed.elastic.utils.distributed import get_free_port
 
         port = get_free_port()
         workers = [
-            self.context.Process(target=_train, args=(self.arguments, rank, self.size, port))
+            FORKED.Process(target=_train, args=(self.arguments, rank, self.size, port))
             for rank in range(self.size)
         ]
         for worker in workers:

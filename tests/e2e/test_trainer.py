@@ -24,7 +24,7 @@ from tests.support.sweep_command import STUDY, runs, sweep
 
 @pytest.mark.slow
 def test_trials_beside_each_other_learn_what_each_learns_alone(
-    tmp_path: Path, small_streets: Path
+    tmp_path: Path, small_streets: Path, own_store: Path
 ) -> None:
     """Four at a time, each with data of its own order; here they are trained one by one, without
     Ray."""

@@ -60,7 +60,11 @@ def test_a_protocol_is_missing_until_it_is_recorded_as_asked(
 
 
 def test_what_is_scored_and_packed_is_recorded(
-    study: Study, trials: list[ResolvedTrial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study,
+    trials: list[ResolvedTrial],
+    tmp_path: Path,
+    own_store: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Everything but the way to Ray's processes: the tasks' shares are worked off here."""
 
@@ -70,8 +74,7 @@ def test_what_is_scored_and_packed_is_recorded(
             yield task._function(model, *work, share, shares)
 
     monkeypatch.setattr(scoring, "_in_shares", here)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = TrackingStore(tracking_uri(tmp_path), tmp_path / "artifacts")
+    store = TrackingStore(tracking_uri(own_store), tmp_path / "artifacts")
     study_run = StudyRun.open(store, study)
     run_ids = {}
     for trial in trials:
@@ -116,10 +119,9 @@ def test_what_is_scored_and_packed_is_recorded(
 
 
 def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(
-    study: Study, trials: list[ResolvedTrial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, trials: list[ResolvedTrial], tmp_path: Path, own_store: Path
 ) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = TrackingStore(tracking_uri(tmp_path), tmp_path / "artifacts")
+    store = TrackingStore(tracking_uri(own_store), tmp_path / "artifacts")
     study_run = StudyRun.open(store, study)
     run_id = study_run.begin_trial(trials[1], None, None)
     study_run.close("FINISHED")

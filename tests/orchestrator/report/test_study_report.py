@@ -53,9 +53,13 @@ published:
 
 
 @pytest.fixture(scope="module")
-def snapshot(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) -> Path:
+def snapshot(
+    tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path
+) -> Path:
     """The study file of a finished study; its storage is beside it."""
     directory = tmp_path_factory.mktemp("snapshot")
+    (directory / "storage").mkdir()
+    shutil.copy(empty_store, directory / "storage")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         path = written(directory, small_streets, STUDY)

@@ -1,6 +1,7 @@
 """The course of a study whose trials are there already: what its command concludes, without Ray."""
 
 import csv
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -131,8 +132,11 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def desk(
+    tmp_path: Path, small_streets: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> Desk:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_store, tmp_path)
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace("DATASET", str(small_streets)))
     return Desk(file, monkeypatch)

@@ -24,11 +24,10 @@ resources: {device: cpu, workers: 2}
 
 
 def test_gpu_hours_are_those_of_all_that_the_study_ever_trained(
-    tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_streets: Path, own_store: Path
 ) -> None:
     """Also of experiments it no longer asks for, and of trials that this command leaves out."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = TrackingStore(tracking_uri(tmp_path), tmp_path / "artifacts")
+    store = TrackingStore(tracking_uri(own_store), own_store / "artifacts")
     file = tmp_path / "study.yaml"
     text = STUDY.replace("DATASET", str(small_streets))
     for study, epochs in (("other", 3), ("ours", 3), ("ours", 5)):

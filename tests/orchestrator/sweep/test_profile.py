@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -45,10 +46,9 @@ def test_table_2_is_the_papers_within_half_a_percent() -> None:
 
 
 def test_a_profile_trains_nothing_and_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, own_store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    file, storage = tmp_path / "study.yaml", tmp_path / "storage"
+    file, storage = tmp_path / "study.yaml", own_store
     file.write_text(STUDY)
     assert sweep_main([str(file), "--storage", str(storage)]) == 0
     printed = capfd.readouterr().out
@@ -85,7 +85,10 @@ def test_a_profile_trains_nothing_and_is_kept(
 
 
 def test_a_study_is_resumed_as_it_was_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    empty_store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """From another directory: with its `--set`, its `--only`, and the modules beside it."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -106,6 +109,8 @@ def test_a_study_is_resumed_as_it_was_run(
     monkeypatch.chdir(tmp_path / "there")
     monkeypatch.syspath_prepend(str(tmp_path / "there"))
     options = ["--storage", str(tmp_path / "storage")]
+    (tmp_path / "storage").mkdir()
+    shutil.copy(empty_store, tmp_path / "storage")
     chosen = ["--set", "model.arguments.size=20", "--only", "large"]
     assert sweep_main(["study.yaml", *options, *chosen]) == 0
     first = capfd.readouterr().out

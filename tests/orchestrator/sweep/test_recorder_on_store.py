@@ -1,6 +1,7 @@
 """The recorder driven by hand: no Ray, and a real ledger whose writes fail when told to."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -95,7 +96,8 @@ class Bench:
 
 
 @pytest.fixture
-def make(tmp_path: Path, small_streets: Path) -> Iterator[Callable[..., Bench]]:
+def make(tmp_path: Path, small_streets: Path, empty_store: Path) -> Iterator[Callable[..., Bench]]:
+    shutil.copy(empty_store, tmp_path)
     made: list[Bench] = []
 
     def build(limits: Limits | None = None) -> Bench:

@@ -37,8 +37,8 @@ def trial(study: Study, tmp_path: Path) -> ResolvedTrial:
 
 
 @pytest.fixture
-def uri(tmp_path: Path, empty_ledger: Path) -> str:
-    return f"sqlite:///{shutil.copy(empty_ledger, tmp_path / 'mlflow.db')}"
+def uri(tmp_path: Path, empty_store: Path) -> str:
+    return f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
 
 
 @pytest.fixture

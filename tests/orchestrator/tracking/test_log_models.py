@@ -36,7 +36,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) -> Reso
 def test_a_checkpoint_of_something_else_is_not_recorded(
     trial: ResolvedTrial,
     tmp_path: Path,
-    empty_ledger: Path,
+    empty_store: Path,
     changed: dict[str, Any],
     difference: str,
 ) -> None:
@@ -44,6 +44,6 @@ def test_a_checkpoint_of_something_else_is_not_recorded(
     data = changed.get("data", trial.dataset.manifest.fingerprint)
     described = origin(experiment, data, {"init": changed.get("init")})
     (tmp_path / STATE_FILE).write_text(json.dumps({"experiment": described}))
-    store = TrackingStore(f"sqlite:///{empty_ledger}", None)
+    store = TrackingStore(f"sqlite:///{empty_store}", None)
     with pytest.raises(CheckpointError, match=f"belongs to another experiment: {difference}$"):
         log_models(store, "no run", trial, (), tmp_path, None, {"epoch": 1})

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from pipelines.evaluation.counts import write_counts
 from pipelines.evaluation.scores import ImageCounts, Scores, ScoreState, boundary_scores
+from tests.support.workers import run_workers
 
 matrices = st.integers(1, 6).flatmap(
     lambda n: st.lists(st.lists(st.integers(0, 9), min_size=n, max_size=n), min_size=n, max_size=n)
@@ -200,7 +200,7 @@ def _worker(rank: int, out: Path) -> None:
 
 @pytest.mark.slow
 def test_two_workers_have_one_score(tmp_path: Path) -> None:
-    mp.spawn(_worker, (tmp_path,), nprocs=2)
+    run_workers(_worker, (tmp_path,), 2)
     alone = filled(slice(None)).scores()
     assert alone.images is not None
     expected = [alone.confusion, alone.images.counts, alone.images.positions, alone.boundary]

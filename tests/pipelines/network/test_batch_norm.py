@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from pipelines.network.batch_norm import CpuSyncBatchNorm, synchronize_batch_norm
 from pipelines.network.build import NetworkError
+from tests.support.workers import run_workers
 
 CHANNELS = 5
 
@@ -64,7 +64,7 @@ def _worker(rank: int, size: int, shares: list[int], dtype: torch.dtype, out: Pa
 def test_workers_normalise_over_the_global_batch(
     tmp_path: Path, shares: list[int], dtype: torch.dtype
 ) -> None:
-    mp.spawn(_worker, (len(shares), shares, dtype, tmp_path), nprocs=len(shares))
+    run_workers(_worker, (len(shares), shares, dtype, tmp_path), len(shares))
     parts = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(len(shares))]
 
     norm = layer().double()

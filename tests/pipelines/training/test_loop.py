@@ -1,5 +1,6 @@
 """The training loop: worker counts, resuming, determinism, and what stops it."""
 
+import functools
 import json
 import math
 import shutil
@@ -14,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,6 +33,7 @@ from pipelines.training.experiment import Experiment
 from pipelines.training.loop import NonFiniteLossError, Report, Training
 from pipelines.training.optimization import TrainingConfig
 from pipelines.training.results import write_results
+from tests.support.workers import run_workers
 
 CPU = torch.device("cpu")
 
@@ -79,6 +80,23 @@ def run(
     return history, {k: v.clone() for k, v in training.model.state_dict().items()}
 
 
+@pytest.fixture(scope="module")
+def undisturbed(
+    small_streets: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[dict[str, float]], dict[str, Tensor], Path]:
+    """History and weights of `small_experiment()`, and its checkpoint after the first epoch."""
+    checkpoint = tmp_path_factory.mktemp("undisturbed") / "checkpoint"
+    return *run(small_experiment(), small_streets, save_at=checkpoint), checkpoint
+
+
+@pytest.fixture(scope="module")
+def finished(small_streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of `small_experiment(epochs=1)`."""
+    checkpoint = tmp_path_factory.mktemp("finished") / "checkpoint"
+    run(small_experiment(epochs=1), small_streets, save_at=checkpoint)
+    return checkpoint
+
+
 @contextmanager
 def double_precision() -> Iterator[None]:
     """Everything is computed in float64, where what is left of a difference is no rounding."""
@@ -93,6 +111,7 @@ def double_precision() -> Iterator[None]:
             torch.set_default_dtype(torch.float32)
 
 
+@functools.cache
 def _run_twice(experiment: Experiment, dataset: Path) -> list[Any]:
     """History and weights in float32, then in float64."""
     single = run(experiment, dataset)
@@ -111,9 +130,9 @@ def _worker(rank: int, size: int, experiment: Experiment, dataset: Path, out: Pa
         dist.destroy_process_group()
 
 
-def run_workers(size: int, experiment: Experiment, dataset: Path, out: Path) -> list[Any]:
+def run_together(size: int, experiment: Experiment, dataset: Path, out: Path) -> list[Any]:
     out.mkdir()
-    mp.spawn(_worker, (size, experiment, dataset, out), nprocs=size)
+    run_workers(_worker, (size, experiment, dataset, out), size)
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
 
@@ -129,7 +148,7 @@ def test_workers_take_the_same_steps(
     # In float64 nothing of that is left; a fault would be.
     experiment = small_experiment(batch=14, epochs=3, accumulation=accumulation)
     alone = _run_twice(experiment, small_streets)
-    workers = run_workers(size, experiment, small_streets, tmp_path / "out")
+    workers = run_together(size, experiment, small_streets, tmp_path / "out")
     tolerances = ((1e-4, 1e-2, 1e-2), (1e-12, 1e-12, 1e-11))
     for precision, (of_loss, of_score, of_weight) in enumerate(tolerances):
         (history, weights), (together, shared) = alone[precision], workers[0][precision]
@@ -149,8 +168,10 @@ def test_workers_take_the_same_steps(
             assert together[0][name] == pytest.approx(history[0][name], rel=of_loss / 100)
 
 
-def test_the_same_seed_gives_the_same_bits(small_streets: Path) -> None:
-    first, second = (run(small_experiment(), small_streets) for _ in range(2))
+def test_the_same_seed_gives_the_same_bits(
+    small_streets: Path, undisturbed: tuple[list[dict[str, float]], dict[str, Tensor], Path]
+) -> None:
+    first, second = undisturbed, run(small_experiment(), small_streets)
     assert first[0] == second[0]
     for name, value in first[1].items():
         assert torch.equal(value, second[1][name]), name
@@ -158,24 +179,23 @@ def test_the_same_seed_gives_the_same_bits(small_streets: Path) -> None:
     assert other[0] != first[0]
 
 
-@pytest.mark.parametrize("report_steps", [None, 1, 2])
-def test_resuming_is_invisible(
-    small_streets: Path, tmp_path: Path, report_steps: int | None
-) -> None:
+def test_resuming_is_invisible(small_streets: Path, tmp_path: Path) -> None:
+    """From the end of an epoch, and from within one, where two runs save at different steps."""
     experiment = small_experiment(precision="bf16", accumulation=2)
-    history, weights = run(experiment, small_streets)
-    saved_history, _ = run(
-        experiment, small_streets, save_at=tmp_path / "checkpoint", report_steps=report_steps
-    )
-    assert saved_history == history
-    state = json.loads((tmp_path / "checkpoint" / "state.json").read_text())
-    assert (state["position"]["epoch"], state["position"]["step"]) == (
-        (0, report_steps) if report_steps else (1, 0)
-    )
-    resumed_history, resumed = run(experiment, small_streets, resume=tmp_path / "checkpoint")
-    assert resumed_history == history
-    for name, value in weights.items():
-        assert torch.equal(value, resumed[name]), name
+    history, weights = run(experiment, small_streets, save_at=tmp_path / "1 0")
+    for steps in (1, 2):
+        again, others = run(
+            experiment, small_streets, save_at=tmp_path / f"0 {steps}", report_steps=steps
+        )
+        assert again == history
+        assert all(torch.equal(value, others[name]) for name, value in weights.items())
+    for checkpoint in tmp_path.iterdir():
+        position = json.loads((checkpoint / "state.json").read_text())["position"]
+        assert f"{position['epoch']} {position['step']}" == checkpoint.name
+        resumed_history, resumed = run(experiment, small_streets, resume=checkpoint)
+        assert resumed_history == history
+        for name, value in weights.items():
+            assert torch.equal(value, resumed[name]), name
 
 
 class Dropping(nn.Module):
@@ -207,10 +227,12 @@ def test_resuming_is_invisible_to_a_network_that_draws(
 
 
 def test_a_stop_is_a_checkpoint_within_the_epoch_and_costs_nothing(
-    small_streets: Path, tmp_path: Path
+    small_streets: Path,
+    undisturbed: tuple[list[dict[str, float]], dict[str, Tensor], Path],
+    tmp_path: Path,
 ) -> None:
     experiment = small_experiment()
-    history, weights = run(experiment, small_streets)
+    history, weights, _ = undisturbed
     training = Training(experiment, open_dataset(small_streets), CPU)
     reports: list[Report] = []
     asked = iter([False, True])
@@ -242,7 +264,7 @@ def _stopped_worker(rank: int, size: int, dataset: Path, out: Path) -> None:
 def test_one_worker_that_is_told_to_stop_stops_all_at_the_same_step(
     small_streets: Path, tmp_path: Path
 ) -> None:
-    mp.spawn(_stopped_worker, (2, small_streets, tmp_path), nprocs=2)
+    run_workers(_stopped_worker, (2, small_streets, tmp_path), 2)
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["0 1", "0 1"]
 
 
@@ -253,11 +275,12 @@ def test_training_learns(small_streets: Path) -> None:
     )
     plain = AugmentationConfig((1, 1), 0, 0, 0, 0, 0, (0, 0))
     data = DataConfig(crop=(32, 64), validation_split="train", augmentation=plain)
-    history, _ = run(replace(experiment, data=data), small_streets)
+    evaluation = EvaluationConfig(batch=7, every=4)
+    history, _ = run(replace(experiment, data=data, evaluation=evaluation), small_streets)
     assert history[-1]["train/loss"] < 0.8 * history[0]["train/loss"]
     assert history[-1]["val/pixel_accuracy"] > 0.5
     assert history[-1]["val/miou"] > 0.12
-    assert history[-1]["val/best_miou"] == max(entry["val/miou"] for entry in history)
+    assert history[-1]["val/best_miou"] == max(entry["val/miou"] for entry in history[3::4])
     rates = [entry["learning_rate"] for entry in history]
     assert rates == pytest.approx([0.05 * (1 - epoch / 16) for epoch in range(16)])
 
@@ -344,21 +367,20 @@ def test_a_network_that_its_last_step_destroys_has_no_score(small_streets: Path)
         run(experiment, small_streets)
 
 
-def test_a_checkpoint_of_another_model_is_refused(small_streets: Path, tmp_path: Path) -> None:
-    run(small_experiment(epochs=1), small_streets, save_at=tmp_path / "checkpoint")
+def test_a_checkpoint_of_another_model_is_refused(small_streets: Path, finished: Path) -> None:
     other = replace(
         small_experiment(), model=FENetConfig(backbone="dfnet1", channels=16, supervision=(3, 4))
     )
     with pytest.raises(CheckpointError, match=r"does not fit this model: .*checkpoint \(8"):
-        run(other, small_streets, resume=tmp_path / "checkpoint")
+        run(other, small_streets, resume=finished)
 
 
-def test_a_checkpoint_of_another_experiment_is_refused(small_streets: Path, tmp_path: Path) -> None:
-    checkpoint = tmp_path / "checkpoint"
-    run(small_experiment(epochs=1), small_streets, save_at=checkpoint)
+def test_a_checkpoint_of_another_experiment_is_refused(
+    small_streets: Path, finished: Path, tmp_path: Path
+) -> None:
     # Where the same data lie is no difference; what they hold is.
     moved = shutil.copytree(small_streets, tmp_path / "moved")
-    run(small_experiment(epochs=1), moved, resume=checkpoint)
+    run(small_experiment(epochs=1), moved, resume=finished)
     prepare_streets(tmp_path / "other", train=6, val=2, size=(32, 64))
     for dataset, experiment, difference in (
         (small_streets, small_experiment(epochs=3), "training.epochs: 1 there, 3 here$"),
@@ -374,15 +396,14 @@ def test_a_checkpoint_of_another_experiment_is_refused(small_streets: Path, tmp_
         ),
     ):
         with pytest.raises(CheckpointError, match="another experiment: " + difference):
-            run(experiment, dataset, resume=checkpoint)
+            run(experiment, dataset, resume=finished)
 
 
 def test_what_an_experiment_only_names_belongs_to_its_checkpoints(
-    small_streets: Path, tmp_path: Path
+    small_streets: Path, finished: Path, tmp_path: Path
 ) -> None:
     """The content of the weights it starts from, and what `auto` means on this machine."""
-    run(small_experiment(epochs=1), small_streets, save_at=tmp_path / "first")
-    weights = shutil.copy(tmp_path / "first" / "model.safetensors", tmp_path / "weights")
+    weights = shutil.copy(finished / "model.safetensors", tmp_path / "weights")
     experiment = small_experiment(epochs=1, init=str(weights))
     run(experiment, small_streets, save_at=tmp_path / "checkpoint")
     moved = shutil.copy(weights, tmp_path / "moved")
@@ -419,12 +440,13 @@ def _disagreeing_worker(rank: int, dataset: Path, out: Path, checkpoint: Path | 
 @pytest.mark.slow
 @pytest.mark.parametrize("at_another_place", [False, True])
 def test_workers_that_would_not_train_the_same_train_nothing(
-    small_streets: Path, tmp_path: Path, at_another_place: bool
+    small_streets: Path,
+    undisturbed: tuple[list[dict[str, float]], dict[str, Tensor], Path],
+    tmp_path: Path,
+    at_another_place: bool,
 ) -> None:
-    checkpoint = tmp_path / "checkpoint" if at_another_place else None
-    if checkpoint:
-        run(small_experiment(), small_streets, save_at=checkpoint)
-    mp.spawn(_disagreeing_worker, (small_streets, tmp_path, checkpoint), nprocs=2)
+    checkpoint = undisturbed[2] if at_another_place else None
+    run_workers(_disagreeing_worker, (small_streets, tmp_path, checkpoint), 2)
     difference = "position.epoch: 0 there, 1 here" if checkpoint else "seed: 0 there, 1 here"
     for rank in range(2):
         told = (tmp_path / f"{rank}.txt").read_text()
@@ -432,9 +454,10 @@ def test_workers_that_would_not_train_the_same_train_nothing(
         assert difference in told
 
 
-def test_a_damaged_checkpoint_is_refused(small_streets: Path, tmp_path: Path) -> None:
-    checkpoint = tmp_path / "checkpoint"
-    run(small_experiment(epochs=1), small_streets, save_at=checkpoint)
+def test_a_damaged_checkpoint_is_refused(
+    small_streets: Path, finished: Path, tmp_path: Path
+) -> None:
+    checkpoint = shutil.copytree(finished, tmp_path / "checkpoint")
     weights = checkpoint / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
