@@ -4,7 +4,7 @@ VENV := .venv
 STORAGE ?= storage
 STUDY ?= ablations.yaml
 
-.PHONY: install install-test sweep test lint types clean
+.PHONY: install install-test sweep test test-fast lint types clean
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
@@ -33,6 +33,11 @@ types: install-test
 
 test: lint types
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Without Ray, servers and whatever else takes long.
+test-fast: install-test
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  -m "not slow" --ignore tests/e2e
 
 clean:
 	rm -rf $(VENV)

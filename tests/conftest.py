@@ -1,15 +1,26 @@
 """Settings and the small data sets that all tests share."""
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# Two processes of two threads each wait for each other on two cores, and forever on small tensors.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from pipelines.preparation.embedded import prepare_streets
 from pipelines.prepare import main as prepare
+
+if TYPE_CHECKING:
+    from tests.support.finished_run import FinishedRun
 
 # A busy machine is no reason to fail; on CI the same examples come every time.
 settings.register_profile(
@@ -19,10 +30,30 @@ settings.register_profile("ci", settings.get_profile("project"), derandomize=Tru
 settings.load_profile("ci" if os.environ.get("CI") else "project")
 
 
+TESTS = Path(__file__).parent
+SERVERS = {"gcs_server", "raylet", "moto.server", "postgres", "sshd", "orchestrator.sweep"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first: of two files at a time, the last should be short ones."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def no_servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test outside tests/e2e that starts Ray or another server as a process."""
+    if request.path.is_relative_to(TESTS / "e2e"):
+        return
+    start = subprocess.Popen.__init__
+
+    def refuse(process: Any, args: Any, *others: Any, **options: Any) -> None:
+        words = [args] if isinstance(args, str | bytes | Path) else args
+        started = SERVERS & {os.path.basename(os.fsdecode(word)) for word in words}
+        assert not started, f"{', '.join(started)} is started; only tests in tests/e2e may do so"
+        start(process, args, *others, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +85,43 @@ def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["cityscapes", "--source", str(source), "--destination", str(prepared)]
     assert prepare(arguments) == 0
     return prepared
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tracking store without a study, made once for all processes: it takes MLflow seconds."""
+    from orchestrator.tracking.store import TrackingStore
+
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent
+    file = directory / "empty" / "mlflow.db"
+    with FileLock(directory / "empty.lock"):
+        if not file.exists():
+            new = tmp_path_factory.mktemp("store") / "mlflow.db"
+            TrackingStore(f"sqlite:///{new}", None)
+            file.parent.mkdir()
+            shutil.copy(new, file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path
+) -> "FinishedRun":
+    """One run for all tests of a process, which leave it as it is."""
+    from tests.support.finished_run import make_finished_run
+
+    storage = tmp_path_factory.mktemp("storage")
+    shutil.copy(empty_store, storage)
+    return make_finished_run(storage, small_streets)
+
+
+@pytest.fixture
+def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_store: Path) -> Path:
+    """`storage/` in the test's own directory, with an empty tracking store; returns `storage`."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    shutil.copy(empty_store, storage)
+    return storage

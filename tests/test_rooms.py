@@ -124,6 +124,32 @@ def test_pipelines_import_nothing_of_the_orchestrator(file: Path) -> None:
     assert not libraries(file) & {"ray", "mlflow", "pydantic", "orchestrator"}
 
 
+TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def test_test_files_share_only_what_is_in_support() -> None:
+    for file in TEST_FILES:
+        shared = {name for name in imported(file) if name.split(".")[0] == "tests"}
+        others = [name for name in shared if not f"{name}.".startswith("tests.support.")]
+        assert not others, f"{file} imports {others}"
+
+
+def test_a_conftest_defines_fixtures_only() -> None:
+    for file in (file for file in TEST_FILES if file.name == "conftest.py"):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                text = ast.unparse(node)
+                assert text.startswith(("@pytest.fixture", "def pytest_")), (file, node.name)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_folders_of_tests_are_those_of_packages(room: str) -> None:
+    folders = {file.parent for file in TEST_FILES if file.is_relative_to(ROOT / "tests" / room)}
+    packages = [folder.relative_to(ROOT / "tests") for folder in folders]
+    assert packages
+    assert not [package for package in packages if not (ROOT / package).is_dir()]
+
+
 def crossings(room: str) -> Iterator[tuple[str, str, str]]:
     """Each import between two packages of a room: who, from which package, what."""
     for name, file in MODULES.items():

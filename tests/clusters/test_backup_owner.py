@@ -9,8 +9,9 @@ from typing import Any
 
 import boto3
 import pytest
-from heads import BUCKET, CLUSTERS, KEYS
 from moto import mock_aws
+
+from tests.support.heads import BUCKET, CLUSTERS, KEYS
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

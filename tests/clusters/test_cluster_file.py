@@ -19,7 +19,7 @@ from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 
 from orchestrator.scheduling.capacity import DRIVER_RESOURCE, plan_placement
 from orchestrator.study.resources import Resources
-from tests.clusters.conftest import SSH_FROM
+from tests.support.aws import SSH_FROM
 
 PROJECT = Path(__file__).parents[2]
 

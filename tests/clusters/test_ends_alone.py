@@ -6,10 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
-from ray.cluster_utils import Cluster
 
 STAND_INS = {
     # A minute passes. The story ends after 150.
@@ -71,21 +69,6 @@ def test_it_ends_when_nobody_needs_it(
     assert (said.read_text() if said.exists() else None) == (
         f"poweroff {ended}\n" if ended else None
     )
-
-
-@pytest.mark.slow
-def test_ray_ends_where_its_head_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "3")  # Ray's own patience is 60
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": 0})
-    try:
-        machine = cluster.add_node(num_cpus=1)
-        raylet = machine.all_processes["raylet"][0].process
-        assert psutil.Process(raylet.pid).name() == "raylet"  # by which name the service knows it
-        cluster.head_node.kill_gcs_server()
-        raylet.wait(timeout=300)
-    finally:
-        cluster.shutdown()
 
 
 def test_the_service_runs_the_script(aws_config: dict[str, Any]) -> None:

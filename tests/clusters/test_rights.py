@@ -18,9 +18,8 @@ from ray.autoscaler._private.providers import _get_node_provider, _get_node_prov
 from ray.autoscaler._private.util import prepare_config
 from ray.autoscaler.tags import NODE_KIND_WORKER, TAG_RAY_NODE_KIND
 
-from tests.clusters.conftest import BUCKET
-from tests.clusters.rights import TEMPLATE, Asked, Rights, acting_with, rights_of
-from tests.clusters.test_spot_first import autoscale, start_head
+from tests.support.aws import BUCKET, autoscale, start_head
+from tests.support.rights import TEMPLATE, Asked, Rights, acting_with, rights_of
 
 pytestmark = [
     # botocore and moto on themselves

@@ -19,8 +19,8 @@ from pipelines.evaluation.evaluate import EvaluationConfig, Scores, evaluate
 from pipelines.network.precision import Numerics
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.camvid import CamVid
-from tests.orchestrator.conftest import FinishedRun
-from tests.pipelines.conftest import CamVidSource
+from tests.support.camvid_source import CamVidSource
+from tests.support.finished_run import FinishedRun
 
 WINDOWS = EvaluationConfig(scales=(0.5, 1.0), flip=True, window=(24, 32), stride=(8, 32))
 OPTIONS = ["--scales", "0.5,1", "--flip", "--window", "24x32", "--stride", "8x32"]
@@ -211,27 +211,3 @@ def test_other_classes_are_refused(
     )
     assert "predicts 10 classes (road, sidewalk, building, ...)" in printed
     assert "has 11 (sky, building, pole, ...)" in printed
-
-
-@pytest.mark.slow
-def test_a_cluster_counts_the_same(
-    finished_run: FinishedRun,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("orchestrator.evaluation.scoring._SHARES", 1)
-    model = str(finished_run.directory)
-    assert command(finished_run, model, "--batch", "1") == 0
-    alone = capsys.readouterr().out
-    assert command(finished_run, model, "--batch", "1", "--address", "local") == 0
-    assert capsys.readouterr().out == alone
-
-    damaged = shutil.copytree(finished_run.dataset, tmp_path / "damaged")
-    (shard,) = damaged.glob("val*.parquet")
-    content = bytearray(shard.read_bytes())
-    content[100:300] = bytes(200)
-    shard.write_bytes(content)
-    printed = refused(finished_run, capsys, model, "--dataset", str(damaged), "--address", "local")
-    assert f"{shard}: sample" in printed
-    assert "prepare the data set again" in printed

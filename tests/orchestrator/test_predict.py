@@ -30,7 +30,7 @@ from pipelines.preparation.readers.ade20k import ADE20K
 from pipelines.preparation.readers.cityscapes import Cityscapes
 from pipelines.training.experiment import Experiment
 from pipelines.training.optimization import TrainingConfig
-from tests.orchestrator.conftest import FinishedRun
+from tests.support.finished_run import FinishedRun
 
 CPU = Numerics.choose(torch.device("cpu"), "fp32")
 

@@ -1,0 +1,49 @@
+"""orchestrator.evaluate on a Ray cluster."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from orchestrator.evaluate import main
+from tests.support.finished_run import FinishedRun
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def command(run: FinishedRun, model: str, *options: str) -> int:
+    base = [model, "--dataset", str(run.dataset), "--storage", str(run.storage)]
+    return main([*base, *options])
+
+
+def refused(run: FinishedRun, capsys: pytest.CaptureFixture[str], model: str, *options: str) -> str:
+    assert command(run, model, *options) == 2
+    return capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_cluster_counts_the_same(
+    finished_run: FinishedRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("orchestrator.evaluation.scoring._SHARES", 1)
+    model = str(finished_run.directory)
+    assert command(finished_run, model, "--batch", "1") == 0
+    alone = capsys.readouterr().out
+    assert command(finished_run, model, "--batch", "1", "--address", "local") == 0
+    assert capsys.readouterr().out == alone
+
+    damaged = shutil.copytree(finished_run.dataset, tmp_path / "damaged")
+    (shard,) = damaged.glob("val*.parquet")
+    content = bytearray(shard.read_bytes())
+    content[100:300] = bytes(200)
+    shard.write_bytes(content)
+    printed = refused(finished_run, capsys, model, "--dataset", str(damaged), "--address", "local")
+    assert f"{shard}: sample" in printed
+    assert "prepare the data set again" in printed

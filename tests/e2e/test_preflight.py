@@ -1,0 +1,59 @@
+"""Canaries on a real Ray cluster of this machine: a gang that is lost."""
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.sweep_command import command, environment, train_workers, wait_for
+
+STUDY = """\
+study: rehearsed
+base:
+  data: {dataset: DATASET, crop: [256, 256]}
+  model: {backbone: dfnet1, flows: []}
+  training: {epochs: 3, batch: 8, learning_rate: 0.01}
+variants:
+  strong: {}
+resources: {workers: 2, cpus_per_worker: 0.5, node_cache: null}
+"""
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Iterator[Path]:
+    """A folder for temporary files alone, with a short name."""
+    with tempfile.TemporaryDirectory(prefix="t-") as directory:
+        yield Path(directory)
+
+
+@pytest.mark.slow
+def test_a_gang_that_is_lost_once_is_tried_once_more(
+    tmp_path: Path, small_streets: Path, temporary: Path
+) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY.replace("DATASET", str(small_streets)))
+    output = tmp_path / "output.txt"
+    settings = {"TMPDIR": str(temporary), "RAY_TMPDIR": "/tmp"}
+    with output.open("w") as file:
+        # A plan of a device that nothing was timed on rehearses, and trains nothing.
+        process = subprocess.Popen(
+            command(study, "--plan"), stdout=file, env={**environment(), **settings}
+        )
+    try:
+        wait_for(lambda: len(list(temporary.glob("canary-*"))) == 2, 60)
+        time.sleep(1)  # into the first steps
+        first = train_workers(process.pid)
+        assert len(first) == 2
+        assert "canary  strong" not in output.read_text()
+        first[1].kill()
+        assert process.wait(90) == 0, output.read_text()
+    finally:
+        process.kill()
+        process.wait()
+    assert "canary  strong: " in output.read_text()
+    assert "s a step" in output.read_text()
+    assert not list(temporary.glob("canary-*"))
+    assert not list((tmp_path / "storage").glob("canary-*"))

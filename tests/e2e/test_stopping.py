@@ -1,0 +1,124 @@
+"""Signals to the command while it trains: what they leave behind, and how it goes on from there."""
+
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.sweep_command import (
+    LONG,
+    command,
+    environment,
+    runs,
+    train_workers,
+    wait_for,
+)
+
+pytestmark = pytest.mark.slow
+
+
+def processes_of(command_id: int) -> list[psutil.Process]:
+    """The command's cluster: what it started, and the workers that are forked apart from it."""
+    return [*psutil.Process(command_id).children(recursive=True), *train_workers(command_id)]
+
+
+def take_the_terminal() -> None:
+    """Make standard output the terminal of this process's session, whose end it is told."""
+    fcntl.ioctl(1, termios.TIOCSCTTY, 0)
+
+
+@contextmanager
+def on_a_terminal(study: Path) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], None]]]:
+    """The command with the live view, whose output is read and forgotten; and what closes the
+    terminal."""
+    terminal, end = pty.openpty()
+
+    closed = threading.Event()
+
+    def read() -> None:
+        with suppress(OSError):  # the other end is closed
+            while not closed.is_set() and os.read(terminal, 65536):
+                pass
+        os.close(terminal)
+
+    process = subprocess.Popen(
+        command(study, "--only", "strong"),
+        stdout=end,
+        stderr=end,
+        env=environment(),
+        start_new_session=True,  # a group of its own, to which Ctrl-C goes as a whole
+        preexec_fn=take_the_terminal,
+    )
+    os.close(end)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield process, closed.set
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+
+
+def test_a_terminated_command_without_a_reader_and_an_impatient_ctrl_c(study: Path) -> None:
+    study.write_text(study.read_text().replace("epochs: 3", f"epochs: {LONG}"))
+    process = subprocess.Popen(
+        command(study, "--only", "strong"), stdout=subprocess.PIPE, env=environment()
+    )
+    try:
+        assert process.stdout is not None
+        assert any(f"epoch 2/{LONG}".encode() in line for line in process.stdout)
+        process.stdout.close()  # as `tee` does, which the same Ctrl-C ends
+        left = processes_of(process.pid)
+        process.terminate()
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: not any(each.is_running() for each in left), 20)
+    (parent,), trials, client = runs(study)
+    assert parent.info.status == "KILLED"
+    assert trials["strong"].info.status == "KILLED"
+    assert trials["strong"].data.tags["orchestrator.reason"] == "the study was stopped"
+    reached = int(trials["strong"].data.metrics["epoch"])
+
+    def log() -> str:
+        logs = study.parent / "storage" / "logs" / "trials"
+        return "".join(file.read_text() for file in logs.rglob("worker-0.log"))
+
+    with on_a_terminal(study) as (process, _):
+        resumed = f"resumed after epoch {reached} of {LONG}"
+        wait_for(lambda: resumed in log() or process.poll() is not None, 60)
+        left = processes_of(process.pid)
+        assert len(left) > 2
+        for _ in range(20):  # of which the second stops it at once, and the rest change nothing
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        assert process.wait(30) == 130
+    wait_for(lambda: not any(each.is_running() for each in left), 20)
+    (parent,), trials, client = runs(study)
+    assert parent.info.status == "KILLED"
+    assert trials["strong"].info.status == "KILLED"
+    history = client.get_metric_history(trials["strong"].info.run_id, "train/loss")
+    assert [entry.step for entry in history] == list(range(1, len(history) + 1))
+
+    # The window is closed: as Ctrl-C once.
+    with on_a_terminal(study) as (process, close):
+        wait_for(lambda: log().count("resumed after") > 1 or process.poll() is not None, 60)
+        left = processes_of(process.pid)
+        close()
+        assert process.wait(60) == 130
+    wait_for(lambda: not any(each.is_running() for each in left), 20)
+    _, trials, client = runs(study)
+    assert trials["strong"].data.tags["orchestrator.reason"] == "the study was stopped"

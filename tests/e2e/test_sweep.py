@@ -1,0 +1,118 @@
+"""The command itself: real studies through Ray Tune, Ray Train and MLflow."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from orchestrator.tracking.store import TrackingStore
+from pipelines.preparation.embedded import prepare_streets
+from tests.support.sweep_command import (
+    runs,
+    sweep,
+)
+
+
+@pytest.mark.slow
+def test_a_study_from_file_to_table(study: Path, tmp_path: Path) -> None:
+    shutil.rmtree(study.parent / "storage")  # the command makes its own
+    first = sweep(study)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stderr == ""
+    assert "3 trials: 3 missing" in first.stdout
+    assert "full: epoch 3/3, loss" in first.stdout
+    assert "mlflow ui --backend-store-uri sqlite:" in first.stdout
+    (row,) = [line for line in first.stdout.splitlines() if line.startswith("│ FENet")]
+    assert "80.1" in row
+    assert "+2.8" in row
+
+    parents, trials, client = runs(study)
+    (parent,) = parents
+    assert parent.info.status == "FINISHED"
+    documents = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    assert documents == {
+        "study.yaml",
+        "study.resolved.yaml",
+        "report",
+        "figures",
+    }
+    # Two names of one training: trained once, shown twice.
+    table = Path(client.download_artifacts(parent.info.run_id, "report/table.csv")).read_text()
+    lines = {line["variant"]: line for line in csv.DictReader(table.splitlines())}
+    assert lines["twin"]["runs"] == lines["strong"]["runs"]
+    assert lines["twin"]["miou_mean"] == lines["strong"]["miou_mean"]
+    drawn = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "figures")}
+    kinds = ("comparison", "features")
+    assert drawn == {f"figures/{kind}.{suffix}" for kind in kinds for suffix in ("png", "pdf")}
+    registered = client.get_model_version_by_alias("tiny", "best")
+    assert registered.run_id in {run.info.run_id for run in trials.values()}
+    assert "best model: models:/tiny@best (" in first.stdout
+    assert set(trials) == {"strong", "full"}
+    assert trials["full"].info.run_name == "full, dfnet1, streets, seed 0"
+    for run in trials.values():
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        for metric in ("train/loss", "val/miou", "learning_rate", "images_per_second", "epoch"):
+            history = client.get_metric_history(run.info.run_id, metric)
+            assert [entry.step for entry in history] == [1, 2, 3], metric
+        assert run.data.metrics["model/parameters_m"] > 1
+        assert run.data.metrics["model/gflops"] > 0
+        assert 0 < run.data.metrics["memory_gib"] < 8
+        seconds = run.data.metrics["trial/seconds"]
+        assert seconds > 0
+        assert run.data.metrics["trial/worker_hours"] == pytest.approx(2 * seconds / 3600)
+        folder = Path(client.download_artifacts(run.info.run_id, ""))
+        for picture in ("confusion.png", "panels.png"):
+            with Image.open(folder / picture) as image:
+                image.load()
+        assert len((folder / "confusion.csv").read_text().splitlines()) == 11
+        weights = load_file(folder / "best" / "model.safetensors")
+        store = TrackingStore(client.tracking_uri, None)
+        model = store.download(f"runs:/{run.info.run_id}/model", tmp_path / run.info.run_id)
+        assert weights.keys() == load_file(next(model.rglob("model.safetensors"))).keys()
+    full, strong = trials["full"], trials["strong"]
+    assert full.data.metrics["model/gflops"] > strong.data.metrics["model/gflops"]
+    assert "train/loss/stage3" in full.data.metrics
+
+    again = sweep(study)
+    assert again.returncode == 0
+    assert "3 trials: 3 finished" in again.stdout
+    assert row in again.stdout
+    parents_after, trials_after, _ = runs(study)
+    assert len(parents_after) == 1
+    assert {r.info.run_id for r in trials_after.values()} == {
+        r.info.run_id for r in trials.values()
+    }
+
+
+@pytest.mark.slow
+def test_one_failing_trial_leaves_the_others_alone(study: Path) -> None:
+    study.write_text(
+        study.read_text()
+        .replace("supervision: [3, 4]}", "supervision: [3, 4]}, data: {dataset: D}")
+        .replace("epochs: 3", "epochs: 1")
+    )
+    broken = study.parent / "broken"
+    prepare_streets(broken, train=6, val=2, size=(32, 64))
+    study.write_text(study.read_text().replace("dataset: D}", f"dataset: {broken}}}"))
+    (shard,) = broken.glob("*train*.parquet")
+    content = bytearray(shard.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(200)
+    shard.write_bytes(content)
+
+    done = sweep(study)
+    assert done.returncode == 1, done.stdout
+    failed = [line for line in done.stdout.splitlines() if line.startswith("failed ")]
+    assert len(failed) == 1, done.stdout
+    (line,) = failed
+    assert "full: DatasetError: " in line
+    assert str(shard) in line
+    (parent,), trials, _ = runs(study)
+    assert parent.info.status == "FAILED"
+    assert trials["strong"].info.status == "FINISHED"
+    assert trials["full"].info.status == "FAILED"
+    assert "DatasetError" in trials["full"].data.tags["mlflow.note.content"]

@@ -1,0 +1,55 @@
+"""A second Ray cluster that somebody starts on the machine while a study trains on one."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.sweep_command import LONG, command, environment, wait_for
+
+SECOND = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": 0})
+print("it is there", flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_a_second_cluster_leaves_the_gangs_of_the_first_alone(study: Path) -> None:
+    text = study.read_text().replace("epochs: 3", f"epochs: {LONG}")
+    study.write_text(text.replace("workers: 2", "retries: 0, workers: 2"))
+    output = study.parent / "output.txt"
+
+    def epochs() -> int:
+        return output.read_text().count("epoch ")
+
+    # Ray keeps the address of the cluster that was started last there; the name must be short.
+    with tempfile.TemporaryDirectory(prefix="ray-") as directory, output.open("w") as file:
+        settings = {**environment(), "RAY_TMPDIR": directory}
+        first = subprocess.Popen(command(study, "--only", "strong"), stdout=file, env=settings)
+        second = None
+        try:
+            wait_for(lambda: epochs() > 0 or first.poll() is not None, 120)
+            second = subprocess.Popen(
+                [sys.executable, "-c", SECOND],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=settings,
+            )
+            assert second.stdout is not None
+            assert second.stdout.readline() == b"it is there\n"
+            reached = epochs()  # Ray looks every second; this many epochs take several
+            wait_for(lambda: epochs() > reached + 15 or first.poll() is not None, 120)
+            assert first.poll() is None, output.read_text()
+        finally:
+            first.terminate()
+            if second is not None:
+                second.communicate()
+            first.wait()
+    assert "a worker was lost" not in output.read_text()

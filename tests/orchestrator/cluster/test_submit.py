@@ -1,0 +1,151 @@
+"""Sending a study to a cluster: what may leave this machine, and which job a command follows. The
+cluster is a stand-in for Ray's client of jobs, which test_ray_up.py has for real."""
+
+import re
+import shlex
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.dashboard.modules.job.pydantic_models import JobDetails, JobType
+from ray.job_submission import JobStatus
+
+from orchestrator.cluster import submit
+from orchestrator.sweep.__main__ import main as sweep
+
+PROJECT = Path(__file__).parents[3]
+STUDY = """\
+study: a study
+description: see https://example.org:443/x@y
+base: {data: {dataset: streets}}
+variants: {strong: {set: {model: {flows: []}}}}
+"""
+
+
+class Jobs:
+    """A cluster's jobs: what is submitted stays at work, and says nothing."""
+
+    def __init__(self) -> None:
+        self.all: dict[str, JobDetails] = {}
+        self.followed: list[str] = []
+
+    def list_jobs(self) -> list[JobDetails]:
+        return list(self.all.values())
+
+    def submit_job(self, *, submission_id: str, **told: Any) -> str:
+        job = f"{submission_id}-{len(self.all)}"
+        self.all[job] = JobDetails(
+            type=JobType.SUBMISSION,
+            submission_id=job,
+            status=JobStatus.RUNNING,
+            entrypoint=told["entrypoint"],
+            metadata=told["metadata"],
+        )
+        return job
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        self.followed.append(job)
+        for text in ("at work\n",):
+            yield text
+
+    def get_job_info(self, job: str) -> JobDetails:
+        return self.all[job].model_copy(
+            update={"status": JobStatus.SUCCEEDED, "driver_exit_code": 0}
+        )
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    found = Jobs()
+    monkeypatch.setattr(submit, "JobSubmissionClient", lambda address: found)
+    return found
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY)
+    return file
+
+
+def send(study: Path, *options: str) -> int:
+    line = [str(study), "--storage", "s3://bucket/storage", "--address", "http://127.0.0.1:9"]
+    return sweep([*line, *options])
+
+
+def test_the_same_command_follows_and_another_is_refused(
+    jobs: Jobs, study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert send(study) == send(study) == 0
+    (job,) = jobs.all
+    assert jobs.followed == [job, job]
+    capsys.readouterr()
+    assert send(study, "--set", "training.epochs=7") == 2
+    study.write_text(STUDY.replace("flows: []", "flows: [detail]"))
+    assert send(study) == 2
+    assert list(jobs.all) == [job]
+    told = capsys.readouterr().out
+    assert told.count("from another file or with other options") == 2
+    assert f"ray job logs {job} --follow" in told
+
+
+def test_a_plan_neither_joins_nor_is_joined(jobs: Jobs, study: Path) -> None:
+    assert send(study, "--plan") == send(study) == send(study, "--plan") == send(study) == 0
+    study, training, again = jobs.all
+    assert jobs.followed == [study, training, again, training]
+    assert ["--plan" in job.entrypoint for job in jobs.all.values()] == [True, False, True]
+
+
+def test_paths_of_this_machine_stay_here(
+    jobs: Jobs, study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = "training.backbone_weights"
+    for key, place in (
+        ("data.dataset", "data/x"),
+        (weights, "weights/a.pth"),
+        ("training.init", "~/x"),
+    ):
+        assert send(study, "--set", f"{key}={place}") == 2
+    told = capsys.readouterr().out
+    assert f"--set {weights}=s3://BUCKET/weights/a.pth" in told
+    assert "--set data.dataset=s3://BUCKET/data/x" in told
+    assert not jobs.all
+    for place in ("s3://bucket/a.pth", "/shared/a.pth"):
+        jobs.all.clear()
+        assert send(study, "--set", f"{weights}={place}") == 0
+    jobs.all.clear()
+    assert send(study, "--set", "training.init=runs:/1/best") == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "base: {training: {init: 's3://KEY:hu/sh@bucket/x'}}",
+        "base: {training: {backbone_weights: 'abfs://a@b/x?tenant_id=1&client_secret=hush'}}",
+        "base: {data: {dataset: 'https://store/x?X-Amz-Signature=hush'}}",
+        "description: fetched from https://store/x?sv=1&sig=hush of ours",
+        "published: [{label: other, miou: 50.0, source: 's3://KEY:hush@bucket/x'}]",
+    ],
+)
+def test_keys_stay_here_wherever_they_stand(
+    jobs: Jobs, study: Path, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = line.partition(":")[0]
+    kept = [one for one in STUDY.splitlines() if not one.startswith(key)]
+    study.write_text("\n".join([*kept, line]))
+    assert send(study) == 2
+    study.write_text(STUDY)
+    assert send(study, "--set", "data.dataset=s3://KEY:hush@bucket/data") == 2
+    told = capsys.readouterr().out
+    assert told.count("a key in an address") == 2
+    assert "hush" not in told.replace("hu/sh", "hush")
+    assert not jobs.all
+
+
+def test_what_the_document_sends_can_be_sent(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    text = (PROJECT / "docs" / "aws.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^python -m orchestrator\.sweep (.* s3://.* --address .*)$", text, re.M)
+    assert len(commands) == 2
+    assert [sweep(shlex.split(command)) for command in commands] == [0, 0]

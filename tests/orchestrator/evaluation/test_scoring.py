@@ -1,0 +1,44 @@
+"""Shares of a scoring on Ray's workers."""
+
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+from rich.progress import Progress
+
+from orchestrator.evaluation import scoring
+from pipelines.data.dataset import DatasetError
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (WorkerCrashedError(), WorkerCrashedError),
+        (OutOfMemoryError("killed"), OutOfMemoryError),
+        (RayTaskError("count", "", DatasetError("damaged")), DatasetError),
+    ],
+)
+def test_the_shares_of_what_failed_are_cancelled(
+    raised: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever one share ends with, the others do not run on, and the bar goes."""
+    cancelled: list[int] = []
+
+    def get(reference: int) -> str:
+        if reference == 1:
+            raise raised
+        return "counted"
+
+    monkeypatch.setattr(scoring.ray, "put", lambda model: model)
+    monkeypatch.setattr(scoring.ray, "wait", lambda waiting: (waiting[:1], waiting[1:]))
+    monkeypatch.setattr(scoring.ray, "get", get)
+    monkeypatch.setattr(scoring.ray, "cancel", cancelled.append)
+    monkeypatch.setattr(scoring, "_machines", lambda: [{"CPU": 1.0}])
+    task = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *given: given[-2]))
+    bar = Progress(disable=True)
+    shares = scoring._in_shares(task, None, (), 4, bar, "scored")  # type: ignore[arg-type]
+    assert next(shares) == "counted"
+    with pytest.raises(expected):
+        next(shares)
+    assert cancelled == [2, 3]
+    assert not bar.tasks

@@ -1,0 +1,76 @@
+"""`training.init` from the ledger, and what it makes of a trial's identity."""
+
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from orchestrator.evaluation.trained_model import local_weights
+from orchestrator.storage import Storage
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.tracking.store import TrackingError
+from pipelines.network.weights import WeightsError
+from tests.support.finished_run import STUDY, FinishedRun
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def trial(run: FinishedRun, init: str | None, skip: tuple[str, ...] = ()) -> ResolvedTrial:
+    file = run.storage / "study.yaml"
+    file.write_text(STUDY.replace("DATASET", str(run.dataset)))
+    (trial,) = load_study(file).trials
+    experiment = trial.experiment
+    training = replace(experiment.training, init=init, init_skip=skip)
+    trial = replace(trial, experiment=replace(experiment, training=training))
+    (resolved,) = resolve_trials(
+        [trial],
+        "cpu",
+        str(run.storage),
+        (),
+        partial(local_weights, storage=Storage.of(str(run.storage))),
+    )
+    return resolved
+
+
+def test_identity_is_by_content(finished_run: FinishedRun, tmp_path: Path) -> None:
+    client = MlflowClient(finished_run.uri)
+    client.create_registered_model("start")
+    registered_files = tmp_path / "registered"
+    shutil.copytree(finished_run.directory, registered_files)  # MLflow follows no links
+    source = registered_files.as_uri()
+    version = client.create_model_version("start", source, finished_run.run_id).version
+    client.set_registered_model_alias("start", "best", version)
+
+    names = (f"runs:/{finished_run.run_id}/last", "models:/start@best", str(finished_run.directory))
+    last, registered, directory = (trial(finished_run, name) for name in names)
+    assert last.identity == registered.identity == directory.identity
+    best = trial(finished_run, f"runs:/{finished_run.run_id}/best")
+    without = trial(finished_run, None)
+    skipped = trial(finished_run, names[0], ("head.*",))
+    assert len({each.identity for each in (last, best, without, skipped)}) == 4
+
+    # The record has the user's words, the workers a file with the weights.
+    assert last.experiment.training.init == names[0]
+    weights = (finished_run.directory / "model.safetensors").read_bytes()
+    assert last.init is not None
+    assert Path(last.init).read_bytes() == weights
+    assert without.init is None
+
+
+def test_bad_names_get_a_sentence(finished_run: FinishedRun, tmp_path: Path) -> None:
+    for name, error, said in (
+        ("runs:/abc", WeightsError, r"training\.init: .*runs:/ID/best"),
+        (f"runs:/{'0' * 32}/best", TrackingError, "not in MLflow"),
+        (str(tmp_path / "nothing"), WeightsError, "no such file or directory"),
+    ):
+        with pytest.raises(error, match=said):
+            local_weights(name, Storage.of(str(finished_run.storage)))
+    with pytest.raises(WeightsError, match=r"training\.init: .*there is no .*mlflow\.db"):
+        local_weights("models:/a@b", Storage.of(str(tmp_path)))

@@ -1,0 +1,12 @@
+"""The file of a study that is planned."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.planned_study import write_planned_study
+
+
+@pytest.fixture
+def file(tmp_path: Path, small_streets: Path) -> Path:
+    return write_planned_study(tmp_path, small_streets)

@@ -1,0 +1,51 @@
+"""`--plan`: what a study would take, told without training anything."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orchestrator.planning.forecast import (
+    Forecaster,
+)
+from orchestrator.planning.plan_table import duration, show_plan
+from orchestrator.scheduling.capacity import plan_placement
+from orchestrator.study.trial_state import TrialState
+from tests.support.planned_study import forecast_of, resolved, timed
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_plan_fits_the_terminal(file: Path, width: int) -> None:
+    study, trials = resolved(file)
+    forecast = forecast_of(study, trials)
+    forecaster = Forecaster.of(
+        trials, study.config.resources, [timed(trials[0], study)], "cpu", "device"
+    )
+    console = Console(width=width, record=True, file=None, quiet=False)
+    placement = plan_placement(study.config.resources, [{"CPU": 2.0, "trial_driver": 9.0}])
+    states = {trial.name: TrialState.MISSING for trial in trials}
+    with console.capture() as capture:
+        show_plan(study, states, forecast, forecaster.weakest, placement, "device", None, console)  # type: ignore[arg-type]
+    text = capture.get()
+    assert max(len(line) for line in text.splitlines()) <= width
+    for name in ("identity", "GFLOPs", "epochs", "steps", "time", "wall time", "longest", "disk"):
+        assert name in text
+    assert "limits.gpu_hours will hold" in " ".join(text.split())
+    (row,) = [line for line in text.splitlines() if "full, seed 1" in line]
+    assert {"missing", "10", "30"} <= set(row.split())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (89, "89 s"),
+        (100, "2 min"),
+        (5340, "89 min"),
+        (5400, "1 h 30 min"),
+        (36000, "10 h"),
+        (400000, "111 h"),
+    ],
+)
+def test_times_are_said_as_a_person_would(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,177 @@
+"""Figures under a study's further protocols: whose they are, and that they never mix."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.report.results import Result
+from orchestrator.report.study_report import StudyReport
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.tracking.store import TrackingStore, tracking_uri
+from pipelines.evaluation.inference import InferenceConfig
+from tests.support.fabricated_studies import (
+    FEW,
+    PLAIN,
+    evaluate_again,
+    fabricate,
+    report_of,
+    written,
+)
+
+pytestmark = pytest.mark.usefixtures("own_store")
+
+FLIPPED = PLAIN + "protocols: {flipped: {flip: true}}\nreport: {protocol: flipped}\n"
+FLIP = InferenceConfig(flip=True)
+
+
+@pytest.fixture
+def trials(tmp_path: Path, small_streets: Path) -> list[ResolvedTrial]:
+    path = written(tmp_path, small_streets, FLIPPED)
+    return fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+
+
+@pytest.fixture
+def study_report(tmp_path: Path, trials: list[ResolvedTrial]) -> StudyReport:
+    return report_of(tmp_path / "study.yaml")
+
+
+def run_ids(report: StudyReport) -> list[str]:
+    runs = [row.results[0].run for row in report.read().rows]
+    return [run.run_id for run in runs if run is not None]
+
+
+def scored(
+    tmp_path: Path, report: StudyReport, trials: list[ResolvedTrial], **how: float
+) -> list[float]:
+    return [
+        evaluate_again(tmp_path / "storage", run_id, trial, "flipped", FLIP, **how)
+        for run_id, trial in zip(run_ids(report), trials, strict=True)
+    ]
+
+
+def only(report: StudyReport, row: int = 0) -> Result:
+    return report.read().rows[row].results[0]
+
+
+def test_another_protocol_is_the_figure_where_the_study_says_so(
+    tmp_path: Path, trials: list[ResolvedTrial], study_report: StudyReport
+) -> None:
+    assert study_report.read().notes.unfinished == (
+        "not scored: a, epoch 3 of 3",
+        "not scored: b, epoch 3 of 3",
+    )
+    figures = scored(tmp_path, study_report, trials)
+    report = study_report.read()
+    assert [row.miou[0] for row in report.rows] == pytest.approx(figures)
+    assert "protocol flipped (whole_flip)" in " ".join(report.notes.footnotes)
+    assert not report.notes.warnings
+
+
+def test_counts_that_come_later_are_read_when_they_come(
+    tmp_path: Path,
+    trials: list[ResolvedTrial],
+    study_report: StudyReport,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The report is made anew while a study scores: the figures are there before the counts."""
+    log = TrackingStore.download
+    monkeypatch.setattr(TrackingStore, "download", lambda self, uri, folder: Path("/nowhere"))
+    figures = scored(tmp_path, study_report, trials)
+    first, second = study_report.read().rows
+    assert [first.miou[0], second.miou[0]] == pytest.approx(figures)
+    assert second.difference is not None
+    assert second.difference.interval is None
+    monkeypatch.setattr(TrackingStore, "download", log)
+    difference = study_report.read().rows[1].difference
+    assert difference is not None
+    assert difference.interval is not None
+
+
+def test_a_new_figure_is_not_paired_with_old_counts(
+    tmp_path: Path, trials: list[ResolvedTrial], study_report: StudyReport
+) -> None:
+    scored(tmp_path, study_report, trials)
+    before = only(study_report).scored
+    assert before is not None
+    # A second scoring, read when its figures are written and its counts are not.
+    store = TrackingStore(tracking_uri(tmp_path / "storage"), None)
+    store.log_metrics(run_ids(study_report)[0], {"eval/flipped/miou": 0.5}, step=0)
+    assert only(study_report).miou == 50
+    assert only(study_report).scored is None
+    (figure, _) = scored(tmp_path, study_report, trials, ability=0.5)
+    after = only(study_report)
+    assert after.miou == pytest.approx(figure)
+    assert after.scored is not None
+    assert 100 * after.scored.resampled.mean() == pytest.approx(figure, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("config", "split", "told"),
+    [
+        (InferenceConfig(flip=True, scales=(0.5, 1.0)), "val", "scales [0.5, 1.0], not [1.0]"),
+        (FLIP, "train", "split train, not val"),
+    ],
+)
+def test_what_another_study_scored_under_the_same_name_is_no_figure(
+    tmp_path: Path,
+    trials: list[ResolvedTrial],
+    study_report: StudyReport,
+    config: InferenceConfig,
+    split: str,
+    told: str,
+) -> None:
+    scored(tmp_path, study_report, trials)
+    assert study_report.read().complete
+    run_id = run_ids(study_report)[0]
+    evaluate_again(tmp_path / "storage", run_id, trials[0], "flipped", config, split=split)
+    report = study_report.read()
+    assert report.rows[0].results[0].state == "not scored"
+    assert report.rows[0].miou == {}
+    assert report.rows[1].difference is None
+    (line,) = report.notes.unfinished
+    assert line.startswith("not scored: a")
+    assert told in line
+
+
+def test_a_protocol_that_was_edited_is_not_scored_yet(
+    tmp_path: Path, trials: list[ResolvedTrial], study_report: StudyReport
+) -> None:
+    scored(tmp_path, study_report, trials)
+    path = tmp_path / "study.yaml"
+    path.write_text(path.read_text().replace("flip: true", "flip: true, scales: [1, 1.5]"))
+    report = report_of(path).read()
+    assert {result.state for row in report.rows for result in row.results} == {"not scored"}
+
+
+def test_a_scoring_that_broke_off_is_none(
+    tmp_path: Path,
+    trials: list[ResolvedTrial],
+    study_report: StudyReport,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its tags are what vouches for its figures: they come last."""
+    scored(tmp_path, study_report, trials)
+    client = TrackingStore(tracking_uri(tmp_path / "storage"), None).client
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("the bucket is away")
+
+    monkeypatch.setattr(type(client), "log_artifacts", broken)
+    with pytest.raises(OSError, match="away"):
+        scored(tmp_path, study_report, trials, ability=0.5)
+    assert only(study_report).state == "not scored"
+    assert only(study_report, 1).state == "finished"
+
+
+def test_other_images_are_not_subtracted(tmp_path: Path, small_streets: Path) -> None:
+    text = PLAIN + "  other: {set: {data: {validation_split: train}}}\n"
+    path = written(tmp_path, small_streets, text)
+    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    report = report_of(path).read()
+    rows = {row.variant: row for row in report.rows}
+    assert rows["b"].difference is not None
+    assert rows["other"].difference is None
+    warnings = "\n".join(report.notes.warnings)
+    assert "‡ NOT COMPARABLE with a, scored on different splits: other." in warnings
+    assert "Rows are scored on DIFFERENT SPLITS (val: a, b; train: other)." in warnings

@@ -1,0 +1,369 @@
+"""The report of studies in a real ledger, whose trainings are made up."""
+
+import base64
+import csv
+import io
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+from PIL import Image
+
+from orchestrator.report.__main__ import main
+from orchestrator.report.study_report import StudyReport
+from orchestrator.report.table import main_table
+from orchestrator.study.load import load_study
+from orchestrator.study.model_cost import profile_costs
+from orchestrator.tracking.store import TrackingStore, tracking_uri
+from pipelines.preparation.embedded import prepare_streets
+from tests.support.fabricated_studies import FEW as CITIES
+from tests.support.fabricated_studies import PLAIN, fabricate, report_of, written
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+pytestmark = pytest.mark.usefixtures("own_store")
+STUDY = """\
+study: snapshot
+description: "Two rows & <b>their</b> figures."
+compare_to: strong
+base:
+  data: {dataset: DATASET, crop: [64, 64]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {epochs: 3, precision: fp32}
+grid: {model.channels: [8, 16]}
+seeds: [0, 1]
+variants:
+  strong:
+    label: strong_baseline & co
+    set: {model: {flows: []}}
+    reference: {miou: 77.3, source: "Table 1(a), 50 %"}
+  full:
+    label: FENet <b>
+    reference: {miou: 80.1, source: "Table 1(a), 50 %"}
+published:
+  - {label: GFFNet, miou: 81.2, parameters_m: 70.5, gflops: 300, source: Table 3(a)}
+"""
+
+
+@pytest.fixture(scope="module")
+def snapshot(
+    tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path
+) -> Path:
+    """The study file of a finished study; its storage is beside it."""
+    directory = tmp_path_factory.mktemp("snapshot")
+    (directory / "storage").mkdir()
+    shutil.copy(empty_store, directory / "storage")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        path = written(directory, small_streets, STUDY)
+        fabricate(load_study(path), directory / "storage", cities=CITIES)
+    return path
+
+
+@pytest.fixture(scope="module")
+def documents(snapshot: Path) -> dict[str, str]:
+    """What the command writes about it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        out = snapshot.parent / "out"
+        storage = str(snapshot.parent / "storage")
+        assert main([str(snapshot), "--storage", storage, "--out", str(out)]) == 0
+    return {path.name: path.read_text() for path in out.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["table.md", "table.tex"])
+def test_texts_are_as_they_were_looked_at(name: str, documents: dict[str, str]) -> None:
+    """`UPDATE_SNAPSHOTS=1 pytest` writes them anew; look at them before they are committed."""
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        (SNAPSHOTS / name).write_text(documents[name])
+    assert documents[name] == (SNAPSHOTS / name).read_text()
+
+
+def test_figures_for_machines_are_those_of_the_ledger(
+    snapshot: Path, documents: dict[str, str]
+) -> None:
+    lines = list(csv.DictReader(io.StringIO(documents["table.csv"])))
+    assert [(line["kind"], line["label"], line["model.channels"]) for line in lines] == [
+        ("trained", "strong_baseline & co", "8"),
+        ("trained", "strong_baseline & co", "16"),
+        ("trained", "FENet <b>", "8"),
+        ("trained", "FENet <b>", "16"),
+        ("published", "GFFNet", ""),
+    ]
+    client = MlflowClient(tracking_uri(snapshot.parent / "storage"))
+    for line in lines[:4]:
+        runs = [client.get_run(run_id).data for run_id in line["runs"].split()]
+        values = [100 * run.metrics["val/miou"] for run in runs]
+        assert float(line["miou_mean"]) == pytest.approx(statistics.fmean(values), abs=1e-9)
+        assert float(line["miou_sd"]) == pytest.approx(statistics.stdev(values), abs=1e-9)
+        assert [float(line[f"miou_seed_{seed}"]) for seed in (0, 1)] == values
+        assert float(line["parameters_m"]) == runs[0].metrics["model/parameters_m"]
+    full, strong = lines[2], lines[0]
+    difference = float(full["miou_mean"]) - float(strong["miou_mean"])
+    assert float(full["difference"]) == pytest.approx(difference)
+    assert float(full["interval_low"]) < difference < float(full["interval_high"])
+    assert float(full["p_holm"]) >= float(full["p"]) > 0
+    assert float(full["published_difference"]) == pytest.approx(2.8)
+    assert strong["difference"] == strong["p"] == ""
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX on this machine")
+def test_latex_compiles(documents: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "paper.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
+        f"{documents['table.tex']}\\end{{document}}\n"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_latex_rows_have_a_cell_for_each_column(documents: dict[str, str]) -> None:
+    text = documents["table.tex"]
+    for shape, table in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, re.S):
+        rows = [line for line in table.splitlines() if line.endswith(r"\\")]
+        assert len(rows) > 2
+        assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(shape)}
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    assert "strong\\_baseline \\& co" in text
+    assert "50 \\%" in text
+
+
+class Page(HTMLParser):
+    """What a page loads, links to and says."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "srcset", "data", "poster") or (tag == "link" and name == "href"):
+                self.loaded.append(value or "")
+            if tag == "a" and name == "href":
+                self.links.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_the_page_needs_nothing_else_and_says_what_the_table_says(
+    documents: dict[str, str],
+) -> None:
+    text = documents["report.html"]
+    page = Page(text)
+    assert page.loaded == []
+    assert not {"script", "link", "iframe", "b"} & set(page.tags)
+    assert not re.findall(r"url\((?!#)|@import", text)
+    assert "aachen_000005" in page.words
+    assert "bonn_000009" in page.words
+    for words in ("FENet <b>", "GFFNet", "IoU by class", "vegetation", "p (Holm)", "Training"):
+        assert words in page.words
+    # Two panels of accuracy, two of curves; three lines in the table for each of eight trials.
+    assert page.tags.count("figure") == 4
+    assert page.tags.count("polyline") == 24
+    assert len(page.links) == 8
+    assert all(
+        re.fullmatch(r"http://127.0.0.1:5000/#/experiments/\d+/runs/\w+", link)
+        for link in page.links
+    )
+
+
+def test_the_command_needs_the_ledger_alone(snapshot: Path, tmp_path: Path) -> None:
+    """No data set, no checkpoints, no Ray; a copy of the store on another machine will do."""
+    shutil.copy(snapshot.parent / "storage" / "mlflow.db", tmp_path / "mlflow.db")
+    text = re.sub(r"dataset: [^,]+", "dataset: /nowhere", snapshot.read_text())
+    (tmp_path / "study.yaml").write_text(text)
+    program = (
+        "import sys; from orchestrator.report.__main__ import main; "
+        "code = main(sys.argv[1:]); assert 'ray' not in sys.modules; exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "study.yaml"), "--storage", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "reports" / "snapshot" / "report.html").exists()
+
+
+def test_what_failed_or_is_missing_is_listed_first(tmp_path: Path, small_streets: Path) -> None:
+    path = written(tmp_path, small_streets, PLAIN + "seeds: [0, 1, 2]\n")
+    fates = {"b, seed 0": "FAILED", "b, seed 1": "missing", "a, seed 2": "KILLED"}
+    storage = tmp_path / "storage"
+    fabricate(load_study(path), storage, lambda c: fates.get(c.name, "FINISHED"), CITIES)
+    report = report_of(path).read()
+    assert report.notes.unfinished == (
+        "failed: b, seed 0: loss nan in epoch 12, step 3",
+        "stopped: a, seed 2, epoch 1 of 3",
+        "missing: b, seed 1",
+    )
+    assert report.markdown().index("failed: b") < report.markdown().index("| variant |")
+    assert [len(row.miou) for row in report.rows] == [2, 1]
+    # Seed 2 of one and seed 0 of the other are gone: nothing is left to pair.
+    assert report.rows[1].difference is None
+    assert main([str(path), "--storage", str(storage)]) == 1
+    page = (storage / "reports" / "plain" / "report.html").read_text()
+    assert page.index("3 of 6 trials have no figure") < page.index("<table>")
+    assert "<svg" in page
+    assert "#ffffff" not in page  # on dark paper the charts are dark too
+    bare = replace(report.rows[1], miou={}, difference=None)
+    (shown,) = [c for c in main_table(report.study, [bare], []).columns if c.name == "mIoU %"]
+    assert shown.values == ("1 failed, 1 missing",)
+
+
+def test_other_code_is_told_and_other_data_or_protocol_refused(
+    tmp_path: Path, small_streets: Path
+) -> None:
+    other = tmp_path / "other"
+    prepare_streets(other, train=14, val=4, size=(32, 64))
+    path = written(
+        tmp_path,
+        small_streets,
+        PLAIN
+        + f"  data: {{set: {{data: {{dataset: {other}}}}}}}\n"
+        + "  flip: {set: {evaluation: {flip: true}}}\n",
+    )
+    fabricate(
+        load_study(path),
+        tmp_path / "storage",
+        cities=CITIES,
+        code=lambda trial: "older" if trial.variant == "b" else trial.code,
+    )
+    report = report_of(path).read()
+    by_name = {row.variant: row for row in report.rows}
+    assert by_name["b"].difference is not None
+    assert by_name["data"].difference is None
+    assert by_name["flip"].difference is None
+    warnings = "\n".join(report.notes.warnings)
+    assert (
+        "‡ NOT COMPARABLE with a, trained on different versions of the data set: data." in warnings
+    )
+    assert "‡ NOT COMPARABLE with a, scored under different protocols: flip." in warnings
+    assert "DIFFERENT PROTOCOLS" in warnings
+    assert "DIFFERENT VERSIONS OF THE CODE" in warnings
+    assert "Trained by another version of the code than the present one: b." in warnings
+    assert "| b\u00a0\\* |" in report.markdown()
+    assert "| ‡ |" in report.markdown()
+
+
+def test_one_seed_says_what_its_interval_leaves_out(tmp_path: Path, small_streets: Path) -> None:
+    path = written(tmp_path, small_streets, PLAIN + "report: {expected_difference: 0.8}\n")
+    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    report = report_of(path).read()
+    (difference,) = [row.difference for row in report.rows if row.difference]
+    assert difference.interval is not None
+    assert difference.deviation is None
+    assert "NOT in the interval" in " ".join(report.notes.footnotes)
+    (warning,) = report.notes.warnings
+    assert warning.startswith("1 seed cannot show the expected difference of 0.8 points; ")
+
+
+def test_a_run_deleted_in_mlflow_is_missing(tmp_path: Path, small_streets: Path) -> None:
+    path = written(tmp_path, small_streets, PLAIN)
+    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    study_report = report_of(path)
+    assert study_report.read().complete
+    run = study_report.read().rows[1].results[0].run
+    assert run is not None
+    MlflowClient(tracking_uri(tmp_path / "storage")).delete_run(run.run_id)
+    assert study_report.read().notes.unfinished == ("missing: b",)
+
+
+def test_a_search_shows_figures_and_proves_nothing(tmp_path: Path, small_streets: Path) -> None:
+    text = PLAIN.replace("study: plain", "study: plain\nkind: search").replace(
+        "compare_to: a\n", ""
+    )
+    path = written(tmp_path, small_streets, text)
+    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    report = report_of(path).read()
+    assert all(row.miou and row.difference is None for row in report.rows)
+    assert any(note.startswith("A search:") for note in report.notes.footnotes)
+    assert "p (Holm)" not in report.markdown()
+
+
+def test_the_report_is_kept_with_the_study_and_read_on_as_trials_finish(
+    tmp_path: Path, small_streets: Path
+) -> None:
+    path = written(tmp_path, small_streets, PLAIN)
+    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    study_report = report_of(path)
+    assert study_report.keep(study_report.documents(study_report.read())) == ""
+    client = MlflowClient(tracking_uri(tmp_path / "storage"))
+    experiment = client.get_experiment_by_name("plain")
+    assert experiment is not None
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`orchestrator.kind` = 'study'")
+    kept = {Path(entry.path).name for entry in client.list_artifacts(parent.info.run_id, "report")}
+    assert kept == {"table.md", "table.csv", "table.tex", "report.html"}
+    # What was read once is not read again: without the counts there still is an interval.
+    for counts in (tmp_path / "storage" / "artifacts").rglob("counts.arrow"):
+        counts.unlink()
+    (difference,) = [row.difference for row in study_report.read().rows if row.difference]
+    assert difference.interval is not None
+    fresh = [row.difference for row in report_of(path).read().rows if row.difference]
+    assert [each.interval for each in fresh] == [None]
+
+
+def test_a_profile_shows_what_is_published_and_by_how_much_ours_is_off(tmp_path: Path) -> None:
+    study = Path(__file__).parents[3] / "studies" / "table-2.yaml"
+    study = load_study(study)
+    store = TrackingStore(tracking_uri(tmp_path / "storage"), None)
+    report = StudyReport(study, store, costs=profile_costs(study)).read()
+    assert report.complete
+    lines = list(csv.DictReader(io.StringIO(report.csv())))
+    compared = [line for line in lines if line["published_parameters_m"]]
+    assert len(compared) >= 4
+    for line in compared:
+        published = float(line["published_parameters_m"])
+        assert float(line["parameters_m"]) == pytest.approx(published, rel=0.005)
+    assert "| off by |" in report.markdown()
+    assert "mIoU" not in report.markdown()
+
+
+def test_what_was_drawn_of_the_models_is_in_the_page(tmp_path: Path, small_streets: Path) -> None:
+    path = written(tmp_path, small_streets, PLAIN)
+    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    client = MlflowClient(tracking_uri(tmp_path / "storage"))
+    experiment = client.get_experiment_by_name("plain")
+    assert experiment is not None
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`orchestrator.kind` = 'study'")
+    Image.new("RGB", (3000, 400), "teal").save(tmp_path / "comparison.png")
+    client.log_artifact(parent.info.run_id, str(tmp_path / "comparison.png"), "figures")
+    study_report = report_of(path)
+    page = Page(study_report.documents(study_report.read())["report.html"])
+    assert "Where the models differ most" in page.words
+    (picture,) = page.loaded
+    encoded = picture.removeprefix("data:image/jpeg;base64,")
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+        assert image.size == (1600, 213)
+        red, green, _ = image.getpixel((800, 100))
+        assert red < 20 < 110 < green
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--storage", "nowhere"], "there is no ledger at"),
+        (["--only", "nothing*"], "matches no trial"),
+    ],
+)
+def test_bad_input_is_told(
+    arguments: list[str], message: str, snapshot: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = ["--storage", str(snapshot.parent / "storage")]
+    assert main([str(snapshot), *storage, *arguments]) == 2
+    assert message in capsys.readouterr().out

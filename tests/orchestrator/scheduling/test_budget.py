@@ -1,0 +1,122 @@
+"""Limits of a study: what holds it, when, and what it says."""
+
+import pytest
+
+from orchestrator.scheduling.budget import Budget, recorded_hours
+from orchestrator.study.config import Limits
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def budget(clock: Clock, devices: float = 1.0, spent: float = 0.0, **limits: float) -> Budget:
+    return Budget(Limits(**limits), devices, spent, clock)  # type: ignore[arg-type]
+
+
+def test_without_limits_nothing_holds() -> None:
+    clock = Clock()
+    free = budget(clock)
+    free.started("a")
+    clock.now += 1e9
+    free.ended("a", failed=True)
+    assert free.hold_reason() is None
+    assert free.may_start()
+    assert free.left_out_reason() is None
+
+
+def test_gpu_hours_count_every_device_of_running_and_ended_trials() -> None:
+    clock = Clock()
+    limited = budget(clock, devices=4, gpu_hours=10)
+    limited.started("a")
+    clock.now += 3600
+    limited.ended("a")
+    clock.now += 3600  # nobody works
+    limited.started("b")
+    assert limited.device_hours == pytest.approx(4)
+    clock.now += 3600 * 1.4
+    assert limited.hold_reason() is None
+    clock.now += 3600 * 0.2
+    assert "limits.gpu_hours: 10 are spent" in str(limited.hold_reason())
+    assert not limited.may_start()
+
+
+def test_gpu_hours_follow_the_workers_that_a_trial_has() -> None:
+    clock = Clock()
+    limited = budget(clock, devices=1, gpu_hours=100)
+    limited.started("a")
+    clock.now += 3600
+    limited.worked("a", 8)  # it started with all the room there was
+    assert limited.device_hours == pytest.approx(8)
+    clock.now += 1800
+    assert limited.device_hours == pytest.approx(12)
+    clock.now += 1800
+    limited.worked("a", 4)  # and has lost a machine since
+    assert limited.device_hours == pytest.approx(12)
+    clock.now += 3600
+    limited.ended("a")
+    limited.worked("a", 8)
+    clock.now += 3600
+    assert limited.device_hours == pytest.approx(16)
+
+
+def test_gpu_hours_of_earlier_commands_count() -> None:
+    assert budget(Clock(), spent=10.0, gpu_hours=10).hold_reason() is not None
+
+
+def test_wall_hours_count_from_the_beginning() -> None:
+    clock = Clock()
+    limited = budget(clock, wall_hours=2)
+    clock.now += 7199
+    assert limited.may_start()
+    clock.now += 1
+    assert "limits.wall_hours: 2 have passed" in str(limited.hold_reason())
+
+
+def test_a_limit_of_trials_lets_the_started_ones_end() -> None:
+    limited = budget(Clock(), trials=2)
+    limited.started("a")
+    assert limited.may_start()
+    assert not limited.may_start(pending=1)
+    limited.started("b")
+    assert not limited.may_start()
+    assert limited.hold_reason() is None
+    assert limited.left_out_reason() is None  # there may be no third
+    limited.leave_out()
+    assert "limits.trials: this command has started 2" in str(limited.left_out_reason())
+
+
+def test_a_limit_that_is_reached_later_has_left_nothing_out() -> None:
+    clock = Clock()
+    limited = budget(clock, wall_hours=1)
+    limited.started("a")
+    limited.ended("a", failed=True)
+    clock.now += 7200  # its scoring takes longer than the limit
+    assert limited.hold_reason() is not None
+    assert limited.left_out_reason() is None
+    limited.leave_out()
+    assert "limits.wall_hours: 1 have passed" in str(limited.left_out_reason())
+
+
+def test_failures_hold_at_their_number() -> None:
+    limited = budget(Clock(), failures=2)
+    for name in ("a", "b", "c"):
+        limited.started(name)
+    limited.ended("a", failed=True)
+    assert limited.may_start()
+    limited.ended("b")
+    assert limited.may_start()
+    limited.ended("c", failed=True)
+    assert "limits.failures: 2 trials have failed" in str(limited.hold_reason())
+
+
+def test_recorded_hours_are_of_gpus_where_there_were_any() -> None:
+    assert recorded_hours({"trial/gpu_hours": 2.0}) == 2.0
+    assert recorded_hours({"trial/worker_hours": 3.0}) == 3.0
+    assert recorded_hours({}) == 0.0

@@ -1,0 +1,145 @@
+"""What does and what does not make two trials the same."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from models import FENetConfig
+from orchestrator.study.identity import code_version, trial_identity
+from orchestrator.study.user_code import modules_of
+from pipelines.data.config import DataConfig
+from pipelines.evaluation.config import EvaluationConfig
+from pipelines.network.build import NetworkConfig
+from pipelines.training.experiment import Experiment, differences
+from pipelines.training.optimization import TrainingConfig
+
+ROOT = Path(__file__).parents[3]
+BASE = Experiment(training=TrainingConfig(precision="fp32"))
+FINGERPRINT = "0" * 64
+
+
+def test_defaults_written_out_change_nothing() -> None:
+    explicit = replace(BASE, model=FENetConfig(ppm=True, dropout=0.1), data=DataConfig())
+    assert trial_identity(explicit, FINGERPRINT) == trial_identity(BASE, FINGERPRINT)
+
+
+def test_identities_last() -> None:
+    """A change of this value makes every trial that anybody finished unknown: do not."""
+    assert trial_identity(BASE, FINGERPRINT)[:16] == "dbe54d2c02773f52"
+
+
+def test_what_changes_no_score_does_not_count() -> None:
+    smaller = replace(BASE, evaluation=EvaluationConfig(batch=1))
+    assert trial_identity(smaller, FINGERPRINT) == trial_identity(BASE, FINGERPRINT)
+    assert differences(smaller.as_json(), BASE.as_json()) == []
+
+
+def test_a_setting_that_was_not_recorded_was_at_its_default() -> None:
+    recorded, own = BASE.as_json(), BASE.as_json()
+    del recorded["training"]["momentum"]
+    assert differences(recorded, own) == []
+    own["training"]["momentum"] = 0.8
+    assert differences(recorded, own) == ["training.momentum: 0.9 there, 0.8 here"]
+    networks = [
+        replace(BASE, model=NetworkConfig("a:B", arguments)).as_json()
+        for arguments in ({"width": 8}, {"width": 8, "rate": 0.5})
+    ]
+    assert differences(*networks) == ["model.arguments.rate: nothing there, 0.5 here"]
+
+
+def test_data_counts_by_content_not_by_place() -> None:
+    moved = replace(BASE, data=DataConfig(dataset="s3://bucket/streets"))
+    assert trial_identity(moved, FINGERPRINT) == trial_identity(BASE, FINGERPRINT)
+    assert trial_identity(BASE, "1" * 64) != trial_identity(BASE, FINGERPRINT)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(BASE, seed=1),
+        replace(BASE, model=FENetConfig(backbone="dfnet1")),
+        replace(BASE, model=FENetConfig(flows=())),
+        replace(BASE, model=FENetConfig(flows=("semantic", "detail"))),
+        replace(BASE, data=DataConfig(crop=(512, 1024))),
+        replace(BASE, training=TrainingConfig(precision="bf16")),
+        replace(BASE, training=TrainingConfig(precision="fp32", epochs=301)),
+        replace(BASE, evaluation=EvaluationConfig(every=2)),
+    ],
+    ids=lambda experiment: repr(experiment)[:40],
+)
+def test_what_decides_the_result_counts(other: Experiment) -> None:
+    assert trial_identity(other, FINGERPRINT) != trial_identity(BASE, FINGERPRINT)
+
+
+def test_an_unresolved_precision_has_no_identity() -> None:
+    with pytest.raises(ValueError, match="precision must be resolved"):
+        trial_identity(Experiment(), FINGERPRINT)
+
+
+def test_the_code_version_is_stable_within_a_process() -> None:
+    assert code_version() == code_version()
+    assert len(code_version()) == 16
+
+
+def test_the_users_own_code_counts_with_all_that_it_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_network.py").write_text("import torch\nfrom own_layers.blocks import WIDTH\n")
+    package = tmp_path / "own_layers"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "blocks.py").write_text("from own_constants import WIDTH\n")
+    (tmp_path / "own_constants.py").write_text("WIDTH = 1\n")
+    experiment = replace(BASE, model=NetworkConfig("own_network:Network"))
+    own = modules_of(experiment, ())
+    assert [module.__name__ for module in own] == ["own_network", "own_layers", "own_constants"]
+    before = code_version(own)
+    (tmp_path / "own_constants.py").write_text("WIDTH = 2\n")
+    assert code_version(modules_of(experiment, ())) != before
+
+
+COMPUTING = (
+    "pipelines/training/loop.py",
+    "pipelines/data/augmentation.py",
+    "pipelines/evaluation/scores.py",
+    "models/backbones/resnet.py",
+)
+NOT_COMPUTING = (
+    "pipelines/figures/comparison.py",
+    "pipelines/preparation/readers/streets.py",
+    "pipelines/preparation/streets/canvas.py",
+    "pipelines/prepare.py",
+    "pipelines/serving.py",
+    "models/profile.py",
+    "orchestrator/report/charts.py",
+)
+
+
+def test_only_code_that_computes_a_result_counts(tmp_path: Path) -> None:
+    """In a copy of the sources, whose docstrings are edited one after the other."""
+    for room in ("models", "pipelines", "orchestrator"):
+        shutil.copytree(ROOT / room, tmp_path / room)
+    code = f"""
+from pathlib import Path
+from orchestrator.study.identity import code_version
+for name in {COMPUTING + NOT_COMPUTING}:
+    before, file = code_version(), Path(name)
+    file.write_text(file.read_text().replace('\"\"\"', '\"\"\"Edited. ', 1))
+    if code_version() != before:
+        print(name)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert tuple(run.stdout.split()) == COMPUTING

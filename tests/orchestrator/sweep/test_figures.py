@@ -1,0 +1,57 @@
+"""Which figures a study draws at its end."""
+
+from pathlib import Path
+
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import resolve_trials
+from orchestrator.sweep.figures import figure_commands
+from orchestrator.tracking.runs import TrialRun
+
+STUDY = """\
+study: pairs
+compare_to: strong
+base:
+  data: {dataset: DATASET, crop: [32, 32]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {precision: fp32}
+variants:
+  strong: {label: strong baseline, set: {model: {flows: []}}}
+  df: {set: {model: {flows: [detail]}}}
+  full: {label: FENet}
+seeds: [3, 4]
+"""
+
+
+def test_a_study_compares_what_is_finished(tmp_path: Path, small_streets: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace("DATASET", str(small_streets)))
+    study = load_study(file)
+    trials = resolve_trials(study.trials, "cpu", tmp_path)
+
+    def commands(*names: str) -> dict[str, list[str]]:
+        finished = {name: TrialRun(name, "pairs", "", "FINISHED", "", 1, {}) for name in names}
+        return figure_commands(study, trials, finished)
+
+    names = [trial.name for trial in trials]
+    strong3, strong4, df3, df4, full3, full4 = names
+    assert commands() == {}
+    assert commands(strong3, df4) == {}
+    places = ["--dataset", str(small_streets), "--split", "val"]
+    assert commands(*names) == {
+        "comparison": [
+            "compare",
+            f"runs:/{strong3}/last",
+            f"runs:/{full3}/last",
+            "--names",
+            "strong baseline",
+            "FENet",
+            *places,
+        ],
+        "features": ["features", f"runs:/{full3}/last", "--name", "FENet", *places],
+    }
+    some = commands(strong3, strong4, df3, full4)
+    assert some["comparison"][1:3] == [f"runs:/{strong4}/last", f"runs:/{full4}/last"]
+    assert commands(strong3, df3)["comparison"][1:3] == [
+        f"runs:/{strong3}/last",
+        f"runs:/{df3}/last",
+    ]

@@ -1,0 +1,96 @@
+"""The command without training anything: --plan, and bad input."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.planning.measurements import keep
+from orchestrator.scheduling.devices import worker_device
+from orchestrator.sweep.__main__ import main
+from tests.support.planned_study import resolved, timed, write_planned_study
+from tests.support.sweep_command import STUDY
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def planned(tmp_path: Path, small_streets: Path) -> Path:
+    return write_planned_study(tmp_path, small_streets)
+
+
+def test_what_cannot_be_run_is_told_at_once_with_its_trial(
+    planned: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    away = "  away: {set: {data: {dataset: nowhere}}}\n"
+    split = "  gap: {set: {data: {train_split: trian}}}\n"
+    planned.write_text(planned.read_text().replace("seeds:", f"{away}{split}seeds:"))
+    assert main([str(planned), "--storage", str(tmp_path / "storage"), "--plan"]) == 2
+    told = [line.strip() for line in capfd.readouterr().out.splitlines()]
+    assert told[-3] == "error DatasetError"
+    assert told[-2].startswith("away, seed 0: ")
+    assert told[-1].startswith("gap, seed 0: ")
+    assert "no samples in split 'trian'; it has train" in told[-1]
+
+
+def test_the_command_plans_and_trains_nothing(
+    planned: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    study, trials = resolved(planned)
+    storage = planned.parent / "storage"
+    known = replace(timed(trials[0], study, step=0.1), device=worker_device("cpu", 1.0))
+    keep(storage, [known])
+    assert main([str(planned), "--plan", "--storage", str(storage)]) == 0
+    output = capfd.readouterr().out
+    assert "planned: 6 trials: 6 missing" in output
+    assert "Times from finished trials" in output
+    assert not (storage / "trials").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "options", "message"),
+    [
+        (
+            "epochs: 3",
+            "epoch: 3",
+            [],
+            "study.yaml:7:14: unknown key `training.epoch`; did you mean",
+        ),
+        ("", "", ["--set", "data.dataset=/nowhere"], "/nowhere: does not exist"),
+        ("", "", ["--set", "data.train_split=training"], "no samples in split 'training'; it has"),
+        (
+            "workers: 2",
+            "workers: 999",
+            [],
+            "`resources.workers` asks for 999 workers, but strong has",
+        ),
+        ("0.5, node", "99, node", [], "resources.workers is 2 with 99 CPU each, but the"),
+        (
+            "",
+            "",
+            ["--only", "nothing"],
+            "--only nothing: matches no trial; there are: strong; full; twin",
+        ),
+    ],
+)
+def test_bad_input_gets_a_sentence(
+    tmp_path: Path,
+    small_streets: Path,
+    capfd: pytest.CaptureFixture[str],
+    old: str,
+    new: str,
+    options: list[str],
+    message: str,
+) -> None:
+    study, storage = tmp_path / "study.yaml", tmp_path / "storage"
+    text = STUDY.replace("DATASET", str(small_streets)).replace("CACHE", str(tmp_path / "cache"))
+    study.write_text(text.replace(old, new) if old else text)
+    assert main([str(study), "--storage", str(storage), *options]) == 2
+    printed = capfd.readouterr()
+    assert message in printed.out
+    assert "Traceback" not in printed.out + printed.err
+    assert not (storage / "mlflow.db").exists()

@@ -1,0 +1,156 @@
+"""Studies that train nothing: parameters and multiply-adds beside the published ones."""
+
+import csv
+import io
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from models.profile import profile_all
+from orchestrator import studies
+from orchestrator.study.load import load_study
+from orchestrator.study.model_cost import profile_costs
+from orchestrator.sweep.__main__ import main as sweep_main
+
+ROOT = Path(__file__).parents[3]
+STUDY = """\
+study: costs
+kind: profile
+profile: {classes: 7, size: [64, 96]}
+grid: {model.backbone: [dfnet1, resnet18]}
+variants:
+  strong: {set: {model: {flows: []}}}
+  df: {part: flows.detail}
+published:
+  - {label: Other, parameters_m: 3.5, when: {model.backbone: dfnet1}}
+"""
+
+
+def test_table_2_is_the_papers_within_half_a_percent() -> None:
+    study = load_study(ROOT / "studies" / "table-2.yaml")
+    costs = profile_costs(study)
+    names = ["baseline", "strong", "fenet"]
+    own = {row.name: row for row in profile_all(names, ["resnet101"], 19, 1024, 1024, False)}
+    for name in ("baseline", "strong", "df", "sf", "fenet"):
+        assert costs[name].parameters_m == pytest.approx(own[name].params_m)
+        assert costs[name].gflops == pytest.approx(own[name].gflops)
+    for trial in study.trials:
+        assert trial.reference is not None
+        found, published = costs[trial.name], trial.reference
+        assert found.parameters_m == pytest.approx(published.parameters_m, rel=0.005)
+        if published.gflops is not None:
+            assert found.gflops == pytest.approx(published.gflops, rel=0.005)
+
+
+def test_a_profile_trains_nothing_and_is_kept(
+    tmp_path: Path, own_store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file, storage = tmp_path / "study.yaml", own_store
+    file.write_text(STUDY)
+    assert sweep_main([str(file), "--storage", str(storage)]) == 0
+    printed = capfd.readouterr().out
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("costs")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert names == {"study.yaml", "study.resolved.yaml", "report"}
+    table = client.download_artifacts(run.info.run_id, "report/table.csv", str(tmp_path))
+    kept = Path(table).read_text()
+    lines = list(csv.DictReader(io.StringIO(kept)))
+    assert [(line["label"], line["model.backbone"], line["kind"]) for line in lines] == [
+        ("strong", "dfnet1", "trained"),
+        ("strong", "resnet18", "trained"),
+        ("df", "dfnet1", "trained"),
+        ("df", "resnet18", "trained"),
+        ("Other", "dfnet1", "published"),
+    ]
+    for cost, line in zip(profile_costs(load_study(file)).values(), lines, strict=False):
+        assert float(line["parameters_m"]) == pytest.approx(cost.parameters_m, rel=1e-3)
+        assert f"{cost.parameters_m:.2f}" in printed
+    assert not (storage / "datasets").exists()
+
+    # A part of it is shown, and the whole is kept; another table leaves it as it is.
+    for option in ("--only=strong*", "--set=profile.size=[32, 32]"):
+        assert sweep_main([str(file), "--storage", str(storage), option]) == 0
+        said = capfd.readouterr().out
+        assert ("│ df " in said) == option.startswith("--set")
+        assert ("--set study=NAME" in said) == option.startswith("--set")
+        again = client.download_artifacts(run.info.run_id, "report/table.csv", str(tmp_path))
+        assert Path(again).read_text() == kept
+        assert client.get_run(run.info.run_id).info.status == "FINISHED"
+
+
+def test_a_study_is_resumed_as_it_was_run(
+    tmp_path: Path,
+    empty_store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """From another directory: with its `--set`, its `--only`, and the modules beside it."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "resumed_study_networks.py").write_text(
+        "from torch import nn\n"
+        "class Tiny(nn.Conv2d):\n"
+        "    def __init__(self, classes, size=1):\n"
+        "        super().__init__(3, classes, size)\n"
+    )
+    (tmp_path / "there" / "study.yaml").write_text(
+        "study: costs\nkind: profile\nprofile: {classes: 1000}\n"
+        "variants:\n"
+        "  small: {set: {model: {network: 'resumed_study_networks:Tiny'}}}\n"
+        "  large: {set: {model: {network: 'resumed_study_networks:Tiny'}}}\n"
+    )
+    monkeypatch.chdir(tmp_path / "there")
+    monkeypatch.syspath_prepend(str(tmp_path / "there"))
+    options = ["--storage", str(tmp_path / "storage")]
+    (tmp_path / "storage").mkdir()
+    shutil.copy(empty_store, tmp_path / "storage")
+    chosen = ["--set", "model.arguments.size=20", "--only", "large"]
+    assert sweep_main(["study.yaml", *options, *chosen]) == 0
+    first = capfd.readouterr().out
+    parameters = (3 * 20 * 20 + 1) * 1000 / 1e6
+    assert f"{parameters:.2f}" in first
+    monkeypatch.undo()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "resumed_study_networks")
+    assert studies.main(["resume", "costs", *options]) == 0
+    assert capfd.readouterr().out == first
+
+
+def test_a_storage_that_cannot_be_written(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.yaml").write_text(STUDY)
+    assert sweep_main([str(tmp_path / "study.yaml"), "--storage", "/dev/null/storage"]) == 2
+    assert "--storage /dev/null/storage: cannot be written" in capfd.readouterr().out
+
+
+def test_a_plan_of_a_profile_is_printed_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    file, storage = tmp_path / "study.yaml", tmp_path / "storage"
+    file.write_text(STUDY)
+    assert sweep_main([str(file), "--storage", str(storage), "--plan"]) == 0
+    assert "resnet18" in capfd.readouterr().out
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    assert client.get_experiment_by_name("costs") is None
+
+
+def test_a_part_that_is_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace("flows.detail", "flow.detail"))
+    assert sweep_main([str(file), "--storage", str(tmp_path / "storage")]) == 2
+    assert "variants.df.part: 'flow.detail' is no part of this network; did you mean" in (
+        capfd.readouterr().out
+    )

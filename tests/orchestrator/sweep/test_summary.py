@@ -1,0 +1,34 @@
+"""What a study's command says in the end of what failed, and of what was left undone."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.planning.reconcile import Decision
+from orchestrator.report.rows import build_rows
+from orchestrator.report.study_report import Report
+from orchestrator.study.load import load_study
+from orchestrator.study.trial_state import TrialState
+from orchestrator.sweep.summary import show_outcome
+from orchestrator.tracking.runs import TrialRun
+from tests.support.fabricated_studies import PLAIN, written
+
+
+def test_what_is_trained_and_not_scored_has_not_failed(tmp_path: Path) -> None:
+    study = load_study(written(tmp_path, tmp_path, PLAIN))
+    record = TrialRun("run", "plain", "identity", "FINISHED", "code", 3, {})
+    failed = TrialRun("other", "plain", "identity", "FAILED", "code", 1, {})
+    failures = {"a": "not scored under flipped: stopped", "b": "out of memory"}
+    decisions = {
+        "a": Decision(TrialState.FINISHED, "leave", record),
+        "b": Decision(TrialState.FAILED, "leave", failed),
+    }
+    text = io.StringIO()
+    console = Console(file=text, width=200)
+    report = Report(study, build_rows(study, []))
+    show_outcome(report, {"a": record}, failures, decisions, console)
+    lines = text.getvalue().splitlines()
+    assert "left undone  a: not scored under flipped: stopped" in lines
+    assert "failed  b: out of memory" in lines
+    assert "failed  a" not in text.getvalue()

@@ -1,0 +1,53 @@
+"""A study with one trial, and its run in a store of its own."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.study.study import Study
+from orchestrator.tracking.store import TrackingStore
+from orchestrator.tracking.study_run import StudyRun
+
+STUDY = """\
+study: ledger test
+description: What a **reader** sees first.
+base:
+  data: {dataset: DATASET, crop: [32, 32]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {precision: fp32}
+variants:
+  full: {}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, small_streets: Path) -> Study:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.replace("DATASET", str(small_streets)))
+    return load_study(path)
+
+
+@pytest.fixture
+def trial(study: Study, tmp_path: Path) -> ResolvedTrial:
+    return resolve_trials(study.trials, "cpu", tmp_path)[0]
+
+
+@pytest.fixture
+def uri(tmp_path: Path, empty_store: Path) -> str:
+    return f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
+
+
+@pytest.fixture
+def store(uri: str, tmp_path: Path) -> TrackingStore:
+    return TrackingStore(uri, tmp_path / "artifacts")
+
+
+@pytest.fixture
+def study_run(store: TrackingStore, study: Study) -> Iterator[StudyRun]:
+    study_run = StudyRun.open(store, study)
+    yield study_run
+    study_run.close("FINISHED")

@@ -1,0 +1,61 @@
+"""Links to trials that another study has trained."""
+
+from pathlib import Path
+
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.study import Study
+from orchestrator.tracking.links import sync_links
+from orchestrator.tracking.queries import take_snapshot
+from orchestrator.tracking.study_run import StudyRun
+from tests.support.tracked_trials import decided, finish
+
+
+def other_study(study: Study, tmp_path: Path) -> Study:
+    file = tmp_path / "other.yaml"
+    file.write_text(study.text.replace("study: ledger test", "study: another"))
+    return load_study(file)
+
+
+def test_a_finished_trial_of_another_study_is_linked_until_it_is_deleted(
+    study_run: StudyRun, trial: ResolvedTrial, study: Study, uri: str, tmp_path: Path
+) -> None:
+    other = StudyRun.open(study_run.store, other_study(study, tmp_path))
+    run_id = finish(other, trial)
+    other.close("FINISHED")
+    decision = decided(study_run, trial)
+    record = decision.run
+    assert record is not None
+    assert (decision.action, record.run_id, record.study) == ("link", run_id, "another")
+
+    client = MlflowClient(uri)
+
+    def links() -> list[Run]:
+        runs = client.search_runs([study_run.experiment_id])
+        return [run for run in runs if run.data.tags["orchestrator.kind"] == "link"]
+
+    name = trial.name
+    for _ in range(2):
+        sync_links(study_run, {name: trial}, {name: record})
+        (link,) = links()
+        assert link.info.status == "FINISHED"
+        assert link.data.metrics["val/miou"] == 0.5
+        assert f"/runs/{run_id}" in link.data.tags["mlflow.note.content"]
+        assert link.data.tags["mlflow.parentRunId"] == study_run.parent_id
+    # It has the figures that a later evaluation adds, and those that it changes.
+    for miou in (0.6, 0.4):
+        study_run.store.log_metrics(run_id, {"eval/flip/miou": miou}, step=0)
+        sync_links(study_run, {name: trial}, {name: study_run.store.trial_run(run_id)})
+        (refreshed,) = links()
+        assert refreshed.info.run_id == link.info.run_id
+        assert refreshed.info.status == "FINISHED"
+        assert refreshed.data.metrics["eval/flip/miou"] == miou
+    # A link is no second record of the training.
+    assert len(take_snapshot(study_run.store).by_identity([trial.identity])[trial.identity]) == 1
+    client.delete_run(run_id)
+    assert decided(study_run, trial).state == "missing"
+    sync_links(study_run, {name: trial}, {})
+    assert links() == []

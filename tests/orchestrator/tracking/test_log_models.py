@@ -1,0 +1,49 @@
+"""What a trial leaves in the ledger is its own, or is not recorded."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.tracking.models import log_models
+from orchestrator.tracking.store import TrackingStore
+from pipelines.network.checkpoint import STATE_FILE, CheckpointError
+from pipelines.training.lineage import origin
+from tests.support.finished_run import STUDY
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) -> ResolvedTrial:
+    directory = tmp_path_factory.mktemp("study")
+    file = directory / "study.yaml"
+    file.write_text(STUDY.replace("DATASET", str(small_streets)))
+    (found,) = resolve_trials(load_study(file).trials, "cpu", directory)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({"seed": 4}, "seed: 4 there, 0 here"),
+        ({"data": "0" * 64}, r"data.dataset: 0{64} there, \w{64} here"),
+        ({"init": "abc"}, "training.init: abc there, None here"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_not_recorded(
+    trial: ResolvedTrial,
+    tmp_path: Path,
+    empty_store: Path,
+    changed: dict[str, Any],
+    difference: str,
+) -> None:
+    experiment = replace(trial.worker_experiment, seed=changed.get("seed", 0))
+    data = changed.get("data", trial.dataset.manifest.fingerprint)
+    described = origin(experiment, data, {"init": changed.get("init")})
+    (tmp_path / STATE_FILE).write_text(json.dumps({"experiment": described}))
+    store = TrackingStore(f"sqlite:///{empty_store}", None)
+    with pytest.raises(CheckpointError, match=f"belongs to another experiment: {difference}$"):
+        log_models(store, "no run", trial, (), tmp_path, None, {"epoch": 1})

@@ -1,0 +1,145 @@
+"""The ledger against a real MLflow store in SQLite."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from orchestrator.planning.reconcile import Decision
+from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.study import Study
+from orchestrator.tracking.study_run import StudyRun
+from tests.support.tracked_trials import decided, finish
+
+
+def test_a_trial_from_beginning_to_end(study_run: StudyRun, trial: ResolvedTrial, uri: str) -> None:
+    run_id = study_run.begin_trial(trial, "abc123", None)
+    client = MlflowClient(uri)
+    assert client.get_run(run_id).info.status == "SCHEDULED"
+    study_run.start_trial(run_id, trial.code)
+    assert client.get_run(run_id).info.status == "RUNNING"
+    for epoch in (1, 2):
+        study_run.log_epoch(
+            run_id, epoch, {"val/miou": 0.1 * epoch, "val/iou/traffic sign, old": 0.5}
+        )
+    study_run.end_trial(run_id, "FINISHED")
+
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.parentRunId"] == study_run.parent_id
+    assert run.data.tags["mlflow.source.git.commit"] == "abc123"
+    assert run.data.tags["orchestrator.identity"] == trial.identity
+    assert run.data.tags["orchestrator.data"] == trial.dataset.manifest.fingerprint
+    assert run.data.params["model.backbone"] == "dfnet1"
+    assert run.data.params["training.loss.threshold"] == "0.7"
+    assert run.data.metrics["model/gflops"] == pytest.approx(trial.cost.gflops)
+    assert run.data.metrics["val/iou/traffic-sign-old"] == 0.5
+    history = client.get_metric_history(run_id, "val/miou")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 0.1), (2, 0.2)]
+
+    decision = decided(study_run, trial)
+    assert decision.state == "finished"
+    record = decision.run
+    assert record is not None
+    assert (record.run_id, record.epoch, record.status) == (run_id, 2, "FINISHED")
+
+
+def test_mlflow_first_shows_the_trials_the_best_first(study_run: StudyRun, uri: str) -> None:
+    experiment = MlflowClient(uri).get_experiment(study_run.experiment_id)
+    view = json.loads(experiment.tags["mlflow.sharedViewState.study"])
+    # Sorted by a metric, because MLflow folds the trials into the study's run where they are not.
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`val/miou`", False)
+    assert view["columnOrder"][:3] == [
+        "attributes.`Run Name`",
+        "metrics.`val/miou`",
+        "metrics.`val/best_miou`",
+    ]
+    assert set(view["selectedColumns"]) < set(view["columnOrder"])
+    (section,) = view["compareRunSections"]
+    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == {section["uuid"]}
+    assert view["compareRunCharts"][0]["metricKey"] == "val/miou"
+
+
+def test_an_unfinished_trial_is_reopened(study_run: StudyRun, trial: ResolvedTrial) -> None:
+    run_id = study_run.begin_trial(trial, None, None)
+    study_run.start_trial(run_id, trial.code)
+    study_run.log_epoch(run_id, 1, {"train/loss": 2.0})
+    study_run.end_trial(run_id, "FAILED", "out of luck")
+    decision = decided(study_run, trial)
+    record = decision.run
+    assert record is not None
+    assert (decision.state, record.reason) == ("failed", "out of luck")
+    assert study_run.begin_trial(trial, None, record) == run_id
+    assert study_run.logged_epochs(record) == {1}
+    assert study_run.store.trial_run(run_id).status == "SCHEDULED"
+
+
+def test_a_trial_resumed_under_other_sources_bears_both_versions(
+    study_run: StudyRun, trial: ResolvedTrial
+) -> None:
+    run_id = study_run.begin_trial(trial, None, None)
+    for code in ("first", "first", "second"):
+        study_run.start_trial(run_id, code)
+    study_run.end_trial(run_id, "FINISHED")
+    assert study_run.store.trial_run(run_id).code == "first+second"
+    assert decided(study_run, trial).state == "stale"
+
+
+def test_a_deleted_run_is_missing(study_run: StudyRun, trial: ResolvedTrial, uri: str) -> None:
+    run_id = finish(study_run, trial)
+    MlflowClient(uri).delete_run(run_id)
+    assert decided(study_run, trial) == Decision("missing", "train", None)
+
+
+def test_the_figures_are_those_of_the_last_checkpoint(
+    study_run: StudyRun, trial: ResolvedTrial
+) -> None:
+    """Of the epoch that was trained twice, the second time with another result."""
+    run_id = study_run.begin_trial(trial, None, None)
+    study_run.log_epoch(run_id, 1, {"train/loss": 1.0, "val/miou": 0.5, "val/iou/bus & tram": 0.1})
+    kept = {"epoch": 1, "train/loss": 1.0, "val/miou": 0.5, "val/iou/bus & tram": 0.1}
+    history = partial(study_run.store.client.get_metric_history, run_id, "val/miou")
+    study_run.confirm_epoch(run_id, {**kept, "seconds": 7.0, "val/boundary_f": float("nan")})
+    assert [entry.value for entry in history()] == [0.5]
+    study_run.confirm_epoch(run_id, {**kept, "val/miou": 0.4})
+    assert [(entry.step, entry.value) for entry in history()] == [(1, 0.5), (1, 0.4)]
+    assert study_run.store.trial_run(run_id).metrics["val/miou"] == 0.4
+
+
+def test_values_that_are_not_finite_are_left_out(study_run: StudyRun, trial: ResolvedTrial) -> None:
+    run_id = study_run.begin_trial(trial, None, None)
+    study_run.log_epoch(run_id, 1, {"train/loss": float("nan"), "val/miou": 0.5})
+    metrics = study_run.store.trial_run(run_id).metrics
+    assert "train/loss" not in metrics
+    assert metrics["val/miou"] == 0.5
+
+
+def test_nothing_stays_running(
+    study_run: StudyRun, trial: ResolvedTrial, uri: str, study: Study
+) -> None:
+    run_id = study_run.begin_trial(trial, None, None)
+    study_run.start_trial(run_id, trial.code)
+    study_run.close("KILLED")
+    client = MlflowClient(uri)
+    run = client.get_run(run_id)
+    assert run.info.status == "KILLED"
+    assert "run it again" in run.data.tags["mlflow.note.content"]
+    assert client.get_run(study_run.parent_id).info.status == "KILLED"
+    names = {artifact.path for artifact in client.list_artifacts(study_run.parent_id)}
+    assert names == {"study.yaml", "study.resolved.yaml"}
+
+
+def test_what_a_dead_process_left_is_closed_and_the_parent_is_kept(
+    study_run: StudyRun, trial: ResolvedTrial, uri: str, study: Study, tmp_path: Path
+) -> None:
+    run_id = study_run.begin_trial(trial, None, None)
+    study_run.start_trial(run_id, trial.code)
+    MlflowClient(uri).set_tag(study_run.parent_id, "orchestrator.reason", "its process ended")
+    again = StudyRun.open(study_run.store, study)  # its owner, this process, is not waited for
+    assert again.parent_id == study_run.parent_id
+    assert "orchestrator.reason" not in MlflowClient(uri).get_run(again.parent_id).data.tags
+    assert again.store.trial_run(run_id).status == "KILLED"
+    assert decided(again, trial).state == "interrupted"
+    again.close("FINISHED")

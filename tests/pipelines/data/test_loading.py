@@ -1,0 +1,265 @@
+"""Batches on the host: contents, order, errors, bounds."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.data.augmentation import Augmentation, AugmentationConfig
+from pipelines.data.config import DataConfig
+from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.data.loading import BufferPool, EvaluationBatches, TrainingBatches
+from pipelines.data.node_cache import NodeCache
+from pipelines.data.prefetch import prefetch
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers.camvid import CamVid
+from tests.support.camvid_source import CamVidSource
+
+DATA = DataConfig(crop=(24, 40))
+
+
+def test_training_batches_hold_windows_of_their_samples(streets: PreparedDataset) -> None:
+    split = streets.split("train")
+    batches = TrainingBatches(split, DATA, seed=0, global_batch=4)
+    names = []
+    for batch in batches.epoch(0):
+        names += batch.identifiers
+        assert batch.windows.dtype == batch.labels.dtype == torch.uint8
+        assert batch.windows.is_contiguous(memory_format=torch.channels_last)
+        for row, name in enumerate(batch.identifiers):
+            image, label = split.read(split.identifiers.index(name))
+            (source, _, _, top), (width, _, _, left) = batch.geometry[row].tolist()
+            assert (source, width) == label.shape
+            window = batch.windows[row, :, :3, :3].permute(1, 2, 0).numpy()
+            assert np.array_equal(window, image[top : top + 3, left : left + 3])
+            assert np.array_equal(batch.labels[row, :3, :3], label[top : top + 3, left : left + 3])
+    assert len(names) == len(batches) * 4 == 12
+    assert set(names) == set(split.identifiers)
+
+
+@pytest.mark.parametrize("class_uniform", [0.0, 0.5])
+def test_workers_share_the_same_batches(streets: PreparedDataset, class_uniform: float) -> None:
+    """Down to the last bit of what the network is given."""
+    split = streets.split("train")
+    data = DataConfig(crop=(24, 40), class_uniform=class_uniform)
+    augmentation = Augmentation(data.augmentation, data.crop)
+    alone = list(TrainingBatches(split, data, 5, 4).epoch(1))
+    for world in (2, 3, 4):
+        shares = [
+            list(TrainingBatches(split, data, 5, 4, rank, world).epoch(1)) for rank in range(world)
+        ]
+        for whole, *parts in zip(alone, *shares, strict=True):
+            assert whole.identifiers == sum((part.identifiers for part in parts), start=())
+            for name in ("sample_keys", "geometry", "flips"):
+                joined = torch.cat([getattr(part, name) for part in parts])
+                assert torch.equal(joined, getattr(whole, name))
+            augmented = zip(*map(augmentation, parts), strict=True)
+            for joined, wanted in zip(map(torch.cat, augmented), augmentation(whole), strict=True):
+                assert torch.equal(joined, wanted)
+
+
+def test_an_epoch_goes_on_from_any_step(streets: PreparedDataset) -> None:
+    batches = TrainingBatches(streets.split("train"), DATA, 0, 4)
+    whole = [batch.sample_keys.tolist() for batch in batches.epoch(3)]
+    assert [batch.sample_keys.tolist() for batch in batches.epoch(3, first_step=2)] == whole[2:]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_evaluation_sees_every_picture_once(streets: PreparedDataset, world: int) -> None:
+    split = streets.split("train")
+    seen: list[int] = []
+    for rank in range(world):
+        for batch in EvaluationBatches(split, 4, rank, world):
+            seen += batch.indices.tolist()
+            for row, index in enumerate(batch.indices.tolist()):
+                image, label = split.read(index)
+                assert np.array_equal(batch.images[row].permute(1, 2, 0).numpy(), image)
+                assert np.array_equal(batch.labels[row].numpy(), label)
+                assert batch.identifiers[row] == split.identifiers[index]
+    assert sorted(seen) == list(range(11))
+
+
+def test_evaluation_batches_have_one_size_each() -> None:
+    class Mixed:
+        identifiers = [str(index) for index in range(7)]
+        heights = np.array([4, 6, 4, 4, 6, 4, 4])
+        widths = np.array([5, 5, 5, 8, 5, 5, 5])
+        centroids = np.zeros((0, 4), np.int64)
+
+        def __len__(self) -> int:
+            return 7
+
+        def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            size = (self.heights[index], self.widths[index])
+            return np.full((*size, 3), index, np.uint8), np.full(size, index, np.uint8)
+
+    batches = EvaluationBatches(Mixed(), 3)
+    found = [batch.indices.tolist() for batch in batches]
+    assert len(batches) == 4
+    assert found == [[0, 2, 5], [6], [1, 4], [3]]
+
+
+def test_a_damaged_sample_is_named_in_the_loop(streets: PreparedDataset, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(streets.location.path, tmp_path / "copy"))
+    stored, _ = open_dataset(directory).split("train").read_encoded(3)
+    shard = next(directory.glob("train-*"))
+    data = bytearray(shard.read_bytes())
+    data[data.index(stored) + 50] ^= 1
+    shard.write_bytes(data)
+    batches = TrainingBatches(open_dataset(directory).split("train"), DATA, 0, 4)
+    with pytest.raises(DatasetError, match="sample 'train-00003'"):
+        list(batches.epoch(0))
+    assert not [t for t in threading.enumerate() if t.name.startswith("loading")]
+
+
+def test_whatever_fails_names_its_sample(
+    streets: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the node cache's copy turns bad, which says nothing of samples itself."""
+    decoded = NodeCache(tmp_path).decoded(streets, "train")
+    read = type(decoded).read
+
+    def failing(self: object, index: int) -> object:
+        if index == 5:
+            raise RuntimeError("a gremlin")
+        return read(decoded, index)
+
+    monkeypatch.setattr(type(decoded), "read", failing)
+    for batches in (TrainingBatches(decoded, DATA, 0, 4).epoch(0), EvaluationBatches(decoded, 2)):
+        with pytest.raises(DatasetError, match=r"sample 'train-00005'.*RuntimeError: a gremlin"):
+            list(batches)
+
+
+def test_at_most_so_many_batches_are_ahead() -> None:
+    started: list[int] = []
+
+    def work(item: int) -> int:
+        started.append(item)
+        return item
+
+    results = prefetch(work, range(100), threads=2, ahead=3)
+    assert next(results) == 0
+    time.sleep(0.1)
+    assert len(started) <= 4
+    results.close()  # type: ignore[attr-defined]
+    assert len(started) <= 5
+    assert list(prefetch(work, range(10), threads=3, ahead=5)) == list(range(10))
+
+
+def test_batches_move_as_a_whole(streets: PreparedDataset) -> None:
+    batch = next(TrainingBatches(streets.split("train"), DATA, 0, 4).epoch(0))
+    moved = batch.to("meta")
+    assert {moved.windows.device.type, moved.sample_keys.device.type} == {"meta"}
+    assert moved.identifiers == batch.identifiers
+
+
+@pytest.mark.parametrize("crop", [(0, 5), (4,)])
+def test_impossible_crops_are_refused(crop: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="crop must be two sizes in pixels"):
+        DataConfig(crop=crop)
+
+
+def test_class_uniform_crops_show_their_class(streets: PreparedDataset) -> None:
+    """The class of the centroid's tile is in the crop, at the centroid itself."""
+    split = streets.split("train")
+    data = DataConfig(crop=(12, 20), class_uniform=1.0)
+    batches = TrainingBatches(split, data, 0, 4)
+    for draws in batches.batches.epoch(0):
+        batch = batches.load(draws)
+        for row, (shown_row, shown_column) in enumerate(draws.shown.tolist()):
+            for (source, resized, offset, _), crop, pixel in zip(
+                batch.geometry[row].tolist(), data.crop, (shown_row, shown_column), strict=True
+            ):
+                assert 0 <= int((pixel + 0.5) * resized / source) - offset < crop
+
+
+@pytest.mark.parametrize("crop", [(12, 20), (48, 80)])
+def test_the_centroid_s_label_is_in_the_crop(
+    streets: PreparedDataset, crop: tuple[int, int]
+) -> None:
+    """At the place where the crop's offset, which padding shifts, puts it; pictures are 32 x 64."""
+    split = streets.split("train")
+    plain = AugmentationConfig(scale=(1, 1), flip=0)
+    data = DataConfig(crop=crop, class_uniform=1.0, augmentation=plain)
+    batches = TrainingBatches(split, data, 0, 4)
+    augmentation = Augmentation(plain, crop)
+    for draws in batches.batches.epoch(0):
+        batch = batches.load(draws)
+        _, labels = augmentation.crops(batch)
+        for row, (sample, shown) in enumerate(zip(draws.samples, draws.shown, strict=True)):
+            place = shown - batch.geometry[row, :, 2].numpy()
+            assert labels[row, place[0], place[1]] == split.read(int(sample))[1][tuple(shown)]
+
+
+def test_class_uniform_needs_labels() -> None:
+    class Unlabelled:
+        identifiers = ["a"]
+        heights = widths = np.array([8])
+        centroids = np.zeros((0, 4), np.int64)
+
+        def __len__(self) -> int:
+            return 1
+
+        def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            raise NotImplementedError
+
+    with pytest.raises(ValueError, match="class_uniform needs labels"):
+        TrainingBatches(Unlabelled(), DataConfig(class_uniform=0.5), 0, 1)
+    with pytest.raises(ValueError, match=r"share from 0 to 1, received 1\.5"):
+        DataConfig(class_uniform=1.5)
+
+
+def test_memory_is_used_again_only_when_nothing_refers_to_it() -> None:
+    pool = BufferPool(pin=False)
+    first = pool.take((4, 5))
+    place = first.data_ptr()
+    row = first.permute(1, 0)[2:]
+    del first
+    assert pool.take((4, 5)).data_ptr() != place
+    del row
+    again = [pool.take((4, 5)) for _ in range(2)]
+    assert place in [tensor.data_ptr() for tensor in again]
+    assert len({tensor.data_ptr() for tensor in again}) == 2
+
+
+def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
+    """Own memory of the process over two epochs of 8 samples and then of 96."""
+    source = CamVidSource(tmp_path / "source", samples=0, size=(256, 512))
+    for split, count in (("val", 8), ("train", 96)):
+        names = [f"0001TP_{split}{index:03d}" for index in range(count)]
+        source.list(split, names)
+        for name in names:
+            source.add(split, name, flat=True)
+    prepare(CamVid(source.directory), tmp_path / "set")
+    dataset = open_dataset(tmp_path / "set")
+    cache = NodeCache(tmp_path / "cache")
+    decoded = (96 - 8) * 256 * 512 * 4  # bytes of the pictures that only the larger split has
+    for open_split in (dataset.split, lambda name: cache.decoded(dataset, name)):
+        small, large = (
+            peak_memory(TrainingBatches(open_split(name), DataConfig(crop=(64, 64)), 0, 4))
+            for name in ("val", "train")
+        )
+        assert large - small < decoded / 2
+
+
+def peak_memory(batches: TrainingBatches) -> int:
+    """Most bytes of memory of its own that this process has during two epochs."""
+    return max(own_memory() for epoch in range(2) for _ in batches.epoch(epoch))
+
+
+def own_memory() -> int:
+    """Bytes of memory that is no file's, such as a cache's pages are."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+
+def test_memory_is_bounded_by_the_batches_ahead(streets: PreparedDataset) -> None:
+    batches = TrainingBatches(streets.split("train"), DATA, 0, 1, threads=2, ahead=3)
+    places = {batch.windows.data_ptr() for epoch in range(3) for batch in batches.epoch(epoch)}
+    assert len(places) <= 3 + 2  # ahead, in the loop's hands, and one just handed over

@@ -1,0 +1,209 @@
+"""The figures against their definitions, the counts by image, and one state over two workers."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipelines.evaluation.counts import write_counts
+from pipelines.evaluation.scores import ImageCounts, Scores, ScoreState, boundary_scores
+from tests.support.workers import run_workers
+
+matrices = st.integers(1, 6).flatmap(
+    lambda n: st.lists(st.lists(st.integers(0, 9), min_size=n, max_size=n), min_size=n, max_size=n)
+)
+
+
+def test_figures_of_a_known_matrix() -> None:
+    """Class 0: 6 pixels, 4 found; class 1: 2 pixels, both found, and 2 of class 0 taken for it;
+    class 2 occurs nowhere."""
+    scores = Scores(torch.tensor([[4, 2, 0], [0, 2, 0], [0, 0, 0]]))
+    assert scores.iou[:2].tolist() == [4 / 6, 2 / 4]
+    assert math.isnan(scores.iou[2])
+    assert scores.miou == (4 / 6 + 2 / 4) / 2
+    assert scores.pixel_accuracy == 6 / 8
+    assert scores.mean_accuracy == (4 / 6 + 1) / 2
+    assert scores.frequency_weighted_iou == pytest.approx(6 / 8 * 4 / 6 + 2 / 8 * 2 / 4)
+    assert scores.metrics(["a", "b", "c"]).keys() == {
+        "miou",
+        "pixel_accuracy",
+        "mean_accuracy",
+        "frequency_weighted_iou",
+        "iou/a",
+        "iou/b",
+    }
+
+
+@given(matrices)
+def test_figures_follow_their_definitions(rows: list[list[int]]) -> None:
+    scores, n = Scores(torch.tensor(rows)), len(rows)
+    label = [sum(row) for row in rows]
+    union = [label[k] + sum(row[k] for row in rows) - rows[k][k] for k in range(n)]
+    ious = {k: rows[k][k] / union[k] for k in range(n) if union[k]}
+    if ious:
+        assert scores.miou == pytest.approx(sum(ious.values()) / len(ious))
+    if sum(label):
+        recalls = [rows[k][k] / label[k] for k in range(n) if label[k]]
+        assert scores.mean_accuracy == pytest.approx(sum(recalls) / len(recalls))
+        weighted = sum(label[k] / sum(label) * iou for k, iou in ious.items())
+        assert scores.frequency_weighted_iou == pytest.approx(weighted)
+
+
+def naive_boundary(predicted: np.ndarray, label: np.ndarray, k: int, tolerance: int) -> float:
+    height, width = label.shape
+    predicted = np.where(label == 255, 255, predicted)
+
+    def boundary(classes: np.ndarray) -> set[tuple[int, int]]:
+        found = set()
+        for row in range(height):
+            for column in range(width):
+                for down, right in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+                    y, x = row + down, column + right
+                    if not (0 <= y < height and 0 <= x < width) or classes[row, column] != k:
+                        continue
+                    if classes[y, x] not in (k, 255):
+                        found.add((row, column))
+        return found
+
+    def near(points: set[tuple[int, int]], others: set[tuple[int, int]]) -> float:
+        hits = [any(max(abs(y - b), abs(x - a)) <= tolerance for b, a in others) for y, x in points]
+        return sum(hits) / len(hits) if hits else 0.0
+
+    found, true = boundary(predicted), boundary(label)
+    if not found and not true:
+        return math.nan
+    precision, recall = near(found, true), near(true, found)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
+def test_boundary_score_equals_a_naive_loop(
+    seed: int, tolerance: int, height: int, width: int
+) -> None:
+    random = np.random.default_rng(seed)
+    label = random.choice(np.array([0, 0, 0, 1, 2, 255]), (height, width))
+    predicted = np.where(random.random((height, width)) < 0.8, label, 0)
+    predicted[predicted == 255] = 1
+    found = boundary_scores(torch.from_numpy(predicted), torch.from_numpy(label), 4, tolerance)
+    for k in range(4):
+        expected = naive_boundary(predicted, label, k, tolerance)
+        assert found[k].item() == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_shifted_edge_counts_within_the_tolerance() -> None:
+    label = torch.zeros(8, 12, dtype=torch.int64)
+    label[:, 6:] = 1
+    shifted = label.roll(2, dims=1)
+    shifted[:, :2] = 0
+    assert boundary_scores(label, label, 2, 1).tolist() == [1, 1]
+    assert boundary_scores(shifted, label, 2, 1).tolist() == [0, 0]
+    assert boundary_scores(shifted, label, 2, 2).tolist() == [1, 1]
+
+
+def example(images: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    prediction = torch.randint(0, 4, (images, 6, 7), generator=generator)
+    label = torch.randint(0, 5, (images, 6, 7), generator=generator)
+    label[label == 4] = 255
+    return prediction, label
+
+
+def filled(rows: slice, boundary: int = 2) -> ScoreState:
+    prediction, label = example()
+    state = ScoreState(4, 3, boundary)
+    state.update(prediction[rows], label[rows], torch.arange(3)[rows])
+    return state
+
+
+def test_counts_by_image_add_up_to_the_matrix() -> None:
+    prediction, label = example()
+    scores = filled(slice(None)).scores()
+    assert scores.images is not None
+    assert scores.images.positions.tolist() == [0, 1, 2]
+    for image in range(3):
+        valid = label[image] != 255
+        for k in range(4):
+            is_k, said_k = (label[image] == k), (prediction[image] == k) & valid
+            true = int((is_k & said_k).sum())
+            expected = [true, int(said_k.sum()) - true, int(is_k.sum()) - true]
+            assert scores.images.counts[image, k].tolist() == expected
+    matrix = scores.confusion
+    total = scores.images.counts.sum(dim=0)
+    assert torch.equal(total[:, 0], matrix.diagonal())
+    assert torch.equal(total[:, 1], matrix.sum(0) - matrix.diagonal())
+    assert torch.equal(total[:, 2], matrix.sum(1) - matrix.diagonal())
+
+
+def test_one_class_and_one_image_keep_their_shapes() -> None:
+    state = ScoreState(1, 1)
+    state.update(torch.zeros(1, 2, 2).long(), torch.zeros(1, 2, 2).long(), torch.zeros(1).long())
+    scores = state.scores()
+    assert scores.confusion.tolist() == [[4]]
+    assert scores.images is not None
+    assert scores.images.counts.tolist() == [[[4, 0, 0]]]
+
+
+def test_what_cannot_be_counted_is_refused() -> None:
+    state = filled(slice(None))
+    prediction, label = example()
+    state.update(prediction[:1], label[:1], torch.tensor([2]))
+    with pytest.raises(RuntimeError, match="0 images were not counted, and 1 more than once"):
+        state.scores()
+    with pytest.raises(ValueError, match="a label holds class 7, and there are 4 classes"):
+        state.update(prediction[:1], torch.full((1, 6, 7), 7), torch.tensor([0]))
+
+
+def test_counts_are_written_as_arrow(tmp_path: Path) -> None:
+    counts = torch.arange(12).reshape(2, 2, 3)
+    scores = Scores(torch.zeros(2, 2), ImageCounts(torch.tensor([0, 2]), counts))
+    write_counts(
+        tmp_path / "counts.arrow", scores, ["a", "b", "c"], ["road", "sky"], ["x", "y", None]
+    )
+    with pa.memory_map(str(tmp_path / "counts.arrow")) as file:
+        rows = pa.ipc.open_file(file).read_all().to_pylist()
+    assert [(row["identifier"], row["class"]) for row in rows] == [
+        ("a", "road"),
+        ("a", "sky"),
+        ("c", "road"),
+        ("c", "sky"),
+    ]
+    assert rows[0]["group"] == "x"
+    assert rows[2] == {
+        "identifier": "c",
+        "group": None,
+        "class": "road",
+        "tp": 6,
+        "fp": 7,
+        "fn": 8,
+    }
+
+
+def _worker(rank: int, out: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=2)
+    try:
+        # All images on one worker, none on the other.
+        scores = filled(slice(None) if rank == 0 else slice(0)).scores()
+        assert scores.images is not None
+        parts = [scores.confusion, scores.images.counts, scores.images.positions, scores.boundary]
+        torch.save(parts, out / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_workers_have_one_score(tmp_path: Path) -> None:
+    run_workers(_worker, (tmp_path,), 2)
+    alone = filled(slice(None)).scores()
+    assert alone.images is not None
+    expected = [alone.confusion, alone.images.counts, alone.images.positions, alone.boundary]
+    for rank in range(2):
+        for found, wanted in zip(torch.load(tmp_path / f"{rank}.pt"), expected, strict=True):
+            assert torch.equal(found, wanted)

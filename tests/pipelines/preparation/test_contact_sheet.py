@@ -1,0 +1,56 @@
+"""Inspecting, verifying and previewing prepared data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipelines.data.config import DataConfig
+from pipelines.data.dataset import PreparedDataset, open_dataset
+from pipelines.preparation.contact_sheet import contact_sheet, hatch, preview
+from pipelines.preparation.inspection import describe
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers.folder import Folder
+
+
+def test_sheets_show_samples_and_crops(streets: PreparedDataset) -> None:
+    sheet = contact_sheet(streets, count=6)
+    # The first tile's picture is the first sample, enlarged.
+    image, _ = streets.split("train").read(0)
+    enlarged = Image.fromarray(image).resize((256, 128), Image.Resampling.BOX)
+    assert np.array_equal(np.asarray(sheet)[14:142, :256], np.asarray(enlarged))
+    crops = preview(streets, DataConfig(crop=(32, 64)), count=4)
+    assert crops.size[0] == sheet.size[0] + 2 * 2 * 64  # two pairs, each crop 64 pixels wider
+    assert np.asarray(crops).std() > 20
+
+
+def test_what_is_ignored_is_hatched() -> None:
+    image = np.full((20, 20, 3), 90, np.uint8)
+    chosen = np.zeros((20, 20), np.bool_)
+    chosen[:, 10:] = True
+    shown = hatch(image, chosen)
+    assert np.array_equal(shown[:, :10], image[:, :10])
+    black = (shown[:, 10:] == 0).all(axis=2)
+    assert black.sum() == 20 * 10 / 5
+    assert (black.sum(axis=0) == 4).all()
+
+
+def test_sheets_of_very_long_pictures_and_of_a_split_without_labels(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name, size in (("high", (900, 30)), ("wide", (30, 900))):
+        (source / "images").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((*size, 3), 60, np.uint8)).save(source / f"images/{name}.png")
+    (source / "dataset.yaml").write_text(
+        "classes: {'größe 漢': [1, 2, 3]}\nsplits: {test: {images: images}}\n", encoding="utf-8"
+    )
+    prepare(Folder(source), tmp_path / "set")
+    dataset = open_dataset(tmp_path / "set")
+    assert "test: 2 images, 30-900 x 30-900 pixels" in describe(dataset)
+    assert "nothing labelled" in describe(dataset)
+    for sheet in (
+        contact_sheet(dataset),
+        preview(dataset, DataConfig(crop=(64, 64), train_split="test")),
+    ):
+        assert sheet.height < 600

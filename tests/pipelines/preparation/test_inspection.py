@@ -1,0 +1,36 @@
+"""Descriptions of prepared data sets, and their verification."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.preparation.inspection import describe, verify
+
+
+def test_the_description_counts(streets: PreparedDataset) -> None:
+    text = describe(streets)
+    assert "train: 11 images, 64 x 32 pixels, 1 shard, " in text
+    assert streets.manifest.fingerprint in text
+    road = next(line for line in text.splitlines() if line.split()[:1] == ["road"])
+    assert road.split()[1:] == [f"{streets.manifest.class_frequencies[0]:.3%}", "14"]
+
+
+def test_verify_finds_every_difference(streets: PreparedDataset, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    verify(streets, lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (14, 14)
+    directory = Path(shutil.copytree(streets.location.path, tmp_path / "copy"))
+    for split, index in (("train", 3), ("val", 1)):
+        stored, _ = open_dataset(directory).split(split).read_encoded(index)
+        shard = next(directory.glob(f"{split}-*"))
+        data = bytearray(shard.read_bytes())
+        data[data.index(stored) + 50] ^= 1
+        shard.write_bytes(data)
+    with pytest.raises(DatasetError, match="4 problems") as caught:
+        verify(open_dataset(directory))
+    for part in ("SHA-256", "'train-00003'", "'val-00001'"):
+        assert part in str(caught.value)

@@ -1,0 +1,464 @@
+"""The training loop: worker counts, resuming, determinism, and what stops it."""
+
+import functools
+import json
+import math
+import shutil
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models import FENetConfig, LossConfig
+from pipelines.data.augmentation import AugmentationConfig
+from pipelines.data.config import DataConfig
+from pipelines.data.dataset import open_dataset
+from pipelines.evaluation.evaluate import EvaluationConfig
+from pipelines.evaluation.inference import NonFiniteLogitsError
+from pipelines.network.build import NetworkConfig
+from pipelines.network.checkpoint import CheckpointError
+from pipelines.network.precision import Numerics
+from pipelines.preparation.embedded import prepare_streets
+from pipelines.training.distributed import RankMismatchError
+from pipelines.training.experiment import Experiment
+from pipelines.training.loop import NonFiniteLossError, Report, Training
+from pipelines.training.optimization import TrainingConfig
+from pipelines.training.results import write_results
+from tests.support.workers import run_workers
+
+CPU = torch.device("cpu")
+
+
+def small_experiment(**training: Any) -> Experiment:
+    """Semantic supervision, mining, ignored pixels and dropout are all in play."""
+    return Experiment(
+        data=DataConfig(crop=(32, 48)),
+        model=FENetConfig(backbone="dfnet1", channels=8, supervision=(3, 4)),
+        training=TrainingConfig(
+            **{"epochs": 2, "batch": 6, "learning_rate": 0.01, "precision": "fp32", **training}
+        ),
+        evaluation=EvaluationConfig(batch=2),
+        seed=3,
+    )
+
+
+def run(
+    experiment: Experiment,
+    dataset: Path,
+    resume: Path | None = None,
+    save_at: Path | None = None,
+    report_steps: int | None = None,
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Train; the metrics of each epoch, without those of time, and the final weights."""
+    training = Training(experiment, open_dataset(dataset), CPU)
+    if resume is not None:
+        training.restore(resume)
+
+    reports: list[Report] = []
+
+    def keep(report: Report) -> None:
+        reports.append(report)
+        # The first report: the end of the first epoch, or a place within it.
+        if save_at is not None and len(reports) == 1:
+            report.snapshot().write(save_at)
+
+    training.run(keep, report_steps)
+    measured = ("images_per_second", "memory_gib", "val/seconds", "seconds")
+    history = [
+        {name: value for name, value in metrics.items() if name not in measured}
+        for metrics in training.history
+    ]
+    return history, {k: v.clone() for k, v in training.model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    small_streets: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[dict[str, float]], dict[str, Tensor], Path]:
+    """History and weights of `small_experiment()`, and its checkpoint after the first epoch."""
+    checkpoint = tmp_path_factory.mktemp("undisturbed") / "checkpoint"
+    return *run(small_experiment(), small_streets, save_at=checkpoint), checkpoint
+
+
+@pytest.fixture(scope="module")
+def finished(small_streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of `small_experiment(epochs=1)`."""
+    checkpoint = tmp_path_factory.mktemp("finished") / "checkpoint"
+    run(small_experiment(epochs=1), small_streets, save_at=checkpoint)
+    return checkpoint
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Everything is computed in float64, where what is left of a difference is no rounding."""
+    arrange = Numerics.arrange
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        patch.setattr(Numerics, "arrange", lambda self, images: arrange(self, images).double())
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+@functools.cache
+def _run_twice(experiment: Experiment, dataset: Path) -> list[Any]:
+    """History and weights in float32, then in float64."""
+    single = run(experiment, dataset)
+    with double_precision():
+        return [single, run(experiment, dataset)]
+
+
+def _worker(rank: int, size: int, experiment: Experiment, dataset: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=size
+    )
+    try:
+        torch.save(_run_twice(experiment, dataset), out / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def run_together(size: int, experiment: Experiment, dataset: Path, out: Path) -> list[Any]:
+    out.mkdir()
+    run_workers(_worker, (size, experiment, dataset, out), size)
+    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(size)]
+
+
+@pytest.mark.slow
+# 4 workers do not divide a batch of 14, nor 2 its parts of 7.
+@pytest.mark.parametrize(("size", "accumulation"), [(2, 1), (4, 1), (2, 2)])
+def test_workers_take_the_same_steps(
+    small_streets: Path, tmp_path: Path, size: int, accumulation: int
+) -> None:
+    # Three steps. In float32 the losses of the first two agree to the last digit; updates differ by
+    # rounding, and a ReLU or a mined pixel that falls to the other side for it has moved one term
+    # by 1.5e-5 and, where batch norm has seven values (the pyramid's one bin), a variance by 3e-3.
+    # In float64 nothing of that is left; a fault would be.
+    experiment = small_experiment(batch=14, epochs=3, accumulation=accumulation)
+    alone = _run_twice(experiment, small_streets)
+    workers = run_together(size, experiment, small_streets, tmp_path / "out")
+    tolerances = ((1e-4, 1e-2, 1e-2), (1e-12, 1e-12, 1e-11))
+    for precision, (of_loss, of_score, of_weight) in enumerate(tolerances):
+        (history, weights), (together, shared) = alone[precision], workers[0][precision]
+        for worker in workers:
+            assert worker[precision][0] == together
+            for name, value in worker[precision][1].items():
+                assert torch.equal(value, shared[name]), name
+        for one, other in zip(history, together, strict=True):
+            for name in (name for name in one if name.startswith("train/")):
+                assert other[name] == pytest.approx(one[name], rel=of_loss), name
+            assert other["val/miou"] == pytest.approx(one["val/miou"], abs=of_score)
+        for name, value in weights.items():
+            difference = (shared[name].double() - value.double()).abs().max()
+            # Values near 0, such as a bias, are as exact as what they are added to.
+            assert difference <= of_weight * (value.double().abs().max() + 0.1), name
+        for name in ("train/loss/main", "train/loss/stage3", "train/loss/stage4"):
+            assert together[0][name] == pytest.approx(history[0][name], rel=of_loss / 100)
+
+
+def test_the_same_seed_gives_the_same_bits(
+    small_streets: Path, undisturbed: tuple[list[dict[str, float]], dict[str, Tensor], Path]
+) -> None:
+    first, second = undisturbed, run(small_experiment(), small_streets)
+    assert first[0] == second[0]
+    for name, value in first[1].items():
+        assert torch.equal(value, second[1][name]), name
+    other = run(replace(small_experiment(), seed=4), small_streets)
+    assert other[0] != first[0]
+
+
+def test_resuming_is_invisible(small_streets: Path, tmp_path: Path) -> None:
+    """From the end of an epoch, and from within one, where two runs save at different steps."""
+    experiment = small_experiment(precision="bf16", accumulation=2)
+    history, weights = run(experiment, small_streets, save_at=tmp_path / "1 0")
+    for steps in (1, 2):
+        again, others = run(
+            experiment, small_streets, save_at=tmp_path / f"0 {steps}", report_steps=steps
+        )
+        assert again == history
+        assert all(torch.equal(value, others[name]) for name, value in weights.items())
+    for checkpoint in tmp_path.iterdir():
+        position = json.loads((checkpoint / "state.json").read_text())["position"]
+        assert f"{position['epoch']} {position['step']}" == checkpoint.name
+        resumed_history, resumed = run(experiment, small_streets, resume=checkpoint)
+        assert resumed_history == history
+        for name, value in weights.items():
+            assert torch.equal(value, resumed[name]), name
+
+
+class Dropping(nn.Module):
+    """Draws from torch's own generator while it trains."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Dropout2d(0.5))
+        self.classifier = nn.Conv2d(16, classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images))
+
+
+def test_resuming_is_invisible_to_a_network_that_draws(
+    small_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType("own_module")
+    module.__dict__["Dropping"] = Dropping
+    monkeypatch.setitem(sys.modules, "own_module", module)
+    experiment = replace(small_experiment(), model=NetworkConfig("own_module:Dropping"))
+    history, weights = run(experiment, small_streets)
+    run(experiment, small_streets, save_at=tmp_path / "checkpoint", report_steps=2)
+    torch.manual_seed(1)  # as another process finds its generator
+    resumed_history, resumed = run(experiment, small_streets, resume=tmp_path / "checkpoint")
+    assert resumed_history == history
+    for name, value in weights.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_a_stop_is_a_checkpoint_within_the_epoch_and_costs_nothing(
+    small_streets: Path,
+    undisturbed: tuple[list[dict[str, float]], dict[str, Tensor], Path],
+    tmp_path: Path,
+) -> None:
+    experiment = small_experiment()
+    history, weights, _ = undisturbed
+    training = Training(experiment, open_dataset(small_streets), CPU)
+    reports: list[Report] = []
+    asked = iter([False, True])
+    training.run(reports.append, stop=lambda: next(asked))
+    (report,) = reports
+    assert (report.epoch, report.metrics) == (1, None)
+    assert training.position.step == 2
+    report.snapshot().write(tmp_path / "checkpoint")
+    resumed_history, resumed = run(experiment, small_streets, resume=tmp_path / "checkpoint")
+    assert resumed_history == history
+    for name, value in weights.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def _stopped_worker(rank: int, size: int, dataset: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=size
+    )
+    try:
+        training = Training(small_experiment(), open_dataset(dataset), CPU)
+        # Only the second worker hears of the stop.
+        training.run(lambda report: None, stop=lambda: rank == 1)
+        (out / f"{rank}.txt").write_text(f"{training.position.epoch} {training.position.step}")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_one_worker_that_is_told_to_stop_stops_all_at_the_same_step(
+    small_streets: Path, tmp_path: Path
+) -> None:
+    run_workers(_stopped_worker, (2, small_streets, tmp_path), 2)
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["0 1", "0 1"]
+
+
+def test_training_learns(small_streets: Path) -> None:
+    experiment = replace(
+        small_experiment(epochs=16, batch=7, learning_rate=0.05),
+        model=FENetConfig(backbone="dfnet1", channels=32, ppm=False, flows=()),
+    )
+    plain = AugmentationConfig((1, 1), 0, 0, 0, 0, 0, (0, 0))
+    data = DataConfig(crop=(32, 64), validation_split="train", augmentation=plain)
+    evaluation = EvaluationConfig(batch=7, every=4)
+    history, _ = run(replace(experiment, data=data, evaluation=evaluation), small_streets)
+    assert history[-1]["train/loss"] < 0.8 * history[0]["train/loss"]
+    assert history[-1]["val/pixel_accuracy"] > 0.5
+    assert history[-1]["val/miou"] > 0.12
+    assert history[-1]["val/best_miou"] == max(entry["val/miou"] for entry in history[3::4])
+    rates = [entry["learning_rate"] for entry in history]
+    assert rates == pytest.approx([0.05 * (1 - epoch / 16) for epoch in range(16)])
+
+
+def test_validation_can_be_rare_but_the_last_epoch_is_validated(small_streets: Path) -> None:
+    experiment = replace(small_experiment(epochs=3), evaluation=EvaluationConfig(every=2))
+    history, _ = run(experiment, small_streets)
+    assert ["val/miou" in entry for entry in history] == [False, True, True]
+
+
+def test_joined_splits_train_without_validation(small_streets: Path, tmp_path: Path) -> None:
+    data = DataConfig(
+        crop=(32, 48), train_split="train+val", validation_split=None, class_uniform=0.5
+    )
+    experiment = replace(small_experiment(epochs=1), data=data)
+    training = Training(experiment, open_dataset(small_streets), CPU)
+    assert len(training.batches) == math.ceil(19 / 6)
+    reports: list[Report] = []
+    training.run(reports.append)
+    (report,) = reports
+    assert report.scores is None
+    assert report.metrics is not None
+    assert not [name for name in report.metrics if name.startswith("val/")]
+    write_results(tmp_path / "results", training, report)
+    assert not list((tmp_path / "results").iterdir())
+
+
+def test_a_split_that_cannot_be_is_refused() -> None:
+    for name in ("", "train+", "train+train"):
+        with pytest.raises(ValueError, match="train_split must name a split, or different ones"):
+            DataConfig(train_split=name)
+
+
+def test_the_total_is_the_sum_of_its_terms(small_streets: Path) -> None:
+    loss = LossConfig(auxiliary_weight=0.5)
+    history, _ = run(small_experiment(epochs=1, loss=loss), small_streets)
+    entry = history[0]
+    auxiliary = entry["train/loss/stage3"] + entry["train/loss/stage4"]
+    assert entry["train/loss"] == pytest.approx(entry["train/loss/main"] + 0.5 * auxiliary)
+
+
+def test_accumulated_parts_are_the_batch_where_nothing_mixes_samples(small_streets: Path) -> None:
+    """Without mining over the whole, and in evaluation mode's batch norm, the parts add up: here
+    one part a batch against two, whose losses agree before the first update."""
+    loss = LossConfig(share=0, threshold=1)
+    whole, _ = run(small_experiment(epochs=1, batch=14, loss=loss), small_streets)
+    parts, weights = run(
+        small_experiment(epochs=1, batch=14, accumulation=2, loss=loss), small_streets
+    )
+    assert parts[0]["train/loss"] == pytest.approx(whole[0]["train/loss"], rel=0.02)
+    assert parts[0]["train/loss"] != whole[0]["train/loss"]
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_clipping_bounds_the_step(small_streets: Path) -> None:
+    def moved(clip: float | None) -> float:
+        experiment = small_experiment(
+            epochs=1, batch=14, learning_rate=1.0, weight_decay=0.0, gradient_clip=clip
+        )
+        training = Training(experiment, open_dataset(small_streets), CPU)
+        before = [parameter.detach().clone() for parameter in training.model.parameters()]
+        training.run(lambda report: None)
+        after = [parameter.detach() for parameter in training.model.parameters()]
+        squares = [(a - b).double().square().sum() for a, b in zip(after, before, strict=True)]
+        return float(torch.stack(squares).sum().sqrt())
+
+    assert moved(None) > 0.02
+    assert moved(0.01) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_place(small_streets: Path) -> None:
+    training = Training(small_experiment(), open_dataset(small_streets), CPU)
+    with torch.no_grad():
+        next(training.model.parameters()).fill_(math.nan)
+    message = r"loss nan in epoch 1, step 1 at learning rate 0\.01, samples (\S+, ){5}\S+$"
+    with pytest.raises(NonFiniteLossError, match=message):
+        training.run(lambda report: None)
+
+
+def test_a_network_that_its_last_step_destroys_has_no_score(small_streets: Path) -> None:
+    """The loss was finite, and there is no further step to find that it no longer is."""
+    experiment = small_experiment(epochs=1, batch=14, learning_rate=1e30)
+    with pytest.raises(NonFiniteLogitsError, match="the network predicts NaN"):
+        run(experiment, small_streets)
+
+
+def test_a_checkpoint_of_another_model_is_refused(small_streets: Path, finished: Path) -> None:
+    other = replace(
+        small_experiment(), model=FENetConfig(backbone="dfnet1", channels=16, supervision=(3, 4))
+    )
+    with pytest.raises(CheckpointError, match=r"does not fit this model: .*checkpoint \(8"):
+        run(other, small_streets, resume=finished)
+
+
+def test_a_checkpoint_of_another_experiment_is_refused(
+    small_streets: Path, finished: Path, tmp_path: Path
+) -> None:
+    # Where the same data lie is no difference; what they hold is.
+    moved = shutil.copytree(small_streets, tmp_path / "moved")
+    run(small_experiment(epochs=1), moved, resume=finished)
+    prepare_streets(tmp_path / "other", train=6, val=2, size=(32, 64))
+    for dataset, experiment, difference in (
+        (small_streets, small_experiment(epochs=3), "training.epochs: 1 there, 3 here$"),
+        (
+            small_streets,
+            replace(small_experiment(epochs=1, batch=7), seed=4),
+            "training.batch: 6 there, 7 here; seed: 3 there, 4 here$",
+        ),
+        (
+            tmp_path / "other",
+            small_experiment(epochs=1),
+            r"data.dataset: \w{64} there, \w{64} here$",
+        ),
+    ):
+        with pytest.raises(CheckpointError, match="another experiment: " + difference):
+            run(experiment, dataset, resume=finished)
+
+
+def test_what_an_experiment_only_names_belongs_to_its_checkpoints(
+    small_streets: Path, finished: Path, tmp_path: Path
+) -> None:
+    """The content of the weights it starts from, and what `auto` means on this machine."""
+    weights = shutil.copy(finished / "model.safetensors", tmp_path / "weights")
+    experiment = small_experiment(epochs=1, init=str(weights))
+    run(experiment, small_streets, save_at=tmp_path / "checkpoint")
+    moved = shutil.copy(weights, tmp_path / "moved")
+    run(small_experiment(epochs=1, init=str(moved)), small_streets, resume=tmp_path / "checkpoint")
+    save_file({name: value + 1 for name, value in load_file(weights).items()}, tmp_path / "weights")
+    message = r"another experiment: training.init: \w{64} there, \w{64} here$"
+    with pytest.raises(CheckpointError, match=message):
+        run(experiment, small_streets, resume=tmp_path / "checkpoint")
+
+    run(small_experiment(epochs=1, precision="auto"), small_streets, save_at=tmp_path / "auto")
+    other = {"bf16": "fp32", "fp32": "bf16"}[Numerics.choose(CPU).precision]
+    with pytest.raises(CheckpointError, match=r"another experiment: training\.precision: "):
+        run(small_experiment(epochs=1, precision=other), small_streets, resume=tmp_path / "auto")
+
+
+def _disagreeing_worker(rank: int, dataset: Path, out: Path, checkpoint: Path | None) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=2)
+    told = ""
+    try:
+        # Networks alike in every shape: nothing else would tell.
+        experiment = replace(small_experiment(), seed=3 if checkpoint else rank)
+        training = Training(experiment, open_dataset(dataset), CPU)
+        if checkpoint and rank == 1:
+            training.restore(checkpoint)
+        training.run(lambda report: None)
+    except RankMismatchError as error:
+        told = str(error)
+    finally:
+        (out / f"{rank}.txt").write_text(told)
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at_another_place", [False, True])
+def test_workers_that_would_not_train_the_same_train_nothing(
+    small_streets: Path,
+    undisturbed: tuple[list[dict[str, float]], dict[str, Tensor], Path],
+    tmp_path: Path,
+    at_another_place: bool,
+) -> None:
+    checkpoint = undisturbed[2] if at_another_place else None
+    run_workers(_disagreeing_worker, (small_streets, tmp_path, checkpoint), 2)
+    difference = "position.epoch: 0 there, 1 here" if checkpoint else "seed: 0 there, 1 here"
+    for rank in range(2):
+        told = (tmp_path / f"{rank}.txt").read_text()
+        assert told.startswith("worker 1 (here) is about to train something else than worker 0")
+        assert difference in told
+
+
+def test_a_damaged_checkpoint_is_refused(
+    small_streets: Path, finished: Path, tmp_path: Path
+) -> None:
+    checkpoint = shutil.copytree(finished, tmp_path / "checkpoint")
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        run(small_experiment(), small_streets, resume=checkpoint)

@@ -1,0 +1,123 @@
+"""cluster.yaml, an AWS account of moto with what it names, and Ray's autoscaler on both."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from cfnlint.decode.cfn_yaml import loads
+from moto import mock_aws
+from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
+from ray.autoscaler.v2.instance_manager.config import FileConfigReader
+from ray.autoscaler.v2.instance_manager.instance_manager import InstanceManager
+from ray.autoscaler.v2.instance_manager.instance_storage import InstanceStorage
+from ray.autoscaler.v2.instance_manager.node_provider import NodeProviderAdapter
+from ray.autoscaler.v2.instance_manager.reconciler import Reconciler
+from ray.autoscaler.v2.instance_manager.storage import InMemoryStorage
+from ray.autoscaler.v2.instance_manager.subscribers.cloud_instance_updater import (
+    CloudInstanceUpdater,
+)
+from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import (
+    CloudResourceMonitor,
+)
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated.autoscaler_pb2 import (
+    ClusterResourceState,
+    GangResourceRequest,
+    NodeState,
+    NodeStatus,
+)
+
+from tests.support import ROOT
+
+REGION = "us-west-2"
+BUCKET = "my-bucket"
+SSH_FROM = "198.51.100.0/24"
+WORKER = {"CPU": 8.0, "GPU": 1.0}
+
+
+@pytest.fixture
+def aws_config(tmp_path: Path) -> dict[str, Any]:
+    """cluster.yaml, with a private key that is there."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    key = tmp_path / "key.pem"
+    key.write_text("a private key")
+    config["auth"]["ssh_private_key"] = str(key)
+    return config
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An AWS account with the key pair, the rules and the roles that cluster.yaml names."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    with mock_aws():
+        template = (ROOT / "clusters/aws/permissions.yaml").read_text()
+        # moto takes a list that is a parameter's default for one word.
+        machines = loads(template)["Parameters"]["Machines"]["Default"]
+        boto3.client("cloudformation", region_name=REGION).create_stack(
+            StackName="segmentation",
+            TemplateBody=template,
+            Capabilities=["CAPABILITY_NAMED_IAM"],
+            Parameters=[
+                {"ParameterKey": "Bucket", "ParameterValue": BUCKET},
+                {"ParameterKey": "SshFrom", "ParameterValue": SSH_FROM},
+                {"ParameterKey": "Machines", "ParameterValue": machines},
+            ],
+        )
+        ec2 = boto3.client("ec2", region_name=REGION)
+        ec2.create_key_pair(KeyName="segmentation")
+        yield ec2
+
+
+def start_head(config: dict[str, Any], provider: Any) -> str:
+    kind = config["available_node_types"]["head"]["node_config"]
+    tags = {TAG_RAY_NODE_KIND: "head", TAG_RAY_USER_NODE_TYPE: "head"}
+    (head,) = provider.create_node(kind, tags, 1)
+    return str(head)
+
+
+def autoscale(
+    config: dict[str, Any], provider: Any, head: str, directory: Path, rounds: int
+) -> None:
+    """Ray's autoscaler on a head that runs, for two gangs of four workers that wait."""
+    file = directory / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    reader = FileConfigReader(str(file))
+    cloud = NodeProviderAdapter(provider, reader)
+    monitor = CloudResourceMonitor()
+    manager = InstanceManager(
+        InstanceStorage(cluster_id="test", storage=InMemoryStorage()),
+        [CloudInstanceUpdater(cloud), monitor],
+    )
+    state = ClusterResourceState(
+        node_states=[
+            NodeState(
+                node_id=b"head",
+                instance_id=head,
+                ray_node_type_name="head",
+                status=NodeStatus.RUNNING,
+                total_resources={"node:__internal_head__": 1.0},
+            )
+        ],
+        pending_gang_resource_requests=[
+            GangResourceRequest(requests=[ResourceRequestUtil.make(WORKER)] * 4) for _ in range(2)
+        ],
+    )
+    for _ in range(rounds):
+        Reconciler.reconcile(
+            instance_manager=manager,
+            scheduler=ResourceDemandScheduler(None),
+            cloud_provider=cloud,
+            cloud_resource_monitor=monitor,
+            ray_cluster_resource_state=state,
+            non_terminated_cloud_instances=cloud.get_non_terminated(),
+            cloud_provider_errors=cloud.poll_errors(),
+            autoscaling_config=reader.get_cached_autoscaling_config(),
+        )
+        time.sleep(0.5)  # the adapter asks in threads of its own

@@ -1,0 +1,230 @@
+"""Studies in a real ledger whose trainings never happened: plausible figures, made by a rule.
+
+`python -m tests.support.fabricated_studies DIR` makes one to look at, seven rows by two
+backbones by three seeds, and prints the command that shows its report.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from orchestrator.evaluation.records import settings
+from orchestrator.report.study_report import StudyReport
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.study.study import Study
+from orchestrator.tracking.store import TrackingStore, tracking_uri
+from orchestrator.tracking.study_run import StudyRun
+from pipelines.evaluation.counts import write_counts
+from pipelines.evaluation.inference import InferenceConfig
+from pipelines.evaluation.scores import ImageCounts, Scores
+from pipelines.preparation.embedded import prepare_streets
+
+CITIES = {"frankfurt": 267, "lindau": 59, "munster": 174}
+FEW = {"aachen": 6, "bonn": 4}
+Fate = str  # "FINISHED", "FAILED", "KILLED" or "missing"
+
+STUDY = """\
+study: table-1-fabricated
+description: |
+  **Table 1 in form, not in fact.** Every number is made up; the rows, labels and published values
+  are those of the paper.
+compare_to: strong
+base:
+  data: {dataset: DATASET, crop: [128, 128]}
+  training: {epochs: 40, precision: fp32}
+grid: {model.backbone: [resnet18, resnet50]}
+seeds: [0, 1, 2]
+variants:
+  baseline:
+    label: baseline (addition)
+    set: {model: {ppm: false, flows: []}}
+    reference: [{miou: 73.2, source: &a "Table 1(a)", when: {model.backbone: resnet18}},
+                {miou: 75.4, source: &b "Table 1(b)", when: {model.backbone: resnet50}}]
+  strong:
+    label: strong baseline
+    set: {model: {flows: []}}
+    reference: [{miou: 77.3, source: *a, when: {model.backbone: resnet18}},
+                {miou: 79.3, source: *b, when: {model.backbone: resnet50}}]
+  strong+df:
+    label: strong + DF
+    set: {model: {flows: [detail]}}
+    reference: {miou: 78.8, source: *a, when: {model.backbone: resnet18}}
+  strong+sf:
+    label: strong + SF
+    set: {model: {flows: [semantic]}}
+    reference: {miou: 78.9, source: *a, when: {model.backbone: resnet18}}
+  strong+df+sf:
+    label: strong + DF + SF
+    set: {model: {flows: [detail, semantic]}}
+    reference: {miou: 79.6, source: *a, when: {model.backbone: resnet18}}
+  strong+df+sf+ss(4):
+    label: strong + DF + SF + SS(4)
+    set: {model: {supervision: [1, 2, 3, 4]}}
+    reference: {miou: 80.0, source: *a, when: {model.backbone: resnet18}}
+  strong+df+sf+ss(2):
+    label: strong + DF + SF + SS(2)
+    set: {model: {supervision: [3, 4]}}
+    reference: [{miou: 80.1, source: *a, when: {model.backbone: resnet18}},
+                {miou: 81.7, source: *b, when: {model.backbone: resnet50}}]
+published:
+  - {label: GFFNet, miou: 81.2, parameters_m: 70.5, source: "Table 3(a)"}
+  - {label: CCNet, miou: 79.8, parameters_m: 68.8, source: "Table 3(a)"}
+"""
+
+PLAIN = """\
+study: plain
+compare_to: a
+base:
+  data: {dataset: DATASET, crop: [64, 64]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {epochs: 3, precision: fp32}
+variants:
+  a: {}
+  b: {set: {model: {flows: []}}}
+"""
+
+
+def written(tmp_path: Path, dataset: Path, text: str) -> Path:
+    """A study file in `tmp_path`, on `dataset` where it says DATASET."""
+    path = tmp_path / "study.yaml"
+    path.write_text(text.replace("DATASET", str(dataset)))
+    return path
+
+
+def report_of(path: Path) -> StudyReport:
+    """What `python -m orchestrator.report` shows of a study file whose storage is beside it."""
+    return StudyReport(load_study(path), TrackingStore(tracking_uri(path.parent / "storage"), None))
+
+
+def fabricate(
+    study: Study,
+    storage: Path,
+    fate: Callable[[ResolvedTrial], Fate] = lambda trial: "FINISHED",
+    cities: dict[str, int] = CITIES,
+    code: Callable[[ResolvedTrial], str] = lambda trial: trial.code,
+) -> list[ResolvedTrial]:
+    """Record every trial of `plan` in the storage's ledger as if it had been trained.
+
+    Better rows come later in the study; images are harder or easier by themselves, cities as a
+    whole, and every trial has its own luck. cities: validation images of each.
+    """
+    trials = resolve_trials(study.trials, "cpu", storage / "datasets")
+    store = TrackingStore(tracking_uri(storage), storage / "artifacts")
+    study_run = StudyRun.open(store, study)
+    variants = list(study.config.variants)
+    for trial in trials:
+        if fate(trial) == "missing":
+            continue
+        run_id = study_run.begin_trial(replace(trial, code=code(trial)), None, None)
+        study_run.start_trial(run_id, code(trial))
+        ability = 0.9 + 0.12 * variants.index(trial.variant) ** 0.7
+        ability += 0.15 * sum(len(str(value)) % 7 for value in trial.axes.values())
+        scores, identifiers, groups = _scores(trial, ability, cities)
+        _log_history(study_run, run_id, trial, scores, fate(trial) == "FINISHED")
+        if fate(trial) == "FINISHED":
+            with tempfile.TemporaryDirectory() as directory:
+                path = Path(directory) / "counts.arrow"
+                classes = [entry.name for entry in trial.dataset.manifest.classes]
+                write_counts(path, scores, identifiers, classes, groups)
+                store.log_artifact(run_id, path)
+        study_run.end_trial(
+            run_id, fate(trial), "loss nan in epoch 12, step 3" if fate(trial) == "FAILED" else ""
+        )
+    study_run.close("FINISHED")
+    return trials
+
+
+def evaluate_again(
+    storage: Path,
+    run_id: str,
+    trial: ResolvedTrial,
+    name: str,
+    config: InferenceConfig,
+    ability: float = 2.0,
+    split: str = "val",
+) -> float:
+    """Record made-up scores of a run under `eval/NAME/`; returns their mIoU in percent."""
+    scores, identifiers, groups = _scores(trial, ability, FEW)
+    tags = {
+        "protocol": settings(config),
+        "data": trial.dataset.manifest.fingerprint,
+        "split": split,
+        "code": trial.code,
+    }
+    classes = [entry.name for entry in trial.dataset.manifest.classes]
+    with tempfile.TemporaryDirectory() as directory:
+        write_counts(Path(directory) / "counts.arrow", scores, identifiers, classes, groups)
+        store = TrackingStore(tracking_uri(storage), None)
+        store.log_evaluation(run_id, name, scores.metrics(classes), tags, Path(directory))
+    return 100 * scores.miou
+
+
+def _scores(
+    trial: ResolvedTrial, ability: float, cities: dict[str, int]
+) -> tuple[Scores, list[str], list[str | None]]:
+    """Counts of made-up images, and the confusion that has their mIoU."""
+    pictures = np.random.default_rng(0)  # the same for all trials
+    seed = trial.experiment.seed
+    luck = np.random.default_rng([seed, *trial.name.encode()])
+    classes = len(trial.dataset.manifest.classes)
+    groups = [city for city, count in cities.items() for _ in range(count)]
+    ease = {city: pictures.normal(0, 0.2) for city in cities}
+    count = len(groups)
+    level = np.array([ease[city] for city in groups])[:, None] + pictures.normal(0, 0.4, (count, 1))
+    level = level + pictures.normal(0, 0.6, classes) + ability + luck.normal(0, 0.02)
+    level = level + luck.normal(0, 0.05, classes) + luck.normal(0, 0.15, (count, classes))
+    pixels = pictures.integers(0, 4000, (count, classes)) * (
+        pictures.random((count, classes)) < 0.8
+    )
+    true = luck.binomial(pixels, 1 / (1 + np.exp(-level)))
+    missed = pixels - true
+    taken = np.roll(missed, 1, axis=1)
+    values = torch.from_numpy(np.stack([true, taken, missed], axis=-1))
+    confusion = torch.diag(values[..., 0].sum(0))
+    confusion += torch.diag(values[:, :-1, 2].sum(0), 1)
+    confusion[-1, 0] += values[:, -1, 2].sum()
+    identifiers = [f"{city}_{index:06d}" for index, city in enumerate(groups)]
+    return Scores(confusion, ImageCounts(torch.arange(count), values)), identifiers, [*groups]
+
+
+def _log_history(
+    study_run: StudyRun, run_id: str, trial: ResolvedTrial, scores: Scores, to_the_end: bool
+) -> None:
+    epochs = trial.experiment.training.epochs
+    luck = np.random.default_rng([7, *trial.name.encode()])
+    best = 0.0
+    names = [entry.name for entry in trial.dataset.manifest.classes]
+    for epoch in range(1, (epochs if to_the_end else max(1, epochs // 3)) + 1):
+        part = epoch / epochs
+        miou = scores.miou * (1 - 0.5 * np.exp(-5 * part)) + luck.normal(0, 0.008) * (1 - part)
+        metrics = {"train/loss": 0.25 + 1.5 * np.exp(-4 * part) + abs(luck.normal(0, 0.03))}
+        figures = scores.metrics(names) if epoch == epochs else {"miou": miou}
+        best = max(best, figures["miou"])
+        metrics |= {f"val/{name}": value for name, value in figures.items()}
+        metrics |= {"val/best_miou": best, "learning_rate": 0.01 * (1 - part) + 1e-5}
+        metrics |= {"images_per_second": 21.0 + luck.normal(0, 0.4), "memory_gib": 9.7}
+        metrics["trial/seconds"] = epoch * 2975 / 21
+        study_run.log_epoch(run_id, epoch, metrics)
+
+
+def main(directory: Path) -> None:
+    """Make the study of this module's head under `directory`, with a failure and a gap in it."""
+    directory.mkdir(parents=True)
+    dataset = directory / "streets"
+    prepare_streets(dataset, train=14, val=5, size=(32, 64))
+    study = directory / "study.yaml"
+    study.write_text(STUDY.replace("DATASET", str(dataset)))
+    fates = {"strong+sf, resnet50, seed 1": "FAILED", "strong+df+sf, resnet50, seed 2": "missing"}
+    storage = directory / "storage"
+    fabricate(load_study(study), storage, lambda trial: fates.get(trial.name, "FINISHED"))
+    print(f"python -m orchestrator.report {study} --storage {storage}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

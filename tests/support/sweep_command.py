@@ -1,0 +1,103 @@
+"""The command `orchestrator.sweep` on a study of a few seconds, and what it left in MLflow."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+STUDY = """\
+study: tiny
+description: Two variants, two workers.
+compare_to: strong
+base:
+  data: {dataset: DATASET, crop: [32, 48]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {epochs: 3, batch: 6, learning_rate: 0.02}
+variants:
+  strong:
+    set: {model: {flows: []}}
+    reference: {miou: 77.3, source: "Table 1(a)"}
+  full:
+    label: FENet
+    set: {model: {supervision: [3, 4]}}
+    reference: {miou: 80.1, source: "Table 1(a)"}
+  twin:
+    set: {model: {flows: []}}
+resources: {workers: 2, cpus_per_worker: 0.5, node_cache: CACHE}
+"""
+
+# Epochs of a study that is to be interrupted: more than it trains while a stop is on its way.
+LONG = 60
+
+
+def command(study: Path, *options: str) -> list[str]:
+    storage = study.parent / "storage"
+    line = [sys.executable, "-m", "orchestrator.sweep", str(study), "--storage", str(storage)]
+    return [*line, *options]
+
+
+def environment() -> dict[str, str]:
+    """This process's, without a tracking store that may be named in it."""
+    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+
+
+def sweep(study: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(study, *options), capture_output=True, text=True, timeout=400, env=environment()
+    )
+
+
+def studies_command(study: Path, name: str, *options: str) -> list[str]:
+    storage = study.parent / "storage"
+    line = [sys.executable, "-m", "orchestrator.studies", name, "--storage", str(storage)]
+    return [*line, *options]
+
+
+def studies(study: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        studies_command(study, name, *options),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=environment(),
+    )
+
+
+def runs(study: Path) -> tuple[list[Run], dict[str, Run], MlflowClient]:
+    """The study's parent runs and its trials' runs by name."""
+    client = MlflowClient(f"sqlite:///{study.parent / 'storage' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    parents = [run for run in found if run.data.tags["orchestrator.kind"] == "study"]
+    trials = [run for run in found if run.data.tags["orchestrator.kind"] == "trial"]
+    assert len({run.info.run_name for run in trials}) == len(trials)
+    return parents, {run.data.tags["orchestrator.trial"]: run for run in trials}, client
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.2)
+
+
+def train_workers(pid: int) -> list[psutil.Process]:
+    """Ray Train's worker processes of a command's cluster; forked ones are not below it."""
+    raylets = {str(child.pid) for child in psutil.Process(pid).children(recursive=True)}
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if "RayTrainWorker" not in " ".join(process.cmdline()):
+                continue
+            if process.environ().get("RAY_RAYLET_PID") in raylets:
+                found.append(process)
+        except psutil.Error:
+            continue  # it ended between being listed and being asked
+    return found
