@@ -26,7 +26,7 @@ from models import (
     split_output,
 )
 from models.backbones import BACKBONES
-from models.initialisation import initialise
+from models.initialization import initialize
 from models.layers import ConvNormReLU, fuse_by_addition, fuse_by_concatenation, resize
 
 CLASSES = 7
@@ -341,7 +341,7 @@ def test_a_network_is_built_on_the_cpu() -> None:
     parameter = types.SimpleNamespace(device=torch.device("cuda"))
     elsewhere = types.SimpleNamespace(named_parameters=lambda: [("head.weight", parameter)])
     with pytest.raises(ValueError, match=r"head\.weight is on cuda"):
-        initialise(elsewhere, 0)  # type: ignore[arg-type]
+        initialize(elsewhere, 0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
