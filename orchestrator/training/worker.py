@@ -89,7 +89,7 @@ def _train(
 ) -> None:
     # Of the sources as this process has them: others may lie where the command runs by now.
     code = code_version(modules_of(task.experiment, task.imports))
-    cache = task.cache and task.cache.here()
+    cache = task.cache and task.cache.expanded()
     dataset = open_dataset(task.dataset, task.fingerprint)
     training = Training(task.experiment, dataset, device, cache=cache)
     hardware = worker_device(device.type, task.share)

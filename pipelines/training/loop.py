@@ -25,7 +25,7 @@ from pipelines.data.dataset import PreparedDataset, Samples
 from pipelines.data.device_batches import TrainingBatch, prefetch_to_device
 from pipelines.data.loading import EvaluationBatches, TrainingBatches
 from pipelines.data.node_cache import NodeCache
-from pipelines.data.randomness import combine
+from pipelines.data.randomness import hash_integers
 from pipelines.errors import UserError
 from pipelines.evaluation.evaluate import Scores, evaluate
 from pipelines.network.batch_norm import synchronize_batch_norm
@@ -287,7 +287,7 @@ class Training:
             set_sample_keys(self.model, part.sample_keys)
             # What a network of the user's own draws, as dropout does, follows from this alone.
             place = (self.position.epoch, self.position.step, index, self.group.rank)
-            torch.manual_seed(int(combine(self.experiment.seed, *place)))
+            torch.manual_seed(int(hash_integers(self.experiment.seed, *place)))
             with nullcontext() if last else self._without_exchange():
                 with self.numerics.autocast():
                     output = self.replica(self.numerics.arrange(part.images))

@@ -287,7 +287,7 @@ def test_joined_splits_train_without_validation(small_streets: Path, tmp_path: P
 
 def test_a_split_that_cannot_be_is_refused() -> None:
     for name in ("", "train+", "train+train"):
-        with pytest.raises(ValueError, match="train_split must name a split, or different ones"):
+        with pytest.raises(ValueError, match="train_split must name a split, or different splits"):
             DataConfig(train_split=name)
 
 
