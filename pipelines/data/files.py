@@ -1,6 +1,6 @@
 """Atomic writes: files, directories and links appear under their names only when complete.
 
-Everything is written under a temporary name beside the target, which ends in `PARTIAL`, and then
+Everything is written to a temporary name in the same directory, which ends in `PARTIAL`, and then
 renamed. A killed process can leave a temporary name behind, never an incomplete target.
 """
 

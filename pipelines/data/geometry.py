@@ -75,7 +75,7 @@ def plan_crop(
 
 
 def canvas_size(sizes: NDArray[np.int64], crop: int, smallest_scale: float) -> int:
-    """Return the largest window, in source pixels along an axis, of any crop of images of `sizes`."""
+    """Return the largest window, in source pixels along an axis, of any crop of such images."""
     largest = 1
     for size in np.unique(sizes).tolist():
         resized = _resized(size, smallest_scale)

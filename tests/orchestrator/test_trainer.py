@@ -22,7 +22,7 @@ from orchestrator.training.trial import ReportToTune
 from orchestrator.training.worker import RUN, WorkerTask, train_worker
 from pipelines.data.dataset import open_dataset
 from pipelines.training.experiment import Experiment
-from pipelines.training.loop import Report, Training
+from pipelines.training.loop import Training, TrainingReport
 from tests.orchestrator.test_sweep import STUDY, runs, sweep
 
 
@@ -48,7 +48,7 @@ def test_trials_beside_each_other_learn_what_each_learns_alone(
         for trial in resolve_trials(study.trials, "cpu", tmp_path):
             if trial.name not in trials:
                 continue
-            reports: list[Report] = []
+            reports: list[TrainingReport] = []
             training = Training(
                 trial.worker_experiment, open_dataset(trial.location), torch.device("cpu")
             )
