@@ -61,8 +61,8 @@ class TrainingBatches:
         pin: return batches in pinned memory, for a GPU.
 
     Raises:
-        ValueError: a global batch has fewer samples than there are workers, or `class_uniform` is
-            set and the split has no labels.
+        BatchSizeError: a global batch has fewer samples than there are workers.
+        DatasetError: `class_uniform` is set, but the split has no labels.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class TrainingBatches:
     ) -> None:
         uniform = ClassUniform(data.class_uniform, split.centroids) if data.class_uniform else None
         if uniform is not None and not len(uniform.centroids):
-            raise ValueError("class_uniform needs labels, but no sample of the split has one")
+            raise DatasetError("class_uniform needs labels, but no sample of the split has one")
         self.batches = GlobalBatches(len(split), seed, global_batch, rank, world, uniform)
         self._split = split
         self._data = data

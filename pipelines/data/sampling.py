@@ -8,11 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.data.randomness import permutation, sample_keys
+from pipelines.errors import UserError
 
 Indices = NDArray[np.int64]
 
 # Distinguish permutations with the same seed and epoch.
 _CLASSES, _CENTROIDS, _MIXED = 1, 2, 3
+
+
+class BatchSizeError(UserError, ValueError):
+    """A global batch has fewer samples than there are workers."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class GlobalBatches:
         if not 0 <= rank < world:
             raise ValueError(f"rank must be within 0..{world - 1}, received {rank}")
         if batch < world:
-            raise ValueError(
+            raise BatchSizeError(
                 f"a global batch of {batch} cannot be shared by {world} workers; "
                 f"use a batch of at least {world}, or at most {batch} workers"
             )

@@ -104,9 +104,9 @@ class Training:
             sample is decoded each time.
 
         Raises:
-            DatasetError: a split is missing.
+            DatasetError: a split is missing, or has no labels although `class_uniform` is set.
             NetworkError, WeightsError: the network cannot be built, or weights cannot be loaded.
-            ValueError: the group has more workers than a batch has images.
+            BatchSizeError: the group has more workers than a batch has images.
             RankMismatchError: a rank has another experiment, other data or other weights.
         """
         self.experiment = experiment
