@@ -17,9 +17,9 @@ STEMS: dict[str, tuple[int, ...]] = {
 # Keys of published weights for the stem, and for the shortcut if it follows an average pooling.
 _PLAIN = {r"^conv1\.": "stem.0.conv.", r"^bn1\.": "stem.0.norm."}
 _NUMBERED = {
-    rf"^{kind}{i + 1}\.": f"stem.{i}.{ours}."
+    rf"^{kind}{i + 1}\.": f"stem.{i}.{module}."
     for i in range(3)
-    for kind, ours in (("conv", "conv"), ("bn", "norm"))
+    for kind, module in (("conv", "conv"), ("bn", "norm"))
 }
 _SEQUENTIAL = {
     r"^conv1\.0\.": "stem.0.conv.",
@@ -30,9 +30,9 @@ _SEQUENTIAL = {
     r"^bn1\.": "stem.2.norm.",
 }
 _STEM = {
-    rf"^stem\.{3 * i + offset}\.": f"stem.{i}.{ours}."
+    rf"^stem\.{3 * i + offset}\.": f"stem.{i}.{module}."
     for i in range(3)
-    for offset, ours in ((0, "conv"), (1, "norm"))
+    for offset, module in ((0, "conv"), (1, "norm"))
 }
 _POOLED = {r"\.downsample\.1\.": ".downsample.0.", r"\.downsample\.2\.": ".downsample.1."}
 _POOLED_KEY = "layer2.0.downsample.2.weight"

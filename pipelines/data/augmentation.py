@@ -22,11 +22,10 @@ from kornia.filters import filter2d_separable, get_gaussian_kernel1d
 from torch import Tensor
 
 from pipelines.data.batches import SourceBatch
+from pipelines.data.dataset import IGNORE_INDEX
 from pipelines.data.geometry import AxisSampling, sample_axis
 from pipelines.data.normalization import IMAGENET_MEAN, IMAGENET_STD, normalize, per_channel
 from pipelines.data.randomness import Stream, uniform_tensor
-
-IGNORE_INDEX = 255
 
 
 @dataclass(frozen=True)

@@ -123,11 +123,11 @@ class GlobalBatches:
         order = classes[permutation(len(classes), self.seed, epoch, _CLASSES)]
         chosen = np.empty((count, 4), np.int64)
         for turn, index in enumerate(order.tolist()):
-            own = uniform.centroids[uniform.centroids[:, 1] == index]
+            candidates = uniform.centroids[uniform.centroids[:, 1] == index]
             # All centroids of a class are used before any is repeated.
-            shuffled = own[permutation(len(own), self.seed, epoch, _CENTROIDS, index)]
+            shuffled = candidates[permutation(len(candidates), self.seed, epoch, _CENTROIDS, index)]
             positions = np.arange(turn, count, len(order))
-            chosen[positions] = shuffled[np.arange(len(positions)) % len(own)]
+            chosen[positions] = shuffled[np.arange(len(positions)) % len(candidates)]
         return chosen
 
 

@@ -65,14 +65,14 @@ def network_class(config: NetworkConfig) -> Callable[..., nn.Module]:
     parameters = inspect.signature(network).parameters
     if "classes" not in parameters:
         raise NetworkError(f"network {config.network}: its constructor has no argument `classes`")
-    known = [key for key in parameters if key != "classes"]
+    argument_names = [key for key in parameters if key != "classes"]
     for key in config.arguments:
-        if key not in known:
+        if key not in argument_names:
             raise NetworkError(
                 f"network {config.network}: unknown argument `{key}`; "
-                f"known: {', '.join(known) or 'none'}"
+                f"known: {', '.join(argument_names) or 'none'}"
             )
-    for key in known:
+    for key in argument_names:
         if parameters[key].default is inspect.Parameter.empty and key not in config.arguments:
             raise NetworkError(f"network {config.network}: argument `{key}` is missing")
     return network

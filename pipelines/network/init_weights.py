@@ -45,23 +45,23 @@ def load_initial_weights(model: nn.Module, uri: str, skip: Sequence[str] = ()) -
             differences), or a pattern matches nothing. The model is then unchanged.
     """
     stored = _unwrapped_tensors(unwrap(read_weights(locate_weights(uri))))
-    own = model.state_dict()
+    model_state = model.state_dict()
     for pattern in skip:
-        if not any(fnmatchcase(name, pattern) for name in (*own, *stored)):
-            groups = sorted({name.split(".")[0] for name in own})
+        if not any(fnmatchcase(name, pattern) for name in (*model_state, *stored)):
+            groups = sorted({name.split(".")[0] for name in model_state})
             raise WeightsError(
                 f"init_skip: {pattern!r} matches no tensor; the names in the model begin with "
                 f"{', '.join(groups)}"
             )
-    skipped = tuple(name for name in own if _matches(name, skip))
-    expected = {name: tensor for name, tensor in own.items() if name not in skipped}
+    skipped = tuple(name for name in model_state if _matches(name, skip))
+    expected = {name: tensor for name, tensor in model_state.items() if name not in skipped}
     loaded = {name: tensor for name, tensor in stored.items() if not _matches(name, skip)}
     differences = _differences(expected, loaded)
     if differences:
         raise WeightsError(_mismatch_message(uri, differences))
     with torch.no_grad():
         for name in loaded:
-            own[name].copy_(loaded[name])
+            model_state[name].copy_(loaded[name])
     return InitReport(uri, len(loaded), skipped)
 
 
