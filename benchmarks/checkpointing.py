@@ -30,7 +30,7 @@ from pipelines.data.device_batches import prefetch_to_device
 from pipelines.preparation.embedded import cores
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.streets import Streets
-from pipelines.training.checkpoint_folder import BackgroundWriter, CheckpointFolder
+from pipelines.training.checkpoint_folder import CheckpointFolder, CheckpointWriter
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training
 from pipelines.training.optimization import TrainingConfig
@@ -42,7 +42,7 @@ class Subject:
     spent on each checkpoint."""
 
     folder: CheckpointFolder
-    writer: BackgroundWriter | None
+    writer: CheckpointWriter | None
     max_concurrent: bool = False
     epochs: list[float] = field(default_factory=list)
     held: list[float] = field(default_factory=list)
@@ -80,7 +80,7 @@ def compare(dataset: PreparedDataset, options: argparse.Namespace, directory: Pa
     training = Training(experiment, dataset, device)
     subjects = {
         "no checkpoints": Subject(CheckpointFolder(directory / "none"), None),
-        "in the background": Subject(CheckpointFolder(directory / "behind"), BackgroundWriter()),
+        "in the background": Subject(CheckpointFolder(directory / "behind"), CheckpointWriter()),
         "at once": Subject(CheckpointFolder(directory / "at-once"), None, max_concurrent=True),
     }
     train_epoch(training, 0)  # warms up

@@ -50,7 +50,7 @@ class Subject:
         dataset = open_dataset(directory / "set")
         self.numerics = Numerics(device, "bf16" if recipe.bf16 else "fp32", recipe.channels_last)
         network = build_network(experiment.model, len(dataset.manifest.classes), seed=0)
-        self.model = self.numerics.place(network).train()
+        self.model = self.numerics.to_device(network).train()
         self.run: nn.Module = self.model
         if recipe.compiled:
             self.run = torch.compile(self.model)  # type: ignore[assignment]
@@ -110,7 +110,7 @@ class Subject:
     def forward(self, images: Tensor, keys: Tensor) -> Any:
         set_sample_keys(self.model, keys)
         with self.numerics.autocast():
-            return self.run(self.numerics.arrange(images))
+            return self.run(self.numerics.to_memory_format(images))
 
     def loss(self, output: Any, labels: Tensor) -> Tensor:
         if not self.recipe.mining:

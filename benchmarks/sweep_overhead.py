@@ -32,7 +32,7 @@ from orchestrator.study.load import load_study
 from pipelines.data.dataset import open_dataset
 from pipelines.preparation.embedded import prepare_streets
 from pipelines.training.experiment import Experiment
-from pipelines.training.loop import Report, Training
+from pipelines.training.loop import Training, TrainingReport
 from pipelines.training.results import write_results
 
 CORES = len(os.sched_getaffinity(0))
@@ -55,7 +55,7 @@ def train(experiment: Experiment, report: Any) -> None:
     torch.set_num_threads(1)
     training = Training(experiment, open_dataset(experiment.data.dataset), torch.device("cpu"))
 
-    def send(result: Report) -> None:
+    def send(result: TrainingReport) -> None:
         with tempfile.TemporaryDirectory() as directory:
             result.snapshot().write_into(Path(directory))
             write_results(Path(directory) / "results", training, result)

@@ -1,6 +1,6 @@
 """FENet of "Boosting Semantic Segmentation via Feature Enhancement", in plain torch.
 
-A network, its loss, and what it costs:
+A network, its loss and its cost:
 
     model = FENet(FENetConfig("resnet18", supervision=(3, 4)), classes=19)
     criterion = SegmentationLoss()

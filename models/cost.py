@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds, counted rather than estimated."""
+"""Counts a network's parameters and multiply-adds."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +14,9 @@ from models.fenet import FENet, FENetConfig
 
 
 def count_parameters(model: nn.Module, auxiliary: bool = False) -> int:
-    """Learnable values of `model`; without those below `model.auxiliary` unless asked for.
+    """Count the parameters of `model`; those of `model.auxiliary` only if `auxiliary` is true.
 
-    Auxiliary heads work while training only; the paper's figures leave them out.
+    Auxiliary heads are used during training only, and the paper's values exclude them.
     """
     return sum(
         parameter.numel()
@@ -28,16 +28,16 @@ def count_parameters(model: nn.Module, auxiliary: bool = False) -> int:
 def count_multiply_adds(
     network: FENetConfig | nn.Module, classes: int, height: int, width: int
 ) -> int:
-    """Multiply-adds of one image in evaluation, as the paper's "FLOPs".
+    """Count the multiply-adds of one image in evaluation mode (the paper's "FLOPs").
 
-    Counted are convolutions and matrix products. Runs on the meta device: nothing is computed, and
-    a model passed in is left as it is.
+    Counts convolutions and matrix products. Runs on the meta device, so nothing is computed and a
+    module passed as `network` is not changed.
 
     Args:
         network: a configuration, or any module that maps images `(1, 3, height, width)` to logits.
-        classes: for a configuration; a module has its own.
-        height: of the image.
-        width: of the image.
+        classes: number of classes; ignored for a module.
+        height: image height in pixels.
+        width: image width in pixels.
     """
     return sum(multiply_adds_by_part(network, classes, height, width).values())
 
@@ -45,10 +45,10 @@ def count_multiply_adds(
 def multiply_adds_by_part(
     network: FENetConfig | nn.Module, classes: int, height: int, width: int
 ) -> dict[str, int]:
-    """`count_multiply_adds` by part (see `parts`); "rest" is what belongs to none."""
+    """Return `count_multiply_adds` by part (see `parts`); "rest" holds what belongs to no part."""
     model = on_meta(network, classes)
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), _ShapesAlone(), counter:
+    with torch.no_grad(), _ShapesOnly(), counter:
         model(torch.empty(1, 3, height, width, device="meta"))
     root = type(model).__name__
     counts = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
@@ -58,26 +58,26 @@ def multiply_adds_by_part(
 
 
 def parts(model: nn.Module) -> dict[str, nn.Module]:
-    """What the network is made of, by name: its children, and in place of a collection its members.
+    """Return the network's parts by name: its children, or the members of a child collection.
 
     For FENet: "backbone", "neck", "flows.detail", "flows.semantic", "head", "auxiliary.stageI".
     """
-    found: dict[str, nn.Module] = {}
+    modules: dict[str, nn.Module] = {}
     for name, child in model.named_children():
         if isinstance(child, nn.ModuleDict | nn.ModuleList):
-            found |= {f"{name}.{member}": module for member, module in child.named_children()}
+            modules |= {f"{name}.{member}": module for member, module in child.named_children()}
         else:
-            found[name] = child
-    return found
+            modules[name] = child
+    return modules
 
 
 def on_meta(network: FENetConfig | nn.Module, classes: int) -> nn.Module:
-    """The network without values, in evaluation; the very module where it is that already."""
+    """Return the network on the meta device in evaluation mode; a copy, unless it already is so."""
     if isinstance(network, FENetConfig):
-        with _ShapesAlone(), torch.device("meta"):
+        with _ShapesOnly(), torch.device("meta"):
             return FENet(network, classes).eval()
-    without_values = all(value.is_meta for value in network.state_dict().values())
-    if without_values and not any(module.training for module in network.modules()):
+    is_meta = all(value.is_meta for value in network.state_dict().values())
+    if is_meta and not any(module.training for module in network.modules()):
         return network
     return copy.deepcopy(network).to("meta").eval()
 
@@ -85,10 +85,13 @@ def on_meta(network: FENetConfig | nn.Module, classes: int) -> nn.Module:
 _FILLS = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
 
 
-class _ShapesAlone(TorchFunctionMode):
-    """On the meta device, filling a tensor does nothing, and batch norm and resizing, which count
-    no multiply-adds, give a tensor of the right shape. torch decomposes them there, in Python, and
-    that takes most of a count's time."""
+class _ShapesOnly(TorchFunctionMode):
+    """Skips work that does not affect a count on the meta device.
+
+    Filling a tensor does nothing. Batch norm and resizing, which add no multiply-adds, return a
+    tensor of the right shape; torch would decompose them in Python, which takes most of the time of
+    a count.
+    """
 
     def __torch_function__(
         self,

@@ -1,4 +1,4 @@
-"""Channel dropout whose choice follows from the sample, not from a global random state."""
+"""Channel dropout keyed by sample, independent of a global random state."""
 
 import hashlib
 
@@ -10,11 +10,15 @@ _LOW_32 = 0xFFFFFFFF
 
 
 class ChannelDropout(nn.Module):
-    """Drops whole channels with probability `rate` while training, and scales the rest.
+    """Drops whole channels with probability `rate` during training, and rescales the others.
 
-    With sample keys set (`set_sample_keys`), channel `c` of a sample is dropped or not by a hash of
-    (key, c, `layer`): the same sample meets the same choice in any batch and on any number of
-    workers. Without keys it is `nn.Dropout2d`. `layer` tells the dropouts of one network apart.
+    After `set_sample_keys`, a hash of (key, channel, `layer`) decides whether a channel of a sample
+    is dropped, so the decision does not depend on the batch or on the number of workers. Without
+    keys, this is `nn.Dropout2d`.
+
+    Args:
+        rate: probability of dropping a channel.
+        layer: name that distinguishes the dropout layers of a network.
     """
 
     def __init__(self, rate: float, layer: str) -> None:
@@ -23,14 +27,14 @@ class ChannelDropout(nn.Module):
             raise ValueError(f"dropout is {rate}; it must be at least 0 and below 1")
         self.rate = rate
         self.layer = int.from_bytes(hashlib.sha256(layer.encode()).digest()[:4], "big")
-        # Not a buffer: data-parallel training would overwrite every worker's keys with the first's.
+        # Not a buffer: data-parallel training would broadcast the keys of rank 0 to all workers.
         self.keys: Tensor | None = None
 
     def forward(self, features: Tensor) -> Tensor:
-        """`(N, C, H, W)` to the same.
+        """Return features of the same shape `(N, C, H, W)`.
 
         Raises:
-            ValueError: the keys set are not one a sample.
+            ValueError: the number of keys differs from the number of samples.
         """
         if not self.training or self.rate == 0:
             return features
@@ -40,7 +44,7 @@ class ChannelDropout(nn.Module):
         if self.keys.shape != (samples,):
             raise ValueError(
                 f"{samples} samples but sample keys of shape {tuple(self.keys.shape)}; "
-                "call set_sample_keys with one key a sample before every training step"
+                "call set_sample_keys with one key per sample before every training step"
             )
         bits = _hash(self.keys, channels, self.layer)
         keep = (bits >= round(self.rate * 2**32))[:, :, None, None]
@@ -48,11 +52,11 @@ class ChannelDropout(nn.Module):
 
 
 def set_sample_keys(model: nn.Module, keys: Tensor | None) -> None:
-    """Key every `ChannelDropout` of `model` by the samples of the coming batch.
+    """Set the sample keys of the next batch for every `ChannelDropout` of `model`.
 
     Args:
-        model: any module, wrapped ones included.
-        keys: int64 `(N,)` on the model's device, or None to draw from torch's generator again.
+        model: any module, including a wrapped one.
+        keys: int64 `(N,)` on the model's device, or None to draw from torch's generator.
     """
     for module in model.modules():
         if isinstance(module, ChannelDropout):
@@ -60,7 +64,7 @@ def set_sample_keys(model: nn.Module, keys: Tensor | None) -> None:
 
 
 def _hash(keys: Tensor, channels: int, layer: int) -> Tensor:
-    """Bits in [0, 2^32) for each of int64 keys `(N,)` and each channel: int64 `(N, channels)`."""
+    """Hash int64 keys `(N,)` with each channel to values in [0, 2^32): int64 `(N, channels)`."""
     low, high = keys & _LOW_32, (keys >> 32) & _LOW_32
     sample = _mix(_mix(low ^ layer) ^ high)
     channel = _mix(torch.arange(channels, device=keys.device))
@@ -68,7 +72,7 @@ def _hash(keys: Tensor, channels: int, layer: int) -> Tensor:
 
 
 def _mix(bits: Tensor) -> Tensor:
-    """A permutation of 32-bit integers; factors below 2^31 keep the products within int64."""
+    """Permute 32-bit integers; factors below 2^31 keep the products within int64."""
     bits = bits + 0x1E3779B9 & _LOW_32
     bits = ((bits ^ (bits >> 16)) * 0x21F0AAAD) & _LOW_32
     bits = ((bits ^ (bits >> 15)) * 0x735A2D97) & _LOW_32

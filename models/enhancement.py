@@ -1,4 +1,4 @@
-"""Feature enhancement modules and the flows they form: equations (1) to (4) of the paper."""
+"""Feature enhancement modules (FEMs) and flows: equations (1) to (4) of the paper."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -16,18 +16,18 @@ Start = Literal["mean-blur", "low-pass"]
 class Extractor(nn.Module):
     """Equation (2): `E(F) = F - K * F`, for `F` of `(N, C, H, W)`.
 
-    `K` is a learnable **depthwise** kernel `(C, 1, k, k)` without bias. The paper says only "a
-    convolution layer"; depthwise is forced by the 8.9 M parameters of its Table 2, to which a dense
-    `K` would add 3.5 M a flow.
+    `K` is a learnable **depthwise** kernel `(C, 1, k, k)` without bias. The paper only says "a
+    convolution layer", but its Table 2 implies depthwise: a dense `K` would add 3.5 M parameters
+    per flow to the reported 8.9 M.
 
-    `start="mean-blur"`, as in the text: every tap is `1 / k^2`, hence `E` passes what is not
-    smooth. `start="low-pass"` is an ablation for the structure extractor: `K` is the unit impulse
-    minus the mean blur, hence `E` starts as the mean blur and passes what is smooth.
+    `start="mean-blur"` (the paper): every tap of `K` starts at `1 / k^2`, so `E` starts as a
+    high-pass filter. `start="low-pass"` is an ablation for the structure extractor: `K` starts as
+    the unit impulse minus the mean blur, so `E` starts as the mean blur.
 
     Convolution is linear and the unit impulse reproduces its input, so `F - K * F = (delta - K) *
-    F`: one depthwise convolution, no second pass over `F`. This holds at the borders too, whatever
-    the padding, since the impulse reads only the pixel itself. The padding is zero, the convolution
-    layer's default, about which the paper is silent.
+    F`: one depthwise convolution and no second pass over `F`. This also holds at the borders,
+    because the impulse reads only the pixel itself. The paper does not state the padding; zero
+    padding, the default of a convolution layer, is used.
     """
 
     delta: Tensor
@@ -57,29 +57,28 @@ class Extractor(nn.Module):
 
 @dataclass(frozen=True)
 class FEMOptions:
-    """What the kinds of FEM may be configured with; a kind reads what concerns it."""
+    """Options of all FEM kinds; each kind reads the ones it uses."""
 
     extractor_kernel: int = 3
     structure_start: Start = "mean-blur"
 
 
 class FEM(nn.Module):
-    """Equation (1): `Ft' = Θ(F + Oper(Ft, Fa))`, what both kinds share.
+    """Base class of FEM kinds. Equation (1): `Ft' = Θ(F + Oper(Ft, Fa))`.
 
-    Shapes: target `Ft` and result `(N, C, H, W)`; auxiliary `Fa` `(N, C, H', W')`, a neighbouring
-    level. `F`, the term added back, is what the kinds differ in.
+    Shapes: target `Ft` and result `(N, C, H, W)`; auxiliary `Fa` `(N, C, H', W')`, an adjacent
+    level. The kinds differ in `F`, the term added back.
 
-    `Oper(Ft, Fa) = Φ(cat(E(Ft), resize(E(Fa))))`: extraction (2) by one extractor for each input,
-    bilinear resizing to `(H, W)`, then Φ, a 3x3 convolution `2C -> C` and one residual block of two
-    3x3. Θ is a 3x3 convolution `C -> C`. Batch norm and ReLU follow each convolution in the usual
-    places; the paper's figure leaves them out.
+    `Oper(Ft, Fa) = Φ(cat(E(Ft), resize(E(Fa))))`: extraction (2) with a separate extractor for each
+    input, bilinear resizing to `(H, W)`, then Φ, a 3x3 convolution `2C -> C` followed by one
+    residual block of two 3x3 convolutions. Θ is a 3x3 convolution `C -> C`. Batch norm and ReLU
+    follow the convolutions as usual; the paper's figure omits them.
 
-    A kind of your own subclasses this, says in `auxiliary` which neighbour it takes from,
-    implements `forward` and is registered by `register_fem`; its name then works in `flows`. A flow
-    builds it as `kind(channels, options)`.
+    To add a kind, subclass this class, set `auxiliary`, implement `forward` and register it with
+    `register_fem`; its name is then valid in `flows`. A flow calls `kind(channels, options)`.
     """
 
-    #: Which neighbour of the target is `Fa`; with it, the direction in which a flow runs.
+    #: Which neighbor of the target is `Fa`. This also sets the direction in which a flow runs.
     auxiliary: ClassVar[Literal["finer", "coarser"]]
 
     def __init__(self, channels: int, options: FEMOptions, start: Start = "mean-blur") -> None:
@@ -92,18 +91,18 @@ class FEM(nn.Module):
         self.theta = ConvNormReLU(channels, channels, 3)
 
     def oper(self, target: Tensor, auxiliary: Tensor) -> Tensor:
-        """`Φ(cat(E(Ft), resize(E(Fa))))`: `(N, C, H, W)`."""
+        """Return `Φ(cat(E(Ft), resize(E(Fa))))`, `(N, C, H, W)`."""
         extracted = resize(self.extract_auxiliary(auxiliary), target)
         return self.phi(torch.cat([self.extract_target(target), extracted], dim=1))
 
     def forward(self, target: Tensor, auxiliary: Tensor) -> Tensor:
-        """`Ft`, `Fa` to `Ft'`."""
+        """Return `Ft'` for target `Ft` and auxiliary `Fa`."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
 
 FEM_KINDS: Registry[FEM] = Registry("FEM kind")
 
-#: Class decorator: makes a kind of FEM known under a name, for use in `flows`.
+#: Class decorator that registers a FEM kind under a name, for use in `flows`.
 register_fem = FEM_KINDS.register
 
 
@@ -111,7 +110,7 @@ register_fem = FEM_KINDS.register
 class DetailFEM(FEM):
     """Equation (3): `Ft' = Θ(Ft + Φ(cat(E(Ft), down(E(Fa)))))`.
 
-    The auxiliary is the next finer level, resized down: key details that the target has lost.
+    The auxiliary is the next finer level, resized down; it restores details that the target lost.
     """
 
     auxiliary = "finer"
@@ -124,10 +123,11 @@ class DetailFEM(FEM):
 class SemanticFEM(FEM):
     """Equation (4): `Ft' = Θ(up(Fa) + Φ(cat(E(Ft), up(E(Fa)))))`.
 
-    The auxiliary is the next coarser level, resized up; it, not the target, is added back.
+    The auxiliary is the next coarser level, resized up; it is added back instead of the target.
 
-    Both extractors start from the mean blur, as the text has it, and hence high-pass, although the
-    words "structure extractor" suggest the opposite; `structure_start="low-pass"` starts them so.
+    As in the paper's text, both extractors start from the mean blur and are therefore high-pass,
+    although the name "structure extractor" suggests low-pass; `structure_start="low-pass"` starts
+    them as low-pass filters.
     """
 
     auxiliary = "coarser"
@@ -140,21 +140,21 @@ class SemanticFEM(FEM):
 
 
 class Flow(nn.Module):
-    """One FEM between each pair of neighbouring levels, applied one after the other (Fig. 3).
+    """One FEM between each pair of adjacent levels, applied one after the other (Fig. 3).
 
-    Levels are `(N, C, H_i, W_i)`, finest first. A kind whose auxiliary is the finer level runs from
-    the finest to the coarsest level, the other from the coarsest to the finest; each FEM takes the
-    neighbour as the flow has already enhanced it. The level a flow starts from passes unchanged.
+    Levels are `(N, C, H_i, W_i)`, finest first. A flow runs from the finest to the coarsest level
+    if the kind's auxiliary is the finer level, otherwise from the coarsest to the finest. Each FEM
+    receives its neighbor as already enhanced by the flow. The first level passes through unchanged.
     """
 
     def __init__(self, kind: type[FEM], levels: int, channels: int, options: FEMOptions) -> None:
         super().__init__()
-        self.finer = kind.auxiliary == "finer"
+        self.starts_finest = kind.auxiliary == "finer"
         self.fems = nn.ModuleList(kind(channels, options) for _ in range(levels - 1))
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        enhanced = levels if self.finer else levels[::-1]
-        flowed = enhanced[:1]
-        for fem, target in zip(self.fems, enhanced[1:], strict=True):
-            flowed.append(fem(target, flowed[-1]))
-        return flowed if self.finer else flowed[::-1]
+        ordered = levels if self.starts_finest else levels[::-1]
+        enhanced = ordered[:1]
+        for fem, target in zip(self.fems, ordered[1:], strict=True):
+            enhanced.append(fem(target, enhanced[-1]))
+        return enhanced if self.starts_finest else enhanced[::-1]

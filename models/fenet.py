@@ -1,4 +1,4 @@
-"""FENet (Fig. 3): one model, of which every row of the paper's tables is a configuration."""
+"""FENet (Fig. 3): one network whose configurations give every row of the paper's tables."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.backbones import Backbone, backbone_class, build_backbone
 from models.dropout import ChannelDropout
 from models.enhancement import FEM_KINDS, FEMOptions, Flow, Start
-from models.initialisation import initialise
+from models.initialization import initialize
 from models.layers import (
     Classifier,
     ConvNormReLU,
@@ -22,7 +22,7 @@ from models.pyramid import PyramidPooling
 
 @dataclass(frozen=True)
 class FENetConfig:
-    """Which network; the default is the paper's FENet without semantic supervision, on ResNet-18.
+    """The network. The default is the paper's FENet on ResNet-18, without semantic supervision.
 
     | row of Table 1(a)       | ppm   | flows              | supervision  |
     |-------------------------|-------|--------------------|--------------|
@@ -35,23 +35,24 @@ class FENetConfig:
     | strong + DF + SF + SS(2)| true  | detail, semantic   | 3, 4         |
 
     Attributes:
-        backbone: a registered name.
-        stem: one of the backbone's stems, for ResNets "64-64-128" (as the paper), "32-32-64" or
-            "plain"; None: its own.
-        channels: C, the depth of every level after the laterals; None: 256 for ResNet-50 and -101,
-            128 for ResNet-18, 64 for DFNets.
-        dilation: dilate the last two stages, strides kept; None: as the paper, exactly when `ppm`
-            is on and the backbone can.
-        ppm: pyramid pooling in place of the last stage's lateral.
-        flows: kinds of FEM in the order in which they flow. Without any, levels are added at the
-            end; with one, they are concatenated.
-        supervision: stages, from 1, that carry an auxiliary head while training.
-        structure_start: what the structure extractors start as; see `models.enhancement.Extractor`.
-        extractor_kernel: size of the extractors' kernels, odd.
+        backbone: name of a registered backbone.
+        stem: one of the backbone's stems, for ResNets "64-64-128" (as in the paper), "32-32-64" or
+            "plain". Default: the backbone's first stem.
+        channels: C, the channel depth of every level after the laterals. Default: 256 for
+            ResNet-50 and -101, 128 for ResNet-18, 64 for DFNets.
+        dilation: dilate the last two stages and keep their strides. Default, as in the paper: true
+            if `ppm` is true and the backbone supports dilation.
+        ppm: use pyramid pooling instead of the last stage's lateral.
+        flows: kinds of FEM, in the order of their flows. The levels are finally concatenated, or
+            added if there is no flow.
+        supervision: stages, counted from 1, with an auxiliary head during training.
+        structure_start: initial filter of the structure extractors; see
+            `models.enhancement.Extractor`.
+        extractor_kernel: kernel size of the extractors, an odd number.
         dropout: rate of the channel dropout before the classifier.
 
     Raises:
-        ValueError: a value, or a combination, that no network can be built from.
+        ValueError: a value or a combination of values is not valid.
     """
 
     backbone: str = "resnet18"
@@ -76,8 +77,8 @@ class FENetConfig:
             raise ValueError(f"channels is {self.channels}; it must be at least 1")
         if self.dilation and not backbone.can_dilate:
             raise ValueError(
-                f"dilation is true, but {self.backbone} has no dilated form; "
-                "leave dilation out or set it to false"
+                f"dilation is true, but {self.backbone} does not support dilation; "
+                "remove it or set it to false"
             )
         for kind in self.flows:
             if kind not in FEM_KINDS:
@@ -102,37 +103,43 @@ class FENetConfig:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
 
     def resolved(self) -> "FENetConfig":
-        """The same network with everything written out that was left to the backbone."""
+        """Return the configuration with the backbone's defaults filled in."""
         backbone = backbone_class(self.backbone)
-        own_stem = backbone.stems[0] if backbone.stems else None
+        default_stem = backbone.stems[0] if backbone.stems else None
         return replace(
             self,
-            stem=self.stem or own_stem,
+            stem=self.stem or default_stem,
             channels=self.channels or backbone.lateral_channels,
             dilation=self.ppm and backbone.can_dilate if self.dilation is None else self.dilation,
         )
 
 
 class Neck(nn.Module):
-    """Brings every level to C channels: 1x1 convolution, batch norm, ReLU; or the PPM for the last.
+    """Maps every level to C channels by a lateral (1x1 convolution, batch norm, ReLU) or the PPM.
 
-    The text has 3x3 laterals; the 44.2 M and 239.2 G of Table 2 are only reached with 1x1.
+    The paper's text has 3x3 laterals, but only 1x1 laterals give the 44.2 M parameters and 239.2
+    GFLOPs of its Table 2.
+
+    Args:
+        in_channels: channels of each level.
+        channels: C.
+        ppm: use pyramid pooling instead of a lateral for the last level.
     """
 
     def __init__(self, in_channels: tuple[int, ...], channels: int, ppm: bool) -> None:
         super().__init__()
-        plain = in_channels[:-1] if ppm else in_channels
-        self.laterals = nn.ModuleList(ConvNormReLU(c, channels, 1) for c in plain)
+        lateral_inputs = in_channels[:-1] if ppm else in_channels
+        self.laterals = nn.ModuleList(ConvNormReLU(c, channels, 1) for c in lateral_inputs)
         self.ppm = PyramidPooling(in_channels[-1], channels) if ppm else None
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        # Without a PPM there are as many laterals as levels, with it one less.
+        # With a PPM there is one lateral fewer than levels.
         projected = [lateral(level) for lateral, level in zip(self.laterals, levels, strict=False)]
         return projected if self.ppm is None else [*projected, self.ppm(levels[-1])]
 
 
 class Head(nn.Module):
-    """3x3 convolution, batch norm, ReLU, dropout, 1x1 classifier: `in` channels to K logits."""
+    """3x3 convolution, batch norm, ReLU, dropout and 1x1 classifier to K logits."""
 
     def __init__(
         self, in_channels: int, channels: int, classes: int, dropout: float, name: str
@@ -149,25 +156,25 @@ class Head(nn.Module):
 class FENet(nn.Module):
     """The network of Fig. 3, for any number of classes and any image size.
 
-    Backbone, then `neck` (laterals and PPM), then `flows`, then all levels at the size of the
-    finest, added (no flow) or concatenated (with flows), then `head`, then bilinear upsampling to
-    the image's size. `auxiliary` holds the heads of semantic supervision on the backbone's stages,
-    without dropout; they work while training only.
+    The parts in order: backbone, `neck` (laterals and PPM), `flows`, fusion of all levels at the
+    size of the finest (added without flows, concatenated with flows), `head`, and bilinear
+    upsampling to the image size. `auxiliary` holds the heads of semantic supervision on the
+    backbone's stages; they have no dropout and run during training only.
 
-    Parts that two configurations have in common have the same names and, for one seed, start from
-    the same values: `backbone`, `neck.laterals.I`, `neck.ppm`, `flows.detail`, `flows.semantic`,
-    `head`, `auxiliary.stageI`. A kind that flows a second time is called `detail2`.
+    Parts shared by two configurations have the same names and, for the same seed, the same initial
+    values: `backbone`, `neck.laterals.I`, `neck.ppm`, `flows.detail`, `flows.semantic`, `head`,
+    `auxiliary.stageI`. The second flow of the same kind is named, for example, `detail2`.
 
     Attributes:
-        config: the configuration with all its defaults resolved.
-        classes: K.
+        config: the configuration with the backbone's defaults filled in.
+        classes: K, the number of classes.
     """
 
     def __init__(self, config: FENetConfig, classes: int, seed: int = 0) -> None:
         """Build the network on the CPU (or under `torch.device("meta")`).
 
         Raises:
-            ValueError: `classes` below 1.
+            ValueError: `classes` is below 1.
         """
         super().__init__()
         if classes < 1:
@@ -178,7 +185,8 @@ class FENet(nn.Module):
         assert config.dilation is not None
         channels = config.channels
 
-        # The layers' own first values are replaced below; drawing them must not move the caller's.
+        # Layers draw values when constructed; `initialize` replaces them. The caller's random state
+        # must not change.
         with torch.random.fork_rng(devices=[]):
             self.backbone: Backbone = build_backbone(config.backbone, config.stem, config.dilation)
             levels = len(self.backbone.channels)
@@ -190,8 +198,8 @@ class FENet(nn.Module):
                     for name, kind in _numbered(config.flows)
                 }
             )
-            fused = channels * levels if config.flows else channels
-            self.head = Head(fused, channels, classes, config.dropout, name="head")
+            fused_channels = channels * levels if config.flows else channels
+            self.head = Head(fused_channels, channels, classes, config.dropout, name="head")
             self.auxiliary = nn.ModuleDict(
                 {
                     f"stage{stage}": Head(
@@ -200,18 +208,18 @@ class FENet(nn.Module):
                     for stage in config.supervision
                 }
             )
-        initialise(self, seed)
+        initialize(self, seed)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Logits of normalised images.
+        """Compute the logits of normalized images.
 
         Args:
             images: `(N, 3, H, W)`.
 
         Returns:
-            Logits `(N, K, H, W)`, float32 at least; while training with supervision, the pair of
-            them and the auxiliary logits `{"stage3": (N, K, H/16, W/16), ...}`, at their stage's
-            own size: the loss upsamples one at a time, which saves memory.
+            Logits `(N, K, H, W)`, at least float32. During training with supervision, a pair of the
+            logits and the auxiliary logits `{"stage3": (N, K, H/16, W/16), ...}`, which keep the
+            size of their stage: the loss upsamples them one at a time to save memory.
         """
         levels = self.backbone(images)
         auxiliary = {}
@@ -222,33 +230,34 @@ class FENet(nn.Module):
             levels = step(levels)
         fuse = fuse_by_concatenation if self.config.flows else fuse_by_addition
         logits = self.head(fuse(levels))
-        # bfloat16 would round neighbouring classes to ties; the loss needs float32 in any case.
+        # Rounding to bfloat16 would make the logits of similar classes equal; the loss needs
+        # float32 anyway.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logits = resize(logits, images)
         return (logits, auxiliary) if auxiliary else logits
 
     def features(self, images: Tensor) -> dict[str, list[Tensor]]:
-        """The levels, finest first, after each step: what the paper's Figures 1 and 6 show.
+        """Return the levels, finest first, after each step, as in the paper's Figures 1 and 6.
 
         Returns:
-            By step, in order: "backbone"; "neck", what enters the flows; then each flow by name,
-            so "detail" after DF and "semantic" after SF. Levels have C channels, the backbone's
-            their own, and the sizes that the backbone declares.
+            Levels by the name of the step, in order: "backbone"; "neck", the input of the flows;
+            then the flows, such as "detail" (DF) and "semantic" (SF). After the neck, every level
+            has C channels.
         """
         levels = self.backbone(images)
-        found = {"backbone": levels}
+        levels_by_step = {"backbone": levels}
         for name, step in self._steps():
             levels = step(levels)
-            found[name] = levels
-        return found
+            levels_by_step[name] = levels
+        return levels_by_step
 
     def _steps(self) -> list[tuple[str, nn.Module]]:
-        """What happens to the backbone's levels, in order."""
+        """Return the modules applied to the backbone's levels, in order, by name."""
         return [("neck", self.neck), *self.flows.items()]
 
 
 def _numbered(kinds: tuple[str, ...]) -> list[tuple[str, str]]:
-    """(name, kind) pairs whose names differ: detail, semantic, detail2, ..."""
+    """Return (name, kind) pairs with unique names: detail, semantic, detail2, ..."""
     named = []
     for position, kind in enumerate(kinds):
         earlier = kinds[:position].count(kind)

@@ -1,4 +1,4 @@
-"""Milliseconds and memory of one forward pass, on the device at hand."""
+"""Measures the time and peak memory of a forward pass on this machine."""
 
 import ctypes
 import gc
@@ -13,19 +13,18 @@ from torch import Tensor, nn
 _MIB = 2**20
 
 
-def device_at_hand() -> torch.device:
-    """The GPU if there is one."""
+def default_device() -> torch.device:
+    """Return the GPU if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def measure_latency(
     build: Callable[[], nn.Module], height: int, width: int, device: torch.device
 ) -> tuple[float, float | None]:
-    """Median milliseconds of a forward pass in evaluation, and peak memory in MiB.
+    """Return the median milliseconds of a forward pass in evaluation mode, and peak memory in MiB.
 
-    One image, float32, channels-last. Memory is that of weights and features together: what the
-    allocator handed out on a GPU; on a CPU what the process grew by, where the system tells
-    (Linux with glibc), else None.
+    Uses one random image, float32, channels-last. Memory includes weights and features: allocated
+    memory on a GPU, growth of the process on a CPU (None unless on Linux with glibc).
     """
     before = _start_peak(device)
     model = build().eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -33,9 +32,9 @@ def measure_latency(
     image = image.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         _timed(model, image)
-        once = _timed(model, image)
-        # About two seconds a network, within reason on both ends.
-        repeats = min(max(round(2 / once), 3), 100)
+        seconds = _timed(model, image)
+        # About two seconds per network, but at least 3 and at most 100 passes.
+        repeats = min(max(round(2 / seconds), 3), 100)
         median = statistics.median(_timed(model, image) for _ in range(repeats))
     peak = _peak(device)
     memory = None if before is None or peak is None else (peak - before) / _MIB
@@ -43,27 +42,27 @@ def measure_latency(
 
 
 def _timed(model: nn.Module, image: Tensor) -> float:
-    """Seconds of one pass."""
-    _wait(image.device)
+    """Return the seconds of one forward pass."""
+    _synchronize(image.device)
     start = time.perf_counter()
     model(image)
-    _wait(image.device)
+    _synchronize(image.device)
     return time.perf_counter() - start
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def _start_peak(device: torch.device) -> int | None:
-    """Begin to watch the peak; bytes in use now."""
+    """Reset the peak memory; return the bytes in use, or None if they cannot be measured."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     gc.collect()
     try:
-        # Give back what earlier networks left in the heap, then set the high-water mark to now.
+        # Return freed memory of earlier networks to the system, then reset the high-water mark.
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError, TypeError):
@@ -78,6 +77,7 @@ def _peak(device: torch.device) -> int | None:
 
 
 def _high_water_mark() -> int | None:
+    """Return the peak resident memory of this process in bytes, or None if unknown."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""The few layers every part of the network is made of."""
+"""Layers and level operations shared by all parts of the network."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that starts from He's normal distribution over its fan-out."""
+    """A convolution with He's normal initialization over the fan-out."""
 
     def reset_parameters(self) -> None:
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
@@ -15,7 +15,7 @@ class Conv2d(nn.Conv2d):
 
 
 class Classifier(Conv2d):
-    """The 1x1 convolution to class logits; it starts close to zero, preferring no class."""
+    """The 1x1 convolution to class logits, initialized close to zero to favor no class."""
 
     def __init__(self, in_channels: int, classes: int) -> None:
         super().__init__(in_channels, classes, kernel_size=1)
@@ -27,17 +27,18 @@ class Classifier(Conv2d):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that also trains on one value per channel.
+    """Batch norm that also trains on a single value per channel.
 
-    One value has no variance: `nn.BatchNorm2d` refuses it. It occurs where an image is pooled to
-    1x1 and the batch holds one image. The running statistics normalise it then, as in evaluation,
-    and are left as they are; weight and bias learn as ever. A synchronised batch norm that takes
-    this layer's place sees the values of all workers and needs no such case.
+    A single value has no variance, so `nn.BatchNorm2d` raises an error; this happens when a batch
+    of one image is pooled to 1x1. Such a batch is normalized by the running statistics, as in
+    evaluation, and does not update them; weight and bias are trained as usual. Synchronized batch
+    norm layers, which replace this one when there are several workers, do not need the special
+    case.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        one_value = input.shape[0] * input.shape[2] * input.shape[3] == 1
-        if self.training and one_value:
+        single_value = input.shape[0] * input.shape[2] * input.shape[3] == 1
+        if self.training and single_value:
             return F.batch_norm(
                 input,
                 self.running_mean,
@@ -68,14 +69,14 @@ class ConvNormReLU(nn.Module):
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1) -> Conv2d:
-    """A 3x3 convolution without bias; its output has the size `ceil(input / stride)`."""
+    """Return a 3x3 convolution without bias; its output size is `ceil(input / stride)`."""
     return Conv2d(
         in_channels, out_channels, 3, stride, padding=dilation, dilation=dilation, bias=False
     )
 
 
 def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
-    """The projection beside a residual block, or None where the identity fits."""
+    """Return the projection shortcut of a residual block, or None if the identity fits."""
     if stride == 1 and in_channels == out_channels:
         return None
     conv = Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
@@ -104,7 +105,7 @@ class BasicBlock(nn.Module):
 
 
 def resize(features: Tensor, reference: Tensor) -> Tensor:
-    """`features` resized bilinearly to the height and width of `reference`, up or down."""
+    """Resize `features` bilinearly, up or down, to the height and width of `reference`."""
     size = reference.shape[-2:]
     if features.shape[-2:] == size:
         return features
@@ -112,7 +113,7 @@ def resize(features: Tensor, reference: Tensor) -> Tensor:
 
 
 def fuse_by_addition(levels: list[Tensor]) -> Tensor:
-    """The sum of all levels at the size of the first: `(N, C, H, W)`."""
+    """Return the sum of all levels at the size of the first, `(N, C, H, W)`."""
     fused = levels[0]
     for level in levels[1:]:
         fused = fused + resize(level, levels[0])
@@ -120,5 +121,5 @@ def fuse_by_addition(levels: list[Tensor]) -> Tensor:
 
 
 def fuse_by_concatenation(levels: list[Tensor]) -> Tensor:
-    """All levels at the size of the first, beside one another: `(N, len(levels) * C, H, W)`."""
+    """Concatenate all levels at the size of the first: `(N, len(levels) * C, H, W)`."""
     return torch.cat([resize(level, levels[0]) for level in levels], dim=1)

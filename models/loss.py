@@ -1,4 +1,4 @@
-"""Cross entropy with online hard example mining, and the total loss: equation (5)."""
+"""Cross-entropy with online hard example mining, and the total loss: equation (5)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,20 +11,21 @@ from torch import Tensor, nn
 
 from models.layers import resize
 
-#: What a network returns in training: logits, or logits and auxiliary logits, named or in order.
+#: Output of a network in training: logits, or logits and auxiliary logits (by name or in order).
 Output = Tensor | tuple[Tensor, Mapping[str, Tensor] | Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """How pixels are mined and terms weighed.
+    """Hard example mining and the weight of the auxiliary loss.
 
     Attributes:
-        threshold: a pixel counts when its class has less than this probability.
-        share: this part of the crop's pixels counts in any case, the hardest of each image;
-            1 is plain cross entropy.
-        auxiliary_weight: λ of equation (5).
-        ignore_index: the label of pixels that never count.
+        threshold: a pixel contributes to the loss if the predicted probability of its class is
+            below this value.
+        share: fraction of a crop's pixels, the hardest of each image, that always contribute;
+            1 is plain cross-entropy.
+        auxiliary_weight: λ in equation (5).
+        ignore_index: label of pixels that never contribute.
     """
 
     threshold: float = 0.7
@@ -36,22 +37,22 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is {self.threshold}; a probability lies in 0 ... 1")
+            raise ValueError(f"threshold is {self.threshold}; it must be a probability, 0 to 1")
         if not 0 <= self.share <= 1:
-            raise ValueError(f"share is {self.share}; a part of the pixels lies in 0 ... 1")
+            raise ValueError(f"share is {self.share}; it must be a fraction, 0 to 1")
         if self.threshold == 0 and self.share == 0:
-            raise ValueError("threshold and share are both 0: no pixel would ever count")
+            raise ValueError("threshold and share are both 0, so no pixel would contribute")
         if not (math.isfinite(self.auxiliary_weight) and self.auxiliary_weight >= 0):
             raise ValueError(f"auxiliary_weight is {self.auxiliary_weight}; it must be 0 or more")
 
 
 class LossTerms(NamedTuple):
-    """What one worker adds to each term: the main one first, then one an auxiliary head.
+    """One worker's contribution to the T loss terms: the main term, then one per auxiliary head.
 
     Attributes:
-        names: "main", then those of the auxiliary heads, T in all.
-        sums: float32 `(T,)`, cross entropy summed over the kept pixels, with gradient.
-        counts: float32 `(T,)`, how many pixels were kept, without gradient.
+        names: "main", then the names of the auxiliary heads.
+        sums: float32 `(T,)`, cross-entropy summed over the kept pixels, with gradient.
+        counts: float32 `(T,)`, number of kept pixels, without gradient.
     """
 
     names: tuple[str, ...]
@@ -60,13 +61,13 @@ class LossTerms(NamedTuple):
 
 
 class SegmentationLoss(nn.Module):
-    """Equation (5): `L = L_p + λ Σ_i L_si`, every term mined cross entropy.
+    """Equation (5): `L = L_p + λ Σ_i L_si`; every term is mined cross-entropy.
 
-    A call gives sums and counts rather than means, so that data-parallel workers can add both up
-    before `total` divides: the loss is then the same however the batch is spread.
+    A call returns sums and counts instead of means. Data-parallel workers add up both before
+    `total` divides, so the loss does not depend on how the batch is split.
 
-    Logits that are not of the labels' size are upsampled here, term by term: auxiliary logits stay
-    small until they are used, which saves one full-size copy a head.
+    Logits are upsampled to the labels' size one term at a time, which saves a full-size copy per
+    auxiliary head.
     """
 
     def __init__(self, config: LossConfig | None = None) -> None:
@@ -74,7 +75,7 @@ class SegmentationLoss(nn.Module):
         self.config = config or LossConfig()
 
     def forward(self, output: Output, labels: Tensor) -> LossTerms:
-        """The terms for `output` (logits `(N, K, h, w)`) and `labels` int64 `(N, H, W)`."""
+        """Return the terms for `output`, logits `(N, K, h, w)`, and `labels`, int64 `(N, H, W)`."""
         logits, auxiliary = split_output(output)
         named = {"main": logits, **auxiliary}
         mined = [mined_cross_entropy(term, labels, self.config) for term in named.values()]
@@ -82,19 +83,19 @@ class SegmentationLoss(nn.Module):
         return LossTerms(tuple(named), torch.stack(sums), torch.stack(counts))
 
     def total(self, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """The total loss (scalar) and the mean of each term `(T,)`; a term without pixels is 0."""
+        """Return the total loss (scalar) and each term's mean, `(T,)`, 0 if no pixel was kept."""
         terms = sums / counts.clamp(min=1)
         return terms[0] + self.config.auxiliary_weight * terms[1:].sum(), terms
 
 
 def split_output(output: Output) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits and auxiliary logits by name, from whatever form a network returns them in.
+    """Split the output of a network into logits and auxiliary logits by name.
 
-    A tensor is the logits; of a pair, the second is a mapping from names, or a sequence, whose
-    members are then called "auxiliary1", "auxiliary2", ...
+    `output` is a tensor of logits, or a pair of logits and auxiliary logits. The latter are a
+    mapping by name, or a sequence, which gets the names "auxiliary1", "auxiliary2", ...
 
     Raises:
-        TypeError: anything else.
+        TypeError: `output` has another form.
     """
     if isinstance(output, Tensor):
         return output, {}
@@ -113,35 +114,37 @@ def split_output(output: Output) -> tuple[Tensor, dict[str, Tensor]]:
 def mined_cross_entropy(
     logits: Tensor, labels: Tensor, config: LossConfig
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the cross entropy over each image's hard pixels, and their number.
+    """Return the sum of the cross-entropy over each image's hard pixels, and their number.
 
-    Per image (Shrivastava et al., CVPR 2016, in the form of the paper's public relatives): a valid
-    pixel is kept when the probability `p` of its class is below `threshold`, or among the k
-    smallest of the image's valid pixels, `k = share * H * W` rounded (all of them where fewer are
-    valid; ties with the k-th are kept, so that nothing depends on an order). That is the relatives'
-    "below the larger of threshold and k-th smallest" with the k-th pixel itself included. Losses
-    `-log p` order pixels as `p` does, in float32 whatever the dtype of the logits. No shape depends
-    on data, nothing is read back to the host.
+    A valid pixel is kept if the probability `p` of its class is below `threshold`, or among the k
+    smallest of the image's valid pixels, with `k = round(share * H * W)`. Pixels tied with the k-th
+    are kept, so the result does not depend on their order; with fewer than k valid pixels, all are
+    kept. Source: Shrivastava et al., CVPR 2016, in the form used by public code of related papers,
+    which keeps pixels "below the larger of threshold and k-th smallest"; here the k-th pixel itself
+    is included.
+
+    Pixels are compared by their loss `-log p`, in float32 for any dtype of the logits. No shape
+    depends on the data and nothing is copied to the host.
 
     Args:
-        logits: `(N, K, h, w)`, upsampled bilinearly to the labels' size where it differs.
-        labels: int64 `(N, H, W)`, classes 0 ... K - 1 or `config.ignore_index`.
+        logits: `(N, K, h, w)`, upsampled bilinearly to the labels' size.
+        labels: int64 `(N, H, W)`, classes 0 to K - 1 or `config.ignore_index`.
         config: threshold, share, ignore_index.
 
     Returns:
-        Two float32 scalars; the first has a gradient.
+        Two float32 scalars, sum and number of pixels; the sum has a gradient.
     """
     logits = resize(logits.float(), labels)
     losses = F.cross_entropy(logits, labels, ignore_index=config.ignore_index, reduction="none")
     valid = labels != config.ignore_index
     with torch.no_grad():
         hardness = losses.masked_fill(~valid, -1).flatten(start_dim=1)
-        easiest_below = -math.log(config.threshold) if config.threshold > 0 else math.inf
-        hard = hardness > easiest_below
-        hardest = round(config.share * hardness.shape[1])
-        if hardest > 0:
-            kth = hardness.topk(hardest, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+        threshold_loss = -math.log(config.threshold) if config.threshold > 0 else math.inf
+        hard = hardness > threshold_loss
+        k = round(config.share * hardness.shape[1])
+        if k > 0:
+            kth = hardness.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
             hard |= hardness >= kth
-        # NaN compares with nothing; left out, a diverged network would have a loss of 0.
+        # Comparisons with NaN are false; without this, a diverged network would have a loss of 0.
         kept = (hard.view_as(valid) | losses.isnan()) & valid
     return torch.where(kept, losses, 0).sum(), kept.sum(dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Published weights for a backbone: recognised by their keys, converted, and reported in full."""
+"""Loads published backbone weights: detects their layout, renames their keys, reports the rest."""
 
 import re
 from collections import Counter
@@ -8,28 +8,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.backbones import BACKBONES, Backbone, Layout, build_backbone
+from models.backbones import BACKBONES, Backbone, WeightLayout, build_backbone
 
-#: Under these keys training programs keep the weights beside other things.
+#: Keys under which training programs store the weights within a checkpoint.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
 
-_OWN = Layout("this package", (), {})
+_NATIVE_LAYOUT = WeightLayout("this package", (), {})
 
 
 class PretrainedError(ValueError):
-    """Weights that do not belong to the backbone; the message says what to change."""
+    """The weights do not fit the backbone; the message says what to change."""
 
 
 @dataclass(frozen=True)
 class PretrainedReport:
-    """What became of a checkpoint.
+    """Which tensors of a checkpoint were loaded into a backbone.
 
     Attributes:
-        layout: whose naming it was recognised as.
-        loaded: tensors of the backbone, each with the checkpoint's key that it came from.
-        unused: keys of the checkpoint that were not loaded, each with the reason.
-        missing: tensors of the backbone that kept their initial values, each with the reason.
-        note: what differs in meaning although the shapes agree; often empty.
+        layout: name of the detected layout.
+        loaded: the checkpoint's key for each loaded tensor of the backbone.
+        unused: the reason for each key of the checkpoint that was not loaded.
+        missing: the reason for each tensor of the backbone that kept its initial values.
+        note: any difference in meaning where the shapes agree; often empty.
     """
 
     layout: str
@@ -51,29 +51,28 @@ class PretrainedReport:
 
 
 def load_pretrained(backbone: Backbone, checkpoint: Mapping[str, object]) -> PretrainedReport:
-    """Load a checkpoint into `backbone`, whichever of the backbone's layouts it is in.
+    """Load a checkpoint in any of the backbone's layouts into `backbone`.
 
-    Prefixes such as `module.` or `backbone.`, wrappings such as `{"state_dict": ...}` and layers
-    that a backbone does not have (`fc`, decode heads) are recognised. Values take the backbone's
-    dtype. What the checkpoint merely lacks keeps its initial value and is reported as missing.
+    Accepts prefixes such as `module.` or `backbone.`, wrappers such as `{"state_dict": ...}`, and
+    layers that do not belong to a backbone (`fc`, decode heads). Values are cast to the backbone's
+    dtype. Tensors that the checkpoint lacks keep their initial values and are reported as missing.
 
     Raises:
-        PretrainedError: nothing fits, the stem differs, or the checkpoint is of another depth or
-            width; the message names the options with which it would fit, where there are any. The
-            backbone is then unchanged.
+        PretrainedError: no key fits, or the stem, depth or width differs. The message names the
+            options that the checkpoint would fit, if any. The backbone is then unchanged.
     """
-    # Optimizers number their states; such keys name nothing of a backbone.
+    # Optimizer states have integer keys.
     state = {str(key): value for key, value in unwrap(checkpoint).items()}
     match = _match(backbone, state)
     if not match.complete:
         options = _fitting_options(state)
         if options:
             raise PretrainedError(
-                f"the checkpoint fits {options}, the model is {_described(backbone)}: "
-                f"set {options}, or take other weights"
+                f"the checkpoint fits {options}, but the model is {_describe(backbone)}; "
+                f"set {options}, or use other weights"
             )
     if not match.fits:
-        raise PretrainedError(_explain(backbone, state, match))
+        raise PretrainedError(_mismatch_message(backbone, state, match))
     with torch.no_grad():
         for name, target in backbone.state_dict().items():
             if name in match.sources:
@@ -85,13 +84,16 @@ def load_pretrained(backbone: Backbone, checkpoint: Mapping[str, object]) -> Pre
 
 @dataclass(frozen=True)
 class _Match:
-    """A checkpoint held against a backbone.
+    """A comparison of a checkpoint with a backbone.
 
-    `sources` and `values` are what fits, by the backbone's names; `conflicts` the checkpoint's keys
-    that contradict the backbone, because a shape differs or the backbone lacks the layer.
+    Attributes:
+        sources, values: the checkpoint's key and tensor for each matching tensor of the backbone.
+        unused, missing: see `PretrainedReport`.
+        conflicts: the problem with each key that belongs to the backbone but has another shape, or
+            names a layer that the backbone lacks.
     """
 
-    layout: Layout
+    layout: WeightLayout
     sources: dict[str, str]
     values: dict[str, Tensor]
     unused: dict[str, str]
@@ -109,7 +111,7 @@ class _Match:
 
 
 def unwrap(checkpoint: Mapping[str, object]) -> Mapping[str, object]:
-    """The innermost mapping that holds the weights."""
+    """Return the innermost mapping, which holds the weights."""
     for wrapper in _WRAPPERS:
         inner = checkpoint.get(wrapper)
         if isinstance(inner, Mapping):
@@ -120,8 +122,8 @@ def unwrap(checkpoint: Mapping[str, object]) -> Mapping[str, object]:
 def _match(backbone: Backbone, state: Mapping[str, object]) -> _Match:
     native = backbone.state_dict()
     modules = {name for name, _ in backbone.named_children()}
-    prefix = _prefix(state, native)
-    layout = _layout(backbone, {key.removeprefix(prefix) for key in state})
+    prefix = _common_prefix(state, native)
+    layout = _detect_layout(backbone, {key.removeprefix(prefix) for key in state})
 
     sources: dict[str, str] = {}
     values: dict[str, Tensor] = {}
@@ -136,12 +138,12 @@ def _match(backbone: Backbone, state: Mapping[str, object]) -> _Match:
         elif name in native and value.shape == native[name].shape:
             sources[name], values[name] = key, value
         elif name in native:
-            theirs, ours = tuple(value.shape), tuple(native[name].shape)
-            conflicts[key] = f"{name} is {theirs} in the checkpoint, {ours} in the model"
+            stored, expected = tuple(value.shape), tuple(native[name].shape)
+            conflicts[key] = f"{name} is {stored} in the checkpoint, {expected} in the model"
         elif name.split(".")[0] in modules:
             conflicts[key] = f"the model has no {name}"
         else:
-            unused[key] = "no part of the backbone"
+            unused[key] = "not part of the backbone"
     missing = {
         name: "not in the checkpoint"
         for name in native
@@ -150,26 +152,26 @@ def _match(backbone: Backbone, state: Mapping[str, object]) -> _Match:
     return _Match(layout, sources, values, unused, missing, conflicts)
 
 
-def _prefix(state: Mapping[str, object], native: Mapping[str, Tensor]) -> str:
-    """What stands before the backbone's own names in most of the checkpoint's keys."""
-    votes: Counter[str] = Counter()
+def _common_prefix(state: Mapping[str, object], native: Mapping[str, Tensor]) -> str:
+    """Return the prefix that most of the checkpoint's keys put before the backbone's names."""
+    prefixes: Counter[str] = Counter()
     for key in state:
         parts = key.split(".")
         for cut in range(len(parts) - 1):
             if ".".join(parts[cut:]) in native:
-                votes["".join(f"{part}." for part in parts[:cut])] += 1
+                prefixes["".join(f"{part}." for part in parts[:cut])] += 1
                 break
-    return votes.most_common(1)[0][0] if votes else ""
+    return prefixes.most_common(1)[0][0] if prefixes else ""
 
 
-def _layout(backbone: Backbone, keys: set[str]) -> Layout:
+def _detect_layout(backbone: Backbone, keys: set[str]) -> WeightLayout:
     for layout in backbone.layouts:
         if keys.issuperset(layout.signature):
             return layout
-    return _OWN
+    return _NATIVE_LAYOUT
 
 
-def _rename(key: str, layout: Layout) -> str:
+def _rename(key: str, layout: WeightLayout) -> str:
     for pattern, replacement in layout.renames.items():
         renamed, count = re.subn(pattern, replacement, key, count=1)
         if count:
@@ -178,7 +180,7 @@ def _rename(key: str, layout: Layout) -> str:
 
 
 def _fitting_options(state: Mapping[str, object]) -> str | None:
-    """The options of a backbone that the checkpoint fits completely, if there is one."""
+    """Return the options of the first backbone that the checkpoint fits completely, or None."""
     for name, cls in BACKBONES.items():
         for stem in cls.stems or (None,):
             with torch.device("meta"):
@@ -188,22 +190,22 @@ def _fitting_options(state: Mapping[str, object]) -> str | None:
     return None
 
 
-def _described(backbone: Backbone) -> str:
+def _describe(backbone: Backbone) -> str:
     return backbone.built_as or type(backbone).__name__
 
 
-def _explain(backbone: Backbone, state: Mapping[str, object], match: _Match) -> str:
-    """Why a checkpoint that fits no other options does not fit these."""
-    model = f"the model ({_described(backbone)})"
+def _mismatch_message(backbone: Backbone, state: Mapping[str, object], match: _Match) -> str:
+    """Say why a checkpoint that fits no registered backbone does not fit this one."""
+    model = f"the model ({_describe(backbone)})"
     if not match.sources:
-        first = ", ".join(list(state)[:3]) or "none"
-        known = ", ".join(layout.name for layout in (*backbone.layouts, _OWN))
+        first_keys = ", ".join(list(state)[:3]) or "none"
+        layouts = ", ".join(layout.name for layout in (*backbone.layouts, _NATIVE_LAYOUT))
         return (
             f"nothing in the checkpoint fits {model}: "
-            f"its {len(state)} keys ({first}, ...) are in none of the layouts {known}"
+            f"its {len(state)} keys ({first_keys}, ...) match none of the layouts {layouts}"
         )
     problems = [*match.conflicts.values(), *(f"{name} is missing" for name in match.missing)]
-    listed = "; ".join(problems[:4]) + ("; ..." if len(problems) > 4 else "")
+    shown = "; ".join(problems[:4]) + ("; ..." if len(problems) > 4 else "")
     if backbone.stems and any("stem." in problem for problem in problems):
-        listed += f" (stem can be {', '.join(backbone.stems)})"
-    return f"the checkpoint does not fit {model}: {listed}"
+        shown += f" (stem can be {', '.join(backbone.stems)})"
+    return f"the checkpoint does not fit {model}: {shown}"

@@ -8,13 +8,14 @@ from models.layers import ConvNormReLU, resize
 
 
 class PyramidPooling(nn.Module):
-    """`(N, in, H, W)` to `(N, C, H, W)` with context from the whole image.
+    """Maps `(N, in, H, W)` to `(N, C, H, W)` with context from the whole image.
 
-    For each bin size b the input is averaged over a b x b grid and projected to C channels; these,
-    upsampled, and the input itself are concatenated and projected by a 1x1 convolution
-    `(in + bins * C) -> C`. The 1x1 (not 3x3) is forced by Table 2: 46.6 M for the strong baseline.
+    For each bin size b, the input is averaged over a b x b grid, projected to C channels and
+    upsampled. The results and the input are concatenated and projected by a convolution
+    `(in + bins * C) -> C`, which is 1x1 (not 3x3) as implied by the 46.6 M parameters of the strong
+    baseline in Table 2.
 
-    Trains on a batch of one image too: see `models.layers.BatchNorm2d`.
+    Training also works with a batch of one image; see `models.layers.BatchNorm2d`.
     """
 
     bins = (1, 2, 3, 6)
@@ -25,7 +26,7 @@ class PyramidPooling(nn.Module):
         self.output = ConvNormReLU(in_channels + len(self.bins) * channels, channels, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        # A 1x1 map looks the same in either memory format and would come back in the other one.
+        # A 1x1 map fits both memory formats, so `resize` may return the other one.
         channels_last = features.is_contiguous(memory_format=torch.channels_last)
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         pyramid = [features]

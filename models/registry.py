@@ -1,4 +1,4 @@
-"""Classes known by a name that a configuration can give."""
+"""Registries of classes that a configuration names."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -7,26 +7,30 @@ C = TypeVar("C")
 
 
 class Registry(dict[str, type[C]]):
-    """Classes by name; `what` names them in messages."""
+    """Classes by name.
 
-    def __init__(self, what: str) -> None:
+    Args:
+        kind: what the classes are, such as "backbone"; used in error messages.
+    """
+
+    def __init__(self, kind: str) -> None:
         super().__init__()
-        self.what = what
+        self.kind = kind
 
     def register(self, name: str) -> Callable[[type[C]], type[C]]:
-        """Class decorator: makes a class known under `name`.
+        """Class decorator that registers a class under `name`.
 
-        The same class may come again, as when a notebook's cell is run twice.
+        Registering the same class again replaces it, as when a notebook cell is run twice.
 
         Raises:
-            ValueError: the name is another class's.
+            ValueError: `name` already belongs to another class.
         """
 
         def add(cls: type[C]) -> type[C]:
-            known = self.get(name, cls)
-            if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            existing = self.get(name, cls)
+            if (existing.__module__, existing.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise ValueError(
-                    f"{self.what} {name!r} is already {known.__module__}.{known.__qualname__}"
+                    f"{self.kind} {name!r} is already {existing.__module__}.{existing.__qualname__}"
                 )
             self[name] = cls
             return cls

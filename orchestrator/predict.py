@@ -17,11 +17,11 @@ from orchestrator.evaluation.options import add_options, inference_settings, sto
 from orchestrator.evaluation.trained_model import load_model, open_store_of, place
 from pipelines.data.image_io import (
     Array,
-    PictureError,
+    ImageError,
     encode_jpeg,
     encode_palette_png,
     encode_png,
-    open_picture,
+    open_image,
     to_rgb,
 )
 from pipelines.data.overlays import overlay
@@ -77,8 +77,8 @@ def _predict(options: argparse.Namespace, console: Console) -> int:
 def _read(picture: Picture) -> tuple[Picture, Array | str]:
     """The picture's pixels, uint8 (height, width, 3), or why there are none."""
     try:
-        return picture, to_rgb(open_picture(picture.path.read_bytes()))
-    except (PictureError, OSError) as error:
+        return picture, to_rgb(open_image(picture.path.read_bytes()))
+    except (ImageError, OSError) as error:
         return picture, str(error)
 
 

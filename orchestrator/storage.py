@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.fs
 
-from pipelines.data.storage import locate, within
+from pipelines.data.storage import join_uri, locate
 from pipelines.errors import UserError
 
 _HERE = Path("~/.cache/segmentation-orchestrator-runs")
@@ -55,7 +55,7 @@ class Storage:
 
     def at(self, name: str) -> str:
         """The path or URI of `name` in the shared place."""
-        return within(self.shared, name)
+        return join_uri(self.shared, name)
 
     @property
     def is_remote(self) -> bool:

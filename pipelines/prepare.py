@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 from pipelines.data.dataset import PreparedDataset, open_dataset
-from pipelines.data.image_io import check_writable, save_picture
+from pipelines.data.image_io import check_writable, save_image
 from pipelines.preparation import prepare_dataset
 from pipelines.preparation.embedded import cores
 from pipelines.preparation.inspection import describe, verify
@@ -78,7 +78,7 @@ def _inspect(options: argparse.Namespace) -> None:
     print(describe(dataset))
     if options.verify:
         _verify(dataset)
-    save_picture(contact_sheet(dataset, options.count), path)
+    save_image(contact_sheet(dataset, options.count), path)
     print(f"contact sheet: {path}")
 
 
@@ -110,7 +110,7 @@ def _preview(options: argparse.Namespace) -> None:
     }
     data = replace(data, **{key: value for key, value in given.items() if value is not None})
     seed = seed if options.seed is None else options.seed
-    save_picture(preview(dataset, data, options.count, seed), path)
+    save_image(preview(dataset, data, options.count, seed), path)
     print(f"augmented crops of {data.crop[1]}x{data.crop[0]}: {path}")
 
 

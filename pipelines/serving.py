@@ -51,7 +51,7 @@ class SegmentationModel:
         load_weights(directory, network)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.numerics = Numerics.choose(device, training["precision"], training["memory_format"])
-        self.network = self.numerics.place(network.eval())
+        self.network = self.numerics.to_device(network.eval())
 
     def predict(self, images: np.ndarray | Sequence[object]) -> np.ndarray:
         """Class indices, uint8 `(height, width)`, for a picture, uint8 `(height, width, 3)`.

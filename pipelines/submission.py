@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.data.files import atomic_file
 from pipelines.errors import UserError
 from pipelines.preparation.readers import ade20k, cityscapes
 
@@ -82,16 +83,14 @@ SUBMISSIONS: Mapping[str, Submission] = {
 
 
 def pack(path: Path, files: Mapping[str, bytes]) -> None:
-    """Write PNGs, by the pictures' identifiers, as the zip archive that servers take.
+    """Write PNG files, by the identifiers of their images, to a zip archive for a server.
 
-    The same files give the same archive, and it appears at `path` when it is whole.
+    The archive is written atomically. Equal files give an equal archive.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            for identifier, data in sorted(files.items()):
-                archive.writestr(zipfile.ZipInfo(f"{PurePath(identifier).name}.png"), data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        atomic_file(path, sync=False) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        for identifier, data in sorted(files.items()):
+            archive.writestr(zipfile.ZipInfo(f"{PurePath(identifier).name}.png"), data)

@@ -24,9 +24,9 @@ from pipelines.data.node_cache import NodeCache
 from pipelines.errors import UserError
 from pipelines.model_directory import describing_files
 from pipelines.preparation.embedded import dataset_location
-from pipelines.training.checkpoint_folder import BackgroundWriter, CheckpointFolder
-from pipelines.training.experiment import Experiment, differences, read_experiment
-from pipelines.training.loop import Report, Training
+from pipelines.training.checkpoint_folder import CheckpointFolder, CheckpointWriter
+from pipelines.training.experiment import Experiment, experiment_differences, read_experiment
+from pipelines.training.loop import Training, TrainingReport
 from pipelines.training.results import write_results
 
 
@@ -71,7 +71,7 @@ def _train(
     recorded = out / "experiment.yaml"
     if recorded.exists():
         known = yaml.load(recorded.read_text(encoding="utf-8"), CoreLoader) or {}
-        found = differences(known, experiment.as_json())
+        found = experiment_differences(known, experiment.as_json())
         if found:
             raise ConfigurationError(
                 f"{out} holds another experiment ({'; '.join(found)}); choose another --out"
@@ -93,9 +93,9 @@ def _train(
         training.restore(resumed)
         _say(leads, f"going on after epoch {training.position.epoch}")
 
-    with BackgroundWriter() as writer:
+    with CheckpointWriter() as writer:
 
-        def keep(report: Report) -> None:
+        def keep(report: TrainingReport) -> None:
             if not leads:
                 return
             writer.wait()  # one snapshot in memory, not two
@@ -121,7 +121,7 @@ def _write_history(out: Path, training: Training) -> None:
     write_text(out / "metrics.jsonl", "".join(lines))
 
 
-def _line(report: Report, epochs: int) -> str:
+def _line(report: TrainingReport, epochs: int) -> str:
     metrics = report.metrics or {}
     text = f"epoch {report.epoch}/{epochs}  loss {metrics['train/loss']:.3f}"
     if "val/miou" in metrics:

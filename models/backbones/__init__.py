@@ -1,10 +1,10 @@
-"""Backbones, each registered by name. A new one is a class and an import here."""
+"""Backbones, registered by name. To add one, write its class and import its module here."""
 
 from models.backbones import dfnet, resnet
 from models.backbones.contract import (
     BACKBONES,
     Backbone,
-    Layout,
+    WeightLayout,
     backbone_class,
     build_backbone,
     register_backbone,
@@ -13,7 +13,7 @@ from models.backbones.contract import (
 __all__ = [
     "BACKBONES",
     "Backbone",
-    "Layout",
+    "WeightLayout",
     "backbone_class",
     "build_backbone",
     "dfnet",

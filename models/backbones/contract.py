@@ -1,4 +1,4 @@
-"""What a backbone declares and returns, and the table of those known by name."""
+"""The interface of a backbone, and the registry of backbones by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from models.registry import Registry
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How published weights name what this package names otherwise.
+class WeightLayout:
+    """How the keys of published weights map to this package's parameter names.
 
     Attributes:
-        name: whose weights these are, for the report.
-        signature: keys that tell this layout from the others.
-        renames: regular expressions matched against a key, with what replaces the match; the first
-            that matches is applied. A key that none matches keeps its name.
-        note: what differs in meaning although the shapes agree.
+        name: source of the weights, for the report.
+        signature: keys that identify this layout.
+        renames: regular expressions and their replacements; the first one that matches a key is
+            applied. A key without a match keeps its name.
+        note: any difference in meaning where the shapes agree.
     """
 
     name: str
@@ -30,43 +30,45 @@ class Layout:
 class Backbone(nn.Module):
     """Maps images to feature levels, finest first.
 
-    A subclass declares `channels` and `strides`, one entry a level, and returns as many tensors:
-    level `i` is `(N, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))`. Nothing else in the
-    package depends on how many levels there are or on what they are made of. Options that are not
-    declared here are never passed to the constructor.
+    A subclass declares `channels` and `strides`, one entry per level, and `forward` returns one
+    tensor per level: level `i` is `(N, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))`.
+    The rest of the package works with any number of levels. The constructor receives only the
+    options declared here (`stem`, `dilation`).
     """
 
     channels: ClassVar[tuple[int, ...]]
     strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
-    #: The channel depth C after the laterals, unless the configuration says otherwise.
+    #: Default channel depth C after the laterals.
     lateral_channels: ClassVar[int]
 
-    #: Stems to choose from, the backbone's own first; empty: there is one, and no `stem` argument.
+    #: Available stems, the default first. If empty, the constructor takes no `stem`.
     stems: ClassVar[tuple[str, ...]] = ()
     #: Whether the constructor takes `dilation`.
     can_dilate: ClassVar[bool] = False
-    #: Published layouts of weights besides its own; the first whose signature is found applies.
-    layouts: ClassVar[tuple[Layout, ...]] = ()
+    #: Layouts of published weights besides this package's; the first with a matching signature
+    #: applies.
+    layouts: ClassVar[tuple[WeightLayout, ...]] = ()
 
-    #: The options it was built with, as `build_backbone` notes them.
+    #: The options it was built with, such as "backbone: resnet18, stem: plain"; set by
+    #: `build_backbone`.
     built_as: str = ""
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """`(N, 3, H, W)` to the levels, finest first."""
+        """Return the levels of images `(N, 3, H, W)`, finest first."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
 
 BACKBONES: Registry[Backbone] = Registry("backbone")
 
-#: Class decorator: makes a `Backbone` known under a name, the value of `backbone:`.
+#: Class decorator that registers a `Backbone` under a name, the value of `backbone:`.
 register_backbone = BACKBONES.register
 
 
 def backbone_class(name: str) -> type[Backbone]:
-    """The class registered under `name`.
+    """Return the class registered under `name`.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        ValueError: `name` is not registered; the message lists the registered names.
     """
     if name not in BACKBONES:
         raise ValueError(f"backbone is {name!r}; known: {', '.join(sorted(BACKBONES))}")
@@ -74,7 +76,7 @@ def backbone_class(name: str) -> type[Backbone]:
 
 
 def build_backbone(name: str, stem: str | None, dilation: bool) -> Backbone:
-    """The backbone `name` with those of the options that it declares."""
+    """Build the backbone `name`; options that it does not declare are ignored."""
     cls = backbone_class(name)
     options: dict[str, str | bool | None] = {}
     if cls.stems:

@@ -4,12 +4,12 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from models.backbones.contract import Backbone, Layout, register_backbone
+from models.backbones.contract import Backbone, WeightLayout, register_backbone
 from models.layers import BasicBlock, ConvNormReLU
 
 
 class Group(NamedTuple):
-    """`blocks` basic blocks of `channels`, the first one with `stride`, under the name `name`."""
+    """The module `name`: `blocks` basic blocks of `channels`, the first one with `stride`."""
 
     name: str
     channels: int
@@ -18,17 +18,17 @@ class Group(NamedTuple):
 
 
 class DFNet(Backbone):
-    """Two 3x3 convolutions of stride 2 (3 to 32 to 64), then groups of basic blocks.
+    """Two 3x3 convolutions of stride 2 (3 to 32 to 64 channels), then groups of basic blocks.
 
-    The FENet paper does not say which features of a DFNet are its four stages. Taken here are the
-    last ones of stride 4, 8, 16 and 32: what stands before each group that halves the size, and the
-    end. The first of these is the stem, which no block has refined. DFNets have one stem, and the
-    paper does not dilate them. Groups are named as in the published weights.
+    The FENet paper does not say which DFNet features form the four stages. This class uses the last
+    features of stride 4, 8, 16 and 32: the input of each group that halves the size, and the
+    network's output. The first of these is the output of the stem, without any block. DFNets have a
+    single stem and, as in the paper, no dilation. Groups are named as in the published weights.
     """
 
     lateral_channels = 64
     layouts = (
-        Layout(
+        WeightLayout(
             "SFNet",
             ("stage1.0.weight",),
             {

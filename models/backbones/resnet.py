@@ -4,23 +4,22 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from models.backbones.contract import Backbone, Layout, register_backbone
+from models.backbones.contract import Backbone, WeightLayout, register_backbone
 from models.layers import BasicBlock, BatchNorm2d, Conv2d, ConvNormReLU, conv3x3, shortcut
 
-#: Output channels of each stem's convolutions. Deep ones are 3x3, the plain one is 7x7.
+#: Output channels of each stem's convolutions: 3x3 in the deep stems, 7x7 in the plain one.
 STEMS: dict[str, tuple[int, ...]] = {
     "64-64-128": (64, 64, 128),
     "32-32-64": (32, 32, 64),
     "plain": (64,),
 }
 
-
-# Where published weights keep the stem, and the shortcut where it follows an average pooling.
+# Keys of published weights for the stem, and for the shortcut if it follows an average pooling.
 _PLAIN = {r"^conv1\.": "stem.0.conv.", r"^bn1\.": "stem.0.norm."}
 _NUMBERED = {
-    rf"^{kind}{i + 1}\.": f"stem.{i}.{ours}."
+    rf"^{kind}{i + 1}\.": f"stem.{i}.{module}."
     for i in range(3)
-    for kind, ours in (("conv", "conv"), ("bn", "norm"))
+    for kind, module in (("conv", "conv"), ("bn", "norm"))
 }
 _SEQUENTIAL = {
     r"^conv1\.0\.": "stem.0.conv.",
@@ -31,20 +30,20 @@ _SEQUENTIAL = {
     r"^bn1\.": "stem.2.norm.",
 }
 _STEM = {
-    rf"^stem\.{3 * i + offset}\.": f"stem.{i}.{ours}."
+    rf"^stem\.{3 * i + offset}\.": f"stem.{i}.{module}."
     for i in range(3)
-    for offset, ours in ((0, "conv"), (1, "norm"))
+    for offset, module in ((0, "conv"), (1, "norm"))
 }
 _POOLED = {r"\.downsample\.1\.": ".downsample.0.", r"\.downsample\.2\.": ".downsample.1."}
 _POOLED_KEY = "layer2.0.downsample.2.weight"
 _POOLED_NOTE = (
     "these weights were trained with an average pooling before each shortcut's 1x1 convolution; "
-    "here that convolution has a stride instead"
+    "this network uses a strided convolution instead"
 )
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 and a shortcut; the 3x3 has the stride. Names as in torchvision."""
+    """1x1, 3x3 (strided) and 1x1 convolutions and a shortcut; names as in torchvision."""
 
     expansion = 4
 
@@ -69,30 +68,32 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(Backbone):
-    """Four levels of stride 4, 8, 16, 32.
+    """A ResNet with four levels of stride 4, 8, 16 and 32.
 
-    `stem` is the layers before the max-pool: "64-64-128", three 3x3 convolutions as in the paper's
-    public relatives; "32-32-64", the same in the width of ResNet-C and -D; "plain", the original
-    7x7. Parameter counts of the paper's Table 2 need the first.
+    Args:
+        stem: the layers before the max-pool: "64-64-128", three 3x3 convolutions as in public code
+            of related papers; "32-32-64", the same with the width of ResNet-C and -D; "plain", the
+            original 7x7. The parameter counts of the paper's Table 2 require "64-64-128".
+        dilation: dilate the 3x3 convolutions of the last two stages by 2 and 4 **and keep their
+            strides** (section 4.2): the receptive field grows, sizes and cost stay the same.
 
-    `dilation`: the 3x3 convolutions of the last two stages are dilated by 2 and 4 **with their
-    strides kept** (section 4.2), so that only the receptive field grows; sizes and cost stay.
-
-    Parameters of the body are named as in torchvision; those of the stem `stem.I.conv`,
+    Parameters of the body are named as in torchvision, those of the stem `stem.I.conv` and
     `stem.I.norm`.
     """
 
     stems = tuple(STEMS)
     can_dilate = True
     layouts = (
-        Layout(
+        WeightLayout(
             "timm resnet*d", ("conv1.0.weight", _POOLED_KEY), _SEQUENTIAL | _POOLED, _POOLED_NOTE
         ),
-        Layout("deep stem in one sequence (SFNet, timm)", ("conv1.0.weight",), _SEQUENTIAL),
-        Layout("mmsegmentation v1d", ("stem.0.weight", _POOLED_KEY), _STEM | _POOLED, _POOLED_NOTE),
-        Layout("mmsegmentation v1c", ("stem.0.weight",), _STEM),
-        Layout("deep stem in numbered layers (MIT CSAIL)", ("conv3.weight",), _NUMBERED),
-        Layout("torchvision", ("conv1.weight",), _PLAIN),
+        WeightLayout("deep stem in one sequence (SFNet, timm)", ("conv1.0.weight",), _SEQUENTIAL),
+        WeightLayout(
+            "mmsegmentation v1d", ("stem.0.weight", _POOLED_KEY), _STEM | _POOLED, _POOLED_NOTE
+        ),
+        WeightLayout("mmsegmentation v1c", ("stem.0.weight",), _STEM),
+        WeightLayout("deep stem in numbered layers (MIT CSAIL)", ("conv3.weight",), _NUMBERED),
+        WeightLayout("torchvision", ("conv1.weight",), _PLAIN),
     )
     block: ClassVar[type[BasicBlock] | type[Bottleneck]]
     depths: ClassVar[tuple[int, int, int, int]]
@@ -131,7 +132,7 @@ class ResNet(Backbone):
 
 @register_backbone("resnet18")
 class ResNet18(ResNet):
-    """Two basic blocks a stage."""
+    """Two basic blocks per stage."""
 
     channels = (64, 128, 256, 512)
     lateral_channels = 128

@@ -25,7 +25,7 @@ from pipelines.model_directory import ClassList
 from pipelines.network.build import build_network
 from pipelines.network.checkpoint import WEIGHTS_FILE, load_weights
 from pipelines.network.precision import Numerics
-from pipelines.network.weights import WeightsError, weights_digest, weights_in
+from pipelines.network.weights import WeightsError, locate_weights, weights_digest
 from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
 from pipelines.training.experiment import Experiment
 
@@ -154,7 +154,7 @@ def place(model: TrainedModel) -> Numerics:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training = model.experiment.training
     numerics = Numerics.choose(device, training.precision, training.memory_format)
-    numerics.place(model.network)
+    numerics.to_device(model.network)
     return numerics
 
 
@@ -170,7 +170,7 @@ def local_weights(uri: str, storage: Storage) -> str:
     except ModelError as error:
         raise WeightsError(f"training.init: {error}") from None
     if store is None:
-        found = weights_in(uri)
+        found = locate_weights(uri)
         return found if "://" in found else str(Path(found).expanduser().resolve())
     folder = storage.here / "initial"
     folder.mkdir(parents=True, exist_ok=True)

@@ -131,7 +131,7 @@ def _rehearse_worker(config: dict[str, Any]) -> None:
             task.experiment,
             open_dataset(task.dataset, task.fingerprint),
             device,
-            task.cache and task.cache.here(),
+            task.cache and task.cache.expanded(),
             directory,
             config["protocols"],
         )

@@ -21,7 +21,7 @@ from pipelines.data.node_cache import NodeCache
 from pipelines.evaluation.evaluate import EvaluationConfig, evaluate
 from pipelines.evaluation.inference import InferenceConfig
 from pipelines.training.experiment import Experiment
-from pipelines.training.loop import Report, Training
+from pipelines.training.loop import Training, TrainingReport
 
 _WARM_UP = 2  # steps that are not timed: buffers are made, algorithms chosen
 
@@ -103,7 +103,7 @@ def _train(training: Training, directory: Path) -> float:
     """Take a few steps and save; seconds of a step."""
     moments: list[float] = []
 
-    def after_step(report: Report) -> None:
+    def after_step(report: TrainingReport) -> None:
         moments.append(time.perf_counter())
         if len(moments) == STEPS:
             if training.group.rank == 0:

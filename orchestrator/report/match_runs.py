@@ -18,7 +18,7 @@ from orchestrator.study.user_code import modules_of
 from orchestrator.tracking.runs import TrialRun, select_run
 from pipelines.data.dataset import DatasetError, open_dataset
 from pipelines.network.precision import Precision
-from pipelines.network.weights import WeightsError, weights_digest, weights_in
+from pipelines.network.weights import WeightsError, locate_weights, weights_digest
 from pipelines.preparation.embedded import EMBEDDED
 
 # Fingerprint of the data, precision, digests of the weights to start from.
@@ -159,7 +159,7 @@ def _digest(weights: str) -> str | None:
     if not _is_here(weights):
         return None
     try:
-        return weights_digest(weights_in(absolute(weights)))
+        return weights_digest(locate_weights(absolute(weights)))
     except WeightsError:
         return None
 

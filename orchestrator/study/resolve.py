@@ -17,7 +17,7 @@ from pipelines.errors import UserError
 from pipelines.network.build import NetworkConfig, build_network, check_network
 from pipelines.network.init_weights import load_backbone_weights, load_initial_weights
 from pipelines.network.precision import resolve_precision
-from pipelines.network.weights import weights_digest, weights_in
+from pipelines.network.weights import locate_weights, weights_digest
 from pipelines.preparation.embedded import dataset_location
 from pipelines.submission import SUBMISSIONS
 from pipelines.training.experiment import Experiment
@@ -60,7 +60,7 @@ def resolve_trials(
     device: Literal["cpu", "cuda"],
     datasets_directory: str | Path,
     imports: Sequence[str] = (),
-    find_weights: Callable[[str], str] = weights_in,
+    find_weights: Callable[[str], str] = locate_weights,
 ) -> list[ResolvedTrial]:
     """Open every data set, and build every network, that `trials` name.
 

@@ -20,7 +20,7 @@ from orchestrator.tracking.model_package import Package, package
 from orchestrator.tracking.store import TrackingStore
 from pipelines.data.image_io import Array
 from pipelines.model_directory import write_model_directory
-from pipelines.training.lineage import WEIGHTS, check_lineage, origin
+from pipelines.training.lineage import WEIGHTS, check_lineage, lineage
 
 MODEL = "model"
 
@@ -138,7 +138,7 @@ def log_models(
     experiment, manifest = trial.experiment, trial.dataset.manifest
     digests = dict(zip(WEIGHTS, trial.digests, strict=True))
     for checkpoint in filter(None, (last, best)):
-        check_lineage(checkpoint, origin(experiment, manifest.fingerprint, digests))
+        check_lineage(checkpoint, lineage(experiment, manifest.fingerprint, digests))
     with tempfile.TemporaryDirectory(prefix="models-") as temporary:
         directory = Path(temporary) / "last"
         write_model_directory(directory, last, experiment, manifest)

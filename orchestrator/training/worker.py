@@ -25,7 +25,7 @@ from orchestrator.training.worker_logs import kept_output, output_of, say
 from pipelines.data.dataset import open_dataset
 from pipelines.data.node_cache import NodeCache
 from pipelines.training.experiment import Experiment
-from pipelines.training.loop import Report, Training
+from pipelines.training.loop import Training, TrainingReport
 from pipelines.training.results import write_results
 
 RESULTS_DIRECTORY = "results"
@@ -89,7 +89,7 @@ def _train(
 ) -> None:
     # Of the sources as this process has them: others may lie where the command runs by now.
     code = code_version(modules_of(task.experiment, task.imports))
-    cache = task.cache and task.cache.here()
+    cache = task.cache and task.cache.expanded()
     dataset = open_dataset(task.dataset, task.fingerprint)
     training = Training(task.experiment, dataset, device, cache=cache)
     hardware = worker_device(device.type, task.share)
@@ -109,7 +109,7 @@ def _train(
     written = threading.Event()
     written.set()
 
-    def send(report: Report) -> None:
+    def send(report: TrainingReport) -> None:
         metrics: dict[str, Any] = dict(report.metrics or {})
         if group.rank == 0:
             say(_described(report, epochs))
@@ -163,7 +163,7 @@ def _is_being_taken() -> bool:
     return context.get_train_context().preemption_context.preemption_info is not None
 
 
-def _described(report: Report, epochs: int) -> str:
+def _described(report: TrainingReport, epochs: int) -> str:
     """A report as a line of the worker's output."""
     if report.metrics is None:
         return f"checkpoint within epoch {report.epoch} of {epochs}"
@@ -172,7 +172,7 @@ def _described(report: Report, epochs: int) -> str:
     return f"epoch {report.epoch} of {epochs}: {', '.join(shown)}"
 
 
-def _score(report: Report, training: Training) -> float:
+def _score(report: TrainingReport, training: Training) -> float:
     """What a checkpoint is kept for: its mIoU; being later, where nothing is ever validated."""
     if report.metrics is not None and training.validation is None:
         return float(report.epoch)

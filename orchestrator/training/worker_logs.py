@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.fs
 
 from orchestrator.storage import Storage
-from pipelines.data.storage import locate, within
+from pipelines.data.storage import join_uri, locate
 
 
 def output_directory(storage: Storage, run_id: str) -> str:
@@ -23,7 +23,7 @@ def output_directory(storage: Storage, run_id: str) -> str:
 
 def output_of(directory: str, worker: int) -> str:
     """The file of one worker in there, path or URI."""
-    return within(directory, f"worker-{worker}.log")
+    return join_uri(directory, f"worker-{worker}.log")
 
 
 def read_output(place: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Prepared data sets and the way from them to a batch: node cache, loading, augmentation.
+"""Prepared data sets and how batches are made from them: node cache, loading, augmentation.
 
-Of pipelines it imports only `config` and `errors`.
+Within pipelines, this package imports only `errors`.
 """

@@ -1,4 +1,4 @@
-"""What the loaders hand over: source windows to train on, whole pictures to evaluate on."""
+"""The batches that loaders produce: source windows for training, whole images for evaluation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SourceBatch:
-    """The part of each picture that its crop needs, and how to cut the crop from it.
+    """The part of each image that its crop needs, and the geometry of the crop.
 
-    windows: uint8 (batch, 3, height, width), stored channels last; labels: uint8 (batch, height,
-    width). Both have one size for all batches of a data set and are undefined beyond a sample's own
-    window, which `geometry` never reaches.
-    geometry: int64 (batch, 2, 4), per axis (rows, columns) the numbers of `geometry.Axis`.
-    flips: bool (batch,). sample_keys: int64 (batch,), from which all of a sample's random numbers
-    follow. identifiers: names of the samples.
+    windows: uint8 (batch, 3, height, width), stored channels last.
+    labels: uint8 (batch, height, width). The size of windows and labels is the same for all batches
+        of a data set; values beyond a sample's own window are undefined and never sampled.
+    geometry: int64 (batch, 2, 4), `Axis.numbers` of the rows and the columns.
+    flips: bool (batch,).
+    sample_keys: int64 (batch,), keys of all random numbers of a sample.
+    identifiers: names of the samples.
     """
 
     windows: Tensor
@@ -32,12 +33,12 @@ class SourceBatch:
         return len(self.identifiers)
 
     def __getitem__(self, rows: slice) -> SourceBatch:
-        """Some of the samples; views, nothing is copied."""
-        chosen = {field.name: getattr(self, field.name)[rows] for field in fields(self)}
-        return SourceBatch(**chosen)
+        """Return a slice of the samples as views, without copying."""
+        sliced = {field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        return SourceBatch(**sliced)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SourceBatch:
-        """The batch on `device`; `non_blocking` copies overlap where the batch is pinned."""
+        """Return the batch on `device`; `non_blocking` copies overlap if the batch is pinned."""
         moved: dict[str, Any] = {
             field.name: getattr(self, field.name).to(device, non_blocking=non_blocking)
             for field in fields(self)
@@ -48,8 +49,11 @@ class SourceBatch:
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """Whole pictures of one size: images uint8 (batch, 3, height, width), labels uint8 (batch,
-    height, width), indices int64 (batch,) into the split, and the samples' names."""
+    """Whole images of one size.
+
+    images: uint8 (batch, 3, height, width). labels: uint8 (batch, height, width). indices: int64
+    (batch,), positions in the split. identifiers: names of the samples.
+    """
 
     images: Tensor
     labels: Tensor

@@ -1,4 +1,4 @@
-"""What a training sees of a data set: which one, which splits, how it is cropped and augmented."""
+"""The data of an experiment: data set, splits, cropping and augmentation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pipelines.data.augmentation import AugmentationConfig
 class DataConfig:
     """The data of an experiment.
 
-    dataset: `streets` for the embedded data set, else the path or URI of a prepared one.
+    dataset: path or URI of a prepared data set, or `streets` for the embedded one.
     crop: height and width of a training crop in pixels.
-    train_split: a split of the data set, or several of them joined, such as `train+val`.
-    validation_split: the split that is scored while training; null for none, as before a test
-        server is asked.
-    class_uniform: share of each epoch that is drawn class by class, 0 to 1, instead of picture by
-        picture; the paper draws half of its Cityscapes epochs so.
+    train_split: a split of the data set, or several splits joined, such as `train+val`.
+    validation_split: split to score during training; null for none, as when training on all labeled
+        images for a test server.
+    class_uniform: fraction of each epoch, 0 to 1, that is sampled uniformly over classes instead of
+        images; the paper uses 0.5 for Cityscapes.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -37,7 +37,7 @@ class DataConfig:
             )
         if not 0 <= self.class_uniform <= 1:
             raise ValueError(
-                f"class_uniform must be a share from 0 to 1, received {self.class_uniform}"
+                f"class_uniform must be a fraction from 0 to 1, received {self.class_uniform}"
             )
         if not self.dataset:
             raise ValueError("dataset must not be empty")
@@ -48,6 +48,6 @@ class DataConfig:
             parts = value.split("+")
             if not all(parts) or len(set(parts)) < len(parts):
                 raise ValueError(
-                    f"{name} must name a split, or different ones with + between them, such as "
+                    f"{name} must name a split, or different splits joined by +, such as "
                     f"train+val; received {value!r}"
                 )

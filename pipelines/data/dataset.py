@@ -1,4 +1,4 @@
-"""Opening a prepared data set: its manifest, its splits, and single decoded samples."""
+"""Opens a prepared data set and reads its manifest, splits and samples."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.data.image_io import Array, PictureError, decode_indices, decode_rgb
+from pipelines.data.image_io import Array, ImageError, decode_indices, decode_rgb
 from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME, ClassInfo, DatasetError, Manifest
-from pipelines.data.shards import PICTURES
+from pipelines.data.shards import IMAGE_COLUMNS
 from pipelines.data.storage import Location, locate
 
 __all__ = [
@@ -35,7 +35,7 @@ IGNORE_INDEX = 255
 
 
 class Samples(Protocol):
-    """What the loaders need of a split: a `Split`, or a decoded copy of it."""
+    """The interface of a split for the loaders: a `Split` or a decoded copy of it."""
 
     identifiers: list[str]
     groups: list[str | None]
@@ -51,10 +51,10 @@ class Samples(Protocol):
 
 
 class Split:
-    """The samples of one split, in the order of preparation.
+    """The samples of one split, in the order of preparation. Thread-safe.
 
-    Safe to share between threads. `heights`, `widths`: int64 (samples,); `class_pixels`: int64
-    (samples, classes); `centroids`: int64 (centroids, 4), columns sample, class, row, column.
+    `heights`, `widths`: int64 (samples,); `class_pixels`: int64 (samples, classes); `centroids`:
+    int64 (centroids, 4), columns sample, class, row, column.
     """
 
     def __init__(self, name: str, location: Location, index: pa.Table) -> None:
@@ -63,7 +63,7 @@ class Split:
         self._index = index
         self._shards: list[str] = index["shard"].to_pylist()
         self._rows: list[int] = index["row"].to_pylist()
-        # A Parquet reader must not be used by two threads at once, so each has its lock.
+        # A Parquet reader is not thread-safe, so each has a lock.
         self._files: dict[str, tuple[threading.Lock, pq.ParquetFile]] = {}
         self._opening = threading.Lock()
         self.identifiers: list[str] = index["identifier"].to_pylist()
@@ -80,41 +80,41 @@ class Split:
     @cached_property
     def centroids(self) -> NDArray[np.int64]:
         rows = [
-            (sample, each["class"], each["row"], each["column"])
-            for sample, listed in enumerate(self._index["centroids"].to_pylist())
-            for each in listed
+            (sample, centroid["class"], centroid["row"], centroid["column"])
+            for sample, centroids in enumerate(self._index["centroids"].to_pylist())
+            for centroid in centroids
         ]
         return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
     def read(self, index: int) -> tuple[Array, Array]:
         """Decode sample `index`: image uint8 (height, width, 3), label uint8 (height, width).
 
-        A sample without a label gets one that is ignored everywhere.
+        All pixels of an unlabeled sample are ignored.
 
         Raises:
             DatasetError: the row is damaged; the message names the shard and the sample.
         """
-        image, label = self.read_encoded(index)
+        encoded_image, encoded_label = self.read_encoded(index)
         height, width = int(self.heights[index]), int(self.widths[index])
-        where = self._where(index)
+        sample = self._describe(index)
         try:
-            pixels = decode_rgb(image)
-            classes = (
+            image = decode_rgb(encoded_image)
+            label = (
                 np.full((height, width), IGNORE_INDEX, np.uint8)
-                if label is None
-                else decode_indices(label)
+                if encoded_label is None
+                else decode_indices(encoded_label)
             )
-        except PictureError as error:
-            raise DatasetError(f"{where}: {error}; prepare the data set again") from error
-        if pixels.shape != (height, width, 3) or classes.shape != (height, width):
+        except ImageError as error:
+            raise DatasetError(f"{sample}: {error}; prepare the data set again") from error
+        if image.shape != (height, width, 3) or label.shape != (height, width):
             raise DatasetError(
-                f"{where}: image {pixels.shape[:2]} and label {classes.shape} where "
+                f"{sample}: image {image.shape[:2]} and label {label.shape}, but "
                 f"{(height, width)} is recorded; prepare the data set again"
             )
-        return pixels, classes
+        return image, label
 
     def read_encoded(self, index: int) -> tuple[bytes, bytes | None]:
-        """The stored bytes of image and label (None: unlabelled) of sample `index`.
+        """Return the stored bytes of image and label (None if unlabeled) of sample `index`.
 
         Raises:
             DatasetError: the row cannot be read; the message names the shard and the sample.
@@ -122,10 +122,10 @@ class Split:
         try:
             lock, file = self._open(self._shards[index])
             with lock:
-                row = file.read_row_group(self._rows[index], list(PICTURES), use_threads=False)
+                row = file.read_row_group(self._rows[index], list(IMAGE_COLUMNS), use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(
-                f"{self._where(index)} cannot be read ({error}); prepare the data set again"
+                f"{self._describe(index)} cannot be read ({error}); prepare the data set again"
             ) from error
         label = row["label"][0].as_py()
         return row["image"][0].as_py()["bytes"], None if label is None else label["bytes"]
@@ -133,18 +133,18 @@ class Split:
     def _open(self, shard: str) -> tuple[threading.Lock, pq.ParquetFile]:
         with self._opening:
             if shard not in self._files:
-                # Every page's checksum is compared, so that flipped bits do not train silently.
+                # Verify checksums, so that corrupted data is not trained on silently.
                 file = pq.ParquetFile(self._location.open(shard), page_checksum_verification=True)
                 self._files[shard] = threading.Lock(), file
             return self._files[shard]
 
-    def _where(self, index: int) -> str:
+    def _describe(self, index: int) -> str:
         file = self._location.file(self._shards[index])
         return f"{file}: sample {self.identifiers[index]!r}"
 
 
 class PreparedDataset:
-    """A prepared data set: `.manifest`, and `.split(name)` for its samples."""
+    """A prepared data set: its `manifest`, and its samples by `split(name)`."""
 
     def __init__(self, location: Location, manifest: Manifest) -> None:
         self.location = location
@@ -152,18 +152,20 @@ class PreparedDataset:
         self._splits: dict[str, Split] = {}
 
     def split(self, name: str) -> Split:
-        """The samples of split `name`, which must not be empty; `train+val` joins two, one after
-        the other.
+        """Return the samples of split `name`; `train+val` concatenates two splits.
 
         Raises:
-            DatasetError: no such split (the message lists those there are), or a damaged shard.
+            DatasetError: the split is missing or empty (the message lists the available splits), or
+                the index is damaged.
         """
         parts = split_parts(name)
         for part in parts:
             if not self.manifest.counts.get(part):
-                there = ", ".join(f"{key} ({n})" for key, n in self.manifest.counts.items() if n)
+                counts = self.manifest.counts.items()
+                available = ", ".join(f"{key} ({count})" for key, count in counts if count)
                 raise DatasetError(
-                    f"{self.location.uri}: no samples in split {part!r}; it has {there or 'none'}"
+                    f"{self.location.uri}: no samples in split {part!r}; "
+                    f"it has {available or 'none'}"
                 )
         if name not in self._splits:
             rows = [self._index.filter(pc.equal(self._index["split"], part)) for part in parts]
@@ -175,40 +177,40 @@ class PreparedDataset:
         data = self.location.read(INDEX_NAME)
         if hashlib.sha256(data).hexdigest() != self.manifest.index_sha256:
             raise DatasetError(
-                f"{self.location.file(INDEX_NAME)}: damaged (its SHA-256 is not the manifest's); "
-                "prepare the data set again"
+                f"{self.location.file(INDEX_NAME)}: damaged (its SHA-256 differs from the "
+                "manifest's); prepare the data set again"
             )
         return pq.read_table(pa.BufferReader(data)).combine_chunks()
 
 
 def split_parts(name: str) -> tuple[str, ...]:
-    """The splits that a name such as `train+val` joins."""
+    """Return the splits joined in a name such as `train+val`."""
     return tuple(name.split("+"))
 
 
 def open_dataset(uri: str | Path, fingerprint: str | None = None) -> PreparedDataset:
     """Open the data set that `pipelines.prepare` wrote to a directory or URI.
 
-    Reads the manifest and compares the shards' sizes with it; pictures are read on demand.
-    fingerprint: of the data set that was found there before.
+    Reads the manifest and checks the sizes of the shards; images are read on demand.
+    fingerprint: the expected fingerprint, if known.
 
     Raises:
-        DatasetError: nothing there, no data set there, one that is half-written or damaged, or
-            another one than before.
+        DatasetError: `uri` does not exist or holds no prepared data set; the data set is
+            incomplete or damaged, or has another fingerprint.
     """
     location = locate(uri)
     try:
         sizes = location.sizes()
         if MANIFEST_NAME not in sizes:
-            raise DatasetError(_nothing_there(location, sizes))
+            raise DatasetError(_no_dataset_message(location, sizes))
         text = location.read(MANIFEST_NAME).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{location.uri}: cannot be read ({error})") from error
     manifest = Manifest.from_json(text, location.file(MANIFEST_NAME))
     if fingerprint not in (None, manifest.fingerprint):
         raise DatasetError(
-            f"{location.uri}: holds another data set by now (fingerprint "
-            f"{manifest.fingerprint[:12]}, {fingerprint[:12]} before); run the command again"
+            f"{location.uri}: the data set has changed (fingerprint {manifest.fingerprint[:12]}, "
+            f"{fingerprint[:12]} before); run the command again"
         )
     if INDEX_NAME not in sizes:
         raise DatasetError(f"{location.file(INDEX_NAME)}: missing; prepare the data set again")
@@ -220,14 +222,14 @@ def open_dataset(uri: str | Path, fingerprint: str | None = None) -> PreparedDat
             )
         if sizes[shard.file] != shard.bytes:
             raise DatasetError(
-                f"{location.file(shard.file)}: damaged: {sizes[shard.file]} bytes where the "
-                f"manifest says {shard.bytes}; prepare the data set again"
+                f"{location.file(shard.file)}: damaged ({sizes[shard.file]} bytes, expected "
+                f"{shard.bytes}); prepare the data set again"
             )
     return PreparedDataset(location, manifest)
 
 
-def _nothing_there(location: Location, sizes: dict[str, int]) -> str:
-    advice = "`python -m pipelines.prepare --help` lists what can be prepared"
+def _no_dataset_message(location: Location, sizes: dict[str, int]) -> str:
+    advice = "`python -m pipelines.prepare --help` lists the supported data sets"
     if not location.exists():
         return f"{location.uri}: does not exist; {advice}"
     if any(name.endswith(".parquet") for name in sizes):

@@ -1,4 +1,4 @@
-"""Copying and augmenting the next batch on the device while the current one trains."""
+"""Copies and augments the next batch on the device during the current training step."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from pipelines.data.batches import SourceBatch
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What a training step takes: images float32 (batch, 3, height, width), normalised; labels
-    int64 (batch, height, width); sample_keys int64 (batch,), all on the device."""
+    """The input of a training step, on the device.
+
+    images: float32 (batch, 3, height, width), normalized. labels: int64 (batch, height, width).
+    sample_keys: int64 (batch,).
+    """
 
     images: Tensor
     labels: Tensor
@@ -26,37 +29,38 @@ class TrainingBatch:
 def prefetch_to_device(
     batches: Iterable[SourceBatch], augmentation: Augmentation, device: torch.device
 ) -> Iterator[TrainingBatch]:
-    """Batches on `device`, augmented; on a GPU one ahead, on a stream of its own.
+    """Yield augmented batches on `device`; on a GPU, prefetch one batch on a separate stream.
 
-    Give it pinned batches, so that the copy does not hold up the host. The results are the same as
-    without running ahead.
+    The batches should be pinned, so that copying does not block the host. Prefetching does not
+    change the results.
     """
     if device.type != "cuda":
         for batch in batches:
-            yield _augmented(batch.to(device), augmentation)
+            yield _augment(batch.to(device), augmentation)
         return
     stream = torch.cuda.Stream(device)
-    following: TrainingBatch | None = None
+    upcoming: TrainingBatch | None = None
     for batch in batches:
-        current = following
+        current = upcoming
         with torch.cuda.stream(stream):
-            following = _augmented(batch.to(device, non_blocking=True), augmentation)
+            upcoming = _augment(batch.to(device, non_blocking=True), augmentation)
         if current is not None:
             yield current
-        # Only now may the training stream use what was made meanwhile.
-        _hand_over(following, stream)
-    if following is not None:
-        yield following
+        # The training stream must wait here, after the step on `current`, not before it.
+        _hand_over(upcoming, stream)
+    if upcoming is not None:
+        yield upcoming
 
 
-def _augmented(batch: SourceBatch, augmentation: Augmentation) -> TrainingBatch:
+def _augment(batch: SourceBatch, augmentation: Augmentation) -> TrainingBatch:
     images, labels = augmentation(batch)
     return TrainingBatch(images, labels, batch.sample_keys, batch.identifiers)
 
 
 def _hand_over(batch: TrainingBatch, stream: torch.cuda.Stream) -> None:
-    training = torch.cuda.current_stream(stream.device)
-    training.wait_stream(stream)
+    """Make the training stream wait for `stream`, and own the batch's memory."""
+    training_stream = torch.cuda.current_stream(stream.device)
+    training_stream.wait_stream(stream)
     for tensor in (batch.images, batch.labels, batch.sample_keys):
-        # The allocator must not give the memory away before the training stream is done with it.
-        tensor.record_stream(training)
+        # The allocator must not reuse the memory before the training stream has finished with it.
+        tensor.record_stream(training_stream)

@@ -1,8 +1,8 @@
-"""Random resize, crop and flip as integers: planned on the host, exact on every device.
+"""Random resize, crop and flip in integer arithmetic: planned on the host, exact on every device.
 
-A picture of S pixels along an axis, resized to R, has resized pixel u centred at source coordinate
-((2u + 1) S - R) / 2R (pixel centres at integers). All four numbers below are integers, so floor,
-fraction and nearest neighbour are computed without rounding and agree between machines.
+If an axis of S pixels is resized to R pixels, resized pixel u is centered at source coordinate
+((2u + 1) S - R) / 2R, with pixel centers at integers. A crop is described by integers, so floor,
+fraction and nearest neighbor are computed without rounding and agree between machines.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ from pipelines.data.randomness import Stream, uniform
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a crop: source size, resized size, where the crop starts in the resized picture
-    (negative: padding comes first), and the source pixels [start, stop) that it needs."""
+    """One axis of a crop, in pixels.
+
+    source, resized: size of the source and of the resized image. offset: start of the crop in the
+    resized image; negative if it starts with padding. start, stop: the source pixels [start, stop)
+    that the crop needs.
+    """
 
     source: int
     resized: int
@@ -30,13 +34,13 @@ class Axis:
 
     @property
     def numbers(self) -> tuple[int, int, int, int]:
-        """What the device needs to know."""
+        """The values that `sample_axis` needs on the device."""
         return self.source, self.resized, self.offset, self.start
 
 
 @dataclass(frozen=True)
 class CropPlan:
-    """Where one training crop comes from."""
+    """The resize, crop and flip of one training sample."""
 
     rows: Axis
     columns: Axis
@@ -51,11 +55,11 @@ def plan_crop(
     key: int,
     contain: tuple[int, int] | None = None,
 ) -> CropPlan:
-    """Draw the crop of a picture of `size` (height, width) that follows from `key`.
+    """Draw the crop of an image of `size` (height, width) from the random numbers of `key`.
 
-    The picture is resized by a factor uniform in `scale`, and the crop lies anywhere inside it;
-    along an axis where it is larger than the picture, the picture lies anywhere inside the crop.
-    `contain` is a source pixel (row, column) that the crop has to show. `flip` is a probability.
+    The image is resized by a factor uniform in `scale`. The position of the crop in the image is
+    uniform; along an axis where the crop is larger, the position of the image in the crop is.
+    `contain` is a source pixel (row, column) that the crop must contain. `flip` is a probability.
     """
     keys = np.array([key], dtype=np.int64)
 
@@ -71,12 +75,12 @@ def plan_crop(
 
 
 def canvas_size(sizes: NDArray[np.int64], crop: int, smallest_scale: float) -> int:
-    """Source pixels along one axis that hold the window of any crop of pictures of these sizes."""
-    longest = 1
+    """Return the largest window, in source pixels along an axis, of any crop of such images."""
+    largest = 1
     for size in np.unique(sizes).tolist():
         resized = _resized(size, smallest_scale)
-        longest = max(longest, min(size, (crop - 1) * size // resized + 3))
-    return longest
+        largest = max(largest, min(size, (crop - 1) * size // resized + 3))
+    return largest
 
 
 def _resized(source: int, factor: float) -> int:
@@ -88,27 +92,27 @@ def _plan_axis(source: int, crop: int, factor: float, draw: float, contain: int 
     slack = resized - crop
     low, high = min(0, slack), max(0, slack)
     if contain is not None and slack > 0:
-        shown = (2 * contain + 1) * resized // (2 * source)
-        low, high = max(low, shown - crop + 1), min(high, shown)
+        contained = (2 * contain + 1) * resized // (2 * source)
+        low, high = max(low, contained - crop + 1), min(high, contained)
     offset = low + int(draw * (high - low + 1))
     first, last = max(0, offset), min(resized, offset + crop) - 1
-    start, _ = _neighbours(source, resized, first)
-    _, stop = _neighbours(source, resized, last)
+    start, _ = _neighbors(source, resized, first)
+    _, stop = _neighbors(source, resized, last)
     return Axis(source, resized, offset, start, stop + 1)
 
 
-def _neighbours(source: int, resized: int, pixel: int) -> tuple[int, int]:
-    """The two source pixels between which a resized pixel is centred, edges repeated."""
+def _neighbors(source: int, resized: int, pixel: int) -> tuple[int, int]:
+    """Return the two source pixels on either side of a resized pixel's center, within the image."""
     below = ((2 * pixel + 1) * source - resized) // (2 * resized)
     return min(max(below, 0), source - 1), min(max(below + 1, 0), source - 1)
 
 
 @dataclass(frozen=True)
 class AxisSampling:
-    """Along one axis, for each pixel of each crop, (batch, crop): where it is read in the window.
+    """Positions in the window of each crop's pixels along one axis; all tensors are (batch, crop).
 
-    `position`: float32, for bilinear reading; `nearest`: int64, for labels; `inside`: bool, False
-    in the padding, where the other two hold some position of the window.
+    `position`: float32, for bilinear sampling of images. `nearest`: int64, for labels. `inside`:
+    bool, False in the padding, where the other two hold an arbitrary valid position.
     """
 
     position: Tensor
@@ -122,14 +126,14 @@ def sample_axis(numbers: Tensor, crop: int, flips: Tensor | None) -> AxisSamplin
     pixel = torch.arange(crop, device=numbers.device)[None]
     if flips is not None:
         pixel = torch.where(flips[:, None], crop - 1 - pixel, pixel)
-    wanted = pixel + offset
-    inside = (wanted >= 0) & (wanted < resized)
-    wanted = torch.minimum(wanted.clamp(min=0), resized - 1)
-    doubled = (2 * wanted + 1) * source
-    # In units of 1 / 2R source pixels; reading outside the picture repeats its edge.
-    centre = torch.minimum((doubled - resized).clamp(min=0), (source - 1) * 2 * resized)
-    below = centre // (2 * resized)
-    fraction = (centre - below * 2 * resized).to(torch.float32) / (2 * resized).to(torch.float32)
+    target = pixel + offset
+    inside = (target >= 0) & (target < resized)
+    target = torch.minimum(target.clamp(min=0), resized - 1)
+    doubled = (2 * target + 1) * source
+    # In units of 1 / 2R source pixels, clamped to the image.
+    center = torch.minimum((doubled - resized).clamp(min=0), (source - 1) * 2 * resized)
+    below = center // (2 * resized)
+    fraction = (center - below * 2 * resized).to(torch.float32) / (2 * resized).to(torch.float32)
     return AxisSampling(
         position=(below - start).to(torch.float32) + fraction,
         nearest=doubled // (2 * resized) - start,

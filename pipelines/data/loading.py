@@ -1,7 +1,7 @@
-"""Batches for training and evaluation, prepared ahead of the loop by threads.
+"""Batches for training and evaluation, prefetched by threads.
 
-Decoding and copying release the interpreter's lock, so threads suffice; nothing is pickled, and a
-failing sample raises in the loop with the sample's name.
+Decoding and copying release the GIL, so threads suffice: nothing is pickled, and an error in a
+sample is raised in the loop with the sample's name.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pipelines.data.sampling import ClassUniform, Draws, GlobalBatches
 
 
 class BufferPool:
-    """Memory for batches, used again once nothing refers to the batch that had it.
+    """Buffers for batches, reused as soon as nothing refers to the previous batch.
 
-    Fresh memory costs several times the copy into it, for the kernel has to clear it page by page.
-    Pinned memory comes from torch, which reuses it itself when the GPU is done with it.
+    Allocating new memory takes several times as long as filling it, because the kernel clears every
+    page. Pinned memory comes from torch, which reuses it when the GPU has finished with it.
     """
 
     def __init__(self, pin: bool) -> None:
@@ -34,7 +34,7 @@ class BufferPool:
         self._free: dict[tuple[int, ...], list[NDArray[np.uint8]]] = {}
 
     def take(self, shape: tuple[int, ...]) -> Tensor:
-        """An uninitialised uint8 tensor."""
+        """Return an uninitialized uint8 tensor."""
         if self._pin:
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         free = self._free.setdefault(shape, [])
@@ -42,27 +42,27 @@ class BufferPool:
             buffer = free.pop()
         except IndexError:
             buffer = np.empty(shape, np.uint8)
-        # The tensor and all its views keep `lent` alive, and with it the loan.
-        lent = buffer.view()
-        weakref.finalize(lent, free.append, buffer).atexit = False
-        return torch.from_numpy(lent)
+        # The tensor and all its views keep `view` alive; then the buffer returns to the pool.
+        view = buffer.view()
+        weakref.finalize(view, free.append, buffer).atexit = False
+        return torch.from_numpy(view)
 
 
 class TrainingBatches:
     """The training batches of one worker.
 
     Args:
-        split: where the samples come from.
-        data: crop and augmentation; decides how much of each picture is loaded.
-        seed: keys order and augmentation, with the epoch.
-        global_batch: samples a step over all workers.
-        rank, world: this worker, and how many there are.
-        threads, ahead: threads that prepare batches, and how many batches they may be ahead.
-        pin: hand out batches in page-locked memory, for a GPU.
+        split: the samples.
+        data: crop and augmentation, which decide how much of each image is loaded.
+        seed: key, together with the epoch, of the order and the augmentation.
+        global_batch: samples per step over all workers.
+        rank, world: rank of this worker and number of workers.
+        threads, ahead: number of loading threads and of prefetched batches.
+        pin: return batches in pinned memory, for a GPU.
 
     Raises:
-        ValueError: fewer samples in a global batch than workers, or class-uniform draws from a
-            split without labels.
+        BatchSizeError: a global batch has fewer samples than there are workers.
+        DatasetError: `class_uniform` is set, but the split has no labels.
     """
 
     def __init__(
@@ -79,25 +79,25 @@ class TrainingBatches:
     ) -> None:
         uniform = ClassUniform(data.class_uniform, split.centroids) if data.class_uniform else None
         if uniform is not None and not len(uniform.centroids):
-            raise ValueError("class_uniform needs labels, and no sample of the split has one")
+            raise DatasetError("class_uniform needs labels, but no sample of the split has one")
         self.batches = GlobalBatches(len(split), seed, global_batch, rank, world, uniform)
         self._split = split
         self._data = data
         self._threads = threads
         self._ahead = ahead
         self._buffers = BufferPool(pin)
-        smallest = data.augmentation.scale[0]
+        smallest_scale = data.augmentation.scale[0]
         self._canvas = (
-            canvas_size(split.heights, data.crop[0], smallest),
-            canvas_size(split.widths, data.crop[1], smallest),
+            canvas_size(split.heights, data.crop[0], smallest_scale),
+            canvas_size(split.widths, data.crop[1], smallest_scale),
         )
 
     def __len__(self) -> int:
-        """Steps in an epoch."""
+        """Return the number of steps in an epoch."""
         return len(self.batches)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[SourceBatch]:
-        """This worker's batches of `epoch`, from `first_step` on.
+        """Yield this worker's batches of `epoch`, starting at `first_step`.
 
         Raises:
             DatasetError: a sample cannot be read; the message names it.
@@ -106,51 +106,53 @@ class TrainingBatches:
         return prefetch(self.load, draws, self._threads, self._ahead)
 
     def load(self, draws: Draws) -> SourceBatch:
-        """Read and cut the windows of one batch."""
+        """Read the windows of one batch."""
         count, (height, width) = len(draws.samples), self._canvas
-        # Allocated channels last, as pictures are decoded, so that a window is copied row by row.
+        # Channels last, like decoded images, so that a window is copied row by row.
         windows = self._buffers.take((count, height, width, 3))
         labels = self._buffers.take((count, height, width))
         plans: list[CropPlan] = []
         for row in range(count):
             image, label = _read(self._split, int(draws.samples[row]))
-            study = self._study(label.shape, draws, row)
-            rows = slice(study.rows.start, study.rows.stop)
-            columns = slice(study.columns.start, study.columns.stop)
+            plan = self._plan(label.shape, draws, row)
+            rows = slice(plan.rows.start, plan.rows.stop)
+            columns = slice(plan.columns.start, plan.columns.stop)
             _paste(windows[row].numpy(), image[rows, columns])
             _paste(labels[row].numpy(), label[rows, columns])
-            plans.append(study)
+            plans.append(plan)
         return SourceBatch(
             windows=windows.permute(0, 3, 1, 2),
             labels=labels,
-            geometry=torch.tensor([(study.rows.numbers, study.columns.numbers) for study in plans]),
-            flips=torch.tensor([study.flip for study in plans]),
+            geometry=torch.tensor([(plan.rows.numbers, plan.columns.numbers) for plan in plans]),
+            flips=torch.tensor([plan.flip for plan in plans]),
             sample_keys=torch.from_numpy(draws.keys),
             identifiers=tuple(self._split.identifiers[sample] for sample in draws.samples),
         )
 
-    def _study(self, size: tuple[int, ...], draws: Draws, row: int) -> CropPlan:
+    def _plan(self, size: tuple[int, ...], draws: Draws, row: int) -> CropPlan:
         augmentation = self._data.augmentation
         height, width = size
-        shown_row, shown_column = draws.shown[row].tolist()
+        contained_row, contained_column = draws.contained[row].tolist()
         return plan_crop(
             (height, width),
             self._data.crop,
             augmentation.scale,
             augmentation.flip,
             key=int(draws.keys[row]),
-            contain=None if shown_row < 0 else (shown_row, shown_column),
+            contain=None if contained_row < 0 else (contained_row, contained_column),
         )
 
 
 class EvaluationBatches:
-    """Whole pictures of a split, each exactly once over all workers; one size a batch.
+    """Batches of the whole images of a split, each image exactly once over all workers.
+
+    All images of a batch have the same size.
 
     Args:
-        split: where the samples come from.
-        batch: most pictures in a batch of one worker.
-        rank, world: this worker, and how many there are.
-        threads, ahead: threads that prepare batches, and how many batches they may be ahead.
+        split: the samples.
+        batch: maximum number of images in a worker's batch.
+        rank, world: rank of this worker and number of workers.
+        threads, ahead: number of loading threads and of prefetched batches.
     """
 
     def __init__(
@@ -179,12 +181,12 @@ class EvaluationBatches:
         self._batches = batches[rank::world]
 
     def __len__(self) -> int:
-        """Batches of this worker."""
+        """Return the number of batches of this worker."""
         return len(self._batches)
 
     @property
     def identifiers(self) -> list[str]:
-        """Of all samples of the split, over all workers; `EvaluationBatch.indices` count here."""
+        """Names of all samples of the split, in the order of `EvaluationBatch.indices`."""
         return self._split.identifiers
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
@@ -201,7 +203,7 @@ class EvaluationBatches:
 
 
 def _read(split: Samples, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A sample's image and label; whatever goes wrong, the DatasetError names the sample."""
+    """Return a sample's image and label. Turns any error into a DatasetError with its name."""
     try:
         return split.read(index)
     except (DatasetError, MemoryError):

@@ -1,4 +1,4 @@
-"""The manifest of a prepared data set: what it holds, and the fingerprint of its content."""
+"""The manifest of a prepared data set: its content, and a fingerprint of it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from pipelines.errors import UserError
 
 FORMAT = "segmentation-parquet"
-# Raised whenever a reader of the older files would fail or misread the newer ones, or the reverse.
+# Increase it whenever older code cannot read newer files correctly, or newer code older files.
 VERSION = 2
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.parquet"
 
 
 class DatasetError(UserError, ValueError):
-    """A data set that cannot be used; says which file, what is wrong and what would work."""
+    """A data set that cannot be used; the message names the file, the problem and the remedy."""
 
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """A class and the colour (red, green, blue; 0-255) it is drawn in."""
+    """A class and its color (red, green, blue; 0-255)."""
 
     name: str
     color: tuple[int, int, int]
@@ -33,7 +33,7 @@ class ClassInfo:
 class Shard:
     """One Parquet file.
 
-    `sha256` is that of the file; `content` digests what its rows say, however Parquet stores it.
+    `sha256` is the hash of the file; `content` is a hash of its rows, independent of the encoding.
     """
 
     file: str
@@ -46,13 +46,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a prepared data set holds.
+    """The content of a prepared data set.
 
-    `counts`: images per split. `class_pixels`: pixels of each class over all labels,
-    `ignored_pixels`: the others. `image_mean`: mean red, green, blue in [0, 1] over all images.
-    `tile`: side in pixels of the tiles whose class centroids the rows list. `skipped`: the problems
-    of the samples left out, one sentence each. `recipe` identifies source files and options;
-    `index_sha256` is that of the file that lists the rows of all shards.
+    `counts`: images per split. `class_pixels`: pixels of each class over all labels;
+    `ignored_pixels`: all other pixels. `image_mean`: mean red, green and blue in [0, 1] over all
+    images. `tile`: side in pixels of the tiles of the class centroids. `index_sha256`: hash of the
+    index file, which lists the rows of all shards. `skipped`: one sentence about each problem that
+    excluded a sample. `recipe`: hash of source files and options.
     """
 
     name: str
@@ -70,24 +70,24 @@ class Manifest:
 
     @property
     def class_frequencies(self) -> tuple[float, ...]:
-        """Share of each class among the labelled pixels; their sum is 1 if anything is labelled."""
+        """Fraction of each class among the labeled pixels; all 0 if no pixel is labeled."""
         total = sum(self.class_pixels)
         return tuple(pixels / total if total else 0.0 for pixels in self.class_pixels)
 
     @property
     def fingerprint(self) -> str:
-        """64 hexadecimal digits that identify classes, samples and labels, however encoded."""
-        described = {
+        """Hash (64 hexadecimal digits) of classes, samples and labels, however encoded."""
+        content = {
             "name": self.name,
-            "classes": [asdict(each) for each in self.classes],
+            "classes": [asdict(entry) for entry in self.classes],
             "ignore_index": self.ignore_index,
             "tile": self.tile,
             "content": [(shard.split, shard.rows, shard.content) for shard in self.shards],
         }
-        return hashlib.sha256(_canonical(described).encode()).hexdigest()
+        return hashlib.sha256(_canonical_json(content).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The manifest file's text; `from_json` reads it back and checks it."""
+        """Return the text of the manifest file; `from_json` parses and checks it."""
         document = {
             "format": FORMAT,
             "version": VERSION,
@@ -99,10 +99,11 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Manifest:
-        """Parse a manifest file; `where` names it in errors.
+        """Parse the manifest file at `where`, a path for error messages.
 
         Raises:
-            DatasetError: no manifest, another format version, or a fingerprint that does not fit.
+            DatasetError: `text` is not a manifest, has another format version, or does not match
+                its fingerprint.
         """
         try:
             document: dict[str, Any] = json.loads(text)
@@ -110,34 +111,35 @@ class Manifest:
                 raise DatasetError(f"{where}: format {document['format']!r} is not {FORMAT!r}")
             if document["version"] != VERSION:
                 raise DatasetError(
-                    f"{where}: format version {document['version']} is not {VERSION}, which this "
-                    "code reads; prepare the data set again"
+                    f"{where}: format version {document['version']} is not {VERSION}, the only "
+                    "supported version; prepare the data set again"
                 )
             values = {field.name: document[field.name] for field in fields(cls)}
             values["classes"] = tuple(
-                ClassInfo(each["name"], tuple(each["color"])) for each in values["classes"]
+                ClassInfo(entry["name"], tuple(entry["color"])) for entry in values["classes"]
             )
-            values["shards"] = tuple(Shard(**each) for each in values["shards"])
+            values["shards"] = tuple(Shard(**entry) for entry in values["shards"])
             for name in ("class_pixels", "image_mean", "skipped"):
                 values[name] = tuple(values[name])
             manifest = cls(**values)
-            stated = document["fingerprint"]
+            recorded_fingerprint = document["fingerprint"]
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise DatasetError(
                 f"{where}: damaged manifest ({error!r}); prepare the data set again"
             ) from error
-        if manifest.fingerprint != stated:
+        if manifest.fingerprint != recorded_fingerprint:
             raise DatasetError(
                 f"{where}: damaged manifest: its content has fingerprint "
-                f"{manifest.fingerprint[:12]}, it states {stated[:12]}; prepare the data set again"
+                f"{manifest.fingerprint[:12]}, but it records {recorded_fingerprint[:12]}; prepare "
+                "the data set again"
             )
         return manifest
 
 
 def content_digest(rows: Iterable[str]) -> str:
-    """One digest over the digests of a shard's rows, in order."""
+    """Return a hash of the digests of a shard's rows, in order."""
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def _canonical(value: object) -> str:
+def _canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -1,7 +1,7 @@
-"""The node cache: a split decoded once a node, memory-mapped by all trials and workers on it.
+"""The node cache: splits decoded once per node and memory-mapped by all its trials and workers.
 
-A training sample then costs the copy of its crop window instead of the decoding of a picture; the
-copy comes from the page cache, which all processes share.
+A training sample then costs a copy of its crop window, from the page cache that all processes
+share, instead of the decoding of an image.
 """
 
 from __future__ import annotations
@@ -30,41 +30,42 @@ from PIL import Image
 
 from pipelines.data import image_io
 from pipelines.data.dataset import PreparedDataset, Samples, Split, split_parts
-from pipelines.data.files import sync_to_disk
+from pipelines.data.files import PARTIAL, atomic_file, partial_path
 from pipelines.data.prefetch import prefetch
 
-# Of the file; a change makes old files unreadable, so it is part of their names.
+# Format version of the files; part of their names, because older files are unreadable.
 VERSION = 1
-# Left free on the disk, so that a cache never fills it.
+# Bytes that a cache leaves free on the disk.
 MARGIN = 1 << 30
 SCHEMA = pa.schema([("image", pa.large_binary()), ("label", pa.large_binary())])
 
 
 @dataclass(frozen=True)
 class NodeCache:
-    """Decoded splits in `directory`, at most `capacity` bytes together (None: what the disk has).
+    """Decoded splits in `directory`, limited to `capacity` bytes (None: the free disk space).
 
-    Safe to use from many processes at once: one builds, the others wait. What no process uses is
-    evicted, the longest unused first, when room is needed.
+    Safe to use from many processes at once: one process builds a copy while the others wait. When
+    space is needed, copies that no process uses are evicted, least recently used first.
     """
 
     directory: Path
     capacity: int | None = None
 
-    def here(self) -> NodeCache:
-        """The same, with a home directory in the path being that of this process."""
+    def expanded(self) -> NodeCache:
+        """Return the cache with `~` in its path expanded to this process's home directory."""
         return replace(self, directory=self.directory.expanduser())
 
     def decoded(self, dataset: PreparedDataset, name: str, threads: int = 2) -> Samples:
-        """The decoded copy of a split, built on first use by `threads` threads; the split itself,
-        with a warning, where there is no room for a copy.
+        """Return the decoded copy of a split; build it with `threads` threads if it is missing.
+
+        Without space for a copy, warn and return the split itself.
 
         Raises:
-            DatasetError: no such split, or a damaged sample in it.
+            DatasetError: the split is missing, or a sample in it is damaged.
         """
         split = dataset.split(name)
         parts = split_parts(name)
-        if len(parts) > 1:  # each part's copy serves those who use it alone
+        if len(parts) > 1:  # one copy per part, which is also used for the part alone
             return JoinedSplit(split, [self.decoded(dataset, part, threads) for part in parts])
         size = int((split.heights * split.widths).sum()) * 4
         content = f"{dataset.manifest.fingerprint[:32]}-{name}"
@@ -72,9 +73,9 @@ class NodeCache:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             while True:
-                found = DecodedSplit.open(path, split)
-                if found is not None:
-                    return found
+                decoded = DecodedSplit.open(path, split)
+                if decoded is not None:
+                    return decoded
                 with FileLock(path.with_suffix(".lock")):
                     if not path.exists() and not self._build(path, split, size, threads):
                         return split
@@ -89,88 +90,85 @@ class NodeCache:
             return split
 
     def _build(self, path: Path, split: Split, size: int, threads: int) -> bool:
-        """Write the copy under the lock of `path`; False where there is no room for it."""
-        # One at a time looks for room and fills it, so that two do not count on the same.
+        """Write the copy, holding the lock of `path`; return False if there is no space for it."""
+        # One process at a time, so that two builders do not count on the same free space.
         with FileLock(self.directory / "room.lock"):
-            path.with_name(f"{path.name}.partial").unlink(missing_ok=True)  # by a killed builder
-            room = self._make_room(size)
-            if room >= size:
+            partial_path(path).unlink(missing_ok=True)  # left by a killed builder
+            available = self._make_room(size)
+            if available >= size:
                 self._write(path, split, threads)
                 return True
         warnings.warn(
-            f"no node cache for split {split.name!r}: it needs {_amount(size)} and "
-            f"{self.directory} has room for {_amount(max(0, room))}, with {_amount(MARGIN)} of the "
-            "disk left free; decoding every sample each time, which is slower",
+            f"no node cache for split {split.name!r}: it needs {_format_bytes(size)}, but "
+            f"{self.directory} has room for {_format_bytes(max(0, available))} with "
+            f"{_format_bytes(MARGIN)} of the disk left free; decoding every sample each time, "
+            "which is slower",
             stacklevel=4,
         )
         return False
 
     def _write(self, path: Path, split: Split, threads: int) -> None:
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-                for image, label in prefetch(
-                    split.read, range(len(split)), threads, ahead=2 * threads
-                ):
-                    columns = [
-                        pa.array([values.tobytes()], pa.large_binary()) for values in (image, label)
-                    ]
-                    writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
-            sync_to_disk([partial])  # or zeros could stand in its place after a loss of power
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        samples = prefetch(split.read, range(len(split)), threads, ahead=2 * threads)
+        with (
+            atomic_file(path) as partial,
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_file(sink, SCHEMA) as writer,
+        ):
+            for image, label in samples:
+                columns = [
+                    pa.array([values.tobytes()], pa.large_binary()) for values in (image, label)
+                ]
+                writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
 
     def _make_room(self, size: int) -> int:
-        """Evict what is unused until `size` bytes fit; returns the bytes there is room for."""
-        for partial in self.directory.glob("*.arrow.partial"):
-            # Whoever builds holds the lock; a killed builder of another split does not.
+        """Evict unused copies until `size` bytes fit; return the available bytes."""
+        for partial in self.directory.glob(f"*.arrow{PARTIAL}"):
+            # A running builder holds the lock; a killed one does not.
             with (
                 suppress(Timeout),
                 FileLock(partial.with_suffix("").with_suffix(".lock"), timeout=0),
             ):
                 partial.unlink(missing_ok=True)
-        copies = sorted(self._files("*.arrow"), key=lambda each: each[1].st_mtime)
+        copies = sorted(self._files("*.arrow"), key=lambda copy: copy[1].st_mtime)
         for path in [None, *(path for path, _ in copies)]:
             if path is not None:
                 _evict(path)
             used = sum(stat.st_size for _, stat in self._files("*.arrow*"))
             free = shutil.disk_usage(self.directory).free - MARGIN
-            room = free if self.capacity is None else min(free, self.capacity - used)
-            if room >= size:
+            available = free if self.capacity is None else min(free, self.capacity - used)
+            if available >= size:
                 break
-        return room
+        return available
 
     def _files(self, pattern: str) -> list[tuple[Path, os.stat_result]]:
-        """Files with what is known of them; one that is removed meanwhile is not among them."""
-        found = []
+        """Return the matching files and their status; skip files that are deleted meanwhile."""
+        files = []
         for path in self.directory.glob(pattern):
             with suppress(FileNotFoundError):
-                found.append((path, path.stat()))
-        return found
+                files.append((path, path.stat()))
+        return files
 
 
 class DecodedSplit:
-    """A split whose samples are decoded; `read` returns views of the shared pages, not to be
-    written to."""
+    """A split with decoded samples; `read` returns read-only views of the shared memory."""
 
     def __init__(self, split: Split, file: int, source: pa.MemoryMappedFile) -> None:
         self._split = split
         self._reader = pa.ipc.open_file(source)
         if self._reader.num_record_batches != len(split):
-            raise pa.ArrowInvalid("other number of samples")
+            raise pa.ArrowInvalid("the number of samples differs")
         self._reading = threading.Lock()
         self.identifiers = split.identifiers
         self.groups = split.groups
         self.heights = split.heights
         self.widths = split.widths
         self.class_pixels = split.class_pixels
-        # The shared lock on `file` keeps the copy from eviction for as long as this object lives.
+        # The shared lock on `file` prevents eviction while this object exists.
         weakref.finalize(self, os.close, file)
 
     @classmethod
     def open(cls, path: Path, split: Split) -> DecodedSplit | None:
-        """Open and lock the copy at `path`; None where it is missing or damaged (and removed)."""
+        """Open and lock the copy at `path`; None if it is missing, or damaged and now deleted."""
         try:
             file = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
@@ -179,7 +177,7 @@ class DecodedSplit:
             fcntl.flock(file, fcntl.LOCK_SH)
             if os.fstat(file).st_nlink == 0:  # evicted between opening and locking
                 raise FileNotFoundError
-            with suppress(OSError):  # another user's cache, or one that is mounted to be read only
+            with suppress(OSError):  # another user's cache, or a read-only mount
                 os.utime(path)
             return cls(split, file, pa.memory_map(str(path)))
         except (FileNotFoundError, pa.ArrowInvalid) as error:
@@ -196,7 +194,7 @@ class DecodedSplit:
         return self._split.centroids
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image uint8 (height, width, 3) and label uint8 (height, width) of a sample, read-only."""
+        """Return image uint8 (height, width, 3) and label uint8 (height, width), both read-only."""
         with self._reading:
             batch = self._reader.get_batch(index)
         size = (int(self.heights[index]), int(self.widths[index]))
@@ -205,8 +203,10 @@ class DecodedSplit:
 
 
 class JoinedSplit:
-    """Splits one after the other, each read from its own copy. split: the same samples, undecoded,
-    which knows everything about them but their pixels."""
+    """Concatenated splits, each read from its own copy.
+
+    split: the same samples, encoded; provides everything except the pixels.
+    """
 
     def __init__(self, split: Split, parts: Sequence[Samples]) -> None:
         self._split = split
@@ -226,26 +226,26 @@ class JoinedSplit:
         return self._split.centroids
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image uint8 (height, width, 3) and label uint8 (height, width) of a sample."""
+        """Return image uint8 (height, width, 3) and label uint8 (height, width) of a sample."""
         part = bisect_right(self._starts, index) - 1
         return self._parts[part].read(index - self._starts[part])
 
 
 def _decoder() -> str:
-    """What decodes the pictures: a copy that other code or another library made is another one."""
+    """Return a hash of the decoding code and library, which decide the content of a copy."""
     source = Path(image_io.__file__).read_bytes()
     return hashlib.sha256(source + Image.__version__.encode()).hexdigest()[:8]
 
 
-def _amount(size: int) -> str:
+def _format_bytes(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def _evict(path: Path) -> None:
-    """Remove a copy that no process has open."""
+    """Delete a copy unless a process has it open."""
     try:
         file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:  # found damaged, and removed, by another process
+    except FileNotFoundError:  # deleted by another process because it was damaged
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Label maps as colors: plain, over an image, and where two of them differ."""
+"""Label maps as colors: plain, over an image, and with the wrong pixels marked."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def colorize(labels: Pixels, classes: Sequence[ClassInfo]) -> Pixels:
-    """`labels` uint8 `(height, width)` in the palette, uint8 `(height, width, 3)`.
+    """Map `labels`, uint8 (height, width), to the colors of `classes`, uint8 (height, width, 3).
 
     Ignored pixels are black.
     """
@@ -23,17 +23,20 @@ def colorize(labels: Pixels, classes: Sequence[ClassInfo]) -> Pixels:
 
 
 def overlay(image: Pixels, labels: Pixels, classes: Sequence[ClassInfo]) -> Pixels:
-    """The image, uint8 `(height, width, 3)`, half covered by the colours of `labels`."""
+    """Blend the image, uint8 (height, width, 3), half and half with the colors of `labels`.
+
+    Ignored pixels show the image.
+    """
     mixed = (image.astype(np.uint16) + colorize(labels, classes)) // 2
     return np.where((labels == IGNORE_INDEX)[..., None], image, mixed).astype(np.uint8)
 
 
 def mistakes(image: Pixels, label: Pixels, prediction: Pixels) -> Pixels:
-    """The image in grey, pixels that are predicted wrong in a strong orange.
+    """Return the image in gray with wrongly predicted pixels in strong orange.
 
-    Orange on grey stays apart for every kind of colour vision.
+    Orange on gray is distinguishable for all types of color vision.
     """
-    grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.75 + 40
+    marked = image.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.75 + 40
     wrong = (prediction != label) & (label != IGNORE_INDEX)
-    grey[wrong] = (255, 120, 0)
-    return grey.astype(np.uint8)
+    marked[wrong] = (255, 120, 0)
+    return marked.astype(np.uint8)

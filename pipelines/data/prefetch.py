@@ -1,4 +1,4 @@
-"""Doing the next items' work in threads while the current one is used."""
+"""Prepares the next items in threads while the current one is in use."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ Result = TypeVar("Result")
 def prefetch(
     prepare: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
 ) -> Iterator[Result]:
-    """`map(prepare, items)` in order, with at most `ahead` results waiting or in work.
+    """Yield `map(prepare, items)` in order; at most `ahead` results are pending at a time.
 
-    An error in `prepare` is raised where its result would have come. Threads end with the iterator.
+    An error in `prepare` is raised at the position of its result. The threads end with the
+    iterator.
     """
     executor = ThreadPoolExecutor(threads, thread_name_prefix="loading")
     pending: deque[Future[Result]] = deque()
-    source = iter(items)
+    remaining = iter(items)
     try:
-        pending.extend(executor.submit(prepare, item) for item in islice(source, ahead))
+        pending.extend(executor.submit(prepare, item) for item in islice(remaining, ahead))
         while pending:
             result = pending.popleft().result()
-            pending.extend(executor.submit(prepare, item) for item in islice(source, 1))
+            pending.extend(executor.submit(prepare, item) for item in islice(remaining, 1))
             yield result
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

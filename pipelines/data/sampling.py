@@ -1,4 +1,4 @@
-"""Which samples make up which batch: the same global batches for any number of workers."""
+"""Assigns samples to batches; the global batches do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -8,33 +8,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.data.randomness import permutation, sample_keys
+from pipelines.errors import UserError
 
 Indices = NDArray[np.int64]
 
-# Tell permutations apart that follow from the same seed and epoch.
+# Distinguish permutations with the same seed and epoch.
 _CLASSES, _CENTROIDS, _MIXED = 1, 2, 3
+
+
+class BatchSizeError(UserError, ValueError):
+    """A global batch has fewer samples than there are workers."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Samples in order, (n,), the keys their random parameters follow from, (n,), and the source
-    pixel (row, column) that each crop has to show, (n, 2), -1 where any crop will do; all int64."""
+    """A sequence of n draws; all arrays are int64.
+
+    samples: (n,) indices. keys: (n,) keys of the samples' random parameters. contained: (n, 2)
+    source pixel (row, column) that each crop must contain, -1 if the crop is free.
+    """
 
     samples: Indices
     keys: Indices
-    shown: Indices
+    contained: Indices
 
     def __getitem__(self, rows: slice) -> Draws:
-        return Draws(self.samples[rows], self.keys[rows], self.shown[rows])
+        return Draws(self.samples[rows], self.keys[rows], self.contained[rows])
 
 
 @dataclass(frozen=True)
 class ClassUniform:
-    """Draw a share of each epoch class by class instead of picture by picture.
+    """Draw a fraction of each epoch uniformly over classes instead of images.
 
-    Each class that occurs gets the same number of draws; a draw is one of its centroids, int64
-    (centroids, 4) with columns sample, class, row, column, and the crop has to show it. From
-    "Improving semantic segmentation via video propagation and label relaxation" (Zhu et al., 2019).
+    Every class that occurs gets the same number of draws. A draw is one of the class's centroids,
+    which the crop must contain. Source: "Improving semantic segmentation via video propagation and
+    label relaxation" (Zhu et al., 2019).
+
+    share: fraction of the epoch, 0 to 1. centroids: int64 (centroids, 4), columns sample, class,
+    row, column.
     """
 
     share: float
@@ -42,13 +53,13 @@ class ClassUniform:
 
 
 class GlobalBatches:
-    """The batches of an epoch over `samples` samples, of which worker `rank` of `world` takes rows.
+    """The global batches of an epoch over `samples` samples, and the rows of each for one worker.
 
-    An epoch has as many draws as there are samples: a permutation keyed by (seed, epoch), of which
-    `class_uniform` replaces a share. The last batch is completed with the epoch's first draws, as
-    further occurrences of their samples (other crops of them), so that every batch is full and no
-    draw is left out. Worker r of W takes the rows from r*B//W to (r+1)*B//W of each global batch of
-    B, also where W does not divide B.
+    An epoch has as many draws as samples: a permutation keyed by (seed, epoch), of which
+    `class_uniform` replaces a fraction. The last batch is filled up with the epoch's first draws,
+    as further occurrences (other crops) of their samples, so that every batch is full and no draw
+    is skipped. Of each global batch of B, worker r of W takes rows r*B//W to (r+1)*B//W; W need not
+    divide B.
     """
 
     def __init__(
@@ -65,9 +76,9 @@ class GlobalBatches:
         if not 0 <= rank < world:
             raise ValueError(f"rank must be within 0..{world - 1}, received {rank}")
         if batch < world:
-            raise ValueError(
+            raise BatchSizeError(
                 f"a global batch of {batch} cannot be shared by {world} workers; "
-                f"use a batch of at least {world} or at most {batch} workers"
+                f"use a batch of at least {world}, or at most {batch} workers"
             )
         self.samples = samples
         self.seed = seed
@@ -77,11 +88,11 @@ class GlobalBatches:
         self.class_uniform = class_uniform
 
     def __len__(self) -> int:
-        """Steps in an epoch."""
+        """Return the number of steps in an epoch."""
         return -(-self.samples // self.batch)
 
     def epoch(self, epoch: int, first_step: int = 0) -> list[Draws]:
-        """This worker's rows of every batch of `epoch` from `first_step` on."""
+        """Return this worker's rows of every batch of `epoch`, starting at `first_step`."""
         draws = self._draws(epoch)
         low = self.rank * self.batch // self.world
         high = (self.rank + 1) * self.batch // self.world
@@ -91,37 +102,37 @@ class GlobalBatches:
         ]
 
     def _draws(self, epoch: int) -> Draws:
-        """All draws of an epoch, of all workers, the last batch completed."""
+        """Return the draws of an epoch for all workers, with the last batch filled up."""
         samples = permutation(self.samples, self.seed, epoch)
-        shown = np.full((self.samples, 2), -1, np.int64)
+        contained = np.full((self.samples, 2), -1, np.int64)
         if self.class_uniform is not None:
             chosen = self._chosen_centroids(self.class_uniform, epoch)
             samples[: len(chosen)] = chosen[:, 0]
-            shown[: len(chosen)] = chosen[:, 2:]
+            contained[: len(chosen)] = chosen[:, 2:]
             mixed = permutation(self.samples, self.seed, epoch, _MIXED)
-            samples, shown = samples[mixed], shown[mixed]
+            samples, contained = samples[mixed], contained[mixed]
         rows = np.arange(len(self) * self.batch) % self.samples
-        samples, shown = samples[rows], shown[rows]
+        samples, contained = samples[rows], contained[rows]
         keys = sample_keys(self.seed, epoch, samples, _occurrences(samples))
-        return Draws(samples, keys, shown)
+        return Draws(samples, keys, contained)
 
     def _chosen_centroids(self, uniform: ClassUniform, epoch: int) -> Indices:
-        """The epoch's class-uniform draws: rows of the centroids, classes in turn."""
+        """Return the epoch's class-uniform draws, (n, 4) centroids, cycling through the classes."""
         classes = np.unique(uniform.centroids[:, 1])
         count = round(uniform.share * self.samples)
         order = classes[permutation(len(classes), self.seed, epoch, _CLASSES)]
         chosen = np.empty((count, 4), np.int64)
         for turn, index in enumerate(order.tolist()):
-            own = uniform.centroids[uniform.centroids[:, 1] == index]
-            # A class with few centroids repeats them only when it has run out of new ones.
-            shuffled = own[permutation(len(own), self.seed, epoch, _CENTROIDS, index)]
-            places = np.arange(turn, count, len(order))
-            chosen[places] = shuffled[np.arange(len(places)) % len(own)]
+            candidates = uniform.centroids[uniform.centroids[:, 1] == index]
+            # All centroids of a class are used before any is repeated.
+            shuffled = candidates[permutation(len(candidates), self.seed, epoch, _CENTROIDS, index)]
+            positions = np.arange(turn, count, len(order))
+            chosen[positions] = shuffled[np.arange(len(positions)) % len(candidates)]
         return chosen
 
 
 def _occurrences(samples: Indices) -> Indices:
-    """How often each entry's value has occurred before it."""
+    """Return, for each entry, how often its value occurs before it."""
     order = np.argsort(samples, kind="stable")
     ordered = samples[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))

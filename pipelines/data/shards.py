@@ -1,4 +1,4 @@
-"""Parquet shards: one row a sample, laid out so that single rows are read cheaply and checked."""
+"""Parquet shards: one row per sample, laid out for fast, checksummed reads of single rows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-PICTURES = ("image", "label")
+IMAGE_COLUMNS = ("image", "label")
 
 
 @dataclass(frozen=True)
 class Centroid:
-    """Centre of mass (pixel row and column) of a class within one tile of the label."""
+    """Center of mass (pixel row and column) of a class within one tile of the label."""
 
     class_index: int
     row: int
@@ -27,10 +27,12 @@ class Centroid:
 
 @dataclass(frozen=True)
 class Sample:
-    """One row: encoded image, encoded label (class indices; None: unlabelled), what was counted.
+    """One row of a shard.
 
-    `group` is what belongs together, such as a drive or a city; None where that is not known.
-    `class_pixels` has one count a class; `digest` identifies identifier, split, image and label.
+    identifier: unique name of the sample. group: the drive, city or the like that related samples
+    share, None if unknown. image, label: encoded bytes; the label holds class indices and is None
+    for an unlabeled sample. height, width: in pixels. class_pixels: pixel count per class. digest:
+    hash of identifier, split, image and label.
     """
 
     identifier: str
@@ -50,15 +52,15 @@ class Sample:
 
 
 def schema() -> pa.Schema:
-    """Columns of a shard, with metadata that makes Hugging Face `datasets` show the pictures."""
-    picture = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
+    """Return the columns of a shard, with metadata for Hugging Face `datasets` to show images."""
+    encoded_image = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
     centroid = pa.struct([("class", pa.int16()), ("row", pa.int32()), ("column", pa.int32())])
     columns = [
         ("identifier", pa.string(), {"dtype": "string", "_type": "Value"}),
         ("split", pa.string(), {"dtype": "string", "_type": "Value"}),
         ("group", pa.string(), {"dtype": "string", "_type": "Value"}),
-        ("image", picture, {"_type": "Image"}),
-        ("label", picture, {"_type": "Image"}),
+        ("image", encoded_image, {"_type": "Image"}),
+        ("label", encoded_image, {"_type": "Image"}),
         ("height", pa.int32(), {"dtype": "int32", "_type": "Value"}),
         ("width", pa.int32(), {"dtype": "int32", "_type": "Value"}),
         (
@@ -87,26 +89,26 @@ def schema() -> pa.Schema:
 
 
 def encode_shard(samples: Sequence[Sample]) -> bytes:
-    """The Parquet file that holds `samples` in order, each in a row group of its own.
+    """Return the Parquet file of `samples`, in order, with one row group per sample.
 
-    A row group is the least that a read of one row touches and checks; pictures of several rows
-    would not compress better together.
+    Reading one row reads and verifies its whole row group. Larger groups would not compress better,
+    since images are already compressed.
     """
     table = pa.Table.from_pylist([_row(sample) for sample in samples], schema=schema())
-    return _encode(table, row_group_size=1, compression="NONE")  # pictures are compressed already
+    return _encode(table, row_group_size=1, compression="NONE")
 
 
 def describe_shard(file: str, data: pa.NativeFile | pa.Buffer) -> pa.Table:
-    """The rows of shard `file` without their pictures, with where they lie, for `encode_index`."""
-    columns = [name for name in schema().names if name not in PICTURES]
+    """Return the rows of shard `file` for `encode_index`: no images, but shard and row number."""
+    columns = [name for name in schema().names if name not in IMAGE_COLUMNS]
     table = pq.ParquetFile(data, page_checksum_verification=True).read(columns=columns)
     rows = pa.array(range(len(table)), pa.int32())
-    places = pa.array([file] * len(table), pa.string())
-    return table.append_column("shard", places).append_column("row", rows)
+    shards = pa.array([file] * len(table), pa.string())
+    return table.append_column("shard", shards).append_column("row", rows)
 
 
 def encode_index(tables: Sequence[pa.Table]) -> bytes:
-    """The Parquet file that lists all rows of all shards, so that opening reads no shard."""
+    """Return the Parquet file that lists all rows of all shards; opening a data set reads it."""
     return _encode(pa.concat_tables(tables).replace_schema_metadata(None), 1 << 20, "ZSTD")
 
 
@@ -117,11 +119,10 @@ def _encode(table: pa.Table, row_group_size: int, compression: str) -> bytes:
         table.schema,
         compression=compression,
         use_dictionary=False,
-        # Parquet knows one kind of bytes. Were ours noted to be large ones, `datasets` would no
-        # longer take them for a picture's.
+        # `datasets` does not accept Arrow's large_binary as image bytes, so do not store that type.
         store_schema=False,
         write_statistics=False,
-        write_page_checksum=True,  # finds a damaged row when it is read
+        write_page_checksum=True,  # detects a damaged row when it is read
     ) as writer:
         writer.write_table(table, row_group_size=row_group_size)
         writer.add_key_value_metadata(table.schema.metadata or {})
@@ -130,12 +131,12 @@ def _encode(table: pa.Table, row_group_size: int, compression: str) -> bytes:
 
 def _row(sample: Sample) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(sample, name) for name in schema().names}
-    for name in PICTURES:
+    for name in IMAGE_COLUMNS:
         if row[name] is not None:
             row[name] = {"bytes": row[name], "path": None}
     row["centroids"] = [
-        {"class": each.class_index, "row": each.row, "column": each.column}
-        for each in sample.centroids
+        {"class": centroid.class_index, "row": centroid.row, "column": centroid.column}
+        for centroid in sample.centroids
     ]
     return row
 
@@ -143,10 +144,10 @@ def _row(sample: Sample) -> dict[str, Any]:
 def sample_digest(
     identifier: str, split: str, image: NDArray[np.uint8] | bytes, label: NDArray[np.uint8] | None
 ) -> str:
-    """Identifies a sample's content.
+    """Return a hash of a sample's content.
 
-    `image` is the source file's bytes where they are stored as they came, else the pixels, because
-    the bytes of a re-encoded picture depend on the encoder's version.
+    `image` is the source file's bytes if they are stored unchanged, otherwise the pixels: the bytes
+    of a re-encoded image depend on the version of the encoder.
     """
     digest = hashlib.sha256(f"{identifier}\n{split}\n".encode())
     if isinstance(image, bytes):

@@ -1,4 +1,4 @@
-"""Where a data set lies: a local directory or an object store, behind one small interface."""
+"""A directory on the local disk or in an object store, behind one interface."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs
 
+from pipelines.data.files import atomic_file
 from pipelines.data.manifest import DatasetError
 
 _SCHEME = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
-# `scheme://user:password@`; keys hold slashes, and what follows a port (`host:9000/a@b`) is a path.
+# `scheme://user:password@`. Keys can contain slashes, and a port (`host:9000/a@b`) starts a path.
 _PASSWORD = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/?#@\s]*:(?!\d+[/?#])[^?#@\s]*@")
-# Parameters by which object stores and signed addresses are opened: `?sig=`, `&client_secret=`.
+# Secret parameters of object stores and signed URLs, such as `?sig=` or `&client_secret=`.
 _PARAMETER = re.compile(
     r"([?&](?:[\w.-]*(?:secret|passw|token|signature|account_?key|access_?key|api_?key|"
     r"credential(?!_kind))[\w.-]*|sig|key|pwd)=)[^&#\s]+",
@@ -24,7 +25,10 @@ _PARAMETER = re.compile(
 
 @dataclass(frozen=True)
 class Location:
-    """A directory pyarrow can reach: `uri` as the user wrote it, `path` as `filesystem` has it."""
+    """A directory that pyarrow can access.
+
+    uri: as written by the user. path: the directory's path within `filesystem`.
+    """
 
     uri: str
     filesystem: pa.fs.FileSystem
@@ -36,14 +40,15 @@ class Location:
 
     @property
     def directory(self) -> Path:
-        """The local directory; only where `is_local`."""
+        """The local directory; valid only if `is_local`."""
         return Path(self.path)
 
     def file(self, name: str) -> str:
+        """Return the path of file `name` within the file system."""
         return f"{self.path.rstrip('/')}/{name}"
 
     def sizes(self) -> dict[str, int]:
-        """Size in bytes of every file directly inside, by name; empty without such a directory."""
+        """Return the bytes of each file in the directory by name; empty if it does not exist."""
         selector = pa.fs.FileSelector(self.path, allow_not_found=True)
         infos = self.filesystem.get_file_info(selector)
         return {info.base_name: info.size for info in infos if info.type == pa.fs.FileType.File}
@@ -52,7 +57,7 @@ class Location:
         return self.filesystem.get_file_info(self.path).type != pa.fs.FileType.NotFound
 
     def open(self, name: str) -> pa.NativeFile:
-        """The file for random access; memory-mapped where it is local."""
+        """Open a file for random access; a local file is memory-mapped."""
         if self.is_local:
             return pa.memory_map(self.file(name))
         return self.filesystem.open_input_file(self.file(name))
@@ -62,6 +67,7 @@ class Location:
             return bytes(stream.read())
 
     def write(self, name: str, data: bytes) -> None:
+        """Write a file. Raises OSError naming the file."""
         try:
             with self.filesystem.open_output_stream(self.file(name)) as stream:
                 stream.write(data)
@@ -69,42 +75,49 @@ class Location:
             raise OSError(f"{self.file(name)}: cannot be written ({error})") from error
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write a file so that a reader finds the old or the new one, whole."""
-        if self.is_local:
-            self.write(f"{name}.new", data)
-            self.filesystem.move(self.file(f"{name}.new"), self.file(name))
-        else:
+        """Write or replace a file atomically. Raises OSError naming the file."""
+        if not self.is_local:  # an object store replaces whole objects
             self.write(name, data)
+            return
+        try:
+            with atomic_file(self.directory / name, sync=False) as partial:
+                partial.write_bytes(data)
+        except OSError as error:
+            raise OSError(f"{self.file(name)}: cannot be written ({error})") from error
 
     def delete(self, name: str) -> None:
-        """Remove a file that may be missing."""
+        """Delete a file if it exists."""
         if self.filesystem.get_file_info(self.file(name)).type == pa.fs.FileType.File:
             self.filesystem.delete_file(self.file(name))
 
     def create(self) -> None:
-        """Make the directory with its parents; object stores need none."""
+        """Create the directory and its parents; object stores do not need this."""
         if self.is_local:
             self.directory.mkdir(parents=True, exist_ok=True)
 
 
 def check_no_secret(uri: str | Path) -> None:
-    """Raises DatasetError where a URI, or a text with one in it, holds a key or password, which
-    would stand in every result."""
-    shown, passwords = _PASSWORD.subn(r"\1...@", str(uri))
-    shown, parameters = _PARAMETER.subn(r"\1...", shown)
+    """Check that a URI, or a text that contains one, holds no password or key.
+
+    A secret would end up in every result.
+
+    Raises:
+        DatasetError: there is a secret; the message hides it.
+    """
+    redacted, passwords = _PASSWORD.subn(r"\1...@", str(uri))
+    redacted, parameters = _PARAMETER.subn(r"\1...", redacted)
     if passwords or parameters:
         raise DatasetError(
-            f"{shown}: a key in an address would be kept with every result and every log; leave it "
-            "to the environment (AWS_PROFILE, ~/.aws), or to the machine's role"
+            f"{redacted}: a key in a URI would be stored with every result and log. Provide it "
+            "through the environment (AWS_PROFILE, ~/.aws) or the machine's role"
         )
 
 
 def locate(uri: str | Path) -> Location:
-    """The place a path or URI names (`DIR`, `file://`, `s3://`, `gs://`, any scheme of fsspec).
+    """Return the location of a path or URI (`DIR`, `file://`, `s3://`, `gs://`, any fsspec scheme).
 
     Raises:
-        DatasetError: a scheme that neither pyarrow nor fsspec opens, a bad address, or one with a
-            password in it.
+        DatasetError: neither pyarrow nor fsspec can open the URI, or it contains a password.
     """
     text = str(uri)
     check_no_secret(text)
@@ -112,27 +125,27 @@ def locate(uri: str | Path) -> Location:
         return Location(text, pa.fs.LocalFileSystem(), str(Path(text).expanduser().absolute()))
     try:
         filesystem, path = pa.fs.FileSystem.from_uri(text)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as refusal:
-        filesystem, path = _through_fsspec(text, refusal)
-    except (OSError, ImportError) as error:  # pyarrow opens hf:// with a package of its own
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        filesystem, path = _open_with_fsspec(text, error)
+    except (OSError, ImportError) as error:  # pyarrow opens hf:// with a separate package
         raise DatasetError(f"{text}: cannot be reached ({error})") from error
     return Location(text, filesystem, path)
 
 
-def within(place: str | Path, name: str) -> str:
-    """The path or URI of `name` inside another; a URI's query (`?region=...`) stays at its end."""
-    text = str(place)
+def join_uri(base: str | Path, name: str) -> str:
+    """Append `name` to a path or URI; the query of a URI (`?region=...`) stays at the end."""
+    text = str(base)
     path, mark, query = text.partition("?") if _SCHEME.match(text) else (text, "", "")
     return f"{path.rstrip('/')}/{name}{mark}{query}"
 
 
-def _through_fsspec(text: str, refusal: Exception) -> tuple[pa.fs.FileSystem, str]:
+def _open_with_fsspec(text: str, pyarrow_error: Exception) -> tuple[pa.fs.FileSystem, str]:
     try:
         import fsspec
 
-        opened, path = fsspec.core.url_to_fs(text)
+        filesystem, path = fsspec.core.url_to_fs(text)
     except (ImportError, ValueError) as error:
         raise DatasetError(
-            f"{text}: cannot be opened, neither by pyarrow ({refusal}) nor by fsspec ({error})"
+            f"{text}: cannot be opened by pyarrow ({pyarrow_error}) or by fsspec ({error})"
         ) from error
-    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(opened)), path
+    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(filesystem)), path

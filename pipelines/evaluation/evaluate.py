@@ -74,7 +74,7 @@ def count_pixels(
             ):
                 pixels = normalize(images.to(numerics.device, non_blocking=True))
                 with numerics.autocast():
-                    prediction = predict(model, numerics.arrange(pixels), size, config)
+                    prediction = predict(model, numerics.to_memory_format(pixels), size, config)
                 truth = labels.to(numerics.device, torch.int64, non_blocking=True)
                 state.update(prediction, truth, positions)
                 if advance is not None:

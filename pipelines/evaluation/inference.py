@@ -143,7 +143,7 @@ def predict_image(
         images = normalize(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device))
         size = (image.shape[0], image.shape[1])
         with numerics.autocast():
-            prediction = predict(model, numerics.arrange(images), size, config)
+            prediction = predict(model, numerics.to_memory_format(images), size, config)
         return prediction[0].to("cpu", torch.uint8)
     finally:
         model.train(training)

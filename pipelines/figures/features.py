@@ -38,7 +38,7 @@ def extract_features(
 ) -> Features:
     """The features of one level, from 1 for the finest, before the flows and after each."""
     images = normalize(torch.tensor(picture).permute(2, 0, 1)[None].to(numerics.device))
-    images = numerics.arrange(images)
+    images = numerics.to_memory_format(images)
     with numerics.autocast():
         found = network.features(images)
         prediction = predict(network, images, (picture.shape[0], picture.shape[1]))

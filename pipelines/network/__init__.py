@@ -1,4 +1,4 @@
-"""Networks as they are trained: building, precision, batch norm, weights, checkpoint files.
+"""Networks for training: construction, precision, batch norm, weights and checkpoint files.
 
-Of pipelines it imports `data`.
+Within pipelines, this package imports only `data` and `errors`.
 """

@@ -1,7 +1,7 @@
-"""Batch normalisation over the global batch, on every kind of device.
+"""Batch normalization over the global batch, on accelerators and CPU.
 
 torch's `SyncBatchNorm` runs on accelerators only. `CpuSyncBatchNorm` computes the same function on
-CPU through any process group, so that one, two and four workers take the same step.
+the CPU with any process group, so that any number of workers takes the same step.
 """
 
 from typing import Any
@@ -17,13 +17,14 @@ from pipelines.network.build import NetworkError
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every batch norm in `model` by one that normalises over all workers; on CPU those of
-    `BatchNorm2d` that keep running statistics.
+    """Replace every batch norm in `model` by one that normalizes over all workers.
 
-    Names, parameters and buffers stay as they are, so a checkpoint fits before and after.
+    On the CPU, this replaces each `BatchNorm2d` with running statistics. Names, parameters and
+    buffers do not change, so checkpoints fit before and after.
 
-    Raises NetworkError where a layer's statistics would remain those of each worker's own images:
-    the workers' networks would drift apart, and none of them would be the one that is scored.
+    Raises:
+        NetworkError: the statistics of a layer would still be local to each worker, so the workers'
+            networks would diverge.
     """
     if device.type != "cpu":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -35,34 +36,34 @@ def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     for name, module in model.named_modules():
         if _is_local(module):
             raise NetworkError(
-                f"{name} ({type(module).__name__}) has statistics of each worker's own images, "
-                "which would differ from worker to worker; use BatchNorm2d there, a layer without "
-                "running statistics, or one worker"
+                f"{name} ({type(module).__name__}) has running statistics that would differ "
+                "between workers; use BatchNorm2d, a layer without running statistics, or one "
+                "worker"
             )
     return model
 
 
 def _is_local(module: nn.Module) -> bool:
-    """Whether a layer's statistics are those of the images of one worker."""
+    """Whether the statistics of a layer are local to a worker."""
     if isinstance(module, CpuSyncBatchNorm | nn.SyncBatchNorm):
         return False
-    # Without running statistics, instance norm looks at each image by itself.
+    # Without running statistics, instance norm treats every image independently.
     return isinstance(module, _BatchNorm) or (
         isinstance(module, _InstanceNorm) and module.track_running_stats
     )
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """`BatchNorm2d` whose training statistics are those of the global batch.
+    """`BatchNorm2d` with the training statistics of the global batch.
 
     Input and output `(batch, channels, height, width)`, float32 or bfloat16; statistics float32.
-    Workers may hold batches of different size. Source: Ioffe and Szegedy, ICML 2015, with the sums
-    of forward and backward taken over all workers.
+    The batches of the workers may differ in size. Source: Ioffe and Szegedy, ICML 2015; the sums of
+    forward and backward pass run over all workers.
     """
 
     @classmethod
     def like(cls, norm: nn.BatchNorm2d) -> "CpuSyncBatchNorm":
-        """A synchronised layer that shares the parameters and buffers of `norm`."""
+        """Return a synchronized layer that shares the parameters and buffers of `norm`."""
         new = cls(norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
         new.weight, new.bias = norm.weight, norm.bias
         new.running_mean, new.running_var = norm.running_mean, norm.running_var
@@ -81,7 +82,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
             assert self.running_var is not None
             assert self.num_batches_tracked is not None
             self.num_batches_tracked += 1
-            # Without one, the running statistics are the means of all batches so far.
+            # Without momentum, the running statistics are the means over all batches so far.
             momentum = self.momentum
             if momentum is None:
                 momentum = 1 / float(self.num_batches_tracked)
@@ -109,7 +110,7 @@ class _GlobalBatchNorm(torch.autograd.Function):
         total = counts.sum()
         share = counts / total
         mean = (share * means).sum(dim=0)
-        # Chan et al.: within-worker variances plus the spread of the workers' means.
+        # Chan et al.: variances within the workers plus the variance of the workers' means.
         variance = (share * (variances + (means - mean).square())).sum(dim=0)
         output = F.batch_norm(input, mean, variance, weight, bias, training=False, eps=eps)
         ctx.save_for_backward(input, weight, mean, variance, total)
@@ -123,16 +124,16 @@ class _GlobalBatchNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, None]:
         input, weight, mean, variance, total = ctx.saved_tensors
         inverse = torch.rsqrt(variance + ctx.eps)
-        # The derivative with fixed statistics, from torch's fused kernel, ...
+        # The gradient for fixed statistics, by torch's fused kernel ...
         grad_input, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
             grad, input, weight, mean, variance, mean, inverse, False, ctx.eps, [True, True, True]
         )
-        # ... and then that of the statistics: an affine function of the input, per channel.
+        # ... plus the gradient through the statistics, an affine function of the input per channel.
         sums = torch.stack([grad_bias, grad_weight]).float()
         dist.all_reduce(sums)
         scale = weight * inverse / total
         slope = scale * inverse * sums[1]
         offset = scale * sums[0] - slope * mean
-        # In float32 also for bfloat16 input: slope * input and offset nearly cancel.
+        # In float32 even for bfloat16 input, because slope * input and offset nearly cancel.
         correction = torch.addcmul(offset.view(1, -1, 1, 1), input.float(), slope.view(1, -1, 1, 1))
         return (grad_input - correction).to(input.dtype), grad_weight, grad_bias, None

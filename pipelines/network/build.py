@@ -1,4 +1,4 @@
-"""The network of an experiment: a configuration of FENet, or a class of the user's own."""
+"""Builds the network of an experiment: FENet, or a custom class."""
 
 import importlib
 import inspect
@@ -14,20 +14,20 @@ from pipelines.errors import UserError
 
 
 class NetworkError(UserError, ValueError):
-    """A network of the user's own that cannot be trained; the message says why."""
+    """A network that cannot be trained; the message says why."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """A network of the user's own.
+    """A custom network.
 
-    What it draws from torch's generator while it trains follows from the seed, the step and the
-    worker, so that a resumed training draws as an undisturbed one; unlike FENet's dropout, not from
-    the samples, so that another number of workers draws otherwise.
+    Random numbers that it draws from torch's generator during training depend on seed, step and
+    rank. A resumed training therefore draws the same numbers, but, unlike FENet's dropout, a
+    training with another number of workers does not.
 
     network: `package.module:Class` of an `nn.Module` that maps images `(N, 3, H, W)` to logits
-        `(N, classes, h, w)`, or to `(logits, auxiliary logits)` while it trains.
-    arguments: of its constructor, besides `classes`, which it is always given.
+        `(N, classes, h, w)`, or during training to `(logits, auxiliary logits)`.
+    arguments: arguments of its constructor, besides `classes`, which is always passed.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -45,48 +45,55 @@ ModelConfig = FENetConfig | NetworkConfig
 
 
 def network_class(config: NetworkConfig) -> Callable[..., nn.Module]:
-    """Import the class. Raises NetworkError where that fails, or `arguments` do not fit it."""
+    """Import the class of a custom network.
+
+    Raises:
+        NetworkError: the import fails, or `config.arguments` do not fit the constructor.
+    """
     module_name, _, name = config.network.partition(":")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
         raise NetworkError(
             f"network {config.network}: cannot import {module_name} "
-            f"({type(error).__name__}: {error}); it must lie in the working directory "
-            "or be installed"
+            f"({type(error).__name__}: {error}); it must be in the working directory or be "
+            "installed"
         ) from error
-    found = getattr(module, name, None)
-    if not (inspect.isclass(found) and issubclass(found, nn.Module)):
+    network = getattr(module, name, None)
+    if not (inspect.isclass(network) and issubclass(network, nn.Module)):
         raise NetworkError(f"network {config.network}: {module_name} has no nn.Module {name}")
-    parameters = inspect.signature(found).parameters
+    parameters = inspect.signature(network).parameters
     if "classes" not in parameters:
         raise NetworkError(f"network {config.network}: its constructor has no argument `classes`")
-    known = [key for key in parameters if key != "classes"]
+    argument_names = [key for key in parameters if key != "classes"]
     for key in config.arguments:
-        if key not in known:
+        if key not in argument_names:
             raise NetworkError(
                 f"network {config.network}: unknown argument `{key}`; "
-                f"known: {', '.join(known) or 'none'}"
+                f"known: {', '.join(argument_names) or 'none'}"
             )
-    for key in known:
+    for key in argument_names:
         if parameters[key].default is inspect.Parameter.empty and key not in config.arguments:
             raise NetworkError(f"network {config.network}: argument `{key}` is missing")
-    return found
+    return network
 
 
 def build_network(config: ModelConfig, classes: int, seed: int) -> nn.Module:
-    """The network with its initial parameters, which follow from `seed` alone.
+    """Build the network; its initial parameters depend only on `seed`.
 
-    FENet draws each parameter by (seed, name). A network of the user's own draws from torch's
-    generator, seeded before its constructor and restored behind it. Raises NetworkError.
+    FENet initializes each parameter by (seed, name). A custom network draws from torch's generator,
+    which is seeded before its constructor and restored afterwards.
+
+    Raises:
+        NetworkError: a custom network cannot be built.
     """
     if isinstance(config, FENetConfig):
         return FENet(config, classes, seed=seed)
-    found = network_class(config)
+    network = network_class(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return found(classes=classes, **config.arguments)
+            return network(classes=classes, **config.arguments)
         except Exception as error:
             raise NetworkError(
                 f"network {config.network}: its constructor failed "
@@ -95,9 +102,10 @@ def build_network(config: ModelConfig, classes: int, seed: int) -> nn.Module:
 
 
 def check_network(config: NetworkConfig, classes: int, crop: tuple[int, int]) -> None:
-    """Run a batch of two through a network of the user's own, in training and in evaluation.
+    """Run a batch of two images through a custom network, in training and in evaluation mode.
 
-    Raises NetworkError where it fails, or where what it returns is not logits.
+    Raises:
+        NetworkError: the network fails, or its output is not logits.
     """
     model = build_network(config, classes, seed=0)
     images = torch.zeros(2, 3, *crop)

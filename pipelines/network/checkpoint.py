@@ -1,11 +1,11 @@
-"""One training's state on disk: what is needed to go on as if nothing had happened.
+"""Checkpoint files: everything needed to resume a training exactly.
 
-A checkpoint is a directory of `model.safetensors`, `momentum.safetensors` and `state.json`: no
-pickled code. Everything random is keyed by (seed, epoch, sample), so no generator is saved.
+A checkpoint is a directory with `model.safetensors`, `momentum.safetensors` and `state.json`; it
+holds no pickled code. All random numbers are keyed by (seed, epoch, sample), so no generator state
+is saved.
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,26 +16,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipelines.data.files import PARTIAL, sync_to_disk
+from pipelines.data.files import atomic_directory
 from pipelines.errors import UserError
 
 WEIGHTS_FILE = "model.safetensors"
-
 MOMENTUM_FILE = "momentum.safetensors"
-
 STATE_FILE = "state.json"
 
 
 class CheckpointError(UserError, ValueError):
-    """A checkpoint that cannot be read or belongs to another model; the message names both."""
+    """A checkpoint that cannot be read or written, or does not fit the model or experiment."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training's state at one moment, in memory of its own: the training may go on meanwhile.
+    """A copy of a training's state; the training can continue while it is written.
 
     weights, momentum: on the CPU, row-major, by the names of the model's state and parameters.
-    state: position and history, as JSON text.
+    state: lineage, position and history, as JSON text.
     """
 
     weights: dict[str, Tensor]
@@ -43,23 +41,23 @@ class Snapshot:
     state: str
 
     def write(self, directory: Path, texts: Mapping[str, str] | None = None) -> None:
-        """Write the checkpoint `directory`, whole or not at all: beside it first, on the disk for
-        certain, then moved into place. texts: further files of it, by name. Raises CheckpointError
-        where that fails, as on a full disk."""
-        partial = directory.with_name(directory.name + PARTIAL)
+        """Write the checkpoint `directory` atomically, and wait until it is on disk.
+
+        texts: additional text files, by name.
+
+        Raises:
+            CheckpointError: writing fails, for example because the disk is full.
+        """
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            self.write_into(partial)
-            for name, text in (texts or {}).items():
-                (partial / name).write_text(text, encoding="utf-8")
-            sync_to_disk([*partial.iterdir(), partial])
-            partial.rename(directory)
-            sync_to_disk([directory.parent])
+            with atomic_directory(directory) as partial:
+                self.write_into(partial)
+                for name, text in (texts or {}).items():
+                    (partial / name).write_text(text, encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{directory}: cannot be written ({error})") from error
 
     def write_into(self, directory: Path) -> None:
-        """Write the files alone; `directory` is made where it is missing."""
+        """Write the files into `directory`, which is created if it is missing."""
         directory.mkdir(parents=True, exist_ok=True)
         save_file(self.weights, directory / WEIGHTS_FILE)
         save_file(self.momentum, directory / MOMENTUM_FILE)
@@ -69,22 +67,23 @@ class Snapshot:
 def take_snapshot(
     model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> Snapshot:
-    """Copy weights, momentum buffers and the JSON-serialisable `state` as they are now."""
+    """Copy the current weights, momentum buffers and JSON-serializable `state`."""
     momentum = {
         name: optimizer.state[parameter]["momentum_buffer"]
         for name, parameter in model.named_parameters()
         if optimizer.state[parameter].get("momentum_buffer") is not None
     }
-    return Snapshot(_copied(model.state_dict()), _copied(momentum), json.dumps(state, indent=1))
+    return Snapshot(_copy(model.state_dict()), _copy(momentum), json.dumps(state, indent=1))
 
 
 def restore_checkpoint(
     directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Load what a snapshot wrote into `model` and `optimizer`; return its `state`.
+    """Load a checkpoint into `model` and `optimizer`; return its state.
 
-    Raises CheckpointError where a file is missing or damaged, or where names or shapes differ from
-    the model's, with the differences.
+    Raises:
+        CheckpointError: a file is missing or damaged, or names or shapes differ from the model's;
+            the message lists the differences.
     """
     try:
         weights = load_file(directory / WEIGHTS_FILE)
@@ -102,7 +101,11 @@ def restore_checkpoint(
 
 
 def read_state(directory: Path) -> dict[str, Any]:
-    """The position and the history of a checkpoint. Raises CheckpointError."""
+    """Return the state of a checkpoint: its lineage, position and history.
+
+    Raises:
+        CheckpointError: the state cannot be read.
+    """
     try:
         return dict(json.loads((directory / STATE_FILE).read_text()))
     except Exception as error:
@@ -110,7 +113,11 @@ def read_state(directory: Path) -> dict[str, Any]:
 
 
 def read_history(directory: Path) -> list[dict[str, float]]:
-    """The metrics of every epoch up to a checkpoint, first epoch first. Raises CheckpointError."""
+    """Return the metrics of every epoch up to a checkpoint, first epoch first.
+
+    Raises:
+        CheckpointError: the history cannot be read.
+    """
     try:
         return list(read_state(directory)["history"])
     except KeyError as error:
@@ -118,7 +125,11 @@ def read_history(directory: Path) -> list[dict[str, float]]:
 
 
 def load_weights(directory: Path, model: nn.Module) -> None:
-    """Load only the weights of a checkpoint into `model`. Raises CheckpointError."""
+    """Load only the weights of a checkpoint into `model`.
+
+    Raises:
+        CheckpointError: the weights cannot be read or do not fit the model.
+    """
     try:
         weights = load_file(directory / WEIGHTS_FILE)
     except Exception as error:
@@ -127,8 +138,8 @@ def load_weights(directory: Path, model: nn.Module) -> None:
     model.load_state_dict(weights)
 
 
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # Row-major, which is all that safetensors stores, also where the model is channels-last.
+def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # safetensors requires row-major tensors, but the model may be channels-last.
     return {
         name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
         for name, tensor in tensors.items()
@@ -136,12 +147,12 @@ def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_fit(directory: Path, model: nn.Module, weights: dict[str, Tensor]) -> None:
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    stored = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     differences = [
-        f"{name}: model {own.get(name, 'has none')}, checkpoint {found.get(name, 'has none')}"
-        for name in sorted(own.keys() | found.keys())
-        if own.get(name) != found.get(name)
+        f"{name}: model {expected.get(name, 'has none')}, checkpoint {stored.get(name, 'has none')}"
+        for name in sorted(expected.keys() | stored.keys())
+        if expected.get(name) != stored.get(name)
     ]
     if differences:
         shown = "; ".join(differences[:5])

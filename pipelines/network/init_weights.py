@@ -1,4 +1,4 @@
-"""Starting a whole network from the weights of another training: `training.init`."""
+"""Loads initial weights: of the whole network (`training.init`) or of its backbone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +11,20 @@ from models import PretrainedError, PretrainedReport, load_pretrained
 from models.backbones import Backbone
 from models.pretrained import unwrap
 from pipelines.network.build import NetworkError
-from pipelines.network.weights import WeightsError, read_weights, weights_in
+from pipelines.network.weights import WeightsError, locate_weights, read_weights
 
-# What wrapping a model for several devices, or compiling it, puts before every name.
-_WRAPPING = ("module.", "_orig_mod.")
+# Prefixes that data parallelism and compilation put before every name.
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 
-_SHOWN = 5
+_MAX_SHOWN = 5
 
 
 @dataclass(frozen=True)
-class InitialReport:
-    """What a network started from. skipped: its tensors that kept their own initial values."""
+class InitReport:
+    """The result of loading initial weights.
+
+    loaded: number of loaded tensors. skipped: tensors that kept their initial values.
+    """
 
     uri: str
     loaded: int
@@ -32,70 +35,71 @@ class InitialReport:
         return "\n".join([*lines, f"skipped: {len(self.skipped)} tensors", *self.skipped])
 
 
-def load_initial_weights(model: nn.Module, uri: str, skip: Sequence[str] = ()) -> InitialReport:
-    """Copy the weights at `uri`, a checkpoint, a model directory or a file, into `model`.
+def load_initial_weights(model: nn.Module, uri: str, skip: Sequence[str] = ()) -> InitReport:
+    """Copy the weights at `uri` (a checkpoint, a model directory or a file) into `model`.
 
-    skip: patterns of names that are left alone, in the model and in the weights.
+    skip: patterns of tensor names to ignore, in the model and in the weights.
 
-    Raises WeightsError where the weights cannot be read, where names or shapes differ in what is
-    not skipped, with the differences, or where a pattern matches nothing. The model is then
-    unchanged.
+    Raises:
+        WeightsError: the weights cannot be read, names or shapes differ (the message lists the
+            differences), or a pattern matches nothing. The model is then unchanged.
     """
-    found = _plain(unwrap(read_weights(weights_in(uri))))
-    own = model.state_dict()
+    stored = _unwrapped_tensors(unwrap(read_weights(locate_weights(uri))))
+    model_state = model.state_dict()
     for pattern in skip:
-        if not any(fnmatchcase(name, pattern) for name in (*own, *found)):
-            groups = sorted({name.split(".")[0] for name in own})
+        if not any(fnmatchcase(name, pattern) for name in (*model_state, *stored)):
+            groups = sorted({name.split(".")[0] for name in model_state})
             raise WeightsError(
-                f"init_skip: {pattern!r} matches no tensor; the model's begin with "
+                f"init_skip: {pattern!r} matches no tensor; the names in the model begin with "
                 f"{', '.join(groups)}"
             )
-    skipped = tuple(name for name in own if _matches(name, skip))
-    wanted = {name: tensor for name, tensor in own.items() if name not in skipped}
-    given = {name: tensor for name, tensor in found.items() if not _matches(name, skip)}
-    differences = _differences(wanted, given)
+    skipped = tuple(name for name in model_state if _matches(name, skip))
+    expected = {name: tensor for name, tensor in model_state.items() if name not in skipped}
+    loaded = {name: tensor for name, tensor in stored.items() if not _matches(name, skip)}
+    differences = _differences(expected, loaded)
     if differences:
-        raise WeightsError(_refusal(uri, differences))
+        raise WeightsError(_mismatch_message(uri, differences))
     with torch.no_grad():
-        for name in given:
-            own[name].copy_(given[name])
-    return InitialReport(uri, len(given), skipped)
+        for name in loaded:
+            model_state[name].copy_(loaded[name])
+    return InitReport(uri, len(loaded), skipped)
 
 
-def _plain(weights: Mapping[str, object]) -> dict[str, Tensor]:
-    """The tensors by the names they had before any wrapping."""
+def _unwrapped_tensors(weights: Mapping[str, object]) -> dict[str, Tensor]:
+    """Return the tensors without prefixes that wrappers added to their names."""
     tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
-    for prefix in _WRAPPING:
+    for prefix in _WRAPPER_PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
 
 
-def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, str]:
-    """By name, what is not the same in both."""
+def _differences(expected: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> dict[str, str]:
+    """Describe, by name, the tensors that are missing or have another shape."""
     shapes = [
         {name: str(tuple(tensor.shape)) for name, tensor in tensors.items()}
-        for tensors in (wanted, given)
+        for tensors in (expected, loaded)
     ]
     differences = {}
-    for name in sorted(wanted.keys() | given.keys()):
-        ours, theirs = (shape.get(name, "has none") for shape in shapes)
-        # Counts batches, and no weights depend on it; older checkpoints lack it.
-        counter = name.endswith(".num_batches_tracked") and name not in given
-        if ours != theirs and not counter:
-            differences[name] = f"{name}: model {ours}, init {theirs}"
+    for name in sorted(expected.keys() | loaded.keys()):
+        in_model, in_init = (shape.get(name, "has none") for shape in shapes)
+        # Older checkpoints lack this counter of batches; no weight depends on it.
+        is_missing_counter = name.endswith(".num_batches_tracked") and name not in loaded
+        if in_model != in_init and not is_missing_counter:
+            differences[name] = f"{name}: model {in_model}, init {in_init}"
     return differences
 
 
-def _refusal(uri: str, differences: Mapping[str, str]) -> str:
-    listed = list(differences.values())
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+def _mismatch_message(uri: str, differences: Mapping[str, str]) -> str:
+    descriptions = list(differences.values())
+    hidden = len(descriptions) - _MAX_SHOWN
+    more = f" and {hidden} more" if hidden > 0 else ""
     modules = sorted({f"{name.rpartition('.')[0] or name}.*" for name in differences})
-    if len(modules) > _SHOWN:
+    if len(modules) > _MAX_SHOWN:
         modules = sorted({f"{name.split('.')[0]}.*" for name in differences})
     return (
-        f"init {uri} does not fit this model: {'; '.join(listed[:_SHOWN])}{more}. To leave them "
-        f"at their own initial values, set training.init_skip: [{', '.join(modules)}]"
+        f"init {uri} does not fit this model: {'; '.join(descriptions[:_MAX_SHOWN])}{more}. To "
+        f"keep their initial values, set training.init_skip: [{', '.join(modules)}]"
     )
 
 
@@ -106,8 +110,9 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 def load_backbone_weights(model: nn.Module, uri: str) -> PretrainedReport:
     """Load published weights into `model.backbone`.
 
-    Raises WeightsError where they cannot be read or do not fit, and NetworkError where the network
-    has no backbone of `models.backbones`.
+    Raises:
+        WeightsError: the weights cannot be read or do not fit.
+        NetworkError: `model.backbone` is not a `models.backbones.Backbone`.
     """
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, Backbone):

@@ -1,4 +1,4 @@
-"""In which precision and memory format a device computes best, and running a model that way."""
+"""Chooses the best precision and memory format for a device, and applies them to a model."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ MemoryFormat = Literal["auto", "channels-last", "contiguous"]
 
 
 def resolve_precision(precision: Precision, device_type: str) -> Literal["bf16", "fp32"]:
-    """What `auto` means on a device: bf16 where its convolutions are computed in it natively.
+    """Resolve `auto`: bf16 if the device computes bf16 convolutions natively, otherwise fp32.
 
-    On CPU that is where oneDNN has AVX512-BF16 or AMX; on CUDA, Ampere and later. For a GPU that is
-    not in this process, `auto` is bf16.
+    Native support means AVX512-BF16 or AMX on a CPU, Ampere or later on CUDA. If this process does
+    not see the GPU, `auto` resolves to bf16.
     """
     if precision != "auto":
         return precision
@@ -28,7 +28,7 @@ def resolve_precision(precision: Precision, device_type: str) -> Literal["bf16",
 
 @dataclass(frozen=True)
 class Numerics:
-    """How one model is computed: the device, the resolved precision and the memory format."""
+    """The device, resolved precision and memory format of a model's computations."""
 
     device: torch.device
     precision: Literal["bf16", "fp32"]
@@ -38,7 +38,7 @@ class Numerics:
     def choose(
         device: torch.device, precision: Precision = "auto", memory_format: MemoryFormat = "auto"
     ) -> "Numerics":
-        """Resolve `auto`: channels-last goes with bf16, whose kernels want it on every device."""
+        """Resolve `auto`; bf16 implies channels-last, the faster format for its kernels."""
         resolved = resolve_precision(precision, device.type)
         if memory_format == "auto":
             channels_last = resolved == "bf16"
@@ -46,20 +46,20 @@ class Numerics:
             channels_last = memory_format == "channels-last"
         return Numerics(device, resolved, channels_last)
 
-    def place(self, model: nn.Module) -> nn.Module:
-        """Move `model` to the device, its convolution weights in the memory format."""
+    def to_device(self, model: nn.Module) -> nn.Module:
+        """Move `model` to the device, with its convolution weights in the memory format."""
         if self.channels_last:
             return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model.to(self.device)
 
-    def arrange(self, images: Tensor) -> Tensor:
-        """`images (batch, 3, height, width)` in the memory format the model computes in."""
+    def to_memory_format(self, images: Tensor) -> Tensor:
+        """Return images, (batch, 3, height, width), in the memory format of the model."""
         if self.channels_last:
             return images.contiguous(memory_format=torch.channels_last)
         return images.contiguous()
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The context in which forward and loss run."""
+        """Return the context in which forward pass and loss run."""
         return torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         )

@@ -1,4 +1,4 @@
-"""Opens published weights from a path or URI, and never runs code that came with them."""
+"""Reads weights from a path or URI without running code that they may contain."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from pipelines.network.checkpoint import WEIGHTS_FILE
 
 
 class WeightsError(UserError, ValueError):
-    """A file of weights that cannot be used; the message names it and says why."""
+    """Weights that cannot be used; the message names the file and the reason."""
 
 
 def read_weights(uri: str | Path) -> dict[str, object]:
-    """The mapping in a safetensors file or a PyTorch checkpoint (`.pth`, `.pt`), on the CPU.
+    """Read a safetensors file or a PyTorch checkpoint (`.pth`, `.pt`) to the CPU.
 
-    The format is told from the content. What the mapping holds is as it was saved: tensors by name,
-    perhaps within `state_dict` or beside other things; `models.load_pretrained` sorts that out.
+    The format is detected from the content. The mapping is returned as saved: tensors by name,
+    possibly nested in `state_dict` or mixed with other values, as `models.load_pretrained` accepts.
 
     Args:
-        uri: a path, or a URI that pyarrow or fsspec opens.
+        uri: a path, or a URI that pyarrow or fsspec can open.
 
     Raises:
-        WeightsError: nothing there, neither format, damaged, or a pickle with objects other than
-            tensors and plain containers.
+        WeightsError: the file is missing, damaged or in neither format, or it is a pickle with
+            objects other than tensors and plain containers.
     """
     data = _read(uri)
     if _is_safetensors(data):
@@ -48,20 +48,25 @@ def read_weights(uri: str | Path) -> dict[str, object]:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{uri}: not loaded, because it is damaged or holds objects besides tensors and plain "
-            "containers, which could run code; convert it to safetensors where it comes from "
-            f"({_first_line(error)})"
+            f"{uri}: not loaded, because it is damaged or contains objects other than tensors and "
+            "plain containers, which could run code; convert it to safetensors with the code that "
+            f"saved it ({_first_line(error)})"
         ) from error
-    except Exception as error:  # a damaged pickle fails in the unpickler in any way it likes
+    except Exception as error:  # a damaged pickle can raise any error
         raise WeightsError(f"{uri}: damaged checkpoint ({_first_line(error)})") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{uri}: holds {type(content).__name__}, not a mapping of tensors")
     return {str(key): value for key, value in content.items()}
 
 
-def weights_in(uri: str) -> str:
-    """The file of weights that `uri` stands for: itself, or the one in a checkpoint or a model
-    directory. Raises WeightsError where there is nothing."""
+def locate_weights(uri: str) -> str:
+    """Return the file of weights at `uri`: `uri` itself, or the file in a directory.
+
+    The directory is a checkpoint or a model directory.
+
+    Raises:
+        WeightsError: `uri` does not exist or cannot be read.
+    """
     try:
         location = locate(uri)
         kind = location.filesystem.get_file_info(location.path).type
@@ -73,10 +78,10 @@ def weights_in(uri: str) -> str:
 
 
 def weights_digest(uri: str | Path) -> str:
-    """SHA-256 of the file, by which an experiment is told from one with other weights.
+    """Return the SHA-256 of a file of weights, which identifies the weights of an experiment.
 
     Raises:
-        WeightsError: nothing there.
+        WeightsError: the file cannot be read.
     """
     return hashlib.sha256(_read(uri)).hexdigest()
 
@@ -95,7 +100,7 @@ def _read(uri: str | Path) -> bytes:
 
 
 def _is_safetensors(data: bytes) -> bool:
-    """Eight bytes of header length, then the header, a JSON object."""
+    """Whether the data begins with the length of a header (8 bytes) and a JSON object."""
     return data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data)
 
 

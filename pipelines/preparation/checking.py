@@ -12,9 +12,9 @@ from PIL import Image
 
 from pipelines.data.image_io import (
     Array,
-    PictureError,
+    ImageError,
     encode_png,
-    open_picture,
+    open_image,
     orientation,
     to_rgb,
 )
@@ -64,14 +64,14 @@ def _decoded(
     label: Array | None = None
     if label_bytes is not None:
         try:
-            stored = reader.indices(record, open_picture(label_bytes, checksums=True))
+            stored = reader.indices(record, open_image(label_bytes, checksums=True))
             label = class_indices(stored, reader.values(record), reader.classes)
-        except PictureError as error:
+        except ImageError as error:
             problems.append(f"{where}: label {error}")
     try:
-        picture = open_picture(image_bytes, checksums=True)
+        picture = open_image(image_bytes, checksums=True)
         pixels = to_rgb(picture)
-    except PictureError as error:
+    except ImageError as error:
         return _wrong(record, f"{record.image}: image {error}", *problems)
     if problems:
         return _wrong(record, *problems)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from pipelines.data.manifest import Manifest
-from pipelines.data.storage import locate, within
+from pipelines.data.storage import join_uri, locate
 from pipelines.preparation.prepare_dataset import prepare, recipe_digest
 from pipelines.preparation.readers.streets import Streets
 
@@ -29,7 +29,7 @@ def ensure_streets(directory: str | Path) -> str:
     """
     reader = Streets()
     digest = recipe_digest(reader, reader.listing(), skip_invalid=False, tile=1024)
-    location = within(directory, f"{reader.name}-{digest[:8]}")
+    location = join_uri(directory, f"{reader.name}-{digest[:8]}")
     if not locate(location).exists():
         prepare(reader, location, workers=cores())
     return location

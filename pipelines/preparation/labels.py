@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.data.image_io import Array, PictureError, is_index_picture, to_indices
+from pipelines.data.image_io import Array, ImageError, is_index_image, to_indices
 from pipelines.data.manifest import ClassInfo
 
 IGNORE = 255
@@ -27,11 +27,11 @@ def stored_values(
     """uint16 (height, width) of a decoded label; `values`: class index (or IGNORE) of each.
 
     Raises:
-        PictureError: colours instead of one value per pixel, or a palette whose colours name other
+        ImageError: colours instead of one value per pixel, or a palette whose colours name other
             classes than its indices do.
     """
-    if not is_index_picture(picture):
-        raise PictureError(_what_colors_mean(picture, classes))
+    if not is_index_image(picture):
+        raise ImageError(_what_colors_mean(picture, classes))
     stored = to_indices(picture)
     if picture.mode == "P":
         _check_palette(picture, stored, values, classes)
@@ -44,7 +44,7 @@ def class_indices(
     """uint8 (height, width): the class index (or IGNORE) of every stored value.
 
     Raises:
-        PictureError: values that mean nothing; the message lists them, and says what they may be.
+        ImageError: values that mean nothing; the message lists them, and says what they may be.
     """
     table = np.full(65536, -1, np.int64)
     table[list(values)] = list(values.values())
@@ -53,7 +53,7 @@ def class_indices(
         unknown, pixels = np.unique(stored[mapped < 0], return_counts=True)
         listed = ", ".join(str(value) for value in unknown[:8].tolist())
         more = ", ..." if len(unknown) > 8 else ""
-        raise PictureError(
+        raise ImageError(
             f"holds unknown values {listed}{more} in {pixels.sum()} pixels; "
             f"known are {_ranges(sorted(values))}{_guess(set(np.unique(stored).tolist()), classes)}"
         )
@@ -62,7 +62,7 @@ def class_indices(
 
 def indices_of_colors(pixels: Array, classes: Sequence[ClassInfo]) -> NDArray[np.uint16]:
     """Class index of each pixel's colour, (height, width, 3), IGNORE where it is black and black is
-    no class; PictureError where a colour is no class's."""
+    no class; ImageError where a colour is no class's."""
     packed = (pixels.astype(np.uint32) << np.array([16, 8, 0], np.uint32)).sum(axis=2)
     indices = np.full(packed.shape, 65535, np.uint16)
     indices[packed == 0] = IGNORE
@@ -73,7 +73,7 @@ def indices_of_colors(pixels: Array, classes: Sequence[ClassInfo]) -> NDArray[np
     if unknown:
         listed = ", ".join(str([c >> 16, c >> 8 & 255, c & 255]) for c in unknown[:4])
         grey = all(c >> 16 == c >> 8 & 255 == c & 255 for c in unknown)
-        raise PictureError(
+        raise ImageError(
             f"holds colours of no class, such as {listed}"
             + ("; if these are indices, leave out `label_colors`" if grey else "")
         )
@@ -103,7 +103,7 @@ def _check_palette(
     values: Mapping[int, int],
     classes: Sequence[ClassInfo],
 ) -> None:
-    """PictureError where the palette's colours are the classes', but of others than the indices.
+    """ImageError where the palette's colours are the classes', but of others than the indices.
 
     A palette that colours indices for viewing, as VOC's does, says nothing about the classes, and
     one that has colours of no class need not fit them.
@@ -131,7 +131,7 @@ def _check_palette(
                 if as_index == IGNORE
                 else f"is {classes[as_index].name!r}"
             )
-            raise PictureError(
+            raise ImageError(
                 f"is a palette picture whose colours are the classes', but not its indices: index "
                 f"{index} {taken}, its colour {list(colors[index])} is {name!r}; {CONVERT}. If the "
                 "indices are right, save it without a palette (mode L)"

@@ -1,4 +1,5 @@
-"""The experiment and its training loop, optimization, checkpoints and results.
+"""Experiments and their training loop, optimization, checkpoints and results.
 
-Of pipelines it imports `data`, `network`, `evaluation` and `figures`.
+Within pipelines, this package imports only `config`, `data`, `errors`, `evaluation`, `figures` and
+`network`.
 """

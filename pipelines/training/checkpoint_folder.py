@@ -1,7 +1,7 @@
-"""The checkpoints of one training in a folder: the last, the best, and as many more as asked for.
+"""The folder of a training's checkpoints: the last one and the best ones.
 
-A checkpoint has its name only when it is complete, and what is to be kept follows from what is
-there; so a process may be killed at any moment, and the next one goes on from a true state.
+A checkpoint gets its name only when it is complete, and the checkpoints in the folder decide which
+ones to keep. A process can therefore be killed at any time, and the next one resumes correctly.
 """
 
 import os
@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.data.files import PARTIAL, sync_to_disk
+from pipelines.data.files import PARTIAL, remove_directory, replace_symlink
 from pipelines.network.checkpoint import Snapshot, read_state
 
 LAST, BEST = "last", "best"
@@ -21,8 +21,11 @@ _CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True)
 class Entry:
-    """A complete checkpoint. epoch, step: finished epochs, and steps in the one under way.
-    miou: on the validation split; None where it was not validated."""
+    """A complete checkpoint.
+
+    epoch, step: finished epochs, and finished steps of the current epoch. miou: on the validation
+    split; None without validation.
+    """
 
     path: Path
     epoch: int
@@ -32,7 +35,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which checkpoints there are to be: `best` is None before the first validation."""
+    """The last and the best checkpoint, and those to delete.
+
+    `best` is None before the first validation.
+    """
 
     last: Entry
     best: Entry | None
@@ -40,7 +46,7 @@ class Selection:
 
 
 def select(entries: Sequence[Entry], keep: int) -> Selection:
-    """The furthest one stays, and the `keep` best on the validation split (of equals the later).
+    """Keep the last checkpoint and the `keep` best on the validation split (the later if equal).
 
     entries: at least one.
     """
@@ -53,10 +59,10 @@ def select(entries: Sequence[Entry], keep: int) -> Selection:
 
 
 class CheckpointFolder:
-    """Checkpoints in `root`, one directory each, and the links `last` and `best` to two of them.
+    """Checkpoint directories in `root`, and the links `last` and `best` to two of them.
 
-    keep: how many of the best stay, besides the last. texts: files that each checkpoint holds
-        beside the training's state, by name.
+    keep: number of best checkpoints to keep, besides the last. texts: additional text files of each
+    checkpoint, by name.
     """
 
     def __init__(self, root: Path, keep: int = 1, texts: Mapping[str, str] | None = None) -> None:
@@ -67,12 +73,16 @@ class CheckpointFolder:
         self.texts = texts or {}
 
     def last(self) -> Path | None:
-        """The checkpoint to go on from. Raises CheckpointError where one cannot be read."""
+        """Return the checkpoint to resume from, or None.
+
+        Raises:
+            CheckpointError: a checkpoint cannot be read.
+        """
         entries = self._entries()
         return select(entries, self.keep).last.path if entries else None
 
     def tidy(self) -> None:
-        """Remove what killed processes left half-written, and set the links as they should be."""
+        """Delete incomplete and superseded checkpoints, and update the links."""
         for partial in self._directory.glob(f"*{PARTIAL}"):
             shutil.rmtree(partial)
         entries = self._entries()
@@ -83,13 +93,14 @@ class CheckpointFolder:
         if selection.best is not None:
             self._link(BEST, selection.best)
         for entry in selection.dropped:
-            # Out of the way by one rename, so that no half of it can be taken for a checkpoint.
-            doomed = entry.path.with_name(entry.path.name + PARTIAL)
-            entry.path.rename(doomed)
-            shutil.rmtree(doomed)
+            remove_directory(entry.path)
 
     def save(self, snapshot: Snapshot, epoch: int, step: int) -> None:
-        """Add the checkpoint at `step` of `epoch`, then drop those no longer wanted."""
+        """Write the checkpoint at `step` of `epoch`, then delete superseded ones.
+
+        Raises:
+            CheckpointError: writing fails.
+        """
         snapshot.write(self._directory / f"epoch-{epoch:04d}-step-{step:06d}", self.texts)
         self.tidy()
 
@@ -105,14 +116,9 @@ class CheckpointFolder:
         ]
 
     def _link(self, name: str, entry: Entry) -> None:
-        target = entry.path.relative_to(self.root)
-        link, new = self.root / name, self.root / f"{name}{PARTIAL}"
-        if link.is_symlink() and Path(os.readlink(link)) == target:
-            return
-        new.unlink(missing_ok=True)
-        new.symlink_to(target)
-        os.replace(new, link)
-        sync_to_disk([self.root])
+        link, target = self.root / name, entry.path.relative_to(self.root)
+        if not (link.is_symlink() and Path(os.readlink(link)) == target):
+            replace_symlink(link, target)
 
 
 def _entry(path: Path) -> Entry:
@@ -122,25 +128,28 @@ def _entry(path: Path) -> Entry:
     return Entry(path, epoch, step, miou)
 
 
-class BackgroundWriter:
-    """Does one piece of work at a time. Use it as a context: leaving it waits for the last one."""
+class CheckpointWriter:
+    """Writes one checkpoint at a time in a thread.
+
+    As a context manager, it waits on exit for the checkpoint in progress.
+    """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
         self._pending: Future[None] | None = None
 
     def wait(self) -> None:
-        """Wait until what was started is done. Raises what it raised."""
+        """Wait for the write in progress, and raise its error if it failed."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
-    def start(self, work: Callable[[], None]) -> None:
-        """Begin `work`, once what was started before is done. Raises what that raised."""
+    def start(self, write: Callable[[], None]) -> None:
+        """Start `write` after the write in progress; raise the error of the latter if it failed."""
         self.wait()
-        self._pending = self._thread.submit(work)
+        self._pending = self._thread.submit(write)
 
-    def __enter__(self) -> "BackgroundWriter":
+    def __enter__(self) -> "CheckpointWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -148,5 +157,5 @@ class BackgroundWriter:
             if kind is None:
                 self.wait()
         finally:
-            # Also behind an error of the training, the checkpoint under way is completed.
+            # Complete the checkpoint in progress even if the training failed.
             self._thread.shutdown(wait=True)

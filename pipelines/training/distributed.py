@@ -1,6 +1,6 @@
-"""The group of workers that train one model together.
+"""The group of workers that train one model.
 
-Everything works without a process group too: one process is a group of one.
+Without a process group, the process is a group of one.
 """
 
 import json
@@ -13,34 +13,34 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.errors import UserError
-from pipelines.training.experiment import differences
+from pipelines.training.experiment import experiment_differences
 
-_SHOWN = 5
+_MAX_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class WorkerGroup:
-    """This process's place among the workers. `rank` is in [0, size)."""
+    """The rank of this process, in [0, size), and the number of workers."""
 
     rank: int = 0
     size: int = 1
 
     @staticmethod
     def current() -> "WorkerGroup":
-        """The initialised `torch.distributed` group, or a group of one."""
+        """Return the initialized `torch.distributed` group, or a group of one."""
         if dist.is_available() and dist.is_initialized():
             return WorkerGroup(dist.get_rank(), dist.get_world_size())
         return WorkerGroup()
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of `tensor` (any shape, same on all workers) over the workers, detached."""
+        """Return the sum over the workers of `tensor` (the same shape on all), detached."""
         tensor = tensor.detach().clone()
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def maximum(self, value: float) -> float:
-        """The largest `value` any worker holds."""
+        """Return the maximum of `value` over the workers."""
         if self.size == 1:
             return value
         tensor = torch.tensor(value, dtype=torch.float64)
@@ -50,7 +50,7 @@ class WorkerGroup:
         return float(tensor)
 
     def gather(self, text: str) -> list[str]:
-        """The `text` of every worker, by rank."""
+        """Return the `text` of every worker, by rank."""
         texts = [text] * self.size
         if self.size > 1:
             dist.all_gather_object(texts, text)
@@ -58,19 +58,22 @@ class WorkerGroup:
 
 
 class RankMismatchError(UserError, RuntimeError):
-    """A worker of the group is about to do something else than the others; says what differs."""
+    """A rank disagrees with rank 0; the message lists the differences."""
 
 
-def check_ranks_agree(group: WorkerGroup, own: Mapping[str, Any]) -> None:
-    """Make sure that all workers hold the same `own`, which is as JSON has it.
+def check_ranks_agree(group: WorkerGroup, values: Mapping[str, Any]) -> None:
+    """Check that all ranks hold the same JSON-like `values`. All ranks must call this.
 
-    To be called on all of them. Raises RankMismatchError, on all of them, where one differs.
+    Raises:
+        RankMismatchError: on all ranks, if one of them differs.
     """
-    texts = group.gather(json.dumps(own, sort_keys=True))
+    texts = group.gather(json.dumps(values, sort_keys=True))
     for rank, text in enumerate(texts):
         if text != texts[0]:
-            found = differences(json.loads(texts[0]), json.loads(text))
+            differences = experiment_differences(
+                json.loads(texts[0]), json.loads(text), labels=("rank 0", f"rank {rank}")
+            )
             raise RankMismatchError(
-                f"worker {rank} (here) is about to train something else than worker 0 (there): "
-                f"{'; '.join(found[:_SHOWN])}"
+                f"rank {rank} disagrees with rank 0 about what to train: "
+                f"{'; '.join(differences[:_MAX_SHOWN])}"
             )

@@ -1,6 +1,6 @@
-"""What decides a result: one frozen tree of settings for data, model, training and evaluation.
+"""The experiment: all settings that decide a training's result, as a tree of frozen dataclasses.
 
-What does not decide it (how many workers, on which device) is `orchestrator.study.resources`.
+Other settings, such as the number of workers, are in `orchestrator.study.resources`.
 """
 
 import json
@@ -18,16 +18,16 @@ from pipelines.evaluation.config import EvaluationConfig
 from pipelines.network.build import ModelConfig
 from pipelines.training.optimization import TrainingConfig
 
-#: Settings of an experiment that change how fast its result is there, and not the result.
+#: Settings of an experiment that affect its speed but not its result.
 WITHOUT_EFFECT = ("evaluation.batch",)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that decides the outcome of one training.
+    """All settings that decide the result of one training.
 
-    Two equal experiments on the same data and code give the same weights, whatever the number of
-    workers. `seed` keys the initial parameters, the order of the samples and every augmentation.
+    Equal experiments with the same data and code give the same weights for any number of workers.
+    `seed` determines the initial parameters, the order of the samples and every augmentation.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -39,45 +39,49 @@ class Experiment:
     seed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """The experiment as nested plain values, every default written out."""
+        """Return the experiment as nested dictionaries, including defaults."""
         return asdict(self)
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON and YAML have it: lists for tuples."""
+        """Return `as_dict` in JSON types: lists instead of tuples."""
         return dict(json.loads(json.dumps(self.as_dict())))
 
 
-def differences(recorded: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
-    """`KEY: VALUE there, VALUE here` for every setting that is not what was recorded.
+def experiment_differences(
+    recorded: Mapping[str, Any],
+    current: Mapping[str, Any],
+    labels: tuple[str, str] = ("recorded", "now"),
+) -> list[str]:
+    """Describe the settings that differ, as `KEY: VALUE (recorded), VALUE (now)`.
 
-    Both as JSON has them. What was not recorded is taken for the default, which is what an older
-    version did that did not know it. What is `WITHOUT_EFFECT` does not count.
+    Both experiments are in JSON types. A setting missing in `recorded` counts as its default: older
+    code did not have it. Settings in `WITHOUT_EFFECT` are ignored. labels: names of the two
+    experiments in the descriptions.
     """
-    there, here = dict(_settings(recorded)), dict(_settings(own))
-    defaults = dict(_settings(Experiment().as_json()))
-    there = {key: defaults[key] for key in here if key in defaults} | there
+    old, new = dict(_flatten(recorded)), dict(_flatten(current))
+    defaults = dict(_flatten(Experiment().as_json()))
+    old = {key: defaults[key] for key in new if key in defaults} | old
     return [
-        f"{key}: {there.get(key, 'nothing')} there, {here.get(key, 'nothing')} here"
-        for key in dict.fromkeys((*there, *here))
-        if key not in WITHOUT_EFFECT
-        and not (key in there and key in here and there[key] == here[key])
+        f"{key}: {old.get(key, 'nothing')} ({labels[0]}), {new.get(key, 'nothing')} ({labels[1]})"
+        for key in dict.fromkeys((*old, *new))
+        if key not in WITHOUT_EFFECT and not (key in old and key in new and old[key] == new[key])
     ]
 
 
-def _settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values."""
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and their values."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _settings(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def read_experiment(path: str | Path, dataset: str | None = None) -> Experiment:
-    """The experiment of a YAML file, on `dataset` instead of the file's own if one is given.
+    """Read an experiment from a YAML file; `dataset` replaces the data set of the file.
 
     Raises:
-        ConfigurationError: the file cannot be read, or holds what an experiment does not take.
+        ConfigurationError: the file cannot be read, or a key or value is not valid.
     """
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8"), CoreLoader) or {}

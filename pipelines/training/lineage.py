@@ -1,4 +1,4 @@
-"""What a training's result is of: its experiment, with content in place of names."""
+"""The experiment behind a checkpoint, with data and weights identified by hash."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.network.checkpoint import CheckpointError, read_state
-from pipelines.network.weights import weights_digest, weights_in
-from pipelines.training.experiment import Experiment, differences
+from pipelines.network.weights import locate_weights, weights_digest
+from pipelines.training.experiment import Experiment, experiment_differences
 
-#: Settings of a training that name files of weights.
+#: Training settings that name a file of weights.
 WEIGHTS = ("backbone_weights", "init")
 
 
-def origin(
+def lineage(
     experiment: Experiment, fingerprint: str, digests: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """The experiment as JSON has it, with what its data and weights are in place of where they lie.
+    """Return the experiment in JSON types, with hashes instead of the locations of its inputs.
 
-    fingerprint: of the data set. digests: of the files of weights, by the setting that names them;
-    None, or none, where it names no file.
+    fingerprint: of the data set. digests: of the weights, by the setting that names them; None or
+    missing if the setting names none.
     """
     described = experiment.as_json()
     described["data"] |= {"dataset": fingerprint}
@@ -30,19 +30,27 @@ def origin(
 def lineage_of_run(
     experiment: Experiment, fingerprint: str, precision: Literal["bf16", "fp32"]
 ) -> dict[str, Any]:
-    """The same of an experiment that is about to be trained by this process, in `precision`.
+    """Return the lineage of an experiment that this process is about to train in `precision`.
 
-    Raises WeightsError where a file of weights cannot be read.
+    Raises:
+        WeightsError: a file of weights cannot be read.
     """
     training = replace(experiment.training, precision=precision)
-    places = {name: getattr(training, name) for name in WEIGHTS}
-    digests = {name: place and weights_digest(weights_in(place)) for name, place in places.items()}
-    return origin(replace(experiment, training=training), fingerprint, digests)
+    uris = {name: getattr(training, name) for name in WEIGHTS}
+    digests = {name: uri and weights_digest(locate_weights(uri)) for name, uri in uris.items()}
+    return lineage(replace(experiment, training=training), fingerprint, digests)
 
 
-def check_lineage(directory: Path, own: Mapping[str, Any]) -> None:
-    """Make sure that the checkpoint in `directory` has the origin `own`. Raises CheckpointError
-    with the differences."""
-    found = differences(read_state(directory).get("experiment", {}), own)
-    if found:
-        raise CheckpointError(f"{directory}: belongs to another experiment: {'; '.join(found)}")
+def check_lineage(directory: Path, expected: Mapping[str, Any]) -> None:
+    """Check that the checkpoint in `directory` has the lineage `expected`.
+
+    Raises:
+        CheckpointError: it cannot be read or belongs to another experiment; the message lists the
+            differences.
+    """
+    recorded = read_state(directory).get("experiment", {})
+    differences = experiment_differences(recorded, expected)
+    if differences:
+        raise CheckpointError(
+            f"{directory}: belongs to another experiment: {'; '.join(differences)}"
+        )

@@ -1,7 +1,7 @@
 """The training loop, in plain torch.
 
-It knows no scheduler and no tracker: it is handed the experiment, the data and a `report` callable,
-and runs the same alone, under a test, and as one worker of a distributed group.
+It depends on no scheduler and no tracking store. It takes an experiment, data and a `report`
+callable, and runs the same way alone, in a test, and as one worker of a distributed group.
 """
 
 import math
@@ -25,14 +25,14 @@ from pipelines.data.dataset import PreparedDataset, Samples
 from pipelines.data.device_batches import TrainingBatch, prefetch_to_device
 from pipelines.data.loading import EvaluationBatches, TrainingBatches
 from pipelines.data.node_cache import NodeCache
-from pipelines.data.randomness import combine
+from pipelines.data.randomness import hash_integers
 from pipelines.errors import UserError
 from pipelines.evaluation.evaluate import Scores, evaluate
 from pipelines.network.batch_norm import synchronize_batch_norm
 from pipelines.network.build import build_network
 from pipelines.network.checkpoint import Snapshot, restore_checkpoint, take_snapshot
 from pipelines.network.init_weights import (
-    InitialReport,
+    InitReport,
     load_backbone_weights,
     load_initial_weights,
 )
@@ -42,8 +42,8 @@ from pipelines.training.experiment import Experiment
 from pipelines.training.lineage import check_lineage, lineage_of_run
 from pipelines.training.optimization import build_optimizer, learning_rate
 
-# What turns off the exchange of buffers before each step; renamed in torch 2.13.
-_BUFFERS = (
+# The argument that disables the exchange of buffers before each step; renamed in torch 2.13.
+_SYNC_BUFFERS = (
     "forward_sync_buffers"
     if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
     else "broadcast_buffers"
@@ -51,13 +51,17 @@ _BUFFERS = (
 
 
 class NonFiniteLossError(UserError, RuntimeError):
-    """The loss became NaN or infinite; the message says where."""
+    """The loss is NaN or infinite; the message names epoch, step and samples."""
 
 
 @dataclass
 class Position:
-    """How far a training is: finished epochs, and steps of the epoch under way with what they have
-    added up to. loss_sums: total loss first, then each of `loss_names`; seconds: spent on them."""
+    """The progress of a training, as saved in checkpoints.
+
+    epoch: finished epochs. step: finished steps of the current epoch. loss_names: names of the loss
+    terms. loss_sums: sums over these steps, the total loss first, then each term. seconds: time
+    spent on these steps.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -67,13 +71,14 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a training hands to `report`, on every worker at the same moment.
+class TrainingReport:
+    """The argument of `report`, which every worker calls at the same point of the training.
 
-    At the end of an epoch: epoch, counted from 1; metrics, name to value, mIoU and IoU in [0, 1];
-    scores on the validation split, None in epochs without validation. In the middle of one:
-    `metrics` and `scores` are None. snapshot: copies the training's state, to be written while it
-    goes on; only rank 0 needs to call it, and before `report` returns.
+    epoch: the current epoch, counted from 1.
+    metrics: name to value at the end of an epoch, mIoU and IoU in [0, 1]; None within an epoch.
+    scores: scores on the validation split; None without validation.
+    snapshot: copies the training's state, which can be written while the training continues. Only
+        rank 0 needs to call it, before `report` returns.
     """
 
     epoch: int
@@ -83,7 +88,7 @@ class Report:
 
 
 class Training:
-    """One experiment in training, seen from one worker of the group."""
+    """The training of one experiment, on one worker of the group."""
 
     def __init__(
         self,
@@ -93,15 +98,16 @@ class Training:
         group: WorkerGroup | None = None,
         cache: NodeCache | None = None,
     ) -> None:
-        """Build network, optimizer and data for this worker.
+        """Build network, optimizer and data loading of this worker.
 
-        cache: where decoded splits are shared with the other processes of this machine; without
-        one, every sample is decoded each time.
+        cache: shares decoded splits with the other processes of this node. Without a cache, every
+            sample is decoded each time.
 
-        Raises DatasetError where a split is missing, NetworkError or WeightsError
-        where the network or its weights cannot be had, ValueError where the group has more workers
-        than a batch has images, RankMismatchError where another worker has another experiment,
-        other data or other weights.
+        Raises:
+            DatasetError: a split is missing, or has no labels although `class_uniform` is set.
+            NetworkError, WeightsError: the network cannot be built, or weights cannot be loaded.
+            BatchSizeError: the group has more workers than a batch has images.
+            RankMismatchError: a rank has another experiment, other data or other weights.
         """
         self.experiment = experiment
         self.dataset = dataset
@@ -115,13 +121,13 @@ class Training:
         self.pretrained: PretrainedReport | None = None
         if config.backbone_weights is not None:
             self.pretrained = load_backbone_weights(model, config.backbone_weights)
-        self.initial: InitialReport | None = None
+        self.initial: InitReport | None = None
         if config.init is not None:
             self.initial = load_initial_weights(model, config.init, config.init_skip)
         fingerprint = dataset.manifest.fingerprint
-        self.origin = lineage_of_run(experiment, fingerprint, self.numerics.precision)
-        check_ranks_agree(self.group, self.origin)
-        self.model = self.numerics.place(model)
+        self.lineage = lineage_of_run(experiment, fingerprint, self.numerics.precision)
+        check_ranks_agree(self.group, self.lineage)
+        self.model = self.numerics.to_device(model)
         if self.group.size > 1:
             self.model = synchronize_batch_norm(self.model, device)
         self.replica = self.model
@@ -132,8 +138,8 @@ class Training:
                 self.replica,
                 device_ids=[device] if device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
-                # Equal on all workers, because the statistics are.
-                **{_BUFFERS: False},  # type: ignore[arg-type]
+                # Buffers are already equal on all workers, because the statistics are global.
+                **{_SYNC_BUFFERS: False},  # type: ignore[arg-type]
             )
         self.optimizer = build_optimizer(self.model, config)
         self.criterion = SegmentationLoss(config.loss).to(device)
@@ -159,36 +165,48 @@ class Training:
         self.history: list[dict[str, float]] = []
 
     def samples(self, split: str) -> Samples:
-        """The samples of a split, from the node cache where there is one. Raises DatasetError."""
+        """Return the samples of a split, from the node cache if there is one.
+
+        Raises:
+            DatasetError: the split is missing, or a sample is damaged.
+        """
         if self.cache is None:
             return self.dataset.split(split)
         return self.cache.decoded(self.dataset, split)
 
     def restore(self, directory: Path) -> None:
-        """Go on from a checkpoint. Raises CheckpointError with the differences where it belongs to
-        another network, other data or another experiment."""
+        """Resume from a checkpoint.
+
+        Raises:
+            CheckpointError: it cannot be read, or has another network, data set or experiment; the
+                message lists the differences.
+        """
         state = restore_checkpoint(directory, self.model, self.optimizer)
-        check_lineage(directory, self.origin)
+        check_lineage(directory, self.lineage)
         self.position = Position(**state["position"])
         self.history = list(state["history"])
 
     def run(
         self,
-        report: Callable[[Report], None],
+        report: Callable[[TrainingReport], None],
         report_steps: int | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Train what remains; call `report` after each epoch, and after every `report_steps` steps
-        within one. stop: asked on every worker in every step; once one of them says yes, the step
-        is reported, and the training ends there on all of them.
+        """Train the remaining epochs; call `report` after each epoch.
 
-        Raises NonFiniteLossError, DatasetError where a sample cannot be read, and
-        RankMismatchError where the workers are not at the same place.
+        report_steps: also call `report` after this number of steps within an epoch.
+        stop: called by every worker in every step. Once it returns true on any of them, the step is
+            reported and the training ends on all workers.
+
+        Raises:
+            NonFiniteLossError: the loss is NaN or infinite.
+            DatasetError: a sample cannot be read.
+            RankMismatchError: the ranks resumed from different positions.
         """
-        here = {"position": asdict(self.position), "history": self.history}
-        check_ranks_agree(self.group, here)
+        progress = {"position": asdict(self.position), "history": self.history}
+        check_ranks_agree(self.group, progress)
         epochs = self.experiment.training.epochs
-        every = self.experiment.evaluation.every
+        evaluation_interval = self.experiment.evaluation.every
         while self.position.epoch < epochs:
             metrics = self._train_epoch(report, report_steps, stop)
             if metrics is None:
@@ -197,7 +215,8 @@ class Training:
             self.position = Position(epoch=self.position.epoch + 1)
             epoch = self.position.epoch
             scores = None
-            if self.validation is not None and (epoch % every == 0 or epoch == epochs):
+            is_due = epoch % evaluation_interval == 0 or epoch == epochs
+            if self.validation is not None and is_due:
                 started = time.perf_counter()
                 scores = evaluate(
                     self.model,
@@ -206,23 +225,23 @@ class Training:
                     self.numerics,
                     self.experiment.evaluation,
                 )
-                figures = scores.metrics(self.classes)
-                metrics |= {f"val/{name}": value for name, value in figures.items()}
+                values = scores.metrics(self.classes)
+                metrics |= {f"val/{name}": value for name, value in values.items()}
                 metrics["val/seconds"] = time.perf_counter() - started
                 seconds += metrics["val/seconds"]
                 metrics["val/best_miou"] = max(
                     [scores.miou] + [entry.get("val/miou", 0.0) for entry in self.history]
                 )
-            before = self.history[-1].get("seconds", 0.0) if self.history else 0.0
-            metrics["seconds"] = before + seconds
+            earlier_seconds = self.history[-1].get("seconds", 0.0) if self.history else 0.0
+            metrics["seconds"] = earlier_seconds + seconds
             metrics["memory_gib"] = self.group.maximum(_peak_memory_gib(self.numerics.device))
             metrics = {"epoch": epoch, **metrics}
             self.history.append(metrics)
-            report(Report(epoch, metrics, scores, self._snapshot))
+            report(TrainingReport(epoch, metrics, scores, self._snapshot))
 
     def _snapshot(self) -> Snapshot:
         state = {
-            "experiment": self.origin,
+            "experiment": self.lineage,
             "position": asdict(self.position),
             "history": self.history,
         }
@@ -230,12 +249,14 @@ class Training:
 
     def _train_epoch(
         self,
-        report: Callable[[Report], None],
+        report: Callable[[TrainingReport], None],
         report_steps: int | None,
         stop: Callable[[], bool],
     ) -> dict[str, float] | None:
-        """Train the steps that remain of the epoch under way; its metrics, None where it was
-        stopped before its end."""
+        """Train the remaining steps of the current epoch.
+
+        Returns its metrics, or None if `stop` ended it early.
+        """
         config, position = self.experiment.training, self.position
         steps = -(-len(self.batches) // config.accumulation)
         parts = prefetch_to_device(
@@ -245,11 +266,11 @@ class Training:
         )
         while position.step < steps:
             started = time.perf_counter()
-            # Validation and reports in between leave the model in another mode.
+            # Validation and reports may have changed the mode of the model.
             self.replica.train()
             rate = learning_rate(config, position.epoch, position.step, steps)
-            for parameters in self.optimizer.param_groups:
-                parameters["lr"] = rate
+            for parameter_group in self.optimizer.param_groups:
+                parameter_group["lr"] = rate
             parts_of_step = list(islice(parts, config.accumulation))
             names, losses, stopped = self._step(parts_of_step, rate, stop())
             position.loss_names = names
@@ -262,7 +283,7 @@ class Training:
             if position.step == steps:
                 break
             if stopped or (report_steps and position.step % report_steps == 0):
-                report(Report(position.epoch + 1, None, None, self._snapshot))
+                report(TrainingReport(position.epoch + 1, None, None, self._snapshot))
             if stopped:
                 return None
         means = [value / steps for value in position.loss_sums]
@@ -277,33 +298,35 @@ class Training:
     def _step(
         self, parts: list[TrainingBatch], rate: float, stop: bool
     ) -> tuple[list[str], list[float], bool]:
-        """One optimizer step on the parts of a global batch. The names of the loss's terms, the
-        total loss followed by each term, as means over the global batch, and whether any worker
-        wants to `stop`, which travels with them."""
+        """Take one optimizer step on the parts of a global batch.
+
+        Returns the names of the loss terms; the total loss and each term, as means over the global
+        batch; and whether `stop` is true on any worker, which is reduced together with the losses.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         totals: Tensor | None = None
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
             set_sample_keys(self.model, part.sample_keys)
-            # What a network of the user's own draws, as dropout does, follows from this alone.
-            place = (self.position.epoch, self.position.step, index, self.group.rank)
-            torch.manual_seed(int(combine(self.experiment.seed, *place)))
-            with nullcontext() if last else self._without_exchange():
+            # Seeds the random numbers that a custom network draws, for example for dropout.
+            key = (self.position.epoch, self.position.step, index, self.group.rank)
+            torch.manual_seed(int(hash_integers(self.experiment.seed, *key)))
+            with nullcontext() if last else self._without_gradient_sync():
                 with self.numerics.autocast():
-                    output = self.replica(self.numerics.arrange(part.images))
+                    output = self.replica(self.numerics.to_memory_format(part.images))
                     terms = self.criterion(output, part.labels)
                 counts = self.group.sum(terms.counts)
                 loss, _ = self.criterion.total(terms.sums, counts)
-                # DDP averages the workers' gradients; the losses are shares of one global mean.
+                # DDP averages gradients over the workers, but their losses add up to a global mean.
                 (loss * (self.group.size / len(parts))).backward()
-            wish = terms.sums.new_tensor([float(stop)])
-            shared = self.group.sum(torch.cat([terms.sums.detach(), wish]))
-            loss, per_term = self.criterion.total(shared[:-1], counts)
-            measured = torch.cat([loss.reshape(1), per_term, shared[-1:]]).double() / len(parts)
-            totals = measured if totals is None else totals + measured
+            stop_flag = terms.sums.new_tensor([float(stop)])
+            reduced = self.group.sum(torch.cat([terms.sums.detach(), stop_flag]))
+            loss, per_term = self.criterion.total(reduced[:-1], counts)
+            means = torch.cat([loss.reshape(1), per_term, reduced[-1:]]).double() / len(parts)
+            totals = means if totals is None else totals + means
         assert totals is not None, "a batch has at least one part"
-        # The one transfer to the host in a step, after all of its work is queued.
-        *losses, wishes = totals.tolist()
+        # The only transfer to the host in a step, after all of its work is queued.
+        *losses, stop_votes = totals.tolist()
         if not math.isfinite(losses[0]):
             samples = ", ".join(name for part in parts for name in part.identifiers)
             raise NonFiniteLossError(
@@ -314,17 +337,17 @@ class Training:
         if clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         self.optimizer.step()
-        return list(terms.names), losses, wishes > 0
+        return list(terms.names), losses, stop_votes > 0
 
-    def _without_exchange(self) -> AbstractContextManager[None]:
-        """Within it, gradients add up on each worker instead of being averaged over them."""
+    def _without_gradient_sync(self) -> AbstractContextManager[None]:
+        """Return a context in which gradients accumulate without averaging over the workers."""
         if isinstance(self.replica, DistributedDataParallel):
             return self.replica.no_sync()
         return nullcontext()
 
 
 def _peak_memory_gib(device: torch.device) -> float:
-    """Peak memory of the device on CUDA, of the process on CPU."""
+    """Return the peak memory of the device on CUDA, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

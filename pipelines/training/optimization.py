@@ -1,4 +1,4 @@
-"""How the parameters are updated: the recipe's settings, the optimizer, the learning rate."""
+"""Training settings, the optimizer and the learning rate schedule."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,27 +13,28 @@ from pipelines.network.precision import MemoryFormat, Precision
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The recipe, by default that of the paper for Cityscapes (section 4.1).
+    """Training settings; the defaults are the paper's for Cityscapes (section 4.1).
 
     epochs: passes over the training split.
-    batch: images in one step, over all workers together.
-    accumulation: parts that a batch is computed in, one after the other, for want of memory. Batch
-        norm and mining see one part at a time, so it is part of what decides a result.
-    learning_rate, momentum, weight_decay: of SGD; the decay is on every parameter.
-    schedule, power: `poly` with its power, or `cosine`.
-    schedule_by: whether the learning rate changes every `epoch`, as the paper's, or `iteration`.
-    warmup_steps: steps over which the rate rises linearly from its first share to the schedule's.
-    gradient_clip: largest norm of all gradients together; no clipping when left out.
-    init: path or URI of a checkpoint, a model directory or a file of weights that the whole network
-        starts from; in a study also `runs:/ID/best` or `models:/NAME@ALIAS`. A trial is known by
-        the content, not by where it lies.
-    init_skip: patterns of tensor names (`head.*`) that `init` leaves at their own initial values,
-        such as the classifier of a model with other classes.
-    backbone_weights: path or URI of published weights that the backbone starts from.
-    precision, memory_format: how the network is computed; `auto` asks the device.
-    compile: run the network through `torch.compile`.
+    batch: images per step, over all workers.
+    accumulation: number of parts in which a batch is processed, to save memory. Batch norm and hard
+        example mining see one part at a time, so this affects the result.
+    learning_rate, momentum, weight_decay: of SGD; weight decay applies to every parameter.
+    schedule, power: learning rate schedule, `poly` with this power or `cosine`.
+    schedule_by: whether the learning rate changes every `epoch`, as in the paper, or `iteration`.
+    warmup_steps: number of first steps in which the learning rate rises linearly to the schedule's.
+    gradient_clip: maximum norm of all gradients together; no clipping if omitted.
+    init: path or URI of a checkpoint, a model directory or a file of weights to initialize the
+        whole network; in a study also `runs:/ID/best` or `models:/NAME@ALIAS`. A trial is
+        identified by the content of the weights, not by their location.
+    init_skip: patterns of tensor names (`head.*`) that `init` does not load, such as the classifier
+        of a model with other classes.
+    backbone_weights: path or URI of published weights to initialize the backbone.
+    precision, memory_format: numerical format of the network; `auto` chooses by device.
+    compile: compile the network with `torch.compile`.
 
-    Raises ValueError with the field's name, what was received and what would work.
+    Raises:
+        ValueError: a value is not valid; the message has the field, the value and the valid range.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -75,13 +76,15 @@ class TrainingConfig:
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ValueError(f"gradient_clip must be above 0, received {self.gradient_clip}")
         if self.init_skip and self.init is None:
-            raise ValueError("init_skip names tensors, but there is no init to leave them out of")
+            raise ValueError("init_skip is set without init; set init or remove init_skip")
         if self.init is not None and self.backbone_weights is not None:
-            raise ValueError("init and backbone_weights must not both be set: init has a backbone")
+            raise ValueError(
+                "init and backbone_weights must not both be set; init includes the backbone"
+            )
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD:
-    """SGD with momentum and weight decay on every parameter of `model` (section 4.1)."""
+    """Return SGD with momentum and weight decay on every parameter of `model` (section 4.1)."""
     return torch.optim.SGD(
         model.parameters(),
         lr=config.learning_rate,
@@ -92,23 +95,23 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.SGD
 
 
 def learning_rate(config: TrainingConfig, epoch: int, step: int, steps: int) -> float:
-    """The rate of `step` in `epoch`, both counted from 0, with `steps` to an epoch: never zero.
+    """Return the learning rate at `step` of `epoch`, both counted from 0; it is never 0.
 
-    With progress `p` in [0, 1), counted in whole epochs or in steps: poly `r (1 - p)^power` (the
-    paper's section 4.1, by epoch, power 1), cosine `r (1 + cos(pi p)) / 2`. Warm-up multiplies by
-    `(n + 1) / (warmup_steps + 1)` in step `n` of the training.
+    For progress `p` in [0, 1), in whole epochs or in steps: poly `r (1 - p)^power` (section 4.1 of
+    the paper: by epoch, power 1), cosine `r (1 + cos(pi p)) / 2`. Warm-up multiplies the rate by
+    `(n + 1) / (warmup_steps + 1)` at step `n` of the training. `steps`: steps per epoch.
     """
-    taken = epoch * steps + step
+    global_step = epoch * steps + step
     if not (0 <= epoch < config.epochs and 0 <= step < steps):
-        raise ValueError(f"epoch {epoch} and step {step} lie outside the training")
+        raise ValueError(f"epoch {epoch} and step {step} are outside the training")
     if config.schedule_by == "epoch":
         progress = epoch / config.epochs
     else:
-        progress = taken / (config.epochs * steps)
+        progress = global_step / (config.epochs * steps)
     if config.schedule == "poly":
         factor = (1 - progress) ** config.power
     else:
         factor = (1 + math.cos(math.pi * progress)) / 2
-    if taken < config.warmup_steps:
-        factor *= (taken + 1) / (config.warmup_steps + 1)
+    if global_step < config.warmup_steps:
+        factor *= (global_step + 1) / (config.warmup_steps + 1)
     return config.learning_rate * factor

@@ -1,4 +1,4 @@
-"""What a finished training leaves to be looked at: the confusion matrix and prediction panels."""
+"""Writes the result files of a finished training: confusion matrix, counts, prediction panels."""
 
 from pathlib import Path
 
@@ -8,18 +8,18 @@ import torch
 from pipelines.evaluation.counts import write_counts
 from pipelines.evaluation.inference import predict_image
 from pipelines.figures.panels import draw_confusion, draw_panels
-from pipelines.training.loop import Report, Training
+from pipelines.training.loop import Training, TrainingReport
 
 PANEL_ROWS = 5
 
 
-def write_results(directory: Path, training: Training, report: Report) -> None:
-    """Write `confusion.csv`, `confusion.png`, `counts.arrow` (by image and class) and `panels.png`
-    into `directory`, and `pretrained.txt` or `init.txt` where weights were loaded: what of them,
-    and what not.
+def write_results(directory: Path, training: Training, report: TrainingReport) -> None:
+    """Write the result files into `directory`.
 
-    The panels show images spread evenly over the validation split, the same for every variant.
-    Without a validation split there is nothing to score and nothing to show.
+    `confusion.csv`, `confusion.png`, `counts.arrow` (per image and class) and `panels.png` need a
+    validation split. `pretrained.txt` or `init.txt` list the weights that were loaded and those
+    that were not. The panels show images spaced evenly over the validation split, the same for
+    every variant.
     """
     directory.mkdir(parents=True)
     if training.pretrained is not None:

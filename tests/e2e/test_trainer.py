@@ -18,7 +18,7 @@ from orchestrator.training.diagnosis import diagnose
 from orchestrator.training.worker import WorkerTask, train_worker
 from pipelines.data.dataset import open_dataset
 from pipelines.training.experiment import Experiment
-from pipelines.training.loop import Report, Training
+from pipelines.training.loop import Training, TrainingReport
 from tests.support.sweep_command import STUDY, runs, sweep
 
 
@@ -44,7 +44,7 @@ def test_trials_beside_each_other_learn_what_each_learns_alone(
         for trial in resolve_trials(study.trials, "cpu", tmp_path):
             if trial.name not in trials:
                 continue
-            reports: list[Report] = []
+            reports: list[TrainingReport] = []
             training = Training(
                 trial.worker_experiment, open_dataset(trial.location), torch.device("cpu")
             )

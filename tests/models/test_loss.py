@@ -167,7 +167,7 @@ def test_other_output_is_refused(output: Any) -> None:
     [
         ({"threshold": 1.5}, "threshold is 1.5"),
         ({"share": -0.1}, "share is -0.1"),
-        ({"threshold": 0, "share": 0}, "no pixel would ever count"),
+        ({"threshold": 0, "share": 0}, "no pixel would contribute"),
         ({"auxiliary_weight": -1}, "auxiliary_weight is -1"),
         ({"auxiliary_weight": math.nan}, "auxiliary_weight is nan"),
     ],

@@ -26,7 +26,7 @@ from models import (
     split_output,
 )
 from models.backbones import BACKBONES
-from models.initialisation import initialise
+from models.initialization import initialize
 from models.layers import ConvNormReLU, fuse_by_addition, fuse_by_concatenation, resize
 
 CLASSES = 7
@@ -351,7 +351,7 @@ def test_a_network_is_built_on_the_cpu() -> None:
     parameter = types.SimpleNamespace(device=torch.device("cuda"))
     elsewhere = types.SimpleNamespace(named_parameters=lambda: [("head.weight", parameter)])
     with pytest.raises(ValueError, match=r"head\.weight is on cuda"):
-        initialise(elsewhere, 0)  # type: ignore[arg-type]
+        initialize(elsewhere, 0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ def test_a_network_is_built_on_the_cpu() -> None:
         ({"backbone": "resnet34"}, r"backbone is 'resnet34'; known: .*dfnet1.*resnet101"),
         ({"stem": "64"}, r"stem is '64'; with resnet18 it must be one of 64-64-128, 32-32-64"),
         ({"backbone": "dfnet1", "stem": "plain"}, r"with dfnet1 it must be left out"),
-        ({"backbone": "dfnet2", "dilation": True}, r"dfnet2 has no dilated form"),
+        ({"backbone": "dfnet2", "dilation": True}, r"dfnet2 does not support dilation"),
         ({"channels": 0}, r"channels is 0"),
         ({"flows": ("detail", "texture")}, r"flows has 'texture'; known: detail, .*semantic"),
         ({"supervision": (0,)}, r"supervision is \[0\]; the stages of resnet18 are 1, 2, 3, 4"),

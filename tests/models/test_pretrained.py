@@ -255,11 +255,11 @@ def test_what_is_missing_is_reported_and_kept() -> None:
     report = load_pretrained(backbone, {**state, "optimizer": {"lr": 1}})
     assert report.missing == {"layer4.1.bn2.running_var": "not in the checkpoint"}
     assert report.unused["optimizer"] == "not a tensor but dict"
-    assert report.unused["fc.weight"] == "no part of the backbone"
+    assert report.unused["fc.weight"] == "not part of the backbone"
     text = str(report)
     assert "missing: 1 tensors" in text
     assert "layer4.1.bn2.running_var: not in the checkpoint" in text
-    assert "fc.bias: no part of the backbone" in text
+    assert "fc.bias: not part of the backbone" in text
 
 
 def test_counters_of_batches_may_be_missing() -> None:

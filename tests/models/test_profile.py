@@ -193,9 +193,9 @@ def test_peak_memory_grows_with_the_image() -> None:
     [
         (["fenett"], "no network 'fenett'; there are baseline, strong"),
         (["--backbone", "vgg"], "invalid choice: 'vgg'"),
-        (["--size", "12x"], "'12x' is no size"),
-        (["--size", "0"], "'0' is no size"),
-        (["--classes", "0"], "'0' is no number of classes"),
+        (["--size", "12x"], "'12x' is not a size"),
+        (["--size", "0"], "'0' is not a size"),
+        (["--classes", "0"], "'0' is not a number of classes"),
     ],
 )
 def test_arguments_that_make_no_sense(

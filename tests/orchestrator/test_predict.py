@@ -108,7 +108,7 @@ def test_unreadable_pictures_are_reported_and_skipped(
     printed = capsys.readouterr().out
     assert f"skipped {images / 'cut.png'}: damaged or truncated" in printed
     assert f"skipped {images / 'empty.jpg'}: the file is empty" in printed
-    assert f"skipped {tmp_path / 'notes.txt'}: not a picture" in printed
+    assert f"skipped {tmp_path / 'notes.txt'}: not an image" in printed
     assert f"1 label maps in {out}, 3 pictures skipped" in printed
     assert files(out) == {"good.png"}
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from orchestrator.storage import Storage, on_this_machine
 from orchestrator.sweep.__main__ import main as sweep
-from pipelines.data.storage import within
 
 
 def test_a_directory_is_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +29,7 @@ def test_a_uri_keeps_its_query_at_the_end() -> None:
 @given(st.text("ab?=/ ", max_size=12), st.text("abc", min_size=1, max_size=4))
 def test_a_path_is_a_path_whatever_is_in_it(tail: str, name: str) -> None:
     place = Path("/root") / tail.strip("/")
-    assert Path(within(place, name)) == place / name
+    assert Path(join_uri(place, name)) == place / name
 
 
 def test_a_directory_here_is_itself(tmp_path: Path) -> None:
@@ -50,5 +49,5 @@ def test_an_address_with_a_key_in_it_is_refused_and_not_repeated(
     ):
         assert sweep([str(study), *options]) == 2
     told = capsys.readouterr().out
-    assert told.count("a key in an address") == 2
+    assert told.count("a key in a URI") == 2
     assert "hush" not in told

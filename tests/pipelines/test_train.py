@@ -155,5 +155,8 @@ def test_another_experiment_does_not_overwrite(
     before = (experiment.parent / "out" / "last" / "model.safetensors").read_bytes()
     experiment.write_text(EXPERIMENT.replace("epochs: 3", "epochs: 2"))
     assert train(experiment, small_streets, "out") == 2
-    assert "holds another experiment (training.epochs: 1 there, 2 here)" in capsys.readouterr().err
+    assert (
+        "holds another experiment (training.epochs: 1 (recorded), 2 (now))"
+        in capsys.readouterr().err
+    )
     assert (experiment.parent / "out" / "last" / "model.safetensors").read_bytes() == before

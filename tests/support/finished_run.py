@@ -14,7 +14,7 @@ from orchestrator.tracking.study_run import StudyRun
 from pipelines.model_directory import write_model_directory
 from pipelines.network.build import build_network
 from pipelines.network.checkpoint import STATE_FILE, WEIGHTS_FILE
-from pipelines.training.lineage import origin
+from pipelines.training.lineage import lineage
 
 STUDY = """\
 study: scored
@@ -56,7 +56,7 @@ def make_finished_run(storage: Path, dataset: Path) -> FinishedRun:
         checkpoints[name].mkdir(parents=True)
         network = build_network(trial.experiment.model, 10, seed=seed)
         save_file(dict(network.state_dict()), checkpoints[name] / WEIGHTS_FILE)
-        described = origin(trial.worker_experiment, trial.dataset.manifest.fingerprint, {})
+        described = lineage(trial.worker_experiment, trial.dataset.manifest.fingerprint, {})
         (checkpoints[name] / STATE_FILE).write_text(json.dumps({"experiment": described}))
         write_model_directory(
             storage / "models" / name,

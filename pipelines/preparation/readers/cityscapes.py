@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.data.image_io import PictureError
+from pipelines.data.image_io import ImageError
 from pipelines.data.manifest import ClassInfo, DatasetError
 from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.reader import Listing, Reader, Record, color, visible
@@ -72,7 +72,7 @@ class Cityscapes(Reader):
         stored = super().indices(record, picture)
         names_ids = record.label is not None and record.label.name.endswith(LABEL)
         if names_ids and (stored == IGNORE).any():
-            raise PictureError(
+            raise ImageError(
                 f"holds 255, which is no label id: are these training ids? They are read from "
                 f"*{TRAINING_LABEL}"
             )

@@ -79,7 +79,7 @@ class Reader(ABC):
         return record.image.read_bytes(), label
 
     def indices(self, record: Record, picture: Image.Image) -> NDArray[np.uint16]:
-        """The stored values of a record's decoded label, (height, width); PictureError if none."""
+        """The stored values of a record's decoded label, (height, width); ImageError if none."""
         return stored_values(picture, self.values(record), self.classes)
 
     def bytes(self, record: Record) -> int:

@@ -138,7 +138,7 @@ def test_keys_stay_here_wherever_they_stand(
     study.write_text(STUDY)
     assert send(study, "--set", "data.dataset=s3://KEY:hush@bucket/data") == 2
     told = capsys.readouterr().out
-    assert told.count("a key in an address") == 2
+    assert told.count("a key in a URI") == 2
     assert "hush" not in told.replace("hu/sh", "hush")
     assert not jobs.all
 

@@ -15,7 +15,7 @@ from orchestrator.study.user_code import modules_of
 from pipelines.data.config import DataConfig
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.network.build import NetworkConfig
-from pipelines.training.experiment import Experiment, differences
+from pipelines.training.experiment import Experiment, experiment_differences
 from pipelines.training.optimization import TrainingConfig
 
 ROOT = Path(__file__).parents[3]
@@ -36,20 +36,22 @@ def test_identities_last() -> None:
 def test_what_changes_no_score_does_not_count() -> None:
     smaller = replace(BASE, evaluation=EvaluationConfig(batch=1))
     assert trial_identity(smaller, FINGERPRINT) == trial_identity(BASE, FINGERPRINT)
-    assert differences(smaller.as_json(), BASE.as_json()) == []
+    assert experiment_differences(smaller.as_json(), BASE.as_json()) == []
 
 
 def test_a_setting_that_was_not_recorded_was_at_its_default() -> None:
     recorded, own = BASE.as_json(), BASE.as_json()
     del recorded["training"]["momentum"]
-    assert differences(recorded, own) == []
+    assert experiment_differences(recorded, own) == []
     own["training"]["momentum"] = 0.8
-    assert differences(recorded, own) == ["training.momentum: 0.9 there, 0.8 here"]
+    assert experiment_differences(recorded, own) == ["training.momentum: 0.9 (recorded), 0.8 (now)"]
     networks = [
         replace(BASE, model=NetworkConfig("a:B", arguments)).as_json()
         for arguments in ({"width": 8}, {"width": 8, "rate": 0.5})
     ]
-    assert differences(*networks) == ["model.arguments.rate: nothing there, 0.5 here"]
+    assert experiment_differences(*networks) == [
+        "model.arguments.rate: nothing (recorded), 0.5 (now)"
+    ]
 
 
 def test_data_counts_by_content_not_by_place() -> None:

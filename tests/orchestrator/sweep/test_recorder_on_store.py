@@ -27,7 +27,7 @@ from orchestrator.training.stop_file import StopFile
 from orchestrator.training.worker import RESULTS_DIRECTORY
 from pipelines.network.build import build_network
 from pipelines.network.checkpoint import STATE_FILE
-from pipelines.training.lineage import origin
+from pipelines.training.lineage import lineage
 
 STUDY = """\
 study: by hand
@@ -81,7 +81,7 @@ class Bench:
         trial = self.trials[name].trial
         network = build_network(trial.worker_experiment.model, 10, seed=0)
         save_file(dict(network.state_dict()), place / "model.safetensors")
-        whose = origin(trial.worker_experiment, trial.dataset.manifest.fingerprint, {})
+        whose = lineage(trial.worker_experiment, trial.dataset.manifest.fingerprint, {})
         state = {"experiment": whose, "history": EPOCHS}
         (place / STATE_FILE).write_text(json.dumps(state))
         return {"last_checkpoint": str(place), "best_checkpoint": str(place)}

@@ -12,7 +12,7 @@ from orchestrator.study.resolve import ResolvedTrial, resolve_trials
 from orchestrator.tracking.models import log_models
 from orchestrator.tracking.store import TrackingStore
 from pipelines.network.checkpoint import STATE_FILE, CheckpointError
-from pipelines.training.lineage import origin
+from pipelines.training.lineage import lineage
 from tests.support.finished_run import STUDY
 
 
@@ -28,9 +28,9 @@ def trial(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) -> Reso
 @pytest.mark.parametrize(
     ("changed", "difference"),
     [
-        ({"seed": 4}, "seed: 4 there, 0 here"),
-        ({"data": "0" * 64}, r"data.dataset: 0{64} there, \w{64} here"),
-        ({"init": "abc"}, "training.init: abc there, None here"),
+        ({"seed": 4}, r"seed: 4 \(recorded\), 0 \(now\)"),
+        ({"data": "0" * 64}, r"data.dataset: 0{64} \(recorded\), \w{64} \(now\)"),
+        ({"init": "abc"}, r"training.init: abc \(recorded\), None \(now\)"),
     ],
 )
 def test_a_checkpoint_of_something_else_is_not_recorded(
@@ -42,7 +42,7 @@ def test_a_checkpoint_of_something_else_is_not_recorded(
 ) -> None:
     experiment = replace(trial.worker_experiment, seed=changed.get("seed", 0))
     data = changed.get("data", trial.dataset.manifest.fingerprint)
-    described = origin(experiment, data, {"init": changed.get("init")})
+    described = lineage(experiment, data, {"init": changed.get("init")})
     (tmp_path / STATE_FILE).write_text(json.dumps({"experiment": described}))
     store = TrackingStore(f"sqlite:///{empty_store}", None)
     with pytest.raises(CheckpointError, match=f"belongs to another experiment: {difference}$"):

@@ -140,7 +140,7 @@ def empty(directory: Path) -> None:
         (age_manifest, "format version 1 is not 2.*prepare the data set again"),
         (remove_index, r"index\.parquet: missing"),
         (remove_shard, r"\.parquet: missing"),
-        (cut_shard, r"\.parquet: damaged: \d+ bytes where the manifest says \d+"),
+        (cut_shard, r"\.parquet: damaged \(\d+ bytes, expected \d+\)"),
     ],
 )
 def test_damage_gets_a_sentence(copy: Path, damage: Callable[[Path], None], sentence: str) -> None:
@@ -174,7 +174,7 @@ def test_another_data_set_in_the_place_of_one_is_told(copy: Path, tmp_path: Path
     fingerprint = open_dataset(copy).manifest.fingerprint
     assert open_dataset(copy, fingerprint).manifest.fingerprint == fingerprint
     prepare_streets(tmp_path / "other", train=11, val=3, size=(32, 64), seed=1)
-    with pytest.raises(DatasetError, match=rf"another data set by now .*, {fingerprint[:12]} bef"):
+    with pytest.raises(DatasetError, match=rf"data set has changed .*, {fingerprint[:12]} bef"):
         open_dataset(tmp_path / "other", fingerprint)
 
 

@@ -172,7 +172,7 @@ def test_class_uniform_crops_show_their_class(streets: PreparedDataset) -> None:
     batches = TrainingBatches(split, data, 0, 4)
     for draws in batches.batches.epoch(0):
         batch = batches.load(draws)
-        for row, (shown_row, shown_column) in enumerate(draws.shown.tolist()):
+        for row, (shown_row, shown_column) in enumerate(draws.contained.tolist()):
             for (source, resized, offset, _), crop, pixel in zip(
                 batch.geometry[row].tolist(), data.crop, (shown_row, shown_column), strict=True
             ):
@@ -192,7 +192,7 @@ def test_the_centroid_s_label_is_in_the_crop(
     for draws in batches.batches.epoch(0):
         batch = batches.load(draws)
         _, labels = augmentation.crops(batch)
-        for row, (sample, shown) in enumerate(zip(draws.samples, draws.shown, strict=True)):
+        for row, (sample, shown) in enumerate(zip(draws.samples, draws.contained, strict=True)):
             place = shown - batch.geometry[row, :, 2].numpy()
             assert labels[row, place[0], place[1]] == split.read(int(sample))[1][tuple(shown)]
 
@@ -211,7 +211,7 @@ def test_class_uniform_needs_labels() -> None:
 
     with pytest.raises(ValueError, match="class_uniform needs labels"):
         TrainingBatches(Unlabelled(), DataConfig(class_uniform=0.5), 0, 1)
-    with pytest.raises(ValueError, match=r"share from 0 to 1, received 1\.5"):
+    with pytest.raises(ValueError, match=r"fraction from 0 to 1, received 1\.5"):
         DataConfig(class_uniform=1.5)
 
 

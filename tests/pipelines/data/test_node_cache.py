@@ -125,7 +125,7 @@ node_cache.NodeCache(Path({str(tmp_path)!r})).decoded(dataset, "train")
 def test_without_room_samples_are_decoded_each_time(
     streets: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.warns(UserWarning, match=r"'train': it needs 0\.1 MiB and .* room for 0\.0"):
+    with pytest.warns(UserWarning, match=r"'train': it needs 0\.1 MiB, but .* room for 0\.0"):
         found = NodeCache(tmp_path, capacity=10_000).decoded(streets, "train")
     assert isinstance(found, Split)
     full = shutil.disk_usage(tmp_path)._replace(free=node_cache.MARGIN + 1000)

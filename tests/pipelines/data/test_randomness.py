@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipelines.data.randomness import (
     Stream,
-    combine,
+    hash_integers,
     permutation,
     sample_keys,
     uniform,
@@ -36,7 +36,7 @@ def test_draws_are_uniform_and_streams_unrelated() -> None:
 def test_keys_differ_in_every_part() -> None:
     parts = np.array([(s, e, i, o) for s in range(4) for e in range(4) for i in range(9)
                       for o in range(2)])  # fmt: skip
-    assert len(np.unique(combine(*parts.T))) == len(parts)
+    assert len(np.unique(hash_integers(*parts.T))) == len(parts)
 
 
 @given(st.integers(1, 300), st.integers(0, 2**31), st.integers(0, 1000))

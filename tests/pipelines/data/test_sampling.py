@@ -72,7 +72,7 @@ def test_class_uniform_draws_every_class_alike(share: float, epoch: int) -> None
     centroids = centroids_of([40, 0, 3, 17])
     batches = GlobalBatches(30, 0, 5, class_uniform=ClassUniform(share, centroids))
     draws = batches.epoch(epoch)
-    shown = np.concatenate([draw.shown for draw in draws])
+    shown = np.concatenate([draw.contained for draw in draws])
     samples = np.concatenate([draw.samples for draw in draws])
     drawn = shown[:, 0] >= 0
     assert drawn.sum() == round(30 * share)

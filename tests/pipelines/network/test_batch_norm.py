@@ -143,6 +143,6 @@ def test_statistics_that_each_worker_would_have_for_itself_are_refused(
     if device == "cuda" and not isinstance(norm, nn.InstanceNorm2d):
         assert isinstance(synchronize_batch_norm(model, torch.device(device))[2], nn.SyncBatchNorm)
         return
-    message = rf"^2 \({type(norm).__name__}\) has statistics of each worker's own images"
+    message = rf"^2 \({type(norm).__name__}\) has running statistics that would differ"
     with pytest.raises(NetworkError, match=message):
         synchronize_batch_norm(model, torch.device(device))

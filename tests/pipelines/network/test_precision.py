@@ -26,8 +26,8 @@ def test_auto_on_cpu_is_what_onednn_computes_natively(
 @pytest.mark.parametrize("memory_format", ["channels-last", "contiguous"])
 def test_the_memory_format_reaches_weights_and_images(memory_format: str) -> None:
     numerics = Numerics.choose(CPU, "fp32", memory_format)
-    model = numerics.place(nn.Conv2d(3, 8, 3))
-    images = numerics.arrange(torch.randn(2, 3, 9, 9))
+    model = numerics.to_device(nn.Conv2d(3, 8, 3))
+    images = numerics.to_memory_format(torch.randn(2, 3, 9, 9))
     wanted = torch.channels_last if memory_format == "channels-last" else torch.contiguous_format
     assert model.weight.is_contiguous(memory_format=wanted)
     assert images.is_contiguous(memory_format=wanted)

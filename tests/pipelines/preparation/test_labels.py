@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.data.image_io import PictureError
+from pipelines.data.image_io import ImageError
 from pipelines.data.manifest import ClassInfo
 from pipelines.preparation.labels import class_indices, indices_of_colors, stored_values, voc_color
 from pipelines.preparation.readers import READERS
@@ -58,7 +58,7 @@ def test_a_palette_that_fits_or_says_nothing_is_no_alarm(
 @given(st.permutations(range(11)).filter(lambda order: order != sorted(order)))
 def test_a_palette_in_another_order_is_an_alarm(order: list[int]) -> None:
     picture = palette_picture(np.arange(11)[None], [COLORS[index] for index in order])
-    with pytest.raises(PictureError, match="palette picture whose colours are the classes'") as got:
+    with pytest.raises(ImageError, match="palette picture whose colours are the classes'") as got:
         read(picture)
     index = next(place for place in range(11) if order[place] != place)
     for part in (f"index {index} is {CLASSES[index].name!r}", CLASSES[order[index]].name):
@@ -73,7 +73,7 @@ def test_a_palette_in_another_order_is_an_alarm(order: list[int]) -> None:
 def test_quantised_colours_are_an_alarm() -> None:
     """What Pillow makes of a colour label that is saved with a palette of its own."""
     picture = in_colors().convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
-    with pytest.raises(PictureError, match="palette picture whose colours are the classes'"):
+    with pytest.raises(ImageError, match="palette picture whose colours are the classes'"):
         read(picture)
 
 
@@ -97,13 +97,13 @@ def test_other_kinds_are_named(picture: Image.Image, sentence: str | None) -> No
     if sentence is None:  # black and white are class 0 and ignored here
         assert set(read(picture).ravel()) == {0, 255}
         return
-    with pytest.raises(PictureError, match=sentence):
+    with pytest.raises(ImageError, match=sentence):
         read(picture)
 
 
 def test_a_mask_of_one_class_is_named() -> None:
     mask = Image.fromarray(np.resize(np.array([0, 255], np.uint8), (4, 4)))
-    with pytest.raises(PictureError, match="black and white: a mask of one class"):
+    with pytest.raises(ImageError, match="black and white: a mask of one class"):
         class_indices(stored_values(mask, {0: 0, 1: 1}, CLASSES), {0: 0, 1: 1}, CLASSES)
 
 
@@ -121,11 +121,11 @@ def test_training_ids_under_the_name_of_label_ids_are_named() -> None:
     reader = READERS["cityscapes"](source=Path())
     record = Record("x", "train", Path("x"), Path("aachen_0_0_gtFine_labelIds.png"))
     picture = Image.fromarray(np.array([[0, 18, 255]], np.uint8))
-    with pytest.raises(PictureError, match="255, which is no label id: are these training ids"):
+    with pytest.raises(ImageError, match="255, which is no label id: are these training ids"):
         reader.indices(record, picture)
 
 
 def test_indices_where_colours_are_expected_are_named() -> None:
     pixels = np.asarray(Image.fromarray(INDICES).convert("RGB"))
-    with pytest.raises(PictureError, match=r"such as \[3, 3, 3\].*leave out `label_colors`"):
+    with pytest.raises(ImageError, match=r"such as \[3, 3, 3\].*leave out `label_colors`"):
         indices_of_colors(pixels, [ClassInfo("a", (9, 9, 200)), ClassInfo("b", (200, 9, 9))])

@@ -129,7 +129,7 @@ BAD: list[tuple[Callable[[CamVidSource], object], str]] = [
     (lambda source: flip_bit(source.label()), "label damaged or truncated"),
     (lambda source: source.image().write_bytes(b""), "image the file is empty"),
     (lambda source: source.label().write_bytes(b""), "label the file is empty"),
-    (lambda source: source.label().write_bytes(b"no picture"), "label not a picture"),
+    (lambda source: source.label().write_bytes(b"no picture"), "label not an image"),
     (mismatched_size, "label of 15 x 12 pixels for an image of 16 x 12"),
     (rgb_label, "label holds colours .mode RGB. instead of one index per pixel"),
     (unknown_value, r"label holds unknown values 12 in 192 pixels; known are 0-11, 255"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipelines.network.checkpoint import CheckpointError, Snapshot, take_snapshot
-from pipelines.training.checkpoint_folder import BackgroundWriter, CheckpointFolder, Entry, select
+from pipelines.training.checkpoint_folder import CheckpointFolder, CheckpointWriter, Entry, select
 
 
 def snapshot(epoch: int, step: int = 0, mious: tuple[float | None, ...] = ()) -> Snapshot:
@@ -123,7 +123,7 @@ def test_a_write_is_cut_short_at_every_point(
 def test_a_failed_write_surfaces_at_the_next_one(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("no directory")
     folder = CheckpointFolder(tmp_path)
-    writer = BackgroundWriter()
+    writer = CheckpointWriter()
     writer.start(lambda: folder.save(snapshot(1), 1, 0))
     with pytest.raises(CheckpointError, match=r"epoch-0001-step-000000: cannot be written \("):
         writer.start(lambda: None)

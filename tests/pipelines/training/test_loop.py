@@ -30,7 +30,7 @@ from pipelines.network.precision import Numerics
 from pipelines.preparation.embedded import prepare_streets
 from pipelines.training.distributed import RankMismatchError
 from pipelines.training.experiment import Experiment
-from pipelines.training.loop import NonFiniteLossError, Report, Training
+from pipelines.training.loop import NonFiniteLossError, Training, TrainingReport
 from pipelines.training.optimization import TrainingConfig
 from pipelines.training.results import write_results
 from tests.support.workers import run_workers
@@ -63,9 +63,9 @@ def run(
     if resume is not None:
         training.restore(resume)
 
-    reports: list[Report] = []
+    reports: list[TrainingReport] = []
 
-    def keep(report: Report) -> None:
+    def keep(report: TrainingReport) -> None:
         reports.append(report)
         # The first report: the end of the first epoch, or a place within it.
         if save_at is not None and len(reports) == 1:
@@ -100,10 +100,12 @@ def finished(small_streets: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @contextmanager
 def double_precision() -> Iterator[None]:
     """Everything is computed in float64, where what is left of a difference is no rounding."""
-    arrange = Numerics.arrange
+    arrange = Numerics.to_memory_format
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-        patch.setattr(Numerics, "arrange", lambda self, images: arrange(self, images).double())
+        patch.setattr(
+            Numerics, "to_memory_format", lambda self, images: arrange(self, images).double()
+        )
         torch.set_default_dtype(torch.float64)
         try:
             yield
@@ -234,7 +236,7 @@ def test_a_stop_is_a_checkpoint_within_the_epoch_and_costs_nothing(
     experiment = small_experiment()
     history, weights, _ = undisturbed
     training = Training(experiment, open_dataset(small_streets), CPU)
-    reports: list[Report] = []
+    reports: list[TrainingReport] = []
     asked = iter([False, True])
     training.run(reports.append, stop=lambda: next(asked))
     (report,) = reports
@@ -298,7 +300,7 @@ def test_joined_splits_train_without_validation(small_streets: Path, tmp_path: P
     experiment = replace(small_experiment(epochs=1), data=data)
     training = Training(experiment, open_dataset(small_streets), CPU)
     assert len(training.batches) == math.ceil(19 / 6)
-    reports: list[Report] = []
+    reports: list[TrainingReport] = []
     training.run(reports.append)
     (report,) = reports
     assert report.scores is None
@@ -310,7 +312,7 @@ def test_joined_splits_train_without_validation(small_streets: Path, tmp_path: P
 
 def test_a_split_that_cannot_be_is_refused() -> None:
     for name in ("", "train+", "train+train"):
-        with pytest.raises(ValueError, match="train_split must name a split, or different ones"):
+        with pytest.raises(ValueError, match="train_split must name a split, or different splits"):
             DataConfig(train_split=name)
 
 
@@ -383,16 +385,16 @@ def test_a_checkpoint_of_another_experiment_is_refused(
     run(small_experiment(epochs=1), moved, resume=finished)
     prepare_streets(tmp_path / "other", train=6, val=2, size=(32, 64))
     for dataset, experiment, difference in (
-        (small_streets, small_experiment(epochs=3), "training.epochs: 1 there, 3 here$"),
+        (small_streets, small_experiment(epochs=3), r"training.epochs: 1 \(recorded\), 3 \(now\)$"),
         (
             small_streets,
             replace(small_experiment(epochs=1, batch=7), seed=4),
-            "training.batch: 6 there, 7 here; seed: 3 there, 4 here$",
+            r"training.batch: 6 \(recorded\), 7 \(now\); seed: 3 \(recorded\), 4 \(now\)$",
         ),
         (
             tmp_path / "other",
             small_experiment(epochs=1),
-            r"data.dataset: \w{64} there, \w{64} here$",
+            r"data.dataset: \w{64} \(recorded\), \w{64} \(now\)$",
         ),
     ):
         with pytest.raises(CheckpointError, match="another experiment: " + difference):
@@ -409,7 +411,7 @@ def test_what_an_experiment_only_names_belongs_to_its_checkpoints(
     moved = shutil.copy(weights, tmp_path / "moved")
     run(small_experiment(epochs=1, init=str(moved)), small_streets, resume=tmp_path / "checkpoint")
     save_file({name: value + 1 for name, value in load_file(weights).items()}, tmp_path / "weights")
-    message = r"another experiment: training.init: \w{64} there, \w{64} here$"
+    message = r"another experiment: training.init: \w{64} \(recorded\), \w{64} \(now\)$"
     with pytest.raises(CheckpointError, match=message):
         run(experiment, small_streets, resume=tmp_path / "checkpoint")
 
@@ -447,10 +449,10 @@ def test_workers_that_would_not_train_the_same_train_nothing(
 ) -> None:
     checkpoint = undisturbed[2] if at_another_place else None
     run_workers(_disagreeing_worker, (small_streets, tmp_path, checkpoint), 2)
-    difference = "position.epoch: 0 there, 1 here" if checkpoint else "seed: 0 there, 1 here"
+    difference = ("position.epoch" if checkpoint else "seed") + ": 0 (rank 0), 1 (rank 1)"
     for rank in range(2):
         told = (tmp_path / f"{rank}.txt").read_text()
-        assert told.startswith("worker 1 (here) is about to train something else than worker 0")
+        assert told.startswith("rank 1 disagrees with rank 0 about what to train: ")
         assert difference in told
 
 

@@ -60,7 +60,7 @@ def test_the_rate_is_never_zero_and_never_above_the_first(
 
 
 def test_outside_the_training_there_is_no_rate() -> None:
-    with pytest.raises(ValueError, match="epoch 3 and step 0 lie outside"):
+    with pytest.raises(ValueError, match="epoch 3 and step 0 are outside"):
         learning_rate(TrainingConfig(epochs=3), 3, 0, 5)
 
 

@@ -12,7 +12,7 @@ from models import FENetConfig
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.training.experiment import Experiment
-from pipelines.training.loop import Report, Training
+from pipelines.training.loop import Training, TrainingReport
 from pipelines.training.optimization import TrainingConfig
 from pipelines.training.results import write_results
 
@@ -26,7 +26,7 @@ def test_results_of_a_training(small_streets: Path, tmp_path: Path) -> None:
     )
     dataset = open_dataset(small_streets)
     training = Training(experiment, dataset, torch.device("cpu"))
-    reports: list[Report] = []
+    reports: list[TrainingReport] = []
     training.run(reports.append)
     scores = reports[-1].scores
     assert scores is not None
