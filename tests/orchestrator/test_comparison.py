@@ -15,8 +15,7 @@ from scipy import stats
 from orchestrator.report.bootstrap import group_sizes, resampled_miou
 from orchestrator.report.power import power_of, seeds_needed, seeds_warning
 from orchestrator.report.significance import compare, holm, replicated_differences
-from pipelines.evaluation.counts import Counts, read_counts, write_counts
-from pipelines.evaluation.scores import ImageCounts, Scores
+from pipelines.evaluation.counts import Counts, ImageCounts, read_counts, write_counts
 
 CLASSES = ("road", "sky", "car")
 
@@ -51,9 +50,9 @@ def naive_miou(counts: NDArray[np.int64], images: list[int]) -> float:
 
 def test_counts_are_read_back(tmp_path: Path) -> None:
     values = torch.arange(12).reshape(2, 2, 3)
-    scores = Scores(torch.zeros(2, 2), ImageCounts(torch.tensor([0, 2]), values))
+    images = ImageCounts(torch.tensor([0, 2]), values)
     path = tmp_path / "counts.arrow"
-    write_counts(path, scores, ["a", "b", "c"], ["road", "sky"], ["x", "y", None])
+    write_counts(path, images, ["a", "b", "c"], ["road", "sky"], ["x", "y", None])
     counts = read_counts(path)
     assert (counts.identifiers, counts.groups) == (("a", "c"), ("x", None))
     assert counts.classes == ("road", "sky")
@@ -61,7 +60,7 @@ def test_counts_are_read_back(tmp_path: Path) -> None:
     assert counts.image_miou[1] == pytest.approx((6 / 21 + 9 / 30) / 2)
     assert counts.miou == pytest.approx((6 / 24 + 12 / 42) / 2)
     path.write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="no counts by image and class"):
+    with pytest.raises(ValueError, match="not a file of counts by image and class"):
         read_counts(path)
 
 

@@ -11,11 +11,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from pipelines.evaluation.counts import write_counts
-from pipelines.evaluation.scores import ImageCounts, Scores, ScoreState, boundary_scores
+from pipelines.evaluation.counts import ImageCounts, class_iou, mean_over_classes, write_counts
+from pipelines.evaluation.scores import Scores, ScoreState, boundary_scores
 
+FEW = st.integers(0, 9)  # so that a class often has no pixels at all
 matrices = st.integers(1, 6).flatmap(
     lambda n: st.lists(st.lists(st.integers(0, 9), min_size=n, max_size=n), min_size=n, max_size=n)
 )
@@ -54,6 +56,23 @@ def test_figures_follow_their_definitions(rows: list[list[int]]) -> None:
         assert scores.mean_accuracy == pytest.approx(sum(recalls) / len(recalls))
         weighted = sum(label[k] / sum(label) * iou for k, iou in ious.items())
         assert scores.frequency_weighted_iou == pytest.approx(weighted)
+
+
+@given(arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(1, 12), st.just(3)), elements=FEW))
+def test_iou_and_its_mean_equal_a_naive_loop(counts: np.ndarray) -> None:
+    iou = class_iou(counts)
+    mean = mean_over_classes(iou)
+    for image in range(len(counts)):
+        total, present = 0.0, 0
+        for index, (true, extra, missed) in enumerate(counts[image].tolist()):
+            if true + extra + missed:
+                assert iou[image, index] == true / (true + extra + missed)
+                total += iou[image, index]
+                present += 1
+            else:
+                assert math.isnan(iou[image, index]), "neither labeled nor predicted"
+        # Equal to the last bit: the order of the additions is part of the contract.
+        assert mean[image] == total / present if present else math.isnan(mean[image])
 
 
 def naive_boundary(predicted: np.ndarray, label: np.ndarray, k: int, tolerance: int) -> float:
@@ -156,15 +175,15 @@ def test_what_cannot_be_counted_is_refused() -> None:
     state.update(prediction[:1], label[:1], torch.tensor([2]))
     with pytest.raises(RuntimeError, match="0 images were not counted, and 1 more than once"):
         state.scores()
-    with pytest.raises(ValueError, match="a label holds class 7, and there are 4 classes"):
+    with pytest.raises(ValueError, match="a label contains class 7, but the 4 classes are 0 to 3"):
         state.update(prediction[:1], torch.full((1, 6, 7), 7), torch.tensor([0]))
 
 
 def test_counts_are_written_as_arrow(tmp_path: Path) -> None:
     counts = torch.arange(12).reshape(2, 2, 3)
-    scores = Scores(torch.zeros(2, 2), ImageCounts(torch.tensor([0, 2]), counts))
+    images = ImageCounts(torch.tensor([0, 2]), counts)
     write_counts(
-        tmp_path / "counts.arrow", scores, ["a", "b", "c"], ["road", "sky"], ["x", "y", None]
+        tmp_path / "counts.arrow", images, ["a", "b", "c"], ["road", "sky"], ["x", "y", None]
     )
     with pa.memory_map(str(tmp_path / "counts.arrow")) as file:
         rows = pa.ipc.open_file(file).read_all().to_pylist()
