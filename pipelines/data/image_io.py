@@ -91,22 +91,22 @@ def check_writable(path: Path) -> None:
     """Find out before the work whether a picture can be written to `path`.
 
     Raises:
-        ValueError: an ending that names no format, no such directory, or no permission.
+        UserError: an ending that names no format, no such directory, or no permission.
     """
     if path.suffix.lower() not in WRITABLE:
-        raise ValueError(
+        raise UserError(
             f"{path}: pictures cannot be written as {path.suffix!r}; "
             f"use {', '.join(WRITABLE[:-1])} or {WRITABLE[-1]}"
         )
     if path.is_dir():
-        raise ValueError(f"{path}: is a directory, expected a file to write to")
+        raise UserError(f"{path}: is a directory, expected a file to write to")
     if not path.parent.is_dir():
-        raise ValueError(f"{path}: there is no directory {path.parent}")
+        raise UserError(f"{path}: there is no directory {path.parent}")
     try:
         with TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise ValueError(f"{path}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

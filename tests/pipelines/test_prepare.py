@@ -133,9 +133,9 @@ BAD: list[tuple[Callable[[CamVidSource], object], str]] = [
     (lambda source: source.label().write_bytes(b""), "label the file is empty"),
     (lambda source: source.label().write_bytes(b"no picture"), "label not a picture"),
     (mismatched_size, "label of 15 x 12 pixels for an image of 16 x 12"),
-    (rgb_label, "label holds colours .mode RGB. instead of one index per pixel"),
-    (unknown_value, r"label holds unknown values 12 in 192 pixels; known are 0-11, 255"),
-    (wide_label, "label holds unknown values 4000"),
+    (rgb_label, "label has colors .mode RGB. instead of one index per pixel"),
+    (unknown_value, r"label has unknown values 12 in 192 pixels; known are 0-11, 255"),
+    (wide_label, "label has unknown values 4000"),
     (lambda source: source.label().unlink(), "trainannot/.*: No such file"),
     (lambda source: source.image().unlink(), "train/.*: No such file"),
 ]
@@ -168,7 +168,7 @@ def test_all_problems_are_listed_together(camvid: CamVidSource, tmp_path: Path) 
         prepare(CamVid(camvid.directory), tmp_path / "out")
     for part in (
         "train/0001TP_train000: .*image damaged",
-        "train/0001TP_train000: .*label holds colours",
+        "train/0001TP_train000: .*label has colors",
         "train/0001TP_train002: .*No such file",
         "val/0001TP_val002: .*image damaged",
     ):
@@ -322,11 +322,11 @@ def test_preparing_again_does_nothing_unless_the_source_changed(
         prepare(CamVid(camvid.directory), out)
     text = (out / "manifest.json").read_text()
     (out / "manifest.json").write_text(text.replace('"version": 2', '"version": 1'))
-    with pytest.raises(DatasetError, match=r"delete it first or .*format version 1 is not 2"):
+    with pytest.raises(DatasetError, match=r"format version 1 is not 2.*; delete it first or"):
         prepare(CamVid(camvid.directory), out)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("important")
-    with pytest.raises(DatasetError, match="exists and is no prepared data set"):
+    with pytest.raises(DatasetError, match="exists but is not a prepared data set"):
         prepare(CamVid(camvid.directory), tmp_path / "mine")
 
 
@@ -461,7 +461,7 @@ def test_the_command_says_what_it_did(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipelines.prepare.LINE_EVERY", 0.0)
+    monkeypatch.setattr("pipelines.prepare._LINE_SECONDS", 0.0)
     arguments = ["camvid", "--source", str(camvid.directory), "--workers", "1"]
     assert main([*arguments, "--destination", str(tmp_path / "out"), "--verify"]) == 0
     printed = capsys.readouterr()
@@ -470,9 +470,12 @@ def test_the_command_says_what_it_did(
     assert "preparing camvid: 6 of 6 samples after " in printed.err
     assert "verifying: 3 of 6 samples" in printed.err
     truncate(camvid.image())
-    assert main([*arguments, "--destination", str(tmp_path / "other")]) == 1
+    assert main([*arguments, "--destination", str(tmp_path / "other")]) == 2
     assert "train/0001TP_train000" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
     with pytest.raises(SystemExit):
         main(["streets", "--destination", str(tmp_path / "x"), "--size", "huge"])
-    assert "is not WIDTHxHEIGHT" in capsys.readouterr().err
+    assert "must be WIDTHxHEIGHT" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["streets", "--destination", str(tmp_path / "x"), "--seed", "-1"])
+    assert "must be a whole number from 0, received '-1'" in capsys.readouterr().err

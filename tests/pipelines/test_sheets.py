@@ -92,7 +92,7 @@ def test_sheets_of_very_long_pictures_and_of_a_split_without_labels(tmp_path: Pa
     prepare(Folder(source), tmp_path / "set")
     dataset = open_dataset(tmp_path / "set")
     assert "test: 2 images, 30-900 x 30-900 pixels" in describe(dataset)
-    assert "nothing labelled" in describe(dataset)
+    assert "unlabeled" in describe(dataset)
     for sheet in (
         contact_sheet(dataset),
         preview(dataset, DataConfig(crop=(64, 64), train_split="test")),
@@ -124,12 +124,14 @@ def test_commands_write_their_sheets(
     with Image.open(tmp_path / "c.png") as picture:
         assert np.array_equal(np.asarray(picture)[14:174, :320], np.asarray(enlarged))
     (tmp_path / "plain.yaml").write_text("data: {crops: 3}")
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     assert "plain.yaml: unknown key data.crops" in capsys.readouterr().err
+    assert main(["preview", uri, "--class-uniform", "2"]) == 2
+    assert "class_uniform must be a share from 0 to 1, received 2.0" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["preview", uri, "--count", "0"])
-    assert "'0' is not a number from 1 on" in capsys.readouterr().err
-    assert main(["inspect", str(tmp_path / "nowhere")]) == 1
+    assert "must be a whole number from 1, received '0'" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err
 
 
@@ -154,7 +156,7 @@ def test_an_impossible_sheet_is_found_before_anything_is_drawn(
 ) -> None:
     (tmp_path / "taken.png").mkdir()
     monkeypatch.setattr(PreparedDataset, "split", None)  # nothing of the data is read
-    assert main([command, streets.location.path, "--out", str(tmp_path / name)]) == 1
+    assert main([command, streets.location.path, "--out", str(tmp_path / name)]) == 2
     assert sentence in capsys.readouterr().err
 
 
