@@ -293,10 +293,10 @@ def _paint_wall(
     u -= building.z0 if x is not None else building.x0
     color, green = _wall_color(building, u, v, away / canvas.focal)
     color = canvas.haze(color * canvas.lit(normal), away)
-    pixels = (rows + region.rows.start, columns + region.columns.start)
-    canvas.color[pixels] = color
-    canvas.depth[pixels] = away
-    canvas.label[pixels] = np.where(green, VEGETATION, BUILDING)
+    painted = (rows + region.rows.start, columns + region.columns.start)
+    canvas.color[painted] = color
+    canvas.depth[painted] = away
+    canvas.label[painted] = np.where(green, VEGETATION, BUILDING)
 
 
 def _wall_color(building: Building, u: Floats, v: Floats, footprint: Floats) -> tuple[Floats, Mask]:
