@@ -1,12 +1,13 @@
-"""Parameters and multiply-adds of the paper's networks, with the paper's figures beside them.
+"""Parameters and multiply-adds of the paper's networks, compared with the paper's values.
 
-python -m models.profile                                    # what the paper gives figures for
+python -m models.profile                                    # the backbones in the paper's tables
 python -m models.profile fenet --backbone dfnet1 --parts
 python -m models.profile --size 1024x2048 --classes 19 --latency --json
 """
 
 import argparse
 import json
+import os
 import re
 import sys
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +17,7 @@ from models.cost import count_parameters, multiply_adds_by_part, on_meta, parts
 from models.fenet import FENet, FENetConfig
 from models.latency import device_at_hand, measure_latency
 
-#: The configurations of the paper's tables; DF and SF alone are parts of the last.
+#: The configurations of the paper's tables; DF and SF alone are measured as parts of the last.
 CONFIGURATIONS = {
     "baseline": FENetConfig(ppm=False, flows=()),
     "strong": FENetConfig(flows=()),
@@ -25,7 +26,7 @@ CONFIGURATIONS = {
     "fenet": FENetConfig(flows=("detail", "semantic")),
 }
 
-#: Tables 2 and 3(a): parameters in millions, multiply-adds in 1e9 at 1024 x 1024; 19 classes.
+#: Tables 2 and 3(a): parameters in millions and multiply-adds in 1e9, 19 classes, 1024 x 1024.
 PAPER: dict[tuple[str, str], tuple[float, float | None]] = {
     ("resnet101", "baseline"): (44.2, 239.2),
     ("resnet101", "strong"): (46.6, 239.5),
@@ -41,7 +42,7 @@ _PART_NAMES = {"neck": "laterals+ppm", "flows.detail": "df", "flows.semantic": "
 
 @dataclass
 class Cost:
-    """Of a part: parameters in millions, multiply-adds in 1e9."""
+    """Parameters in millions and multiply-adds in 1e9 of a part of a network."""
 
     params_m: float
     gflops: float
@@ -49,7 +50,7 @@ class Cost:
 
 @dataclass
 class Row:
-    """A line of the table, an object of `--json`; None where there is no figure."""
+    """A row of the table, or an object of `--json`; None for a value that is not available."""
 
     name: str
     backbone: str
@@ -65,7 +66,7 @@ class Row:
 def profile(
     name: str, backbone: str, classes: int, height: int, width: int, latency: bool = False
 ) -> Row:
-    """The row of one of `CONFIGURATIONS`, with its parts."""
+    """Return the row of one of `CONFIGURATIONS`, with its parts; `latency`: measure it, too."""
     config = replace(CONFIGURATIONS[name], backbone=backbone)
     model = on_meta(config, classes)
     multiply_adds = multiply_adds_by_part(model, classes, height, width)
@@ -84,11 +85,11 @@ def profile(
         row.latency_ms, row.memory_mib = measure_latency(
             lambda: FENet(config, classes), height, width, device_at_hand()
         )
-    return _beside_the_paper(row, classes, height, width)
+    return _with_paper_values(row, classes, height, width)
 
 
-def _beside_the_paper(row: Row, classes: int, height: int, width: int) -> Row:
-    """Adds the paper's figures where they are for this number of classes and this size."""
+def _with_paper_values(row: Row, classes: int, height: int, width: int) -> Row:
+    """Add the paper's values if they were reported for these classes and this size."""
     params, gflops = PAPER.get((row.backbone, row.name), (None, None))
     row.paper_params_m = params if classes == 19 else None
     row.paper_gflops = gflops if (classes, height, width) == (19, 1024, 1024) else None
@@ -98,7 +99,7 @@ def _beside_the_paper(row: Row, classes: int, height: int, width: int) -> Row:
 def profile_all(
     names: list[str], backbones: list[str], classes: int, height: int, width: int, latency: bool
 ) -> list[Row]:
-    """A row each configuration and backbone; after "fenet", rows for its two flows alone."""
+    """Return a row per configuration and backbone, and after "fenet" one for each flow alone."""
     rows = []
     for backbone in backbones:
         for name in names:
@@ -108,28 +109,28 @@ def profile_all(
                 for flow in ("df", "sf"):
                     cost = row.parts[flow]
                     alone = Row(flow, backbone, cost.params_m, cost.gflops)
-                    rows.append(_beside_the_paper(alone, classes, height, width))
+                    rows.append(_with_paper_values(alone, classes, height, width))
     return rows
 
 
 def table(rows: list[Row], with_parts: bool, latency: bool) -> str:
-    """Aligned text: figure, the paper's figure, difference in percent."""
+    """Format the rows as aligned text: our value, the paper's value, difference in percent."""
     head = ["backbone", "network", "params M", "paper", "diff %", "GFLOPs", "paper", "diff %"]
     lines = [[*head, "ms", "peak MiB"] if latency else head]
     for row in rows:
         line = [
             row.backbone,
             row.name,
-            *_beside(row.params_m, row.paper_params_m),
-            *_beside(row.gflops, row.paper_gflops),
+            *_comparison(row.params_m, row.paper_params_m),
+            *_comparison(row.gflops, row.paper_gflops),
         ]
         if latency:
             line += [_number(row.latency_ms, 1), _number(row.memory_mib, 0)]
         lines.append(line)
         if with_parts:
             for part, cost in row.parts.items():
-                figures = [_number(cost.params_m, 3), "", "", _number(cost.gflops, 2), "", ""]
-                lines.append(["", f"  {part}", *figures, *[""] * (len(line) - 8)])
+                values = [_number(cost.params_m, 3), "", "", _number(cost.gflops, 2), "", ""]
+                lines.append(["", f"  {part}", *values, *[""] * (len(line) - 8)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
@@ -140,7 +141,7 @@ def table(rows: list[Row], with_parts: bool, latency: bool) -> str:
     )
 
 
-def _beside(measured: float, paper: float | None) -> list[str]:
+def _comparison(measured: float, paper: float | None) -> list[str]:
     if paper is None:
         return [_number(measured, 3), "", ""]
     return [_number(measured, 3), _number(paper, 1), f"{100 * (measured / paper - 1):+.2f}"]
@@ -151,60 +152,81 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _size(text: str) -> tuple[int, int]:
-    """Height and width from `N` or `HEIGHTxWIDTH`."""
+    """Parse `N` or `HEIGHTxWIDTH` to (height, width)."""
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if not match or "0" in match.groups():
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: give 1024, or 1024x2048")
+        raise argparse.ArgumentTypeError(f"must be N or HxW, such as 1024x2048; received {text!r}")
     return int(match[1]), int(match[2] or match[1])
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of classes: give 1 or more")
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, received {text!r}")
     return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command `python -m models.profile`."""
+    """Run the command and return its exit status: 0, 1 for a closed pipe, 130 for Ctrl-C."""
+    options = _options(arguments)
+    try:
+        _print_profile(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Python flushes its output again on exit, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m models.profile",
-        description="Parameters and multiply-adds (GFLOPs, as the paper counts them) of the "
-        "paper's networks for one image, without auxiliary heads, beside its Tables 2 and 3(a).",
+        description="Print the parameters and multiply-adds (GFLOPs, as the paper counts them) of "
+        "the paper's networks for one image, without auxiliary heads, next to its Tables 2 and "
+        "3(a).",
     )
     parser.add_argument(
         "networks",
         nargs="*",
         metavar="NETWORK",
-        help=f"of {', '.join(CONFIGURATIONS)}; all if none is given",
+        help=f"any of {', '.join(CONFIGURATIONS)}; default: all",
     )
     parser.add_argument(
         "--backbone",
         action="append",
         choices=[*sorted(BACKBONES), "all"],
         metavar="NAME",
-        help=f"of {', '.join(sorted(BACKBONES))}, or all; may be given several times; "
-        "default: resnet101 and resnet18, for which the paper gives figures",
+        help=f"any of {', '.join(sorted(BACKBONES))}, or all; repeatable; default: resnet101 and "
+        "resnet18, which the paper reports",
     )
     parser.add_argument(
         "--size",
         type=_size,
         default=(1024, 1024),
         metavar="N|HxW",
-        help="of the image; default 1024",
+        help="size of the image; default: 1024",
     )
-    parser.add_argument("--classes", type=_positive, default=19, metavar="N", help="default 19")
-    parser.add_argument("--parts", action="store_true", help="break every network down")
+    parser.add_argument(
+        "--classes", type=_positive, default=19, metavar="N", help="number of classes; default: 19"
+    )
+    parser.add_argument("--parts", action="store_true", help="list the parts of every network")
     parser.add_argument(
         "--latency",
         action="store_true",
-        help="run each network on one image here: milliseconds, peak memory",
+        help="also run each network on this machine: milliseconds and peak memory of one image",
     )
-    parser.add_argument("--json", action="store_true", help="a list of objects, parts included")
+    parser.add_argument("--json", action="store_true", help="print a JSON list, including parts")
     options = parser.parse_args(arguments)
     for name in options.networks:
         if name not in CONFIGURATIONS:
-            parser.error(f"no network {name!r}; there are {', '.join(CONFIGURATIONS)}")
+            parser.error(f"unknown network {name!r}; known: {', '.join(CONFIGURATIONS)}")
+    return options
 
+
+def _print_profile(options: argparse.Namespace) -> None:
     names = options.networks or list(CONFIGURATIONS)
     backbones = options.backbone or ["resnet101", "resnet18"]
     if "all" in backbones:
@@ -213,12 +235,11 @@ def main(arguments: list[str] | None = None) -> int:
     rows = profile_all(names, backbones, options.classes, height, width, options.latency)
     if options.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
-        return 0
+        return
     print(table(rows, options.parts, options.latency))
     print(f"\n{options.classes} classes, {height} x {width}; GFLOPs: multiply-adds / 1e9")
     if options.latency:
         print(f"latency: batch of one, float32, channels-last, on {device_at_hand()}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -191,11 +191,11 @@ def test_peak_memory_grows_with_the_image() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fenett"], "no network 'fenett'; there are baseline, strong"),
+        (["fenett"], "unknown network 'fenett'; known: baseline, strong"),
         (["--backbone", "vgg"], "invalid choice: 'vgg'"),
-        (["--size", "12x"], "'12x' is no size"),
-        (["--size", "0"], "'0' is no size"),
-        (["--classes", "0"], "'0' is no number of classes"),
+        (["--size", "12x"], "must be N or HxW, such as 1024x2048; received '12x'"),
+        (["--size", "0"], "must be N or HxW, such as 1024x2048; received '0'"),
+        (["--classes", "0"], "must be a whole number from 1, received '0'"),
     ],
 )
 def test_arguments_that_make_no_sense(
