@@ -1,15 +1,15 @@
-"""What share of a training's time do checkpoints take, in the background and at once?
+"""What share of training time do checkpoints take, in the background and in the training thread?
 
     python -m benchmarks.checkpointing [--backbone NAME] [--crop N] [--batch N] [--epochs N]
 
-FENet-ResNet-18 trains on `streets` with a checkpoint at the end of every epoch, three ways side by
-side in one run, an epoch each in turn: without checkpoints; written in the background, as
-`pipelines.train` does; written by the training thread, flushed to the disk before it goes on.
+FENet-ResNet-18 trains on `streets` in three ways that take turns, one epoch each: without
+checkpoints; with a checkpoint per epoch written in the background, as `pipelines.train` does; with
+a checkpoint per epoch written and flushed to disk by the training thread.
 
-Printed are seconds of an epoch (medians), and what the training thread itself spends on a
-checkpoint: waiting for the one before, and taking the snapshot; as a share of an epoch of CamVid,
-367 images, and of Cityscapes, 2975, at the speed measured. On a machine without an idle core, a
-write in the background also takes processor time: at most what it takes at once.
+Prints the median seconds per epoch and the time for which a checkpoint blocks the training thread
+(waiting for the previous write and taking the snapshot), also as a share of an epoch of CamVid (367
+images) and Cityscapes (2975) at the measured speed. On a machine without an idle core, writing in
+the background also takes CPU time, at most as much as writing in the training thread.
 """
 
 import argparse
@@ -38,23 +38,26 @@ from pipelines.training.optimization import TrainingConfig
 
 @dataclass
 class Subject:
-    """One way to write checkpoints. epochs: seconds of each; held: seconds that the training thread
-    spent on each checkpoint."""
+    """One way to write checkpoints; none if it has no writer and is not `blocking`.
+
+    epochs: seconds of each epoch.
+    blocked: seconds for which each checkpoint blocked the training thread.
+    """
 
     folder: CheckpointFolder
     writer: CheckpointWriter | None
-    max_concurrent: bool = False
+    blocking: bool = False
     epochs: list[float] = field(default_factory=list)
-    held: list[float] = field(default_factory=list)
+    blocked: list[float] = field(default_factory=list)
 
     def checkpoint(self, training: Training, epoch: int) -> None:
         started = time.perf_counter()
         if self.writer is not None:
             self.writer.wait()
             self.writer.start(self._saving(training, epoch))
-        elif self.max_concurrent:
+        elif self.blocking:
             self._saving(training, epoch)()
-        self.held.append(time.perf_counter() - started)
+        self.blocked.append(time.perf_counter() - started)
 
     def _saving(self, training: Training, epoch: int) -> Callable[[], None]:
         training.position.epoch = epoch
@@ -80,44 +83,44 @@ def compare(dataset: PreparedDataset, options: argparse.Namespace, directory: Pa
     training = Training(experiment, dataset, device)
     subjects = {
         "no checkpoints": Subject(CheckpointFolder(directory / "none"), None),
-        "in the background": Subject(CheckpointFolder(directory / "behind"), CheckpointWriter()),
-        "at once": Subject(CheckpointFolder(directory / "at-once"), None, max_concurrent=True),
+        "in background": Subject(CheckpointFolder(directory / "background"), CheckpointWriter()),
+        "blocking": Subject(CheckpointFolder(directory / "blocking"), None, blocking=True),
     }
-    train_epoch(training, 0)  # warms up
+    train_epoch(training, 0)  # warm-up
     for epoch in range(1, options.epochs + 1):
         for subject in subjects.values():
-            # The write of the checkpoint at its start goes on during the epoch.
+            # A checkpoint that is started here is written during the epoch.
             started = time.perf_counter()
             subject.checkpoint(training, epoch)
             train_epoch(training, epoch)
             subject.epochs.append(time.perf_counter() - started)
             if subject.writer is not None:
                 subject.writer.wait()
-    files = (directory / "behind" / "last").glob("*")
+    files = (directory / "background" / "last").glob("*")
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     images = len(training.batches) * options.batch
     print(
         f"{options.backbone}, crop {options.crop}, batch {options.batch}, on {device.type}: "
-        f"{images} images an epoch, checkpoints of {megabytes:.0f} MB"
+        f"{images} images per epoch, checkpoints of {megabytes:.0f} MB"
     )
     plain = statistics.median(subjects["no checkpoints"].epochs)
     rate = images / plain
     for name, subject in subjects.items():
-        seconds, held = (statistics.median(values) for values in (subject.epochs, subject.held))
+        seconds, blocked = (statistics.median(each) for each in (subject.epochs, subject.blocked))
         shares = "".join(
-            f"{f'{held / (count / rate):.2%} of {data}':>22}"
+            f"{f'{blocked / (count / rate):.2%} of {data}':>22}"
             for data, count in (("CamVid", 367), ("Cityscapes", 2975))
         )
-        print(f"  {name:18} epoch {seconds:7.2f} s   training held {1e3 * held:7.1f} ms{shares}")
+        print(f"  {name:18} epoch {seconds:7.2f} s   blocked {1e3 * blocked:7.1f} ms{shares}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The cost of checkpoints, side by side.")
+    parser = argparse.ArgumentParser(description="Compare the cost of ways to write checkpoints.")
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--images", type=int, default=24, help="of an epoch")
-    parser.add_argument("--epochs", type=int, default=5, help="of each subject")
+    parser.add_argument("--images", type=int, default=24, help="images per epoch")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of each way")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)

@@ -1,16 +1,16 @@
-"""How fast are training samples made, beside what people do today and the bare memory copy?
+"""How fast does data loading produce training samples, compared with common practice?
 
     python -m benchmarks.loading [--images N] [--rounds N] [--batch N]
 
-Measured side by side in one run, on one core, in samples per second of processor time, at images of
-2048 x 1024 and crops of 1024 x 1024, resized by 0.5 to 2:
+Compares in one run, on one core, in samples per second of CPU time, with images of 2048 x 1024 and
+crops of 1024 x 1024, resized by 0.5 to 2:
 
-  loading alone     (a) this pipeline, from the node cache; (b) a `torch.utils.data` dataset that
-                    decodes PNG with Pillow and cuts the crop with albumentations; (c) copying the
-                    same windows from memory to memory, the limit
-  memory            what epochs of (a) add to the process, beside the batches it may hold
-  with augmentation (a) this pipeline on the CPU; (b) the same recipe by albumentations and OpenCV
-  on a GPU          time to augment a batch, plain and compiled, beside kornia's
+  loading only      (a) this pipeline, from the node cache; (b) a `torch.utils.data` dataset that
+                    decodes PNG with Pillow and crops with albumentations; (c) a memory copy of the
+                    same windows, the upper limit
+  memory            what epochs of (a) add to the process, compared with the batches it may hold
+  with augmentation (a) this pipeline on the CPU; (b) the same recipe in albumentations and OpenCV
+  on a GPU          time to augment a batch, plain and compiled, compared with kornia's
                     AugmentationSequential and a training step of FENet with ResNet-18
 
 Needs albumentations and opencv-python-headless for (b).
@@ -49,11 +49,11 @@ from pipelines.preparation.readers.streets import Streets
 
 SIZE, CROP = (1024, 2048), (1024, 1024)
 DATA = DataConfig(crop=CROP)
-AHEAD = 4  # batches that loading may be ahead of the loop
+AHEAD = 4  # batches that loading may prefetch
 
 
 class PngDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
-    """Image and label PNGs in folders, as most training code has them."""
+    """Image and label PNGs in a folder, as most training code reads them."""
 
     def __init__(self, directory: Path, transform: albumentations.Compose) -> None:
         self.images = sorted(directory.glob("*-image.png"))
@@ -66,17 +66,17 @@ class PngDataset(torch.utils.data.Dataset[tuple[Any, Any]]):
         path = self.images[index]
         image = np.asarray(Image.open(path).convert("RGB"))
         label = np.asarray(Image.open(path.with_name(path.name.replace("-image", "-label"))))
-        done = self.transform(image=image, mask=label)
-        pixels = np.ascontiguousarray(done["image"].transpose(2, 0, 1))
-        return torch.from_numpy(pixels), torch.from_numpy(done["mask"])
+        result = self.transform(image=image, mask=label)
+        pixels = np.ascontiguousarray(result["image"].transpose(2, 0, 1))
+        return torch.from_numpy(pixels), torch.from_numpy(result["mask"])
 
 
-def usual_crop() -> list[Any]:
+def albumentations_crop() -> list[Any]:
     return [albumentations.RandomCrop(*CROP)]
 
 
-def usual_recipe() -> list[Any]:
-    """The same recipe in albumentations, scale before crop, on uint8 as OpenCV is fastest."""
+def albumentations_recipe() -> list[Any]:
+    """Return the same recipe in albumentations: scale before crop, and uint8, OpenCV's fastest."""
     return [
         albumentations.RandomScale(scale_limit=(-0.5, 1.0), p=1),
         albumentations.PadIfNeeded(*CROP, fill=(124, 116, 104), fill_mask=255),
@@ -89,7 +89,7 @@ def usual_recipe() -> list[Any]:
 
 
 def copied_windows(batches: TrainingBatches, split: Samples) -> Callable[[int], None]:
-    """Copies the windows of batch `step` between buffers that exist already."""
+    """Return a function that copies the windows of batch `step` to buffers allocated before."""
     steps = batches.batches.epoch(0)
     sources = [split.read(index) for index in range(len(split))]
     target = np.zeros((SIZE[0], SIZE[1], 3), np.uint8)
@@ -110,7 +110,7 @@ def copied_windows(batches: TrainingBatches, split: Samples) -> Callable[[int], 
 
 
 def _window(numbers: Tensor, crop: int) -> slice:
-    """The source pixels that one axis of a crop needs, up to a pixel."""
+    """Return the source pixels that one axis of a crop needs, to within a pixel."""
     source, resized, offset, start = numbers.tolist()
     last = min(resized, offset + crop) - 1
     return slice(start, min(source, (2 * last + 1) * source // (2 * resized) + 2))
@@ -119,7 +119,7 @@ def _window(numbers: Tensor, crop: int) -> slice:
 def measure(
     subjects: dict[str, Callable[[int], Any]], steps: int, batch: int, rounds: int
 ) -> dict[str, float]:
-    """Median samples per second of processor time; the subjects take turns in every round."""
+    """Return each subject's median samples per second of CPU time; they take turns each round."""
     rates: dict[str, list[float]] = {name: [] for name in subjects}
     for each in subjects.values():
         each(0)
@@ -133,25 +133,25 @@ def measure(
 
 
 def memory_of_epochs(batches: TrainingBatches) -> tuple[float, float]:
-    """MiB of memory of its own that four epochs add to this process at most, and MiB of the windows
-    and labels of the batches that loading may have ahead."""
-    before = own_memory()
+    """Return the MiB that four epochs add to this process's peak anonymous memory, and the MiB of
+    the batches that loading may prefetch."""
+    before = anonymous_memory()
     peak, size = before, 0
     for epoch in range(4):
         for batch in batches.epoch(epoch):
-            peak = max(peak, own_memory())
+            peak = max(peak, anonymous_memory())
             size = batch.windows.nbytes + batch.labels.nbytes
     return (peak - before) / 2**20, AHEAD * size / 2**20
 
 
-def own_memory() -> int:
-    """Bytes of this process's memory that is no file's, such as a cache's pages are (Linux)."""
+def anonymous_memory() -> int:
+    """Return the bytes of this process's memory that is not mapped from files (Linux)."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
 def write_pngs(split: Samples, directory: Path) -> float:
-    """The split as PNG pairs; returns the mean size of an image in MB."""
+    """Write the split as pairs of PNGs; return the mean size of an image in MB."""
     sizes = []
     for index in range(len(split)):
         image, label = split.read(index)
@@ -170,35 +170,35 @@ def on_the_cpu(directory: Path, images: int, rounds: int, batch: int) -> None:
     draws = batches.batches.epoch(0)
     steps = len(draws)
     augmentation = Augmentation(DATA.augmentation, CROP)
-    cropped = PngDataset(directory, albumentations.Compose(usual_crop()))
-    augmented = PngDataset(directory, albumentations.Compose(usual_recipe()))
+    cropped = PngDataset(directory, albumentations.Compose(albumentations_crop()))
+    augmented = PngDataset(directory, albumentations.Compose(albumentations_recipe()))
 
-    def usual(dataset: PngDataset) -> Callable[[int], Any]:
+    def collated(dataset: PngDataset) -> Callable[[int], Any]:
         return lambda step: torch.utils.data.default_collate(
             [dataset[int(sample)] for sample in draws[step].samples]
         )
 
     print(f"{images} images of {SIZE[1]} x {SIZE[0]}, PNG {megabytes:.2f} MB; batch {batch}")
     added, held = memory_of_epochs(batches)
-    print("memory of loading alone, MiB")
+    print("memory of loading only, MiB")
     print(f"  (a) added by 4 epochs   {added:9.1f}")
-    print(f"      {AHEAD} batches ahead     {held:9.1f}   added/ahead = {added / held:.2f}")
+    print(f"      {AHEAD} batches         {held:11.1f}   added/batches = {added / held:.2f}")
     rates = measure(
         {
             "a": lambda step: batches.load(draws[step]),
-            "b": usual(cropped),
+            "b": collated(cropped),
             "c": copied_windows(batches, split),
         },
         steps,
         batch,
         rounds,
     )
-    print("loading alone, samples per second and core")
+    print("loading only, samples per second and core")
     print(f"  (a) node cache          {rates['a']:9.1f}")
     print(f"  (b) PNG, Pillow, crop   {rates['b']:9.1f}   a/b = {rates['a'] / rates['b']:.1f}")
     print(f"  (c) memory copy         {rates['c']:9.1f}   c/a = {rates['c'] / rates['a']:.2f}")
     rates = measure(
-        {"a": lambda step: augmentation(batches.load(draws[step])), "b": usual(augmented)},
+        {"a": lambda step: augmentation(batches.load(draws[step])), "b": collated(augmented)},
         steps,
         batch,
         max(1, rounds // 2),
@@ -209,7 +209,7 @@ def on_the_cpu(directory: Path, images: int, rounds: int, batch: int) -> None:
 
 
 def kornia_recipe() -> nn.Module:
-    """The same recipe by kornia's own modules, on whole pictures."""
+    """Return the same recipe in kornia's modules, on whole images."""
     import kornia.augmentation as K
 
     return K.AugmentationSequential(
@@ -269,7 +269,7 @@ def on_the_gpu(batch: SourceBatch) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Samples per second, side by side.")
+    parser = argparse.ArgumentParser(description="Compare ways to load training samples.")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8)
@@ -283,7 +283,7 @@ def main() -> None:
             batches = TrainingBatches(split, DATA, 0, options.batch)
             on_the_gpu(next(batches.epoch(0)))
         else:
-            print("no GPU here: augmentation's share of a training step was not measured")
+            print("no GPU: skipped augmentation's share of a training step")
 
 
 if __name__ == "__main__":

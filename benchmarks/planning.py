@@ -1,10 +1,10 @@
-"""How long does `--plan` take, from the command to the prompt?
+"""How long does the command `orchestrator.sweep --plan` take?
 
     python -m benchmarks.planning [--rounds N]
 
-A study of 10 different networks, at two learning rates, with ever more seeds: 20, 100 and 1000
-trials. The command is timed as a whole, imports included, on a storage that knows the device's
-times already, because a study's first plan measures them. The median of the rounds counts.
+Plans a study of 10 networks at two learning rates with an increasing number of seeds: 20, 100 and
+1000 trials. Prints the median wall time of the whole command, including imports. The device's
+timings are already stored, because a study's first plan measures them.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 TRIALS = (20, 100, 1000)
-_CELLS = 20
+_CONFIGURATIONS = 20
 STUDY = """\
 study: planning
 base:
@@ -38,20 +38,20 @@ seeds: SEEDS
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.planning")
-    parser.add_argument("--rounds", type=int, default=5, help="of each study (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds per study; default: 5")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         study = Path(directory) / "study.yaml"
         print(f"{'trials':>8}{'s':>8}")
         for trials in TRIALS:
-            study.write_text(STUDY.replace("SEEDS", str(list(range(trials // _CELLS)))))
-            _study(study)  # makes the data set, and probes the device, the first time
-            seconds = statistics.median(_study(study) for _ in range(options.rounds))
+            study.write_text(STUDY.replace("SEEDS", str(list(range(trials // _CONFIGURATIONS)))))
+            _plan(study)  # the first plan renders the data set and times the device
+            seconds = statistics.median(_plan(study) for _ in range(options.rounds))
             print(f"{trials:8}{seconds:8.2f}", flush=True)
 
 
-def _study(study: Path) -> float:
-    """Seconds of one command."""
+def _plan(study: Path) -> float:
+    """Run the command and return its seconds."""
     command = [sys.executable, "-m", "orchestrator.sweep", str(study), "--plan"]
     command += ["--storage", str(study.with_name("storage"))]
     environment = {name: text for name, text in os.environ.items() if not name.startswith("MLFLOW")}

@@ -1,9 +1,9 @@
-"""What a device can do at most, and what a part of a training step has to do at least.
+"""The roofline model: the least time in which a device can execute a part of a training step.
 
-Ceilings are measured: the best rate of matrix products and convolutions, and that of copying
-memory. Needs are counted while the part runs once: the multiply-adds of its convolutions and matrix
-products, and the bytes that must pass through memory if every pointwise operation were fused with
-its neighbours. The larger of the two times is the part's roofline.
+A device's limits are measured: its best rate of multiply-adds in matrix products and convolutions,
+and its rate of copying memory. A part's work is counted while it runs once: the multiply-adds of
+its convolutions and matrix products, and the bytes of memory traffic if every pointwise operation
+were fused with its neighbors. The larger of the two times is the part's roofline.
 """
 
 import time
@@ -18,32 +18,32 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-# Filling memory, and moving it between formats, is no work that has to be done.
+# Operations that fill memory or change its format do not count as traffic.
 _FREE = ("empty", "zeros", "ones", "full", "fill", "zero", "copy", "clone", "detach", "new_")
 
 
 @dataclass(frozen=True)
-class Need:
-    """multiply_adds, and bytes read or written."""
+class Work:
+    """Multiply-adds, and bytes read or written."""
 
     multiply_adds: int
     bytes: int
 
 
 @dataclass(frozen=True)
-class Ceiling:
-    """multiply_adds, and bytes read or written, in a second at most."""
+class DeviceLimits:
+    """Most multiply-adds, and most bytes read or written, per second."""
 
     multiply_adds: float
     bytes: float
 
-    def seconds(self, need: Need) -> float:
-        """The least time for a piece of work."""
-        return max(need.multiply_adds / self.multiply_adds, need.bytes / self.bytes)
+    def seconds(self, work: Work) -> float:
+        """Return the least time for `work`."""
+        return max(work.multiply_adds / self.multiply_adds, work.bytes / self.bytes)
 
 
 class _Traffic(TorchDispatchMode):
-    """Adds up the bytes of what operations read and write, pointwise ones and views apart."""
+    """Counts the bytes that operations read and write, except views and pointwise operations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,22 +63,22 @@ class _Traffic(TorchDispatchMode):
         return result
 
 
-def need_of(work: Callable[[], Any]) -> Need:
-    """Run `work` once and count."""
+def count_work(part: Callable[[], Any]) -> Work:
+    """Run `part` once and count its work."""
     traffic, counter = _Traffic(), FlopCounterMode(display=False)
     with counter, traffic:
-        work()
-    return Need(counter.get_total_flops() // 2, traffic.bytes)
+        part()
+    return Work(counter.get_total_flops() // 2, traffic.bytes)
 
 
-def measure_ceiling(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> Ceiling:
-    """Try matrix products and convolutions of several shapes, and copies; the best of each."""
+def measure_limits(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> DeviceLimits:
+    """Return the best rates over matrix products and convolutions of several shapes, and copies."""
     probes = [*_products(device, dtype), *_convolutions(device, dtype)]
     rate = max(count / _best_seconds(work, device, seconds) for count, work in probes)
     source = torch.ones(2**26 if device.type == "cpu" else 2**28, device=device)
     target = torch.empty_like(source)
     copied = _best_seconds(lambda: target.copy_(source), device, seconds)
-    return Ceiling(rate, 2 * source.numel() * source.element_size() / copied)
+    return DeviceLimits(rate, 2 * source.numel() * source.element_size() / copied)
 
 
 def _products(
@@ -103,7 +103,7 @@ def _convolutions(
 
 
 def _best_seconds(work: Callable[[], Any], device: torch.device, seconds: float) -> float:
-    """The shortest of the runs that fit in `seconds`, at least three."""
+    """Return the shortest time of at least three runs that together take about `seconds`."""
     times: list[float] = []
     while len(times) < 4 or sum(times) < seconds:
         started = time.perf_counter()
@@ -115,9 +115,9 @@ def _best_seconds(work: Callable[[], Any], device: torch.device, seconds: float)
 
 
 def _tensors(leaves: Iterable[Any]) -> list[Tensor]:
-    """The tensors among `leaves`, each once."""
-    found: list[Tensor] = []
+    """Return the distinct tensors among `leaves`."""
+    tensors: list[Tensor] = []
     for leaf in leaves:
-        if isinstance(leaf, Tensor) and not any(leaf is other for other in found):
-            found.append(leaf)
-    return found
+        if isinstance(leaf, Tensor) and not any(leaf is other for other in tensors):
+            tensors.append(leaf)
+    return tensors

@@ -1,4 +1,4 @@
-"""Ways to make a training step, from the straightforward one on, each timed part by part."""
+"""Implementations of a training step, from the straightforward one on, timed part by part."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.roofline import Need, need_of
+from benchmarks.roofline import Work, count_work
 from models import SegmentationLoss, set_sample_keys, split_output
 from pipelines.data.augmentation import Augmentation
 from pipelines.data.dataset import PreparedDataset, Samples, open_dataset
@@ -23,24 +23,24 @@ from pipelines.training.experiment import Experiment
 from pipelines.training.optimization import build_optimizer
 
 PARTS = ("data", "augmentation", "forward", "loss", "backward", "optimizer")
-RATE = 1e-6  # small, so that no subject runs away from the others
+RATE = 1e-6  # learning rate; tiny, so that all subjects keep nearly the same weights
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a step is made; each field is one improvement."""
+    """How a step is implemented; each field is one improvement."""
 
-    mining: bool = False  # k smallest of each image, without sorting or reading back
+    mining: bool = False  # hard pixels of each image, without a sort or a device-to-host copy
     channels_last: bool = False
     bf16: bool = False
     fused: bool = False  # SGD in one kernel
-    cached: bool = False  # decoded once, in threads ahead of the loop
-    ahead: bool = False  # copied and augmented on a stream of its own
+    cached: bool = False  # samples decoded once, and batches prefetched by threads
+    prefetched: bool = False  # batches copied and augmented on a separate CUDA stream
     compiled: bool = False
 
 
 class Subject:
-    """One recipe on one device, with a model, an optimizer and data of its own."""
+    """One recipe on one device, with its own model, optimizer and data."""
 
     def __init__(
         self, recipe: Recipe, experiment: Experiment, directory: Path, device: torch.device
@@ -73,7 +73,7 @@ class Subject:
         return TrainingBatches(split, self.experiment.data, 0, batch, pin=pin)
 
     def endless(self) -> Iterator[Any]:
-        """Source batches, one after the other."""
+        """Yield the source batches of all epochs."""
         epoch = 0
         while True:
             if self.recipe.cached:
@@ -83,19 +83,19 @@ class Subject:
             epoch += 1
 
     def steps(self, count: int) -> list[dict[str, float]]:
-        """Milliseconds by part of `count` steps, after one that is not counted."""
+        """Return the milliseconds of each part of `count` steps, after one warm-up step."""
         sources = self.endless()
-        if self.recipe.ahead:
+        if self.recipe.prefetched:
             self._prepared = prefetch_to_device(sources, self.augmentation, self.device)
-        taken = []
+        times = []
         for _ in range(count + 1):
-            watch = Watch(self.device)
+            watch = Stopwatch(self.device)
             self.step(sources, watch)
-            taken.append(watch.milliseconds())
-        return taken[1:]
+            times.append(watch.milliseconds())
+        return times[1:]
 
-    def step(self, sources: Iterator[Any], watch: "Watch") -> None:
-        if self.recipe.ahead:
+    def step(self, sources: Iterator[Any], watch: "Stopwatch") -> None:
+        if self.recipe.prefetched:
             batch = watch.timed("data", lambda: next(self._prepared))
             images, labels, keys = batch.images, batch.labels, batch.sample_keys
         else:
@@ -114,7 +114,7 @@ class Subject:
 
     def loss(self, output: Any, labels: Tensor) -> Tensor:
         if not self.recipe.mining:
-            return usual_loss(output, labels)
+            return straightforward_loss(output, labels)
         with self.numerics.autocast():
             terms = self.criterion(output, labels)
         return self.criterion.total(terms.sums, terms.counts)[0]
@@ -123,14 +123,14 @@ class Subject:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def needs(self) -> dict[str, Need]:
-        """What each part of a step has to do, counted on one step."""
-        found: dict[str, Need] = {"data": Need(0, 0)}  # made on the host, ahead
+    def work(self) -> dict[str, Work]:
+        """Count the work of each part in one step."""
+        counted: dict[str, Work] = {"data": Work(0, 0)}  # prefetched on the host
 
-        def count(part: str, work: Callable[[], Any]) -> Any:
-            kept: list[Any] = []
-            found[part] = need_of(lambda: kept.append(work()))
-            return kept[0]
+        def count(name: str, part: Callable[[], Any]) -> Any:
+            results: list[Any] = []
+            counted[name] = count_work(lambda: results.append(part()))
+            return results[0]
 
         source = next(self.endless()).to(self.device)
         images, labels = count("augmentation", lambda: self.augmentation(source))
@@ -138,11 +138,11 @@ class Subject:
         loss = count("loss", lambda: self.loss(output, labels))
         count("backward", loss.backward)
         count("optimizer", self.update)
-        return found
+        return counted
 
 
-class Watch:
-    """Times the parts of a step: by events on a GPU, by the clock on a CPU."""
+class Stopwatch:
+    """Times the parts of a step, with CUDA events on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -155,7 +155,7 @@ class Watch:
         return result
 
     def milliseconds(self) -> dict[str, float]:
-        """By part, and from the first part's start to the last one's end."""
+        """Return the time of each part, and as `whole` the time from first start to last end."""
         if self._cuda:
             torch.cuda.synchronize()
         spans = {part: self._between(*span) for part, span in self._spans.items()}
@@ -173,8 +173,8 @@ class Watch:
         return float(start.elapsed_time(end)) if self._cuda else 1e3 * (end - start)
 
 
-def usual_loss(output: Any, labels: Tensor) -> Tensor:
-    """Mining as it is usually written: softmax, a sort of all pixels, boolean indexing."""
+def straightforward_loss(output: Any, labels: Tensor) -> Tensor:
+    """Mine hard pixels as most code does: softmax, a sort of all pixels, boolean indexing."""
     logits, auxiliary = split_output(output)
     total = logits.new_zeros(())
     for term in (logits, *auxiliary.values()):
@@ -191,14 +191,14 @@ def usual_loss(output: Any, labels: Tensor) -> Tensor:
 
 
 def improvements(gpu: bool, compiled: bool) -> list[tuple[str, Recipe]]:
-    """The recipes, each with one thing more than the one before."""
+    """Return the recipes; each adds one improvement to the one before."""
     added = [
         ("+ mining without a sort", "mining"),
         ("+ channels last", "channels_last"),
         ("+ bf16 autocast", "bf16"),
         ("+ fused SGD", "fused"),
-        ("+ decoded once, ahead", "cached"),
-        *([("+ augmented ahead", "ahead")] if gpu else []),
+        ("+ decoded once, prefetch", "cached"),
+        *([("+ augmentation prefetch", "prefetched")] if gpu else []),
         *([("+ torch.compile", "compiled")] if compiled else []),
     ]
     recipes = [("straightforward, fp32", Recipe())]

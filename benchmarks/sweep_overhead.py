@@ -2,16 +2,16 @@
 
     python -m benchmarks.sweep_overhead [--trials N] [--plain N]
 
-Measured side by side in one run, on all cores of this machine, for trials that train for a second:
+Compares in one run, on all cores of this machine, for trials that train for about a second:
 
-  the bare loop      `pipelines` alone: one process a core, one training after another in it
-  the plain pattern  a Ray Tune function that drives a `TorchTrainer`, as Ray documents it, with
+  bare loop          `pipelines` alone: one process per core that runs trainings one after another
+  plain Ray          a Ray Tune function that drives a `TorchTrainer`, as Ray documents it, with
                      Ray's default settings and no tracking
-  this project       `python -m orchestrator.sweep` on a study file, results and MLflow included
+  this project       `python -m orchestrator.sweep` on a study file, including results and MLflow
 
-Every trial trains, validates, writes a checkpoint and draws its panels. A trial's seconds are those
-of the core it occupies: wall time x cores / trials, between the end of the first trials, one a
-core, and the end of the last. What is spent once, on imports and on starting Ray, is given apart.
+Every trial trains, validates, writes a checkpoint and draws its panels. The seconds per trial are
+core seconds (wall time x cores / trials) from the end of the first trial on each core to the end of
+the last trial. One-time costs, such as imports and starting Ray, are printed separately.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from mlflow.tracking import MlflowClient
 
 from orchestrator.study.load import load_study
 from pipelines.data.dataset import open_dataset
-from pipelines.preparation.embedded import prepare_streets
+from pipelines.preparation.embedded import cores, prepare_streets
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training, TrainingReport
 from pipelines.training.results import write_results
 
-CORES = len(os.sched_getaffinity(0))
+CORES = cores()
 NAME = "sweep-overhead"
 STUDY = """\
 study: NAME
@@ -51,7 +51,7 @@ resources: {workers: 1, cpus_per_worker: 1, node_cache: null}
 
 
 def train(experiment: Experiment, report: Any) -> None:
-    """One training; `report(directory)` is told where its checkpoint lies."""
+    """Run one training; `report` is called with the directory of its checkpoint."""
     torch.set_num_threads(1)
     training = Training(experiment, open_dataset(experiment.data.dataset), torch.device("cpu"))
 
@@ -65,7 +65,7 @@ def train(experiment: Experiment, report: Any) -> None:
 
 
 def bare(experiments: Sequence[Experiment]) -> list[float]:
-    """The ends of the trainings, on this process's clock. The first one warms up."""
+    """Run the trainings one after another and return the time at the end of each."""
     ends = []
     for experiment in experiments:
         train(experiment, lambda directory: None)
@@ -74,7 +74,7 @@ def bare(experiments: Sequence[Experiment]) -> list[float]:
 
 
 def plain(experiments: Sequence[Experiment], storage: Path) -> list[float]:
-    """The ends of the trials, as Ray's documentation has Tune over Train."""
+    """Run the trials as Ray's documentation combines Tune and Train; return their end times."""
     import ray
     from ray import tune
     from ray.train import Checkpoint, RunConfig, ScalingConfig
@@ -121,19 +121,21 @@ def plain(experiments: Sequence[Experiment], storage: Path) -> list[float]:
 
 
 def seconds_of_a_trial(ends: Sequence[float]) -> float:
-    """Seconds of a core for each trial, from the ends of all, the first of each core left out."""
+    """Return the core seconds per trial from the trials' end times, without each core's first."""
     ends = sorted(ends)
     return (ends[-1] - ends[CORES - 1]) * CORES / (len(ends) - CORES)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep_overhead")
-    parser.add_argument("--trials", type=int, default=100, help="of the study (default: 100)")
-    parser.add_argument("--plain", type=int, default=8, help="of the plain pattern (default: 8)")
+    parser.add_argument("--trials", type=int, default=100, help="trials of the study; default: 100")
+    parser.add_argument("--plain", type=int, default=8, help="trials of plain Ray; default: 8")
     parser.add_argument("--part", nargs=2, metavar=("KIND", "DIRECTORY"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if min(options.trials, options.plain) <= CORES:
-        parser.error(f"--trials and --plain must be above {CORES}: the first {CORES} do not count")
+        parser.error(
+            f"--trials and --plain must exceed {CORES}, because the first {CORES} do not count"
+        )
     if options.part:
         print(json.dumps(_part(*options.part)))
         return
@@ -142,8 +144,8 @@ def main() -> None:
         prepare_streets(directory / "streets", train=8, val=4, size=(32, 64))
         print(f"{options.trials} trials of one epoch on {CORES} cores")
         print(f"{'':20}{'s/trial':>10}{'above bare':>12}{'once, s':>10}", flush=True)
-        loop = _row("the bare loop", _bare(directory, options.trials), None)
-        _row("the plain pattern", _plain(directory, options.plain), loop)
+        loop = _row("bare loop", _bare(directory, options.trials), None)
+        _row("plain Ray", _plain(directory, options.plain), loop)
         ends, total = _ours(directory, options.trials)
         _row("this project", (ends, total), loop)
         if len(ends) >= 4 * CORES + 4:
@@ -153,8 +155,10 @@ def main() -> None:
 
 
 def _row(name: str, measured: tuple[list[float], float], loop: float | None) -> float:
-    """Print one way's figures; returns its seconds a trial. measured: the trials' ends, and the
-    seconds of everything together."""
+    """Print one row of the table and return its seconds per trial.
+
+    measured: the trials' end times, and the total seconds.
+    """
     ends, total = measured
     each = seconds_of_a_trial(ends)
     above = "" if loop is None else f"{each - loop:.2f}"
@@ -163,7 +167,7 @@ def _row(name: str, measured: tuple[list[float], float], loop: float | None) -> 
 
 
 def _bare(directory: Path, trials: int) -> tuple[list[float], float]:
-    """All cores at once, each with its share of the trials."""
+    """Run one process per core, each with its share of the trials."""
     _write_study(directory, -(-trials // CORES) + 1)
     started = time.time()
     processes = [_start("bare", directory) for _ in range(CORES)]
@@ -213,7 +217,7 @@ def _start(kind: str, directory: Path) -> "subprocess.Popen[str]":
 
 
 def _part(kind: str, directory: str) -> list[float]:
-    """What one process of the measurement does."""
+    """Run one process of the measurement and return its trials' end times."""
     experiments = [t.experiment for t in load_study(Path(directory) / "study.yaml").trials]
     if kind == "bare":
         return bare(experiments)

@@ -1,15 +1,15 @@
-"""How fast is a training step, beside the straightforward one and beside what the device can do?
+"""How fast is a training step, compared with a straightforward one and with the device's limits?
 
     python -m benchmarks.training_step [--gpu] [--compile] [--rounds N] [--batch N] [--crop N]
 
-Side by side in one run: a step as training code usually has it (fp32, NCHW, eager, pictures decoded
-and augmented when they are needed, mining by sorting the whole map), then with each improvement of
-this project added in turn, and last the project's own loop. Printed for each: images a second,
-milliseconds by part, peak memory, and the share of the device's measured rate of multiply-adds;
-then the roofline of every part (see `roofline.py`).
+Compares in one run: a step as most training code has it (fp32, NCHW, eager, images decoded and
+augmented on demand, mining by sorting all pixels), the same with each improvement of this project
+added in turn, and the project's training loop. Prints for each: images per second, milliseconds by
+part, peak memory, and the share of the device's measured rate of multiply-adds; then the roofline
+of every part (see `roofline.py`).
 
 On a CPU: FENet-ResNet-18 on small crops. `--gpu`: FENet-ResNet-18 and -101, 1024 x 1024, batch 8.
-Data are `streets`, made for it. Needs nothing but what `pipelines` needs; no Ray, no MLflow.
+Renders its own `streets` data. Needs neither Ray nor MLflow.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.roofline import Ceiling, Need, measure_ceiling
+from benchmarks.roofline import DeviceLimits, Work, measure_limits
 from benchmarks.step_recipes import PARTS, RATE, Subject, improvements
 from models import FENetConfig
 from pipelines.data.config import DataConfig
@@ -38,15 +38,17 @@ from pipelines.training.optimization import TrainingConfig
 
 
 class PeakMemory:
-    """GiB in use at most since it was made, above what was in use then: of the device on CUDA, of
-    the process on a CPU (Linux)."""
+    """Peak memory since this object was created, above the memory in use at that time.
+
+    Measures the GPU's memory on CUDA, else the process's memory (Linux).
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
-            Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         self._before = self._peak()
 
     def gib(self) -> float:
@@ -60,19 +62,19 @@ class PeakMemory:
 
 
 def loop_steps(training: Training, count: int) -> list[float]:
-    """Milliseconds of whole steps of the project's own loop, after one that is not counted."""
+    """Return the milliseconds of `count` steps of the project's loop, after one warm-up step."""
     parts = prefetch_to_device(
         (batch for epoch in range(10**6) for batch in training.batches.epoch(epoch)),
         training.augmentation,
         training.numerics.device,
     )
     training.replica.train()
-    taken = []
+    times = []
     for _ in range(count + 1):
         started = time.perf_counter()
-        training._step([next(parts)], RATE, False)  # ends with the losses on the host
-        taken.append(1e3 * (time.perf_counter() - started))
-    return taken[1:]
+        training._step([next(parts)], RATE, False)  # ends when the losses are on the host
+        times.append(1e3 * (time.perf_counter() - started))
+    return times[1:]
 
 
 def compare(
@@ -82,21 +84,21 @@ def compare(
     device: torch.device,
     options: argparse.Namespace,
 ) -> None:
-    """Measure all recipes in turns, `rounds` times, and print the tables."""
+    """Measure all recipes in turn, `rounds` times, and print the tables."""
     batch, crop = experiment.training.batch, experiment.data.crop[0]
     print(f"\n{backbone}, crops of {crop} x {crop}, batch {batch}")
-    ceilings = {kind: measure_ceiling(device, kind) for kind in (torch.float32, torch.bfloat16)}
-    for kind, ceiling in ceilings.items():
+    limits = {dtype: measure_limits(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    for dtype, limit in limits.items():
         print(
-            f"  measured ceiling, {str(kind).removeprefix('torch.')}: "
-            f"{ceiling.multiply_adds / 1e9:,.0f} G multiply-adds/s, {ceiling.bytes / 1e9:,.0f} GB/s"
+            f"  measured limits, {str(dtype).removeprefix('torch.')}: "
+            f"{limit.multiply_adds / 1e9:,.0f} G multiply-adds/s, {limit.bytes / 1e9:,.0f} GB/s"
         )
     subjects = {
         name: Subject(recipe, experiment, directory, device)
         for name, recipe in improvements(device.type == "cuda", options.compile)
     }
-    needs = next(subject for subject in subjects.values() if subject.recipe.fused).needs()
-    work = sum(need.multiply_adds for need in needs.values())
+    work = next(subject for subject in subjects.values() if subject.recipe.fused).work()
+    multiply_adds = sum(part.multiply_adds for part in work.values())
     times: dict[str, list[dict[str, float]]] = {name: [] for name in subjects}
     peaks = dict.fromkeys(subjects, 0.0)
     for _ in range(options.rounds):
@@ -105,72 +107,73 @@ def compare(
             try:
                 times[name] += subjects[name].steps(options.steps)
             except torch.OutOfMemoryError:
-                # The straightforward step of the largest network needs more than some GPUs have.
-                print(f"  {name}: left out, the device's memory is not enough")
+                # The straightforward step of the largest network exceeds some GPUs' memory.
+                print(f"  {name}: skipped, out of device memory")
                 del times[name]
                 torch.cuda.empty_cache()
                 continue
             peaks[name] = max(peaks[name], memory.gib())
     medians = {
         name: {
-            part: statistics.median(step.get(part, 0.0) for step in taken)
+            part: statistics.median(step.get(part, 0.0) for step in steps)
             for part in (*PARTS, "whole")
         }
-        for name, taken in times.items()
+        for name, steps in times.items()
     }
-    print_steps(medians, peaks, batch, work, ceilings[torch.bfloat16])
+    print_steps(medians, peaks, batch, multiply_adds, limits[torch.bfloat16])
     training = Training(experiment, open_dataset(directory / "set"), device)
     whole = statistics.median(loop_steps(training, options.steps * options.rounds))
     print(f"  {'pipelines.training.loop':28}{1e3 * batch / whole:9.2f}{whole:10.1f}")
-    print_roofline(needs, medians[list(medians)[-1]], ceilings[torch.bfloat16])
+    print_roofline(work, medians[list(medians)[-1]], limits[torch.bfloat16])
 
 
 def print_steps(
     medians: dict[str, dict[str, float]],
     peaks: dict[str, float],
     batch: int,
-    work: int,
-    ceiling: Ceiling,
+    multiply_adds: int,
+    limits: DeviceLimits,
 ) -> None:
     header = "".join(f"{part:>13}" for part in PARTS)
     print(
-        f"  {'':28}{'images/s':>9}{'ms/step':>10}{header}{'GiB':>7}{'of bf16 rate':>14}{'times':>7}"
+        f"  {'':28}{'images/s':>9}{'ms/step':>10}{header}{'GiB':>7}{'of bf16 rate':>14}"
+        f"{'speedup':>9}"
     )
     slowest = next(iter(medians.values()))["whole"]
     for name, parts in medians.items():
         whole = parts["whole"]
         split = "".join(f"{parts[part]:13.1f}" for part in PARTS)
-        share = work / (whole / 1e3) / ceiling.multiply_adds
+        share = multiply_adds / (whole / 1e3) / limits.multiply_adds
         print(
             f"  {name:28}{1e3 * batch / whole:9.2f}{whole:10.1f}{split}{peaks[name]:7.2f}"
-            f"{share:14.1%}{slowest / whole:7.2f}"
+            f"{share:14.1%}{slowest / whole:9.2f}"
         )
 
 
-def print_roofline(needs: dict[str, Need], taken: dict[str, float], ceiling: Ceiling) -> None:
+def print_roofline(work: dict[str, Work], times: dict[str, float], limits: DeviceLimits) -> None:
     print(
-        f"\n  {'roofline':14}{'G multiply-adds':>16}{'GB':>8}{'least ms':>10}{'ms':>9}{'times':>7}"
+        f"\n  {'roofline':14}{'G multiply-adds':>16}{'GB':>8}{'least ms':>10}{'ms':>9}{'ratio':>7}"
     )
-    least = {part: 1e3 * ceiling.seconds(need) for part, need in needs.items()}
-    for part, need in needs.items():
-        if least[part]:
-            ratio = f"{taken[part] / least[part]:.2f}" if taken[part] else "hidden"
+    least = {name: 1e3 * limits.seconds(part) for name, part in work.items()}
+    for name, part in work.items():
+        if least[name]:
+            ratio = f"{times[name] / least[name]:.2f}" if times[name] else "hidden"
             print(
-                f"  {part:14}{need.multiply_adds / 1e9:16.1f}{need.bytes / 1e9:8.2f}"
-                f"{least[part]:10.1f}{taken[part]:9.1f}{ratio:>7}"
+                f"  {name:14}{part.multiply_adds / 1e9:16.1f}{part.bytes / 1e9:8.2f}"
+                f"{least[name]:10.1f}{times[name]:9.1f}{ratio:>7}"
             )
     total = sum(least.values())
-    print(f"  {'whole step':40}{total:10.1f}{taken['whole']:9.1f}{taken['whole'] / total:7.2f}")
+    print(f"  {'whole step':40}{total:10.1f}{times['whole']:9.1f}{times['whole'] / total:7.2f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Milliseconds of a training step, side by side.")
-    parser.add_argument("--gpu", action="store_true", help="the sizes of the paper, on CUDA")
-    parser.add_argument("--compile", action="store_true", help="torch.compile as well")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of every recipe")
-    parser.add_argument("--steps", type=int, default=3, help="steps in a turn")
-    parser.add_argument("--batch", type=int, help="images in a step")
-    parser.add_argument("--crop", type=int, help="pixels of a crop's side")
+    parser = argparse.ArgumentParser(description="Compare implementations of a training step.")
+    parser.add_argument("--gpu", action="store_true", help="use CUDA and the paper's sizes")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds over all recipes")
+    parser.add_argument("--steps", type=int, default=3, help="steps per recipe and round")
+    parser.add_argument("--batch", type=int, help="images per step")
+    parser.add_argument("--crop", type=int, help="side of a crop in pixels")
     options = parser.parse_args()
     device = torch.device("cuda" if options.gpu else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

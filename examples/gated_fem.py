@@ -1,4 +1,4 @@
-"""A third kind of FEM: what comes from the finer level passes a gate that the target opens."""
+"""A custom FEM: features from the finer level pass a gate that is computed from the target."""
 
 import torch
 from torch import Tensor, nn

@@ -1,5 +1,7 @@
-"""A network of one's own: a small U-Net (Ronneberger et al., MICCAI 2015). It knows nothing of this
-project; it takes `classes` and maps images to logits."""
+"""A custom network: a small U-Net (Ronneberger et al., MICCAI 2015).
+
+It does not import this project; it only needs to take `classes` and to map images to logits.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,7 @@ def double_convolution(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Images `(N, 3, H, W)` to logits `(N, classes, H, W)`, by way of `depth` halvings."""
+    """Maps images `(N, 3, H, W)` to logits `(N, classes, H, W)`, halving the size `depth` times."""
 
     def __init__(self, classes: int, width: int = 16, depth: int = 4) -> None:
         super().__init__()

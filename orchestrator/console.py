@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipelines import errors
 from pipelines.errors import UserError
 
 # In cells, where the output is no terminal: room for every column of a table.
@@ -76,13 +76,6 @@ class InputError(UserError, ValueError):
     """An option or an input that cannot be used; the message says which and why."""
 
 
-EXIT_FAILED = 1
-
-EXIT_BAD_INPUT = 2
-
-EXIT_INTERRUPTED = 130
-
-
 def progress(console: Console) -> Progress:
     """A bar with the time left; on no terminal, nothing."""
     columns = (
@@ -95,31 +88,17 @@ def progress(console: Console) -> Progress:
 
 
 def run_command(work: Callable[[Console], int]) -> int:
-    """`work`'s exit status; 2 with a sentence for bad input, 1 for an internal error, 130 when
-    interrupted."""
+    """Run a command that prints on a console, as `pipelines.errors.run_command` does."""
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console = Console(file=sys.stdout, width=FILE_WIDTH)
-    try:
-        return work(console)
-    except UserError as error:
-        console.print(f"[bold red]error[/] {type(error).__name__}", highlight=False)
-        for line in str(error).splitlines():
+
+    def report(heading: str, message: str) -> None:
+        console.print(f"[bold red]{heading}[/]", highlight=False)
+        for line in message.splitlines():
             say(console, f"  {line}")
-        return EXIT_BAD_INPUT
-    except OSError as error:
-        if error.filename is None:
-            raise
-        console.print("[bold red]error[/]", highlight=False)
-        say(console, f"  {error.filename}: {error.strerror}")
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        say(console, "interrupted")
-        return EXIT_INTERRUPTED
-    except Exception as error:
-        traceback.print_exc()
-        console.print(f"[bold red]internal error[/] {type(error).__name__}", highlight=False)
-        return EXIT_FAILED
+
+    return errors.run_command(lambda: work(console), report)
 
 
 def say(console: Console, message: str) -> None:

@@ -71,11 +71,11 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
             or _counted(model, split, each, config, bar)
             for model, store, each in zip(models, ledgers, numerics, strict=True)
         ]
-        differences = ImageDifferences.of(counts[0].values, counts[1].values)
+        differences = ImageDifferences.of(counts[0], counts[1])
         if options.image:
             chosen = _positions(split, options.image)
         else:
-            chosen = differences.most(options.images, counts[0].groups)
+            chosen = differences.top(options.images, counts[0].groups)
         by_image = [each.image_miou for each in counts]
         rows = []
         for position in bar.track(chosen, description="images drawn"):

@@ -1,7 +1,7 @@
-"""Plain values to the configuration dataclasses, with nothing but the standard library.
+"""Build the configuration dataclasses from plain values, and read YAML 1.2 scalars.
 
-For the command that trains one experiment on a machine with little installed; studies are validated
-by `orchestrator.study.validation`, which knows lines and suggestions.
+`pipelines.train` and `pipelines.serving` use it where only PyYAML is installed. Study files are
+validated by `orchestrator.study.validation`, whose messages have line numbers and suggestions.
 """
 
 import re
@@ -18,22 +18,24 @@ Config = TypeVar("Config")
 
 
 class ConfigurationError(UserError, ValueError):
-    """A value that a configuration does not take; the message names its key and what would work."""
+    """An invalid value in a configuration; the message names its key and the valid values."""
 
 
 def configure(config: type[Config], values: object, key: str = "") -> Config:
-    """An instance of the dataclass `config` from nested mappings, lists and scalars.
+    """Build the dataclass `config` from nested mappings, lists and scalars.
 
-    key: dotted keys above the values, for messages. Nothing is converted but lists to tuples and
-    whole numbers to floats. Raises ConfigurationError.
+    Converts lists to tuples and whole numbers to floats, and nothing else. Raises
+    ConfigurationError.
+
+    key: dotted key of `values` in the file, for messages.
     """
     name = key or "the experiment"
     if not isinstance(values, Mapping):
         raise ConfigurationError(f"{name} must be a mapping, received {values!r}")
-    known = [field.name for field in fields(config)]  # type: ignore[arg-type]
-    for unknown in values.keys() - set(known):
+    names = [field.name for field in fields(config)]  # type: ignore[arg-type]
+    for unknown in values.keys() - set(names):
         raise ConfigurationError(
-            f"unknown key {_joined(key, str(unknown))}; known: {', '.join(known)}"
+            f"unknown key {_joined(key, str(unknown))}; known: {', '.join(names)}"
         )
     hints = get_type_hints(config)
     arguments = {
@@ -61,7 +63,7 @@ def _value(kind: Any, value: Any, key: str) -> Any:
         return dict(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    # True is an int to Python, but not to a person who wrote `epochs`.
+    # In Python, True is an int; `epochs: true` is still an error.
     is_other_bool = isinstance(value, bool) and kind is not bool
     if isinstance(kind, type) and isinstance(value, kind) and not is_other_bool:
         return value
@@ -75,7 +77,7 @@ def _union(members: tuple[Any, ...], value: Any, key: str) -> Any:
     others = [member for member in members if member is not type(None)]
     configurations = [member for member in others if is_dataclass(member)]
     if len(configurations) > 1 and isinstance(value, Mapping):
-        # The one that knows the most of the keys is the one that was meant.
+        # Take the dataclass that has the most of the given keys.
         def shared(member: Any) -> int:
             return len(value.keys() & {field.name for field in fields(member)})
 
@@ -103,7 +105,7 @@ def _joined(key: str, name: str) -> str:
 
 
 class CoreLoader(yaml.SafeLoader):
-    """PyYAML's safe loader with YAML 1.2's scalars."""
+    """PyYAML's safe loader with the scalars of YAML 1.2, in which `on` and `no` are strings."""
 
 
 CoreLoader.yaml_implicit_resolvers = {}

@@ -1,7 +1,7 @@
 """A model directory: `experiment.yaml`, `classes.yaml` and the weights as safetensors.
 
-It is what MODEL names on the command line, what a run keeps of its checkpoints, and what a model in
-MLflow holds. Nothing in it is ever unpickled.
+MODEL on the command line names one, every checkpoint of a run is one, and a model in MLflow
+contains one. Nothing in it is ever unpickled.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from pipelines.training.experiment import Experiment
 
 @dataclass(frozen=True)
 class ClassList:
-    """`classes.yaml`: what the outputs of a model mean, and the data set they were learned on."""
+    """`classes.yaml`: the classes that a model predicts, and the data set it was trained on."""
 
     __pydantic_config__ = {"extra": "forbid"}
 
@@ -29,8 +29,8 @@ class ClassList:
     classes: tuple[ClassInfo, ...]
 
 
-def describing_files(experiment: Experiment, manifest: Manifest) -> dict[str, str]:
-    """What, beside the weights, makes a model directory: file name to text."""
+def metadata_files(experiment: Experiment, manifest: Manifest) -> dict[str, str]:
+    """Return the files of a model directory other than the weights: file name to text."""
     learned = ClassList(
         manifest.name, manifest.fingerprint, manifest.ignore_index, manifest.classes
     )
@@ -43,18 +43,18 @@ def describing_files(experiment: Experiment, manifest: Manifest) -> dict[str, st
 def write_model_directory(
     directory: Path, checkpoint: Path, experiment: Experiment, manifest: Manifest
 ) -> None:
-    """Make `directory` a model directory: its weights are a link to those of `checkpoint`.
+    """Write a model directory that links to the weights of `checkpoint`.
 
-    manifest: of the data set that it was trained on.
+    manifest: of the data set that the model was trained on.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    for name, text in describing_files(experiment, manifest).items():
+    for name, text in metadata_files(experiment, manifest).items():
         (directory / name).write_text(text, encoding="utf-8")
     (directory / WEIGHTS_FILE).symlink_to(checkpoint.resolve() / WEIGHTS_FILE)
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, which is what YAML has."""
+    """Convert tuples to lists, because YAML has no tuples."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

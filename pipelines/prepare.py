@@ -1,4 +1,4 @@
-"""`python -m pipelines.prepare DATASET`: from a data set's own layout to Parquet and a manifest."""
+"""`python -m pipelines.prepare DATASET`: convert a data set to Parquet shards and a manifest."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from rich.text import Text
 
 from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.image_io import check_writable, save_image
+from pipelines.errors import UserError, run_command
 from pipelines.preparation import prepare_dataset
 from pipelines.preparation.embedded import cores
 from pipelines.preparation.inspection import describe, verify
@@ -32,29 +33,20 @@ from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers import READERS
 from pipelines.preparation.readers.streets import parse_size
 
-LINE_EVERY = 30.0  # seconds, where there is no terminal for a bar
+_LINE_SECONDS = 30.0  # between lines of progress where there is no terminal for a bar
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status, as `run_command` defines it."""
     options = _parser().parse_args(arguments)
-    try:
-        if options.command == "inspect":
-            _inspect(options)
-        elif options.command == "preview":
-            _preview(options)
-        else:
-            _prepare(options)
-    except (ValueError, OSError) as error:  # what the user can mend; DatasetError among them
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        message = "interrupted; run the same command again to go on from the last finished shard"
-        print(message if options.command in READERS else "interrupted", file=sys.stderr)
-        return 130
-    return 0
+    work = {"inspect": _inspect, "preview": _preview}.get(options.command, _prepare)
+    interrupted = "interrupted"
+    if options.command in READERS:
+        interrupted += "; run the same command again to resume after the last finished shard"
+    return run_command(lambda: work(options), interrupted=interrupted)
 
 
-def _prepare(options: argparse.Namespace) -> None:
+def _prepare(options: argparse.Namespace) -> int:
     reader = READERS[options.command].from_arguments(options)
     with _progress(f"preparing {reader.name}") as progress:
         manifest = prepare(
@@ -67,28 +59,30 @@ def _prepare(options: argparse.Namespace) -> None:
     counts = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
     print(f"{options.destination}: {manifest.name}, {counts}, {len(manifest.classes)} classes")
     print(f"fingerprint {manifest.fingerprint}")
+    return 0
 
 
-def _inspect(options: argparse.Namespace) -> None:
+def _inspect(options: argparse.Namespace) -> int:
     dataset = open_dataset(options.uri)
     path = options.out or Path(f"{dataset.manifest.name}-samples.png")
     check_writable(path)
-    from pipelines.preparation.contact_sheet import contact_sheet  # torch takes seconds to import
+    from pipelines.preparation.contact_sheet import contact_sheet  # importing torch takes seconds
 
     print(describe(dataset))
     if options.verify:
         _verify(dataset)
     save_image(contact_sheet(dataset, options.count), path)
     print(f"contact sheet: {path}")
+    return 0
 
 
 def _verify(dataset: PreparedDataset) -> None:
     with _progress("verifying") as progress:
         verify(dataset, progress, threads=cores())
-    print("verified: every shard and every sample is as it was written")
+    print("verified: every shard and every sample is unchanged")
 
 
-def _preview(options: argparse.Namespace) -> None:
+def _preview(options: argparse.Namespace) -> int:
     dataset = open_dataset(options.uri)
     path = options.out or Path(f"{dataset.manifest.name}-crops.png")
     check_writable(path)
@@ -103,71 +97,75 @@ def _preview(options: argparse.Namespace) -> None:
     else:
         experiment = read_experiment(options.experiment)
         data, seed = experiment.data, experiment.seed
-    given = {
+    changes = {
         "crop": options.crop,
         "train_split": options.split,
         "class_uniform": options.class_uniform,
     }
-    data = replace(data, **{key: value for key, value in given.items() if value is not None})
+    try:
+        data = replace(data, **{key: value for key, value in changes.items() if value is not None})
+    except ValueError as error:
+        raise UserError(str(error)) from error
     seed = seed if options.seed is None else options.seed
     save_image(preview(dataset, data, options.count, seed), path)
     print(f"augmented crops of {data.crop[1]}x{data.crop[0]}: {path}")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.prepare",
-        description="Turn a data set's own layout into Parquet shards with a manifest, checked "
-        "picture by picture; `inspect` and `preview` show what was prepared.",
+        description="Convert a data set to Parquet shards with a manifest, checking every image; "
+        "`inspect` and `preview` show a prepared data set.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, reader in READERS.items():
         command = commands.add_parser(name, help=reader.help, description=reader.help)
         reader.add_arguments(command)
-        command.add_argument("--destination", required=True, help="directory or URI to write to")
-        command.add_argument("--workers", type=_positive, default=cores(), help="processes to use")
+        command.add_argument("--destination", required=True, help="output directory or URI")
+        command.add_argument("--workers", type=_positive, default=cores(), help="worker processes")
         command.add_argument(
             "--skip-invalid",
             action="store_true",
-            help="leave bad samples out and record them, instead of failing",
+            help="skip and record invalid samples instead of failing",
         )
         _add_verify(command)
-    inspect = commands.add_parser("inspect", help="counts, class frequencies and a contact sheet")
+    inspect = commands.add_parser("inspect", help="print class frequencies and draw samples")
     _add_verify(inspect)
-    crops = commands.add_parser("preview", help="a sheet of augmented crops with their labels")
+    crops = commands.add_parser("preview", help="draw augmented crops with their labels")
     crops.add_argument(
         "--crop",
         type=parse_size,
         metavar="WxH",
-        help="default: the images' size, at most 1024x1024",
+        help="crop size; default: the median image size, at most 1024x1024",
     )
     crops.add_argument(
         "--experiment",
         type=Path,
         metavar="FILE",
-        help="crop, split, augmentation and seed of an experiment that is to be trained; what is "
-        "given here besides counts instead",
+        help="take crop, split, augmentation and seed from an experiment file; other options "
+        "override it",
     )
-    crops.add_argument("--split", help="default: train")
-    crops.add_argument("--seed", type=int, help="default: 0")
+    crops.add_argument("--split", help="split to draw from; default: train")
+    crops.add_argument("--seed", type=int, help="seed of the augmentation; default: 0")
     crops.add_argument(
         "--class-uniform",
         type=float,
         metavar="SHARE",
-        help="share drawn class by class; default: 0",
+        help="share of crops sampled by class; default: 0",
     )
     for command in (inspect, crops):
-        command.add_argument("uri", help="prepared data set, a directory or URI")
+        command.add_argument("uri", help="directory or URI of a prepared data set")
         command.add_argument(
-            "--count", type=_positive, default=12, help="samples to draw", metavar="N"
+            "--count", type=_positive, default=12, help="samples to draw; default: 12", metavar="N"
         )
-        command.add_argument("--out", type=Path, metavar="FILE", help="picture to write")
+        command.add_argument("--out", type=Path, metavar="FILE", help="image file to write")
     return parser
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, received {text!r}")
     return int(text)
 
 
@@ -175,13 +173,13 @@ def _add_verify(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--verify",
         action="store_true",
-        help="compare checksums and decode every sample of what is there",
+        help="compare all checksums and decode every sample",
     )
 
 
 @contextmanager
 def _progress(title: str) -> Iterator[prepare_dataset.Progress]:
-    """A bar with rate and time left; on no terminal, as in a job's log, a line now and then."""
+    """Show a bar with rate and time left; without a terminal, print a line now and then."""
     console = Console(stderr=True)
     columns: list[ProgressColumn] = [
         TextColumn("{task.description}"),
@@ -193,15 +191,15 @@ def _progress(title: str) -> Iterator[prepare_dataset.Progress]:
     ]
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None, meaning="left")
-        started = said = time.monotonic()
+        started = printed = time.monotonic()
 
         def show(done: int, total: int) -> None:
-            nonlocal said
-            meaning = "in all" if done == total else "left"
+            nonlocal printed
+            meaning = "total" if done == total else "left"
             bar.update(task, completed=done, total=total, meaning=meaning)
             now = time.monotonic()
-            if not console.is_terminal and now - said >= LINE_EVERY:
-                said = now
+            if not console.is_terminal and now - printed >= _LINE_SECONDS:
+                printed = now
                 print(
                     f"{title}: {done} of {total} samples after {now - started:.0f} s",
                     file=sys.stderr,

@@ -1,7 +1,7 @@
-"""A trained model for other programs: pictures as arrays in, label maps out.
+"""A trained model for other programs: images as arrays in, label maps out.
 
-It needs torch, safetensors and PyYAML alone, because it also runs where this project is not
-installed: a model in MLflow carries this module with all that it imports.
+Needs only torch, safetensors and PyYAML, because it also runs without this project installed: a
+model in MLflow contains this module and everything it imports.
 """
 
 import importlib
@@ -25,15 +25,19 @@ CLASSES_FILE = "classes.yaml"
 
 
 class SegmentationModel:
-    """A model directory's network, where it computes best, as it was scored in its training.
+    """A model directory's network, with the inference settings it was validated with.
+
+    Uses the GPU if there is one.
 
     Attributes:
-        classes: their names, in the order of the values in a label map.
-        palette: their colours, uint8 `(classes, 3)`.
+        classes: names of the classes; class k has value k in a label map.
+        palette: colors of the classes, uint8 `(classes, 3)`.
     """
 
     def __init__(self, directory: Path, imports: Sequence[str] = ()) -> None:
-        """Load the directory. imports: modules that register what its experiment names.
+        """Load a model directory.
+
+        imports: modules that register what the experiment names.
 
         Raises ConfigurationError, NetworkError, CheckpointError or OSError.
         """
@@ -54,35 +58,37 @@ class SegmentationModel:
         self.network = self.numerics.to_device(network.eval())
 
     def predict(self, images: np.ndarray | Sequence[object]) -> np.ndarray:
-        """Class indices, uint8 `(height, width)`, for a picture, uint8 `(height, width, 3)`.
+        """Return class indices, uint8 `(height, width)`, for an image, uint8 `(height, width, 3)`.
 
-        Several pictures of one size, `(pictures, height, width, 3)`, give as many label maps.
+        Several images of one size, `(images, height, width, 3)`, return `(images, height, width)`.
         Raises ValueError for anything else.
         """
         pixels = np.asarray(images)
         if isinstance(images, list) and pixels.dtype.kind in "iu":
-            # What comes as JSON has lost its type.
+            # Arrays that arrive as JSON have lost their dtype.
             if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 255):
-                raise ValueError(f"values from {pixels.min()} to {pixels.max()}; {_WANTED}")
+                raise ValueError(
+                    f"received values from {pixels.min()} to {pixels.max()}; {_EXPECTED}"
+                )
             pixels = pixels.astype(np.uint8)
         shaped = pixels.ndim in (3, 4) and pixels.shape[-1] == 3 and pixels.size
         if pixels.dtype != np.uint8 or not shaped:
-            raise ValueError(f"received {pixels.dtype} {pixels.shape}; {_WANTED}")
+            raise ValueError(f"received {pixels.dtype} {pixels.shape}; {_EXPECTED}")
         if pixels.ndim == 4:
-            return np.stack([self.predict(picture) for picture in pixels])
-        picture = torch.tensor(pixels)
-        return predict_image(self.network, picture, self.numerics, self.inference).numpy()
+            return np.stack([self.predict(image) for image in pixels])
+        image = torch.tensor(pixels)
+        return predict_image(self.network, image, self.numerics, self.inference).numpy()
 
 
-_WANTED = (
-    "a picture is a uint8 array (height, width, 3), red, green and blue from 0 to 255, "
-    "several are (pictures, height, width, 3)"
+_EXPECTED = (
+    "an image must be a uint8 array (height, width, 3) of red, green and blue from 0 to 255, "
+    "several images (images, height, width, 3)"
 )
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """What of an experiment decides how its network is applied."""
+    """The part of an experiment that decides how its network is applied."""
 
     model: ModelConfig
     inference: InferenceConfig

@@ -1,7 +1,7 @@
-"""`python -m pipelines.train EXPERIMENT.yaml --out DIR`: one experiment on one machine.
+"""`python -m pipelines.train EXPERIMENT.yaml --out DIR`: train one experiment on this machine.
 
-No scheduler, no tracker: the loop, the data and a directory. Run it under `torchrun` for several
-processes. Called again with the same directory it goes on where it stopped.
+Uses no scheduler and no tracking store; everything is written to the directory. Use `torchrun` for
+several processes. Run it again with the same directory to resume.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from pipelines.config import ConfigurationError, CoreLoader
 from pipelines.data.dataset import open_dataset
 from pipelines.data.files import write_text
 from pipelines.data.node_cache import NodeCache
-from pipelines.errors import UserError
-from pipelines.model_directory import describing_files
+from pipelines.errors import UserError, run_command
+from pipelines.model_directory import metadata_files
 from pipelines.preparation.embedded import dataset_location
 from pipelines.training.checkpoint_folder import CheckpointFolder, CheckpointWriter
 from pipelines.training.experiment import Experiment, experiment_differences, read_experiment
@@ -31,11 +31,16 @@ from pipelines.training.results import write_results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns 0, or 2 with a sentence where something is wrong with the input."""
+    """Run the command and return its exit status, as `run_command` defines it."""
     options = _parser().parse_args(arguments)
+    return run_command(
+        lambda: _run(options), interrupted="interrupted; run the same command again to resume"
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("error: --device cuda: there is no GPU here that torch can use", file=sys.stderr)
-        return 2
+        raise UserError("--device cuda: torch finds no GPU on this machine")
     distributed = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     device = _device(options.device)
     if distributed:
@@ -50,9 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in ("out", "cache"):
             _check_folder(name, getattr(options, name))
         _train(experiment, Path(options.out), device, options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     finally:
         if distributed:
             dist.destroy_process_group()
@@ -62,61 +64,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(
     experiment: Experiment, out: Path, device: torch.device, options: argparse.Namespace
 ) -> None:
-    """Train into `out`: `checkpoints/`, model directories of which `last` and `best` name two,
-    `metrics.jsonl`, and `results/`."""
+    """Train and write to `out`: `experiment.yaml`, `metrics.jsonl`, `results/`, and `checkpoints/`
+    with model directories, to which the links `last` and `best` point."""
     cache = None if options.cache is None else NodeCache(Path(options.cache).expanduser())
     dataset = open_dataset(dataset_location(experiment.data.dataset, out.parent))
     training = Training(experiment, dataset, device, cache=cache)
-    leads = training.group.rank == 0
-    recorded = out / "experiment.yaml"
-    if recorded.exists():
-        known = yaml.load(recorded.read_text(encoding="utf-8"), CoreLoader) or {}
-        found = experiment_differences(known, experiment.as_json())
-        if found:
+    is_rank_0 = training.group.rank == 0
+    experiment_file = out / "experiment.yaml"
+    if experiment_file.exists():
+        recorded = yaml.load(experiment_file.read_text(encoding="utf-8"), CoreLoader) or {}
+        changed = experiment_differences(recorded, experiment.as_json())
+        if changed:
             raise ConfigurationError(
-                f"{out} holds another experiment ({'; '.join(found)}); choose another --out"
+                f"{out} holds another experiment ({'; '.join(changed)}); choose another --out"
             )
     folder = CheckpointFolder(
-        out, keep=options.keep, texts=describing_files(experiment, dataset.manifest)
+        out, keep=options.keep, texts=metadata_files(experiment, dataset.manifest)
     )
-    if leads:
+    if is_rank_0:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigurationError(f"--out {out}: cannot be made ({error.strerror})") from error
-        write_text(recorded, yaml.safe_dump(experiment.as_json(), sort_keys=False))
+            raise ConfigurationError(
+                f"--out {out}: cannot be created ({error.strerror})"
+            ) from error
+        write_text(experiment_file, yaml.safe_dump(experiment.as_json(), sort_keys=False))
         folder.tidy()
     if training.group.size > 1:
-        dist.barrier()  # nobody looks for what rank 0 has yet to write or to clear away
+        dist.barrier()  # no rank looks for a checkpoint before rank 0 has tidied the folder
     resumed = folder.last()
     if resumed is not None:
         training.restore(resumed)
-        _say(leads, f"going on after epoch {training.position.epoch}")
+        _say(is_rank_0, f"resuming after epoch {training.position.epoch}")
 
     with CheckpointWriter() as writer:
 
         def keep(report: TrainingReport) -> None:
-            if not leads:
+            if not is_rank_0:
                 return
-            writer.wait()  # one snapshot in memory, not two
+            writer.wait()  # hold one snapshot in memory, not two
             if report.metrics is not None and report.epoch == experiment.training.epochs:
-                # Before the checkpoint: a finished training has its results.
+                # Written before the last checkpoint, so that a finished training has results.
                 shutil.rmtree(out / "results", ignore_errors=True)
                 write_results(out / "results", training, report)
             snapshot, position = report.snapshot(), training.position
             writer.start(partial(folder.save, snapshot, position.epoch, position.step))
             if report.metrics is not None:
                 _write_history(out, training)
-                _say(leads, _line(report, experiment.training.epochs))
+                _say(is_rank_0, _line(report, experiment.training.epochs))
 
-        if leads:
+        if is_rank_0:
             _write_history(out, training)
         training.run(keep, report_steps=options.checkpoint_steps)
-    _say(leads, f"finished: {out}")
+    _say(is_rank_0, f"finished: {out}")
 
 
 def _write_history(out: Path, training: Training) -> None:
-    """The metrics of all epochs: the whole history each time, so that no line is there twice."""
+    """Write the metrics of all epochs, all of them each time so that resuming repeats no line."""
     lines = [json.dumps(metrics) + "\n" for metrics in training.history]
     write_text(out / "metrics.jsonl", "".join(lines))
 
@@ -131,13 +135,13 @@ def _line(report: TrainingReport, epochs: int) -> str:
 
 
 def _check_folder(option: str, path: str | None) -> None:
-    """Raise ConfigurationError where `path` is no folder and cannot be one."""
+    """Raise ConfigurationError if `path` is not a folder and cannot become one."""
     if path is None:
         return
-    place = Path(path).expanduser()
-    there = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
-    if not there.is_dir():
-        raise ConfigurationError(f"--{option} {path}: {there} is a file; name a folder")
+    folder = Path(path).expanduser()
+    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not existing.is_dir():
+        raise ConfigurationError(f"--{option} {path}: {existing} is a file; name a folder")
 
 
 def _device(name: str) -> torch.device:
@@ -150,8 +154,8 @@ def _device(name: str) -> torch.device:
     return torch.device("cpu")
 
 
-def _say(leads: bool, message: str) -> None:
-    if leads:
+def _say(is_rank_0: bool, message: str) -> None:
+    if is_rank_0:
         print(message, flush=True)
 
 
@@ -159,20 +163,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.train", description="Train one experiment on this machine."
     )
-    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="data, model, training, ...")
-    parser.add_argument("--out", required=True, metavar="DIR", help="checkpoints and results")
-    parser.add_argument("--dataset", metavar="URI", help="a prepared data set, over the file's")
+    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="experiment file")
+    parser.add_argument("--out", required=True, metavar="DIR", help="output folder")
+    parser.add_argument("--dataset", metavar="URI", help="prepared data set, overrides the file's")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--cache", metavar="DIR", help="keep decoded data here between runs")
+    parser.add_argument("--cache", metavar="DIR", help="keep decoded data in this folder")
     parser.add_argument(
-        "--checkpoint-steps", type=int, metavar="N", help="a checkpoint every N steps as well"
+        "--checkpoint-steps", type=int, metavar="N", help="also write a checkpoint every N steps"
     )
     parser.add_argument(
         "--keep",
         type=int,
         default=1,
         metavar="N",
-        help="keep the N best checkpoints on the validation split, besides the last (default: 1)",
+        help="keep the N best checkpoints by validation score and the last one; default: 1",
     )
     return parser
 

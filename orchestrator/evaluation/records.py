@@ -96,5 +96,7 @@ def log_scores(
     with tempfile.TemporaryDirectory(prefix="evaluation-") as directory:
         samples, files = dataset.split(split), Path(directory)
         names = model.class_names
-        write_counts(files / "counts.arrow", scores, samples.identifiers, names, samples.groups)
+        assert scores.images is not None, "the images were counted"
+        path = files / "counts.arrow"
+        write_counts(path, scores.images, samples.identifiers, names, samples.groups)
         store.log_evaluation(run_id, name, scores.metrics(names), tags, files)

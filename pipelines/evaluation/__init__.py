@@ -1,4 +1,4 @@
-"""Inference and scores: whole images, windows, scales; confusion counts and metrics.
+"""Inference on whole images, windows and scales; pixel counts and metrics.
 
-Of pipelines it imports `data` and `network`.
+Within pipelines it imports `errors`, `data` and `network`.
 """

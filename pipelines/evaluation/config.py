@@ -7,12 +7,12 @@ from pipelines.evaluation.inference import InferenceConfig
 
 @dataclass(frozen=True)
 class EvaluationConfig(InferenceConfig):
-    """How a model is scored: by default at a single scale, on whole images.
+    """How a model is scored; the default is a single scale on whole images.
 
-    batch: images of one size that a worker computes at once, fewer where their logits would take
-        more than a GiB; does not change the score.
-    every: epochs from one validation to the next; the last epoch is always validated.
-    boundary: tolerance in pixels of the boundary F-score; 0 leaves it out.
+    batch: images of one size per forward pass of a worker, fewer if their logits would exceed
+        1 GiB; does not change the score.
+    every: validate every this many epochs; the last epoch is always validated.
+    boundary: tolerance in pixels of the boundary F-score; 0 to skip it.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -28,5 +28,5 @@ class EvaluationConfig(InferenceConfig):
                 raise ValueError(f"{name} must be at least 1, received {getattr(self, name)}")
         if self.boundary < 0:
             raise ValueError(
-                f"boundary must be a tolerance in pixels, or 0 for none; received {self.boundary}"
+                f"boundary must be a tolerance in pixels, or 0 to skip it; received {self.boundary}"
             )

@@ -1,14 +1,14 @@
-"""True and false positives and false negatives by image and class, as a trial's run keeps them."""
+"""Pixel counts by image and class: IoU computed from them, and the Arrow file that stores them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-
-from pipelines.evaluation.scores import Scores
+from torch import Tensor
 
 COUNTS_SCHEMA = pa.schema(
     [
@@ -22,12 +22,47 @@ COUNTS_SCHEMA = pa.schema(
 )
 
 
+def class_iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return intersection over union, `(...)` in [0, 1].
+
+    A class that occurs in neither the labels nor the predictions (all three counts are 0) has IoU
+    NaN; `mean_over_classes` leaves it out.
+
+    counts: `(..., 3)`: true positives, false positives, false negatives.
+    """
+    union = counts.sum(axis=-1)
+    return np.divide(counts[..., 0], union, out=np.full(union.shape, np.nan), where=union > 0)
+
+
+def mean_over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of `values`, `(..., classes)`, over the classes that are not NaN, `(...)`.
+
+    NaN where every class is NaN. Adds the values in order, as the benchmarks' scripts do, so that
+    the result is the same to the last bit.
+    """
+    present = (~np.isnan(values)).sum(axis=-1)
+    total = np.nancumsum(values, axis=-1)[..., -1]
+    return np.divide(total, present, out=np.full(present.shape, np.nan), where=present > 0)
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """Pixel counts of the images in a score.
+
+    positions: int64 `(images,)`, positions of the images in their split.
+    counts: int64 `(images, classes, 3)`: true positives, false positives, false negatives.
+    """
+
+    positions: Tensor
+    counts: Tensor
+
+
 @dataclass(frozen=True)
 class Counts:
-    """Pixels of the images a model was scored on, in the order of the split.
+    """Pixel counts of the scored images with their names, in the order of the split.
 
-    identifiers, groups: by image; a group is a city or a drive, None where it is not known.
-    values: int64 `(images, classes, 3)`, true positives, false positives, false negatives.
+    identifiers, groups: one per image; a group is a city or a drive, None if unknown.
+    values: int64 `(images, classes, 3)`: true positives, false positives, false negatives.
     """
 
     identifiers: tuple[str, ...]
@@ -37,33 +72,28 @@ class Counts:
 
     @property
     def iou(self) -> NDArray[np.float64]:
-        """Intersection over union per class in [0, 1], `(classes,)`; NaN for an absent class."""
-        return _ratio(self.values.sum(axis=0))
+        """IoU per class over all images, `(classes,)`, as `class_iou` defines it."""
+        return class_iou(self.values.sum(axis=0))
 
     @property
     def miou(self) -> float:
         """Mean IoU in [0, 1] over the classes that occur in a label or a prediction."""
-        return float(np.nanmean(self.iou))
+        return float(mean_over_classes(self.iou))
 
     @property
     def image_miou(self) -> NDArray[np.float64]:
-        """mIoU in [0, 1] of each image by itself, `(images,)`; NaN for one without labels."""
-        iou = _ratio(self.values)
-        there = ~np.isnan(iou)
-        total = np.where(there, iou, 0).sum(axis=1)
-        return np.divide(
-            total, there.sum(axis=1), out=np.full(len(iou), np.nan), where=there.any(1)
-        )
+        """mIoU in [0, 1] of each image alone, `(images,)`; NaN for an unlabeled image."""
+        return mean_over_classes(class_iou(self.values))
 
     def same_images(self, other: "Counts") -> bool:
-        """Whether both are of the same images and classes, in the same order."""
+        """Whether both cover the same images and classes in the same order."""
         return self.identifiers == other.identifiers and self.classes == other.classes
 
 
 def read_counts(path: Path) -> Counts:
-    """Read what `write_counts` wrote.
+    """Read a file written by `write_counts`.
 
-    Raises ValueError where the file holds something else.
+    Raises ValueError if the file has other content.
     """
     try:
         with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
@@ -72,12 +102,12 @@ def read_counts(path: Path) -> Counts:
         classes = tuple(dict.fromkeys(names))
         if not names or names != list(classes) * (len(names) // len(classes)):
             raise ValueError("its rows are not every class of every image")
-        # The first version of the file knew no groups.
-        known = "group" in table.column_names
-        groups = table["group"].to_pylist() if known else [None] * len(names)
+        # The first version of the file had no groups.
+        has_groups = "group" in table.column_names
+        groups: list[Any] = table["group"].to_pylist() if has_groups else [None] * len(names)
         values = np.stack([table[name].to_numpy() for name in ("tp", "fp", "fn")], axis=-1)
     except (pa.ArrowException, KeyError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: no counts by image and class ({error})") from None
+        raise ValueError(f"{path}: not a file of counts by image and class ({error})") from None
     return Counts(
         tuple(table["identifier"].to_pylist()[:: len(classes)]),
         tuple(groups[:: len(classes)]),
@@ -86,29 +116,22 @@ def read_counts(path: Path) -> Counts:
     )
 
 
-def _ratio(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """IoU from `(..., 3)` counts; NaN where there is nothing to count."""
-    union = counts.sum(axis=-1)
-    return np.divide(counts[..., 0], union, out=np.full(union.shape, np.nan), where=union > 0)
-
-
 def write_counts(
     path: Path,
-    scores: Scores,
+    images: ImageCounts,
     identifiers: Sequence[str],
     classes: Sequence[str],
     groups: Sequence[str | None],
 ) -> None:
-    """Write the counts of each image as an Arrow file: `identifier`, `group`, `class`, `tp`, `fp`,
-    `fn`.
+    """Write the counts of each image as an Arrow file with the columns of `COUNTS_SCHEMA`.
 
-    A row for every image and class, in the order of the split; `pyarrow.feather.read_table` and
-    `datasets.Dataset.from_file` read it. identifiers and groups: of the whole split; a group is
-    what belongs together, such as a city or a drive, None where that is not known.
+    One row per image and class, in the order of the split; `pyarrow.feather.read_table` and
+    `datasets.Dataset.from_file` can read it.
+
+    identifiers, groups: of the whole split; a group is a city or a drive, None if unknown.
     """
-    assert scores.images is not None, "the images were counted"
-    positions = scores.images.positions.tolist()
-    counts = scores.images.counts.reshape(-1, 3).numpy()
+    positions = images.positions.tolist()
+    counts = images.counts.reshape(-1, 3).numpy()
     table = pa.table(
         [
             [identifiers[position] for position in positions for _ in classes],

@@ -1,4 +1,4 @@
-"""Scoring a model on a whole split."""
+"""Score a model on a whole split."""
 
 from collections.abc import Callable
 
@@ -21,8 +21,8 @@ __all__ = [
     "predict_image",
 ]
 
-# Logits, in values, that are computed at once where there is a choice: 1 GiB.
-_LOGITS = 2**28
+# Most logits computed in one forward pass: 2**28 float32 values, 1 GiB.
+_MOST_LOGITS = 2**28
 
 
 def evaluate(
@@ -32,12 +32,12 @@ def evaluate(
     numerics: Numerics,
     config: EvaluationConfig | None = None,
 ) -> Scores:
-    """Score `model` on all images of `batches`, summed over all workers.
+    """Return the scores of `model` on all images of `batches`, summed over all workers.
 
-    Every image counts once: the workers' `batches` must partition the split. The model is left in
-    the mode it came in.
+    The workers' `batches` must partition the split, so that every image counts once. The model's
+    training mode is restored.
 
-    Raises ValueError where a label holds a class beyond `classes`.
+    Raises ValueError if a label is not below `classes`.
     """
     return count_pixels(model, batches, classes, numerics, config).scores()
 
@@ -51,13 +51,13 @@ def count_pixels(
     config: EvaluationConfig | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> ScoreState:
-    """What `evaluate` scores, before it is summed over the workers.
+    """Return the counts of this worker's images, not yet summed over the workers.
 
-    advance: is told how many images have been counted since it was last called.
+    advance: called after each forward pass with the number of images it has counted.
     """
     config = config or EvaluationConfig()
     state = ScoreState(classes, len(batches.identifiers), config.boundary).to(numerics.device)
-    # A worker without images must take part in the sum all the same: it adds nothing.
+    # A worker without images must still take part in the sum over workers.
     nothing = torch.empty(0, 1, 1, dtype=torch.int64, device=numerics.device)
     state.update(nothing, nothing, torch.empty(0))
     training = model.training
@@ -86,4 +86,4 @@ def count_pixels(
 
 def _images_at_once(size: tuple[int, int], classes: int, config: InferenceConfig) -> int:
     height, width = scaled_size(size, max(1.0, *config.scales))
-    return max(1, _LOGITS // (classes * height * width))
+    return max(1, _MOST_LOGITS // (classes * height * width))

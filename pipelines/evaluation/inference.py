@@ -1,7 +1,7 @@
-"""How a model is applied to a whole picture: scales, flip, sliding window.
+"""Apply a model to a whole image: scales, flip, sliding window.
 
-Logits are resized bilinearly to the size asked for before anything is compared. Where windows
-overlap, their logits are averaged; over scales and flip, the probabilities.
+Logits are resized bilinearly to the image's size before the argmax. The logits of overlapping
+windows are averaged; over scales and flip, the probabilities are averaged.
 """
 
 import math
@@ -17,22 +17,22 @@ from pipelines.data.normalization import normalize
 from pipelines.errors import UserError
 from pipelines.network.precision import Numerics
 
-# Rows of the picture whose probabilities are computed at once, beside the sum of all.
+# Rows of the image for which full-size logits are held at once.
 _ROWS = 64
 
 
 class NonFiniteLogitsError(UserError, RuntimeError):
-    """A network returned NaN, of which there is no largest: it has diverged."""
+    """A network returned NaN logits: its training has diverged."""
 
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """Single scale, whole picture and no flip, unless said otherwise.
+    """How a model is applied to an image; the default is a single scale, whole image, no flip.
 
-    scales: factors by which the picture is resized; the probabilities are averaged.
-    flip: mirrored as well, at every scale.
-    window: height and width in pixels of a window that slides over the resized picture; None for
-        the whole picture. Where the picture is smaller, so is the window.
+    scales: factors by which the image is resized; the probabilities are averaged.
+    flip: also predict the mirrored image, at every scale.
+    window: height and width in pixels of a window that slides over the resized image, cropped to a
+        smaller image; None for the whole image.
     stride: rows and columns from one window to the next; None for two thirds of the window.
     """
 
@@ -59,16 +59,16 @@ class InferenceConfig:
         if self.stride is None:
             return
         if self.window is None:
-            raise ValueError(f"stride is {self.stride}, but there is no window to move")
+            raise ValueError(f"stride needs a window; received stride {self.stride} without one")
         if self.stride[0] > self.window[0] or self.stride[1] > self.window[1]:
             raise ValueError(
-                f"stride {self.stride} is larger than the window {self.window}; the pixels between "
-                "two windows would not be predicted"
+                f"stride must not exceed the window {self.window}, or pixels between two windows "
+                f"would not be predicted; received {self.stride}"
             )
 
     @property
     def step(self) -> tuple[int, int] | None:
-        """The stride that is used; None without a window."""
+        """The effective stride; None without a window."""
         if self.window is None or self.stride is not None:
             return self.stride
         height, width = self.window
@@ -76,15 +76,15 @@ class InferenceConfig:
 
     @property
     def views(self) -> tuple[tuple[float, bool], ...]:
-        """(scale, mirrored) of every pass over a picture."""
+        """(scale, mirrored) of every pass over an image."""
         mirrored = (False, True) if self.flip else (False,)
         return tuple((scale, flipped) for scale in self.scales for flipped in mirrored)
 
     @property
     def protocol(self) -> str:
-        """A name made of letters, digits, `-`, `_` and `.`; different settings, different names.
+        """A name that is unique to these settings, of letters, digits, `-`, `_` and `.`.
 
-        `whole`, `whole_flip`, `window-512x512-by-341x341_scales-0.5-1-1.5_flip`.
+        Examples: `whole`, `whole_flip`, `window-512x512-by-341x341_scales-0.5-1-1.5_flip`.
         """
         parts = ["whole"]
         if self.window is not None and self.step is not None:
@@ -102,18 +102,18 @@ def predict(
     size: tuple[int, int],
     config: InferenceConfig | None = None,
 ) -> Tensor:
-    """Class indices, int64 `(batch, height, width)` of `size`, for normalised `images`.
+    """Return class indices, int64 `(batch, height, width)` of `size`, for normalized `images`.
 
-    The largest things held are what the network returns in one pass, and over several passes the
-    sum of the probabilities, float32 `(batch, classes, height, width)`; what lies between them is
-    made a strip of rows at a time.
+    Memory is bounded by the network's output of one pass and, with several passes, the sum of the
+    probabilities, float32 `(batch, classes, height, width)`; full-size logits are computed a strip
+    of rows at a time.
 
-    Raises NonFiniteLogitsError where the network returns NaN.
+    Raises NonFiniteLogitsError if the network returns NaN.
     """
     config = config or InferenceConfig()
     prediction = torch.empty((len(images), *size), dtype=torch.int64, device=images.device)
     if len(config.views) == 1:
-        # The largest logit is the largest probability.
+        # The largest logit has the largest probability, so no softmax is needed.
         ((scale, mirrored),) = config.views
         logits = _logits(model, images, config, scale, mirrored)
         for rows, strip in _strips(logits, mirrored, size):
@@ -126,9 +126,9 @@ def predict(
             total = logits.new_zeros((*logits.shape[:2], *size))
         for rows, strip in _strips(logits, mirrored, size):
             total[:, :, rows] += strip.softmax(dim=1)
-        # Before the next pass makes its own.
+        # Free this pass's logits before the next pass allocates its own.
         del logits, strip
-    assert total is not None, "there is a view"
+    assert total is not None, "views is never empty"
     return torch.argmax(total, dim=1, out=prediction)
 
 
@@ -136,7 +136,7 @@ def predict(
 def predict_image(
     model: nn.Module, image: Tensor, numerics: Numerics, config: InferenceConfig | None = None
 ) -> Tensor:
-    """Class indices, uint8 `(height, width)`, for one `image`, uint8 `(height, width, 3)`."""
+    """Return class indices, uint8 `(height, width)`, of `image`, uint8 `(height, width, 3)`."""
     training = model.training
     model.eval()
     try:
@@ -150,16 +150,16 @@ def predict_image(
 
 
 def window_starts(size: int, window: int, step: int) -> list[int]:
-    """Where windows begin on an axis of `size` pixels: every `step`, the last flush with the end.
+    """Return the starts of the windows on an axis of `size` pixels, `step` pixels apart.
 
-    One window, at 0, where the axis is no longer than the window.
+    The last window ends with the axis. An axis no longer than the window has one window, at 0.
     """
     last = max(size - window, 0)
     return [*range(0, last, step), last]
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Height and width times `scale`, rounded to the nearest pixel, halves up, at least 1."""
+    """Return height and width times `scale`, rounded half up to whole pixels, at least 1."""
     height, width = (max(1, math.floor(scale * length + 0.5)) for length in size)
     return height, width
 
@@ -171,7 +171,7 @@ def _logits(
     scale: float,
     mirrored: bool,
 ) -> Tensor:
-    """Logits of one pass, float32, as the network gives them: at its size, mirrored or not."""
+    """Return the network's logits of one pass, float32, at its output size, still mirrored."""
     if mirrored:
         images = images.flip(-1)
     images = _resize(images, scaled_size((images.shape[-2], images.shape[-1]), scale))
@@ -179,11 +179,11 @@ def _logits(
         logits = split_output(model(images))[0].float()
     else:
         logits = _window_logits(model, images, config.window, config.step)
-    # NaN would be taken for the first class, and the picture be scored.
+    # The argmax of NaN logits would be a valid class, and the image would be scored.
     if bool(logits.isnan().any()):
         raise NonFiniteLogitsError(
-            "the network predicts NaN: its training has diverged; a lower learning rate, warm-up "
-            "or gradient_clip may help"
+            "the network predicts NaN because its training has diverged; try a lower learning "
+            "rate, warm-up or gradient_clip"
         )
     return logits
 
@@ -191,8 +191,8 @@ def _logits(
 def _strips(
     logits: Tensor, mirrored: bool, size: tuple[int, int]
 ) -> Iterator[tuple[slice, Tensor]]:
-    """`logits` resized bilinearly to `size` and turned the picture's own way round, a few rows at a
-    time, with the rows they are."""
+    """Yield `logits` resized bilinearly to `size`, with mirroring undone, a strip of rows at a
+    time together with the slice of its rows."""
     height, (rows, columns) = logits.shape[-2], size
     position = (torch.arange(rows, device=logits.device, dtype=torch.double) + 0.5) * height / rows
     position = (position - 0.5).clamp(0, height - 1)
@@ -206,7 +206,7 @@ def _strips(
         else:
             first, last = logits[:, :, above[strip]], logits[:, :, below[strip]]
             part = torch.lerp(first, last, share[strip])
-        # The rows are right already: this resizes the columns alone.
+        # The rows are already resized; this resizes the columns only.
         part = _resize(part, (strip.stop - start, columns))
         yield strip, part.flip(-1) if mirrored else part
 
@@ -214,7 +214,7 @@ def _strips(
 def _window_logits(
     model: nn.Module, images: Tensor, window: tuple[int, int], step: tuple[int, int]
 ) -> Tensor:
-    """Logits at the size of `images`, averaged where windows overlap."""
+    """Return logits at the size of `images`, averaged where windows overlap."""
     size = (images.shape[-2], images.shape[-1])
     height, width = min(window[0], size[0]), min(window[1], size[1])
     total: Tensor | None = None
@@ -227,7 +227,7 @@ def _window_logits(
                 total = logits.new_zeros((*logits.shape[:2], *size))
             total[:, :, rows, columns] += _resize(logits, (height, width))
             windows[rows, columns] += 1
-    assert total is not None, "there is a window"
+    assert total is not None, "there is at least one window"
     return total.div_(windows)
 
 

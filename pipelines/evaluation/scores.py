@@ -1,4 +1,4 @@
-"""The figures by which a segmentation is judged, and the counts they follow from."""
+"""Metrics of a segmentation, and the counts they are computed from."""
 
 import math
 from collections.abc import Sequence
@@ -10,27 +10,16 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from pipelines.data.dataset import IGNORE_INDEX
-
-
-@dataclass(frozen=True)
-class ImageCounts:
-    """Pixels by image and class.
-
-    positions: int64 `(images,)`, of the images in their split. counts: int64
-    `(images, classes, 3)`: true positives, false positives, false negatives.
-    """
-
-    positions: Tensor
-    counts: Tensor
+from pipelines.evaluation.counts import ImageCounts, class_iou, mean_over_classes
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a confusion matrix says. All values are in [0, 1]; an absent class has IoU NaN.
+    """Metrics of a confusion matrix, all in [0, 1].
 
     confusion: int64 `(classes, classes)`, row = label, column = prediction, in pixels.
-    images: the counts of each image; None where only the matrix is known.
-    boundary: float64 `(classes,)`, see `boundary_scores`; None where it was not asked for.
+    images: the counts of each image; None if only the matrix is available.
+    boundary: float64 `(classes,)`, see `boundary_scores`; None if it was not computed.
     """
 
     confusion: Tensor
@@ -39,11 +28,8 @@ class Scores:
 
     @property
     def iou(self) -> Tensor:
-        """Intersection over union per class, float64 `(classes,)`; NaN where a class occurs
-        neither in the labels nor in the predictions."""
-        matrix = self.confusion.double()
-        intersection = matrix.diagonal()
-        return intersection / (matrix.sum(dim=0) + matrix.sum(dim=1) - intersection)
+        """IoU per class, float64 `(classes,)`, as `class_iou` defines it."""
+        return torch.from_numpy(class_iou(class_counts(self.confusion).numpy()))
 
     @property
     def miou(self) -> float:
@@ -52,22 +38,22 @@ class Scores:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of the labelled pixels that are predicted right."""
+        """Share of the labeled pixels that are predicted correctly."""
         matrix = self.confusion.double()
         return float(matrix.diagonal().sum() / matrix.sum())
 
     @property
     def mean_accuracy(self) -> float:
-        """Share of a class's pixels that are predicted right, mean over the labels' classes."""
+        """Mean over the classes in the labels of the share of pixels predicted correctly."""
         matrix = self.confusion.double()
         return _mean(matrix.diagonal() / matrix.sum(dim=1))
 
     @property
     def frequency_weighted_iou(self) -> float:
-        """IoU weighted by each class's share of the labelled pixels."""
-        labelled = self.confusion.double().sum(dim=1)
-        # An absent class weighs nothing, and its IoU is NaN.
-        return float((self.iou.nan_to_num() * labelled).sum() / labelled.sum())
+        """IoU weighted by each class's share of the labeled pixels."""
+        labeled = self.confusion.double().sum(dim=1)
+        # An absent class has weight 0 and IoU NaN.
+        return float((self.iou.nan_to_num() * labeled).sum() / labeled.sum())
 
     @property
     def mean_boundary(self) -> float | None:
@@ -75,7 +61,7 @@ class Scores:
         return None if self.boundary is None else _mean(self.boundary)
 
     def metrics(self, classes: Sequence[str]) -> dict[str, float]:
-        """All figures by name; what is NaN, such as the IoU of an absent class, is left out."""
+        """Return all metrics by name, without those that are NaN (the IoU of an absent class)."""
         named = {
             "miou": self.miou,
             "pixel_accuracy": self.pixel_accuracy,
@@ -90,14 +76,14 @@ class Scores:
 
 
 class ScoreState(Metric):
-    """The counts behind `Scores`, gathered by torchmetrics and summed over all workers.
+    """The counts behind `Scores`, collected by torchmetrics and summed over all workers.
 
-    Every image has rows of its own, which only the worker that sees it fills.
+    Each image has its own rows, which only the worker that scores it fills.
 
     Args:
-        classes: K.
-        images: in the whole split, over all workers.
-        boundary: tolerance in pixels of the boundary F-score; 0 leaves it out.
+        classes: number of classes.
+        images: number of images in the whole split, over all workers.
+        boundary: tolerance in pixels of the boundary F-score; 0 to skip it.
     """
 
     full_state_update = False
@@ -120,14 +106,15 @@ class ScoreState(Metric):
             self.add_state("boundary_present", torch.zeros(images, classes, dtype=integers), "sum")
 
     def update(self, prediction: Tensor, labels: Tensor, positions: Tensor) -> None:
-        """Add images. prediction, labels: int64 `(batch, height, width)`; positions: int64
-        `(batch,)`, on any device. Raises ValueError where a label is no class."""
+        """Count a batch of images. Raises ValueError if a label is not a class.
+
+        prediction, labels: int64 `(batch, height, width)`.
+        positions: int64 `(batch,)`, positions of the images in the split, on any device.
+        """
         for predicted, label, position in zip(prediction, labels, positions.tolist(), strict=True):
             matrix = self._confusion(predicted, label)
-            true = matrix.diagonal()
-            wrong = (matrix.sum(dim=0) - true, matrix.sum(dim=1) - true)
             self.confusion += matrix
-            self.counts[position] += torch.stack([true, *wrong], dim=1)
+            self.counts[position] += class_counts(matrix)
             self.seen[position] += 1
             if self.boundary:
                 scores = boundary_scores(predicted, label, self.classes, self.boundary)
@@ -135,24 +122,24 @@ class ScoreState(Metric):
                 self.boundary_present[position] += ~scores.isnan()
 
     def compute(self) -> dict[str, Tensor]:
-        """The states, as torchmetrics has reduced them over the workers."""
+        """Return the states, which torchmetrics has reduced over the workers."""
         return {name: getattr(self, name) for name in self._defaults}
 
     def scores(self) -> Scores:
-        """The figures over all workers, on the CPU; every worker must ask for them.
+        """Return the scores over all workers, on the CPU; every worker must call this.
 
-        Raises RuntimeError where an image was not counted, or more than once.
+        Raises RuntimeError if an image was not counted exactly once.
         """
         states = {
-            # torchmetrics hands out a tensor of one value without its dimensions.
+            # torchmetrics drops the dimensions of a tensor with a single value.
             name: tensor.cpu().reshape(self._defaults[name].shape)
             for name, tensor in self.compute().items()
         }
         if bool((states["seen"] != 1).any()):
             raise RuntimeError(
                 f"{int((states['seen'] == 0).sum())} images were not counted, and "
-                f"{int((states['seen'] > 1).sum())} more than once; the workers' batches must be "
-                "parts of the whole split"
+                f"{int((states['seen'] > 1).sum())} more than once; the workers' batches must "
+                "partition the split"
             )
         positions = torch.arange(len(states["seen"]))
         boundary = None
@@ -162,26 +149,35 @@ class ScoreState(Metric):
         return Scores(states["confusion"], images, boundary)
 
     def _confusion(self, predicted: Tensor, label: Tensor) -> Tensor:
-        labelled = label != IGNORE_INDEX
-        cells = label[labelled] * self.classes + predicted[labelled]
+        labeled = label != IGNORE_INDEX
+        cells = label[labeled] * self.classes + predicted[labeled]
         matrix = torch.bincount(cells, minlength=self.classes**2)
         if len(matrix) > self.classes**2:
             raise ValueError(
-                f"a label holds class {int(label[labelled].max())}, and there are "
-                f"{self.classes} classes, from 0"
+                f"a label contains class {int(label[labeled].max())}, but the {self.classes} "
+                f"classes are 0 to {self.classes - 1}"
             )
         return matrix.reshape(self.classes, self.classes)
 
 
-def boundary_scores(predicted: Tensor, label: Tensor, classes: int, tolerance: int) -> Tensor:
-    """Boundary F-score per class of one image, float64 `(classes,)`.
+def class_counts(confusion: Tensor) -> Tensor:
+    """Return true positives, false positives, false negatives, int64 `(classes, 3)`.
 
-    A boundary pixel of a class has one of its four neighbours in another class. Precision is the
-    share of the prediction's boundary that lies within `tolerance` pixels, in rows and in columns,
-    of the label's; recall the share of the label's near the prediction's; F their harmonic mean,
-    after Csurka, Larlus and Perronnin, "What is a good evaluation measure for semantic
-    segmentation?", BMVC 2013. Ignored pixels take no part. NaN for a class that has no boundary in
-    either.
+    confusion: int64 `(classes, classes)`, row = label, column = prediction.
+    """
+    true = confusion.diagonal()
+    return torch.stack([true, confusion.sum(dim=0) - true, confusion.sum(dim=1) - true], dim=1)
+
+
+def boundary_scores(predicted: Tensor, label: Tensor, classes: int, tolerance: int) -> Tensor:
+    """Return the boundary F-score of each class in one image, float64 `(classes,)`.
+
+    A boundary pixel of a class has one of its four neighbors in another class. Precision is the
+    share of the prediction's boundary pixels within `tolerance` rows and columns of the label's
+    boundary; recall is the share of the label's boundary pixels that close to the prediction's; F
+    is their harmonic mean. See Csurka, Larlus and Perronnin, "What is a good evaluation measure for
+    semantic segmentation?", BMVC 2013. Ignored pixels are excluded. NaN for a class without a
+    boundary in either.
 
     predicted, label: int64 `(height, width)`.
     """
@@ -190,18 +186,18 @@ def boundary_scores(predicted: Tensor, label: Tensor, classes: int, tolerance: i
     scores = torch.full((classes,), math.nan, dtype=torch.double, device=label.device)
     occurring = torch.cat([each[edge] for edge, each in edges]).unique().tolist()
     for index in occurring:
-        found, true = (edge & (each == index) for edge, each in edges)
-        near_true, near_found = (_dilate(mask, tolerance) for mask in (true, found))
-        precise = (found & near_true).sum().double() / found.sum()
-        recalled = (true & near_found).sum().double() / true.sum()
-        # One is NaN where only the other has a boundary: nothing of it is found.
-        score = 2 * precise * recalled / (precise + recalled)
+        ours, true = (edge & (each == index) for edge, each in edges)
+        near_true, near_ours = (_dilate(mask, tolerance) for mask in (true, ours))
+        precision = (ours & near_true).sum().double() / ours.sum()
+        recall = (true & near_ours).sum().double() / true.sum()
+        # If only one of the two has a boundary, the score is NaN here and must be 0.
+        score = 2 * precision * recall / (precision + recall)
         scores[index] = score.nan_to_num()
     return scores
 
 
 def _on_boundary(classes: Tensor) -> Tensor:
-    """bool `(height, width)`: a neighbour above, below, left or right is of another class."""
+    """Return where a neighbor above, below, left or right has another class, bool `(h, w)`."""
     boundary = torch.zeros_like(classes, dtype=torch.bool)
     for dimension in (0, 1):
         length = classes.shape[dimension] - 1
@@ -213,7 +209,7 @@ def _on_boundary(classes: Tensor) -> Tensor:
 
 
 def _dilate(mask: Tensor, tolerance: int) -> Tensor:
-    """`mask` with every pixel that has one of it within `tolerance` rows and columns."""
+    """Return the pixels that are within `tolerance` rows and columns of `mask`."""
     grown = mask[None, None].float()
     for size in ((2 * tolerance + 1, 1), (1, 2 * tolerance + 1)):
         grown = F.max_pool2d(grown, size, stride=1, padding=(size[0] // 2, size[1] // 2))
@@ -225,9 +221,4 @@ def _by_class(name: str, values: Tensor, classes: Sequence[str]) -> dict[str, fl
 
 
 def _mean(values: Tensor) -> float:
-    """Mean of what is not NaN, added up in order, as the benchmarks' scripts do."""
-    kept = [value for value in values.tolist() if not math.isnan(value)]
-    total = 0.0
-    for value in kept:
-        total += value
-    return total / len(kept) if kept else math.nan
+    return float(mean_over_classes(values.cpu().numpy()))

@@ -1,5 +1,5 @@
 """Figures of predictions and features.
 
-Of pipelines it imports `data`, `network` and `evaluation`. Decides no trained result: it does not
-count for the code version.
+Within pipelines it imports `errors`, `data`, `network` and `evaluation`. It cannot change a trained
+result, so it is not part of the code version.
 """

@@ -1,8 +1,8 @@
-"""Two models side by side on the same images: Figures 4, 5 and 7 of the paper.
+"""Draw two models side by side on the same images, as in Figures 4, 5 and 7 of the paper.
 
-What differs is told apart by more than hue: a gain is a solid dark blue, a loss an orange with
-stripes, another mistake than before a light grey with dots. The largest regions are boxed in every
-panel, gains with a solid line, losses with a dashed one.
+Differences are distinguishable without color: a gain is solid dark blue, a loss is orange with
+stripes, and pixels that both models get wrong differently are light gray with dots. The largest
+regions are boxed in every panel, gains with a solid line, losses with a dashed line.
 """
 
 from collections.abc import Sequence
@@ -26,17 +26,21 @@ from pipelines.figures.layout import FONT, Layout, class_legend, shortened, show
 _GAIN = (0, 90, 181)
 _LOSS = (255, 150, 50)
 _OTHER = (225, 225, 225)
-_BOXES = 2  # of each kind, in an image
-_SMALLEST_BOX = 0.003  # of the image's pixels
+_BOXES = 2  # at most this many of each kind per image
+_SMALLEST_BOX = 0.003  # share of the image's pixels
 
 
 @dataclass(frozen=True)
 class ComparedImage:
-    """One image: `picture` uint8 (h, w, 3), the others uint8 (h, w); mIoU of each model on it, in
-    [0, 1]."""
+    """One image and two predictions of it.
+
+    image: uint8 `(height, width, 3)`.
+    label, first, second: ground truth and the models' predictions, uint8 `(height, width)`.
+    mious: mIoU of each model on this image, in [0, 1].
+    """
 
     identifier: str
-    picture: Pixels
+    image: Pixels
     label: Pixels
     first: Pixels
     second: Pixels
@@ -45,9 +49,11 @@ class ComparedImage:
 
 @dataclass(frozen=True)
 class Regions:
-    """Where two predictions differ on labelled pixels, bool `(height, width)` each.
+    """Where two predictions differ on labeled pixels, bool `(height, width)` each.
 
-    gain: the second is right. loss: the first is right. other: both are wrong, differently.
+    gain: the second is correct.
+    loss: the first is correct.
+    other: both are wrong, with different classes.
     """
 
     gain: npt.NDArray[np.bool_]
@@ -56,7 +62,7 @@ class Regions:
 
     @staticmethod
     def of(label: Pixels, first: Pixels, second: Pixels) -> "Regions":
-        """All uint8 `(height, width)`."""
+        """Compare two predictions; all arguments are uint8 `(height, width)`."""
         differ = (first != second) & (label != IGNORE_INDEX)
         gain, loss = differ & (second == label), differ & (first == label)
         return Regions(gain, loss, differ & ~gain & ~loss)
@@ -70,12 +76,13 @@ def draw_comparison(
     notes: tuple[str, str],
     title: str,
 ) -> None:
-    """Write the figure to each of `paths`, in the format of its suffix.
+    """Draw the figure and write it to each of `paths`, in the format of its suffix.
 
-    A row an image: the picture, both predictions, the ground truth, and what differs. names, notes:
-    of the models, over their columns.
+    One row per image: the image, both predictions, the ground truth, the differences.
+
+    names, notes: titles and subtitles of the two models' columns.
     """
-    columns = ["image", *names, "ground truth", "what differs"]
+    columns = ["image", *names, "ground truth", "differences"]
     subtitles = ["", *notes, "", ""]
     layout = Layout(columns=5, rows=len(images), aspect=_aspect(images), row_text=0.17)
     figure = Figure()
@@ -84,13 +91,13 @@ def draw_comparison(
     legends = [
         class_legend(classes, shown),
         [
-            Patch(facecolor=unit(_GAIN), label=f"{names[1]} right, {names[0]} wrong (solid frame)"),
+            Patch(facecolor=unit(_GAIN), label=f"{names[1]} right, {names[0]} wrong (solid box)"),
             Patch(
                 facecolor=unit(_LOSS),
                 hatch="/////",
                 edgecolor="black",
                 linewidth=0,
-                label=f"{names[0]} right, {names[1]} wrong (dashed frame)",
+                label=f"{names[0]} right, {names[1]} wrong (dashed box)",
             ),
             Patch(
                 facecolor=unit(_OTHER),
@@ -105,8 +112,8 @@ def draw_comparison(
     for line, image in zip(axes, images, strict=True):
         regions = Regions.of(image.label, image.first, image.second)
         maps = (image.first, image.second, image.label)
-        panels = [image.picture, *(colorize(labels, classes) for labels in maps)]
-        for axis, panel in zip(line, [*panels, _marked(image.picture, regions)], strict=True):
+        panels = [image.image, *(colorize(labels, classes) for labels in maps)]
+        for axis, panel in zip(line, [*panels, _mark(image.image, regions)], strict=True):
             show(axis, panel)
             for kind, dashes in ((regions.gain, "-"), (regions.loss, (0, (2, 1.5)))):
                 _box(axis, kind, dashes)
@@ -126,25 +133,25 @@ def _caption(line: Sequence[Axes], image: ComparedImage) -> None:
         axis.set_xlabel(shortened(text), fontsize=FONT - 1, labelpad=2, fontweight=weight)
 
 
-def _marked(picture: Pixels, regions: Regions) -> Pixels:
-    """The picture in pale grey, with what differs over it in colours and textures."""
-    grey = picture.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.55 + 105
-    height, width = picture.shape[:2]
-    # Stripes and dots keep their size on the page, whatever that of the picture.
+def _mark(image: Pixels, regions: Regions) -> Pixels:
+    """Return the image in pale gray with the differing regions in colors and textures."""
+    gray = image.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.55 + 105
+    height, width = image.shape[:2]
+    # Stripes and dots have the same size on the page for any image size.
     period = max(4, round(width / 40))
     rows, columns = np.indices((height, width))
     stripes = (rows + columns) % period < period * 0.3
     dots = (rows % period < period * 0.4) & (columns % period < period * 0.4)
-    grey[regions.gain] = _GAIN
-    grey[regions.loss] = _LOSS
-    grey[regions.loss & stripes] = 0
-    grey[regions.other] = _OTHER
-    grey[regions.other & dots] = 90
-    return grey.astype(np.uint8)
+    gray[regions.gain] = _GAIN
+    gray[regions.loss] = _LOSS
+    gray[regions.loss & stripes] = 0
+    gray[regions.other] = _OTHER
+    gray[regions.other & dots] = 90
+    return gray.astype(np.uint8)
 
 
 def _box(axis: Axes, region: npt.NDArray[np.bool_], dashes: Any) -> None:
-    """Frame the largest connected parts, without the thin lines along the borders of objects."""
+    """Box the largest connected parts, ignoring thin lines along the borders of objects."""
     height, width = region.shape
     thickness = max(2, round(min(height, width) / 90))
     solid = ndimage.binary_opening(region, np.ones((thickness, thickness)))
@@ -172,5 +179,5 @@ def _box(axis: Axes, region: npt.NDArray[np.bool_], dashes: Any) -> None:
 
 
 def _aspect(images: Sequence[ComparedImage]) -> float:
-    """Height over width of the tallest picture."""
+    """Return height over width of the tallest image."""
     return max(image.label.shape[0] / image.label.shape[1] for image in images)

@@ -1,4 +1,4 @@
-"""What the flows do to a network's features: Figures 1 and 6 of the paper."""
+"""Draw a network's features before and after its flows, as in Figures 1 and 6 of the paper."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,28 +23,32 @@ _STEPS = {"neck": "before the flows", "detail": "after DF", "semantic": "after S
 
 @dataclass(frozen=True)
 class Features:
-    """One image: `picture` uint8 (h, w, 3); by step, the mean over the channels of one level,
-    float32 (h', w'); the prediction, uint8 (h, w)."""
+    """The features of one level for one image.
+
+    image: uint8 `(height, width, 3)`.
+    maps: by step (`neck` and each flow), the mean over channels, float32 at the level's size.
+    prediction: uint8 `(height, width)`.
+    """
 
     identifier: str
-    picture: Pixels
+    image: Pixels
     maps: dict[str, NDArray[np.float32]]
     prediction: Pixels
 
 
 @torch.no_grad()
 def extract_features(
-    network: FENet, identifier: str, picture: Pixels, level: int, numerics: Numerics
+    network: FENet, identifier: str, image: Pixels, level: int, numerics: Numerics
 ) -> Features:
-    """The features of one level, from 1 for the finest, before the flows and after each."""
-    images = normalize(torch.tensor(picture).permute(2, 0, 1)[None].to(numerics.device))
+    """Return the features before the flows and after each; level 1 is the finest."""
+    images = normalize(torch.tensor(image).permute(2, 0, 1)[None].to(numerics.device))
     images = numerics.to_memory_format(images)
     with numerics.autocast():
-        found = network.features(images)
-        prediction = predict(network, images, (picture.shape[0], picture.shape[1]))
-    steps = [name for name in found if name != "backbone"]
-    maps = {name: found[name][level - 1][0].float().mean(dim=0).cpu().numpy() for name in steps}
-    return Features(identifier, picture, maps, prediction[0].to("cpu", torch.uint8).numpy())
+        levels = network.features(images)
+        prediction = predict(network, images, (image.shape[0], image.shape[1]))
+    steps = [name for name in levels if name != "backbone"]
+    maps = {name: levels[name][level - 1][0].float().mean(dim=0).cpu().numpy() for name in steps}
+    return Features(identifier, image, maps, prediction[0].to("cpu", torch.uint8).numpy())
 
 
 def draw_features(
@@ -54,24 +58,24 @@ def draw_features(
     stride: int,
     title: str,
 ) -> None:
-    """Write the figure to each of `paths`, in the format of its suffix.
+    """Draw the figure and write it to each of `paths`, in the format of its suffix.
 
-    A row an image: the picture, the feature map after each step, the prediction. A map is scaled
-    from its 1st to its 99th percentile, because the steps work on scales of their own.
+    One row per image: the image, the feature map after each step, the prediction. Each map is
+    scaled from its 1st to its 99th percentile, because the steps have different value ranges.
     """
     steps = list(rows[0].maps)
     columns = ["image", *(_STEPS.get(step, f"after {step}") for step in steps), "prediction"]
     subtitles = ["", *[f"mean activation, stride {stride}"] * len(steps), ""]
-    aspect = max(row.picture.shape[0] / row.picture.shape[1] for row in rows)
+    aspect = max(row.image.shape[0] / row.image.shape[1] for row in rows)
     layout = Layout(len(columns), len(rows), aspect, row_text=0.17)
     figure = Figure()
     FigureCanvasAgg(figure)
     legend = class_legend(classes, [row.prediction for row in rows])
-    title += "\nbright: strong activation, each map on its own scale"
+    title += "\nbright: strong activation; each map has its own scale"
     axes = layout.arrange(figure, title, columns, subtitles, [legend])
     for line, row in zip(axes, rows, strict=True):
-        show(line[0], row.picture)
-        height, width = row.picture.shape[:2]
+        show(line[0], row.image)
+        height, width = row.image.shape[:2]
         for axis, values in zip(line[1:-1], row.maps.values(), strict=True):
             low, high = np.percentile(values, (1, 99))
             extent = (-0.5, width - 0.5, height - 0.5, -0.5)

@@ -1,4 +1,4 @@
-"""Which pictures of a split show best where two models differ."""
+"""Select the images of a split that best show how two models differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Counts = NDArray[np.int64]
+from pipelines.evaluation.counts import Counts, class_iou, mean_over_classes
 
 
 @dataclass(frozen=True)
 class ImageDifferences:
-    """Two models on the same images, by image.
+    """How two models differ on each of the same images.
 
-    size: mean over an image's classes of the absolute difference of IoU, `(images,)`, in [0, 1].
-    gain: mIoU of the second model minus that of the first, `(images,)`, in [-1, 1].
+    size: mean absolute difference of IoU over the classes in an image, `(images,)` in [0, 1].
+    gain: mIoU of the second model minus mIoU of the first, `(images,)` in [-1, 1].
     """
 
     size: NDArray[np.float64]
@@ -22,44 +22,36 @@ class ImageDifferences:
 
     @staticmethod
     def of(first: Counts, second: Counts) -> "ImageDifferences":
-        """first, second: true positives, false positives, false negatives,
-        `(images, classes, 3)`."""
-        ious = [_iou(counts) for counts in (first, second)]
-        present = np.logical_or(*((counts.sum(axis=-1) > 0) for counts in (first, second)))
-        # A class that only one model sees in an image is a difference of all that model's IoU.
-        change = np.where(present, np.abs(ious[1] - ious[0]), 0).sum(axis=1)
+        """Compare the counts of two models on the same images.
+
+        A class counts for an image if it occurs in the label or in either prediction, with IoU 0
+        for a model that does not predict it. An image without any class has size and gain 0.
+        """
+        ious = [class_iou(counts.values) for counts in (first, second)]
+        present = ~(np.isnan(ious[0]) & np.isnan(ious[1]))
+        change = np.abs(np.nan_to_num(ious[1]) - np.nan_to_num(ious[0])).sum(axis=1)
         size = change / np.maximum(present.sum(axis=1), 1)
-        mious = [_image_miou(counts) for counts in (first, second)]
+        mious = [np.nan_to_num(mean_over_classes(iou)) for iou in ious]
         return ImageDifferences(size, mious[1] - mious[0])
 
-    def most(self, count: int, groups: Sequence[str | None] | None = None) -> list[int]:
-        """Positions of `count` images that differ most, the second model's gains first.
+    def top(self, count: int, groups: Sequence[str | None] | None = None) -> list[int]:
+        """Return the positions of the `count` images that differ most, largest gains first.
 
-        Neighbours in a split are often frames of one scene: of a stretch of it, one is taken, and
-        of a group (a city, a drive) none before every group that differs has had its turn.
+        Adjacent images of a split are often frames of one scene, so the images are chosen some
+        distance apart, and no group (a city, a drive) gets a second image before every group that
+        differs has one.
         """
         images = len(self.size)
         count = min(count, images)
-        apart = max(1, images // (2 * max(count, 1)))
+        distance = max(1, images // (2 * max(count, 1)))
         order = [int(position) for position in np.argsort(-self.size, kind="stable")]
         groups = groups or [None] * images
         chosen: list[int] = []
         while len(chosen) < count:
-            far = [p for p in order if all(abs(p - other) >= apart for other in chosen)]
-            left = far or [p for p in order if p not in chosen]
-            turns = {group: sum(groups[c] == group for c in chosen) for group in set(groups)}
-            # Half of the largest difference that is left still shows something.
-            worth = [p for p in left if self.size[p] >= self.size[left[0]] / 2]
-            chosen.append(min(worth, key=lambda p: (turns[groups[p]], left.index(p))))
+            far = [p for p in order if all(abs(p - other) >= distance for other in chosen)]
+            candidates = far or [p for p in order if p not in chosen]
+            taken = {group: sum(groups[c] == group for c in chosen) for group in set(groups)}
+            # For the sake of another group, accept half of the largest remaining difference.
+            good = [p for p in candidates if self.size[p] >= self.size[candidates[0]] / 2]
+            chosen.append(min(good, key=lambda p: (taken[groups[p]], candidates.index(p))))
         return sorted(chosen, key=lambda p: -self.gain[p])
-
-
-def _iou(counts: Counts) -> NDArray[np.float64]:
-    """`(..., classes)`; 0 for a class that is not there."""
-    return counts[..., 0] / np.maximum(counts.sum(axis=-1), 1)
-
-
-def _image_miou(counts: Counts) -> NDArray[np.float64]:
-    """Mean IoU over the classes that occur in an image's label or prediction; 0 without any."""
-    present = counts.sum(axis=-1) > 0
-    return _iou(counts).sum(axis=1) / np.maximum(present.sum(axis=1), 1)

@@ -1,4 +1,4 @@
-"""Figures of many panels at the width of a printed page: rows of pictures, titles and legends."""
+"""Lay out figures of many panels at the width of a printed page: image rows, titles, legends."""
 
 import textwrap
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from pipelines.data.overlays import Pixels
 PAGE = 7.2  # inches
 FONT = 7.5  # points
 _MARGIN = 0.04
-_WIDTH = 112  # characters of a title's line
-# Inches, of lines of text in their own sizes.
+_WIDTH = 112  # characters in a line of the title
+# Heights in inches of a line of text, of the title and of the legend.
 _LINE = FONT * 1.4 / 72
 _TITLE_LINE = (FONT + 0.5) * 1.25 / 72
 _LEGEND_LINE = (FONT - 0.5) * 1.48 / 72
@@ -26,7 +26,11 @@ _LEGEND_LINE = (FONT - 0.5) * 1.48 / 72
 
 @dataclass(frozen=True)
 class Layout:
-    """Panels of one size. aspect: height over width; row_text: inches below each row."""
+    """A grid of equal panels.
+
+    aspect: height over width of a panel.
+    row_text: inches reserved for text below each row.
+    """
 
     columns: int
     rows: int
@@ -41,7 +45,7 @@ class Layout:
         subtitles: Sequence[str],
         legends: Sequence[Sequence[Patch]],
     ) -> list[list[Axes]]:
-        """Size `figure`, write the titles and legends, and return the empty panels, by row."""
+        """Resize `figure`, add titles and legends, and return the empty panels by row."""
         gap = 0.05
         panel_width = (PAGE - 2 * _MARGIN - gap * (self.columns - 1)) / self.columns
         panel_height = panel_width * self.aspect
@@ -66,8 +70,8 @@ class Layout:
             bottom = height - head - (row + 1) * panel_height - row * self.row_text
             for column in range(self.columns):
                 left = _MARGIN + column * (panel_width + gap)
-                place = (left / PAGE, bottom / height, panel_width / PAGE, panel_height / height)
-                axis = figure.add_axes(place)
+                box = (left / PAGE, bottom / height, panel_width / PAGE, panel_height / height)
+                axis = figure.add_axes(box)
                 axis.set_xticks([])
                 axis.set_yticks([])
                 for spine in axis.spines.values():
@@ -105,24 +109,24 @@ class Layout:
 
 
 def show(axis: Axes, pixels: NDArray[Any], **options: Any) -> None:
-    """A picture that fills its panel as far as its own shape allows."""
+    """Draw an image in its panel, as large as its aspect ratio allows."""
     axis.imshow(pixels, aspect="equal", **options)
     axis.set_anchor("N")
 
 
 def unit(color: Sequence[int]) -> tuple[float, float, float]:
-    """Red, green and blue from 0-255 as from 0 to 1."""
+    """Convert red, green and blue from 0-255 to 0-1."""
     red, green, blue = (value / 255 for value in color)
     return red, green, blue
 
 
 def shortened(text: str, longest: int = 28) -> str:
-    """The end of a long name, which tells more than its start."""
+    """Shorten a long name to its end, which is more specific than its start."""
     return text if len(text) <= longest else f"…{text[1 - longest :]}"
 
 
 def class_legend(classes: Sequence[ClassInfo], shown: Sequence[Pixels]) -> list[Patch]:
-    """The classes that occur in the label maps `shown`, and `ignored` where that occurs."""
+    """Return legend entries for the classes in the label maps `shown`, and for ignored pixels."""
     occurring = np.unique(np.concatenate([np.unique(labels) for labels in shown])).tolist()
     entries = [
         Patch(
@@ -140,7 +144,7 @@ def class_legend(classes: Sequence[ClassInfo], shown: Sequence[Pixels]) -> list[
 
 
 def _legend_columns(entries: Sequence[Patch]) -> int:
-    """So many that a line fills the page's width, by the longest name."""
+    """Return how many entries of the longest name's width fit on a line of the page."""
     longest = max(len(str(entry.get_label())) for entry in entries)
     width = 0.42 + longest * FONT * 0.56 / 72
     return max(1, min(len(entries), int((PAGE - 0.3) / width)))

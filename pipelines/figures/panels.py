@@ -1,10 +1,11 @@
-"""Pictures of what a model predicts: colour overlays, panels and the confusion matrix."""
+"""Draw a model's predictions: panels of images and the confusion matrix."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -12,6 +13,8 @@ from matplotlib.patches import Patch
 
 from pipelines.data.dataset import IGNORE_INDEX, ClassInfo
 from pipelines.data.overlays import Pixels, colorize, mistakes
+from pipelines.evaluation.scores import Scores
+from pipelines.figures.layout import unit
 
 
 def draw_panels(
@@ -20,7 +23,7 @@ def draw_panels(
     classes: Sequence[ClassInfo],
     title: str,
 ) -> None:
-    """Write a panel: per row an image, its ground truth, the prediction and the mistakes.
+    """Draw one row per image: the image, its ground truth, the prediction and the mistakes.
 
     rows: `(identifier, image (h, w, 3), label (h, w), prediction (h, w))`, all uint8.
     """
@@ -34,7 +37,7 @@ def draw_panels(
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), 4, squeeze=False)
     for line, (identifier, image, label, prediction) in zip(axes, rows, strict=True):
-        pictures = (
+        panels = (
             image,
             colorize(label, classes),
             colorize(prediction, classes),
@@ -42,18 +45,18 @@ def draw_panels(
         )
         valid = label != IGNORE_INDEX
         accuracy = float((prediction == label)[valid].mean()) if valid.any() else float("nan")
-        for axis, picture in zip(line, pictures, strict=True):
-            axis.imshow(picture, interpolation="nearest")
+        for axis, panel in zip(line, panels, strict=True):
+            axis.imshow(panel, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
             for spine in axis.spines.values():
                 spine.set_visible(False)
         line[0].set_xlabel(identifier, fontsize=8, loc="left", labelpad=2)
-        line[3].set_xlabel(f"{accuracy:.1%} of pixels right", fontsize=8, loc="right", labelpad=2)
+        line[3].set_xlabel(f"{accuracy:.1%} of pixels correct", fontsize=8, loc="right", labelpad=2)
     for axis, column in zip(axes[0], columns, strict=True):
         axis.set_title(column, fontsize=10)
     figure.suptitle(title, fontsize=11, y=1 - 0.12 / total)
-    entries = [Patch(color=_unit(entry.color), label=entry.name) for entry in classes]
+    entries = [Patch(color=unit(entry.color), label=entry.name) for entry in classes]
     entries.append(Patch(color="black", label="ignored"))
     figure.legend(handles=entries, loc="lower center", ncols=8, fontsize=8, frameon=False)
     figure.subplots_adjust(
@@ -70,15 +73,14 @@ def draw_panels(
 def draw_confusion(
     path: Path, confusion: npt.NDArray[np.int64], names: Sequence[str], title: str
 ) -> None:
-    """Write the confusion matrix as shares of each label's pixels, IoU per class at the right.
+    """Draw the confusion matrix as shares of each label's pixels, with IoU per class on the right.
 
     confusion: `(classes, classes)`, row = label, column = prediction, in pixels.
     """
-    counts = confusion.astype(np.float64)
-    labelled = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, labelled, out=np.zeros_like(counts), where=labelled > 0)
-    union = counts.sum(axis=0) + counts.sum(axis=1) - counts.diagonal()
-    iou = np.divide(counts.diagonal(), union, out=np.full(len(names), np.nan), where=union > 0)
+    pixels = confusion.astype(np.float64)
+    labeled = pixels.sum(axis=1, keepdims=True)
+    shares = np.divide(pixels, labeled, out=np.zeros_like(pixels), where=labeled > 0)
+    iou = Scores(torch.from_numpy(confusion)).iou.numpy()
     size = max(4.5, 0.5 * len(names) + 2.2)
     figure = Figure(figsize=(size + 1.6, size), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -117,8 +119,3 @@ def _write_shares(axis: Axes, shares: npt.NDArray[np.float64]) -> None:
         axis.text(
             column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=color
         )
-
-
-def _unit(color: Sequence[int]) -> tuple[float, float, float]:
-    red, green, blue = (value / 255 for value in color)
-    return red, green, blue

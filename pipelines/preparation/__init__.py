@@ -1,4 +1,5 @@
-"""From a benchmark's own layout to a prepared data set: readers, checks, writing, previews.
+"""Convert a data set to the prepared format: readers, checks, writing, previews.
 
-Of pipelines it imports `data`. Decides no trained result: it does not count for the code version.
+Within pipelines it imports `errors`, `config` and `data`. It cannot change a trained result, so it
+is not part of the code version.
 """

@@ -1,4 +1,4 @@
-"""From a record's files to a row of the prepared data set, or to what is wrong with them."""
+"""Check a record's files and convert them to a row of the prepared data set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TRANSPOSED = range(5, 9)
 
 @dataclass(frozen=True)
 class CheckedSample:
-    """A record after checking: a sample with the sums of its channels, or what is wrong."""
+    """A checked record: a sample with the sums of its color channels, or its problems."""
 
     sample: Sample | None
     channel_sums: tuple[int, int, int] = (0, 0, 0)
@@ -38,51 +38,51 @@ class CheckedSample:
 def check(
     reader: Reader, record: Record, tile: int, repeated: Mapping[tuple[str, str], int]
 ) -> CheckedSample:
-    """Read and decode a record, map its label to class indices, and count what it shows.
+    """Read and decode a record, map its label to class indices, and count its pixels.
 
-    `repeated`: how often names occur that are not the record's alone (see `duplicates`).
+    tile: side in pixels of the tiles for class centroids.
+    repeated: how often each name occurs that is not unique (see `duplicates`).
     """
     count = repeated.get((record.split, record.identifier))
     if count is not None:
-        return _wrong(record, f"{record.image}: its name occurs {count} times in the split")
+        return _invalid(record, f"{record.image}: its name occurs {count} times in the split")
     try:
         image_bytes, label_bytes = reader.read(record)
     except OSError as error:
-        missing = f"{error.filename}: {error.strerror or error}"
-        return _wrong(record, missing)
+        return _invalid(record, f"{error.filename}: {error.strerror or error}")
     with warnings.catch_warnings():
-        # Pillow warns of odd metadata; what is wrong with the pixels is an error.
+        # Pillow warns about odd metadata only; a problem with the pixels is an error.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        return _decoded(reader, record, tile, image_bytes, label_bytes)
+        return _decode(reader, record, tile, image_bytes, label_bytes)
 
 
-def _decoded(
+def _decode(
     reader: Reader, record: Record, tile: int, image_bytes: bytes, label_bytes: bytes | None
 ) -> CheckedSample:
     problems = []
-    where = record.label or record.image
+    label_file = record.label or record.image
     label: Array | None = None
     if label_bytes is not None:
         try:
             stored = reader.indices(record, open_image(label_bytes, checksums=True))
             label = class_indices(stored, reader.values(record), reader.classes)
         except ImageError as error:
-            problems.append(f"{where}: label {error}")
+            problems.append(f"{label_file}: label {error}")
     try:
-        picture = open_image(image_bytes, checksums=True)
-        pixels = to_rgb(picture)
+        decoded = open_image(image_bytes, checksums=True)
+        pixels = to_rgb(decoded)
     except ImageError as error:
-        return _wrong(record, f"{record.image}: image {error}", *problems)
+        return _invalid(record, f"{record.image}: image {error}", *problems)
     if problems:
-        return _wrong(record, *problems)
+        return _invalid(record, *problems)
     if label is not None and label.shape != pixels.shape[:2]:
-        # Some tools annotate the picture as stored, before its EXIF orientation is applied.
-        if orientation(picture) not in TRANSPOSED or label.shape != pixels.shape[1::-1]:
+        # Some tools annotate the image as stored, before its EXIF orientation is applied.
+        if orientation(decoded) not in TRANSPOSED or label.shape != pixels.shape[1::-1]:
             sizes = f"label of {_size(label)} pixels for an image of {_size(pixels)}"
-            return _wrong(record, f"{where}: {sizes}")
-        pixels = np.asarray(picture.convert("RGB"))
-    keeps = _is_plain(picture)
-    content = image_bytes if keeps and picture.format == "JPEG" else pixels
+            return _invalid(record, f"{label_file}: {sizes}")
+        pixels = np.asarray(decoded.convert("RGB"))
+    keep_file = _decodes_alike(decoded)
+    content = image_bytes if keep_file and decoded.format == "JPEG" else pixels
     classes = len(reader.classes)
     height, width = pixels.shape[:2]
     counts = np.zeros(classes, np.int64) if label is None else _counts(label, classes)
@@ -91,7 +91,7 @@ def _decoded(
         identifier=record.identifier,
         split=record.split,
         group=record.group,
-        image=image_bytes if keeps else encode_png(pixels),
+        image=image_bytes if keep_file else encode_png(pixels),
         label=None if label is None else encode_png(label, effort=6),
         height=height,
         width=width,
@@ -103,8 +103,10 @@ def _decoded(
 
 
 def centroids(label: Array, tile: int) -> Iterator[Centroid]:
-    """Centre of mass of each class in each tile of `tile` x `tile` pixels, as for Cityscapes in
-    "Improving semantic segmentation via video propagation and label relaxation" (Zhu et al., 2019)
+    """Yield the center of mass of each class in each tile of `tile` x `tile` pixels.
+
+    Zhu et al., "Improving semantic segmentation via video propagation and label relaxation", CVPR
+    2019, sample Cityscapes crops around such centroids.
     """
     height, width = label.shape
     for top in range(0, height, tile):
@@ -117,7 +119,7 @@ def centroids(label: Array, tile: int) -> Iterator[Centroid]:
 
 
 def _histogram(part: Array, axis: int) -> NDArray[np.int64]:
-    """Pixels of each class in each row (axis 1 summed) or column: (256, length)."""
+    """Count the pixels of each class per row (`axis` 1) or column (`axis` 0): (256, length)."""
     length = part.shape[1 - axis]
     line = np.arange(length)
     line = line[:, None] if axis == 1 else line[None, :]
@@ -133,15 +135,15 @@ def _counts(label: Array, classes: int) -> NDArray[np.int64]:
     return np.bincount(label.ravel(), minlength=256)[:classes]
 
 
-def _is_plain(picture: Image.Image) -> bool:
-    """Whether any decoder gives the file's own bytes the same pixels."""
-    return picture.format in ("PNG", "JPEG") and picture.mode == "RGB" and orientation(picture) == 1
+def _decodes_alike(image: Image.Image) -> bool:
+    """Whether every decoder reads the same pixels from the file."""
+    return image.format in ("PNG", "JPEG") and image.mode == "RGB" and orientation(image) == 1
 
 
 def _size(pixels: Array) -> str:
     return f"{pixels.shape[1]} x {pixels.shape[0]}"
 
 
-def _wrong(record: Record, *problems: str) -> CheckedSample:
+def _invalid(record: Record, *problems: str) -> CheckedSample:
     name = f"{record.split}/{record.identifier}"
     return CheckedSample(None, problems=tuple(f"{name}: {problem}" for problem in problems))

@@ -1,4 +1,4 @@
-"""Sheets of pictures to look at: samples as they are stored, and crops as they are trained on."""
+"""Sheets of images for visual inspection: stored samples, and augmented training crops."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from PIL import Image, ImageDraw
 
 from pipelines.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from pipelines.data.config import DataConfig
-from pipelines.data.dataset import IGNORE_INDEX, ClassInfo, PreparedDataset
+from pipelines.data.dataset import IGNORE_INDEX, ClassInfo, DatasetError, PreparedDataset
 from pipelines.data.loading import TrainingBatches
 from pipelines.data.overlays import Pixels, colorize, overlay
 
-LINE = 14  # height of a line of text in pixels
-GAP = 4  # between pictures
-ENTRY = 150  # width of an entry of the legend
-SWATCH = 11
+# All in pixels.
+LINE = 14  # height of a line of text
+GAP = 4  # between images
+ENTRY = 150  # width of a legend entry
+SWATCH = 11  # side of a color sample in the legend
 
 
 def contact_sheet(dataset: PreparedDataset, count: int = 12, width: int = 256) -> Image.Image:
-    """`count` samples spread over all splits, each beside its labels, `width` pixels wide at most.
+    """Draw about `count` samples of all splits next to their labels, at most `width` pixels wide.
 
-    What is ignored is black in the labels.
+    Ignored pixels are black in the labels.
     """
     classes = dataset.manifest.classes
     tiles = []
@@ -34,7 +35,7 @@ def contact_sheet(dataset: PreparedDataset, count: int = 12, width: int = 256) -
             image, label = split.read(index)
             title = f"{name}/{split.identifiers[index]}  {image.shape[1]}x{image.shape[0]}"
             if not split.class_pixels[index].any():
-                title += "  nothing labelled"
+                title += "  unlabeled"
             pair = [_resize(each, width) for each in (image, colorize(label, classes))]
             tiles.append(_tile(pair, title))
     return _sheet(tiles, classes, "ignored", np.zeros((SWATCH, SWATCH, 3), np.uint8))
@@ -43,12 +44,18 @@ def contact_sheet(dataset: PreparedDataset, count: int = 12, width: int = 256) -
 def preview(
     dataset: PreparedDataset, data: DataConfig, count: int = 12, seed: int = 0, width: int = 320
 ) -> Image.Image:
-    """The first `count` augmented crops of epoch 0 with their labels laid over them.
+    """Draw the first `count` augmented crops of epoch 0, plain and with their labels overlaid.
 
-    What is ignored, as padding is, is hatched.
+    Ignored pixels, which include padding, are hatched. Raises DatasetError if `data` requests
+    class-uniform sampling of a split without labels.
     """
     classes = dataset.manifest.classes
     split = dataset.split(data.train_split)
+    if data.class_uniform and not len(split.centroids):
+        raise DatasetError(
+            f"{dataset.location.uri}: class_uniform is {data.class_uniform}, but split "
+            f"{data.train_split!r} has no labels; use 0"
+        )
     batches = TrainingBatches(split, data, seed, global_batch=min(count, len(split)))
     augmentation = Augmentation(data.augmentation, data.crop)
     mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
@@ -58,53 +65,53 @@ def preview(
         for image, label, name in zip(images, labels, batch.identifiers, strict=True):
             unit = image.permute(1, 2, 0).numpy() * std + mean
             pixels = (unit.clip(0, 1) * 255).round().astype(np.uint8)
-            stored = label.byte().numpy()
-            shown = _resize(overlay(pixels, stored, classes), width)
-            ignored = _resize(stored, width, Image.Resampling.NEAREST) == IGNORE_INDEX
-            tiles.append(_tile([_resize(pixels, width), hatch(shown, ignored)], name))
+            indices = label.byte().numpy()
+            labeled = _resize(overlay(pixels, indices, classes), width)
+            ignored = _resize(indices, width, Image.Resampling.NEAREST) == IGNORE_INDEX
+            tiles.append(_tile([_resize(pixels, width), hatch(labeled, ignored)], name))
         if len(tiles) >= count:
             break
-    grey = np.full((SWATCH, SWATCH, 3), 200, np.uint8)
-    swatch = hatch(grey, np.ones((SWATCH, SWATCH), np.bool_))
+    gray = np.full((SWATCH, SWATCH, 3), 200, np.uint8)
+    swatch = hatch(gray, np.ones((SWATCH, SWATCH), np.bool_))
     return _sheet(tiles[:count], classes, "ignored or padding", swatch)
 
 
-def hatch(pixels: Pixels, chosen: NDArray[np.bool_]) -> Pixels:
-    """The picture, (height, width, 3), with thin black lines where it is `chosen`."""
-    rows, columns = np.indices(chosen.shape)
+def hatch(pixels: Pixels, mask: NDArray[np.bool_]) -> Pixels:
+    """Return an image, (height, width, 3), with thin black diagonal lines where `mask` is true."""
+    rows, columns = np.indices(mask.shape)
     lines = (rows + columns) % 5 == 0
-    return np.where((chosen & lines)[..., None], 0, pixels).astype(np.uint8)
+    return np.where((mask & lines)[..., None], 0, pixels).astype(np.uint8)
 
 
 def _resize(
     pixels: Pixels, width: int, resampling: Image.Resampling = Image.Resampling.BOX
 ) -> Pixels:
-    """The picture `width` pixels wide, or less where it would be more than half as high again."""
+    """Resize an image to `width` pixels wide, or to less if its height would exceed 1.5 `width`."""
     factor = min(width / pixels.shape[1], 1.5 * width / pixels.shape[0])
     size = [max(1, round(length * factor)) for length in pixels.shape[1::-1]]
     return np.asarray(Image.fromarray(pixels).resize((size[0], size[1]), resampling))
 
 
-def _tile(pictures: Sequence[Pixels], title: str) -> Image.Image:
-    """Pictures of one size side by side under their name."""
-    height, width = pictures[0].shape[:2]
+def _tile(images: Sequence[Pixels], title: str) -> Image.Image:
+    """Draw images of one size side by side under a title."""
+    height, width = images[0].shape[:2]
     step = width + GAP
-    tile = Image.new("RGB", (step * len(pictures) - GAP, height + LINE), "white")
-    for place, pixels in enumerate(pictures):
-        tile.paste(Image.fromarray(pixels), (place * step, LINE))
+    tile = Image.new("RGB", (step * len(images) - GAP, height + LINE), "white")
+    for column, pixels in enumerate(images):
+        tile.paste(Image.fromarray(pixels), (column * step, LINE))
     ImageDraw.Draw(tile).text((2, 1), _drawable(title), "black")
     return tile
 
 
 def _drawable(text: str) -> str:
-    """The built-in font lacks most scripts; a name is only there to be recognised."""
+    """Replace the characters that Pillow's built-in font lacks."""
     return text.encode("latin-1", "replace").decode("latin-1")
 
 
 def _sheet(
     tiles: list[Image.Image], classes: Sequence[ClassInfo], ignored: str, swatch: Pixels
 ) -> Image.Image:
-    """Tiles in two columns and a legend of the classes, which ends with what is ignored."""
+    """Draw tiles in two columns, with a legend of the classes and the ignored pixels below."""
     width = max(tile.width for tile in tiles) + 3 * GAP
     rows = [tiles[start : start + 2] for start in range(0, len(tiles), 2)]
     heights = [max(tile.height for tile in row) + GAP for row in rows]
@@ -120,8 +127,8 @@ def _sheet(
         for column, tile in enumerate(row):
             sheet.paste(tile, (column * width, top))
         top += height
-    for place, (name, pixels) in enumerate(entries):
-        x, y = place % per_line * ENTRY + 2, top + place // per_line * LINE + 2
+    for number, (name, pixels) in enumerate(entries):
+        x, y = number % per_line * ENTRY + 2, top + number // per_line * LINE + 2
         sheet.paste(Image.fromarray(pixels), (x, y))
         draw.rectangle((x, y, x + SWATCH - 1, y + SWATCH - 1), outline="black")
         draw.text((x + SWATCH + 3, y), _drawable(name[:22]), "black")

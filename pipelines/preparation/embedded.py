@@ -1,4 +1,4 @@
-"""The embedded data set of rendered street scenes, prepared where it is first used."""
+"""The embedded data set of rendered street scenes, prepared on first use."""
 
 import os
 from pathlib import Path
@@ -8,24 +8,23 @@ from pipelines.data.storage import join_uri, locate
 from pipelines.preparation.prepare_dataset import prepare, recipe_digest
 from pipelines.preparation.readers.streets import Streets
 
-EMBEDDED = Streets.name  # as `data.dataset` and `--dataset` name it
+EMBEDDED = Streets.name  # its value in `data.dataset` and `--dataset`
 
 
 def dataset_location(dataset: str, directory: str | Path) -> str:
-    """The path or URI of a data set as an experiment names it.
+    """Return the path or URI of a data set named in an experiment.
 
-    The embedded one is prepared in `directory`, a path or URI, unless it is there already; every
-    other name is a location.
+    A name other than EMBEDDED already is a path or URI. The embedded data set is prepared in
+    `directory` (a path or URI) if it is missing there.
     """
     return ensure_streets(directory) if dataset == EMBEDDED else dataset
 
 
 def ensure_streets(directory: str | Path) -> str:
-    """Prepare the embedded data set in `directory`, a path or URI, on first use; returns its
-    location.
+    """Prepare the embedded data set in `directory` on first use; return its path or URI.
 
-    The name ends in a digest of the renderer, so that images of an older version are not taken for
-    these. Many processes may call this at once: one prepares, the others wait.
+    The name ends in a digest of the renderer's sources, so that images of an older renderer are not
+    reused. Safe to call from several processes at once: one prepares, the others wait.
     """
     reader = Streets()
     digest = recipe_digest(reader, reader.listing(), skip_invalid=False, tile=1024)
@@ -43,10 +42,10 @@ def prepare_streets(
     seed: int = 0,
     workers: int = 1,
 ) -> Manifest:
-    """Render the embedded data set, with images of `size` (height, width), to `destination`."""
+    """Render the embedded data set to `destination`, with images of `size` (height, width)."""
     return prepare(Streets(train=train, val=val, size=size, seed=seed), destination, workers)
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
+    """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

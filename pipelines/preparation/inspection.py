@@ -1,4 +1,4 @@
-"""What a prepared data set holds, and whether it is as it was written."""
+"""Describe a prepared data set, and verify that its content is unchanged."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from pipelines.data.prefetch import prefetch
 
 
 def describe(dataset: PreparedDataset) -> str:
-    """Counts, sizes and class frequencies as lines of text."""
+    """Return counts, sizes and class frequencies as lines of text."""
     manifest = dataset.manifest
     lines = [f"{manifest.name}  fingerprint {manifest.fingerprint}", ""]
     for name, count in manifest.counts.items():
         split = dataset.split(name)
         shards = [shard for shard in manifest.shards if shard.split == name]
         size = sum(shard.bytes for shard in shards) / 2**20
-        labelled = "" if split.class_pixels.any() else ", nothing labelled"
+        unlabeled = "" if split.class_pixels.any() else ", unlabeled"
         lines.append(
             f"{name}: {count} images, {_range(split.widths)} x {_range(split.heights)} pixels, "
-            f"{len(shards)} shard{'s' * (len(shards) != 1)}, {size:.1f} MiB{labelled}"
+            f"{len(shards)} shard{'s' * (len(shards) != 1)}, {size:.1f} MiB{unlabeled}"
         )
     pixels = sum(manifest.class_pixels) + manifest.ignored_pixels
     ignored = manifest.ignored_pixels / pixels if pixels else 0.0
-    occurs = _images_with_class(dataset)
+    image_counts = _images_with_class(dataset)
     lines += ["", f"{'class':>24}  {'share':>8}  images"]
     for info, share, images in zip(
-        manifest.classes, manifest.class_frequencies, occurs, strict=True
+        manifest.classes, manifest.class_frequencies, image_counts, strict=True
     ):
         lines.append(f"{info.name:>24}  {share:8.3%}  {images}")
-    lines.append(f"{'ignored':>24}  {ignored:8.3%}  (of all labelled images' pixels)")
+    lines.append(f"{'ignored':>24}  {ignored:8.3%}  (of the pixels of labeled images)")
     lines += [f"skipped {problem}" for problem in manifest.skipped]
     return "\n".join(lines)
 
@@ -44,39 +44,45 @@ def verify(
     progress: Callable[[int, int], None] = lambda done, total: None,
     threads: int = 1,
 ) -> None:
-    """Compare every shard with its SHA-256, and decode and count every sample again.
+    """Compare every shard with its SHA-256, and decode every sample and recount its pixels.
+
+    progress: called with the samples done and the total, after each sample.
 
     Raises:
-        DatasetError: something differs; all problems are listed.
+        DatasetError: something differs or cannot be read; the message lists all problems.
     """
     manifest = dataset.manifest
     problems = []
 
-    def matches(shard: Shard) -> bool:
-        return hashlib.sha256(dataset.location.read(shard.file)).hexdigest() == shard.sha256
+    def shard_problem(shard: Shard) -> str | None:
+        try:
+            data = dataset.location.read(shard.file)
+        except OSError as error:
+            return f"{shard.file}: cannot be read ({error})"
+        same = hashlib.sha256(data).hexdigest() == shard.sha256
+        return None if same else f"{shard.file}: its SHA-256 is not the manifest's"
 
-    def problem(split: Split, index: int) -> str | None:
+    def sample_problem(split: Split, index: int) -> str | None:
         try:
             _, label = split.read(index)
         except DatasetError as error:
             return str(error)
         counts = np.bincount(label.ravel(), minlength=256)[: len(manifest.classes)]
         same = np.array_equal(counts, split.class_pixels[index])
-        return None if same else f"{split.name}/{split.identifiers[index]}: other pixel counts"
+        sample = f"{split.name}/{split.identifiers[index]}"
+        return None if same else f"{sample}: its pixel counts are not the index's"
 
-    same = prefetch(matches, manifest.shards, threads, ahead=threads)
-    for shard, found in zip(manifest.shards, same, strict=True):
-        if not found:
-            problems.append(f"{shard.file}: its SHA-256 is not the manifest's")
+    for problem in prefetch(shard_problem, manifest.shards, threads, ahead=threads):
+        problems += [] if problem is None else [problem]
     done, total = 0, sum(manifest.counts.values())
     for name, count in manifest.counts.items():
         split = dataset.split(name)
         if len(split) != count:
-            problems.append(f"{name}: {len(split)} samples, the manifest says {count}")
-        for wrong in prefetch(
-            partial(problem, split), range(len(split)), threads, ahead=2 * threads
+            problems.append(f"{name}: {len(split)} samples, but the manifest says {count}")
+        for problem in prefetch(
+            partial(sample_problem, split), range(len(split)), threads, ahead=2 * threads
         ):
-            problems += [] if wrong is None else [wrong]
+            problems += [] if problem is None else [problem]
             done += 1
             progress(done, total)
     if problems:

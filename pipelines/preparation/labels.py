@@ -1,8 +1,8 @@
-"""From a stored label to class indices, or to what it is instead and how to convert it.
+"""Convert stored labels to class indices, and recognize labels in the wrong form.
 
-A label file holds one value per pixel. Pictures of the classes' colours, palettes that mean the
-colours and not the indices, grey versions of colours and training ids in the place of label ids
-all open without an error; what tells them apart is how their values and colours fit the classes.
+A label file must have one value per pixel. Images in the classes' colors, palettes with the right
+colors but the wrong indices, colors converted to gray, and training ids instead of label ids all
+open without an error; this module recognizes them by how their values and colors fit the classes.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ from pipelines.data.manifest import ClassInfo
 
 IGNORE = 255
 BLACK = (0, 0, 0)
-CONVERT = "a `folder` data set with `label_colors: true` reads the colours"
+CONVERT = "a `folder` data set with `label_colors: true` reads the colors"
 
 
 def stored_values(
     picture: Image.Image, values: Mapping[int, int], classes: Sequence[ClassInfo]
 ) -> NDArray[np.uint16]:
-    """uint16 (height, width) of a decoded label; `values`: class index (or IGNORE) of each.
+    """Return the stored values of a decoded label, uint16 (height, width).
+
+    values: class index (or IGNORE) of each valid stored value.
 
     Raises:
-        ImageError: colours instead of one value per pixel, or a palette whose colours name other
-            classes than its indices do.
+        ImageError: colors instead of one value per pixel, or a palette in which a color and its
+            index belong to different classes.
     """
     if not is_index_image(picture):
-        raise ImageError(_what_colors_mean(picture, classes))
+        raise ImageError(_explain_colors(picture, classes))
     stored = to_indices(picture)
     if picture.mode == "P":
         _check_palette(picture, stored, values, classes)
@@ -41,10 +43,10 @@ def stored_values(
 def class_indices(
     stored: NDArray[np.uint16], values: Mapping[int, int], classes: Sequence[ClassInfo]
 ) -> Array:
-    """uint8 (height, width): the class index (or IGNORE) of every stored value.
+    """Return the class index (or IGNORE) of every stored value, uint8 (height, width).
 
     Raises:
-        ImageError: values that mean nothing; the message lists them, and says what they may be.
+        ImageError: unknown values; the message lists them and guesses what the label is.
     """
     table = np.full(65536, -1, np.int64)
     table[list(values)] = list(values.values())
@@ -54,15 +56,20 @@ def class_indices(
         listed = ", ".join(str(value) for value in unknown[:8].tolist())
         more = ", ..." if len(unknown) > 8 else ""
         raise ImageError(
-            f"holds unknown values {listed}{more} in {pixels.sum()} pixels; "
+            f"has unknown values {listed}{more} in {pixels.sum()} pixels; "
             f"known are {_ranges(sorted(values))}{_guess(set(np.unique(stored).tolist()), classes)}"
         )
     return mapped.astype(np.uint8)
 
 
 def indices_of_colors(pixels: Array, classes: Sequence[ClassInfo]) -> NDArray[np.uint16]:
-    """Class index of each pixel's colour, (height, width, 3), IGNORE where it is black and black is
-    no class; ImageError where a colour is no class's."""
+    """Return the class index of each pixel's color, uint16 (height, width).
+
+    Black is IGNORE unless it is the color of a class. Raises ImageError for any other color that
+    no class has.
+
+    pixels: uint8 (height, width, 3).
+    """
     packed = (pixels.astype(np.uint32) << np.array([16, 8, 0], np.uint32)).sum(axis=2)
     indices = np.full(packed.shape, 65535, np.uint16)
     indices[packed == 0] = IGNORE
@@ -72,29 +79,29 @@ def indices_of_colors(pixels: Array, classes: Sequence[ClassInfo]) -> NDArray[np
     unknown = np.unique(packed[indices == 65535]).tolist()
     if unknown:
         listed = ", ".join(str([c >> 16, c >> 8 & 255, c & 255]) for c in unknown[:4])
-        grey = all(c >> 16 == c >> 8 & 255 == c & 255 for c in unknown)
+        all_gray = all(c >> 16 == c >> 8 & 255 == c & 255 for c in unknown)
         raise ImageError(
-            f"holds colours of no class, such as {listed}"
-            + ("; if these are indices, leave out `label_colors`" if grey else "")
+            f"has colors of no class, such as {listed}"
+            + ("; if these are indices, leave out `label_colors`" if all_gray else "")
         )
     return indices
 
 
-def _what_colors_mean(picture: Image.Image, classes: Sequence[ClassInfo]) -> str:
-    """What a label in colours is, and how it is converted."""
-    found = f"holds colours (mode {picture.mode}) instead of one index per pixel"
+def _explain_colors(picture: Image.Image, classes: Sequence[ClassInfo]) -> str:
+    """Return what is wrong with a label in colors, and how to convert it."""
+    problem = f"has colors (mode {picture.mode}) instead of one index per pixel"
     pixels = np.asarray(picture.convert("RGB"))
     if (pixels == pixels[..., :1]).all() and pixels.any():
         return (
-            f"{found}, all of them grey: indices saved as colours; "
-            "save one channel of it (Pillow: `picture.getchannel(0).save(...)`)"
+            f"{problem}, all of them gray: probably indices saved as RGB; "
+            "save a single channel (Pillow: `image.getchannel(0).save(...)`)"
         )
-    strange = set(map(tuple, np.unique(pixels.reshape(-1, 3), axis=0).tolist())) - {BLACK}
-    strange -= {entry.color for entry in classes}
-    if not strange:
-        return f"{found}: the classes' own; {CONVERT}"
-    listed = ", ".join(str(list(each)) for each in sorted(strange)[:3])
-    return f"{found}, such as {listed}, which is no class's; {CONVERT} that its `classes` list"
+    unknown = set(map(tuple, np.unique(pixels.reshape(-1, 3), axis=0).tolist())) - {BLACK}
+    unknown -= {entry.color for entry in classes}
+    if not unknown:
+        return f"{problem}: the colors of the classes; {CONVERT}"
+    listed = ", ".join(str(list(each)) for each in sorted(unknown)[:3])
+    return f"{problem}, such as {listed}, which no class has; {CONVERT} in its `classes`"
 
 
 def _check_palette(
@@ -103,10 +110,10 @@ def _check_palette(
     values: Mapping[int, int],
     classes: Sequence[ClassInfo],
 ) -> None:
-    """ImageError where the palette's colours are the classes', but of others than the indices.
+    """Raise ImageError if the palette gives an index the color of another class.
 
-    A palette that colours indices for viewing, as VOC's does, says nothing about the classes, and
-    one that has colours of no class need not fit them.
+    A palette that only makes indices visible, as VOC's, says nothing about the classes, nor does
+    one with colors that no class has.
     """
     colors = _palette(picture)
     used = np.unique(stored).tolist()
@@ -120,21 +127,21 @@ def _check_palette(
     if any(colors[index] not in by_color for index in used):
         return
     for index in used:
-        meant = by_color[colors[index]]
-        if values.get(index) not in meant and meant != {IGNORE}:
-            name = classes[min(meant - {IGNORE})].name
-            as_index = values.get(index)
-            taken = (
-                "means nothing"
-                if as_index is None
+        by_its_color = by_color[colors[index]]
+        if values.get(index) not in by_its_color and by_its_color != {IGNORE}:
+            name = classes[min(by_its_color - {IGNORE})].name
+            by_its_index = values.get(index)
+            meaning = (
+                "is unknown"
+                if by_its_index is None
                 else "is ignored"
-                if as_index == IGNORE
-                else f"is {classes[as_index].name!r}"
+                if by_its_index == IGNORE
+                else f"is {classes[by_its_index].name!r}"
             )
             raise ImageError(
-                f"is a palette picture whose colours are the classes', but not its indices: index "
-                f"{index} {taken}, its colour {list(colors[index])} is {name!r}; {CONVERT}. If the "
-                "indices are right, save it without a palette (mode L)"
+                "is a palette image whose colors match the classes but whose indices do not: index "
+                f"{index} {meaning}, but its color {list(colors[index])} is {name!r}; {CONVERT}. "
+                "If the indices are right, save it without a palette (mode L)"
             )
 
 
@@ -143,26 +150,26 @@ def _palette(picture: Image.Image) -> list[tuple[int, ...]]:
     return [tuple(flat[start : start + 3]) for start in range(0, len(flat), 3)]
 
 
-def _guess(found: set[int], classes: Sequence[ClassInfo]) -> str:
-    """What values that are partly unknown may be."""
-    greys = {_grey(entry.color) for entry in classes}
-    if len(found - {0, IGNORE}) > 1 and found <= greys | {0, IGNORE}:
+def _guess(values: set[int], classes: Sequence[ClassInfo]) -> str:
+    """Return a guess what a label with some unknown values is, as the end of a sentence."""
+    grays = {_gray(entry.color) for entry in classes}
+    if len(values - {0, IGNORE}) > 1 and values <= grays | {0, IGNORE}:
         return (
-            ". They are the grey levels of the classes' colours, so this is a colour label turned "
-            f"grey, which cannot be undone; take the label in colours: {CONVERT}"
+            ". They are the gray levels of the classes' colors: a color label converted to gray, "
+            f"which cannot be undone. Use the label in colors: {CONVERT}"
         )
-    if found == {0, IGNORE}:
+    if values == {0, IGNORE}:
         return ". It is black and white: a mask of one class?"
-    return "; a `folder` data set maps other values by its `values` and `ignore`"
+    return "; a `folder` data set maps other values with `values` and `ignore`"
 
 
-def _grey(color: tuple[int, int, int]) -> int:
-    """As Pillow and OpenCV turn colours grey (ITU-R 601)."""
+def _gray(color: tuple[int, int, int]) -> int:
+    """Convert a color to gray as Pillow and OpenCV do (ITU-R 601)."""
     return int(np.asarray(Image.new("RGB", (1, 1), color).convert("L"))[0, 0])
 
 
 def _ranges(values: list[int]) -> str:
-    """0, 1, 2, 255 as `0-2, 255`."""
+    """Format sorted numbers as ranges: 0, 1, 2, 255 as `0-2, 255`."""
     parts: list[list[int]] = []
     for value in values:
         if parts and value == parts[-1][-1] + 1:
@@ -173,9 +180,9 @@ def _ranges(values: list[int]) -> str:
 
 
 def voc_color(index: int) -> tuple[int, int, int]:
-    """Colour `index` of the VOC colour map: its bits are dealt out to red, green and blue."""
+    """Return color `index` of the VOC color map: its bits alternate between the three channels."""
     channels = [0, 0, 0]
-    for place in range(8):
+    for bit in range(8):
         for channel in range(3):
-            channels[channel] |= (index >> (3 * place + channel) & 1) << (7 - place)
+            channels[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
     return channels[0], channels[1], channels[2]

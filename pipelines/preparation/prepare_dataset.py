@@ -1,4 +1,4 @@
-"""Checking a source and writing it as a prepared data set: in parallel, resumably, atomically."""
+"""Check a source and write it as a prepared data set: in parallel, resumable, atomic."""
 
 from __future__ import annotations
 
@@ -22,15 +22,20 @@ from filelock import FileLock
 
 from pipelines.data.manifest import MANIFEST_NAME, VERSION, DatasetError, Manifest
 from pipelines.data.storage import Location, locate
+from pipelines.errors import UserError
 from pipelines.preparation.checking import CheckedSample, check
 from pipelines.preparation.readers.reader import Listing, Reader, Record, duplicates
 from pipelines.preparation.writing import JOURNAL_NAME, Writer, staging_location
 
 SHARD_BYTES = 128 << 20
-# Records in work or waiting for each process, so that memory is bounded and none waits.
+# Records submitted per process: enough to keep it busy, few enough to bound memory.
 AHEAD = 4
 
 Progress = Callable[[int, int], None]
+
+
+class WorkerKilledError(UserError, ChildProcessError):
+    """A worker process was killed, probably for lack of memory."""
 
 
 def prepare(
@@ -41,34 +46,35 @@ def prepare(
     tile: int = 1024,
     progress: Progress = lambda done, total: None,
 ) -> Manifest:
-    """Write what `reader` reads as a prepared data set at `destination`, a directory or URI.
+    """Write the data set that `reader` reads to `destination`, in the prepared format.
 
-    Does nothing where the same data set is there already. What a killed preparation has finished
-    is not done again. Whatever the number of `workers`, the result is the same.
+    Does nothing if the same data set already exists there. Resumes an interrupted preparation after
+    its last finished shard. The result does not depend on `workers`.
 
     Args:
-        reader: the source.
-        destination: directory or URI; must not exist or be empty.
-        workers: processes that decode and check; 1 does it in this one.
-        skip_invalid: leave bad samples out and record them, instead of failing.
+        reader: reads the source.
+        destination: directory or URI; must be empty or not exist.
+        workers: processes that decode and check samples; 1 uses this process.
+        skip_invalid: skip and record invalid samples instead of failing.
         tile: side in pixels of the tiles whose class centroids are recorded.
-        progress: called with samples done and all samples, after each.
+        progress: called with the samples done and the total, after each sample.
 
     Raises:
-        DatasetError: bad samples (all are listed), another data set at `destination`, no source.
-        ChildProcessError: a worker process was killed, as for lack of memory.
+        DatasetError: invalid samples (the message lists all), no source, another data set at
+            `destination`, or a destination that cannot be written.
+        WorkerKilledError: a worker process was killed.
     """
     location = locate(destination)
     if not reader.source.is_dir():
         raise DatasetError(f"{reader.source}: no such directory")
     listing = reader.listing()
     if not listing.records:
-        raise DatasetError(_report(reader, listing.problems or ["holds no samples"]))
+        raise DatasetError(_report(reader, listing.problems or ["has no samples"]))
     recipe = recipe_digest(reader, listing, skip_invalid, tile)
-    with _alone(location):
-        there = _already_there(location, recipe)
-        if there is not None:
-            return there
+    with _storage_errors(location), _lock(location):
+        existing = _existing(location, recipe)
+        if existing is not None:
+            return existing
         staging = staging_location(location)
         writer = Writer(reader, staging, recipe)
         try:
@@ -81,7 +87,7 @@ def prepare(
 
 
 def recipe_digest(reader: Reader, listing: Listing, skip_invalid: bool, tile: int) -> str:
-    """Identifies what is to be done: same source files, same reader, same options and format."""
+    """Return a digest of all that decides the result: source files, reader, options, format."""
     classes = [asdict(each) for each in reader.classes]
     described = [VERSION, reader.version, skip_invalid, tile, classes, listing.problems]
     digest = hashlib.sha256(json.dumps(described).encode())
@@ -100,17 +106,17 @@ def _write(
     tile: int,
     progress: Progress,
 ) -> Manifest:
-    """Check all records, write a shard for each range of the plan, and sum them up."""
+    """Check all records, write a shard for each range of records, and return the manifest."""
     records = listing.records
-    study = _study(reader, records)
-    todo = [part for number, part in enumerate(study) if number not in writer.finished]
+    parts = _shard_ranges(reader, records)
+    todo = [part for number, part in enumerate(parts) if number not in writer.finished]
     done = len(records) - sum(len(part) for part in todo)
     progress(done, len(records))
     pending = (records[index] for part in todo for index in part)
     problems = list(listing.problems)
     work = partial(check, reader, tile=tile, repeated=duplicates(records))
     with _checked(work, pending, workers) as results:
-        for number, part in enumerate(study):
+        for number, part in enumerate(parts):
             if number in writer.finished:
                 continue
             good: list[CheckedSample] = []
@@ -124,7 +130,7 @@ def _write(
             problems += bad
             if not problems or skip_invalid:
                 writer.write(number, good, bad)
-            # Otherwise only look for more problems: nothing of this will be kept.
+            # Otherwise nothing will be kept, and the rest is only checked for more problems.
     if problems and not skip_invalid:
         raise DatasetError(_report(reader, problems))
     if all(part.shard is None for part in writer.finished.values()):
@@ -132,8 +138,8 @@ def _write(
     return writer.finish(tile, left_out=listing.problems)
 
 
-def _study(reader: Reader, records: list[Record]) -> list[range]:
-    """Ranges of records that share a shard: of one split, of about SHARD_BYTES together."""
+def _shard_ranges(reader: Reader, records: list[Record]) -> list[range]:
+    """Split the records into shards of about SHARD_BYTES, each of a single split."""
     parts: list[range] = []
     start, size = 0, 0
     for index, record in enumerate(records):
@@ -144,17 +150,20 @@ def _study(reader: Reader, records: list[Record]) -> list[range]:
     return [*parts, range(start, len(records))]
 
 
-def _already_there(location: Location, recipe: str) -> Manifest | None:
-    """The manifest at `location` if it was prepared from the same source; None if it is free."""
+def _existing(location: Location, recipe: str) -> Manifest | None:
+    """Return the manifest at `location` if it has the same recipe; None if `location` is free.
+
+    Raises DatasetError if it holds anything else.
+    """
     sizes = location.sizes()
     if MANIFEST_NAME in sizes:
-        where = location.file(MANIFEST_NAME)
+        file = location.file(MANIFEST_NAME)
         try:
-            manifest = Manifest.from_json(location.read(MANIFEST_NAME).decode(), where)
+            manifest = Manifest.from_json(location.read(MANIFEST_NAME).decode(), file)
         except (DatasetError, UnicodeDecodeError) as error:
             raise DatasetError(
-                f"{location.uri}: already holds a data set that cannot be read; delete it first or "
-                f"choose another destination ({error})"
+                f"{location.uri}: already holds a data set that cannot be read ({error}); delete "
+                "it first or choose another destination"
             ) from error
         if manifest.recipe == recipe:
             return manifest
@@ -163,36 +172,49 @@ def _already_there(location: Location, recipe: str) -> Manifest | None:
             f"(fingerprint {manifest.fingerprint[:12]}), prepared from another source or with "
             "other options; choose another destination or delete it first"
         )
-    # In an object store, what an interrupted preparation left has its journal beside it.
-    left = not location.is_local and JOURNAL_NAME in sizes
+    # In an object store, an interrupted preparation leaves its shards and its journal here.
+    resumable = not location.is_local and JOURNAL_NAME in sizes
     taken = location.is_local and location.directory.exists() and any(location.directory.iterdir())
-    if taken or (sizes and not left):
+    if taken or (sizes and not resumable):
         raise DatasetError(
-            f"{location.uri}: exists and is no prepared data set; choose another destination"
+            f"{location.uri}: exists but is not a prepared data set; choose another destination"
         )
     return None
 
 
 @contextmanager
-def _alone(location: Location) -> Iterator[None]:
-    """Keep other processes of this machine from preparing the same destination."""
-    lock = _lock_file(location)
-    with FileLock(lock):
+def _storage_errors(location: Location) -> Iterator[None]:
+    """Turn pyarrow's errors of reading and writing, which do not name a file, into DatasetError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise DatasetError(f"{location.uri}: cannot be prepared ({error})") from error
+
+
+@contextmanager
+def _lock(location: Location) -> Iterator[None]:
+    """Keep other processes on this machine from preparing the same destination."""
+    path = _lock_file(location)
+    with FileLock(path):
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)  # who waits for it sees that it is gone, and makes its own
+            path.unlink(missing_ok=True)  # a process that waits for it then creates its own
 
 
 def _lock_file(location: Location) -> Path:
-    """Beside a local destination, so that all users of it meet there; else among one's own
-    temporary files."""
+    """Return the lock's path: next to a local destination, which all users share, otherwise in the
+    user's temporary directory."""
     if not location.is_local:
         name = hashlib.sha256(f"{Path.home()}\n{location.uri}".encode()).hexdigest()[:16]
         return Path(gettempdir()) / f"prepare-{name}.lock"
     directory = location.directory
     if directory.is_file():
-        raise DatasetError(f"{location.uri}: is a file, expected a directory or a free name")
+        raise DatasetError(f"{location.uri}: is a file; name a directory, which may be new")
     directory.parent.mkdir(parents=True, exist_ok=True)
     return directory.with_name(f".{directory.name}.lock")
 
@@ -201,19 +223,19 @@ def _lock_file(location: Location) -> Path:
 def _checked(
     work: Callable[[Record], CheckedSample], records: Iterable[Record], workers: int
 ) -> Iterator[Iterator[CheckedSample]]:
-    """`map(work, records)` in order, in this process or in `workers` others."""
+    """Provide `map(work, records)`, in order, in this process or in `workers` processes."""
     if workers <= 1:
         yield map(work, records)
         return
     pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_end_with_parent
+        workers, mp_context=get_context("spawn"), initializer=_exit_with_parent
     )
     try:
         yield _in_order(pool, work, records, workers * AHEAD)
     except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "a worker process was killed, perhaps because the memory ran out; run the same command "
-            "again, with fewer --workers, to go on from the last finished shard"
+        raise WorkerKilledError(
+            "a worker process was killed, probably for lack of memory; run the same command again "
+            "with fewer --workers to resume after the last finished shard"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -234,8 +256,8 @@ def _in_order(
         pending.extend(pool.submit(work, record) for record in islice(source, 1))
 
 
-def _end_with_parent() -> None:
-    """In a worker: end when the preparing process is killed, which would otherwise go unnoticed."""
+def _exit_with_parent() -> None:
+    """In a worker process: exit when the parent process is killed, which Python does not do."""
     parent = parent_process()
     if parent is None:
         return

@@ -1,4 +1,4 @@
-"""Writing a prepared data set piece by piece, so that it can be resumed and appears all at once."""
+"""Write a prepared data set shard by shard: resumable, and visible only when complete."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import pyarrow as pa
 
@@ -22,18 +22,18 @@ JOURNAL_NAME = "journal.json"
 
 @dataclass(frozen=True)
 class FinishedShard:
-    """A finished shard (None: all its records were skipped) and its part of the statistics."""
+    """A finished shard (None if all its records were skipped) and its part of the statistics."""
 
     shard: Shard | None
     class_pixels: list[int]
     pixels: int
-    labelled_pixels: int
+    labeled_pixels: int
     channel_sums: list[int]
     problems: list[str]
 
 
 class Writer:
-    """Writes shards to the staging place and keeps a journal there of those that are finished."""
+    """Writes shards to a staging location, with a journal of the finished ones."""
 
     def __init__(self, reader: Reader, staging: Location, recipe: str) -> None:
         self._reader = reader
@@ -46,29 +46,33 @@ class Writer:
         sizes = self._staging.sizes()
         try:
             journal = json.loads(self._staging.read(JOURNAL_NAME)) if JOURNAL_NAME in sizes else {}
-        except (ValueError, FileNotFoundError):  # damaged, or another machine has just finished
+        except (ValueError, FileNotFoundError):  # damaged, or deleted by another machine
             journal = {}
-        if journal.get("recipe") != self._recipe:
+        names = {field.name for field in fields(FinishedShard)}
+        entries = journal.get("finished", {})
+        # An older version may have written a journal with other fields.
+        unknown = any(entry.keys() != names for entry in entries.values())
+        if journal.get("recipe") != self._recipe or unknown:
             self.discard()
             self._staging.create()
             self._write_journal({})
             return {}
         finished = {}
-        for number, entry in journal["finished"].items():
+        for number, entry in entries.items():
             shard = Shard(**entry.pop("shard")) if entry["shard"] else entry.pop("shard")
             if shard is None or sizes.get(shard.file) == shard.bytes:
                 finished[int(number)] = FinishedShard(shard=shard, **entry)
         return finished
 
     def write(self, number: int, good: list[CheckedSample], problems: list[str]) -> None:
-        """Write the samples of part `number` of the plan and note it in the journal."""
+        """Write the good samples as shard `number` and record it in the journal."""
         samples = [each.sample for each in good if each.sample is not None]
-        labelled = [each for each in samples if each.label is not None]
+        labeled = [each for each in samples if each.label is not None]
         self.finished[number] = FinishedShard(
             shard=self._write_shard(number, samples) if samples else None,
             class_pixels=_column_sums([each.class_pixels for each in samples]),
             pixels=sum(each.height * each.width for each in samples),
-            labelled_pixels=sum(each.height * each.width for each in labelled),
+            labeled_pixels=sum(each.height * each.width for each in labeled),
             channel_sums=_column_sums([each.channel_sums for each in good]),
             problems=problems,
         )
@@ -83,7 +87,7 @@ class Writer:
         data = encode_shard(samples)
         content = content_digest(sample.digest for sample in samples)
         split = samples[0].split
-        # The content in the name keeps two preparations of one bucket from mixing their shards.
+        # The digest in the name keeps two preparations in one bucket from mixing their shards.
         name = f"{split}-{number:05d}-{content[:8]}.parquet"
         self._staging.write(name, data)
         self._described[name] = describe_shard(name, pa.BufferReader(data))
@@ -91,8 +95,10 @@ class Writer:
         return Shard(name, split, len(samples), len(data), digest, content)
 
     def finish(self, tile: int, left_out: Sequence[str] = ()) -> Manifest:
-        """Write the index of all shards, and sum up what they hold; `left_out`: what the source
-        lacks as a whole, to be recorded beside the problems of its samples."""
+        """Write the index of all shards and return the manifest.
+
+        left_out: problems of the source as a whole, recorded with the problems of its samples.
+        """
         parts = [self.finished[number] for number in sorted(self.finished)]
         shards = tuple(part.shard for part in parts if part.shard is not None)
         counts: dict[str, int] = {}
@@ -114,7 +120,7 @@ class Writer:
             ignore_index=IGNORE,
             counts=counts,
             class_pixels=tuple(class_pixels),
-            ignored_pixels=sum(part.labelled_pixels for part in parts) - sum(class_pixels),
+            ignored_pixels=sum(part.labeled_pixels for part in parts) - sum(class_pixels),
             image_mean=(red, green, blue),
             tile=tile,
             shards=shards,
@@ -136,7 +142,7 @@ class Writer:
         return hashlib.sha256(data).hexdigest()
 
     def commit(self, manifest: Manifest, location: Location) -> None:
-        """Make the data set visible under its final name, all at once."""
+        """Make the complete data set visible under its final name."""
         self._staging.delete(JOURNAL_NAME)
         self._staging.write(MANIFEST_NAME, manifest.to_json().encode())
         if location.is_local:
@@ -145,7 +151,7 @@ class Writer:
             self._staging.directory.rename(location.directory)
 
     def discard(self) -> None:
-        """Remove all that was staged."""
+        """Delete everything in the staging location."""
         if self._staging.is_local:
             shutil.rmtree(self._staging.path, ignore_errors=True)
         else:
@@ -154,8 +160,11 @@ class Writer:
 
 
 def staging_location(location: Location) -> Location:
-    """Where shards are written first. An object store has no renaming; there the manifest, which
-    is written last, is what makes a data set."""
+    """Return where shards are written before the data set is complete.
+
+    For an object store, which cannot rename, this is the final location: a data set is complete
+    there when it has a manifest, which is written last.
+    """
     if not location.is_local:
         return location
     directory = location.directory.with_name(f".{location.directory.name}.partial")

@@ -40,7 +40,9 @@ def write_results(directory: Path, training: Training, report: TrainingReport) -
     draw_confusion(directory / "confusion.png", confusion, names, title)
 
     split = training.samples(experiment.data.validation_split)
-    write_counts(directory / "counts.arrow", report.scores, split.identifiers, names, split.groups)
+    counts = report.scores.images
+    assert counts is not None, "the images were counted"
+    write_counts(directory / "counts.arrow", counts, split.identifiers, names, split.groups)
     positions = np.linspace(0, len(split) - 1, min(PANEL_ROWS, len(split))).round().astype(int)
     rows = []
     for position in positions:

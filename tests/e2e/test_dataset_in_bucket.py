@@ -108,7 +108,7 @@ def test_two_at_once_prepare_once(bucket: str, tmp_path: Path) -> None:
 def test_what_is_there_is_left_alone(bucket: str, camvid: CamVidSource) -> None:
     uri = bucket.format("mine")
     locate(uri).write("thesis.txt", b"important")
-    with pytest.raises(DatasetError, match="exists and is no prepared data set"):
+    with pytest.raises(DatasetError, match="exists but is not a prepared data set"):
         prepare(CamVid(camvid.directory), uri)
     assert locate(uri).read("thesis.txt") == b"important"
 
@@ -119,5 +119,5 @@ def test_a_bucket_that_is_not_there_gets_a_sentence(
     uri = bucket.format("x").replace("s3://bucket", "s3://nowhere")
     with pytest.raises(DatasetError, match="nowhere"):
         open_dataset(uri)
-    assert main(["inspect", uri]) == 1
+    assert main(["inspect", uri]) == 2
     assert "nowhere" in capsys.readouterr().err

@@ -191,10 +191,10 @@ def test_peak_memory_grows_with_the_image() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fenett"], "no network 'fenett'; there are baseline, strong"),
+        (["fenett"], "unknown network 'fenett'; known: baseline, strong"),
         (["--backbone", "vgg"], "invalid choice: 'vgg'"),
-        (["--size", "12x"], "'12x' is not a size"),
-        (["--size", "0"], "'0' is not a size"),
+        (["--size", "12x"], "must be N or HxW, such as 1024x2048; received '12x'"),
+        (["--size", "0"], "must be N or HxW, such as 1024x2048; received '0'"),
         (["--classes", "0"], "'0' is not a number of classes"),
     ],
 )

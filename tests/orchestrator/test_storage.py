@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator.storage import Storage, on_this_machine
 from orchestrator.sweep.__main__ import main as sweep
+from pipelines.data.storage import join_uri
 
 
 def test_a_directory_is_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

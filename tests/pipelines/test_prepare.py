@@ -39,12 +39,12 @@ def test_commands_write_their_sheets(
     with Image.open(tmp_path / "c.png") as picture:
         assert np.array_equal(np.asarray(picture)[14:174, :320], np.asarray(enlarged))
     (tmp_path / "plain.yaml").write_text("data: {crops: 3}")
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     assert "plain.yaml: unknown key data.crops" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["preview", uri, "--count", "0"])
-    assert "'0' is not a number from 1 on" in capsys.readouterr().err
-    assert main(["inspect", str(tmp_path / "nowhere")]) == 1
+    assert "must be a whole number from 1, received '0'" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "nowhere")]) == 2
     assert "does not exist" in capsys.readouterr().err
 
 
@@ -69,7 +69,7 @@ def test_an_impossible_sheet_is_found_before_anything_is_drawn(
 ) -> None:
     (tmp_path / "taken.png").mkdir()
     monkeypatch.setattr(PreparedDataset, "split", None)  # nothing of the data is read
-    assert main([command, streets.location.path, "--out", str(tmp_path / name)]) == 1
+    assert main([command, streets.location.path, "--out", str(tmp_path / name)]) == 2
     assert sentence in capsys.readouterr().err
 
 
@@ -79,7 +79,7 @@ def test_the_command_says_what_it_did(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipelines.prepare.LINE_EVERY", 0.0)
+    monkeypatch.setattr("pipelines.prepare._LINE_SECONDS", 0.0)
     arguments = ["camvid", "--source", str(camvid.directory), "--workers", "1"]
     assert main([*arguments, "--destination", str(tmp_path / "out"), "--verify"]) == 0
     printed = capsys.readouterr()
@@ -88,9 +88,12 @@ def test_the_command_says_what_it_did(
     assert "preparing camvid: 6 of 6 samples after " in printed.err
     assert "verifying: 3 of 6 samples" in printed.err
     camvid.image().write_bytes(camvid.image().read_bytes()[:100])
-    assert main([*arguments, "--destination", str(tmp_path / "other")]) == 1
+    assert main([*arguments, "--destination", str(tmp_path / "other")]) == 2
     assert "train/0001TP_train000" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
     with pytest.raises(SystemExit):
         main(["streets", "--destination", str(tmp_path / "x"), "--size", "huge"])
-    assert "is not WIDTHxHEIGHT" in capsys.readouterr().err
+    assert "must be WIDTHxHEIGHT" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["streets", "--destination", str(tmp_path / "x"), "--seed", "-1"])
+    assert "must be a whole number from 0, received '-1'" in capsys.readouterr().err

@@ -76,7 +76,7 @@ def test_training_into_a_directory_and_going_on(
     process.kill()
     process.communicate()
     assert train(experiment, small_streets, "parts") == 0
-    assert "going on after epoch" in capsys.readouterr().out
+    assert "resuming after epoch" in capsys.readouterr().out
     parts = experiment.parent / "parts"
     assert history(parts) == history(whole)
     for checkpoint in ("last", "best"):
@@ -129,7 +129,7 @@ def test_bad_input_gets_a_sentence(
         (["--out", "experiment.yaml"], "--out experiment.yaml: experiment.yaml is a file; name a"),
         (["--cache", "experiment.yaml/in"], "experiment.yaml is a file; name a folder"),
         (["--keep", "0"], "--keep must be at least 1, received 0"),
-        (["--device", "cuda"], "--device cuda: there is no GPU here"),
+        (["--device", "cuda"], "--device cuda: torch finds no GPU"),
     ],
 )
 def test_bad_options_get_a_sentence(

@@ -20,9 +20,9 @@ from orchestrator.study.resolve import ResolvedTrial, resolve_trials
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
-from pipelines.evaluation.counts import write_counts
+from pipelines.evaluation.counts import ImageCounts, write_counts
 from pipelines.evaluation.inference import InferenceConfig
-from pipelines.evaluation.scores import ImageCounts, Scores
+from pipelines.evaluation.scores import Scores
 from pipelines.preparation.embedded import prepare_streets
 
 CITIES = {"frankfurt": 267, "lindau": 59, "munster": 174}
@@ -131,7 +131,8 @@ def fabricate(
             with tempfile.TemporaryDirectory() as directory:
                 path = Path(directory) / "counts.arrow"
                 classes = [entry.name for entry in trial.dataset.manifest.classes]
-                write_counts(path, scores, identifiers, classes, groups)
+                assert scores.images is not None
+                write_counts(path, scores.images, identifiers, classes, groups)
                 store.log_artifact(run_id, path)
         study_run.end_trial(
             run_id, fate(trial), "loss nan in epoch 12, step 3" if fate(trial) == "FAILED" else ""
@@ -159,7 +160,9 @@ def evaluate_again(
     }
     classes = [entry.name for entry in trial.dataset.manifest.classes]
     with tempfile.TemporaryDirectory() as directory:
-        write_counts(Path(directory) / "counts.arrow", scores, identifiers, classes, groups)
+        assert scores.images is not None
+        path = Path(directory) / "counts.arrow"
+        write_counts(path, scores.images, identifiers, classes, groups)
         store = TrackingStore(tracking_uri(storage), None)
         store.log_evaluation(run_id, name, scores.metrics(classes), tags, Path(directory))
     return 100 * scores.miou

@@ -1,4 +1,4 @@
-"""The data sets that can be prepared, by the name the command knows them under."""
+"""Readers of the data sets that can be prepared, by their names on the command line."""
 
 from pipelines.preparation.readers.ade20k import ADE20K
 from pipelines.preparation.readers.camvid import CamVid

@@ -1,7 +1,7 @@
-"""ADE20K, the scene-parsing benchmark: `ADEChallengeData2016` as its owners distribute it.
+"""ADE20K, the scene-parsing benchmark, as published: `ADEChallengeData2016`.
 
 Zhou, Zhao, Puig, Fidler, Barriuso and Torralba, "Scene parsing through ADE20K dataset", CVPR 2017;
-class names and colours are the benchmark's own.
+class names and colors are the benchmark's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FOLDER = "ADEChallengeData2016"
 
 @dataclass(frozen=True)
 class ADE20K(Reader):
-    """150 classes; label 0 is "other" and ignored, label k is class k - 1."""
+    """150 classes; label 0 ("other") is ignored, label k is class k - 1."""
 
     name = "ade20k"
     help = "ADE20K (ADEChallengeData2016: images/ and annotations/, training and validation)"
@@ -40,7 +40,7 @@ class ADE20K(Reader):
         if not whole.records and not whole.problems:
             raise DatasetError(
                 f"{self.source}: not ADE20K; expected {FOLDER}/images/training/*.jpg and "
-                f"{FOLDER}/annotations/training/*.png, or validation in their place"
+                f"{FOLDER}/annotations/training/*.png, or the same with validation"
             )
         return whole
 

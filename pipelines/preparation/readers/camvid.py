@@ -1,4 +1,4 @@
-"""CamVid in the layout of the SegNet tutorial: PNG pairs and a list of them for each split.
+"""CamVid in the layout of the SegNet tutorial: pairs of PNGs, listed in a text file per split.
 
 Brostow, Fauqueur and Cipolla, "Semantic object classes in video: a high-definition ground truth
 database", 2009; the 11 classes are SegNet's (Badrinarayanan et al., 2017).
@@ -14,16 +14,16 @@ from pipelines.data.manifest import ClassInfo, DatasetError
 from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.reader import Listing, Reader, Record
 
-LAYOUT = "train.txt, val.txt or test.txt, each line naming an image and its label"
+LAYOUT = "train.txt, val.txt or test.txt with an image and its label in each line"
 VOID = 11
 
 
 @dataclass(frozen=True)
 class CamVid(Reader):
-    """11 classes; label value 11 is void. A sample's group is its drive, such as `0001TP`."""
+    """11 classes; label value 11 is ignored. A sample's group is its drive, such as `0001TP`."""
 
     name = "camvid"
-    help = "CamVid, SegNet's layout: train.txt, val.txt, test.txt beside the folders they name"
+    help = "CamVid, SegNet's layout: train.txt, val.txt, test.txt next to the folders they list"
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -46,30 +46,32 @@ class CamVid(Reader):
 
     def listing(self) -> Listing:
         lists = [self.source / f"{split}.txt" for split in ("train", "val", "test")]
-        there = [path for path in lists if path.is_file()]
-        if not there:
+        existing = [path for path in lists if path.is_file()]
+        if not existing:
             raise DatasetError(f"{self.source}: not CamVid in SegNet's layout; expected {LAYOUT}")
         whole = Listing()
-        for path in there:
+        for path in existing:
             whole.add(self._read_list(path))
         return whole
 
     def _read_list(self, path: Path) -> Listing:
-        found = Listing()
+        listing = Listing()
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         for number, line in enumerate(lines, start=1):
             names = line.strip(" \t\ufeff;").split()
             if len(names) == 2:
                 image, label = (self._resolve(name) for name in names)
                 drive = image.stem.rpartition("_")[0]
-                found.records.append(Record(image.stem, path.stem, image, label, drive or None))
+                listing.records.append(Record(image.stem, path.stem, image, label, drive or None))
             elif names:
-                found.problems.append(f"{path}:{number}: expected an image and a label: {line!r}")
-        if not found.records and not found.problems:
-            found.problems.append(f"{path}: lists no samples")
-        return found
+                listing.problems.append(
+                    f"{path}:{number}: expected an image and a label, received {line!r}"
+                )
+        if not listing.records and not listing.problems:
+            listing.problems.append(f"{path}: lists no samples")
+        return listing
 
     def _resolve(self, name: str) -> Path:
-        """The file a list names; the published lists begin with /SegNet/CamVid/, so that only the
-        folder and the file's name count."""
+        """Return the listed file. Only the folder's and the file's name count, because the paths in
+        the published lists start with /SegNet/CamVid/."""
         return self.source.joinpath(*Path(name).parts[-2:])

@@ -1,7 +1,7 @@
-"""Cityscapes with fine annotations, as its owners distribute it.
+"""Cityscapes with fine annotations, as published.
 
 Cordts et al., "The Cityscapes dataset for semantic urban scene understanding", CVPR 2016; label
-ids, training ids and colours are those of the official scripts.
+ids, training ids and colors are those of the official scripts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipelines.data.manifest import ClassInfo, DatasetError
 from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.reader import Listing, Reader, Record, color, visible
 
-# Label id, name and colour of the 19 classes that are trained and scored, in training-id order.
+# Label id, name and color of the 19 trained and scored classes, in order of their training ids.
 CLASSES = (
     (7, "road", 0x804080),
     (8, "sidewalk", 0xF423E8),
@@ -49,10 +49,10 @@ TRAINING_LABEL = "_gtFine_labelTrainIds.png"
 
 @dataclass(frozen=True)
 class Cityscapes(Reader):
-    """19 classes from 34 label ids; the rest is ignored. A sample's group is its city.
+    """19 classes from 34 label ids; the other ids are ignored. A sample's group is its city.
 
-    Where a sample has both kinds of label, `labelTrainIds` and `labelIds`, the first is read. The
-    test split has no public labels and is prepared without.
+    If a sample has both `labelTrainIds` and `labelIds`, `labelTrainIds` is read. The test split has
+    no public labels and is prepared without.
     """
 
     name = "cityscapes"
@@ -70,10 +70,10 @@ class Cityscapes(Reader):
 
     def indices(self, record: Record, picture: Image.Image) -> NDArray[np.uint16]:
         stored = super().indices(record, picture)
-        names_ids = record.label is not None and record.label.name.endswith(LABEL)
-        if names_ids and (stored == IGNORE).any():
+        has_label_ids = record.label is not None and record.label.name.endswith(LABEL)
+        if has_label_ids and (stored == IGNORE).any():
             raise ImageError(
-                f"holds 255, which is no label id: are these training ids? They are read from "
+                "has value 255, which is not a label id; if these are training ids, name the file "
                 f"*{TRAINING_LABEL}"
             )
         return stored
@@ -94,7 +94,7 @@ class Cityscapes(Reader):
                 if visible(file, root)
             }
             if not stems and (images / split).is_dir():
-                whole.problems.append(f"{split}: {images / split}: holds no CITY/*{IMAGE}")
+                whole.problems.append(f"{split}: {images / split}: contains no CITY/*{IMAGE}")
             for stem in sorted(stems):
                 label = None if split == "test" else _label(labels / split / stem)
                 image = images / split / f"{stem}{IMAGE}"
@@ -107,7 +107,7 @@ class Cityscapes(Reader):
         return whole
 
     def _folder(self, name: str) -> Path:
-        """`name` itself, or inside the folder that its archive unpacks to."""
+        """Return the folder `name`, which may be inside the folder its archive unpacks to."""
         for parent in (self.source, self.source / f"{name}_trainvaltest"):
             if (parent / name).is_dir():
                 return parent / name

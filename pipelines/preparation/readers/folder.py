@@ -1,13 +1,13 @@
-"""Anybody's folders of images and label PNGs, described by a small YAML file, `dataset.yaml`.
+"""Your own folders of images and label PNGs, described by a YAML file, `dataset.yaml`:
 
 name: orchard
 classes:                    # in the order of their indices
-  ground: [110, 80, 60]     # the colour it is drawn in
+  ground: [110, 80, 60]     # red, green, blue of the class in figures
   tree: [40, 120, 40]
-values: {1: ground, 2: tree}        # stored value: class; default: the index itself
+values: {1: ground, 2: tree}        # stored value: class; default: the class index
 ignore: [0, 255]            # stored values that are ignored; default: 255
-label_colors: false         # true: labels are RGB pictures in the colours above, black is
-                            # ignored; then without `values` and `ignore`
+label_colors: false         # true: labels are RGB images in the colors above, and black is
+                            # ignored; then `values` and `ignore` are not allowed
 splits:
   train: {images: images/train, labels: labels/train}
   val: {images: images/val, labels: labels/val, names: val.txt}
@@ -38,34 +38,34 @@ from pipelines.preparation.readers.reader import Listing, Reader, Record, pair_f
 DESCRIPTION = "dataset.yaml"
 KEYS = ("name", "classes", "values", "ignore", "label_colors", "splits")
 SPLIT_KEYS = ("images", "labels", "names")
-MOST = 65535
-# Split names are parts of file names, and `+` joins two of them.
+LARGEST_VALUE = 65535
+# Split names become parts of file names, and `train+val` joins two splits.
 SPLIT_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
 class Folder(Reader):
-    """Images and labels with the same names, in folders that `dataset.yaml` in the source names."""
+    """Images and labels with equal names, in the folders that SOURCE/dataset.yaml lists."""
 
     help = f"your own images and label PNGs, described by SOURCE/{DESCRIPTION}"
     name = "folder"
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """The YAML file, checked."""
+        """The validated content of the YAML file."""
         path = self.source / DESCRIPTION
         try:
-            # A class called `on` or `no` is one; a plain PyYAML takes it for a truth value.
-            found = yaml.load(path.read_text(encoding="utf-8"), Loader=CoreLoader)
+            # Unlike PyYAML's own loader, this one reads a class named `on` or `no` as a string.
+            content = yaml.load(path.read_text(encoding="utf-8"), Loader=CoreLoader)
         except OSError as error:
             raise DatasetError(
-                f"{path}: {error.strerror}; it describes the folders, as "
+                f"{path}: {error.strerror}; create this description of the folders as "
                 "`python -m pipelines.prepare folder --help` shows"
             ) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise DatasetError(f"{path}: no valid YAML: {error}") from error
-        _check_keys(path, "the file", found, KEYS)
-        classes, splits = found.get("classes"), found.get("splits")
+            raise DatasetError(f"{path}: invalid YAML: {error}") from error
+        _check_keys(path, "the file", content, KEYS)
+        classes, splits = content.get("classes"), content.get("splits")
         if not isinstance(classes, dict) or not 1 <= len(classes) <= IGNORE:
             raise DatasetError(
                 f"{path}: classes must map 1 to {IGNORE} names to [red, green, blue]"
@@ -73,46 +73,50 @@ class Folder(Reader):
         for name, value in classes.items():
             if not _is_color(value):
                 raise DatasetError(
-                    f"{path}: classes.{name} must be [red, green, blue], 0-255 each, got {value!r}"
+                    f"{path}: classes.{name} must be [red, green, blue], 0-255 each, "
+                    f"received {value!r}"
                 )
         if not isinstance(splits, dict) or not splits:
             raise DatasetError(f"{path}: splits must map names to {{images: DIR, labels: DIR}}")
         for name, split in splits.items():
             if not SPLIT_NAME.fullmatch(str(name)):
                 raise DatasetError(
-                    f"{path}: splits.{name}: a split is named by letters, digits, _, - and ."
+                    f"{path}: splits.{name}: a split's name may have letters, digits, _, - and ."
                 )
             _check_keys(path, f"splits.{name}", split, SPLIT_KEYS)
             if "images" not in split:
-                raise DatasetError(f"{path}: splits.{name} lacks `images`, a folder")
+                raise DatasetError(f"{path}: splits.{name} must have `images`, a folder")
             for key, value in split.items():
                 if not isinstance(value, str):
                     raise DatasetError(
-                        f"{path}: splits.{name}.{key} must be a path, got {value!r}; "
-                        "leave it out where there is none"
+                        f"{path}: splits.{name}.{key} must be a path, received {value!r}; "
+                        "remove the key if there is none"
                     )
-        colors = found.get("label_colors", False)
+        colors = content.get("label_colors", False)
         if not isinstance(colors, bool):
-            raise DatasetError(f"{path}: label_colors must be true or false, got {colors!r}")
+            raise DatasetError(f"{path}: label_colors must be true or false, received {colors!r}")
         for key in ("values", "ignore"):
-            if colors and key in found:
+            if colors and key in content:
                 raise DatasetError(
-                    f"{path}: {key} means nothing with label_colors: true, where a colour is a "
-                    "class's, or black and ignored; leave it out"
+                    f"{path}: {key} has no meaning with label_colors: true, where every color is "
+                    "a class or black; remove it"
                 )
-        values = found.get("values", {})
+        values = content.get("values", {})
         if not isinstance(values, dict):
-            raise DatasetError(f"{path}: values must map stored values to classes, got {values!r}")
+            raise DatasetError(
+                f"{path}: values must map stored values to classes, received {values!r}"
+            )
         for value, name in values.items():
-            if name not in classes or not isinstance(value, int) or not 0 <= value <= MOST:
+            if name not in classes or not _is_stored_value(value):
                 raise DatasetError(
-                    f"{path}: values.{value} must map a stored value to one of {list(classes)}"
+                    f"{path}: values.{value} must map a stored value to one of {list(classes)}, "
+                    f"received {name!r}"
                 )
-        ignored = found.get("ignore", IGNORE)
+        ignored = content.get("ignore", IGNORE)
         for value in ignored if isinstance(ignored, list) else [ignored]:
-            if not isinstance(value, int) or not 0 <= value <= MOST:
-                raise DatasetError(f"{path}: ignore must be stored values, got {ignored!r}")
-        return dict(found)
+            if not _is_stored_value(value):
+                raise DatasetError(f"{path}: ignore must be stored values, received {ignored!r}")
+        return dict(content)
 
     @property
     def title(self) -> str:
@@ -127,14 +131,14 @@ class Folder(Reader):
         names = list(self.description["classes"])
         stored = self.description.get("values")
         if stored is None or self.description.get("label_colors"):
-            known = {index: index for index in range(len(names))}
+            indices = {index: index for index in range(len(names))}
         else:
-            known = {value: names.index(name) for value, name in stored.items()}
+            indices = {value: names.index(name) for value, name in stored.items()}
         ignored = self.description.get("ignore")
         if ignored is None:
-            return {IGNORE: IGNORE, **known}
+            return {IGNORE: IGNORE, **indices}
         return {
-            **known,
+            **indices,
             **dict.fromkeys(ignored if isinstance(ignored, list) else [ignored], IGNORE),
         }
 
@@ -148,10 +152,10 @@ class Folder(Reader):
         for split, entry in self.description["splits"].items():
             images = self.source / entry["images"]
             labels = self.source / entry["labels"] if "labels" in entry else None
-            found = pair_files(str(split), images, labels)
-            if "names" in entry and found.records:
-                found = _chosen(found, str(split), self.source / entry["names"])
-            whole.add(found)
+            paired = pair_files(str(split), images, labels)
+            if "names" in entry and paired.records:
+                paired = _select(paired, str(split), self.source / entry["names"])
+            whole.add(paired)
         return whole
 
     @classmethod
@@ -165,12 +169,16 @@ class Folder(Reader):
         return f"{super().version} {(self.source / DESCRIPTION).read_text(encoding='utf-8')}"
 
 
-def _check_keys(path: Path, where: str, found: object, known: tuple[str, ...]) -> None:
-    if not isinstance(found, dict):
-        raise DatasetError(f"{path}: {where} must be a mapping of {', '.join(known)}")
-    for key in found:
-        if key not in known:
-            raise DatasetError(f"{path}: unknown key {key!r} in {where}; known: {', '.join(known)}")
+def _check_keys(path: Path, name: str, content: object, keys: tuple[str, ...]) -> None:
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path}: {name} must be a mapping of {', '.join(keys)}")
+    for key in content:
+        if key not in keys:
+            raise DatasetError(f"{path}: unknown key {key!r} in {name}; known: {', '.join(keys)}")
+
+
+def _is_stored_value(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value <= LARGEST_VALUE
 
 
 def _is_color(value: object) -> bool:
@@ -181,22 +189,22 @@ def _is_color(value: object) -> bool:
     )
 
 
-def _chosen(found: Listing, split: str, names: Path) -> Listing:
-    """The records that a list names, in its order: a name a line, with or without its ending."""
-    by_name = {record.identifier: record for record in found.records}
-    chosen = Listing(problems=list(found.problems))
+def _select(listing: Listing, split: str, names: Path) -> Listing:
+    """Return the records that a file lists, one name per line with or without suffix, in order."""
+    by_name = {record.identifier: record for record in listing.records}
+    selected = Listing(problems=list(listing.problems))
     try:
         lines = names.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        chosen.problems.append(f"{split}: {names}: cannot be read as a list of names ({error})")
-        return chosen
+        selected.problems.append(f"{split}: {names}: cannot be read as a list of names ({error})")
+        return selected
     for number, line in enumerate(lines, start=1):
         name = line.strip()
         record = by_name.get(name) or by_name.get(name.rpartition(".")[0])
         if record is not None:
-            chosen.records.append(record)
+            selected.records.append(record)
         elif name:
-            chosen.problems.append(f"{split}: {names}:{number}: no image or label named {name!r}")
-    if not chosen.records and not chosen.problems:
-        chosen.problems.append(f"{split}: {names}: lists no samples")
-    return chosen
+            selected.problems.append(f"{split}: {names}:{number}: no image or label named {name!r}")
+    if not selected.records and not selected.problems:
+        selected.problems.append(f"{split}: {names}: lists no samples")
+    return selected

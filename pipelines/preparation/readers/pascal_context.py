@@ -1,11 +1,11 @@
-"""Pascal Context: the pictures of VOC 2010 with labels for whole scenes.
+"""Pascal Context: the images of VOC 2010 with labels of whole scenes.
 
 Mottaghi et al., "The role of context for object detection and semantic segmentation in the wild",
-CVPR 2014; the usual 59 classes. Colours are the VOC development kit's colour map.
+CVPR 2014; the usual 59 classes, with the colors of the VOC development kit.
 
-Two sets of label PNGs are about. The owners' `59_context_labels` number the classes as their list
-`59_labels.txt` does; the `SegmentationClassContext` that the tool kits' converters make from the
-full annotation number them alphabetically. Read in the wrong order, every label is still valid.
+There are two sets of label PNGs. The authors' `59_context_labels` number the classes as their
+`59_labels.txt` does. `SegmentationClassContext`, which the toolkits' converters produce from the
+full annotation, numbers them alphabetically. Labels read in the wrong order are wrong but valid.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from pipelines.data.manifest import ClassInfo, DatasetError
 from pipelines.preparation.labels import IGNORE, voc_color
 from pipelines.preparation.readers.reader import Listing, Reader, Record
 
-LISTED = (
+OFFICIAL_ORDER = (
     "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, table, dog, horse, "
     "motorbike, person, pottedplant, sheep, sofa, train, tvmonitor, bag, bed, bench, book, "
     "building, cabinet, ceiling, cloth, computer, cup, door, fence, floor, flower, food, grass, "
     "ground, keyboard, light, mountain, mouse, curtain, platform, sign, plate, road, rock, "
     "shelves, sidewalk, sky, snow, bedclothes, track, tree, truck, wall, water, window, wood"
 )
-ORDERS = {"official": tuple(LISTED.split(", ")), "alphabetical": tuple(sorted(LISTED.split(", ")))}
-# The folders of labels, with the order of the classes in each.
+NAMES = tuple(OFFICIAL_ORDER.split(", "))
+ORDERS = {"official": NAMES, "alphabetical": tuple(sorted(NAMES))}
+# Label folders and the order of the classes in each.
 LABELS = {"SegmentationClassContext": "alphabetical", "59_context_labels": "official"}
 FOLDERS = ("", "VOC2010", "VOCdevkit/VOC2010")
 LISTS = "ImageSets/SegmentationContext"
@@ -37,9 +38,10 @@ LISTS = "ImageSets/SegmentationContext"
 
 @dataclass(frozen=True)
 class PascalContext(Reader):
-    """59 classes, label 0 (background) ignored; or 60 classes with background as the first.
+    """59 classes and label 0 (background) ignored, or 60 classes with background as the first.
 
-    `order` is that of the labels' values, a key of ORDERS; None: what the folder of labels says.
+    order: order of the classes in the labels' values, a key of ORDERS; None for the order of the
+        label folder in LABELS.
     """
 
     background: bool = False
@@ -53,7 +55,7 @@ class PascalContext(Reader):
 
     @cached_property
     def _labels(self) -> Path | None:
-        """The folder of labels, if there is one."""
+        """The label folder, if it exists."""
         for folder in FOLDERS:
             for name in LABELS:
                 if (self.source / folder / name).is_dir():
@@ -97,7 +99,7 @@ class PascalContext(Reader):
                 image = root / "JPEGImages" / f"{name}.jpg"
                 whole.records.append(Record(name, split, image, labels / f"{name}.png"))
         if not whole.records and not whole.problems:
-            raise DatasetError(f"{root / LISTS}: expected train.txt or val.txt, lists of names")
+            raise DatasetError(f"{root / LISTS}: expected lists of names, train.txt or val.txt")
         return whole
 
     @property
@@ -108,13 +110,15 @@ class PascalContext(Reader):
     def add_arguments(cls, parser: ArgumentParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
-            "--background", action="store_true", help="60 classes: background is one, not ignored"
+            "--background",
+            action="store_true",
+            help="60 classes: do not ignore background",
         )
         parser.add_argument(
             "--order",
             choices=tuple(ORDERS),
             help="order of the classes in the labels' values; default: alphabetical for "
-            "SegmentationClassContext, as converters write it, official for 59_context_labels",
+            "SegmentationClassContext, official for 59_context_labels",
         )
 
     @classmethod

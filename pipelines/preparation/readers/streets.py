@@ -1,4 +1,4 @@
-"""The embedded data set: street scenes rendered instead of read."""
+"""The embedded data set: street scenes that are rendered, not read."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from pipelines.data.manifest import ClassInfo
 from pipelines.preparation import streets
 from pipelines.preparation.readers.reader import Listing, Reader, Record
 
-# Room between the scenes of the splits, so that a larger split repeats no other's scenes.
+# Distance between the splits' scene numbers, so that no split size makes two splits share scenes.
 SPLIT_STRIDE = 1_000_000
 
 
 @dataclass(frozen=True)
 class Streets(Reader):
-    """`train` and `val` scenes of `size` (height, width) from the world `seed`."""
+    """Random street scenes.
+
+    train, val: number of scenes in each split.
+    size: height and width of the images.
+    seed: keys the scenes.
+    """
 
     source: Path = Path()
     train: int = 240
@@ -29,7 +34,7 @@ class Streets(Reader):
     seed: int = 0
 
     name = "streets"
-    help = "procedural street scenes, made here: nothing to download"
+    help = "procedural street scenes, rendered on this machine without any download"
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -52,7 +57,7 @@ class Streets(Reader):
         return 2 * height * width
 
     def stamp(self, record: Record) -> str:
-        return ""  # `version` says it all
+        return ""  # `version` identifies the scenes
 
     @property
     def version(self) -> str:
@@ -60,12 +65,25 @@ class Streets(Reader):
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
-        parser.add_argument("--train", type=int, default=cls.train, metavar="N")
-        parser.add_argument("--val", type=int, default=cls.val, metavar="N")
+        for name, default, meaning in (
+            ("train", cls.train, "training scenes"),
+            ("val", cls.val, "validation scenes"),
+            ("seed", cls.seed, "seed of the scenes"),
+        ):
+            parser.add_argument(
+                f"--{name}",
+                type=_natural,
+                default=default,
+                metavar="N",
+                help=f"{meaning}; default: {default}",
+            )
         parser.add_argument(
-            "--size", type=parse_size, default=cls.size, metavar="WxH", help="default: 256x128"
+            "--size",
+            type=parse_size,
+            default=cls.size,
+            metavar="WxH",
+            help="size of the images; default: 256x128",
         )
-        parser.add_argument("--seed", type=int, default=cls.seed)
 
     @classmethod
     def from_arguments(cls, arguments: Namespace) -> Self:
@@ -76,7 +94,7 @@ class Streets(Reader):
 
 @cache
 def _renderer_version() -> str:
-    """Digest of the renderer's sources: another renderer makes another data set."""
+    """Return a digest of the renderer's sources: another renderer produces another data set."""
     digest = hashlib.sha256()
     for path in sorted(Path(streets.__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
@@ -84,13 +102,19 @@ def _renderer_version() -> str:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Height and width of `WIDTHxHEIGHT`."""
+    """Parse `WIDTHxHEIGHT` to (height, width)."""
     try:
         width, height = (int(part) for part in text.lower().split("x"))
         if min(width, height) < 16:
             raise ValueError
     except ValueError:
         raise ArgumentTypeError(
-            f"{text!r} is not WIDTHxHEIGHT, such as 256x128 (16 pixels at least)"
+            f"must be WIDTHxHEIGHT, such as 256x128, and at least 16x16; received {text!r}"
         ) from None
     return height, width
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"must be a whole number from 0, received {text!r}")
+    return int(text)

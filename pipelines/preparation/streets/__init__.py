@@ -1,7 +1,7 @@
 """Procedural street scenes: the embedded data set, which needs no download.
 
-A scene is composed in metres from (seed, index) and then rendered at any size: the same scene, seen
-by a finer or a coarser camera.
+A scene is composed in meters from (seed, index) and then rendered at any size; the size changes the
+camera's resolution, not the scene.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ Pixels = NDArray[np.uint8]
 
 
 def render_street(seed: int, index: int, height: int, width: int) -> tuple[Pixels, Pixels]:
-    """Street `index` of the world `seed`: image uint8 (height, width, 3), label uint8 (height,
-    width) with indices into CLASSES, 255 where nothing is labelled."""
+    """Render scene `index` of `seed`.
+
+    Return the image, uint8 (height, width, 3), and the label, uint8 (height, width) with indices
+    into CLASSES and 255 for unlabeled pixels.
+    """
     scene = compose_scene(seed, index)
     canvas = Canvas(height, width, scene.camera, scene.light)
     paint_sky(canvas, scene)
@@ -36,7 +39,7 @@ def render_street(seed: int, index: int, height: int, width: int) -> tuple[Pixel
 
 
 def _paint_hood(canvas: Canvas, sensor: Sensor) -> None:
-    """The own car's hood at the bottom, which reflects the sky; it is not labelled."""
+    """Paint the hood of the camera's car at the bottom; it reflects the sky and is unlabeled."""
     if not sensor.hood:
         return
     x = (np.arange(canvas.width) + 0.5) / canvas.width - 0.5
@@ -53,7 +56,7 @@ def _paint_hood(canvas: Canvas, sensor: Sensor) -> None:
 
 
 def _expose(canvas: Canvas, sensor: Sensor) -> Pixels:
-    """What a camera makes of the light: blur, vignette, tone, noise, and black borders."""
+    """Simulate the camera: blur, vignetting, tone curve, noise, and black unlabeled borders."""
     height, width = canvas.height, canvas.width
     color = _blur(canvas.color, sensor.blur * width)
     x = (np.arange(width, dtype=np.float32) + 0.5) / width * 2 - 1
@@ -76,7 +79,7 @@ def _expose(canvas: Canvas, sensor: Sensor) -> Pixels:
 
 
 def _blur(color: Floats, sigma: float) -> Floats:
-    """Gaussian blur, separably; below a fifth of a pixel none."""
+    """Apply a separable Gaussian blur, or none if `sigma` is below 0.2 pixels."""
     if sigma < 0.2:
         return color
     radius = int(np.ceil(2.5 * sigma))

@@ -1,4 +1,4 @@
-"""The picture in the making: colour, label and depth per pixel, and the ways to paint on it."""
+"""The image being rendered: color, label and depth per pixel, and primitives to paint on it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from pipelines.preparation.streets.scene import Camera, Color, Light
 from pipelines.preparation.streets.texture import Floats
 
-NEAR = 0.4
-VOID = 255
+NEAR = 0.4  # meters ahead of the camera; nothing closer is painted
+VOID = 255  # label of unlabeled pixels
 
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle of pixels with their coordinates: x (1, width), y (height, 1), pixel centres."""
+    """A rectangle of pixels with the coordinates of their centers: x (1, width), y (height, 1)."""
 
     rows: slice
     columns: slice
@@ -25,32 +25,39 @@ class Region:
 
 
 class Canvas:
-    """Paint surfaces and shapes, seen by `camera` in `light`, into one picture."""
+    """An image of surfaces and shapes as `camera` sees them in `light`.
+
+    color: linear RGB, float32 (height, width, 3). label: uint8 (height, width). depth: distance of
+    painted surfaces in meters, float32 (height, width).
+    """
 
     def __init__(self, height: int, width: int, camera: Camera, light: Light) -> None:
         self.height, self.width = height, width
         self.camera, self.light = camera, light
         self.focal = camera.focal * width
-        self.centre = (width / 2, camera.horizon * height)
+        self.center = (width / 2, camera.horizon * height)
         self.color = np.zeros((height, width, 3), np.float32)
         self.label = np.full((height, width), VOID, np.uint8)
         self.depth = np.full((height, width), np.inf, np.float32)
         self._sine, self._cosine = np.sin(camera.yaw), np.cos(camera.yaw)
         self.sun = np.asarray(light.sun, np.float32)
-        # Directions of the pixels' rays; one metre ahead of the camera each.
-        x = ((np.arange(width, dtype=np.float32) + 0.5) - self.centre[0]) / self.focal
-        y = (self.centre[1] - (np.arange(height, dtype=np.float32) + 0.5)) / self.focal
+        # Directions of the pixels' rays in the world, scaled to end one meter ahead of the camera.
+        x = ((np.arange(width, dtype=np.float32) + 0.5) - self.center[0]) / self.focal
+        y = (self.center[1] - (np.arange(height, dtype=np.float32) + 0.5)) / self.focal
         self.ray_x = (self._cosine * x + self._sine)[None, :].astype(np.float32)
         self.ray_z = (self._cosine - self._sine * x)[None, :].astype(np.float32)
         self.ray_y = y[:, None].astype(np.float32)
 
     def project(self, points: NDArray[np.float64]) -> tuple[Floats, Floats]:
-        """World points (n, 3) to pixels (n, 2) and distances ahead (n,), which must exceed NEAR."""
+        """Project world points (n, 3) to pixels (n, 2) and distances ahead (n,).
+
+        The distances must exceed NEAR.
+        """
         ahead = self.to_camera(points)
         return self.to_pixels(ahead), ahead[:, 2].astype(np.float32)
 
     def to_camera(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """World points (n, 3) as right, up, ahead of the camera."""
+        """Convert world points (n, 3) to meters right of, above and ahead of the camera."""
         x, y, z = (np.asarray(points) - (self.camera.x, self.camera.height, 0)).T
         return np.stack(
             [self._cosine * x - self._sine * z, y, self._sine * x + self._cosine * z], axis=1
@@ -58,12 +65,12 @@ class Canvas:
 
     def to_pixels(self, ahead: NDArray[np.float64]) -> Floats:
         scale = self.focal / ahead[:, 2]
-        x = self.centre[0] + ahead[:, 0] * scale
-        y = self.centre[1] - ahead[:, 1] * scale
+        x = self.center[0] + ahead[:, 0] * scale
+        y = self.center[1] - ahead[:, 1] * scale
         return np.stack([x, y], axis=1).astype(np.float32)
 
     def region(self, x0: float, y0: float, x1: float, y1: float) -> Region | None:
-        """The pixels of a rectangle, None where it is outside the picture."""
+        """Return the pixels of a rectangle, or None if it is outside the image."""
         left, right = max(0, int(np.floor(x0))), min(self.width, int(np.ceil(x1)) + 1)
         top, bottom = max(0, int(np.floor(y0))), min(self.height, int(np.ceil(y1)) + 1)
         if left >= right or top >= bottom:
@@ -76,14 +83,14 @@ class Canvas:
         )
 
     def lit(self, normal: tuple[float, float, float]) -> Floats:
-        """Colour of the light on a surface: ambient from above, and the sun where it faces it."""
+        """Return the color of the light on a surface: ambient, and sunlight if it faces the sun."""
         facing = max(0.0, float(self.sun @ np.asarray(normal, np.float32)))
         sky = 0.75 + 0.25 * normal[1]
         light = np.asarray(self.light.ambient) * sky + np.asarray(self.light.direct) * facing
         return light.astype(np.float32)
 
     def haze(self, color: Floats, distance: Floats | float) -> Floats:
-        """`color` (..., 3) seen through `distance` metres of air."""
+        """Return `color` (..., 3) as seen through `distance` meters of air."""
         clear = np.exp(-self.light.haze * np.asarray(distance, np.float32))[..., None]
         return color * clear + np.asarray(self.light.horizon, np.float32) * (1 - clear)
 
@@ -94,16 +101,18 @@ class Canvas:
         color: Floats | Color,
         distance: float,
         label: int | None,
-        labelled: NDArray[np.bool_] | None = None,
+        labeled: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Lay `color` over a region with opacity `alpha`; `labelled` (default: alpha of a half)
-        gets `label`, unless that is None."""
-        place = (region.rows, region.columns)
+        """Blend `color` over a region with opacity `alpha`, and set `label` unless it is None.
+
+        labeled: the pixels that get the label; default: where `alpha` is at least 0.5.
+        """
+        pixels = (region.rows, region.columns)
         hazed = self.haze(np.asarray(color, np.float32), distance)
-        under = self.color[place]
+        under = self.color[pixels]
         under += alpha[..., None] * (hazed - under)
         if label is not None:
-            self.label[place][alpha >= 0.5 if labelled is None else labelled] = label
+            self.label[pixels][alpha >= 0.5 if labeled is None else labeled] = label
 
     def polygon(
         self,
@@ -126,8 +135,10 @@ class Canvas:
         label: int | None,
         opacity: float = 1.0,
     ) -> None:
-        """Fill a convex polygon of pixel positions (n, 2), with smooth edges. It is labelled whole
-        even where `opacity` lets see through it."""
+        """Fill a convex polygon of pixel positions (n, 2), with smooth edges.
+
+        All of it is labeled, even if `opacity` makes it transparent.
+        """
         (x0, y0), (x1, y1) = corners.min(axis=0), corners.max(axis=0)
         region = self.region(x0 - 1, y0 - 1, x1 + 1, y1 + 1)
         if region is None:
@@ -138,7 +149,7 @@ class Canvas:
         length = np.hypot(dx, dy)
         if abs(area) < 1e-3 or not length.all():
             return
-        # Signed distance to each edge's line, positive inside; the least of them counts.
+        # Signed distance to each edge's line, positive inside; the smallest one decides.
         slope = np.copysign(1 / length, area)[:, None, None]
         signed = dx[:, None, None] * slope * (region.y - y[:, None, None])
         signed = signed - dy[:, None, None] * slope * (region.x - x[:, None, None])
@@ -155,8 +166,10 @@ class Canvas:
         distance: float,
         label: int | None,
     ) -> None:
-        """A thick line between two pixel positions. Thinner than a pixel it is faint, but labelled
-        a pixel wide, as a person would draw it."""
+        """Draw a thick line between two pixel positions.
+
+        A line thinner than a pixel is faint but labeled one pixel wide, as an annotator would.
+        """
         margin = width / 2 + 1.5
         (x0, y0), (x1, y1) = np.minimum(start, end), np.maximum(start, end)
         region = self.region(x0 - margin, y0 - margin, x1 + margin, y1 + margin)
@@ -171,7 +184,7 @@ class Canvas:
 
 
 def _clip_near(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The part of a convex polygon (camera coordinates) that lies beyond NEAR."""
+    """Clip a convex polygon in camera coordinates to distances of at least NEAR."""
     if points[:, 2].min() >= NEAR:
         return points
     kept: list[NDArray[np.float64]] = []

@@ -1,4 +1,4 @@
-"""The classes of the embedded data set, with the colours Cityscapes gives them."""
+"""The classes of the embedded data set, with their Cityscapes colors."""
 
 from pipelines.data.manifest import ClassInfo
 

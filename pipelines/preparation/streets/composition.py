@@ -1,4 +1,4 @@
-"""Drawing a street at random: what stands where, in which light, through which camera."""
+"""Sample a random scene: its objects, its light and its camera."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipelines.preparation.streets.scene import (
 
 
 def compose_scene(seed: int, index: int) -> Scene:
-    """Draw scene `index` of the world `seed`."""
+    """Return scene `index` of `seed`."""
     rng = np.random.default_rng([seed, index])
     light = _light(rng)
     street = _street(rng)
@@ -56,9 +56,9 @@ def _light(rng: np.random.Generator) -> Light:
     direct = np.array([1.0, 0.95 - 0.35 * warm, 0.88 - 0.6 * warm])
     direct *= 0.12 if overcast else rng.uniform(0.9, 1.5)
     ambient = np.array([0.52, 0.56, 0.62]) * rng.uniform(0.8, 1.1) * (1.4 if overcast else 0.8)
-    grey = rng.uniform(0.6, 0.9)
+    gray = rng.uniform(0.6, 0.9)
     if overcast:
-        zenith, horizon = np.full(3, grey), np.full(3, grey * rng.uniform(0.95, 1.15))
+        zenith, horizon = np.full(3, gray), np.full(3, gray * rng.uniform(0.95, 1.15))
     else:
         zenith = np.array([0.30, 0.48, 0.80]) * rng.uniform(0.7, 1.15)
         horizon = np.array([0.78 + 0.2 * warm, 0.82 - 0.1 * warm, 0.90 - 0.35 * warm])
@@ -121,7 +121,10 @@ WALLS: tuple[Color, ...] = (
 
 
 def _row(rng: np.random.Generator, street: Street, side: int) -> list[Building]:
-    """The buildings along one side, from behind the camera to the distance."""
+    """Return the buildings along one side, from behind the camera into the distance.
+
+    side: -1 for left, 1 for right.
+    """
     buildings: list[Building] = []
     front = street.half_width + street.sidewalk + rng.choice([0.0, 0.0, rng.uniform(1.5, 7)])
     density = rng.uniform(0.55, 1.0)
@@ -195,7 +198,7 @@ PAINTS: tuple[Color, ...] = ((0.75, 0.08, 0.08), (0.08, 0.22, 0.60), (0.82, 0.68
 def _things(rng: np.random.Generator, street: Street, camera: Camera) -> list[Thing]:
     things: list[Thing] = []
 
-    def place(
+    def add(
         kind: Kind,
         x: float,
         z: float,
@@ -216,7 +219,7 @@ def _things(rng: np.random.Generator, street: Street, camera: Camera) -> list[Th
         return rng.uniform(0.12, 0.55) * np.array([1.0, 1.02, 1.03])
 
     for side in (-1, 1):
-        # Avenues of trees, or none; hedges along the houses.
+        # A row of trees, or none; hedges along the buildings.
         if rng.random() < 0.65:
             spacing, z = rng.uniform(6, 16), rng.uniform(2, 14)
             conifer = rng.random() < 0.2
@@ -225,7 +228,7 @@ def _things(rng: np.random.Generator, street: Street, camera: Camera) -> list[Th
             while z < 80:
                 x = side * (edge + (0.7 if inside else walk + rng.uniform(0.5, 2)))
                 green = hue * rng.uniform(0.8, 1.2)
-                place(
+                add(
                     "conifer" if conifer else "tree",
                     x,
                     z,
@@ -237,7 +240,7 @@ def _things(rng: np.random.Generator, street: Street, camera: Camera) -> list[Th
                 z += spacing * rng.uniform(0.7, 1.6)
         for _ in range(int(rng.poisson(2.0))):
             x = side * (edge + walk + rng.uniform(0.0, 1.5))
-            place(
+            add(
                 "bush",
                 x,
                 rng.uniform(4, 60),
@@ -247,7 +250,7 @@ def _things(rng: np.random.Generator, street: Street, camera: Camera) -> list[Th
             )
         if rng.random() < 0.55:
             start = rng.uniform(3, 25)
-            place(
+            add(
                 "fence",
                 side * (edge + rng.choice([0.25, walk])),
                 start,
@@ -255,14 +258,14 @@ def _things(rng: np.random.Generator, street: Street, camera: Camera) -> list[Th
                 rng.uniform(6, 35),
                 dark_metal(),
             )
-        # Lamps and posts at the curb.
+        # Street lamps and poles at the curb.
         spacing, z = rng.uniform(14, 30), rng.uniform(3, 20)
         metal, height = dark_metal(), rng.uniform(5, 8.5)
         while z < 85:
-            place("lamp", side * (edge + 0.4), z, height, 0.13, metal)
+            add("lamp", side * (edge + 0.4), z, height, 0.13, metal)
             z += spacing
         for _ in range(int(rng.poisson(2.2))):
-            place(
+            add(
                 "pole",
                 side * (edge + rng.uniform(0.2, walk)),
                 rng.uniform(4, 45),
@@ -272,7 +275,7 @@ def _things(rng: np.random.Generator, street: Street, camera: Camera) -> list[Th
             )
         for _ in range(int(rng.poisson(2.0))):
             paint = np.array(PAINTS[rng.integers(len(PAINTS))]) * rng.uniform(0.6, 1.1)
-            place(
+            add(
                 "sign",
                 side * (edge + rng.uniform(0.2, 1.2)),
                 rng.uniform(5, 50),
@@ -282,7 +285,7 @@ def _things(rng: np.random.Generator, street: Street, camera: Camera) -> list[Th
                 dark_metal(),
             )
         for _ in range(int(rng.poisson(1.0))):
-            place(
+            add(
                 "bin",
                 side * (edge + rng.uniform(0.4, walk)),
                 rng.uniform(5, 35),
@@ -295,18 +298,18 @@ def _things(rng: np.random.Generator, street: Street, camera: Camera) -> list[Th
             z = rng.uniform(3, 16)
             while z < 60:
                 if rng.random() < 0.75:
-                    _car(rng, place, side * (edge - 1.1), z)
+                    _car(rng, add, side * (edge - 1.1), z)
                 z += rng.uniform(5.2, 8)
-    # Traffic: ahead in the own lane and towards us.
+    # Traffic: ahead in the camera's lane, and oncoming.
     for x, probability in ((camera.x, 0.6), (-camera.x, 0.7)):
         if rng.random() < probability:
-            _car(rng, place, x + rng.normal(0, 0.2), rng.uniform(9, 55))
+            _car(rng, add, x + rng.normal(0, 0.2), rng.uniform(9, 55))
     for _ in range(int(rng.poisson(5.0))):
         side = rng.choice([-1, 1])
         across = rng.random() < 0.12
         x = rng.uniform(-edge, edge) if across else side * (edge + rng.uniform(0.4, walk - 0.3))
         clothes = rng.uniform(0.04, 0.6, 3) * 0.5 + rng.uniform(0.04, 0.5) * 0.5
-        place(
+        add(
             "person",
             x,
             5 + 50 * rng.random() ** 1.3,
@@ -318,17 +321,17 @@ def _things(rng: np.random.Generator, street: Street, camera: Camera) -> list[Th
     return things
 
 
-class _Place(Protocol):
+class _Add(Protocol):
     def __call__(
         self, kind: Kind, x: float, z: float, height: float, width: float, color: np.ndarray
     ) -> None: ...
 
 
-def _car(rng: np.random.Generator, place: _Place, x: float, z: float) -> None:
+def _car(rng: np.random.Generator, add: _Add, x: float, z: float) -> None:
     van = rng.random() < 0.15
     paint = np.array(CARS[rng.integers(len(CARS))]) * rng.uniform(0.8, 1.25)
     height, length = (rng.uniform(2.0, 2.6), 5.2) if van else (rng.uniform(1.4, 1.75), 4.3)
-    place("car", x, z, height, length * rng.uniform(0.93, 1.07), paint)
+    add("car", x, z, height, length * rng.uniform(0.93, 1.07), paint)
 
 
 def _foliage(rng: np.random.Generator) -> np.ndarray:

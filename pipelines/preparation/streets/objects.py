@@ -1,4 +1,4 @@
-"""What stands in a street: plants, cars, people, poles, signs, fences and bins."""
+"""Paint the objects of a scene: plants, cars, people, poles, signs, fences and bins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOWARD = (0.0, 0.0, -1.0)
 
 
 def paint_things(canvas: Canvas, scene: Scene) -> None:
-    """All things of the scene, the farthest first."""
+    """Paint all objects of the scene, the farthest first."""
     painters = {
         "tree": _tree,
         "conifer": _conifer,
@@ -34,7 +34,7 @@ def paint_things(canvas: Canvas, scene: Scene) -> None:
 
 
 def _in_view(canvas: Canvas, thing: Thing) -> bool:
-    """Whether any of it may be in the picture; it reaches its own width to each side."""
+    """Whether any part of the object may be visible; its extent is overestimated."""
     reach = thing.width + 1.5
     ends = [(thing.x, 0.0, thing.z - reach), (thing.x, 0.0, thing.z + reach)]
     ahead = canvas.to_camera(np.array(ends))
@@ -47,7 +47,10 @@ def _far_end(thing: Thing) -> float:
 
 
 def _foot(canvas: Canvas, thing: Thing) -> tuple[Floats, float, float] | None:
-    """Pixel of the thing's foot, its distance ahead and pixels a metre there; None if behind."""
+    """Return the pixel of the object's foot, its distance and the pixels per meter there.
+
+    None if the object is behind the camera or too close.
+    """
     ahead = canvas.to_camera(np.array([[thing.x, 0.0, thing.z]]))
     if ahead[0, 2] < 2 * NEAR:
         return None
@@ -100,9 +103,12 @@ def _crown(
     texture: str,
     ragged: float,
 ) -> None:
-    """A union of discs (centre in metres beside and above the foot, radius), ragged by leaves."""
-    reach = max(abs(centre[0]) + 1.3 * radius for centre, radius in blobs) * scale
-    top = max(centre[1] + 1.3 * radius for centre, radius in blobs) * scale
+    """Paint a crown: a union of disks whose outline a leaf texture makes ragged.
+
+    blobs: center of each disk, in meters right of and above the foot, and its radius.
+    """
+    reach = max(abs(center[0]) + 1.3 * radius for center, radius in blobs) * scale
+    top = max(center[1] + 1.3 * radius for center, radius in blobs) * scale
     region = canvas.region(base[0] - reach, base[1] - top, base[0] + reach, base[1])
     if region is None:
         return
@@ -115,11 +121,11 @@ def _crown(
     fullness = np.full(shape, -1.0, np.float32)
     light = np.zeros(shape, np.float32)
     wobble_x, wobble_y = 0.16 * leaves, 0.16 * leaves[::-1, ::-1]
-    # The light on a blob follows its normal, as on a sphere facing the camera.
+    # A blob is lit like a sphere.
     sun = canvas.sun
-    for centre, radius in blobs:
-        dx = (x - centre[0]) / radius + wobble_x
-        dy = (y - centre[1]) / radius + wobble_y
+    for center, radius in blobs:
+        dx = (x - center[0]) / radius + wobble_x
+        dy = (y - center[1]) / radius + wobble_y
         inner = 1 - dx * dx - dy * dy
         front = inner > fullness
         fullness = np.where(front, inner, fullness).astype(np.float32)
@@ -155,8 +161,8 @@ def _conifer(canvas: Canvas, thing: Thing) -> None:
     for step in np.linspace(0.12, 0.95, 9):
         radius = thing.width * 0.55 * (1.02 - step)
         for side in (-0.5, 0.0, 0.5):
-            centre = np.array([side * radius * 1.3, step * thing.height])
-            blobs.append((centre + rng.normal(0, 0.06, 2), radius * 0.75))
+            center = np.array([side * radius * 1.3, step * thing.height])
+            blobs.append((center + rng.normal(0, 0.06, 2), radius * 0.75))
     _crown(canvas, thing, base, distance, scale, blobs, "needles", 0.5)
 
 
@@ -201,22 +207,22 @@ def _sign(canvas: Canvas, thing: Thing) -> None:
     rim = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     if thing.shape == 2:  # boards are wider or taller than square
         rim = rim * np.array([1.0, 0.7 + 0.9 * (thing.seed % 100) / 100])
-    centre = top + floats([0, 0.4 * radius])
-    corners = (centre + rim * radius).astype(np.float32)
+    center = top + floats([0, 0.4 * radius])
+    corners = (center + rim * radius).astype(np.float32)
     color = np.asarray(thing.color, np.float32) * light
     canvas.outline(corners, color, distance, SIGN)
-    # However small, a sign is labelled where its middle is.
-    row, column = int(centre[1]), int(centre[0])
+    # The pixel at the center of a small sign is labeled, too.
+    row, column = int(center[1]), int(center[0])
     if 0 <= row < canvas.height and 0 <= column < canvas.width and radius >= 0.4:
         canvas.label[row, column] = SIGN
     if thing.shape in (0, 1) and radius > 1.2:
         face = floats([0.82, 0.82, 0.80]) * light
-        inner = (centre + rim * radius * 0.6).astype(np.float32)
+        inner = (center + rim * radius * 0.6).astype(np.float32)
         canvas.outline(inner, face, distance, SIGN)
     if radius > 2:
         mark = floats([0.08, 0.08, 0.09]) * light
         half = floats([0.25 * radius, 0])
-        canvas.capsule(centre - half, centre + half, 0.22 * radius, mark, distance, SIGN)
+        canvas.capsule(center - half, center + half, 0.22 * radius, mark, distance, SIGN)
 
 
 def _person(canvas: Canvas, thing: Thing) -> None:
@@ -256,7 +262,7 @@ def _person(canvas: Canvas, thing: Thing) -> None:
 
 
 def _fence(canvas: Canvas, thing: Thing) -> None:
-    """A fence along the street; its gaps are labelled fence, as annotators draw it."""
+    """Paint a fence along the street; its gaps are labeled as fence, as annotators do."""
     start, stop = thing.z, thing.z + thing.width
     color = np.asarray(thing.color, np.float32) * canvas.lit((-np.sign(thing.x), 0, 0)) * 1.2
     solid = thing.shape == 0
@@ -297,7 +303,7 @@ def _bar(
 
 
 def _bin(canvas: Canvas, thing: Thing) -> None:
-    """A container: seen in every street, but no class of the data set."""
+    """Paint a container, which is not a class of the data set and therefore unlabeled."""
     half = thing.width / 2
     _box(canvas, thing.x - half, thing.x + half, 0.05, thing.height, thing.z - half,
          thing.z + half, np.asarray(thing.color, np.float32), VOID)  # fmt: skip
@@ -314,13 +320,13 @@ def _box(
     color: Floats,
     label: int,
 ) -> None:
-    """The visible faces of an upright box."""
+    """Paint the visible faces of an upright box."""
     camera = canvas.camera
     if camera.height > y1:
         top = np.array([(x0, y1, z0), (x1, y1, z0), (x1, y1, z1), (x0, y1, z1)])
         canvas.polygon(top, color * canvas.lit(UP), label)
-    for x, toward, seen in ((x0, -1.0, camera.x < x0), (x1, 1.0, camera.x > x1)):
-        if seen:
+    for x, toward, visible in ((x0, -1.0, camera.x < x0), (x1, 1.0, camera.x > x1)):
+        if visible:
             side = np.array([(x, y0, z0), (x, y1, z0), (x, y1, z1), (x, y0, z1)])
             canvas.polygon(side, color * canvas.lit((toward, 0, 0)), label)
     front = np.array([(x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0)])
@@ -328,13 +334,13 @@ def _box(
 
 
 def _car(canvas: Canvas, thing: Thing) -> None:
-    """A car along the street: body, cabin, glass, wheels, lights and plate."""
+    """Paint a car along the street: body, cabin, windows, wheels, lights and license plate."""
     half, length = 0.88, thing.width
     z0, z1 = thing.z - length / 2, thing.z + length / 2
     ahead = canvas.to_camera(np.array([[thing.x, 0, z0]]))[0, 2]
     if ahead < 1.0:
         return
-    detailed = canvas.focal / ahead > 8  # pixels a metre
+    detailed = canvas.focal / ahead > 8  # pixels per meter
     paint = np.asarray(thing.color, np.float32)
     van = thing.height > 1.9
     waist = 0.55 * thing.height if not van else 0.5 * thing.height
@@ -344,7 +350,7 @@ def _car(canvas: Canvas, thing: Thing) -> None:
     canvas.polygon(under, dark, CAR)
     _box(canvas, x0, x1, 0.28, waist, z0, z1, paint, CAR)
 
-    # The cabin narrows upwards; hatchbacks, saloons and vans differ in where it starts and ends.
+    # The cabin narrows upwards; hatchbacks, sedans and vans differ in where it starts and ends.
     start, end = {0: (0.06, 0.62), 1: (0.2, 0.68), 2: (0.04, 0.7), 3: (0.12, 0.66)}[thing.shape]
     if van:
         start, end = 0.01, 0.85
@@ -358,11 +364,11 @@ def _car(canvas: Canvas, thing: Thing) -> None:
     glass = floats([0.06, 0.07, 0.09]) + 0.12 * np.asarray(canvas.light.horizon, np.float32)
     if canvas.camera.height > roof:
         canvas.polygon(np.array(upper), paint * canvas.lit(UP), CAR)
-    for a, b, x, toward, seen in (
+    for a, b, x, toward, visible in (
         (0, 3, x0, -1.0, canvas.camera.x < x0),
         (1, 2, x1, 1.0, canvas.camera.x > x1),
     ):
-        if seen:
+        if visible:
             side = np.array([lower[a], lower[b], upper[b], upper[a]])
             canvas.polygon(side, paint * canvas.lit((toward, 0.2, 0)), CAR)
             canvas.polygon(_inset(side, 0.82), glass, CAR)

@@ -1,6 +1,6 @@
-"""What stands in a street: a description in metres, drawn at random, free of any image size.
+"""The description of a scene in meters, independent of the image size.
 
-World coordinates: x to the right of the road's middle, y up, z ahead of the camera.
+World coordinates: x to the right of the road's center line, y up, z ahead of the camera.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ Kind = Literal["tree", "conifer", "bush", "car", "person", "pole", "lamp", "sign
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera at (x, height, 0); `horizon` and `focal` as fractions of image height and width."""
+    """A camera at (x, height, 0), turned by `yaw` radians.
+
+    horizon: row of the horizon as a fraction of the image height.
+    focal: focal length as a fraction of the image width.
+    """
 
     x: float
     height: float
@@ -25,7 +29,14 @@ class Camera:
 
 @dataclass(frozen=True)
 class Light:
-    """`sun` points to the sun; `ambient`, `direct` are colours; `haze` is extinction a metre."""
+    """The light and the sky.
+
+    sun: unit vector that points to the sun.
+    direct, ambient: colors of sunlight and of light from the sky.
+    zenith, horizon: colors of the sky.
+    haze: extinction per meter.
+    clouds: cloud cover, 0 to 1. cloud_shift: selects a part of the cloud texture.
+    """
 
     sun: Color
     direct: Color
@@ -39,9 +50,14 @@ class Light:
 
 @dataclass(frozen=True)
 class Street:
-    """The ground: half the road's width, sidewalks of `sidewalk` metres, then `verge`.
+    """The ground: a road, sidewalks on both sides, and a verge beyond them.
 
-    `crossing`, `side_street`: where a zebra crossing and a side street lie ahead, None without.
+    half_width: half of the road's width. sidewalk: width of a sidewalk.
+    road, pavement, verge: colors. paving: size of a slab of the sidewalk.
+    wear, markings: strength of the road's texture and of its markings.
+    crossing: z of a zebra crossing; None without one.
+    side_street: z range of a side street; None without one.
+    shift: offset that varies the textures between scenes.
     """
 
     half_width: float
@@ -61,7 +77,12 @@ class Street:
 
 @dataclass(frozen=True)
 class Building:
-    """A box with a facade of `floor` x `bay` metres, windows taking a share of each."""
+    """A box with a facade divided into cells of `bay` x `floor` meters with a window each.
+
+    window: the window's share of a cell's width and height.
+    contrast: visibility of windows and ledges. shop: height of a shop front, 0 without one.
+    lit: share of windows that are lit. ivy: how much of the wall ivy covers.
+    """
 
     x0: float
     x1: float
@@ -86,7 +107,12 @@ class Building:
 
 @dataclass(frozen=True)
 class Thing:
-    """Anything that stands on the ground at (x, z): height and width (cars: length) in metres."""
+    """An object on the ground at (x, z).
+
+    width: in meters; the length of cars and fences.
+    second: color of the second part, such as a trunk or trousers.
+    shape: 0 to 3, selects a variant.
+    """
 
     kind: Kind
     x: float
@@ -101,7 +127,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Sensor:
-    """How the picture is taken; blur as a fraction of the image's width, hood and border too."""
+    """The camera's imaging: blur as a fraction of image width, hood and border of image height."""
 
     exposure: float
     balance: Color
@@ -116,6 +142,9 @@ class Sensor:
 
 @dataclass(frozen=True)
 class Scene:
+    """Everything that is rendered. skyline: its height in meters, and whether it is wooded (< 0.5)
+    or built up."""
+
     camera: Camera
     light: Light
     street: Street

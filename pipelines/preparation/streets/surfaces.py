@@ -1,4 +1,4 @@
-"""What fills most of a street picture: sky, ground and the fronts of buildings."""
+"""Paint the large surfaces of a scene: sky, ground and the fronts of buildings."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Mask = NDArray[np.bool_]
 
 
 def paint_sky(canvas: Canvas, scene: Scene) -> None:
-    """Sky with clouds, and a hazy line of woods and houses on the horizon."""
+    """Paint the sky with clouds, and a hazy skyline of woods or buildings on the horizon."""
     light = scene.light
-    rows = slice(0, int(np.ceil(canvas.centre[1])) + 1)
+    rows = slice(0, int(np.ceil(canvas.center[1])) + 1)
     up = np.maximum(canvas.ray_y[rows], 1e-3)
     flat = np.hypot(canvas.ray_x, canvas.ray_z)
     elevation = np.broadcast_to(up / np.hypot(up, flat), (up.shape[0], canvas.width))
     share = np.clip(elevation * 1.8, 0, 1)[..., None] ** 0.6
     zenith, horizon = np.asarray(light.zenith, np.float32), np.asarray(light.horizon, np.float32)
     color = horizon + (zenith - horizon) * share
-    # Clouds lie on a plane overhead, so that they crowd towards the horizon.
+    # Clouds are a plane overhead, so they get denser towards the horizon.
     height = 0.12 / (up + 0.06)
     u = canvas.ray_x * height + light.cloud_shift
     v = canvas.ray_z * height
@@ -55,9 +55,9 @@ def _paint_skyline(canvas: Canvas, scene: Scene) -> None:
     )
     blocks = hash_unit(np.floor((azimuth + shift) * 28).astype(np.int32)) * 2 - 1
     top = tall * np.maximum(0.3, 1 + 0.45 * (noise if wooded < 0.5 else blocks))
-    y = canvas.centre[1] - canvas.focal * (top - canvas.camera.height) / distance
+    y = canvas.center[1] - canvas.focal * (top - canvas.camera.height) / distance
     rows = np.arange(canvas.height)[:, None] + 0.5
-    mask = (rows > y[None, :]) & (rows < canvas.centre[1] + 1)
+    mask = (rows > y[None, :]) & (rows < canvas.center[1] + 1)
     base = (0.16, 0.22, 0.10) if wooded < 0.5 else (0.40, 0.38, 0.37)
     color = np.asarray(base, np.float32) * canvas.lit((0, 0, -1)) * 1.4
     canvas.color[mask] = canvas.haze(color, distance)
@@ -65,9 +65,9 @@ def _paint_skyline(canvas: Canvas, scene: Scene) -> None:
 
 
 def paint_ground(canvas: Canvas, scene: Scene) -> None:
-    """Road with markings, curbs, sidewalks, verges, and the shadows that fall on them."""
+    """Paint the road with its markings, curbs, sidewalks and verges, and the shadows on them."""
     street, camera = scene.street, scene.camera
-    first = int(np.floor(canvas.centre[1])) + 1
+    first = int(np.floor(canvas.center[1])) + 1
     if first >= canvas.height:
         return
     rows = slice(first, canvas.height)
@@ -75,7 +75,7 @@ def paint_ground(canvas: Canvas, scene: Scene) -> None:
     x = camera.x + canvas.ray_x * distance
     z = canvas.ray_z * distance + np.zeros_like(x)
     footprint = np.broadcast_to(distance / canvas.focal, x.shape)
-    # Along the view a pixel covers far more ground than across it.
+    # A pixel covers much more ground along the viewing direction than across it.
     stretch = np.broadcast_to(distance**2 / (canvas.focal * camera.height), x.shape)
     blur = np.sqrt(footprint * stretch)
     across = np.abs(x)
@@ -125,7 +125,10 @@ def paint_ground(canvas: Canvas, scene: Scene) -> None:
 
 
 def _joints(x: Floats, z: Floats, size: float, footprint: Floats, stretch: Floats) -> Floats:
-    """Share of each pixel that joints between slabs of `size` metres cover; fades when tiny."""
+    """Return the share of each pixel covered by joints between slabs of `size` meters.
+
+    Joints fade out where slabs are only a few pixels large.
+    """
     along = np.abs((x / size) % 1.0 - 0.5) * size
     ahead = np.abs((z / size) % 1.0 - 0.5) * size
     lines = np.clip(1 - (size / 2 - along) / (footprint + 0.01), 0, 1) * np.clip(
@@ -141,7 +144,7 @@ def _joints(x: Floats, z: Floats, size: float, footprint: Floats, stretch: Float
 def _paint_patches(
     color: Floats, road: Mask, x: Floats, z: Floats, shift: float, blur: Floats
 ) -> None:
-    """Mended rectangles of asphalt, darker or lighter than the rest."""
+    """Paint repaired rectangles of asphalt, darker or lighter than the rest, and cracks."""
     cell_x, cell_z = np.floor(x / 2.4).astype(np.int32), np.floor((z + shift) / 6).astype(np.int32)
     chosen = hash_unit(cell_x, cell_z, int(shift * 100))
     tone = 0.75 + 0.4 * hash_unit(cell_z, cell_x, int(shift * 100) + 1)
@@ -163,7 +166,7 @@ def _paint_markings(
     stretch: Floats,
     rough: Floats,
 ) -> None:
-    """Dashed lane lines, edge lines and zebra crossings, worn by use."""
+    """Paint worn lane lines, edge lines and zebra crossings."""
     street = scene.street
     width = 2 * street.half_width / street.lanes
     position = (x + street.half_width) / width
@@ -183,7 +186,7 @@ def _paint_markings(
 
 
 def _sun_shadow(canvas: Canvas, scene: Scene, x: Floats, z: Floats) -> Floats:
-    """Share of the sun that buildings, crowns and bodies keep from ground points."""
+    """Return the share of sunlight that buildings and objects block at ground points."""
     sun_x, sun_y, sun_z = scene.light.sun
     shade = np.zeros_like(x)
     for building in scene.buildings:
@@ -193,20 +196,20 @@ def _sun_shadow(canvas: Canvas, scene: Scene, x: Floats, z: Floats) -> Floats:
         hit = (reached > 0) & (reached * sun_y < building.height)
         shade[hit & (ahead > building.z0) & (ahead < building.z1)] = 1.0
     for thing in scene.things:
-        # Shadows farther away are too foreshortened to be seen.
+        # Shadows farther away are too foreshortened to be visible.
         if thing.z < 45 and thing.kind not in ("sign", "fence", "bin"):
             top = thing.height * (0.65 if thing.kind == "tree" else 0.5)
             radius = {"car": 1.3, "person": 0.25, "pole": 0.1, "lamp": 0.1}.get(
                 thing.kind, thing.width * 0.45
             )
             away = top / max(sun_y, 0.15)
-            centre_x, centre_z = thing.x - sun_x * away, thing.z - sun_z * away
+            center_x, center_z = thing.x - sun_x * away, thing.z - sun_z * away
             flat = np.hypot(sun_x, sun_z) + 1e-6
             reach = 1.5 * (radius + away * flat)
-            near = (np.abs(z - centre_z) < reach) & (np.abs(x - centre_x) < reach)
+            near = (np.abs(z - center_z) < reach) & (np.abs(x - center_x) < reach)
             if not near.any():
                 continue
-            px, pz = x[near] - centre_x, z[near] - centre_z
+            px, pz = x[near] - center_x, z[near] - center_z
             along = (px * sun_x + pz * sun_z) / flat
             beside = (px * sun_z - pz * sun_x) / flat
             length = radius + away * flat * (0.35 if thing.kind == "tree" else 1.0)
@@ -218,7 +221,7 @@ def _sun_shadow(canvas: Canvas, scene: Scene, x: Floats, z: Floats) -> Floats:
 
 
 def _occlusion(scene: Scene, x: Floats, z: Floats) -> Floats:
-    """Ambient light left on ground points under and beside things."""
+    """Return the share of ambient light that reaches ground points under and near objects."""
     light = np.ones_like(x)
     for thing in scene.things:
         half_x, half_z = _foot(thing)
@@ -238,7 +241,7 @@ def _foot(thing: Thing) -> tuple[float, float]:
 
 
 def paint_buildings(canvas: Canvas, scene: Scene) -> None:
-    """The street front and the near end of every building."""
+    """Paint the street front and the near end of every building."""
     for building in scene.buildings:
         wall = building.x0 if building.x0 > 0 else building.x1
         toward = -1.0 if building.x0 > 0 else 1.0
@@ -254,7 +257,7 @@ def _paint_wall(
     z: float | None,
     normal: tuple[float, float, float],
 ) -> None:
-    """One upright wall: in the plane of constant `x`, or of constant `z`."""
+    """Paint an upright wall in the plane of constant `x`, or of constant `z`."""
     top = building.height + building.roof_height
     xs = (building.x0, building.x1) if x is None else (x, x)
     zs = (max(building.z0, 0.5), building.z1) if z is None else (z, z)
@@ -290,14 +293,14 @@ def _paint_wall(
     u -= building.z0 if x is not None else building.x0
     color, green = _wall_color(building, u, v, away / canvas.focal)
     color = canvas.haze(color * canvas.lit(normal), away)
-    place = (rows + region.rows.start, columns + region.columns.start)
-    canvas.color[place] = color
-    canvas.depth[place] = away
-    canvas.label[place] = np.where(green, VEGETATION, BUILDING)
+    painted = (rows + region.rows.start, columns + region.columns.start)
+    canvas.color[painted] = color
+    canvas.depth[painted] = away
+    canvas.label[painted] = np.where(green, VEGETATION, BUILDING)
 
 
 def _wall_color(building: Building, u: Floats, v: Floats, footprint: Floats) -> tuple[Floats, Mask]:
-    """Reflectance at (u, v) metres along and up the wall, and where ivy covers it."""
+    """Return the reflectance at (u, v) meters along and up the wall, and where ivy covers it."""
     texture = textures()
     seed = building.seed % 9973
     shift = np.float32(seed % 97)
@@ -319,7 +322,7 @@ def _wall_color(building: Building, u: Floats, v: Floats, footprint: Floats) -> 
         tone = tone + 0.16 * (panel - 0.5)
     color = wall * tone[:, None]
 
-    # Windows: one a bay and floor, above the ground floor's shop.
+    # One window per bay and floor, above a shop on the ground floor.
     base = building.shop
     column = np.floor(u / building.bay).astype(np.int32)
     floor = np.floor((v - base) / building.floor).astype(np.int32)
@@ -335,7 +338,7 @@ def _wall_color(building: Building, u: Floats, v: Floats, footprint: Floats) -> 
     fits = (v > base) & (v < building.height - 0.6)
     own = hash_unit(column, floor, seed)
     glass = np.asarray(building.glass, np.float32) * (0.5 + 1.0 * own)[:, None]
-    glass = glass + 0.14 * np.clip(upward / half_height, 0, 1)[:, None]  # the sky, reflected
+    glass = glass + 0.14 * np.clip(upward / half_height, 0, 1)[:, None]  # reflected sky
     glass = np.where((own < building.lit)[:, None], floats([0.85, 0.7, 0.42]), glass)
     glass = np.where((own > 0.88)[:, None], wall * 1.1, glass)  # curtains, shutters
     strength = building.contrast * fits

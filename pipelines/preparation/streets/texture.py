@@ -1,4 +1,4 @@
-"""Procedural textures: periodic noise with a mip pyramid, so that detail fades with distance."""
+"""Procedural textures: periodic noise with mipmaps, so that detail fades with distance."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# float32 wherever it matters for speed; the type checker cannot follow numpy's promotions.
+# In fact float32 where speed matters; mypy cannot follow numpy's type promotion.
 Floats = NDArray[np.floating[Any]]
 
-SIDE = 256
+SIDE = 256  # texels of a period at the finest level
 LEVELS = 8
 
 
 class Texture:
-    """A periodic grey texture of mean 0; `span` is the length of its period in metres.
+    """A periodic gray texture with mean 0; `span` is the length of its period in meters.
 
-    Each mip level holds the means over squares of the level below, as a camera sees from afar.
+    Each mipmap level averages squares of 2 x 2 texels of the level before.
     """
 
     def __init__(self, pixels: Floats, span: float) -> None:
@@ -35,7 +35,10 @@ class Texture:
         self._starts = np.concatenate([[0], np.cumsum(sizes**2)[:-1]]).astype(np.int32)
 
     def __call__(self, u: Floats, v: Floats, footprint: Floats) -> Floats:
-        """Values at metres (u, v), averaged over `footprint` metres a pixel; any one shape."""
+        """Return the values at (u, v) in meters, averaged over `footprint` meters per pixel.
+
+        All arguments have the same shape.
+        """
         texels = np.maximum(footprint * (SIDE / self.span), 1.0)
         level = np.minimum(np.log2(texels), LEVELS - 1).astype(np.int32)
         size = self._sizes[level]
@@ -46,7 +49,7 @@ class Texture:
 
 
 def _spectrum(seed: int, low: float, high: float, slope: float, stretch: float = 1.0) -> Floats:
-    """Periodic noise of unit variance with power between two frequencies (cycles a period)."""
+    """Return periodic noise of unit variance between two frequencies, in cycles per period."""
     white = np.random.default_rng(seed).standard_normal((SIDE, SIDE))
     fy = np.fft.fftfreq(SIDE)[:, None] * SIDE * stretch
     fx = np.fft.fftfreq(SIDE)[None, :] * SIDE
@@ -59,13 +62,13 @@ def _spectrum(seed: int, low: float, high: float, slope: float, stretch: float =
 
 
 def floats(values: Sequence[float]) -> Floats:
-    """A float32 vector."""
+    """Convert to a float32 vector."""
     return np.array(values, np.float32)
 
 
 @cache
 def textures() -> dict[str, Texture]:
-    """The textures by name, made once a process."""
+    """Return the textures by name, created once per process."""
     clumps = np.tanh(1.5 * _spectrum(3, 6, 40, 0.4)) + 0.5 * _spectrum(4, 30, 120, 0.2)
     return {
         "cloud": Texture(_spectrum(1, 1, 60, 1.7), span=1.0),
@@ -78,7 +81,7 @@ def textures() -> dict[str, Texture]:
 
 
 def hash_unit(*parts: NDArray[np.int32] | int) -> Floats:
-    """Numbers in [0, 1) that follow from integers, such as one a window of a facade."""
+    """Hash integers to numbers in [0, 1), such as a random number for each window of a facade."""
     state = np.uint32(0x9E3779B9) * np.ones((), np.uint32)
     with np.errstate(over="ignore"):
         for part in parts:

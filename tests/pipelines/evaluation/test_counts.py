@@ -1,19 +1,29 @@
 """Counts by image and class, as a file keeps them."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from pipelines.evaluation.counts import read_counts, write_counts
-from pipelines.evaluation.scores import ImageCounts, Scores
+from pipelines.evaluation.counts import (
+    ImageCounts,
+    class_iou,
+    mean_over_classes,
+    read_counts,
+    write_counts,
+)
 
 
 def test_counts_are_read_back(tmp_path: Path) -> None:
     values = torch.arange(12).reshape(2, 2, 3)
-    scores = Scores(torch.zeros(2, 2), ImageCounts(torch.tensor([0, 2]), values))
+    images = ImageCounts(torch.tensor([0, 2]), values)
     path = tmp_path / "counts.arrow"
-    write_counts(path, scores, ["a", "b", "c"], ["road", "sky"], ["x", "y", None])
+    write_counts(path, images, ["a", "b", "c"], ["road", "sky"], ["x", "y", None])
     counts = read_counts(path)
     assert (counts.identifiers, counts.groups) == (("a", "c"), ("x", None))
     assert counts.classes == ("road", "sky")
@@ -21,5 +31,25 @@ def test_counts_are_read_back(tmp_path: Path) -> None:
     assert counts.image_miou[1] == pytest.approx((6 / 21 + 9 / 30) / 2)
     assert counts.miou == pytest.approx((6 / 24 + 12 / 42) / 2)
     path.write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="no counts by image and class"):
+    with pytest.raises(ValueError, match="not a file of counts by image and class"):
         read_counts(path)
+
+
+FEW = st.integers(0, 9)  # so that a class often has no pixels at all
+
+
+@given(arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(1, 12), st.just(3)), elements=FEW))
+def test_iou_and_its_mean_equal_a_naive_loop(counts: np.ndarray) -> None:
+    iou = class_iou(counts)
+    mean = mean_over_classes(iou)
+    for image in range(len(counts)):
+        total, present = 0.0, 0
+        for index, (true, extra, missed) in enumerate(counts[image].tolist()):
+            if true + extra + missed:
+                assert iou[image, index] == true / (true + extra + missed)
+                total += iou[image, index]
+                present += 1
+            else:
+                assert math.isnan(iou[image, index]), "neither labeled nor predicted"
+        # Equal to the last bit: the order of the additions is part of the contract.
+        assert mean[image] == total / present if present else math.isnan(mean[image])

@@ -193,7 +193,7 @@ def test_the_protocol_and_the_boundary_are_followed() -> None:
 
 def test_a_label_that_is_no_class_of_the_model_is_named() -> None:
     split = UnevenImages()
-    with pytest.raises(ValueError, match="a label holds class 3, and there are 3 classes"):
+    with pytest.raises(ValueError, match="a label contains class 3, but the 3 classes are 0 to 2"):
         evaluate(BrightnessClassifier(3), EvaluationBatches(split, 1), 3, CPU)
 
 
@@ -211,7 +211,7 @@ def test_images_share_a_batch_as_far_as_their_logits_have_room(
     together = evaluate(model, EvaluationBatches(split, 7), 4, CPU)
     assert max(model.seen) == 4  # images of one size
     model.seen.clear()
-    monkeypatch.setattr(evaluate_module, "_LOGITS", 2 * 4 * 9 * 11)
+    monkeypatch.setattr(evaluate_module, "_MOST_LOGITS", 2 * 4 * 9 * 11)
     apart = evaluate(model, EvaluationBatches(split, 7), 4, CPU)
     assert max(model.seen) == 2
     assert torch.equal(apart.confusion, together.confusion)

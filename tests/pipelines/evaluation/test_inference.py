@@ -174,8 +174,8 @@ def test_a_default_is_named_after_what_it_does() -> None:
         ({"scales": (1.0, math.inf)}, "scales must be different factors above 0"),
         ({"scales": (1.0, 1.0)}, "scales must be different factors above 0"),
         ({"window": (0, 4)}, r"window must be two sizes in pixels.* received \(0, 4\)"),
-        ({"stride": (4, 4)}, "stride is .* but there is no window to move"),
-        ({"window": (8, 8), "stride": (4, 9)}, "stride .* is larger than the window"),
+        ({"stride": (4, 4)}, "stride needs a window; received stride .* without one"),
+        ({"window": (8, 8), "stride": (4, 9)}, "stride must not exceed the window .* received"),
         ({"window": (8, 8), "stride": (4, 0)}, "stride must be two sizes in pixels"),
     ],
 )

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.evaluation.counts import write_counts
-from pipelines.evaluation.scores import ImageCounts, Scores, ScoreState, boundary_scores
+from pipelines.evaluation.counts import ImageCounts, write_counts
+from pipelines.evaluation.scores import Scores, ScoreState, boundary_scores
 from tests.support.workers import run_workers
 
 matrices = st.integers(1, 6).flatmap(
@@ -156,15 +156,15 @@ def test_what_cannot_be_counted_is_refused() -> None:
     state.update(prediction[:1], label[:1], torch.tensor([2]))
     with pytest.raises(RuntimeError, match="0 images were not counted, and 1 more than once"):
         state.scores()
-    with pytest.raises(ValueError, match="a label holds class 7, and there are 4 classes"):
+    with pytest.raises(ValueError, match="a label contains class 7, but the 4 classes are 0 to 3"):
         state.update(prediction[:1], torch.full((1, 6, 7), 7), torch.tensor([0]))
 
 
 def test_counts_are_written_as_arrow(tmp_path: Path) -> None:
     counts = torch.arange(12).reshape(2, 2, 3)
-    scores = Scores(torch.zeros(2, 2), ImageCounts(torch.tensor([0, 2]), counts))
+    images = ImageCounts(torch.tensor([0, 2]), counts)
     write_counts(
-        tmp_path / "counts.arrow", scores, ["a", "b", "c"], ["road", "sky"], ["x", "y", None]
+        tmp_path / "counts.arrow", images, ["a", "b", "c"], ["road", "sky"], ["x", "y", None]
     )
     with pa.memory_map(str(tmp_path / "counts.arrow")) as file:
         rows = pa.ipc.open_file(file).read_all().to_pylist()

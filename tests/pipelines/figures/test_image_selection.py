@@ -5,13 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from pipelines.evaluation.counts import Counts
 from pipelines.figures.image_selection import ImageDifferences
 
 COUNTS = arrays(np.int64, (9, 3, 3), elements=st.integers(0, 50))
 
 
-def counts(*images: list[tuple[int, int, int]]) -> np.ndarray:
-    return np.array(images, np.int64)
+def counts(*images: list[tuple[int, int, int]]) -> Counts:
+    return of_values(np.array(images, np.int64))
+
+
+def of_values(values: np.ndarray) -> Counts:
+    images, classes, _ = values.shape
+    names = tuple(f"image {index}" for index in range(images))
+    return Counts(names, (None,) * images, tuple("abc"[:classes]), values)
 
 
 def test_the_difference_is_that_of_the_classes_there() -> None:
@@ -19,7 +26,7 @@ def test_the_difference_is_that_of_the_classes_there() -> None:
     # in the second image there is one class, and both are equal.
     first = counts([(5, 5, 0), (9, 0, 3)], [(4, 1, 1), (0, 0, 0)])
     second = counts([(10, 0, 0), (6, 3, 3)], [(4, 1, 1), (0, 0, 0)])
-    differences = ImageDifferences.of(first, second)
+    differences = ImageDifferences.of(of_values(first), of_values(second))
     np.testing.assert_allclose(differences.size, [(0.5 + 0.25) / 2, 0])
     np.testing.assert_allclose(differences.gain, [(0.5 - 0.25) / 2, 0])
 
@@ -27,23 +34,23 @@ def test_the_difference_is_that_of_the_classes_there() -> None:
 def test_losses_are_shown_as_well_and_gains_come_first() -> None:
     size = np.array([0.1, 0.0, 0.3, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0])
     gain = np.array([0.1, 0.0, -0.3, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0])
-    assert ImageDifferences(size, gain).most(3) == [4, 0, 2]
+    assert ImageDifferences(size, gain).top(3) == [4, 0, 2]
 
 
 def test_neighbours_and_one_group_do_not_take_all_places() -> None:
     size = np.array([0.9, 0.89, 0.88, 0.0, 0.5, 0.0, 0.0, 0.6, 0.0, 0.55, 0.0, 0.0])
     differences = ImageDifferences(size, size)
-    assert differences.most(3) == [0, 2, 7]
+    assert differences.top(3) == [0, 2, 7]
     groups = ["a"] * 4 + ["b"] * 5 + ["a"] * 3
-    assert differences.most(2, groups) == [0, 7]
-    assert differences.most(2, ["a"] * 8 + ["b"] * 4) == [0, 9]
+    assert differences.top(2, groups) == [0, 7]
+    assert differences.top(2, ["a"] * 8 + ["b"] * 4) == [0, 9]
 
 
 @given(COUNTS, COUNTS, st.integers(1, 12))
 def test_as_many_as_asked_for_each_once(first: np.ndarray, second: np.ndarray, count: int) -> None:
-    differences = ImageDifferences.of(first, second)
+    differences = ImageDifferences.of(of_values(first), of_values(second))
     assert np.all((differences.size >= 0) & (differences.size <= 1))
     assert np.all(np.abs(differences.gain) <= 1)
-    chosen = differences.most(count)
+    chosen = differences.top(count)
     assert len(chosen) == len(set(chosen)) == min(count, 9)
-    assert ImageDifferences.of(first, first).size.max() == 0
+    assert ImageDifferences.of(of_values(first), of_values(first)).size.max() == 0

@@ -48,7 +48,7 @@ def test_sheets_of_very_long_pictures_and_of_a_split_without_labels(tmp_path: Pa
     prepare(Folder(source), tmp_path / "set")
     dataset = open_dataset(tmp_path / "set")
     assert "test: 2 images, 30-900 x 30-900 pixels" in describe(dataset)
-    assert "nothing labelled" in describe(dataset)
+    assert "unlabeled" in describe(dataset)
     for sheet in (
         contact_sheet(dataset),
         preview(dataset, DataConfig(crop=(64, 64), train_split="test")),

@@ -58,7 +58,7 @@ def test_a_palette_that_fits_or_says_nothing_is_no_alarm(
 @given(st.permutations(range(11)).filter(lambda order: order != sorted(order)))
 def test_a_palette_in_another_order_is_an_alarm(order: list[int]) -> None:
     picture = palette_picture(np.arange(11)[None], [COLORS[index] for index in order])
-    with pytest.raises(ImageError, match="palette picture whose colours are the classes'") as got:
+    with pytest.raises(ImageError, match="palette image whose colors match the classes") as got:
         read(picture)
     index = next(place for place in range(11) if order[place] != place)
     for part in (f"index {index} is {CLASSES[index].name!r}", CLASSES[order[index]].name):
@@ -73,7 +73,7 @@ def test_a_palette_in_another_order_is_an_alarm(order: list[int]) -> None:
 def test_quantised_colours_are_an_alarm() -> None:
     """What Pillow makes of a colour label that is saved with a palette of its own."""
     picture = in_colors().convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
-    with pytest.raises(ImageError, match="palette picture whose colours are the classes'"):
+    with pytest.raises(ImageError, match="palette image whose colors match the classes"):
         read(picture)
 
 
@@ -82,13 +82,13 @@ def test_quantised_colours_are_an_alarm() -> None:
     [
         (
             in_colors(),
-            "mode RGB.* instead of one index per pixel: the classes' own; ",
+            "mode RGB.* instead of one index per pixel: the colors of the classes; ",
         ),
-        (in_colors("RGBA"), "mode RGBA.*the classes' own"),
-        (Image.new("RGB", (4, 4), (1, 2, 3)), r"such as \[1, 2, 3\], which is no class's"),
-        (Image.fromarray(INDICES).convert("RGB"), "all of them grey: .*save one channel"),
+        (in_colors("RGBA"), "mode RGBA.*the colors of the classes"),
+        (Image.new("RGB", (4, 4), (1, 2, 3)), r"such as \[1, 2, 3\], which no class has"),
+        (Image.fromarray(INDICES).convert("RGB"), "all of them gray: .*save a single channel"),
         (Image.fromarray(INDICES).convert("LA"), r"mode LA.*getchannel\(0\)"),
-        (in_colors("L"), "grey levels of the classes' colours.*take the label in colours"),
+        (in_colors("L"), "gray levels of the classes' colors.*Use the label in colors"),
         (Image.fromarray((INDICES > 3).astype(np.uint8) * 255), None),
         (Image.fromarray(np.full((3, 3), 77, np.uint8)), "unknown values 77 in 9 pixels.*`values`"),
     ],
@@ -121,7 +121,7 @@ def test_training_ids_under_the_name_of_label_ids_are_named() -> None:
     reader = READERS["cityscapes"](source=Path())
     record = Record("x", "train", Path("x"), Path("aachen_0_0_gtFine_labelIds.png"))
     picture = Image.fromarray(np.array([[0, 18, 255]], np.uint8))
-    with pytest.raises(ImageError, match="255, which is no label id: are these training ids"):
+    with pytest.raises(ImageError, match="255, which is not a label id; if these are training"):
         reader.indices(record, picture)
 
 

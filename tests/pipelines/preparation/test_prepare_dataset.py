@@ -131,9 +131,9 @@ BAD: list[tuple[Callable[[CamVidSource], object], str]] = [
     (lambda source: source.label().write_bytes(b""), "label the file is empty"),
     (lambda source: source.label().write_bytes(b"no picture"), "label not an image"),
     (mismatched_size, "label of 15 x 12 pixels for an image of 16 x 12"),
-    (rgb_label, "label holds colours .mode RGB. instead of one index per pixel"),
-    (unknown_value, r"label holds unknown values 12 in 192 pixels; known are 0-11, 255"),
-    (wide_label, "label holds unknown values 4000"),
+    (rgb_label, "label has colors .mode RGB. instead of one index per pixel"),
+    (unknown_value, r"label has unknown values 12 in 192 pixels; known are 0-11, 255"),
+    (wide_label, "label has unknown values 4000"),
     (lambda source: source.label().unlink(), "trainannot/.*: No such file"),
     (lambda source: source.image().unlink(), "train/.*: No such file"),
 ]
@@ -166,7 +166,7 @@ def test_all_problems_are_listed_together(camvid: CamVidSource, tmp_path: Path) 
         prepare(CamVid(camvid.directory), tmp_path / "out")
     for part in (
         "train/0001TP_train000: .*image damaged",
-        "train/0001TP_train000: .*label holds colours",
+        "train/0001TP_train000: .*label has colors",
         "train/0001TP_train002: .*No such file",
         "val/0001TP_val002: .*image damaged",
     ):
@@ -307,11 +307,11 @@ def test_preparing_again_does_nothing_unless_the_source_changed(
         prepare(CamVid(camvid.directory), out)
     text = (out / "manifest.json").read_text()
     (out / "manifest.json").write_text(text.replace('"version": 2', '"version": 1'))
-    with pytest.raises(DatasetError, match=r"delete it first or .*format version 1 is not 2"):
+    with pytest.raises(DatasetError, match=r"format version 1 is not 2.*; delete it first or"):
         prepare(CamVid(camvid.directory), out)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("important")
-    with pytest.raises(DatasetError, match="exists and is no prepared data set"):
+    with pytest.raises(DatasetError, match="exists but is not a prepared data set"):
         prepare(CamVid(camvid.directory), tmp_path / "mine")
 
 

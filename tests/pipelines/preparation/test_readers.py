@@ -238,7 +238,7 @@ def test_folder_converts_colours(tmp_path: Path) -> None:
     strange = palette[indices].copy()
     strange[0, 0] = (1, 2, 3)
     reader = folder(tmp_path, DESCRIPTION + "label_colors: true\n", strange)
-    with pytest.raises(DatasetError, match=r"colours of no class, such as \[1, 2, 3\]"):
+    with pytest.raises(DatasetError, match=r"colors of no class, such as \[1, 2, 3\]"):
         prepare(reader, tmp_path / "failed")
 
 
@@ -260,7 +260,7 @@ def test_what_a_folder_lacks_is_listed_with_its_bad_files(tmp_path: Path) -> Non
         prepare(reader, tmp_path / "out")
     for part in (
         "names.txt:2: no image or label named 'absent'",
-        "empty: holds no images",
+        "empty: contains no images",
         "nowhere: no such folder",
         "train/a b: ",
     ):
@@ -297,17 +297,20 @@ def test_folder_finds_two_images_of_one_name(tmp_path: Path) -> None:
         (("tree: [40, 120, 40]", "tree: [40, 120]"), "classes.tree must be"),
         (("splits:", "spilts:"), "unknown key 'spilts' in the file; known: name, classes"),
         (("images: images/test", "image: x"), "unknown key 'image' in splits.test"),
-        (("images: images/test", "labels: x"), "splits.test lacks `images`"),
+        (("images: images/test", "labels: x"), "splits.test must have `images`"),
         (("images/test", "nowhere"), "nowhere: no such folder"),
-        (("name: orchard", "name: [orchard"), "no valid YAML"),
+        (("name: orchard", "name: [orchard"), "invalid YAML"),
         (("name: orchard", "values: {1: bush}"), "values.1 must map"),
         (("name: orchard", "ignore: none"), "ignore must be stored values"),
-        (("name: orchard", "values: 3"), "values must map stored values to classes, got 3"),
-        (("images: images/test", "images: 3"), "splits.test.images must be a path, got 3"),
-        (("  test:", "  a/b:"), "splits.a/b: a split is named by letters, digits"),
-        (("  test:", "  a+b:"), r"splits.a\+b: a split is named by letters, digits"),
-        (("name: orchard", "label_colors: true\nignore: 0"), "ignore means nothing with label_col"),
-        (("name: orchard", "label_colors: 3"), "label_colors must be true or false, got 3"),
+        (("name: orchard", "values: 3"), "values must map stored values to classes, received 3"),
+        (("images: images/test", "images: 3"), "splits.test.images must be a path, received 3"),
+        (("  test:", "  a/b:"), "splits.a/b: a split's name may have letters, digits"),
+        (("  test:", "  a+b:"), r"splits.a\+b: a split's name may have letters, digits"),
+        (
+            ("name: orchard", "label_colors: true\nignore: 0"),
+            "ignore has no meaning with label",
+        ),
+        (("name: orchard", "label_colors: 3"), "label_colors must be true or false, received 3"),
     ],
 )
 def test_bad_descriptions_get_a_sentence(
@@ -325,5 +328,5 @@ def test_an_empty_folder_gets_a_sentence(
     (tmp_path / "empty").mkdir()
     for source in ("empty", "missing"):
         arguments = [name, "--source", str(tmp_path / source), "--destination", str(tmp_path / "x")]
-        assert main(arguments) == 1
+        assert main(arguments) == 2
         assert str(tmp_path / source) in capsys.readouterr().err

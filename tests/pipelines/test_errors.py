@@ -1,0 +1,63 @@
+"""A command's errors become a message and an exit status; only a bug shows a traceback."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from pipelines.data.manifest import DatasetError
+from pipelines.errors import run_command
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def work() -> NoReturn:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (DatasetError("x: damaged"), 2, "error: x: damaged\n"),
+        (FileNotFoundError(2, "No such file", "a.yaml"), 2, "error: a.yaml: No such file\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (BrokenPipeError(32, "Broken pipe"), 1, ""),
+    ],
+)
+def test_an_expected_error_gets_one_line(
+    capsys: pytest.CaptureFixture[str], error: BaseException, status: int, message: str
+) -> None:
+    assert run_command(raising(error)) == status
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), OSError("a bug")])
+def test_a_bug_shows_its_traceback(capsys: pytest.CaptureFixture[str], error: Exception) -> None:
+    assert run_command(raising(error)) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback")
+    assert printed.endswith(f"internal error: {type(error).__name__}: a bug\n")
+
+
+def test_a_command_keeps_its_own_status_and_report() -> None:
+    shown: list[tuple[str, str]] = []
+    report = lambda heading, message: shown.append((heading, message))  # noqa: E731
+    assert run_command(lambda: 7, report) == 7
+    assert run_command(raising(KeyboardInterrupt()), report, interrupted="run it again") == 130
+    assert shown == [("run it again", "")]
+
+
+def test_a_closed_pipe_ends_a_command_quietly(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pipelines.errors import run_command\n"
+        "sys.exit(run_command(lambda: print('x' * 100_000) or 0))"
+    )
+    command = f"{{ '{sys.executable}' -c \"$0\"; echo $? >&2; }} | head -c 1"
+    done = subprocess.run(
+        ["bash", "-c", command, code], capture_output=True, text=True, check=True, cwd=Path.cwd()
+    )
+    assert (done.stdout, done.stderr) == ("x", "1\n")
