@@ -14,7 +14,7 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 
 from orchestrator.scheduling.capacity import MachineType
-from orchestrator.scheduling.policy import GangShape, Node, place
+from orchestrator.scheduling.policy import GangShape, Node, fit
 
 BOOTSTRAP_CONFIG = Path("~/ray_bootstrap_config.yaml")
 
@@ -57,7 +57,7 @@ def machine_types(
     return sorted(found, key=fitness, reverse=True)
 
 
-def nodes_at_most(
+def nodes_at_full_size(
     connected: Sequence[Node], config: Mapping[str, Any] | None, needed: Sequence[str]
 ) -> list[Node]:
     """What each node would offer, were the cluster as large as it may become for work that needs
@@ -74,13 +74,13 @@ def nodes_at_most(
     allowed = int(config.get("max_workers", 0))
     to_come: list[Node] = []
     for kind in machine_types(config, needed):
-        count = min(kind.at_most, allowed - len(to_come))
+        count = min(kind.max_count, allowed - len(to_come))
         to_come += [dict(kind.offers) for _ in range(count)]
     stays = _heads(connected, config)
     return stays + (to_come or [node for node in connected if node not in stays])
 
 
-def machines_asked_for(
+def machines_to_launch(
     connected: Sequence[Node], config: Mapping[str, Any], gangs: Sequence[GangShape]
 ) -> dict[str, int]:
     """How many machines of each kind the autoscaler would start for `gangs` that wait together, by
@@ -88,7 +88,7 @@ def machines_asked_for(
     free: list[Node] = list(connected)
     waiting = []
     for gang in gangs:
-        left = place(gang, free)
+        left = fit(gang, free)
         if left is None:
             waiting.append(gang)
         else:
@@ -97,7 +97,7 @@ def machines_asked_for(
         kind.name: NodeTypeConfig(
             name=kind.name,
             min_worker_nodes=0,
-            max_worker_nodes=kind.at_most,
+            max_worker_nodes=kind.max_count,
             priority=kind.priority,
             resources=dict(kind.offers),
         )

@@ -49,7 +49,7 @@ class Cluster:
         from orchestrator.cluster import nodes
 
         self.start()
-        return nodes.nodes_at_most(resources), nodes.machine_types(resources)
+        return nodes.nodes_at_full_size(resources), nodes.machine_types(resources)
 
     def device(self, resources: Resources, placement: Placement) -> str:
         """What a worker computes on, as `scheduling.devices` names it; empty where no machine
@@ -60,11 +60,11 @@ class Cluster:
 
         return nodes.device_name(resources, placement)
 
-    def machines_asked_for(self, placement: Placement, trials: int) -> Mapping[str, int] | None:
+    def machines_to_launch(self, placement: Placement, trials: int) -> Mapping[str, int] | None:
         """How many machines of each kind would be started for so many trials; None where the
         cluster stays as it is."""
         if self._address is None:
             return None
         from orchestrator.cluster import nodes
 
-        return nodes.machines_asked_for(placement, trials)
+        return nodes.machines_to_launch(placement, trials)

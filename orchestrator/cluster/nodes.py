@@ -9,7 +9,7 @@ from ray.exceptions import RayError
 from orchestrator.cluster import autoscaler
 from orchestrator.scheduling.capacity import MachineType, Placement
 from orchestrator.scheduling.devices import worker_device
-from orchestrator.scheduling.policy import GangShape, Node, place
+from orchestrator.scheduling.policy import GangShape, Node, fit
 from orchestrator.study.resources import Resources
 
 _ANSWER_SECONDS = 30.0
@@ -23,11 +23,11 @@ def free_nodes() -> list[Mapping[str, float]]:
     return [left[node] for node in alive & left.keys()]
 
 
-def nodes_at_most(resources: Resources) -> list[Node]:
+def nodes_at_full_size(resources: Resources) -> list[Node]:
     """What each node would offer, were the connected cluster as large as it may become for such
     workers."""
     config = autoscaler.read_bootstrap_config()
-    return autoscaler.nodes_at_most(connected_nodes(), config, _needed(resources))
+    return autoscaler.nodes_at_full_size(connected_nodes(), config, _needed(resources))
 
 
 def machine_types(resources: Resources) -> list[MachineType]:
@@ -36,14 +36,14 @@ def machine_types(resources: Resources) -> list[MachineType]:
     return autoscaler.machine_types(autoscaler.read_bootstrap_config(), _needed(resources))
 
 
-def machines_asked_for(placement: Placement, trials: int) -> dict[str, int] | None:
+def machines_to_launch(placement: Placement, trials: int) -> dict[str, int] | None:
     """How many machines of each kind the connected cluster would start for so many trials; None
     where it stays as it is."""
     config = autoscaler.read_bootstrap_config()
     if config is None:
         return None
     gangs = [placement.shape] * min(trials, placement.concurrent)
-    return autoscaler.machines_asked_for(connected_nodes(), config, gangs)
+    return autoscaler.machines_to_launch(connected_nodes(), config, gangs)
 
 
 def _needed(resources: Resources) -> list[str]:
@@ -59,7 +59,7 @@ def device_name(resources: Resources, placement: Placement) -> str:
     """What a worker computes on, as `scheduling.devices` names it: asked of a node of the
     connected cluster that has room for one. Empty where no node answers."""
     share = resources.share(placement.device)
-    if place(GangShape.of(1, placement.per_worker), free_nodes()) is None:
+    if fit(GangShape.of(1, placement.per_worker), free_nodes()) is None:
         return ""  # no machine is started for a question
     cpus, gpus = placement.per_worker.get("CPU", 0.0), placement.per_worker.get("GPU", 0.0)
     others = {k: v for k, v in placement.per_worker.items() if k not in ("CPU", "GPU")}

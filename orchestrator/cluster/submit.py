@@ -51,7 +51,7 @@ _STILL_AT_WORK = (JobStatus.PENDING, JobStatus.RUNNING)
 _LEDGER_URIS = ("runs:/", "models:/")
 
 
-def run_remotely(
+def submit_study(
     name: str,
     document: str,
     modules: Sequence[ModuleType],
@@ -183,7 +183,7 @@ def _follow(client: JobSubmissionClient, job_id: str, console: Console) -> int:
     return 0
 
 
-def check_departure(study: Study, arguments: Sequence[str]) -> None:
+def check_before_submit(study: Study, arguments: Sequence[str]) -> None:
     """Raises RemoteError for places that only this machine sees, DatasetError for a key or password
     in an address.
 

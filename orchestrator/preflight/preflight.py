@@ -95,11 +95,11 @@ def measurements(
     by_name = {trial.name: trial for trial in trials}
     found = []
     for each in sung:
-        if each.rehearsed is None:
+        if each.timings is None:
             continue
         trial = by_name[each.name]
         experiment, load = trial.experiment, workload(by_name[each.name], resources)
-        validation = each.rehearsed.validation
+        validation = each.timings.validation
         if validation is not None:
             validation *= load.evaluated_megapixels / passes(experiment.evaluation)
         found.append(
@@ -108,7 +108,7 @@ def measurements(
                 each.device,
                 experiment.training.precision,
                 source,
-                each.rehearsed.step,
+                each.timings.step,
                 validation,
                 each.start,
             )
@@ -126,7 +126,7 @@ def refuse_failures(
     by_name = {trial.name: trial for trial in trials}
     problems = []
     for each in sung:
-        if each.rehearsed is None:
+        if each.timings is None:
             experiment = by_name[each.name].experiment
             helps = advise(each.cause, each.stage, experiment, resources, kind)
             stage = f" in {each.stage}" if each.stage else ""
@@ -178,7 +178,7 @@ class Preflight:
             "experiment (--no-canary leaves them out)"
         )
         sung = self._sing(trials)
-        self._learn(sung, trials, "canary")
+        self._learn(sung, trials, "preflight")
         refuse_failures(sung, trials, self._study.config.resources, self._placement.device)
 
     def _learn(

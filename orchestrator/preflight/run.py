@@ -38,7 +38,7 @@ class PreflightResult:
     """A canary's end. rehearsed: None where it failed, by `cause`, with `message`, at `stage`."""
 
     name: str
-    rehearsed: PreflightTimings | None
+    timings: PreflightTimings | None
     start: float = 0.0
     device: str = ""
     cause: Cause = "error"
@@ -84,7 +84,7 @@ def _run(job: Job, protocols: Sequence[InferenceConfig]) -> dict[str, Any]:
     """Drive a canary's gang, as `training.trial.run_trial` does a trial's: once more where it
     was lost, which says nothing of the experiment yet."""
     first, failure = _attempt(job, protocols)
-    if failure is None or not failure.retried:
+    if failure is None or not failure.retryable:
         return first
     return _attempt(replace(job, run_name=f"{job.run_name}{_AGAIN}"), protocols)[0]
 
@@ -115,7 +115,7 @@ def _attempt(
         return told, failure
     rehearsed = PreflightTimings(**metrics["rehearsed"])
     start = time.perf_counter() - begun - (rehearsed.whole - rehearsed.preparing)
-    return {"rehearsed": rehearsed, "start": start, "device": metrics[DEVICE]}, None
+    return {"timings": rehearsed, "start": start, "device": metrics[DEVICE]}, None
 
 
 def _rehearse_worker(config: dict[str, Any]) -> None:
@@ -160,7 +160,7 @@ class _Events:
 
     def finished(self, name: str, outcome: dict[str, Any]) -> None:
         """It came back, or its gang said why not."""
-        self._end(PreflightResult(name, outcome.pop("rehearsed", None), **outcome))
+        self._end(PreflightResult(name, outcome.pop("timings", None), **outcome))
 
     def failed(self, name: str, cause: str) -> None:
         """Its driver itself failed."""
@@ -186,8 +186,8 @@ class _Events:
 
     def _end(self, sung: PreflightResult) -> None:
         self.sung.append(sung)
-        if sung.rehearsed is None:
+        if sung.timings is None:
             self._say(f"canary  {sung.name}: {sung.cause}")
         else:
-            took = sung.rehearsed
+            took = sung.timings
             self._say(f"canary  {sung.name}: {took.step:.3g} s a step, {took.memory_gib:.1f} GiB")

@@ -117,9 +117,9 @@ class NodeLossDetector(WorkerGroupCallback):
 
     def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
         """Ray Train has placed the workers."""
-        self.note({worker.metadata.node_id for worker in worker_group.get_workers()})
+        self.record({worker.metadata.node_id for worker in worker_group.get_workers()})
 
-    def note(self, nodes: set[str]) -> None:
+    def record(self, nodes: set[str]) -> None:
         """The ids of the nodes that the workers lie on."""
         self._ours = set(nodes)
 

@@ -45,7 +45,7 @@ class Failure:
         return self.cause in ("preemption", "lost node")
 
     @property
-    def retried(self) -> bool:
+    def retryable(self) -> bool:
         """Whether another attempt may end better: an error of the training would come again."""
         return self.uncounted or self.cause == "lost worker"
 
@@ -58,9 +58,9 @@ class Attempts:
         self._allowed = allowed
         self.counted = 0
 
-    def again(self, failure: Failure) -> bool:
+    def retry_after(self, failure: Failure) -> bool:
         """Whether to resume from the last checkpoint."""
-        if not failure.retried:
+        if not failure.retryable:
             return False
         if failure.uncounted:
             return True

@@ -49,17 +49,17 @@ class StopFile:
         self._withdrawn.set()
         self._tried(self._remove)
 
-    def is_asked(self) -> bool:
+    def is_requested(self) -> bool:
         """Whether the file is there, as far as the storage tells."""
         return bool(self._place) and self._tried(self._is_there)
 
-    def watched(self) -> Callable[[], bool]:
+    def watch(self) -> Callable[[], bool]:
         """A function that says whether the file is there. A thread looks, so that asking costs
         nothing, whatever the file lies on."""
         found = threading.Event()
 
         def look() -> None:
-            while not self.is_asked():
+            while not self.is_requested():
                 time.sleep(_POLL_SECONDS)
             found.set()
 

@@ -100,13 +100,13 @@ def run_trial(job: Job) -> dict[str, Any]:
     may_use_idle = job.may_use_idle
     stop = StopFile(job.task.stop_file)
     while True:
-        if stop.is_asked():
+        if stop.is_requested():
             return {}
         try:
             result = _trainer(job, nodes, may_use_idle).fit()
             if _is_complete(job, result.checkpoint):
                 break
-            if not job.task.stop_file or stop.is_asked():
+            if not job.task.stop_file or stop.is_requested():
                 return {}
             # Nothing else makes the workers end early.
             logger.warning("%s: a machine is being taken; going on from the checkpoint", job.name)
@@ -114,9 +114,9 @@ def run_trial(job: Job) -> dict[str, Any]:
             failure = diagnose(error)
             if failure.cause == "lost worker" and nodes.lost_a_node():
                 failure = replace(failure, cause="lost node")
-            if not attempts.again(failure):
+            if not attempts.retry_after(failure):
                 lost = f"a worker was lost {attempts.counted} times, the last time: "
-                raise TrialError((lost if failure.retried else "") + failure.message) from None
+                raise TrialError((lost if failure.retryable else "") + failure.message) from None
             logger.warning("%s: %s (%s), resuming", job.name, failure.cause, failure.message)
         may_use_idle = True  # by now the other trials have their place
     best, _ = max(

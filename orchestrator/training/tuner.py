@@ -221,7 +221,7 @@ def run_jobs(
             job.name,
             GangShape.of(job.workers, job.resources, driver),
             job.expected_seconds,
-            job.rank,
+            job.priority,
         )
         for job in jobs
     ]

@@ -21,7 +21,7 @@ from orchestrator.study.identity import code_version
 from orchestrator.study.user_code import modules_of
 from orchestrator.training.failures import check_trial
 from orchestrator.training.stop_file import StopFile
-from orchestrator.training.worker_logs import kept_output, output_of, say
+from orchestrator.training.worker_logs import captured_output, output_file, say
 from pipelines.data.dataset import open_dataset
 from pipelines.data.node_cache import NodeCache
 from pipelines.training.experiment import Experiment
@@ -80,7 +80,7 @@ def train_worker(config: dict[str, Any]) -> None:
     rank = ray.train.get_context().get_world_rank()
     for name in ("ray.train", context.__file__):  # they tell every report in full
         logging.getLogger(name).setLevel(logging.WARNING)
-    with kept_output(output_of(task.output, rank)) as bring_output:
+    with captured_output(output_file(task.output, rank)) as bring_output:
         _train(task, config["run"], prepare_worker(task, config["run"]), bring_output)
 
 
@@ -144,7 +144,7 @@ def _train(
             checkpoint_upload_fn=write,
         )
 
-    asked = StopFile(task.stop_file).watched()
+    asked = StopFile(task.stop_file).watch()
     training.run(send, task.checkpoint_steps, lambda: asked() or _is_being_taken())
     if training.position.epoch < epochs and _is_being_taken():
         say("ended at a checkpoint: a machine of this trial is about to be taken")

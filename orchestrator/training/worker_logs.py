@@ -21,7 +21,7 @@ def output_directory(storage: Storage, run_id: str) -> str:
     return storage.at(f"logs/trials/{run_id}")
 
 
-def output_of(directory: str, worker: int) -> str:
+def output_file(directory: str, worker: int) -> str:
     """The file of one worker in there, path or URI."""
     return within(directory, f"worker-{worker}.log")
 
@@ -36,7 +36,7 @@ def read_output(place: str) -> str | None:
 
 
 @contextmanager
-def kept_output(place: str) -> Iterator[Callable[[], None]]:
+def captured_output(place: str) -> Iterator[Callable[[], None]]:
     """Within this context, whatever the process writes to standard output or error, Python or not,
     is appended to `place`, an error that ends it with its traceback.
 

@@ -142,9 +142,9 @@ def test_what_is_sound_comes_back_with_its_times(tmp_path: Path, small_streets: 
     (trial,) = cells_of(tmp_path, small_streets, f"  sound: {{set: {{model: {network}}}}}\n")
     found = sung(trial, tmp_path, InferenceConfig(flip=True))
     refuse_failures([found], [trial], Resources(), "cpu")
-    assert found.rehearsed is not None
-    assert 0 < found.rehearsed.step < found.rehearsed.whole
-    assert found.rehearsed.validation is not None
+    assert found.timings is not None
+    assert 0 < found.timings.step < found.timings.whole
+    assert found.timings.validation is not None
 
 
 def test_a_canary_stands_for_all_seeds_and_schedules(tmp_path: Path, small_streets: Path) -> None:

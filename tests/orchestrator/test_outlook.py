@@ -85,14 +85,14 @@ def test_canaries_tell_on_what_they_ran(study: Study, timed: tuple[str, ...]) ->
     found = study.planner(L40S, timed=timed)
     took = PreflightTimings(step=7.0, validation=None, preparing=1.0, whole=9.0, memory_gib=1.0)
     sung = PreflightResult(study.trials[0].name, took, device="NVIDIA L40S-48C")
-    found.learn(measurements([sung], study.trials, study.study.config.resources, "canary"))
+    found.learn(measurements([sung], study.trials, study.study.config.resources, "preflight"))
     assert study.step(found) == 7.0
 
 
 def test_canaries_that_failed_tell_nothing(study: Study) -> None:
     found = study.planner(L40S, timed=("NVIDIA L40S",))
     failed = PreflightResult(study.trials[0].name, None)
-    found.learn(measurements([failed], study.trials, study.study.config.resources, "canary"))
+    found.learn(measurements([failed], study.trials, study.study.config.resources, "preflight"))
     assert study.step(found) == 2.0
 
 

@@ -11,11 +11,11 @@ from orchestrator.planning.forecast import (
     Capacity,
     Forecaster,
     StudyForecast,
-    ranks,
+    priorities,
     remaining,
     workload,
 )
-from orchestrator.planning.measurements import keep
+from orchestrator.planning.measurements import save_measurements
 from orchestrator.planning.plan_table import duration, show_plan
 from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.scheduling.devices import worker_device
@@ -68,7 +68,7 @@ def forecast_of(study: Study, trials: list[ResolvedTrial], cpus: float = 2.0) ->
     placement = GangShape.of(1, {"CPU": 1.0})
     capacity = Capacity(placement, 1.0, [{"CPU": cpus}], None, price=2.0)
     todo = {trial.identity for trial in trials}
-    return forecaster.study(trials, todo, {}, ranks(study.config, trials), capacity)
+    return forecaster.study(trials, todo, {}, priorities(study.config, trials), capacity)
 
 
 def test_steps_and_validations_that_remain(file: Path) -> None:
@@ -105,7 +105,7 @@ def test_what_is_done_takes_nothing_and_what_is_shared_counts_once(file: Path) -
     forecaster = Forecaster.of(
         trials, study.config.resources, [timed(trials[0], study)], "cpu", "device"
     )
-    priority = ranks(study.config, trials)
+    priority = priorities(study.config, trials)
     some = forecaster.study(
         trials, {trials[0].identity}, {trials[0].identity: 9}, priority, capacity
     )
@@ -115,7 +115,7 @@ def test_what_is_done_takes_nothing_and_what_is_shared_counts_once(file: Path) -
 
 def test_the_table_s_frame_comes_first(file: Path) -> None:
     study, trials = resolved(file)
-    found = ranks(study.config, trials)
+    found = priorities(study.config, trials)
     early = [trial.name for trial in trials if found[trial.identity] == 0]
     assert early == ["strong, seed 0", "full, seed 0"]
 
@@ -151,7 +151,7 @@ def test_the_plan_fits_the_terminal(file: Path, width: int) -> None:
     assert max(len(line) for line in text.splitlines()) <= width
     for name in ("identity", "GFLOPs", "epochs", "steps", "time", "wall time", "longest", "disk"):
         assert name in text
-    assert "limits.gpu_hours will hold" in " ".join(text.split())
+    assert "limits.gpu_hours will stop the study early" in " ".join(text.split())
     (row,) = [line for line in text.splitlines() if "full, seed 1" in line]
     assert {"missing", "10", "30"} <= set(row.split())
 
@@ -163,7 +163,7 @@ def test_the_command_plans_and_trains_nothing(
     study, trials = resolved(file)
     storage = file.parent / "storage"
     known = replace(timed(trials[0], study, step=0.1), device=worker_device("cpu", 1.0))
-    keep(storage, [known])
+    save_measurements(storage, [known])
     assert main([str(file), "--plan", "--storage", str(storage)]) == 0
     output = capfd.readouterr().out
     assert "planned: 6 trials: 6 missing" in output

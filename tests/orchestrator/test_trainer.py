@@ -88,7 +88,7 @@ def test_a_worker_refuses_the_task_of_another_trial(cluster: None, tmp_path: Pat
         trainer.fit()
     failure = diagnose(caught.value)
     assert "the gang of 'ours' received what belongs to 'theirs'" in failure.message
-    assert not failure.retried
+    assert not failure.retryable
 
 
 def test_a_report_of_another_trials_worker_is_not_handed_on(
@@ -101,6 +101,6 @@ def test_a_report_of_another_trials_worker_is_not_handed_on(
     with pytest.raises(WrongTrialError, match="'ours' received what belongs to 'theirs'") as caught:
         report(ours, [{RUN: "ours", "epoch": 1}, {RUN: "theirs", "epoch": 1}], None)  # type: ignore[arg-type]
     assert not handed
-    assert not diagnose(ControllerError(caught.value)).retried
+    assert not diagnose(ControllerError(caught.value)).retryable
     report(ours, [{RUN: "ours", "epoch": 1}, {RUN: "ours", "epoch": 1}], None)  # type: ignore[arg-type]
     assert handed == [{RUN: "ours", "epoch": 1}]
