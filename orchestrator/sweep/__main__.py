@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 console,
                 log,
                 stop,
-                canaries=not options.no_canary,
+                preflight=not options.no_preflight,
                 command=_again(options),
             )
             finished = run_study(study, context, _reconcile_options(options), options.plan)
@@ -175,9 +175,12 @@ def _parser() -> argparse.ArgumentParser:
         help="train anew what was finished under another version of the code",
     )
     parser.add_argument(
-        "--no-canary",
+        "--no-preflight",
         action="store_true",
-        help="start a long study without rehearsing its experiments first",
+        help="skip the preflight run of each distinct experiment",
+    )
+    parser.add_argument(  # the former spelling
+        "--no-canary", dest="no_preflight", action="store_true", help=argparse.SUPPRESS
     )
     return parser
 

@@ -46,7 +46,7 @@ class StudyConfig:
         }
         file = directory / "study.yaml"
         file.write_text(yaml.safe_dump(study))
-        command = [sys.executable, "-m", "orchestrator.sweep", str(file), "--no-canary"]
+        command = [sys.executable, "-m", "orchestrator.sweep", str(file), "--no-preflight"]
         command += ["--storage", str(self.storage), "--address", address]
         with self.output.open("w") as output:
             self.process = subprocess.Popen(

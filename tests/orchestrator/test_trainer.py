@@ -36,7 +36,7 @@ def test_trials_beside_each_other_learn_what_each_learns_alone(
     text = STUDY.replace("DATASET", str(small_streets)).replace("CACHE", str(tmp_path / "cache"))
     text = text.replace("epochs: 3", "epochs: 1").replace("workers: 2", "workers: 1")
     file.write_text(text + "seeds: [0, 1]\n")
-    done = sweep(file, "--no-canary", "--only", "strong*", "--only", "full*")  # draws no figures
+    done = sweep(file, "--no-preflight", "--only", "strong*", "--only", "full*")  # draws no figures
     assert done.returncode == 0, done.stdout
     assert "4 trials at a time" in done.stdout
     _, trials, _ = runs(file)
