@@ -28,7 +28,8 @@ class StopRequest:
 class RunContext:
     """Where a command runs. address: of a Ray cluster, None for one of its own on this machine;
     log: the file that takes the libraries' output. preflight: whether long studies are checked by
-    a preflight run first. command: what is needed to run it again, as `orchestrator.sweep` puts it."""
+    a preflight run first. command: what is needed to run it again, written by `orchestrator.sweep`.
+    """
 
     storage: Storage
     address: str | None

@@ -134,7 +134,7 @@ def test_a_fixed_gang_waits_for_a_machine_to_join_and_leaves_one_that_is_taken(
         study.wait_until(lambda: "resumed after epoch" in study.log())
         # A spot machine's notice, as orchestrator.cluster.aws_preemption hands it on.
         drain(cluster.address, third.node_id)
-        study.wait_until(lambda: "about to be taken" in study.log(), 60)
+        study.wait_until(lambda: "about to be preempted" in study.log(), 60)
         study.wait_until(lambda: "checkpoint within epoch" in study.log(), 60)
         fourth = cluster.add_node(num_cpus=1)
         study.finish()

@@ -1,4 +1,4 @@
-"""A gang works for the trial that started it, or not at all."""
+"""Workers train the trial that started them, or fail."""
 
 import os
 from collections.abc import Iterator
@@ -87,7 +87,7 @@ def test_a_worker_refuses_the_task_of_another_trial(cluster: None, tmp_path: Pat
     with pytest.raises(TrainingFailedError) as caught:
         trainer.fit()
     failure = diagnose(caught.value)
-    assert "the gang of 'ours' received what belongs to 'theirs'" in failure.message
+    assert "the workers of 'ours' received data of 'theirs'" in failure.message
     assert not failure.retryable
 
 
@@ -98,7 +98,7 @@ def test_a_report_of_another_trials_worker_is_not_handed_on(
     monkeypatch.setattr(tune, "report", handed.append)
     ours = SimpleNamespace(run_config=SimpleNamespace(name="ours"))
     report = ReportToTune().after_report
-    with pytest.raises(WrongTrialError, match="'ours' received what belongs to 'theirs'") as caught:
+    with pytest.raises(WrongTrialError, match="'ours' received data of 'theirs'") as caught:
         report(ours, [{RUN: "ours", "epoch": 1}, {RUN: "theirs", "epoch": 1}], None)  # type: ignore[arg-type]
     assert not handed
     assert not diagnose(ControllerError(caught.value)).retryable
