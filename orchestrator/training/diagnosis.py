@@ -1,6 +1,6 @@
 """Diagnoses why a trial failed: the cause of its workers' exceptions, or the loss of a node.
 
-Both decide together whether the trial is retried, see `training.failures`.
+The cause decides whether the trial is retried, see `training.failures`.
 """
 
 import socket
