@@ -220,8 +220,8 @@ def _unreadable(key: str, paths: Sequence[str]) -> str:
     use = f"--set {key}={copies[0]}" if len(copies) == 1 else f"{', '.join(copies)} in the study"
     problem, it = ("is a local path", "it") if len(paths) == 1 else ("are local paths", "them")
     return (
-        f"{key}: {', '.join(paths)} {problem} that the cluster cannot read. Copy {it} to the bucket "
-        f"(or shared storage) and use: {use}"
+        f"{key}: {', '.join(paths)} {problem} that the cluster cannot read. Copy {it} to the "
+        f"bucket (or shared storage) and use: {use}"
     )
 
 
