@@ -78,7 +78,7 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
         )
     else:
         # Worker processes do not inherit this process's environment, and the cluster's machines
-        # may have other sources of this project than those whose code version is recorded.
+        # may have sources of this project that differ from the recorded code version.
         own = user_code.runtime_environment({m.__name__: m for m in _PROJECT})
         sources = [*own["py_modules"], *runtime_environment.get("py_modules", [])]
         environment |= {"env_vars": dict(_SETTINGS), "py_modules": sources}

@@ -49,7 +49,7 @@ class Planner:
 
     @property
     def probe_would_help(self) -> bool:
-        """Whether a node is up whose device has no measurements yet."""
+        """Whether a node is up and its device has no measurements yet."""
         return self.forecaster.weakest.source is None and self._device_is_certain
 
     def show(

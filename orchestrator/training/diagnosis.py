@@ -40,8 +40,8 @@ _POLL_SECONDS = 0.5
 
 
 def diagnose(error: BaseException) -> Failure:
-    """Return the failure that explains an exception of `TorchTrainer.fit`: the worker failure whose
-    cause comes first in `Cause`."""
+    """Return the failure that explains an exception of `TorchTrainer.fit`: of its workers',
+    the one with the cause that `Cause` lists first."""
     failures = [
         Failure(classify(each), _message(each), next(iter(getattr(each, "__notes__", [])), ""))
         for each in _worker_exceptions(error)
