@@ -1,17 +1,16 @@
-"""Whose the tracking server's backups are, so that no two heads write to one place.
+"""Records which head owns the tracking server's backups, so that two heads never write to the same.
 
     python3 backup_owner.py claim | renew | check | release
 
-An object beside the backups names the head that they belong to. A head at work rewrites it every
-minute (`renew`) and says in it when it ends (`release`). A head that begins (`claim`) and finds
-another's name watches for three minutes: if the object changes, the other is at work, and the
-claim is refused; if not, the other is gone, and the backups are taken over. So no two clocks are
-compared. A write goes through only where the object is still what was read before; of two heads
-that claim at once, one is refused.
+An object in the bucket names the owner. A running head rewrites it every minute (`renew`) and marks
+it when it ends (`release`). A head that starts (`claim`) and finds another owner watches the object
+for three minutes: if it changes, the owner is running, and the claim is refused; otherwise the
+owner is gone, and the claimant takes over the backups. This compares no clocks. Writes are
+conditional on the version that was read, so that of two simultaneous claims one is refused.
 
-`claim` prints an identifier: the same for a head that starts again, another one after each change
-of hands. Exit status 3 says that the backups are another head's. The environment says where:
-BACKUP (s3://BUCKET/PREFIX), HEAD (this machine's name), ENDPOINT (for other stores than AWS).
+`claim` prints an identifier that stays the same when a head restarts and changes with the owner.
+Exit status 3 means that another head owns the backups. Environment variables: BACKUP
+(s3://BUCKET/PREFIX), HEAD (this machine's name), ENDPOINT (URL of a store other than AWS).
 """
 
 import json
@@ -36,7 +35,7 @@ STORE = boto3.client("s3", endpoint_url=os.environ.get("ENDPOINT") or None)
 
 @dataclass(frozen=True)
 class Owner:
-    """What the object says; `beat` differs at each writing, so that the object changes."""
+    """The content of the object; `beat` differs in each write, so that the object changes."""
 
     head: str
     claim: str
@@ -45,7 +44,7 @@ class Owner:
 
 
 def read() -> tuple[Owner | None, str]:
-    """The owner, None where the backups are nobody's, and the object's version (its ETag)."""
+    """Return the owner, or None if there is none, and the object's version (its ETag)."""
     try:
         found = STORE.get_object(**OBJECT)
     except ClientError as error:
@@ -56,21 +55,21 @@ def read() -> tuple[Owner | None, str]:
 
 
 def write(owner: Owner, version: str) -> bool:
-    """Whether the object was still at `version` (empty: absent), and says `owner` now."""
+    """Write `owner` if the object is still at `version` (empty: absent). Return whether it was."""
     owner = replace(owner, beat=uuid.uuid4().hex)
     condition = {"If-Match": version} if version else {"If-None-Match": "*"}
 
     def add(params: dict[str, Any], **_: object) -> None:
         params["headers"].update(condition)
 
-    # As an argument of put_object only younger versions of boto3 take a condition.
+    # Only newer versions of boto3 accept the condition as an argument of put_object.
     STORE.meta.events.register("before-call.s3.PutObject", add, "condition")
     try:
         STORE.put_object(**OBJECT, Body=json.dumps(asdict(owner)).encode())
     except ClientError as error:
         if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (404, 409, 412):
             raise
-        return read()[0] == owner  # boto3 may have tried again what had gone through
+        return read()[0] == owner  # boto3 may have retried a write that had succeeded
     finally:
         STORE.meta.events.unregister("before-call.s3.PutObject", add, "condition")
     return True
@@ -110,7 +109,7 @@ def claim() -> None:
 
 
 def check() -> None:
-    """What is nobody's may be written to."""
+    """Refuse if another head owns the backups; having no owner is fine."""
     owner, _ = read()
     if owner is not None and owner.head != HEAD:
         refuse(owner)

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# The tracking server's PostgreSQL: prepared, served and backed up. One of
-#   prepare   claim the backups; make the database's directory: as it is, restored from them, or new
-#   serve     run PostgreSQL (in the foreground)
-#   ready     wait for it; make role and database, and the first backup, where there are none
-#   backup    a full backup now; the last twelve are kept
-#   renew     say that the head which owns the backups is at work: once a minute
-#   release   give the backups up, so that the next head need not wait
+# Prepare, serve and back up the tracking server's PostgreSQL. One of
+#   prepare   claim the backups; keep the database's directory, restore it from them, or create it
+#   serve     run PostgreSQL in the foreground
+#   ready     wait for PostgreSQL; create role, database and first backup if they do not exist
+#   backup    make a full backup; the last twelve are kept
+#   renew     renew this head's claim to the backups: once a minute
+#   release   release the backups, so that the next head need not wait
 # PostgreSQL itself calls `send FILE` and `fetch NAME FILE` for its log.
-# Between full backups every change is sent on within a minute, so that no more than that is lost when
-# a machine dies, and nothing when it is stopped. The environment says where: BACKUP (s3://BUCKET/PREFIX),
-# HEAD (this machine's name), DATA (directory), SOCKET (directory), OWNER (the user MLflow runs as), BIN
-# (PostgreSQL's programs), for `ready` MAINPID (the server's process), for other stores than AWS ENDPOINT
-# (its URL), and for other PAUSES than 2, 10 and 20 seconds between tries to fetch.
-# barman-cloud does the copying, backup_owner.py beside this script keeps two heads apart.
+# Between full backups every change is uploaded within a minute, so at most a minute is lost if a machine
+# fails, and nothing if it is stopped. Environment variables: BACKUP (s3://BUCKET/PREFIX), HEAD (this machine's
+# name), DATA (directory), SOCKET (directory), OWNER (the user that runs MLflow), BIN (PostgreSQL's programs);
+# for `ready` MAINPID (the server's process); optionally ENDPOINT (URL of a store other than AWS) and PAUSES
+# (seconds between attempts to fetch, by default 2, 10 and 20).
+# barman-cloud copies the data; backup_owner.py keeps two heads from using the same backups.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -40,7 +40,7 @@ max_connections = 60
 CONF
   grep -q tracking.conf "$DATA/postgresql.conf" ||
     echo "include = 'tracking.conf'" >> "$DATA/postgresql.conf"
-  # Who a process of this machine is, the kernel says; there are no passwords.
+  # The kernel identifies the user of a local process; there are no passwords.
   echo "local all all peer" > "$DATA/pg_hba.conf"
 }
 
@@ -49,10 +49,10 @@ send() {
   barman-cloud-wal-archive "${STORE[@]}" --gzip "$BACKUP" "$SERVER" "$1"
 }
 
-# PostgreSQL takes every exit of up to 125 for the log's end, and goes on from there as if the rest had
-# never been. So that is said only where the store itself says it: 1, of a program that works (Python
-# ends with 1 too where it cannot begin). Whatever else goes wrong is tried again, and then ends
-# PostgreSQL (above 125); the restore goes on when the service starts again.
+# PostgreSQL takes an exit status of up to 125 for the end of the log, and discards what follows. So return
+# it only if the store itself says that the file does not exist: status 1, confirmed by --test (Python also
+# exits with 1 if it cannot start). Retry any other error; if it persists, exit above 125, which ends
+# PostgreSQL, and the restore continues when the service restarts.
 fetch() {
   local pause code restore=(barman-cloud-wal-restore "${STORE[@]}")
   for pause in ${PAUSES:-2 10 20} 0; do
@@ -66,8 +66,8 @@ fetch() {
   exit 200
 }
 
-# A restored database is on a timeline of its own. So the newest backup is one of the highest timeline: a
-# younger one on a lower is of a head that had lost the backups to another while it made it.
+# Each restore starts a new timeline, so the newest backup is the last one of the highest timeline. A later
+# backup of a lower timeline was made by a head that had meanwhile lost the backups to another.
 newest_backup() {
   local listed
   listed=$(barman-cloud-backup-list "${STORE[@]}" --format json "$BACKUP" "$SERVER")
@@ -87,10 +87,10 @@ prepare() {
   local claim newest
   claim=$(owner claim)
   if [ -s "$DATA/PG_VERSION" ] && [ "$(cat "$DATA/claim" 2> /dev/null)" = "$claim" ]; then
-    configure # as it was left, after a restart
+    configure # after a restart: keep the directory
     return
   fi
-  newest=$(newest_backup) # fails, and the service with it, where the store cannot be asked
+  newest=$(newest_backup) # if the store does not respond, this fails, and so does the service
   rm -rf "$DATA.new"
   if [ -n "$newest" ]; then
     barman-cloud-restore "${STORE[@]}" "$BACKUP" "$SERVER" "$newest" "$DATA.new"
@@ -109,7 +109,7 @@ prepare() {
 }
 
 ready() {
-  # However long a restore takes, but no longer than PostgreSQL lives.
+  # Wait for a restore of any duration, as long as PostgreSQL runs.
   until [ "$(sql 'SELECT pg_is_in_recovery()' 2> /dev/null)" = f ]; do
     if ! kill -0 "${MAINPID:?}" 2> /dev/null; then
       echo "PostgreSQL ended before it was ready" >&2
@@ -120,14 +120,14 @@ ready() {
   [ -n "$(sql "SELECT 1 FROM pg_roles WHERE rolname = '$OWNER'")" ] || sql "CREATE ROLE \"$OWNER\" LOGIN"
   [ -n "$(sql "SELECT 1 FROM pg_database WHERE datname = 'mlflow'")" ] ||
     sql "CREATE DATABASE mlflow OWNER \"$OWNER\""
-  # Also after a restore, so that the next one starts here, and in another bucket.
+  # Also after a restore, so that the next one starts from here, and after a change of the bucket.
   [ "$(cat "$DATA/backed-up" 2> /dev/null)" = "$BACKUP" ] || backup
 }
 
 backup() {
   owner check
   barman-cloud-backup "${STORE[@]}" --gzip --host "$SOCKET" --immediate-checkpoint "$BACKUP" "$SERVER"
-  echo "$BACKUP" > "$DATA/backed-up" # its time is that of the last backup
+  echo "$BACKUP" > "$DATA/backed-up" # its modification time is that of the last backup
   barman-cloud-backup-delete "${STORE[@]}" --retention-policy "REDUNDANCY $KEEP" "$BACKUP" "$SERVER"
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# setup_node.sh ENVIRONMENT: the project beside this script, at the versions of constraints.txt, in the
-# virtual environment ENVIRONMENT. Run again after a change, it installs what changed.
+# setup_node.sh ENVIRONMENT: install the project that contains this script, with the versions of
+# constraints.txt, into the virtual environment ENVIRONMENT. Rerun it to install changes.
 set -euo pipefail
 
 ENVIRONMENT=$1
@@ -19,6 +19,6 @@ fi
 "$ENVIRONMENT/bin/python" -m pip install --quiet --disable-pip-version-check \
   --constraint "$PROJECT/constraints.txt" --editable "${PROJECT}[cluster]"
 
-# For commands that come later over SSH, `ray down` among them.
+# For later commands over SSH, such as `ray down`.
 LINE="export PATH=$ENVIRONMENT/bin:\$PATH RAY_AUTH_MODE=token"
 grep -qxF "$LINE" ~/.bashrc 2> /dev/null || echo "$LINE" >> ~/.bashrc

@@ -27,13 +27,14 @@ class StopRequest:
 @dataclass(frozen=True)
 class RunContext:
     """Where a command runs. address: of a Ray cluster, None for one of its own on this machine;
-    log: the file that takes the libraries' output. canaries: whether long studies are rehearsed.
-    command: what is needed to run it again, as `orchestrator.sweep` puts it."""
+    log: the file that takes the libraries' output. preflight: whether long studies are checked by
+    a preflight run first. command: what is needed to run it again, written by `orchestrator.sweep`.
+    """
 
     storage: Storage
     address: str | None
     console: Console
     log: Path
     stop: StopRequest
-    canaries: bool = True
+    preflight: bool = True
     command: str = ""

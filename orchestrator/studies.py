@@ -27,7 +27,7 @@ from orchestrator.tracking.lock import ask_to_stop, close_abandoned
 from orchestrator.tracking.queries import StudySummary, take_snapshot
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError, TrackingStore, tracking_uri
-from orchestrator.training.worker_logs import output_directory, output_of, read_output
+from orchestrator.training.worker_logs import output_directory, output_file, read_output
 
 EXIT_BAD_INPUT = 2
 
@@ -78,7 +78,7 @@ def _status(options: argparse.Namespace, console: Console) -> int:
 def _logs(options: argparse.Namespace, console: Console) -> int:
     store = _store(options)
     trial = _trial(take_snapshot(store).studies, options.trial, options.study)
-    place = output_of(output_directory(Storage.of(options.storage), trial.run_id), options.worker)
+    place = output_file(output_directory(Storage.of(options.storage), trial.run_id), options.worker)
     text = read_output(place)
     if text is None and options.follow and _is_open(store, trial):
         console.print(f"{trial.name} has printed nothing yet", style="dim")

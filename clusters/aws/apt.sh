@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# install_packages NAME...: Debian's packages, also in the first minutes of a machine, when its own
-# updates hold apt's locks. dpkg's lock can be waited for; that of the lists can only be tried again.
+# install_packages NAME...: install Debian packages, even in a machine's first minutes, when its own updates
+# hold apt's locks. apt can wait for dpkg's lock, but not for the lock of the package lists: hence the loop.
 install_packages() {
   local apt=(sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600)
   local tries=60

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# check_head.sh MLFLOW-URL RAY-URL: once a minute, as root. Renews the head's claim to the backups, starts an
-# MLflow that hangs again, and writes what it finds to REPORT (/run/head-check/report), a line for each part:
-# `well`; `waiting`, where that may mend itself; or `WRONG`, and then it ends with 1. What does not answer is
-# wrong only after GRACE (5) minutes, because it may be starting, and single requests are lost.
+# check_head.sh MLFLOW-URL RAY-URL: run once a minute as root. Renews the head's claim to the backups, restarts
+# MLflow if it hangs, and writes a report (/run/head-check/report) with a line for each part: `well`; `waiting`,
+# if the problem may resolve itself; or `WRONG`, with exit status 1. A part that does not respond is WRONG only
+# after GRACE (5) minutes, because it may be starting, or a single request may have failed.
 set -euo pipefail
 
 MLFLOW=$1
@@ -57,7 +57,7 @@ claim() {
   elif [ "$code" != 3 ]; then
     doubtful claim "the bucket does not answer: journalctl -u head-check"
   elif [ "$(state tracking-database)" = active ]; then
-    # What is written from here on would be in no backup; nobody should believe that it is kept.
+    # Further writes would not be backed up, so refuse them.
     systemctl stop mlflow.service tracking-database.service
     wrong claim "another head took the backups over, and this one's tracking server is stopped: docs/aws.md, \"Two heads on one bucket\""
     report
@@ -92,7 +92,7 @@ mlflow() {
   else
     doubtful mlflow "it does not answer: journalctl -u mlflow"
     if overdue mlflow && [ "$(state mlflow)" = active ]; then
-      systemctl restart --no-block mlflow.service # the claim must not wait for it
+      systemctl restart --no-block mlflow.service # renewing the claim must not wait for it
     fi
   fi
 }
@@ -102,7 +102,7 @@ claim
 case $(state tracking-database) in
   active) database ;;
   activating)
-    # A restore takes as long as it takes; one that begins again and again is another matter.
+    # A restore may take any time, but repeated starts are a problem.
     if [ "$(systemctl show --property NRestarts --value tracking-database.service)" = 0 ]; then
       lines+=("waiting   database: it is starting; after a restore that takes minutes")
     else

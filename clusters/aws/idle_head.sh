@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# idle_head.sh HOURS: power the head off (which terminates it) after HOURS without worker machines,
-# without a study at work and without anybody logged in. The database is in the bucket by then.
+# idle_head.sh HOURS: power off the head, which terminates it, after HOURS without worker machines, running
+# studies and logged-in users. The database has been backed up to the bucket.
 set -euo pipefail
 
 HOURS=$1
@@ -8,7 +8,7 @@ MARK=/run/head-last-used
 [ -e "$MARK" ] || touch "$MARK"
 
 in_use() {
-  # Worker machines and laptops hold connections to Ray's port; the head's own come from itself.
+  # Worker machines and laptops have connections to Ray's port; ignore those of the head itself.
   local own others
   own=$(hostname -I | tr ' ' '\n' | grep -v '^$' | paste -sd'|')
   others=$(ss -Htn state established '( sport = :6379 )' | awk '{print $4}' | grep -Ev "^\[?(::ffff:)?(127\.0\.0\.1|$own)" || true)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The head: PostgreSQL, continuously backed up to the bucket, and MLflow before it, each a service that
-# starts again by itself; a timer that looks after them, and one that ends a head nobody uses. Reads BUCKET
-# from ~/cluster.env, the cluster's name and region from what `ray up` leaves here. Run again, by the next
-# `ray up`, it brings everything to what the project says now.
+# Set up the head: PostgreSQL, continuously backed up to the bucket, and the MLflow server, both as services
+# that restart automatically; a timer that checks them, and one that powers off an unused head. Reads BUCKET
+# from ~/cluster.env, and the cluster's name and region from the file that `ray up` writes. Each `ray up` runs
+# it again, which applies changes of the project.
 set -euo pipefail
 
 PROJECT=~/segmentation-orchestrator
@@ -21,7 +21,7 @@ config = yaml.safe_load(pathlib.Path("~/ray_bootstrap_config.yaml").expanduser()
 print(config["cluster_name"], config["provider"]["region"])')
 read -r CLUSTER REGION <<< "$NAMES"
 
-# Debian's packages start a database of their own unless told not to; ours has its own service.
+# Prevents Debian's package from creating a database of its own; ours has its own service.
 sudo mkdir -p /etc/postgresql-common
 echo 'create_main_cluster = false' | sudo tee /etc/postgresql-common/createcluster.conf > /dev/null
 # shellcheck source=clusters/aws/apt.sh
@@ -46,7 +46,7 @@ sudo tee /etc/systemd/system/tracking-database.service > /dev/null <<'UNIT'
 Description=PostgreSQL of the tracking server
 Wants=network-online.target
 After=network-online.target
-# Tried again for as long as it takes.
+# Restart without limit.
 StartLimitIntervalSec=0
 
 [Service]
@@ -57,11 +57,11 @@ ExecStartPre=/usr/local/lib/tracking/database.sh prepare
 ExecStart=/usr/local/lib/tracking/database.sh serve
 ExecStartPost=/usr/local/lib/tracking/database.sh ready
 ExecStopPost=/usr/local/lib/tracking/database.sh release
-# A clean stop sends the last of the log to the bucket: the server alone is told, not what sends.
+# A clean stop uploads the end of the log to the bucket: signal the server only, not the upload.
 KillMode=mixed
 KillSignal=SIGINT
 TimeoutStopSec=300
-# A restore takes as long as it takes; `ready` ends where the server does.
+# A restore may take any time; `ready` fails if the server ends.
 TimeoutStartSec=infinity
 Restart=always
 RestartSec=10
@@ -104,12 +104,12 @@ User=$USER
 EnvironmentFile=/etc/default/tracking
 ExecStartPre=+/usr/local/lib/tracking/aws/upgrade_mlflow.sh /opt/orchestrator postgresql+psycopg2:///mlflow?host=/run/tracking
 Environment=MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
-# Artifacts go from their writers straight into the bucket.
+# Clients write artifacts directly to the bucket.
 ExecStart=/opt/orchestrator/bin/mlflow server --host 127.0.0.1 --port 5000 --workers 2 \\
   --backend-store-uri postgresql+psycopg2:///mlflow?host=/run/tracking \\
   --default-artifact-root s3://$BUCKET/artifacts --no-serve-artifacts
 ExecStartPost=/usr/bin/curl --silent --fail --retry 60 --retry-all-errors --retry-delay 1 --output /dev/null http://127.0.0.1:5000/health
-# For an upgrade of the tables.
+# Upgrading the tables may take any time.
 TimeoutStartSec=infinity
 Restart=always
 RestartSec=10
@@ -155,8 +155,8 @@ UNIT
 
 sudo systemctl daemon-reload
 sudo systemctl enable --quiet tracking-database.service mlflow.service
-sudo systemctl enable --quiet --now head-check.timer # from now on, because it renews the claim to the backups
-# Both anew, because their programs or settings may have changed; the database waits for its restore.
+sudo systemctl enable --quiet --now head-check.timer # already now, because it renews the claim to the backups
+# Restart both, because their programs or settings may have changed; the database waits for its restore.
 sudo systemctl stop mlflow.service
 for service in tracking-database mlflow; do
   if ! sudo systemctl restart "$service.service"; then

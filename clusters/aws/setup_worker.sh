@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# A GPU machine: its NVMe for the node cache, and the watcher that hears of a spot machine's end.
+# Set up a GPU machine: its NVMe disk for the node cache, and the service that watches for a preemption.
 set -euo pipefail
 
-# The image joins the machine's own NVMe disks and mounts them; without any, the root disk serves.
+# The image combines the machine's NVMe disks and mounts them; without any, the root disk is used.
 SCRATCH=/opt/dlami/nvme
 if mountpoint --quiet "$SCRATCH"; then
   sudo mkdir -p "$SCRATCH/cache"
   sudo chown "$USER:" "$SCRATCH/cache"
   mkdir -p ~/.cache
-  # Where a study keeps decoded data unless it says otherwise.
+  # The default directory of the node cache.
   ln -sfn "$SCRATCH/cache" ~/.cache/segmentation-orchestrator
 fi
 

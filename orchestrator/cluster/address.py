@@ -1,4 +1,4 @@
-"""What `--address` names, and what can be wrong with it."""
+"""Checks the cluster address given by `--address`."""
 
 import os
 import socket
@@ -12,24 +12,24 @@ SECONDS = 5.0
 
 
 class UnreachableError(UserError, ConnectionError):
-    """No Ray cluster answers; the message says what was tried and what would work."""
+    """No Ray cluster answers at the address."""
 
 
 _RAY_CLIENT = (
-    "Ray Client keeps the study's own process here, so that it ends with this terminal or a lost "
-    "connection; use the dashboard's address (http://localhost:8265, through `ray dashboard "
-    "cluster.yaml`), or on the cluster itself auto or host:port"
+    "with Ray Client the study would end with this terminal or a lost connection; use the "
+    "dashboard's address (http://localhost:8265, through `ray dashboard cluster.yaml`), or on the "
+    "cluster itself auto or HOST:PORT"
 )
 
 
 class RemoteError(UserError, RuntimeError):
-    """A study cannot be sent to the cluster; the message says why and what would work."""
+    """A study cannot be submitted to the cluster."""
 
 
 def is_remote(address: str | None) -> bool:
-    """Whether an address is a cluster's dashboard, to which a study is sent as a job.
+    """Whether an address is that of a dashboard, to which a study is submitted as a job.
 
-    Raises RemoteError for Ray Client's addresses.
+    Raises RemoteError for an address of Ray Client.
     """
     if address is None:
         return False
@@ -39,9 +39,9 @@ def is_remote(address: str | None) -> bool:
 
 
 def check_address(address: str, seconds: float = SECONDS) -> None:
-    """Raise UnreachableError unless something that may be Ray listens at `address`.
+    """Raise UnreachableError unless a gRPC server, presumably Ray's, listens at `address`.
 
-    `auto` and `local`, which name no place, pass: Ray looks for them on this machine alone.
+    `auto` and `local` pass, because Ray resolves them on this machine.
     """
     if address in ("auto", "local"):
         return
@@ -54,15 +54,15 @@ def check_address(address: str, seconds: float = SECONDS) -> None:
             "`ray status --address HOST:PORT` on the cluster's head shows whether it runs there"
         ) from None
     if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
-        return  # a plain connection would be refused by a cluster that is there
+        return  # a cluster with TLS refuses the insecure connection below
     with grpc.insecure_channel(f"{host}:{port}") as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=seconds)
         except grpc.FutureTimeoutError:
             raise UnreachableError(
-                f"--address {address}: what listens at {host}, port {port} does not answer as Ray "
-                f"does (tried for {seconds:g} s); the port is the one `ray start --head` printed, "
-                "6379 unless chosen otherwise"
+                f"--address {address}: the server at {host}, port {port} does not answer like Ray "
+                f"(tried for {seconds:g} s); use the port that `ray start --head` printed, 6379 by "
+                "default"
             ) from None
 
 
@@ -72,13 +72,13 @@ def _parse(address: str) -> tuple[str, int]:
         if parts.scheme == "" and parts.hostname and parts.port:
             return parts.hostname, parts.port
     except ValueError:
-        pass  # the port is no number
+        pass  # the port is not a number
     if parts.scheme in ("http", "https", "ray"):
         raise UnreachableError(
-            f"--address {address}: this command runs on a machine of the cluster itself; write "
-            "auto or HOST:PORT there, such as 10.0.0.5:6379, or leave --address (RAY_ADDRESS) out "
-            "to work on this machine alone"
+            f"--address {address}: this command must run on a machine of the cluster itself; use "
+            "auto or HOST:PORT there, such as 10.0.0.5:6379, or omit --address (RAY_ADDRESS) to "
+            "use this machine only"
         )
     raise UnreachableError(
-        f"--address {address}: is no address; write HOST:PORT such as 10.0.0.5:6379, or auto"
+        f"--address {address} is not a valid address; use HOST:PORT such as 10.0.0.5:6379, or auto"
     )

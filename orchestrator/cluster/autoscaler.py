@@ -1,6 +1,6 @@
-"""What a cluster may grow to: the machines that its autoscaler is allowed to start.
+"""Computes how far a cluster can grow: the machines that its autoscaler may start.
 
-`ray up` leaves its configuration on the head, where the study's own process runs.
+Reads the configuration that `ray up` writes on the head node, where the study's process runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 
 from orchestrator.scheduling.capacity import MachineType
-from orchestrator.scheduling.policy import GangShape, Node, place
+from orchestrator.scheduling.policy import GangShape, Node, fit
 
 BOOTSTRAP_CONFIG = Path("~/ray_bootstrap_config.yaml")
 
 
 def read_bootstrap_config(path: Path = BOOTSTRAP_CONFIG) -> dict[str, Any] | None:
-    """The configuration that `ray up` gave the autoscaler; None where there is none, as on a
-    cluster that was started in another way."""
+    """Return the configuration that `ray up` wrote; None if there is none, as on clusters started
+    in another way."""
     try:
         content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
@@ -32,83 +32,83 @@ def read_bootstrap_config(path: Path = BOOTSTRAP_CONFIG) -> dict[str, Any] | Non
 def machine_types(
     config: Mapping[str, Any] | None, needed: Sequence[str] = ()
 ) -> list[MachineType]:
-    """The kinds of machines beside the head, best first: those that offer all resources that are
-    `needed`, by name, and of those the ones that the autoscaler prefers.
+    """Return the machine types besides the head's: first those that have all resources in `needed`,
+    then by the autoscaler's priority.
 
-    config: of `ray up`. Kinds whose resources it leaves to be found out are not among them.
+    config: of `ray up`. Types without `resources` in it are omitted.
     """
     if config is None:
         return []
-    allowed = int(config.get("max_workers", 0))
-    found = [
+    max_workers = int(config.get("max_workers", 0))
+    types = [
         MachineType(
             name,
-            {resource: float(amount) for resource, amount in one["resources"].items()},
-            min(int(one.get("max_workers", allowed)), allowed),
-            int(one.get("priority", 0)),
+            {resource: float(amount) for resource, amount in node_type["resources"].items()},
+            min(int(node_type.get("max_workers", max_workers)), max_workers),
+            int(node_type.get("priority", 0)),
         )
-        for name, one in config["available_node_types"].items()
-        if name != config.get("head_node_type") and one.get("resources")
+        for name, node_type in config["available_node_types"].items()
+        if name != config.get("head_node_type") and node_type.get("resources")
     ]
 
-    def fitness(kind: MachineType) -> tuple[bool, int]:
-        return all(kind.offers.get(resource) for resource in needed), kind.priority
+    def preference(machine: MachineType) -> tuple[bool, int]:
+        return all(machine.offers.get(resource) for resource in needed), machine.priority
 
-    return sorted(found, key=fitness, reverse=True)
+    return sorted(types, key=preference, reverse=True)
 
 
-def nodes_at_most(
+def nodes_at_full_size(
     connected: Sequence[Node], config: Mapping[str, Any] | None, needed: Sequence[str]
 ) -> list[Node]:
-    """What each node would offer, were the cluster as large as it may become for work that needs
-    resources of certain names.
+    """Return the nodes of the cluster at its full size, for work that needs certain resources.
 
-    connected: what the nodes offer that are there now. config: of `ray up`; None means that the
-    cluster stays as it is.
+    connected: nodes connected now.
+    config: of `ray up`; None if the cluster does not grow.
+    needed: names of the resources.
 
-    No more nodes than `max_workers` beside the head, in the order of `machine_types`. Types whose
-    resources the configuration leaves to be found out count by their connected nodes alone.
+    At full size the cluster has the head and up to `max_workers` machines, in the order of
+    `machine_types`. If the configuration states no resources, the connected nodes are returned.
     """
     if config is None:
         return list(connected)
-    allowed = int(config.get("max_workers", 0))
-    to_come: list[Node] = []
-    for kind in machine_types(config, needed):
-        count = min(kind.at_most, allowed - len(to_come))
-        to_come += [dict(kind.offers) for _ in range(count)]
-    stays = _heads(connected, config)
-    return stays + (to_come or [node for node in connected if node not in stays])
+    max_workers = int(config.get("max_workers", 0))
+    workers: list[Node] = []
+    for machine in machine_types(config, needed):
+        count = min(machine.max_count, max_workers - len(workers))
+        workers += [dict(machine.offers) for _ in range(count)]
+    heads = _heads(connected, config)
+    return heads + (workers or [node for node in connected if node not in heads])
 
 
-def machines_asked_for(
+def machines_to_launch(
     connected: Sequence[Node], config: Mapping[str, Any], gangs: Sequence[GangShape]
 ) -> dict[str, int]:
-    """How many machines of each kind the autoscaler would start for `gangs` that wait together, by
-    Ray's own packer. Gangs that fit on what is connected need none."""
+    """Return how many machines of each type the autoscaler would start for `gangs` that wait at the
+    same time, computed by Ray's own scheduler. Gangs that fit on connected nodes need none."""
     free: list[Node] = list(connected)
     waiting = []
     for gang in gangs:
-        left = place(gang, free)
+        left = fit(gang, free)
         if left is None:
             waiting.append(gang)
         else:
             free = left
-    kinds = {
-        kind.name: NodeTypeConfig(
-            name=kind.name,
+    node_types = {
+        machine.name: NodeTypeConfig(
+            name=machine.name,
             min_worker_nodes=0,
-            max_worker_nodes=kind.at_most,
-            priority=kind.priority,
-            resources=dict(kind.offers),
+            max_worker_nodes=machine.max_count,
+            priority=machine.priority,
+            resources=dict(machine.offers),
         )
-        for kind in machine_types(config)
+        for machine in machine_types(config)
     }
-    there = len(connected) - len(_heads(connected, config))
+    running = len(connected) - len(_heads(connected, config))
     reply = ResourceDemandScheduler(None).schedule(
         SchedulingRequest(
-            node_type_configs=kinds,
-            # More may be there than allowed: machines that are not `ray up`'s own name no head.
-            max_num_nodes=max(0, int(config.get("max_workers", 0)) - there),
+            node_type_configs=node_types,
+            # Negative if the configuration does not tell the head from a worker.
+            max_num_nodes=max(0, int(config.get("max_workers", 0)) - running),
             disable_launch_config_check=True,
             gang_resource_requests=[
                 GangResourceRequest(
@@ -122,7 +122,7 @@ def machines_asked_for(
 
 
 def _heads(connected: Sequence[Node], config: Mapping[str, Any]) -> list[Node]:
-    """Of the connected nodes the head; the others are among those that may be started."""
+    """Return the head among the connected nodes, which offers all resources of the head's type."""
     head = config["available_node_types"].get(config.get("head_node_type"), {})
     offers = head.get("resources", {})
     return [node for node in connected if all(name in node for name in offers)] if offers else []

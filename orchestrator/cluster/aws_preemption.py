@@ -1,7 +1,7 @@
 """`python -m orchestrator.cluster.aws_preemption`: drains a spot node that AWS will reclaim.
 
-AWS gives two minutes' notice in the machine's own metadata service and nowhere else. A drained node
-gets no new work, and Ray Train lets the trials on it know, so that they checkpoint at once.
+AWS announces it two minutes ahead, in the machine's metadata service only. Ray places no new work
+on a drained node, and Ray Train notifies the trials on it, which then write a checkpoint.
 """
 
 import argparse
@@ -17,19 +17,20 @@ from datetime import UTC, datetime
 import ray
 
 METADATA = "http://169.254.169.254"
-_SECONDS_BETWEEN_LOOKS = 5.0
+_POLL_SECONDS = 5.0
 _TOKEN_SECONDS = 21600
 
-logger = logging.getLogger("spot_notice")
+logger = logging.getLogger("aws_preemption")
 
 
 def notice_deadline(metadata: str = METADATA) -> datetime | None:
-    """When this machine will be taken, or None while no notice is given.
+    """Return when AWS will reclaim this machine, or None if it has announced nothing.
 
-    metadata: address of the instance metadata service (version 2). Raises OSError where it does not
-    answer.
+    metadata: address of the instance metadata service (version 2).
+
+    Raises OSError if the service does not respond.
     """
-    token = _ask(
+    token = _request(
         urllib.request.Request(
             f"{metadata}/latest/api/token",
             method="PUT",
@@ -37,7 +38,7 @@ def notice_deadline(metadata: str = METADATA) -> datetime | None:
         )
     )
     try:
-        text = _ask(
+        text = _request(
             urllib.request.Request(
                 f"{metadata}/latest/meta-data/spot/termination-time",
                 headers={"X-aws-ec2-metadata-token": token},
@@ -51,16 +52,16 @@ def notice_deadline(metadata: str = METADATA) -> datetime | None:
 
 
 def drain(node_id: str, seconds_left: int) -> None:
-    """Tell Ray that a node goes in `seconds_left`. Raises CalledProcessError where Ray refuses."""
+    """Drain a Ray node that ends in `seconds_left`. Raises CalledProcessError if Ray refuses."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--node-id", node_id]
     command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION"]
-    command += ["--reason-message", "the spot machine is taken back"]
+    command += ["--reason-message", "AWS reclaims the spot machine"]
     command += ["--deadline-remaining-seconds", str(seconds_left)]
     subprocess.run(command, check=True)
 
 
 def node_here() -> str:
-    """The id of the Ray node that runs on this machine."""
+    """Return the id of the Ray node on this machine."""
     ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     try:
         return str(ray.get_runtime_context().get_node_id())
@@ -73,45 +74,45 @@ def watch(
     leave: Callable[[int], None],
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Look until there is a notice, hand the seconds left to `leave`, and return.
+    """Poll `deadline` until it returns a time, then call `leave` with the seconds left.
 
-    A metadata service that does not answer is asked again: it is not there on other clouds.
+    Keeps polling if the metadata service does not respond, as on other clouds.
     """
     while True:
         try:
             end = deadline()
         except OSError as error:
-            logger.warning("the metadata service does not answer: %s", error)
+            logger.warning("the metadata service does not respond: %s", error)
             end = None
         if end is not None:
             leave(max(0, int((end - datetime.now(UTC)).total_seconds())))
             return
-        pause(_SECONDS_BETWEEN_LOOKS)
+        pause(_POLL_SECONDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Watch until this machine is taken; returns the command's exit status."""
+    """Watch until AWS reclaims this machine. Return the command's exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.cluster.aws_preemption",
-        description="Drain this machine's Ray node when AWS is about to take the machine.",
+        description="Drain this machine's Ray node when AWS is about to reclaim the machine.",
     )
     parser.add_argument("--metadata", default=METADATA, help="the metadata service's address")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     def leave(seconds: int) -> None:
-        logger.info("this machine goes in %d seconds", seconds)
+        logger.info("AWS reclaims this machine in %d seconds", seconds)
         drain(node_here(), seconds)
 
     watch(lambda: notice_deadline(options.metadata), leave)
-    # The service manager would start it again, and find the same notice.
+    # If it exited, systemd would restart it, and it would drain the node again.
     time.sleep(600)
     return 0
 
 
-def _ask(request: urllib.request.Request) -> str:
-    with urllib.request.urlopen(request, timeout=2) as answer:
-        return str(answer.read().decode())
+def _request(request: urllib.request.Request) -> str:
+    with urllib.request.urlopen(request, timeout=2) as response:
+        return str(response.read().decode())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""The cluster of a study's command: this machine's own, until there is something to train, or one
-that runs already.
+"""The Ray cluster of a command: one that is running, or one started on this machine when needed.
 
-Ray takes seconds to import. It is imported where a cluster is joined or started, so that a plan for
-this machine is there at once.
+Ray takes seconds to import. It is imported only when a cluster is joined or started, so that
+planning for this machine is fast.
 """
 
 from collections.abc import Mapping
@@ -15,11 +14,11 @@ from orchestrator.study.resources import Resources
 
 
 class Cluster:
-    """A cluster that is joined, or started here, when it is first asked to work.
+    """A cluster that is joined, or started on this machine, when it is first needed.
 
-    address: of a cluster that runs already; None for this machine's own. environment: what every
-    worker process gets besides the installed packages. logs: where Ray keeps its own; empty before
-    the start.
+    address: of a running cluster; None to start one on this machine.
+    environment: Ray's runtime environment of the worker processes.
+    logs: directory of Ray's logs; empty before the start.
     """
 
     def __init__(self, address: str | None, environment: Mapping[str, Any]) -> None:
@@ -28,43 +27,43 @@ class Cluster:
         self._environment = environment
 
     def start(self) -> None:
-        """Connect, or start one on this machine, unless that is done. Raises UnreachableError."""
+        """Join or start the cluster, unless that is done. Raises UnreachableError."""
         from orchestrator.cluster import connect
 
         if not self.logs:
             self.logs = connect.connect(self._address, self._environment)
 
     def close(self) -> None:
-        """Leave the cluster, or end the one that was started here."""
+        """Leave the cluster, or end the one that was started on this machine."""
         if self.logs:
             from orchestrator.cluster import connect
 
             connect.disconnect()
 
     def offers(self, resources: Resources) -> tuple[list[Node], list[MachineType]]:
-        """What each node offers for such workers, were the cluster as large as it may become, and
-        the kinds of machines it may start. Raises UnreachableError."""
+        """Return the cluster's nodes at its full size, and the machine types it may start for these
+        workers. Raises UnreachableError."""
         if self._address is None:
             return this_machine(), []
         from orchestrator.cluster import nodes
 
         self.start()
-        return nodes.nodes_at_most(resources), nodes.machine_types(resources)
+        return nodes.nodes_at_full_size(resources), nodes.machine_types(resources)
 
     def device(self, resources: Resources, placement: Placement) -> str:
-        """What a worker computes on, as `scheduling.devices` names it; empty where no machine
-        for one is there to be asked."""
+        """Return the name of a worker's device, see `scheduling.devices`; empty if no node that has
+        one is up."""
         if self._address is None:
             return worker_device(placement.device, resources.share(placement.device))
         from orchestrator.cluster import nodes
 
         return nodes.device_name(resources, placement)
 
-    def machines_asked_for(self, placement: Placement, trials: int) -> Mapping[str, int] | None:
-        """How many machines of each kind would be started for so many trials; None where the
-        cluster stays as it is."""
+    def machines_to_launch(self, placement: Placement, trials: int) -> Mapping[str, int] | None:
+        """Return how many machines of each type would be started for this number of trials; None
+        if the cluster does not grow."""
         if self._address is None:
             return None
         from orchestrator.cluster import nodes
 
-        return nodes.machines_asked_for(placement, trials)
+        return nodes.machines_to_launch(placement, trials)

@@ -1,4 +1,4 @@
-"""Ray: joining a cluster or starting one here, what it offers, and running trials on it."""
+"""Joins a running Ray cluster, or starts one on this machine."""
 
 import atexit
 import logging
@@ -28,29 +28,30 @@ from orchestrator.study import user_code
 _SETUP_HOOK = f"{set_ray_address.__module__}.{set_ray_address.__name__}"
 
 
-# Ray reads these where a process starts; none of them changes what is computed.
+# Ray reads these when a process starts; none of them affects a result.
 _SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # reports pass once a poll; 2 s by default
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # one report per poll; 2 s by default
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # or what a worker prints stands in its output twice
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it would duplicate the worker's output
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every report of a search has an mIoU
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the command's to handle
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the command handles Ctrl-C
 }
 
 _PROJECT = (models, orchestrator, pipelines)
 
 _LOCAL_SETTINGS = {
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one machine has no spot notices
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a local machine is not preempted
 }
 
 
 def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
-    """Join the Ray cluster at `address`, or start one on this machine. Returns where Ray logs.
+    """Join the Ray cluster at `address`, or start one on this machine. Return Ray's log directory.
 
-    runtime_environment: what every worker process gets besides this project and the installed
-    packages. Raises UnreachableError where no cluster answers.
+    runtime_environment: of the worker processes, in addition to this project.
+
+    Raises UnreachableError if no cluster answers.
     """
     if address is not None:
         check_address(address)
@@ -64,20 +65,20 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
         for key, value in _LOCAL_SETTINGS.items():
             os.environ.setdefault(key, value)
         [here] = this_machine()
-        if not here["GPU"]:  # a process that may hold a GPU is never forked
-            environment["py_executable"] = _warm_python()
-        # The dashboard stays on: without it a stopped trial's gang is never freed.
+        if not here["GPU"]:  # a process that may use a GPU must not be forked
+            environment["py_executable"] = _fork_server_command()
+        # Without the dashboard, Ray never releases the workers of a stopped trial.
         cpus = int(here["CPU"])
         context = ray.init(
-            "local",  # or a cluster that somebody has started here would be joined
+            "local",  # otherwise Ray would join a cluster that runs on this machine
             num_cpus=cpus,
             resources={DRIVER_RESOURCE: here[DRIVER_RESOURCE]},
             include_dashboard=True,
             **options,
         )
     else:
-        # The processes of a cluster that runs already do not inherit from this one, and its
-        # machines may have other sources of this project than those whose version is recorded.
+        # Worker processes do not inherit this process's environment, and the cluster's machines
+        # may have sources of this project that differ from the recorded code version.
         own = user_code.runtime_environment({m.__name__: m for m in _PROJECT})
         sources = [*own["py_modules"], *runtime_environment.get("py_modules", [])]
         environment |= {"env_vars": dict(_SETTINGS), "py_modules": sources}
@@ -86,18 +87,18 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
         except ConnectionError as error:
             raise UnreachableError(f"--address {address}: no Ray cluster ({error})") from None
     if callable(on_sigterm):
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray takes it, and ends the process by abort()
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler would abort() the process
     return str(Path(context.address_info["session_dir"]) / "logs")
 
 
 def disconnect() -> None:
-    """Leave the cluster; one that `connect` started ends with all its processes."""
+    """Leave the cluster; if `connect` started it, end all its processes."""
     ray.shutdown()
 
 
-def _warm_python() -> str:
-    """The command that stands in for `python` where Ray starts a worker."""
-    directory = Path(tempfile.mkdtemp(prefix="warm-python-"))
+def _fork_server_command() -> str:
+    """Return the command that Ray runs instead of `python` to start a worker process."""
+    directory = Path(tempfile.mkdtemp(prefix="fork-server-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     command = [sys.executable, "-S", "-I", str(Path(__file__).with_name("fork_server.py"))]
     return shlex.join([*command, str(directory)])

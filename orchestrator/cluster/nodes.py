@@ -1,4 +1,4 @@
-"""The nodes of the connected cluster: what they offer, and how many there may be."""
+"""The nodes of the connected cluster: their resources now, and at the cluster's full size."""
 
 from collections.abc import Mapping
 
@@ -9,41 +9,40 @@ from ray.exceptions import RayError
 from orchestrator.cluster import autoscaler
 from orchestrator.scheduling.capacity import MachineType, Placement
 from orchestrator.scheduling.devices import worker_device
-from orchestrator.scheduling.policy import GangShape, Node, place
+from orchestrator.scheduling.policy import GangShape, Node, fit
 from orchestrator.study.resources import Resources
 
-_ANSWER_SECONDS = 30.0
+_TASK_SECONDS = 30.0
 
 
 def free_nodes() -> list[Mapping[str, float]]:
-    """What each node of the connected cluster has left now; without nodes that are being taken."""
+    """Return the free resources of each node, except nodes that are being drained."""
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     alive -= set(state.get_draining_nodes())
-    left = available_resources_per_node()
-    return [left[node] for node in alive & left.keys()]
+    free = available_resources_per_node()
+    return [free[node] for node in alive & free.keys()]
 
 
-def nodes_at_most(resources: Resources) -> list[Node]:
-    """What each node would offer, were the connected cluster as large as it may become for such
-    workers."""
+def nodes_at_full_size(resources: Resources) -> list[Node]:
+    """Return the nodes of the connected cluster at its full size, for these workers."""
     config = autoscaler.read_bootstrap_config()
-    return autoscaler.nodes_at_most(connected_nodes(), config, _needed(resources))
+    return autoscaler.nodes_at_full_size(connected_nodes(), config, _needed(resources))
 
 
 def machine_types(resources: Resources) -> list[MachineType]:
-    """The kinds of machines that the connected cluster may start, best first for such workers; none
-    where it stays as it is."""
+    """Return the machine types that the connected cluster may start, best for these workers first;
+    empty if it does not grow."""
     return autoscaler.machine_types(autoscaler.read_bootstrap_config(), _needed(resources))
 
 
-def machines_asked_for(placement: Placement, trials: int) -> dict[str, int] | None:
-    """How many machines of each kind the connected cluster would start for so many trials; None
-    where it stays as it is."""
+def machines_to_launch(placement: Placement, trials: int) -> dict[str, int] | None:
+    """Return how many machines of each type the connected cluster would start for this number of
+    trials; None if it does not grow."""
     config = autoscaler.read_bootstrap_config()
     if config is None:
         return None
     gangs = [placement.shape] * min(trials, placement.concurrent)
-    return autoscaler.machines_asked_for(connected_nodes(), config, gangs)
+    return autoscaler.machines_to_launch(connected_nodes(), config, gangs)
 
 
 def _needed(resources: Resources) -> list[str]:
@@ -51,22 +50,24 @@ def _needed(resources: Resources) -> list[str]:
 
 
 def connected_nodes() -> list[Node]:
-    """What each node of the connected cluster offers."""
+    """Return the total resources of each node."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def device_name(resources: Resources, placement: Placement) -> str:
-    """What a worker computes on, as `scheduling.devices` names it: asked of a node of the
-    connected cluster that has room for one. Empty where no node answers."""
+    """Return the name of a worker's device, see `scheduling.devices`.
+
+    Runs a task on a node that has the free resources of a worker; empty if there is none.
+    """
     share = resources.share(placement.device)
-    if place(GangShape.of(1, placement.per_worker), free_nodes()) is None:
-        return ""  # no machine is started for a question
+    if fit(GangShape.of(1, placement.per_worker), free_nodes()) is None:
+        return ""  # the task would make the autoscaler start a machine
     cpus, gpus = placement.per_worker.get("CPU", 0.0), placement.per_worker.get("GPU", 0.0)
     others = {k: v for k, v in placement.per_worker.items() if k not in ("CPU", "GPU")}
-    ask = ray.remote(num_cpus=cpus, num_gpus=gpus, resources=others)(worker_device)
-    answer = ask.remote(placement.device, share)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, resources=others)(worker_device)
+    reference = task.remote(placement.device, share)
     try:
-        return str(ray.get(answer, timeout=_ANSWER_SECONDS))
+        return str(ray.get(reference, timeout=_TASK_SECONDS))
     except RayError:
-        ray.cancel(answer)
+        ray.cancel(reference)
         return ""

@@ -1,8 +1,9 @@
-"""A study on a cluster reached through its dashboard: submitted as a Ray job, and followed.
+"""Submits a study as a Ray job through the cluster's dashboard, and follows its output.
 
-The job's process sits on the cluster's head. What travels is the study, resolved into one file,
-this project's sources as they are here, and the user's own modules; no credentials, which the
-cluster's machines have of their own.
+The job's process runs on the head node. The job contains the study resolved into one file, this
+project's sources as they are on this machine, and the user's own modules. It contains no
+credentials; the cluster's machines have their own. Checks before the submission: the study and the
+options contain no secrets, and only paths that the cluster can read.
 """
 
 import asyncio
@@ -33,25 +34,22 @@ from orchestrator.study.study import Study
 from pipelines.data.storage import check_no_secret
 from pipelines.preparation.embedded import EMBEDDED
 
+# Keys of a job's metadata.
 _STUDY = "study"
-
-_PURPOSE = "purpose"  # of a job: to plan, or to train
-
-_DIGEST = "digest"  # of what was asked for
+_PURPOSE = "purpose"  # "plan" or "train"
+_DIGEST = "digest"  # of the study and the command
 
 _STUDY_FILE = "study.yaml"
+_NOT_SOURCES = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
-_SOURCES = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-
-# A stopped job's trials write their checkpoints first; Ray would kill it after 3 seconds.
+# The trials of a stopped job write checkpoints first; by default Ray kills it after 3 seconds.
 _STOP_SECONDS = "300"
 
-_STILL_AT_WORK = (JobStatus.PENDING, JobStatus.RUNNING)
+_ACTIVE = (JobStatus.PENDING, JobStatus.RUNNING)
+_MLFLOW_SCHEMES = ("runs:/", "models:/")
 
-_LEDGER_URIS = ("runs:/", "models:/")
 
-
-def run_remotely(
+def submit_study(
     name: str,
     document: str,
     modules: Sequence[ModuleType],
@@ -60,17 +58,21 @@ def run_remotely(
     storage: str,
     console: Console,
 ) -> int:
-    """Send a study to the cluster at `address`, or join it where it is at work there already, and
-    show what it says until it ends. Returns the exit status of the study's own command. A plan is
-    a job for itself: it joins none, and none joins it.
+    """Submit a study to the cluster at `address`, or find its running job, and print the job's
+    output until it ends. Return the exit status of the study's command.
 
-    name: of the study. document: its resolved file. modules: the user's own. arguments: the sweep's
-    options that go with it. storage: as the cluster sees it. Raises RemoteError, also where the
-    study is at work there from another document or with other arguments.
+    name: of the study.
+    document: the study resolved into one file.
+    modules: the user's own.
+    arguments: options of the command that apply to the study.
+    storage: path or URI, as the cluster's machines see it.
+
+    A plan is always a new job. Raises RemoteError, also if the study's running job has another
+    document or other arguments.
     """
     if "://" not in storage and not storage.startswith("/"):
         raise RemoteError(
-            f"--storage {storage} would lie in the job's temporary directory; name a place that "
+            f"--storage {storage} is relative to the job's temporary directory; use storage that "
             "all machines of the cluster share, such as s3://BUCKET/storage or /shared/storage"
         )
     command = ["python", "-m", "orchestrator.sweep", _STUDY_FILE, *arguments]
@@ -78,9 +80,9 @@ def run_remotely(
     digest = hashlib.sha256(json.dumps([document, command]).encode()).hexdigest()
     purpose = "plan" if "--plan" in arguments else "train"
     client = _connect(address)
-    there = None if purpose == "plan" else _at_work(client, name)
-    if there is None:
-        with _parcel(document, modules) as directory:
+    running = None if purpose == "plan" else _running_job(client, name)
+    if running is None:
+        with _working_directory(document, modules) as directory:
             job_id = client.submit_job(
                 entrypoint=shlex.join(command),
                 submission_id=_job_name(name, purpose),
@@ -92,23 +94,23 @@ def run_remotely(
             )
         console.print(f"submitted as job {job_id}", highlight=False)
     else:
-        job_id = str(there.submission_id)
-        if (there.metadata or {}).get(_DIGEST) != digest:
+        job_id = str(running.submission_id)
+        if (running.metadata or {}).get(_DIGEST) != digest:
             raise RemoteError(
-                f"{name} is at work there already, as job {job_id}, from another file or with "
-                f"other options. To see it: ray job logs {job_id} --follow --address {address}; "
-                f"to have it anew, stop it first: python -m orchestrator.studies stop '{name}'"
+                f"{name} is already running as job {job_id}, from another file or with other "
+                f"options. To follow it: ray job logs {job_id} --follow --address {address}; to "
+                f"replace it, first stop it: python -m orchestrator.studies stop '{name}'"
             )
         console.print(
-            f"{name} is at work there already, as job {job_id}, with the sources sent then",
+            f"{name} is already running as job {job_id}, with the sources submitted then",
             highlight=False,
         )
     try:
         return _follow(client, job_id, console)
     except KeyboardInterrupt:
         console.print(
-            f"\nno longer following; the study goes on at {address}. The same command follows it "
-            f"again; to stop it: python -m orchestrator.studies stop '{name}'",
+            f"\nno longer following; the study continues at {address}. Rerun the command to follow "
+            f"it again; to stop it: python -m orchestrator.studies stop '{name}'",
             highlight=False,
             soft_wrap=True,
         )
@@ -118,12 +120,12 @@ def run_remotely(
 def _connect(address: str) -> JobSubmissionClient:
     try:
         return JobSubmissionClient(address)
-    except Exception as error:  # requests', Ray's own, and RuntimeError for refused tokens
+    except Exception as error:  # of requests and Ray, and RuntimeError for a rejected token
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise RemoteError(
-            f"--address {address}: no Ray cluster to submit to ({reason}); is the tunnel open "
-            "(`ray dashboard cluster.yaml`), and is the cluster's token in ~/.ray/auth_token, with "
-            "RAY_AUTH_MODE=token?"
+            f"--address {address}: cannot connect to a Ray dashboard ({reason}). Check that the "
+            "tunnel is open (`ray dashboard cluster.yaml`), the cluster's token is in "
+            "~/.ray/auth_token, and RAY_AUTH_MODE=token is set"
         ) from None
 
 
@@ -132,34 +134,34 @@ def _job_name(study: str, purpose: str) -> str:
     return f"{name}-{purpose}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _at_work(client: JobSubmissionClient, name: str) -> JobDetails | None:
-    """The job that trains the study, if any."""
+def _running_job(client: JobSubmissionClient, name: str) -> JobDetails | None:
+    """Return the pending or running job that trains the study, if any."""
     jobs: list[JobDetails] = client.list_jobs()
     for job in jobs:
-        told = job.metadata or {}
-        trains = told.get(_STUDY) == name and told.get(_PURPOSE) != "plan"
-        if trains and job.status in _STILL_AT_WORK:
+        metadata = job.metadata or {}
+        trains = metadata.get(_STUDY) == name and metadata.get(_PURPOSE) != "plan"
+        if trains and job.status in _ACTIVE:
             return job
     return None
 
 
 @contextmanager
-def _parcel(document: str, modules: Sequence[ModuleType]) -> Iterator[Path]:
-    """A directory with everything that travels."""
+def _working_directory(document: str, modules: Sequence[ModuleType]) -> Iterator[Path]:
+    """Create the job's working directory: the study file, this project and the user's modules."""
     with tempfile.TemporaryDirectory(prefix="study-") as temporary:
         directory = Path(temporary)
         (directory / _STUDY_FILE).write_text(document, encoding="utf-8")
         for module in (models, pipelines, orchestrator, *modules):
             if hasattr(module, "__path__"):
                 source = Path(next(iter(module.__path__)))
-                shutil.copytree(source, directory / source.name, ignore=_SOURCES)
+                shutil.copytree(source, directory / source.name, ignore=_NOT_SOURCES)
             else:
                 shutil.copy(inspect.getfile(module), directory)
         yield directory
 
 
 def _follow(client: JobSubmissionClient, job_id: str, console: Console) -> int:
-    """Print what the job prints until it ends; its exit status. Raises RemoteError."""
+    """Print the job's output until it ends. Return its exit status. Raises RemoteError."""
 
     async def show() -> None:
         async for text in client.tail_job_logs(job_id):
@@ -168,61 +170,63 @@ def _follow(client: JobSubmissionClient, job_id: str, console: Console) -> int:
     try:
         asyncio.run(show())
         info = client.get_job_info(job_id)
-        while info.status in _STILL_AT_WORK:  # the log ends a moment before the job does
+        while info.status in _ACTIVE:  # the log ends a moment before the job does
             time.sleep(0.5)
             info = client.get_job_info(job_id)
-    except Exception as error:  # aiohttp's, requests' and Ray's own
+    except Exception as error:  # of aiohttp, requests and Ray
         raise RemoteError(
-            f"the connection to job {job_id} was lost ({error}); the study goes on there, and the "
-            "same command follows it again"
+            f"the connection to job {job_id} was lost ({error}). The study continues; rerun the "
+            "command to follow it again"
         ) from None
     if info.driver_exit_code is not None:
         return int(info.driver_exit_code)
     if info.status != JobStatus.SUCCEEDED:
-        raise RemoteError(f"job {job_id} ended as {info.status}: {info.message}")
+        raise RemoteError(f"job {job_id} ended with status {info.status}: {info.message}")
     return 0
 
 
-def check_departure(study: Study, arguments: Sequence[str]) -> None:
-    """Raises RemoteError for places that only this machine sees, DatasetError for a key or password
-    in an address.
+def check_before_submit(study: Study, arguments: Sequence[str]) -> None:
+    """Raise RemoteError for local paths that the cluster cannot read, and DatasetError for a key or
+    password in a URI.
 
-    arguments: the command line's that go with the study.
+    arguments: options of the command that apply to the study.
     """
     for text in (*_strings(yaml.safe_load(study.resolved)), *arguments):
         check_no_secret(text)
-    found: dict[str, set[str]] = {}
+    local: dict[str, set[str]] = {}
     for trial in study.trials:
         training = trial.experiment.training
-        for key, place in (
+        for key, location in (
             ("data.dataset", trial.experiment.data.dataset),
             ("training.backbone_weights", training.backbone_weights),
             ("training.init", training.init),
         ):
-            if place is not None and _is_local(place):
-                found.setdefault(key, set()).add(place)
-    if found:
-        raise RemoteError("\n".join(_told(key, sorted(found[key])) for key in found))
+            if location is not None and _is_local(location):
+                local.setdefault(key, set()).add(location)
+    if local:
+        raise RemoteError("\n".join(_unreadable(key, sorted(local[key])) for key in local))
 
 
-def _is_local(place: str) -> bool:
-    """Whether a place is a path that means another thing, or nothing, on another machine."""
-    everywhere = place == EMBEDDED or "://" in place or place.startswith(_LEDGER_URIS)
-    return not everywhere and not PurePosixPath(place).is_absolute()
+def _is_local(location: str) -> bool:
+    """Whether a location is a path that other machines resolve differently or not at all."""
+    if location == EMBEDDED or "://" in location or location.startswith(_MLFLOW_SCHEMES):
+        return False
+    return not PurePosixPath(location).is_absolute()
 
 
-def _told(key: str, places: Sequence[str]) -> str:
-    there = [f"s3://BUCKET/{place.lstrip('./~')}" for place in places]
-    # With several, one value of the command line would win over what the study says of each.
-    how = f"--set {key}={there[0]}" if len(there) == 1 else f"{', '.join(there)} in the study file"
+def _unreadable(key: str, paths: Sequence[str]) -> str:
+    copies = [f"s3://BUCKET/{path.lstrip('./~')}" for path in paths]
+    # --set would replace all of several values by one.
+    use = f"--set {key}={copies[0]}" if len(copies) == 1 else f"{', '.join(copies)} in the study"
+    problem, it = ("is a local path", "it") if len(paths) == 1 else ("are local paths", "them")
     return (
-        f"{key}: the cluster's machines do not see {', '.join(places)}, a path of this machine; "
-        f"put what is there into the bucket, or where all see it, and name that place: {how}"
+        f"{key}: {', '.join(paths)} {problem} that the cluster cannot read. Copy {it} to the "
+        f"bucket (or shared storage) and use: {use}"
     )
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All that is text in a document, keys too."""
+    """Yield all strings in a document, including keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

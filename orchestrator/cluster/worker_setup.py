@@ -1,4 +1,4 @@
-"""For processes of Ray that ask after Ray's cluster: the one that they belong to."""
+"""Runs in each of Ray's worker processes when it starts."""
 
 import os
 
@@ -6,11 +6,10 @@ import ray
 
 
 def set_ray_address() -> None:
-    """Put the address of this process's cluster where Ray looks for one. Ray runs it in each worker
-    process.
+    """Set RAY_ADDRESS to the address of this process's cluster.
 
-    Ray Train has an actor ask the cluster's dashboard whether a trial's driver is alive, and frees
-    the gang of one that is not known there. Without an address it asks the cluster that was started
-    last on the machine, which may be somebody else's and knows of no such driver.
+    An actor of Ray Train asks the dashboard whether the driver of a trial is alive, and releases
+    the workers of a driver that the dashboard does not know. Without an address it asks the cluster
+    that was started last on this machine, which may be another user's.
     """
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address

@@ -9,7 +9,7 @@ import torch
 from rich.progress import Progress
 
 from orchestrator.cluster import connect
-from orchestrator.cluster.nodes import connected_nodes, nodes_at_most
+from orchestrator.cluster.nodes import connected_nodes, nodes_at_full_size
 from orchestrator.evaluation.trained_model import TrainedModel, place
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resources import Resources
@@ -120,7 +120,7 @@ def _machines() -> list[Node]:
     there = connected_nodes()
     if any(node.get("GPU") or node.get("CPU") for node in there):
         return there
-    to_come = nodes_at_most(Resources())
+    to_come = nodes_at_full_size(Resources())
     return [max(to_come, key=lambda node: (node.get("GPU", 0.0), node.get("CPU", 0.0)))]
 
 

@@ -1,8 +1,9 @@
-"""How long trainings take: a few coefficients of a device, fitted to what was measured on it.
+"""Estimates training time from a few coefficients per device, fitted to measured times.
 
-A step takes a fixed time, a time for each image's multiply-adds and pixels, and with several
-workers one for the exchange of the gradients. Measurements are finished trials, a canary's or a
-probe's few steps; where there is none, rules of thumb say the order of magnitude.
+The time of a step is modeled as a constant, plus terms proportional to the images' multiply-adds
+and pixels, plus the gradient exchange if there are several workers. Measurements come from finished
+trials and from the few steps of preflight runs and probes. Without any, rules of thumb give the
+order of magnitude.
 """
 
 import json
@@ -16,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-Source = Literal["trial", "canary", "probe"]
+Source = Literal["trial", "preflight", "probe"]
+_FORMER_SOURCES = {"canary": "preflight"}  # in measurements stored by earlier versions
 
-# Seconds for: a part of a step, a giga multiply-add, a megapixel, a million exchanged parameters.
+# Seconds per micro-batch, giga multiply-add, megapixel, and million exchanged parameters.
 _RULES_OF_THUMB = {
     "cpu": np.array([0.02, 0.1, 0.3, 0.005]),
     "cuda": np.array([0.03, 0.0001, 0.002, 0.00005]),
@@ -26,22 +28,25 @@ _RULES_OF_THUMB = {
 _START_SECONDS = 20.0
 # A forward pass is a third of a training step's work.
 _EVALUATION_SHARE = 1 / 3
-# How firmly the rules' proportions hold against a measurement that contradicts them.
+# Weight of the rules' proportions relative to one measurement (ridge penalty of the fit).
 _STIFFNESS = 0.1
-# Standard deviation of the logarithm of actual over estimated time, before anything says better.
-_SPREAD: dict[Source, float] = {"trial": 0.15, "canary": 0.25, "probe": 0.35}
+# Prior standard deviation of log(actual time / estimated time), best source first.
+_SPREAD: dict[Source, float] = {"trial": 0.15, "preflight": 0.25, "probe": 0.35}
 _SPREAD_UNMEASURED = 1.0
-_PRIOR_WEIGHT = 2.0
-_NORMAL_90 = 1.2816  # so that 80 % lie within the band
+_PRIOR_WEIGHT = 2.0  # counts as this many measurements
+_NORMAL_90 = 1.2816  # 90 % quantile, for an 80 % interval
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What decides how long a training takes on a given device.
+    """The quantities that decide how long a training takes on a given device.
 
-    gflops: multiply-adds / 1e9 of one crop, forward; megapixels: of one crop; parameters_m: in
-    millions. batch: over all `workers`, in `parts` one after the other. evaluated_images, and
-    evaluated_megapixels summed over them and over scales, flips: of one validation.
+    gflops: multiply-adds / 1e9 of the forward pass of one crop.
+    megapixels: of one crop.
+    parameters_m: parameters in millions.
+    batch: global batch size over all `workers`, split into `parts` accumulation steps.
+    evaluated_images: images of one validation.
+    evaluated_megapixels: of one validation, summed over images, scales and flips.
     """
 
     gflops: float
@@ -56,9 +61,12 @@ class Workload:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Times of one training on `device`, in `precision`. step: seconds of an optimizer step;
-    validation: seconds of one validation; start: seconds of a trial that were neither. None: not
-    measured."""
+    """Times of one training on `device` in `precision`, in seconds; None if not measured.
+
+    step: of one optimizer step.
+    validation: of one validation.
+    start: of everything else in a trial, such as starting its processes.
+    """
 
     workload: Workload
     device: str
@@ -69,22 +77,24 @@ class Measurement:
     start: float | None = None
 
     def to_json(self) -> str:
-        """One line, for `from_json`."""
+        """Return one line of JSON that `from_json` reads."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> "Measurement | None":
-        """None for what another version of the project wrote."""
+        """Return the measurement, or None if another version wrote it in another format."""
         try:
             values = json.loads(text)
-            return Measurement(**{**values, "workload": Workload(**values["workload"])})
+            source = _FORMER_SOURCES.get(values["source"], values["source"])
+            workload = Workload(**values["workload"])
+            return Measurement(**{**values, "workload": workload, "source": source})
         except (TypeError, KeyError, ValueError):
             return None
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds; four of five trials are expected between `low` and `high`."""
+    """An estimated amount with its 80 % interval from `low` to `high`; seconds unless scaled."""
 
     seconds: float
     low: float
@@ -96,8 +106,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A device's coefficients. spread: standard deviation of log(actual / estimated); source: what
-    it rests on; networks: how many different workloads were measured."""
+    """The fitted coefficients of one device and precision.
+
+    coefficients: seconds per feature of a step, see `_features`.
+    evaluation_factor: measured over fitted validation time.
+    start: seconds of a trial outside of steps and validations.
+    spread: standard deviation of log(actual time / estimated time).
+    source: of the measurements that were fitted; None for rules of thumb.
+    measured: one measurement for each different workload.
+    """
 
     coefficients: NDArray[np.float64]
     evaluation_factor: float
@@ -113,7 +130,7 @@ class Calibration:
         device: str,
         precision: str,
     ) -> "Calibration":
-        """Fit to the measurements of `device` and `precision`, finished trials before others."""
+        """Fit to the measurements of `device` and `precision` from the best available source."""
         fitting = [m for m in measurements if (m.device, m.precision) == (device, precision)]
         thumb = _RULES_OF_THUMB[kind]
         if not fitting:
@@ -138,7 +155,7 @@ class Calibration:
         )
 
     def step(self, workload: Workload) -> float:
-        """Seconds of an optimizer step: as measured where just this was, else by the fit."""
+        """Seconds of an optimizer step: measured if this workload was, otherwise fitted."""
         for measurement in self.measured:
             if _same_step(measurement.workload, workload):
                 return measurement.step
@@ -158,19 +175,19 @@ class Calibration:
         return float(seconds * self.evaluation_factor)
 
     def training(self, workload: Workload, steps: int, validations: int) -> Estimate:
-        """A whole trial, from the start of its processes to its results."""
+        """Estimate a whole trial, from starting its processes to writing its results."""
         seconds = self.start + steps * self.step(workload)
         seconds += validations * self.validation(workload)
         return self.band(seconds)
 
     def band(self, seconds: float) -> Estimate:
-        """An estimated time with its uncertainty."""
+        """Return an estimated time with its 80 % interval."""
         factor = math.exp(_NORMAL_90 * self.spread)
         return Estimate(seconds, seconds / factor, seconds * factor)
 
 
 def _features(workload: Workload) -> NDArray[np.float64]:
-    """What the coefficients are multiplied with to give a step's seconds."""
+    """Return the features of a step, shape (4,); times the coefficients they give its seconds."""
     images = workload.batch / workload.workers
     exchanged = workload.parameters_m if workload.workers > 1 else 0.0
     return np.array(
@@ -185,7 +202,7 @@ def _same_step(one: Workload, other: Workload) -> bool:
 
 
 def _typical(measurements: Sequence[Measurement]) -> list[Measurement]:
-    """One measurement for each workload: the medians of its own."""
+    """Reduce the measurements to one for each workload, by medians."""
     groups: dict[Workload, list[Measurement]] = {}
     for measurement in measurements:
         groups.setdefault(measurement.workload, []).append(measurement)
@@ -203,8 +220,11 @@ def _typical(measurements: Sequence[Measurement]) -> list[Measurement]:
 
 
 def _fit(measurements: Sequence[Measurement], thumb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Non-negative coefficients with the least relative errors, held to the rules' proportions by
-    as much as the measurements leave open."""
+    """Fit non-negative coefficients, shape (4,), by least squares on relative errors.
+
+    A ridge penalty pulls them toward the proportions of the rules of thumb, so that they are
+    determined even by a single measurement.
+    """
     features = np.array([_features(m.workload) for m in measurements])
     seconds = np.array([m.step for m in measurements])
     scaled = thumb * np.median(seconds / (features @ thumb))
@@ -215,8 +235,10 @@ def _fit(measurements: Sequence[Measurement], thumb: NDArray[np.float64]) -> NDA
 
 
 def _spread(measurements: Sequence[Measurement], thumb: NDArray[np.float64], prior: float) -> float:
-    """How far each measurement lies off the fit that is made without it, as a standard deviation
-    of the logarithm, together with a prior that weighs as much as two of them."""
+    """Return the standard deviation of the leave-one-out log errors of the fit.
+
+    The prior counts as two measurements.
+    """
     total, weight = _PRIOR_WEIGHT * prior**2, _PRIOR_WEIGHT
     if len(measurements) > 1:
         for index, left_out in enumerate(measurements):

@@ -1,4 +1,4 @@
-"""What a study will take before it runs: each trial's time, the wall time, the disk, the cost."""
+"""Forecasts a study before it runs: time of each trial, wall time, disk space and cost."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -15,13 +15,17 @@ from pipelines.evaluation.inference import InferenceConfig
 
 _BYTES = 4  # of a float32 value
 _IN_A_CHECKPOINT = 2  # the weights and their momentum
-_IN_THE_LEDGER = 2  # the weights of the last and the best
+_IN_THE_TRACKING_STORE = 2  # the weights of the last and the best epoch
 
 
 @dataclass(frozen=True)
 class TrialForecast:
-    """estimate: of what is still to be done, None where nothing is; device_hours: of its GPUs (CPU
-    workers) together. disk: bytes that it keeps."""
+    """The forecast of one trial.
+
+    estimate: of the remaining work; None if nothing remains.
+    device_hours: of the remaining work, summed over its GPUs (or CPU workers).
+    disk: bytes that the trial keeps.
+    """
 
     trial: ResolvedTrial
     estimate: Estimate | None
@@ -31,9 +35,15 @@ class TrialForecast:
 
 @dataclass(frozen=True)
 class StudyForecast:
-    """trials: as in the study. device_hours: of all GPUs (CPU workers) together; wall: seconds
-    from now to the end on the nodes given; longest: seconds of the longest trial, which no number
-    of nodes would shorten; disk: bytes; cost: None without a price."""
+    """The forecast of a whole study.
+
+    trials: in the study's order.
+    device_hours: summed over all GPUs (or CPU workers).
+    wall: seconds from now to the end, on the given nodes.
+    longest: seconds of the longest trial, a lower bound for any number of nodes.
+    disk: bytes.
+    cost: None without a price.
+    """
 
     trials: tuple[TrialForecast, ...]
     device_hours: Estimate
@@ -44,7 +54,7 @@ class StudyForecast:
 
 
 def workload(trial: ResolvedTrial, resources: Resources) -> Workload:
-    """What of a trial decides its time."""
+    """Return the quantities of a trial that decide its time."""
     experiment = trial.experiment
     height, width = trial.cost.size
     images, megapixels = _evaluated(trial, experiment.evaluation)
@@ -61,7 +71,7 @@ def workload(trial: ResolvedTrial, resources: Resources) -> Workload:
 
 
 def remaining(trial: ResolvedTrial, done: int) -> tuple[int, int]:
-    """Optimizer steps and validations after `done` epochs."""
+    """Return the numbers of optimizer steps and validations that follow the first `done` epochs."""
     epochs, every = trial.experiment.training.epochs, trial.experiment.evaluation.every
     steps = trial.steps // epochs * max(0, epochs - done)
     if trial.experiment.data.validation_split is None:
@@ -72,19 +82,26 @@ def remaining(trial: ResolvedTrial, done: int) -> tuple[int, int]:
     return steps, validations
 
 
-def ranks(config: StudyConfig, trials: Sequence[ResolvedTrial]) -> dict[str, int]:
-    """By identity: 0 for what makes the table readable early, 1 for the rest."""
-    found: dict[str, int] = {}
+def priorities(config: StudyConfig, trials: Sequence[ResolvedTrial]) -> dict[str, int]:
+    """Return each identity's start priority: 0 (first) for the trials that make the table readable
+    early, which are the first seed of the first variants; 1 for the others."""
+    by_identity: dict[str, int] = {}
     for trial in trials:
         early = trial.variant in config.first_variants and trial.experiment.seed == config.seeds[0]
-        found[trial.identity] = min(found.get(trial.identity, 1), int(not early))
-    return found
+        by_identity[trial.identity] = min(by_identity.get(trial.identity, 1), int(not early))
+    return by_identity
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What trials run on. gang: of one trial; devices: GPUs (CPU workers) it holds; nodes: what the
-    cluster offers; max_concurrent: most trials together; price: of a device-hour, if known."""
+    """The resources that trials run on.
+
+    gang: resources of one trial.
+    devices: GPUs (or CPU workers) that one trial holds.
+    nodes: of the cluster.
+    max_concurrent: maximum number of concurrent trials; None for no limit.
+    price: of a device-hour, if known.
+    """
 
     gang: GangShape
     devices: float
@@ -94,12 +111,12 @@ class Capacity:
 
 
 class Forecaster:
-    """Estimates trials and studies. calibrations: by precision."""
+    """Estimates trials and studies, given a calibration for each precision."""
 
     def __init__(self, resources: Resources, calibrations: Mapping[str, Calibration]) -> None:
         self._resources = resources
         self._calibrations = calibrations
-        self._known: dict[tuple[Workload, str, int, int], Estimate] = {}
+        self._estimates: dict[tuple[Workload, str, int, int], Estimate] = {}
 
     @staticmethod
     def of(
@@ -109,27 +126,29 @@ class Forecaster:
         kind: Literal["cpu", "cuda"],
         device: str,
     ) -> "Forecaster":
-        """With what was measured on `device` in each of the precisions the trials ask for."""
+        """Calibrate for `device` in each precision that the trials use."""
         precisions: set[str] = {trial.experiment.training.precision for trial in trials}
-        found = {p: Calibration.of(measurements, kind, device, p) for p in precisions}
-        return Forecaster(resources, found)
+        calibrations = {p: Calibration.of(measurements, kind, device, p) for p in precisions}
+        return Forecaster(resources, calibrations)
 
     @property
     def weakest(self) -> Calibration:
-        """The calibration that is known least well."""
+        """The calibration with the largest spread."""
         return max(self._calibrations.values(), key=lambda calibration: calibration.spread)
 
     def trial(self, trial: ResolvedTrial, done: int = 0) -> Estimate:
-        """How long a trial takes that has `done` epochs behind it."""
+        """Estimate the rest of a trial after its first `done` epochs."""
         precision = trial.experiment.training.precision
-        left = remaining(trial, done)
-        key = (workload(trial, self._resources), precision, *left)
-        if key not in self._known:
-            self._known[key] = self._calibrations[precision].training(key[0], *left)
-        return self._known[key]
+        steps, validations = remaining(trial, done)
+        load = workload(trial, self._resources)
+        key = load, precision, steps, validations
+        if key not in self._estimates:
+            calibration = self._calibrations[precision]
+            self._estimates[key] = calibration.training(load, steps, validations)
+        return self._estimates[key]
 
     def steps(self, trial: ResolvedTrial, count: int) -> float:
-        """Seconds of a trial that takes `count` steps and validates nothing."""
+        """Return the seconds of a trial of `count` steps without validation."""
         calibration = self._calibrations[trial.experiment.training.precision]
         return calibration.training(workload(trial, self._resources), count, 0).seconds
 
@@ -141,11 +160,11 @@ class Forecaster:
         priority: Mapping[str, int],
         capacity: Capacity,
     ) -> StudyForecast:
-        """Estimate all of a study.
+        """Forecast a study.
 
-        todo: identities that are to be trained, each once however many trials share it.
-        epochs_done: by identity, what an interrupted trial need not repeat. priority: by identity,
-        see `ranks`.
+        todo: identities to train; trials with the same identity are trained once.
+        epochs_done: by identity, the epochs that an interrupted trial has finished.
+        priority: by identity, see `priorities`.
         """
         forecasts = []
         waiting: dict[str, Waiting] = {}
@@ -160,7 +179,7 @@ class Forecaster:
             disk = disk_bytes(trial, self._resources.keep_checkpoints)
             forecasts.append(TrialForecast(trial, estimate, hours, disk))
         times = simulate(waiting.values(), capacity.nodes, capacity.max_concurrent)
-        # The errors have one cause, the calibration, and do not cancel in a sum.
+        # The trials' errors share a cause, the calibration, and so do not cancel in a sum.
         whole = self.weakest.band(1.0)
         seconds = sum(entry.seconds for entry in waiting.values())
         device_hours = whole.scaled(seconds * capacity.devices / 3600)
@@ -178,14 +197,14 @@ class Forecaster:
 
 
 def disk_bytes(trial: ResolvedTrial, kept: int) -> int:
-    """Bytes of a trial's checkpoints, the last and the `kept` best, and of its weights among the
-    run's artifacts."""
-    copies = _IN_A_CHECKPOINT * (1 + kept) + _IN_THE_LEDGER
+    """Return the bytes of a trial's checkpoints (the last and the `kept` best) and of the weights
+    among its run's artifacts."""
+    copies = _IN_A_CHECKPOINT * (1 + kept) + _IN_THE_TRACKING_STORE
     return int(copies * _BYTES * trial.cost.values_m * 1e6)
 
 
 def _evaluated(trial: ResolvedTrial, config: EvaluationConfig) -> tuple[int, float]:
-    """Images of a validation, and the megapixels of all passes over them."""
+    """Return the images of a validation, and the megapixels of all passes over them."""
     name = trial.experiment.data.validation_split
     if name is None:
         return 0, 0.0
@@ -195,8 +214,8 @@ def _evaluated(trial: ResolvedTrial, config: EvaluationConfig) -> tuple[int, flo
 
 
 def passes(config: InferenceConfig) -> float:
-    """How often a pixel of a picture is computed, over scales, flip and overlapping windows."""
-    often = sum(scale**2 for scale, _ in config.views)
+    """Return how often each pixel is computed, over scales, flips and overlapping windows."""
+    count = sum(scale**2 for scale, _ in config.views)
     if config.window is not None and config.step is not None:
-        often *= math.prod(config.window) / math.prod(config.step)
-    return often
+        count *= math.prod(config.window) / math.prod(config.step)
+    return count

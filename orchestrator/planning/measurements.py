@@ -1,7 +1,7 @@
-"""Times measured on the devices at hand: by finished trials, by canaries and by probes.
+"""Times measured on a device by finished trials, preflight runs and probes.
 
-A finished trial's run carries its measurement as a tag. Canaries and probes leave no run; theirs
-are kept in a file of the storage, which is a cache and may be deleted.
+The measurement of a finished trial is a tag of its MLflow run. Preflight runs and probes have no
+MLflow run; their measurements are stored in a file, which is a cache and may be deleted.
 """
 
 import statistics
@@ -18,33 +18,34 @@ from orchestrator.study.resources import Resources
 FILE = "measurements.jsonl"
 
 
-def known_measurements(recorded: Iterable[str], storage: Path) -> list[Measurement]:
-    """Measurements of the storage's file, and those `recorded` with finished trials as JSON."""
+def load_measurements(recorded: Iterable[str], storage: Path) -> list[Measurement]:
+    """Return the measurements of finished trials, `recorded` as JSON, and those of the file in
+    `storage`."""
     path = storage / FILE
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    read = (Measurement.from_json(text) for text in [*recorded, *lines])
-    return [measurement for measurement in read if measurement is not None]
+    parsed = (Measurement.from_json(text) for text in [*recorded, *lines])
+    return [measurement for measurement in parsed if measurement is not None]
 
 
-def keep(storage: Path, measurements: Iterable[Measurement]) -> None:
-    """Add to the storage's file."""
+def save_measurements(storage: Path, measurements: Iterable[Measurement]) -> None:
+    """Append to the file in `storage`."""
     path = storage / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")), path.open("a", encoding="utf-8") as file:
         file.writelines(f"{measurement.to_json()}\n" for measurement in measurements)
 
 
-def measured(
+def measurement_of_trial(
     trial: ResolvedTrial,
     resources: Resources,
     device: str,
     history: Sequence[dict[str, float]],
     wall: float | None,
 ) -> Measurement | None:
-    """What a finished trial tells of its device, by its metrics of every epoch.
+    """Return the times of a finished trial, or None if its history has no training speed.
 
-    wall: seconds from its start to its end, where it was not interrupted. None for a history that
-    holds no speed.
+    history: metrics of each epoch.
+    wall: seconds from its start to its end; None if it was interrupted.
     """
     training = trial.experiment.training
     speeds = [entry["images_per_second"] for entry in history if "images_per_second" in entry]
@@ -54,9 +55,9 @@ def measured(
     validations = [entry["val/seconds"] for entry in history if "val/seconds" in entry]
     start = None
     if wall is not None:
-        epoch = trial.steps / training.epochs * training.batch
-        at_work = sum(epoch / speed for speed in speeds) + sum(validations)
-        start = max(0.0, wall - at_work)
+        images = trial.steps / training.epochs * training.batch  # of one epoch
+        computing = sum(images / speed for speed in speeds) + sum(validations)
+        start = max(0.0, wall - computing)
     return Measurement(
         workload(trial, resources),
         device,

@@ -1,4 +1,4 @@
-"""What a study would do, before it does it: `--plan`."""
+"""Prints the plan of a study: its trials with state and cost, and the totals (`--plan`)."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from orchestrator.scheduling.capacity import Placement
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
 
-_NARROW, _WIDE = 100, 140  # columns of a terminal
-_SOURCES = {"trial": "finished trials", "canary": "a canary", "probe": "a short probe"}
+_NARROW, _WIDE = 100, 140  # characters
+_SOURCES = {"trial": "finished trials", "preflight": "preflight runs", "probe": "a short probe"}
 
 
 def show_plan(
@@ -28,41 +28,42 @@ def show_plan(
     machines: Mapping[str, int] | None,
     console: Console,
 ) -> None:
-    """Print the trials with their state and cost, then what the study takes as a whole.
+    """Print the trials with their state and cost, then the totals of the study.
 
-    states: by the trial's name. calibration: what the times rest on; device: that it is of,
-    empty for none. machines: how many of each kind the cluster would start for it; None where it
-    stays as it is.
+    states: by trial name.
+    calibration: the source of the times.
+    device: of the calibration; empty if unknown.
+    machines: how many of each type the cluster would start; None if it does not grow.
     """
     counts = Counter(states[trial.trial.name] for trial in forecast.trials)
-    told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    by_state = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     console.print(
-        f"[bold]{study.config.study}[/]: {len(forecast.trials)} trials: {told}", highlight=False
+        f"[bold]{study.config.study}[/]: {len(forecast.trials)} trials: {by_state}", highlight=False
     )
     table = _trials(forecast.trials, states, placement, console.width)
-    console.print(table, markup=False, highlight=False, emoji=False)  # names are as they are
+    console.print(table, markup=False, highlight=False, emoji=False)  # names may contain markup
     console.print(_totals(study, forecast, placement, machines))
     console.print(_basis(calibration, device), style="dim", highlight=False, markup=False)
 
 
 def placement_line(study: Study, placement: Placement) -> str:
-    """How many trials run at a time, and on what."""
+    """Describe how many trials run at a time, and on which devices."""
     resources = study.config.resources
     fewest, most = resources.fewest_workers, resources.most_workers
     workers = f"{fewest} to {most}" if most > fewest else str(fewest)
-    told = (
+    line = (
         f"{placement.concurrent} trial{'' if placement.concurrent == 1 else 's'} at a time, "
         f"{workers} worker{'' if most == 1 else 's'} each, on {placement.device}"
     )
-    if placement.kinds:
-        told += f" ({' and '.join(placement.kinds)})"
-    if len(placement.kinds) > 1:
-        told += "; resources.accelerator keeps to one kind"
-    return told
+    if placement.gpu_types:
+        line += f" ({' and '.join(placement.gpu_types)})"
+    if len(placement.gpu_types) > 1:
+        line += "; set resources.accelerator to use one GPU type only"
+    return line
 
 
 def duration(seconds: float) -> str:
-    """A time as a person says it: `45 s`, `7 min`, `3 h 20 min`, `52 h`."""
+    """Format a time for people: `45 s`, `7 min`, `3 h 20 min`, `52 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -78,7 +79,7 @@ def _trials(
     placement: Placement,
     width: int,
 ) -> Table:
-    """As many columns as the terminal is wide enough for."""
+    """Build the table of trials, with as many columns as fit into `width` characters."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold")
     table.add_column("trial", overflow="fold")
     table.add_column("state", no_wrap=True)
@@ -88,7 +89,7 @@ def _trials(
     if width < _NARROW:
         numbers[0] = "M par."
     if wide:
-        numbers += ["80 % band", _hours_of(placement), "disk"]
+        numbers += ["80 % interval", _hours_of(placement), "disk"]
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     for entry in trials:
@@ -104,16 +105,16 @@ def _trials(
             "" if entry.estimate is None else duration(entry.estimate.seconds),
         ]
         if wide:
-            row += _further(entry)
+            row += _wide_columns(entry)
         table.add_row(*row)
     return table
 
 
-def _further(trial: TrialForecast) -> list[str]:
+def _wide_columns(trial: TrialForecast) -> list[str]:
     if trial.estimate is None:
         return ["", "", _size(trial.disk)]
     return [
-        _band(trial.estimate),
+        _interval(trial.estimate),
         f"{trial.device_hours:.2f}",
         _size(trial.disk),
     ]
@@ -122,53 +123,52 @@ def _further(trial: TrialForecast) -> list[str]:
 def _totals(
     study: Study, forecast: StudyForecast, placement: Placement, machines: Mapping[str, int] | None
 ) -> Table:
-    """The study as a whole, a line for each figure."""
+    """Build the table of the study's totals, one per line."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(style="dim")
-    left = {t.trial.identity for t in forecast.trials if t.estimate is not None}
-    table.add_row("to train", str(len(left)), placement_line(study, placement))
-    if not left:
+    to_train = {t.trial.identity for t in forecast.trials if t.estimate is not None}
+    table.add_row("to train", str(len(to_train)), placement_line(study, placement))
+    if not to_train:
         return table
     if machines is not None:
-        asked = ", ".join(f"{count} x {kind}" for kind, count in machines.items())
-        table.add_row("machines", asked or "none", "asked for beside those that are there")
+        to_start = ", ".join(f"{count} x {name}" for name, count in machines.items())
+        table.add_row("machines", to_start or "none", "to start, besides the connected ones")
     hours = forecast.device_hours
-    table.add_row("wall time", duration(forecast.wall.seconds), _band(forecast.wall))
+    table.add_row("wall time", duration(forecast.wall.seconds), _interval(forecast.wall))
     table.add_row(
-        "longest trial", duration(forecast.longest.seconds), "no more machines make it shorter"
+        "longest trial", duration(forecast.longest.seconds), "lower bound, however many machines"
     )
     table.add_row(
         _hours_of(placement), f"{hours.seconds:.2f}", f"{hours.low:.2f} to {hours.high:.2f}"
     )
-    table.add_row("disk", _size(forecast.disk), "checkpoints, and weights in the ledger")
+    table.add_row("disk", _size(forecast.disk), "checkpoints, and weights in the tracking store")
     if forecast.cost is not None:
         cost, price = forecast.cost, study.config.resources.price_per_gpu_hour
-        told = f"{cost.low:.2f} to {cost.high:.2f}, at {price:g} an hour of a GPU"
-        table.add_row("cost", f"{cost.seconds:.2f}", told)
+        interval = f"{cost.low:.2f} to {cost.high:.2f}, at {price:g} per GPU-hour"
+        table.add_row("cost", f"{cost.seconds:.2f}", interval)
     limit = study.config.limits.gpu_hours
     if limit is not None and hours.high > limit:
         certainty = "will" if hours.low > limit else "may"
-        table.add_row("limit", f"{limit:g}", f"limits.gpu_hours {certainty} hold the study")
+        table.add_row("limit", f"{limit:g}", f"limits.gpu_hours {certainty} stop the study early")
     return table
 
 
 def _basis(calibration: Calibration, device: str) -> str:
-    """What the times rest on, and what the band says."""
-    band = "band: four of five studies are expected within it"
+    """Describe the source of the times and of their intervals."""
     if calibration.source is None:
-        lacking = (
-            "nothing was timed on this device yet"
+        reason = (
+            "no timings for this device yet"
             if device
-            else "no machine is there to tell what the trials will run on"
+            else "no node is up, so the device is unknown"
         )
-        return f"Times are rules of thumb: {lacking}. {band}"
+        return f"Times are rules of thumb: {reason}. Ranges: rough 80 % intervals"
     count = len(calibration.measured)
     return (
         f"Times from {_SOURCES[calibration.source]} on {device} ({count} different "
-        f"network{'' if count == 1 else 's'}); {band}, by how far each measurement lies off the "
-        "others' fit"
+        f"network{'' if count == 1 else 's'}). Ranges: 80 % intervals, from leave-one-out errors "
+        "of the timing fit"
     )
 
 
@@ -180,7 +180,7 @@ def _device_of(placement: Placement) -> str:
     return "GPU" if placement.device == "cuda" else "worker"
 
 
-def _band(estimate: Estimate) -> str:
+def _interval(estimate: Estimate) -> str:
     return f"{duration(estimate.low)} to {duration(estimate.high)}"
 
 

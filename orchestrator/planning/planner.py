@@ -1,12 +1,12 @@
-"""What is known of a study's times before it trains, and which canaries would tell more."""
+"""Estimates the training time of a study and prints its plan."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mode
 
 from orchestrator.context import RunContext
 from orchestrator.planning.estimate import Measurement
-from orchestrator.planning.forecast import Capacity, Forecaster, StudyForecast, ranks
-from orchestrator.planning.measurements import keep
+from orchestrator.planning.forecast import Capacity, Forecaster, StudyForecast, priorities
+from orchestrator.planning.measurements import save_measurements
 from orchestrator.planning.plan_table import show_plan
 from orchestrator.planning.reconcile import Decision
 from orchestrator.scheduling.capacity import Placement
@@ -17,11 +17,11 @@ from orchestrator.study.study import Study
 
 
 class Planner:
-    """The times of a study on the nodes at hand.
+    """Estimates the times of a study on the given nodes.
 
-    device: what its workers compute on, see `scheduling.devices`; empty where no machine is
-    there to be asked. Then it is the one that was timed before of the kind of GPU they will lie on,
-    until canaries or a probe say on what they ran.
+    device: of the workers, named as in `scheduling.devices`; empty if no node is up to tell. It is
+    then inferred: first from earlier measurements on the GPU type that the workers will get, later
+    from the preflight runs or the probe.
     """
 
     def __init__(
@@ -42,26 +42,29 @@ class Planner:
         devices = resources.devices(placement.device)
         price = resources.price_per_gpu_hour if placement.device == "cuda" else None
         self._capacity = Capacity(placement.shape, devices, nodes, placement.max_concurrent, price)
-        self._answered = device != ""
+        self._device_is_certain = device != ""
         self._measurements = list(measurements)
         self._device = device or self._likely_device()
         self.forecaster = self._forecaster()
 
     @property
     def probe_would_help(self) -> bool:
-        """Whether nothing was ever timed on the device, and one is there to be timed."""
-        return self.forecaster.weakest.source is None and self._answered
+        """Whether a node is up and its device has no measurements yet."""
+        return self.forecaster.weakest.source is None and self._device_is_certain
 
     def show(
         self,
         decisions: Mapping[str, Decision],
         machines_for: Callable[[int], Mapping[str, int] | None],
     ) -> None:
-        """Print the plan: `--plan`. machines_for: the machines that the cluster would start for so
-        many trials, by kind."""
+        """Print the plan (`--plan`).
+
+        machines_for: given a number of trials, returns how many machines of each type the cluster
+        would start for them; None if it does not grow.
+        """
         states = {name: decision.state for name, decision in decisions.items()}
         forecast = self._forecast(decisions)
-        left = {t.trial.identity for t in forecast.trials if t.estimate is not None}
+        to_train = {t.trial.identity for t in forecast.trials if t.estimate is not None}
         show_plan(
             self._study,
             states,
@@ -69,28 +72,26 @@ class Planner:
             self.forecaster.weakest,
             self._placement,
             self._device,
-            machines_for(len(left)),
+            machines_for(len(to_train)),
             self._context.console,
         )
 
     def learn(self, measurements: Sequence[Measurement]) -> None:
-        """Take in times measured just now, and keep them for later studies."""
-        keep(self._context.storage.here, measurements)
+        """Update the estimates with new measurements, and save those for later studies."""
+        save_measurements(self._context.storage.here, measurements)
         self._measurements += measurements
-        if measurements and not self._answered:
+        if measurements and not self._device_is_certain:
             self._device = mode(measurement.device for measurement in measurements)
         self.forecaster = self._forecaster()
 
     def _likely_device(self) -> str:
-        """Of the GPUs that were timed the one that workers will lie on; empty where that cannot be
-        told, as with several kinds of them."""
-        if len(self._placement.kinds) != 1:
+        """Return the measured device that the workers will probably get; empty if ambiguous."""
+        if len(self._placement.gpu_types) != 1:
             return ""
-        (kind,) = self._placement.kinds
-        timed = (measurement.device for measurement in self._measurements)
-        return device_of_kind(
-            timed, kind, self._study.config.resources.share(self._placement.device)
-        )
+        (gpu_type,) = self._placement.gpu_types
+        devices = (measurement.device for measurement in self._measurements)
+        share = self._study.config.resources.share(self._placement.device)
+        return device_of_kind(devices, gpu_type, share)
 
     def _forecaster(self) -> Forecaster:
         return Forecaster.of(
@@ -109,5 +110,5 @@ class Planner:
                 todo.add(trial.identity)
                 if decision.action == "resume" and decision.run is not None:
                     done[trial.identity] = decision.run.epoch
-        priority = ranks(self._study.config, self._trials)
+        priority = priorities(self._study.config, self._trials)
         return self.forecaster.study(self._trials, todo, done, priority, self._capacity)

@@ -1,5 +1,7 @@
-"""What is to be done about each trial of a study: what its file asks for against what the ledger
-holds. Pure decisions; the effects are elsewhere."""
+"""Decides what to do about each trial by comparing the study file with the tracking store.
+
+Pure decisions; `sweep` carries them out.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +16,11 @@ Action = Literal["leave", "link", "wait", "resume", "train"]
 
 @dataclass(frozen=True)
 class ReconcileOptions:
-    """What the user wants beyond training what is missing and resuming what was interrupted.
+    """Options beyond training missing trials and resuming interrupted ones.
 
-    searching: the study is a search, in which a trial that was given up early is done with.
+    retry_failed: also resume failed trials.
+    retrain_stale: also retrain trials that finished under another code version.
+    searching: the study is a search, in which trials stopped early are not resumed.
     """
 
     retry_failed: bool = False
@@ -28,8 +32,8 @@ class ReconcileOptions:
 class Decision:
     """A trial's state, and what to do about it.
 
-    run: the run that is left, linked, waited for, resumed or, where the trial never started,
-    used; None where there is none.
+    run: the existing run to which `action` applies; None if there is none. A run that was created
+    but never started is reused by the action "train".
     """
 
     state: TrialState
@@ -38,28 +42,24 @@ class Decision:
 
     @property
     def finished(self) -> bool:
-        """Whether the table shows `run`."""
+        """Whether `run` has the result that the table shows."""
         return self.state.has_result
 
     @property
     def will_train(self) -> bool:
-        """Whether there is work to do on the trial."""
+        """Whether the trial is to be trained or resumed."""
         return self.action in ("train", "resume")
 
 
-def decide(
-    records: Sequence[TrialRun], study: str, code: str, options: ReconcileOptions
-) -> Decision:
-    """What to do about one trial of `study`.
+def decide(runs: Sequence[TrialRun], study: str, code: str, options: ReconcileOptions) -> Decision:
+    """Decide what to do about one trial of `study`, by the run that `select_run` chooses.
 
-    records: all runs of its identity, in every study, oldest first.
-    code: the present version.
-
-    Which of them counts, `precedence.select_run` says.
+    runs: all runs with its identity, in every study, oldest first.
+    code: the current code version.
     """
-    stale = [run for run in records if run.status == "FINISHED" and run.code != code]
-    counting = [run for run in records if not (options.retrain_stale and run in stale)]
-    chosen = select_run(counting, study, code)
+    stale = [run for run in runs if run.status == "FINISHED" and run.code != code]
+    candidates = [run for run in runs if not (options.retrain_stale and run in stale)]
+    chosen = select_run(candidates, study, code)
     if chosen is None:
         return Decision(TrialState.STALE if stale else TrialState.MISSING, "train", None)
     if chosen.status == "FINISHED":
@@ -78,12 +78,15 @@ def decide(
 
 def reconcile(
     trials: Sequence[ResolvedTrial],
-    records: Mapping[str, Sequence[TrialRun]],
+    runs: Mapping[str, Sequence[TrialRun]],
     study: str,
     options: ReconcileOptions,
 ) -> dict[str, Decision]:
-    """Decisions by trial name. records: by identity, as `TrackingStore.records` returns them."""
+    """Return the decision for each trial, by its name.
+
+    runs: the runs of each identity, oldest first, as `Snapshot.by_identity` returns them.
+    """
     return {
-        trial.name: decide(records.get(trial.identity, ()), study, trial.code, options)
+        trial.name: decide(runs.get(trial.identity, ()), study, trial.code, options)
         for trial in trials
     }

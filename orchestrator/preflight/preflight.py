@@ -1,7 +1,7 @@
-"""Canaries: before a fleet of long trials starts, each distinct experiment is rehearsed.
+"""Chooses the trials of a preflight run, and acts on its results.
 
-Which experiments that are, whether it is worth the time, and what their ends say. What fails in a
-canary would have failed hours later.
+A preflight run takes a few steps of each distinct experiment before long trials start, so that an
+error shows within minutes instead of hours. Its times improve the estimates.
 """
 
 import os
@@ -24,36 +24,37 @@ from orchestrator.training.job import Job, job_of
 from pipelines.errors import UserError
 from pipelines.training.optimization import TrainingConfig
 
-# A study shorter than so many of its canaries shows its mistakes soon enough by itself.
+# A study that takes less than this many times its preflight runs shows its errors soon enough.
 _WORTHWHILE = 10
 
-# Settings of the recipe that change neither memory nor shapes nor speed.
-_FREE = ("epochs", "learning_rate", "momentum", "weight_decay", "schedule", "power", "schedule_by",
-         "warmup_steps")  # fmt: skip
+# Training settings that change neither memory nor shapes nor speed.
+_IRRELEVANT = ("epochs", "learning_rate", "momentum", "weight_decay", "schedule", "power",
+               "schedule_by", "warmup_steps")  # fmt: skip
 
 
 class PreflightError(UserError, ValueError):
-    """Experiments of a study that cannot be trained; one paragraph for each."""
+    """Some experiments of the study cannot be trained; the message has a paragraph for each."""
 
 
-def kind_of(trial: ResolvedTrial) -> tuple[str, str]:
-    """Equal for trials that differ in seed or schedule only: one preflight run covers them."""
+def preflight_key(trial: ResolvedTrial) -> tuple[str, str]:
+    """Return a key that is equal for trials that one preflight run covers, because they differ only
+    in seed, schedule and the like."""
     experiment, defaults = trial.experiment, TrainingConfig()
-    fixed = {name: getattr(defaults, name) for name in _FREE}
-    plain = replace(experiment, seed=0, training=replace(experiment.training, **fixed))
-    return repr(plain), trial.location
+    fixed = {name: getattr(defaults, name) for name in _IRRELEVANT}
+    normalized = replace(experiment, seed=0, training=replace(experiment.training, **fixed))
+    return repr(normalized), trial.location
 
 
 def distinct(trials: Sequence[ResolvedTrial]) -> list[ResolvedTrial]:
-    """One trial of each kind."""
-    found: dict[tuple[str, str], ResolvedTrial] = {}
+    """Return the first trial of each `preflight_key`."""
+    by_key: dict[tuple[str, str], ResolvedTrial] = {}
     for trial in trials:
-        found.setdefault(kind_of(trial), trial)
-    return list(found.values())
+        by_key.setdefault(preflight_key(trial), trial)
+    return list(by_key.values())
 
 
 def spread_by_cost(trials: Sequence[ResolvedTrial]) -> list[ResolvedTrial]:
-    """Of the distinct trials the cheapest, the dearest, and one between."""
+    """Return the cheapest, the median and the most expensive of the distinct trials."""
     by_cost = sorted(
         distinct(trials), key=lambda trial: trial.cost.gflops * trial.experiment.training.batch
     )
@@ -61,88 +62,94 @@ def spread_by_cost(trials: Sequence[ResolvedTrial]) -> list[ResolvedTrial]:
     return [by_cost[index] for index in sorted(chosen)]
 
 
-def untried(
+def untested(
     todo: Sequence[ResolvedTrial],
     trials: Sequence[ResolvedTrial],
     decisions: Mapping[str, Decision],
 ) -> list[ResolvedTrial]:
-    """One trial of each kind of `todo` of which no trial of the study has trained an epoch yet."""
-    proven = {
-        kind_of(trial)
+    """Return the distinct trials of `todo` for which no equivalent trial has trained an epoch."""
+    tested = {
+        preflight_key(trial)
         for trial in trials
-        if (record := decisions[trial.name].run) is not None and record.epoch > 0
+        if (run := decisions[trial.name].run) is not None and run.epoch > 0
     }
-    return [trial for trial in distinct(todo) if kind_of(trial) not in proven]
+    return [trial for trial in distinct(todo) if preflight_key(trial) not in tested]
 
 
 def is_worthwhile(
-    todo: Sequence[ResolvedTrial], canaries: Sequence[ResolvedTrial], forecaster: Forecaster
+    todo: Sequence[ResolvedTrial], chosen: Sequence[ResolvedTrial], forecaster: Forecaster
 ) -> bool:
-    """Whether the trials take more than ten times as long as their canaries would."""
-    if not canaries:
+    """Whether the trials take more than ten times as long as a preflight run of `chosen`."""
+    if not chosen:
         return False
-    trials = sum(forecaster.trial(trial).seconds for trial in todo)
-    return trials > _WORTHWHILE * sum(forecaster.steps(trial, 2 * STEPS) for trial in canaries)
+    training = sum(forecaster.trial(trial).seconds for trial in todo)
+    return training > _WORTHWHILE * sum(forecaster.steps(trial, 2 * STEPS) for trial in chosen)
 
 
 def measurements(
-    sung: Sequence[PreflightResult],
+    results: Sequence[PreflightResult],
     trials: Sequence[ResolvedTrial],
     resources: Resources,
     source: Source,
 ) -> list[Measurement]:
-    """The times of the canaries that came back, for later estimates."""
+    """Return the times of the successful preflight runs as measurements for the planner."""
     by_name = {trial.name: trial for trial in trials}
-    found = []
-    for each in sung:
-        if each.rehearsed is None:
+    measured = []
+    for result in results:
+        if result.timings is None:
             continue
-        trial = by_name[each.name]
-        experiment, load = trial.experiment, workload(by_name[each.name], resources)
-        validation = each.rehearsed.validation
+        experiment = by_name[result.name].experiment
+        load = workload(by_name[result.name], resources)
+        validation = result.timings.validation
         if validation is not None:
             validation *= load.evaluated_megapixels / passes(experiment.evaluation)
-        found.append(
+        measured.append(
             Measurement(
                 load,
-                each.device,
+                result.device,
                 experiment.training.precision,
                 source,
-                each.rehearsed.step,
+                result.timings.step,
                 validation,
-                each.start,
+                result.start,
             )
         )
-    return found
+    return measured
 
 
-def refuse_failures(
-    sung: Sequence[PreflightResult],
+def raise_failures(
+    results: Sequence[PreflightResult],
     trials: Sequence[ResolvedTrial],
     resources: Resources,
     kind: str,
 ) -> None:
-    """Raise PreflightError with every problem, the experiment it is of, and what would help."""
+    """Raise PreflightError if any run failed, listing each trial's failure and possible fixes.
+
+    kind: of the device, `cpu` or `cuda`.
+    """
     by_name = {trial.name: trial for trial in trials}
     problems = []
-    for each in sung:
-        if each.rehearsed is None:
-            experiment = by_name[each.name].experiment
-            helps = advise(each.cause, each.stage, experiment, resources, kind)
-            stage = f" in {each.stage}" if each.stage else ""
+    for result in results:
+        if result.timings is None:
+            experiment = by_name[result.name].experiment
+            fixes = advise(result.cause, result.stage, experiment, resources, kind)
+            stage = f" in {result.stage}" if result.stage else ""
             problems.append(
-                f"{each.name}: {each.cause}{stage}: {each.message}\n  what would help: {helps}"
+                f"{result.name}: {result.cause}{stage}: {result.message}\n  possible fixes: {fixes}"
             )
     if problems:
         raise PreflightError(
             "\n".join(problems)
-            + "\nNothing was trained. Mend this, choose other trials with --only, or go on "
-            "regardless with --no-canary."
+            + "\nNothing was trained. Fix this, choose other trials with --only, or skip this "
+            "check with --no-preflight."
         )
 
 
 class Preflight:
-    """Rehearses a study's experiments on the connected cluster; `outlook` learns their times."""
+    """Runs a study's experiments for a few steps on the connected cluster.
+
+    The planner learns their times.
+    """
 
     def __init__(
         self,
@@ -159,34 +166,34 @@ class Preflight:
         self._planner = planner
 
     def probe(self) -> None:
-        """Time a few steps of some of the study's networks."""
-        self._say("nothing was timed on this device yet: a short probe, kept for the next time")
+        """Time a few steps of at most three of the study's networks."""
+        self._say("no timings for this device yet: running a short probe, saved for later plans")
         trials = spread_by_cost(self._trials)
-        self._learn(self._sing(trials), trials, "probe")
+        self._learn(self._run(trials), trials, "probe")
 
-    def before(self, todo: Sequence[ResolvedTrial], decisions: Mapping[str, Decision]) -> None:
-        """Rehearse what `todo` would train, where that is worth its time.
+    def check(self, todo: Sequence[ResolvedTrial], decisions: Mapping[str, Decision]) -> None:
+        """Check the experiments of `todo`, if that is worth its time.
 
-        Raises PreflightError with all that failed.
+        Raises PreflightError if any of them failed.
         """
-        trials = untried(todo, self._trials, decisions)
+        trials = untested(todo, self._trials, decisions)
         if not is_worthwhile(todo, trials, self._planner.forecaster):
             return
         count = len(trials)
         self._say(
-            f"first {count} canar{'y' if count == 1 else 'ies'}: a few steps of each different "
-            "experiment (--no-canary leaves them out)"
+            f"preflight: a few steps of {count} distinct experiment{'' if count == 1 else 's'} "
+            "first (skip with --no-preflight)"
         )
-        sung = self._sing(trials)
-        self._learn(sung, trials, "canary")
-        refuse_failures(sung, trials, self._study.config.resources, self._placement.device)
+        results = self._run(trials)
+        self._learn(results, trials, "preflight")
+        raise_failures(results, trials, self._study.config.resources, self._placement.device)
 
     def _learn(
-        self, sung: Sequence[PreflightResult], trials: Sequence[ResolvedTrial], source: Source
+        self, results: Sequence[PreflightResult], trials: Sequence[ResolvedTrial], source: Source
     ) -> None:
-        self._planner.learn(measurements(sung, trials, self._study.config.resources, source))
+        self._planner.learn(measurements(results, trials, self._study.config.resources, source))
 
-    def _sing(self, trials: Sequence[ResolvedTrial]) -> list[PreflightResult]:
+    def _run(self, trials: Sequence[ResolvedTrial]) -> list[PreflightResult]:
         return run_preflight(
             trials,
             self._job,
@@ -199,7 +206,7 @@ class Preflight:
 
     def _job(self, trial: ResolvedTrial) -> Job:
         storage = self._context.storage
-        return job_of(trial, f"canary-{os.getpid()}", self._study, self._placement, storage)
+        return job_of(trial, f"preflight-{os.getpid()}", self._study, self._placement, storage)
 
     def _say(self, message: str) -> None:
         self._context.console.print(message, style="dim", highlight=False, markup=False)

@@ -1,5 +1,7 @@
-"""Canaries on the cluster: each takes the trials' own way, the same gang of Ray Train, the same
-devices, data and storage. It leaves no run and no checkpoint, only its times.
+"""Runs preflight trials on the Ray cluster.
+
+Each uses the same workers, devices, data and storage as the trial it stands for, but leaves neither
+an MLflow run nor a checkpoint: only its times, or its error.
 """
 
 import os
@@ -30,15 +32,21 @@ from pipelines.data.dataset import open_dataset
 from pipelines.data.storage import locate
 from pipelines.evaluation.inference import InferenceConfig
 
-_AGAIN = "-again"  # ends the name of a second try
+_RETRY = "-again"  # suffix of the run name of a second attempt
 
 
 @dataclass(frozen=True)
 class PreflightResult:
-    """A canary's end. rehearsed: None where it failed, by `cause`, with `message`, at `stage`."""
+    """Result of the preflight run of one trial.
+
+    name: of the trial.
+    timings: None if it failed; `cause`, `message` and `stage` then say why.
+    start: seconds spent outside of the worker, such as on starting processes.
+    device: of the workers, named as in `scheduling.devices`.
+    """
 
     name: str
-    rehearsed: PreflightTimings | None
+    timings: PreflightTimings | None
     start: float = 0.0
     device: str = ""
     cause: Cause = "error"
@@ -55,12 +63,15 @@ def run_preflight(
     say: Callable[[str], None],
     stop_requested: Callable[[], bool],
 ) -> list[PreflightResult]:
-    """Rehearse each of `cells` on the connected cluster, as its job would be run.
+    """Run a few steps of each of `trials` on the connected cluster.
 
-    storage: where the jobs' trainings would lie; a folder of it is used and removed. say: is told a
-    line for each canary.
+    job_of: returns the job that would train a trial.
+    protocols: evaluation protocols of the study besides the experiments' own.
+    max_concurrent: maximum number of concurrent trials; None for no limit.
+    storage: of the trials; a temporary folder in it is used.
+    say: prints a line for each trial.
     """
-    folder = f"canary-{os.getpid()}"
+    folder = f"preflight-{os.getpid()}"
     jobs = [replace(job_of(trial), storage=storage.at(folder)) for trial in trials]
     events = _Events(say, stop_requested)
     try:
@@ -69,33 +80,33 @@ def run_preflight(
             max_concurrent,
             events,
             storage.here / folder,
-            "canary",
+            "preflight",
             run=partial(_run, protocols=tuple(protocols)),
         )
     finally:
         shutil.rmtree(storage.here / folder, ignore_errors=True)
         if storage.is_remote:
-            left = locate(storage.at(folder))
-            left.filesystem.delete_dir_contents(left.path, missing_dir_ok=True)
-    return events.sung
+            location = locate(storage.at(folder))
+            location.filesystem.delete_dir_contents(location.path, missing_dir_ok=True)
+    return events.results
 
 
 def _run(job: Job, protocols: Sequence[InferenceConfig]) -> dict[str, Any]:
-    """Drive a canary's gang, as `training.trial.run_trial` does a trial's: once more where it
-    was lost, which says nothing of the experiment yet."""
-    first, failure = _attempt(job, protocols)
-    if failure is None or not failure.retried:
-        return first
-    return _attempt(replace(job, run_name=f"{job.run_name}{_AGAIN}"), protocols)[0]
+    """Run a job's workers, and once more if a worker or node was lost, because the experiment may
+    be fine."""
+    outcome, failure = _attempt(job, protocols)
+    if failure is None or not failure.retryable:
+        return outcome
+    return _attempt(replace(job, run_name=f"{job.run_name}{_RETRY}"), protocols)[0]
 
 
 def _attempt(
     job: Job, protocols: Sequence[InferenceConfig]
 ) -> tuple[dict[str, Any], Failure | None]:
-    """The outcome for `PreflightResult`, and the failure if it is one."""
+    """Return the keyword arguments of `PreflightResult` except `name`, and the failure, if any."""
     begun = time.perf_counter()
     trainer = TorchTrainer(
-        _rehearse_worker,
+        _preflight_worker,
         train_loop_config={"job": job, "protocols": protocols},
         scaling_config=ScalingConfig(
             num_workers=job.workers, use_gpu=job.use_gpu, resources_per_worker=job.resources
@@ -111,23 +122,22 @@ def _attempt(
         metrics = trainer.fit().metrics
     except TrainingFailedError as error:
         failure = diagnose(error)
-        told = {"cause": failure.cause, "message": failure.message, "stage": failure.stage}
-        return told, failure
-    rehearsed = PreflightTimings(**metrics["rehearsed"])
-    start = time.perf_counter() - begun - (rehearsed.whole - rehearsed.preparing)
-    return {"rehearsed": rehearsed, "start": start, "device": metrics[DEVICE]}, None
+        return asdict(failure), failure
+    timings = PreflightTimings(**metrics["timings"])
+    start = time.perf_counter() - begun - (timings.whole - timings.preparing)
+    return {"timings": timings, "start": start, "device": metrics[DEVICE]}, None
 
 
-def _rehearse_worker(config: dict[str, Any]) -> None:
+def _preflight_worker(config: dict[str, Any]) -> None:
     task = config["job"].task
     device = prepare_worker(task, config["job"].run_name)
     rank = ray.train.get_context().get_world_rank()
-    name = config["job"].run_name.removesuffix(_AGAIN)
-    directory = Path(tempfile.gettempdir(), f"canary-{name}-{rank}")
-    shutil.rmtree(directory, ignore_errors=True)  # a worker that was killed has left it
+    name = config["job"].run_name.removesuffix(_RETRY)
+    directory = Path(tempfile.gettempdir(), f"preflight-{name}-{rank}")
+    shutil.rmtree(directory, ignore_errors=True)  # left by a killed worker of the first attempt
     directory.mkdir(mode=0o700)
     try:
-        rehearsed = smoke_test(
+        timings = smoke_test(
             task.experiment,
             open_dataset(task.dataset, task.fingerprint),
             device,
@@ -135,7 +145,7 @@ def _rehearse_worker(config: dict[str, Any]) -> None:
             directory,
             config["protocols"],
         )
-        metrics = {"rehearsed": asdict(rehearsed), DEVICE: worker_device(device.type, task.share)}
+        metrics = {"timings": asdict(timings), DEVICE: worker_device(device.type, task.share)}
         checkpoint = None
         if rank == 0:
             checkpoint = ray.train.Checkpoint.from_directory(directory)
@@ -145,49 +155,49 @@ def _rehearse_worker(config: dict[str, Any]) -> None:
 
 
 class _Events:
-    """The canaries' `tune_hooks.TrialEvents`."""
+    """Collects the results; implements `training.tuner.TrialEvents`."""
 
     def __init__(self, say: Callable[[str], None], stop_requested: Callable[[], bool]) -> None:
-        self.sung: list[PreflightResult] = []
+        self.results: list[PreflightResult] = []
         self.stop_requested = stop_requested
         self._say = say
 
     def started(self, name: str) -> None:
-        """Nothing to say before it has ended."""
+        """Print nothing until the run has ended."""
 
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:
-        """A canary has no epochs."""
+        """Preflight runs have no epochs."""
 
     def finished(self, name: str, outcome: dict[str, Any]) -> None:
-        """It came back, or its gang said why not."""
-        self._end(PreflightResult(name, outcome.pop("rehearsed", None), **outcome))
+        """The run succeeded, or its workers failed."""
+        self._end(PreflightResult(name, outcome.pop("timings", None), **outcome))
 
     def failed(self, name: str, cause: str) -> None:
-        """Its driver itself failed."""
+        """The driver failed."""
         self._end(PreflightResult(name, None, message=cause))
 
     def stopped_early(self, name: str) -> None:
-        """Canaries have no rank."""
+        """Preflight runs are not stopped early."""
 
     def held(self, name: str) -> None:
-        """A canary that is stopped has found nothing."""
+        """A stopped preflight run has no result."""
 
     def hold_requested(self) -> bool:
-        """Limits are for trials."""
+        """Limits do not apply to preflight runs."""
         return False
 
     def may_start(self, pending: int) -> bool:
-        """All canaries sing."""
+        """Limits do not apply to preflight runs."""
         return True
 
     def unwanted(self, name: str) -> bool:
-        """No canary is taken back."""
+        """Preflight runs have no MLflow run that could be deleted."""
         return False
 
-    def _end(self, sung: PreflightResult) -> None:
-        self.sung.append(sung)
-        if sung.rehearsed is None:
-            self._say(f"canary  {sung.name}: {sung.cause}")
-        else:
-            took = sung.rehearsed
-            self._say(f"canary  {sung.name}: {took.step:.3g} s a step, {took.memory_gib:.1f} GiB")
+    def _end(self, result: PreflightResult) -> None:
+        self.results.append(result)
+        summary: str = result.cause
+        if result.timings is not None:
+            timings = result.timings
+            summary = f"{timings.step:.3g} s per step, {timings.memory_gib:.1f} GiB"
+        self._say(f"preflight  {result.name}: {summary}")

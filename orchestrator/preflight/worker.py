@@ -1,6 +1,7 @@
-"""A training in small: a few steps, one validation batch, one save and restore, and what they took.
+"""The part of a preflight run that executes in a worker: a miniature training run.
 
-Everything a trial does once is done here once, so that what would fail in hours fails in a minute.
+It does everything that a trial does, once: a few steps, saving and restoring a checkpoint, and one
+batch of each validation. An error that a trial would hit after hours occurs here within a minute.
 """
 
 import contextlib
@@ -23,19 +24,22 @@ from pipelines.evaluation.inference import InferenceConfig
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training, TrainingReport
 
-_WARM_UP = 2  # steps that are not timed: buffers are made, algorithms chosen
+_WARM_UP = 2  # untimed steps, in which buffers are allocated and algorithms chosen
+_NEVER = 10**9  # epochs
 
-_NEVER = 10**9
-
-STEPS = 6  # of a rehearsal
+STEPS = 6  # optimizer steps of a preflight run
 
 
 @dataclass(frozen=True)
 class PreflightTimings:
-    """What a rehearsal took. step: seconds of an optimizer step; validation: seconds for a
-    megapixel of pictures over all workers, None without a validation split; preparing: seconds
-    before the first step; whole: seconds from first to last; memory_gib: peak on the device (of
-    the process on a CPU)."""
+    """Times and memory of a preflight run.
+
+    step: seconds per optimizer step.
+    validation: seconds per megapixel of images, over all workers; None without validation split.
+    preparing: seconds before the first step.
+    whole: seconds of the whole run.
+    memory_gib: peak memory of the device (of the process on a CPU).
+    """
 
     step: float
     validation: float | None
@@ -52,24 +56,25 @@ def smoke_test(
     directory: Path,
     protocols: Sequence[InferenceConfig] = (),
 ) -> PreflightTimings:
-    """Rehearse `experiment` on this worker of the group; a checkpoint is left in `directory`.
+    """Run a miniature training on this worker of the group and leave a checkpoint in `directory`.
 
-    protocols: further ways in which the trained network will be scored. Raises whatever the
-    training would, with a note that says at which stage.
+    protocols: evaluation protocols of the study besides the experiment's own.
+
+    Raises whatever the training would raise, with the stage as a note.
     """
     begun = time.perf_counter()
-    lasting = replace(
+    endless = replace(  # no epoch ends within a few steps
         experiment,
         training=replace(experiment.training, epochs=_NEVER),
         evaluation=replace(experiment.evaluation, every=_NEVER),
     )
     with _stage("preparing"):
-        training = Training(lasting, dataset, device, cache=cache)
+        training = Training(endless, dataset, device, cache=cache)
     prepared = time.perf_counter()
     with _stage("training"):
         step = _train(training, directory)
     if training.group.rank == 0:
-        with _stage("restoring its checkpoint"):
+        with _stage("restoring the checkpoint"):
             training.restore(directory)
     validation = None
     if experiment.data.validation_split is not None:
@@ -91,7 +96,7 @@ def smoke_test(
 
 @contextlib.contextmanager
 def _stage(name: str) -> Iterator[None]:
-    """Notes on an exception where it happened."""
+    """Add the name of the stage as a note to exceptions raised within this context."""
     try:
         yield
     except Exception as error:
@@ -100,7 +105,7 @@ def _stage(name: str) -> Iterator[None]:
 
 
 def _train(training: Training, directory: Path) -> float:
-    """Take a few steps and save; seconds of a step."""
+    """Take a few steps and save a checkpoint. Return the seconds per step."""
     moments: list[float] = []
 
     def after_step(report: TrainingReport) -> None:
@@ -108,21 +113,21 @@ def _train(training: Training, directory: Path) -> float:
         if len(moments) == STEPS:
             if training.group.rank == 0:
                 report.snapshot().write(directory)
-            raise _Enough
+            raise _StepsDone
 
-    with contextlib.suppress(_Enough):
+    with contextlib.suppress(_StepsDone):
         training.run(after_step, report_steps=1)
     return float(statistics.median(np.diff(moments)[_WARM_UP - 1 :].tolist()))
 
 
-class _Enough(Exception):  # noqa: N818 - the end of a rehearsal is no error
-    """The steps have been taken."""
+class _StepsDone(Exception):  # noqa: N818 - ends the training loop, not an error
+    """All steps of the preflight run have been taken."""
 
 
 def _score(training: Training, split: Samples, config: EvaluationConfig, times: int) -> float:
-    """Score one batch of the largest pictures on each worker; seconds of a megapixel the last
-    time."""
-    largest = _Largest(split, config.batch * training.group.size)
+    """Score one batch of the largest images on each worker. Return the seconds per megapixel of the
+    last of `times` repetitions."""
+    largest = _LargestSamples(split, config.batch * training.group.size)
     pixels = float((largest.heights * largest.widths).sum())
     seconds = 0.0
     for _ in range(times):
@@ -135,8 +140,8 @@ def _score(training: Training, split: Samples, config: EvaluationConfig, times: 
     return seconds / (pixels / 1e6)
 
 
-class _Largest:
-    """The largest `count` samples of a split, as `pipelines.data.dataset.Samples`."""
+class _LargestSamples:
+    """The `count` largest samples of a split; implements `pipelines.data.dataset.Samples`."""
 
     def __init__(self, split: Samples, count: int) -> None:
         self._split = split

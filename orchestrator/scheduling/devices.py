@@ -1,4 +1,4 @@
-"""What a worker computes on, by name: times are only comparable on the same kind of device."""
+"""Names the device of a worker, because times are only comparable on the same device."""
 
 import platform
 from collections.abc import Iterable
@@ -10,10 +10,12 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 
 def worker_device(kind: str, share: float) -> str:
-    """The device of a worker on this machine: `NVIDIA H200`, `NVIDIA H200, 0.5 of it`, `AMD EPYC
-    7B13, 2 cores`.
+    """Return the name of a worker's device on this machine.
 
-    kind: `cpu` or `cuda`; share: cores or GPUs of the worker.
+    Examples: `NVIDIA H200`; `NVIDIA H200, 0.5 of it`; `AMD EPYC 7B13, 2 cores`.
+
+    kind: `cpu` or `cuda`.
+    share: number of cores or GPUs of the worker.
     """
     if kind == "cuda":
         return ", ".join([torch.cuda.get_device_name(), *_part_of_gpu(share)])
@@ -21,18 +23,19 @@ def worker_device(kind: str, share: float) -> str:
 
 
 def device_of_kind(devices: Iterable[str], kind: str, share: float) -> str:
-    """The only one of `devices` that is such a share of such a GPU; empty for none or several.
+    """Return the only one of `devices` that is this share of a GPU of this type; empty if none or
+    several match.
 
-    devices: as `worker_device` names them. kind: Ray's name (`L40S`), whose words are among those
-    of the device's own (`NVIDIA L40S`); several devices may be of one kind, such as an H100 with
-    one memory or another.
+    devices: names that `worker_device` returned.
+    kind: Ray's name of a GPU type, such as `L40S`. Its words are part of the device's name, such as
+        `NVIDIA L40S`. Several devices may match, such as H100s with different memory.
     """
-    found = set()
+    matches = set()
     for device in devices:
         name, *part = device.split(", ")
         if part == _part_of_gpu(share) and _words(kind) in _words(name):
-            found.add(device)
-    return found.pop() if len(found) == 1 else ""
+            matches.add(device)
+    return matches.pop() if len(matches) == 1 else ""
 
 
 def _part_of_gpu(share: float) -> list[str]:
@@ -44,7 +47,7 @@ def _words(name: str) -> str:
 
 
 def _processor() -> str:
-    """The CPU's model, as far as the system tells it."""
+    """Return the CPU's model name, or what Python knows about it."""
     try:
         lines = _CPU_INFO.read_text().splitlines()
     except OSError:

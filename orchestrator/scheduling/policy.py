@@ -1,7 +1,7 @@
-"""Which waiting trials to start now: whole gangs only, what matters first, then the longest.
+"""Decides which waiting trials to start now: whole gangs only, by priority, longest first.
 
-A decision is a pure function of what waits, what runs and what the nodes offer. A simulation asks
-it again after every end, which gives the wall time of a study before anything is trained.
+The decision is a pure function of the waiting trials, the running trials and the nodes' resources.
+Simulating it from one trial's end to the next gives the wall time of a study before any training.
 """
 
 import heapq
@@ -9,18 +9,18 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-Node = Mapping[str, float]
+Node = Mapping[str, float]  # amounts of resources, by name
 
-_SLACK = 1e-9  # fractions of a GPU add up to whole ones
-# A trial that outlasts its estimate is expected to take this share of its time once more.
+_SLACK = 1e-9  # so that fractions of a GPU add up to a whole one
+# A trial that outlasts its estimate is expected to need another tenth of its elapsed time.
 _OVERDUE = 0.1
 
 
 @dataclass(frozen=True)
 class GangShape:
-    """What a trial holds while it runs: a driver and `workers` equal workers, each on one node.
+    """The resources of a running trial: a driver and `workers` equal workers, each on one node.
 
-    worker, driver: pairs of a resource's name and its amount.
+    worker, driver: pairs of a resource's name and amount.
     """
 
     workers: int
@@ -36,18 +36,25 @@ class GangShape:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A trial that is not started. rank: lower ones first; seconds: how long it is expected to
-    take."""
+    """A trial that has not started.
+
+    seconds: expected duration.
+    priority: lower values start first.
+    """
 
     name: str
     gang: GangShape
     seconds: float
-    rank: int = 0
+    priority: int = 0
 
 
 @dataclass(frozen=True)
 class Running:
-    """A trial at work. seconds: how long it was expected to take; elapsed: seconds so far."""
+    """A trial that is running.
+
+    seconds: expected duration.
+    elapsed: seconds since its start.
+    """
 
     gang: GangShape
     seconds: float
@@ -55,24 +62,24 @@ class Running:
 
     @property
     def remaining(self) -> float:
-        """Seconds it is expected to go on, never 0: an estimate may be too short."""
+        """Expected seconds until its end; never 0, because the estimate may be too short."""
         left = self.seconds - self.elapsed
         return left if left > 0 else _OVERDUE * self.elapsed
 
 
 def in_order(trials: Iterable[Waiting]) -> list[Waiting]:
-    """By rank, then the longest first, then as they came."""
-    return sorted(trials, key=lambda trial: (trial.rank, -trial.seconds))
+    """Sort by priority, then longest first, then in the given order."""
+    return sorted(trials, key=lambda trial: (trial.priority, -trial.seconds))
 
 
-def place(gang: GangShape, free: Sequence[Node]) -> list[Node] | None:
-    """What is left of `free` with the whole gang placed on it; None where it does not fit."""
-    left = _Left(free)
+def fit(gang: GangShape, free: Sequence[Node]) -> list[Node] | None:
+    """Place the whole gang on `free`. Return the resources left, or None if it does not fit."""
+    left = _FreeResources(free)
     return left.nodes if left.take(gang) else None
 
 
 def workers_that_fit(worker: Mapping[str, float], nodes: Sequence[Node]) -> int:
-    """How many workers of such resources lie on what the nodes offer, each on one of them."""
+    """Return how many workers with these resources fit, each on one node."""
     return sum(
         min(math.floor(node.get(name, 0.0) / amount + _SLACK) for name, amount in worker.items())
         for node in nodes
@@ -80,9 +87,9 @@ def workers_that_fit(worker: Mapping[str, float], nodes: Sequence[Node]) -> int:
 
 
 def left_over(nodes: Sequence[Node], gangs: Iterable[GangShape]) -> list[Node] | None:
-    """What `nodes` offer besides `gangs`; None where they cannot all lie there, as when a node was
-    lost. Gangs with the largest workers are placed first."""
-    left = _Left(nodes)
+    """Return the resources of `nodes` that `gangs` leave free, placing the largest workers first;
+    None if the gangs do not all fit, as after the loss of a node."""
+    left = _FreeResources(nodes)
     largest_first = sorted(gangs, key=lambda gang: -max((a for _, a in gang.worker), default=0.0))
     return left.nodes if all(left.take(gang) for gang in largest_first) else None
 
@@ -93,14 +100,14 @@ def choose(
     nodes: Sequence[Node],
     max_concurrent: int | None = None,
 ) -> list[Waiting]:
-    """The trials to start now, of `waiting` in the order of `in_order`.
+    """Return the trials to start now, out of `waiting`, which `in_order` has sorted.
 
-    The first gang that does not fit gets a reservation: the moment at which enough of what runs is
-    expected to have ended. Others may go before it where they fit, if they end by then or leave it
-    its place (EASY backfilling; Lifka, "The ANL/IBM SP scheduling system", 1995). So the holes are
-    filled, and a large gang is not put off for ever by small ones.
+    The first gang that does not fit gets a reservation for the time when enough running trials are
+    expected to have ended. A later trial may start before it if it fits now, and either ends by
+    that time or leaves enough resources for the reservation (EASY backfilling; Lifka, "The ANL/IBM
+    SP scheduling system", 1995). This fills gaps without delaying a large gang forever.
 
-    max_concurrent: most trials that may run together.
+    max_concurrent: maximum number of running trials.
     """
     free = left_over(nodes, [trial.gang for trial in running])
     if free is None:
@@ -113,15 +120,15 @@ def choose(
             break
         if trial.gang in too_large:
             continue
-        left = place(trial.gang, free)
+        left = fit(trial.gang, free)
         if left is None:
             too_large.append(trial.gang)
             if reservation is None:
-                begun = [Running(other.gang, other.seconds, 0.0) for other in chosen]
-                reservation = _reserve(trial.gang, [*running, *begun], nodes)
+                starting = [Running(other.gang, other.seconds, 0.0) for other in chosen]
+                reservation = _reserve(trial.gang, [*running, *starting], nodes)
             continue
         if reservation is not None and trial.seconds > reservation.seconds:
-            spare = place(trial.gang, reservation.spare)
+            spare = fit(trial.gang, reservation.spare)
             if spare is None:
                 continue
             reservation = _Reservation(reservation.seconds, spare)
@@ -133,16 +140,16 @@ def choose(
 def simulate(
     waiting: Iterable[Waiting], nodes: Sequence[Node], max_concurrent: int | None = None
 ) -> dict[str, tuple[float, float]]:
-    """When each trial would start and end, in seconds from now, if every estimate were right.
+    """Return when each trial starts and ends, in seconds from now, if every estimate is right.
 
-    A trial that fits on no empty cluster is left out.
+    Trials that do not fit even on the empty nodes are left out.
     """
     queue = in_order(waiting)
     times: dict[str, tuple[float, float]] = {}
     ends: list[tuple[float, int, Waiting, float]] = []
     now = 0.0
     while queue:
-        running = [Running(trial.gang, trial.seconds, now - began) for _, _, trial, began in ends]
+        running = [Running(trial.gang, trial.seconds, now - start) for _, _, trial, start in ends]
         chosen = choose(queue, running, nodes, max_concurrent)
         for trial in chosen:
             times[trial.name] = (now, now + trial.seconds)
@@ -159,7 +166,7 @@ def simulate(
 
 @dataclass(frozen=True)
 class _Reservation:
-    """In how many seconds a gang can start, and what is free besides it then."""
+    """A future start of a gang: in how many seconds, and the resources then left by it."""
 
     seconds: float
     spare: list[Node]
@@ -168,35 +175,36 @@ class _Reservation:
 def _reserve(
     gang: GangShape, running: Iterable[Running], nodes: Sequence[Node]
 ) -> _Reservation | None:
-    """None where the gang does not fit on the empty nodes either."""
+    """Return the earliest start of the gang; None if it does not fit even on the empty nodes."""
     by_end = sorted(running, key=lambda trial: trial.remaining)
     for count, trial in enumerate(by_end, start=1):
         free = left_over(nodes, [other.gang for other in by_end[count:]])
-        spare = None if free is None else place(gang, free)
+        spare = None if free is None else fit(gang, free)
         if spare is not None:
             return _Reservation(trial.remaining, spare)
     return None
 
 
-class _Left:
-    """What is left of some nodes while gangs are placed on them, first fit."""
+class _FreeResources:
+    """The free resources of nodes on which gangs are placed by first fit."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes: list[Node] = list(nodes)
-        # Nothing is given back, so a node once too small for a worker stays so.
+        # By request, the first node to try: resources only shrink, so earlier ones stay too small.
         self._starts: dict[tuple[tuple[str, float], ...], int] = {}
 
     def take(self, gang: GangShape) -> bool:
-        """Place the whole gang. False where it does not fit; what is left is of no use then."""
-        return all(self._take(asked) for asked in [gang.driver, *[gang.worker] * gang.workers])
+        """Place the whole gang; False if it does not fit, which leaves `nodes` inconsistent."""
+        requests = [gang.driver, *[gang.worker] * gang.workers]
+        return all(self._take(request) for request in requests)
 
-    def _take(self, asked: tuple[tuple[str, float], ...]) -> bool:
-        for index in range(self._starts.get(asked, 0), len(self.nodes)):
+    def _take(self, request: tuple[tuple[str, float], ...]) -> bool:
+        for index in range(self._starts.get(request, 0), len(self.nodes)):
             node = self.nodes[index]
-            if all(node.get(name, 0.0) + _SLACK >= amount for name, amount in asked):
-                self._starts[asked] = index
+            if all(node.get(name, 0.0) + _SLACK >= amount for name, amount in request):
+                self._starts[request] = index
                 left = dict(node)
-                for name, amount in asked:
+                for name, amount in request:
                     left[name] -= amount
                 self.nodes[index] = left
                 return True

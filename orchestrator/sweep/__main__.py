@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 console,
                 log,
                 stop,
-                canaries=not options.no_canary,
+                preflight=not options.no_preflight,
                 command=_again(options),
             )
             finished = run_study(study, context, _reconcile_options(options), options.plan)
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _send(options: argparse.Namespace, console: Console) -> int:
     """Have the study run by the cluster whose dashboard `--address` names, and follow it."""
     # Ray takes seconds to import.
-    from orchestrator.cluster.submit import check_departure, run_remotely
+    from orchestrator.cluster.submit import check_before_submit, submit_study
 
     study = load_study(
         Path(options.study), [override_of(text) for text in options.set], options.only
@@ -106,13 +106,13 @@ def _send(options: argparse.Namespace, console: Console) -> int:
         f"--{name}={value}" for name in ("set", "only") for value in getattr(options, name)
     ]
     passed_on += [f"--{name.replace('_', '-')}" for name, on in vars(options).items() if on is True]
-    check_departure(study, passed_on)
+    check_before_submit(study, passed_on)
     modules = {
         module.__name__: module
         for trial in study.trials
         for module in modules_of(trial.experiment, study.config.imports)
     }
-    return run_remotely(
+    return submit_study(
         study.config.study,
         study.resolved,
         list(modules.values()),
@@ -175,9 +175,12 @@ def _parser() -> argparse.ArgumentParser:
         help="train anew what was finished under another version of the code",
     )
     parser.add_argument(
-        "--no-canary",
+        "--no-preflight",
         action="store_true",
-        help="start a long study without rehearsing its experiments first",
+        help="skip the preflight run of each distinct experiment",
+    )
+    parser.add_argument(  # the former spelling
+        "--no-canary", dest="no_preflight", action="store_true", help=argparse.SUPPRESS
     )
     return parser
 

@@ -156,8 +156,8 @@ class SweepController:
         console.print(placement_line(self.study, self.placement) + "\n", highlight=False)
         trained = {trial.identity: trial for trial in reversed(todo)}
         unique = list(reversed(trained.values()))
-        if self.context.canaries:
-            Preflight(self.study, self.trials, self.placement, self.context, self.planner).before(
+        if self.context.preflight:
+            Preflight(self.study, self.trials, self.placement, self.context, self.planner).check(
                 unique, decisions
             )
         self.budget = self.budget or self._budget()

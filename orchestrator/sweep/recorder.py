@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator.context import RunContext
-from orchestrator.planning.measurements import measured
+from orchestrator.planning.measurements import measurement_of_trial
 from orchestrator.scheduling.budget import Budget
 from orchestrator.storage import on_this_machine
 from orchestrator.study.identity import code_version
@@ -186,7 +186,7 @@ class Recorder:
             if len(trial.sizes) != 1 or wall is None:
                 return ""  # its times are those of several sizes
             resources = replace(resources, workers=trial.workers)
-        found = measured(trial.trial, resources, trial.device, history, wall)
+        found = measurement_of_trial(trial.trial, resources, trial.device, history, wall)
         return found.to_json() if found and trial.device else ""
 
     def _finish(self, name: str, last: str, best: str, wall: float | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator.cluster.cluster import Cluster
 from orchestrator.context import RunContext
 from orchestrator.evaluation.trained_model import local_weights
-from orchestrator.planning.measurements import known_measurements
+from orchestrator.planning.measurements import load_measurements
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import ReconcileOptions, reconcile
 from orchestrator.scheduling.capacity import plan_placement
@@ -63,7 +63,7 @@ def run_study(
         check_submission(study, trials)
         store = open_store(context.storage)
         snapshot = take_snapshot(store)
-        measurements = known_measurements(snapshot.measurements, context.storage.here)
+        measurements = load_measurements(snapshot.measurements, context.storage.here)
         device = cluster.device(resources, placement)
         planner = Planner(study, trials, placement, nodes, device, measurements, context)
         if plan_only:
@@ -79,7 +79,7 @@ def run_study(
 
                 cluster.start()
                 Preflight(study, trials, placement, context, planner).probe()
-            planner.show(decisions, partial(cluster.machines_asked_for, placement))
+            planner.show(decisions, partial(cluster.machines_to_launch, placement))
             return True
         from orchestrator.sweep.controller import SweepController  # Ray takes seconds to import
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from orchestrator.cluster.nodes import nodes_at_most
+from orchestrator.cluster.nodes import nodes_at_full_size
 from orchestrator.context import RunContext
-from orchestrator.planning.forecast import Forecaster, ranks
+from orchestrator.planning.forecast import Forecaster, priorities
 from orchestrator.scheduling.budget import Budget, recorded_hours
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.study.resolve import ResolvedTrial
@@ -65,7 +65,7 @@ def train(
     place = stop_file(context.storage, name)
     stop = StopFile(place)
     recorder = Recorder(study_run, progress, active, context, stop, on_gpu, budget, on_finished)
-    first = ranks(study.config, todo)
+    first = priorities(study.config, todo)
     context.stop.graceful = True
     try:
         with progress:
@@ -76,7 +76,7 @@ def train(
                         expected_seconds=forecaster.trial(
                             each.trial, max(each.logged, default=0)
                         ).seconds,
-                        rank=first[each.trial.identity],
+                        priority=first[each.trial.identity],
                     )
                     for each in active.values()
                 ],
@@ -85,7 +85,7 @@ def train(
                 context.storage.here / "tune",
                 name,
                 study.config.early_stopping,
-                nodes=partial(nodes_at_most, study.config.resources),
+                nodes=partial(nodes_at_full_size, study.config.resources),
             )
         recorder.close()
     except BaseException:

@@ -1,4 +1,7 @@
-"""Why a trial failed: from what its workers raised to a cause."""
+"""Diagnoses why a trial failed: the cause of its workers' exceptions, or the loss of a node.
+
+The cause decides whether the trial is retried, see `training.failures`.
+"""
 
 import socket
 import time
@@ -30,27 +33,25 @@ from pipelines.training.loop import NonFiniteLossError
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
-_PATIENCE_SECONDS = 10.0  # a machine that shuts down ends its workers first
-
-_AGREEMENT_SECONDS = 60.0
-
-_ANSWER_SECONDS = 2.0
-
-_PAUSE_SECONDS = 0.5
+_PATIENCE_SECONDS = 10.0  # a node that shuts down ends its workers first
+_RAY_NOTICES_SECONDS = 60.0
+_CONNECT_SECONDS = 2.0
+_POLL_SECONDS = 0.5
 
 
 def diagnose(error: BaseException) -> Failure:
-    """What ended a gang, from the exception that `TorchTrainer.fit` raised."""
-    found = [
-        Failure(classify(each), _sentence(each), next(iter(getattr(each, "__notes__", [])), ""))
-        for each in _raised(error)
+    """Return the failure that explains an exception of `TorchTrainer.fit`: of its workers',
+    the one with the cause that `Cause` lists first."""
+    failures = [
+        Failure(classify(each), _message(each), next(iter(getattr(each, "__notes__", [])), ""))
+        for each in _worker_exceptions(error)
     ]
     precedence = get_args(Cause)
-    return min(found, key=lambda failure: precedence.index(failure.cause))
+    return min(failures, key=lambda failure: precedence.index(failure.cause))
 
 
 def classify(error: BaseException) -> Cause:
-    """The cause that one exception speaks of."""
+    """Return the cause of one exception."""
     text = str(error).lower()
     if isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
@@ -58,7 +59,7 @@ def classify(error: BaseException) -> Cause:
         return "out of memory"
     if isinstance(error, PreemptionError) or (isinstance(error, RayActorError) and error.preempted):
         return "preemption"
-    # Of a process that was killed Ray speaks of "node deaths", too.
+    # Ray mentions "node deaths" for killed processes, too.
     if isinstance(error, NodeDiedError) or (
         isinstance(error, ActorDiedError) and "node has died" in text
     ):
@@ -66,7 +67,7 @@ def classify(error: BaseException) -> Cause:
     if isinstance(error, RayError | RayTrainError | DistError | RankMismatchError) or (
         isinstance(error, RuntimeError) and ("gloo" in text or "nccl" in text)
     ):
-        # Gone, or only the echo of another's going; or a stranger came in its place.
+        # Lost, failed because a peer was lost, or replaced by another trial's worker.
         return "lost worker"
     if isinstance(error, NonFiniteLossError | NonFiniteLogitsError):
         return "non-finite loss"
@@ -79,8 +80,8 @@ def classify(error: BaseException) -> Cause:
     return "error"
 
 
-def _raised(error: BaseException) -> Iterable[BaseException]:
-    """The workers' own exceptions, out of what Ray wraps around them."""
+def _worker_exceptions(error: BaseException) -> Iterable[BaseException]:
+    """Unwrap the workers' own exceptions from Ray's."""
     failures = [error]
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         failures = list(error.worker_failures.values())
@@ -95,67 +96,72 @@ def _raised(error: BaseException) -> Iterable[BaseException]:
         yield getattr(inner, "cause", None) or inner
 
 
-def _sentence(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [""]
-    # Ray's and torch's own accounts go on for many lines.
+    # The messages of Ray and torch have many lines.
     message = lines[0] if isinstance(error, RayError | torch.OutOfMemoryError) else str(error)
     return f"{type(error).__name__}: {message}".rstrip(": ")
 
 
 class NodeLossDetector(WorkerGroupCallback):
-    """Remembers the nodes of a trial's last worker group."""
+    """Decides whether a trial lost a node, from the nodes of its last worker group."""
 
     def __init__(
         self,
         nodes: Callable[[], Sequence[Mapping[str, Any]]] = ray.nodes,
         patience: float = _PATIENCE_SECONDS,
     ) -> None:
-        """nodes: as `ray.nodes` tells them. patience: seconds for which nodes are watched."""
+        """nodes: returns the cluster's nodes like `ray.nodes`.
+        patience: seconds to watch the nodes after a worker was lost.
+        """
         self._nodes = nodes
         self._patience = patience
-        self._ours: set[str] = set()
+        self._node_ids: set[str] = set()
 
     def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
-        """Ray Train has placed the workers."""
-        self.note({worker.metadata.node_id for worker in worker_group.get_workers()})
+        """Record the nodes on which Ray Train has placed the workers."""
+        self.record({worker.metadata.node_id for worker in worker_group.get_workers()})
 
-    def note(self, nodes: set[str]) -> None:
-        """The ids of the nodes that the workers lie on."""
-        self._ours = set(nodes)
+    def record(self, node_ids: set[str]) -> None:
+        """Record the ids of the workers' nodes."""
+        self._node_ids = set(node_ids)
 
     def lost_a_node(self) -> bool:
-        """Whether one of them is gone, or goes within a moment; Ray knows it too on return, so that
-        nothing is placed there. At once where there is but one machine."""
+        """Whether one of the workers' nodes is lost, or is lost while they are watched.
+
+        If so, Ray knows it too on return, and places no worker there. A cluster of a single node
+        never loses it.
+        """
         end = time.monotonic() + self._patience
         while True:
-            there = {node["NodeID"]: node for node in self._nodes()}
-            if len(there) < 2:
+            nodes = {node["NodeID"]: node for node in self._nodes()}
+            if len(nodes) < 2:
                 return False
-            ours = [there[each] for each in self._ours if each in there]
-            if len(ours) < len(self._ours) or not all(node["Alive"] for node in ours):
+            ours = [nodes[node_id] for node_id in self._node_ids if node_id in nodes]
+            if len(ours) < len(self._node_ids) or not all(node["Alive"] for node in ours):
                 return True
-            silent = {node["NodeID"] for node in ours if not _answers(node)}
+            silent = {node["NodeID"] for node in ours if not _accepts_connections(node)}
             if silent:
-                self._wait_for_agreement(silent)
+                self._wait_until_ray_notices(silent)
                 return True
             if time.monotonic() > end:
                 return False
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
-    def _wait_for_agreement(self, silent: set[str]) -> None:
-        end = time.monotonic() + _AGREEMENT_SECONDS
+    def _wait_until_ray_notices(self, lost: set[str]) -> None:
+        end = time.monotonic() + _RAY_NOTICES_SECONDS
         while time.monotonic() < end:
             alive = {node["NodeID"] for node in self._nodes() if node["Alive"]}
-            if not silent & alive:
+            if not lost & alive:
                 return
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
 
-def _answers(node: Mapping[str, Any]) -> bool:
-    """Whether the node's own process of Ray takes connections."""
+def _accepts_connections(node: Mapping[str, Any]) -> bool:
+    """Whether the node's raylet accepts connections."""
     address = (node["NodeManagerAddress"], node["NodeManagerPort"])
     try:
-        with socket.create_connection(address, timeout=_ANSWER_SECONDS):
+        with socket.create_connection(address, timeout=_CONNECT_SECONDS):
             return True
     except OSError:
         return False

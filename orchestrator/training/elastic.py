@@ -1,7 +1,7 @@
-"""How many workers a trial with a range of them gets, and when it gets more.
+"""Decides how many workers an elastic trial gets, and when it gets more.
 
-The fewest are what is asked for and waited for, so that the policy's gangs hold and the autoscaler
-starts no machine for more. Beyond them a trial takes what lies idle, which nobody waits for.
+A trial requests only its minimum, so that it matches the gang that `scheduling.policy` placed, and
+the autoscaler starts no node for more. Beyond the minimum it uses idle resources only.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,8 +24,8 @@ from orchestrator.scheduling.policy import workers_that_fit
 
 
 def idle_workers(worker: Mapping[str, float]) -> int:
-    """How many such workers the connected cluster could start now, beside what runs on it; 0 while
-    any gang waits for its place."""
+    """Return how many more workers with these resources the connected cluster could start now; 0
+    while any placement group is pending."""
     groups: Mapping[str, Mapping[str, Any]] = placement_group_table()
     if any(group["state"] in ("PENDING", "RESCHEDULING") for group in groups.values()):
         return 0
@@ -33,11 +33,10 @@ def idle_workers(worker: Mapping[str, float]) -> int:
 
 
 class CheckpointObserver(UserCallback):
-    """Knows whether the last report of a training came with a checkpoint, so that nothing is lost
-    by starting anew from it."""
+    """Observes when a checkpoint is stored: a restart from it then repeats no work."""
 
     def __init__(self) -> None:
-        self._fresh = False
+        self._new = False
 
     def after_report(
         self,
@@ -45,65 +44,71 @@ class CheckpointObserver(UserCallback):
         metrics: list[dict[str, Any]],
         checkpoint: Checkpoint | None,
     ) -> None:
-        """Every worker has reported, and the checkpoint lies in the storage."""
-        self._fresh = checkpoint is not None
+        """Called when every worker has reported, and the checkpoint is in the storage."""
+        self._new = checkpoint is not None
 
-    def take(self) -> bool:
-        """Whether there was one since this was last asked."""
-        fresh, self._fresh = self._fresh, False
-        return fresh
+    def saw_new_checkpoint(self) -> bool:
+        """Whether the last report had a checkpoint and this was not called since."""
+        new, self._new = self._new, False
+        return new
 
 
 class ElasticScalingPolicy(FixedScalingPolicy):
-    """Ray Train's decisions for `ScalingConfig(num_workers=(low, high))`.
+    """Ray Train's scaling decisions for `ScalingConfig(num_workers=(low, high))`.
 
-    Ray's own elastic policy shares a cluster out by who asks first, and would have the autoscaler
-    start machines for `high`. Here growing, which restarts the workers from their last checkpoint,
-    is done just after one, and no more often than `elastic_resize_monitor_interval_s`.
+    Ray's own elastic policy grants resources first come, first served, and makes the autoscaler
+    start nodes for `high` workers. This one uses idle resources only. Adding workers restarts all
+    of them from the last checkpoint, so it is done right after one, and at most every
+    `elastic_resize_monitor_interval_s` seconds.
     """
 
     def __init__(
         self,
         scaling: ScalingConfig,
         may_use_idle: bool,
-        at_checkpoint: CheckpointObserver,
-        room: Callable[[Mapping[str, float]], int] = idle_workers,
+        checkpoints: CheckpointObserver,
+        count_idle: Callable[[Mapping[str, float]], int] = idle_workers,
         clock: Callable[[], float] = time_monotonic,
     ) -> None:
-        """takes_all: whether it starts with what lies idle, because no other trial waits for it;
-        with the fewest otherwise. room: says how many further workers there is room for."""
+        """may_use_idle: whether to start with all idle resources, because no other trial waits for
+            them; otherwise the trial starts with the minimum.
+        count_idle: returns how many more workers the idle resources allow.
+        """
         super().__init__(scaling)
-        self._takes_all = may_use_idle
-        self._at_checkpoint = at_checkpoint
-        self._room = room
+        self._may_use_idle = may_use_idle
+        self._checkpoints = checkpoints
+        self._count_idle = count_idle
         self._clock = clock
 
     def _get_num_workers_for_resource_request(self) -> int:
         return int(self.scaling_config.min_workers)
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        """How many to start with."""
+        """Decide the number of workers to start with."""
         self._maybe_send_resource_request()
-        fewest = int(self.scaling_config.min_workers)
-        return self._resized(self._most_beside(0) if self._takes_all else fewest)
+        minimum = int(self.scaling_config.min_workers)
+        return self._resize_to(self._possible_workers(0) if self._may_use_idle else minimum)
 
     def make_decision_for_running_worker_group(
         self, worker_group_state: WorkerGroupState, worker_group_status: WorkerGroupPollStatus
     ) -> ScalingDecision:
-        """Whether to go on with more."""
+        """Decide whether to restart with more workers."""
         self._maybe_send_resource_request()
-        pause = self.scaling_config.elastic_resize_monitor_interval_s
-        if self._clock() - worker_group_state.start_time < pause or not self._at_checkpoint.take():
+        interval = self.scaling_config.elastic_resize_monitor_interval_s
+        too_early = self._clock() - worker_group_state.start_time < interval
+        if too_early or not self._checkpoints.saw_new_checkpoint():
             return NoopDecision()
-        now = int(worker_group_state.num_workers)
-        workers = self._most_beside(now) if now < self.scaling_config.max_workers else now
-        return self._resized(workers) if workers > now else NoopDecision()
+        current = int(worker_group_state.num_workers)
+        if current >= self.scaling_config.max_workers:
+            return NoopDecision()
+        workers = self._possible_workers(current)
+        return self._resize_to(workers) if workers > current else NoopDecision()
 
-    def _most_beside(self, now: int) -> int:
-        """The workers there may be, where `now` of them are at work."""
-        room = now + self._room(self.scaling_config._resources_per_worker_not_none)
-        most = min(room, int(self.scaling_config.max_workers))
+    def _possible_workers(self, current: int) -> int:
+        """Return the number of workers that the resources allow, `current` of which are running."""
+        idle = self._count_idle(self.scaling_config._resources_per_worker_not_none)
+        most = min(current + idle, int(self.scaling_config.max_workers))
         return max(most, int(self.scaling_config.min_workers))
 
-    def _resized(self, workers: int) -> ScalingDecision:
+    def _resize_to(self, workers: int) -> ScalingDecision:
         return ResizeDecision(workers, self.scaling_config._resources_per_worker_not_none)

@@ -1,9 +1,10 @@
-"""How a trial can fail, and after which failures it is tried again."""
+"""The causes of a trial's failure, and which of them allow another attempt."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-# The first explains the others: a worker that ran out of memory takes its group along.
+# Of the causes of several workers, the first listed explains the others: a worker that runs out of
+# memory makes its peers fail.
 Cause = Literal[
     "out of memory",
     "non-finite loss",
@@ -18,22 +19,25 @@ Cause = Literal[
 
 
 class WrongTrialError(RuntimeError):
-    """A gang was handed what belongs to another trial: nothing of it may count."""
+    """The workers of a trial received data of another trial, so their results are invalid."""
 
 
 def check_trial(expected: str, received: str) -> None:
-    """Raise WrongTrialError where what a gang received is not of the run it was started for."""
+    """Raise WrongTrialError unless data received by the workers of run `expected` are its own."""
     if received != expected:
         raise WrongTrialError(
-            f"the gang of {expected!r} received what belongs to {received!r}; nothing of it was "
-            "recorded. This is a fault of the orchestrator or of Ray: please report it"
+            f"the workers of {expected!r} received data of {received!r}; nothing was recorded. "
+            "This is a bug in the orchestrator or in Ray: please report it"
         )
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One attempt's end. message: for a person, without a traceback; stage: what was being done,
-    where a rehearsal noted it."""
+    """The failure of one attempt.
+
+    message: for users, without traceback.
+    stage: of a preflight run; empty in training.
+    """
 
     cause: Cause
     message: str
@@ -41,26 +45,28 @@ class Failure:
 
     @property
     def uncounted(self) -> bool:
-        """Whether the trial resumes however often it happens: the machine went, not the trial."""
+        """Whether any number of these is retried, because the machine failed and not the trial."""
         return self.cause in ("preemption", "lost node")
 
     @property
-    def retried(self) -> bool:
-        """Whether another attempt may end better: an error of the training would come again."""
+    def retryable(self) -> bool:
+        """Whether another attempt may succeed; an error of the training itself would recur."""
         return self.uncounted or self.cause == "lost worker"
 
 
 class Attempts:
-    """Decides after each failure of a trial whether it is tried again. allowed: how many counted
-    failures are forgiven."""
+    """Decides after each failure of a trial whether to retry it.
+
+    allowed: number of counted failures that are retried.
+    """
 
     def __init__(self, allowed: int) -> None:
         self._allowed = allowed
         self.counted = 0
 
-    def again(self, failure: Failure) -> bool:
-        """Whether to resume from the last checkpoint."""
-        if not failure.retried:
+    def retry_after(self, failure: Failure) -> bool:
+        """Count the failure, and return whether to resume from the last checkpoint."""
+        if not failure.retryable:
             return False
         if failure.uncounted:
             return True

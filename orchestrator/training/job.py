@@ -1,4 +1,4 @@
-"""What the driver of one trial is given."""
+"""The job of training one trial: everything that its driver and its workers need to know."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,16 @@ from orchestrator.training.worker_logs import output_directory
 
 @dataclass(frozen=True)
 class Job:
-    """A trial that is to be trained: everything the cluster needs to know about it.
+    """A trial to train on the cluster.
 
-    run_name: Train's name of the run, the key under which an interrupted one is resumed.
-    task: what each of the `workers` is told; resources: what is reserved for each. most_workers:
-    more of them, where there is room. takes_room: whether it starts with all the room there is.
-    expected_seconds: how long it is estimated to take; rank: lower ones are started first.
+    run_name: name of the Ray Train run, which identifies it when it is resumed.
+    task: passed to each of the `workers`.
+    resources: of each worker.
+    storage: path or URI of the directory for checkpoints.
+    most_workers: upper limit where idle resources allow more than `workers`.
+    may_use_idle: whether it starts with all idle resources instead of `workers` only.
+    expected_seconds: estimated duration.
+    priority: lower values start first.
     """
 
     name: str
@@ -32,7 +36,7 @@ class Job:
     most_workers: int = 0
     may_use_idle: bool = False
     expected_seconds: float = 0.0
-    rank: int = 0
+    priority: int = 0
 
 
 def job_of(
@@ -43,8 +47,12 @@ def job_of(
     storage: Storage,
     stop: str = "",
 ) -> Job:
-    """What the fleet needs to know to train a trial. storage: where its checkpoints lie; stop: the
-    stop file that its workers watch, if any."""
+    """Return the job of training a trial.
+
+    run_id: of its MLflow run.
+    storage: for its checkpoints and its workers' logs.
+    stop: path or URI of the stop file that its workers watch; empty for none.
+    """
     resources = study.config.resources
     return Job(
         name=trial.name,

@@ -1,8 +1,8 @@
-"""Which network a gang's workers speak over.
+"""Chooses the network interface over which a trial's workers communicate.
 
-gloo takes the address that a machine's own name stands for, which is a loopback address on many
-machines (Debian's 127.0.1.1) and on some none at all; the workers of several machines then wait for
-each other for ever. Ray knows by which address the machines of its cluster reach each other.
+gloo resolves the host's own name, which on many hosts is a loopback address (Debian's 127.0.1.1)
+and on some is unknown; workers on different hosts then wait for each other forever. So we use the
+interface of the address by which Ray's nodes reach each other.
 """
 
 import os
@@ -13,23 +13,25 @@ import ray
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
-# Read by gloo and by NCCL when a process group is made.
+# Read by gloo and NCCL when a process group is created.
 VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
 def interface_of(address: str) -> str | None:
-    """The name of this machine's network interface that has an address; None where none has."""
-    for name, addresses in psutil.net_if_addrs().items():
-        for one in addresses:
-            if one.family in (socket.AF_INET, socket.AF_INET6) and one.address == address:
+    """Return the name of this machine's network interface with this address, or None."""
+    for name, entries in psutil.net_if_addrs().items():
+        for entry in entries:
+            if entry.family in (socket.AF_INET, socket.AF_INET6) and entry.address == address:
                 return name
     return None
 
 
 def use_cluster_interface() -> None:
-    """Have process groups of this process use the interface that Ray uses, and say what goes wrong
-    between machines. What the environment says already counts."""
-    os.environ.setdefault("NCCL_DEBUG", "WARN")  # into the worker's output; silent by default
+    """Make process groups of this process use Ray's interface and log NCCL's warnings.
+
+    Environment variables that are already set take precedence.
+    """
+    os.environ.setdefault("NCCL_DEBUG", "WARN")  # goes to the worker's log; silent by default
     name = interface_of(ray.util.get_node_ip_address())
     if name is not None:
         for variable in VARIABLES:
@@ -37,16 +39,16 @@ def use_cluster_interface() -> None:
 
 
 class ClusterNetworkConfig(TorchConfig):
-    """Ray Train's process group, over the network that connects the cluster's machines."""
+    """Sets up Ray Train's process group on the interface that connects the cluster's nodes."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
-        """What sets the process group up."""
+        """The class that sets up the process group."""
         return _Backend
 
 
 class _Backend(_TorchBackend):
     def on_start(self, worker_group, backend_config):  # type: ignore[no-untyped-def]
-        """Called once the workers' processes are there."""
+        """Called when the workers' processes have started."""
         worker_group.execute(use_cluster_interface)
         super().on_start(worker_group, backend_config)

@@ -1,7 +1,7 @@
-"""Which trial Ray Tune starts next: the policy's decision, in the form of a Tune searcher.
+"""Decides which trial Ray Tune starts next: `scheduling.policy` in the form of a Tune searcher.
 
-Tune by itself starts as many trials as their drivers fit, and drivers are small: their gangs would
-wait for each other for ever. Here no trial is suggested before the whole of its gang fits.
+Tune alone would start as many trials as their small drivers fit, and their gangs of workers would
+wait for each other forever. This searcher suggests a trial only when its whole gang fits.
 """
 
 import math
@@ -17,11 +17,14 @@ _NODES_SECONDS = 2.0
 
 
 class GangSearcher(Searcher):
-    """Suggests `{"job": index, "last": ...}` into `trials`, in the order and at the moment the
-    policy says. last: whether no other trial waits.
+    """Suggests configurations `{"job": index, "last": ...}` when the policy starts a trial.
 
-    nodes: asked again and again, so that what joins the cluster is used and what is lost is not.
-    max_concurrent: most trials together. closed: whether nothing may start besides `n` trials.
+    job: index into `trials`.
+    last: whether no other trial waits.
+
+    nodes: returns the cluster's nodes; called repeatedly, because nodes join and are lost.
+    max_concurrent: maximum number of running trials; None for no limit.
+    closed: given the number of trials suggested so far, returns whether no further one may start.
     """
 
     def __init__(
@@ -36,46 +39,46 @@ class GangSearcher(Searcher):
         self._index = {trial.name: index for index, trial in enumerate(trials)}
         self._waiting = in_order(trials)
         self._running: dict[str, tuple[Waiting, float]] = {}
-        self._admitted = 0
+        self._suggested = 0
         self._nodes = nodes
         self._max_concurrent = max_concurrent
         self._closed = closed
         self._clock = clock
-        self._there: Sequence[Node] = ()
-        self._asked = -math.inf
+        self._current_nodes: Sequence[Node] = ()
+        self._nodes_read_at = -math.inf
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The job to start now; None for none at the moment, FINISHED for none ever."""
-        if not self._waiting or self._closed(self._admitted):
+        """Return the job to start now, None if none can start now, FINISHED if none ever will."""
+        if not self._waiting or self._closed(self._suggested):
             return Searcher.FINISHED
         now = self._clock()
-        running = [Running(t.gang, t.seconds, now - began) for t, began in self._running.values()]
-        if now - self._asked >= _NODES_SECONDS:
-            self._there, self._asked = self._nodes(), now
-        chosen = choose(self._waiting, running, self._there, self._max_concurrent)
+        running = [Running(t.gang, t.seconds, now - start) for t, start in self._running.values()]
+        if now - self._nodes_read_at >= _NODES_SECONDS:
+            self._current_nodes, self._nodes_read_at = self._nodes(), now
+        chosen = choose(self._waiting, running, self._current_nodes, self._max_concurrent)
         if not chosen:
             return None
         self._waiting.remove(chosen[0])
-        self._admitted += 1
+        self._suggested += 1
         self._running[trial_id] = chosen[0], now
         return {"job": self._index[chosen[0].name], "last": not self._waiting}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """The trial's gang is free again, however it ended."""
+        """Release the trial's gang, however the trial ended."""
         self._running.pop(trial_id, None)
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
-        """Tune's own bound is not needed beside the policy's."""
+        """Accept Tune's limit and ignore it: the policy has its own."""
         return True
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: an interrupted study goes on from the ledger, not from Tune's files."""
+        """Save nothing: an interrupted study resumes from the tracking store, not Tune's files."""
 
     def restore(self, checkpoint_path: str) -> None:
         """See `save`."""
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune writes its searcher to a file, which must not take the callables along.
+        # Tune pickles its searcher, and the callables cannot be pickled.
         return {}

@@ -1,4 +1,4 @@
-"""A stop that reaches the workers on every host: a file in the storage that all of them share."""
+"""Stops the workers on every host through a file in their shared storage."""
 
 import logging
 import threading
@@ -17,81 +17,79 @@ _POLL_SECONDS = 1.0
 
 
 def stop_file(storage: Storage, name: str) -> str:
-    """Path or URI of the stop file of one command, by its unique `name`."""
+    """Return the path or URI of the stop file of the command with this unique name."""
     return storage.at(f"{name}.stop")
 
 
 class StopFile:
-    """The stop file at `place`, a path or URI; empty for one that never comes.
+    """The stop file at `uri`, a path or URI; an empty one is never requested.
 
-    Storage that fails for a moment ends nothing: what it raises is logged once, and it is asked
-    again. One client of it serves for all that is asked of this object.
+    Errors of the storage are logged once, and the operation is retried. All operations share one
+    storage client.
     """
 
-    def __init__(self, place: str) -> None:
-        self._place = place
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
         self._withdrawn = threading.Event()
-        self._answers = True
+        self._storage_works = True
 
     def request(self) -> None:
-        """Ask all that watch the file to stop. A thread writes it, so that nobody waits for the
-        storage."""
+        """Write the file, which makes all its watchers stop. A thread does it and retries."""
 
         def write() -> None:
-            while not self._withdrawn.is_set() and not self._tried(self._write):
+            while not self._withdrawn.is_set() and not self._attempt(self._write):
                 self._withdrawn.wait(_POLL_SECONDS)
 
         threading.Thread(target=write, name="stop file", daemon=True).start()
 
     def withdraw(self) -> None:
-        """Remove the file, if it is there. One that cannot be removed is left: its name is its
-        command's alone."""
+        """Remove the file, if it exists. Failing is harmless, because names are never reused."""
         self._withdrawn.set()
-        self._tried(self._remove)
+        self._attempt(self._remove)
 
-    def is_asked(self) -> bool:
-        """Whether the file is there, as far as the storage tells."""
-        return bool(self._place) and self._tried(self._is_there)
+    def is_requested(self) -> bool:
+        """Whether the file exists; False if the storage fails."""
+        return bool(self._uri) and self._attempt(self._exists)
 
-    def watched(self) -> Callable[[], bool]:
-        """A function that says whether the file is there. A thread looks, so that asking costs
-        nothing, whatever the file lies on."""
-        found = threading.Event()
+    def watch(self) -> Callable[[], bool]:
+        """Return a function that tells whether the file exists. A thread polls the storage, so the
+        function returns immediately."""
+        requested = threading.Event()
 
-        def look() -> None:
-            while not self.is_asked():
+        def poll() -> None:
+            while not self.is_requested():
                 time.sleep(_POLL_SECONDS)
-            found.set()
+            requested.set()
 
-        if self._place:
-            threading.Thread(target=look, name="stop file", daemon=True).start()
-        return found.is_set
+        if self._uri:
+            threading.Thread(target=poll, name="stop file", daemon=True).start()
+        return requested.is_set
 
     @cached_property
     def _location(self) -> Location:
-        return locate(self._place)
+        return locate(self._uri)
 
     def _write(self) -> bool:
         self._location.filesystem.open_output_stream(self._location.path).close()
         return True
 
     def _remove(self) -> bool:
-        if self._is_there():
+        if self._exists():
             self._location.filesystem.delete_file(self._location.path)
         return True
 
-    def _is_there(self) -> bool:
-        found = self._location.filesystem.get_file_info(self._location.path)
-        return bool(found.type == pyarrow.fs.FileType.File)
+    def _exists(self) -> bool:
+        info = self._location.filesystem.get_file_info(self._location.path)
+        return bool(info.type == pyarrow.fs.FileType.File)
 
-    def _tried(self, act: Callable[[], bool]) -> bool:
-        """What `act` returns; False where the storage does not answer."""
+    def _attempt(self, operation: Callable[[], bool]) -> bool:
+        """Return the result of `operation`, or False if the storage fails."""
         try:
-            done = act()
+            result = operation()
         except Exception as error:  # each file system raises its own
-            if self._answers:
-                logger.warning("%s: the storage does not answer (%s)", self._place, error)
-            self._answers = False
+            if self._storage_works:
+                logger.warning("%s: the storage does not respond (%s)", self._uri, error)
+            self._storage_works = False
             return False
-        self._answers = True
-        return done
+        self._storage_works = True
+        return result

@@ -1,4 +1,4 @@
-"""One trial: a Ray Tune function that drives a Ray Train gang and says where its work lies."""
+"""The driver of one trial: a Ray Tune function that runs Ray Train workers and retries them."""
 
 import asyncio
 import logging
@@ -35,46 +35,46 @@ logger = logging.getLogger(__name__)
 
 
 class TrialError(RuntimeError):
-    """A trial that failed; the message is the cause as a user should read it."""
+    """A trial failed; the message states the cause for users."""
 
 
 class TrialTrainer(TorchTrainer):
-    """A trainer whose controller runs in this process, not in an actor of its own.
+    """A trainer whose controller runs in this process instead of a separate actor.
 
-    The process of a Tune trial does nothing else but wait for it, and the two live and die together
-    either way. It spares each trial the start of two processes: the controller's, and the one of
-    the queue through which an actor would send its reports here.
+    The process of a Tune trial only waits for the controller, and each ends when the other does.
+    This saves each trial the start of two processes: the controller's, and that of the queue
+    through which an actor would send its reports.
 
-    takes_all: whether a range of workers starts with what lies idle, see `ElasticScalingPolicy`.
+    may_use_idle: see `ElasticScalingPolicy`.
     """
 
     def __init__(self, *arguments: Any, may_use_idle: bool = False, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self._takes_all = may_use_idle
+        self._may_use_idle = may_use_idle
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
         scaling = self.scaling_config
         if scaling.elasticity_enabled:
-            at_checkpoint = CheckpointObserver()
-            self.run_config.callbacks.append(at_checkpoint)
+            checkpoints = CheckpointObserver()
+            self.run_config.callbacks.append(checkpoints)
             settings["callbacks"] = self._create_default_callbacks()
             settings["scaling_policy"] = ElasticScalingPolicy(
-                scaling, self._takes_all, at_checkpoint
+                scaling, self._may_use_idle, checkpoints
             )
         controller = TrainController(**settings)
         try:
             asyncio.run(controller.run())
         finally:
-            # Tune stops a trial by SystemExit within a report.
+            # Tune stops a trial by raising SystemExit in `tune.report`.
             if controller.get_worker_group() is not None:
                 controller.get_worker_group().abort()
         return controller.get_result()
 
 
 class ReportToTune(UserCallback):
-    """Hands what rank 0 reported on to Tune, which may stop the trial there.
+    """Forwards the reports of rank 0 to Tune, which may stop the trial then.
 
-    Raises WrongTrialError where a report is that of another trial's worker.
+    Raises WrongTrialError if a report came from another trial's worker.
     """
 
     def after_report(
@@ -89,47 +89,52 @@ class ReportToTune(UserCallback):
 
 
 def run_trial(job: Job) -> dict[str, Any]:
-    """Train one job to its end. Returns the paths of its last and best checkpoint; nothing where
-    it was told to stop before its end.
+    """Train one job to its last epoch. Return its last and best checkpoint, or an empty dict if it
+    was requested to stop.
 
-    What may end better is tried again from the last checkpoint, see `training.diagnosis`; what
-    stopped by itself, because a machine is about to be taken, goes on elsewhere. Raises TrialError.
+    Retryable failures resume from the last checkpoint, see `training.failures`. So does a training
+    that ended early because one of its machines is about to be preempted. Raises TrialError.
     """
     attempts = Attempts(job.retries)
-    nodes = NodeLossDetector()
+    detector = NodeLossDetector()
     may_use_idle = job.may_use_idle
     stop = StopFile(job.task.stop_file)
     while True:
-        if stop.is_asked():
+        if stop.is_requested():
             return {}
         try:
-            result = _trainer(job, nodes, may_use_idle).fit()
+            result = _trainer(job, detector, may_use_idle).fit()
             if _is_complete(job, result.checkpoint):
                 break
-            if not job.task.stop_file or stop.is_asked():
+            if not job.task.stop_file or stop.is_requested():
                 return {}
-            # Nothing else makes the workers end early.
-            logger.warning("%s: a machine is being taken; going on from the checkpoint", job.name)
+            # Only a stop request or a preemption makes the workers end early.
+            logger.warning(
+                "%s: a machine is being preempted; resuming from the checkpoint", job.name
+            )
         except TrainingFailedError as error:
             failure = diagnose(error)
-            if failure.cause == "lost worker" and nodes.lost_a_node():
+            if failure.cause == "lost worker" and detector.lost_a_node():
                 failure = replace(failure, cause="lost node")
-            if not attempts.again(failure):
-                lost = f"a worker was lost {attempts.counted} times, the last time: "
-                raise TrialError((lost if failure.retried else "") + failure.message) from None
+            if not attempts.retry_after(failure):
+                prefix = f"a worker was lost {attempts.counted} times, the last time: "
+                raise TrialError((prefix if failure.retryable else "") + failure.message) from None
             logger.warning("%s: %s (%s), resuming", job.name, failure.cause, failure.message)
-        may_use_idle = True  # by now the other trials have their place
+        may_use_idle = True  # the other trials have been placed meanwhile
     best, _ = max(
         result.best_checkpoints or [],
         key=lambda entry: entry[1].get(SCORE, -math.inf),
     )
-    return {"last_checkpoint": _place(result.checkpoint, job), "best_checkpoint": _place(best, job)}
+    return {
+        "last_checkpoint": _checkpoint_uri(result.checkpoint, job),
+        "best_checkpoint": _checkpoint_uri(best, job),
+    }
 
 
-def _place(checkpoint: Checkpoint, job: Job) -> str:
-    """Where a checkpoint lies: a local path, or a URI like that of the job's storage."""
-    scheme, mark, rest = job.storage.partition("://")
-    if not mark:
+def _checkpoint_uri(checkpoint: Checkpoint, job: Job) -> str:
+    """Return a checkpoint's path, or its URI with the scheme and query of the job's storage."""
+    scheme, separator, rest = job.storage.partition("://")
+    if not separator:
         return str(checkpoint.path)
     _, mark, query = rest.partition("?")
     return f"{scheme}://{checkpoint.path}{mark}{query}"
@@ -139,13 +144,13 @@ def _is_complete(job: Job, checkpoint: Checkpoint | None) -> bool:
     """Whether a training that ended without an error reached its last epoch."""
     if checkpoint is None:
         return False
-    # Weights and momentum stay where they are.
-    with on_this_machine(_place(checkpoint, job), only=[STATE_FILE]) as directory:
+    # Does not download weights and momentum.
+    with on_this_machine(_checkpoint_uri(checkpoint, job), only=[STATE_FILE]) as directory:
         history = read_history(directory)
     return len(history) == job.task.experiment.training.epochs
 
 
-def _trainer(job: Job, nodes: NodeLossDetector, may_use_idle: bool) -> TrialTrainer:
+def _trainer(job: Job, detector: NodeLossDetector, may_use_idle: bool) -> TrialTrainer:
     elastic = job.most_workers > job.workers
     return TrialTrainer(
         train_worker,
@@ -160,7 +165,7 @@ def _trainer(job: Job, nodes: NodeLossDetector, may_use_idle: bool) -> TrialTrai
         run_config=RunConfig(
             name=job.run_name,
             storage_path=job.storage,
-            callbacks=[ReportToTune(), nodes],
+            callbacks=[ReportToTune(), detector],
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=job.keep_checkpoints,

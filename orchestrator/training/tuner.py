@@ -1,4 +1,4 @@
-"""Where Ray Tune asks and tells: which trials end before their time, and what becomes of each."""
+"""Runs jobs with Ray Tune: which trials it ends early, and the events it passes back."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,14 +20,14 @@ from orchestrator.training.job import Job
 from orchestrator.training.searcher import GangSearcher
 from orchestrator.training.trial import TrialError, run_trial
 
-# What a trial's driver reports besides its epochs, once it ends.
+# Keys of the last report of a trial's driver; the earlier reports are epochs and checkpoints.
 FAILURE = "failure"
-
 OUTCOME = "outcome"
 
 
 class TrialEvents(Protocol):
-    """Who wants to know what happens to the trials; called in this process, one at a time."""
+    """Receives the events of trials and decides which end early; called in this process, one call
+    at a time."""
 
     def started(self, name: str) -> None: ...
 
@@ -38,46 +38,51 @@ class TrialEvents(Protocol):
     def failed(self, name: str, cause: str) -> None: ...
 
     def stopped_early(self, name: str) -> None:
-        """Early stopping has given the trial up."""
+        """Early stopping ended the trial."""
 
     def held(self, name: str) -> None:
-        """The trial has ended at a checkpoint, because `hold_requested`."""
+        """The trial ended at a checkpoint, because of `hold_requested`."""
 
     def stop_requested(self) -> bool:
-        """Whether all trials are to end now, wherever they are."""
+        """Whether all trials must end immediately."""
 
     def hold_requested(self) -> bool:
-        """Whether every running trial is to end at its next checkpoint."""
+        """Whether every running trial must end at its next checkpoint."""
 
     def may_start(self, pending: int) -> bool:
-        """Whether a further trial may be started besides `pending` ones that are about to be."""
+        """Whether one more trial may start, in addition to `pending` ones about to start."""
 
     def unwanted(self, name: str) -> bool:
-        """Whether nobody wants the trial any more."""
+        """Whether the trial must end because its run was deleted."""
 
 
 class EventChannel:
-    """The way back into this process. Tune writes its callbacks to a file; a link stays behind."""
+    """Connects Tune's hooks with `events` in this process.
+
+    Tune pickles its hooks, and a pickled channel is empty.
+    """
 
     def __init__(self, events: TrialEvents) -> None:
         self.events = events
-        self.begun = 0
+        self.started = 0
 
     def ending(self) -> bool:
-        """Whether trials are being ended on request."""
+        """Whether the running trials must end, immediately or at their next checkpoint."""
         return self.events.stop_requested() or self.events.hold_requested()
 
-    def closed(self, admitted: int) -> bool:
-        """Whether no trial is to be started besides those `admitted` so far."""
-        return self.ending() or not self.events.may_start(admitted - self.begun)
+    def closed(self, suggested: int) -> bool:
+        """Whether no trial may start after the first `suggested` ones."""
+        return self.ending() or not self.events.may_start(suggested - self.started)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class TableSafeASHA(ASHAScheduler):
-    """Gives trials up by the rank of their mIoU, but none at its last epoch: that one is trained
-    in full, and ends by itself, after its results are written."""
+    """ASHA on the trials' mIoU that never stops a trial at its last epoch.
+
+    Such a trial is complete, and ends by itself after writing its results.
+    """
 
     def __init__(self, settings: EarlyStopping, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
@@ -95,41 +100,44 @@ class TableSafeASHA(ASHAScheduler):
     def on_trial_result(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
-        """Whether the trial goes on, see `TrialScheduler`."""
+        """Return whether the trial continues, see `TrialScheduler`."""
         action = super().on_trial_result(tune_controller, trial, result)
-        # `stop_last_trials` takes away Ray's end at `max_t`, but not a rung that lies there.
+        # `stop_last_trials=False` disables Ray's stop at `max_t`, but not a rung at that epoch.
         if _is_last(self._jobs[trial.config["job"]], result):
             return str(self.CONTINUE)
         return str(action)
 
 
 class RequestStopper(tune.Stopper):
-    """Ends all trials once a stop was asked for, those that nobody wants any more, and each at its
-    next report, which comes with a checkpoint, where they are to be held. One that has reported its
-    last epoch has nothing to hold: it is left to write its results."""
+    """Stops trials on request.
 
-    def __init__(self, jobs: Sequence[Job], link: EventChannel) -> None:
+    A stop request ends all trials, a hold request each at its next report, which comes with a
+    checkpoint, and a deleted run its own trial. A trial that has reported its last epoch is left to
+    write its results, unless its run was deleted.
+    """
+
+    def __init__(self, jobs: Sequence[Job], channel: EventChannel) -> None:
         self._jobs = jobs
-        self._link = link
+        self._channel = channel
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         if FAILURE in result or OUTCOME in result:
             return False
         job = self._jobs[result["config"]["job"]]
-        if self._link.events.unwanted(job.name):
+        if self._channel.events.unwanted(job.name):
             return True
-        return self._link.ending() and not _is_last(job, result)
+        return self._channel.ending() and not _is_last(job, result)
 
     def stop_all(self) -> bool:
-        return self._link.events.stop_requested()
+        return self._channel.events.stop_requested()
 
 
 class EventCallback(tune.Callback):
-    """Hands Tune's events on, in the study's own terms."""
+    """Translates Tune's callbacks into `TrialEvents`."""
 
-    def __init__(self, jobs: Sequence[Job], link: EventChannel) -> None:
+    def __init__(self, jobs: Sequence[Job], channel: EventChannel) -> None:
         self._jobs = jobs
-        self._link = link
+        self._channel = channel
         self._causes: dict[str, str] = {}
         self._finished: set[str] = set()
 
@@ -139,8 +147,8 @@ class EventCallback(tune.Callback):
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
     ) -> None:
-        self._link.begun += 1
-        self._link.events.started(self._name(trial))
+        self._channel.started += 1
+        self._channel.events.started(self._name(trial))
 
     def on_trial_result(
         self,
@@ -154,29 +162,29 @@ class EventCallback(tune.Callback):
             self._causes[trial.trial_id] = result[FAILURE]
         elif OUTCOME in result:
             self._finished.add(trial.trial_id)
-            self._link.events.finished(self._name(trial), result[OUTCOME])
+            self._channel.events.finished(self._name(trial), result[OUTCOME])
         elif "epoch" in result:
-            self._link.events.epoch(self._name(trial), result)
+            self._channel.events.epoch(self._name(trial), result)
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
     ) -> None:
-        if trial.trial_id in self._finished or self._link.events.unwanted(self._name(trial)):
+        if trial.trial_id in self._finished or self._channel.events.unwanted(self._name(trial)):
             return
-        if self._link.ending():
-            self._link.events.held(self._name(trial))
+        if self._channel.ending():
+            self._channel.events.held(self._name(trial))
         else:
-            self._link.events.stopped_early(self._name(trial))
+            self._channel.events.stopped_early(self._name(trial))
 
     def on_trial_error(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
     ) -> None:
-        cause = self._causes.get(trial.trial_id, "its process was lost; see Ray's logs")
-        self._link.events.failed(self._name(trial), cause)
+        cause = self._causes.get(trial.trial_id, "the trial's driver was lost; see Ray's logs")
+        self._channel.events.failed(self._name(trial), cause)
 
 
 def _is_last(job: Job, result: dict[str, Any]) -> bool:
-    """Whether a report is that of a training's last epoch."""
+    """Whether a report is that of the job's last epoch."""
     return bool(result.get("epoch") == job.task.experiment.training.epochs)
 
 
@@ -190,57 +198,61 @@ def run_jobs(
     run: Callable[[Job], dict[str, Any]] = run_trial,
     nodes: Callable[[], Sequence[Node]] | None = None,
 ) -> None:
-    """Run all jobs with Ray Tune, as `scheduling.policy` orders them, and tell `events` what
-    happens.
+    """Run all jobs with Ray Tune, in the order of `scheduling.policy`, and report to `events`.
 
-    Returns when every job has ended, or when `events` wants no more and the running ones are
-    stopped. One failing job leaves the others alone.
+    Returns when every job has ended, or `events` has stopped the running ones and lets no other
+    start. A failing job does not affect the others.
 
-    max_concurrent: most gangs together; as many as fit for None. directory: Tune's own files.
-    early_stopping: gives trials up by the rank of their mIoU. run: what a job's driver does.
-    nodes: what there is, or may come to be where more is asked for; the connected ones for None.
+    max_concurrent: maximum number of running jobs; None for as many as fit.
+    directory: for Tune's own files.
+    name: of Tune's experiment.
+    early_stopping: stops trials whose mIoU is low compared with the others'.
+    run: the function that a job's driver executes.
+    nodes: returns the cluster's nodes at its full size; None for the connected nodes.
     """
     driver = driver_resources(ray.cluster_resources())
 
     def trainable(config: dict[str, Any]) -> None:
         try:
             outcome = run(replace(jobs[config["job"]], may_use_idle=config["last"]))
-            if outcome:  # nothing, where it was told to stop before its end
+            if outcome:  # empty if it was requested to stop
                 tune.report({OUTCOME: outcome})
         except Exception as error:
             cause = (
                 str(error) if isinstance(error, TrialError) else f"{type(error).__name__}: {error}"
             )
-            # Tune tells its callbacks that a trial failed, but not why.
+            # Tune's callbacks learn that a trial failed, but not why.
             tune.report({FAILURE: cause})
             raise
 
-    link = EventChannel(events)
+    channel = EventChannel(events)
     waiting = [
         Waiting(
             job.name,
             GangShape.of(job.workers, job.resources, driver),
             job.expected_seconds,
-            job.rank,
+            job.priority,
         )
         for job in jobs
     ]
     tuner = tune.Tuner(
         tune.with_resources(trainable, dict(driver)),
         tune_config=tune.TuneConfig(
-            search_alg=GangSearcher(waiting, nodes or connected_nodes, max_concurrent, link.closed),
+            search_alg=GangSearcher(
+                waiting, nodes or connected_nodes, max_concurrent, channel.closed
+            ),
             scheduler=early_stopping and TableSafeASHA(early_stopping, jobs),
             num_samples=len(jobs),
-            max_concurrent_trials=len(jobs),  # the policy's bound is the one that counts
-            # A trial that is stopped must take its process along, or its gang would go on in it.
+            max_concurrent_trials=len(jobs),  # `GangSearcher` limits them
+            # A stopped trial must end its process, or the workers would continue.
             reuse_actors=early_stopping is None,
         ),
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(directory),
             verbose=0,
-            callbacks=[EventCallback(jobs, link)],
-            stop=RequestStopper(jobs, link),
+            callbacks=[EventCallback(jobs, channel)],
+            stop=RequestStopper(jobs, channel),
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )

@@ -1,4 +1,4 @@
-"""One worker of a trial: the training loop of `pipelines` under Ray Train."""
+"""One worker of a trial: runs the training loop of `pipelines` under Ray Train."""
 
 import importlib
 import logging
@@ -21,7 +21,7 @@ from orchestrator.study.identity import code_version
 from orchestrator.study.user_code import modules_of
 from orchestrator.training.failures import check_trial
 from orchestrator.training.stop_file import StopFile
-from orchestrator.training.worker_logs import kept_output, output_of, say
+from orchestrator.training.worker_logs import captured_output, log, output_file
 from pipelines.data.dataset import open_dataset
 from pipelines.data.node_cache import NodeCache
 from pipelines.training.experiment import Experiment
@@ -38,15 +38,20 @@ CODE = "code"
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """What every worker of a trial is told. The precision of `experiment` is resolved.
+    """The task of every worker of a trial.
 
-    dataset: path or URI; fingerprint: of what was found there when the study was planned. imports:
-    modules that register what the experiment names. cache: of decoded data, on the node.
-    checkpoint_steps: steps from one checkpoint within an epoch to the next; None for none. share:
-    of the device, see `worker_device`. output: path or URI of a directory for what they print; the
-    first tells how the training goes, the others what befalls them. stop_file: path or URI; once it
-    is there, the training writes a checkpoint and ends, as it does where a machine is about to be
-    taken; empty for none.
+    experiment: with resolved precision.
+    dataset: path or URI.
+    fingerprint: of the data set, when the study was planned.
+    threads: of each worker.
+    imports: modules that register names used in the experiment.
+    cache: on the node, of decoded data.
+    checkpoint_steps: interval of checkpoints within an epoch, in steps; None for none.
+    share: cores or GPUs of the worker, see `worker_device`.
+    output: path or URI of the directory for the workers' logs. Rank 0 logs progress, the other
+        ranks log errors.
+    stop_file: path or URI, empty for none. When the file appears, the training writes a checkpoint
+        and ends, as it does before a preemption.
     """
 
     experiment: Experiment
@@ -62,9 +67,9 @@ class WorkerTask:
 
 
 def prepare_worker(task: WorkerTask, run: str) -> torch.device:
-    """Make this process ready for a task of Train's run `run`; the device it computes on.
+    """Prepare this process for a task of the Ray Train run `run`. Return its device.
 
-    Raises WrongTrialError where this gang was started for another run.
+    Raises WrongTrialError if this worker was started for another run.
     """
     check_trial(ray.train.get_context().get_experiment_name(), run)
     torch.set_num_threads(task.threads)
@@ -74,20 +79,23 @@ def prepare_worker(task: WorkerTask, run: str) -> torch.device:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """Train the `task` of Train's run `run`, report each epoch with a checkpoint, and resume from
-    one where Ray has one. What the process prints meanwhile is kept."""
+    """Run `config["task"]` of the Ray Train run `config["run"]`.
+
+    Resumes from Ray's checkpoint, if any; reports each epoch with a checkpoint; keeps the process's
+    output in the worker's log.
+    """
     task: WorkerTask = config["task"]
     rank = ray.train.get_context().get_world_rank()
-    for name in ("ray.train", context.__file__):  # they tell every report in full
+    for name in ("ray.train", context.__file__):  # they log every report in full
         logging.getLogger(name).setLevel(logging.WARNING)
-    with kept_output(output_of(task.output, rank)) as bring_output:
-        _train(task, config["run"], prepare_worker(task, config["run"]), bring_output)
+    with captured_output(output_file(task.output, rank)) as upload_output:
+        _train(task, config["run"], prepare_worker(task, config["run"]), upload_output)
 
 
 def _train(
-    task: WorkerTask, run: str, device: torch.device, bring_output: Callable[[], None]
+    task: WorkerTask, run: str, device: torch.device, upload_output: Callable[[], None]
 ) -> None:
-    # Of the sources as this process has them: others may lie where the command runs by now.
+    # Of the sources in this process, because those of the command may have been edited since.
     code = code_version(modules_of(task.experiment, task.imports))
     cache = task.cache and task.cache.expanded()
     dataset = open_dataset(task.dataset, task.fingerprint)
@@ -99,36 +107,36 @@ def _train(
             training.restore(Path(directory))
     epochs = task.experiment.training.epochs
     group, position = training.group, training.position
-    say(f"worker {group.rank} of {group.size} on {socket.gethostname()}, {device}")
+    log(f"worker {group.rank} of {group.size} on {socket.gethostname()}, {device}")
     if checkpoint:
-        say(f"resumed after epoch {position.epoch} of {epochs}, step {position.step}")
+        log(f"resumed after epoch {position.epoch} of {epochs}, step {position.step}")
 
-    if group.rank == 0:  # a worker that was killed while it wrote one has left it
-        for left in Path(tempfile.gettempdir()).glob(f"{_snapshots(run)}*"):
-            shutil.rmtree(left, ignore_errors=True)
+    if group.rank == 0:  # a worker that was killed while writing leaves its directory behind
+        for leftover in Path(tempfile.gettempdir()).glob(f"{_snapshot_prefix(run)}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
     written = threading.Event()
     written.set()
 
     def send(report: TrainingReport) -> None:
         metrics: dict[str, Any] = dict(report.metrics or {})
         if group.rank == 0:
-            say(_described(report, epochs))
-        bring_output()
-        # Ray keeps the checkpoint that scores best, and refuses one without a score.
+            log(_summary(report, epochs))
+        upload_output()
+        # Ray keeps the checkpoints with the best scores, and rejects one without a score.
         metrics[SCORE] = _score(report, training)
         metrics |= {RUN: run, CODE: code, DEVICE: hardware, WORKERS: group.size}
         if training.group.rank != 0:
             ray.train.report(metrics)
             return
-        written.wait()  # one snapshot in memory, not two
+        written.wait()  # at most one snapshot in memory
         written.clear()
-        directory = Path(tempfile.mkdtemp(prefix=_snapshots(run)))
+        directory = Path(tempfile.mkdtemp(prefix=_snapshot_prefix(run)))
         if report.metrics is not None and report.epoch == task.experiment.training.epochs:
             write_results(directory / RESULTS_DIRECTORY, training, report)
         snapshot = report.snapshot()
 
         def write(local: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-            """In a thread of Ray's; where it fails, Ray stops the training with the error."""
+            """Called in a thread of Ray; if it raises, Ray stops the training with the error."""
             try:
                 snapshot.write_into(directory)
                 storage = ray.train.get_context().get_storage()
@@ -136,7 +144,7 @@ def _train(
             finally:
                 written.set()
 
-        # Ray counts the checkpoint only once `write` has returned, and then removes `directory`.
+        # Ray registers the checkpoint when `write` has returned, and then removes `directory`.
         ray.train.report(
             metrics,
             checkpoint=ray.train.Checkpoint.from_directory(directory),
@@ -144,27 +152,28 @@ def _train(
             checkpoint_upload_fn=write,
         )
 
-    asked = StopFile(task.stop_file).watched()
-    training.run(send, task.checkpoint_steps, lambda: asked() or _is_being_taken())
-    if training.position.epoch < epochs and _is_being_taken():
-        say("ended at a checkpoint: a machine of this trial is about to be taken")
+    stop_requested = StopFile(task.stop_file).watch()
+    training.run(send, task.checkpoint_steps, lambda: stop_requested() or _preemption_announced())
+    if training.position.epoch < epochs and _preemption_announced():
+        log("ended at a checkpoint: a machine of this trial is about to be preempted")
 
 
-def _snapshots(run: str) -> str:
-    """How the directories begin in which a run's checkpoints lie until Ray has stored them."""
+def _snapshot_prefix(run: str) -> str:
+    """Return the name prefix of the directories that hold a run's checkpoints until Ray has stored
+    them."""
     return f"checkpoint-{run}-"
 
 
-def _is_being_taken() -> bool:
-    """Whether a machine of the gang is about to be taken, of which Ray tells every worker.
+def _preemption_announced() -> bool:
+    """Whether Ray has announced to this worker that a machine of the trial will be preempted.
 
-    `ray.train.get_preemption_info` has all workers wait for each other, which the loop does itself.
+    `ray.train.get_preemption_info` would synchronize the workers, which the loop does itself.
     """
     return context.get_train_context().preemption_context.preemption_info is not None
 
 
-def _described(report: TrainingReport, epochs: int) -> str:
-    """A report as a line of the worker's output."""
+def _summary(report: TrainingReport, epochs: int) -> str:
+    """Format a report as one line of the worker's log."""
     if report.metrics is None:
         return f"checkpoint within epoch {report.epoch} of {epochs}"
     names = ("train/loss", "val/miou", "learning_rate", "images_per_second", "memory_gib")
@@ -173,7 +182,8 @@ def _described(report: TrainingReport, epochs: int) -> str:
 
 
 def _score(report: TrainingReport, training: Training) -> float:
-    """What a checkpoint is kept for: its mIoU; being later, where nothing is ever validated."""
+    """Return the score by which Ray keeps the best checkpoints: the mIoU, or the epoch without
+    validation."""
     if report.metrics is not None and training.validation is None:
         return float(report.epoch)
     return (report.metrics or {}).get("val/miou", -1.0)

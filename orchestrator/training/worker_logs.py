@@ -1,4 +1,4 @@
-"""What the workers of a trial print, kept in a file for each, where the storage is."""
+"""The log files of a trial's workers, in the storage: one per worker, with everything it prints."""
 
 import os
 import shutil
@@ -17,18 +17,18 @@ from pipelines.data.storage import join_uri, locate
 
 
 def output_directory(storage: Storage, run_id: str) -> str:
-    """Where the workers of a trial's run write, by the run's id in the ledger: a path or URI."""
+    """Return the path or URI of the log directory of a trial's MLflow run."""
     return storage.at(f"logs/trials/{run_id}")
 
 
-def output_of(directory: str, worker: int) -> str:
-    """The file of one worker in there, path or URI."""
+def output_file(directory: str, worker: int) -> str:
+    """Return the path or URI of one worker's log file in the directory."""
     return join_uri(directory, f"worker-{worker}.log")
 
 
-def read_output(place: str) -> str | None:
-    """What a file holds so far; None where it is not there."""
-    location = locate(place)
+def read_output(uri: str) -> str | None:
+    """Return the current content of a log file, or None if it does not exist."""
+    location = locate(uri)
     if location.filesystem.get_file_info(location.path).type != pyarrow.fs.FileType.File:
         return None
     with location.filesystem.open_input_stream(location.path) as stream:
@@ -36,23 +36,23 @@ def read_output(place: str) -> str | None:
 
 
 @contextmanager
-def kept_output(place: str) -> Iterator[Callable[[], None]]:
-    """Within this context, whatever the process writes to standard output or error, Python or not,
-    is appended to `place`, an error that ends it with its traceback.
+def captured_output(uri: str) -> Iterator[Callable[[], None]]:
+    """Within this context, append the process's standard output and error to the file `uri` (a path
+    or URI), including output of C code and the traceback of an exception that ends the context.
 
-    Nothing can be appended to an object: where `place` is a URI, it is written whole when the
-    context ends, and whenever the function is called that is yielded.
+    Object stores cannot append. If `uri` is a URI, the whole file is uploaded when the context ends
+    and whenever the yielded function is called.
     """
     with tempfile.TemporaryDirectory(prefix="output-") as temporary:
-        file, bring = Path(place), _nothing
-        if "://" in place:
+        file, upload = Path(uri), _no_upload
+        if "://" in uri:
             file = Path(temporary, "output")
-            with suppress(OSError):  # the log is worth no training
-                file.write_text(read_output(place) or "")
+            with suppress(OSError):  # a failing log must not fail the training
+                file.write_text(read_output(uri) or "")
 
-            def bring() -> None:
+            def upload() -> None:
                 with suppress(OSError):
-                    location = locate(place)
+                    location = locate(uri)
                     with (
                         file.open("rb") as source,
                         location.filesystem.open_output_stream(location.path) as target,
@@ -61,14 +61,14 @@ def kept_output(place: str) -> Iterator[Callable[[], None]]:
 
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with _written_into(file):
-                yield bring
+            with _redirected_to(file):
+                yield upload
         finally:
-            bring()
+            upload()
 
 
 @contextmanager
-def _written_into(path: Path) -> Iterator[None]:
+def _redirected_to(path: Path) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
@@ -88,10 +88,10 @@ def _written_into(path: Path) -> Iterator[None]:
             os.close(original)
 
 
-def _nothing() -> None:
-    """What is written to a file of this machine is there already."""
+def _no_upload() -> None:
+    """Do nothing: a local file needs no upload."""
 
 
-def say(message: str) -> None:
-    """A line with the time."""
+def log(message: str) -> None:
+    """Print one line with the time."""
     print(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}", flush=True)

@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from orchestrator.cluster.autoscaler import machines_asked_for, nodes_at_most
+from orchestrator.cluster.autoscaler import machines_to_launch, nodes_at_full_size
 from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.study.resources import Resources
 
@@ -118,7 +118,7 @@ def test_a_study_sees_what_the_cluster_may_grow_to(documents: list[dict[str, Any
     offered = {"CPU": int(limits["cpu"]), "GPU": int(limits["nvidia.com/gpu"])}
     assert kind["resources"] == offered
     assert config["max_workers"] == kind["max_workers"] == group["maxReplicas"]
-    nodes = nodes_at_most([HEAD], config, ["CPU", "GPU"])
+    nodes = nodes_at_full_size([HEAD], config, ["CPU", "GPU"])
     gang = plan_placement(Resources(workers=8, cpus_per_worker=8), nodes)
     assert (gang.device, gang.concurrent) == ("cuda", 4)
-    assert machines_asked_for([HEAD], config, [gang.shape] * 4) == {"gpu": 8}
+    assert machines_to_launch([HEAD], config, [gang.shape] * 4) == {"gpu": 8}

@@ -46,7 +46,7 @@ class StudyConfig:
         }
         file = directory / "study.yaml"
         file.write_text(yaml.safe_dump(study))
-        command = [sys.executable, "-m", "orchestrator.sweep", str(file), "--no-canary"]
+        command = [sys.executable, "-m", "orchestrator.sweep", str(file), "--no-preflight"]
         command += ["--storage", str(self.storage), "--address", address]
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
@@ -134,7 +134,7 @@ def test_a_fixed_gang_waits_for_a_machine_to_join_and_leaves_one_that_is_taken(
         study.wait_until(lambda: "resumed after epoch" in study.log())
         # A spot machine's notice, as orchestrator.cluster.aws_preemption hands it on.
         drain(cluster.address, third.node_id)
-        study.wait_until(lambda: "about to be taken" in study.log(), 60)
+        study.wait_until(lambda: "about to be preempted" in study.log(), 60)
         study.wait_until(lambda: "checkpoint within epoch" in study.log(), 60)
         fourth = cluster.add_node(num_cpus=1)
         study.finish()

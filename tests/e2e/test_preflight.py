@@ -1,4 +1,4 @@
-"""Canaries on a real Ray cluster of this machine: a gang that is lost."""
+"""Preflight runs on a real Ray cluster on this machine: a lost worker."""
 
 import subprocess
 import tempfile
@@ -11,7 +11,7 @@ import pytest
 from tests.support.sweep_command import command, environment, train_workers, wait_for
 
 STUDY = """\
-study: rehearsed
+study: preflight
 base:
   data: {dataset: DATASET, crop: [256, 256]}
   model: {backbone: dfnet1, flows: []}
@@ -30,7 +30,7 @@ def temporary(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_gang_that_is_lost_once_is_tried_once_more(
+def test_a_preflight_run_that_loses_a_worker_is_retried_once(
     tmp_path: Path, small_streets: Path, temporary: Path
 ) -> None:
     study = tmp_path / "study.yaml"
@@ -38,22 +38,22 @@ def test_a_gang_that_is_lost_once_is_tried_once_more(
     output = tmp_path / "output.txt"
     settings = {"TMPDIR": str(temporary), "RAY_TMPDIR": "/tmp"}
     with output.open("w") as file:
-        # A plan of a device that nothing was timed on rehearses, and trains nothing.
+        # A plan without timings for this device runs a probe and trains nothing.
         process = subprocess.Popen(
             command(study, "--plan"), stdout=file, env={**environment(), **settings}
         )
     try:
-        wait_for(lambda: len(list(temporary.glob("canary-*"))) == 2, 60)
+        wait_for(lambda: len(list(temporary.glob("preflight-*"))) == 2, 60)
         time.sleep(1)  # into the first steps
         first = train_workers(process.pid)
         assert len(first) == 2
-        assert "canary  strong" not in output.read_text()
+        assert "preflight  strong" not in output.read_text()
         first[1].kill()
         assert process.wait(90) == 0, output.read_text()
     finally:
         process.kill()
         process.wait()
-    assert "canary  strong: " in output.read_text()
-    assert "s a step" in output.read_text()
-    assert not list(temporary.glob("canary-*"))
-    assert not list((tmp_path / "storage").glob("canary-*"))
+    assert "preflight  strong: " in output.read_text()
+    assert "s per step" in output.read_text()
+    assert not list(temporary.glob("preflight-*"))
+    assert not list((tmp_path / "storage").glob("preflight-*"))

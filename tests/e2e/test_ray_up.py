@@ -148,7 +148,7 @@ def test_a_study_sent_to_the_dashboard_trains_on_both_hosts(cluster: Cluster) ->
     nowhere = f"http://localhost:{_free_port()}"
     away = cluster.command(*sweep, "--address", nowhere, "--storage", storage)
     assert away.returncode == 2
-    assert "no Ray cluster to submit to" in away.stdout
+    assert "cannot connect to a Ray dashboard" in away.stdout
 
 
 def _answers(port: int) -> bool:

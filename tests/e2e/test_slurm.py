@@ -67,7 +67,7 @@ def test_trials_of_a_job_whose_time_is_up_write_checkpoints(
         "SLURM_NNODES": "1",
         "SLURM_CPUS_PER_TASK": "1",
     }
-    job = f"ip link set lo up; exec bash {PROJECT}/clusters/slurm.sbatch {study} --no-canary"
+    job = f"ip link set lo up; exec bash {PROJECT}/clusters/slurm.sbatch {study} --no-preflight"
     # A shell cannot trap what was ignored when it began, as in a background job.
     host = ["env", "--default-signal=INT", "unshare", "--net", "--mount", "--pid", "--fork"]
     host += ["--mount-proc", "--kill-child"]

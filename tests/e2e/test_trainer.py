@@ -1,4 +1,4 @@
-"""A gang works for the trial that started it, or not at all."""
+"""Workers train the trial that started them, or fail."""
 
 import os
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def test_trials_beside_each_other_learn_what_each_learns_alone(
     text = STUDY.replace("DATASET", str(small_streets)).replace("CACHE", str(tmp_path / "cache"))
     text = text.replace("epochs: 3", "epochs: 1").replace("workers: 2", "workers: 1")
     file.write_text(text + "seeds: [0, 1]\n")
-    done = sweep(file, "--no-canary", "--only", "strong*", "--only", "full*")  # draws no figures
+    done = sweep(file, "--no-preflight", "--only", "strong*", "--only", "full*")  # draws no figures
     assert done.returncode == 0, done.stdout
     assert "4 trials at a time" in done.stdout
     _, trials, _ = runs(file)
@@ -83,5 +83,5 @@ def test_a_worker_refuses_the_task_of_another_trial(cluster: None, tmp_path: Pat
     with pytest.raises(TrainingFailedError) as caught:
         trainer.fit()
     failure = diagnose(caught.value)
-    assert "the gang of 'ours' received what belongs to 'theirs'" in failure.message
-    assert not failure.retried
+    assert "the workers of 'ours' received data of 'theirs'" in failure.message
+    assert not failure.retryable

@@ -42,7 +42,7 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def job(name: str, workers: int = 1, seconds: float = 1.0, rank: int = 1) -> Job:
+def job(name: str, workers: int = 1, seconds: float = 1.0, priority: int = 1) -> Job:
     experiment = Experiment(training=TrainingConfig(epochs=EPOCHS, precision="fp32"))
     task = WorkerTask(experiment, "", "", 1, (), None, None, 1.0, output="", stop_file="")
     return Job(
@@ -56,7 +56,7 @@ def job(name: str, workers: int = 1, seconds: float = 1.0, rank: int = 1) -> Job
         keep_checkpoints=1,
         storage="",
         expected_seconds=seconds,
-        rank=rank,
+        priority=priority,
     )
 
 
@@ -131,7 +131,7 @@ def test_first_rows_then_the_longest_and_whole_gangs_only(cluster: None, tmp_pat
         job("1", seconds=1.0),
         job("2", workers=3, seconds=9.0),
         job("3", workers=2, seconds=5.0),
-        job("4", workers=3, seconds=2.0, rank=0),
+        job("4", workers=3, seconds=2.0, priority=0),
         job("5", seconds=8.0),
     ]
     events = Events(jobs)

@@ -7,7 +7,7 @@ from orchestrator.planning.forecast import (
     Capacity,
     Forecaster,
     StudyForecast,
-    ranks,
+    priorities,
     workload,
 )
 from orchestrator.scheduling.policy import GangShape
@@ -56,4 +56,4 @@ def forecast_of(study: Study, trials: list[ResolvedTrial], cpus: float = 2.0) ->
     placement = GangShape.of(1, {"CPU": 1.0})
     capacity = Capacity(placement, 1.0, [{"CPU": cpus}], None, price=2.0)
     todo = {trial.identity for trial in trials}
-    return forecaster.study(trials, todo, {}, ranks(study.config, trials), capacity)
+    return forecaster.study(trials, todo, {}, priorities(study.config, trials), capacity)

@@ -38,13 +38,13 @@ def test_nothing_listens(closed_port: int) -> None:
 
 
 def test_something_else_listens(web_port: int) -> None:
-    with pytest.raises(UnreachableError, match=r"does not answer as Ray does \(tried for 0.5 s\)"):
+    with pytest.raises(UnreachableError, match=r"does not answer like Ray \(tried for 0.5 s\)"):
         check_address(f"127.0.0.1:{web_port}", seconds=0.5)
 
 
 @pytest.mark.parametrize("address", ["WRONG", "host", "host:", "host:port", ":1"])
 def test_what_is_no_address(address: str) -> None:
-    with pytest.raises(UnreachableError, match="is no address; write HOST:PORT"):
+    with pytest.raises(UnreachableError, match="is not a valid address; use HOST:PORT"):
         check_address(address)
 
 

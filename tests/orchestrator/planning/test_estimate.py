@@ -79,7 +79,7 @@ def test_other_devices_and_precisions_do_not_count() -> None:
 
 
 def test_finished_trials_count_before_quick_looks() -> None:
-    found = calibrate(measurement(SMALL, error=9.0, source="canary"), measurement(SMALL))
+    found = calibrate(measurement(SMALL, error=9.0, source="preflight"), measurement(SMALL))
     assert found.source == "trial"
     assert found.step(SMALL) == true_step(SMALL)
 
@@ -133,5 +133,8 @@ def test_estimates_are_always_positive_and_finite(
 def test_a_measurement_survives_its_text_and_strange_text_is_passed_over() -> None:
     whole = measurement(SMALL, validation=2.0, start=15.0)
     assert Measurement.from_json(whole.to_json()) == whole
+    quick = replace(whole, source="preflight")
+    assert Measurement.from_json(quick.to_json()) == quick
+    assert Measurement.from_json(quick.to_json().replace("preflight", "canary")) == quick
     for text in ("", "{", "[]", '{"device": "a"}', whole.to_json().replace("gflops", "tflops")):
         assert Measurement.from_json(text) is None

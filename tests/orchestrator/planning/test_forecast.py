@@ -8,7 +8,7 @@ import pytest
 from orchestrator.planning.forecast import (
     Capacity,
     Forecaster,
-    ranks,
+    priorities,
     remaining,
 )
 from orchestrator.scheduling.policy import GangShape
@@ -49,7 +49,7 @@ def test_what_is_done_takes_nothing_and_what_is_shared_counts_once(file: Path) -
     forecaster = Forecaster.of(
         trials, study.config.resources, [timed(trials[0], study)], "cpu", "device"
     )
-    priority = ranks(study.config, trials)
+    priority = priorities(study.config, trials)
     some = forecaster.study(
         trials, {trials[0].identity}, {trials[0].identity: 9}, priority, capacity
     )
@@ -59,6 +59,6 @@ def test_what_is_done_takes_nothing_and_what_is_shared_counts_once(file: Path) -
 
 def test_the_table_s_frame_comes_first(file: Path) -> None:
     study, trials = resolved(file)
-    found = ranks(study.config, trials)
+    found = priorities(study.config, trials)
     early = [trial.name for trial in trials if found[trial.identity] == 0]
     assert early == ["strong, seed 0", "full, seed 0"]

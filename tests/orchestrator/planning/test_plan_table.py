@@ -30,7 +30,7 @@ def test_the_plan_fits_the_terminal(file: Path, width: int) -> None:
     assert max(len(line) for line in text.splitlines()) <= width
     for name in ("identity", "GFLOPs", "epochs", "steps", "time", "wall time", "longest", "disk"):
         assert name in text
-    assert "limits.gpu_hours will hold" in " ".join(text.split())
+    assert "limits.gpu_hours will stop the study early" in " ".join(text.split())
     (row,) = [line for line in text.splitlines() if "full, seed 1" in line]
     assert {"missing", "10", "30"} <= set(row.split())
 

@@ -81,18 +81,18 @@ def test_a_machine_that_answers_counts_alone(study: Study) -> None:
 
 
 @pytest.mark.parametrize("timed", [(), ("NVIDIA L40S",)])
-def test_canaries_tell_on_what_they_ran(study: Study, timed: tuple[str, ...]) -> None:
+def test_preflight_runs_reveal_the_device(study: Study, timed: tuple[str, ...]) -> None:
     found = study.planner(L40S, timed=timed)
     took = PreflightTimings(step=7.0, validation=None, preparing=1.0, whole=9.0, memory_gib=1.0)
-    sung = PreflightResult(study.trials[0].name, took, device="NVIDIA L40S-48C")
-    found.learn(measurements([sung], study.trials, study.study.config.resources, "canary"))
+    result = PreflightResult(study.trials[0].name, took, device="NVIDIA L40S-48C")
+    found.learn(measurements([result], study.trials, study.study.config.resources, "preflight"))
     assert study.step(found) == 7.0
 
 
-def test_canaries_that_failed_tell_nothing(study: Study) -> None:
+def test_failed_preflight_runs_reveal_nothing(study: Study) -> None:
     found = study.planner(L40S, timed=("NVIDIA L40S",))
     failed = PreflightResult(study.trials[0].name, None)
-    found.learn(measurements([failed], study.trials, study.study.config.resources, "canary"))
+    found.learn(measurements([failed], study.trials, study.study.config.resources, "preflight"))
     assert study.step(found) == 2.0
 
 

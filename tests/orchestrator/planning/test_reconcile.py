@@ -86,7 +86,7 @@ def test_of_several_finished_runs_the_study_s_own_latest_counts() -> None:
         record("FINISHED", run_id="second"),
         record("FINISHED", run_id="third", study="other"),
     ]
-    found = decide(runs, STUDY, CODE, ReconcileOptions()).record
+    found = decide(runs, STUDY, CODE, ReconcileOptions()).run
     assert found is not None
     assert found.run_id == "second"
 
@@ -109,9 +109,9 @@ def test_nothing_finished_is_trained_and_nothing_of_others_is_touched() -> None:
         if any(run.in_work for run in pair):
             assert found.action not in ("train", "resume")
         if found.action == "resume":
-            assert found.record is not None
-            assert found.record.study == STUDY
-            assert found.record.status != "FINISHED"
+            assert found.run is not None
+            assert found.run.study == STUDY
+            assert found.run.status != "FINISHED"
         if found.finished and found.action != "train":
-            assert found.record is not None
-            assert found.record.status == "FINISHED"
+            assert found.run is not None
+            assert found.run.status == "FINISHED"

@@ -1,4 +1,4 @@
-"""Canaries as a worker runs one, without Ray: what goes wrong, and what a person is told."""
+"""A preflight run in one worker, without Ray: what fails, and which fixes the message suggests."""
 
 import shutil
 from pathlib import Path
@@ -12,20 +12,21 @@ from orchestrator.preflight.preflight import (
     PreflightError,
     distinct,
     is_worthwhile,
-    refuse_failures,
+    raise_failures,
 )
 from orchestrator.preflight.run import PreflightResult
 from orchestrator.preflight.worker import smoke_test
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import ResolvedTrial, resolve_trials
 from orchestrator.study.resources import Resources
+from orchestrator.sweep.__main__ import _parser
 from orchestrator.training.diagnosis import diagnose
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.inference import InferenceConfig
 
 BATCH = 4
 STUDY = """\
-study: rehearsed
+study: preflight
 base:
   data: {dataset: DATASET, crop: [32, 48]}
   training: {epochs: 3000, batch: 4, precision: fp32, learning_rate: 0.1}
@@ -83,19 +84,21 @@ FAILING = {
         "resources.workers: 2",
     ),
     "TooLargeWhenScored": ("out of memory in validation", "evaluation.batch: 1"),
-    "Misshapen": ("error in training: RuntimeError: shape", "the log that the command names"),
+    "Misshapen": ("error in training: RuntimeError: shape", "traceback in the log file"),
     "NotFinite": ("non-finite loss in training", "training.learning_rate: 0.05"),
 }
 
 
-def cells_of(directory: Path, dataset: Path, variants: str) -> list[ResolvedTrial]:
+def trials_of(directory: Path, dataset: Path, variants: str) -> list[ResolvedTrial]:
     path = directory / "study.yaml"
     path.write_text(STUDY.replace("DATASET", str(dataset)) + variants)
     return resolve_trials(load_study(path).trials, "cpu", directory)
 
 
-def sung(trial: ResolvedTrial, directory: Path, *protocols: InferenceConfig) -> PreflightResult:
-    """What a canary's gang brings back."""
+def preflight(
+    trial: ResolvedTrial, directory: Path, *protocols: InferenceConfig
+) -> PreflightResult:
+    """The result that the workers of a preflight run return."""
     name = trial.name
     try:
         dataset, device = open_dataset(trial.location), torch.device("cpu")
@@ -108,13 +111,13 @@ def sung(trial: ResolvedTrial, directory: Path, *protocols: InferenceConfig) -> 
         return PreflightResult(name, None, 0, "", failure.cause, failure.message, failure.stage)
 
 
-def test_all_that_fails_is_told_with_the_trial_and_what_would_help(
+def test_every_failure_is_listed_with_its_trial_and_possible_fixes(
     tmp_path: Path, small_streets: Path
 ) -> None:
     rows = [f"  {n}: {{set: {{model: {{network: '{__name__}:{n}'}}}}}}\n" for n in FAILING]
-    trials = cells_of(tmp_path, small_streets, "".join(rows))
+    trials = trials_of(tmp_path, small_streets, "".join(rows))
     with pytest.raises(PreflightError) as caught:
-        refuse_failures([sung(c, tmp_path) for c in trials], trials, Resources(), "cpu")
+        raise_failures([preflight(c, tmp_path) for c in trials], trials, Resources(), "cpu")
     lines = str(caught.value).splitlines()
     assert lines[-1].startswith("Nothing was trained.")
     for index, (name, (problem, help_)) in enumerate(FAILING.items()):
@@ -122,7 +125,7 @@ def test_all_that_fails_is_told_with_the_trial_and_what_would_help(
         assert help_ in lines[2 * index + 1]
 
 
-def test_damaged_pictures_are_found(tmp_path: Path, small_streets: Path) -> None:
+def test_damaged_images_are_detected(tmp_path: Path, small_streets: Path) -> None:
     copy = tmp_path / "damaged"
     shutil.copytree(small_streets, copy)
     (shard,) = copy.glob("train-*.parquet")
@@ -130,28 +133,38 @@ def test_damaged_pictures_are_found(tmp_path: Path, small_streets: Path) -> None
     for position in range(len(content) // 4, len(content) // 2):
         content[position] ^= 0x5A
     shard.write_bytes(content)
-    trials = cells_of(tmp_path, copy, "  one: {}\n")
+    trials = trials_of(tmp_path, copy, "  one: {}\n")
     with pytest.raises(PreflightError) as caught:
-        refuse_failures([sung(trials[0], tmp_path)], trials, Resources(), "cpu")
+        raise_failures([preflight(trials[0], tmp_path)], trials, Resources(), "cpu")
     assert str(caught.value).startswith("one: data in ")
     assert f"python -m pipelines.prepare inspect {copy}" in str(caught.value)
 
 
-def test_what_is_sound_comes_back_with_its_times(tmp_path: Path, small_streets: Path) -> None:
+def test_a_sound_experiment_returns_its_times(tmp_path: Path, small_streets: Path) -> None:
     network = f"{{network: '{__name__}:Sound'}}"
-    (trial,) = cells_of(tmp_path, small_streets, f"  sound: {{set: {{model: {network}}}}}\n")
-    found = sung(trial, tmp_path, InferenceConfig(flip=True))
-    refuse_failures([found], [trial], Resources(), "cpu")
-    assert found.rehearsed is not None
-    assert 0 < found.rehearsed.step < found.rehearsed.whole
-    assert found.rehearsed.validation is not None
+    (trial,) = trials_of(tmp_path, small_streets, f"  sound: {{set: {{model: {network}}}}}\n")
+    result = preflight(trial, tmp_path, InferenceConfig(flip=True))
+    raise_failures([result], [trial], Resources(), "cpu")
+    assert result.timings is not None
+    assert 0 < result.timings.step < result.timings.whole
+    assert result.timings.validation is not None
 
 
-def test_a_canary_stands_for_all_seeds_and_schedules(tmp_path: Path, small_streets: Path) -> None:
+def test_one_preflight_run_covers_all_seeds_and_schedules(
+    tmp_path: Path, small_streets: Path
+) -> None:
     longer = "  a: {}\n  b: {set: {training: {epochs: 2, momentum: 0.5}}}\nseeds: [0, 1, 2]\n"
-    trials = cells_of(tmp_path, small_streets, longer)
+    trials = trials_of(tmp_path, small_streets, longer)
     assert [trial.name for trial in distinct(trials)] == ["a, seed 0"]
     forecaster = Forecaster.of(trials, Resources(), [], "cpu", "device")
     assert is_worthwhile(trials, distinct(trials), forecaster)
     short = [trial for trial in trials if trial.variant == "b"]
     assert not is_worthwhile(short, distinct(short), forecaster)
+
+
+def test_the_former_spelling_of_the_option_still_works_and_is_hidden() -> None:
+    for option in ("--no-preflight", "--no-canary"):
+        assert _parser().parse_args(["study.yaml", option]).no_preflight
+    assert not _parser().parse_args(["study.yaml"]).no_preflight
+    assert "--no-preflight" in _parser().format_help()
+    assert "--no-canary" not in _parser().format_help()

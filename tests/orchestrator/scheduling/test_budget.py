@@ -43,7 +43,7 @@ def test_gpu_hours_count_every_device_of_running_and_ended_trials() -> None:
     clock.now += 3600 * 1.4
     assert limited.hold_reason() is None
     clock.now += 3600 * 0.2
-    assert "limits.gpu_hours: 10 are spent" in str(limited.hold_reason())
+    assert "this study has used 10.4 of 10 GPU-hours" in str(limited.hold_reason())
     assert not limited.may_start()
 
 
@@ -76,7 +76,7 @@ def test_wall_hours_count_from_the_beginning() -> None:
     clock.now += 7199
     assert limited.may_start()
     clock.now += 1
-    assert "limits.wall_hours: 2 have passed" in str(limited.hold_reason())
+    assert "limits.wall_hours: this command has run for its 2 h" in str(limited.hold_reason())
 
 
 def test_a_limit_of_trials_lets_the_started_ones_end() -> None:
@@ -89,7 +89,7 @@ def test_a_limit_of_trials_lets_the_started_ones_end() -> None:
     assert limited.hold_reason() is None
     assert limited.left_out_reason() is None  # there may be no third
     limited.leave_out()
-    assert "limits.trials: this command has started 2" in str(limited.left_out_reason())
+    assert "limits.trials: this command has started 2 trials" in str(limited.left_out_reason())
 
 
 def test_a_limit_that_is_reached_later_has_left_nothing_out() -> None:
@@ -101,7 +101,7 @@ def test_a_limit_that_is_reached_later_has_left_nothing_out() -> None:
     assert limited.hold_reason() is not None
     assert limited.left_out_reason() is None
     limited.leave_out()
-    assert "limits.wall_hours: 1 have passed" in str(limited.left_out_reason())
+    assert "limits.wall_hours: this command has run for its 1 h" in str(limited.left_out_reason())
 
 
 def test_failures_hold_at_their_number() -> None:

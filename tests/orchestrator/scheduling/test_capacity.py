@@ -43,10 +43,10 @@ def test_concurrency_can_be_bounded() -> None:
 @pytest.mark.parametrize(
     ("resources", "message"),
     [
-        (Resources(workers=3), r"workers is 3 with 1 CPU each, but the cluster has 2 CPU, which"),
-        (Resources(workers=2, cpus_per_worker=2), r"holds 1 such worker at most"),
+        (Resources(workers=3), r"workers is 3 with 1 CPU each, but the cluster has 2 CPU, enough"),
+        (Resources(workers=2, cpus_per_worker=2), r"enough for at most 1 such worker"),
         (Resources(device="cuda"), "device is cuda, but the cluster has no GPU"),
-        (Resources(workers=(3, 4)), r"workers is 3 at least with 1 CPU each"),
+        (Resources(workers=(3, 4)), r"workers is at least 3 with 1 CPU each"),
     ],
 )
 def test_what_never_fits_is_refused(resources: Resources, message: str) -> None:
@@ -58,10 +58,10 @@ def test_workers_lie_on_the_kind_of_gpu_asked_for() -> None:
     ada = {"CPU": 16.0, "GPU": 4.0, "accelerator_type:L40S": 1.0}
     turing = {"CPU": 16.0, "GPU": 4.0, "accelerator_type:T4": 1.0}
     placement = plan_placement(Resources(workers=2, accelerator="T4"), [HEAD, ada, turing])
-    assert (placement.concurrent, placement.kinds) == (2, ("T4",))
+    assert (placement.concurrent, placement.gpu_types) == (2, ("T4",))
     assert placement.per_worker == {"CPU": 1.0, "GPU": 1.0, "accelerator_type:T4": 0.001}
-    assert plan_placement(Resources(workers=2), [HEAD, ada, turing]).kinds == ("L40S", "T4")
-    with pytest.raises(CapacityError, match=r"accelerator is H100, .* there are L40S, T4"):
+    assert plan_placement(Resources(workers=2), [HEAD, ada, turing]).gpu_types == ("L40S", "T4")
+    with pytest.raises(CapacityError, match=r"accelerator is H100, .* it has L40S, T4"):
         plan_placement(Resources(accelerator="H100"), [HEAD, ada, turing])
     with pytest.raises(CapacityError, match=r"workers is 5 .* on T4, .* use workers: 4 or fewer"):
         plan_placement(Resources(workers=5, accelerator="T4"), [HEAD, ada, turing])

@@ -11,9 +11,9 @@ from orchestrator.scheduling.policy import (
     Running,
     Waiting,
     choose,
+    fit,
     in_order,
     left_over,
-    place,
     simulate,
     workers_that_fit,
 )
@@ -32,18 +32,18 @@ def gpus(*counts: float) -> list[Node]:
 
 def test_rank_comes_before_length_and_length_before_the_order_of_the_file() -> None:
     trials = [
-        Waiting("short", SINGLE, 1.0, rank=1),
-        Waiting("also short", SINGLE, 1.0, rank=1),
-        Waiting("long", SINGLE, 9.0, rank=1),
-        Waiting("baseline", SINGLE, 2.0, rank=0),
+        Waiting("short", SINGLE, 1.0, priority=1),
+        Waiting("also short", SINGLE, 1.0, priority=1),
+        Waiting("long", SINGLE, 9.0, priority=1),
+        Waiting("baseline", SINGLE, 2.0, priority=0),
     ]
     assert names(in_order(trials)) == ["baseline", "long", "short", "also short"]
 
 
 def test_a_gang_may_span_nodes_but_a_worker_may_not() -> None:
-    assert place(PAIR, gpus(1, 1)) == [{"GPU": 0.0}, {"GPU": 0.0}]
-    assert place(PAIR, gpus(1)) is None
-    assert place(GangShape.of(1, {"GPU": 2.0}), gpus(1, 1)) is None
+    assert fit(PAIR, gpus(1, 1)) == [{"GPU": 0.0}, {"GPU": 0.0}]
+    assert fit(PAIR, gpus(1)) is None
+    assert fit(GangShape.of(1, {"GPU": 2.0}), gpus(1, 1)) is None
 
 
 def test_fractions_of_a_gpu_share_it() -> None:
@@ -112,7 +112,7 @@ def test_a_hundred_trials_on_thirty_two_nodes() -> None:
     nodes: list[Node] = [{"CPU": 16.0, "GPU": 4.0} for _ in range(32)]
     nodes.append({"CPU": 4.0, "trial_driver": 1e6})
     trials = [
-        Waiting(f"{index}", gang, 3600.0 + 97.0 * (index * 37 % 100), rank=0 if index < 2 else 1)
+        Waiting(f"{index}", gang, 3600.0 + 97.0 * (index * 37 % 100), 0 if index < 2 else 1)
         for index in range(100)
     ]
     times = simulate(trials, nodes)
@@ -167,7 +167,7 @@ def test_every_trial_that_fits_runs_once_and_nothing_idles_for_ever(
     trials: list[Waiting], nodes: list[Node]
 ) -> None:
     times = simulate(trials, nodes)
-    fitting = {trial.name for trial in trials if place(trial.gang, nodes) is not None}
+    fitting = {trial.name for trial in trials if fit(trial.gang, nodes) is not None}
     assert set(times) == fitting
     if fitting:
         wall = max(end for _, end in times.values())
@@ -181,7 +181,7 @@ def test_the_first_in_order_is_never_delayed_by_those_behind_it(
 ) -> None:
     """Backfilling against its definition: with exact estimates and workers of one size, the first
     that had to wait starts no later than it would with nobody behind it."""
-    queue = [trial for trial in in_order(trials) if place(trial.gang, nodes) is not None]
+    queue = [trial for trial in in_order(trials) if fit(trial.gang, nodes) is not None]
     first = choose(queue, [], nodes)
     waited = next((trial for trial in queue if trial not in first), None)
     if waited is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.planning.measurements import keep
+from orchestrator.planning.measurements import save_measurements
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.sweep.__main__ import main
 from tests.support.planned_study import resolved, timed, write_planned_study
@@ -43,7 +43,7 @@ def test_the_command_plans_and_trains_nothing(
     study, trials = resolved(planned)
     storage = planned.parent / "storage"
     known = replace(timed(trials[0], study, step=0.1), device=worker_device("cpu", 1.0))
-    keep(storage, [known])
+    save_measurements(storage, [known])
     assert main([str(planned), "--plan", "--storage", str(storage)]) == 0
     output = capfd.readouterr().out
     assert "planned: 6 trials: 6 missing" in output

@@ -91,13 +91,13 @@ def test_a_health_check_is_looked_through() -> None:
 def test_what_comes_again_is_not_tried_again() -> None:
     causes: tuple[Cause, ...] = ("out of memory", "non-finite loss", "data", "network", "error")
     for cause in causes:
-        assert not Attempts(9).again(Failure(cause, ""))
+        assert not Attempts(9).retry_after(Failure(cause, ""))
 
 
 def test_lost_workers_are_counted_and_lost_machines_are_not() -> None:
     attempts = Attempts(2)
     for cause in ("preemption", "lost node", "lost worker") * 2:
-        assert attempts.again(Failure(cause, ""))  # type: ignore[arg-type]
-    assert attempts.again(Failure("lost node", ""))
-    assert not attempts.again(Failure("lost worker", ""))
+        assert attempts.retry_after(Failure(cause, ""))  # type: ignore[arg-type]
+    assert attempts.retry_after(Failure("lost node", ""))
+    assert not attempts.retry_after(Failure("lost worker", ""))
     assert attempts.counted == 3

@@ -24,7 +24,7 @@ class Trial:
             scaling,
             may_use_idle,
             self.at_checkpoint,
-            room=lambda worker: self.room,
+            count_idle=lambda worker: self.room,
             clock=lambda: self.seconds,
         )
         self.requests: list[int] = []

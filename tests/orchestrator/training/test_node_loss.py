@@ -35,7 +35,7 @@ class Machines:
 
     def gang(self, *names: str) -> NodeLossDetector:
         found = NodeLossDetector(self.nodes, patience=0.0)
-        found.note(set(names))
+        found.record(set(names))
         return found
 
 

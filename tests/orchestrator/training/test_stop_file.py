@@ -55,7 +55,7 @@ def test_who_watches_outlives_a_failure_and_uses_one_client(
     storage: Storage, tmp_path: Path
 ) -> None:
     storage.failures = 3
-    asked = StopFile(str(tmp_path / "a.stop")).watched()
+    asked = StopFile(str(tmp_path / "a.stop")).watch()
     assert comes(lambda: storage.calls > 10)
     assert not asked()
     (tmp_path / "a.stop").touch()
@@ -63,13 +63,13 @@ def test_who_watches_outlives_a_failure_and_uses_one_client(
     assert storage.clients == 1
 
 
-def test_where_the_storage_does_not_answer_nothing_is_asked(
+def test_where_the_storage_does_not_answer_nothing_is_requested(
     storage: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "a.stop").touch()
     stop = StopFile(str(tmp_path / "a.stop"))
     storage.failures = 2
-    assert [stop.is_asked() for _ in range(3)] == [False, False, True]
+    assert [stop.is_requested() for _ in range(3)] == [False, False, True]
     assert len(caplog.records) == 1  # not one a second
 
 
@@ -77,7 +77,7 @@ def test_a_request_is_repeated_until_it_is_written(storage: Storage, tmp_path: P
     storage.failures = 2
     stop = StopFile(str(tmp_path / "a.stop"))
     stop.request()
-    assert comes(stop.is_asked)
+    assert comes(stop.is_requested)
     storage.failures = 1
     stop.withdraw()  # left there, because the storage does not answer
     stop.withdraw()
@@ -85,6 +85,6 @@ def test_a_request_is_repeated_until_it_is_written(storage: Storage, tmp_path: P
 
 
 def test_without_a_place_nothing_comes(storage: Storage) -> None:
-    assert not StopFile("").is_asked()
-    assert not StopFile("").watched()()
+    assert not StopFile("").is_requested()
+    assert not StopFile("").watch()()
     assert storage.clients == 0

@@ -19,9 +19,9 @@ def test_a_report_of_another_trials_worker_is_not_handed_on(
     monkeypatch.setattr(tune, "report", handed.append)
     ours = SimpleNamespace(run_config=SimpleNamespace(name="ours"))
     report = ReportToTune().after_report
-    with pytest.raises(WrongTrialError, match="'ours' received what belongs to 'theirs'") as caught:
+    with pytest.raises(WrongTrialError, match="'ours' received data of 'theirs'") as caught:
         report(ours, [{RUN: "ours", "epoch": 1}, {RUN: "theirs", "epoch": 1}], None)  # type: ignore[arg-type]
     assert not handed
-    assert not diagnose(ControllerError(caught.value)).retried
+    assert not diagnose(ControllerError(caught.value)).retryable
     report(ours, [{RUN: "ours", "epoch": 1}, {RUN: "ours", "epoch": 1}], None)  # type: ignore[arg-type]
     assert handed == [{RUN: "ours", "epoch": 1}]

@@ -1,0 +1,117 @@
+"""Checks that the private parts of Ray that we use exist: the checklist of an upgrade of Ray.
+
+A new release of Ray may rename or remove them without notice. After an upgrade, run this test, fix
+the modules that it names, compare the behavior of each name in `imports()` and `MEMBERS` with the
+former release, then update RAY_RELEASE.
+"""
+
+import ast
+import importlib
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import ray
+
+RAY_RELEASE = "2.60"  # with which all uses were checked
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "orchestrator").rglob("*.py"))
+
+# Public names may be relied on: Ray documents them, or deprecates them before removing them.
+PUBLIC = {
+    "ray",
+    "ray.exceptions",
+    "ray.job_submission",
+    "ray.train",
+    "ray.train.torch",
+    "ray.tune",
+    "ray.tune.schedulers",
+    "ray.tune.search",
+    "ray.util",
+}
+
+# Members that we override or call, which no import shows, by the name that has them.
+MEMBERS = {
+    "ray.actor": ("ActorClassID",),
+    "ray.autoscaler._private.aws.node_provider.AWSNodeProvider": (
+        *("_create_node", "bootstrap_config"),
+    ),
+    "ray.train.ScalingConfig": (
+        *("_resources_per_worker_not_none", "elasticity_enabled", "max_workers", "min_workers"),
+    ),
+    "ray.train.torch.TorchTrainer": (
+        *("_create_default_callbacks", "_initialize_and_run_controller"),
+    ),
+    "ray.train.torch.config._TorchBackend": ("on_start",),
+    "ray.train.v2._internal.execution.callback.WorkerGroupCallback": ("after_worker_group_start",),
+    "ray.train.v2._internal.execution.context": ("get_train_context",),
+    "ray.train.v2._internal.execution.context.TrainContext": ("get_storage",),
+    "ray.train.v2._internal.execution.controller.TrainController": (
+        *("get_result", "get_worker_group", "run"),
+    ),
+    "ray.train.v2._internal.execution.scaling_policy.FixedScalingPolicy": (
+        *("_get_num_workers_for_resource_request", "_maybe_send_resource_request"),
+        "make_decision_for_non_running_worker_group",
+        "make_decision_for_running_worker_group",
+    ),
+    "ray.train.v2._internal.execution.storage.StorageContext": ("persist_current_checkpoint",),
+    "ray.train.v2._internal.execution.worker_group.WorkerGroup": ("abort", "get_workers"),
+}
+
+
+def imports() -> dict[str, set[str]]:
+    """By dotted name, the modules that import it: everything from Ray that is not in PUBLIC."""
+    users: dict[str, set[str]] = defaultdict(set)
+    for file in SOURCES:
+        user = file.relative_to(ROOT).as_posix()
+        for node in ast.walk(ast.parse(file.read_text())):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names if alias.name not in PUBLIC]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [
+                    f"{node.module}.{alias.name}"
+                    for alias in node.names
+                    if node.module not in PUBLIC or alias.name.startswith("_")
+                ]
+            for name in names:
+                if name.split(".")[0] == "ray":
+                    users[name].add(user)
+    return users
+
+
+def resolve(name: str) -> object:
+    """Import a dotted name: a module, or a member of one."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise
+        module, _, member = name.rpartition(".")
+        return getattr(importlib.import_module(module), member)
+
+
+def test_the_installed_release_is_the_one_checked() -> None:
+    users = sorted(set().union(*imports().values()))
+    assert ray.__version__.startswith(f"{RAY_RELEASE}."), (
+        f"Ray is {ray.__version__}, but its private parts were checked with {RAY_RELEASE}; check "
+        f"{', '.join(users)}"
+    )
+
+
+@pytest.mark.parametrize("name", sorted(imports()))
+def test_a_private_name_exists(name: str) -> None:
+    assert resolve(name) is not None, f"used by {', '.join(sorted(imports()[name]))}"
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_members_that_are_overridden_or_called_exist(name: str) -> None:
+    missing = [member for member in MEMBERS[name] if not hasattr(resolve(name), member)]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_every_member_listed_is_used(name: str) -> None:
+    text = "\n".join(file.read_text() for file in SOURCES)
+    assert all(member in text for member in MEMBERS[name])
