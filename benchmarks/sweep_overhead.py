@@ -30,12 +30,13 @@ from mlflow.tracking import MlflowClient
 
 from orchestrator.study.load import load_study
 from pipelines.data.dataset import open_dataset
+from pipelines.machine import cores
 from pipelines.preparation.embedded import prepare_streets
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Report, Training
 from pipelines.training.results import write_results
 
-CORES = len(os.sched_getaffinity(0))
+CORES = cores()
 NAME = "sweep-overhead"
 STUDY = """\
 study: NAME

@@ -25,8 +25,8 @@ from rich.text import Text
 
 from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.image_io import check_writable, save_picture
+from pipelines.machine import cores
 from pipelines.preparation import prepare_dataset
-from pipelines.preparation.embedded import cores
 from pipelines.preparation.inspection import describe, verify
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers import READERS

@@ -16,17 +16,18 @@ ROOMS = ("models", "pipelines", "orchestrator")
 ALLOWED: dict[str, dict[str, set[str]]] = {
     "pipelines": {
         "errors": set(),
+        "machine": set(),
         "config": {"errors"},
         "data": {"errors"},
         "network": {"errors", "data"},
-        "preparation": {"errors", "config", "data"},
+        "preparation": {"errors", "machine", "config", "data"},
         "evaluation": {"errors", "data", "network"},
         "figures": {"errors", "data", "network", "evaluation"},
-        "training": {"errors", "config", "data", "network", "evaluation", "figures"},
+        "training": {"errors", "machine", "config", "data", "network", "evaluation", "figures"},
         "serving": {"config", "data", "evaluation", "network"},
         "model_directory": {"data", "network", "training", "serving"},
         "submission": {"errors", "data", "preparation"},
-        "prepare": {"errors", "data", "preparation", "training"},
+        "prepare": {"errors", "machine", "data", "preparation", "training"},
         "train": {
             *("errors", "config", "data", "network", "evaluation", "preparation", "training"),
             "model_directory",

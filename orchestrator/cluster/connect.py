@@ -64,7 +64,8 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
         for key, value in _LOCAL_SETTINGS.items():
             os.environ.setdefault(key, value)
         [here] = this_machine()
-        if not here["GPU"]:  # a process that may hold a GPU is never forked
+        # Never fork a process that may hold a GPU, nor one on macOS, where fork breaks libraries.
+        if not here["GPU"] and sys.platform == "linux":
             environment["py_executable"] = _warm_python()
         # The dashboard stays on: without it a stopped trial's gang is never freed.
         cpus = int(here["CPU"])

@@ -4,7 +4,6 @@ Everything a trial does once is done here once, so that what would fail in hours
 """
 
 import contextlib
-import resource
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from pipelines.data.loading import EvaluationBatches
 from pipelines.data.node_cache import NodeCache
 from pipelines.evaluation.evaluate import EvaluationConfig, evaluate
 from pipelines.evaluation.inference import InferenceConfig
+from pipelines.machine import peak_resident_gib
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Report, Training
 
@@ -160,4 +160,4 @@ class _Largest:
 def _peak_memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_resident_gib()

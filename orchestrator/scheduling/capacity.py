@@ -1,6 +1,5 @@
 """What a cluster can hold of a study's trials: the gang of one, how many at once, or why none."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +9,7 @@ import torch
 from orchestrator.scheduling.policy import GangShape, Node, place, workers_that_fit
 from orchestrator.study.resources import ACCELERATOR, Resources
 from pipelines.errors import UserError
+from pipelines.machine import cores
 
 # Offered by a cluster's head alone, so that no trial's driver dies with a worker node.
 DRIVER_RESOURCE = "trial_driver"
@@ -43,7 +43,7 @@ class Placement:
 
 def this_machine() -> list[Node]:
     """What a cluster of this machine alone will offer, without starting it."""
-    cpus = float(len(os.sched_getaffinity(0)))
+    cpus = float(cores())
     return [{"CPU": cpus, "GPU": float(torch.cuda.device_count()), DRIVER_RESOURCE: _MANY}]
 
 

@@ -1,10 +1,10 @@
 """The embedded data set of rendered street scenes, prepared where it is first used."""
 
-import os
 from pathlib import Path
 
 from pipelines.data.manifest import Manifest
 from pipelines.data.storage import locate, within
+from pipelines.machine import cores
 from pipelines.preparation.prepare_dataset import prepare, recipe_digest
 from pipelines.preparation.readers.streets import Streets
 
@@ -45,8 +45,3 @@ def prepare_streets(
 ) -> Manifest:
     """Render the embedded data set, with images of `size` (height, width), to `destination`."""
     return prepare(Streets(train=train, val=val, size=size, seed=seed), destination, workers)
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
