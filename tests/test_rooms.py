@@ -15,6 +15,7 @@ ROOMS = ("models", "pipelines", "orchestrator")
 # is listed earlier, never the other way round; docs/architecture.md shows the same table.
 ALLOWED: dict[str, dict[str, set[str]]] = {
     "pipelines": {
+        "namesakes": set(),
         "errors": set(),
         "machine": set(),
         "config": {"errors"},
@@ -34,6 +35,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         },
     },
     "orchestrator": {
+        "namesakes": set(),
         "console": set(),
         "storage": set(),
         "context": {"console", "storage"},

@@ -18,14 +18,14 @@ import models
 import orchestrator
 import pipelines
 from orchestrator.cluster.address import UnreachableError, check_address
-from orchestrator.cluster.worker_setup import set_ray_address
+from orchestrator.cluster.worker_setup import set_up_worker
 from orchestrator.scheduling.capacity import (
     DRIVER_RESOURCE,
     this_machine,
 )
 from orchestrator.study import user_code
 
-_SETUP_HOOK = f"{set_ray_address.__module__}.{set_ray_address.__name__}"
+_SETUP_HOOK = f"{set_up_worker.__module__}.{set_up_worker.__name__}"
 
 
 # Ray reads these where a process starts; none of them changes what is computed.

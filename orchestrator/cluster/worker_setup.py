@@ -1,16 +1,33 @@
-"""For processes of Ray that ask after Ray's cluster: the one that they belong to."""
+"""What Ray runs first in each worker process."""
 
 import os
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from typing import Any
 
 import ray
 
 
-def set_ray_address() -> None:
-    """Put the address of this process's cluster where Ray looks for one. Ray runs it in each worker
-    process.
-
-    Ray Train has an actor ask the cluster's dashboard whether a trial's driver is alive, and frees
-    the gang of one that is not known there. Without an address it asks the cluster that was started
-    last on the machine, which may be somebody else's and knows of no such driver.
-    """
+def set_up_worker() -> None:
+    """Set this process's cluster address, and pin this project's packages."""
+    # Ray Train has an actor ask the cluster's dashboard whether a trial's driver is alive, and
+    # frees the gang of one that is not known there. Without an address it asks the cluster that was
+    # started last on the machine, which may be somebody else's and knows of no such driver.
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    sys.meta_path.insert(0, PinnedPackages("models", "orchestrator", "pipelines"))
+
+
+class PinnedPackages:
+    """A finder of packages where they are found now.
+
+    A worker's first task has Ray put the working directory of the command at the front of the path,
+    where a package `models` of the user would hide this project's.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self._specs = {name: find_spec(name) for name in names}
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """The module's specification, as Python's finders return it."""
+        return self._specs.get(name)
