@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from models.backbones import BACKBONES
@@ -164,10 +165,10 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command `python -m models.profile`."""
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m models.profile") -> int:
+    """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m models.profile",
+        prog=prog,
         description="Parameters and multiply-adds (GFLOPs, as the paper counts them) of the "
         "paper's networks for one image, without auxiliary heads, beside its Tables 2 and 3(a).",
     )

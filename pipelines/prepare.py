@@ -35,8 +35,8 @@ from pipelines.preparation.readers.streets import parse_size
 LINE_EVERY = 30.0  # seconds, where there is no terminal for a bar
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.prepare") -> int:
+    options = _parser(prog).parse_args(arguments)
     try:
         if options.command == "inspect":
             _inspect(options)
@@ -114,9 +114,9 @@ def _preview(options: argparse.Namespace) -> None:
     print(f"augmented crops of {data.crop[1]}x{data.crop[0]}: {path}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.prepare",
+        prog=prog,
         description="Turn a data set's own layout into Parquet shards with a manifest, checked "
         "picture by picture; `inspect` and `preview` show what was prepared.",
     )

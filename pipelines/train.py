@@ -30,9 +30,9 @@ from pipelines.training.loop import Report, Training
 from pipelines.training.results import write_results
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.train") -> int:
     """Run the command. Returns 0, or 2 with a sentence where something is wrong with the input."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("error: --device cuda: there is no GPU here that torch can use", file=sys.stderr)
         return 2
@@ -155,10 +155,8 @@ def _say(leads: bool, message: str) -> None:
         print(message, flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.train", description="Train one experiment on this machine."
-    )
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Train one experiment on this machine.")
     parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="data, model, training, ...")
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoints and results")
     parser.add_argument("--dataset", metavar="URI", help="a prepared data set, over the file's")

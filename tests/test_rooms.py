@@ -58,6 +58,8 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "predict": {"study", "tracking", "evaluation", "console"},
         "figures": {"study", "tracking", "evaluation", "console"},
         "studies": {"study", "tracking", "storage", "console", "sweep", "training.worker_logs"},
+        "init": {"console"},
+        "__main__": set(),  # imports each command when it runs
     },
 }
 
