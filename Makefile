@@ -1,13 +1,14 @@
-# `make sweep` and `make test` need nothing but Python 3.11 or later; both do their own set-up in .venv.
+# Every target needs nothing but Python 3.11 or later on Linux; each does its own set-up in .venv.
 PYTHON ?= python3
 VENV := .venv
 STORAGE ?= storage
 STUDY ?= ablations.yaml
 
-.PHONY: install install-test sweep test test-fast lint types clean
+.PHONY: install install-test install-docs sweep test test-fast lint types docs wheel clean
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
+install-docs: $(VENV)/installed-docs
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +21,10 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $(VENV)/installed $@
+
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
 
 sweep: install
 	$(VENV)/bin/python -m orchestrator.sweep $(STUDY) --storage $(STORAGE)
@@ -39,5 +44,14 @@ test-fast: install-test
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  -m "not slow" --ignore tests/e2e
 
+# The site, in site/.
+docs: install-docs
+	$(VENV)/bin/mkdocs build --strict
+
+# The wheel, in dist/. setuptools would pack what an earlier build left in build/.
+wheel: | $(VENV)/bin/python
+	rm -rf build dist
+	$(VENV)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build dist site

@@ -43,7 +43,7 @@ from pipelines.data.config import DataConfig
 from pipelines.data.dataset import Samples, open_dataset
 from pipelines.data.loading import TrainingBatches
 from pipelines.data.node_cache import NodeCache
-from pipelines.preparation.embedded import cores
+from pipelines.machine import cores
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.streets import Streets
 

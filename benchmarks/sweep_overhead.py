@@ -30,7 +30,8 @@ from mlflow.tracking import MlflowClient
 
 from orchestrator.study.load import load_study
 from pipelines.data.dataset import open_dataset
-from pipelines.preparation.embedded import cores, prepare_streets
+from pipelines.machine import cores
+from pipelines.preparation.embedded import prepare_streets
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training, TrainingReport
 from pipelines.training.results import write_results

@@ -29,7 +29,7 @@ from models import FENetConfig
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.data.device_batches import prefetch_to_device
-from pipelines.preparation.embedded import cores
+from pipelines.machine import cores
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.streets import Streets
 from pipelines.training.experiment import Experiment

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from models.backbones import BACKBONES
@@ -165,9 +166,9 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m models.profile") -> int:
     """Run the command and return its exit status: 0, 1 for a closed pipe, 130 for Ctrl-C."""
-    options = _options(arguments)
+    options = _options(arguments, prog)
     try:
         _print_profile(options)
         sys.stdout.flush()
@@ -181,9 +182,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m models.profile",
+        prog=prog,
         description="Print the parameters and multiply-adds (GFLOPs, as the paper counts them) of "
         "the paper's networks for one image, without auxiliary heads, next to its Tables 2 and "
         "3(a).",

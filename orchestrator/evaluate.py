@@ -29,9 +29,11 @@ from pipelines.evaluation.scores import Scores
 from pipelines.preparation.embedded import dataset_location
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None, prog: str = "python -m orchestrator.evaluate"
+) -> int:
     """Run the command; its exit status: 0 scored, 1 failed, 2 bad input, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     return run_command(lambda console: _evaluate(options, console))
 
 
@@ -176,10 +178,8 @@ def _percent(value: float | None) -> str:
     return "absent" if value is None or value != value else f"{100 * value:.2f}"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m orchestrator.evaluate", description="Score a trained model on a data set."
-    )
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Score a trained model on a data set.")
     add_options(parser)
     parser.add_argument(
         "--dataset", required=True, metavar="URI", help="a prepared data set, or `streets`"

@@ -47,9 +47,11 @@ FORMATS = (".png", ".pdf", ".svg")
 _BATCH = 4
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None, prog: str = "python -m orchestrator.figures"
+) -> int:
     """Run the command; its exit status: 0 drawn, 1 failed, 2 bad input, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     return run_command(lambda console: options.draw(options, console))
 
 
@@ -254,9 +256,9 @@ def _label(model: TrainedModel, store: TrackingStore | None) -> str:
     return Path(model.name).name
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m orchestrator.figures",
+        prog=prog,
         description="Draw what trained models do to images.",
     )
     commands = parser.add_subparsers(required=True, metavar="compare|features")

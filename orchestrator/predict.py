@@ -31,10 +31,12 @@ from pipelines.evaluation.inference import InferenceConfig, predict_image
 from pipelines.submission import SUBMISSIONS
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None, prog: str = "python -m orchestrator.predict"
+) -> int:
     """Run the command; its exit status: 0 all predicted, 1 some skipped, 2 bad input, 130
     interrupted."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     return run_command(lambda console: _predict(options, console))
 
 
@@ -88,9 +90,9 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m orchestrator.predict",
+        prog=prog,
         description="Predict the label maps of pictures with a trained model.",
     )
     add_options(parser)

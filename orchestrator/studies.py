@@ -38,10 +38,12 @@ _POLL_SECONDS = 1.0
 _STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "interrupted": "yellow"}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None, prog: str = "python -m orchestrator.studies"
+) -> int:
     """Run the command; returns its exit status: 0 done, 2 bad input, 130 interrupted; `resume` has
     those of `orchestrator.sweep`."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     terminal = sys.stdout.isatty()
     console = Console(highlight=False, width=None if terminal else 110, soft_wrap=not terminal)
     try:
@@ -197,9 +199,9 @@ def _is_open(store: TrackingStore, trial: TrialRun) -> bool:
     return store.trial_run(trial.run_id).status in ("SCHEDULED", "RUNNING")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m orchestrator.studies",
+        prog=prog,
         description="Studies from any terminal: which there are, how far they are; stop, resume.",
     )
     common = argparse.ArgumentParser(add_help=False)

@@ -4,3 +4,5 @@ A reader of `preparation` turns a benchmark's files into Parquet shards, `data` 
 them, `network` builds the model, `training` runs the loop and `evaluation` scores it. Imports
 neither Ray nor MLflow, and nothing of orchestrator.
 """
+
+import pipelines.namesakes  # noqa: F401  exits where another `models` would be imported

@@ -26,8 +26,8 @@ from rich.text import Text
 from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.image_io import check_writable, save_image
 from pipelines.errors import UserError, run_command
+from pipelines.machine import cores
 from pipelines.preparation import prepare_dataset
-from pipelines.preparation.embedded import cores
 from pipelines.preparation.inspection import describe, verify
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers import READERS
@@ -36,9 +36,9 @@ from pipelines.preparation.readers.streets import parse_size
 _LINE_SECONDS = 30.0  # between lines of progress where there is no terminal for a bar
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.prepare") -> int:
     """Run the command and return its exit status, as `run_command` defines it."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     work = {"inspect": _inspect, "preview": _preview}.get(options.command, _prepare)
     interrupted = "interrupted"
     if options.command in READERS:
@@ -112,9 +112,9 @@ def _preview(options: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.prepare",
+        prog=prog,
         description="Convert a data set to Parquet shards with a manifest, checking every image; "
         "`inspect` and `preview` show a prepared data set.",
     )

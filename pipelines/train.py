@@ -30,9 +30,9 @@ from pipelines.training.loop import Training, TrainingReport
 from pipelines.training.results import write_results
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.train") -> int:
     """Run the command and return its exit status, as `run_command` defines it."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     return run_command(
         lambda: _run(options), interrupted="interrupted; run the same command again to resume"
     )
@@ -159,10 +159,8 @@ def _say(is_rank_0: bool, message: str) -> None:
         print(message, flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.train", description="Train one experiment on this machine."
-    )
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Train one experiment on this machine.")
     parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="experiment file")
     parser.add_argument("--out", required=True, metavar="DIR", help="output folder")
     parser.add_argument("--dataset", metavar="URI", help="prepared data set, overrides the file's")

@@ -15,24 +15,27 @@ ROOMS = ("models", "pipelines", "orchestrator")
 # is listed earlier, never the other way round; docs/architecture.md shows the same table.
 ALLOWED: dict[str, dict[str, set[str]]] = {
     "pipelines": {
+        "namesakes": set(),
         "errors": set(),
+        "machine": set(),
         "config": {"errors"},
         "data": {"errors"},
         "network": {"errors", "data"},
-        "preparation": {"errors", "config", "data"},
+        "preparation": {"errors", "machine", "config", "data"},
         "evaluation": {"errors", "data", "network"},
         "figures": {"errors", "data", "network", "evaluation"},
-        "training": {"errors", "config", "data", "network", "evaluation", "figures"},
+        "training": {"errors", "machine", "config", "data", "network", "evaluation", "figures"},
         "serving": {"config", "data", "evaluation", "network"},
         "model_directory": {"data", "network", "training", "serving"},
         "submission": {"errors", "data", "preparation"},
-        "prepare": {"errors", "data", "preparation", "training"},
+        "prepare": {"errors", "machine", "data", "preparation", "training"},
         "train": {
             *("errors", "config", "data", "network", "evaluation", "preparation", "training"),
             "model_directory",
         },
     },
     "orchestrator": {
+        "namesakes": set(),
         "console": set(),
         "storage": set(),
         "context": {"console", "storage"},
@@ -55,6 +58,8 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "predict": {"study", "tracking", "evaluation", "console"},
         "figures": {"study", "tracking", "evaluation", "console"},
         "studies": {"study", "tracking", "storage", "console", "sweep", "training.worker_logs"},
+        "init": {"console"},
+        "__main__": set(),  # imports each command when it runs
     },
 }
 

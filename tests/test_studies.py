@@ -13,7 +13,12 @@ from orchestrator.study.study import Study
 from pipelines.network.build import NetworkConfig, check_network
 
 ROOT = Path(__file__).parent.parent
-STUDIES = [ROOT / "ablations.yaml", *ROOT.glob("studies/*.yaml"), *ROOT.glob("examples/*.yaml")]
+STUDIES = [
+    ROOT / "ablations.yaml",
+    ROOT / "orchestrator" / "first_study.yaml",
+    *ROOT.glob("studies/*.yaml"),
+    *ROOT.glob("examples/*.yaml"),
+]
 TABLES = sorted(ROOT.glob("studies/table-*.yaml"))
 
 

@@ -18,14 +18,14 @@ import models
 import orchestrator
 import pipelines
 from orchestrator.cluster.address import UnreachableError, check_address
-from orchestrator.cluster.worker_setup import set_ray_address
+from orchestrator.cluster.worker_setup import set_up_worker
 from orchestrator.scheduling.capacity import (
     DRIVER_RESOURCE,
     this_machine,
 )
 from orchestrator.study import user_code
 
-_SETUP_HOOK = f"{set_ray_address.__module__}.{set_ray_address.__name__}"
+_SETUP_HOOK = f"{set_up_worker.__module__}.{set_up_worker.__name__}"
 
 
 # Ray reads these when a process starts; none of them affects a result.
@@ -65,7 +65,8 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
         for key, value in _LOCAL_SETTINGS.items():
             os.environ.setdefault(key, value)
         [here] = this_machine()
-        if not here["GPU"]:  # a process that may use a GPU must not be forked
+        # Never fork a process that may use a GPU, nor one on macOS, where fork breaks libraries.
+        if not here["GPU"] and sys.platform == "linux":
             environment["py_executable"] = _fork_server_command()
         # Without the dashboard, Ray never releases the workers of a stopped trial.
         cpus = int(here["CPU"])

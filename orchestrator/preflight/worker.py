@@ -5,7 +5,6 @@ batch of each validation. An error that a trial would hit after hours occurs her
 """
 
 import contextlib
-import resource
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from pipelines.data.loading import EvaluationBatches
 from pipelines.data.node_cache import NodeCache
 from pipelines.evaluation.evaluate import EvaluationConfig, evaluate
 from pipelines.evaluation.inference import InferenceConfig
+from pipelines.machine import peak_resident_gib
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training, TrainingReport
 
@@ -165,4 +165,4 @@ class _LargestSamples:
 def _peak_memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_resident_gib()

@@ -20,10 +20,12 @@ from orchestrator.tracking.store import TrackingStore, tracking_uri
 EXIT_INCOMPLETE = 1
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None, prog: str = "python -m orchestrator.report"
+) -> int:
     """Run the command; its exit status: 0 every trial has a figure, 1 some have none, 2 bad input,
     130 interrupted."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     return run_command(lambda console: _report(options, console))
 
 
@@ -55,9 +57,9 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     return 0 if report.complete else EXIT_INCOMPLETE
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m orchestrator.report",
+        prog=prog,
         description="The tables and figures of a study, from what MLflow holds.",
     )
     parser.add_argument("study", metavar="STUDY.yaml", help="the study file")

@@ -1,6 +1,5 @@
 """Plans the placement of a study's trials on a cluster, or explains why not even one fits."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +9,7 @@ import torch
 from orchestrator.scheduling.policy import GangShape, Node, fit, workers_that_fit
 from orchestrator.study.resources import ACCELERATOR, Resources
 from pipelines.errors import UserError
+from pipelines.machine import cores
 
 # A resource of the head node only, so that no trial's driver is lost with a worker node.
 DRIVER_RESOURCE = "trial_driver"
@@ -44,7 +44,7 @@ class Placement:
 
 def this_machine() -> list[Node]:
     """Return the node of a cluster on this machine, without starting it."""
-    cpus = float(len(os.sched_getaffinity(0)))
+    cpus = float(cores())
     return [{"CPU": cpus, "GPU": float(torch.cuda.device_count()), DRIVER_RESOURCE: _MANY}]
 
 

@@ -36,10 +36,10 @@ EXIT_INTERRUPTED = 130
 _CLOSING_SECONDS = 10.0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m orchestrator.sweep") -> int:
     """Run the command; returns its exit status: 0 all trials finished, 1 some failed, 2 bad input,
     130 interrupted."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     try:
         check_no_secret(options.storage)
         if is_remote(options.address):
@@ -129,9 +129,9 @@ def _tell(error: Exception, console: Console) -> None:
         console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m orchestrator.sweep",
+        prog=prog,
         description="Train every missing trial of a study and print its table.",
     )
     parser.add_argument("study", metavar="STUDY.yaml", help="the study file")

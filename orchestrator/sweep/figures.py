@@ -133,7 +133,13 @@ def _outputs(folder: Path, kind: str) -> list[str]:
 def _start(arguments: Sequence[str], tracking_uri: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "orchestrator.figures", *arguments],
-        env={**os.environ, "MLFLOW_TRACKING_URI": tracking_uri},
+        env={
+            **os.environ,
+            "MLFLOW_TRACKING_URI": tracking_uri,
+            # It finds modules where this process does, with no directory before them.
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "PYTHONSAFEPATH": "1",
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -145,7 +145,7 @@ def _tracked(
 
 def git_commit(directory: Path) -> str | None:
     """The commit checked out in `directory`, `-dirty` behind it where tracked files differ from it;
-    None outside a git checkout."""
+    None where git does not track the directory, such as an environment in somebody's checkout."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -161,6 +161,6 @@ def git_commit(directory: Path) -> str | None:
         return done.stdout.strip()
 
     commit = git("rev-parse", "HEAD")
-    if commit is None:
+    if commit is None or git("ls-files", "--error-unmatch", ".") is None:
         return None
     return f"{commit}-dirty" if git("status", "--porcelain", "--untracked-files=no") else commit

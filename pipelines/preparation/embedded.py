@@ -1,10 +1,10 @@
 """The embedded data set of rendered street scenes, prepared on first use."""
 
-import os
 from pathlib import Path
 
 from pipelines.data.manifest import Manifest
 from pipelines.data.storage import join_uri, locate
+from pipelines.machine import cores
 from pipelines.preparation.prepare_dataset import prepare, recipe_digest
 from pipelines.preparation.readers.streets import Streets
 
@@ -44,8 +44,3 @@ def prepare_streets(
 ) -> Manifest:
     """Render the embedded data set to `destination`, with images of `size` (height, width)."""
     return prepare(Streets(train=train, val=val, size=size, seed=seed), destination, workers)
-
-
-def cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

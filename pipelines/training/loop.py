@@ -5,7 +5,6 @@ callable, and runs the same way alone, in a test, and as one worker of a distrib
 """
 
 import math
-import resource
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -28,6 +27,7 @@ from pipelines.data.node_cache import NodeCache
 from pipelines.data.randomness import hash_integers
 from pipelines.errors import UserError
 from pipelines.evaluation.evaluate import Scores, evaluate
+from pipelines.machine import peak_resident_gib
 from pipelines.network.batch_norm import synchronize_batch_norm
 from pipelines.network.build import build_network
 from pipelines.network.checkpoint import Snapshot, restore_checkpoint, take_snapshot
@@ -350,4 +350,4 @@ def _peak_memory_gib(device: torch.device) -> float:
     """Return the peak memory of the device on CUDA, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_resident_gib()

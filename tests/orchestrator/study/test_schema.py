@@ -14,6 +14,7 @@ FILES = [
     ROOT / "ablations.yaml",
     *sorted(ROOT.glob("studies/**/*.yaml")),
     *sorted(ROOT.glob("examples/*.yaml")),
+    ROOT / "orchestrator" / "first_study.yaml",
 ]
 
 
