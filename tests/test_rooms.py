@@ -79,10 +79,9 @@ HOMES = {
     ],
 }
 
-# Thin on purpose: Ray imports `worker_setup` in every worker process, `files`, `prefetch` and
+# Thin on purpose: Ray imports `worker_setup` in every worker process, `prefetch` and
 # `normalization` must not import what their neighbors need, and a config is read without torch.
 THIN = {
-    "pipelines/data/files.py",
     "orchestrator/cluster/worker_setup.py",
     "pipelines/data/normalization.py",
     "pipelines/data/prefetch.py",

@@ -74,8 +74,8 @@ def reference_crop(
     key: int,
 ) -> tuple[Tensor, Tensor]:
     """Resize the whole picture with torch, then pad and cut, as the recipe is usually written."""
-    study = plan_crop(label.shape, crop, config.scale, config.flip, key)
-    size = (study.rows.resized, study.columns.resized)
+    plan = plan_crop(label.shape, crop, config.scale, config.flip, key)
+    size = (plan.rows.resized, plan.columns.resized)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].double() / 255
     resized = F.interpolate(pixels, size, mode="bilinear", align_corners=False)[0]
     classes = F.interpolate(
@@ -88,10 +88,10 @@ def reference_crop(
     inner = (slice(crop[0], crop[0] + size[0]), slice(crop[1], crop[1] + size[1]))
     padded[:, *inner] = resized
     padded_labels[inner] = classes
-    rows = slice(study.rows.offset + crop[0], study.rows.offset + 2 * crop[0])
-    columns = slice(study.columns.offset + crop[1], study.columns.offset + 2 * crop[1])
+    rows = slice(plan.rows.offset + crop[0], plan.rows.offset + 2 * crop[0])
+    columns = slice(plan.columns.offset + crop[1], plan.columns.offset + 2 * crop[1])
     images, labels = padded[:, rows, columns], padded_labels[rows, columns]
-    return (images.flip(-1), labels.flip(-1)) if study.flip else (images, labels)
+    return (images.flip(-1), labels.flip(-1)) if plan.flip else (images, labels)
 
 
 @pytest.mark.parametrize("crop", [(32, 48), (80, 80), (7, 100)])

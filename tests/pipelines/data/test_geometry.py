@@ -30,8 +30,8 @@ def resample(axis: Axis, crop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def test_windows_hold_what_their_crops_read(
     size: tuple[int, int], crop: tuple[int, int], scale: tuple[float, float], key: int
 ) -> None:
-    study = plan_crop(size, crop, scale, 0.5, key)
-    for axis, length, wanted in zip((study.rows, study.columns), size, crop, strict=True):
+    plan = plan_crop(size, crop, scale, 0.5, key)
+    for axis, length, wanted in zip((plan.rows, plan.columns), size, crop, strict=True):
         assert 0 <= axis.start < axis.stop <= length
         window = axis.stop - axis.start
         assert window <= canvas_size(np.array([length]), wanted, scale[0])
@@ -56,8 +56,8 @@ def test_crops_contain_the_wanted_pixel(
     share: tuple[float, float],
 ) -> None:
     wanted = (int(share[0] * size[0]), int(share[1] * size[1]))
-    study = plan_crop(size, crop, scale, 0.5, key, contain=wanted)
-    for axis, pixel, length in zip((study.rows, study.columns), wanted, crop, strict=True):
+    plan = plan_crop(size, crop, scale, 0.5, key, contain=wanted)
+    for axis, pixel, length in zip((plan.rows, plan.columns), wanted, crop, strict=True):
         resized = int((pixel + 0.5) * axis.resized / axis.source)
         assert 0 <= resized - axis.offset < length
         assert axis.start <= pixel < axis.stop or axis.resized < axis.source
