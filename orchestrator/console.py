@@ -1,4 +1,4 @@
-"""Keeping the libraries' output out of the user's way: it goes to a file, ours to the terminal."""
+"""Console output of all commands: lines, progress bars, library output, and errors as sentences."""
 
 import errno
 import io
@@ -10,28 +10,120 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from pipelines.errors import UserError
 
-# In cells, where the output is no terminal: room for every column of a table.
+EXIT_FAILED = 1
+
+EXIT_BAD_INPUT = 2
+
+EXIT_INTERRUPTED = 130
+
+# Columns of output that does not go to a terminal: enough for every column of a table.
 FILE_WIDTH = 160
+
+
+class InputError(UserError, ValueError):
+    """An option or an input that cannot be used; the message says which and why."""
+
+
+def open_console(file: TextIO | None = None) -> Console:
+    """Return a console that writes to `file`, by default to standard output."""
+    file = file or sys.stdout
+    return Console(file=file, width=None if file.isatty() else FILE_WIDTH, highlight=False)
+
+
+def say(console: Console, message: str, style: str = "") -> None:
+    """Print `message` verbatim: no markup, and no line breaks other than its own."""
+    console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_labeled(console: Console, label: str, style: str, message: str) -> None:
+    """Print `label` in `style`, then `message` verbatim."""
+    console.print(Text.assemble((label, style), f"  {message}"), highlight=False, soft_wrap=True)
+
+
+def warn(console: Console, message: str) -> None:
+    """Print a warning."""
+    say_labeled(console, "warning", "yellow", message)
+
+
+def progress(console: Console) -> Progress:
+    """Return a progress bar that shows the time left; it is disabled unless on a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def run_command(
+    work: Callable[[Console], int],
+    console: Console | None = None,
+    *,
+    log: Path | None = None,
+    interrupted: str = "interrupted",
+) -> int:
+    """Run a command and return its exit status; print a sentence instead of a traceback.
+
+    2 for bad input, 130 for an interrupt, 1 for an internal error and for a closed output pipe,
+    otherwise what `work` returns. console: by default, standard output. log: the file that takes
+    standard error and thus the traceback of an internal error. interrupted: printed on an
+    interrupt.
+    """
+    console = console or open_console()
+    try:
+        return work(console)
+    except UserError as error:
+        _say_error(console, str(error))
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        say(console, interrupted)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads the output; without this, Python would report that again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILED
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            if log is not None:
+                traceback.print_exc()
+            _say_error(console, f"{error.filename}: {error.strerror}")
+            return EXIT_BAD_INPUT
+        traceback.print_exc()
+        where = f"; the traceback is in {log}" if log is not None else ""
+        say_labeled(
+            console, "internal error", "bold red", f"{type(error).__name__}: {error}{where}"
+        )
+        return EXIT_FAILED
+
+
+def _say_error(console: Console, message: str) -> None:
+    """Print `error: MESSAGE`, or the lines of a longer message below `error:`."""
+    lines = message.splitlines()
+    text = f" {message}" if len(lines) < 2 else "".join(f"\n  {line}" for line in lines)
+    console.print(Text.assemble(("error:", "bold red"), text), highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def capture_library_output(directory: Path) -> Iterator[tuple[Console, Path]]:
-    """Within this context, whatever writes to standard output or error, Python or not, writes to a
-    log file in `directory`; the console handed out writes to the real standard output.
+    """Redirect standard output and error, of Python and of native code, to a log in `directory`.
+
+    Yields a console that writes to the real standard output, and the log's path.
     """
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     sys.stdout.flush()
     sys.stderr.flush()
     saved_out, saved_err = os.dup(1), os.dup(2)
-    # Unbuffered, because a signal handler that prints may interrupt what is being printed.
+    # Unbuffered, because a signal handler may print in the middle of another print.
     terminal = io.TextIOWrapper(
         cast("BinaryIO", PipeTolerantStream(os.dup(1), "w")),
         encoding=sys.stdout.encoding or "utf-8",
@@ -42,8 +134,7 @@ def capture_library_output(directory: Path) -> Iterator[tuple[Console, Path]]:
         os.dup2(file.fileno(), 2)
     logging.captureWarnings(True)
     try:
-        width = None if terminal.isatty() else FILE_WIDTH
-        yield Console(file=terminal, width=width), log
+        yield open_console(terminal), log
     finally:
         logging.captureWarnings(False)
         sys.stdout.flush()
@@ -56,72 +147,18 @@ def capture_library_output(directory: Path) -> Iterator[tuple[Console, Path]]:
 
 
 class PipeTolerantStream(io.FileIO):
-    """An output whose reader may leave before its writer: what is written then is lost, without an
-    error. In `sweep ... | tee log`, Ctrl-C ends tee at once, and the trials' checkpoints come
-    later."""
+    """An output stream that discards data once its reader is gone, without an error.
+
+    In `sweep ... | tee log`, Ctrl-C ends tee at once, but the trials still write checkpoints.
+    """
 
     def write(self, data: Any) -> int:
-        """Write all of it, or discard what nobody reads any more."""
-        left = memoryview(data).cast("B")
+        """Write all of `data`, or discard it if nobody reads it anymore."""
+        remaining = memoryview(data).cast("B")
         try:
-            while left:
-                left = left[super().write(left) or 0 :]
+            while remaining:
+                remaining = remaining[super().write(remaining) or 0 :]
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO):
                 raise
         return len(data)
-
-
-class InputError(UserError, ValueError):
-    """An option or an input that cannot be used; the message says which and why."""
-
-
-EXIT_FAILED = 1
-
-EXIT_BAD_INPUT = 2
-
-EXIT_INTERRUPTED = 130
-
-
-def progress(console: Console) -> Progress:
-    """A bar with the time left; on no terminal, nothing."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def run_command(work: Callable[[Console], int]) -> int:
-    """`work`'s exit status; 2 with a sentence for bad input, 1 for an internal error, 130 when
-    interrupted."""
-    console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, width=FILE_WIDTH)
-    try:
-        return work(console)
-    except UserError as error:
-        console.print(f"[bold red]error[/] {type(error).__name__}", highlight=False)
-        for line in str(error).splitlines():
-            say(console, f"  {line}")
-        return EXIT_BAD_INPUT
-    except OSError as error:
-        if error.filename is None:
-            raise
-        console.print("[bold red]error[/]", highlight=False)
-        say(console, f"  {error.filename}: {error.strerror}")
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        say(console, "interrupted")
-        return EXIT_INTERRUPTED
-    except Exception as error:
-        traceback.print_exc()
-        console.print(f"[bold red]internal error[/] {type(error).__name__}", highlight=False)
-        return EXIT_FAILED
-
-
-def say(console: Console, message: str) -> None:
-    """A plain line, however long."""
-    console.print(message, markup=False, highlight=False, soft_wrap=True)

@@ -75,7 +75,7 @@ class Planner:
 
     def learn(self, measurements: Sequence[Measurement]) -> None:
         """Take in times measured just now, and keep them for later studies."""
-        keep(self._context.storage.here, measurements)
+        keep(self._context.storage.local, measurements)
         self._measurements += measurements
         if measurements and not self._answered:
             self._device = mode(measurement.device for measurement in measurements)

@@ -68,12 +68,12 @@ def run_preflight(
             jobs,
             max_concurrent,
             events,
-            storage.here / folder,
+            storage.local / folder,
             "canary",
             run=partial(_run, protocols=tuple(protocols)),
         )
     finally:
-        shutil.rmtree(storage.here / folder, ignore_errors=True)
+        shutil.rmtree(storage.local / folder, ignore_errors=True)
         if storage.is_remote:
             left = locate(storage.at(folder))
             left.filesystem.delete_dir_contents(left.path, missing_dir_ok=True)

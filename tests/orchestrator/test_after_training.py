@@ -18,9 +18,10 @@ from rich.progress import Progress
 from safetensors.torch import save_file
 
 from orchestrator.evaluation import scoring
-from orchestrator.evaluation.protocols import missing_scores, score
-from orchestrator.evaluation.records import is_current, settings
-from orchestrator.evaluation.submissions import missing_packages, pack_missing
+from orchestrator.evaluation.missing import evaluate_missing
+from orchestrator.evaluation.protocols import missing_scores
+from orchestrator.evaluation.records import is_current, protocol_tag
+from orchestrator.evaluation.submissions import missing_packages
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import ResolvedTrial, check_submission, resolve_trials
 from orchestrator.study.study import Study
@@ -74,7 +75,7 @@ def wanted(
 ) -> list[str]:
     """The protocols missing of a run that both trials share, with `known` recorded of it."""
     run_ids = {UNVALIDATED: "run", VALIDATED: "run"}
-    return [entry.protocol for entry in missing_scores(study, trials, run_ids, lambda _: known)]
+    return [entry.name for entry in missing_scores(study, trials, run_ids, lambda _: known)]
 
 
 def test_a_protocol_is_missing_until_it_is_recorded_as_asked(
@@ -82,7 +83,7 @@ def test_a_protocol_is_missing_until_it_is_recorded_as_asked(
 ) -> None:
     fingerprint = trials[0].dataset.manifest.fingerprint
     recorded = {
-        name: {"protocol": settings(config), "data": fingerprint, "split": "val", "code": "any"}
+        name: {"protocol": protocol_tag(config), "data": fingerprint, "split": "val", "code": "any"}
         for name, config in study.config.protocols.items()
     }
     assert wanted(study, trials, {}) == ["flip", "windows"]
@@ -98,25 +99,25 @@ def test_a_protocol_is_missing_until_it_is_recorded_as_asked(
 
 def test_settings_tell_protocols_apart() -> None:
     one, other = InferenceConfig(window=(24, 24)), InferenceConfig(window=(24, 24), stride=(8, 8))
-    assert settings(one) != settings(other)
-    tags = {"protocol": settings(one, 3), "data": "x", "split": "val"}
+    assert protocol_tag(one) != protocol_tag(other)
+    tags = {"protocol": protocol_tag(one, 3), "data": "x", "split": "val"}
     assert is_current(tags, one, 3, "x", "val")
     assert not is_current(tags, one, 0, "x", "val")
 
 
 def test_a_package_is_missing_until_it_is_recorded(
-    study: Study, trials: list[ResolvedTrial]
+    study: Study, trials: list[ResolvedTrial], tmp_path: Path
 ) -> None:
     run_ids = {UNVALIDATED: "one", VALIDATED: "two"}
-    missing = list(missing_packages(study, trials, run_ids, lambda _: {}))
+    missing = list(missing_packages(study, trials, run_ids, lambda _: {}, tmp_path))
     assert [entry.run_id for entry in missing] == ["one", "two"]
     tags = {
-        "protocol": settings(study.config.protocols["windows"]),
+        "protocol": protocol_tag(study.config.protocols["windows"]),
         "data": trials[0].dataset.manifest.fingerprint,
         "split": "test",
     }
     known = {"submission-cityscapes": tags}
-    assert not list(missing_packages(study, trials, run_ids, lambda _: known))
+    assert not list(missing_packages(study, trials, run_ids, lambda _: known, tmp_path))
 
 
 def test_a_submission_that_no_server_takes_is_refused_before_training(
@@ -178,13 +179,13 @@ def test_what_is_scored_and_packed_is_recorded(
 
     console = Console(quiet=True)
     scores = list(missing_scores(study, trials, run_ids, store.evaluations))
-    assert score(scores, store, (), console, lambda: False) == {}
-    packages = list(missing_packages(study, trials, run_ids, store.evaluations))
     packed = tmp_path / "submissions"
-    assert pack_missing(packages, study, store, packed, console, lambda: False) == {}
+    packages = list(missing_packages(study, trials, run_ids, store.evaluations, packed))
+    missing = [*scores, *packages]
+    assert evaluate_missing(missing, store, (), console, lambda: False) == {}
     # Nothing is missing any more.
     assert not list(missing_scores(study, trials, run_ids, store.evaluations))
-    assert not list(missing_packages(study, trials, run_ids, store.evaluations))
+    assert not list(missing_packages(study, trials, run_ids, store.evaluations, packed))
 
     found = trials[1].dataset.split("val")
     network = build_network(trials[1].experiment.model, 19, seed=0).eval()
@@ -214,10 +215,10 @@ def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(
     run_id = study_run.begin_trial(trials[1], None, None)
     study_run.close("FINISHED")
     missing = list(missing_scores(study, trials, {VALIDATED: run_id}, store.evaluations))
-    failures = score(missing, store, (), Console(quiet=True), lambda: False)
+    failures = evaluate_missing(missing, store, (), Console(quiet=True), lambda: False)
     assert list(failures) == [VALIDATED]
     assert "not scored under windows" in failures[VALIDATED]
-    stopped = score(missing, store, (), Console(quiet=True), lambda: True)
+    stopped = evaluate_missing(missing, store, (), Console(quiet=True), lambda: True)
     assert stopped == {VALIDATED: "not scored under flip: stopped"}
 
 

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.context import RunContext, StopRequest
-from orchestrator.evaluation.records import settings, study_config
+from orchestrator.evaluation.records import protocol_config, protocol_tag
 from orchestrator.planning.reconcile import ReconcileOptions
 from orchestrator.report.study_report import StudyReport
 from orchestrator.scheduling.capacity import plan_placement
@@ -72,7 +72,7 @@ class Desk:
 
         monkeypatch.setattr(summary, "register_best", register)
         monkeypatch.setattr(controller, "draw_study_figures", draw)
-        monkeypatch.setattr(controller, "score_and_pack", score)
+        monkeypatch.setattr(controller, "evaluate_finished", score)
 
     def train(self, fates: Mapping[str, float | RunStatus], **sets: str) -> None:
         """Leave runs in the ledger. fates: mIoU of a finished trial, or how it ended."""
@@ -95,7 +95,7 @@ class Desk:
         storage = Storage(self.file.parent, str(self.file.parent))
         console = Console(record=True, width=200)
         self.stop = StopRequest()
-        context = RunContext(storage, None, console, storage.here / "log", self.stop)
+        context = RunContext(storage, None, console, storage.local / "log", self.stop)
         placement = plan_placement(study.config.resources, [{"CPU": 4.0}])
         trials = resolve_trials(study.trials, "cpu", self.file.parent)
         cluster: Any = SimpleNamespace(start=lambda: None)
@@ -222,9 +222,9 @@ def test_the_best_is_chosen_by_what_scoring_has_just_added(desk: Desk) -> None:
         study = load_study(desk.file)
         trials = {c.name: c for c in resolve_trials(study.trials, "cpu", desk.file.parent)}
         for run_id, name in desk.names.items():
-            config = study_config(study.config.protocols["flip"], EvaluationConfig())
+            config = protocol_config(study.config.protocols["flip"], EvaluationConfig())
             tags = {
-                "protocol": settings(config, config.boundary),
+                "protocol": protocol_tag(config, config.boundary),
                 "data": trials[name].dataset.manifest.fingerprint,
                 "split": "val",
                 "checkpoint": "last",

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from models import FENetConfig
 from orchestrator.console import InputError
 from orchestrator.evaluate import main as evaluate_main
-from orchestrator.evaluation.input_images import find_pictures
+from orchestrator.evaluation.input_images import find_images
 from orchestrator.evaluation.trained_model import load_model
 from orchestrator.predict import main
 from pipelines.data.manifest import ClassInfo
@@ -85,7 +85,7 @@ def test_labels_and_overlays_keep_names_and_folders(
     with Image.open(out / "day" / "a.b.png") as label:
         assert label.mode == "P"
         assert np.array_equal(np.asarray(label), expected)
-        colors = np.array([entry.color for entry in trained.learned.classes])[expected]
+        colors = np.array([entry.color for entry in trained.class_list.classes])[expected]
         assert np.array_equal(np.asarray(label.convert("RGB")), colors)
     with Image.open(out / "day" / "a.b.overlay.jpg") as overlay:
         difference = np.asarray(overlay).astype(float) - (pixels / 2 + colors / 2)
@@ -200,17 +200,17 @@ def test_patterns_keep_the_folders_below_their_fixed_part(tmp_path: Path) -> Non
         ("*/*/a.png", ["train/ulm/a.png", "val/lindau/a.png", "val/munster/a.png"]),
         ("**/munster/[ab].png", ["val/munster/a.png", "val/munster/b.png"]),
     ):
-        found = find_pictures([str(tmp_path / pattern)], out)
+        found = find_images([str(tmp_path / pattern)], out)
         assert [entry.place.as_posix() for entry in found] == places
 
 
 def test_results_of_an_earlier_run_are_no_inputs(tmp_path: Path) -> None:
     picture(tmp_path / "a.jpg")
     picture(tmp_path / "out" / "a.png")
-    (found,) = find_pictures([str(tmp_path)], tmp_path / "out")
+    (found,) = find_images([str(tmp_path)], tmp_path / "out")
     assert found.place.as_posix() == "a.jpg"
     # Named twice, it is still one picture.
-    assert len(find_pictures([str(tmp_path), str(tmp_path / "a.jpg")], tmp_path / "out")) == 1
+    assert len(find_images([str(tmp_path), str(tmp_path / "a.jpg")], tmp_path / "out")) == 1
 
 
 @given(st.lists(st.sampled_from(["a.png", "a.jpg", "b.png", "s/a.png", "s/t/b.jpg"]), unique=True))
@@ -224,7 +224,7 @@ def test_no_result_takes_the_place_of_another_or_of_an_input(
             (root / name).touch()
         for out in (root, root / "s", root / "out"):
             try:
-                found = find_pictures([str(root / name) for name in names], out)
+                found = find_images([str(root / name) for name in names], out)
             except InputError:
                 continue
             results = [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.storage import Storage, on_this_machine
+from orchestrator.storage import Storage, local_copy
 from orchestrator.sweep.__main__ import main as sweep
 from orchestrator.tracking.store import TrackingError, TrackingStore, open_store
 from pipelines.data.storage import locate, within
@@ -35,18 +35,18 @@ def bucket() -> Iterator[str]:
 
 def test_a_directory_is_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    storage = Storage.of("results")
-    assert storage.here == tmp_path / "results"
+    storage = Storage.parse("results")
+    assert storage.local == tmp_path / "results"
     assert storage.shared == str(tmp_path / "results")
     assert storage.at("trials") == str(tmp_path / "results" / "trials")
 
 
 def test_a_uri_keeps_its_query_at_the_end() -> None:
-    storage = Storage.of("s3://bucket/a/b/?region=eu-west-1")
+    storage = Storage.parse("s3://bucket/a/b/?region=eu-west-1")
     assert storage.at("trials/x") == "s3://bucket/a/b/trials/x?region=eu-west-1"
     assert storage.is_remote
-    assert storage.here.is_absolute()
-    assert storage.here.name == "s3-bucket-a-b"
+    assert storage.local.is_absolute()
+    assert storage.local.name == "s3-bucket-a-b"
 
 
 @given(st.text("ab?=/ ", max_size=12), st.text("abc", min_size=1, max_size=4))
@@ -56,35 +56,35 @@ def test_a_path_is_a_path_whatever_is_in_it(tail: str, name: str) -> None:
 
 
 def test_files_kept_in_a_bucket_come_back(bucket: str, tmp_path: Path) -> None:
-    storage = Storage.of(bucket)
+    storage = Storage.parse(bucket)
     (tmp_path / "file").write_bytes(b"weights")
-    kept = storage.keep(tmp_path / "file", "initial/digest.safetensors")
+    kept = storage.put(tmp_path / "file", "initial/digest.safetensors")
     assert not (tmp_path / "file").exists()
     assert locate(storage.at("initial")).read("digest.safetensors") == b"weights"
     assert kept == storage.at("initial/digest.safetensors")
-    with on_this_machine(storage.at("initial")) as directory:
+    with local_copy(storage.at("initial")) as directory:
         assert (directory / "digest.safetensors").read_bytes() == b"weights"
     assert not directory.exists()
 
 
 def test_what_is_needed_of_a_directory_is_copied_alone(bucket: str) -> None:
-    storage = Storage.of(bucket)
+    storage = Storage.parse(bucket)
     place = locate(storage.at("checkpoint"))
     for name in ("state.json", "momentum", "results/counts"):
         place.write(name, name.encode())
-    with on_this_machine(storage.at("checkpoint"), only=["state.json", "results"]) as directory:
+    with local_copy(storage.at("checkpoint"), only=["state.json", "results"]) as directory:
         found = {file.name for file in directory.rglob("*") if file.is_file()}
         assert found == {"state.json", "counts"}
         assert (directory / "results" / "counts").read_bytes() == b"results/counts"
     with (
         pytest.raises(OSError, match="nothing"),
-        on_this_machine(storage.at("checkpoint"), only=["nothing"]),
+        local_copy(storage.at("checkpoint"), only=["nothing"]),
     ):
         raise AssertionError("it is not there")
 
 
 def test_a_directory_here_is_itself(tmp_path: Path) -> None:
-    with on_this_machine(str(tmp_path)) as directory:
+    with local_copy(str(tmp_path)) as directory:
         assert directory == tmp_path
     assert tmp_path.exists()
 
@@ -92,7 +92,7 @@ def test_a_directory_here_is_itself(tmp_path: Path) -> None:
 def test_a_bucket_holds_no_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    storage = Storage.of("s3://bucket/x")
+    storage = Storage.parse("s3://bucket/x")
     with pytest.raises(TrackingError, match="set MLFLOW_TRACKING_URI"):
         open_store(storage)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'file.db'}")
@@ -118,7 +118,7 @@ def test_an_address_with_a_key_in_it_is_refused_and_not_repeated(
 def test_a_password_of_the_tracking_server_is_not_shown() -> None:
     store = object.__new__(TrackingStore)
     store.tracking_uri = "https://me:hush@mlflow.lab:443"
-    assert store.shown_uri == "https://me@mlflow.lab:443"
-    assert "hush" not in store.how_to_look("1")
+    assert store.display_uri == "https://me@mlflow.lab:443"
+    assert "hush" not in store.viewing_instructions("1")
     store.tracking_uri = "sqlite:////storage/mlflow.db"
-    assert store.shown_uri == store.tracking_uri
+    assert store.display_uri == store.tracking_uri
