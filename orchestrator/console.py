@@ -16,13 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from pipelines import errors
 from pipelines.errors import UserError
-
-EXIT_FAILED = 1
-
-EXIT_BAD_INPUT = 2
-
-EXIT_INTERRUPTED = 130
 
 # Columns of output that does not go to a terminal: enough for every column of a table.
 FILE_WIDTH = 160
@@ -71,45 +66,29 @@ def run_command(
     log: Path | None = None,
     interrupted: str = "interrupted",
 ) -> int:
-    """Run a command and return its exit status; print a sentence instead of a traceback.
+    """Run a command and return its exit status; see `pipelines.errors.run_command`.
 
-    2 for bad input, 130 for an interrupt, 1 for an internal error and for a closed output pipe,
-    otherwise what `work` returns. console: by default, standard output. log: the file that takes
-    standard error and thus the traceback of an internal error. interrupted: printed on an
-    interrupt.
+    console: by default, standard output; also shows errors. log: the file that takes standard error
+    and thus all tracebacks. interrupted: printed after Ctrl-C.
     """
     console = console or open_console()
-    try:
-        return work(console)
-    except UserError as error:
-        _say_error(console, str(error))
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        say(console, interrupted)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Nobody reads the output; without this, Python would report that again when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return EXIT_FAILED
-    except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            if log is not None:
-                traceback.print_exc()
-            _say_error(console, f"{error.filename}: {error.strerror}")
-            return EXIT_BAD_INPUT
-        traceback.print_exc()
-        where = f"; the traceback is in {log}" if log is not None else ""
-        say_labeled(
-            console, "internal error", "bold red", f"{type(error).__name__}: {error}{where}"
-        )
-        return EXIT_FAILED
+
+    def report(heading: str, message: str) -> None:
+        if heading == "internal error" and log is not None:
+            message += f"; the traceback is in {log}"
+        elif heading == "error" and log is not None and not isinstance(sys.exception(), UserError):
+            traceback.print_exc()  # an OSError that may not be the user's fault
+        _say_error(console, heading, message)
+
+    return errors.run_command(lambda: work(console), report, interrupted)
 
 
-def _say_error(console: Console, message: str) -> None:
-    """Print `error: MESSAGE`, or the lines of a longer message below `error:`."""
+def _say_error(console: Console, heading: str, message: str) -> None:
+    """Print `HEADING: MESSAGE`, or the lines of a longer message below the heading."""
     lines = message.splitlines()
-    text = f" {message}" if len(lines) < 2 else "".join(f"\n  {line}" for line in lines)
-    console.print(Text.assemble(("error:", "bold red"), text), highlight=False, soft_wrap=True)
+    text = f" {message}" if len(lines) == 1 else "".join(f"\n  {line}" for line in lines)
+    title = (f"{heading}:", "bold red") if lines else heading
+    console.print(Text.assemble(title, text), highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from orchestrator.console import EXIT_FAILED, InputError, progress, run_command, say
+from orchestrator.console import InputError, progress, run_command, say
 from orchestrator.evaluation.input_images import InputImage, find_images
 from orchestrator.evaluation.options import add_options, inference_settings, storage_directory
 from orchestrator.evaluation.trained_model import load_model, store_for_model, to_device
@@ -27,6 +27,7 @@ from pipelines.data.image_io import (
 )
 from pipelines.data.overlays import overlay
 from pipelines.data.prefetch import prefetch
+from pipelines.errors import EXIT_FAILED
 from pipelines.evaluation.inference import InferenceConfig, predict_image
 from pipelines.submission import SUBMISSIONS
 

@@ -1,6 +1,79 @@
-"""The base class of every error that the user can correct."""
+"""User errors, and how a command turns its errors into a message and an exit status."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+
+EXIT_FAILED = 1
+# argparse's own status for options it rejects.
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used. The message says what is wrong, what was received and
-    what to do; commands print it in place of a traceback."""
+    """An error that the user can correct.
+
+    The message says what is wrong, the received value and what to do; commands print it without a
+    traceback. Every other exception counts as a bug.
+    """
+
+
+def print_error(heading: str, message: str) -> None:
+    """Print an error on standard error."""
+    print(f"{heading}: {message}" if message else heading, file=sys.stderr, flush=True)
+
+
+def run_command(
+    work: Callable[[], int],
+    report: Callable[[str, str], None] = print_error,
+    interrupted: str = "interrupted",
+) -> int:
+    """Run a command and return its exit status.
+
+    work: the command; returns its own status.
+    report: prints an error from a heading and a message (which may be empty).
+    interrupted: printed after Ctrl-C.
+
+    A UserError, and an OSError that names a file, gives EXIT_BAD_INPUT and a message; Ctrl-C gives
+    EXIT_INTERRUPTED; a closed output pipe gives EXIT_FAILED silently. Any other exception is a bug:
+    a traceback, one line, and EXIT_FAILED.
+    """
+    try:
+        status = work()
+        sys.stdout.flush()  # so that a closed pipe shows up here, not while Python exits
+        return status
+    except UserError as error:
+        report("error", str(error))
+        return EXIT_BAD_INPUT
+    except BrokenPipeError:
+        _discard_output()
+        return EXIT_FAILED
+    except OSError as error:
+        if error.filename is None:
+            return _internal_error(error, report)
+        report("error", f"{os.fsdecode(error.filename)}: {error.strerror or error}")
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        report(interrupted, "")
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        return _internal_error(error, report)
+
+
+def _internal_error(error: Exception, report: Callable[[str, str], None]) -> int:
+    traceback.print_exception(error)
+    report("internal error", f"{type(error).__name__}: {error}")
+    return EXIT_FAILED
+
+
+def _discard_output() -> None:
+    """Send further output to the null device: Python flushes it again on exit, and would complain.
+
+    See "Note on SIGPIPE" in the documentation of Python's `signal`.
+    """
+    with suppress(OSError):  # standard output may not be a file
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

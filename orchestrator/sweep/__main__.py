@@ -20,8 +20,6 @@ from rich.console import Console
 
 from orchestrator.cluster.address import is_remote
 from orchestrator.console import (
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
     capture_library_output,
     run_command,
     say,
@@ -34,6 +32,7 @@ from orchestrator.study.load import load_study, override_of
 from orchestrator.study.user_code import modules_of
 from orchestrator.sweep.run import run_study
 from pipelines.data.storage import check_no_secret
+from pipelines.errors import EXIT_FAILED, EXIT_INTERRUPTED
 
 # A second Ctrl-C within this time belongs to the immediate stop already in progress.
 _CLOSING_SECONDS = 10.0

@@ -199,8 +199,8 @@ def test_another_table_has_the_page_while_no_other_is_there(desk: Desk) -> None:
     of_the_file = StudyReport(load_study(desk.file), desk.store)
     documents = of_the_file.documents(of_the_file.read())
     why_not = of_the_file.keep(documents)
-    assert why_not.startswith("the table above is that of the study file: ")
-    assert "stay those of `--set training.epochs=1`" in why_not
+    assert why_not.startswith("This table used the study file. ")
+    assert "still show `--set training.epochs=1`" in why_not
     assert set(map(bool, desk.table().values())) == {True}
     desk.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
     assert desk.sweep()

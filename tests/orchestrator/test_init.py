@@ -72,5 +72,5 @@ def test_bad_names_get_a_sentence(finished_run: FinishedRun, tmp_path: Path) -> 
     ):
         with pytest.raises(error, match=said):
             local_weights(name, Storage.parse(str(finished_run.storage)))
-    with pytest.raises(WeightsError, match=r"training\.init: .*there is no .*mlflow\.db"):
+    with pytest.raises(WeightsError, match=r"training\.init: .*no tracking store at .*mlflow\.db"):
         local_weights("models:/a@b", Storage.parse(str(tmp_path)))

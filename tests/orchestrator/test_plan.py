@@ -129,7 +129,7 @@ def test_what_cannot_be_run_is_told_at_once_with_its_trial(
     file.write_text(file.read_text().replace("seeds:", f"{away}{split}seeds:"))
     assert main([str(file), "--storage", str(tmp_path / "storage"), "--plan"]) == 2
     told = [line.strip() for line in capfd.readouterr().out.splitlines()]
-    assert told[-3] == "error DatasetError"
+    assert told[-3] == "error:"
     assert told[-2].startswith("away, seed 0: ")
     assert told[-1].startswith("gap, seed 0: ")
     assert "no samples in split 'trian'; it has train" in told[-1]

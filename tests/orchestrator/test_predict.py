@@ -73,7 +73,7 @@ def test_labels_and_overlays_keep_names_and_folders(
     model = str(finished_run.directory)
     options = ["--out", str(out), "--overlay", "--flip", "--scales", "1,1.5"]
     assert main([model, str(images), str(grey), *options]) == 0
-    assert f"3 label maps in {out}, 0 pictures skipped" in capsys.readouterr().out
+    assert f"3 label maps in {out}, 0 images skipped" in capsys.readouterr().out
     names = {"day/a.b", "night/a.b", "grey"}
     assert files(out) == {f"{name}{end}" for name in names for end in (".png", ".overlay.jpg")}
 
@@ -109,7 +109,7 @@ def test_unreadable_pictures_are_reported_and_skipped(
     assert f"skipped {images / 'cut.png'}: damaged or truncated" in printed
     assert f"skipped {images / 'empty.jpg'}: the file is empty" in printed
     assert f"skipped {tmp_path / 'notes.txt'}: not a picture" in printed
-    assert f"1 label maps in {out}, 3 pictures skipped" in printed
+    assert f"1 label maps in {out}, 3 images skipped" in printed
     assert files(out) == {"good.png"}
 
 
@@ -164,8 +164,8 @@ def test_bad_input_gets_a_sentence_and_nothing_is_written(
     for said, options in (
         ("no such file or folder", [str(tmp_path / "nothing"), "--out", out]),
         ("matches no file", [str(tmp_path / "*.tif"), "--out", out]),
-        ("no pictures in this folder", [str(tmp_path / "empty"), "--out", out]),
-        ("is a file; name a folder", [str(image), "--out", str(image)]),
+        ("no images in this folder", [str(tmp_path / "empty"), "--out", out]),
+        ("is a file; choose a folder", [str(image), "--out", str(image)]),
         ("would be overwritten", [str(image), "--out", str(images)]),
         ("would both be written to", [str(image), str(twin), "--out", out]),
         ("such as berlin_000000", [str(image), "--out", out, "--submission", "cityscapes"]),
