@@ -1,4 +1,4 @@
-"""Keeping the libraries' output out of the user's way: it goes to a file, ours to the terminal."""
+"""Console output of all commands: lines, progress bars, library output, and errors as sentences."""
 
 import errno
 import io
@@ -6,32 +6,103 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from pipelines import errors
 from pipelines.errors import UserError
 
-# In cells, where the output is no terminal: room for every column of a table.
+# Columns of output that does not go to a terminal: enough for every column of a table.
 FILE_WIDTH = 160
+
+
+class InputError(UserError, ValueError):
+    """An option or an input that cannot be used; the message says which and why."""
+
+
+def open_console(file: TextIO | None = None) -> Console:
+    """Return a console that writes to `file`, by default to standard output."""
+    file = file or sys.stdout
+    return Console(file=file, width=None if file.isatty() else FILE_WIDTH, highlight=False)
+
+
+def say(console: Console, message: str, style: str = "") -> None:
+    """Print `message` verbatim: no markup, and no line breaks other than its own."""
+    console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_labeled(console: Console, label: str, style: str, message: str) -> None:
+    """Print `label` in `style`, then `message` verbatim."""
+    console.print(Text.assemble((label, style), f"  {message}"), highlight=False, soft_wrap=True)
+
+
+def warn(console: Console, message: str) -> None:
+    """Print a warning."""
+    say_labeled(console, "warning", "yellow", message)
+
+
+def progress(console: Console) -> Progress:
+    """Return a progress bar that shows the time left; it is disabled unless on a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def run_command(
+    work: Callable[[Console], int],
+    console: Console | None = None,
+    *,
+    log: Path | None = None,
+    interrupted: str = "interrupted",
+) -> int:
+    """Run a command and return its exit status; see `pipelines.errors.run_command`.
+
+    console: by default, standard output; also shows errors. log: the file that takes standard error
+    and thus all tracebacks. interrupted: printed after Ctrl-C.
+    """
+    console = console or open_console()
+
+    def report(heading: str, message: str) -> None:
+        if heading == "internal error" and log is not None:
+            message += f"; the traceback is in {log}"
+        elif heading == "error" and log is not None and not isinstance(sys.exception(), UserError):
+            traceback.print_exc()  # an OSError that may not be the user's fault
+        _say_error(console, heading, message)
+
+    return errors.run_command(lambda: work(console), report, interrupted)
+
+
+def _say_error(console: Console, heading: str, message: str) -> None:
+    """Print `HEADING: MESSAGE`, or the lines of a longer message below the heading."""
+    lines = message.splitlines()
+    text = f" {message}" if len(lines) == 1 else "".join(f"\n  {line}" for line in lines)
+    title = (f"{heading}:", "bold red") if lines else heading
+    console.print(Text.assemble(title, text), highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def capture_library_output(directory: Path) -> Iterator[tuple[Console, Path]]:
-    """Within this context, whatever writes to standard output or error, Python or not, writes to a
-    log file in `directory`; the console handed out writes to the real standard output.
+    """Redirect standard output and error, of Python and of native code, to a log in `directory`.
+
+    Yields a console that writes to the real standard output, and the log's path.
     """
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     sys.stdout.flush()
     sys.stderr.flush()
     saved_out, saved_err = os.dup(1), os.dup(2)
-    # Unbuffered, because a signal handler that prints may interrupt what is being printed.
+    # Unbuffered, because a signal handler may print in the middle of another print.
     terminal = io.TextIOWrapper(
         cast("BinaryIO", PipeTolerantStream(os.dup(1), "w")),
         encoding=sys.stdout.encoding or "utf-8",
@@ -42,8 +113,7 @@ def capture_library_output(directory: Path) -> Iterator[tuple[Console, Path]]:
         os.dup2(file.fileno(), 2)
     logging.captureWarnings(True)
     try:
-        width = None if terminal.isatty() else FILE_WIDTH
-        yield Console(file=terminal, width=width), log
+        yield open_console(terminal), log
     finally:
         logging.captureWarnings(False)
         sys.stdout.flush()
@@ -56,51 +126,18 @@ def capture_library_output(directory: Path) -> Iterator[tuple[Console, Path]]:
 
 
 class PipeTolerantStream(io.FileIO):
-    """An output whose reader may leave before its writer: what is written then is lost, without an
-    error. In `sweep ... | tee log`, Ctrl-C ends tee at once, and the trials' checkpoints come
-    later."""
+    """An output stream that discards data once its reader is gone, without an error.
+
+    In `sweep ... | tee log`, Ctrl-C ends tee at once, but the trials still write checkpoints.
+    """
 
     def write(self, data: Any) -> int:
-        """Write all of it, or discard what nobody reads any more."""
-        left = memoryview(data).cast("B")
+        """Write all of `data`, or discard it if nobody reads it anymore."""
+        remaining = memoryview(data).cast("B")
         try:
-            while left:
-                left = left[super().write(left) or 0 :]
+            while remaining:
+                remaining = remaining[super().write(remaining) or 0 :]
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO):
                 raise
         return len(data)
-
-
-class InputError(UserError, ValueError):
-    """An option or an input that cannot be used; the message says which and why."""
-
-
-def progress(console: Console) -> Progress:
-    """A bar with the time left; on no terminal, nothing."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def run_command(work: Callable[[Console], int]) -> int:
-    """Run a command that prints on a console, as `pipelines.errors.run_command` does."""
-    console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, width=FILE_WIDTH)
-
-    def report(heading: str, message: str) -> None:
-        console.print(f"[bold red]{heading}[/]", highlight=False)
-        for line in message.splitlines():
-            say(console, f"  {line}")
-
-    return errors.run_command(lambda: work(console), report)
-
-
-def say(console: Console, message: str) -> None:
-    """A plain line, however long."""
-    console.print(message, markup=False, highlight=False, soft_wrap=True)

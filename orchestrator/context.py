@@ -1,4 +1,4 @@
-"""Where a command runs, and how it is told to stop."""
+"""The context of a running command: storage, cluster, console, log, and requests to stop."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,21 +7,21 @@ from rich.console import Console
 
 from orchestrator.storage import Storage
 
-# What happens once a stop was asked for.
-STOPPING = "running trials write a checkpoint and end; the same command goes on from there"
+# What happens after a stop request.
+STOPPING = "running trials write a checkpoint and end; rerun the same command to resume"
 
 
 @dataclass
 class StopRequest:
-    """Whether the user has asked to stop: set by the signal handler, read by the run.
+    """Whether the user has requested a stop: set by the signal handler, read by the run.
 
-    graceful: trials are running, which takes a moment to end well; before and after, a stop is at
-    once. at_once: when the run was told to stop at once, by a monotonic clock.
+    graceful: trials are running and need time to write checkpoints; otherwise a stop is immediate.
+    aborted_at: the monotonic time of an immediate stop.
     """
 
     requested: bool = False
     graceful: bool = False
-    at_once: float | None = None
+    aborted_at: float | None = None
 
 
 @dataclass(frozen=True)

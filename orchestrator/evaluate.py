@@ -1,6 +1,6 @@
 """`python -m orchestrator.evaluate MODEL --dataset URI`: score a trained model.
 
-Prints a table; where MODEL is a run, the figures are logged to it under the protocol's name.
+Prints a table. If MODEL belongs to a run, the scores are also logged to that run.
 """
 
 import argparse
@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.console import InputError, progress, run_command, say
-from orchestrator.evaluation.options import add_options, inference_settings, storage_of
+from orchestrator.evaluation.options import add_options, inference_settings, storage_directory
 from orchestrator.evaluation.records import CHECKPOINTS, log_scores
 from orchestrator.evaluation.trained_model import (
     ModelError,
     TrainedModel,
     load_model,
-    open_store_of,
-    place,
+    store_for_model,
+    to_device,
 )
 from pipelines.data.dataset import PreparedDataset, open_dataset, split_parts
 from pipelines.data.loading import EvaluationBatches
@@ -32,29 +32,33 @@ from pipelines.preparation.embedded import dataset_location
 def main(
     arguments: Sequence[str] | None = None, prog: str = "python -m orchestrator.evaluate"
 ) -> int:
-    """Run the command; its exit status: 0 scored, 1 failed, 2 bad input, 130 interrupted."""
+    """Run the command; return its exit status: 0 scored, 1 failed, 2 bad input, 130
+    interrupted."""
     options = _parser(prog).parse_args(arguments)
     return run_command(lambda console: _evaluate(options, console))
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> int:
     if options.batch < 1 or options.boundary < 0:
-        raise InputError("--batch must be at least 1 and --boundary at least 0")
+        raise InputError(
+            "--batch must be at least 1 and --boundary at least 0, received "
+            f"{options.batch} and {options.boundary}"
+        )
     config = EvaluationConfig(
         **inference_settings(options), batch=options.batch, boundary=options.boundary
     )
-    storage = storage_of(options)
-    store = open_store_of(options.model, storage)
+    storage = storage_directory(options)
+    store = store_for_model(options.model, storage)
     model = load_model(options.model, store, options.imports)
     location = dataset_location(options.dataset, storage / "datasets")
     if Path(location).exists():
-        location = str(Path(location).resolve())  # a cluster's processes run in other folders
+        location = str(Path(location).resolve())  # a cluster's processes run in other directories
     dataset = open_dataset(location)
     _check_classes(model, dataset, options.dataset)
     split = dataset.split(options.split)
 
     if options.address is None:
-        numerics = place(model)
+        numerics = to_device(model)
         batches = EvaluationBatches(split, config.batch)
         with progress(console) as bar:
             task = bar.add_task("images scored", total=len(split))
@@ -67,19 +71,12 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
                 lambda images: bar.advance(task, images),
             )
     else:
-        from orchestrator.evaluation.scoring import count_on_cluster  # Ray takes seconds to import
+        # Ray takes seconds to import.
+        from orchestrator.evaluation.scoring import DatasetRef, count_on_cluster
 
+        reference = DatasetRef(location, dataset.manifest.fingerprint, options.split)
         with progress(console) as bar:
-            state = count_on_cluster(
-                options.address,
-                model,
-                location,
-                dataset.manifest.fingerprint,
-                options.split,
-                config,
-                options.imports,
-                bar,
-            )
+            state = count_on_cluster(options.address, model, reference, config, bar)
     scores = state.scores()
 
     say(
@@ -92,20 +89,10 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
     for note in _notes(model, dataset, options.split):
         say(console, f"  {note}")
     if store is None or model.run_id is None:
-        say(console, "not logged: MODEL is no run")
+        say(console, "not logged: MODEL does not belong to a run")
         return 0
     name = evaluation_name(dataset, options.split, model.checkpoint, config)
-    log_scores(
-        store,
-        model.run_id,
-        name,
-        scores,
-        model,
-        dataset,
-        options.split,
-        config,
-        options.imports,
-    )
+    log_scores(store, model, name, scores, dataset, options.split, config)
     say(console, f"logged to run {model.run_id} under eval/{name}/")
     return 0
 
@@ -113,8 +100,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
 def evaluation_name(
     dataset: PreparedDataset, split: str, checkpoint: str, config: EvaluationConfig
 ) -> str:
-    """Under which an evaluation is logged: different data, split, checkpoint or protocol, different
-    name."""
+    """Return the name under which an evaluation is logged, unique to its data, split, checkpoint
+    and protocol."""
     manifest = dataset.manifest
     parts = [f"{manifest.name}-{manifest.fingerprint[:8]}", split, checkpoint, config.protocol]
     if config.boundary:
@@ -123,30 +110,30 @@ def evaluation_name(
 
 
 def _check_classes(model: TrainedModel, dataset: PreparedDataset, location: str) -> None:
-    found = [entry.name for entry in dataset.manifest.classes]
-    if len(found) != len(model.class_names):
+    names = [entry.name for entry in dataset.manifest.classes]
+    if len(names) != len(model.class_names):
         raise ModelError(
-            f"{model.name} predicts {len(model.class_names)} classes ({_some(model.class_names)}), "
-            f"and {location} has {len(found)} ({_some(found)}); evaluate on data that has the "
-            "model's classes"
+            f"{model.name} predicts {len(model.class_names)} classes "
+            f"({_shorten(model.class_names)}), but {location} has {len(names)} "
+            f"({_shorten(names)}); evaluate on data with the model's classes"
         )
 
 
-def _some(names: Sequence[str]) -> str:
+def _shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _notes(model: TrainedModel, dataset: PreparedDataset, split: str) -> list[str]:
-    """What a reader must know to believe the figures no further than they go."""
+    """Return caveats about the scores."""
     notes = []
     data = model.experiment.data
-    if dataset.manifest.fingerprint == model.learned.fingerprint:
+    if dataset.manifest.fingerprint == model.class_list.fingerprint:
         if set(split_parts(split)) & set(split_parts(data.train_split)):
             notes.append("the model was trained on these images")
         elif split == data.validation_split and model.checkpoint == "best":
             notes.append("this checkpoint was chosen on these images")
-    found = [entry.name for entry in dataset.manifest.classes]
-    for index, (own, other) in enumerate(zip(model.class_names, found, strict=True)):
+    names = [entry.name for entry in dataset.manifest.classes]
+    for index, (own, other) in enumerate(zip(model.class_names, names, strict=True)):
         if own != other:
             notes.append(f"class {index} is {own} in the model and {other} in the data")
     return notes
@@ -184,19 +171,19 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--dataset", required=True, metavar="URI", help="a prepared data set, or `streets`"
     )
-    parser.add_argument("--split", default="val", help="of the data set (default: val)")
-    parser.add_argument("--batch", type=int, default=4, help="images computed at once (default: 4)")
+    parser.add_argument("--split", default="val", help="split of the data set (default: val)")
+    parser.add_argument("--batch", type=int, default=4, help="images per batch (default: 4)")
     parser.add_argument(
         "--boundary",
         type=int,
         default=0,
         metavar="PIXELS",
-        help="boundary F-score with this tolerance as well",
+        help="also compute the boundary F-score with this tolerance",
     )
     parser.add_argument(
         "--address",
         default=os.environ.get("RAY_ADDRESS"),
-        help="a running Ray cluster (host:port or auto) to share the images; default: here",
+        help="a running Ray cluster (host:port or auto) to score on (default: this process)",
     )
     return parser
 

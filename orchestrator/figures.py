@@ -1,7 +1,8 @@
-"""`python -m orchestrator.figures compare A B` and `... features MODEL`: what models do to images.
+"""`python -m orchestrator.figures compare A B` and `... features MODEL`: draw trained models.
 
-`compare` draws two models side by side on the images where they differ most, `features` what a
-network's flows do to its feature maps. The suffix of --out decides the format: PNG, PDF or SVG.
+`compare` draws the predictions of two models on the images where they differ most; `features` draws
+a network's feature maps before and after its flows. The suffix of --out sets the format: PNG, PDF
+or SVG.
 """
 
 import argparse
@@ -19,17 +20,17 @@ from models import FENet
 from orchestrator.console import InputError, progress, run_command, say
 from orchestrator.evaluation.options import (
     add_inference,
+    add_locations,
     add_model,
-    add_places,
     inference_settings,
-    storage_of,
+    storage_directory,
 )
 from orchestrator.evaluation.trained_model import (
     ModelError,
     TrainedModel,
     load_model,
-    open_store_of,
-    place,
+    store_for_model,
+    to_device,
 )
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from pipelines.data.dataset import PreparedDataset, Split, open_dataset
@@ -50,7 +51,7 @@ _BATCH = 4
 def main(
     arguments: Sequence[str] | None = None, prog: str = "python -m orchestrator.figures"
 ) -> int:
-    """Run the command; its exit status: 0 drawn, 1 failed, 2 bad input, 130 interrupted."""
+    """Run the command; return its exit status: 0 drawn, 1 failed, 2 bad input, 130 interrupted."""
     options = _parser(prog).parse_args(arguments)
     return run_command(lambda console: options.draw(options, console))
 
@@ -60,18 +61,18 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
     config = InferenceConfig(**inference_settings(options))
     dataset, split = _open_split(options)
     names = (options.a, options.b)
-    ledgers = [open_store_of(name, storage_of(options)) for name in names]
+    stores = [store_for_model(name, storage_directory(options)) for name in names]
     models = [
-        load_model(name, store, options.imports) for name, store in zip(names, ledgers, strict=True)
+        load_model(name, store, options.imports) for name, store in zip(names, stores, strict=True)
     ]
     for model in models:
         _check_classes(model, dataset)
-    numerics = [place(model) for model in models]
+    numerics = [to_device(model) for model in models]
     with progress(console) as bar:
         counts = [
-            _kept_counts(model, store, dataset, options.split, config)
-            or _counted(model, split, each, config, bar)
-            for model, store, each in zip(models, ledgers, numerics, strict=True)
+            _recorded_counts(model, store, dataset, options.split, config)
+            or _predicted_counts(model, split, each, config, bar)
+            for model, store, each in zip(models, stores, numerics, strict=True)
         ]
         differences = ImageDifferences.of(counts[0], counts[1])
         if options.image:
@@ -81,28 +82,30 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
         by_image = [each.image_miou for each in counts]
         rows = []
         for position in bar.track(chosen, description="images drawn"):
-            picture, label = split.read(position)
+            image, label = split.read(position)
             predictions = [
-                predict_image(model.network, torch.tensor(picture), each, config).numpy()
+                predict_image(model.network, torch.tensor(image), each, config).numpy()
                 for model, each in zip(models, numerics, strict=True)
             ]
             rows.append(
                 ComparedImage(
                     split.identifiers[position],
-                    picture,
+                    image,
                     label,
                     predictions[0],
                     predictions[1],
                     (float(by_image[0][position]), float(by_image[1][position])),
                 )
             )
-        labels = options.names or [_label(m, g) for m, g in zip(models, ledgers, strict=True)]
+        labels = options.names or [
+            _label(model, store) for model, store in zip(models, stores, strict=True)
+        ]
         notes = [f"mIoU {100 * each.miou:.1f}" for each in counts]
         better = int((differences.gain > 0).sum())
         worse = int((differences.gain < 0).sum())
-        which = "chosen images" if options.image else "the images where they differ most"
+        selection = "selected images" if options.image else "the images where they differ most"
         title = (
-            f"{dataset.manifest.name} {options.split}: {which}\n"
+            f"{dataset.manifest.name} {options.split}: {selection}\n"
             f"mIoU is higher with {labels[1]} on {better}, with {labels[0]} on {worse} "
             f"of {len(split)} images"
         )
@@ -124,22 +127,22 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
 def _features(options: argparse.Namespace, console: Console) -> int:
     outputs = _outputs(options.out or ["features.png"])
     dataset, split = _open_split(options)
-    store = open_store_of(options.model, storage_of(options))
+    store = store_for_model(options.model, storage_directory(options))
     model = load_model(options.model, store, options.imports)
     _check_classes(model, dataset)
     network = model.network
     if not isinstance(network, FENet) or not network.config.flows:
         kind = f"{type(network).__name__} without flows"
-        raise ModelError(f"{model.name} is a {kind}; features are shown of a FENet with flows")
+        raise ModelError(f"{model.name} is a {kind}; choose a FENet with flows")
     levels = network.backbone.strides
     if not 1 <= options.level <= len(levels):
         raise InputError(f"--level must be from 1 to {len(levels)}, received {options.level}")
-    numerics = place(model)
+    numerics = to_device(model)
     if options.image:
         chosen = _positions(split, options.image)
     else:
-        spread = np.linspace(0, len(split) - 1, min(options.images, len(split)))
-        chosen = [int(position) for position in spread.round()]
+        evenly_spaced = np.linspace(0, len(split) - 1, min(options.images, len(split)))
+        chosen = [int(position) for position in evenly_spaced.round()]
     with progress(console) as bar:
         rows = [
             extract_features(
@@ -152,7 +155,7 @@ def _features(options: argparse.Namespace, console: Console) -> int:
             for position in bar.track(chosen, description="images drawn")
         ]
     label = options.name or _label(model, store)
-    title = f"{label} on {dataset.manifest.name} {options.split}: what the flows do to the features"
+    title = f"{label} on {dataset.manifest.name} {options.split}: features before and after flows"
     stride = levels[options.level - 1]
     draw_features(outputs, rows, dataset.manifest.classes, stride, title)
     say(console, f"written: {', '.join(map(str, outputs))}")
@@ -171,7 +174,7 @@ def _outputs(names: Sequence[str]) -> list[Path]:
 def _open_split(options: argparse.Namespace) -> tuple[PreparedDataset, Split]:
     if options.images < 1:
         raise InputError(f"--images must be at least 1, received {options.images}")
-    location = dataset_location(options.dataset, storage_of(options) / "datasets")
+    location = dataset_location(options.dataset, storage_directory(options) / "datasets")
     dataset = open_dataset(location)
     return dataset, dataset.split(options.split)
 
@@ -179,37 +182,40 @@ def _open_split(options: argparse.Namespace) -> tuple[PreparedDataset, Split]:
 def _positions(split: Split, identifiers: Sequence[str]) -> list[int]:
     for identifier in identifiers:
         if identifier not in split.identifiers:
-            some = ", ".join(split.identifiers[:3])
-            raise InputError(f"--image {identifier}: not in this split, which has {some}, ...")
+            examples = ", ".join(split.identifiers[:3])
+            raise InputError(
+                f"--image {identifier} is not in split {split.name!r}, which has {examples}, ..."
+            )
     return [split.identifiers.index(identifier) for identifier in identifiers]
 
 
 def _check_classes(model: TrainedModel, dataset: PreparedDataset) -> None:
-    found = [entry.name for entry in dataset.manifest.classes]
-    if found != model.class_names:
+    names = [entry.name for entry in dataset.manifest.classes]
+    if names != model.class_names:
         raise ModelError(
             f"{model.name} predicts {len(model.class_names)} classes "
-            f"({', '.join(model.class_names[:3])}, ...), and the data set {dataset.manifest.name} "
-            f"has {len(found)} ({', '.join(found[:3])}, ...)"
+            f"({', '.join(model.class_names[:3])}, ...), but data set {dataset.manifest.name} "
+            f"has {len(names)} ({', '.join(names[:3])}, ...)"
         )
 
 
-def _kept_counts(
+def _recorded_counts(
     model: TrainedModel,
     store: TrackingStore | None,
     dataset: PreparedDataset,
     split: str,
     config: InferenceConfig,
 ) -> Counts | None:
-    """What the run itself kept, where it was scored on this split of this data in this way."""
+    """Return the counts in the run's artifacts if it was scored on this split and data with this
+    config."""
     experiment = model.experiment
-    scored_so = (
+    matches = (
         model.checkpoint != "best"
-        and model.learned.fingerprint == dataset.manifest.fingerprint
+        and model.class_list.fingerprint == dataset.manifest.fingerprint
         and experiment.data.validation_split == split
         and experiment.evaluation.protocol == config.protocol
     )
-    if store is None or model.run_id is None or not scored_so:
+    if store is None or model.run_id is None or not matches:
         return None
     with tempfile.TemporaryDirectory(prefix="counts-") as folder:
         try:
@@ -219,14 +225,14 @@ def _kept_counts(
             return None
 
 
-def _counted(
+def _predicted_counts(
     model: TrainedModel,
     split: Split,
     numerics: Numerics,
     config: InferenceConfig,
     bar: Progress,
 ) -> Counts:
-    """Counts of the whole split, by predicting it."""
+    """Predict the whole split and return its counts."""
     settings = EvaluationConfig(
         config.scales, config.flip, config.window, config.stride, batch=_BATCH
     )
@@ -250,7 +256,7 @@ def _counted(
 
 
 def _label(model: TrainedModel, store: TrackingStore | None) -> str:
-    """The run's name, or the directory's."""
+    """Return the name of the model's run or directory."""
     if store is not None and model.run_id is not None:
         return store.run_name(model.run_id)
     return Path(model.name).name
@@ -259,7 +265,7 @@ def _label(model: TrainedModel, store: TrackingStore | None) -> str:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Draw what trained models do to images.",
+        description="Draw predictions or feature maps of trained models.",
     )
     commands = parser.add_subparsers(required=True, metavar="compare|features")
     compare = commands.add_parser(
@@ -271,24 +277,24 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add_model(compare, "b")
     _add_images(compare, 4)
     compare.add_argument(
-        "--names", nargs=2, metavar=("A", "B"), help="over the columns (default: the runs' names)"
+        "--names", nargs=2, metavar=("A", "B"), help="column titles (default: the runs' names)"
     )
     add_inference(compare)
     compare.set_defaults(draw=_compare)
     features = commands.add_parser(
         "features",
-        help="feature maps before the flows, after DF, after SF",
-        description="Draw a network's feature maps before its flows and after each.",
+        help="feature maps before the flows, after DF, and after SF",
+        description="Draw a network's feature maps before its flows and after each of them.",
     )
     add_model(features, "model")
     _add_images(features, 3)
-    features.add_argument("--name", help="of the model, in the title (default: the run's name)")
+    features.add_argument("--name", help="model name in the title (default: the run's name)")
     features.add_argument(
-        "--level", type=int, default=2, help="which level, 1 is the finest (default: 2)"
+        "--level", type=int, default=2, help="feature level; 1 is the finest (default: 2)"
     )
     features.set_defaults(draw=_features)
     for command in (compare, features):
-        add_places(command)
+        add_locations(command)
     return parser
 
 
@@ -296,21 +302,21 @@ def _add_images(parser: argparse.ArgumentParser, images: int) -> None:
     parser.add_argument(
         "--dataset", required=True, metavar="URI", help="a prepared data set, or `streets`"
     )
-    parser.add_argument("--split", default="val", help="of the data set (default: val)")
+    parser.add_argument("--split", default="val", help="split of the data set (default: val)")
     parser.add_argument(
-        "--images", type=int, default=images, help=f"how many are shown (default: {images})"
+        "--images", type=int, default=images, help=f"number of images (default: {images})"
     )
     parser.add_argument(
         "--image",
         action="append",
         metavar="IDENTIFIER",
-        help="show this one instead of choosing; repeatable",
+        help="show this image instead of selecting automatically; repeatable",
     )
     parser.add_argument(
         "--out",
         action="append",
         metavar="FILE",
-        help=f"where the figure goes, {', '.join(FORMATS)}; repeatable",
+        help=f"output file, {', '.join(FORMATS)}; repeatable",
     )
 
 

@@ -1,4 +1,4 @@
-"""Where a command keeps things: what every machine must see, and what only this one needs."""
+"""Storage of a command: files that every machine must reach, and files of this machine only."""
 
 import re
 import tempfile
@@ -13,57 +13,57 @@ import pyarrow.fs
 from pipelines.data.storage import join_uri, locate
 from pipelines.errors import UserError
 
-_HERE = Path("~/.cache/segmentation-orchestrator-runs")
+_LOCAL_ROOT = Path("~/.cache/segmentation-orchestrator-runs")
 
 
 class StorageError(UserError, OSError):
-    """The place that `--storage` names cannot be used; the message says why."""
+    """The location given by `--storage` cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """The place that `--storage` names.
+    """The location given by `--storage`.
 
-    here: a directory of this machine: logs, Tune's own files, and the ledger where it is a file.
-    shared: a path or URI that every machine sees: checkpoints and data sets. Both are the same
-    directory unless `--storage` is a URI.
+    local: a directory of this machine for logs, Tune's own files, and the tracking store if it is a
+    file. shared: a path or URI that every machine can reach, for checkpoints and data sets. Both
+    are the same directory unless `--storage` is a URI.
     """
 
-    here: Path
+    local: Path
     shared: str
 
     @staticmethod
-    def of(text: str) -> "Storage":
-        """Understand `--storage`: a directory, or a URI such as `s3://BUCKET/storage`."""
+    def parse(text: str) -> "Storage":
+        """Parse `--storage`: a directory, or a URI such as `s3://BUCKET/storage`."""
         if "://" not in text:
             directory = Path(text).expanduser().resolve()
             return Storage(directory, str(directory))
         name = re.sub(r"[^\w.-]+", "-", text.partition("?")[0])
-        return Storage(_HERE.expanduser() / name.strip("-"), text)
+        return Storage(_LOCAL_ROOT.expanduser() / name.strip("-"), text)
 
-    def make(self) -> None:
-        """Make the directory of this machine. Raises StorageError where that cannot be written."""
+    def create(self) -> None:
+        """Create the local directory. Raises StorageError if it is not writable."""
         try:
-            self.here.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.here):
+            self.local.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.local):
                 pass
         except OSError as error:
             raise StorageError(
-                f"--storage {self.here}: cannot be written ({error.strerror}); name a directory of "
-                "your own"
+                f"--storage {self.local}: cannot be written ({error.strerror}); choose a directory "
+                "that you can write to"
             ) from None
 
     def at(self, name: str) -> str:
-        """The path or URI of `name` in the shared place."""
+        """Return the path or URI of `name` in the shared storage."""
         return join_uri(self.shared, name)
 
     @property
     def is_remote(self) -> bool:
-        """Whether it is a URI, which holds no ledger: that needs a tracking server."""
+        """Whether it is a URI, which cannot hold a tracking store: that needs a tracking server."""
         return "://" in self.shared
 
-    def keep(self, file: Path, name: str) -> str:
-        """Move a file of this machine to `name` in the shared place; returns where it is now."""
+    def put(self, file: Path, name: str) -> str:
+        """Move a local file to `name` in the shared storage; return its path or URI there."""
         target = self.at(name)
         if not self.is_remote:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -79,16 +79,16 @@ class Storage:
 
 
 @contextmanager
-def on_this_machine(place: str, only: Sequence[str] = ()) -> Iterator[Path]:
-    """A directory by path or URI, as a local one: itself, or a copy for as long as it is needed.
+def local_copy(path: str, only: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield a directory, given as a path or URI, as a local one: itself, or a temporary copy.
 
-    only: the files and folders of it that are needed, by name; all of it for none. Raises OSError
-    where it cannot be read.
+    only: names of the files and folders to copy; empty copies everything. Raises OSError if the
+    directory cannot be read.
     """
-    if "://" not in place:
-        yield Path(place)
+    if "://" not in path:
+        yield Path(path)
         return
-    location = locate(place)
+    location = locate(path)
     with tempfile.TemporaryDirectory(prefix="copy-") as temporary:
         copy = partial(
             pyarrow.fs.copy_files,
@@ -98,8 +98,8 @@ def on_this_machine(place: str, only: Sequence[str] = ()) -> Iterator[Path]:
         if not only:
             copy(location.path, temporary)
         for name in only:
-            found = location.filesystem.get_file_info(location.file(name))
-            if found.type == pyarrow.fs.FileType.Directory:
-                (Path(temporary) / name).mkdir()  # `copy_files` makes those inside it only
-            copy(found.path, f"{temporary}/{name}")
+            source = location.filesystem.get_file_info(location.file(name))
+            if source.type == pyarrow.fs.FileType.Directory:
+                (Path(temporary) / name).mkdir()  # `copy_files` only creates nested directories
+            copy(source.path, f"{temporary}/{name}")
         yield Path(temporary)

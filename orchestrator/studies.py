@@ -1,9 +1,8 @@
-"""`python -m orchestrator.studies`: which studies there are, how far they are, and what to do with
-them from any terminal.
+"""`python -m orchestrator.studies`: list, inspect, stop, and resume studies from any terminal.
 
-`list` shows all studies of the storage, `status STUDY` every trial of one, `logs TRIAL` what its
-workers print, `stop STUDY` has the command that runs it stop gracefully, wherever it runs, and
-`resume STUDY` goes on with it as it was last run.
+`list` shows all studies in the storage, `status STUDY` its trials, `logs TRIAL` the output of a
+trial's workers. `stop STUDY` gracefully stops the command that runs the study, on whatever host,
+and `resume STUDY` continues it with the options of its last run.
 """
 
 import argparse
@@ -20,18 +19,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.console import run_command, say, say_labeled
 from orchestrator.storage import Storage
 from orchestrator.study.validation import suggestion
 from orchestrator.sweep.__main__ import main as sweep_main
-from orchestrator.tracking.lock import ask_to_stop, close_abandoned
+from orchestrator.tracking.lock import close_abandoned, request_stop
 from orchestrator.tracking.queries import StudySummary, take_snapshot
 from orchestrator.tracking.runs import TrialRun
-from orchestrator.tracking.store import TrackingError, TrackingStore, tracking_uri
+from orchestrator.tracking.store import TrackingError, TrackingStore, open_existing_store
 from orchestrator.training.worker_logs import output_directory, output_file, read_output
-
-EXIT_BAD_INPUT = 2
-
-EXIT_INTERRUPTED = 130
+from pipelines.data.storage import check_no_secret
 
 _POLL_SECONDS = 1.0
 
@@ -41,106 +38,100 @@ _STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "interr
 def main(
     arguments: Sequence[str] | None = None, prog: str = "python -m orchestrator.studies"
 ) -> int:
-    """Run the command; returns its exit status: 0 done, 2 bad input, 130 interrupted; `resume` has
-    those of `orchestrator.sweep`."""
+    """Run the command; return its exit status: 0 done, 2 bad input, 130 interrupted; `resume`
+    returns the exit status of `orchestrator.sweep`."""
     options = _parser(prog).parse_args(arguments)
-    terminal = sys.stdout.isatty()
-    console = Console(highlight=False, width=None if terminal else 110, soft_wrap=not terminal)
-    try:
-        return _COMMANDS[options.command](options, console)
-    except TrackingError as error:
-        console.print(f"[bold red]error[/] {error}", soft_wrap=True)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    return run_command(lambda console: _COMMANDS[options.command](options, console))
 
 
 def _list(options: argparse.Namespace, console: Console) -> int:
-    views = take_snapshot(_store(options)).studies
-    if views:
-        console.print(studies_table(views))
+    studies = take_snapshot(_open_store(options)).studies
+    if studies:
+        console.print(studies_table(studies))
     else:
-        console.print(f"no studies yet in {_storage(options)}")
+        say(console, f"no studies in {_local_storage(options)}")
     return 0
 
 
 def _status(options: argparse.Namespace, console: Console) -> int:
-    store = _store(options)
-    view = _study(take_snapshot(store).studies, options.study)
-    console.print(studies_table([view]))
-    console.print(trials_table(view))
-    for record in view.trials:
-        if record.status == "FAILED":
-            console.print(f"[bold red]failed[/]  {record.name}: ", end="")
-            console.print(record.reason, markup=False, soft_wrap=True)
-    console.print(f"\n{store.how_to_look(view.experiment_id)}", soft_wrap=True)
+    store = _open_store(options)
+    study = _find_study(take_snapshot(store).studies, options.study)
+    console.print(studies_table([study]))
+    console.print(trials_table(study))
+    for run in study.trials:
+        if run.status == "FAILED":
+            say_labeled(console, "failed", "bold red", f"{run.name}: {run.reason}")
+    say(console, f"\n{store.viewing_instructions(study.experiment_id)}")
     return 0
 
 
 def _logs(options: argparse.Namespace, console: Console) -> int:
-    store = _store(options)
-    trial = _trial(take_snapshot(store).studies, options.trial, options.study)
-    place = output_file(output_directory(Storage.of(options.storage), trial.run_id), options.worker)
-    text = read_output(place)
+    store = _open_store(options)
+    trial = _find_trial(take_snapshot(store).studies, options.trial, options.study)
+    storage = Storage.parse(options.storage)
+    log = output_file(output_directory(storage, trial.run_id), options.worker)
+    text = read_output(log)
     if text is None and options.follow and _is_open(store, trial):
-        console.print(f"{trial.name} has printed nothing yet", style="dim")
+        say(console, f"{trial.name} has not printed anything yet", style="dim")
     elif text is None:
         with tempfile.TemporaryDirectory() as temporary:
             name = f"worker-{options.worker}.log"
             try:
-                kept = store.download(f"runs:/{trial.run_id}/logs/{name}", Path(temporary))
+                saved = store.download(f"runs:/{trial.run_id}/logs/{name}", Path(temporary))
             except TrackingError:
-                told = f"{trial.name!r} has kept nothing that a worker {options.worker} printed"
-                raise TrackingError(told) from None
-            text = kept.read_text(errors="replace")
-    shown = 0
+                raise TrackingError(
+                    f"trial {trial.name!r} has no log of worker {options.worker}"
+                ) from None
+            text = saved.read_text(errors="replace")
+    printed = 0
     while True:
-        last = not (options.follow and _is_open(store, trial))
-        text = read_output(place) or text or ""
-        sys.stdout.write(text[shown:])
+        is_last = not (options.follow and _is_open(store, trial))
+        text = read_output(log) or text or ""
+        sys.stdout.write(text[printed:])
         sys.stdout.flush()
-        shown = len(text)
-        if last:
+        printed = len(text)
+        if is_last:
             return 0
         time.sleep(_POLL_SECONDS)
 
 
 def _stop(options: argparse.Namespace, console: Console) -> int:
-    store = _store(options)
-    view = _study(take_snapshot(store).studies, options.study)
-    if view.holder is None:
-        console.print(f"the study {view.name!r} is not running; nothing to stop")
+    store = _open_store(options)
+    study = _find_study(take_snapshot(store).studies, options.study)
+    if study.holder is None:
+        say(console, f"study {study.name!r} is not running; nothing to stop")
         return 0
-    ask_to_stop(store, view)
-    console.print(
-        f"asked {view.holder[0].described} to stop; its trials write a checkpoint and end "
-        "(waiting for it; Ctrl-C leaves it to itself)"
+    request_stop(store, study)
+    say(
+        console,
+        f"asked {study.holder[0].description} to stop; its trials write a checkpoint and end "
+        "(waiting until they have; Ctrl-C ends the wait, not the stop)",
     )
-    while _study(take_snapshot(store).studies, view.name).holder is not None:
+    while _find_study(take_snapshot(store).studies, study.name).holder is not None:
         time.sleep(_POLL_SECONDS)
-    console.print(f"the study {view.name!r} is stopped; `resume` goes on with it")
+    say(console, f"study {study.name!r} is stopped; `resume` continues it")
     return 0
 
 
 def _resume(options: argparse.Namespace, console: Console) -> int:
-    store = _store(options)
-    view = _study(take_snapshot(store).studies, options.study)
-    command = json.loads(view.command or "{}")
-    there = Path(command.get("directory", "."))
-    line = [
-        f"--storage={Storage.of(options.storage).shared}",
+    store = _open_store(options)
+    study = _find_study(take_snapshot(store).studies, options.study)
+    command = json.loads(study.command or "{}")
+    directory = Path(command.get("directory", "."))
+    arguments = [
+        f"--storage={Storage.parse(options.storage).shared}",
         *[f"--{name}={text}" for name in ("only", "set") for text in command.get(name, [])],
     ]
-    line += [f"--address={options.address}"] if options.address else []
-    line += ["--retry-failed"] if options.retry_failed else []
-    line += ["--retrain-stale"] if options.retrain_stale else []
+    arguments += [f"--address={options.address}"] if options.address else []
+    arguments += ["--retry-failed"] if options.retry_failed else []
+    arguments += ["--retrain-stale"] if options.retrain_stale else []
     with tempfile.TemporaryDirectory() as temporary:
-        uri = f"runs:/{view.parent_id}/study.resolved.yaml"
+        uri = f"runs:/{study.parent_id}/study.resolved.yaml"
         file = store.download(uri, Path(temporary))
-        # Relative paths and modules in the study mean what they meant when it was begun.
-        sys.path.insert(0, str(there.resolve()))
-        with chdir(there) if there.is_dir() else nullcontext():
-            return sweep_main([str(file), *line])
+        # The study's relative paths and modules refer to the directory in which it was started.
+        sys.path.insert(0, str(directory.resolve()))
+        with chdir(directory) if directory.is_dir() else nullcontext():
+            return sweep_main([str(file), *arguments])
 
 
 _COMMANDS = {
@@ -152,47 +143,41 @@ _COMMANDS = {
 }
 
 
-def _storage(options: argparse.Namespace) -> Path:
-    return Storage.of(options.storage).here
+def _local_storage(options: argparse.Namespace) -> Path:
+    return Storage.parse(options.storage).local
 
 
-def _store(options: argparse.Namespace) -> TrackingStore:
-    """The ledger, with the truth about what dead processes left. Raises TrackingError."""
-    uri = tracking_uri(_storage(options))
-    file = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not file.exists():
-        raise TrackingError(
-            f"there is no ledger at {file}; name the storage of the studies with --storage, or the "
-            "tracking server with MLFLOW_TRACKING_URI"
-        )
-    store = TrackingStore(uri, None)
+def _open_store(options: argparse.Namespace) -> TrackingStore:
+    """Open the tracking store and close the runs of dead processes. Raises TrackingError."""
+    check_no_secret(options.storage)
+    store = open_existing_store(_local_storage(options))
     close_abandoned(store)
     return store
 
 
-def _study(views: Sequence[StudySummary], name: str) -> StudySummary:
-    for view in views:
-        if view.name == name:
-            return view
-    names = [view.name for view in views]
+def _find_study(studies: Sequence[StudySummary], name: str) -> StudySummary:
+    for study in studies:
+        if study.name == name:
+            return study
+    names = [study.name for study in studies]
     raise TrackingError(f"no study is called {name!r}; {suggestion(name, names)}")
 
 
-def _trial(views: Sequence[StudySummary], name: str, study: str | None) -> TrialRun:
-    """The latest run of the trial called `name`, or with that run id."""
+def _find_trial(studies: Sequence[StudySummary], name: str, study: str | None) -> TrialRun:
+    """Return the latest run of the trial called `name`, or the run with that id."""
     if study is not None:
-        views = [_study(views, study)]
-    records = [record for view in views for record in view.trials]
-    found = [record for record in records if name in (record.name, record.run_id)]
-    if not found:
-        names = sorted({record.name for record in records})
+        studies = [_find_study(studies, study)]
+    runs = [run for each in studies for run in each.trials]
+    matches = [run for run in runs if name in (run.name, run.run_id)]
+    if not matches:
+        names = sorted({run.name for run in runs})
         raise TrackingError(f"no trial is called {name!r}; {suggestion(name, names)}")
-    inside = sorted({record.study for record in found})
-    if len(inside) > 1:
+    owners = sorted({run.study for run in matches})
+    if len(owners) > 1:
         raise TrackingError(
-            f"{name!r} is a trial of several studies: {', '.join(inside)}; name one with --study"
+            f"several studies have a trial {name!r}: {', '.join(owners)}; choose one with --study"
         )
-    return found[-1]
+    return matches[-1]
 
 
 def _is_open(store: TrackingStore, trial: TrialRun) -> bool:
@@ -202,33 +187,33 @@ def _is_open(store: TrackingStore, trial: TrialRun) -> bool:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Studies from any terminal: which there are, how far they are; stop, resume.",
+        description="List, inspect, stop, and resume studies from any terminal.",
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--storage",
         default="storage",
-        metavar="DIR",
-        help="of the studies, as for orchestrator.sweep (default: ./storage)",
+        metavar="DIR|URI",
+        help="the studies' storage, as for orchestrator.sweep (default: ./storage)",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, told: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=told, description=told, parents=[common])
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[common])
 
-    add("list", "All studies: state, trials, best mIoU.")
-    add("status", "Every trial of a study.").add_argument("study", metavar="STUDY")
-    logs = add("logs", "What a trial's workers print.")
-    logs.add_argument("trial", metavar="TRIAL", help="its name in the study, or its run's id")
-    logs.add_argument("--study", help="where several studies have a trial of that name")
+    add("list", "List all studies: state, trials, best mIoU.")
+    add("status", "Show all trials of a study.").add_argument("study", metavar="STUDY")
+    logs = add("logs", "Print the output of a trial's workers.")
+    logs.add_argument("trial", metavar="TRIAL", help="its name in the study, or its run id")
+    logs.add_argument("--study", help="required if several studies have a trial of that name")
     logs.add_argument(
-        "--worker", type=int, default=0, metavar="RANK", help="which one (default: 0)"
+        "--worker", type=int, default=0, metavar="RANK", help="rank of the worker (default: 0)"
     )
-    logs.add_argument("--follow", action="store_true", help="go on until the trial ends")
-    add("stop", "Stop a running study gracefully, wherever it runs.").add_argument(
+    logs.add_argument("--follow", action="store_true", help="keep printing until the trial ends")
+    add("stop", "Gracefully stop a running study, on whatever host.").add_argument(
         "study", metavar="STUDY"
     )
-    resume = add("resume", "Go on with a study as it was last run, from any directory.")
+    resume = add("resume", "Continue a study with the options of its last run, from any directory.")
     resume.add_argument("study", metavar="STUDY")
     for option in ("--retry-failed", "--retrain-stale"):
         resume.add_argument(option, action="store_true", help="as for orchestrator.sweep")
@@ -236,60 +221,60 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def studies_table(views: Sequence[StudySummary]) -> Table:
-    """A row for each study: state, trials by state, best mIoU, who runs it."""
+def studies_table(studies: Sequence[StudySummary]) -> Table:
+    """Return a table of studies: state, trials by state, best mIoU, and the process running it."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("study", "state", "trials", "best mIoU %", "begun", "run by"):
+    for name in ("study", "state", "trials", "best mIoU %", "started", "run by"):
         table.add_column(name, justify="right" if name == "best mIoU %" else "left")
-    for view in views:
-        state = "stopping" if view.holder and view.stop_requested else view.state
+    for study in studies:
+        state = "stopping" if study.holder and study.stop_requested else study.state
         table.add_row(
-            view.name,
-            Text(state, style=_STYLES[view.state]),
-            _counted(view),
-            _best(view.trials),
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(view.started)),
-            f"{view.holder[0].described}, {view.holder[1]:.0f} s ago" if view.holder else "",
+            study.name,
+            Text(state, style=_STYLES[study.state]),
+            _trial_counts(study),
+            _best(study.trials),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(study.started)),
+            f"{study.holder[0].description}, {study.holder[1]:.0f} s ago" if study.holder else "",
         )
     return table
 
 
-def trials_table(view: StudySummary) -> Table:
-    """A row for each trial: state, epoch, mIoU, loss, speed, hours."""
+def trials_table(study: StudySummary) -> Table:
+    """Return a table of trials: state, epoch, mIoU, loss, speed, hours."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     columns = ("trial", "state", "epoch", "mIoU %", "best %", "loss", "images/s", "hours", "run")
     for name in columns:
         table.add_column(name, justify="left" if name in ("trial", "state", "run") else "right")
-    for record in view.trials:
-        figures = record.metrics
+    for run in study.trials:
+        metrics = run.metrics
         table.add_row(
-            record.name,
-            Text(record.state, style=record.state.style),
-            str(record.epoch),
-            _figure(figures.get("val/miou"), 100, ".1f"),
-            _figure(figures.get("val/best_miou"), 100, ".1f"),
-            _figure(figures.get("train/loss"), 1, ".3f"),
-            _figure(figures.get("images_per_second"), 1, ".0f"),
-            _figure(figures.get("trial/seconds"), 1 / 3600, ".2f"),
-            record.run_id[:8],
+            run.name,
+            Text(run.state, style=run.state.style),
+            str(run.epoch),
+            _format(metrics.get("val/miou"), 100, ".1f"),
+            _format(metrics.get("val/best_miou"), 100, ".1f"),
+            _format(metrics.get("train/loss"), 1, ".3f"),
+            _format(metrics.get("images_per_second"), 1, ".0f"),
+            _format(metrics.get("trial/seconds"), 1 / 3600, ".2f"),
+            run.run_id[:8],
         )
     return table
 
 
-def _counted(view: StudySummary) -> str:
-    counts = Counter(str(record.state) for record in view.trials)
-    if view.links:
-        counts["linked"] = view.links
+def _trial_counts(study: StudySummary) -> str:
+    counts = Counter(str(run.state) for run in study.trials)
+    if study.links:
+        counts["linked"] = study.links
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def _best(trials: Sequence[TrialRun]) -> str:
-    figures = [r.metrics["val/miou"] for r in trials if "val/miou" in r.metrics]
-    return f"{100 * max(figures):.1f}" if figures else ""
+    scores = [run.metrics["val/miou"] for run in trials if "val/miou" in run.metrics]
+    return f"{100 * max(scores):.1f}" if scores else ""
 
 
-def _figure(value: float | None, scale: float, form: str) -> str:
-    return "" if value is None else format(scale * value, form)
+def _format(value: float | None, scale: float, spec: str) -> str:
+    return "" if value is None else format(scale * value, spec)
 
 
 if __name__ == "__main__":

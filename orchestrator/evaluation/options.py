@@ -1,23 +1,24 @@
-"""What `orchestrator.evaluate` and `orchestrator.predict` have in common: MODEL, the options of
-inference, and how bad input ends."""
+"""Command-line options shared by `orchestrator.evaluate`, `orchestrator.predict` and
+`orchestrator.figures`."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
 from orchestrator.console import InputError
+from pipelines.data.storage import check_no_secret
 from pipelines.evaluation.inference import InferenceConfig
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """MODEL and how it is applied."""
+    """Add MODEL and all options for applying it."""
     add_model(parser, "model")
     add_inference(parser)
-    add_places(parser)
+    add_locations(parser)
 
 
 def add_model(parser: argparse.ArgumentParser, name: str) -> None:
-    """A trained model, as the positional argument `name`."""
+    """Add a trained model as the positional argument `name`."""
     parser.add_argument(
         name,
         metavar=name.upper(),
@@ -27,30 +28,38 @@ def add_model(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def add_inference(parser: argparse.ArgumentParser) -> None:
-    """How a model is applied to a picture."""
+    """Add the options of `InferenceConfig`."""
     parser.add_argument(
         "--scales",
         type=_scales,
         default=(1.0,),
         metavar="S,S,...",
-        help="resize the picture by these factors and average the probabilities, e.g. 0.5,1,1.5",
-    )
-    parser.add_argument("--flip", action="store_true", help="average with the mirrored picture")
-    parser.add_argument(
-        "--window", type=_size, metavar="HxW", help="slide a window instead of the whole picture"
+        help="resize the image by these factors and average the probabilities, e.g. 0.5,1,1.5",
     )
     parser.add_argument(
-        "--stride", type=_size, metavar="HxW", help="of the window (default: two thirds of it)"
+        "--flip", action="store_true", help="average with the prediction for the mirrored image"
+    )
+    parser.add_argument(
+        "--window",
+        type=_size,
+        metavar="HxW",
+        help="predict with a sliding window instead of the whole image",
+    )
+    parser.add_argument(
+        "--stride",
+        type=_size,
+        metavar="HxW",
+        help="step of the sliding window (default: two thirds of its size)",
     )
 
 
-def add_places(parser: argparse.ArgumentParser) -> None:
-    """Where models, data and the user's own modules are found."""
+def add_locations(parser: argparse.ArgumentParser) -> None:
+    """Add the locations of models, data, and the user's own modules."""
     parser.add_argument(
         "--storage",
         default="storage",
         metavar="DIR",
-        help="where the ledger and the embedded data set lie (default: ./storage)",
+        help="location of the tracking store and the embedded data set (default: ./storage)",
     )
     parser.add_argument(
         "--import",
@@ -58,13 +67,13 @@ def add_places(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="a module that registers what the model is made of; repeatable",
+        help="a module that registers components of the model; repeatable",
     )
 
 
 def inference_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `InferenceConfig` as the user gave them. Raises InputError where they do not go
-    together."""
+    """Return the fields of `InferenceConfig` given by the user. Raises InputError if they are not
+    valid together."""
     names = ("scales", "flip", "window", "stride")
     settings = {name: getattr(options, name) for name in names}
     try:
@@ -74,8 +83,10 @@ def inference_settings(options: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def storage_of(options: argparse.Namespace) -> Path:
-    """The directory of `--storage`."""
+def storage_directory(options: argparse.Namespace) -> Path:
+    """Return the directory given by `--storage`. Raises DatasetError if it is a URI with a
+    secret."""
+    check_no_secret(options.storage)
     return Path(options.storage).expanduser().resolve()
 
 
@@ -83,7 +94,7 @@ def _scales(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        message = f"write factors with commas between them, such as 0.5,1,1.5; received {text!r}"
+        message = f"write factors separated by commas, such as 0.5,1,1.5; received {text!r}"
         raise argparse.ArgumentTypeError(message) from None
 
 

@@ -1,8 +1,8 @@
-"""What is recorded of an evaluation of a finished run, and whether it is the one asked for."""
+"""What is recorded about an evaluation of a finished run, and whether it is up to date."""
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pipelines.evaluation.evaluate import EvaluationConfig
 from pipelines.evaluation.inference import InferenceConfig
 from pipelines.evaluation.scores import Scores
 
+# Descriptions of the checkpoints of `TrainedModel.checkpoint`.
 CHECKPOINTS = {
     "best": "best on validation",
     "last": "last",
@@ -23,15 +24,16 @@ CHECKPOINTS = {
 }
 
 
-def settings(config: InferenceConfig, boundary: int = 0) -> str:
-    """How a model was applied, as the ledger's tag says it."""
+def protocol_tag(config: InferenceConfig, boundary: int = 0) -> str:
+    """Return the tag, in JSON, that records how a model was applied."""
     inference = {key: getattr(config, key) for key in asdict(InferenceConfig())}
     return json.dumps({**inference, "stride": config.step, "boundary": boundary})
 
 
-def study_config(protocol: InferenceConfig, own: EvaluationConfig) -> EvaluationConfig:
-    """How a study's protocol scores a trial that is evaluated as `own` says while it trains."""
-    return EvaluationConfig(**asdict(protocol), batch=own.batch, boundary=own.boundary)
+def protocol_config(protocol: InferenceConfig, training: EvaluationConfig) -> EvaluationConfig:
+    """Return the configuration that scores a trial under a study's protocol. training: the trial's
+    own evaluation during training, which sets batch size and boundary tolerance."""
+    return EvaluationConfig(**asdict(protocol), batch=training.batch, boundary=training.boundary)
 
 
 def is_current(
@@ -41,57 +43,56 @@ def is_current(
     fingerprint: str,
     split: str,
 ) -> bool:
-    """Whether an evaluation with the tags `recorded` is the one that is asked for now."""
-    return not differences(recorded, config, boundary, fingerprint, split)
+    """Whether an evaluation with the tags `recorded` is the requested one."""
+    return not evaluation_differences(recorded, config, boundary, fingerprint, split)
 
 
-def differences(
+def evaluation_differences(
     recorded: Mapping[str, str],
     config: InferenceConfig,
     boundary: int,
     fingerprint: str,
     split: str,
 ) -> list[str]:
-    """What an evaluation with the tags `recorded` has other than what is asked for now, in words;
-    empty where it is the same."""
-    applied, asked = recorded.get("protocol"), settings(config, boundary)
-    if not applied:
-        return ["nothing is recorded of how it was done"]
-    wanted = {"data": fingerprint, "split": split}
-    found = [
+    """Describe how an evaluation with the tags `recorded` differs from the requested one; empty if
+    it does not."""
+    recorded_protocol, protocol = recorded.get("protocol"), protocol_tag(config, boundary)
+    if not recorded_protocol:
+        return ["its settings were not recorded"]
+    requested = {"data": fingerprint, "split": split}
+    differences = [
         f"{key} {recorded.get(key, '')[:12] or 'unknown'}, not {value[:12]}"
-        for key, value in wanted.items()
+        for key, value in requested.items()
         if recorded.get(key) != value
     ]
-    if applied == asked:
-        return found
-    theirs = json.loads(applied)
-    found += [
-        f"{key} {theirs.get(key, 'unknown')}, not {value}"
-        for key, value in json.loads(asked).items()
-        if key not in theirs or theirs[key] != value
+    if recorded_protocol == protocol:
+        return differences
+    recorded_settings = json.loads(recorded_protocol)
+    differences += [
+        f"{key} {recorded_settings.get(key, 'unknown')}, not {value}"
+        for key, value in json.loads(protocol).items()
+        if key not in recorded_settings or recorded_settings[key] != value
     ]
-    return found or ["other settings"]
+    return differences or ["other settings"]
 
 
 def log_scores(
     store: TrackingStore,
-    run_id: str,
+    model: TrainedModel,
     name: str,
     scores: Scores,
-    model: TrainedModel,
     dataset: PreparedDataset,
     split: str,
     config: EvaluationConfig,
-    imports: Sequence[str],
 ) -> None:
-    """Record figures and counts by image with a run, under `eval/NAME/`."""
+    """Record scores and per-image counts with the model's run, under `eval/NAME/`."""
+    assert model.run_id is not None, "the model belongs to a run"
     tags = {
-        "protocol": settings(config, config.boundary),
+        "protocol": protocol_tag(config, config.boundary),
         "checkpoint": CHECKPOINTS[model.checkpoint],
         "data": dataset.manifest.fingerprint,
         "split": split,
-        "code": code_version(modules_of(model.experiment, imports)),
+        "code": code_version(modules_of(model.experiment, model.imports)),
     }
     with tempfile.TemporaryDirectory(prefix="evaluation-") as directory:
         samples, files = dataset.split(split), Path(directory)
@@ -99,4 +100,4 @@ def log_scores(
         assert scores.images is not None, "the images were counted"
         path = files / "counts.arrow"
         write_counts(path, scores.images, samples.identifiers, names, samples.groups)
-        store.log_evaluation(run_id, name, scores.metrics(names), tags, files)
+        store.log_evaluation(model.run_id, name, scores.metrics(names), tags, files)

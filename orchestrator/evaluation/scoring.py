@@ -1,7 +1,8 @@
-"""Applying a trained model on a Ray cluster: the images in shares, each the work of one task."""
+"""Applies a trained model on a Ray cluster: the images are divided into shares, one for a task."""
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -10,11 +11,11 @@ from rich.progress import Progress
 
 from orchestrator.cluster import connect
 from orchestrator.cluster.nodes import connected_nodes, nodes_at_full_size
-from orchestrator.evaluation.trained_model import TrainedModel, place
+from orchestrator.evaluation.trained_model import TrainedModel, to_device
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resources import Resources
 from orchestrator.study.user_code import modules_of, runtime_environment
-from pipelines.data.dataset import open_dataset
+from pipelines.data.dataset import Split, open_dataset
 from pipelines.data.image_io import encode_png
 from pipelines.data.loading import EvaluationBatches
 from pipelines.evaluation.evaluate import EvaluationConfig, count_pixels, predict_image
@@ -22,141 +23,128 @@ from pipelines.evaluation.inference import InferenceConfig
 from pipelines.evaluation.scores import ScoreState
 from pipelines.submission import SUBMISSIONS
 
-# Shares for each processor or GPU, so that the slower ones get fewer.
+# Shares per CPU or GPU: more than one, so that slower devices can take fewer of them.
 _SHARES = 4
 
 
+@dataclass(frozen=True)
+class DatasetRef:
+    """Samples of a prepared data set that a task on another node can open.
+
+    location: as the cluster's nodes reach it. fingerprint: of the data set that must be there.
+    """
+
+    location: str
+    fingerprint: str
+    split: str
+
+    def open(self) -> Split:
+        """Open the split. Raises DatasetError if the data set is missing or another one."""
+        return open_dataset(self.location, self.fingerprint).split(self.split)
+
+
 def count_on_cluster(
-    address: str,
-    model: TrainedModel,
-    location: str,
-    fingerprint: str,
-    split: str,
-    config: EvaluationConfig,
-    imports: Sequence[str],
-    bar: Progress,
+    address: str, model: TrainedModel, dataset: DatasetRef, config: EvaluationConfig, bar: Progress
 ) -> ScoreState:
-    """`count` on the cluster at `address`. Raises UnreachableError where none answers there, and
-    what the tasks raise, such as DatasetError."""
-    modules = {module.__name__: module for module in modules_of(model.experiment, imports)}
+    """Run `count` on the cluster at `address`. Raises UnreachableError if there is none, and
+    whatever the tasks raise, such as DatasetError."""
+    modules = {module.__name__: module for module in modules_of(model.experiment, model.imports)}
     connect.connect(address, runtime_environment(modules))
     try:
-        return count(model, location, fingerprint, split, config, imports, bar)
+        return count(model, dataset, config, bar)
     finally:
         connect.disconnect()
 
 
 def count(
-    model: TrainedModel,
-    location: str,
-    fingerprint: str,
-    split: str,
-    config: EvaluationConfig,
-    imports: Sequence[str],
-    bar: Progress,
+    model: TrainedModel, dataset: DatasetRef, config: EvaluationConfig, bar: Progress
 ) -> ScoreState:
-    """What one process would count, on the connected cluster. location: of the data set, as the
-    cluster's nodes reach it; fingerprint: of the one that must be there. Raises what the tasks
-    raise, such as DatasetError."""
-    batches = len(EvaluationBatches(open_dataset(location, fingerprint).split(split), config.batch))
+    """Count pixels on the connected cluster, with the same result as in one process. Raises
+    whatever the tasks raise, such as DatasetError."""
+    batches = len(EvaluationBatches(dataset.open(), config.batch))
     total: ScoreState | None = None
-    work = (location, fingerprint, split, config, tuple(imports))
-    for counted in _in_shares(_count, model, work, batches, bar, "scored"):
+    for state in _in_shares(_count, model, (dataset, config), batches, bar, "scored"):
         if total is None:
-            total = counted
+            total = state
         else:
-            total.merge_state(counted)
-    assert total is not None, "there is a share"
+            total.merge_state(state)
+    assert total is not None, "there is at least one share"
     return total
 
 
 def predict_files(
     model: TrainedModel,
-    location: str,
-    fingerprint: str,
-    split: str,
+    dataset: DatasetRef,
     config: InferenceConfig,
     benchmark: str,
-    imports: Sequence[str],
     bar: Progress,
 ) -> dict[str, bytes]:
-    """PNGs in a benchmark's form of all images of a split, by identifier, on the connected
-    cluster."""
-    images = len(open_dataset(location, fingerprint).split(split))
-    work = (location, fingerprint, split, config, benchmark, tuple(imports))
+    """Predict all images on the connected cluster; return PNGs in the benchmark's encoding, by
+    sample identifier."""
+    images = len(dataset.open())
     files: dict[str, bytes] = {}
-    for part in _in_shares(_predict, model, work, images, bar, "predicted"):
+    for part in _in_shares(_predict, model, (dataset, config, benchmark), images, bar, "predicted"):
         files |= part
     return files
 
 
 def _in_shares(
-    task: Any, model: TrainedModel, work: tuple[Any, ...], parts: int, bar: Progress, done: str
+    task: Any, model: TrainedModel, arguments: tuple[Any, ...], parts: int, bar: Progress, verb: str
 ) -> Iterator[Any]:
-    """What the tasks on all shares of `work` return, as they come in."""
+    """Run `task` on all shares; yield the results as they arrive. parts: the maximum number of
+    shares."""
     nodes = _machines()
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    places = gpus or sum(int(node.get("CPU", 0)) for node in nodes)
-    shares = max(1, min(parts, _SHARES * places))
-    placed = task.options(num_cpus=1, num_gpus=1 if gpus else 0)
-    shared = ray.put(model)
-    waiting = [placed.remote(shared, *work, share, shares) for share in range(shares)]
-    shown = bar.add_task(f"shares {done}, {places} at a time", total=shares)
+    devices = gpus or sum(int(node.get("CPU", 0)) for node in nodes)
+    shares = max(1, min(parts, _SHARES * devices))
+    remote_task = task.options(num_cpus=1, num_gpus=1 if gpus else 0)
+    model_ref = ray.put(model)
+    pending = [remote_task.remote(model_ref, *arguments, share, shares) for share in range(shares)]
+    bar_task = bar.add_task(f"shares {verb}, {devices} at a time", total=shares)
     try:
-        while waiting:
-            ready, waiting = ray.wait(waiting)
+        while pending:
+            ready, pending = ray.wait(pending)
             yield ray.get(ready[0])
-            bar.advance(shown)
+            bar.advance(bar_task)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-    finally:  # also where a worker was lost, or nobody wants the rest
-        for reference in waiting:
+    finally:  # also after a lost worker, and if the caller stops early
+        for reference in pending:
             ray.cancel(reference)
-        bar.remove_task(shown)
+        bar.remove_task(bar_task)
 
 
 def _machines() -> list[Node]:
-    """What the connected nodes offer; one that may come, where they have nothing to compute on."""
-    there = connected_nodes()
-    if any(node.get("GPU") or node.get("CPU") for node in there):
-        return there
+    """Return the resources of the connected nodes, or of one that the autoscaler can start if they
+    have no CPU or GPU."""
+    connected = connected_nodes()
+    if any(node.get("GPU") or node.get("CPU") for node in connected):
+        return connected
     to_come = nodes_at_full_size(Resources())
     return [max(to_come, key=lambda node: (node.get("GPU", 0.0), node.get("CPU", 0.0)))]
 
 
 @ray.remote
 def _count(
-    model: TrainedModel,
-    location: str,
-    fingerprint: str,
-    split: str,
-    config: EvaluationConfig,
-    imports: tuple[str, ...],
-    share: int,
-    shares: int,
+    model: TrainedModel, dataset: DatasetRef, config: EvaluationConfig, share: int, shares: int
 ) -> ScoreState:
-    _prepare(imports)
-    batches = EvaluationBatches(
-        open_dataset(location, fingerprint).split(split), config.batch, rank=share, world=shares
-    )
-    state = count_pixels(model.network, batches, len(model.class_names), place(model), config)
+    _prepare_task(model)
+    batches = EvaluationBatches(dataset.open(), config.batch, rank=share, world=shares)
+    state = count_pixels(model.network, batches, len(model.class_names), to_device(model), config)
     return state.cpu()
 
 
 @ray.remote
 def _predict(
     model: TrainedModel,
-    location: str,
-    fingerprint: str,
-    split: str,
+    dataset: DatasetRef,
     config: InferenceConfig,
     benchmark: str,
-    imports: tuple[str, ...],
     share: int,
     shares: int,
 ) -> dict[str, bytes]:
-    _prepare(imports)
-    samples, numerics = open_dataset(location, fingerprint).split(split), place(model)
+    _prepare_task(model)
+    samples, numerics = dataset.open(), to_device(model)
     files = {}
     for index in range(share, len(samples), shares):
         image = torch.tensor(samples.read(index)[0])
@@ -165,7 +153,7 @@ def _predict(
     return files
 
 
-def _prepare(imports: tuple[str, ...]) -> None:
+def _prepare_task(model: TrainedModel) -> None:
     torch.set_num_threads(1)
-    for module in imports:
+    for module in model.imports:
         importlib.import_module(module)

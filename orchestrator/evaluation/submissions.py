@@ -1,7 +1,4 @@
-"""A study's submission: each finished trial's label maps of a test split, packed for the server.
-
-Wanted is a state, as with training: what the ledger has already is not predicted again.
-"""
+"""Packs each finished trial's predictions of a test split for a benchmark's server."""
 
 import re
 import tempfile
@@ -9,14 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
+from rich.progress import Progress
 
-from orchestrator.console import progress, say
-from orchestrator.evaluation.protocols import Evaluations
-from orchestrator.evaluation.records import is_current, settings
+from orchestrator.evaluation.missing import Evaluations, MissingEvaluation
+from orchestrator.evaluation.records import is_current, protocol_tag
 from orchestrator.evaluation.scoring import predict_files
-from orchestrator.evaluation.trained_model import load_model
-from orchestrator.study.config import Submission
+from orchestrator.evaluation.trained_model import TrainedModel
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import TrackingStore
@@ -25,11 +20,34 @@ from pipelines.submission import pack
 
 
 @dataclass(frozen=True)
-class MissingPackage:
-    """A finished trial whose predictions have not been packed. run_id: of its run."""
+class MissingPackage(MissingEvaluation):
+    """A finished trial whose predictions have not been packed for `benchmark`. directory: takes the
+    package."""
 
-    trial: ResolvedTrial
-    run_id: str
+    config: InferenceConfig
+    benchmark: str
+    directory: Path
+
+    @property
+    def failure(self) -> str:
+        return "its predictions are not packed"
+
+    def evaluate(self, model: TrainedModel, store: TrackingStore, bar: Progress) -> str:
+        files = predict_files(model, self.dataset, self.config, self.benchmark, bar)
+        package = self.directory / f"{re.sub(r'[^A-Za-z0-9._+-]+', '-', self.trial.name)}.zip"
+        pack(package, files)
+        tags = {
+            "protocol": protocol_tag(self.config),
+            "checkpoint": "last",
+            "data": self.dataset.fingerprint,
+            "split": self.split,
+            "code": self.trial.code,
+        }
+        with tempfile.TemporaryDirectory(prefix="submission-") as temporary:
+            artifacts = Path(temporary)
+            (artifacts / package.name).symlink_to(package)
+            store.log_evaluation(self.run_id, self.name, {}, tags, artifacts)
+        return f"{len(files)} label maps for {self.benchmark} in {package}"
 
 
 def missing_packages(
@@ -37,89 +55,23 @@ def missing_packages(
     trials: Sequence[ResolvedTrial],
     run_ids: Mapping[str, str],
     evaluations: Callable[[str], Evaluations],
+    directory: Path,
 ) -> Iterator[MissingPackage]:
-    """What is to be packed. run_ids: of the finished trials, by their names; evaluations: what the
-    ledger holds of a run."""
-    wanted = study.config.submission
-    if wanted is None:
+    """Yield the packages to make in `directory`. run_ids: of the finished trials, by trial name;
+    evaluations: returns the recorded evaluations of a run."""
+    submission = study.config.submission
+    if submission is None:
         return
+    protocol = submission.protocol
+    config = InferenceConfig() if protocol is None else study.config.protocols[protocol]
+    name = f"submission-{submission.benchmark}"
     for trial in trials:
         run_id = run_ids.get(trial.name)
         if run_id is None:
             continue
-        recorded = evaluations(run_id).get(_name(wanted), {})
+        tags = evaluations(run_id).get(name, {})
         fingerprint = trial.dataset.manifest.fingerprint
-        if not is_current(recorded, _config(study), 0, fingerprint, wanted.split):
-            yield MissingPackage(trial, run_id)
-
-
-def pack_missing(
-    missing: Sequence[MissingPackage],
-    study: Study,
-    store: TrackingStore,
-    directory: Path,
-    console: Console,
-    stop_requested: Callable[[], bool],
-) -> dict[str, str]:
-    """Predict on the connected cluster, pack into `directory` and the runs' artifacts; why what
-    failed did, by the trial's name."""
-    wanted = study.config.submission
-    assert wanted is not None, "something is missing of it"
-    failures: dict[str, str] = {}
-    with progress(console) as bar:
-        for entry in missing:
-            name = entry.trial.name
-            if stop_requested():
-                failures[name] = "its predictions are not packed: stopped"
-                continue
-            try:
-                model = load_model(f"runs:/{entry.run_id}/last", store, study.config.imports)
-                files = predict_files(
-                    model,
-                    entry.trial.location,
-                    entry.trial.dataset.manifest.fingerprint,
-                    wanted.split,
-                    _config(study),
-                    wanted.benchmark,
-                    study.config.imports,
-                    bar,
-                )
-                package = directory / f"{re.sub(r'[^A-Za-z0-9._+-]+', '-', name)}.zip"
-                pack(package, files)
-                _record(store, entry, wanted, _config(study), package)
-            except Exception as error:  # the other trials can still be packed
-                failures[name] = f"its predictions are not packed: {error}"
-                continue
-            say(console, f"{name}: {len(files)} label maps for {wanted.benchmark} in {package}")
-    return failures
-
-
-def _record(
-    store: TrackingStore,
-    entry: MissingPackage,
-    wanted: Submission,
-    config: InferenceConfig,
-    package: Path,
-) -> None:
-    tags = {
-        "protocol": settings(config),
-        "checkpoint": "last",
-        "data": entry.trial.dataset.manifest.fingerprint,
-        "split": wanted.split,
-        "code": entry.trial.code,
-    }
-    with tempfile.TemporaryDirectory(prefix="submission-") as temporary:
-        files = Path(temporary)
-        (files / package.name).symlink_to(package)
-        store.log_evaluation(entry.run_id, _name(wanted), {}, tags, files)
-
-
-def _name(wanted: Submission) -> str:
-    return f"submission-{wanted.benchmark}"
-
-
-def _config(study: Study) -> InferenceConfig:
-    wanted = study.config.submission
-    if wanted is None or wanted.protocol is None:
-        return InferenceConfig()
-    return study.config.protocols[wanted.protocol]
+        if not is_current(tags, config, 0, fingerprint, submission.split):
+            yield MissingPackage(
+                trial, run_id, name, submission.split, config, submission.benchmark, directory
+            )

@@ -78,7 +78,7 @@ class Planner:
 
     def learn(self, measurements: Sequence[Measurement]) -> None:
         """Update the estimates with new measurements, and save those for later studies."""
-        save_measurements(self._context.storage.here, measurements)
+        save_measurements(self._context.storage.local, measurements)
         self._measurements += measurements
         if measurements and not self._device_is_certain:
             self._device = mode(measurement.device for measurement in measurements)

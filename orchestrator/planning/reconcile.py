@@ -65,7 +65,7 @@ def decide(runs: Sequence[TrialRun], study: str, code: str, options: ReconcileOp
     if chosen.status == "FINISHED":
         state = TrialState.FINISHED if chosen.code == code else TrialState.STALE
         return Decision(state, "leave" if chosen.study == study else "link", chosen)
-    if chosen.in_work:
+    if chosen.active_elsewhere:
         return Decision(chosen.state, "wait", chosen)
     if chosen.stopped_early and options.searching:
         return Decision(TrialState.STOPPED_EARLY, "leave", chosen)

@@ -79,12 +79,12 @@ def run_preflight(
             jobs,
             max_concurrent,
             events,
-            storage.here / folder,
+            storage.local / folder,
             "preflight",
             run=partial(_run, protocols=tuple(protocols)),
         )
     finally:
-        shutil.rmtree(storage.here / folder, ignore_errors=True)
+        shutil.rmtree(storage.local / folder, ignore_errors=True)
         if storage.is_remote:
             location = locate(storage.at(folder))
             location.filesystem.delete_dir_contents(location.path, missing_dir_ok=True)

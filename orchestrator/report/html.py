@@ -46,7 +46,7 @@ def render_page(
     notes: Notes,
     history: History,
     address: Callable[[Result], str],
-    how_to_look: str,
+    viewing_instructions: str,
     pictures: Mapping[str, bytes],
 ) -> str:
     """The whole page. sheets: with their titles. history: the points of a trial's metric; address:
@@ -72,7 +72,7 @@ def render_page(
         colour=lambda result: colour(numbers[result.trial.variant]),
         metrics=METRICS,
         address=address,
-        how_to_look=how_to_look,
+        viewing_instructions=viewing_instructions,
         pictures=[
             (PICTURES.get(kind, kind), _embedded(content)) for kind, content in pictures.items()
         ],

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from orchestrator.evaluation.records import differences, study_config
+from orchestrator.evaluation.records import evaluation_differences, protocol_config
 from orchestrator.report.match_runs import Match, find_runs, present_codes
 from orchestrator.report.resampled import CountsReader, ResampledCounts, ScoreRef
 from orchestrator.study.study import Study, Trial
@@ -88,9 +88,9 @@ class Results:
         if miou is None or recorded is None:
             return replace(result, state=TrialState.NOT_SCORED)
         # Another study may use the name, too, and this one may have been edited.
-        config = study_config(self._study.config.protocols[name], trial.experiment.evaluation)
+        config = protocol_config(self._study.config.protocols[name], trial.experiment.evaluation)
         split = trial.experiment.data.validation_split or ""
-        unlike = differences(recorded, config, config.boundary, run.data, split)
+        unlike = evaluation_differences(recorded, config, config.boundary, run.data, split)
         if unlike:
             return replace(result, state=TrialState.NOT_SCORED, unscored="; ".join(unlike))
         return replace(result, miou=_percent(miou), scored_stale=recorded.get("code") != code)

@@ -18,7 +18,7 @@ from orchestrator.report.table import Table, grid_table, main_table
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
-from orchestrator.tracking.queries import Snapshot, history, parent_run, run_address, study_pictures
+from orchestrator.tracking.queries import Snapshot, history, parent_run_id, run_url, study_figures
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_page import find_page
 
@@ -151,7 +151,7 @@ class StudyReport:
     def keep(self, documents: Mapping[str, str]) -> str:
         """Copy the files into the artifacts of the study's run, if its page shows this table.
         Returns why they were not, empty where they were."""
-        parent = parent_run(self.store, self.study.config.study)
+        parent = parent_run_id(self.store, self.study.config.study)
         if parent is None:
             return "the ledger does not know the study"
         page = find_page(self.store, parent, self.study.overridden)
@@ -164,7 +164,7 @@ class StudyReport:
 
     def _page(self, report: Report) -> str:
         experiments = [r.run.experiment_id for row in report.rows for r in row.results if r.run]
-        how = self.store.how_to_look(experiments[0]) if experiments else ""
+        how = self.store.viewing_instructions(experiments[0]) if experiments else ""
         return render_page(
             report.study,
             report.rows,
@@ -172,9 +172,9 @@ class StudyReport:
             report.sheets,
             report.notes,
             self._history,
-            lambda result: run_address(self.store, result.run) if result.run else "",
+            lambda result: run_url(self.store, result.run) if result.run else "",
             how,
-            study_pictures(self.store, report.study.config.study),
+            study_figures(self.store, report.study.config.study),
         )
 
     def _history(self, result: Result, metric: str) -> Series:

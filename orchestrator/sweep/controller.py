@@ -1,4 +1,4 @@
-"""The course of a study: train what is missing, wait for what others train, score, conclude."""
+"""The loop of a sweep: train missing trials, wait for other studies' trials, evaluate, report."""
 
 import logging
 import time
@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from orchestrator.cluster.cluster import Cluster
+from orchestrator.console import say, say_labeled
 from orchestrator.context import STOPPING, RunContext
-from orchestrator.evaluation.protocols import missing_scores, score
-from orchestrator.evaluation.submissions import missing_packages, pack_missing
+from orchestrator.evaluation.missing import evaluate_missing
+from orchestrator.evaluation.protocols import missing_scores
+from orchestrator.evaluation.submissions import missing_packages
 from orchestrator.planning.plan_table import placement_line
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import Decision, ReconcileOptions, reconcile
@@ -33,14 +35,14 @@ from orchestrator.tracking.study_run import StudyRun
 
 logger = logging.getLogger(__name__)
 
-_WAITING_SECONDS = 5.0
+_POLL_SECONDS = 5.0
 
 
 @dataclass
 class SweepController:
-    """One run of a study's command, step by step.
+    """One sweep over a study.
 
-    finished: by trial name, the runs that stand in the table. failures: by trial name, the causes.
+    finished: the finished runs by trial name. failures: the causes of failures by trial name.
     """
 
     study: Study
@@ -58,9 +60,9 @@ class SweepController:
     _snapshot: Snapshot = field(default_factory=lambda: Snapshot((), ()), init=False)
 
     def run(self) -> bool:
-        """Train what is not finished; returns whether all trials are finished."""
-        study_run = StudyRun.open(self.store, self.study, self._stop_from_elsewhere)
-        study_run.note_command(self.context.command)
+        """Train all unfinished trials; return whether all trials are finished."""
+        study_run = StudyRun.open(self.store, self.study, self._request_stop)
+        study_run.record_command(self.context.command)
         refresher = ReportRefresher(partial(self._refresh, study_run))
         status: RunStatus = "FAILED"
         done = False
@@ -68,41 +70,41 @@ class SweepController:
             decisions = self._reconcile()
             announce(self.study, self.trials, decisions, self.context.console)
             for line in self.report.read(self._snapshot).seed_caveats:
-                self.context.console.print(line, style="yellow", markup=False, highlight=False)
+                say(self.context.console, line, style="yellow")
             self._refresh(study_run)
-            tried: set[str] = set()
+            attempted: set[str] = set()
             while not self.context.stop.requested:
                 todo = [
                     trial
                     for trial in self.trials
                     if decisions[trial.name].action in ("train", "resume")
-                    and trial.identity not in tried
+                    and trial.identity not in attempted
                 ]
                 if todo:
-                    tried |= {trial.identity for trial in todo}
+                    attempted |= {trial.identity for trial in todo}
                     self._train(study_run, todo, decisions, refresher.request)
                 elif any(decision.action == "wait" for decision in decisions.values()):
                     self._wait(decisions)
                 else:
                     break
                 decisions = self._reconcile()
-            if study_run.taken:
+            if study_run.lost_reason:
                 return False
-            left = score_and_pack(
+            evaluation_failures = evaluate_finished(
                 self.study,
                 self.trials,
-                self._to_the_end(),
+                self._fully_trained(),
                 self.store,
                 self.context,
                 self.cluster.start,
             )
-            self.failures |= left
+            self.failures |= evaluation_failures
             refresher.close()
-            decisions = self._reconcile()  # scoring has added figures
+            decisions = self._reconcile()  # the evaluation has added scores
             report = self._conclude(study_run, decisions)
-            done = len(self.finished) == len(self.trials) and not left
-            held = self.context.stop.requested or bool(self._held())
-            status = study_status(done, held, self._others(report))
+            done = len(self.finished) == len(self.trials) and not evaluation_failures
+            held = self.context.stop.requested or bool(self._limit_reached())
+            status = study_status(done, held, self._other_results(report))
         except KeyboardInterrupt:
             status = "KILLED"
             raise
@@ -111,22 +113,22 @@ class SweepController:
             study_run.close(status)
         return done
 
-    def _stop_from_elsewhere(self, why: str) -> None:
-        """Another terminal asks to stop, or another process has the study by now; said once."""
+    def _request_stop(self, reason: str) -> None:
+        """Stop because another terminal requested it or another process took over the study; print
+        the reason once."""
         if not self.context.stop.requested:
             self.context.stop.requested = True
-            told = f"\n{why}: {STOPPING}"
-            self.context.console.print(told, markup=False, highlight=False, soft_wrap=True)
+            say(self.context.console, f"\n{reason}: {STOPPING}")
 
-    def _decisions(self) -> dict[str, Decision]:
-        """What to do about each trial, by what the tracking store holds now."""
+    def _decide(self) -> dict[str, Decision]:
+        """Decide what to do about each trial, given a new snapshot of the tracking store."""
         self._snapshot = take_snapshot(self.store)
         runs = self._snapshot.by_identity(trial.identity for trial in self.trials)
         return reconcile(self.trials, runs, self.study.config.study, self.options)
 
     def _reconcile(self) -> dict[str, Decision]:
-        """What the ledger holds now; enters what is finished, and what failed and is left."""
-        decisions = self._decisions()
+        """Decide again, and update `finished` and `failures`."""
+        decisions = self._decide()
         self.finished = {
             name: decision.run
             for name, decision in decisions.items()
@@ -144,26 +146,25 @@ class SweepController:
         decisions: Mapping[str, Decision],
         on_finished: Callable[[], None],
     ) -> None:
-        """Train `todo`; trials that ask for the same, such as two names of one row, share it."""
+        """Train `todo`; trials with equal identities are trained once."""
         self.cluster.start()
         console = self.context.console
-        console.print(
+        say(
+            console,
             f"Ray's logs: {self.cluster.logs}\nother output: {self.context.log}",
             style="dim",
-            soft_wrap=True,
-            highlight=False,
         )
         console.print(placement_line(self.study, self.placement) + "\n", highlight=False)
-        trained = {trial.identity: trial for trial in reversed(todo)}
-        unique = list(reversed(trained.values()))
+        representative = {trial.identity: trial for trial in reversed(todo)}
+        unique = list(reversed(representative.values()))
         if self.context.preflight:
             Preflight(self.study, self.trials, self.placement, self.context, self.planner).check(
                 unique, decisions
             )
-        self.budget = self.budget or self._budget()
+        self.budget = self.budget or self._create_budget()
         causes = train(
             unique,
-            {name: entry.run for name, entry in decisions.items() if entry.run is not None},
+            {name: decision.run for name, decision in decisions.items() if decision.run},
             self.study,
             self.placement,
             study_run,
@@ -174,13 +175,13 @@ class SweepController:
         )
         for trial in todo:
             self.failures.pop(trial.name, None)
-            name = trained[trial.identity].name
+            name = representative[trial.identity].name
             if name in causes:
                 self.failures[trial.name] = causes[name]
 
-    def _budget(self) -> Budget:
-        """The study's limits, less what all trials that it ever had have used, whether or not they
-        are still asked for."""
+    def _create_budget(self) -> Budget:
+        """Return the study's limits, minus the hours used by all trials it ever had, including
+        those that are no longer in its file."""
         study = self.study.config
         hours = (
             recorded_hours(run.metrics) for run in self._snapshot.trials if run.study == study.study
@@ -188,24 +189,26 @@ class SweepController:
         return Budget(study.limits, study.resources.devices(self.placement.device), sum(hours))
 
     def _wait(self, decisions: Mapping[str, Decision]) -> None:
-        """Until one of the trials that another study's process trains changes its state."""
+        """Wait until a trial that another process is training changes its state."""
         waiting = {name for name, entry in decisions.items() if entry.action == "wait"}
         for name in sorted(waiting):
-            record = decisions[name].run
-            where = "" if record is None else f" the study {record.study!r} as {record.name}"
-            self.context.console.print(f"waiting for{where}, which trains {name}", markup=False)
+            run = decisions[name].run
+            if run is not None:
+                trainer = f"waiting for study {run.study!r}, which is already training {name}"
+                alias = "" if run.name == name else f" as {run.name}"
+                say(self.context.console, trainer + alias)
         stop = self.context.stop
         stop.graceful = True
         while not stop.requested:
-            time.sleep(_WAITING_SECONDS)
-            now = self._decisions()
-            if any(now[name].action != "wait" for name in waiting):
+            time.sleep(_POLL_SECONDS)
+            current = self._decide()
+            if any(current[name].action != "wait" for name in waiting):
                 break
         stop.graceful = False
 
     def _refresh(self, study_run: StudyRun) -> None:
-        """Keep the report, as it is by now, with the study's run and on its page. Whatever goes
-        wrong is left to the next time, because no training may fail for it."""
+        """Update the report in the study's run and on its page. Errors are only logged, because
+        they must not fail a training."""
         if not study_run.page.is_own:
             return
         try:
@@ -213,49 +216,46 @@ class SweepController:
             study_run.describe(report.markdown())
             self.report.keep(self.report.documents(report))
         except Exception:
-            logger.exception("the report could not be made")
+            logger.exception("the report could not be written")
 
-    def _held(self) -> str | None:
-        """The limit for which trials were left out or held."""
+    def _limit_reached(self) -> str | None:
+        """Return the limit because of which trials were skipped or held."""
         return self.budget.left_out_reason() if self.budget else None
 
-    def _others(self, report: Report) -> list[Result]:
-        """The study's trials that this command was not about."""
-        own = {trial.name for trial in self.trials}
+    def _other_results(self, report: Report) -> list[Result]:
+        """Return the results of the study's trials that `--only` excluded from this command."""
+        selected = {trial.name for trial in self.trials}
         results = [result for row in report.rows for result in row.results]
-        return [result for result in results if result.trial.name not in own]
+        return [result for result in results if result.trial.name not in selected]
 
     def _conclude(self, study_run: StudyRun, decisions: Mapping[str, Decision]) -> Report:
-        """Show the outcome, and leave the study's page in MLflow as it is in truth. Returns the
-        report of the whole study."""
+        """Print the outcome and update the study's page in MLflow; return the report of the whole
+        study."""
         console = self.context.console
         report = self.report.read(self._snapshot)
         show_outcome(report, self.finished, self.failures, decisions, console)
         if study_run.page.is_own:
             sync_links(study_run, {trial.name: trial for trial in self.trials}, self.finished)
             register_best_trial(report, self.store, console)
-            if not self.study.is_partial:  # they are chosen among all trials
+            if not self.study.is_partial:  # the figures' models are chosen among all trials
                 draw_study_figures(
-                    self.study, self.trials, self._to_the_end(), study_run, self.context
+                    self.study, self.trials, self._fully_trained(), study_run, self.context
                 )
             self._refresh(study_run)
         else:
-            console.print(
-                study_run.page.note, style="yellow", markup=False, highlight=False, soft_wrap=True
-            )
-        limit = self._held()
+            say(console, study_run.page.note, style="yellow")
+        limit = self._limit_reached()
         if limit and len(self.finished) < len(self.trials):
-            console.print(f"[bold yellow]held[/]  {limit}", highlight=False, soft_wrap=True)
-        how = self.store.how_to_look(study_run.experiment_id)
-        console.print(f"\n{how}", highlight=False, soft_wrap=True)
+            say_labeled(console, "held", "bold yellow", limit)
+        say(console, f"\n{self.store.viewing_instructions(study_run.experiment_id)}")
         return report
 
-    def _to_the_end(self) -> dict[str, TrialRun]:
-        """The finished runs without those that a search has given up."""
+    def _fully_trained(self) -> dict[str, TrialRun]:
+        """Return the finished runs, without those that a search stopped early."""
         return {name: run for name, run in self.finished.items() if not run.stopped_early}
 
 
-def score_and_pack(
+def evaluate_finished(
     study: Study,
     trials: Sequence[ResolvedTrial],
     finished: Mapping[str, TrialRun],
@@ -263,24 +263,20 @@ def score_and_pack(
     context: RunContext,
     start_cluster: Callable[[], None],
 ) -> dict[str, str]:
-    """Score what is finished (runs by the trial's name) under the study's protocols, and pack its
-    submission. Returns why what could not be done was not, by the trial's name."""
-    run_ids = {name: record.run_id for name, record in finished.items()}
-    scores = list(missing_scores(study, trials, run_ids, store.evaluations))
-    packages = list(missing_packages(study, trials, run_ids, store.evaluations))
-    if not (scores or packages):
+    """Score finished trials under the study's protocols and pack its submission. finished: runs by
+    trial name. Returns the causes of failures by trial name."""
+    run_ids = {name: run.run_id for name, run in finished.items()}
+    directory = context.storage.local / "submissions" / study.config.study
+    missing = [
+        *missing_scores(study, trials, run_ids, store.evaluations),
+        *missing_packages(study, trials, run_ids, store.evaluations, directory),
+    ]
+    if not missing:
         return {}
     start_cluster()
     context.stop.graceful = True
-
-    def stop() -> bool:
-        return context.stop.requested
-
-    failures = score(scores, store, study.config.imports, context.console, stop)
-    if packages:
-        directory = context.storage.here / "submissions" / study.config.study
-        unpacked = pack_missing(packages, study, store, directory, context.console, stop)
-        for name, cause in unpacked.items():
-            failures[name] = f"{failures[name]}; {cause}" if name in failures else cause
+    failures = evaluate_missing(
+        missing, store, study.config.imports, context.console, lambda: context.stop.requested
+    )
     context.stop.graceful = False
     return failures

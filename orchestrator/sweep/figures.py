@@ -1,4 +1,4 @@
-"""The figures of a study, drawn in a process of its own when the study ends, kept with its run."""
+"""Draws a study's figures in separate processes when the study ends; stores them with its run."""
 
 import os
 import subprocess
@@ -7,9 +7,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from models import FENetConfig
+from orchestrator.console import warn
 from orchestrator.context import RunContext
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
@@ -17,7 +16,7 @@ from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.study_run import StudyRun, has_figure, keep_figure
 
 KINDS = ("comparison", "features")
-_SECONDS = 300
+_TIMEOUT_SECONDS = 300
 
 
 def draw_study_figures(
@@ -27,84 +26,85 @@ def draw_study_figures(
     study_run: StudyRun,
     context: RunContext,
 ) -> None:
-    """Draw `comparison` and `features` of finished trials and keep them under `figures/`.
+    """Draw `comparison` and `features` of finished trials and store them under `figures/`.
 
-    What is there already is not drawn again. A figure that cannot be drawn costs a line of warning
-    and nothing else. finished: by the trial's name.
+    Figures that are up to date are not drawn again. A figure that cannot be drawn causes only a
+    warning. finished: runs by trial name.
     """
     if context.stop.requested:
-        return  # whoever asked to stop does not want to wait
+        return  # do not make the user wait
     try:
         _draw(figure_commands(study, trials, finished), study_run, context)
-    except Exception as error:  # the study's results stand without its figures
-        _warn(context.console, f"the study's figures could not be drawn: {error}")
+    except Exception as error:  # the study's results do not depend on its figures
+        warn(context.console, f"the study's figures could not be drawn: {error}")
 
 
 def _draw(commands: Mapping[str, Sequence[str]], study_run: StudyRun, context: RunContext) -> None:
     with tempfile.TemporaryDirectory(prefix="figures-") as temporary:
-        drawing = {}
+        processes = {}
         for kind, arguments in commands.items():
             if has_figure(study_run, kind, arguments):
                 continue
             folder = Path(temporary) / kind
             folder.mkdir()
-            drawing[kind] = _start(
+            processes[kind] = _start(
                 [*arguments, *_outputs(folder, kind)], study_run.store.tracking_uri
             )
-        for kind, process in drawing.items():
-            said = _wait(process)
+        for kind, process in processes.items():
+            message = _wait(process)
             if process.returncode == 0:
                 keep_figure(study_run, kind, commands[kind], Path(temporary) / kind)
             else:
-                _warn(context.console, f"the figure {kind} could not be drawn: {said}")
+                warn(context.console, f"figure {kind!r} could not be drawn: {message}")
 
 
 def figure_commands(
     study: Study, trials: Sequence[ResolvedTrial], finished: Mapping[str, TrialRun]
 ) -> dict[str, list[str]]:
-    """By kind, the arguments of `orchestrator.figures`, without where the figure goes.
+    """Return the arguments of `orchestrator.figures` by kind of figure, without `--out`.
 
-    `comparison`: `compare_to` against the last variant, in the first seed and place in the grid in
-    which both are finished. `features`: the last finished row with both flows.
+    `comparison`: `compare_to` against the last variant, for the first seed and grid values for
+    which both are finished. `features`: the last finished variant with both flows.
     """
-    wanted = KINDS if study.config.report.figures is None else study.config.report.figures
+    kinds = KINDS if study.config.report.figures is None else study.config.report.figures
     done = [trial for trial in trials if trial.name in finished]
     commands = {}
-    pair = _pair(study, done)
-    if "comparison" in wanted and pair is not None:
-        models = [_model(finished[trial.name]) for trial in pair]
+    pair = _trials_to_compare(study, done)
+    if "comparison" in kinds and pair is not None:
+        models = [_model_uri(finished[trial.name]) for trial in pair]
         names = [trial.label for trial in pair]
-        commands["comparison"] = ["compare", *models, "--names", *names, *_places(study, pair[0])]
-    flowing = [trial for trial in done if _has_flows(trial)]
-    if "features" in wanted and flowing:
-        variant = flowing[-1].variant
-        trial = next(trial for trial in flowing if trial.variant == variant)
-        model = _model(finished[trial.name])
-        name = trial.label
-        commands["features"] = ["features", model, "--name", name, *_places(study, trial)]
+        data = _data_arguments(study, pair[0])
+        commands["comparison"] = ["compare", *models, "--names", *names, *data]
+    with_flows = [trial for trial in done if _has_flows(trial)]
+    if "features" in kinds and with_flows:
+        variant = with_flows[-1].variant
+        trial = next(trial for trial in with_flows if trial.variant == variant)
+        model = _model_uri(finished[trial.name])
+        data = _data_arguments(study, trial)
+        commands["features"] = ["features", model, "--name", trial.label, *data]
     return commands
 
 
-def _pair(
+def _trials_to_compare(
     study: Study, done: Sequence[ResolvedTrial]
 ) -> tuple[ResolvedTrial, ResolvedTrial] | None:
-    """The trials to compare: of the same data, seed and place in the grid."""
-    order = list(dict.fromkeys(trial.variant for trial in study.trials))
+    """Return two trials with the same data, seed and grid values: `compare_to` and another."""
+    variants = list(dict.fromkeys(trial.variant for trial in study.trials))
     reference = study.config.compare_to
-    others = [variant for variant in reversed(order) if variant != reference]
+    others = [variant for variant in reversed(variants) if variant != reference]
     for variant in others:
         for second in done:
             if second.variant != variant:
                 continue
             for first in done:
-                alike = (
+                comparable = (
                     first.variant == reference
                     and first.axes == second.axes
                     and first.experiment.seed == second.experiment.seed
                     and first.location == second.location
                     and first.identity != second.identity
                 )
-                if alike and second.experiment.data.validation_split is not None:
+                if comparable and second.experiment.data.validation_split is not None:
                     return first, second
     return None
 
@@ -116,11 +116,11 @@ def _has_flows(trial: ResolvedTrial) -> bool:
     return {"detail", "semantic"} <= set(flows) and experiment.data.validation_split is not None
 
 
-def _model(record: TrialRun) -> str:
-    return f"runs:/{record.run_id}/last"
+def _model_uri(run: TrialRun) -> str:
+    return f"runs:/{run.run_id}/last"
 
 
-def _places(study: Study, trial: ResolvedTrial) -> list[str]:
+def _data_arguments(study: Study, trial: ResolvedTrial) -> list[str]:
     split = trial.experiment.data.validation_split
     imports = [part for name in study.config.imports for part in ("--import", name)]
     return ["--dataset", str(trial.location), "--split", str(split), *imports]
@@ -148,16 +148,12 @@ def _start(arguments: Sequence[str], tracking_uri: str) -> subprocess.Popen[str]
 
 
 def _wait(process: subprocess.Popen[str]) -> str:
-    """The last line that the process said."""
+    """Wait for the process; return the last line of its output."""
     try:
-        said, _ = process.communicate(timeout=_SECONDS)
+        output, _ = process.communicate(timeout=_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        return f"it took more than {_SECONDS} s"
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+        return f"it took more than {_TIMEOUT_SECONDS} s"
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     return lines[-1] if lines else f"exit status {process.returncode}"
-
-
-def _warn(console: Console, message: str) -> None:
-    console.print(f"[yellow]warning[/]  {message}", highlight=False, soft_wrap=True)

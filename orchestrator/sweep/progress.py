@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a live table on a terminal, a line an event in a log."""
+"""Shows the progress of a study: a live table on a terminal, otherwise one line for each event."""
 
 import time
 from collections import Counter
@@ -12,10 +12,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.console import say
 from orchestrator.study.trial_state import TrialState
 
-# Which trials are shown where not all of them fit.
-_INTEREST: tuple[TrialState, ...] = (
+# Which trials to show first if not all of them fit on the screen.
+_DISPLAY_ORDER: tuple[TrialState, ...] = (
     TrialState.TRAINING,
     TrialState.STARTING,
     TrialState.FAILED,
@@ -24,14 +25,14 @@ _INTEREST: tuple[TrialState, ...] = (
     TrialState.INTERRUPTED,
     TrialState.STOPPED_EARLY,
 )
-_WIDE = 110  # columns from which on there is room for all figures
-_OTHER_LINES = 6  # of the screen: header, summary, prompt
+_MIN_WIDE_COLUMNS = 110  # terminal width that fits all columns of the table
+_OTHER_LINES = 6  # lines of the screen for header, summary and prompt
 
 
 @dataclass
 class TrialProgress:
-    """How far one trial is. miou, of the last validation, and best are in [0, 1]; times are seconds
-    since the epoch."""
+    """The progress of one trial. miou (of the last validation) and best are in [0, 1]; times are in
+    seconds since the epoch."""
 
     name: str
     epochs: int
@@ -46,23 +47,23 @@ class TrialProgress:
     last_epoch_at: float | None = None
 
     def seconds_per_epoch(self) -> float | None:
-        """Measured between the epochs seen in this run; None before the second."""
-        seen = self.epoch - self.resumed_at
-        if seen < 2 or self.first_epoch_at is None or self.last_epoch_at is None:
+        """Return the mean time between the epochs of this run; None before the second epoch."""
+        epochs = self.epoch - self.resumed_at
+        if epochs < 2 or self.first_epoch_at is None or self.last_epoch_at is None:
             return None
-        return (self.last_epoch_at - self.first_epoch_at) / (seen - 1)
+        return (self.last_epoch_at - self.first_epoch_at) / (epochs - 1)
 
     def seconds_left(self) -> float | None:
-        """Until its last epoch, at the pace seen; None where it is not training."""
-        pace = self.seconds_per_epoch()
-        if pace is None or self.state != TrialState.TRAINING:
+        """Return the expected time until the last epoch; None unless the trial is training."""
+        seconds = self.seconds_per_epoch()
+        if seconds is None or self.state != TrialState.TRAINING:
             return None
-        return pace * (self.epochs - self.epoch)
+        return seconds * (self.epochs - self.epoch)
 
 
 @dataclass
 class StudyProgress:
-    """The progress of all trials, shown live where the console is a terminal."""
+    """The progress of all trials, shown live if the console is a terminal."""
 
     console: Console
     trials: dict[str, TrialProgress]
@@ -75,10 +76,10 @@ class StudyProgress:
 
     def __enter__(self) -> "StudyProgress":
         if self.console.is_terminal:
-            # What others print is the log's: on the screen it would lie over the table.
+            # Output of libraries goes to the log; on the screen it would overwrite the table.
             self._live = Live(
                 console=self.console,
-                get_renderable=self._view,
+                get_renderable=self._table,
                 refresh_per_second=2,
                 redirect_stdout=False,
                 redirect_stderr=False,
@@ -96,12 +97,12 @@ class StudyProgress:
             self._live.stop()
 
     def started(self, name: str) -> None:
-        """Ray has begun to start the trial's processes."""
+        """Call when Ray starts the trial's processes."""
         self.trials[name].state = TrialState.STARTING
-        self._say(name, TrialState.STARTING)
+        self._say_event(name, TrialState.STARTING)
 
     def epoch(self, name: str, epoch: int, metrics: dict[str, float]) -> None:
-        """An epoch has been reported."""
+        """Call when the trial reports an epoch."""
         trial = self.trials[name]
         now = time.time()
         trial.state = TrialState.TRAINING
@@ -112,32 +113,32 @@ class StudyProgress:
         trial.best = metrics.get("val/best_miou", trial.best)
         trial.loss = metrics.get("train/loss")
         trial.images_per_second = metrics.get("images_per_second")
-        shown = f"epoch {epoch}/{trial.epochs}, loss {trial.loss:.3f}"
+        message = f"epoch {epoch}/{trial.epochs}, loss {trial.loss:.3f}"
         if trial.miou is not None:
-            shown += f", mIoU {100 * trial.miou:.1f} %"
-        self._say(name, shown)
+            message += f", mIoU {100 * trial.miou:.1f} %"
+        self._say_event(name, message)
 
     def ended(self, name: str, state: TrialState, reason: str = "") -> None:
-        """The trial is over."""
+        """Call when the trial has ended."""
         self.trials[name].state = state
-        self._say(name, f"{state}: {reason}" if reason else state)
+        self._say_event(name, f"{state}: {reason}" if reason else state)
 
     def say(self, message: str) -> None:
-        """A line that stays, above the live table."""
-        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
+        """Print a permanent line above the live table."""
+        say(self.console, message)
 
-    def _say(self, name: str, message: str) -> None:
-        """An event's line, where there is no live table to show it."""
+    def _say_event(self, name: str, message: str) -> None:
+        """Print an event, unless the live table shows it."""
         if self._live is None:
             elapsed = time.time() - self._started
             done = sum(trial.state == TrialState.FINISHED for trial in self.trials.values())
-            told = " ".join(message.split())  # some libraries' errors have several lines
-            self.say(f"[{_clock(elapsed)}] ({done}/{len(self.trials)} done) {name}: {told}")
+            line = " ".join(message.split())  # some libraries' errors have several lines
+            self.say(f"[{_clock(elapsed)}] ({done}/{len(self.trials)} done) {name}: {line}")
 
-    def _view(self) -> Table:
-        """The trials that fit on the screen, then one line on the whole study."""
+    def _table(self) -> Table:
+        """Return the trials that fit on the screen, with a summary of the study as the caption."""
         width, height = self.console.size
-        wide = width >= _WIDE
+        wide = width >= _MIN_WIDE_COLUMNS
         table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", title_justify="left")
         table.add_column("trial", no_wrap=True, overflow="ellipsis", ratio=1)
         if wide:
@@ -151,7 +152,7 @@ class StudyProgress:
         ):
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column("state", no_wrap=True)
-        shown = self._most_interesting(max(3, height - _OTHER_LINES))
+        shown = self._trials_to_show(max(3, height - _OTHER_LINES))
         for trial in shown:
             row: list[RenderableType] = [trial.name]
             if wide:
@@ -169,15 +170,15 @@ class StudyProgress:
         table.caption_justify = "left"
         return table
 
-    def _most_interesting(self, count: int) -> list[TrialProgress]:
-        """At most `count` trials, in the study's order: those at work, then those that failed, then
-        the last to finish, then the next to start."""
-        order = {state: index for index, state in enumerate(_INTEREST)}
-        by_interest = sorted(
+    def _trials_to_show(self, count: int) -> list[TrialProgress]:
+        """Select at most `count` trials by state and by latest epoch; return them in the study's
+        order."""
+        order = {state: index for index, state in enumerate(_DISPLAY_ORDER)}
+        by_relevance = sorted(
             self.trials.values(),
             key=lambda trial: (order[trial.state], -(trial.last_epoch_at or 0.0)),
         )
-        chosen = {trial.name for trial in by_interest[:count]}
+        chosen = {trial.name for trial in by_relevance[:count]}
         return [trial for trial in self.trials.values() if trial.name in chosen]
 
     def _summary(self, hidden: int) -> Text:
@@ -194,9 +195,9 @@ class StudyProgress:
             default=None,
         )
         text = Text(", ".join(parts) + f"; {_clock(time.time() - self._started)} elapsed")
-        text.append(self._left())
-        working = [trial for trial in self.trials.values() if trial.state == TrialState.TRAINING]
-        speed = sum(trial.images_per_second or 0.0 for trial in working)
+        text.append(self._time_left())
+        training = [trial for trial in self.trials.values() if trial.state == TrialState.TRAINING]
+        speed = sum(trial.images_per_second or 0.0 for trial in training)
         if speed:
             text.append(f", {speed:.0f} images/s")
         if leader is not None and leader.best is not None:
@@ -205,18 +206,22 @@ class StudyProgress:
             text.append(f"\n{hidden} more not shown")
         return text
 
-    def _left(self) -> str:
-        """An estimate for the whole study from the epochs done so far."""
+    def _time_left(self) -> str:
+        """Estimate the remaining time of the whole study from the epochs done so far."""
         done = sum(trial.epoch - trial.resumed_at for trial in self.trials.values())
-        live = (TrialState.WAITING, TrialState.STARTING, TrialState.TRAINING)
-        todo = sum(t.epochs - t.epoch for t in self.trials.values() if t.state in live)
+        unfinished = (TrialState.WAITING, TrialState.STARTING, TrialState.TRAINING)
+        todo = sum(
+            trial.epochs - trial.epoch
+            for trial in self.trials.values()
+            if trial.state in unfinished
+        )
         if done <= 0 or todo == 0:
             return ""
         return f", about {_clock((time.time() - self._started) / done * todo)} left"
 
 
-def _number(value: float | None, form: str, scale: float = 1.0) -> str:
-    return "" if value is None else format(scale * value, form)
+def _number(value: float | None, spec: str, scale: float = 1.0) -> str:
+    return "" if value is None else format(scale * value, spec)
 
 
 def _clock(seconds: float | None) -> str:

@@ -1,39 +1,41 @@
-"""Doing again what is asked for often, in the background and seldom."""
+"""Refreshes the report in the background, at a limited rate."""
 
 import threading
 import time
 from collections.abc import Callable
 
-# Between two times: at least so many seconds, and so many times as long as the last one took.
-_LEAST_PAUSE = 10.0
-_PAUSE = 20.0
+# The pause between two refreshes: at least this many seconds, and this multiple of the duration of
+# the last refresh.
+_MIN_PAUSE_SECONDS = 10.0
+_PAUSE_FACTOR = 20.0
 
 
 class ReportRefresher:
-    """Makes a report anew some time after it was asked to: so seldom that it takes a twentieth of a
-    processor, however many trials finish."""
+    """Refreshes the report soon after a request, but uses at most a twentieth of a CPU, however
+    many trials finish."""
 
-    def __init__(self, work: Callable[[], None]) -> None:
-        """work: what is done, in a thread of its own; it must not raise."""
-        self._work = work
-        self._wanted = threading.Event()
+    def __init__(self, refresh: Callable[[], None]) -> None:
+        """refresh: called in a background thread; must not raise."""
+        self._refresh = refresh
+        self._requested = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="report", daemon=True)
         self._thread.start()
 
     def request(self) -> None:
-        """Something has changed; returns at once."""
-        self._wanted.set()
+        """Request a refresh; return immediately."""
+        self._requested.set()
 
     def close(self) -> None:
-        """Stop, after the work that may be under way; what is asked for after that is not done."""
+        """Stop after the current refresh, if any; drop pending requests."""
         self._closed.set()
-        self._wanted.set()
+        self._requested.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while self._wanted.wait() and not self._closed.is_set():
-            self._wanted.clear()
+        while self._requested.wait() and not self._closed.is_set():
+            self._requested.clear()
             started = time.monotonic()
-            self._work()
-            self._closed.wait(max(_LEAST_PAUSE, _PAUSE * (time.monotonic() - started)))
+            self._refresh()
+            duration = time.monotonic() - started
+            self._closed.wait(max(_MIN_PAUSE_SECONDS, _PAUSE_FACTOR * duration))

@@ -1,11 +1,11 @@
-"""Running a study: from what its file asks for and what the ledger holds to a plan, or to a true
-table."""
+"""Runs a study: compares its file with the tracking store, then prints a plan or trains."""
 
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.cluster import Cluster
+from orchestrator.console import say
 from orchestrator.context import RunContext
 from orchestrator.evaluation.trained_model import local_weights
 from orchestrator.planning.measurements import load_measurements
@@ -28,15 +28,15 @@ def run_study(
     options: ReconcileOptions | None = None,
     plan_only: bool = False,
 ) -> bool:
-    """Train what is not finished and print the table; returns whether all trials are finished.
+    """Train unfinished trials and print the table; return whether all trials are finished.
 
-    wishes: what is trained besides what is missing or was interrupted.
-    plan_only: show the trials and their state, and train nothing.
+    options: which trials to train in addition to missing and interrupted ones. plan_only: show the
+    trials and their state, and train nothing.
 
-    Raises DatasetError, capacity.CapacityError or ledger.TrackingError before anything is trained.
+    Raises DatasetError, CapacityError or TrackingError before anything is trained.
     """
     if study.config.kind == "profile":
-        from orchestrator.sweep.profile import run_profile  # with the report and its charts
+        from orchestrator.sweep.profile import run_profile  # imports matplotlib
 
         return run_profile(study, context, plan_only)
     options = replace(options or ReconcileOptions(), searching=study.config.kind == "search")
@@ -50,9 +50,7 @@ def run_study(
         resources = study.config.resources
         nodes, kinds = cluster.offers(resources)
         placement = plan_placement(resources, nodes, kinds)
-        context.console.print(
-            "opening the data; the embedded set is made on first use", style="dim"
-        )
+        say(context.console, "opening the data; the embedded set is made on first use", "dim")
         trials = resolve_trials(
             study.trials,
             placement.device,
@@ -63,16 +61,16 @@ def run_study(
         check_submission(study, trials)
         store = open_store(context.storage)
         snapshot = take_snapshot(store)
-        measurements = load_measurements(snapshot.measurements, context.storage.here)
+        measurements = load_measurements(snapshot.measurements, context.storage.local)
         device = cluster.device(resources, placement)
         planner = Planner(study, trials, placement, nodes, device, measurements, context)
         if plan_only:
             runs = snapshot.by_identity(trial.identity for trial in trials)
             decisions = reconcile(trials, runs, study.config.study, options)
-            # Beside trials at work the times would not be true, and there may be no room.
-            alone = all(decision.action != "wait" for decision in decisions.values())
+            # Running trials would distort the timings of a probe, and may leave no room for it.
+            idle = all(decision.action != "wait" for decision in decisions.values())
             will_train = any(decision.will_train for decision in decisions.values())
-            if planner.probe_would_help and alone and will_train:
+            if planner.probe_would_help and idle and will_train:
                 from orchestrator.preflight.preflight import (
                     Preflight,  # Ray takes seconds to import
                 )
@@ -92,9 +90,9 @@ def run_study(
 
 
 def study_report(study: Study, store: TrackingStore, trials: list[ResolvedTrial]) -> "StudyReport":
-    """The report of the whole study. trials: those of this command; what `--only` leaves out is
-    read from the tracking store alone, because its data may not be on this machine."""
-    from orchestrator.report.study_report import StudyReport  # with its charts
+    """Return the report of the whole study. trials: those of this command; trials excluded by
+    `--only` are only read from the tracking store, because their data may not be available."""
+    from orchestrator.report.study_report import StudyReport  # imports matplotlib
 
     if not study.is_partial:
         return StudyReport.of_trials(study, store, trials)

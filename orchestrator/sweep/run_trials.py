@@ -1,5 +1,4 @@
-"""From trials to jobs: the trials that are to be trained, opened in the ledger and handed to the
-fleet."""
+"""Opens runs for the trials to train, and trains them on the connected cluster."""
 
 import os
 import subprocess
@@ -28,7 +27,7 @@ from orchestrator.training.tuner import run_jobs
 
 def train(
     todo: Sequence[ResolvedTrial],
-    known: Mapping[str, TrialRun],
+    runs: Mapping[str, TrialRun],
     study: Study,
     placement: Placement,
     study_run: StudyRun,
@@ -37,18 +36,18 @@ def train(
     context: RunContext,
     on_finished: Callable[[], None],
 ) -> dict[str, str]:
-    """Train `todo` on the connected cluster. Returns the causes of failures, by trial name.
+    """Train `todo` on the connected cluster. Returns the causes of failures by trial name.
 
-    known: by trial name, the study's runs so far; those of `todo` are resumed.
-    on_finished: called as trials finish, once all of a trial is recorded.
+    runs: the study's existing runs by trial name; those of `todo` are resumed. on_finished: called
+    each time a finished trial is completely recorded.
     """
     active = {
-        trial.name: _tracked(trial, run_id, known.get(trial.name), study, placement, study_run)
-        for run_id, trial in _claim(todo, known, study_run).items()
+        trial.name: _active_trial(trial, run_id, runs.get(trial.name), study, placement, study_run)
+        for run_id, trial in _claim(todo, runs, study_run).items()
     }
     if not active:
         return {}
-    _describe(active, known, study, study_run)
+    _describe(active, runs, study, study_run)
     progress = StudyProgress.of(
         context.console,
         [
@@ -62,8 +61,8 @@ def train(
     )
     on_gpu = placement.device == "cuda"
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    place = stop_file(context.storage, name)
-    stop = StopFile(place)
+    stop_path = stop_file(context.storage, name)
+    stop = StopFile(stop_path)
     recorder = Recorder(study_run, progress, active, context, stop, on_gpu, budget, on_finished)
     first = priorities(study.config, todo)
     context.stop.graceful = True
@@ -72,7 +71,9 @@ def train(
             run_jobs(
                 [
                     replace(
-                        job_of(each.trial, each.run_id, study, placement, context.storage, place),
+                        job_of(
+                            each.trial, each.run_id, study, placement, context.storage, stop_path
+                        ),
                         expected_seconds=forecaster.trial(
                             each.trial, max(each.logged, default=0)
                         ).seconds,
@@ -82,7 +83,7 @@ def train(
                 ],
                 placement.max_concurrent,
                 recorder,
-                context.storage.here / "tune",
+                context.storage.local / "tune",
                 name,
                 study.config.early_stopping,
                 nodes=partial(nodes_at_full_size, study.config.resources),
@@ -98,58 +99,58 @@ def train(
 
 
 def _claim(
-    todo: Sequence[ResolvedTrial], known: Mapping[str, TrialRun], study_run: StudyRun
+    todo: Sequence[ResolvedTrial], runs: Mapping[str, TrialRun], study_run: StudyRun
 ) -> dict[str, ResolvedTrial]:
-    """Open a run for each trial, and keep those that no other study's process has; by run id."""
+    """Open a run for each trial; return by run id the trials that no other process has claimed."""
     commit = git_commit(Path(__file__).parent)
-    claims = {study_run.begin_trial(trial, commit, known.get(trial.name)): trial for trial in todo}
+    claims = {study_run.begin_trial(trial, commit, runs.get(trial.name)): trial for trial in todo}
     lost = study_run.settle_claims(claims)
     for run_id in lost:
-        study_run.withdraw_trial(run_id, known.get(claims[run_id].name))
+        study_run.withdraw_trial(run_id, runs.get(claims[run_id].name))
     return {run_id: trial for run_id, trial in claims.items() if run_id not in lost}
 
 
 def _describe(
     active: Mapping[str, ActiveTrial],
-    known: Mapping[str, TrialRun],
+    runs: Mapping[str, TrialRun],
     study: Study,
     study_run: StudyRun,
 ) -> None:
-    """Say on each run's page what the trial is and what it is compared with."""
-    places = {name: (record.experiment_id, record.run_id) for name, record in known.items()}
-    places |= {name: (study_run.experiment_id, each.run_id) for name, each in active.items()}
+    """Set the description of each trial's run."""
+    run_ids = {name: (run.experiment_id, run.run_id) for name, run in runs.items()}
+    run_ids |= {name: (study_run.experiment_id, each.run_id) for name, each in active.items()}
     for each in active.values():
-        note = trial_note(each.trial, study, places, study_run.experiment_id)
+        note = trial_note(each.trial, study, run_ids, study_run.experiment_id)
         study_run.describe_trial(each.run_id, note)
 
 
-def _tracked(
+def _active_trial(
     trial: ResolvedTrial,
     run_id: str,
-    record: TrialRun | None,
+    run: TrialRun | None,
     study: Study,
     placement: Placement,
     study_run: StudyRun,
 ) -> ActiveTrial:
-    figures = {} if record is None else record.metrics
+    metrics = {} if run is None else run.metrics
     return ActiveTrial(
         trial,
         run_id,
-        logged=study_run.logged_epochs(record),
-        seconds=figures.get("trial/seconds", 0.0),
-        hours=recorded_hours(figures),
+        logged=study_run.logged_epochs(run),
+        seconds=metrics.get("trial/seconds", 0.0),
+        hours=recorded_hours(metrics),
         workers=study.config.resources.fewest_workers,
         devices=placement.per_worker.get("GPU", 1.0),
     )
 
 
 def git_commit(directory: Path) -> str | None:
-    """The commit checked out in `directory`, `-dirty` behind it where tracked files differ from it;
-    None where git does not track the directory, such as an environment in somebody's checkout."""
+    """Return the commit checked out in `directory`, with the suffix `-dirty` if tracked files have
+    changed; None outside a git checkout."""
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(
+            process = subprocess.run(
                 ["git", "-C", str(directory), *arguments],
                 capture_output=True,
                 text=True,
@@ -158,7 +159,7 @@ def git_commit(directory: Path) -> str | None:
             )
         except (OSError, subprocess.SubprocessError):
             return None
-        return done.stdout.strip()
+        return process.stdout.strip()
 
     commit = git("rev-parse", "HEAD")
     if commit is None or git("ls-files", "--error-unmatch", ".") is None:

@@ -1,11 +1,11 @@
-"""What a study's command says before it trains, and what it says in the end."""
+"""The summaries that a sweep prints before it trains and at its end."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
-from rich.markup import escape
 
+from orchestrator.console import say, say_labeled, warn
 from orchestrator.planning.reconcile import Decision
 from orchestrator.report.results import Result
 from orchestrator.report.study_report import Report
@@ -23,19 +23,19 @@ def announce(
     decisions: Mapping[str, Decision],
     console: Console,
 ) -> None:
-    """Say how many trials are in which state, and what of published weights could be loaded."""
+    """Print the number of trials by state, and how much of the published weights was loaded."""
     counts = Counter(decision.state for decision in decisions.values())
-    told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    console.print(f"[bold]{study.config.study}[/]: {len(trials)} trials: {told}", highlight=False)
+    states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    console.print(f"[bold]{study.config.study}[/]: {len(trials)} trials: {states}", highlight=False)
     loaded = {
         f"{trial.experiment.training.backbone_weights}: {trial.pretrained.layout}, "
-        f"{len(trial.pretrained.loaded)} tensors loaded, {len(trial.pretrained.missing)} of the "
-        "backbone not in it (each trial's pretrained.txt lists them)"
+        f"{len(trial.pretrained.loaded)} tensors loaded, {len(trial.pretrained.missing)} backbone "
+        "tensors missing (each trial's pretrained.txt lists them)"
         for trial in trials
         if trial.pretrained is not None
     }
     for line in sorted(loaded):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
 
 
 def show_outcome(
@@ -45,61 +45,57 @@ def show_outcome(
     decisions: Mapping[str, Decision],
     console: Console,
 ) -> None:
-    """Print what failed and what is not finished, then the table. By the trial's name, finished:
-    the runs that stand in the table; failures: why a training failed or, of a finished one, what
-    was left undone and why; decisions: as things stand now."""
+    """Print failed and unfinished trials, then the table.
+
+    All by trial name: finished: the runs shown in the table; failures: why a training failed, or
+    which evaluation of a finished trial is missing and why; decisions: the current ones.
+    """
     console.print()
     for name, cause in failures.items():
-        said = "[yellow]left undone[/]" if name in finished else "[bold red]failed[/]"
-        console.print(f"{said}  {escape(name)}: ", end="", highlight=False)
-        console.print(cause, markup=False, highlight=False, soft_wrap=True)
+        label, style = ("incomplete", "yellow") if name in finished else ("failed", "bold red")
+        say_labeled(console, label, style, f"{name}: {cause}")
     if failures.keys() - finished.keys():
-        console.print("  (left as they are; --retry-failed tries them again)", style="dim")
-    left = [name for name in decisions if name not in finished and name not in failures]
-    if left:
-        console.print(
-            f"[yellow]not finished[/]  {'; '.join(left)} (run the same command to go on)",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(console, "  (not retried; --retry-failed resumes them)", style="dim")
+    unfinished = [name for name in decisions if name not in finished and name not in failures]
+    if unfinished:
+        names = "; ".join(unfinished)
+        say_labeled(console, "not finished", "yellow", f"{names} (run the same command to resume)")
     linked = sorted(
         f"{name} (study {decision.run.study})"
         for name, decision in decisions.items()
         if decision.action == "link" and decision.run is not None
     )
     if linked:
-        console.print(
-            f"trained by other studies: {', '.join(linked)}", highlight=False, soft_wrap=True
-        )
+        say(console, f"trained by other studies: {', '.join(linked)}")
     if any(decision.state is TrialState.STALE for decision in decisions.values()):
-        console.print(
-            "stale trials were trained by another version of the code; --retrain-stale trains "
-            "them anew",
-            highlight=False,
+        say(
+            console,
+            "stale trials were trained by another version of the code; --retrain-stale retrains "
+            "them",
         )
     report.print_table(console)
 
 
 def study_status(done: bool, held: bool, others: Iterable[Result]) -> RunStatus:
-    """The status of the study's run. done: all trials of the command are finished and scored; held:
-    the command was stopped, by a person or a limit; others: the trials it was not about."""
-    left = [result for result in others if not _is_done(result)]
-    if done and not left:
+    """Return the status of the study's run. done: all trials of this command are finished and
+    scored; held: the user or a limit stopped it; others: results of the study's other trials."""
+    unfinished = [result for result in others if not _is_done(result)]
+    if done and not unfinished:
         return "FINISHED"
     if held:
         return "KILLED"
     return (
         "KILLED"
-        if done and all(result.state is not TrialState.FAILED for result in left)
+        if done and all(result.state is not TrialState.FAILED for result in unfinished)
         else "FAILED"
     )
 
 
 def register_best_trial(report: Report, store: TrackingStore, console: Console) -> None:
-    """Register the model of the trial with the table's highest figure, and say under which name.
+    """Register the model of the trial with the highest score in the table, and print its name.
 
-    A study that is not trained to the end has the best of what is finished. Where the store keeps
-    no registry, that costs a line of warning.
+    In an unfinished study, that is the best finished trial. If the store has no model registry,
+    prints a warning.
     """
     best, run_id, highest = "", "", float("-inf")
     for result in (result for row in report.rows for result in row.results):
@@ -109,17 +105,15 @@ def register_best_trial(report: Report, store: TrackingStore, console: Console) 
         return
     try:
         registered = register_best(store, report.study.config.study, run_id)
-    except Exception as error:  # the study's results stand without it
-        say = f"[yellow]warning[/]  the best model could not be registered: {error}"
+    except Exception as error:  # the study's results do not depend on it
+        warn(console, f"the best model could not be registered: {error}")
     else:
-        if registered is None:
-            return
-        say = f"best model: {registered} ({best}, mIoU {highest:.2f} %)"
-    console.print(say, highlight=False, soft_wrap=True)
+        if registered is not None:
+            say(console, f"best model: {registered} ({best}, mIoU {highest:.2f} %)")
 
 
 def _is_done(result: Result) -> bool:
-    """Whether nothing is left to do about a trial; one that validates on nothing is not scored."""
+    """Whether a trial is finished and scored; a trial without validation is not scored."""
     validated = result.trial.experiment.data.validation_split is not None
     other = TrialState.STOPPED_EARLY if validated else TrialState.NOT_SCORED
     return result.state in (TrialState.FINISHED, other)

@@ -1,10 +1,10 @@
-"""Who trains a trial, or runs a study, that several processes want at the same moment.
+"""Settles which process trains a trial, or runs a study, when several want it at the same moment.
 
-A tracking store can write a tag and read all tags, but not compare and set. So each process first
-writes that it asks, then reads who else does. Of those that ask, the one with the lowest token may
-stay; but one that read before the others wrote holds already, and the others give way to it. Any
-two processes that ask see at least one of them, whatever the order, and never does each think that
-it is alone.
+A tracking store can write a tag and read all tags, but it has no compare-and-set. So each process
+first writes a request, then reads the requests of the others. The request with the lowest token
+wins, unless another process already holds the claim because it read before the others wrote; then
+all others give way to it. Of any two processes, the one that reads last sees the other's request,
+whatever the order, so two processes can never both believe that they are alone.
 """
 
 import os
@@ -23,17 +23,17 @@ EXPIRED_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class Claim:
-    """One process's claim. token: unique, ordered as text; held: settled, not merely asked for."""
+    """One process's claim. token: unique, ordered as text; held: settled, not just requested."""
 
     token: str
     held: bool
 
 
 def settle(token: str, rivals: Iterable[Claim]) -> Literal["take", "wait", "give way"]:
-    """What a process that asks under `token` does next.
+    """Return what the process that requested under `token` does next.
 
-    rivals: claims of living processes, read after its own was written. `wait`: read again; each
-    rival will soon have taken it or given way.
+    rivals: claims of other live processes, read after its own was written. On `wait`, read again:
+    each rival will soon have taken the claim or given way.
     """
     rivals = list(rivals)
     if any(rival.held or rival.token < token for rival in rivals):
@@ -43,8 +43,8 @@ def settle(token: str, rivals: Iterable[Claim]) -> Literal["take", "wait", "give
 
 @dataclass(frozen=True)
 class Owner:
-    """A process: its host, its id there, and when it began (seconds since the epoch), because ids
-    are used again."""
+    """A process: its host, its id, and its start time (seconds since the epoch), because process
+    ids are reused."""
 
     host: str
     pid: int
@@ -56,7 +56,7 @@ class Owner:
 
     @staticmethod
     def parse(text: str) -> "Owner | None":
-        """What `str` wrote; None for anything else."""
+        """Parse what `str` wrote; return None for anything else."""
         parts = text.split()
         if len(parts) != 3 or not all(part.isdigit() for part in parts[1:]):
             return None
@@ -66,15 +66,15 @@ class Owner:
         return f"{self.host} {self.pid} {self.created}"
 
     @property
-    def described(self) -> str:
-        """For messages."""
+    def description(self) -> str:
+        """The process, for messages."""
         return f"process {self.pid} on {self.host}"
 
     def may_be_alive(self, age: float) -> bool:
-        """Whether it may still be at work, its last heartbeat being `age` seconds old.
+        """Whether another process may still be running, given a heartbeat `age` seconds old.
 
-        On this host the process table knows: one that is suspended shows no life, and goes on one
-        day. Elsewhere only the heartbeat does.
+        On this host the process table decides, because a suspended process sends no heartbeat but
+        may resume. On other hosts only the heartbeat can tell.
         """
         if self == Owner.this_process():
             return False
@@ -90,5 +90,5 @@ class Owner:
 
 @cache
 def _owner(pid: int) -> Owner:
-    """Of this process, asked once: when it began must not change with the clock of the host."""
+    """Return the owner `pid`, cached: its start time must not change when the host's clock does."""
     return Owner(socket.gethostname(), pid, int(psutil.Process(pid).create_time()))

@@ -1,4 +1,4 @@
-"""What MLflow's pages say in words: names of runs, and descriptions in markdown."""
+"""The text on MLflow's pages: run names, and descriptions in markdown."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,84 +10,84 @@ from orchestrator.study.study import Study
 from orchestrator.tracking.runs import RunStatus, TrialRun
 from pipelines.network.build import NetworkConfig
 
-_STATE = "\n\n---\n"
-_LONGEST = 7500  # MLflow cuts tags at 8000 characters
+_SEPARATOR = "\n\n---\n"  # between a description and how the run ended
+_MAX_LENGTH = 7500  # MLflow truncates tags at 8000 characters
 
 
 def run_name(trial: ResolvedTrial) -> str:
-    """Variant, backbone, data set, other axes and seed: `fenet, dfnet1, streets, seed 0`."""
+    """Return variant, backbone, data set, other axes and seed: `fenet, dfnet1, streets, seed 0`."""
     experiment = trial.experiment
     model = experiment.model
     if isinstance(model, NetworkConfig):
         network = model.network.rpartition(":")[2]
     else:
         network = model.backbone
-    shown = ("model.backbone", "data.dataset")
+    already_named = ("model.backbone", "data.dataset")
     others = [
         f"{axis.rpartition('.')[2]} {value}"
         for axis, value in trial.axes.items()
-        if axis not in shown
+        if axis not in already_named
     ]
     parts = [trial.variant, network, trial.dataset.manifest.name, *others]
     return ", ".join([*parts, f"seed {experiment.seed}"])
 
 
 def trial_note(
-    trial: ResolvedTrial, study: Study, places: Mapping[str, tuple[str, str]], experiment_id: str
+    trial: ResolvedTrial, study: Study, run_ids: Mapping[str, tuple[str, str]], experiment_id: str
 ) -> str:
-    """What a trial is, for the page of its run. places: experiment and run of the study's trials,
-    by trial name, as far as there are any."""
+    """Describe a trial for the page of its run. run_ids: experiment id and run id by trial name, of
+    the study's trials that have a run."""
     lines = [
         f"**{trial.label}**" + (f" (`{trial.variant}`)" if trial.label != trial.variant else "")
     ]
-    asked = study.config.variants[trial.variant].set
-    if asked:
-        lines.append(f"Sets over the base:\n\n```yaml\n{_yaml(asked)}```")
+    changes = study.config.variants[trial.variant].set
+    if changes:
+        lines.append(f"Changes to the base:\n\n```yaml\n{_yaml(changes)}```")
     if trial.axes:
-        lines.append(f"Cell of the grid:\n\n```yaml\n{_yaml(trial.axes)}```")
-    base = _counterpart(trial, study)
+        lines.append(f"Grid values:\n\n```yaml\n{_yaml(trial.axes)}```")
+    base = _baseline(trial, study)
     if base is not None:
-        lines.append(f"Compared with {_link(base, *places[base]) if base in places else base}.")
+        lines.append(f"Compared with {_link(base, *run_ids[base]) if base in run_ids else base}.")
     lines.append(
         f"Study {_study_link(study.config.study, experiment_id)}, identity `{trial.identity[:16]}`"
     )
     return "\n\n".join(lines)
 
 
-def link_note(record: TrialRun) -> str:
-    """For a row that stands for a run of another study, or of another name."""
+def link_note(run: TrialRun) -> str:
+    """Describe a row that refers to a run of another study, or to a run with another name."""
     return (
-        f"Trained as {_link(record.name, record.experiment_id, record.run_id)} of the study "
-        f"{_study_link(record.study, record.experiment_id)}, because both ask for the same "
-        "training. This row repeats its final figures; curves, weights and pictures are there."
+        f"Trained as {_link(run.name, run.experiment_id, run.run_id)} in study "
+        f"{_study_link(run.study, run.experiment_id)}, because both define the same training. "
+        "This row repeats that run's final metrics; its curves, weights and images are there."
     )
 
 
-def with_state(note: str, state: str) -> str:
-    """`note` with its last part, how the run ended, replaced."""
-    stem = note.split(_STATE)[0]
-    return f"{stem}{_STATE}{state}" if state else stem
+def with_outcome(note: str, outcome: str) -> str:
+    """Replace the last part of `note`, which says how the run ended."""
+    stem = note.split(_SEPARATOR)[0]
+    return f"{stem}{_SEPARATOR}{outcome}" if outcome else stem
 
 
-def reason_of_end(status: RunStatus, reason: str) -> str:
-    """How a run ended, as its description says it; nothing for one that ended well."""
+def outcome_note(status: RunStatus, reason: str) -> str:
+    """Return how a run ended, for its description; empty if it finished."""
     names = {"FAILED": "Failed", "KILLED": "Interrupted"}
     return f"**{names[status]}**: {reason}" if status in names and reason else ""
 
 
 def study_note(study: Study, table: str, parent_id: str, experiment_id: str) -> str:
-    """The study's description, then its table. Cut at a line where MLflow would cut it."""
-    whole = f"{study.config.description.strip()}\n\n{table.strip()}\n"
+    """Return the study's description and table, truncated at a line to the length MLflow keeps."""
+    text = f"{study.config.description.strip()}\n\n{table.strip()}\n"
     page = f"#/experiments/{experiment_id}/runs/{parent_id}/artifacts"
-    more = f"\n[Study file, table and report]({page})\n"
-    room = _LONGEST - len(more)
-    if len(whole) > room:
-        whole = whole[:room].rpartition("\n")[0] + "\n\n(cut here)\n"
-    return whole + more
+    link = f"\n[Study file, table and report]({page})\n"
+    limit = _MAX_LENGTH - len(link)
+    if len(text) > limit:
+        text = text[:limit].rpartition("\n")[0] + "\n\n(truncated)\n"
+    return text + link
 
 
-def _counterpart(trial: ResolvedTrial, study: Study) -> str | None:
-    """The name of the trial of `compare_to` in the same trial, with the same seed."""
+def _baseline(trial: ResolvedTrial, study: Study) -> str | None:
+    """Return the name of the `compare_to` trial with the same grid values and seed, if any."""
     if study.config.compare_to in (None, trial.variant):
         return None
     for other in study.trials:

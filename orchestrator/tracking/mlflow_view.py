@@ -1,10 +1,9 @@
-"""How MLflow first shows a study: its trials, the best first, with the columns that matter, and
-charts that compare them.
+"""The default view of a study in MLflow: trials sorted by score, useful columns, and charts.
 
-MLflow keeps the columns in the browser and hides every metric of a study it has not shown before.
-What a user shares by its "Share" button it keeps as JSON in a tag of the experiment; such a view is
-set here, and the addresses that the commands print lead to it. A shared view cannot unfold a run,
-but where runs are sorted by a metric MLflow lists them all, folded into none.
+MLflow stores the selected columns in the browser, and hides all metrics of an experiment that the
+browser has not shown before. A view that is shared with the "Share" button is stored as JSON in a
+tag of the experiment. This module builds such a view; the URLs that the commands print select it. A
+shared view cannot expand parent runs, but MLflow lists runs flat when they are sorted by a metric.
 """
 
 import json
@@ -25,7 +24,7 @@ _METRICS = (
     "trial/seconds",
 )
 _NAME, _DURATION = "attributes.`Run Name`", "attributes.`Duration`"
-# In pixels: names are read whole, figures need little.
+# In pixels: wide enough for whole names, narrow for numbers.
 _WIDTHS = {_NAME: 330, _DURATION: 90}
 _METRIC_WIDTH = 100
 _SECTION = "study"
@@ -45,13 +44,13 @@ _LINE = {
 
 
 def study_view(study: Study) -> str:
-    """The view of a study, as MLflow writes it."""
+    """Return the view of a study, in MLflow's JSON."""
     config = study.config
     protocols = [f"eval/{name}/miou" for name in config.protocols]
-    figure = "val/miou" if config.report.protocol is None else f"eval/{config.report.protocol}/miou"
+    score = "val/miou" if config.report.protocol is None else f"eval/{config.report.protocol}/miou"
     if config.kind == "profile":
-        figure = "model/gflops"
-    metrics = dict.fromkeys([figure, _METRICS[0], *protocols, *_METRICS[1:]])
+        score = "model/gflops"
+    metrics = dict.fromkeys([score, _METRICS[0], *protocols, *_METRICS[1:]])
     columns = [f"metrics.`{name}`" for name in metrics]
     view = {
         "selectedColumns": [*columns, _DURATION],
@@ -64,13 +63,13 @@ def study_view(study: Study) -> str:
         "compareRunSections": [
             {"uuid": _SECTION, "name": "study", "display": True, "isReordered": True}
         ],
-        "isAccordionReordered": True,  # else MLflow sorts its sections by name
+        "isAccordionReordered": True,  # otherwise MLflow sorts its sections by name
     }
     return json.dumps(view)
 
 
 def _charts() -> list[dict[str, Any]]:
-    """What compares trials at a glance. MLflow adds one of its own for every other metric."""
+    """Return charts that compare the trials. MLflow adds a chart for every other metric."""
     loss, miou, gflops = "train/loss", "val/miou", "model/gflops"
     return [
         _chart("LINE", "mIoU by epoch", metricKey=miou, selectedMetricKeys=[miou], **_LINE),
@@ -86,7 +85,7 @@ def _charts() -> list[dict[str, Any]]:
 
 
 def _chart(kind: str, name: str, **settings: Any) -> dict[str, Any]:
-    """A chart of MLflow's. name: unlike that of any other."""
+    """Return a chart in MLflow's JSON. name: unique among the charts."""
     return {
         "uuid": f"study-{name}",
         "type": kind,

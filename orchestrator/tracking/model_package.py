@@ -1,7 +1,7 @@
-"""What a model needs to run where this project is not installed: sources, and libraries.
+"""The sources and libraries that a model needs on a machine where this project is not installed.
 
-The sources are those that `pipelines.serving` imports, directly or not, and the user's own modules.
-Which libraries they need is read from their imports; each is asked for at the version at hand.
+The sources are the import closure of `pipelines.serving` and the user's own modules. The required
+libraries are read from the imports of these sources, and pinned to the installed versions.
 """
 
 import io
@@ -34,28 +34,28 @@ class Package:
 
 
 def package(experiment: Experiment, imports: Sequence[str]) -> Package:
-    """What the experiment's network needs. imports: the study's modules that it is made with."""
+    """Return what the experiment's network needs. imports: the modules that the study imports."""
     own = modules_of(experiment, imports)
     return _package(tuple(module for module in own), tuple(imports))
 
 
-@cache  # the trials of a study need the same
+@cache  # the trials of a study share one package
 def _package(own: tuple[ModuleType, ...], imports: tuple[str, ...]) -> Package:
     files = named_sources(models) | named_sources(pipelines)
-    wanted, libraries = [_ENTRY], set()
+    roots, libraries = [_ENTRY], set()
     for module in own:
         if is_installed(module):
             libraries.add(module.__name__)
         else:
-            # All of it: it may well import parts of itself by name.
+            # Every file of it, because it may import parts of itself dynamically.
             files |= named_sources(module)
-            wanted += named_sources(module)
-    needed, imported = import_closure(wanted, files)
+            roots += named_sources(module)
+    needed, imported = import_closure(roots, files)
     return Package(_archive(needed, imports), _requirements(imported | libraries))
 
 
 def _archive(needed: Mapping[str, Path], imports: Sequence[str]) -> bytes:
-    """The sources as a zip archive, the same bytes for the same sources."""
+    """Return the sources as a zip archive; equal sources give equal bytes."""
     content = {IMPORTS: json.dumps(list(imports)).encode()}
     for name, file in needed.items():
         path = name.replace(".", "/")
@@ -70,12 +70,12 @@ def _archive(needed: Mapping[str, Path], imports: Sequence[str]) -> bytes:
 
 
 def _requirements(names: Iterable[str]) -> tuple[str, ...]:
-    """The installed distributions that provide the top-level `names`, pinned."""
-    provided = packages_distributions()
-    found = {
+    """Return the installed distributions that provide the top-level `names`, pinned."""
+    providers = packages_distributions()
+    distributions = {
         distribution
         for name in set(names) - set(sys.stdlib_module_names)
-        for distribution in provided.get(name, ())
+        for distribution in providers.get(name, ())
     }
-    # Builds of one release for other devices (2.13.0+cpu) are asked for as that release.
-    return tuple(sorted(f"{name}=={version(name).split('+')[0]}" for name in found))
+    # A build for one device (2.13.0+cpu) is pinned as its release (2.13.0).
+    return tuple(sorted(f"{name}=={version(name).split('+')[0]}" for name in distributions))

@@ -1,4 +1,4 @@
-"""Trained models in MLflow: each trial's, and the best of a study by name."""
+"""Trained models in MLflow: one for each trial, and the best of a study under a registered name."""
 
 import re
 import tempfile
@@ -26,11 +26,11 @@ MODEL = "model"
 
 _BEST = "best"
 
-_PICTURE = TensorSpec(np.dtype(np.uint8), (-1, -1, 3))
+_IMAGE_SPEC = TensorSpec(np.dtype(np.uint8), (-1, -1, 3))
 
-_LABELS = TensorSpec(np.dtype(np.uint8), (-1, -1))
+_LABEL_SPEC = TensorSpec(np.dtype(np.uint8), (-1, -1))
 
-_EXAMPLE = 64  # pixels of an example's longer side, at most
+_EXAMPLE_SIZE = 64  # maximum length of an example's longer side, in pixels
 
 
 def log_model(
@@ -44,9 +44,9 @@ def log_model(
 ) -> None:
     """Record the model `directory` as the model of a run: `runs:/ID/model`.
 
-    `mlflow.pyfunc.load_model` makes of it what predicts label maps, wherever the libraries of
-    `package` are installed. example: a picture, uint8 `(height, width, 3)`. tags: shown with the
-    model. step: the epoch it is of.
+    `mlflow.pyfunc.load_model` loads it as a predictor of label maps wherever the libraries of
+    `package` are installed. example: an image, uint8 `(height, width, 3)`. tags: shown with the
+    model. step: the model's epoch.
     """
     client = store.client
     experiment_id = client.get_run(run_id).info.experiment_id
@@ -55,8 +55,8 @@ def log_model(
         experiment_id, name=MODEL, source_run_id=run_id, tags=labels, model_type="segmentation"
     )
     (directory / pyfunc_loader.SOURCES).write_bytes(package.sources)
-    signature = ModelSignature(Schema([_PICTURE]), Schema([_LABELS]))
-    # The model says itself what it takes: one picture, or several. MLflow would hold it to one.
+    signature = ModelSignature(Schema([_IMAGE_SPEC]), Schema([_LABEL_SPEC]))
+    # Turns off MLflow's input check, which would reject a list of images; the model checks itself.
     signature._is_signature_from_type_hint = True
     with tempfile.TemporaryDirectory(prefix="model-") as temporary:
         saved = Path(temporary) / MODEL
@@ -82,23 +82,24 @@ def log_model(
 
 
 def register_best(store: TrackingStore, study: str, run_id: str) -> str | None:
-    """Make the model of a run the one that `models:/STUDY@best` means; returns that name.
+    """Register the model of a run as `models:/STUDY@best`; return that name.
 
-    Where it is so already, nothing is registered again. None where the run holds no model.
+    Nothing is registered again if the name already refers to this run. Returns None if the run
+    holds no model.
     """
     client = store.client
     run = client.get_run(run_id)
     outputs = run.outputs.model_outputs if run.outputs else []
     if not outputs:
         return None
-    # MLflow keeps these two apart from the parts of a URI.
+    # Registered names must not contain the separators of model URIs.
     name = re.sub(r"[/:]+", "-", study)
     uri = f"models:/{name}@{_BEST}"
-    present = _registered(store, name)
-    if present is not None and present.run_id == run_id:
+    current = _current_best(store, name)
+    if current is not None and current.run_id == run_id:
         return uri
     model = client.get_logged_model(outputs[-1].model_id)
-    if present is None and not client.search_registered_models(f"name = '{name}'"):
+    if current is None and not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, description=f"Models of the study {study}.")
     version = client.create_model_version(
         name,
@@ -111,7 +112,7 @@ def register_best(store: TrackingStore, study: str, run_id: str) -> str | None:
     return uri
 
 
-def _registered(store: TrackingStore, name: str) -> ModelVersion | None:
+def _current_best(store: TrackingStore, name: str) -> ModelVersion | None:
     try:
         return store.client.get_model_version_by_alias(name, _BEST)
     except MlflowException:
@@ -127,13 +128,12 @@ def log_models(
     best: Path | None,
     metrics: Mapping[str, float],
 ) -> None:
-    """Record the checkpoint directories of a trial: `last` as the run's model, `best` beside it.
+    """Record the checkpoint directories of a trial: `last` as the run's model, `best` as artifacts.
 
-    The table's figure is the last checkpoint's, so it is the one that other programs load.
-    best: None where nothing was validated. metrics: of the last epoch.
+    The table shows the score of the last checkpoint, so that is what other programs load. best:
+    None for a trial without validation. metrics: of the last epoch.
 
-    Raises CheckpointError where one is of another experiment, or of other data or weights than the
-    trial's: a trial's name must stand for nothing else.
+    Raises CheckpointError if a checkpoint's experiment, data or weights are not the trial's.
     """
     experiment, manifest = trial.experiment, trial.dataset.manifest
     digests = dict(zip(WEIGHTS, trial.digests, strict=True))
@@ -168,10 +168,10 @@ def log_models(
 
 
 def _example(trial: ResolvedTrial) -> Array:
-    """The first training picture, so small that it can be read as text: every n-th pixel, sides
-    multiples of 32."""
-    picture, _ = trial.dataset.split(trial.experiment.data.train_split).read(0)
-    step = -(-max(picture.shape[:2]) // _EXAMPLE)
-    small = picture[::step, ::step]
+    """Return the first training image, subsampled to sides that are multiples of 32, because MLflow
+    stores examples as text."""
+    image, _ = trial.dataset.split(trial.experiment.data.train_split).read(0)
+    step = -(-max(image.shape[:2]) // _EXAMPLE_SIZE)
+    small = image[::step, ::step]
     height, width = (max(32, length // 32 * 32) for length in small.shape[:2])
     return np.ascontiguousarray(small[:height, :width])

@@ -1,9 +1,9 @@
-"""The entry point of a model in MLflow: a copy of this file lies in its folder `code/`.
+"""The entry point of a model in MLflow, which keeps a copy of this file in the folder `code/`.
 
-`mlflow.pyfunc.load_model` imports it by name on a machine that may know nothing of this project, so
-it imports nothing of it. The sources that the model needs lie beside its weights, in one archive;
-they are imported for it alone, so that neither packages of the same names nor the models of other
-versions get in each other's way.
+`mlflow.pyfunc.load_model` imports it by name on machines where this project may not be installed,
+so it must not import anything from the project. The sources that the model needs are in an archive
+next to its weights. They are imported for this model only, so that they conflict neither with
+installed packages of the same names nor with models of other versions.
 """
 
 import importlib
@@ -20,20 +20,20 @@ IMPORTS = "imports.json"
 
 
 def _load_pyfunc(data_path: str) -> Any:
-    """The model in the directory `data_path`, with `predict`; see `pipelines.serving`.
+    """Load the model in the directory `data_path`; see `pipelines.serving` for its `predict`.
 
-    Raises ImportError where a library is missing, and says how to install it.
+    Raises ImportError with installation instructions if a library is missing.
     """
     directory = Path(data_path)
     with zipfile.ZipFile(directory / SOURCES) as archive:
         imports = json.loads(archive.read(IMPORTS))
         packages = {name.split("/")[0].removesuffix(".py") for name in archive.namelist()}
     try:
-        with _alone(directory / SOURCES, packages):
+        with _import_only_from(directory / SOURCES, packages):
             serving = importlib.import_module("pipelines.serving")
             return serving.SegmentationModel(directory, imports)
     except ModuleNotFoundError as error:
-        # Spelled out: the folder may be a copy that is gone when the program ends.
+        # List them in the message: the folder may be a copy that is deleted when the program ends.
         requirements = (directory.parent.parent / "requirements.txt").read_text().split()
         raise ImportError(
             f"this model needs {error.name}, which is not installed here; install what its "
@@ -42,13 +42,13 @@ def _load_pyfunc(data_path: str) -> Any:
 
 
 @contextmanager
-def _alone(sources: Path, packages: set[str]) -> Iterator[None]:
-    """Import `packages` from `sources`; afterwards, those names mean what they meant before."""
+def _import_only_from(sources: Path, packages: set[str]) -> Iterator[None]:
+    """Within this context, import `packages` from `sources`; restore `sys.modules` afterwards."""
 
-    def named() -> dict[str, Any]:
+    def loaded() -> dict[str, Any]:
         return {n: m for n, m in sys.modules.items() if n.partition(".")[0] in packages}
 
-    before = named()
+    before = loaded()
     for name in before:
         del sys.modules[name]
     sys.path.insert(0, str(sources))
@@ -56,6 +56,6 @@ def _alone(sources: Path, packages: set[str]) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(sources))
-        for name in named():
+        for name in loaded():
             del sys.modules[name]
         sys.modules.update(before)

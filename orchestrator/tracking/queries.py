@@ -1,4 +1,4 @@
-"""Reading what studies have left in the tracking store, without changing any of it."""
+"""Read-only queries of the tracking store."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ _STATES: dict[str, StudyState] = {"FINISHED": "finished", "FAILED": "failed"}
 
 @dataclass(frozen=True)
 class StudySummary:
-    """A study at a glance.
+    """The state of a study.
 
     holder: the process that runs it, and the seconds since its last heartbeat. trials: its own
-    runs; links: how many rows were trained by other studies. started: seconds since the epoch.
-    command: the arguments it was last run with. stop_requested: from another terminal.
+    runs; links: the number of rows that other studies trained. started: seconds since the epoch.
+    command: the arguments of its last run, as JSON. stop_requested: by another terminal.
     """
 
     name: str
@@ -46,37 +46,37 @@ class StudySummary:
 class Snapshot:
     """All of this project's runs in a tracking store, at one moment.
 
-    trials: of all studies, oldest first. studies: in the order in which they were begun.
+    trials: of all studies, oldest first. studies: in the order in which they were started.
     """
 
     trials: Sequence[TrialRun]
     studies: Sequence[StudySummary]
 
     def by_identity(self, identities: Iterable[str]) -> dict[str, list[TrialRun]]:
-        """All runs of each trial, in every study, oldest first."""
-        wanted = set(identities)
+        """Return the runs with each identity, in every study, oldest first."""
+        requested = set(identities)
         runs: dict[str, list[TrialRun]] = {}
         for run in self.trials:
-            if run.identity in wanted:
+            if run.identity in requested:
                 runs.setdefault(run.identity, []).append(run)
         return runs
 
     @property
     def measurements(self) -> list[str]:
-        """The times that the finished trials measured on their devices, as JSON."""
+        """The timings that finished trials measured on their devices, as JSON."""
         return [
             run.measurement for run in self.trials if run.measurement and run.status == "FINISHED"
         ]
 
 
 def take_snapshot(store: TrackingStore) -> Snapshot:
-    """Read all runs of all studies in one scan; runs that were deleted in MLflow are left out."""
+    """Read all runs of all studies in one scan, except runs that were deleted in MLflow."""
     names = store.studies()
     runs: dict[str, list[Run]] = {"study": [], "trial": [], "link": []}
     for run in store.search(list(names), f"tags.`{tag.KIND}` != 'none'"):
         runs[run.data.tags[tag.KIND]].append(run)
     runs["trial"].sort(key=lambda run: (run.info.start_time, run.info.run_id))
-    living = {parent.info.run_id for parent in runs["study"] if lock_holder(parent)}
+    active_studies = {parent.info.run_id for parent in runs["study"] if lock_holder(parent)}
     linked: dict[str, set[tuple[str, str]]] = {}
     links: dict[str, int] = {}
     for run in runs["link"]:
@@ -89,7 +89,7 @@ def take_snapshot(store: TrackingStore) -> Snapshot:
         read_trial_run(
             run,
             names[run.info.experiment_id],
-            run.data.tags.get("mlflow.parentRunId") in living,
+            run.data.tags.get("mlflow.parentRunId") in active_studies,
             linked.get(run.info.run_id, ()),
         )
         for run in runs["trial"]
@@ -122,30 +122,30 @@ def _summary(parent: Run, name: str, trials: Sequence[TrialRun], links: int) -> 
 
 
 def history(store: TrackingStore, run_id: str, metric: str) -> list[tuple[int, float]]:
-    """`(epoch, value)` of a metric, first epoch first; empty where there is none."""
+    """Return `(epoch, value)` of a metric by ascending epoch; empty if it was never recorded."""
     try:
-        recorded = store.client.get_metric_history(run_id, metric)
+        entries = store.client.get_metric_history(run_id, metric)
     except MlflowException:
         return []
-    return sorted({entry.step: entry.value for entry in recorded}.items())
+    return sorted({entry.step: entry.value for entry in entries}.items())
 
 
-def parent_run(store: TrackingStore, study: str) -> str | None:
-    """The id of the study's own run; None where the ledger does not know the study."""
+def parent_run_id(store: TrackingStore, study: str) -> str | None:
+    """Return the id of the study's parent run; None if the store has no such study."""
     experiment = store.client.get_experiment_by_name(study)
     if experiment is None or experiment.lifecycle_stage != "active":
         return None
-    found = store.search([experiment.experiment_id], f"tags.`{tag.KIND}` = 'study'")
-    return max(found, key=lambda run: run.info.start_time).info.run_id if found else None
+    parents = store.search([experiment.experiment_id], f"tags.`{tag.KIND}` = 'study'")
+    return max(parents, key=lambda run: run.info.start_time).info.run_id if parents else None
 
 
-def study_pictures(store: TrackingStore, study: str) -> dict[str, bytes]:
-    """The PNG files that were drawn of the study's models, by name without the ending."""
-    parent = parent_run(store, study)
+def study_figures(store: TrackingStore, study: str) -> dict[str, bytes]:
+    """Return the PNG figures of the study's models, by file name without the suffix."""
+    parent = parent_run_id(store, study)
     if parent is None:
         return {}
     paths = [entry.path for entry in store.client.list_artifacts(parent, FIGURES)]
-    with TemporaryDirectory(prefix="pictures-") as directory:
+    with TemporaryDirectory(prefix="figures-") as directory:
         return {
             PurePosixPath(path).stem: store.download(
                 f"runs:/{parent}/{path}", Path(directory)
@@ -155,8 +155,8 @@ def study_pictures(store: TrackingStore, study: str) -> dict[str, bytes]:
         }
 
 
-def run_address(store: TrackingStore, run: TrialRun) -> str:
-    """Where a browser finds the run: on the tracking server, or on `mlflow ui` at its own port."""
-    server = store.shown_uri if store.shown_uri.startswith("http") else ""
+def run_url(store: TrackingStore, run: TrialRun) -> str:
+    """Return the run's URL on the tracking server, or on `mlflow ui` at its default port."""
+    server = store.display_uri if store.display_uri.startswith("http") else ""
     base = server.rstrip("/") or f"http://127.0.0.1:{_PORT}"
     return f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}"

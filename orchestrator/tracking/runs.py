@@ -1,4 +1,4 @@
-"""What is read from a run in MLflow: a trial's run, who holds a study, which run counts."""
+"""Reads MLflow's runs: a trial's run, who holds a study's lock, which run represents a trial."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from orchestrator.tracking.claims import Owner
 
 RunStatus = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
 
-FIGURES = "figures"  # the folder of a study's drawings among its artifacts
+FIGURES = "figures"  # the artifact folder of a study's figures
 
 _STATES: Mapping[str, TrialState] = {
     "SCHEDULED": TrialState.WAITING,
@@ -28,15 +28,16 @@ _STATES: Mapping[str, TrialState] = {
 class TrialRun:
     """A trial's run in the tracking store.
 
-    code: the version that trained it, several joined by `+` where it was resumed under another one,
-    empty where it never started. epoch: the last one recorded, 0 before the first. name: the
-    trial's in its study. reason: why it failed or was interrupted; may be empty. stopped_early: by
-    the early stopping of a search. in_work: another living process trains it or has scheduled it;
-    claimed: that process has settled that it does. trials: (study, trial) of the rows it is known
-    to serve: its own, and those that link to it. dataset: as the study named it; data: its
-    fingerprint. weights: locations of the weights that the backbone and the whole network started
-    from; digests: of these two; None without any. evaluations: the settings of each later one, by
-    its name. measurement: its times as JSON. started_at and ended_at: seconds since the epoch.
+    code: the version of the code that trained it, several joined by `+` if it was resumed under
+    another version, empty if it never started. epoch: the last recorded epoch, 0 before the first.
+    name: the trial's name in its study. reason: why it failed or was interrupted; may be empty.
+    stopped_early: by the early stopping of a search. active_elsewhere: another live process has
+    scheduled or is training it; claimed: that process holds the claim. trials: (study, trial) of
+    the rows that it serves: its own, and those that link to it. dataset: as named by the study;
+    data: the data set's fingerprint. weights: locations of the initial weights of the backbone and
+    of the whole network; digests: of these two; None if there are none. evaluations: the settings
+    of each later evaluation, by its name. measurement: its timings as JSON. started_at and
+    ended_at: seconds since the epoch.
     """
 
     run_id: str
@@ -50,7 +51,7 @@ class TrialRun:
     experiment_id: str = ""
     reason: str = ""
     stopped_early: bool = False
-    in_work: bool = False
+    active_elsewhere: bool = False
     claimed: bool = False
     trials: frozenset[tuple[str, str]] = frozenset()
     dataset: str = ""
@@ -65,17 +66,17 @@ class TrialRun:
 
     @property
     def state(self) -> TrialState:
-        """The state of the run by itself, whatever the present code version is."""
+        """The state of the run, regardless of the current version of the code."""
         return TrialState.STOPPED_EARLY if self.stopped_early else _STATES[self.status]
 
     @property
     def started(self) -> bool:
-        """Whether its training ever began."""
+        """Whether its training ever started."""
         return self.code != ""
 
     @property
     def hours(self) -> float | None:
-        """Wall hours of training, summed over resumes where that was recorded; else from the start
+        """Wall-clock hours of training, summed over resumes if recorded; otherwise from the start
         of the run to its end."""
         seconds = self.metrics.get("trial/seconds")
         if seconds is None and self.ended_at is not None:
@@ -84,9 +85,9 @@ class TrialRun:
 
 
 def read_trial_run(
-    run: Run, study: str, in_work: bool = False, linked: Iterable[tuple[str, str]] = ()
+    run: Run, study: str, active_elsewhere: bool = False, linked: Iterable[tuple[str, str]] = ()
 ) -> TrialRun:
-    """A run of MLflow's as a trial's. study: the name of its experiment. linked: (study, trial) of
+    """Convert MLflow's run of a trial. study: the name of its experiment. linked: (study, trial) of
     the rows that link to it."""
     info, tags, params, metrics = run.info, run.data.tags, run.data.params, run.data.metrics
     name = tags.get(tag.TRIAL, info.run_name)
@@ -104,7 +105,7 @@ def read_trial_run(
         experiment_id=info.experiment_id,
         reason=tags.get(tag.REASON, ""),
         stopped_early=tags.get(tag.STOPPED) == "early",
-        in_work=in_work and info.status in ("SCHEDULED", "RUNNING"),
+        active_elsewhere=active_elsewhere and info.status in ("SCHEDULED", "RUNNING"),
         claimed=tags.get(tag.CLAIM) == "held",
         trials=frozenset({(study, name), *linked}),
         dataset=params.get("data.dataset", ""),
@@ -120,7 +121,7 @@ def read_trial_run(
 
 
 def evaluations_in(tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """The settings of each later evaluation of a run, by the evaluation's name."""
+    """Return the settings of each later evaluation of a run, by the evaluation's name."""
     evaluations: dict[str, dict[str, str]] = {}
     for key, value in tags.items():
         if key.startswith(tag.EVALUATION):
@@ -130,8 +131,8 @@ def evaluations_in(tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
 
 
 def lock_holder(parent: Run) -> tuple[Owner, float] | None:
-    """The living process that runs a study, and the seconds since its last heartbeat; None where
-    none does. This process itself does not count."""
+    """Return the other live process that runs a study and the seconds since its last heartbeat, or
+    None."""
     if parent.info.status != "RUNNING":
         return None
     tags = parent.data.tags
@@ -143,28 +144,29 @@ def lock_holder(parent: Run) -> tuple[Owner, float] | None:
 def is_abandoned(parent: Run) -> bool:
     """Whether a study's run is RUNNING although its process is dead."""
     owner = Owner.parse(parent.data.tags.get(tag.OWNER, ""))
-    mine = owner == Owner.this_process()
-    return parent.info.status == "RUNNING" and not mine and lock_holder(parent) is None
+    is_own = owner == Owner.this_process()
+    return parent.info.status == "RUNNING" and not is_own and lock_holder(parent) is None
 
 
 def select_run(runs: Iterable[TrialRun], study: str, code: str) -> TrialRun | None:
-    """The run that counts for a trial of `study`; None where the trial is missing.
+    """Select the run that represents a trial of `study`; None if the trial is missing.
 
-    runs: all of its identity, in every study, oldest first. code: the present version.
+    runs: all runs of its identity, in every study, oldest first. code: the current version.
 
-    A finished run counts in whatever study it is, one of the present code before one of another.
-    Next comes what another process trains right now, then what this study left unfinished;
-    unfinished runs of other studies belong to them. Of equals, the study's own goes first, then the
-    latest.
+    Finished runs of any study come first, those of the current code before those of others. Then
+    come runs that another process is training now, then unfinished runs of this study; unfinished
+    runs of other studies belong to them. Ties go to the study's own run, then to the latest.
     """
 
     def rank(run: TrialRun) -> tuple[int, bool]:
         own = run.study == study
         if run.status == "FINISHED":
             return (3 if run.code == code else 2), own
-        return int(run.in_work), own
+        return int(run.active_elsewhere), own
 
-    counting = [
-        run for run in runs if run.status == "FINISHED" or run.in_work or run.study == study
+    candidates = [
+        run
+        for run in runs
+        if run.status == "FINISHED" or run.active_elsewhere or run.study == study
     ]
-    return max(reversed(counting), key=rank, default=None)
+    return max(reversed(candidates), key=rank, default=None)

@@ -1,4 +1,4 @@
-"""The tracking store: connecting to it, searching it, and writing to single runs of it."""
+"""The tracking store: connect to it, search it, and write to its runs."""
 
 import math
 import os
@@ -20,55 +20,71 @@ from orchestrator.tracking.mlflow_view import VIEW_QUERY
 from orchestrator.tracking.runs import TrialRun, evaluations_in, read_trial_run
 from pipelines.errors import UserError
 
-_VARIABLE = "MLFLOW_TRACKING_URI"
-_PARAMS_IN_A_BATCH = 100
-_METRICS_IN_A_BATCH = 1000
-_ABSENT = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+_URI_VARIABLE = "MLFLOW_TRACKING_URI"
+_PARAMS_PER_BATCH = 100
+_METRICS_PER_BATCH = 1000
+_NOT_FOUND = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
 class TrackingError(UserError, RuntimeError):
-    """The ledger cannot be used as asked; the message says why and what would work."""
+    """A request to the tracking store failed; the message says why and what to do."""
 
 
 def tracking_uri(storage: Path) -> str:
-    """`MLFLOW_TRACKING_URI`, or a SQLite file in the storage."""
-    return os.environ.get(_VARIABLE) or f"sqlite:///{storage / 'mlflow.db'}"
+    """Return `MLFLOW_TRACKING_URI` if set, else the SQLite file in the storage."""
+    return os.environ.get(_URI_VARIABLE) or f"sqlite:///{storage / 'mlflow.db'}"
 
 
 def open_store(storage: Storage) -> "TrackingStore":
-    """The store of `MLFLOW_TRACKING_URI`, or a SQLite file in the storage on this machine.
+    """Open the store at `MLFLOW_TRACKING_URI` if set, else the SQLite file in the local storage.
 
-    Raises TrackingError where the storage is a URI and there is no tracking server.
+    Raises TrackingError if the storage is a URI and no tracking server is set.
     """
-    uri = tracking_uri(storage.here)
+    uri = tracking_uri(storage.local)
     if storage.is_remote and uri.startswith("sqlite:"):
         raise TrackingError(
-            f"--storage {storage.shared} can hold no ledger; set MLFLOW_TRACKING_URI to a "
-            "tracking server's address"
+            f"--storage {storage.shared} cannot hold a tracking store; set MLFLOW_TRACKING_URI to "
+            "a tracking server's address"
         )
-    return TrackingStore(uri, None if uri.startswith("http") else storage.here / "artifacts")
+    return TrackingStore(uri, None if uri.startswith("http") else storage.local / "artifacts")
+
+
+def open_existing_store(storage: Path) -> "TrackingStore":
+    """Open the store at `MLFLOW_TRACKING_URI` if set, else the SQLite file in `storage`, which must
+    exist.
+
+    Raises TrackingError if there is no such file or the server cannot be reached.
+    """
+    uri = tracking_uri(storage)
+    file = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not file.exists():
+        raise TrackingError(
+            f"no tracking store at {file}; pass the studies' storage with --storage, or set "
+            "MLFLOW_TRACKING_URI to a tracking server's address"
+        )
+    return TrackingStore(uri, None)
 
 
 class TrackingStore:
-    """A tracking store. client: MLflow's own, for this package alone."""
+    """A tracking store. client: MLflow's client, for use inside this package only."""
 
     def __init__(self, tracking_uri: str, artifacts: Path | None) -> None:
-        """Connect to a tracking store. `artifacts`: where a new study keeps them; None leaves that
-        to the tracking server. Raises TrackingError where the store cannot be reached."""
+        """Connect to a tracking store. artifacts: the folder for artifacts of new studies; None
+        leaves that to the tracking server. Raises TrackingError if the store cannot be reached."""
         self.tracking_uri = tracking_uri
         self.artifacts = artifacts
         try:
             self.client = MlflowClient(tracking_uri)
             self.client.search_experiments(max_results=1)
         except Exception as error:
-            raise TrackingError(f"MLflow at {self.shown_uri} cannot be used: {error}") from None
-        said = os.environ.get(_VARIABLE)
-        mlflow.set_tracking_uri(tracking_uri)  # what registers models asks for no address
-        if said is None:  # MLflow notes it in the environment, which holds the user's word alone
-            os.environ.pop(_VARIABLE, None)
+            raise TrackingError(f"MLflow at {self.display_uri} cannot be used: {error}") from None
+        user_uri = os.environ.get(_URI_VARIABLE)
+        mlflow.set_tracking_uri(tracking_uri)  # model registration only knows the global URI
+        if user_uri is None:  # MLflow has set the variable, which is reserved for the user's choice
+            os.environ.pop(_URI_VARIABLE, None)
 
     def studies(self) -> dict[str, str]:
-        """Names of the experiments that are not deleted, by id."""
+        """Return the names of all experiments that are not deleted, by id."""
         names: dict[str, str] = {}
         token = None
         while True:
@@ -79,34 +95,33 @@ class TrackingStore:
                 return names
 
     def make_experiment(self, name: str, location: str | None) -> None:
-        """Make an experiment, unless another process was quicker. location: of its artifacts."""
+        """Create an experiment, unless another process was faster. location: of its artifacts."""
         try:
             self.client.create_experiment(name, artifact_location=location)
         except MlflowException as error:
             if self.client.get_experiment_by_name(name) is None:
                 raise TrackingError(
-                    f"the study {name!r} cannot be made in MLflow: {error}"
+                    f"study {name!r} could not be created in MLflow: {error}"
                 ) from None
 
     def exists(self, run_id: str) -> bool:
-        """Whether a run is there and not deleted. A store that does not answer has not said that
-        it is gone."""
+        """Whether a run exists and is not deleted; True if the store does not answer."""
         try:
             return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
         except MlflowException as error:
-            return bool(error.error_code != _ABSENT)
+            return bool(error.error_code != _NOT_FOUND)
 
     def trial_run(self, run_id: str) -> TrialRun:
-        """A trial's run as it is now."""
+        """Read the current state of a trial's run."""
         run = self.client.get_run(run_id)
         return read_trial_run(run, self.client.get_experiment(run.info.experiment_id).name)
 
     def run_name(self, run_id: str) -> str:
-        """The name that MLflow shows for a run."""
+        """Return the name that MLflow shows for a run."""
         return str(self.client.get_run(run_id).info.run_name)
 
     def search(self, experiments: Sequence[str], query: str) -> list[Run]:
-        """All runs of the experiments (by their ids) that match, however many there are."""
+        """Return all matching runs of the experiments (ids), across all result pages."""
         runs: list[Run] = []
         token = None
         while True:
@@ -124,31 +139,31 @@ class TrackingStore:
         params: Mapping[str, object],
         metrics: Mapping[str, float],
     ) -> None:
-        """Record a new run's settings and first figures in as few requests as there can be."""
+        """Record a new run's settings and first metrics in as few requests as possible."""
         entries = [Param(name, str(value)) for name, value in params.items()]
         now = int(time.time() * 1000)
         self.client.log_batch(
             run_id,
-            params=entries[:_PARAMS_IN_A_BATCH],
+            params=entries[:_PARAMS_PER_BATCH],
             metrics=[Metric(_metric_name(name), value, now, 0) for name, value in metrics.items()],
         )
-        for start in range(_PARAMS_IN_A_BATCH, len(entries), _PARAMS_IN_A_BATCH):
-            self.client.log_batch(run_id, params=entries[start : start + _PARAMS_IN_A_BATCH])
+        for start in range(_PARAMS_PER_BATCH, len(entries), _PARAMS_PER_BATCH):
+            self.client.log_batch(run_id, params=entries[start : start + _PARAMS_PER_BATCH])
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        """Record figures at one step, in batches. Values that are not finite are left out, because
-        not every store holds them."""
+        """Record metrics at one step, in batches. Skips values that are not finite, which some
+        stores cannot hold."""
         now = int(time.time() * 1000)
         entries = [
             Metric(_metric_name(name), value, now, step)
             for name, value in metrics.items()
             if math.isfinite(value)
         ]
-        for start in range(0, len(entries), _METRICS_IN_A_BATCH):
-            self.client.log_batch(run_id, metrics=entries[start : start + _METRICS_IN_A_BATCH])
+        for start in range(0, len(entries), _METRICS_PER_BATCH):
+            self.client.log_batch(run_id, metrics=entries[start : start + _METRICS_PER_BATCH])
 
-    def holds(self, run_id: str, metrics: Mapping[str, float]) -> bool:
-        """Whether the latest figures of a run are these."""
+    def latest_metrics_are(self, run_id: str, metrics: Mapping[str, float]) -> bool:
+        """Whether the latest values of these metrics of a run are the given ones."""
         latest = self.client.get_run(run_id).data.metrics
         return all(
             latest.get(_metric_name(name)) == value
@@ -161,30 +176,29 @@ class TrackingStore:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def log_artifact(self, run_id: str, path: Path, folder: str | None = None) -> None:
-        """Copy a file, or a directory's content, into the run's artifacts."""
+        """Copy a file, or the contents of a directory, into the run's artifacts."""
         if path.is_dir():
             self.client.log_artifacts(run_id, str(path), folder)
         else:
             self.client.log_artifact(run_id, str(path), folder)
 
     def download(self, uri: str, directory: Path) -> Path:
-        """Copy `runs:/ID/FOLDER` or a registered `models:/NAME@ALIAS` into `directory`; returns the
-        folder it is in. Raises TrackingError where there is none.
+        """Copy `runs:/ID/FOLDER` or a registered `models:/NAME@ALIAS` into `directory`; return its
+        path there. Raises TrackingError if it does not exist.
 
-        The last checkpoint of a run is its model, so `runs:/ID/last` is what `runs:/ID/model` is.
+        A run's model is its last checkpoint, so `runs:/ID/last` means `runs:/ID/model`.
         """
-        # MLflow's own bar writes over what the commands print.
+        # MLflow's progress bar would overwrite the commands' output.
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         last = re.fullmatch(r"(runs:/[^/]+)/last/?", uri)
-        # Runs of earlier versions hold it in a folder of that name.
+        # Runs of earlier versions have the last checkpoint in a folder `last`.
         sources = [uri] if last is None else [f"{last[1]}/model", uri]
         for source in sources:
             try:
-                found = mlflow.artifacts.download_artifacts(source, dst_path=str(directory))
-                return Path(found)
+                return Path(mlflow.artifacts.download_artifacts(source, dst_path=str(directory)))
             except Exception as error:
                 cause = error
-        raise TrackingError(f"{uri}: not in MLflow at {self.shown_uri} ({cause})")
+        raise TrackingError(f"{uri}: not in MLflow at {self.display_uri} ({cause})")
 
     def log_evaluation(
         self,
@@ -195,43 +209,46 @@ class TrackingStore:
         files: Path,
     ) -> None:
         """Record a later evaluation of a finished run: metrics and files under `eval/NAME/`, tags
-        under `orchestrator.eval.NAME.`. Nothing that has another name is touched."""
-        vouching = {f"{tag.EVALUATION}{name}.{key}": value for key, value in tags.items()}
-        # Tags say whose figures and files these are: void while they are written, true after.
-        self.set_tags(run_id, dict.fromkeys(vouching, ""))
-        named = {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
-        self.log_metrics(run_id, named, self._scorings(run_id, named))
+        under `orchestrator.eval.NAME.`. Evaluations with other names do not change."""
+        settings = {f"{tag.EVALUATION}{name}.{key}": value for key, value in tags.items()}
+        # Empty tags mark the evaluation as incomplete while its metrics and files are written.
+        self.set_tags(run_id, dict.fromkeys(settings, ""))
+        prefixed = {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
+        self.log_metrics(run_id, prefixed, self._next_step(run_id, prefixed))
         self.client.log_artifacts(run_id, str(files), f"eval/{name}")
-        self.set_tags(run_id, vouching)
+        self.set_tags(run_id, settings)
 
-    def _scorings(self, run_id: str, named: Iterable[str]) -> int:
-        """How often figures of these names were recorded. Of those at one step, MLflow shows the
-        one with the latest time, and the clocks of two machines differ."""
-        names = [_metric_name(name) for name in named][:1]
-        known = [m.step for name in names for m in self.client.get_metric_history(run_id, name)]
-        return max(known, default=-1) + 1
+    def _next_step(self, run_id: str, metrics: Iterable[str]) -> int:
+        """Return the first step that the first of `metrics` does not have yet.
+
+        MLflow shows the value of the highest step; within one step it compares times, and the
+        clocks of two machines differ.
+        """
+        names = [_metric_name(name) for name in metrics][:1]
+        steps = [m.step for name in names for m in self.client.get_metric_history(run_id, name)]
+        return max(steps, default=-1) + 1
 
     def evaluations(self, run_id: str) -> dict[str, dict[str, str]]:
-        """The tags of each later evaluation of a run, by its name."""
+        """Return the tags of each later evaluation of a run, by its name."""
         return evaluations_in(self.client.get_run(run_id).data.tags)
 
     @property
-    def shown_uri(self) -> str:
-        """The tracking URI as it may be shown and kept: without a password."""
+    def display_uri(self) -> str:
+        """The tracking URI without its password, safe to print and store."""
         return re.sub(r"(://[^:/?#@]*):[^/?#]*@", r"\1@", self.tracking_uri)
 
-    def how_to_look(self, experiment_id: str) -> str:
-        """How a person opens what this ledger holds of an experiment."""
+    def viewing_instructions(self, experiment_id: str) -> str:
+        """Return instructions for opening an experiment's page in MLflow."""
         page = f"#/experiments/{experiment_id}/runs{VIEW_QUERY}"
         if self.tracking_uri.startswith("http"):
-            return f"results: {self.shown_uri}/{page}"
+            return f"results: {self.display_uri}/{page}"
         return (
-            f"look at the results:  {sys.executable} -m mlflow ui "
-            f"--backend-store-uri {self.shown_uri}\n"
-            f"and open              http://127.0.0.1:5000/{page}"
+            f"to see the results, run:  {sys.executable} -m mlflow ui "
+            f"--backend-store-uri {self.display_uri}\n"
+            f"and open:                 http://127.0.0.1:5000/{page}"
         )
 
 
 def _metric_name(name: str) -> str:
-    """MLflow accepts letters, digits and _-./ : only; anything else becomes a hyphen."""
+    """Replace characters that MLflow does not accept in metric names by hyphens."""
     return re.sub(r"[^\w./-]+", "-", name)

@@ -1,7 +1,8 @@
-"""Which table the page of a study shows: its description, documents, figures and best model.
+"""Decides which table a study's page in MLflow shows: its description, report, figures and model.
 
-A study has one page. The table of its file may always have it; one that `--set` makes another has
-it only while no other is there, so that trying a setting replaces no result.
+A study has one page. The table of the unchanged study file always takes it. A table that was
+changed by `--set` takes it only if it shows no table yet, so that trying a setting replaces no
+published result.
 """
 
 from collections.abc import Sequence
@@ -13,43 +14,43 @@ from orchestrator.tracking.store import TrackingStore
 
 @dataclass(frozen=True)
 class StudyPage:
-    """shown: what makes the table on it another than the file's; asked: the same of the command's
-    own table. Both are empty for the file's."""
+    """published: the `--set` overrides of the table on the page; own: those of the command's table.
+    Empty for the table of the unchanged study file."""
 
-    shown: str
-    asked: str
+    published: str
+    own: str
 
     @property
     def is_own(self) -> bool:
         """Whether the page shows the command's own table."""
-        return self.shown == self.asked
+        return self.published == self.own
 
     @property
     def note(self) -> str:
-        """Why the page does not show the command's table, and what would make it."""
-        table, owner = (
+        """Why the page does not show the command's table, and how to publish it."""
+        own, published = (
             f"`{settings}`" if settings else "the study file"
-            for settings in (self.asked, self.shown)
+            for settings in (self.own, self.published)
         )
         return (
-            f"the table above is that of {table}: the study's page in MLflow, its report "
-            f"and its best model stay those of {owner}; --set study=NAME has a page of its own"
+            f"This table used {own}. The study's MLflow page, report and best model still show "
+            f"{published}; use --set study=NAME to publish this table separately."
         )
 
 
 def find_page(store: TrackingStore, parent_id: str, overridden: Sequence[str]) -> StudyPage:
-    """The page of the study's run as it is; a page that shows nothing yet is the command's own.
-    overridden: as of the command's `Study`."""
-    asked = " ".join(f"--set {entry}" for entry in sorted(overridden))
+    """Return the page of the study's run; an empty page counts as the command's own.
+    overridden: `Study.overridden` of the command."""
+    own = " ".join(f"--set {entry}" for entry in sorted(overridden))
     tags = store.client.get_run(parent_id).data.tags
-    # A page that says nothing of it is from before there was this tag.
-    return StudyPage(tags.get(tag.PAGE, "" if "mlflow.note.content" in tags else asked), asked)
+    # Pages from before this tag existed show the table of the study file.
+    return StudyPage(tags.get(tag.PAGE, "" if "mlflow.note.content" in tags else own), own)
 
 
 def take_page(store: TrackingStore, parent_id: str, overridden: Sequence[str]) -> StudyPage:
-    """The page of the study's run, taken where this command may have it, see `find_page`."""
+    """Publish this command's table on the study's page if it may; see `find_page`."""
     page = find_page(store, parent_id, overridden)
-    if page.asked and not page.is_own:
+    if page.own and not page.is_own:
         return page
-    store.set_tags(parent_id, {tag.PAGE: page.asked})
-    return StudyPage(page.asked, page.asked)
+    store.set_tags(parent_id, {tag.PAGE: page.own})
+    return StudyPage(page.own, page.own)

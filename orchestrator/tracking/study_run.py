@@ -1,4 +1,4 @@
-"""A study while a command works on it: the runs of its trials, and its documents."""
+"""Writes a study's runs while a command works on it: its parent run, its trials, its documents."""
 
 import hashlib
 import re
@@ -13,7 +13,7 @@ from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.claims import Claim, settle
-from orchestrator.tracking.descriptions import reason_of_end, run_name, study_note, with_state
+from orchestrator.tracking.descriptions import outcome_note, run_name, study_note, with_outcome
 from orchestrator.tracking.lock import StudyLock, StudyLockLostError, close_abandoned
 from orchestrator.tracking.mlflow_view import VIEW_TAG, study_view
 from orchestrator.tracking.queries import take_snapshot
@@ -30,62 +30,61 @@ _SETTLING_SECONDS = 0.5
 
 
 class StudyRun:
-    """A study in the hands of this process, from `open` to `close`. It alone writes to it: what
-    writes raises StudyLockLostError where the process has lost it."""
+    """A study locked by this process, from `open` to `close`. Methods that write raise
+    StudyLockLostError if the process has lost the lock."""
 
     def __init__(
         self,
         store: TrackingStore,
         study: Study,
         experiment_id: str,
-        session: StudyLock,
+        lock: StudyLock,
         page: StudyPage,
     ) -> None:
-        """page: of the study, see `StudyPage`."""
         self.store = store
         self.study = study
         self.experiment_id = experiment_id
-        self.parent_id = session.parent_id
+        self.parent_id = lock.parent_id
         self.page = page
-        self._session = session
+        self._lock = lock
 
     @staticmethod
     def open(
         store: TrackingStore, study: Study, on_stop: Callable[[str], None] = lambda why: None
     ) -> "StudyRun":
-        """Take the study, say that it is running, and close what an earlier process left RUNNING
-        when it died. on_stop: called with the reason when this process must stop, see `StudyLock`.
+        """Lock the study, mark it as running, and close the runs that an earlier process left
+        RUNNING when it died. on_stop: called with the reason when this process must stop, see
+        `StudyLock`.
 
-        Raises StudyLockedError where another process is at work on the study right now.
+        Raises StudyLockedError if another process is running the study.
         """
         close_abandoned(store)
         experiment_id = _open_experiment(store, study)
-        session = StudyLock.take(store, experiment_id, study.config.study, on_stop)
-        page = take_page(store, session.parent_id, study.overridden)
-        study_run = StudyRun(store, study, experiment_id, session, page)
+        lock = StudyLock.take(store, experiment_id, study.config.study, on_stop)
+        page = take_page(store, lock.parent_id, study.overridden)
+        study_run = StudyRun(store, study, experiment_id, lock, page)
         if page.is_own:
             store.client.set_experiment_tag(experiment_id, VIEW_TAG, study_view(study))
         study_run._adopt_orphans()
         study_run._close_left_behind("its process ended without closing it")
-        store.client.log_text(session.parent_id, study.text, "study.yaml")
-        store.client.log_text(session.parent_id, study.resolved, "study.resolved.yaml")
+        store.client.log_text(lock.parent_id, study.text, "study.yaml")
+        store.client.log_text(lock.parent_id, study.resolved, "study.resolved.yaml")
         return study_run
 
     @property
-    def taken(self) -> str:
-        """Who has taken the study from this process, in a sentence; empty while nobody has."""
-        return self._session.taken
+    def lost_reason(self) -> str:
+        """Why this process no longer holds the study's lock; empty while it does."""
+        return self._lock.lost_reason
 
-    def check_held(self) -> None:
-        """Before writing to a trial's run by other ways. Raises StudyLockLostError."""
-        self._session.check()
+    def check_lock(self) -> None:
+        """Call before writing to a trial's run by other means. Raises StudyLockLostError."""
+        self._lock.check()
 
-    def begin_trial(self, trial: ResolvedTrial, commit: str | None, record: TrialRun | None) -> str:
-        """Make the trial's run, or reopen the unfinished one of `record`, as scheduled. Returns the
-        run's id."""
-        self._session.check()
+    def begin_trial(self, trial: ResolvedTrial, commit: str | None, run: TrialRun | None) -> str:
+        """Create the trial's run, or reopen its unfinished `run`, as scheduled; return its id."""
+        self._lock.check()
         tags = {
-            f"{tag.KIND}": "trial",
+            tag.KIND: "trial",
             tag.TRIAL: trial.name,
             tag.IDENTITY: trial.identity,
             tag.DATA: trial.dataset.manifest.fingerprint,
@@ -103,32 +102,35 @@ class StudyRun:
         if commit:
             tags["mlflow.source.git.commit"] = commit
         client = self.store.client
-        if record is not None:
-            client.update_run(record.run_id, "SCHEDULED")
-            self.store.set_tags(record.run_id, tags)
-            return record.run_id
-        # The claim is there from the first moment on that the run is.
-        run = client.create_run(self.experiment_id, run_name=run_name(trial), tags=tags)
+        if run is not None:
+            client.update_run(run.run_id, "SCHEDULED")
+            self.store.set_tags(run.run_id, tags)
+            return run.run_id
+        # The tags include the claim, so that the run never exists without it.
+        created = client.create_run(self.experiment_id, run_name=run_name(trial), tags=tags)
+        run_id = str(created.info.run_id)
         cost = {"model/parameters_m": trial.cost.parameters_m, "model/gflops": trial.cost.gflops}
-        self.store.log(run.info.run_id, _flattened(asdict(trial.experiment)), cost)
-        client.update_run(run.info.run_id, "SCHEDULED")
-        return str(run.info.run_id)
+        self.store.log(run_id, _flattened(asdict(trial.experiment)), cost)
+        client.update_run(run_id, "SCHEDULED")
+        return run_id
 
     def settle_claims(self, trials: Mapping[str, ResolvedTrial]) -> set[str]:
-        """Make sure that no other study's process trains the same. trials: by the id of the run
-        that was begun for each. Returns the ids of the runs that must give way: another process
-        trains the trial, or has finished it."""
-        if not self._others_at_work():
+        """Make sure that no process of another study trains the same trials. trials: by run id.
+
+        Returns the ids of the runs that must give way because another process is training the
+        trial or has finished it.
+        """
+        if not self._other_studies_run():
             return set()
         lost: set[str] = set()
         open_claims = dict(trials)
         while open_claims:
             snapshot = take_snapshot(self.store)
-            known = snapshot.by_identity(trial.identity for trial in open_claims.values())
+            runs = snapshot.by_identity(trial.identity for trial in open_claims.values())
             for run_id, trial in list(open_claims.items()):
-                others = [r for r in known.get(trial.identity, []) if r.run_id != run_id]
-                done = any(r.status == "FINISHED" and r.code == trial.code for r in others)
-                rivals = [Claim(r.run_id, r.claimed) for r in others if r.in_work]
+                others = [run for run in runs.get(trial.identity, []) if run.run_id != run_id]
+                done = any(run.status == "FINISHED" and run.code == trial.code for run in others)
+                rivals = [Claim(run.run_id, run.claimed) for run in others if run.active_elsewhere]
                 verdict = "give way" if done else settle(run_id, rivals)
                 if verdict == "wait":
                     continue
@@ -141,76 +143,77 @@ class StudyRun:
                 time.sleep(_SETTLING_SECONDS)
         return lost
 
-    def withdraw_trial(self, run_id: str, record: TrialRun | None) -> None:
-        """Take back what `begin_trial` did with `record`."""
-        self._session.check()
-        if record is None:
+    def withdraw_trial(self, run_id: str, run: TrialRun | None) -> None:
+        """Undo `begin_trial`, given the same `run`."""
+        self._lock.check()
+        if run is None:
             self.store.client.delete_run(run_id)
         else:
-            self.end_trial(run_id, "KILLED", "another study trains it")
+            self.end_trial(run_id, "KILLED", "another study is training it")
 
     def start_trial(self, run_id: str, code: str) -> None:
-        """The trial's processes are being started, with the sources as they are now (`code`). One
-        that goes on under other sources than it began with bears both versions."""
-        self.note_code(run_id, code)
+        """Mark the trial as running; call this when its processes start. code: the current version;
+        a trial that resumes under another version keeps both."""
+        self.record_code(run_id, code)
         self.store.set_tags(run_id, {tag.CLAIM: "held"})
         self.store.client.update_run(run_id, "RUNNING")
 
-    def note_code(self, run_id: str, code: str) -> None:
-        """The trial's workers have another version of the sources than is noted: it bears both."""
-        self._session.check()
-        before = self.store.client.get_run(run_id).data.tags.get(tag.CODE, "")
-        versions = before.split("+") if before else []
+    def record_code(self, run_id: str, code: str) -> None:
+        """Append the version of the code that trains the run, unless it is recorded last."""
+        self._lock.check()
+        recorded = self.store.client.get_run(run_id).data.tags.get(tag.CODE, "")
+        versions = recorded.split("+") if recorded else []
         if code not in versions[-1:]:
             versions.append(code)
         self.store.set_tags(run_id, {tag.CODE: "+".join(versions)})
 
     def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """Record one epoch's metrics at step `epoch`, in one batch."""
-        self._session.check()
+        self._lock.check()
         self.store.log_metrics(run_id, {**metrics, "epoch": epoch}, step=epoch)
 
     def confirm_epoch(self, run_id: str, metrics: Mapping[str, float]) -> None:
-        """Make the run's latest figures those of its last checkpoint. They are others where the
-        epoch was recorded, lost in a crash, and trained again by a GPU that adds in another order.
-        """
-        figures = {k: v for k, v in metrics.items() if k.startswith(("train/", "val/"))}
-        if not self.store.holds(run_id, figures):
-            self.log_epoch(run_id, int(metrics["epoch"]), figures)
+        """Make the run's latest metrics those of its last checkpoint.
 
-    def logged_epochs(self, record: TrialRun | None) -> set[int]:
-        """The epochs recorded so far; none for a run that is not there yet."""
-        if record is None:
+        They differ if the epoch was recorded, lost in a crash, and trained again on a GPU that sums
+        in another order.
+        """
+        scores = {k: v for k, v in metrics.items() if k.startswith(("train/", "val/"))}
+        if not self.store.latest_metrics_are(run_id, scores):
+            self.log_epoch(run_id, int(metrics["epoch"]), scores)
+
+    def logged_epochs(self, run: TrialRun | None) -> set[int]:
+        """Return the epochs recorded so far; empty without a run."""
+        if run is None:
             return set()
-        history = self.store.client.get_metric_history(record.run_id, "epoch")
+        history = self.store.client.get_metric_history(run.run_id, "epoch")
         return {metric.step for metric in history if metric.step > 0}
 
     def end_trial(self, run_id: str, status: RunStatus, reason: str = "") -> None:
-        """Close a trial's run; `reason` is kept in a tag and stands in the run's description."""
-        self._session.check()
+        """Close a trial's run; `reason` goes into a tag and into the run's description."""
+        self._lock.check()
         note = self.store.client.get_run(run_id).data.tags.get("mlflow.note.content", "")
         tags = {
             tag.REASON: reason,
             tag.CLAIM: "",
-            "mlflow.note.content": with_state(note, reason_of_end(status, reason)),
+            "mlflow.note.content": with_outcome(note, outcome_note(status, reason)),
         }
         self.store.set_tags(run_id, tags)
         self.store.client.set_terminated(run_id, status)
 
     def end_early(self, run_id: str) -> None:
-        """Close the run of a trial that early stopping has given up: no failure, and not a finished
-        training that a table could show."""
-        self._session.check()
+        """Close the run of a trial that early stopping ended: neither failed nor finished."""
+        self._lock.check()
         self.store.set_tags(run_id, {tag.STOPPED: "early"})
         self.end_trial(run_id, "KILLED", "stopped early, by its rank among the study's trials")
 
     def log_measurement(self, run_id: str, device: str, measurement: str) -> None:
-        """Record on what a finished trial ran, and its times."""
-        self._session.check()
+        """Record a finished trial's device and timings."""
+        self._lock.check()
         self.store.set_tags(run_id, {tag.DEVICE: device, tag.MEASUREMENT: measurement})
 
-    def note_command(self, command: str) -> None:
-        """Keep how the study is run, for `StudySummary.command`."""
+    def record_command(self, command: str) -> None:
+        """Record the arguments of this command, for `StudySummary.command`."""
         self.store.set_tags(self.parent_id, {tag.COMMAND: command})
 
     def describe_trial(self, run_id: str, note: str) -> None:
@@ -218,22 +221,22 @@ class StudyRun:
         self.store.set_tags(run_id, {"mlflow.note.content": note})
 
     def describe(self, table: str) -> None:
-        """Show the study's description, its state and a table, in markdown, where MLflow shows the
-        study and its run."""
-        self._session.check()
+        """Show the study's description and `table` (markdown) on MLflow's pages of the experiment
+        and of the parent run."""
+        self._lock.check()
         note = study_note(self.study, table, self.parent_id, self.experiment_id)
         self.store.set_tags(self.parent_id, {"mlflow.note.content": note})
         self.store.client.set_experiment_tag(self.experiment_id, "mlflow.note.content", note)
 
     def close(self, status: RunStatus) -> None:
-        """End the study's run: with `status`, or as it was found where its page shows another
-        table. No trial of it stays RUNNING, but where another process trains it by now."""
+        """Close the parent run with `status`, or with its previous status if its page shows another
+        table. Closes the study's RUNNING trials too, unless the lock was lost."""
         with suppress(StudyLockLostError):
-            self._close_left_behind("the study was stopped; run it again to go on")
-        found = self._session.found
-        self._session.end(status if self.page.is_own or found == "RUNNING" else found)
+            self._close_left_behind("the study was stopped; run it again to continue")
+        previous = self._lock.previous_status
+        self._lock.end(status if self.page.is_own or previous == "RUNNING" else previous)
 
-    def _others_at_work(self) -> bool:
+    def _other_studies_run(self) -> bool:
         query = f"tags.`{tag.KIND}` = 'study' and attributes.status = 'RUNNING'"
         parents = self.store.search(list(self.store.studies()), query)
         return any(lock_holder(parent) for parent in parents)
@@ -245,14 +248,14 @@ class StudyRun:
                 self.end_trial(run.info.run_id, "KILLED", reason)
 
     def _adopt_orphans(self) -> None:
-        """Trials whose parent run was deleted in MLflow stand under the present one."""
+        """Move trials whose parent run was deleted in MLflow under the current one."""
         query = f"tags.`mlflow.parentRunId` != '{self.parent_id}'"
         for run in self.store.search([self.experiment_id], query):
             self.store.set_tags(run.info.run_id, {"mlflow.parentRunId": self.parent_id})
 
 
 def _open_experiment(store: TrackingStore, study: Study) -> str:
-    """The id of the study's experiment, made where there is none."""
+    """Return the id of the study's experiment; create it if necessary."""
     client, name = store.client, study.config.study
     if client.get_experiment_by_name(name) is None:
         location = None
@@ -262,10 +265,9 @@ def _open_experiment(store: TrackingStore, study: Study) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
-            f"the study {name!r} was deleted in MLflow; restore or purge it there, "
-            "or give the study another name"
+            f"study {name!r} was deleted in MLflow; restore or purge it there, or rename the study"
         )
-    # With its kind unsaid, MLflow shows an experiment as one about language models.
+    # Without a kind, MLflow shows the experiment as one about language models.
     client.set_experiment_tag(
         experiment.experiment_id, "mlflow.experimentKind", "custom_model_development"
     )
@@ -283,13 +285,13 @@ def _flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def has_figure(study_run: StudyRun, kind: str, drawn_from: Sequence[str]) -> bool:
-    """Whether the study's run holds this figure, drawn from the same."""
+    """Whether the study's run holds this figure, drawn from the same inputs."""
     tags = study_run.store.client.get_run(study_run.parent_id).data.tags
     return bool(tags.get(f"{tag.FIGURE}{kind}") == _digest(drawn_from))
 
 
 def keep_figure(study_run: StudyRun, kind: str, drawn_from: Sequence[str], directory: Path) -> None:
-    """Copy the files of `directory` to `figures/` of the study's run."""
+    """Copy the files of `directory` into `figures/` of the study's run."""
     study_run.store.log_artifact(study_run.parent_id, directory, FIGURES)
     tags = {f"{tag.FIGURE}{kind}": _digest(drawn_from)}
     study_run.store.set_tags(study_run.parent_id, tags)

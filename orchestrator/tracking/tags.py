@@ -15,52 +15,52 @@ IDENTITY = f"{PREFIX}identity"
 """Hash of everything that decides the trial's result; equal identities are trained once."""
 
 VARIANT = f"{PREFIX}variant"
-"""The row of the table: the variant's name."""
+"""The variant's name; each variant is a row of the table."""
 
 SEED = f"{PREFIX}seed"
 """The trial's seed."""
 
 AXIS = f"{PREFIX}axis."
-"""Prefix: the trial's value on an axis of the grid, by the axis's dotted key."""
+"""Prefix: the trial's value on a grid axis, by the axis's dotted key."""
 
 DATA = f"{PREFIX}data"
 """Fingerprint of the prepared data set."""
 
 WEIGHTS = f"{PREFIX}weights"
-"""Digest of the published weights that the backbone starts from."""
+"""Digest of the published weights that initialize the backbone."""
 
 INIT = f"{PREFIX}init"
-"""Digest of the weights that the whole network starts from (`training.init`)."""
+"""Digest of the weights that initialize the whole network (`training.init`)."""
 
 CODE = f"{PREFIX}code"
-"""Version of the code that trained the run; several, joined by `+`, where it was resumed."""
+"""Version of the code that trained the run; several, joined by `+`, if it changed."""
 
 DEVICE = f"{PREFIX}device"
-"""The device that one worker computed on."""
+"""The device that a worker computed on."""
 
 MEASUREMENT = f"{PREFIX}measurement"
-"""Times measured by a finished trial, as JSON; later plans use them."""
+"""Timings of a finished trial, as JSON; later plans use them."""
 
 REASON = f"{PREFIX}reason"
 """Why a run failed or was interrupted."""
 
 STOPPED = f"{PREFIX}stopped"
-"""`early` on a trial that the early stopping of a search ended."""
+"""`early` if the early stopping of a search ended the trial."""
 
 CLAIM = f"{PREFIX}claim"
-"""`asked` or `held` while processes settle which of them trains an identity."""
+"""`asked` or `held` while processes settle which of them trains a trial of this identity."""
 
 RUN = f"{PREFIX}run"
-"""On a link: the id of the run that trained the row."""
+"""On a link: the id of the run that it refers to."""
 
 EVALUATION = f"{PREFIX}eval."
 """Prefix: the settings of a later evaluation, as `orchestrator.eval.NAME.SETTING`."""
 
 FIGURE = f"{PREFIX}figure."
-"""Prefix, on the parent: digest of what a figure was drawn from, by its kind."""
+"""Prefix, on the parent: digest of a figure's inputs, by the figure's kind."""
 
 PAGE = f"{PREFIX}page"
-"""On the parent: which table the study's page shows."""
+"""On the parent: the `--set` overrides of the table on the study's page."""
 
 COMMAND = f"{PREFIX}command"
 """On the parent: the arguments of the last command, as JSON, for `studies resume`."""
@@ -69,10 +69,10 @@ OWNER = f"{PREFIX}owner"
 """On the parent: the process that runs the study."""
 
 HEARTBEAT = f"{PREFIX}heartbeat"
-"""On the parent: when that process last showed that it is alive, in seconds since the epoch."""
+"""On the parent: time of that process's last heartbeat, in seconds since the epoch."""
 
 STOP = f"{PREFIX}stop"
-"""On the parent: who asked the study to stop, and when."""
+"""On the parent: which process requested that the study stop, and when."""
 
-ASKING = f"{PREFIX}asking."
-"""Prefix, on the parent: processes that try to take the study's lock."""
+LOCK_REQUEST = f"{PREFIX}asking."
+"""Prefix, on the parent: processes that are trying to take the study's lock."""

@@ -21,7 +21,7 @@ from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from orchestrator.storage import on_this_machine
+from orchestrator.storage import local_copy
 from orchestrator.training.diagnosis import NodeLossDetector, diagnose
 from orchestrator.training.elastic import CheckpointObserver, ElasticScalingPolicy
 from orchestrator.training.failures import Attempts, check_trial
@@ -145,7 +145,7 @@ def _is_complete(job: Job, checkpoint: Checkpoint | None) -> bool:
     if checkpoint is None:
         return False
     # Does not download weights and momentum.
-    with on_this_machine(_checkpoint_uri(checkpoint, job), only=[STATE_FILE]) as directory:
+    with local_copy(_checkpoint_uri(checkpoint, job), only=[STATE_FILE]) as directory:
         history = read_history(directory)
     return len(history) == job.task.experiment.training.epochs
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.fs
 import pytest
 
-from orchestrator.storage import Storage, on_this_machine
+from orchestrator.storage import Storage, local_copy
 from pipelines.data.storage import locate
 
 
@@ -30,28 +30,28 @@ def bucket() -> Iterator[str]:
 
 
 def test_files_kept_in_a_bucket_come_back(bucket: str, tmp_path: Path) -> None:
-    storage = Storage.of(bucket)
+    storage = Storage.parse(bucket)
     (tmp_path / "file").write_bytes(b"weights")
-    kept = storage.keep(tmp_path / "file", "initial/digest.safetensors")
+    kept = storage.put(tmp_path / "file", "initial/digest.safetensors")
     assert not (tmp_path / "file").exists()
     assert locate(storage.at("initial")).read("digest.safetensors") == b"weights"
     assert kept == storage.at("initial/digest.safetensors")
-    with on_this_machine(storage.at("initial")) as directory:
+    with local_copy(storage.at("initial")) as directory:
         assert (directory / "digest.safetensors").read_bytes() == b"weights"
     assert not directory.exists()
 
 
 def test_what_is_needed_of_a_directory_is_copied_alone(bucket: str) -> None:
-    storage = Storage.of(bucket)
+    storage = Storage.parse(bucket)
     place = locate(storage.at("checkpoint"))
     for name in ("state.json", "momentum", "results/counts"):
         place.write(name, name.encode())
-    with on_this_machine(storage.at("checkpoint"), only=["state.json", "results"]) as directory:
+    with local_copy(storage.at("checkpoint"), only=["state.json", "results"]) as directory:
         found = {file.name for file in directory.rglob("*") if file.is_file()}
         assert found == {"state.json", "counts"}
         assert (directory / "results" / "counts").read_bytes() == b"results/counts"
     with (
         pytest.raises(OSError, match="nothing"),
-        on_this_machine(storage.at("checkpoint"), only=["nothing"]),
+        local_copy(storage.at("checkpoint"), only=["nothing"]),
     ):
         raise AssertionError("it is not there")

@@ -98,7 +98,7 @@ def test_a_directory_is_scored_and_nothing_is_logged(
     printed = capsys.readouterr().out
     assert "14 images, protocol whole" in printed
     assert "the model was trained on these images" in printed
-    assert "not logged: MODEL is no run" in printed
+    assert "not logged: MODEL does not belong to a run" in printed
     assert not storage.exists()
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from models import FENetConfig
 from orchestrator.console import InputError
 from orchestrator.evaluate import main as evaluate_main
-from orchestrator.evaluation.input_images import find_pictures
+from orchestrator.evaluation.input_images import find_images
 from orchestrator.evaluation.trained_model import load_model
 from orchestrator.predict import main
 from pipelines.data.manifest import ClassInfo
@@ -73,7 +73,7 @@ def test_labels_and_overlays_keep_names_and_folders(
     model = str(finished_run.directory)
     options = ["--out", str(out), "--overlay", "--flip", "--scales", "1,1.5"]
     assert main([model, str(images), str(grey), *options]) == 0
-    assert f"3 label maps in {out}, 0 pictures skipped" in capsys.readouterr().out
+    assert f"3 label maps in {out}, 0 images skipped" in capsys.readouterr().out
     names = {"day/a.b", "night/a.b", "grey"}
     assert files(out) == {f"{name}{end}" for name in names for end in (".png", ".overlay.jpg")}
 
@@ -85,7 +85,7 @@ def test_labels_and_overlays_keep_names_and_folders(
     with Image.open(out / "day" / "a.b.png") as label:
         assert label.mode == "P"
         assert np.array_equal(np.asarray(label), expected)
-        colors = np.array([entry.color for entry in trained.learned.classes])[expected]
+        colors = np.array([entry.color for entry in trained.class_list.classes])[expected]
         assert np.array_equal(np.asarray(label.convert("RGB")), colors)
     with Image.open(out / "day" / "a.b.overlay.jpg") as overlay:
         difference = np.asarray(overlay).astype(float) - (pixels / 2 + colors / 2)
@@ -109,7 +109,7 @@ def test_unreadable_pictures_are_reported_and_skipped(
     assert f"skipped {images / 'cut.png'}: damaged or truncated" in printed
     assert f"skipped {images / 'empty.jpg'}: the file is empty" in printed
     assert f"skipped {tmp_path / 'notes.txt'}: not an image" in printed
-    assert f"1 label maps in {out}, 3 pictures skipped" in printed
+    assert f"1 label maps in {out}, 3 images skipped" in printed
     assert files(out) == {"good.png"}
 
 
@@ -164,8 +164,8 @@ def test_bad_input_gets_a_sentence_and_nothing_is_written(
     for said, options in (
         ("no such file or folder", [str(tmp_path / "nothing"), "--out", out]),
         ("matches no file", [str(tmp_path / "*.tif"), "--out", out]),
-        ("no pictures in this folder", [str(tmp_path / "empty"), "--out", out]),
-        ("is a file; name a folder", [str(image), "--out", str(image)]),
+        ("no images in this folder", [str(tmp_path / "empty"), "--out", out]),
+        ("is a file; choose a folder", [str(image), "--out", str(image)]),
         ("would be overwritten", [str(image), "--out", str(images)]),
         ("would both be written to", [str(image), str(twin), "--out", out]),
         ("such as berlin_000000", [str(image), "--out", out, "--submission", "cityscapes"]),
@@ -200,17 +200,17 @@ def test_patterns_keep_the_folders_below_their_fixed_part(tmp_path: Path) -> Non
         ("*/*/a.png", ["train/ulm/a.png", "val/lindau/a.png", "val/munster/a.png"]),
         ("**/munster/[ab].png", ["val/munster/a.png", "val/munster/b.png"]),
     ):
-        found = find_pictures([str(tmp_path / pattern)], out)
+        found = find_images([str(tmp_path / pattern)], out)
         assert [entry.place.as_posix() for entry in found] == places
 
 
 def test_results_of_an_earlier_run_are_no_inputs(tmp_path: Path) -> None:
     picture(tmp_path / "a.jpg")
     picture(tmp_path / "out" / "a.png")
-    (found,) = find_pictures([str(tmp_path)], tmp_path / "out")
+    (found,) = find_images([str(tmp_path)], tmp_path / "out")
     assert found.place.as_posix() == "a.jpg"
     # Named twice, it is still one picture.
-    assert len(find_pictures([str(tmp_path), str(tmp_path / "a.jpg")], tmp_path / "out")) == 1
+    assert len(find_images([str(tmp_path), str(tmp_path / "a.jpg")], tmp_path / "out")) == 1
 
 
 @given(st.lists(st.sampled_from(["a.png", "a.jpg", "b.png", "s/a.png", "s/t/b.jpg"]), unique=True))
@@ -224,7 +224,7 @@ def test_no_result_takes_the_place_of_another_or_of_an_input(
             (root / name).touch()
         for out in (root, root / "s", root / "out"):
             try:
-                found = find_pictures([str(root / name) for name in names], out)
+                found = find_images([str(root / name) for name in names], out)
             except InputError:
                 continue
             results = [

@@ -6,25 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.storage import Storage, on_this_machine
+from orchestrator.storage import Storage, local_copy
 from orchestrator.sweep.__main__ import main as sweep
 from pipelines.data.storage import join_uri
 
 
 def test_a_directory_is_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    storage = Storage.of("results")
-    assert storage.here == tmp_path / "results"
+    storage = Storage.parse("results")
+    assert storage.local == tmp_path / "results"
     assert storage.shared == str(tmp_path / "results")
     assert storage.at("trials") == str(tmp_path / "results" / "trials")
 
 
 def test_a_uri_keeps_its_query_at_the_end() -> None:
-    storage = Storage.of("s3://bucket/a/b/?region=eu-west-1")
+    storage = Storage.parse("s3://bucket/a/b/?region=eu-west-1")
     assert storage.at("trials/x") == "s3://bucket/a/b/trials/x?region=eu-west-1"
     assert storage.is_remote
-    assert storage.here.is_absolute()
-    assert storage.here.name == "s3-bucket-a-b"
+    assert storage.local.is_absolute()
+    assert storage.local.name == "s3-bucket-a-b"
 
 
 @given(st.text("ab?=/ ", max_size=12), st.text("abc", min_size=1, max_size=4))
@@ -34,7 +34,7 @@ def test_a_path_is_a_path_whatever_is_in_it(tail: str, name: str) -> None:
 
 
 def test_a_directory_here_is_itself(tmp_path: Path) -> None:
-    with on_this_machine(str(tmp_path)) as directory:
+    with local_copy(str(tmp_path)) as directory:
         assert directory == tmp_path
     assert tmp_path.exists()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from orchestrator.evaluation.records import settings
+from orchestrator.evaluation.records import protocol_tag
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import ResolvedTrial, resolve_trials
@@ -153,7 +153,7 @@ def evaluate_again(
     """Record made-up scores of a run under `eval/NAME/`; returns their mIoU in percent."""
     scores, identifiers, groups = _scores(trial, ability, FEW)
     tags = {
-        "protocol": settings(config),
+        "protocol": protocol_tag(config),
         "data": trial.dataset.manifest.fingerprint,
         "split": split,
         "code": trial.code,

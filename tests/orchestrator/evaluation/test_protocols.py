@@ -14,9 +14,10 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from orchestrator.evaluation import scoring
+from orchestrator.evaluation.missing import evaluate_missing
 from orchestrator.evaluation.protocols import missing_scores, score
-from orchestrator.evaluation.records import settings
-from orchestrator.evaluation.submissions import missing_packages, pack_missing
+from orchestrator.evaluation.records import protocol_tag
+from orchestrator.evaluation.submissions import missing_packages
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import TrackingStore, tracking_uri
@@ -37,15 +38,15 @@ def wanted(
 ) -> list[str]:
     """The protocols missing of a run that both trials share, with `known` recorded of it."""
     run_ids = {UNVALIDATED: "run", VALIDATED: "run"}
-    return [entry.protocol for entry in missing_scores(study, trials, run_ids, lambda _: known)]
+    return [entry.name for entry in missing_scores(study, trials, run_ids, lambda _: known)]
 
 
 def test_a_protocol_is_missing_until_it_is_recorded_as_asked(
-    study: Study, trials: list[ResolvedTrial]
+    study: Study, trials: list[ResolvedTrial], tmp_path: Path
 ) -> None:
     fingerprint = trials[0].dataset.manifest.fingerprint
     recorded = {
-        name: {"protocol": settings(config), "data": fingerprint, "split": "val", "code": "any"}
+        name: {"protocol": protocol_tag(config), "data": fingerprint, "split": "val", "code": "any"}
         for name, config in study.config.protocols.items()
     }
     assert wanted(study, trials, {}) == ["flip", "windows"]
@@ -94,10 +95,12 @@ def test_what_is_scored_and_packed_is_recorded(
     assert score(scores, store, (), console, lambda: False) == {}
     packages = list(missing_packages(study, trials, run_ids, store.evaluations))
     packed = tmp_path / "submissions"
-    assert pack_missing(packages, study, store, packed, console, lambda: False) == {}
+    packages = list(missing_packages(study, trials, run_ids, store.evaluations, packed))
+    missing = [*scores, *packages]
+    assert evaluate_missing(missing, store, (), console, lambda: False) == {}
     # Nothing is missing any more.
     assert not list(missing_scores(study, trials, run_ids, store.evaluations))
-    assert not list(missing_packages(study, trials, run_ids, store.evaluations))
+    assert not list(missing_packages(study, trials, run_ids, store.evaluations, packed))
 
     found = trials[1].dataset.split("val")
     network = build_network(trials[1].experiment.model, 19, seed=0).eval()
@@ -126,8 +129,8 @@ def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(
     run_id = study_run.begin_trial(trials[1], None, None)
     study_run.close("FINISHED")
     missing = list(missing_scores(study, trials, {VALIDATED: run_id}, store.evaluations))
-    failures = score(missing, store, (), Console(quiet=True), lambda: False)
+    failures = evaluate_missing(missing, store, (), Console(quiet=True), lambda: False)
     assert list(failures) == [VALIDATED]
     assert "not scored under windows" in failures[VALIDATED]
-    stopped = score(missing, store, (), Console(quiet=True), lambda: True)
+    stopped = evaluate_missing(missing, store, (), Console(quiet=True), lambda: True)
     assert stopped == {VALIDATED: "not scored under flip: stopped"}

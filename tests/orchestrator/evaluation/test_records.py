@@ -1,12 +1,12 @@
 """The settings that a scoring is recorded with."""
 
-from orchestrator.evaluation.records import is_current, settings
+from orchestrator.evaluation.records import is_current, protocol_tag
 from pipelines.evaluation.inference import InferenceConfig
 
 
 def test_settings_tell_protocols_apart() -> None:
     one, other = InferenceConfig(window=(24, 24)), InferenceConfig(window=(24, 24), stride=(8, 8))
-    assert settings(one) != settings(other)
-    tags = {"protocol": settings(one, 3), "data": "x", "split": "val"}
+    assert protocol_tag(one) != protocol_tag(other)
+    tags = {"protocol": protocol_tag(one, 3), "data": "x", "split": "val"}
     assert is_current(tags, one, 3, "x", "val")
     assert not is_current(tags, one, 0, "x", "val")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.evaluation.records import settings
+from orchestrator.evaluation.records import protocol_tag
 from orchestrator.evaluation.submissions import missing_packages
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import ResolvedTrial, check_submission, resolve_trials
@@ -17,18 +17,18 @@ from pipelines.submission import SubmissionError, pack
 
 
 def test_a_package_is_missing_until_it_is_recorded(
-    study: Study, trials: list[ResolvedTrial]
+    study: Study, trials: list[ResolvedTrial], tmp_path: Path
 ) -> None:
     run_ids = {trial.name: name for trial, name in zip(trials, ("one", "two"), strict=True)}
-    missing = list(missing_packages(study, trials, run_ids, lambda _: {}))
+    missing = list(missing_packages(study, trials, run_ids, lambda _: {}, tmp_path))
     assert [entry.run_id for entry in missing] == ["one", "two"]
     tags = {
-        "protocol": settings(study.config.protocols["windows"]),
+        "protocol": protocol_tag(study.config.protocols["windows"]),
         "data": trials[0].dataset.manifest.fingerprint,
         "split": "test",
     }
     known = {"submission-cityscapes": tags}
-    assert not list(missing_packages(study, trials, run_ids, lambda _: known))
+    assert not list(missing_packages(study, trials, run_ids, lambda _: known, tmp_path))
 
 
 def test_a_submission_that_no_server_takes_is_refused_before_training(

@@ -34,7 +34,7 @@ def trial(run: FinishedRun, init: str | None, skip: tuple[str, ...] = ()) -> Res
         "cpu",
         str(run.storage),
         (),
-        partial(local_weights, storage=Storage.of(str(run.storage))),
+        partial(local_weights, storage=Storage.parse(str(run.storage))),
     )
     return resolved
 
@@ -71,6 +71,6 @@ def test_bad_names_get_a_sentence(finished_run: FinishedRun, tmp_path: Path) -> 
         (str(tmp_path / "nothing"), WeightsError, "no such file or directory"),
     ):
         with pytest.raises(error, match=said):
-            local_weights(name, Storage.of(str(finished_run.storage)))
-    with pytest.raises(WeightsError, match=r"training\.init: .*there is no .*mlflow\.db"):
-        local_weights("models:/a@b", Storage.of(str(tmp_path)))
+            local_weights(name, Storage.parse(str(finished_run.storage)))
+    with pytest.raises(WeightsError, match=r"training\.init: .*no tracking store at .*mlflow\.db"):
+        local_weights("models:/a@b", Storage.parse(str(tmp_path)))

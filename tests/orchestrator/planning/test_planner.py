@@ -46,7 +46,11 @@ class Study:
         load = workload(self.trials[0], self.study.config.resources)
         known = [Measurement(load, each, "fp32", "trial", 2.0) for each in timed]
         context = RunContext(
-            Storage.of(str(self.directory)), None, Console(), self.directory / "log", StopRequest()
+            Storage.parse(str(self.directory)),
+            None,
+            Console(),
+            self.directory / "log",
+            StopRequest(),
         )
         placement = plan_placement(self.study.config.resources, nodes)
         return Planner(self.study, self.trials, placement, nodes, device, known, context)

@@ -15,10 +15,12 @@ def record(
     status: RunStatus,
     study: str = STUDY,
     code: str = CODE,
-    in_work: bool = False,
+    active_elsewhere: bool = False,
     run_id: str = "run",
 ) -> TrialRun:
-    return TrialRun(run_id, study, "identity", status, code, 3, {}, in_work=in_work)
+    return TrialRun(
+        run_id, study, "identity", status, code, 3, {}, active_elsewhere=active_elsewhere
+    )
 
 
 def decision(*records: TrialRun, **options: bool) -> tuple[str, str]:
@@ -43,12 +45,12 @@ def decision(*records: TrialRun, **options: bool) -> tuple[str, str]:
         ([record("FAILED", study="other")], ("missing", "train")),
         ([record("KILLED", study="other")], ("missing", "train")),
         ([record("RUNNING", study="other")], ("missing", "train")),  # its process is dead
-        ([record("RUNNING", study="other", in_work=True)], ("training", "wait")),
-        ([record("SCHEDULED", study="other", in_work=True)], ("waiting", "wait")),
-        ([record("RUNNING", in_work=True)], ("training", "wait")),
+        ([record("RUNNING", study="other", active_elsewhere=True)], ("training", "wait")),
+        ([record("SCHEDULED", study="other", active_elsewhere=True)], ("waiting", "wait")),
+        ([record("RUNNING", active_elsewhere=True)], ("training", "wait")),
         # Several runs of one training.
         (
-            [record("FAILED"), record("RUNNING", study="other", in_work=True)],
+            [record("FAILED"), record("RUNNING", study="other", active_elsewhere=True)],
             ("training", "wait"),
         ),
         ([record("FAILED"), record("FINISHED", study="other")], ("finished", "link")),
@@ -75,7 +77,7 @@ def test_stale_trials_are_trained_anew_when_asked() -> None:
     begun = record("KILLED", run_id="begun")
     found = decide([old, begun], STUDY, CODE, ReconcileOptions(retrain_stale=True))
     assert found == Decision(TrialState.INTERRUPTED, "resume", begun)
-    working = record("RUNNING", study="other", in_work=True)
+    working = record("RUNNING", study="other", active_elsewhere=True)
     assert decision(old, working, retrain_stale=True) == ("training", "wait")
     assert decision(old, record("FINISHED"), retrain_stale=True) == ("finished", "leave")
 
@@ -95,18 +97,18 @@ def test_nothing_finished_is_trained_and_nothing_of_others_is_touched() -> None:
     """Over all pairs of runs and all wishes, whatever the case."""
     statuses: tuple[RunStatus, ...] = ("SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED")
     runs = [
-        record(status, study, code, in_work)
+        record(status, study, code, active_elsewhere)
         for status in statuses
         for study in (STUDY, "other")
         for code in (CODE, "old")
-        for in_work in ((False, True) if status in ("SCHEDULED", "RUNNING") else (False,))
+        for active_elsewhere in ((False, True) if status in ("SCHEDULED", "RUNNING") else (False,))
     ]
     options = [ReconcileOptions(a, b) for a in (False, True) for b in (False, True)]
     for pair, wish in itertools.product(itertools.product(runs, runs), options):
         found = decide(pair, STUDY, CODE, wish)
         if any(run.status == "FINISHED" and run.code == CODE for run in pair):
             assert found.action in ("leave", "link")
-        if any(run.in_work for run in pair):
+        if any(run.active_elsewhere for run in pair):
             assert found.action not in ("train", "resume")
         if found.action == "resume":
             assert found.run is not None

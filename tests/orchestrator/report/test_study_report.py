@@ -357,7 +357,7 @@ def test_what_was_drawn_of_the_models_is_in_the_page(tmp_path: Path, small_stree
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--storage", "nowhere"], "there is no ledger at"),
+        (["--storage", "nowhere"], "no tracking store at"),
         (["--only", "nothing*"], "matches no trial"),
     ],
 )

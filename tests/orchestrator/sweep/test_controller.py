@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.context import RunContext, StopRequest
-from orchestrator.evaluation.records import settings, study_config
+from orchestrator.evaluation.records import protocol_config, protocol_tag
 from orchestrator.planning.reconcile import ReconcileOptions
 from orchestrator.report.study_report import StudyReport
 from orchestrator.scheduling.capacity import plan_placement
@@ -73,7 +73,7 @@ class Desk:
 
         monkeypatch.setattr(summary, "register_best", register)
         monkeypatch.setattr(controller, "draw_study_figures", draw)
-        monkeypatch.setattr(controller, "score_and_pack", score)
+        monkeypatch.setattr(controller, "evaluate_finished", score)
 
     def train(self, fates: Mapping[str, float | RunStatus], **sets: str) -> None:
         """Leave runs in the ledger. fates: mIoU of a finished trial, or how it ended."""
@@ -96,7 +96,7 @@ class Desk:
         storage = Storage(self.file.parent, str(self.file.parent))
         console = Console(record=True, width=200)
         self.stop = StopRequest()
-        context = RunContext(storage, None, console, storage.here / "log", self.stop)
+        context = RunContext(storage, None, console, storage.local / "log", self.stop)
         placement = plan_placement(study.config.resources, [{"CPU": 4.0}])
         trials = resolve_trials(study.trials, "cpu", self.file.parent)
         cluster: Any = SimpleNamespace(start=lambda: None)
@@ -203,8 +203,8 @@ def test_another_table_has_the_page_while_no_other_is_there(desk: Desk) -> None:
     of_the_file = StudyReport(load_study(desk.file), desk.store)
     documents = of_the_file.documents(of_the_file.read())
     why_not = of_the_file.keep(documents)
-    assert why_not.startswith("the table above is that of the study file: ")
-    assert "stay those of `--set training.epochs=1`" in why_not
+    assert why_not.startswith("This table used the study file. ")
+    assert "still show `--set training.epochs=1`" in why_not
     assert set(map(bool, desk.table().values())) == {True}
     desk.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
     assert desk.sweep()
@@ -226,9 +226,9 @@ def test_the_best_is_chosen_by_what_scoring_has_just_added(desk: Desk) -> None:
         study = load_study(desk.file)
         trials = {c.name: c for c in resolve_trials(study.trials, "cpu", desk.file.parent)}
         for run_id, name in desk.names.items():
-            config = study_config(study.config.protocols["flip"], EvaluationConfig())
+            config = protocol_config(study.config.protocols["flip"], EvaluationConfig())
             tags = {
-                "protocol": settings(config, config.boundary),
+                "protocol": protocol_tag(config, config.boundary),
                 "data": trials[name].dataset.manifest.fingerprint,
                 "split": "val",
                 "checkpoint": "last",

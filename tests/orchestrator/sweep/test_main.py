@@ -31,7 +31,7 @@ def test_what_cannot_be_run_is_told_at_once_with_its_trial(
     planned.write_text(planned.read_text().replace("seeds:", f"{away}{split}seeds:"))
     assert main([str(planned), "--storage", str(tmp_path / "storage"), "--plan"]) == 2
     told = [line.strip() for line in capfd.readouterr().out.splitlines()]
-    assert told[-3] == "error DatasetError"
+    assert told[-3] == "error:"
     assert told[-2].startswith("away, seed 0: ")
     assert told[-1].startswith("gap, seed 0: ")
     assert "no samples in split 'trian'; it has train" in told[-1]

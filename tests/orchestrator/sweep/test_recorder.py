@@ -39,7 +39,7 @@ class Study:
     def exists(self, run_id: str) -> bool:
         return True
 
-    def check_held(self) -> None:
+    def check_lock(self) -> None:
         pass
 
     def log_artifact(self, run_id: str, path: Path, folder: str | None = None) -> None:
@@ -56,7 +56,7 @@ class Study:
     def confirm_epoch(self, run_id: str, metrics: dict[str, float]) -> None:
         pass
 
-    def note_code(self, run_id: str, code: str) -> None:
+    def record_code(self, run_id: str, code: str) -> None:
         self.codes.append(code)
 
     def end_trial(self, run_id: str, *how: str) -> None:
@@ -77,7 +77,7 @@ class Watched:
         self.trial = ActiveTrial(trial, "id", set(), 0.0, 0.0, workers=1, devices=2.0)
         console = Console(quiet=True)
         context = RunContext(
-            Storage.of(str(directory)), None, console, directory / "log", StopRequest()
+            Storage.parse(str(directory)), None, console, directory / "log", StopRequest()
         )
         progress: Any = SimpleNamespace(epoch=lambda *_: None, ended=lambda *_: None)
         progress.say = lambda *_: None

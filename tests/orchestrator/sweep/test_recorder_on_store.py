@@ -75,7 +75,7 @@ class Bench:
 
     def checkpoint(self, name: str) -> dict[str, str]:
         """What a trial that reached its last epoch leaves behind."""
-        place = self.storage.here / "checkpoints" / name
+        place = self.storage.local / "checkpoints" / name
         (place / RESULTS_DIRECTORY).mkdir(parents=True)
         (place / RESULTS_DIRECTORY / "panels.txt").write_text("a picture")
         trial = self.trials[name].trial

@@ -29,6 +29,6 @@ def test_what_is_trained_and_not_scored_has_not_failed(tmp_path: Path) -> None:
     report = Report(study, build_rows(study, []))
     show_outcome(report, {"a": record}, failures, decisions, console)
     lines = text.getvalue().splitlines()
-    assert "left undone  a: not scored under flipped: stopped" in lines
+    assert "incomplete  a: not scored under flipped: stopped" in lines
     assert "failed  b: out of memory" in lines
     assert "failed  a" not in text.getvalue()

@@ -60,9 +60,9 @@ def test_a_study_that_another_process_has_taken_is_left_to_it(
     while not told and time.monotonic() < end:
         time.sleep(0.05)
     assert len(told) == 1
-    assert "'ledger test' is being run by process 12 on another-host" in told[0]
-    assert "no sign of life" in told[0]
-    assert study_run.taken == told[0]
+    assert "process 12 on another-host has taken over study 'ledger test'" in told[0]
+    assert "sent no heartbeat" in told[0]
+    assert study_run.lost_reason == told[0]
     for write in (
         lambda: study_run.end_trial(run_id, "KILLED"),
         lambda: study_run.log_epoch(run_id, 1, {"val/miou": 0.5}),

@@ -86,7 +86,7 @@ def test_an_unusable_store_is_named() -> None:
 def test_a_bucket_holds_no_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    storage = Storage.of("s3://bucket/x")
+    storage = Storage.parse("s3://bucket/x")
     with pytest.raises(TrackingError, match="set MLFLOW_TRACKING_URI"):
         open_store(storage)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'file.db'}")
@@ -97,7 +97,7 @@ def test_a_bucket_holds_no_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_a_password_of_the_tracking_server_is_not_shown() -> None:
     store = object.__new__(TrackingStore)
     store.tracking_uri = "https://me:hush@mlflow.lab:443"
-    assert store.shown_uri == "https://me@mlflow.lab:443"
-    assert "hush" not in store.how_to_look("1")
+    assert store.display_uri == "https://me@mlflow.lab:443"
+    assert "hush" not in store.viewing_instructions("1")
     store.tracking_uri = "sqlite:////storage/mlflow.db"
-    assert store.shown_uri == store.tracking_uri
+    assert store.display_uri == store.tracking_uri

@@ -1,0 +1,195 @@
+"""Every command answers bad input with a sentence that names it, and exit status 2."""
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from tests.orchestrator.conftest import FinishedRun
+
+from orchestrator import evaluate, figures, predict, studies
+from orchestrator.console import open_console, run_command
+from orchestrator.report import __main__ as report
+from orchestrator.sweep import __main__ as sweep
+from pipelines.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, UserError
+
+Command = Callable[[Sequence[str]], int]
+
+COMMANDS: dict[str, Command] = {
+    "sweep": sweep.main,
+    "report": report.main,
+    "evaluate": evaluate.main,
+    "predict": predict.main,
+    "figures": figures.main,
+    "studies": studies.main,
+}
+
+SECRET = "s3://key:hush@bucket/x"
+DATA = "--dataset DATASET"
+STORE = "--storage STORAGE"
+
+# Of each command: its arguments, and what the message must contain. In both, words in capitals are
+# replaced by paths.
+CASES = [
+    ("sweep MISSING --storage NEW", "MISSING"),
+    ("sweep FOLDER --storage NEW", "FOLDER"),
+    ("sweep BROKEN --storage NEW", "BROKEN:2:"),
+    ("sweep STUDY --storage NEW --only nothing", "--only nothing"),
+    ("sweep STUDY --storage NEW --set nonsense", "nonsense"),
+    ("sweep STUDY --storage NEW --set training.epoch=1", "training.epoch"),
+    ("sweep STUDY --storage NEW --set data.dataset=MISSING --plan", "MISSING"),
+    (f"sweep STUDY --storage {SECRET}", "s3://...@bucket/x"),
+    ("sweep STUDY --storage nosuch://bucket --plan", "nosuch://bucket"),
+    ("sweep STUDY --storage BROKEN", "BROKEN"),
+    ("sweep STUDY --storage NEW --address host:port --plan", "host:port"),
+    ("sweep STUDY --storage NEW --address ray://host:10001", "ray://host:10001"),
+    (f"report MISSING {STORE}", "MISSING"),
+    (f"report FOLDER {STORE}", "FOLDER"),
+    (f"report BROKEN {STORE}", "BROKEN:2:"),
+    ("report STUDY --storage NEW", "NEW"),
+    (f"report STUDY {STORE} --only nothing", "--only nothing"),
+    (f"report STUDY {STORE} --out BROKEN", "BROKEN"),
+    (f"evaluate MISSING {DATA} {STORE}", "MISSING"),
+    (f"evaluate FOLDER {DATA} {STORE}", "FOLDER"),
+    (f"evaluate runs:/nonsense {DATA} {STORE}", "runs:/nonsense"),
+    (f"evaluate runs:/nonsense/model {DATA} {STORE}", "runs:/nonsense/model"),
+    (f"evaluate models:/nonsense@best {DATA} {STORE}", "models:/nonsense@best"),
+    (f"evaluate runs:/RUN/model {DATA} --storage NEW", "NEW"),
+    (f"evaluate MODEL {DATA} --storage {SECRET}", "s3://...@bucket/x"),
+    (f"evaluate MODEL --dataset MISSING {STORE}", "MISSING"),
+    (f"evaluate MODEL --dataset {SECRET} {STORE}", "s3://...@bucket/x"),
+    (f"evaluate MODEL --dataset nosuch://bucket {STORE}", "nosuch://bucket"),
+    (f"evaluate MODEL {DATA} {STORE} --split nonsense", "nonsense"),
+    (f"evaluate MODEL {DATA} {STORE} --batch 0", "received 0"),
+    (f"evaluate MODEL {DATA} {STORE} --import nonsense", "nonsense"),
+    (f"evaluate BAD_MODEL {DATA} {STORE}", "experiment.yaml"),
+    (f"predict MISSING IMAGE --out NEW {STORE}", "MISSING"),
+    (f"predict MODEL MISSING --out NEW {STORE}", "MISSING"),
+    (f"predict MODEL FOLDER --out NEW {STORE}", "FOLDER"),
+    (f"predict MODEL IMAGE --out IMAGE {STORE}", "IMAGE"),
+    (f"predict runs:/nonsense/best IMAGE --out NEW {STORE}", "runs:/nonsense/best"),
+    (f"figures compare MODEL MISSING {DATA} {STORE} --out NEW.png", "MISSING"),
+    (f"figures compare MODEL MODEL {DATA} {STORE} --out NEW.gif", "NEW.gif"),
+    (f"figures compare MODEL MODEL {DATA} {STORE} --images 0", "received 0"),
+    (f"figures features MODEL {DATA} {STORE} --image nonsense --out NEW.png", "nonsense"),
+    (f"figures features runs:/nonsense {DATA} {STORE} --out NEW.png", "runs:/nonsense"),
+    ("studies list --storage NEW", "NEW"),
+    (f"studies list --storage {SECRET}", "s3://...@bucket/x"),
+    (f"studies logs small --storage {SECRET}", "s3://...@bucket/x"),
+    ("studies logs small --storage nosuch://bucket", "nosuch"),
+    (f"studies status nonsense {STORE}", "'nonsense'"),
+    (f"studies stop nonsense {STORE}", "'nonsense'"),
+    (f"studies resume nonsense {STORE}", "'nonsense'"),
+    (f"studies logs nonsense {STORE}", "'nonsense'"),
+    (f"studies logs RUN --worker 7 {STORE}", "worker 7"),
+]
+
+
+@pytest.fixture
+def paths(finished_run: FinishedRun, tmp_path: Path) -> dict[str, str]:
+    """What the words in capitals refer to. Longer words come first, because some contain others."""
+    for name in ("folder", "bad-model"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "broken.yaml").write_text("study: [\n")
+    for name in ("experiment.yaml", "classes.yaml", "model.safetensors"):
+        (tmp_path / "bad-model" / name).write_text("seed: [\n")
+    (tmp_path / "image.png").write_bytes(b"no image")
+    return {
+        "BAD_MODEL": str(tmp_path / "bad-model"),
+        "MISSING": str(tmp_path / "missing.yaml"),
+        "FOLDER": str(tmp_path / "folder"),
+        "BROKEN": str(tmp_path / "broken.yaml"),
+        "NEW": str(tmp_path / "new"),
+        "IMAGE": str(tmp_path / "image.png"),
+        "STUDY": str(finished_run.storage / "study.yaml"),
+        "STORAGE": str(finished_run.storage),
+        "DATASET": str(finished_run.dataset),
+        "MODEL": str(finished_run.directory),
+        "RUN": finished_run.run_id,
+    }
+
+
+def filled(text: str, paths: dict[str, str]) -> str:
+    for word, path in paths.items():
+        text = text.replace(word, path)
+    return text
+
+
+def check(line: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    command, *arguments = line.split()
+    status = COMMANDS[command](arguments)
+    captured = capfd.readouterr()
+    assert status == EXIT_BAD_INPUT, captured.out
+    assert message in captured.out
+    assert captured.out.count("error:") == 1
+    assert "Traceback" not in captured.out + captured.err
+    assert "hush" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize(("line", "message"), CASES, ids=[line for line, _ in CASES])
+def test_bad_input_gets_a_sentence(
+    line: str,
+    message: str,
+    paths: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    check(filled(line, paths), filled(message, paths), capfd)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sweep STUDY --storage NEW --plan",
+        f"report STUDY {STORE}",
+        f"evaluate runs:/RUN/model {DATA} {STORE}",
+        f"predict runs:/RUN/model IMAGE --out NEW {STORE}",
+        f"figures features runs:/RUN/model {DATA} {STORE} --out NEW.png",
+        f"studies list {STORE}",
+    ],
+)
+def test_an_unreachable_tracking_server_gets_a_sentence(
+    line: str,
+    paths: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    check(filled(line, paths), f"MLflow at {uri} cannot be used", capfd)
+
+
+def raising(error: BaseException) -> int:
+    """The status of a command that raises `error`."""
+
+    def work(_: object) -> int:
+        raise error
+
+    return run_command(work, open_console(), interrupted="stopped")
+
+
+def test_errors_have_their_status(capsys: pytest.CaptureFixture[str]) -> None:
+    for error, status, text in (
+        (UserError("x: is wrong"), EXIT_BAD_INPUT, "error: x: is wrong\n"),
+        (UserError("one\ntwo"), EXIT_BAD_INPUT, "error:\n  one\n  two\n"),
+        (
+            FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "x"),
+            EXIT_BAD_INPUT,
+            "error: x: No such file or directory\n",
+        ),
+        (KeyboardInterrupt(), EXIT_INTERRUPTED, "stopped\n"),
+        (BrokenPipeError(), EXIT_FAILED, ""),
+        (ValueError("odd"), EXIT_FAILED, "internal error: ValueError: odd\n"),
+    ):
+        assert raising(error) == status
+        captured = capsys.readouterr()
+        assert captured.out == text
+        assert ("Traceback" in captured.err) == isinstance(error, ValueError)
