@@ -1,4 +1,4 @@
-"""`python -m orchestrator.report STUDY.yaml`: the tables and figures of a study, from MLflow alone.
+"""`python -m orchestrator.report STUDY.yaml`: writes the report of a study, read from MLflow only.
 
 Needs neither Ray nor the data sets nor the checkpoints.
 """
@@ -21,8 +21,8 @@ EXIT_INCOMPLETE = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status: 0 every trial has a figure, 1 some have none, 2 bad input,
-    130 interrupted."""
+    """Run the command. Return 0 if every trial has a score, 1 if some have none, 2 for bad input,
+    130 if interrupted."""
     options = _parser().parse_args(arguments)
     return run_command(lambda console: _report(options, console))
 
@@ -35,8 +35,8 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     file = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not file.exists():
         raise InputError(
-            f"there is no ledger at {file}; name the storage of the study with --storage, or the "
-            "tracking server with MLFLOW_TRACKING_URI"
+            f"no tracking store at {file}; pass the study's storage with --storage or set "
+            "MLFLOW_TRACKING_URI"
         )
     study_report = StudyReport(study, TrackingStore(uri, None), costs=profile_costs(study))
     report = study_report.read()
@@ -47,45 +47,46 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     write_documents(directory, documents)
     console.print(f"\nwritten: {directory}/ ({', '.join(documents)})", soft_wrap=True)
     if not options.only:
-        why_not = study_report.keep(documents)
-        told = f"not kept in MLflow: {why_not}"
-        if not why_not:
-            told = "kept with the study's run in MLflow, under report/"
-        console.print(told, markup=False, highlight=False, soft_wrap=True)
+        reason = study_report.keep(documents)
+        message = f"not saved to MLflow: {reason}"
+        if not reason:
+            message = "saved to the study's MLflow run, under report/"
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
     return 0 if report.complete else EXIT_INCOMPLETE
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.report",
-        description="The tables and figures of a study, from what MLflow holds.",
+        description="Write the report of a study (tables, statistics, charts), read from MLflow.",
     )
     parser.add_argument("study", metavar="STUDY.yaml", help="the study file")
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="where table.md, table.csv, table.tex and report.html go "
+        help="directory for table.md, table.csv, table.tex and report.html "
         "(default: reports/STUDY in the storage)",
     )
     parser.add_argument(
         "--storage",
         default="storage",
         metavar="DIR",
-        help="where the study's ledger lies, unless MLFLOW_TRACKING_URI says (default: ./storage)",
+        help="the study's storage, with the tracking store unless MLFLOW_TRACKING_URI is set "
+        "(default: ./storage)",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="as given to orchestrator.sweep when the study was run; repeatable",
+        help="override a key, as in the orchestrator.sweep command that ran the study; repeatable",
     )
     parser.add_argument(
         "--only",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="trials whose name matches, e.g. 'strong*'; repeatable",
+        help="only trials whose name matches, e.g. 'strong*'; repeatable",
     )
     return parser
 
