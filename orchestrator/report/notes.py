@@ -122,7 +122,9 @@ def _differences(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     with_interval = [row for row in compared if row.difference and row.difference.interval]
     if not compared:
         return
-    in_grid = " (in parentheses by grid cell)" if len({row.grid_cell for row in rows}) > 1 else ""
+    axes = " x ".join(axis.split(".")[-1] for axis in study.config.grid)
+    several_cells = len({row.grid_cell for row in rows}) > 1
+    in_grid = f" (in parentheses in the table by {axes})" if several_cells else ""
     paired = f"Differences{in_grid} are relative to {study.config.compare_to} and paired by seed."
     if not with_interval:
         yield f"{paired} No intervals: per-image counts are missing."
@@ -130,14 +132,17 @@ def _differences(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     counts = next(r.counts for row in with_interval for r in row.finished if r.counts is not None)
     groups = {group for group in counts.groups if group is not None}
     seeds = max(len(row.difference.seeds) for row in with_interval if row.difference)
-    levels = ["seeds (Student's t), "] * (seeds > 1)
-    levels += [f"{len(groups)} groups and "] * (len(groups) > 1)
+    levels = ["seeds (Student's t)"] * (seeds > 1)
+    levels += [f"{len(groups)} groups"] * (len(groups) > 1)
+    prefix = f"{', '.join(levels)} and " if levels else ""
     count = len(with_interval)
-    several = f", corrected for {count} comparisons by Holm's method" if count > 1 else ""
+    corrected = ""
+    if count > 1:
+        corrected = f", corrected for {count} comparisons by Holm's method; the intervals are not"
     yield (
         f"{paired} Each has its own 95 % confidence interval (CI) from a hierarchical bootstrap "
-        f"over {''.join(levels)}{len(counts.identifiers)} images ({REPLICATES} replicates, mIoU "
-        f"recomputed from summed per-image counts). p values are two-sided{several}."
+        f"over {prefix}{len(counts.identifiers)} images ({REPLICATES} replicates, mIoU "
+        f"recomputed from summed per-image counts). p values are two-sided{corrected}."
     )
     single = [row for row in with_interval if row.difference and len(row.difference.seeds) == 1]
     if single:
