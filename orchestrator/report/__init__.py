@@ -1,4 +1,4 @@
-"""`python -m orchestrator.report`: the table with its statistics, in every format.
+"""`python -m orchestrator.report`: a study's table with its statistics, in several formats.
 
 Imports `study`, `tracking`, `console` and `evaluation.records`; never Ray.
 """

@@ -1,4 +1,4 @@
-"""Why figures of a table must not be compared, or show less than was hoped."""
+"""Warnings: why rows of a table must not be compared, or scores are unreliable."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -13,69 +13,70 @@ Key = TypeVar("Key")
 
 
 def caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
-    """A line for each, the gravest first."""
+    """Yield one warning per line, the most serious first."""
     for reason, those in _grouped((row.incomparable, row) for row in rows).items():
         if reason:
             yield (
-                f"{INCOMPARABLE} NOT COMPARABLE with {study.config.compare_to}, {reason}: "
-                f"{row_names(those, rows)}. No difference is stated."
+                f"{INCOMPARABLE} Not comparable with {study.config.compare_to}, {reason}: "
+                f"{row_names(those, rows)}. No difference is reported."
             )
-    yield from _on_trust(rows)
+    yield from _uncertain_runs(rows)
     yield from _equal_trainings(rows)
-    yield from _scorings(study, rows)
-    yield from _mixtures(rows)
+    yield from _different_scoring(study, rows)
+    yield from _different_training(rows)
     stale = [row for row in rows if row.stale]
     if stale:
         yield (
-            f"{STALE} Trained by another version of the code than the present one: "
+            f"{STALE} Trained with a different code version than the current one: "
             f"{row_names(stale, rows)}."
         )
-    seen = _grouped((_seen_in_training(row), row) for row in rows)
-    for splits, those in seen.items():
+    overlapping = _grouped((_overlapping_splits(row), row) for row in rows)
+    for splits, those in overlapping.items():
         if splits is not None:
             validation, train = splits
             yield (
-                f"SCORED ON WHAT WAS TRAINED ON, in whole or in part (scored on {validation}, "
-                f"trained on {train}): {row_names(those, rows)}."
+                "Scored, at least in part, on training images (scored on "
+                f"{validation}, trained on {train}): {row_names(those, rows)}."
             )
     yield from seed_caveats(study, rows)
 
 
 def seed_caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
-    """A warning where the seeds asked for cannot show the difference that is expected."""
+    """Yield a warning if the study has too few seeds to detect the expected difference."""
     difference = expected_difference(study, rows)
     if study.config.compare_to and study.config.kind == "table" and difference:
-        told = seeds_warning(len(study.config.seeds), difference, pooled_deviation(rows))
-        if told:
-            yield told
+        warning = seeds_warning(len(study.config.seeds), difference, pooled_deviation(rows))
+        if warning:
+            yield warning
 
 
 def row_names(some: Sequence[Row], rows: Sequence[Row]) -> str:
-    """The names of some of the rows: a variant's label alone where all its cells are among them."""
+    """Return the labels of `some` of the rows, with their grid cells unless all cells of a variant
+    are included; `all rows` if all are."""
     if len(some) == len(rows) > 1:
         return "all rows"
-    names: dict[str, list[str]] = {}
+    grid_cells: dict[str, list[str]] = {}
     for row in some:
-        names.setdefault(row.label, []).append(" ".join(row.place))
-    cells = [row.label for row in rows]
+        grid_cells.setdefault(row.label, []).append(" ".join(row.grid_cell))
+    labels = [row.label for row in rows]
     return ", ".join(
-        label if cells.count(label) == len(places) else f"{label} ({', '.join(places)})"
-        for label, places in names.items()
+        label if labels.count(label) == len(cells) else f"{label} ({', '.join(cells)})"
+        for label, cells in grid_cells.items()
     )
 
 
-def _on_trust(rows: Sequence[Row]) -> Iterable[str]:
-    """Runs that are taken for a trial's although that could not be made sure."""
-    assumed: dict[str, list[str]] = {}
-    for result in (result for row in rows for result in row.results if result.assumed):
-        assumed.setdefault(result.assumed, []).append(result.trial.name)
-    for what, names in assumed.items():
-        yield f"NOT CERTAIN whose figures these are, {what}: {', '.join(names)}."
+def _uncertain_runs(rows: Sequence[Row]) -> Iterable[str]:
+    """Yield the trials whose run could not be matched with certainty."""
+    trials: dict[str, list[str]] = {}
+    for result in (result for row in rows for result in row.results if result.uncertainty):
+        trials.setdefault(result.uncertainty, []).append(result.trial.name)
+    for reason, names in trials.items():
+        yield f"Run could not be matched with certainty ({reason}): {'; '.join(names)}."
 
 
 def _equal_trainings(rows: Sequence[Row]) -> Iterable[str]:
-    """Different trainings whose loss and mIoU are the same to the last bit, which chance never
-    makes them."""
+    """Yield different trainings with exactly equal loss and mIoU, which does not happen by
+    chance."""
     ends: dict[tuple[float, float | None], dict[str, str]] = {}
     for result in (result for row in rows for result in row.finished):
         if result.run is not None and "train/loss" in result.run.metrics:
@@ -84,14 +85,14 @@ def _equal_trainings(rows: Sequence[Row]) -> Iterable[str]:
     for names in ends.values():
         if len(names) > 1:
             yield (
-                f"EXACTLY EQUAL loss and mIoU of different trainings: {', '.join(names.values())}. "
-                "Either the settings in which they differ have no effect, or a figure stands under "
-                "a wrong name."
+                "Different trainings have exactly equal loss and mIoU: "
+                f"{'; '.join(names.values())}. Either the settings in which they differ have no "
+                "effect, or a score is recorded for the wrong trial."
             )
 
 
-def _scorings(study: Study, rows: Sequence[Row]) -> Iterable[str]:
-    """Rows that were scored in different ways, on different images or with other code."""
+def _different_scoring(study: Study, rows: Sequence[Row]) -> Iterable[str]:
+    """Yield rows that differ in protocol or split, or were scored with a different code version."""
     experiments = [(row.results[0].trial.experiment, row) for row in rows]
     name = study.config.report.protocol
     protocols = _grouped((each.evaluation.protocol, row) for each, row in experiments)
@@ -100,62 +101,62 @@ def _scorings(study: Study, rows: Sequence[Row]) -> Iterable[str]:
         for each, row in experiments
         if each.data.validation_split is not None
     )
-    for ways, named in (
-        (protocols if name is None else {}, "under DIFFERENT PROTOCOLS"),
-        (splits, "on DIFFERENT SPLITS"),
+    for groups, description in (
+        (protocols if name is None else {}, "under different protocols"),
+        (splits, "on different splits"),
     ):
-        if len(ways) > 1:
-            told = "; ".join(f"{way}: {row_names(those, rows)}" for way, those in ways.items())
-            yield f"Rows are scored {named} ({told})."
+        if len(groups) > 1:
+            listed = "; ".join(f"{key}: {row_names(those, rows)}" for key, those in groups.items())
+            yield f"Rows are scored {description} ({listed})."
     stale = [row for row in rows if any(result.scored_stale for result in row.results)]
     if stale:
         yield (
-            f"Scored under {name} by another version of the code than the present one: "
+            f"Scored under {name} with a different code version than the current one: "
             f"{row_names(stale, rows)}."
         )
 
 
-def _mixtures(rows: Sequence[Row]) -> Iterable[str]:
-    """Rows that differ, or whose seeds differ, in what decides a result beside the experiment."""
+def _different_training(rows: Sequence[Row]) -> Iterable[str]:
+    """Yield rows that differ, or whose seeds differ, in code, precision or the content of data."""
     mixed = [row for row in rows if is_mixed(row)]
     if mixed:
         yield (
-            f"{MIXED} The seeds of a row MIX data, code or precision: {row_names(mixed, rows)}. "
-            "Their mean is of different things."
+            f"{MIXED} Seeds of one row differ in data, code or precision; their mean is not "
+            f"meaningful: {row_names(mixed, rows)}."
         )
-    unlike = [row for row in rows if row.unlike]
-    if unlike:
+    mixed_differences = [row for row in rows if row.mixed_difference]
+    if mixed_differences:
         yield (
-            f"{MIXED} A difference PAIRS trainings by different code or in different precision: "
-            f"{row_names(unlike, rows)}. It is not of the rows alone."
+            f"{MIXED} The difference pairs trainings with different code versions or precisions, "
+            f"so it is not due to the rows alone: {row_names(mixed_differences, rows)}."
         )
-    named = {"code": "VERSIONS OF THE CODE", "precision": "PRECISIONS"}
-    for what, name in named.items():
-        kinds = sorted(set().union(*(row.kinds(what) for row in rows)))
-        if len(kinds) > 1:
-            told = ", ".join(kinds)
-            yield f"Rows were trained with DIFFERENT {name} ({told}): compare with care."
+    names = {"code": "code versions", "precision": "precisions"}
+    for attribute, name in names.items():
+        values = sorted(set().union(*(row.run_values(attribute) for row in rows)))
+        if len(values) > 1:
+            listed = ", ".join(values)
+            yield f"Rows were trained with different {name} ({listed}); compare with care."
     versions: dict[str, set[str]] = {}
     for row in rows:
         for result in row.finished:
             if result.run is not None:
                 dataset = result.trial.experiment.data.dataset
                 versions.setdefault(dataset, set()).add(result.run.data)
-    for dataset, prints in versions.items():
-        if len(prints) > 1:
-            told = ", ".join(sorted(each[:12] for each in prints))
-            yield f"Rows were trained on DIFFERENT VERSIONS of {dataset} (fingerprints {told})."
+    for dataset, fingerprints in versions.items():
+        if len(fingerprints) > 1:
+            listed = ", ".join(sorted(each[:12] for each in fingerprints))
+            yield f"Rows were trained on different versions of {dataset} (fingerprints {listed})."
 
 
 def _grouped(pairs: Iterable[tuple[Key, Row]]) -> dict[Key, list[Row]]:
-    found: dict[Key, list[Row]] = {}
+    groups: dict[Key, list[Row]] = {}
     for key, row in pairs:
-        found.setdefault(key, []).append(row)
-    return found
+        groups.setdefault(key, []).append(row)
+    return groups
 
 
-def _seen_in_training(row: Row) -> tuple[str, str] | None:
-    """The splits it is scored and trained on, where they have images in common."""
+def _overlapping_splits(row: Row) -> tuple[str, str] | None:
+    """Return the splits that a row is scored and trained on if they share images, else None."""
     data = row.results[0].trial.experiment.data
     validation, train = data.validation_split, data.train_split
     if validation is None or not set(split_parts(validation)) & set(split_parts(train)):

@@ -1,4 +1,4 @@
-"""One table in the formats it is wanted in: a terminal, Markdown, LaTeX."""
+"""Writes the report's tables for terminals, Markdown, LaTeX and CSV."""
 
 import csv
 import io
@@ -11,17 +11,18 @@ from rich.cells import cell_len
 from rich.table import Table as RichTable
 
 from orchestrator.report.rows import Row
-from orchestrator.report.table import NOTHING, Column, Table
+from orchestrator.report.table import EMPTY, Column, Table
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
 
+# Markdown's special characters, and brackets that begin a link.
 _MARKDOWN = re.compile(r"([\\`*_<>|~]|\[(?=[^\]]*\]\())")
 
-# What a label keeps where it has to be folded.
+# Minimum width of a column of labels, in terminal cells; longer labels are folded.
 _LABEL_WIDTH = 12
 
-# What is wanted least has the highest rank.
-_MOST_RANK = 6
+# Columns with a higher `drop_rank` are left out of LaTeX tables.
+_LATEX_RANK = 6
 
 _SIGNED = re.compile(r"(?<![\w.])([+-]\d[\d.]*)")
 
@@ -43,13 +44,14 @@ _LATEX = {
 Value = str | float | int | None
 
 
-def as_rich(sheet: Table, title: str, width: int) -> RichTable:
-    """For a terminal `width` cells wide: what has no room is left out, the least wanted first."""
-    fitting = _fitted(sheet, width)
-    left_out = dict.fromkeys(c.name for c in sheet.columns if c not in fitting.columns)
-    table = RichTable(title=title, title_justify="left", title_style="bold", caption_justify="left")
+def as_rich(table: Table, title: str, width: int) -> RichTable:
+    """Return a table for a terminal that is `width` cells wide. Columns that do not fit are
+    dropped, those of the highest rank first, and named in the caption."""
+    fitting = _fitted(table, width)
+    dropped = dict.fromkeys(c.name for c in table.columns if c not in fitting.columns)
+    rich = RichTable(title=title, title_justify="left", title_style="bold", caption_justify="left")
     for column in fitting.columns:
-        table.add_column(
+        rich.add_column(
             column.name,
             justify="right" if column.numeric else "left",
             overflow="fold",
@@ -57,30 +59,31 @@ def as_rich(sheet: Table, title: str, width: int) -> RichTable:
             min_width=min(_LABEL_WIDTH, max(map(cell_len, (column.name, *column.values)))),
         )
     for index, line in enumerate(fitting.lines):
-        if index in sheet.breaks:
-            table.add_section()
-        table.add_row(*(_plain(text) for text in line))
-    if left_out:
-        table.caption = f"no room for: {', '.join(left_out)}"
-    return table
+        if index in table.breaks:
+            rich.add_section()
+        rich.add_row(*(_escaped(text) for text in line))
+    if dropped:
+        rich.caption = f"columns that do not fit: {', '.join(dropped)}"
+    return rich
 
 
-def as_markdown(sheet: Table) -> str:
-    """A table of GitHub's Markdown, ending in a newline."""
-    rule = ["--:" if column.numeric else ":--" for column in sheet.columns]
-    names = [markdown_text(column.name) for column in sheet.columns]
-    lines = [names, rule, *([markdown_text(text) for text in line] for line in sheet.lines)]
+def as_markdown(table: Table) -> str:
+    """Return a table in GitHub's Markdown, ending with a newline."""
+    rule = ["--:" if column.numeric else ":--" for column in table.columns]
+    names = [markdown_text(column.name) for column in table.columns]
+    lines = [names, rule, *([markdown_text(text) for text in line] for line in table.lines)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def as_latex(sheet: Table, caption: str, notes: Sequence[str]) -> str:
-    """A `table` environment with the rules of booktabs, its notes below the table. What is of more
-    use beside the results than in a paper, such as images/s, is left out."""
-    sheet = replace(sheet, columns=tuple(c for c in sheet.columns if c.rank <= _MOST_RANK))
-    shape = "".join("r" if column.numeric else "l" for column in sheet.columns)
+def as_latex(table: Table, caption: str, notes: Sequence[str]) -> str:
+    """Return a `table` environment with booktabs rules and the notes below the table. Columns of
+    little use in a paper, such as images/s, are left out."""
+    columns = tuple(c for c in table.columns if c.drop_rank <= _LATEX_RANK)
+    table = replace(table, columns=columns)
+    shape = "".join("r" if column.numeric else "l" for column in table.columns)
     body = []
-    for index, line in enumerate(sheet.lines):
-        body += [r"\midrule"] * (index in sheet.breaks)
+    for index, line in enumerate(table.lines):
+        body += [r"\midrule"] * (index in table.breaks)
         body.append(" & ".join(latex_text(text) for text in line) + r" \\")
     lines = [
         r"% Needs \usepackage{booktabs,graphicx}",
@@ -90,7 +93,7 @@ def as_latex(sheet: Table, caption: str, notes: Sequence[str]) -> str:
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{shape}}}",
         r"\toprule",
-        " & ".join(latex_text(column.name) for column in sheet.columns) + r" \\",
+        " & ".join(latex_text(column.name) for column in table.columns) + r" \\",
         r"\midrule",
         *body,
         r"\bottomrule",
@@ -103,43 +106,42 @@ def as_latex(sheet: Table, caption: str, notes: Sequence[str]) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Plain text for LaTeX: what it would take for commands is escaped, signed numbers get a sign
-    of their own width."""
+    """Escape plain text for LaTeX; signed numbers become math, so that a minus is not a hyphen."""
     escaped = "".join(_LATEX.get(character, character) for character in text)
     return _SIGNED.sub(r"$\1$", escaped)
 
 
-def _fitted(sheet: Table, width: int) -> Table:
-    kept = list(sheet.columns)
-    while _width(kept) > width and max(column.rank for column in kept) > 0:
-        least = max(column.rank for column in kept)
-        kept.remove(next(column for column in reversed(kept) if column.rank == least))
-    fitting = Table(tuple(kept), sheet.breaks, sheet.others)
-    # Other methods' lines are left out where the columns that they fill are.
-    named = [column for column in kept if column.numeric]
-    said = {
-        value for column in named for value in column.values[len(column.values) - sheet.others :]
-    }
-    return fitting if said - {NOTHING} else fitting.without_others()
+def _fitted(table: Table, width: int) -> Table:
+    """Return the table with only the columns that fit into `width` terminal cells."""
+    kept = list(table.columns)
+    while _width(kept) > width and max(column.drop_rank for column in kept) > 0:
+        highest = max(column.drop_rank for column in kept)
+        kept.remove(next(column for column in reversed(kept) if column.drop_rank == highest))
+    fitting = Table(tuple(kept), table.breaks, table.published)
+    # Published rows are left out if all of their columns were dropped.
+    numeric = [column.values for column in kept if column.numeric]
+    texts = {text for values in numeric for text in values[len(values) - table.published :]}
+    return fitting if texts - {EMPTY} else fitting.without_published()
 
 
 def _width(columns: Sequence[Column]) -> int:
-    """In cells of the terminal, borders and padding included."""
+    """Return the width in terminal cells, including borders and padding."""
     return 1 + sum(3 + max(map(cell_len, (column.name, *column.values))) for column in columns)
 
 
-def _plain(text: str) -> str:
+def _escaped(text: str) -> str:
+    """Escape rich's markup."""
     return text.replace("[", r"\[")
 
 
 def markdown_text(text: str) -> str:
-    """Plain text for Markdown: what it would take for markup is escaped."""
+    """Escape plain text for Markdown."""
     return _MARKDOWN.sub(r"\\\1", text)
 
 
 def as_csv(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> str:
-    """mIoU in percent, differences in points of it; what there is none of is empty. `kind` is
-    `trained` or `published`."""
+    """Return the table as CSV: mIoU in percent, differences in percentage points, missing values
+    empty. The column `kind` is `trained` or `published`."""
     lines = [_line(study, row) for row in rows]
     lines += [
         {
@@ -165,8 +167,8 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
     values, difference, cost = list(row.miou.values()), row.difference, row.cost
     reference = row.reference
     low, high = (difference.interval if difference else None) or (None, None)
-    experiment, name = row.results[0].trial.experiment, study.config.report.protocol
-    scoring = experiment.evaluation if name is None else study.config.protocols[name]
+    experiment, protocol = row.results[0].trial.experiment, study.config.report.protocol
+    scoring = experiment.evaluation if protocol is None else study.config.protocols[protocol]
     states = {result.state for result in row.results if result.miou is None}
     return {
         "kind": "trained",
@@ -176,7 +178,7 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
         "split": experiment.data.validation_split,
         "protocol": scoring.protocol,
         "n": len(values),
-        "seeds_asked": len(row.results),
+        "seeds_requested": len(row.results),
         "miou_mean": statistics.fmean(values) if values else None,
         "miou_sd": statistics.stdev(values) if len(values) > 1 else None,
         **{f"miou_seed_{seed}": row.miou.get(seed) for seed in study.config.seeds},
@@ -188,7 +190,7 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
         "interval_low": low,
         "interval_high": high,
         "p": difference.p if difference else None,
-        "p_holm": row.corrected,
+        "p_holm": row.corrected_p,
         "p_t_test": difference.t_test if difference else None,
         "published_miou": row.published,
         "published_difference": row.published_difference,
@@ -201,8 +203,8 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
         "hours": row.hours,
         "unfinished": " ".join(sorted(states)),
         "stale": int(row.stale),
-        "uncertain": "; ".join(sorted({r.assumed for r in row.results if r.assumed})),
+        "uncertain": "; ".join(sorted({r.uncertainty for r in row.results if r.uncertainty})),
         "incomparable": row.incomparable,
-        **{what: " ".join(sorted(row.kinds(what))) for what in ("data", "code", "precision")},
+        **{name: " ".join(sorted(row.run_values(name))) for name in ("data", "code", "precision")},
         "runs": " ".join(result.run.run_id for result in row.finished if result.run is not None),
     }

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no script, no style sheet, no server."""
+"""The report as one self-contained HTML page: no scripts, no external files, no server."""
 
 import base64
 import io
@@ -17,9 +17,9 @@ from orchestrator.report.charts import (
     Curve,
     Point,
     Series,
-    colour,
     draw_accuracy,
     draw_curves,
+    row_color,
     sparkline,
 )
 from orchestrator.report.notes import Notes
@@ -30,11 +30,11 @@ from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
 
 METRICS = {"train/loss": "loss", "val/miou": "mIoU %", "learning_rate": "learning rate"}
-PICTURES = {
+FIGURE_TITLES = {
     "comparison": "Where the models differ most",
     "features": "Feature maps before and after the flows",
 }
-_PICTURE_WIDTH = 1600
+_FIGURE_WIDTH = 1600  # pixels
 History = Callable[[Result, str], Series]
 
 
@@ -42,42 +42,43 @@ def render_page(
     study: Study,
     rows: Sequence[Row],
     others: Sequence[PublishedRow],
-    sheets: Sequence[tuple[str, Table]],
+    tables: Sequence[tuple[str, Table]],
     notes: Notes,
     history: History,
-    address: Callable[[Result], str],
-    viewing_instructions: str,
-    pictures: Mapping[str, bytes],
+    run_url: Callable[[Result], str],
+    mlflow_hint: str,
+    figures: Mapping[str, bytes],
 ) -> str:
-    """The whole page. sheets: with their titles. history: the points of a trial's metric; address:
-    of its run in MLflow. pictures: PNG files of what the models predict, by kind."""
-    numbers = {variant: index for index, variant in enumerate(study.config.variants)}
-    places = list(dict.fromkeys(row.place for row in rows))
+    """Return the HTML of the page.
+
+    tables: with their titles. history: returns a trial's metric over epochs. run_url: returns the
+    URL of a trial's run in MLflow. mlflow_hint: how to open MLflow. figures: PNG files, by kind.
+    """
+    indices = {variant: index for index, variant in enumerate(study.config.variants)}
+    grid_cells = list(dict.fromkeys(row.grid_cell for row in rows))
     results = [result for row in rows for result in row.results]
     return _template().render(
         study=study.config,
         description=Markup(MarkdownIt("js-default").render(study.config.description)),
-        sheets=sheets,
+        tables=tables,
         notes=notes,
-        finished=sum(result.miou is not None for result in results),
+        scored=sum(result.miou is not None for result in results),
         results=results,
         incomparable=any(row.incomparable for row in rows),
         profile=study.config.kind == "profile",
-        accuracy=[a for place in places if (a := _accuracy(rows, others, place, numbers))],
-        heat_maps=[m for place in places if (m := heat_map(study, rows, place))],
-        curves=[c for place in places if (c := _curves(rows, place, numbers, history))],
-        image_lists=[i for place in places if (i := image_list(study, rows, place))],
+        accuracy=[a for cell in grid_cells if (a := _accuracy(rows, others, cell, indices))],
+        heat_maps=[m for cell in grid_cells if (m := heat_map(study, rows, cell))],
+        curves=[c for cell in grid_cells if (c := _curves(rows, cell, indices, history))],
+        image_lists=[i for cell in grid_cells if (i := image_list(study, rows, cell))],
         sparkline=lambda result, metric: sparkline(history(result, metric)),
         last=lambda result, metric: next((y for _, y in reversed(history(result, metric))), None),
-        colour=lambda result: colour(numbers[result.trial.variant]),
+        color=lambda result: row_color(indices[result.trial.variant]),
         metrics=METRICS,
-        address=address,
-        viewing_instructions=viewing_instructions,
-        pictures=[
-            (PICTURES.get(kind, kind), _embedded(content)) for kind, content in pictures.items()
-        ],
+        run_url=run_url,
+        mlflow_hint=mlflow_hint,
+        figures=[(FIGURE_TITLES.get(kind, kind), _data_url(png)) for kind, png in figures.items()],
         study_text=study.resolved or study.text,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
@@ -92,59 +93,59 @@ def _template() -> Template:
     return environment.get_template("page.html")
 
 
-def _embedded(png: bytes) -> str:
-    """A picture as an address that holds it, no wider than a page shows it."""
+def _data_url(png: bytes) -> str:
+    """Return a figure as a data URL of a JPEG, scaled down to the width of the page."""
     with Image.open(io.BytesIO(png)) as image:
-        picture = image.convert("RGB")
-    picture.thumbnail((_PICTURE_WIDTH, 8 * _PICTURE_WIDTH))
+        figure = image.convert("RGB")
+    figure.thumbnail((_FIGURE_WIDTH, 8 * _FIGURE_WIDTH))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
+    figure.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _accuracy(
     rows: Sequence[Row],
     others: Sequence[PublishedRow],
-    place: tuple[str, ...],
-    numbers: Mapping[str, int],
+    grid_cell: tuple[str, ...],
+    indices: Mapping[str, int],
 ) -> tuple[str, Markup] | None:
-    """The cell of the grid and its chart; None where there are not two points to compare."""
+    """Return a grid cell's name and chart; None if there are fewer than two points."""
     points = []
     for row in rows:
-        if row.place != place:
+        if row.grid_cell != grid_cell:
             continue
-        number = numbers[row.variant]
+        index = indices[row.variant]
         if row.gflops is not None and row.miou:
             values = list(row.miou.values())
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
             mean = float(np.mean(values))
             label = f"{row.label} {INCOMPARABLE}" if row.incomparable else row.label
-            points.append(Point(label, row.gflops, mean, "ours", number, spread))
+            points.append(Point(label, row.gflops, mean, "measured", index, deviation))
         gflops = (row.reference.gflops if row.reference else None) or row.gflops
         if row.published is not None and gflops is not None:
-            points.append(Point(row.label, gflops, row.published, "published", number))
-    axes = next(row.axes for row in rows if row.place == place)
+            points.append(Point(row.label, gflops, row.published, "published", index))
+    axes = next(row.axes for row in rows if row.grid_cell == grid_cell)
     points += [
         Point(other.label, other.gflops, other.miou, "published", None)
         for other in others
         if other.gflops is not None and other.miou is not None and applies_to(other, axes)
     ]
-    # Markup: made by this project, from numbers and labels that are escaped.
-    return (", ".join(place), Markup(draw_accuracy(points))) if len(points) > 1 else None
+    # Safe as Markup: matplotlib escapes the labels.
+    return (", ".join(grid_cell), Markup(draw_accuracy(points))) if len(points) > 1 else None
 
 
 def _curves(
-    rows: Sequence[Row], place: tuple[str, ...], numbers: Mapping[str, int], history: History
+    rows: Sequence[Row], grid_cell: tuple[str, ...], indices: Mapping[str, int], history: History
 ) -> tuple[str, Markup] | None:
-    """The cell of the grid and its panels; None before any trial has two epochs."""
+    """Return a grid cell's name and training curves; None until a trial has two epochs."""
     panels: dict[str, list[Curve]] = {}
     for metric, name in METRICS.items():
         for row in rows:
-            if row.place != place:
+            if row.grid_cell != grid_cell:
                 continue
             for result in row.results:
                 points = history(result, metric)
                 if len(points) > 1:
-                    curve = Curve(row.label, numbers[row.variant], points)
+                    curve = Curve(row.label, indices[row.variant], points)
                     panels.setdefault(name, []).append(curve)
-    return (", ".join(place), Markup(draw_curves(panels))) if panels else None
+    return (", ".join(grid_cell), Markup(draw_curves(panels))) if panels else None

@@ -1,9 +1,10 @@
-"""Which run of the ledger stands for which trial of a study, told from the ledger alone.
+"""Matches the trials of a study with the runs in the tracking store.
 
-A trial's identity needs the data set's fingerprint, the precision of the device it was trained on
-and the digests of the weights it starts from. Where these have not been resolved, those that the
-ledger knows are tried; what is on this machine must then be what the run was trained on, and what
-is not must have lain in the same place, or the run must be known to stand for the very cell.
+A trial's identity depends on the data set's fingerprint, the precision on its device, and the
+digests of its initial weights. If these have not been resolved, every combination in the tracking
+store is tried. Data and weights on this machine must then have the recorded content. If they are
+not on this machine, their recorded path must be the same, or the run must be recorded for this very
+trial.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,23 +22,22 @@ from pipelines.network.precision import Precision
 from pipelines.network.weights import WeightsError, locate_weights, weights_digest
 from pipelines.preparation.embedded import EMBEDDED
 
-# Fingerprint of the data, precision, digests of the weights to start from.
-Circumstances = tuple[str, str, tuple[str | None, str | None]]
+# Fingerprint of the data, precision, digests of the initial weights (backbone, network).
+RunInputs = tuple[str, str, tuple[str | None, str | None]]
 
 _PRECISIONS: dict[str, Precision] = {"bf16": "bf16", "fp32": "fp32"}
 
 
 @dataclass(frozen=True)
 class Match:
-    """The run that stands for a trial. assumed: what of that could not be made sure, in words;
-    empty where there is no doubt."""
+    """The run of a trial. uncertainty: why it may not be the trial's; empty if it certainly is."""
 
     run: TrialRun
-    assumed: str = ""
+    uncertainty: str = ""
 
 
 class Contents:
-    """Contents by location, each looked at once; None for what is not here or cannot be read."""
+    """Content hashes by location, each computed once; None if missing here or unreadable."""
 
     def __init__(self) -> None:
         self.fingerprint = cache(_fingerprint)
@@ -50,41 +50,41 @@ def find_runs(
     codes: Mapping[str, str],
     identities: Mapping[str, str] | None = None,
 ) -> dict[str, Match]:
-    """The run to go by for each trial that has one, by the trial's name: the one that the study's
-    command goes by, too.
+    """Return the run of each trial that has one, by trial name: the same run that the study's
+    command uses.
 
-    runs: of all studies, oldest first. codes: see `present_codes`. identities: by the trial's name,
-    where they have been resolved.
+    runs: of all studies, oldest first. codes: see `current_code_versions`. identities: by trial
+    name, if they have been resolved.
     """
     by_identity: dict[str, list[TrialRun]] = {}
     for run in runs:
         by_identity.setdefault(run.identity, []).append(run)
-    known = {(run.data, run.precision, run.digests) for run in runs}
+    inputs = {(run.data, run.precision, run.digests) for run in runs}
     contents, name = Contents(), study.config.study
-    found = {}
+    matches = {}
     for trial in study.trials:
         if identities is not None:
-            fitting = by_identity.get(identities[trial.name], [])
-            doubts = {run.run_id: "" for run in fitting}
+            possible = by_identity.get(identities[trial.name], [])
+            uncertainties = {run.run_id: "" for run in possible}
         else:
-            possible = _possible_identities(trial, known)
-            fitting = [run for run in runs if run.identity in possible]
-            doubts = {
-                run.run_id: doubt
-                for run in fitting
-                if (doubt := _doubt(run, trial, name, contents)) is not None
+            possible_identities = _possible_identities(trial, inputs)
+            possible = [run for run in runs if run.identity in possible_identities]
+            uncertainties = {
+                run.run_id: uncertainty
+                for run in possible
+                if (uncertainty := _uncertainty(run, trial, name, contents)) is not None
             }
-        sure = {run_id for run_id, doubt in doubts.items() if not doubt}
-        candidates = [run for run in fitting if run.run_id in (sure or doubts)]
-        chosen = select_run(candidates, name, codes[trial.name])
-        if chosen is not None:
-            assumed = doubts[chosen.run_id] or _several(chosen, candidates)
-            found[trial.name] = Match(chosen, assumed)
-    return found
+        certain = {run_id for run_id, uncertainty in uncertainties.items() if not uncertainty}
+        candidates = [run for run in possible if run.run_id in (certain or uncertainties)]
+        selected = select_run(candidates, name, codes[trial.name])
+        if selected is not None:
+            uncertainty = uncertainties[selected.run_id] or _ambiguity(selected, candidates)
+            matches[trial.name] = Match(selected, uncertainty)
+    return matches
 
 
-def present_codes(study: Study) -> dict[str, str]:
-    """The code version that each trial would be trained with now, by its name."""
+def current_code_versions(study: Study) -> dict[str, str]:
+    """Return the code version that each trial would be trained with now, by trial name."""
     versions: dict[tuple[str, ...], str] = {}
     codes = {}
     for trial in study.trials:
@@ -96,13 +96,13 @@ def present_codes(study: Study) -> dict[str, str]:
     return codes
 
 
-def _possible_identities(trial: Trial, known: Iterable[Circumstances]) -> set[str]:
-    """The trial's identity under each of the circumstances that fit it."""
+def _possible_identities(trial: Trial, inputs: Iterable[RunInputs]) -> set[str]:
+    """Return the trial's identity with each of the run inputs that fit it."""
     training = trial.experiment.training
-    starts = (training.backbone_weights, training.init)
+    weights = (training.backbone_weights, training.init)
     identities = set()
-    for data, precision, digests in known:
-        fits = all((a is None) == (b is None) for a, b in zip(starts, digests, strict=True))
+    for data, precision, digests in inputs:
+        fits = all((a is None) == (b is None) for a, b in zip(weights, digests, strict=True))
         if fits and precision in _PRECISIONS and training.precision in ("auto", precision):
             resolved = replace(training, precision=_PRECISIONS[precision])
             experiment = replace(trial.experiment, training=resolved)
@@ -110,42 +110,44 @@ def _possible_identities(trial: Trial, known: Iterable[Circumstances]) -> set[st
     return identities
 
 
-def _doubt(run: TrialRun, trial: Trial, study: str, contents: Contents) -> str | None:
-    """What remains unsure where the run, alike in all else, is taken for the trial's; empty for
-    nothing. None where its data or weights are others."""
+def _uncertainty(run: TrialRun, trial: Trial, study: str, contents: Contents) -> str | None:
+    """Return why a run of the same experiment may not be the trial's; empty if it certainly is,
+    None if its data or weights differ."""
     training, data = trial.experiment.training, trial.experiment.data.dataset
-    starts = (training.backbone_weights, training.init)
+    weights = (training.backbone_weights, training.init)
     compared = [(data, run.dataset, contents.fingerprint(data), run.data)]
     compared += [
-        (wanted, place or "", contents.digest(wanted), digest or "")
-        for wanted, place, digest in zip(starts, run.weights, run.digests, strict=True)
-        if wanted is not None
+        (requested, path or "", contents.digest(requested), digest or "")
+        for requested, path, digest in zip(weights, run.weights, run.digests, strict=True)
+        if requested is not None
     ]
-    doubts = []
-    for wanted, place, here, recorded in compared:
-        if here is not None:
-            if here != recorded:
+    reasons = []
+    for requested, recorded_path, current, recorded in compared:
+        if current is not None:
+            if current != recorded:
                 return None
-        elif absolute(wanted) != absolute(place):
+        elif absolute(requested) != absolute(recorded_path):
             if (study, trial.name) not in run.trials:
                 return None
-            doubts.append(f"{wanted} is not on this machine, the run of this cell had {place}")
-    return "; ".join(doubts)
+            reasons.append(
+                f"{requested} is not on this machine; the trial's run used {recorded_path}"
+            )
+    return "; ".join(reasons)
 
 
-def _several(chosen: TrialRun, candidates: Sequence[TrialRun]) -> str:
-    """Words for that other trainings might as well be meant; empty where there are none."""
-    count = len({run.identity for run in candidates if run.status == chosen.status})
+def _ambiguity(selected: TrialRun, candidates: Sequence[TrialRun]) -> str:
+    """Return a message if several different trainings match; empty otherwise."""
+    count = len({run.identity for run in candidates if run.status == selected.status})
     if count < 2:
         return ""
     return (
-        f"{count} trainings fit, which differ in the content of their data or weights or in "
-        "precision, and the study's own or latest is shown"
+        f"{count} trainings match, which differ in precision or in the content of data or weights; "
+        "this study's own run is shown, or else the latest"
     )
 
 
 def _fingerprint(dataset: str) -> str | None:
-    """Of a prepared data set."""
+    """Return the fingerprint of a prepared data set; None if it is not here or unreadable."""
     if dataset == EMBEDDED or not _is_here(dataset):
         return None
     try:
@@ -155,7 +157,8 @@ def _fingerprint(dataset: str) -> str | None:
 
 
 def _digest(weights: str) -> str | None:
-    """Of a file of weights, or of the one in a checkpoint's directory."""
+    """Return the digest of a weights file, or of the one in a checkpoint directory; None if it is
+    not here or unreadable."""
     if not _is_here(weights):
         return None
     try:

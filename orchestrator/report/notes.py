@@ -1,4 +1,4 @@
-"""What a reader must know to believe a table no further than it goes."""
+"""The notes of a report: unfinished trials, warnings, and how the scores were computed."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,18 @@ from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
 
-# Fewer groups than this say little about others.
+# With fewer groups of images, an interval does not generalize to other groups.
 _FEW_GROUPS = 10
 
 
 @dataclass(frozen=True)
 class Notes:
-    """unfinished: a line for each trial that has no figure, failures first. warnings: why figures
-    must not be compared, or show less than was hoped. footnotes: how the figures came about."""
+    """The notes of a report.
+
+    unfinished: a line for each trial without a score, failures first.
+    warnings: why rows must not be compared, or scores are unreliable.
+    footnotes: how the scores were computed.
+    """
 
     unfinished: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -28,7 +32,7 @@ class Notes:
 
 
 def notes_on(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Notes:
-    """Everything that is to be said of the table."""
+    """Return all notes on a table. others: published rows of other methods."""
     if study.config.kind == "profile":
         return Notes((), (), tuple(_profile_footnotes(study, rows, others)))
     return Notes(
@@ -48,12 +52,12 @@ def _unfinished(study: Study, rows: Sequence[Row]) -> list[str]:
         TrialState.WAITING,
         TrialState.STOPPED_EARLY,
     )
-    found = [r for row in rows for r in row.results if r.state is not TrialState.FINISHED]
-    found.sort(key=lambda result: order.index(result.state))
-    return [_described(study, result) for result in found]
+    results = [r for row in rows for r in row.results if r.state is not TrialState.FINISHED]
+    results.sort(key=lambda result: order.index(result.state))
+    return [_description(study, result) for result in results]
 
 
-def _described(study: Study, result: Result) -> str:
+def _description(study: Study, result: Result) -> str:
     text = f"{result.state}: {result.trial.name}"
     run = result.run
     if run is None:
@@ -61,29 +65,27 @@ def _described(study: Study, result: Result) -> str:
     if result.state is TrialState.FAILED and run.reason:
         return f"{text}: {run.reason}"
     if run.study != study.config.study:
-        text += f", by the study {run.study}"
+        text += f", in study {run.study}"
     epoch = int(run.metrics.get("epoch", 0))
     text += f", epoch {epoch} of {result.trial.experiment.training.epochs}"
-    if result.unscored:
-        text += (
-            f"; what is recorded under the protocol's name is another scoring: {result.unscored}"
-        )
+    if result.score_mismatch:
+        text += f"; the score recorded under this protocol does not count: {result.score_mismatch}"
     if result.state is TrialState.STOPPED_EARLY and "val/miou" in run.metrics:
-        text += f", mIoU {100 * run.metrics['val/miou']:.1f} % there"
+        text += f", mIoU {100 * run.metrics['val/miou']:.1f} %"
     return text
 
 
 def _footnotes(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Iterable[str]:
-    yield _what_is_scored(study, rows)
+    yield _scoring(study, rows)
     if study.config.kind == "search":
         yield (
-            "A search: trials may have been given up early, so its figures choose a configuration "
-            "and prove nothing. No differences are stated."
+            "Search: trials may have been stopped early, so the scores help to choose a "
+            "configuration but do not support comparisons. No differences are reported."
         )
     seeds = len(study.config.seeds)
     if seeds > 1:
-        yield f"Mean ± standard deviation over n seeds, {seeds} asked for."
-    yield from _on_differences(study, rows)
+        yield f"Mean ± standard deviation over n seeds; {seeds} seeds requested."
+    yield from _differences(study, rows)
     if any(row.entered for row in rows):
         sources = {
             result.trial.entered.source
@@ -91,15 +93,15 @@ def _footnotes(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
             for result in row.results
             if result.trial.entered is not None
         }
-        yield f"By hand: {'; '.join(sorted(sources))}."
+        yield f"Scores entered by hand (entered %): {'; '.join(sorted(sources))}."
     yield from _sources(rows, others)
     if any(row.cost is not None for row in rows):
-        yield "Parameters without auxiliary heads; GFLOPs: multiply-adds / 1e9 of one image."
+        yield "Parameters exclude auxiliary heads. GFLOPs: multiply-adds / 1e9 for one image."
     if any(row.hours is not None for row in rows):
-        yield "Images/s while training, and hours of one training: means over the row's trials."
+        yield "Training speed (images/s) and hours per training are means over the row's trials."
 
 
-def _what_is_scored(study: Study, rows: Sequence[Row]) -> str:
+def _scoring(study: Study, rows: Sequence[Row]) -> str:
     name = study.config.report.protocol
     experiments = [row.results[0].trial.experiment for row in rows]
     if name is None:
@@ -108,79 +110,89 @@ def _what_is_scored(study: Study, rows: Sequence[Row]) -> str:
         protocol = f"{name} ({study.config.protocols[name].protocol})"
     splits = ", ".join(sorted({each.data.validation_split or "" for each in experiments} - {""}))
     if not splits and name is None:
-        return "Trained without validation images: there is no mIoU of their own."
-    text = f"mIoU: last checkpoint, split {splits}, protocol {protocol}"
+        return "Trained without a validation split, so no mIoU was measured."
+    text = f"mIoU of the last checkpoint on split {splits}, protocol {protocol}"
     if any(row.best for row in rows):
-        text += "; best: the epoch chosen on that same split"
+        text += "; best: mIoU of the best epoch, selected on that same split"
     return text + "."
 
 
-def _on_differences(study: Study, rows: Sequence[Row]) -> Iterable[str]:
+def _differences(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     compared = [row for row in rows if row.difference is not None]
     with_interval = [row for row in compared if row.difference and row.difference.interval]
     if not compared:
         return
+    axes = " x ".join(axis.split(".")[-1] for axis in study.config.grid)
+    several_cells = len({row.grid_cell for row in rows}) > 1
+    in_grid = f" (in parentheses in the table by {axes})" if several_cells else ""
+    paired = f"Differences{in_grid} are relative to {study.config.compare_to} and paired by seed."
     if not with_interval:
-        yield "Differences are paired by seed; without counts by image there is no interval."
+        yield f"{paired} No intervals: per-image counts are missing."
         return
-    scored = next(r.scored for row in with_interval for r in row.finished if r.scored is not None)
-    groups = {group for group in scored.groups if group is not None}
-    levels = f"{len(groups)} groups, then images" if len(groups) > 1 else "images"
+    counts = next(r.counts for row in with_interval for r in row.finished if r.counts is not None)
+    groups = {group for group in counts.groups if group is not None}
     seeds = max(len(row.difference.seeds) for row in with_interval if row.difference)
-    first = "seeds (Student's t), then " if seeds > 1 else ""
+    levels = ["seeds (Student's t)"] * (seeds > 1)
+    levels += [f"{len(groups)} groups"] * (len(groups) > 1)
+    prefix = f"{', '.join(levels)} and " if levels else ""
     count = len(with_interval)
-    several = f", corrected for {count} comparisons by Holm's method" if count > 1 else ""
+    corrected = ""
+    if count > 1:
+        corrected = f", corrected for {count} comparisons by Holm's method; the intervals are not"
     yield (
-        f"Differences are paired; interval: 95 %, of each difference by itself, hierarchical "
-        f"bootstrap over {first}{levels} ({len(scored.identifiers)} in all, {REPLICATES} "
-        f"replicates, mIoU recomputed from summed counts); p two-sided{several}."
+        f"{paired} Each has its own 95 % confidence interval (CI) from a hierarchical bootstrap "
+        f"over {prefix}{len(counts.identifiers)} images ({REPLICATES} replicates, mIoU "
+        f"recomputed from summed per-image counts). p values are two-sided{corrected}."
     )
     single = [row for row in with_interval if row.difference and len(row.difference.seeds) == 1]
     if single:
         which = "" if len(single) == count else f" ({row_names(single, rows)})"
-        yield (
-            f"One seed{which}: how much another training of the same rows would differ is NOT in "
-            "the interval."
-        )
-    yield from _on_gaps(study, rows)
+        yield f"One seed{which}: the interval does not include the variation between seeds."
+    yield from _gaps(study, rows)
     if 1 < len(groups) < _FEW_GROUPS:
-        yield f"With {len(groups)} groups, the interval says little about others than these."
+        yield (
+            f"There are only {len(groups)} groups of images, so the intervals may not hold for "
+            "other groups."
+        )
     tested = [row for row in compared if row.difference and row.difference.t_test is not None]
     if tested:
-        told = ", ".join(
+        p_values = ", ".join(
             f"{row_names([row], rows)} p = {row.difference.t_test:.3g}"
             for row in tested
             if row.difference
         )
-        yield f"Paired t-test over seeds, uncorrected (from {SEEDS_FOR_T_TEST} seeds on): {told}."
+        yield (
+            f"Paired t-test over seeds, uncorrected, for rows with at least {SEEDS_FOR_T_TEST} "
+            f"seeds: {p_values}."
+        )
 
 
-def _on_gaps(study: Study, rows: Sequence[Row]) -> Iterable[str]:
-    """Differences over fewer seeds than asked for, and those without an interval."""
-    over: dict[tuple[int, ...], list[Row]] = {}
-    bare = []
+def _gaps(study: Study, rows: Sequence[Row]) -> Iterable[str]:
+    """Yield notes on differences over fewer seeds than requested, and on missing intervals."""
+    by_seeds: dict[tuple[int, ...], list[Row]] = {}
+    without_interval = []
     for row in rows:
         if row.difference is None:
             continue
         if len(row.difference.seeds) < len(study.config.seeds):
-            over.setdefault(row.difference.seeds, []).append(row)
+            by_seeds.setdefault(row.difference.seeds, []).append(row)
         if row.difference.interval is None:
-            bare.append(row)
-    for seeds, those in over.items():
-        told = ", ".join(map(str, seeds))
+            without_interval.append(row)
+    for seeds, those in by_seeds.items():
+        listed = ", ".join(map(str, seeds))
         yield (
-            f"Difference over the seeds that both rows have ({told}), not that of the means in the "
-            f"table: {row_names(those, rows)}."
+            f"The difference is over the shared seeds ({listed}) only, so it is not the difference "
+            f"of the means in the table: {row_names(those, rows)}."
         )
-    if bare:
-        yield f"No interval for want of counts by image: {row_names(bare, rows)}."
+    if without_interval:
+        yield f"No interval: per-image counts are missing for {row_names(without_interval, rows)}."
 
 
 def _sources(rows: Sequence[Row], others: Sequence[PublishedRow]) -> Iterable[str]:
     sources = {row.reference.source for row in rows if row.reference and row.reference.source}
     sources |= {other.source for other in others if other.source}
     if sources:
-        yield f"Published: {'; '.join(sorted(sources))}."
+        yield f"Published values: {'; '.join(sorted(sources))}."
 
 
 def _profile_footnotes(
@@ -189,7 +201,7 @@ def _profile_footnotes(
     options = study.config.profile or ProfileOptions()
     height, width = options.size
     yield (
-        f"Nothing is trained. {options.classes} classes, parameters without auxiliary heads; "
-        f"GFLOPs: multiply-adds / 1e9 of one image of {width} x {height} pixels."
+        f"Nothing is trained. {options.classes} classes. Parameters exclude auxiliary heads. "
+        f"GFLOPs: multiply-adds / 1e9 for one image of {width} x {height} pixels."
     )
     yield from _sources(rows, others)

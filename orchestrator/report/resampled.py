@@ -1,4 +1,4 @@
-"""What the counts of trials come to, read and resampled once each, when they are there."""
+"""Per-trial IoU and bootstrap replicates, from the per-image counts in the tracking store."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,26 +12,28 @@ from orchestrator.report.bootstrap import resampled_miou
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from pipelines.evaluation.counts import Counts, read_counts
 
-# Trials whose counts are held at once.
-_TOGETHER = 16
-# mIoU in [0, 1] is the same where it differs by no more than rounding.
+# Number of trials whose counts are in memory at a time.
+_BATCH = 16
+# Two values of mIoU in [0, 1] are equal up to this rounding error.
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class ScoreRef:
-    """An mIoU in [0, 1] of a run, and where its run keeps the counts it was computed from."""
+    """A run's mIoU in [0, 1], and the artifact path of the counts it was computed from."""
 
     run_id: str
-    counts: str
+    counts_path: str
     miou: float
 
 
 @dataclass(frozen=True)
 class ResampledCounts:
-    """What the counts of one trial come to; IoU in [0, 1].
+    """IoU in [0, 1] from the per-image counts of one trial, all float64.
 
-    iou: `(classes,)`; image_miou: `(images,)`; resampled: mIoU of each replicate, `(replicates,)`.
+    iou: IoU by class, `(classes,)`; NaN for a class that does not occur.
+    image_miou: mIoU of each image by itself, `(images,)`.
+    resampled: mIoU of each bootstrap replicate, `(replicates,)`.
     """
 
     identifiers: tuple[str, ...]
@@ -44,29 +46,32 @@ class ResampledCounts:
 
 @dataclass
 class CountsReader:
-    """The counts behind figures. What is not there yet is looked for again the next time."""
+    """Reads and resamples the counts of scores, each once; missing counts are tried again."""
 
     store: TrackingStore
-    _known: dict[ScoreRef, ResampledCounts] = field(default_factory=dict)
+    _cache: dict[ScoreRef, ResampledCounts] = field(default_factory=dict)
 
-    def of(self, figures: Iterable[ScoreRef]) -> dict[ScoreRef, ResampledCounts]:
-        """As far as there are counts that come to the very figure: a run's counts may be written
-        later than its figure, and may then still be those of an earlier one."""
-        wanted = list(dict.fromkeys(figures))
-        new = [figure for figure in wanted if figure not in self._known]
-        for start in range(0, len(new), _TOGETHER):
-            self._resample(new[start : start + _TOGETHER])
-        return {figure: self._known[figure] for figure in wanted if figure in self._known}
+    def read(self, scores: Iterable[ScoreRef]) -> dict[ScoreRef, ResampledCounts]:
+        """Return the counts of each score, if they exist and agree with it.
 
-    def _resample(self, figures: Iterable[ScoreRef]) -> None:
-        """Those of the same images are resampled together."""
-        waiting = {figure: counts for figure in figures if (counts := self._read(figure))}
+        A run's counts may be written after its score; until then, they may be missing or belong to
+        an earlier score.
+        """
+        wanted = list(dict.fromkeys(scores))
+        new = [score for score in wanted if score not in self._cache]
+        for start in range(0, len(new), _BATCH):
+            self._resample(new[start : start + _BATCH])
+        return {score: self._cache[score] for score in wanted if score in self._cache}
+
+    def _resample(self, scores: Iterable[ScoreRef]) -> None:
+        """Add the scores to the cache; counts of the same images are resampled together."""
+        waiting = {score: counts for score in scores if (counts := self._download(score))}
         while waiting:
             first = next(iter(waiting.values()))
             alike = {each: counts for each, counts in waiting.items() if counts.same_images(first)}
             resampled = resampled_miou(list(alike.values()))
-            for (figure, counts), replicates in zip(alike.items(), resampled, strict=True):
-                self._known[figure] = ResampledCounts(
+            for (score, counts), replicates in zip(alike.items(), resampled, strict=True):
+                self._cache[score] = ResampledCounts(
                     counts.identifiers,
                     counts.groups,
                     counts.classes,
@@ -74,14 +79,14 @@ class CountsReader:
                     counts.image_miou,
                     replicates,
                 )
-                del waiting[figure]
+                del waiting[score]
 
-    def _read(self, figure: ScoreRef) -> Counts | None:
-        """None where the run keeps no counts that can be read, or those of another figure."""
+    def _download(self, score: ScoreRef) -> Counts | None:
+        """Return the counts of a score; None if they are unreadable or of a different score."""
         with TemporaryDirectory(prefix="counts-") as directory:
             try:
-                uri = f"runs:/{figure.run_id}/{figure.counts}"
+                uri = f"runs:/{score.run_id}/{score.counts_path}"
                 counts = read_counts(self.store.download(uri, Path(directory)))
             except (TrackingError, ValueError):
                 return None
-        return counts if abs(counts.miou - figure.miou) <= _ROUNDING else None
+        return counts if abs(counts.miou - score.miou) <= _ROUNDING else None

@@ -1,10 +1,10 @@
-"""What the ledger holds of each trial of a study: its state, its figures and its counts."""
+"""The state, scores and per-image counts of each trial of a study, from the tracking store."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.evaluation.records import evaluation_differences, protocol_config
-from orchestrator.report.match_runs import Match, find_runs, present_codes
+from orchestrator.report.match_runs import Match, current_code_versions, find_runs
 from orchestrator.report.resampled import CountsReader, ResampledCounts, ScoreRef
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.trial_state import TrialState
@@ -17,11 +17,15 @@ from orchestrator.tracking.store import TrackingStore
 class Result:
     """One trial in the report.
 
-    state: `not scored` is trained to the end, but not scored under the report's protocol yet;
-    unscored: why what the ledger has under that name does not count, empty where it has nothing.
-    miou: in percent, of the last checkpoint; best: of the epoch chosen on the same images. stale:
-    trained by another version of the code than the present one; scored_stale: scored by one.
-    assumed: what is not sure about that `run` is the trial's, empty where nothing is.
+    state: `not scored` means trained to the end, but not yet scored under the report's protocol.
+    miou: mIoU of the last checkpoint in percent.
+    best: mIoU in percent of the best epoch, which is selected on the same images.
+    counts: resampled per-image counts behind `miou`; None if the run has none.
+    stale: whether the trial was trained with a different code version than the current one.
+    scored_stale: whether it was scored with a different code version.
+    score_mismatch: how the score recorded under the report's protocol differs from what the study
+        requests; empty if it does not, or if there is none.
+    uncertainty: why `run` may not be this trial's; empty if it certainly is.
     """
 
     trial: Trial
@@ -29,17 +33,17 @@ class Result:
     state: TrialState
     miou: float | None = None
     best: float | None = None
-    scored: ResampledCounts | None = None
+    counts: ResampledCounts | None = None
     stale: bool = False
     scored_stale: bool = False
-    unscored: str = ""
-    assumed: str = ""
+    score_mismatch: str = ""
+    uncertainty: str = ""
 
 
 class Results:
-    """The results of one study, read again and again while it runs: what is finished is read once.
+    """Reads the results of one study repeatedly while it runs; counts are read once.
 
-    identities: of the trials, by name, where they have been resolved.
+    identities: the trials' identities by name, if they have been resolved.
     """
 
     def __init__(
@@ -48,13 +52,13 @@ class Results:
         self._study = study
         self._store = store
         self._identities = identities
-        self._scored = CountsReader(store)
+        self._counts = CountsReader(store)
 
     def read(self, snapshot: Snapshot | None = None) -> list[Result]:
-        """The results in the order of the study. snapshot: of the tracking store; taken now for
-        None."""
+        """Return the results in the order of the study. snapshot: of the tracking store; None takes
+        one now."""
         snapshot = snapshot or take_snapshot(self._store)
-        codes = present_codes(self._study)
+        codes = current_code_versions(self._study)
         matches = find_runs(self._study, snapshot.trials, codes, self._identities)
         results = [
             self._result(trial, matches[trial.name], codes[trial.name])
@@ -62,19 +66,19 @@ class Results:
             else Result(trial, None, TrialState.MISSING)
             for trial in self._study.trials
         ]
-        figures = [self._figure(result) for result in results]
-        scored = self._scored.of(figure for figure in figures if figure is not None)
+        scores = [self._score(result) for result in results]
+        counts = self._counts.read(score for score in scores if score is not None)
         return [
-            result if figure is None else replace(result, scored=scored.get(figure))
-            for result, figure in zip(results, figures, strict=True)
+            result if score is None else replace(result, counts=counts.get(score))
+            for result, score in zip(results, scores, strict=True)
         ]
 
     def _result(self, trial: Trial, match: Match, code: str) -> Result:
-        """Without its counts. code: the present version."""
+        """Return a trial's result without its counts. code: the current code version."""
         run, name = match.run, self._study.config.report.protocol
         searching = self._study.config.kind == "search"
         state = TrialState.INTERRUPTED if run.stopped_early and not searching else run.state
-        result = Result(trial, run, state, assumed=match.assumed)
+        result = Result(trial, run, state, uncertainty=match.uncertainty)
         if run.status != "FINISHED":
             return result
         result = replace(result, stale=run.code != code)
@@ -87,15 +91,16 @@ class Results:
         miou, recorded = run.metrics.get(f"eval/{name}/miou"), run.evaluations.get(name)
         if miou is None or recorded is None:
             return replace(result, state=TrialState.NOT_SCORED)
-        # Another study may use the name, too, and this one may have been edited.
+        # Another study may use the same protocol name, and this study may have been edited.
         config = protocol_config(self._study.config.protocols[name], trial.experiment.evaluation)
         split = trial.experiment.data.validation_split or ""
-        unlike = evaluation_differences(recorded, config, config.boundary, run.data, split)
-        if unlike:
-            return replace(result, state=TrialState.NOT_SCORED, unscored="; ".join(unlike))
+        mismatch = evaluation_differences(recorded, config, config.boundary, run.data, split)
+        if mismatch:
+            text = "; ".join(mismatch)
+            return replace(result, state=TrialState.NOT_SCORED, score_mismatch=text)
         return replace(result, miou=_percent(miou), scored_stale=recorded.get("code") != code)
 
-    def _figure(self, result: Result) -> ScoreRef | None:
+    def _score(self, result: Result) -> ScoreRef | None:
         if result.run is None or result.miou is None:
             return None
         name = self._study.config.report.protocol

@@ -1,4 +1,4 @@
-"""The rows of a study's table: each variant in each cell of the grid, its seeds put together."""
+"""The rows of a study's table: one per variant and grid cell, aggregated over seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +13,17 @@ from orchestrator.study.study import Study
 
 @dataclass(frozen=True)
 class Row:
-    """One row. Figures are in percent, by seed, of the finished trials.
+    """One row of the table.
 
-    results: of all its trials, finished or not. cost: None where no run and no data set says how
-    many classes there are. difference: to `compare_to` in the same cell; corrected: its p after
-    Holm. unlike: whether it pairs trainings by different code or in different precision.
-    incomparable: why there is none although both rows have figures. images_per_second and hours:
-    mean over the finished trials. entered: scores entered by hand.
+    results: of all trials of the row, finished or not.
+    cost: None if neither a run nor a data set determines the number of classes.
+    miou, best: in percent, by seed, of the trials that have a score.
+    difference: to `compare_to` in the same grid cell; None if it cannot be computed.
+    corrected_p: p value of the difference, corrected by Holm's method.
+    mixed_difference: whether it pairs trainings with different code or precision.
+    incomparable: why the row must not be compared with `compare_to`; empty if it may.
+    images_per_second, hours: means over the trials that have a score.
+    entered: scores in percent entered by hand, by seed.
     """
 
     variant: str
@@ -30,8 +34,8 @@ class Row:
     miou: dict[int, float]
     best: dict[int, float]
     difference: Difference | None
-    corrected: float | None
-    unlike: bool
+    corrected_p: float | None
+    mixed_difference: bool
     incomparable: str
     reference: Reference | None
     published_difference: float | None
@@ -40,23 +44,23 @@ class Row:
     entered: dict[int, float]
 
     @property
-    def place(self) -> tuple[str, ...]:
-        """The cell of the grid, as texts."""
+    def grid_cell(self) -> tuple[str, ...]:
+        """The row's cell of the grid: the axes' values as text."""
         return tuple(map(str, self.axes.values()))
 
     @property
     def finished(self) -> tuple[Result, ...]:
-        """Its trials that have a figure."""
+        """The results that have a score."""
         return tuple(result for result in self.results if result.miou is not None)
 
     @property
     def published(self) -> float | None:
-        """mIoU in percent that was published for this row."""
+        """The published mIoU of this row in percent."""
         return None if self.reference is None else self.reference.miou
 
     @property
     def stale(self) -> bool:
-        """Whether a trial was trained by another version of the code than the present one."""
+        """Whether a trial was trained with a different code version than the current one."""
         return any(result.stale for result in self.finished)
 
     @property
@@ -69,36 +73,36 @@ class Row:
         """Multiply-adds / 1e9 at the training crop's size."""
         return None if self.cost is None else self.cost.gflops
 
-    def kinds(self, what: str) -> set[str]:
-        """The `data`, `code` or `precision` its finished trials were trained with."""
-        return {getattr(result.run, what) for result in self.finished if result.run is not None}
+    def run_values(self, name: str) -> set[str]:
+        """Return the distinct values of `data`, `code` or `precision` of the runs with a score."""
+        return {getattr(result.run, name) for result in self.finished if result.run is not None}
 
 
 def build_rows(
     study: Study, results: Sequence[Result], costs: Mapping[str, ModelCost] | None = None
 ) -> list[Row]:
-    """The rows in the order of the study file. costs: by the trial's name, where they are known
-    before anything is trained."""
+    """Return the rows in the order of the study file. costs: by trial name, if they are known
+    before training."""
     groups: dict[tuple[str, tuple[str, ...]], list[Result]] = {}
     for result in results:
-        place = tuple(map(str, result.trial.axes.values()))
-        groups.setdefault((result.trial.variant, place), []).append(result)
+        grid_cell = tuple(map(str, result.trial.axes.values()))
+        groups.setdefault((result.trial.variant, grid_cell), []).append(result)
     compare_to = study.config.compare_to or ""
     rows = []
-    for (variant, place), group in groups.items():
-        base = groups.get((compare_to, place), []) if variant != compare_to else []
-        # A search gives trials up early: there is nothing to compare.
+    for (variant, grid_cell), group in groups.items():
+        base = groups.get((compare_to, grid_cell), []) if variant != compare_to else []
+        # The trials of a search may be stopped early, so their scores are not compared.
         rows.append(_row(study, group, base if study.config.kind == "table" else [], costs or {}))
     p_values = [row.difference.p if row.difference else None for row in rows]
     return [
-        replace(row, corrected=corrected)
+        replace(row, corrected_p=corrected)
         for row, corrected in zip(rows, holm(p_values), strict=True)
     ]
 
 
 def pooled_deviation(rows: Iterable[Row]) -> float | None:
-    """Standard deviation over seeds of the paired differences, pooled over all rows that have one,
-    in points; None before any row has two seeds."""
+    """Return the standard deviation over seeds of the paired differences in points, pooled over
+    all rows; None if no row has two shared seeds."""
     squares, freedom = 0.0, 0
     for row in rows:
         if row.difference is not None and row.difference.deviation is not None:
@@ -109,8 +113,8 @@ def pooled_deviation(rows: Iterable[Row]) -> float | None:
 
 
 def expected_difference(study: Study, rows: Iterable[Row]) -> float | None:
-    """The least difference the study must be able to show, in points: as stated, or the least that
-    was published."""
+    """Return the difference in points that the study should detect: `report.expected_difference`,
+    or else the smallest published one."""
     if study.config.report.expected_difference is not None:
         return study.config.report.expected_difference
     published = [abs(row.published_difference) for row in rows if row.published_difference]
@@ -123,7 +127,7 @@ def _row(
     trial = group[0].trial
     incomparable = _incomparable(study, group, base)
     difference = None
-    # Two names of one training are one: there is nothing to compare.
+    # Two variants that share a run are the same training, so there is nothing to compare.
     if base and not incomparable and not _runs(group) & _runs(base):
         difference = compare(_by_seed(group), _by_seed(base), *_resampled(group, base))
     published_difference = None
@@ -139,8 +143,8 @@ def _row(
         miou=_by_seed(group),
         best={r.trial.experiment.seed: r.best for r in group if r.best is not None},
         difference=difference,
-        corrected=None,
-        unlike=difference is not None and _unlike(group, base, difference.seeds),
+        corrected_p=None,
+        mixed_difference=difference is not None and _is_mixed(group, base, difference.seeds),
         incomparable=incomparable,
         reference=trial.reference,
         published_difference=published_difference,
@@ -158,13 +162,13 @@ def _runs(group: Sequence[Result]) -> set[str]:
     return {result.run.run_id for result in group if result.run is not None}
 
 
-def _unlike(group: Sequence[Result], base: Sequence[Result], seeds: Iterable[int]) -> bool:
-    """Whether a seed's two trainings are by different code or in different precision."""
-    kinds = [
+def _is_mixed(group: Sequence[Result], base: Sequence[Result], seeds: Iterable[int]) -> bool:
+    """Whether the two trainings of some seed differ in code or precision."""
+    ours, theirs = (
         {r.trial.experiment.seed: (r.run.code, r.run.precision) for r in each if r.run is not None}
         for each in (group, base)
-    ]
-    return any(kinds[0][seed] != kinds[1][seed] for seed in seeds)
+    )
+    return any(ours[seed] != theirs[seed] for seed in seeds)
 
 
 def _by_seed(group: Sequence[Result]) -> dict[int, float]:
@@ -172,8 +176,8 @@ def _by_seed(group: Sequence[Result]) -> dict[int, float]:
 
 
 def _incomparable(study: Study, group: Sequence[Result], base: Sequence[Result]) -> str:
-    """Why the two must not be subtracted; empty where they may."""
-    both = [
+    """Return why the two must not be compared; empty if they may."""
+    runs = [
         result.run
         for result in (*group, *base)
         if result.miou is not None and result.run is not None
@@ -185,26 +189,26 @@ def _incomparable(study: Study, group: Sequence[Result], base: Sequence[Result])
         return "scored under different protocols"
     if len({each[0].trial.experiment.data.validation_split for each in (group, base)}) > 1:
         return "scored on different splits"
-    if len({run.data for run in both}) > 1:
+    if len({run.data for run in runs}) > 1:
         return "trained on different versions of the data set"
     return ""
 
 
 def _resampled(group: Sequence[Result], base: Sequence[Result]) -> tuple[dict[int, Any], ...]:
-    """mIoU in percent of the replicates, by seed, of what was scored on the same images."""
-    scored = [[r for r in each if r.scored is not None] for each in (group, base)]
-    everything = [r.scored for each in scored for r in each if r.scored is not None]
-    alike = all(
-        entry.identifiers == everything[0].identifiers and entry.classes == everything[0].classes
-        for entry in everything
+    """Return the mIoU in percent of the replicates, by seed, for `group` and for `base`; both empty
+    unless all were scored on the same images and classes."""
+    counts = [r.counts for r in (*group, *base) if r.counts is not None]
+    comparable = all(
+        each.identifiers == counts[0].identifiers and each.classes == counts[0].classes
+        for each in counts
     )
     return tuple(
         {
-            r.trial.experiment.seed: 100 * r.scored.resampled
+            r.trial.experiment.seed: 100 * r.counts.resampled
             for r in each
-            if r.scored is not None and alike
+            if r.counts is not None and comparable
         }
-        for each in scored
+        for each in (group, base)
     )
 
 
@@ -221,5 +225,5 @@ def _cost(group: Sequence[Result], costs: Mapping[str, ModelCost]) -> ModelCost 
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None

@@ -1,4 +1,4 @@
-"""How far the difference between two rows of a table is to be believed."""
+"""Confidence intervals and p values of the difference between two rows of a table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,13 @@ SEEDS_FOR_T_TEST = 5
 
 @dataclass(frozen=True)
 class Difference:
-    """mIoU of a row minus that of another, in points of percent, over the seeds both have.
+    """mIoU of one row minus that of another, in percentage points, over their shared seeds.
 
-    interval: 95 %; p: two-sided, of no difference. Both None where no images were resampled.
-    deviation: sd over seeds of the paired differences, None with one seed.
-    t_test: p of the paired t-test over seeds, None with fewer than five.
+    mean: over the shared seeds.
+    deviation: standard deviation over seeds of the paired differences; None with one seed.
+    interval: 95 % confidence interval; None without resampled images.
+    p: two-sided p value of no difference; None without resampled images.
+    t_test: p value of the paired t-test over seeds; None with fewer than five seeds.
     """
 
     mean: float
@@ -37,17 +39,19 @@ def compare(
     row_resampled: Mapping[int, NDArray[np.float64]],
     base_resampled: Mapping[int, NDArray[np.float64]],
 ) -> Difference | None:
-    """The paired hierarchical bootstrap of `row` minus `base`, by seed: seeds, groups, images.
+    """Return the difference `row` minus `base` with its paired hierarchical bootstrap over seeds,
+    groups and images; None without a shared seed.
 
-    row, base: mIoU in percent. row_resampled, base_resampled: of the same draws of images, in
-    percent, `(replicates,)` each; no interval where a shared seed lacks them. None without a shared
-    seed.
+    row, base: mIoU in percent, by seed.
+    row_resampled, base_resampled: mIoU in percent under the same draws of images, `(replicates,)`
+        by seed. There is no interval if a shared seed lacks them.
 
-    Groups and images are resampled (see `bootstrap`), the same for both rows and for all seeds,
-    because all were scored on the same images. Seeds are too few for that: of three, all have the
-    same sign once in four even where there is no difference. Each replicate therefore
-    moves its mean over seeds by Student's t with n - 1 degrees of freedom times its standard error,
-    which is what resampling comes to with many seeds. With one seed nothing stands for the others.
+    Groups and images are resampled (see `bootstrap`) with the same draws for both rows and all
+    seeds, because all were scored on the same images. Seeds are too few to be resampled: the
+    differences of three seeds all have the same sign in one of four studies even if there is no
+    true difference. Instead, the mean over seeds of each replicate is shifted by its standard error
+    times a draw from Student's t with n - 1 degrees of freedom, which resampling converges to with
+    many seeds. With one seed, the interval leaves out the variation between seeds.
     """
     seeds = tuple(sorted(row.keys() & base.keys()))
     if not seeds:
@@ -57,8 +61,8 @@ def compare(
     deviation = float(differences.std(ddof=1)) if count > 1 else None
     t_test = None
     if count >= SEEDS_FOR_T_TEST and deviation:
-        ours, theirs = ([side[seed] for seed in seeds] for side in (row, base))
-        t_test = float(stats.ttest_rel(ours, theirs).pvalue)
+        row_values, base_values = ([side[seed] for seed in seeds] for side in (row, base))
+        t_test = float(stats.ttest_rel(row_values, base_values).pvalue)
     mean = float(differences.mean())
     if not all(seed in side for seed in seeds for side in (row_resampled, base_resampled)):
         return Difference(mean, seeds, deviation, t_test=t_test)
@@ -70,8 +74,8 @@ def compare(
 
 
 def replicated_differences(differences: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Replicates `(replicates,)` of the mean over seeds, from `(seeds, replicates)` differences
-    under resampled images."""
+    """Return replicates `(replicates,)` of the mean over seeds, from the differences
+    `(seeds, replicates)` under resampled images."""
     count, replicates = differences.shape
     means = differences.mean(axis=0)
     if count == 1:
@@ -82,8 +86,8 @@ def replicated_differences(differences: NDArray[np.float64]) -> NDArray[np.float
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
-    """p values corrected for being several (Holm, 1979): the smallest times their number, the next
-    times one less, never smaller than the one before. None is no comparison and stays."""
+    """Return the p values corrected for multiple comparisons (Holm, 1979): the smallest times their
+    number, the next times one less, and so on, never below the previous one. None stays None."""
     present = sorted((value, index) for index, value in enumerate(values) if value is not None)
     corrected: list[float | None] = [None] * len(values)
     highest = 0.0
@@ -94,7 +98,8 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
 
 
 def _p(replicates: NDArray[np.float64]) -> float:
-    """Twice the smaller share of replicates on one side of 0, the estimate counted as one more."""
+    """Return twice the smaller share of replicates on one side of 0, with one added to both counts
+    and to the total."""
     total = len(replicates) + 1
     below = (int((replicates <= 0).sum()) + 1) / total
     above = (int((replicates >= 0).sum()) + 1) / total

@@ -1,4 +1,4 @@
-"""A study's report, put together from what the ledger holds, and kept with the study's run."""
+"""The report of a study: read from the tracking store, written as files, saved to its run."""
 
 import tempfile
 from collections.abc import Mapping
@@ -21,45 +21,46 @@ from orchestrator.study.study import Study
 from orchestrator.tracking.queries import Snapshot, history, parent_run_id, run_url, study_figures
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_page import find_page
+from pipelines.data.files import write_text
 
 FOLDER = "report"
 
 
 @dataclass(frozen=True)
 class Report:
-    """A study as it stands: its rows, and the texts made of them."""
+    """The report of a study at one moment: its rows, and the texts generated from them."""
 
     study: Study
     rows: list[Row]
 
     @property
-    def sheets(self) -> list[tuple[str, Table]]:
-        """The tables with their titles: where there is a grid, first as a paper lays it out."""
+    def tables(self) -> list[tuple[str, Table]]:
+        """The tables with their titles; if there is a grid, its table comes first."""
         others = self.study.config.published
         grid = grid_table(self.study, self.rows, others)
-        whole = main_table(self.study, self.rows, others)
+        main = main_table(self.study, self.rows, others)
         if grid is None:
-            return [("", whole)]
-        across = " x ".join(axis.split(".")[-1] for axis in self.study.config.grid)
-        return [(f"mIoU % by {across}", grid), ("All figures", whole)]
+            return [("", main)]
+        axes = " x ".join(axis.split(".")[-1] for axis in self.study.config.grid)
+        return [(f"mIoU % by {axes}", grid), ("All results", main)]
 
     @property
     def notes(self) -> Notes:
-        """What is to be said of the table."""
+        """The notes on the table."""
         return notes_on(self.study, self.rows, self.study.config.published)
 
     @property
     def complete(self) -> bool:
-        """Whether every trial has a figure."""
+        """Whether every trial has a score."""
         return not self.notes.unfinished
 
     @property
     def seed_caveats(self) -> list[str]:
-        """What is known before anything is trained: whether the seeds asked for can be enough."""
+        """Warnings that are known before training: whether the study has too few seeds."""
         return list(seed_caveats(self.study, self.rows))
 
     def print(self, console: Console) -> None:
-        """On a terminal: first what has no figure, then the tables."""
+        """Print the trials without a score, then the tables."""
         for line in self.notes.unfinished:
             console.print(
                 line,
@@ -71,50 +72,50 @@ class Report:
         self.print_table(console)
 
     def print_table(self, console: Console) -> None:
-        """The tables on a terminal, and what is to be said of them."""
+        """Print the tables and the notes on them."""
         notes, name = self.notes, self.study.config.study
-        for title, sheet in self.sheets:
-            shown = f"{name}: {title}" if title else name
-            console.print(as_rich(sheet, shown, console.width))
+        for title, table in self.tables:
+            heading = f"{name}: {title}" if title else name
+            console.print(as_rich(table, heading, console.width))
         for line in notes.warnings:
             console.print(f"  {line}", style="bold yellow", markup=False, highlight=False)
         for line in notes.footnotes:
             console.print(f"  {line}", style="dim", markup=False, highlight=False)
 
     def markdown(self) -> str:
-        """The tables as GitHub Markdown, with what is to be said of them."""
+        """Return the tables and notes as GitHub Markdown."""
         notes, study = self.notes, self.study.config
         parts = [f"# {study.study}\n"]
         if notes.unfinished:
             parts.append("".join(f"- **{markdown_text(line)}**\n" for line in notes.unfinished))
-        for title, sheet in self.sheets:
+        for title, table in self.tables:
             parts += [f"## {title}\n"] * bool(title)
-            parts.append(as_markdown(sheet))
-        said = [f"**{markdown_text(line)}**" for line in notes.warnings]
-        said += map(markdown_text, notes.footnotes)
-        parts.append("".join(f"- {line}\n" for line in said))
+            parts.append(as_markdown(table))
+        lines = [f"**{markdown_text(line)}**" for line in notes.warnings]
+        lines += map(markdown_text, notes.footnotes)
+        parts.append("".join(f"- {line}\n" for line in lines))
         return "\n".join(parts)
 
     def latex(self) -> str:
-        """The tables as LaTeX."""
+        """Return the tables as LaTeX, each with all notes."""
         notes, name = self.notes, self.study.config.study
-        said = [*notes.unfinished, *notes.warnings, *notes.footnotes]
+        lines = [*notes.unfinished, *notes.warnings, *notes.footnotes]
         tables = []
-        for title, sheet in self.sheets:
+        for title, table in self.tables:
             caption = f"{name}: {title}" if title else name
-            tables.append(as_latex(sheet, caption, said))
+            tables.append(as_latex(table, caption, lines))
         return "\n".join(tables)
 
     def csv(self) -> str:
-        """The table for machines."""
+        """Return the table as CSV, with full precision and all columns."""
         return as_csv(self.study, self.rows, self.study.config.published)
 
 
 @dataclass
 class StudyReport:
-    """The report of one study, made again as its trials finish: what is finished is read once.
+    """Generates the report of one study repeatedly; counts and finished histories are read once.
 
-    costs and identities: by the trial's name, where they have been resolved (see `of_cells`).
+    identities, costs: by trial name, if the trials have been resolved (see `of_trials`).
     """
 
     study: Study
@@ -128,19 +129,18 @@ class StudyReport:
 
     @staticmethod
     def of_trials(study: Study, store: TrackingStore, trials: list[ResolvedTrial]) -> "StudyReport":
-        """Of a study whose data, devices and networks are at hand."""
+        """Return the report of a study whose trials have been resolved."""
         identities = {trial.name: trial.identity for trial in trials}
         costs = {trial.name: trial.cost for trial in trials}
         return StudyReport(study, store, identities, costs)
 
     def read(self, snapshot: Snapshot | None = None) -> Report:
-        """The report of what the tracking store holds. snapshot: of the store; taken now for
-        None."""
+        """Read the report from the tracking store. snapshot: of the store; None takes one now."""
         results = self._results.read(snapshot)
         return Report(self.study, build_rows(self.study, results, self.costs))
 
     def documents(self, report: Report) -> dict[str, str]:
-        """The report's files, name to content."""
+        """Return the content of the report's files by file name."""
         return {
             "table.md": report.markdown(),
             "table.csv": report.csv(),
@@ -149,11 +149,11 @@ class StudyReport:
         }
 
     def keep(self, documents: Mapping[str, str]) -> str:
-        """Copy the files into the artifacts of the study's run, if its page shows this table.
-        Returns why they were not, empty where they were."""
+        """Save the files as artifacts of the study's run if its page shows this table. Return the
+        reason if they were not saved, else an empty string."""
         parent = parent_run_id(self.store, self.study.config.study)
         if parent is None:
-            return "the ledger does not know the study"
+            return "the tracking store has no run of this study"
         page = find_page(self.store, parent, self.study.overridden)
         if not page.is_own:
             return page.note
@@ -164,21 +164,21 @@ class StudyReport:
 
     def _page(self, report: Report) -> str:
         experiments = [r.run.experiment_id for row in report.rows for r in row.results if r.run]
-        how = self.store.viewing_instructions(experiments[0]) if experiments else ""
+        hint = self.store.viewing_instructions(experiments[0]) if experiments else ""
         return render_page(
             report.study,
             report.rows,
             report.study.config.published,
-            report.sheets,
+            report.tables,
             report.notes,
             self._history,
             lambda result: run_url(self.store, result.run) if result.run else "",
-            how,
+            hint,
             study_figures(self.store, report.study.config.study),
         )
 
     def _history(self, result: Result, metric: str) -> Series:
-        """A metric by epoch, mIoU in percent; of a finished trial it is read once."""
+        """Return a metric by epoch, mIoU in percent. Finished trials are read once."""
         run = result.run
         if run is None:
             return []
@@ -193,9 +193,7 @@ class StudyReport:
 
 
 def write_documents(directory: Path, documents: Mapping[str, str]) -> None:
-    """Write each file whole or not at all."""
+    """Write the files to a directory, each atomically."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in documents.items():
-        partial = directory / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(directory / name)
+        write_text(directory / name, text)

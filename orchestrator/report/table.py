@@ -1,4 +1,4 @@
-"""The table as columns of texts, before any format: what stands in which cell."""
+"""Builds the report's tables as columns of text, independent of the output format."""
 
 import statistics
 from collections import Counter
@@ -11,47 +11,52 @@ from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
 
-NOTHING = "-"
+EMPTY = "-"
 STALE, MIXED, INCOMPARABLE = "*", "†", "‡"
 
 
 @dataclass(frozen=True)
 class Column:
-    """rank: what goes first where there is no room for all columns; 0 always stays."""
+    """One column. drop_rank: columns with the highest rank are dropped first if the table is too
+    wide; columns of rank 0 are never dropped."""
 
     name: str
     values: tuple[str, ...]
     numeric: bool = True
-    rank: int = 0
+    drop_rank: int = 0
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its columns, all of one length. breaks: the lines above which a new part begins;
-    others: how many of the last lines were published by others."""
+    """A table of columns of equal length.
+
+    breaks: indices of the lines that begin a new section.
+    published: number of lines at the end that are published rows of other methods.
+    """
 
     columns: tuple[Column, ...]
     breaks: frozenset[int] = frozenset()
-    others: int = 0
+    published: int = 0
 
-    def without_others(self) -> "Table":
-        """The same without what was published by others."""
-        end = len(self.columns[0].values) - self.others
+    def without_published(self) -> "Table":
+        """Return the table without the published rows of other methods."""
+        end = len(self.columns[0].values) - self.published
         columns = (replace(column, values=column.values[:end]) for column in self.columns)
         return Table(tuple(columns), self.breaks)
 
     @property
     def lines(self) -> list[tuple[str, ...]]:
-        """The cells, line by line."""
+        """The texts of the cells, line by line."""
         return list(zip(*(column.values for column in self.columns), strict=True))
 
 
 def main_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
-    """A line for each variant, one cell of the grid after the other, then the other methods'."""
-    places = list(dict.fromkeys(row.place for row in rows))
-    rows = sorted(rows, key=lambda row: places.index(row.place))
+    """Return the table with one line per row, sorted by grid cell, followed by the published rows
+    of other methods."""
+    grid_cells = list(dict.fromkeys(row.grid_cell for row in rows))
+    rows = sorted(rows, key=lambda row: grid_cells.index(row.grid_cell))
     if study.config.kind == "profile":
-        return _profile_sheet(study, rows, others)
+        return _profile_table(study, rows, others)
     compare_to, size = study.config.compare_to, _common_size(rows)
     columns = _names(study, rows, others)
     columns += [
@@ -59,68 +64,79 @@ def main_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
             "params M",
             [_number(r.parameters_m, 2) for r in rows],
             [_number(o.parameters_m, 2) for o in others],
-            rank=5,
+            drop_rank=5,
         ),
         _column(
             f"GFLOPs{size}",
             [_gflops(r.gflops) for r in rows],
             [_gflops(o.gflops) for o in others],
-            rank=6,
+            drop_rank=6,
         ),
         _column("mIoU %", [_miou(row) for row in rows], others),
-        _column("n", [_seeds(row) for row in rows], others, rank=2),
+        _column("n", [_seeds(row) for row in rows], others, drop_rank=2),
     ]
     if compare_to and study.config.kind == "table":
         columns += [
             _column(
-                f"vs {compare_to} (95\u00a0%)", [_difference(row) for row in rows], others, rank=1
+                f"vs {compare_to} (95\u00a0% CI)",
+                [_difference(row) for row in rows],
+                others,
+                drop_rank=1,
             ),
-            _column("p (Holm)", [_p(row.corrected) for row in rows], others, rank=3),
+            _column("p (Holm)", [_p(row.corrected_p) for row in rows], others, drop_rank=3),
         ]
     if any(row.entered for row in rows):
-        values = [_spread(list(row.entered.values())) for row in rows]
-        columns.append(_column("by hand %", values, others, rank=2))
+        values = [_mean_and_deviation(list(row.entered.values())) for row in rows]
+        columns.append(_column("entered %", values, others, drop_rank=2))
     if any(row.published is not None for row in rows) or any(o.miou for o in others):
         published = [_number(row.published, 1) for row in rows]
         columns.append(
-            _column("published %", published, [_number(o.miou, 1) for o in others], rank=1)
+            _column("published %", published, [_number(o.miou, 1) for o in others], drop_rank=1)
         )
         if compare_to and any(row.published_difference is not None for row in rows):
             signed = [_signed(row.published_difference) for row in rows]
-            columns.append(_column("published diff.", signed, others, rank=4))
+            columns.append(_column("published diff.", signed, others, drop_rank=4))
     columns += [
-        _column("best %", [_spread(list(row.best.values())) for row in rows], others, rank=8),
-        _column("images/s", [_number(r.images_per_second, 1) for r in rows], others, rank=7),
-        _column("hours", [_hours(row.hours) for row in rows], others, rank=7),
+        _column(
+            "best %",
+            [_mean_and_deviation(list(row.best.values())) for row in rows],
+            others,
+            drop_rank=8,
+        ),
+        _column("images/s", [_number(r.images_per_second, 1) for r in rows], others, drop_rank=7),
+        _column("hours", [_hours(row.hours) for row in rows], others, drop_rank=7),
     ]
-    return _sheet(columns, rows, others)
+    return _table(columns, rows, others)
 
 
 def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table | None:
-    """The table as a paper lays it out: variants down, the cells of the grid across, mIoU and the
-    difference in each, and other methods where they are for one. None where there is one cell."""
-    places = list(dict.fromkeys(row.place for row in rows))
-    if len(places) < 2 or study.config.kind == "profile":
+    """Return the table as papers lay it out: one line per variant, one column per grid cell, with
+    mIoU and the difference. None if the grid has a single cell.
+
+    Published rows of other methods are included if their `when` names an axis of the grid.
+    """
+    grid_cells = list(dict.fromkeys(row.grid_cell for row in rows))
+    if len(grid_cells) < 2 or study.config.kind == "profile":
         return None
     labels = {row.variant: row.label for row in rows}
-    by_cell = {(row.variant, row.place): row for row in rows}
+    by_cell = {(row.variant, row.grid_cell): row for row in rows}
     others = [other for other in others if any(axis in other.when for axis in study.config.grid)]
     columns = [Column("variant", (*labels.values(), *(o.label for o in others)), numeric=False)]
-    for place in places:
-        axes = next(row.axes for row in rows if row.place == place)
-        cells = [by_cell.get((variant, place)) for variant in labels]
-        values = [NOTHING if row is None else _grid_cell(row) for row in cells]
-        columns.append(_column(", ".join(place), values, others))
+    for grid_cell in grid_cells:
+        axes = next(row.axes for row in rows if row.grid_cell == grid_cell)
+        cells = [by_cell.get((variant, grid_cell)) for variant in labels]
+        values = [EMPTY if row is None else _cell_text(row) for row in cells]
+        columns.append(_column(", ".join(grid_cell), values, others))
         published = [_number(None if row is None else row.published, 1) for row in cells]
         theirs = [_number(o.miou if applies_to(o, axes) else None, 1) for o in others]
-        if any(text != NOTHING for text in (*published, *theirs)):
-            columns.append(_column("published", published, theirs, rank=1))
+        if any(text != EMPTY for text in (*published, *theirs)):
+            columns.append(_column("published", published, theirs, drop_rank=1))
     breaks = frozenset({len(labels)} if others else ())
     return Table(tuple(columns), breaks, len(others))
 
 
-def _profile_sheet(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
-    """Parameters and FLOPs beside the published ones, and by how much they differ."""
+def _profile_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
+    """Return the table of parameters and FLOPs, with the published ones and the differences."""
     references = [row.reference for row in rows]
     columns = _names(study, rows, others)
     for name, digits, ours, theirs, published in (
@@ -140,7 +156,7 @@ def _profile_sheet(study: Study, rows: Sequence[Row], others: Sequence[Published
         ),
     ):
         differences = [
-            f"{100 * (own / other - 1):+.2f} %" if own and other else NOTHING
+            f"{100 * (own / other - 1):+.2f} %" if own and other else EMPTY
             for own, other in zip(ours, theirs, strict=True)
         ]
         columns += [
@@ -150,9 +166,9 @@ def _profile_sheet(study: Study, rows: Sequence[Row], others: Sequence[Published
                 [_number(value, digits) for value in theirs],
                 [_number(value, digits) for value in published],
             ),
-            _column("off by", differences, others),
+            _column("difference", differences, others),
         ]
-    return _sheet(columns, rows, others)
+    return _table(columns, rows, others)
 
 
 def _names(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> list[Column]:
@@ -160,7 +176,7 @@ def _names(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) ->
     columns = [_column("variant", labels, [o.label for o in others], numeric=False)]
     for axis in study.config.grid:
         values = [str(row.axes[axis]) for row in rows]
-        theirs = [_stated(other.when.get(axis)) for other in others]
+        theirs = [_axis_text(other.when.get(axis)) for other in others]
         columns.append(_column(axis.split(".")[-1], values, theirs, numeric=False))
     return columns
 
@@ -170,17 +186,18 @@ def _column(
     values: Sequence[str],
     others: Sequence[str] | Sequence[PublishedRow],
     numeric: bool = True,
-    rank: int = 0,
+    drop_rank: int = 0,
 ) -> Column:
-    """others: what stands in the other methods' lines; nothing where they are given themselves."""
-    texts = [other if isinstance(other, str) else NOTHING for other in others]
-    return Column(name, (*values, *texts), numeric, rank)
+    """Return a column. others: texts for the published rows; for the rows themselves, the column is
+    empty."""
+    texts = [other if isinstance(other, str) else EMPTY for other in others]
+    return Column(name, (*values, *texts), numeric, drop_rank)
 
 
-def _sheet(columns: Sequence[Column], rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
-    """The sheet, without columns that say nothing."""
-    kept = [c for c in columns if c.rank == 0 or any(value != NOTHING for value in c.values)]
-    breaks = {i for i in range(1, len(rows)) if rows[i].place != rows[i - 1].place}
+def _table(columns: Sequence[Column], rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
+    """Return the table without empty columns, except those of rank 0."""
+    kept = [c for c in columns if c.drop_rank == 0 or any(value != EMPTY for value in c.values)]
+    breaks = {i for i in range(1, len(rows)) if rows[i].grid_cell != rows[i - 1].grid_cell}
     if others:
         breaks.add(len(rows))
     return Table(tuple(kept), frozenset(breaks), len(others))
@@ -192,9 +209,8 @@ def _marks(row: Row) -> str:
 
 
 def is_mixed(row: Row) -> bool:
-    """Whether its seeds were trained on different data, with different code or in different
-    precision."""
-    return any(len(row.kinds(what)) > 1 for what in ("data", "code", "precision"))
+    """Whether the seeds of a row differ in data, code or precision."""
+    return any(len(row.run_values(name)) > 1 for name in ("data", "code", "precision"))
 
 
 def _common_size(rows: Sequence[Row]) -> str:
@@ -206,17 +222,18 @@ def _common_size(rows: Sequence[Row]) -> str:
 
 
 def _seeds(row: Row) -> str:
-    done, asked = len(row.miou), len(row.results)
-    return str(done) if done == asked else f"{done} of {asked}"
+    scored, requested = len(row.miou), len(row.results)
+    return str(scored) if scored == requested else f"{scored} of {requested}"
 
 
 def _miou(row: Row) -> str:
-    """Mean and spread; without any seed's figure, why there is none."""
-    return _spread(list(row.miou.values())) if row.miou else _without_figure(row) or NOTHING
+    """Return mean and standard deviation; if no seed has a score, the states of the seeds."""
+    return _mean_and_deviation(list(row.miou.values())) if row.miou else _unscored(row) or EMPTY
 
 
-def _without_figure(row: Row) -> str:
-    """How many seeds have no figure, and why: `1 failed, 2 missing`; plain where all are alike."""
+def _unscored(row: Row) -> str:
+    """Return the states of the seeds without a score, such as `1 failed, 2 missing`; without a
+    count if all seeds of the row have the same state."""
     states = Counter(
         r.state for r in row.results if r.miou is None and r.state is not TrialState.FINISHED
     )
@@ -225,9 +242,9 @@ def _without_figure(row: Row) -> str:
     return ", ".join(f"{count} {state}" for state, count in states.items())
 
 
-def _spread(values: Sequence[float]) -> str:
+def _mean_and_deviation(values: Sequence[float]) -> str:
     if not values:
-        return NOTHING
+        return EMPTY
     mean = f"{statistics.fmean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
 
@@ -236,61 +253,61 @@ def _difference(row: Row, with_interval: bool = True) -> str:
     if row.incomparable:
         return INCOMPARABLE
     if row.difference is None:
-        return NOTHING
+        return EMPTY
     text = _signed(row.difference.mean)
     if row.difference.interval is not None and with_interval:
         low, high = row.difference.interval
         text += f" [{_signed(low)}, {_signed(high)}]"
-    return f"{text}\u00a0{MIXED}" if row.unlike else text
+    return f"{text}\u00a0{MIXED}" if row.mixed_difference else text
 
 
-def _grid_cell(row: Row) -> str:
-    """Mean, spread and difference; which seeds have no figure."""
+def _cell_text(row: Row) -> str:
+    """Return mean, standard deviation and difference, and the states of seeds without a score."""
     text = _miou(row)
     if row.difference is not None or row.incomparable:
         text += f" ({_difference(row, with_interval=False)})"
-    without = _without_figure(row)
-    if without and row.miou:
-        text += f", {without}"
+    unscored = _unscored(row)
+    if unscored and row.miou:
+        text += f", {unscored}"
     return text + _marks(row)
 
 
 def _p(value: float | None) -> str:
     if value is None:
-        return NOTHING
+        return EMPTY
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _hours(value: float | None) -> str:
     if value is None:
-        return NOTHING
+        return EMPTY
     return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
 def _gflops(value: float | None) -> str:
-    """Small networks on small pictures take far less than one."""
-    return NOTHING if value is None else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+    """Small networks on small images have far less than 1 GFLOP."""
+    return EMPTY if value is None else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def _number(value: float | None, digits: int) -> str:
-    return NOTHING if value is None else f"{value:.{digits}f}"
+    return EMPTY if value is None else f"{value:.{digits}f}"
 
 
 def _signed(value: float | None) -> str:
     if value is None:
-        return NOTHING
+        return EMPTY
     text = f"{value:+.1f}"
-    return text if float(text) else "0.0"  # a zero has no sign
+    return text if float(text) else "0.0"  # no sign for zero
 
 
-def _stated(value: Any) -> str:
+def _axis_text(value: Any) -> str:
     if value is None:
-        return NOTHING
+        return EMPTY
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def applies_to(other: PublishedRow, axes: Mapping[str, Any]) -> bool:
-    """Whether another method's row is for this cell of the grid."""
+    """Whether a published row is for the grid cell with these axes."""
     return all(
         axis not in axes
         or str(axes[axis]) in map(str, value if isinstance(value, list | tuple) else [value])

@@ -1,4 +1,4 @@
-"""Which cells a condition holds for: dotted keys, each with a value or a list of values."""
+"""Conditions: dotted keys, each with a value or a list of values, and the cells that meet them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -6,34 +6,35 @@ from typing import Any
 
 from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import known_keys, unknown_key
-from orchestrator.study.validation import closest, shown, suggestion
+from orchestrator.study.validation import as_json, closest, suggestion
 from orchestrator.study.yaml_source import Keys, Problem, Source
 from pipelines.training.experiment import Experiment
 
 VARIANT = "variant"
-_ABSENT = object()
+_MISSING = object()  # equal to no value
 
 
 def conditions(config: StudyConfig, source: Source) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
-    """Every condition of a study, with the keys it stands at in the file."""
-    for index, part in enumerate(config.when):
-        yield ("when", index, "if"), part.condition
+    """Yield every condition of a study, with its keys in the file."""
+    for index, conditional in enumerate(config.when):
+        yield ("when", index, "if"), conditional.condition
     for name, variant in config.variants.items():
-        for kind, entries in variant.stated.items():
+        for kind, entries in variant.published.items():
             for index, entry in enumerate(entries):
-                yield stated_keys(source, name, kind, index), entry.when
+                yield published_keys(source, name, kind, index), entry.when
 
 
-def stated_keys(source: Source, variant: str, kind: str, index: int) -> Keys:
-    """Where the condition of a variant's reference or entered score stands, one or of a list."""
+def published_keys(source: Source, variant: str, kind: str, index: int) -> Keys:
+    """Return the keys of the condition of a variant's `reference` or `entered` entry, which may be
+    single or in a list."""
     keys: Keys = ("variants", variant, kind)
     listed = isinstance(source.value["variants"][variant].get(kind), list)
     return (*keys, index, "when") if listed else (*keys, "when")
 
 
 def resolved_values(variant: str, experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """What conditions are matched against: a partial experiment's values over the defaults, and the
-    variant's name. A network of the user's own has none of FENet's keys."""
+    """Return the values that conditions are matched against: a partial experiment with defaults
+    filled in, and the variant's name. A user-defined network has none of FENet's keys."""
     defaults = asdict(Experiment())
     model = experiment.get("model")
     if isinstance(model, str) or (isinstance(model, dict) and "network" in model):
@@ -42,16 +43,16 @@ def resolved_values(variant: str, experiment: Mapping[str, Any]) -> dict[str, An
 
 
 def holds(condition: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    """Whether every key of `condition` has the value it states, or one of those it lists."""
-    return all(_matches(found(key, values), wanted) for key, wanted in condition.items())
+    """Whether each key of `condition` has the required value, or one of those listed."""
+    return all(_matches(value_at(key, values), wanted) for key, wanted in condition.items())
 
 
-def found(dotted: str, values: Mapping[str, Any]) -> Any:
-    """The value at a dotted key; something equal to nothing where there is none."""
+def value_at(dotted: str, values: Mapping[str, Any]) -> Any:
+    """Return the value at a dotted key; a sentinel that equals no value if the key is missing."""
     value: Any = values
     for key in dotted.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            return _ABSENT
+            return _MISSING
         value = value[key]
     return value
 
@@ -59,41 +60,42 @@ def found(dotted: str, values: Mapping[str, Any]) -> Any:
 def check_condition(
     condition: Mapping[str, Any], source: Source, keys: Keys, variants: Sequence[str]
 ) -> list[Problem]:
-    """What is wrong with the keys of a condition that stands at `keys`."""
+    """Return the problems of the condition at `keys`."""
     problems = []
     name = ".".join(map(str, keys))
     for key, wanted in condition.items():
-        place = source.place((*keys, key))
+        location = source.location((*keys, key))
         if key == VARIANT:
             for received in wanted if isinstance(wanted, list) else [wanted]:
                 if received not in variants:
-                    message = f"`{name}.{key}` is {shown(received)}, which is no variant; "
+                    message = f"`{name}.{key}` is {as_json(received)}, which is not a variant; "
                     advice = suggestion(str(received), list(variants))
-                    problems.append(Problem(place, message + advice))
+                    problems.append(Problem(location, message + advice))
             continue
-        problem = unknown_key(key, place)
+        problem = unknown_key(key, location)
         if problem is not None and closest(key, [VARIANT]):
-            problems.append(Problem(place, f"unknown key `{key}`; did you mean `{VARIANT}`?"))
+            problems.append(Problem(location, f"unknown key `{key}`; did you mean `{VARIANT}`?"))
         elif problem is not None:
             problems.append(problem)
         elif isinstance(wanted, dict) or known_keys().get(key):
             inner = next(iter(wanted), "key") if isinstance(wanted, dict) else "key"
             message = (
-                f"`{name}`: write single values with dotted keys, such as `{key}.{inner}: ...`"
+                f"`{name}`: `{key}` is a group of keys; use a dotted key with a single value, such "
+                f"as `{key}.{inner}: ...`"
             )
-            problems.append(Problem(place, message))
+            problems.append(Problem(location, message))
     return problems
 
 
-def never(condition: Mapping[str, Any], cells: list[dict[str, Any]]) -> str:
-    """Why a condition holds for none of the cells' resolved values, as a sentence."""
+def why_unmet(condition: Mapping[str, Any], cells: list[dict[str, Any]]) -> str:
+    """Explain why none of the cells, given by their resolved values, meets a condition."""
     for key, wanted in condition.items():
-        there = [found(key, values) for values in cells]
-        if not any(_matches(value, wanted) for value in there):
-            told = sorted({shown(value) for value in there if value is not _ABSENT})
-            met = " or ".join(told[:6]) if told else "in no cell"
-            return f"holds for no cell: `{key}` is {shown(wanted)} here, but {met} in the study"
-    return "holds for no cell: no cell meets all of it at once"
+        values = [value_at(key, cell) for cell in cells]
+        if not any(_matches(value, wanted) for value in values):
+            texts = sorted({as_json(value) for value in values if value is not _MISSING})
+            actual = " or ".join(texts[:6]) if texts else "does not exist"
+            return f"matches no cell: `{key}` is {as_json(wanted)} here, but {actual} in the study"
+    return "matches no cell: no cell meets all keys of the condition at once"
 
 
 def _matches(value: Any, wanted: Any) -> bool:
@@ -105,14 +107,17 @@ def _matches(value: Any, wanted: Any) -> bool:
 
 
 def _equal(value: Any, wanted: Any) -> bool:
-    # True is 1 to Python, but not to a person.
+    # In Python, True equals 1; in a study file, it must not.
     return isinstance(value, bool) == isinstance(wanted, bool) and bool(value == wanted)
 
 
 def _filled(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `defaults` overridden by `given`; nested mappings are merged."""
     result = dict(defaults)
     for key, value in given.items():
-        below = result.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = _filled(below, value) if both else value  # type: ignore[arg-type]
+        default = result.get(key)
+        if isinstance(default, Mapping) and isinstance(value, Mapping):
+            result[key] = _filled(default, value)
+        else:
+            result[key] = value
     return result

@@ -1,8 +1,8 @@
-"""The study: what a study file may say, and the trials it stands for.
+"""The configuration that a study file is validated as.
 
-A study is a base experiment, named variants laid over it (the rows of a table), a grid of axes laid
-over those (its columns), values that depend on the cell, and seeds. Resources and limits stand
-apart, because they do not decide a result.
+A study is a base experiment, named variants that override it (the rows of a table), a grid of axes
+that override those (its columns), values that depend on the cell, and seeds. Resources and limits
+are separate because they do not change a result.
 """
 
 import math
@@ -25,14 +25,14 @@ from pipelines.evaluation.inference import InferenceConfig
 
 @dataclass(frozen=True)
 class Limits:
-    """What a study may use before it holds: each running trial ends at its next checkpoint, nothing
-    new is started, and what was left out is said. Running the study again goes on.
+    """Limits at which a command stops starting trials; none by default. Running trials stop at
+    their next checkpoint, the trials left over are listed, and the same command continues later.
 
-    gpu_hours: hours of all GPUs together (of all CPU workers where there is no GPU), over all
-        commands that worked on the study.
-    wall_hours: hours from the moment a command starts to train.
-    trials: trials that one command starts at most; those it has started are finished.
-    failures: trials that may fail before a command holds.
+    gpu_hours: GPU-hours the study may use, over all commands that worked on it; worker-hours on
+        CPUs.
+    wall_hours: wall-clock hours one command may train.
+    trials: trials one command may start; those it has started run to their end.
+    failures: failed trials after which a command stops.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -51,11 +51,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Successive halving (ASHA, Li et al., 2020): at each rung only the best go on. For studies of
-    `kind: search` alone, because rows that were stopped by their rank make no fair table.
+    """Successive halving (ASHA, Li et al., 2020): only the best trials continue past each rung.
+    Requires `kind: search`, because a table must not compare trials stopped by their rank.
 
-    grace_epochs: epochs that every trial gets, the first rung.
-    reduction: one in so many goes on from each rung to the next, which lies so many times further.
+    grace_epochs: epochs that every trial gets; the first rung.
+    reduction: factor between rungs: one in `reduction` trials continues, to `reduction` times the
+        epochs.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -72,14 +73,14 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class VariantConfig:
-    """One row: what it sets over the base, how it is called, what was published for it.
+    """One row of the table.
 
-    set: a partial experiment laid over the base.
-    label: its name in the table; the variant's own name when left out.
-    reference: published values, or a list of them where they depend on the cell.
-    entered: a score entered by hand, or a list of them, such as a test server's.
-    part: of a profile, the part of the network whose cost the row states, such as `flows.detail`;
-        the whole network when left out.
+    set: a partial experiment that overrides the base.
+    label: name in the table; the variant's key by default.
+    reference: published values, or a list of them if they depend on the cell.
+    entered: a score entered by hand, such as a test server's, or a list of them.
+    part: part of the network whose cost the row shows, such as `flows.detail`; the whole network
+        by default. Requires `kind: profile`.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -92,30 +93,30 @@ class VariantConfig:
 
     @property
     def references(self) -> tuple[Reference, ...]:
-        """The published values as a list."""
+        """`reference` as a tuple."""
         if self.reference is None:
             return ()
         return (self.reference,) if isinstance(self.reference, Reference) else self.reference
 
     @property
     def entered_scores(self) -> tuple[EnteredScore, ...]:
-        """The scores entered by hand as a list."""
+        """`entered` as a tuple."""
         if self.entered is None:
             return ()
         return (self.entered,) if isinstance(self.entered, EnteredScore) else self.entered
 
     @property
-    def stated(self) -> dict[str, Sequence[Reference | EnteredScore]]:
-        """All that is stated of the row's cells, by the key it stands under."""
+    def published(self) -> dict[str, Sequence[Reference | EnteredScore]]:
+        """All published values and entered scores, by their key in the file."""
         return {"reference": self.references, "entered": self.entered_scores}
 
 
 @dataclass(frozen=True)
 class ConditionalConfig:
-    """Values for some of the cells, laid over base, variant and grid.
+    """Values for some of the cells; they override base, variant and grid.
 
-    if: dotted keys of the experiment, or `variant`, each with a value or a list of values; the part
-        counts where all of them hold.
+    if: dotted keys of the experiment, or `variant`, each with a value or a list of values; a cell
+        must match all of them.
     set: a partial experiment.
     """
 
@@ -127,11 +128,11 @@ class ConditionalConfig:
 
 @dataclass(frozen=True)
 class Submission:
-    """Predictions packed for a benchmark's test server.
+    """Predictions packaged for a benchmark's test server.
 
-    benchmark: whose form the label maps take.
-    split: of the data set, whose images are predicted.
-    protocol: one of `protocols`; single scale, whole image when left out.
+    benchmark: benchmark whose label map format is written.
+    split: split whose images are predicted.
+    protocol: inference protocol, one of `protocols`; single scale on whole images by default.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -143,14 +144,16 @@ class Submission:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What the study's report shows.
+    """Options of the study's report.
 
-    protocol: which of `protocols` is the table's figure; that of training when left out.
-    expected_difference: points of mIoU that the study must be able to show; the report says whether
-        its seeds can.
-    images: pictures shown of the best and of the worst.
-    figures: drawn when the study ends: `comparison`, the last row against `compare_to` where they
-        differ most, and `features`, what the flows do to feature maps; both when left out.
+    protocol: protocol of the mIoU in the table, one of `protocols`; by default, the one used for
+        validation during training.
+    expected_difference: difference in points of mIoU that the study should detect; the report warns
+        if its seeds are too few. By default, the smallest published difference.
+    images: number of images listed as best, and number listed as worst; 0 lists none.
+    figures: figures drawn when the study ends: `comparison` (images on which the last row and
+        `compare_to` differ most) and `features` (feature maps before and after the flows); both by
+        default.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -171,10 +174,10 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class ProfileOptions:
-    """What a study of `kind: profile` counts for, in place of a data set.
+    """Inputs of the cost counts of a `kind: profile` study, which has no data set.
 
-    classes: that the networks tell apart.
-    size: height and width in pixels of the picture that the multiply-adds are for.
+    classes: number of classes of each network.
+    size: height and width in pixels of the image that multiply-adds are counted for.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -186,34 +189,40 @@ class ProfileOptions:
         if self.classes < 1:
             raise ValueError(f"classes must be at least 1, received {self.classes}")
         if min(self.size) < 1:
-            raise ValueError(f"size must be two sizes in pixels, received {list(self.size)}")
+            raise ValueError(
+                f"size must be a height and a width of at least 1 pixel, received {list(self.size)}"
+            )
 
 
 @dataclass(frozen=True)
 class StudyConfig:
     """A validated study file.
 
-    study: the study's name; in MLflow, that of the experiment.
-    kind: `table` trains every cell to its end; `search` may stop trials early; `profile` trains
+    study: name of the study, and of its MLflow experiment.
+    kind: `table` trains every trial to the end; `search` may stop trials early; `profile` trains
         nothing and shows parameters and FLOPs.
-    description: markdown shown in MLflow.
-    extends: a study file, or a list of them, that this one is laid over; paths are relative to it.
-    imports: modules of the user's own that register backbones or kinds of FEM.
-    base: the experiment all cells start from; what is left out has its default.
-    variants: the rows of the table, by name.
-    grid: its columns: dotted keys of the experiment, such as `model.backbone`, and their values.
-    when: values that depend on the cell, in order, over base, variant and grid.
-    seeds: of the trials of each cell.
-    compare_to: the variant to which differences are stated.
-    first: variants whose first seed is trained before the rest.
-    protocols: further ways to score the last checkpoint, by name.
-    submission: predictions packed for a test server.
-    published: rows of other methods.
-    profile: what a `kind: profile` counts for.
-    report: what the report shows.
-    resources: what a trial runs on; does not decide a result.
-    limits: what the study may cost.
-    early_stopping: when a search gives a trial up; for `kind: search` alone.
+    description: Markdown shown in MLflow and in the report.
+    extends: study file, or list of study files, that this file overrides; paths are relative to
+        this file.
+    imports: Python modules of your own that register backbones or kinds of FEM.
+    base: experiment that all cells start from; omitted keys have their defaults.
+    variants: rows of the table, by name.
+    grid: columns of the table: dotted keys of the experiment, such as `model.backbone`, each with a
+        list of values.
+    when: values that depend on the cell, applied in order after base, variant and grid.
+    seeds: seeds of each cell; every seed is one trial.
+    compare_to: variant that differences are computed against; no differences by default.
+    first: variants whose first seed is trained before everything else; by default, `compare_to` (or
+        the first variant) and the last variant.
+    protocols: additional ways to score the last checkpoint, by name.
+    submission: predictions packaged for a test server; none by default.
+    published: rows with published values of other methods.
+    profile: inputs of the cost counts of a `kind: profile` study.
+    report: options of the report.
+    resources: resources of each trial; they do not change a result.
+    limits: limits on what the study may use.
+    early_stopping: rule by which a `kind: search` study stops trials early; no trial is stopped
+        early by default.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -241,8 +250,7 @@ class StudyConfig:
 
     @property
     def first_variants(self) -> tuple[str, ...]:
-        """The rows whose first seed makes the table readable: `first`, or `compare_to` and the last
-        variant."""
+        """`first`, or by default `compare_to` (or the first variant) and the last variant."""
         if self.first is not None:
             return self.first
         rows = [self.compare_to or next(iter(self.variants)), list(self.variants)[-1]]
@@ -250,5 +258,5 @@ class StudyConfig:
 
 
 def field_names(config: type[Any]) -> list[str]:
-    """The names of a dataclass's fields."""
+    """Return the names of a dataclass's fields."""
     return [entry.name for entry in fields(config)]

@@ -1,4 +1,4 @@
-"""What makes two trials the same trial, and two trainings the work of the same code."""
+"""Hashes that identify what a trial computes, and the code version that computes it."""
 
 import hashlib
 import json
@@ -24,17 +24,17 @@ def trial_identity(
     weights_digest: str | None = None,
     init_digest: str | None = None,
 ) -> str:
-    """64 hexadecimal digits that name what an experiment computes.
+    """Return 64 hexadecimal digits that identify what an experiment computes.
 
-    Fields at their default do not count, so that a new field with a default leaves every identity
-    as it was; nor do those that change no result (`WITHOUT_EFFECT`). The data set counts by its
-    content (`fingerprint`), not by where it lies, and so do the weights that the backbone
-    (`weights_digest`) or the whole network starts from (`init_digest`). The precision must be
-    resolved (`bf16` or `fp32`) and always counts.
+    Fields at their default are left out, so that adding a field with a default changes no
+    identity; so are fields that do not change the result (`WITHOUT_EFFECT`). The data set is
+    identified by its content (`fingerprint`), not by its path, and so are the initial weights of
+    the backbone (`weights_digest`) and of the whole network (`init_digest`). The precision must be
+    resolved (`bf16` or `fp32`) and is always included. Raises ValueError if it is `auto`.
     """
     precision = experiment.training.precision
     if precision == "auto":
-        raise ValueError("the precision must be resolved before a trial can be named")
+        raise ValueError("precision is 'auto'; resolve it before computing a trial's identity")
     described = _without_defaults(asdict(experiment), asdict(Experiment()))
     for context in ("data.dataset", *WITHOUT_EFFECT):
         group, _, key = context.partition(".")
@@ -53,11 +53,11 @@ def trial_identity(
 
 
 def code_version(user_code: Sequence[ModuleType] = ()) -> str:
-    """16 hexadecimal digits that name the code that computes a result.
+    """Return 16 hexadecimal digits that identify the code that computes a result.
 
-    Counted are the sources that importing the training loop reads, the versions of torch and
-    kornia, and the sources of `user_code`. Commands, readers and drawings are not: they decide no
-    trained result.
+    The hash covers the sources that importing the training loop executes, the versions of torch
+    and kornia, and the sources of `user_code`. Commands, dataset readers and plotting code are not
+    included, because they do not change a trained result.
     """
     digest = hashlib.sha256()
     for name, path in _computing_sources().items():
@@ -68,16 +68,16 @@ def code_version(user_code: Sequence[ModuleType] = ()) -> str:
             digest.update(f"{module.__name__}/{path.name}\0".encode())
             digest.update(path.read_bytes())
     for library in ("torch", "kornia"):
-        # Builds of one release for other devices (2.13.0+cpu) count as that release.
+        # Builds of one release for different devices (2.13.0+cpu) are the same version.
         digest.update(f"{library}=={version(library).split('+')[0]}".encode())
     return digest.hexdigest()[:16]
 
 
-@cache  # reading all imports takes a fifth of a second
+@cache  # parsing all imports takes 0.2 s
 def _computing_sources() -> dict[str, Path]:
-    """The project's sources that decide a trained result, by module name."""
-    found, _ = import_closure([_TRAINING_LOOP], named_sources(models) | named_sources(pipelines))
-    return dict(sorted(found.items()))
+    """Return the project's sources that a trained result depends on, by module name."""
+    files, _ = import_closure([_TRAINING_LOOP], named_sources(models) | named_sources(pipelines))
+    return dict(sorted(files.items()))
 
 
 def _without_defaults(value: Any, default: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The sources that importing a module needs, found by reading import statements."""
+"""Finds the source files that importing a module executes, by parsing import statements."""
 
 import ast
 import inspect
@@ -9,14 +9,14 @@ from types import ModuleType
 
 
 def source_files(module: ModuleType) -> list[Path]:
-    """The Python sources of a package, or of a single module."""
+    """Return the source files of a package, or of a single module."""
     if hasattr(module, "__path__"):
         return sorted(Path(next(iter(module.__path__))).rglob("*.py"))
     return [Path(inspect.getfile(module))]
 
 
 def named_sources(module: ModuleType) -> dict[str, Path]:
-    """The sources of a top-level package or module, by module name."""
+    """Return the source files of a top-level package or module, by module name."""
     files = source_files(module)
     if not hasattr(module, "__path__"):
         return {module.__name__: files[0]}
@@ -30,8 +30,8 @@ def named_sources(module: ModuleType) -> dict[str, Path]:
 def import_closure(
     modules: Iterable[str], files: Mapping[str, Path]
 ) -> tuple[dict[str, Path], set[str]]:
-    """Those of `files` (by module name) that importing `modules` reads, and the top-level names of
-    whatever else they import."""
+    """Return the entries of `files` (by module name) that importing `modules` executes, and the
+    top-level names of everything else they import."""
     needed: dict[str, Path] = {}
     others: set[str] = set()
     queue = list(modules)
@@ -40,23 +40,23 @@ def import_closure(
         if name in needed:
             continue
         needed[name] = files[name]
-        found = _imported(name, files[name])
-        queue += found & files.keys()
-        others |= {entry.partition(".")[0] for entry in found - files.keys()}
-    ours = {name.partition(".")[0] for name in files}
-    return needed, others - ours
+        imported = _imported(name, files[name])
+        queue += imported & files.keys()
+        others |= {entry.partition(".")[0] for entry in imported - files.keys()}
+    own = {name.partition(".")[0] for name in files}
+    return needed, others - own
 
 
 def _imported(name: str, file: Path) -> set[str]:
-    """Absolute names of what a module may import, with the packages that they are in."""
+    """Return the absolute names that a module may import, and those of their packages."""
     parent = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    found = {parent} if parent else set()
+    names = {parent} if parent else set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             source = resolve_name("." * node.level + (node.module or ""), parent)
-            found |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
-    return found | {
-        entry.rsplit(".", depth)[0] for entry in found for depth in range(1, entry.count(".") + 1)
+            names |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
+    return names | {
+        name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)
     }

@@ -1,4 +1,4 @@
-"""Reading a study file: what it extends, what the command line lays over it, and its trials."""
+"""Loads a study file: merges the files it extends and the command line, and expands its trials."""
 
 import fnmatch
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.study.checks import check_splits, check_study, check_workers, splits_that_overlap
+from orchestrator.study.checks import check_splits, check_study, check_workers, overlapping_splits
 from orchestrator.study.config import StudyConfig, field_names
 from orchestrator.study.expand import expand
 from orchestrator.study.study import Study, Trial
@@ -25,16 +25,20 @@ from orchestrator.study.yaml_source import (
     single_value,
 )
 
-# Each file's own: two studies of one name would share a run in the ledger.
+# Not inherited, because two studies with one name would share a run in the tracking store.
 _NOT_INHERITED = ("study", "description", "extends")
-# Mappings by names of the user's own, of which an inherited entry is dropped by null.
+# Mappings by user-defined names; null removes an inherited entry.
 _NAMED = ("variants", "grid", "protocols")
-# What is wrong is told with all else that is; where it has a name that others use, it keeps it.
-_STAND_INS: dict[Keys, Any] = {("study",): "study", ("variants", ANY): {}, ("protocols", ANY): {}}
-# What may be set without making another table: another name has a page of its own.
-_BESIDE = ("study", "description", "resources", "limits", "first")
-# Parts without which nothing true can be said of how the others fit each other.
-_NEEDED = ("base", "variants", "grid", "kind", "protocols")
+# Replace invalid parts that others refer to by name, so that these references remain valid.
+_PLACEHOLDERS: dict[Keys, Any] = {
+    ("study",): "study",
+    ("variants", ANY): {},
+    ("protocols", ANY): {},
+}
+# Keys that `--set` may change without changing the table. Another `study` gets its own page.
+_TABLE_UNCHANGED = ("study", "description", "resources", "limits", "first")
+# If one of these is invalid, checks across the parts of the study would be misleading.
+_REQUIRED = ("base", "variants", "grid", "kind", "protocols")
 
 
 def load_study(
@@ -42,19 +46,20 @@ def load_study(
 ) -> Study:
     """Read, validate and expand a study file.
 
-    overrides: `(dotted key, YAML text)` pairs of the command line, laid over the file: a key of the
-        study itself (`resources.workers`, `seeds`) or of the experiment (`training.epochs`), where
-        they win over variants, grid and `when` too. An axis of the grid gets that one value.
-    only: patterns; a trial is kept if any of them matches its whole name (`*` for anything).
+    overrides: `(dotted key, YAML text)` pairs of the command line. A key of the study itself
+        (`resources.workers`, `seeds`) overrides the file. A key of the experiment
+        (`training.epochs`) overrides variants, grid and `when`, too. An axis of the grid gets that
+        single value.
+    only: patterns; a trial is kept if one of them matches its whole name (`*` matches anything).
 
-    Raises StudyError with every problem found.
+    Raises StudyError with all problems at once.
     """
     problems: list[Problem] = []
-    absent: list[Problem] = []
-    source = _without_dropped(_read(path, (), problems, absent))
-    if absent and "variants" not in source.value:
-        # They may well lie in what is absent; what is here is looked at all the same.
-        source = source.merged(Source(source.name, {"variants": {"absent": {}}}))
+    unreadable: list[Problem] = []
+    source = _without_removed(_read(path, (), problems, unreadable))
+    if unreadable and "variants" not in source.value:
+        # The missing file may define them; the rest is checked anyway.
+        source = source.merged(Source(source.name, {"variants": {"placeholder": {}}}))
     experiment_overrides: list[Source] = []
     for key, text in overrides:
         try:
@@ -72,84 +77,89 @@ def load_study(
             source = _with_axis(source, axis, one, [one.at(tuple(axis.split(".")))])
         else:
             experiment_overrides.append(one)
-    examined = examine(source, StudyConfig, stand_ins=_STAND_INS)
-    config = examined.value
-    problems += examined.problems
-    lost = any(
-        keys[:1] == keys or keys[0] == "grid" for keys in examined.removed if keys[0] in _NEEDED
+    result = examine(source, StudyConfig, placeholders=_PLACEHOLDERS)
+    config = result.value
+    problems += result.problems
+    incomplete = any(
+        keys[:1] == keys or keys[0] == "grid" for keys in result.removed if keys[0] in _REQUIRED
     )
-    if config is None or lost or absent:
-        raise StudyError([*absent, *problems])
-    source = examined.source
+    if config is None or incomplete or unreadable:
+        raise StudyError([*unreadable, *problems])
+    source = result.source
     problems += check_study(config, source)
     try:
         import_modules(config.imports, source)
     except StudyError as error:
         raise StudyError([*problems, *error.problems]) from None
-    trials, wrong, idle = expand(config, source, experiment_overrides)
+    trials, expansion_problems, unused = expand(config, source, experiment_overrides)
     problems += [
-        *wrong,
+        *expansion_problems,
         *check_splits(config, trials, source),
         *check_workers(config, trials, source),
     ]
-    # `--set` may well have changed what a condition speaks of; without it, one is a mistake.
-    if problems or (idle and not overrides):
-        raise StudyError(problems or idle)
+    # A condition that no cell meets is an error, unless `--set` may have changed its keys.
+    if problems or (unused and not overrides):
+        raise StudyError(problems or unused)
     return Study(
         config,
         _only(trials, only),
         path.read_text(encoding="utf-8"),
         _resolved(source, overrides),
-        (*idle, *splits_that_overlap(trials, source)),
+        (*unused, *overlapping_splits(trials, source)),
         trials,
-        tuple(f"{key}={text}" for key, text in overrides if key.split(".")[0] not in _BESIDE),
+        tuple(
+            f"{key}={text}" for key, text in overrides if key.split(".")[0] not in _TABLE_UNCHANGED
+        ),
     )
 
 
 def override_of(text: str) -> tuple[str, str]:
-    """A `KEY=VALUE` of the command line, as `load_study` takes it."""
+    """Split `KEY=VALUE` of the command line into a pair for `load_study`."""
     key, _, value = text.partition("=")
     return key.strip(), value
 
 
 def _resolved(source: Source, overrides: Sequence[tuple[str, str]]) -> str:
-    """The study as one document. What `--set` says of the experiment wins over variants, grid and
-    `when`, for which a study file has no place: it stands above, as it was given."""
-    told = [f"# --set {key}={text}".replace("\n", " ") + "\n" for key, text in overrides]
+    """Return the study as one YAML document. Each `--set` is a comment at the top, because a file
+    cannot express that it overrides variants, grid and `when`."""
+    comments = [f"# --set {key}={text}".replace("\n", " ") + "\n" for key, text in overrides]
     document = {key: value for key, value in source.value.items() if key != "extends"}
-    return "".join(told) + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return "".join(comments) + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
 def _read(
-    path: Path, chain: tuple[Path, ...], problems: list[Problem], absent: list[Problem]
+    path: Path, chain: tuple[Path, ...], problems: list[Problem], unreadable: list[Problem]
 ) -> Source:
-    """A study file laid over those it extends. chain: the files on the way here. What is wrong and
-    can be passed over goes to `problems`, files that cannot be extended to `absent`."""
+    """Return a study file merged over the files it extends.
+
+    chain: the files that lead here by `extends`. Files that cannot be extended are added to
+    `unreadable`, all other problems to `problems`.
+    """
     source = read_yaml(path, problems)
     if not isinstance(source.value, dict):
-        raise StudyError([Problem(source.place(()), "a study must be a mapping of keys")])
+        raise StudyError([Problem(source.location(()), "a study must be a mapping of keys")])
     chain = (*chain, path.resolve())
-    below = Source(source.name, {})
+    base = Source(source.name, {})
     for keys, name in _extended(source):
         file = Path(os.path.normpath(path.parent / Path(name).expanduser()))
-        place = source.place(keys)
+        location = source.location(keys)
         if file.resolve() in chain:
-            circle = [*chain[chain.index(file.resolve()) :], file]
-            told = " -> ".join(each.name for each in circle)
-            absent.append(Problem(place, f"`extends` goes in a circle: {told}"))
+            cycle = [*chain[chain.index(file.resolve()) :], file]
+            names = " -> ".join(each.name for each in cycle)
+            unreadable.append(Problem(location, f"`extends` has a cycle: {names}"))
         elif file.is_dir():
-            absent.append(Problem(place, f"`extends` names {file}, which is a directory"))
+            unreadable.append(Problem(location, f"`extends` names {file}, which is a directory"))
         elif not file.is_file():
-            absent.append(Problem(place, f"`extends` names {file}, {_nearest(file)}"))
+            unreadable.append(Problem(location, f"`extends` names {file}, {_not_found(file)}"))
         else:
-            inherited = _read(file, chain, problems, absent)
+            inherited = _read(file, chain, problems, unreadable)
             for key in _NOT_INHERITED:
                 inherited = inherited.without(key)
-            below = below.merged(inherited)
-    if not absent:
-        problems += _idle_nulls(below, source)
-    # An entry that was dropped further down and is written anew starts from nothing.
-    return _without_dropped(below).merged(source)
+            base = base.merged(inherited)
+    if not unreadable:
+        problems += _unused_nulls(base, source)
+    # An entry that an extended file removes and this file defines again starts empty.
+    return _without_removed(base).merged(source)
 
 
 def _extended(source: Source) -> list[tuple[Keys, str]]:
@@ -159,67 +169,67 @@ def _extended(source: Source) -> list[tuple[Keys, str]]:
     if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
         return [(("extends", index), entry) for index, entry in enumerate(value)]
     message = "`extends` must be a path, or a list of paths, relative to this file"
-    raise StudyError([Problem(source.place(("extends",)), message)])
+    raise StudyError([Problem(source.location(("extends",)), message)])
 
 
-def _nearest(file: Path) -> str:
+def _not_found(file: Path) -> str:
     if not file.parent.is_dir():
-        return f"and there is no directory {file.parent}"
-    there = sorted(each.stem for each in file.parent.glob("*.yaml"))
-    close = closest(file.stem, there)
+        return f"but the directory {file.parent} does not exist"
+    close = closest(file.stem, sorted(each.stem for each in file.parent.glob("*.yaml")))
     hint = f"; did you mean {close}.yaml?" if close else ""
-    return f"which is not there{hint}"
+    return f"which does not exist{hint}"
 
 
-def _idle_nulls(below: Source, above: Source) -> Iterator[Problem]:
-    """Nulls of `above` that have nothing in `below` to drop."""
+def _unused_nulls(base: Source, override: Source) -> Iterator[Problem]:
+    """Yield the nulls of `override` that remove nothing from `base`."""
     for section in _NAMED:
-        entries = above.value.get(section)
+        entries = override.value.get(section)
         if not isinstance(entries, dict):
             continue
-        inherited = below.value.get(section)
-        there = list(inherited) if isinstance(inherited, dict) else []
+        inherited = base.value.get(section)
+        names = list(inherited) if isinstance(inherited, dict) else []
         for name, value in entries.items():
-            if value is None and name not in there:
+            if value is None and name not in names:
                 message = (
-                    f"`{section}.{name}` is null, which drops what is inherited, and nothing of "
-                    f"that name is"
+                    f"`{section}.{name}` is null, which removes an inherited entry, but no entry "
+                    "of that name is inherited"
                 )
-                if there:
-                    message += f"; {suggestion(name, there)}"
+                if names:
+                    message += f"; {suggestion(name, names)}"
                 if section == "variants":
                     message += "; write `{}` for a variant that sets nothing"
-                yield Problem(above.place((section, name)), message)
+                yield Problem(override.location((section, name)), message)
 
 
-def _without_dropped(source: Source) -> Source:
-    """A tree without the named entries that are null."""
+def _without_removed(source: Source) -> Source:
+    """Return the tree without named entries that are null."""
     value = dict(source.value)
     for section in _NAMED:
         entries = value.get(section)
         if isinstance(entries, dict):
             value[section] = {name: entry for name, entry in entries.items() if entry is not None}
-    return source.reduced(value)
+    return source.pruned(value)
 
 
 def _override(key: str, text: str) -> Source:
-    place = SourceLocation(f"--set {key}={text}")
+    location = SourceLocation(f"--set {key}={text}")
     if not all(key.split(".")):
-        raise StudyError([Problem(place, "write --set key.subkey=value")])
+        raise StudyError([Problem(location, "the key is empty; use --set key.subkey=value")])
     try:
-        value = parse_yaml(text, str(place)).value
+        value = parse_yaml(text, str(location)).value
     except StudyError as error:
-        raise StudyError([Problem(place, each.message) for each in error.problems]) from None
-    return single_value(key, value, place)
+        raise StudyError([Problem(location, each.message) for each in error.problems]) from None
+    return single_value(key, value, location)
 
 
 def _with_axis(source: Source, axis: str, override: Source, values: Any) -> Source:
-    """`source` with an axis of the grid that has the values of the command line."""
-    place = SourceLocation(override.name)
+    """Return `source` with the command line's values for an axis of the grid."""
+    location = SourceLocation(override.name)
     keys: list[Keys] = [("grid",), ("grid", axis)]
     if isinstance(values, list):
         keys += [("grid", axis, index) for index in range(len(values))]
-    return source.merged(Source(source.name, {"grid": {axis: values}}, dict.fromkeys(keys, place)))
+    locations = dict.fromkeys(keys, location)
+    return source.merged(Source(source.name, {"grid": {axis: values}}, locations))
 
 
 def _only(trials: tuple[Trial, ...], patterns: Sequence[str]) -> tuple[Trial, ...]:
@@ -232,6 +242,6 @@ def _only(trials: tuple[Trial, ...], patterns: Sequence[str]) -> tuple[Trial, ..
     )
     if not kept:
         names = "; ".join(trial.name for trial in trials)
-        message = f"matches no trial; there are: {names}"
+        message = f"matches no trial; the study has: {names}"
         raise StudyError([Problem(SourceLocation(f"--only {' '.join(patterns)}"), message)])
     return kept

@@ -1,11 +1,8 @@
-"""Parameters and multiply-adds of the networks of a study."""
+"""Parameters and multiply-adds of a study's networks."""
 
 from dataclasses import dataclass
 
-from models import (
-    FENetConfig,
-    count_parameters,
-)
+from models import FENetConfig, count_parameters
 from models.cost import multiply_adds_by_part, on_meta, parts
 from orchestrator.study.config import ProfileOptions
 from orchestrator.study.study import Study, Trial
@@ -16,9 +13,13 @@ from pipelines.network.build import build_network
 
 @dataclass(frozen=True)
 class ModelCost:
-    """parameters in millions, without auxiliary heads; multiply-adds / 1e9 at `size`, which is
-    (height, width) of the training crop; values_m: all values, in millions, that a file of the
-    weights holds, where the network was built."""
+    """The cost of a network.
+
+    parameters_m: parameters in millions, without auxiliary heads.
+    gflops: multiply-adds / 1e9 for one image of `size`.
+    size: (height, width) in pixels, that of the training crop.
+    values_m: all values in the state dict, in millions; 0 if the network was not built.
+    """
 
     parameters_m: float
     gflops: float
@@ -27,8 +28,8 @@ class ModelCost:
 
 
 def profile_costs(study: Study) -> dict[str, ModelCost]:
-    """The cost of each cell's network, or of the part that its row names, by the trial's name;
-    nothing for a study of another kind. Raises StudyError where there is no such part."""
+    """Return the cost of each trial's network, or of the `part` its variant names, by trial name;
+    empty unless the study is of `kind: profile`. Raises StudyError if the part does not exist."""
     if study.config.kind != "profile":
         return {}
     options = study.config.profile or ProfileOptions()
@@ -48,8 +49,8 @@ def _cost(trial: Trial, part: str | None, options: ProfileOptions) -> ModelCost:
     if part is None:
         total = sum(by_part.values())
         return ModelCost(count_parameters(model) / 1e6, total / 1e9, options.size)
-    there = parts(model)
-    if part not in there:
-        message = f"{part!r} is no part of this network; {suggestion(part, list(there))}"
+    available = parts(model)
+    if part not in available:
+        message = f"{part!r} is not a part of this network; {suggestion(part, list(available))}"
         raise StudyError([Problem(SourceLocation(f"variants.{trial.variant}.part"), message)])
-    return ModelCost(count_parameters(there[part]) / 1e6, by_part[part] / 1e9, options.size)
+    return ModelCost(count_parameters(available[part]) / 1e6, by_part[part] / 1e9, options.size)

@@ -1,4 +1,4 @@
-"""Partial experiments: held against the keys there are, laid over each other, and read as one."""
+"""Partial experiments: checked for unknown keys, merged, and validated as one experiment."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
@@ -20,36 +20,37 @@ from orchestrator.study.yaml_source import (
 from pipelines.network.build import ModelConfig, NetworkConfig
 from pipelines.training.experiment import Experiment
 
-# Below it stands whatever the constructor of a network of the user's own takes.
-_FREE = "model.arguments"
+# Holds the constructor arguments of a user-defined network, which may have any name.
+_ARGUMENTS = "model.arguments"
 
 
-def laid_over(below: Source, above: Source) -> Source:
-    """`above` over `below`; a network of the user's own takes nothing from another network."""
-    model = above.value.get("model") if isinstance(above.value, dict) else None
-    if isinstance(model, dict) and "network" in model and "model" in below.value:
-        below = below.without("model")
-    return below.merged(above)
+def overlay(base: Source, override: Source) -> Source:
+    """Return `base` overridden by `override`. A user-defined network inherits nothing from another
+    network."""
+    model = override.value.get("model") if isinstance(override.value, dict) else None
+    if isinstance(model, dict) and "network" in model and "model" in base.value:
+        base = base.without("model")
+    return base.merged(override)
 
 
 def read_experiment(source: Source) -> Experiment:
-    """Validate an experiment. `model` is FENet's configuration, or names a network of the user's
-    own: `package.module:Class`, or a mapping of `network` and `arguments`. Raises StudyError."""
+    """Validate an experiment. `model` is FENet's configuration, or a user-defined network:
+    `package.module:Class`, or a mapping of `network` and `arguments`. Raises StudyError."""
     model = source.value.get("model", {})
     if isinstance(model, str) and ":" in model:
-        source = source.merged(single_value("model.network", model, source.place(("model",))))
+        source = source.merged(single_value("model.network", model, source.location(("model",))))
         model = source.value["model"]
-    own = source.subtree(("model",)) if "model" in source.value else Source(source.name, {})
+    tree = source.subtree(("model",)) if "model" in source.value else Source(source.name, {})
     problems: list[Problem] = []
     config: ModelConfig = FENetConfig()
     experiment = Experiment()
-    # Apart, so that a mistake in one kind of network is not reported as one in the other.
+    # Validated by kind, so that an error in one kind of network is not reported for the other.
     try:
         if isinstance(model, dict) and "network" in model:
-            config = validate(own, NetworkConfig, prefix="model")
-            check_network_config(config, own)
+            config = validate(tree, NetworkConfig, prefix="model")
+            check_network_config(config, tree)
         else:
-            config = validate(own, FENetConfig, prefix="model")
+            config = validate(tree, FENetConfig, prefix="model")
     except StudyError as error:
         problems += error.problems
     try:
@@ -62,29 +63,29 @@ def read_experiment(source: Source) -> Experiment:
 
 
 def without_unknown_keys(source: Source, problems: list[Problem]) -> Source:
-    """A partial experiment without the keys that no experiment has, which go to `problems`."""
+    """Return a partial experiment without its unknown keys, which are added to `problems`."""
     if not isinstance(source.value, dict):
         return source
-    return source.reduced(_known_part(source.value, (), source, problems))
+    return source.pruned(_known_part(source.value, (), source, problems))
 
 
-def unknown_key(dotted: str, place: SourceLocation) -> Problem | None:
-    """What is wrong with a dotted key of an experiment; None where there is such a key."""
-    if dotted in known_keys() or dotted.startswith(f"{_FREE}."):
+def unknown_key(dotted: str, location: SourceLocation) -> Problem | None:
+    """Return a problem if an experiment has no such dotted key."""
+    if dotted in known_keys() or dotted.startswith(f"{_ARGUMENTS}."):
         return None
     if dotted == "seed":
-        return Problem(place, "list seeds under `seeds` of the study; they are no other value")
-    return Problem(place, f"unknown key `{dotted}`; {_suggestion(dotted)}")
+        return Problem(location, "list seeds under `seeds` of the study, not in an experiment")
+    return Problem(location, f"unknown key `{dotted}`; {_suggestion(dotted)}")
 
 
 @cache
 def known_keys() -> dict[str, bool]:
-    """Every dotted key of an experiment but `seed`, and whether it holds further keys."""
+    """Return every dotted key of an experiment except `seed`, and whether it is a group of keys."""
     return {name: inner for name, inner in _keys_below(Experiment, "") if name != "seed"}
 
 
 def dotted_leaves(value: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted keys of all values in nested mappings."""
+    """Yield the dotted keys of all values in nested mappings."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from dotted_leaves(inner, f"{prefix}.{key}" if prefix else str(key))
@@ -93,44 +94,45 @@ def dotted_leaves(value: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _known_part(
-    value: dict[str, Any], above: Keys, source: Source, problems: list[Problem]
+    value: dict[str, Any], parents: Keys, source: Source, problems: list[Problem]
 ) -> dict[str, Any]:
     kept = {}
     for key, inner in value.items():
-        keys = (*above, key)
+        keys = (*parents, key)
         dotted = ".".join(map(str, keys))
-        problem = unknown_key(dotted, source.place(keys))
+        problem = unknown_key(dotted, source.location(keys))
         if problem is None and "." in key:
             first, _, rest = key.partition(".")
-            told = (
-                f"`{key}` must be nested here: `{first}: {{{rest}: ...}}`; keys with dots are for "
+            message = (
+                f"`{key}` must be nested here: `{first}: {{{rest}: ...}}`; dotted keys work in "
+                "`grid`, conditions and --set only"
             )
-            problem = Problem(source.place(keys), told + "`grid`, conditions and --set")
+            problem = Problem(source.location(keys), message)
         if problem is not None:
             problems.append(problem)
-        elif isinstance(inner, dict) and known_keys().get(dotted) and not _is_own_network(inner):
+        elif isinstance(inner, dict) and known_keys().get(dotted) and not _is_user_network(inner):
             kept[key] = _known_part(inner, keys, source, problems)
         else:
             kept[key] = inner
     return kept
 
 
-def _is_own_network(value: dict[str, Any]) -> bool:
-    """Whether a mapping is a `model` that `NetworkConfig` describes, which knows its own keys."""
+def _is_user_network(value: dict[str, Any]) -> bool:
+    """Whether a mapping is a `model` that is validated as a `NetworkConfig`."""
     return "network" in value
 
 
 def _suggestion(dotted: str) -> str:
-    """The key that was meant, as written from the top, and those that stand beside it."""
-    above, _, last = dotted.rpartition(".")
+    """Return the full dotted key that was probably meant, and the known keys of the same group."""
+    group, _, last = dotted.rpartition(".")
     parts = {key: key.rpartition(".") for key in known_keys()}
-    beside = {name: key for key, (parent, _, name) in parts.items() if parent == above}
+    siblings = {name: key for key, (parent, _, name) in parts.items() if parent == group}
     elsewhere = [key for key, (_, _, name) in parts.items() if name == last]
-    close = closest(last, list(beside))
-    meant = [beside[close]] if close else elsewhere
-    told = f"did you mean {' or '.join(f'`{key}`' for key in meant)}? " if meant else ""
-    names = beside or [key for key in known_keys() if "." not in key]
-    return f"{told}known{' here' if beside else ''}: {', '.join(names)}"
+    close = closest(last, list(siblings))
+    meant = [siblings[close]] if close else elsewhere
+    start = f"did you mean {' or '.join(f'`{key}`' for key in meant)}? " if meant else ""
+    names = siblings or [key for key in known_keys() if "." not in key]
+    return f"{start}known{' here' if siblings else ''}: {', '.join(names)}"
 
 
 def _keys_below(config: Any, prefix: str) -> Iterator[tuple[str, bool]]:

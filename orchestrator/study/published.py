@@ -1,4 +1,4 @@
-"""What a study states instead of measuring: published values, other methods, scores by hand."""
+"""Values a study file supplies instead of measuring: published results and entered scores."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -12,13 +12,15 @@ def _one_or_list(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Reference:
-    """Published values to stand beside the measured ones.
+    """Published values for a row, shown next to the measured ones. At least one value is
+    required.
 
-    miou: in percent, as in papers.
+    miou: in percent.
     parameters_m: parameters in millions.
-    gflops: multiply-adds / 1e9.
-    source: the table or page they are from.
-    when: the cells they are for, as dotted keys and a value or a list of them; all when left out.
+    gflops: multiply-adds / 1e9 for one image.
+    source: the table or page that published the values.
+    when: the cells the values are for: dotted keys, each with a value or a list of values; all
+        cells by default.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -30,10 +32,10 @@ class Reference:
     when: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        figures = {name: getattr(self, name) for name in ("miou", "parameters_m", "gflops")}
-        if all(value is None for value in figures.values()):
+        values = {name: getattr(self, name) for name in ("miou", "parameters_m", "gflops")}
+        if all(value is None for value in values.values()):
             raise ValueError("a value is needed: miou, parameters_m or gflops")
-        check_figures(figures)
+        _check_values(values)
 
 
 References = Annotated[
@@ -44,14 +46,15 @@ References = Annotated[
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """Another method's row: shown in the table as it was published, never trained.
+    """A row of published values for another method, which is never trained.
 
     label: the method's name.
-    miou: in percent, as in papers.
+    miou: in percent.
     parameters_m: parameters in millions.
-    gflops: multiply-adds / 1e9.
-    source: the table or page it is from.
-    when: values of grid axes in whose part of the table it stands; all when left out.
+    gflops: multiply-adds / 1e9 for one image.
+    source: the table or page that published the values.
+    when: the cells the row is shown for: grid axes, each with a value or a list of values; all
+        cells by default.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -64,17 +67,18 @@ class PublishedRow:
     when: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_figures({name: getattr(self, name) for name in ("miou", "parameters_m", "gflops")})
+        _check_values({name: getattr(self, name) for name in ("miou", "parameters_m", "gflops")})
 
 
 @dataclass(frozen=True)
 class EnteredScore:
-    """A score that only a person can fetch, such as a test server's, of one trained cell.
+    """A score of one trained trial that is entered by hand, such as a test server's.
 
-    miou: in percent, as the server states it.
-    source: which server, and when.
-    seed: of the trial whose predictions were sent.
-    when: the cells it is for, as dotted keys and a value or a list of them; all when left out.
+    miou: in percent.
+    source: the server and the date.
+    seed: seed of the trial that was scored.
+    when: the cells the score is for: dotted keys, each with a value or a list of values; all cells
+        by default.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -85,7 +89,7 @@ class EnteredScore:
     when: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_figures({"miou": self.miou})
+        _check_values({"miou": self.miou})
 
 
 EnteredScores = Annotated[
@@ -94,11 +98,11 @@ EnteredScores = Annotated[
 ]
 
 
-def check_figures(figures: dict[str, float | None]) -> None:
-    """Raises ValueError where a published figure cannot be one: mIoU is in percent."""
-    for name, value in figures.items():
+def _check_values(values: dict[str, float | None]) -> None:
+    """Raises ValueError for a value that is not positive, or an mIoU that is not in percent."""
+    for name, value in values.items():
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be above 0, received {value}")
-    miou = figures.get("miou")
+    miou = values.get("miou")
     if miou is not None and not 1 < miou <= 100:
         raise ValueError(f"miou must be in percent, such as 77.3, received {miou}")

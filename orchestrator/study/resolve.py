@@ -1,4 +1,4 @@
-"""The trials of a study before anything runs: their data, their cost, and what the ledger knows."""
+"""Resolves trials before anything runs: data set, precision, weights, model cost, code version."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -22,15 +22,18 @@ from pipelines.preparation.embedded import dataset_location
 from pipelines.submission import SUBMISSIONS
 from pipelines.training.experiment import Experiment
 
-_TRIED = 256  # pixels of a side on which a network of the user's own is tried
+# Maximum height and width in pixels of the image that a user-defined network is tested on.
+_TEST_SIZE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedTrial(Trial):
-    """A trial with everything that decides it resolved: precision, data, weights, code.
+    """A trial with everything resolved that its result depends on: precision, data, weights, code.
 
-    pretrained: what of published weights its backbone starts from. init: the file of weights that
-    the whole network starts from, as the workers find it. digests: of these two, where it has them.
+    location: path or URI of the data set.
+    pretrained: which published weights its backbone loads; None if it loads none.
+    init: path or URI, readable by the workers, of the initial weights of the whole network.
+    digests: content hashes of the backbone's and the network's initial weights; None without any.
     """
 
     identity: str
@@ -44,13 +47,13 @@ class ResolvedTrial(Trial):
 
     @property
     def worker_experiment(self) -> Experiment:
-        """The experiment as the workers get it: `training.init` is a file that they can read."""
+        """The experiment for the workers: `training.init` is a file that they can read."""
         training = replace(self.experiment.training, init=self.init)
         return replace(self.experiment, training=training)
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole training."""
+        """Number of optimizer steps of the whole training."""
         images = len(self.dataset.split(self.experiment.data.train_split))
         return self.experiment.training.epochs * -(-images // self.experiment.training.batch)
 
@@ -62,36 +65,36 @@ def resolve_trials(
     imports: Sequence[str] = (),
     find_weights: Callable[[str], str] = locate_weights,
 ) -> list[ResolvedTrial]:
-    """Open every data set, and build every network, that `trials` name.
+    """Open every data set and build every network of `trials`.
 
-    The embedded data set is made in `datasets_directory`, a path or URI, if it is not there yet.
-    imports: the study's modules, which count for the code version. find_weights: the file that a
-    `training.init` names.
+    datasets_directory: path or URI where the embedded data set is created if it does not exist.
+    imports: the study's modules, which are part of the code version.
+    find_weights: returns the weights file that a `training.init` names.
 
-    Raises DatasetError where a data set or one of its splits is missing, NetworkError where a
-    network of the user's own cannot be run, WeightsError where published weights
-    cannot be loaded; the message has a line for each kind of trial that something is wrong with.
+    Raises DatasetError if a data set or one of its splits is missing, NetworkError if a
+    user-defined network cannot be run, WeightsError if weights cannot be loaded. The message has
+    one line for each failing combination of model, data and weights.
     """
     resolver = _Resolver(device, datasets_directory, imports, find_weights)
     resolved = []
-    wrong: dict[str, Exception] = {}
+    errors: dict[str, Exception] = {}
     for trial in trials:
         data, training = trial.experiment.data, trial.experiment.training
-        # What is wrong with a trial is wrong with all others of its kind, and tried once.
-        kind = repr((trial.experiment.model, data, training.init, training.backbone_weights))
-        if kind in wrong:
+        # Trials with the same model, data and weights fail for the same reason; report it once.
+        key = repr((trial.experiment.model, data, training.init, training.backbone_weights))
+        if key in errors:
             continue
         try:
             resolved.append(resolver.resolve(trial))
         except UserError as error:
-            wrong[kind] = type(error)(f"{trial.name}: {error}")
-    if wrong:
-        raise type(next(iter(wrong.values())))("\n".join(map(str, wrong.values())))
+            errors[key] = type(error)(f"{trial.name}: {error}")
+    if errors:
+        raise type(next(iter(errors.values())))("\n".join(map(str, errors.values())))
     return resolved
 
 
 class _Resolver:
-    """What trials have in common is opened, built and read once, because they may be a thousand."""
+    """Resolves trials and caches what they share, because a study may have a thousand of them."""
 
     def __init__(
         self,
@@ -107,7 +110,7 @@ class _Resolver:
         self._find_weights = cache(find_weights)
         self._digest = cache(weights_digest)
         self._code = cache(lambda *modules: code_version(modules))
-        self._examined: dict[str, tuple[ModelCost, PretrainedReport | None]] = {}
+        self._models: dict[str, tuple[ModelCost, PretrainedReport | None]] = {}
 
     def resolve(self, trial: Trial) -> ResolvedTrial:
         """See `resolve_trials`."""
@@ -120,9 +123,9 @@ class _Resolver:
         init = training.init and self._find_weights(training.init)
         weights = (training.backbone_weights, init, training.init_skip)
         key = repr((trial.experiment.model, weights, classes, data.crop))
-        if key not in self._examined:
-            self._examined[key] = _examine(trial.experiment, classes, init)
-        cost, pretrained = self._examined[key]
+        if key not in self._models:
+            self._models[key] = _examine_model(trial.experiment, classes, init)
+        cost, pretrained = self._models[key]
         digests = (
             training.backbone_weights and self._digest(training.backbone_weights),
             init and self._digest(init),
@@ -133,9 +136,9 @@ class _Resolver:
             backbone_weights=training.backbone_weights and absolute(training.backbone_weights),
         )
         experiment = replace(trial.experiment, training=training)
-        given = {entry.name: getattr(trial, entry.name) for entry in fields(trial)}
+        values = {entry.name: getattr(trial, entry.name) for entry in fields(trial)}
         return ResolvedTrial(
-            **given | {"experiment": experiment},
+            **values | {"experiment": experiment},
             identity=trial_identity(experiment, dataset.manifest.fingerprint, *digests),
             code=self._code(*modules_of(experiment, self._imports)),
             dataset=dataset,
@@ -152,18 +155,19 @@ class _Resolver:
 
 
 def absolute(uri: str) -> str:
-    """A local path from the root on, because workers have another working directory."""
+    """Return a local path as an absolute path, because workers have another working directory;
+    URIs are unchanged."""
     return uri if "://" in uri else str(Path(uri).expanduser().resolve())
 
 
-def _examine(
+def _examine_model(
     experiment: Experiment, classes: int, init: str | None
 ) -> tuple[ModelCost, PretrainedReport | None]:
-    """What a network costs, and what of published weights it can load, having tried both, and the
-    weights in the file `init` too."""
+    """Build the network, load its initial weights, and return its cost and which published weights
+    its backbone loads."""
     config, (height, width) = experiment.model, experiment.data.crop
     if isinstance(config, NetworkConfig):
-        check_network(config, classes, (min(height, _TRIED), min(width, _TRIED)))
+        check_network(config, classes, (min(height, _TEST_SIZE), min(width, _TEST_SIZE)))
         model = on_meta(build_network(config, classes, seed=0), classes)
     else:
         model = on_meta(config, classes)
@@ -184,13 +188,16 @@ def _examine(
 
 
 def check_submission(study: Study, trials: Sequence[ResolvedTrial]) -> None:
-    """Raises DatasetError where a data set lacks the split, SubmissionError where its pictures or
-    classes are not the benchmark's; before anything is trained."""
-    wanted = study.config.submission
-    if wanted is None:
+    """Check before training that the data sets fit the submission's benchmark.
+
+    Raises DatasetError if a data set lacks the split, SubmissionError if its image names or classes
+    are not the benchmark's.
+    """
+    submission = study.config.submission
+    if submission is None:
         return
-    benchmark = SUBMISSIONS[wanted.benchmark]
+    benchmark = SUBMISSIONS[submission.benchmark]
     for location in dict.fromkeys(trial.location for trial in trials):
         dataset = next(trial.dataset for trial in trials if trial.location == location)
         benchmark.check_classes([entry.name for entry in dataset.manifest.classes])
-        benchmark.check_names([PurePath(n) for n in dataset.split(wanted.split).identifiers])
+        benchmark.check_names([PurePath(n) for n in dataset.split(submission.split).identifiers])

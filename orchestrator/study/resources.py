@@ -1,4 +1,4 @@
-"""What a trial runs on. It does not decide the result, so it is no part of a trial's identity."""
+"""Resources of a trial. They do not change its result, so they are not part of its identity."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +8,14 @@ from pydantic import BeforeValidator
 
 from pipelines.data.node_cache import NodeCache
 
-# A node with GPUs offers one of its kind; Ray reserves a sliver of it for a worker that must lie
-# there (`ray.air.config.ScalingConfig`).
+# Each GPU node has 1 of this Ray resource for its kind of GPU; a worker that requires that kind
+# reserves a small fraction of it (`ray.air.config.ScalingConfig`).
 ACCELERATOR = "accelerator_type:"
-_SLIVER = 0.001
+_ACCELERATOR_SHARE = 0.001
 
 
 def _number_or_range(value: Any) -> Any:
-    """One message for what is neither, where pydantic would have one for each."""
+    """Raise one message for anything else; pydantic would give one per type."""
     numbers = value if isinstance(value, list) and len(value) == 2 else [value]
     if any(type(number) is not int for number in numbers):
         raise ValueError(f"must be a whole number, or a range [low, high], received {value}")
@@ -24,27 +24,29 @@ def _number_or_range(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Resources:
-    """The gang of workers that trains one trial.
+    """Resources of each trial. They do not change its result.
 
-    workers: processes that share a trial's batch (Ray Train, DDP); or a range, `[low, high]`: a
-        trial starts once there is room for `low`, takes up to `high` where machines lie idle that
-        no trial waits for, and goes on with fewer when one is lost. The batch is that of all
-        workers together either way.
-    cpus_per_worker: CPU cores of each; also the threads torch computes with.
-    device: `auto` takes a GPU for each worker where the cluster has any.
-    gpus_per_worker: GPUs of each where the device is a GPU; below 1, trials share one.
-    concurrent_trials: at most so many gangs at once; as many as fit when left out.
-    node_cache: directory on each node where decoded data is shared by all trials; None for none.
-    node_cache_gib: most it may take; what the disk has when left out.
-    checkpoint_steps: steps from one checkpoint within an epoch to the next; without it, checkpoints
-        are written at the end of epochs only. Resuming is exact from either.
-    keep_checkpoints: how many of a trial's best checkpoints on the validation split stay in the
-        storage, besides the last.
-    accelerator: the kind of GPU that every worker must lie on, by Ray's name for it (`H100`,
-        `T4`, ...); any when left out. It counts where the device is a GPU.
-    price_per_gpu_hour: what an hour of one GPU costs, in any currency, for estimates.
-    retries: restarts from the last checkpoint after a worker's process is lost. A lost machine, or
-        one that is taken, is never counted: the trial resumes however often that happens.
+    workers: number of worker processes that share a trial's batch (Ray Train, DDP), or a range
+        `[low, high]`. With a range, a trial starts as soon as `low` workers fit, grows to at most
+        `high` on idle machines that no other trial waits for, and continues with fewer after losing
+        a machine. The batch size counts all workers together in either case.
+    cpus_per_worker: CPU cores of each worker, and its number of torch threads.
+    device: `auto` uses GPUs if the cluster has any, and CPUs otherwise.
+    gpus_per_worker: GPUs of each worker; below 1, workers share a GPU. Ignored on CPUs.
+    concurrent_trials: maximum number of trials that run at once; as many as fit by default.
+    node_cache: directory on each node where all trials share decoded data; null disables the cache.
+    node_cache_gib: maximum size of the node cache in GiB; limited by the free disk space only by
+        default.
+    checkpoint_steps: optimizer steps between checkpoints within an epoch. By default, checkpoints
+        are written at the end of each epoch only. Resuming is exact from either.
+    keep_checkpoints: number of a trial's best checkpoints on the validation split to keep, in
+        addition to the last one.
+    accelerator: kind of GPU that every worker must have, by Ray's name (`H100`, `T4`, ...); any by
+        default. Ignored on CPUs.
+    price_per_gpu_hour: price of one GPU-hour in any currency, for cost estimates; no costs are
+        estimated by default.
+    retries: restarts of a trial from its last checkpoint after a worker process is lost. Lost or
+        preempted machines do not count: the trial resumes after each of them.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -100,38 +102,38 @@ class Resources:
 
     @property
     def fewest_workers(self) -> int:
-        """Workers without which a trial does not run: what it is placed by, and estimated with."""
+        """Minimum number of workers; placement and estimates use it."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
 
     @property
     def most_workers(self) -> int:
-        """Workers that a trial takes where there is room."""
+        """Maximum number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @property
     def _range(self) -> str:
-        """The workers as a file says them."""
+        """The workers as written in a study file."""
         return str(self.workers if isinstance(self.workers, int) else list(self.workers))
 
     def per_worker(self, device: Literal["cpu", "cuda"]) -> dict[str, float]:
-        """What Ray must reserve for one worker on a device."""
-        asked = {"CPU": self.cpus_per_worker}
+        """Return the Ray resources of one worker on a device."""
+        resources = {"CPU": self.cpus_per_worker}
         if device == "cuda":
-            asked["GPU"] = self.gpus_per_worker
+            resources["GPU"] = self.gpus_per_worker
             if self.accelerator is not None:
-                asked[ACCELERATOR + self.accelerator] = _SLIVER
-        return asked
+                resources[ACCELERATOR + self.accelerator] = _ACCELERATOR_SHARE
+        return resources
 
     def share(self, device: Literal["cpu", "cuda"]) -> float:
-        """GPUs of one worker, or its cores."""
+        """Return the GPUs of one worker, or its CPU cores."""
         return self.gpus_per_worker if device == "cuda" else self.cpus_per_worker
 
     def devices(self, device: Literal["cpu", "cuda"]) -> float:
-        """GPUs of one trial, or its workers: what its hours are counted in."""
+        """Return the GPUs of one trial, or its workers on CPUs; device-hours count these."""
         return self.fewest_workers * (self.gpus_per_worker if device == "cuda" else 1)
 
     def cache(self) -> NodeCache | None:
-        """The node cache. A home directory in its path is each worker's own."""
+        """Return the node cache; each worker expands `~` in its path itself."""
         if self.node_cache is None:
             return None
         capacity = None if self.node_cache_gib is None else int(self.node_cache_gib * 2**30)

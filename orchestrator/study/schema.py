@@ -1,6 +1,6 @@
-"""`python -m orchestrator.study.schema`: the JSON schema of study files, for editors.
+"""`python -m orchestrator.study.schema`: writes the JSON schema of study files, for editors.
 
-Generated from the types that validate them; descriptions are the types' own documentation.
+The schema is generated from the dataclasses that validate study files and their docstrings.
 """
 
 import argparse
@@ -27,20 +27,22 @@ from pipelines.training.experiment import Experiment
 
 FILE = Path(__file__).parents[1] / "study.schema.json"
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
-# A line of a docstring that begins the description of one field, or of several with a comma.
+# A docstring line that begins the description of one field, or of several separated by commas.
 _ENTRY = re.compile(r"^\s*(\w+(?:, \w+)*): (.*)$")
 
 Schema = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the schema, or with `--check` say whether the file is current (status 0) or not (1)."""
+    """Write the schema; with `--check`, return 0 if the file is current and 1 otherwise."""
     parser = argparse.ArgumentParser(
         prog="python -m orchestrator.study.schema",
         description=f"Write the JSON schema of study files to {FILE.name}.",
     )
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; fail where the file is not current"
+        "--check",
+        action="store_true",
+        help="write nothing; exit with status 1 if the file is out of date",
     )
     options = parser.parse_args(arguments)
     text = schema_text()
@@ -51,17 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if FILE.exists() and FILE.read_text(encoding="utf-8") == text:
         print(f"{FILE}: current")
         return 0
-    print(f"{FILE}: not current; run python -m orchestrator.study.schema", file=sys.stderr)
+    print(f"{FILE}: out of date; run python -m orchestrator.study.schema", file=sys.stderr)
     return 1
 
 
 def schema_text() -> str:
-    """The schema as the file holds it."""
+    """Return the content of the schema file."""
     return json.dumps(study_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def study_schema() -> Schema:
-    """The JSON schema (2020-12) of study files, and of files that studies extend."""
+    """Return the JSON schema (2020-12) of study files, and of files that studies extend."""
     schema: Schema = TypeAdapter(StudyConfig).json_schema()
     definitions = schema.pop("$defs")
     for kind in _dataclasses(StudyConfig):
@@ -78,11 +80,11 @@ def study_schema() -> Schema:
     for name in ("Reference", "EnteredScore", "PublishedRow"):
         definitions[name]["properties"]["when"] |= {"$ref": "#/$defs/Condition"}
     properties["grid"] |= _grid()
-    for name in ("variants", "protocols"):  # null drops what is inherited
+    for name in ("variants", "protocols"):  # null removes an inherited entry
         entry = properties[name]["additionalProperties"]
         properties[name]["additionalProperties"] = {"anyOf": [entry, {"type": "null"}]}
     del schema["required"]
-    # A file that is only extended has neither name nor rows; what has rows is a study.
+    # A file that others extend may lack `study` and `variants`; a file with one needs the other.
     named, rows = {"required": ["study"]}, {"required": ["variants"]}
     extending = {"required": ["extends"]}
     schema["allOf"] = [
@@ -95,37 +97,37 @@ def study_schema() -> Schema:
 
 
 def _partial_experiment() -> Schema:
-    """An experiment of which anything may be left out, with everything inlined but `seed`, which a
-    study lists apart."""
+    """Return the schema of an experiment with all keys optional and all references inlined, without
+    `seed`, which is a key of the study."""
     whole: Schema = TypeAdapter(Experiment).json_schema()
     definitions = whole.pop("$defs")
     for kind in _dataclasses(Experiment):
         _describe(definitions.get(kind.__name__, whole if kind is Experiment else {}), kind)
     fenet = definitions[FENetConfig.__name__]["properties"]
-    fenet["backbone"]["examples"] = _own(BACKBONES)
-    fenet["flows"]["items"]["examples"] = _own(FEM_KINDS)
-    own = definitions[NetworkConfig.__name__]["properties"]
-    own["network"]["pattern"] = r"^[\w.]+:\w+$"
+    fenet["backbone"]["examples"] = _built_in(BACKBONES)
+    fenet["flows"]["items"]["examples"] = _built_in(FEM_KINDS)
+    network = definitions[NetworkConfig.__name__]["properties"]
+    network["network"]["pattern"] = r"^[\w.]+:\w+$"
     inlined: Schema = _inlined(whole, definitions)
     inlined["properties"]["model"] = {
-        "description": "FENet's configuration, or a network of one's own: `package.module:Class`, "
+        "description": "FENet's configuration, or a network of your own: `package.module:Class`, "
         "or a mapping of `network` and `arguments`.",
         "anyOf": [
             {"type": "string", "pattern": r"^[\w.]+:\w+$"},
-            {"type": "object", "properties": {**fenet, **own}, "additionalProperties": False},
+            {"type": "object", "properties": {**fenet, **network}, "additionalProperties": False},
         ],
     }
     del inlined["properties"]["seed"]
     return _without_defaults_of_objects(inlined)
 
 
-def _own(registered: Mapping[str, type[Any]]) -> list[str]:
-    """The names of this project's classes, without those that a study's `imports` registered."""
+def _built_in(registered: Mapping[str, type[Any]]) -> list[str]:
+    """Return the names of this project's classes, without those registered by user code."""
     return sorted(n for n, kind in registered.items() if kind.__module__.startswith("models."))
 
 
 def _condition() -> Schema:
-    keys = [key for key, holds_more in known_keys().items() if not holds_more]
+    keys = [key for key, is_group in known_keys().items() if not is_group]
     return {
         "type": "object",
         "description": "Dotted keys of the experiment, or `variant`, each with a value or a list "
@@ -146,7 +148,7 @@ def _grid() -> Schema:
 
 
 def _describe(schema: Schema, kind: type[Any]) -> None:
-    """Put the docstring of a dataclass into its schema: as a whole, and entry by entry."""
+    """Add the docstring of a dataclass to its schema: its summary, and each field's description."""
     summary, entries = _documentation(kind)
     if summary:
         schema["description"] = summary
@@ -156,7 +158,8 @@ def _describe(schema: Schema, kind: type[Any]) -> None:
 
 
 def _documentation(kind: type[Any]) -> tuple[str, Mapping[str, str]]:
-    """The first paragraph of a docstring, and what it says of each field; inherited too."""
+    """Return the first paragraph of a docstring, and the description of each field, including
+    inherited ones."""
     entries: dict[str, str] = {}
     summary = ""
     for each in reversed([base for base in kind.__mro__ if is_dataclass(base)]):
@@ -164,25 +167,25 @@ def _documentation(kind: type[Any]) -> tuple[str, Mapping[str, str]]:
         summary = " ".join(paragraphs[0].split())
         names: list[str] = []
         for line in "\n\n".join(paragraphs[1:]).splitlines():
-            found = _ENTRY.match(line)
+            match = _ENTRY.match(line)
             if not line.strip():
                 names = []
-            elif found:
-                names = found[1].split(", ")
-                entries |= dict.fromkeys(names, found[2].strip())
+            elif match:
+                names = match[1].split(", ")
+                entries |= dict.fromkeys(names, match[2].strip())
             else:
                 entries |= {name: f"{entries[name]} {line.strip()}" for name in names}
     return summary, entries
 
 
 def _dataclasses(kind: Any) -> list[type[Any]]:
-    """A dataclass and all that stand below it."""
-    found: list[type[Any]] = []
+    """Return a dataclass and all dataclasses nested in it."""
+    kinds: list[type[Any]] = []
 
     def visit(each: Any) -> None:
         if is_dataclass(each) and isinstance(each, type):
-            if each not in found:
-                found.append(each)
+            if each not in kinds:
+                kinds.append(each)
                 hints = get_type_hints(each)
                 for entry in fields(each):
                     visit(hints[entry.name])
@@ -191,11 +194,11 @@ def _dataclasses(kind: Any) -> list[type[Any]]:
                 visit(member)
 
     visit(kind)
-    return found
+    return kinds
 
 
 def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
-    """A schema whose references are replaced by what they refer to."""
+    """Return a schema with its references replaced by their targets."""
     if isinstance(schema, dict):
         inner = {key: _inlined(value, definitions) for key, value in schema.items()}
         reference = inner.pop("$ref", None)
@@ -209,7 +212,7 @@ def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 def _without_defaults_of_objects(schema: Any) -> Any:
-    """Defaults of single values help; those of whole sections only repeat them."""
+    """Remove the defaults of whole sections, which repeat those of their keys."""
     if isinstance(schema, dict):
         return {
             key: _without_defaults_of_objects(value)
@@ -222,7 +225,7 @@ def _without_defaults_of_objects(schema: Any) -> Any:
 
 
 def _tidy(schema: Any) -> Any:
-    """Without the titles that only repeat a key, and without what a reference already says."""
+    """Remove titles, which repeat the keys, and everything but the description next to a `$ref`."""
     if isinstance(schema, dict):
         kept = {key: _tidy(value) for key, value in schema.items()}
         if isinstance(kept.get("title"), str) and kept["title"] != "Study":

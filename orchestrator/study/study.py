@@ -4,19 +4,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.study.config import StudyConfig
-from orchestrator.study.published import (
-    EnteredScore,
-    Reference,
-)
+from orchestrator.study.published import EnteredScore, Reference
 from orchestrator.study.yaml_source import Problem
 from pipelines.training.experiment import Experiment
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell of the table with one seed: what to train, under a name unique in the study.
+    """One cell of the table with one seed: an experiment with a name unique in its study.
 
-    reference: published for this cell; entered: this trial's score by hand.
+    reference: published values for this cell. entered: score of this trial entered by hand.
     """
 
     name: str
@@ -29,18 +26,18 @@ class Trial:
 
     @property
     def published_miou(self) -> float | None:
-        """mIoU in percent that was published for this cell."""
+        """The published mIoU of this cell in percent."""
         return None if self.reference is None else self.reference.miou
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study with its trials, in the order of the file, and the text it was read from.
+    """A study with its selected trials, in the order of the file.
 
-    resolved: the study with all it extends, as YAML, and a comment for each `--set`. warnings: what
-    a person should look at, although the study can be run. every: all trials of the study, also
-    those that `--only` leaves out. overridden: each `--set` that makes another table than the
-    file's.
+    text: the study file as written. resolved: the study merged with the files it extends, as YAML,
+    with a comment for each `--set`. warnings: problems that do not prevent running the study.
+    all_trials: includes the trials that `--only` leaves out. overridden: each `--set` that changes
+    the table.
     """
 
     config: StudyConfig
@@ -48,15 +45,15 @@ class Study:
     text: str
     resolved: str = ""
     warnings: tuple[Problem, ...] = ()
-    every: tuple[Trial, ...] = ()
+    all_trials: tuple[Trial, ...] = ()
     overridden: tuple[str, ...] = ()
 
     @property
     def is_partial(self) -> bool:
         """Whether `--only` leaves trials out."""
-        return len(self.trials) < len(self.every)
+        return len(self.trials) < len(self.all_trials)
 
     @property
     def whole(self) -> "Study":
-        """The plan of all trials of the study."""
-        return replace(self, trials=self.every) if self.is_partial else self
+        """The study with all of its trials."""
+        return replace(self, trials=self.all_trials) if self.is_partial else self

@@ -1,30 +1,30 @@
-"""The states of a trial, as every table, report and page names and colors them."""
+"""The states of a trial, with their labels and terminal styles."""
 
 from enum import StrEnum
 
 
 class TrialState(StrEnum):
-    """How far a trial is. The value is the label that users read."""
+    """The state of a trial. The value is the label shown to users."""
 
     MISSING = "missing"  # no run yet
     WAITING = "waiting"  # scheduled, not started
-    STARTING = "starting"  # Ray starts its workers
+    STARTING = "starting"  # Ray is starting its workers
     TRAINING = "training"
     INTERRUPTED = "interrupted"  # ended before its last epoch; the same command resumes it
     FAILED = "failed"
-    STOPPED_EARLY = "stopped early"  # by the early stopping of a search
-    NOT_SCORED = "not scored"  # trained, but not scored under the report's protocol
-    STALE = "stale"  # finished under another code version
+    STOPPED_EARLY = "stopped early"  # by early stopping in a search
+    NOT_SCORED = "not scored"  # trained, but not yet scored under the report's protocol
+    STALE = "stale"  # finished with a different code version
     FINISHED = "finished"
 
     @property
     def style(self) -> str:
-        """Its style in the terminal, in rich's markup."""
+        """The rich style for terminals."""
         return _STYLES[self]
 
     @property
     def has_result(self) -> bool:
-        """Whether the trial's run is the one that the table shows."""
+        """Whether the table shows the trial's run as its result."""
         return self in (TrialState.FINISHED, TrialState.STALE, TrialState.STOPPED_EARLY)
 
 

@@ -1,6 +1,6 @@
-"""The user's own code in a study: networks, and modules that register backbones or kinds of FEM.
+"""User code of a study: networks, and modules that register backbones or kinds of FEM.
 
-It is imported where the command runs, sent to the workers, and counts for the code version.
+It is imported by the command, shipped to the workers, and included in the code version.
 """
 
 import ast
@@ -20,12 +20,12 @@ from pipelines.network.build import NetworkConfig, NetworkError, network_class
 from pipelines.training.experiment import Experiment
 
 _PROJECT = ("models", "orchestrator", "pipelines")
-# Folders that packages are installed into.
+# Directories of installed packages.
 _INSTALLED = {"site-packages", "dist-packages"}
 
 
 def import_modules(names: Sequence[str], source: Source) -> None:
-    """Import what a study lists under `imports`. Raises StudyError, placed at what failed."""
+    """Import the modules under `imports`. Raises StudyError with the location of each failure."""
     problems = []
     for index, name in enumerate(names):
         try:
@@ -33,57 +33,57 @@ def import_modules(names: Sequence[str], source: Source) -> None:
         except Exception as error:
             message = (
                 f"cannot import {name} ({type(error).__name__}: {error}); "
-                "it must lie in the working directory or be installed"
+                "put it into the working directory or install it"
             )
-            problems.append(Problem(source.place(("imports", index)), message))
+            problems.append(Problem(source.location(("imports", index)), message))
     if problems:
         raise StudyError(problems)
 
 
 def check_network_config(config: NetworkConfig, source: Source) -> None:
-    """Import the network's class and hold the arguments against its constructor's annotations.
+    """Import the network's class and check the arguments against its constructor's annotations.
 
-    source: the tree of the `model`. Raises StudyError.
+    source: the tree of `model`. Raises StudyError.
     """
     try:
-        found = network_class(config)
+        network = network_class(config)
     except NetworkError as error:
-        raise StudyError([Problem(source.place(("network",)), str(error))]) from None
+        raise StudyError([Problem(source.location(("network",)), str(error))]) from None
     arguments = source.subtree(("arguments",)) if "arguments" in source.value else None
     if arguments is not None:
-        check_arguments(found, arguments)
+        check_arguments(network, arguments)
 
 
 def modules_of(experiment: Experiment, imports: Sequence[str]) -> list[ModuleType]:
-    """The top-level packages or modules of the user's own code that an experiment needs: those that
-    it names, and those of the user's own that these import."""
+    """Return the top-level packages or modules of user code that an experiment needs: those it
+    names, and the user code that these import."""
     names = [*imports]
     if isinstance(experiment.model, NetworkConfig):
         names.append(experiment.model.network.partition(":")[0])
     return list(_with_imported(tuple(dict.fromkeys(name.split(".")[0] for name in names))))
 
 
-@cache  # the trials of a study need the same
+@cache  # most trials of a study use the same modules
 def _with_imported(names: tuple[str, ...]) -> tuple[ModuleType, ...]:
-    found: dict[str, ModuleType] = {}
+    modules: dict[str, ModuleType] = {}
     queue = list(names)
     while queue:
         name = queue.pop(0)
-        if name in found:
+        if name in modules:
             continue
-        found[name] = importlib.import_module(name)
-        if not is_installed(found[name]):
-            queue += sorted(filter(_is_own, _imported_by(found[name])))
-    return tuple(found.values())
+        modules[name] = importlib.import_module(name)
+        if not is_installed(modules[name]):
+            queue += sorted(filter(_is_user_code, _imported_by(modules[name])))
+    return tuple(modules.values())
 
 
 def is_installed(module: ModuleType) -> bool:
-    """Whether a module is one of the installed packages, and not the user's own."""
+    """Whether a module is an installed package rather than user code."""
     return not _INSTALLED.isdisjoint(source_files(module)[0].parts)
 
 
 def _imported_by(module: ModuleType) -> set[str]:
-    """The top-level names of what the sources of a package or module import."""
+    """Return the top-level names that the sources of a package or module import."""
     names: set[str] = set()
     for file in source_files(module):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -94,23 +94,21 @@ def _imported_by(module: ModuleType) -> set[str]:
     return names
 
 
-def _is_own(name: str) -> bool:
-    """Whether a top-level name is of the user's own code; neither Python's nor this project's nor a
-    library's, which is not imported to find out."""
+def _is_user_code(name: str) -> bool:
+    """Whether a top-level module is user code: not of the standard library, this project or an
+    installed package. Does not import it."""
     if name in _PROJECT or name in sys.stdlib_module_names:
         return False
     spec = importlib.util.find_spec(name)
     if spec is None:
         return False
-    places = [spec.origin] if spec.origin else [*(spec.submodule_search_locations or ())]
-    return bool(places) and _INSTALLED.isdisjoint(Path(places[0]).parts)
+    paths = [spec.origin] if spec.origin else [*(spec.submodule_search_locations or ())]
+    return bool(paths) and _INSTALLED.isdisjoint(Path(paths[0]).parts)
 
 
 def runtime_environment(modules: Mapping[str, ModuleType]) -> dict[str, Any]:
-    """Ray's description of what to send to the workers; empty where there is nothing to send.
-
-    modules: packages or modules, by name.
-    """
+    """Return the Ray runtime environment that ships `modules`, by name, to the workers; empty if
+    there are none."""
     paths = [
         str(next(iter(module.__path__)) if hasattr(module, "__path__") else inspect.getfile(module))
         for module in modules.values()

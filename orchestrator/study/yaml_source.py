@@ -1,6 +1,6 @@
-"""Study files as plain values, with the line every value came from.
+"""Reads study files into plain values and remembers the line and column of every value.
 
-The YAML is that of `pipelines.config`, and a key that stands twice is an error.
+The YAML dialect is that of `pipelines.config`; in addition, a duplicate key is an error.
 """
 
 from collections.abc import Iterable
@@ -16,9 +16,9 @@ from pipelines.errors import UserError
 
 Keys = tuple[str | int, ...]
 
-# A study is written by a person; what is longer is another file, or aliases that multiply.
-_MOST_BYTES = 4 * 2**20
-_MOST_VALUES = 200_000
+# Study files are written by hand. Anything larger is the wrong file, or aliases that multiply.
+_MAX_BYTES = 4 * 2**20
+_MAX_VALUES = 200_000
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,25 @@ class SourceLocation:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a study: where, and a sentence with what would work."""
+    """One error in a study: its location, and a message that says what would work."""
 
-    place: SourceLocation
+    location: SourceLocation
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}"
+        return f"{self.location}: {self.message}"
 
 
 class StudyError(UserError, ValueError):
-    """A study that cannot be run. `problems` holds everything found, each once, file by file and in
-    its order."""
+    """A study that cannot be run. `problems` holds every problem once, sorted by file and line."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = sorted(
             dict.fromkeys(problems),
             key=lambda problem: (
-                problem.place.name,
-                problem.place.line or 0,
-                problem.place.column or 0,
+                problem.location.name,
+                problem.location.line or 0,
+                problem.location.column or 0,
             ),
         )
         super().__init__("\n".join(str(problem) for problem in self.problems))
@@ -64,184 +63,191 @@ class StudyError(UserError, ValueError):
 
 @dataclass
 class Source:
-    """A tree of plain values and the place of each of its nodes, by the keys that lead to it."""
+    """A tree of plain values, with the location of each node by the keys that lead to it."""
 
     name: str
     value: Any
-    places: dict[Keys, SourceLocation] = field(default_factory=dict)
+    locations: dict[Keys, SourceLocation] = field(default_factory=dict)
 
-    def place(self, keys: Keys) -> SourceLocation:
-        """The place of the node at `keys`, or of the nearest node above it."""
-        while keys and keys not in self.places:
+    def location(self, keys: Keys) -> SourceLocation:
+        """Return the location of the node at `keys`, or of its nearest ancestor."""
+        while keys and keys not in self.locations:
             keys = keys[:-1]
-        return self.places.get(keys, SourceLocation(self.name))
+        return self.locations.get(keys, SourceLocation(self.name))
 
     def at(self, keys: Keys) -> Any:
-        """The value at `keys`, which must be there."""
-        return _at(self.value, keys)
+        """Return the value at `keys`, which must exist."""
+        return _value_at(self.value, keys)
 
     def subtree(self, keys: Keys) -> "Source":
-        """The tree below `keys`, with its places."""
-        value = self.value
-        for key in keys:
-            value = value[key]
+        """Return the tree below `keys`, with its locations."""
+        depth = len(keys)
         inner = {
-            path[len(keys) :]: p for path, p in self.places.items() if path[: len(keys)] == keys
+            path[depth:]: location
+            for path, location in self.locations.items()
+            if path[:depth] == keys
         }
-        return Source(self.name, value, inner)
+        return Source(self.name, _value_at(self.value, keys), inner)
 
     def without(self, key: str) -> "Source":
-        """This tree without the top-level `key`."""
-        return self.reduced({name: inner for name, inner in self.value.items() if name != key})
+        """Return this tree without the top-level `key`."""
+        return self.pruned({name: inner for name, inner in self.value.items() if name != key})
 
-    def reduced(self, value: Any) -> "Source":
-        """`value`, which is this tree without some of its nodes, with the places of the others."""
-        places = {keys: place for keys, place in self.places.items() if _has(value, keys)}
-        return Source(self.name, value, places)
+    def pruned(self, value: Any) -> "Source":
+        """Return `value`, which is this tree with some nodes removed, with the locations of the
+        remaining nodes."""
+        locations = {
+            keys: location for keys, location in self.locations.items() if _has(value, keys)
+        }
+        return Source(self.name, value, locations)
 
     def merged(self, other: "Source") -> "Source":
-        """This tree with `other` laid over it: mappings merge, everything else is replaced."""
-        result = Source(self.name, self.value, dict(self.places))
+        """Return this tree overridden by `other`: mappings merge, everything else is replaced."""
+        result = Source(self.name, self.value, dict(self.locations))
         result.value = _merge(self.value, other.value)
-        for keys, place in other.places.items():
-            if not isinstance(_at(other.value, keys), dict):
-                for stale in [path for path in result.places if path[: len(keys)] == keys]:
-                    del result.places[stale]
-            result.places[keys] = place
+        for keys, location in other.locations.items():
+            if not isinstance(_value_at(other.value, keys), dict):
+                for stale in [path for path in result.locations if path[: len(keys)] == keys]:
+                    del result.locations[stale]
+            result.locations[keys] = location
         return result
 
 
-def single_value(dotted: str, value: Any, place: SourceLocation) -> Source:
-    """A tree that holds nothing but `value` at the keys of `dotted`, such as `training.epochs`."""
-    keys = tuple(dotted.split("."))
+def single_value(dotted: str, value: Any, location: SourceLocation) -> Source:
+    """Return a tree that holds only `value`, at a dotted key such as `training.epochs`."""
+    keys: Keys = tuple(dotted.split("."))
     tree: Any = value
     for key in reversed(keys):
         tree = {key: tree}
-    return Source(place.name, tree, {keys[:depth]: place for depth in range(1, len(keys) + 1)})
+    locations = {keys[:depth]: location for depth in range(1, len(keys) + 1)}
+    return Source(location.name, tree, locations)
 
 
 def read_yaml(path: Path, problems: list[Problem] | None = None) -> Source:
     """Read a YAML file.
 
-    problems: takes what is wrong in a file that can be read all the same, such as a key that stands
-    twice. Raises StudyError where it cannot be read; without `problems`, for them too.
+    problems: collects errors that do not prevent reading, such as a duplicate key. Without it,
+    these errors are raised, too. Raises StudyError if the file cannot be read.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise StudyError([Problem(SourceLocation(str(path)), "there is no such file")]) from None
     except OSError as error:
-        told = f"cannot be read: {error.strerror or error}"
-        raise StudyError([Problem(SourceLocation(str(path)), told)]) from None
-    if len(content) > _MOST_BYTES:
-        told = f"a study file has at most {_MOST_BYTES >> 20} MiB, this one {len(content) >> 20}"
-        raise StudyError([Problem(SourceLocation(str(path)), told)])
+        message = f"cannot be read: {error.strerror or error}"
+        raise StudyError([Problem(SourceLocation(str(path)), message)]) from None
+    if len(content) > _MAX_BYTES:
+        message = (
+            f"the file has {len(content) >> 20} MiB; a study file may have at most "
+            f"{_MAX_BYTES >> 20} MiB"
+        )
+        raise StudyError([Problem(SourceLocation(str(path)), message)])
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        place = _place_in(content[: error.start].decode("utf-8"), str(path))
-        told = f"not UTF-8 (byte 0x{content[error.start]:02x}); save the file as UTF-8"
-        raise StudyError([Problem(place, told)]) from None
+        location = _end_location(content[: error.start].decode("utf-8"), str(path))
+        message = f"not UTF-8 (byte 0x{content[error.start]:02x}); save the file as UTF-8"
+        raise StudyError([Problem(location, message)]) from None
     return parse_yaml(text, str(path), problems)
 
 
 def parse_yaml(text: str, name: str, problems: list[Problem] | None = None) -> Source:
-    """Parse YAML `text`; `name` stands for it in messages. See `read_yaml`."""
-    reading = _Reading(Source(name, None))
+    """Parse YAML `text`; messages call it `name`. See `read_yaml`."""
+    parser = _Parser(Source(name, None))
     try:
         node = yaml.compose(text, Loader=CoreLoader)
         if node is not None:
-            reading.source.value = reading.plain(node, ())
+            parser.source.value = parser.parse(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = (
+        location = (
             SourceLocation(name, mark.line + 1, mark.column + 1) if mark else SourceLocation(name)
         )
         problem = " ".join(part for part in (error.problem, error.context) if part)
-        raise StudyError([Problem(place, f"not valid YAML: {problem}")]) from None
+        raise StudyError([Problem(location, f"not valid YAML: {problem}")]) from None
     except ReaderError as error:
-        place = _place_in(text[: error.position], name)
-        told = f"not valid YAML: the character #x{error.character:02x} must not stand in a file"
-        raise StudyError([Problem(place, told)]) from None
+        location = _end_location(text[: error.position], name)
+        message = f"not valid YAML: the character #x{error.character:02x} is not allowed; remove it"
+        raise StudyError([Problem(location, message)]) from None
     except RecursionError:
         raise StudyError(
             [Problem(SourceLocation(name, 1, 1), "nested too deeply to be read")]
         ) from None
-    if reading.problems and problems is None:
-        raise StudyError(reading.problems)
+    if parser.problems and problems is None:
+        raise StudyError(parser.problems)
     if problems is not None:
-        problems += reading.problems
-    return reading.source
+        problems += parser.problems
+    return parser.source
 
 
 @dataclass
-class _Reading:
-    """One reading of a file. open: the nodes that are being read, each inside the one before."""
+class _Parser:
+    """Turns YAML nodes into plain values. open: the nodes being parsed, outermost first."""
 
     source: Source
     problems: list[Problem] = field(default_factory=list)
     open: list[yaml.Node] = field(default_factory=list)
 
-    def plain(self, node: yaml.Node, keys: Keys) -> Any:
-        """The node's value; its place and those below it are entered into the source."""
-        place = _place(self.source.name, node)
-        self.source.places[keys] = place
-        if len(self.source.places) > _MOST_VALUES:
-            told = f"more than {_MOST_VALUES} values, with each alias (*) written out"
-            raise StudyError([Problem(place, told)])
+    def parse(self, node: yaml.Node, keys: Keys) -> Any:
+        """Return the node's value, and record its location and those of its descendants."""
+        location = _location(self.source.name, node)
+        self.source.locations[keys] = location
+        if len(self.source.locations) > _MAX_VALUES:
+            message = f"more than {_MAX_VALUES} values after expanding aliases (*)"
+            raise StudyError([Problem(location, message)])
         if any(node is each for each in self.open):
-            self._refuse(place, "what is here contains itself, by an alias (*)")
+            self._report(location, "this value contains itself through an alias (*)")
             return None
         self.open.append(node)
         try:
-            return self._value(node, keys, place)
+            return self._value(node, keys, location)
         finally:
             self.open.pop()
 
-    def _value(self, node: yaml.Node, keys: Keys, place: SourceLocation) -> Any:
+    def _value(self, node: yaml.Node, keys: Keys, location: SourceLocation) -> Any:
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, keys)
         if isinstance(node, yaml.SequenceNode):
-            return [self.plain(child, (*keys, index)) for index, child in enumerate(node.value)]
+            return [self.parse(child, (*keys, index)) for index, child in enumerate(node.value)]
         try:
             return CoreLoader("").construct_object(node)
         except ValueError:
-            # Python refuses to read integers of thousands of digits.
-            self._refuse(place, f"a number of {len(node.value)} digits is too long")
+            # Python refuses to parse integers of thousands of digits.
+            self._report(location, f"a number of {len(node.value)} digits is too long")
             return None
 
     def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            place = _place(self.source.name, key_node)
+            location = _location(self.source.name, key_node)
             if not isinstance(key_node, yaml.ScalarNode):
-                self._refuse(place, "a key must be a plain word")
+                self._report(location, "a key must be plain text, not a list or a mapping")
                 continue
             key = str(key_node.value)
             if key == "<<":
-                self._refuse(place, "merge keys (<<) are not supported; use `set`")
+                self._report(location, "merge keys (<<) are not supported; use `set`")
             elif key in mapping:
-                self._refuse(place, f"`{key}` stands here twice; keep one of them")
+                self._report(location, f"duplicate key `{key}`; keep one of them")
             else:
-                mapping[key] = self.plain(value_node, (*keys, key))
-                # A mapping entry is found by its key, which is where a reader looks.
-                self.source.places[(*keys, key)] = place
+                mapping[key] = self.parse(value_node, (*keys, key))
+                # Messages point to the key of an entry, not to its value.
+                self.source.locations[(*keys, key)] = location
         return mapping
 
-    def _refuse(self, place: SourceLocation, message: str) -> None:
-        self.problems.append(Problem(place, message))
+    def _report(self, location: SourceLocation, message: str) -> None:
+        self.problems.append(Problem(location, message))
 
 
-def _place_in(text: str, name: str) -> SourceLocation:
-    """The place of what comes after `text`."""
+def _end_location(text: str, name: str) -> SourceLocation:
+    """Return the location just after `text`."""
     return SourceLocation(name, text.count("\n") + 1, len(text) - (text.rfind("\n") + 1) + 1)
 
 
-def _place(name: str, node: yaml.Node) -> SourceLocation:
+def _location(name: str, node: yaml.Node) -> SourceLocation:
     return SourceLocation(name, node.start_mark.line + 1, node.start_mark.column + 1)
 
 
-def _at(value: Any, keys: Keys) -> Any:
+def _value_at(value: Any, keys: Keys) -> Any:
     for key in keys:
         value = value[key]
     return value
@@ -255,10 +261,11 @@ def _has(value: Any, keys: Keys) -> bool:
     return True
 
 
-def _merge(below: Any, above: Any) -> Any:
-    if isinstance(below, dict) and isinstance(above, dict):
-        keys = list(below) + [key for key in above if key not in below]
+def _merge(base: Any, override: Any) -> Any:
+    if isinstance(base, dict) and isinstance(override, dict):
+        keys = list(base) + [key for key in override if key not in base]
         return {
-            key: _merge(below.get(key), above[key]) if key in above else below[key] for key in keys
+            key: _merge(base.get(key), override[key]) if key in override else base[key]
+            for key in keys
         }
-    return above
+    return override

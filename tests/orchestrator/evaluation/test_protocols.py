@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from orchestrator.evaluation import scoring
 from orchestrator.evaluation.missing import evaluate_missing
-from orchestrator.evaluation.protocols import missing_scores, score
+from orchestrator.evaluation.protocols import missing_scores
 from orchestrator.evaluation.records import protocol_tag
 from orchestrator.evaluation.submissions import missing_packages
 from orchestrator.study.resolve import ResolvedTrial

@@ -38,16 +38,18 @@ def test_what_is_compared_with_what_is_told(tmp_path: Path, small_streets: Path)
     text = found.markdown()
     # One of three seeds has failed: the means in the table are over others.
     assert (
-        "over the seeds that both rows have (0, 2), not that of the means in the table: b." in said
+        "over the shared seeds (0, 2) only, so it is not the difference of the means in the table: "
+        "b." in said
     )
     # The old version of the code is in the other row, and in this row's difference.
-    assert "A difference PAIRS trainings by different code or in different precision: b." in said
+    assert "The difference pairs trainings with different code versions or precisions" in said
+    assert "so it is not due to the rows alone: b." in said
     (line,) = [line for line in text.splitlines() if line.startswith("| b |")]
     assert "]\u00a0† |" in line
-    assert "SCORED ON WHAT WAS TRAINED ON" in said
+    assert "Scored, at least in part, on training images" in said
     assert "(scored on train, trained on train): other_split <b>." in said
     # Markdown takes none of it for markup.
-    assert "**\\* Trained by another version" in text
+    assert "**\\* Trained with a different code version" in text
     assert "other\\_split \\<b\\>." in text
     assert "other_split" not in text.replace("other\\_split", "")
     lines = {line["variant"]: line for line in csv.DictReader(io.StringIO(found.csv()))}
@@ -64,7 +66,7 @@ def test_pictures_compare_what_may_be_compared(tmp_path: Path, small_streets: Pa
     gained = [
         100 * (ours.iou[0] - theirs.iou[0])
         for seed in (0, 2)
-        if (ours := row[seed].scored) and (theirs := base[seed].scored)
+        if (ours := row[seed].counts) and (theirs := base[seed].counts)
     ]
     assert heat.lines[1][1][0][0] == f"{sum(gained) / 2:+.1f}"
     images = image_list(found.study, found.rows, ())
@@ -76,7 +78,7 @@ def test_trainings_that_are_equal_to_the_last_bit_are_told(
     tmp_path: Path, small_streets: Path
 ) -> None:
     found = report(tmp_path, small_streets, {})
-    assert "EXACTLY EQUAL" not in "\n".join(found.notes.warnings)
+    assert "exactly equal" not in "\n".join(found.notes.warnings)
     runs = {r.trial.name: r.run for row in found.rows for r in row.results}
     client = MlflowClient(f"sqlite:///{tmp_path / 'storage' / 'mlflow.db'}")
     theirs, ours = runs["a, seed 1"], runs["b, seed 2"]
@@ -85,7 +87,7 @@ def test_trainings_that_are_equal_to_the_last_bit_are_told(
     for metric in ("train/loss", "val/miou"):
         client.log_metric(ours.run_id, metric, theirs.metrics[metric], step=3)
         warned = "\n".join(report_of(tmp_path / "study.yaml").read().notes.warnings)
-        told = "EXACTLY EQUAL loss and mIoU of different trainings: a, seed 1, b, seed 2." in warned
+        told = "exactly equal loss and mIoU: a, seed 1; b, seed 2." in warned
         assert told == (metric == "val/miou")
 
 
@@ -93,4 +95,4 @@ def test_a_single_shared_seed_is_told(tmp_path: Path, small_streets: Path) -> No
     found = report(tmp_path, small_streets, {"b, seed 1": "FAILED", "a, seed 2": "missing"})
     assert found.notes.unfinished[0].startswith("failed: b, seed 1")
     said = "\n".join(found.notes.footnotes)
-    assert "One seed: how much another training of the same rows would differ is NOT in" in said
+    assert "One seed: the interval does not include the variation between seeds." in said

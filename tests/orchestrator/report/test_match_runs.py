@@ -166,5 +166,5 @@ def test_what_another_study_trains_right_now_is_running(
     # As another process sees it.
     monkeypatch.setattr(queries, "lock_holder", lambda parent: (None, 0.0))
     unfinished = report_of(path).read().notes.unfinished
-    assert unfinished == ("missing: b", "training: a, by the study other, epoch 0 of 3")
+    assert unfinished == ("missing: b", "training: a, in study other, epoch 0 of 3")
     study_run.close("KILLED")

@@ -28,10 +28,10 @@ def test_power_is_what_simulated_tests_show() -> None:
 def test_too_few_seeds_are_told() -> None:
     told = seeds_warning(1, 1.5, None)
     assert told is not None
-    assert "1 seed cannot show the expected difference of 1.5 points; 4 would" in told
+    assert "1 seed is too few to detect the expected difference of 1.5 points; 4 are" in told
     assert "assumed" in told
     assert seeds_warning(4, 1.5, None) is None
     measured = seeds_warning(3, 1.5, 1.5)
     assert measured is not None
-    assert "10 would" in measured
+    assert "10 are needed" in measured
     assert "deviation of the differences 1.50, measured" in measured

@@ -92,18 +92,18 @@ def test_a_new_figure_is_not_paired_with_old_counts(
     tmp_path: Path, trials: list[ResolvedTrial], study_report: StudyReport
 ) -> None:
     scored(tmp_path, study_report, trials)
-    before = only(study_report).scored
+    before = only(study_report).counts
     assert before is not None
     # A second scoring, read when its figures are written and its counts are not.
     store = TrackingStore(tracking_uri(tmp_path / "storage"), None)
     store.log_metrics(run_ids(study_report)[0], {"eval/flipped/miou": 0.5}, step=0)
     assert only(study_report).miou == 50
-    assert only(study_report).scored is None
+    assert only(study_report).counts is None
     (figure, _) = scored(tmp_path, study_report, trials, ability=0.5)
     after = only(study_report)
     assert after.miou == pytest.approx(figure)
-    assert after.scored is not None
-    assert 100 * after.scored.resampled.mean() == pytest.approx(figure, abs=2)
+    assert after.counts is not None
+    assert 100 * after.counts.resampled.mean() == pytest.approx(figure, abs=2)
 
 
 @pytest.mark.parametrize(
@@ -173,5 +173,5 @@ def test_other_images_are_not_subtracted(tmp_path: Path, small_streets: Path) ->
     assert rows["b"].difference is not None
     assert rows["other"].difference is None
     warnings = "\n".join(report.notes.warnings)
-    assert "‡ NOT COMPARABLE with a, scored on different splits: other." in warnings
-    assert "Rows are scored on DIFFERENT SPLITS (val: a, b; train: other)." in warnings
+    assert "‡ Not comparable with a, scored on different splits: other." in warnings
+    assert "Rows are scored on different splits (val: a, b; train: other)." in warnings

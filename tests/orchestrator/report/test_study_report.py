@@ -209,7 +209,7 @@ def test_what_failed_or_is_missing_is_listed_first(tmp_path: Path, small_streets
     report = report_of(path).read()
     assert report.notes.unfinished == (
         "failed: b, seed 0: loss nan in epoch 12, step 3",
-        "stopped: a, seed 2, epoch 1 of 3",
+        "interrupted: a, seed 2, epoch 1 of 3",
         "missing: b, seed 1",
     )
     assert report.markdown().index("failed: b") < report.markdown().index("| variant |")
@@ -218,7 +218,7 @@ def test_what_failed_or_is_missing_is_listed_first(tmp_path: Path, small_streets
     assert report.rows[1].difference is None
     assert main([str(path), "--storage", str(storage)]) == 1
     page = (storage / "reports" / "plain" / "report.html").read_text()
-    assert page.index("3 of 6 trials have no figure") < page.index("<table>")
+    assert page.index("3 of 6 trials have no score") < page.index("<table>")
     assert "<svg" in page
     assert "#ffffff" not in page  # on dark paper the charts are dark too
     bare = replace(report.rows[1], miou={}, difference=None)
@@ -251,12 +251,12 @@ def test_other_code_is_told_and_other_data_or_protocol_refused(
     assert by_name["flip"].difference is None
     warnings = "\n".join(report.notes.warnings)
     assert (
-        "‡ NOT COMPARABLE with a, trained on different versions of the data set: data." in warnings
+        "‡ Not comparable with a, trained on different versions of the data set: data." in warnings
     )
-    assert "‡ NOT COMPARABLE with a, scored under different protocols: flip." in warnings
-    assert "DIFFERENT PROTOCOLS" in warnings
-    assert "DIFFERENT VERSIONS OF THE CODE" in warnings
-    assert "Trained by another version of the code than the present one: b." in warnings
+    assert "‡ Not comparable with a, scored under different protocols: flip." in warnings
+    assert "Rows are scored under different protocols" in warnings
+    assert "Rows were trained with different code versions" in warnings
+    assert "Trained with a different code version than the current one: b." in warnings
     assert "| b\u00a0\\* |" in report.markdown()
     assert "| ‡ |" in report.markdown()
 
@@ -268,9 +268,9 @@ def test_one_seed_says_what_its_interval_leaves_out(tmp_path: Path, small_street
     (difference,) = [row.difference for row in report.rows if row.difference]
     assert difference.interval is not None
     assert difference.deviation is None
-    assert "NOT in the interval" in " ".join(report.notes.footnotes)
+    assert "does not include the variation between seeds" in " ".join(report.notes.footnotes)
     (warning,) = report.notes.warnings
-    assert warning.startswith("1 seed cannot show the expected difference of 0.8 points; ")
+    assert warning.startswith("1 seed is too few to detect the expected difference of 0.8 points; ")
 
 
 def test_a_run_deleted_in_mlflow_is_missing(tmp_path: Path, small_streets: Path) -> None:
@@ -292,7 +292,7 @@ def test_a_search_shows_figures_and_proves_nothing(tmp_path: Path, small_streets
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     report = report_of(path).read()
     assert all(row.miou and row.difference is None for row in report.rows)
-    assert any(note.startswith("A search:") for note in report.notes.footnotes)
+    assert any(note.startswith("Search:") for note in report.notes.footnotes)
     assert "p (Holm)" not in report.markdown()
 
 
@@ -330,7 +330,7 @@ def test_a_profile_shows_what_is_published_and_by_how_much_ours_is_off(tmp_path:
     for line in compared:
         published = float(line["published_parameters_m"])
         assert float(line["parameters_m"]) == pytest.approx(published, rel=0.005)
-    assert "| off by |" in report.markdown()
+    assert "| difference |" in report.markdown()
     assert "mIoU" not in report.markdown()
 
 

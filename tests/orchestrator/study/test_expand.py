@@ -99,7 +99,7 @@ def test_overrides_win_over_variants_and_grid(tmp_path: Path) -> None:
 def test_only_keeps_matching_trials(tmp_path: Path) -> None:
     assert [t.name for t in load(tmp_path, MINIMAL, only=["f*"]).trials] == ["full"]
     (problem,) = problems(tmp_path, MINIMAL, only=["x*"])
-    assert problem == "--only x*: matches no trial; there are: strong; full"
+    assert problem == "--only x*: matches no trial; the study has: strong; full"
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ def test_only_keeps_matching_trials(tmp_path: Path) -> None:
         (
             "study: small",
             "study: small\nseeds: [1, 1]",
-            "study.yaml:2:1: `seeds` names a seed twice",
+            "study.yaml:2:1: `seeds` has a duplicate entry",
         ),
-        ("study: small", "study: small\nseeds: []", "study.yaml:2:1: `seeds` must name"),
+        ("study: small", "study: small\nseeds: []", "study.yaml:2:1: `seeds` must have at least"),
         (
             "study: small",
             "study: small\nresources: {workers: 0}",

@@ -132,8 +132,8 @@ def test_set_of_an_axis_leaves_one_true_column(tmp_path: Path) -> None:
     assert [t.name for t in study.trials] == ["strong, 0.25, seed 7", "full, 0.25, seed 7"]
     # Conditions about other values are worth a look, and no mistake.
     told = [problem.message for problem in study.warnings]
-    assert [message.startswith("holds for no cell") for message in told].count(True) == 3
-    assert "`variants.full.entered`: seed 1 is none of `seeds`" in told
+    assert [message.startswith("matches no cell") for message in told].count(True) == 3
+    assert "`variants.full.entered`: seed 1 is not in `seeds`" in told
     several = load(tmp_path, files, overrides=[("grid.model.backbone", "[dfnet1, resnet18]")])
     assert len(several.trials) == 16
 
@@ -153,9 +153,7 @@ def test_a_column_says_what_its_trials_are_trained_with(tmp_path: Path, by_comma
         options["overrides"] = [("training.loss.threshold", "0.9")]
     else:
         files["study.yaml"] = study.replace("{batch: 2}", "{loss: {threshold: 0.9}}")
-    message = (
-        r'axis `training\.loss`: the column says {"threshold": 0\.5}, but .*{"threshold": 0\.9'
-    )
+    message = r'axis `training\.loss` is {"threshold": 0\.5}, but .*{"threshold": 0\.9'
     with pytest.raises(StudyError, match=message):
         load(tmp_path, files, **options)
 
@@ -163,7 +161,7 @@ def test_a_column_says_what_its_trials_are_trained_with(tmp_path: Path, by_comma
 def test_validation_on_what_is_trained_on_is_told(tmp_path: Path) -> None:
     text = SAME + "  two: {set: {data: {train_split: train+val}}}\n"
     (warning,) = load(tmp_path, {"study.yaml": text.replace("{one: {}}", "\n  one: {}")}).warnings
-    assert "validated on val, which is part of what is trained on (train+val)" in str(warning)
+    assert "split val is used for validation and also for training (train+val)" in str(warning)
 
 
 def test_all_problems_of_all_files_at_once(tmp_path: Path) -> None:
@@ -220,7 +218,7 @@ def test_a_study_without_a_name_is_told_with_all_else(tmp_path: Path) -> None:
     found = problems(tmp_path, {"study.yaml": "variants: {a: {}}\nseeds: [-1]\n"})
     assert [each.split(": ")[1][:20] for each in found] == [
         "`the file` lacks `st",
-        "a seed must not be n",
+        "a seed must be from ",
     ]
 
 
@@ -233,19 +231,19 @@ def test_a_study_without_a_name_is_told_with_all_else(tmp_path: Path) -> None:
                 "b.yaml": "extends: c.yaml\n",
                 "c.yaml": "study: c\nextends: a.yaml",
             },
-            "b.yaml:1:1: `extends` goes in a circle: c.yaml -> a.yaml -> b.yaml -> c.yaml",
+            "b.yaml:1:1: `extends` has a cycle: c.yaml -> a.yaml -> b.yaml -> c.yaml",
         ),
         (
             {"a.yaml": "study: a\nextends: a.yaml"},
-            "a.yaml:2:1: `extends` goes in a circle: a.yaml -> a.yaml",
+            "a.yaml:2:1: `extends` has a cycle: a.yaml -> a.yaml",
         ),
         (
             {"recipe.yaml": "", "a.yaml": "study: a\nextends: recpie.yaml"},
-            "a.yaml:2:1: `extends` names recpie.yaml, which is not there; did you mean recipe",
+            "a.yaml:2:1: `extends` names recpie.yaml, which does not exist; did you mean recipe",
         ),
         (
             {"a.yaml": "study: a\nextends: away/b.yaml"},
-            "a.yaml:2:1: `extends` names away/b.yaml, and there is no directory away",
+            "a.yaml:2:1: `extends` names away/b.yaml, but the directory away does not",
         ),
         (
             {"away/b.yaml": "", "a.yaml": "study: a\nextends: away"},
@@ -257,8 +255,8 @@ def test_a_study_without_a_name_is_told_with_all_else(tmp_path: Path) -> None:
                 "b.yaml": "variants: {one: {}}",
                 "a.yaml": "study: a\nextends: b.yaml\nvariants: {on: null}",
             },
-            "a.yaml:3:12: `variants.on` is null, which drops what is inherited, and nothing of "
-            "that name is; did you mean `one`?",
+            "a.yaml:3:12: `variants.on` is null, which removes an inherited entry, but no entry of "
+            "that name is inherited; did you mean `one`?",
         ),
         ({"b.yaml": "- 3", "a.yaml": "extends: b.yaml"}, "b.yaml:1:1: a study must be a mapping"),
         (
@@ -301,14 +299,14 @@ BROKEN = [
     (
         "when: {data.class_uniform: 0.5}, miou: 70",
         "when: {data.class_uniform: 0.7}, miou: 70",
-        "9:10: holds for no cell: `data.class_uniform` is 0.7 here, but 0.0 or 0.5 in the study",
+        "9:10: matches no cell: `data.class_uniform` is 0.7 here, but 0.0 or 0.5 in the study",
     ),
     (
         "when: {data.class_uniform: 0.5}, miou: 70",
         "when: {data: {class_uniform: 0.5}}, miou: 70",
-        "9:17: `variants.strong.reference.0.when`: write single values with dotted keys",
+        "9:17: `variants.strong.reference.0.when`: `data` is a group of keys; use a dotted key",
     ),
-    ("[0.0, 0.5]", "[0.0, 0.5, 0.5]", "14:39: axis `data.class_uniform` names 0.5 twice"),
+    ("[0.0, 0.5]", "[0.0, 0.5, 0.5]", "14:39: axis `data.class_uniform` has 0.5 twice"),
     ("[0.0, 0.5]", "[0.0, 1.5]", "14:34: `data`: class_uniform must be a share from 0 to 1"),
     (
         "grid: {data.class_u",
@@ -318,16 +316,16 @@ BROKEN = [
     (
         "variant: full",
         "variant: ful",
-        '16:10: `when.0.if.variant` is "ful", which is no variant; did',
+        '16:10: `when.0.if.variant` is "ful", which is not a variant; did',
     ),
     ("variant: full", "varant: full", "16:10: unknown key `varant`; did you mean `variant`?"),
-    ("if: {variant: full}", "if: {}", "16:5: `when.0.if` must be anything but empty"),
+    ("if: {variant: full}", "if: {}", "16:5: `when.0.if` must be non-empty"),
     (
         "training: {epochs: 3}",
         "training.epochs: 3",
         "3:35: `training.epochs` must be nested here: `training: {epochs: ...}`",
     ),
-    ("seeds: [0, 1]", f"seeds: [0, 1, {2**70}]", "20:15: a seed must not be negative, nor above"),
+    ("seeds: [0, 1]", f"seeds: [0, 1, {2**70}]", "20:15: a seed must be from 0 to 2^63"),
     (
         "set: {training: {batch: 2}}",
         "set: {data: {class_uniform: 0.2}}",
@@ -341,17 +339,17 @@ BROKEN = [
     (
         "protocol: flip",
         "protocol: flop",
-        "22:10: `report.protocol` is 'flop', which is no protocol; did",
+        "22:10: `report.protocol` is 'flop', which is not a protocol; did",
     ),
-    ("seed: 1}", "seed: 5}", "13:5: `variants.full.entered`: seed 5 is none of `seeds`"),
-    ("seeds: [0, 1]", "seeds: [0, 1, -1]", "20:15: a seed must not be negative"),
+    ("seed: 1}", "seed: 5}", "13:5: `variants.full.entered`: seed 5 is not in `seeds`"),
+    ("seeds: [0, 1]", "seeds: [0, 1, -1]", "20:15: a seed must be from 0 to"),
     ("seeds: [0, 1]", "seeds: 3", "20:1: `seeds` must be a list, received 3"),
     ("set: {model: {flows: []}}\n", "set: {seed: 3}\n", "7:11: list seeds under `seeds`"),
     ("study: small", "study: small\nkind: tabel", '2:1: `kind` is "tabel"; did you mean `table`?'),
     (
         "study: small",
         "study: small\nearly_stopping: {}",
-        "2:1: `early_stopping` needs `kind: search`: a table whose rows were stopped",
+        "2:1: `early_stopping` needs `kind: search`, because a table must not compare",
     ),
     (
         "study: small",
@@ -361,18 +359,18 @@ BROKEN = [
     (
         "study: small",
         "study: small\nfirst: [ful]",
-        "2:9: `first` is 'ful', which is no variant; did you",
+        "2:9: `first` is 'ful', which is not a variant; did you",
     ),
     ("study: small", "study: small\nprofile: {}", "2:1: `profile` needs `kind: profile`"),
     (
         "training: {epochs: 3}}",
         "training: {epochs: 3}, data: {validation_split: null}}",
-        "22:10: `report.protocol` is 'flip', but strong, 0.0, seed 0 is not scored under any",
+        "22:10: `report.protocol` is 'flip', but strong, 0.0, seed 0 cannot be scored",
     ),
     (
         "study: small",
         "study: small\nkind: profile",
-        "recipe.yaml:10:1: `protocols` needs something trained",
+        "recipe.yaml:10:1: `protocols` needs trained models",
     ),
     (
         "study: small",
@@ -382,7 +380,7 @@ BROKEN = [
     (
         "study: small",
         "study: small\npublished: [{label: X, when: {model.stem: plain}}]",
-        "2:31: `published.0.when` names 'model.stem', which is no axis of the grid",
+        "2:31: `published.0.when` has 'model.stem', which is not an axis of the grid",
     ),
 ]
 

@@ -48,7 +48,7 @@ def test_every_node_has_a_place(tree: dict[str, object]) -> None:
     source = parse_yaml(yaml.dump(tree, Dumper=_Quoting), "study.yaml")
 
     def visit(value: object, keys: tuple[str | int, ...]) -> None:
-        assert keys in source.places
+        assert keys in source.locations
         if isinstance(value, dict):
             for key, inner in value.items():
                 visit(inner, (*keys, key))
@@ -83,19 +83,19 @@ def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
 
 def test_places_are_lines_and_columns_of_keys() -> None:
     source = parse_yaml("base:\n  training:\n    epochs: 3\nseeds: [0, 1]\n", "s.yaml")
-    assert source.place(("base", "training", "epochs")) == SourceLocation("s.yaml", 3, 5)
-    assert source.place(("seeds", 1)) == SourceLocation("s.yaml", 4, 12)
-    assert source.place(("base", "training", "absent")) == SourceLocation("s.yaml", 2, 3)
+    assert source.location(("base", "training", "epochs")) == SourceLocation("s.yaml", 3, 5)
+    assert source.location(("seeds", 1)) == SourceLocation("s.yaml", 4, 12)
+    assert source.location(("base", "training", "absent")) == SourceLocation("s.yaml", 2, 3)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", r"s\.yaml:3:1: `a` stands here twice"),
+        ("a: 1\nb: 2\na: 3\n", r"s\.yaml:3:1: duplicate key `a`"),
         ("a: [1, 2", r"s\.yaml:1:\d+: not valid YAML"),
         ("a: !!python/object:os.system x", r"s\.yaml:1:4: not valid YAML: could not determine"),
-        ("? [a]\n: b", r"s\.yaml:1:3: a key must be a plain word"),
-        ("a: &x {b: *x}", r"s\.yaml:1:4: what is here contains itself"),
+        ("? [a]\n: b", r"s\.yaml:1:3: a key must be plain text"),
+        ("a: &x {b: *x}", r"s\.yaml:1:4: this value contains itself"),
         ("a: [" + ", ".join(["9" * 5000] * 2) + "]", r"s\.yaml:1:5: a number of 5000 digits"),
         ("a: 1\nb: \x07", r"s\.yaml:2:4: not valid YAML: the character #x07"),
         ("a: " + "[" * 3000, r"s\.yaml:1:1: nested too deeply"),
@@ -121,7 +121,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
     with pytest.raises(StudyError, match=r"latin\.yaml:2:7: not UTF-8 \(byte 0xe9\)"):
         read_yaml(tmp_path / "latin.yaml")
     (tmp_path / "large.yaml").write_bytes(b"a: " + b"x" * 5 * 2**20)
-    with pytest.raises(StudyError, match="at most 4 MiB, this one 5"):
+    with pytest.raises(StudyError, match="the file has 5 MiB; a study file may have at most 4 MiB"):
         read_yaml(tmp_path / "large.yaml")
 
 
@@ -145,19 +145,19 @@ def test_merging_lays_one_tree_over_another(below: dict, above: dict) -> None:
     merged = first.merged(second)
     assert merged.value == _reference_merge(below, above)
     for key in above:
-        assert merged.place((key,)).name == "above.yaml"
+        assert merged.location((key,)).name == "above.yaml"
     for key in below.keys() - above.keys():
-        assert merged.place((key,)).name == "below.yaml"
+        assert merged.location((key,)).name == "below.yaml"
 
 
 def test_a_single_value_stands_at_its_dotted_key() -> None:
     place = SourceLocation("--set training.epochs=5")
     source = single_value("training.epochs", 5, place)
     assert source.value == {"training": {"epochs": 5}}
-    assert source.place(("training", "epochs")) == place
+    assert source.location(("training", "epochs")) == place
 
 
 def test_a_subtree_keeps_its_places() -> None:
     source: Source = parse_yaml("base:\n  seed: 3\n", "s.yaml").subtree(("base",))
     assert source.value == {"seed": 3}
-    assert source.place(("seed",)) == SourceLocation("s.yaml", 2, 3)
+    assert source.location(("seed",)) == SourceLocation("s.yaml", 2, 3)

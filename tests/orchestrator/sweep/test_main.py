@@ -66,14 +66,14 @@ def test_the_command_plans_and_trains_nothing(
             "workers: 2",
             "workers: 999",
             [],
-            "`resources.workers` asks for 999 workers, but strong has",
+            "`resources.workers` is 999, but strong has",
         ),
         ("0.5, node", "99, node", [], "resources.workers is 2 with 99 CPU each, but the"),
         (
             "",
             "",
             ["--only", "nothing"],
-            "--only nothing: matches no trial; there are: strong; full; twin",
+            "--only nothing: matches no trial; the study has: strong; full; twin",
         ),
     ],
 )

@@ -151,6 +151,6 @@ def test_a_part_that_is_none_is_named(
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace("flows.detail", "flow.detail"))
     assert sweep_main([str(file), "--storage", str(tmp_path / "storage")]) == 2
-    assert "variants.df.part: 'flow.detail' is no part of this network; did you mean" in (
+    assert "variants.df.part: 'flow.detail' is not a part of this network; did you mean" in (
         capfd.readouterr().out
     )
