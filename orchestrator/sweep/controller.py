@@ -154,7 +154,7 @@ class SweepController:
             f"Ray's logs: {self.cluster.logs}\nother output: {self.context.log}",
             style="dim",
         )
-        console.print(placement_line(self.study, self.placement) + "\n", highlight=False)
+        console.print(placement_line(self.study, self.placement) + "\n")
         representative = {trial.identity: trial for trial in reversed(todo)}
         unique = list(reversed(representative.values()))
         if self.context.preflight:

@@ -76,7 +76,8 @@ class RunWriter:
         if not self._has_warned:
             self._has_warned = True
             self._progress.say(
-                f"a write to the tracking store failed ({error}); it is retried when the trial ends"
+                f"the tracking store could not be written ({error}); failed writes are retried "
+                "when the trial ends"
             )
 
     def _fail(self, name: str, error: Exception) -> None:

@@ -26,7 +26,7 @@ def announce(
     """Print the number of trials by state, and how much of the published weights was loaded."""
     counts = Counter(decision.state for decision in decisions.values())
     states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    console.print(f"[bold]{study.config.study}[/]: {len(trials)} trials: {states}", highlight=False)
+    console.print(f"[bold]{study.config.study}[/]: {len(trials)} trials: {states}")
     loaded = {
         f"{trial.experiment.training.backbone_weights}: {trial.pretrained.layout}, "
         f"{len(trial.pretrained.loaded)} tensors loaded, {len(trial.pretrained.missing)} backbone "

@@ -201,14 +201,14 @@ def test_patterns_keep_the_folders_below_their_fixed_part(tmp_path: Path) -> Non
         ("**/munster/[ab].png", ["val/munster/a.png", "val/munster/b.png"]),
     ):
         found = find_images([str(tmp_path / pattern)], out)
-        assert [entry.place.as_posix() for entry in found] == places
+        assert [entry.relative_path.as_posix() for entry in found] == places
 
 
 def test_results_of_an_earlier_run_are_no_inputs(tmp_path: Path) -> None:
     picture(tmp_path / "a.jpg")
     picture(tmp_path / "out" / "a.png")
     (found,) = find_images([str(tmp_path)], tmp_path / "out")
-    assert found.place.as_posix() == "a.jpg"
+    assert found.relative_path.as_posix() == "a.jpg"
     # Named twice, it is still one picture.
     assert len(find_images([str(tmp_path), str(tmp_path / "a.jpg")], tmp_path / "out")) == 1
 

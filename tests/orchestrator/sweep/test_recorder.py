@@ -73,7 +73,7 @@ class Watched:
         self.clock = 0.0
         self.budget = Budget(Limits(), 2.0, clock=lambda: self.clock)
         data = SimpleNamespace(validation_split="val")
-        trial: Any = SimpleNamespace(trial=SimpleNamespace(experiment=SimpleNamespace(data=data)))
+        trial: Any = SimpleNamespace(experiment=SimpleNamespace(data=data))
         self.trial = ActiveTrial(trial, "id", set(), 0.0, 0.0, workers=1, devices=2.0)
         console = Console(quiet=True)
         context = RunContext(
