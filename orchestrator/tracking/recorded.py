@@ -1,7 +1,7 @@
 """What this project records in MLflow besides tags: metrics and artifacts, with their meaning.
 
 `docs/reference/mlflow.md` is generated from these tables; a test holds them against the runs of a
-real study. A name in capitals stands for a value: NAME of a protocol, CLASS of the data set.
+real study. NAME is the name of a protocol, CLASS that of a class, TERM that of a term of the loss.
 """
 
 TRIAL_METRICS = {

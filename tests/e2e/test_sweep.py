@@ -1,19 +1,28 @@
 """The command itself: real studies through Ray Tune, Ray Train and MLflow."""
 
 import csv
+import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from orchestrator.tracking.recorded import STUDY_ARTIFACTS, TRIAL_ARTIFACTS, TRIAL_METRICS
 from orchestrator.tracking.store import TrackingStore
 from pipelines.preparation.embedded import prepare_streets
 from tests.support.sweep_command import (
     runs,
     sweep,
 )
+
+
+def is_documented(name: str, table: Iterable[str]) -> bool:
+    """Whether a metric or artifact has a row in a table of `orchestrator.tracking.recorded`."""
+    rows = [entry.rstrip("/") for row in table for entry in row.split(", ")]
+    return any(re.fullmatch(re.sub(r"[A-Z]{4,}", ".+", row), name) for row in rows)
 
 
 @pytest.mark.slow
@@ -33,6 +42,7 @@ def test_a_study_from_file_to_table(study: Path, tmp_path: Path) -> None:
     (parent,) = parents
     assert parent.info.status == "FINISHED"
     documents = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    assert all(is_documented(name, STUDY_ARTIFACTS) for name in documents)
     assert documents == {
         "study.yaml",
         "study.resolved.yaml",
@@ -64,7 +74,9 @@ def test_a_study_from_file_to_table(study: Path, tmp_path: Path) -> None:
         seconds = run.data.metrics["trial/seconds"]
         assert seconds > 0
         assert run.data.metrics["trial/worker_hours"] == pytest.approx(2 * seconds / 3600)
+        assert all(is_documented(name, TRIAL_METRICS) for name in run.data.metrics)
         folder = Path(client.download_artifacts(run.info.run_id, ""))
+        assert all(is_documented(entry.name, TRIAL_ARTIFACTS) for entry in folder.iterdir())
         for picture in ("confusion.png", "panels.png"):
             with Image.open(folder / picture) as image:
                 image.load()
