@@ -34,7 +34,7 @@ def trial_identity(
     """
     precision = experiment.training.precision
     if precision == "auto":
-        raise ValueError("precision is 'auto'; resolve it before computing a trial's identity")
+        raise ValueError("the precision must be resolved before computing a trial's identity")
     described = _without_defaults(asdict(experiment), asdict(Experiment()))
     for context in ("data.dataset", *WITHOUT_EFFECT):
         group, _, key = context.partition(".")
