@@ -1,4 +1,4 @@
-"""The command itself: real studies through Ray Tune, Ray Train and MLflow."""
+"""orchestrator.sweep on real studies with Ray Tune, Ray Train and MLflow."""
 
 import csv
 import shutil
@@ -17,8 +17,10 @@ from tests.support.sweep_command import (
 
 
 @pytest.mark.slow
-def test_a_study_from_file_to_table(study: Path, tmp_path: Path) -> None:
-    shutil.rmtree(study.parent / "storage")  # the command makes its own
+def test_study_trains_all_trials_and_a_second_run_only_reports_them(
+    study: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(study.parent / "storage")  # the command creates it
     first = sweep(study)
     assert first.returncode == 0, first.stdout + first.stderr
     assert first.stderr == ""
@@ -39,14 +41,14 @@ def test_a_study_from_file_to_table(study: Path, tmp_path: Path) -> None:
         "report",
         "figures",
     }
-    # Two names of one training: trained once, shown twice.
+    # Variants with the same configuration share one run.
     table = Path(client.download_artifacts(parent.info.run_id, "report/table.csv")).read_text()
     lines = {line["variant"]: line for line in csv.DictReader(table.splitlines())}
     assert lines["twin"]["runs"] == lines["strong"]["runs"]
     assert lines["twin"]["miou_mean"] == lines["strong"]["miou_mean"]
-    drawn = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "figures")}
+    figures = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "figures")}
     kinds = ("comparison", "features")
-    assert drawn == {f"figures/{kind}.{suffix}" for kind in kinds for suffix in ("png", "pdf")}
+    assert figures == {f"figures/{kind}.{suffix}" for kind in kinds for suffix in ("png", "pdf")}
     registered = client.get_model_version_by_alias("tiny", "best")
     assert registered.run_id in {run.info.run_id for run in trials.values()}
     assert "best model: models:/tiny@best (" in first.stdout
@@ -65,8 +67,8 @@ def test_a_study_from_file_to_table(study: Path, tmp_path: Path) -> None:
         assert seconds > 0
         assert run.data.metrics["trial/worker_hours"] == pytest.approx(2 * seconds / 3600)
         folder = Path(client.download_artifacts(run.info.run_id, ""))
-        for picture in ("confusion.png", "panels.png"):
-            with Image.open(folder / picture) as image:
+        for name in ("confusion.png", "panels.png"):
+            with Image.open(folder / name) as image:
                 image.load()
         assert len((folder / "confusion.csv").read_text().splitlines()) == 11
         weights = load_file(folder / "best" / "model.safetensors")
@@ -89,7 +91,7 @@ def test_a_study_from_file_to_table(study: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_failing_trial_leaves_the_others_alone(study: Path) -> None:
+def test_failed_trial_does_not_affect_the_others(study: Path) -> None:
     study.write_text(
         study.read_text()
         .replace("supervision: [3, 4]}", "supervision: [3, 4]}, data: {dataset: D}")
