@@ -151,8 +151,8 @@ def test_nobody_may_change_foreign_machines_or_network_rules(aws: Any) -> None:
         lambda: aws.create_security_group(GroupName="open", Description="to all"),
         lambda: boto3.client("iam").create_access_key(UserName="administrator"),
     )
-    for who in (PEOPLE, HEAD, WORKER):
-        with acting_with(rights_of(who)) as (_, refused):
+    for principal in (PEOPLE, HEAD, WORKER):
+        with acting_with(rights_of(principal)) as (_, refused):
             for call in calls:
                 with pytest.raises(ClientError, match="UnauthorizedOperation"):
                     call()
@@ -161,8 +161,8 @@ def test_nobody_may_change_foreign_machines_or_network_rules(aws: Any) -> None:
 
 
 def test_bucket_access_is_limited_to_current_objects(aws: Any) -> None:
-    for who in (PEOPLE, HEAD, WORKER):
-        rights = rights_of(who)
+    for principal in (PEOPLE, HEAD, WORKER):
+        rights = rights_of(principal)
 
         def allowed(action: str, path: str, rights: Rights = rights) -> bool:
             return rights.allow(Asked(f"s3:{action}", f"arn:aws:s3:::{path}"))
@@ -171,7 +171,7 @@ def test_bucket_access_is_limited_to_current_objects(aws: Any) -> None:
         for action in ("GetObject", "PutObject", "DeleteObject", "AbortMultipartUpload"):
             assert allowed(action, f"{BUCKET}/storage/checkpoint")
             # GPU machines may not access the backups of the tracking server's database.
-            assert allowed(action, f"{BUCKET}/tracking/segmentation/owner") == (who != WORKER)
+            assert allowed(action, f"{BUCKET}/tracking/segmentation/owner") == (principal != WORKER)
             assert not allowed(action, "another/storage/checkpoint")
         # Nobody may read or delete the earlier versions of an object.
         for action in ("DeleteObjectVersion", "GetObjectVersion", "PutObjectAcl"):

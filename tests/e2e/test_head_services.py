@@ -84,16 +84,16 @@ def head(running_head: Head) -> Head:
 
 def _check(head: Head, url: str, grace: int = 5) -> tuple[int, dict[str, str]]:
     """Run the check; return its exit code and the reported state of each part."""
-    seen = head.root / "seen"
+    directory = head.root / "seen"
     done = subprocess.run(
         ["bash", head.root / "aws" / "check_head.sh", url, url],
-        env=head.environment | {"SEEN": str(seen), "GRACE": str(grace)},
+        env=head.environment | {"SEEN": str(directory), "GRACE": str(grace)},
         cwd=head.root,
         stdout=subprocess.PIPE,
         text=True,
         timeout=240,
     )
-    assert (seen / "report").read_text() == done.stdout
+    assert (directory / "report").read_text() == done.stdout
     first, *lines = done.stdout.splitlines()
     assert first.endswith("UTC: all is well" if done.returncode == 0 else ": something is wrong")
     return done.returncode, {line[10:].split(":")[0]: line.split()[0] for line in lines}

@@ -31,9 +31,8 @@ def test_concurrent_trials_equal_the_same_trials_trained_one_by_one(
     text = STUDY.replace("DATASET", str(small_streets)).replace("CACHE", str(tmp_path / "cache"))
     text = text.replace("epochs: 3", "epochs: 1").replace("workers: 2", "workers: 1")
     file.write_text(text + "seeds: [0, 1]\n")
-    done = sweep(
-        file, "--no-preflight", "--only", "strong*", "--only", "full*"
-    )  # skips the figures
+    # --only also skips the figures.
+    done = sweep(file, "--no-preflight", "--only", "strong*", "--only", "full*")
     assert done.returncode == 0, done.stdout
     assert "4 trials at a time" in done.stdout
     _, trials, _ = runs(file)

@@ -41,22 +41,24 @@ class Rights:
 
     statements: tuple[Mapping[str, Any], ...]
 
-    def allow(self, asked: Asked) -> bool:
+    def allow(self, requested: Asked) -> bool:
         """Return whether the statements allow the requested action."""
-        effects = {one["Effect"] for one in self.statements if _applies(one, asked)}
+        effects = {
+            statement["Effect"] for statement in self.statements if _applies(statement, requested)
+        }
         return effects == {"Allow"}
 
 
-def _applies(statement: Mapping[str, Any], asked: Asked) -> bool:
+def _applies(statement: Mapping[str, Any], requested: Asked) -> bool:
     unknown = set(statement) - {"Effect", "Action", "Resource", "Condition"}
     assert not unknown, f"not understood here: {unknown}"
     return (
-        _matches(statement["Action"], asked.action)
-        and _matches(statement["Resource"], asked.resource)
+        _matches(statement["Action"], requested.action)
+        and _matches(statement["Resource"], requested.resource)
         and all(
-            key in asked.facts and _OPERATORS[operator](values, asked.facts[key])
-            for operator, wanted in statement.get("Condition", {}).items()
-            for key, values in wanted.items()
+            key in requested.facts and _OPERATORS[operator](values, requested.facts[key])
+            for operator, conditions in statement.get("Condition", {}).items()
+            for key, values in conditions.items()
         )
     )
 
