@@ -1,4 +1,4 @@
-"""cluster.yaml and an AWS account, both fixtures of tests/support/aws.py."""
+"""The fixtures of tests/support/aws.py: the content of cluster.yaml and an AWS account."""
 
 from tests.support.aws import aws, aws_config
 

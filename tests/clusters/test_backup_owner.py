@@ -1,4 +1,4 @@
-"""clusters/backup_owner.py: one head at a time has the backups, whatever comes between."""
+"""clusters/backup_owner.py: at most one head node owns the backups at any time."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 class Clock:
-    """Time that passes only where somebody waits, and what happens meanwhile."""
+    """Clock that only `sleep` advances, and that calls `meanwhile` after each sleep."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -38,7 +38,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[Callable[[str], Any]]:
-    """The program as a head of some name has it."""
+    """Return a function that loads the program for the head node of a given name."""
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("BACKUP", f"s3://{BUCKET}/tracking/segmentation")
@@ -59,13 +59,14 @@ def start(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[Callable[[s
         yield start
 
 
-def _refused(step: Callable[[], None]) -> None:
+def _assert_refused(step: Callable[[], None]) -> None:
+    """Assert that a step exits with code 3: another head node owns the backups."""
     with pytest.raises(SystemExit) as ended:
         step()
     assert ended.value.code == 3
 
 
-def test_a_head_that_starts_again_keeps_its_claim(
+def test_restarted_head_node_keeps_its_claim(
     start: Callable[[str], Any], clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head = start("one")
@@ -79,23 +80,23 @@ def test_a_head_that_starts_again_keeps_its_claim(
     assert clock.now == 0
 
 
-def test_a_head_at_work_keeps_the_backups(
+def test_running_head_node_keeps_the_backups(
     start: Callable[[str], Any], clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = start("one"), start("two")
     one.claim()
     clock.meanwhile = lambda: one.renew() if clock.now % 60 < 3 else None
-    _refused(two.claim)
+    _assert_refused(two.claim)
     assert clock.now < 70
-    said = capsys.readouterr().err
-    assert "belong to another head, one," in said
-    assert "`ray down`" in said
-    assert "cluster_name" in said
+    message = capsys.readouterr().err
+    assert "belong to another head, one," in message
+    assert "`ray down`" in message
+    assert "cluster_name" in message
     one.check()
     one.renew()
 
 
-def test_a_head_that_is_gone_is_followed_and_cannot_come_back(
+def test_lost_head_node_is_replaced_and_cannot_claim_again(
     start: Callable[[str], Any], clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = start("one"), start("two")
@@ -105,25 +106,27 @@ def test_a_head_that_is_gone_is_followed_and_cannot_come_back(
     first, second = capsys.readouterr().out.split()
     assert first != second
     for step in (one.check, one.renew):
-        _refused(step)
-    one.release()  # without effect: it is not its own
+        _assert_refused(step)
+    one.release()  # no effect: it no longer owns the claim
     two.check()
     clock.meanwhile = two.renew
-    _refused(one.claim)
+    _assert_refused(one.claim)
 
 
-def test_what_was_given_up_is_had_at_once(start: Callable[[str], Any], clock: Clock) -> None:
+def test_released_backups_are_claimed_without_waiting(
+    start: Callable[[str], Any], clock: Clock
+) -> None:
     one, two = start("one"), start("two")
     one.claim()
     one.release()
-    one.renew()  # a timer that comes late does not take it back
+    one.renew()  # a late timer does not renew a released claim
     two.claim()
     assert clock.now == 0
     two.check()
 
 
 @pytest.mark.parametrize("before", ["nobody", "gone", "given up"])
-def test_of_two_that_claim_at_once_one_is_refused(
+def test_one_of_two_concurrent_claims_is_refused(
     start: Callable[[str], Any], clock: Clock, before: str
 ) -> None:
     one, two, three = start("one"), start("two"), start("three")
@@ -132,20 +135,22 @@ def test_of_two_that_claim_at_once_one_is_refused(
     if before == "given up":
         three.release()
     read, write = one.read, one.write
-    between = [two.claim]  # after the first one has read, and before it writes
+    concurrent = [two.claim]  # called between the read and the write of the first claim
 
     def write_late(owner: object, version: str) -> bool:
-        if between:
-            between.pop()()
+        if concurrent:
+            concurrent.pop()()
             clock.meanwhile = two.renew
         return bool(write(owner, version))
 
     one.write = write_late
-    _refused(one.claim)
+    _assert_refused(one.claim)
     assert read()[0].head == "two"
 
 
-def test_a_renewal_does_not_undo_a_takeover(start: Callable[[str], Any], clock: Clock) -> None:
+def test_renewal_does_not_overwrite_a_later_claim(
+    start: Callable[[str], Any], clock: Clock
+) -> None:
     one, two = start("one"), start("two")
     one.claim()
     write = one.write
@@ -155,12 +160,12 @@ def test_a_renewal_does_not_undo_a_takeover(start: Callable[[str], Any], clock: 
         return bool(write(owner, version))
 
     one.write = write_late
-    _refused(one.renew)
+    _assert_refused(one.renew)
     two.check()
 
 
-def test_a_write_whose_answer_was_lost_counts(start: Callable[[str], Any]) -> None:
-    """boto3 tries it again, and the second time the object is no longer what was read."""
+def test_write_with_a_lost_response_counts_as_successful(start: Callable[[str], Any]) -> None:
+    """boto3 repeats the write, and the object then differs from the version that was read."""
     one = start("one")
     put = one.STORE.put_object
 

@@ -1,4 +1,4 @@
-"""cluster.yaml before Ray's own schema, AWS provider (on moto's AWS) and autoscaler."""
+"""cluster.yaml, checked with Ray's schema, AWS provider (on moto) and autoscaler."""
 
 import copy
 import subprocess
@@ -24,18 +24,20 @@ from tests.support.aws import SSH_FROM
 PROJECT = Path(__file__).parents[2]
 
 pytestmark = [
-    # botocore and moto on themselves
+    # botocore and moto use deprecated functions of their own.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "clusters/on-premises.yaml"])
-def test_rays_schema(name: str) -> None:
+def test_cluster_file_is_valid_for_ray(name: str) -> None:
     validate_config(prepare_config(yaml.safe_load((PROJECT / name).read_text())))
 
 
-def test_machines_as_aws_gets_them(aws: Any, aws_config: dict[str, Any]) -> None:
+def test_aws_creates_and_terminates_the_configured_machines(
+    aws: Any, aws_config: dict[str, Any]
+) -> None:
     prepared = prepare_config(aws_config)
     cls = _get_node_provider_cls(prepared["provider"])
     config = cls.bootstrap_config(prepared)
@@ -56,17 +58,17 @@ def test_machines_as_aws_gets_them(aws: Any, aws_config: dict[str, Any]) -> None
     assert profiles["gpu"].endswith("/segmentation-worker")
 
     def attribute(name: str, machine: str) -> str:
-        found = aws.describe_instance_attribute(
+        reply = aws.describe_instance_attribute(
             InstanceId=machines[machine]["InstanceId"], Attribute=name
         )
-        return str(found[name[0].upper() + name[1:]]["Value"])
+        return str(reply[name[0].upper() + name[1:]]["Value"])
 
-    # Each ends itself by powering off, and then a machine that is only stopped would keep its disk.
+    # Machines power themselves off. One that is only stopped would keep its disk.
     for name in machines:
         assert attribute("instanceInitiatedShutdownBehavior", name) == "terminate"
-    carried = b64decode(attribute("userData", "gpu")).decode()
-    assert yaml.safe_load(carried)["runcmd"] == ["systemctl enable --now ends-alone.service"]
-    assert carried.startswith("#cloud-config\n")
+    user_data = b64decode(attribute("userData", "gpu")).decode()
+    assert yaml.safe_load(user_data)["runcmd"] == ["systemctl enable --now ends-alone.service"]
+    assert user_data.startswith("#cloud-config\n")
 
     provider.terminate_nodes(provider.non_terminated_nodes({}))
     states = {
@@ -74,10 +76,10 @@ def test_machines_as_aws_gets_them(aws: Any, aws_config: dict[str, Any]) -> None
         for reservation in aws.describe_instances()["Reservations"]
         for one in reservation["Instances"]
     }
-    assert states == {"terminated"}  # not stopped: a stopped machine's disk costs money
+    assert states == {"terminated"}  # the disk of a stopped machine would cost money
 
 
-def test_only_ssh_is_reachable_and_not_from_everywhere(
+def test_only_ssh_is_open_and_only_to_the_configured_addresses(
     aws: Any, aws_config: dict[str, Any]
 ) -> None:
     prepared = prepare_config(aws_config)
@@ -109,8 +111,10 @@ def test_only_ssh_is_reachable_and_not_from_everywhere(
 def launched(
     config: dict[str, Any], gangs: list[int], worker: Mapping[str, float]
 ) -> tuple[dict[str, int], int]:
-    """What Ray's autoscaler would start for gangs of so many workers, by node type, and how many
-    gangs it calls impossible."""
+    """Return the nodes that Ray's autoscaler starts, by type, and the number of infeasible gangs.
+
+    gangs: the number of workers of each gang; worker: the resources of one worker.
+    """
     autoscaling = AutoscalingConfig(prepare_config(config), skip_content_hash=True)
     requests = [
         GangResourceRequest(requests=[ResourceRequestUtil.make(dict(worker)) for _ in range(size)])
@@ -131,48 +135,65 @@ def launched(
 WORKER = {"CPU": 8.0, "GPU": 1.0}
 
 
-def test_pending_gangs_start_as_many_machines_as_they_need(aws_config: dict[str, Any]) -> None:
+def test_autoscaler_starts_the_number_of_nodes_that_gangs_need(aws_config: dict[str, Any]) -> None:
     assert launched(aws_config, [4, 4], WORKER) == ({"gpu": 2}, 0)
     assert launched(aws_config, [8], WORKER) == ({"gpu": 2}, 0)
     assert launched(aws_config, [2, 2, 2, 2], WORKER) == ({"gpu": 2}, 0)
     assert launched(aws_config, [], WORKER) == ({}, 0)
 
 
-def test_whole_gangs_and_no_more_than_allowed(aws_config: dict[str, Any]) -> None:
-    started, impossible = launched(aws_config, [8] * 6, WORKER)
+def test_autoscaler_starts_only_whole_gangs_within_max_workers(aws_config: dict[str, Any]) -> None:
+    started, infeasible = launched(aws_config, [8] * 6, WORKER)
     assert sum(started.values()) == aws_config["max_workers"] == 8
-    assert impossible == 2  # four gangs of two machines run, two wait; none is started by half
+    assert infeasible == 2  # four gangs run on two nodes each, two wait
     assert launched(aws_config, [40], WORKER) == ({}, 1)
 
 
-def test_nothing_trains_on_the_head(aws_config: dict[str, Any]) -> None:
+def test_no_worker_is_placed_on_the_head_node(aws_config: dict[str, Any]) -> None:
     head = aws_config["available_node_types"]["head"]["resources"]
     gpu = aws_config["available_node_types"]["gpu"]["resources"]
     assert head[DRIVER_RESOURCE] > 0
-    gang = plan_placement(Resources(workers=4, cpus_per_worker=8), [head, gpu])
-    assert gang.device == "cuda"
-    assert gang.concurrent == 1
+    placement = plan_placement(Resources(workers=4, cpus_per_worker=8), [head, gpu])
+    assert placement.device == "cuda"
+    assert placement.concurrent == 1
 
 
 @pytest.mark.parametrize("script", sorted((PROJECT / "clusters").rglob("*.s[hb]*"), key=str))
-def test_scripts_parse(script: Path) -> None:
+def test_script_has_valid_syntax(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "clusters/on-premises.yaml"])
-def test_data_and_secrets_neither_travel_nor_are_read(
+def test_data_and_secrets_are_neither_copied_nor_hashed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    stay = [".git/config", ".venv/bin/python", "storage/mlflow.db", "data/streets/manifest.json"]
-    stay += ["mlruns/0/meta.yaml", "mlflow.db", ".env", ".aws/credentials", ".netrc", "server.key"]
-    within = ["clusters/a.pem", "models/__pycache__/fenet.pyc"]
-    travel = ["models/fenet.py", "pipelines/train.py", "orchestrator/storage.py", "pyproject.toml"]
-    travel += ["clusters/aws/setup_node.sh", "constraints.txt"]
-    for file in [*stay, *within, *travel]:
-        (here / file).parent.mkdir(parents=True, exist_ok=True)
-        (here / file).write_text("content")
-    monkeypatch.chdir(here)
+    source, destination = tmp_path / "here", tmp_path / "there"
+    excluded = [
+        ".git/config",
+        ".venv/bin/python",
+        "storage/mlflow.db",
+        "data/streets/manifest.json",
+    ]
+    excluded += [
+        "mlruns/0/meta.yaml",
+        "mlflow.db",
+        ".env",
+        ".aws/credentials",
+        ".netrc",
+        "server.key",
+    ]
+    excluded_within = ["clusters/a.pem", "models/__pycache__/fenet.pyc"]
+    included = [
+        "models/fenet.py",
+        "pipelines/train.py",
+        "orchestrator/storage.py",
+        "pyproject.toml",
+    ]
+    included += ["clusters/aws/setup_node.sh", "constraints.txt"]
+    for file in [*excluded, *excluded_within, *included]:
+        (source / file).parent.mkdir(parents=True, exist_ok=True)
+        (source / file).write_text("content")
+    monkeypatch.chdir(source)
     config = yaml.safe_load((PROJECT / name).read_text())
     token = config["file_mounts"].pop("~/.ray/auth_token")
     assert token == "~/.ray/auth_token"
@@ -181,22 +202,24 @@ def test_data_and_secrets_neither_travel_nor_are_read(
         return str(hash_runtime_conf(config["file_mounts"], None, {}, True)[1])
 
     before = hashed()
-    for file in stay:
-        (here / file).write_text("changed")
+    for file in excluded:
+        (source / file).write_text("changed")
     assert hashed() == before
-    for file in travel:
-        (here / file).write_text("changed")
+    for file in included:
+        (source / file).write_text("changed")
         assert hashed() != before
         before = hashed()
 
-    # As Ray's NodeUpdater and SSHCommandRunner do it.
+    # The same rsync command that Ray's NodeUpdater and SSHCommandRunner use.
     filters = SSHCommandRunner._create_rsync_filter_args(cast(Any, None), config)
     for remote, local in config["file_mounts"].items():
-        target = there / Path(remote).name
+        target = destination / Path(remote).name
         target.parent.mkdir(parents=True, exist_ok=True)
         slash = "/" if Path(local).is_dir() else ""
         subprocess.run(
             ["rsync", "-az", *filters, f"{local}{slash}", f"{target}{slash}"], check=True
         )
-    arrived = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()}
-    assert arrived == set(travel)
+    copied_files = {
+        str(path.relative_to(destination)) for path in destination.rglob("*") if path.is_file()
+    }
+    assert copied_files == set(included)

@@ -1,5 +1,7 @@
-"""The service of cluster.yaml that ends a GPU machine whose head is gone: its real script, on a
-machine whose clock and processes are told, and that Ray ends there by itself."""
+"""The service of cluster.yaml that powers off a GPU machine after its head node is lost.
+
+The real script runs with stubs for the clock and the process list.
+"""
 
 import os
 import subprocess
@@ -9,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-STAND_INS = {
-    # A minute passes. The story ends after 150.
+STUBS = {
+    # Each sleep of 60 s advances the clock by a minute. The script is killed after 150 minutes.
     "sleep": '[ "$1" = 60 ] && echo $((NOW + 1)) > "$STORY/now"; ((NOW < 150)) || kill $PPID',
     "pgrep": """
         while read -r from until name line; do
@@ -38,48 +40,50 @@ RAYLET = "raylet /opt/orchestrator/lib/python3.12/site-packages/ray/core/src/ray
         ),
     ],
 )
-def test_it_ends_when_nobody_needs_it(
+def test_machine_powers_off_when_it_is_unused(
     aws_config: dict[str, Any],
     tmp_path: Path,
     processes: list[tuple[int, int, str]],
     ended: int | None,
 ) -> None:
     script = tmp_path / "ends-alone"
-    script.write_text(written(aws_config)["/usr/local/sbin/ends-alone"])
-    for name, does in STAND_INS.items():
-        stand_in = tmp_path / "bin" / name
-        stand_in.parent.mkdir(exist_ok=True)
-        stand_in.write_text(f'#!/bin/bash\nNOW=$(< "$STORY/now")\n{does}\n')
-        stand_in.chmod(0o755)
+    script.write_text(written_files(aws_config)["/usr/local/sbin/ends-alone"])
+    for name, lines in STUBS.items():
+        stub = tmp_path / "bin" / name
+        stub.parent.mkdir(exist_ok=True)
+        stub.write_text(f'#!/bin/bash\nNOW=$(< "$STORY/now")\n{lines}\n')
+        stub.chmod(0o755)
     (tmp_path / "now").write_text("0\n")
-    # Half of the set-up is what all machines do, half what workers do; the script runs throughout.
+    # Setup runs the commands of all machines, then those of workers. The script always runs.
     commands = [*aws_config["setup_commands"][1:], *aws_config["worker_setup_commands"]]
-    told = [(0, 999, "ends-alone /bin/bash /usr/local/sbin/ends-alone")]
-    for start, end, what in processes:
+    intervals = [(0, 999, "ends-alone /bin/bash /usr/local/sbin/ends-alone")]
+    for start, end, command in processes:
         middle = (start + end) // 2
         halves = [(start, middle, commands[0]), (middle, end, commands[1])]
-        told += halves if what == "set-up" else [(start, end, what)]
-    (tmp_path / "processes").write_text("".join(f"{a} {b} {what}\n" for a, b, what in told))
+        intervals += halves if command == "set-up" else [(start, end, command)]
+    (tmp_path / "processes").write_text(
+        "".join(f"{start} {end} {command}\n" for start, end, command in intervals)
+    )
 
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     subprocess.run(
         ["bash", str(script)], env={"PATH": path, "STORY": str(tmp_path)}, timeout=100, check=False
     )
-    said = tmp_path / "ended"
-    assert (said.read_text() if said.exists() else None) == (
+    ended_file = tmp_path / "ended"
+    assert (ended_file.read_text() if ended_file.exists() else None) == (
         f"poweroff {ended}\n" if ended else None
     )
 
 
-def test_the_service_runs_the_script(aws_config: dict[str, Any]) -> None:
-    files = written(aws_config)
+def test_service_unit_starts_the_script(aws_config: dict[str, Any]) -> None:
+    files = written_files(aws_config)
     unit = files["/etc/systemd/system/ends-alone.service"].splitlines()
     assert "ExecStart=/usr/local/sbin/ends-alone" in unit
     assert files["/usr/local/sbin/ends-alone"].startswith("#!/bin/bash\n")
 
 
-def written(config: dict[str, Any]) -> dict[str, str]:
-    """The files that a GPU machine finds when it starts."""
+def written_files(config: dict[str, Any]) -> dict[str, str]:
+    """Return path -> content of the files that cloud-init writes on a GPU machine."""
     text = config["available_node_types"]["gpu"]["node_config"]["UserData"]
     files = yaml.safe_load(text)["write_files"]
     return {file["path"]: file["content"] for file in files}

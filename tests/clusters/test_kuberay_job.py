@@ -1,5 +1,5 @@
-"""clusters/kuberay-job.yaml before KubeRay's published fields and Kubernetes' own schema of pods,
-and what a study takes from it that the cluster may grow to."""
+"""clusters/kuberay-job.yaml, checked with KubeRay's published fields and Kubernetes' pod schema,
+and the maximum cluster size that a study derives from it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ DOCKERFILE = PROJECT / "clusters/Dockerfile"
 HEAD = {"CPU": 0.0, "trial_driver": 1e6, "memory": 3e10}
 
 # KubeRay's API reference, https://docs.ray.io/en/master/cluster/kubernetes/references/api.html:
-# of each kind the fields that a manifest may set, with the type of each; required ones starred.
+# the fields that a manifest may set and their types. A star marks a required field.
 RAY_JOB_SPEC = {
     "entrypoint": str,
     "shutdownAfterJobFinishes": bool,
@@ -60,18 +60,20 @@ WORKER_GROUP_SPEC = {
 
 @pytest.fixture
 def documents() -> list[dict[str, Any]]:
+    """Return the YAML documents of the manifest."""
     text = (PROJECT / "clusters" / "kuberay-job.yaml").read_text()
     return list(yaml.safe_load_all(text))
 
 
-def check(found: Mapping[str, Any], fields: Mapping[str, type]) -> None:
-    known = {name.rstrip("*"): kind for name, kind in fields.items()}
-    for name, value in found.items():
-        assert isinstance(value, known[name]), name
-    assert {name.rstrip("*") for name in fields if name.endswith("*")} <= set(found)
+def check(actual: Mapping[str, Any], fields: Mapping[str, type]) -> None:
+    """Assert that all fields are known, have the right type and include the required ones."""
+    types = {name.rstrip("*"): expected for name, expected in fields.items()}
+    for name, value in actual.items():
+        assert isinstance(value, types[name]), name
+    assert {name.rstrip("*") for name in fields if name.endswith("*")} <= set(actual)
 
 
-def test_fields_are_kuberays(documents: list[dict[str, Any]]) -> None:
+def test_manifest_has_only_fields_of_kuberay(documents: list[dict[str, Any]]) -> None:
     job = documents[0]
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     check(job["spec"], RAY_JOB_SPEC)
@@ -87,7 +89,7 @@ def test_fields_are_kuberays(documents: list[dict[str, Any]]) -> None:
     assert all(isinstance(v, str) for v in cluster["headGroupSpec"]["rayStartParams"].values())
 
 
-def test_pods_are_kubernetes(documents: list[dict[str, Any]]) -> None:
+def test_pods_are_valid_for_kubernetes(documents: list[dict[str, Any]]) -> None:
     cluster = documents[0]["spec"]["rayClusterSpec"]
     version = kubernetes_validate.latest_version()
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
@@ -96,29 +98,31 @@ def test_pods_are_kubernetes(documents: list[dict[str, Any]]) -> None:
     kubernetes_validate.validate(documents[1], version, strict=True)
 
 
-def test_no_pod_may_do_more_than_train(documents: list[dict[str, Any]]) -> None:
+def test_pods_run_without_privileges_and_with_pinned_images(
+    documents: list[dict[str, Any]],
+) -> None:
     cluster = documents[0]["spec"]["rayClusterSpec"]
-    no_more = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    assert cluster["autoscalerOptions"]["securityContext"] == no_more
+    unprivileged = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert cluster["autoscalerOptions"]["securityContext"] == unprivileged
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = group["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"]
         assert f"--uid {pod['securityContext']['runAsUser']} " in DOCKERFILE.read_text()
         for container in pod["containers"]:
-            assert container["securityContext"] == no_more
-            # Pods that come later run what the first ones run.
+            assert container["securityContext"] == unprivileged
+            # A pinned tag makes pods that start later run the same image.
             assert container["image"].rpartition(":")[2] not in ("", "latest", container["image"])
 
 
-def test_a_study_sees_what_the_cluster_may_grow_to(documents: list[dict[str, Any]]) -> None:
+def test_study_plans_with_the_maximum_size_of_the_cluster(documents: list[dict[str, Any]]) -> None:
     group = documents[0]["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     config = yaml.safe_load(documents[1]["data"]["growth.yaml"])
     limits = group["template"]["spec"]["containers"][0]["resources"]["requests"]
-    kind = config["available_node_types"][group["groupName"]]
+    node_type = config["available_node_types"][group["groupName"]]
     offered = {"CPU": int(limits["cpu"]), "GPU": int(limits["nvidia.com/gpu"])}
-    assert kind["resources"] == offered
-    assert config["max_workers"] == kind["max_workers"] == group["maxReplicas"]
+    assert node_type["resources"] == offered
+    assert config["max_workers"] == node_type["max_workers"] == group["maxReplicas"]
     nodes = nodes_at_full_size([HEAD], config, ["CPU", "GPU"])
-    gang = plan_placement(Resources(workers=8, cpus_per_worker=8), nodes)
-    assert (gang.device, gang.concurrent) == ("cuda", 4)
-    assert machines_to_launch([HEAD], config, [gang.shape] * 4) == {"gpu": 8}
+    placement = plan_placement(Resources(workers=8, cpus_per_worker=8), nodes)
+    assert (placement.device, placement.concurrent) == ("cuda", 4)
+    assert machines_to_launch([HEAD], config, [placement.shape] * 4) == {"gpu": 8}

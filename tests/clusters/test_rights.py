@@ -1,5 +1,5 @@
-"""What clusters/aws/permissions.yaml lets people, the head and GPU machines do: all that Ray's
-commands and autoscaler call AWS for on cluster.yaml, and nothing beside it."""
+"""clusters/aws/permissions.yaml allows people, the head node and GPU machines every AWS call that
+Ray's commands and autoscaler make for cluster.yaml, and no other call."""
 
 import re
 import tempfile
@@ -22,45 +22,45 @@ from tests.support.aws import BUCKET, autoscale, start_head
 from tests.support.rights import TEMPLATE, Asked, Rights, acting_with, rights_of
 
 pytestmark = [
-    # botocore and moto on themselves
+    # botocore and moto use deprecated functions of their own.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
 PEOPLE, HEAD, WORKER = "segmentation", "segmentation-head", "segmentation-worker"
-# What docs/aws.md has people do beside Ray's commands.
+# Actions that docs/aws.md tells people to take in addition to Ray's commands.
 BY_HAND = {"ec2:CreateKeyPair", "ec2:GetConsoleOutput", "ssm:GetParameter"}
 
 
-def test_cloudformation_takes_the_template() -> None:
-    found = cfnlint.api.lint_file(TEMPLATE)
-    assert not found, "\n".join(map(str, found))
+def test_template_is_valid_for_cloudformation() -> None:
+    errors = cfnlint.api.lint_file(TEMPLATE)
+    assert not errors, "\n".join(map(str, errors))
 
 
-def test_the_document_deploys_it() -> None:
+def test_documented_command_sets_all_required_parameters() -> None:
     document = (TEMPLATE.parents[2] / "docs/aws.md").read_text()
     parameters = load(str(TEMPLATE))["Parameters"]
-    needed = {name for name, parameter in parameters.items() if "Default" not in parameter}
+    required = {name for name, parameter in parameters.items() if "Default" not in parameter}
     for text in (document, TEMPLATE.read_text()):
-        (told,) = re.findall(r"aws cloudformation deploy(?:.*\\\n)+.*", text)
-        assert needed == set(re.findall(r"\b(\w+)=", told))
+        (command,) = re.findall(r"aws cloudformation deploy(?:.*\\\n)+.*", text)
+        assert required == set(re.findall(r"\b(\w+)=", command))
     for name in parameters:
         assert re.search(rf"^\|.*`{name}[`=]", document, re.MULTILINE), name
 
 
 @pytest.mark.slow
-def test_people_bring_a_cluster_up_and_down(
+def test_people_may_start_and_stop_a_cluster(
     aws: Any,
     aws_config: dict[str, Any],
     config: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Machines that do as they are told; Ray's waiting for them is short.
+    # SSH commands always succeed, and Ray polls the machines at a short interval.
     monkeypatch.setattr(SSHCommandRunner, "run", lambda *_, **__: "")
     monkeypatch.setattr(SSHCommandRunner, "run_rsync_up", lambda *_, **__: None)
     monkeypatch.setattr(commands, "POLL_INTERVAL", 0.1)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where it keeps what it found out
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # Ray's cache folder
     file = tmp_path / "cluster.yaml"
     file.write_text(yaml.safe_dump({**aws_config, "file_mounts": {}}))
     rights, heads = rights_of(PEOPLE), rights_of(HEAD)
@@ -71,7 +71,7 @@ def test_people_bring_a_cluster_up_and_down(
         assert states(aws) == ["running"]
         commands.teardown_cluster(str(file), True, False, None, False)
         assert states(aws) == ["terminated"]
-        # GPU machines whose head is gone.
+        # GPU machines without a head node.
         with acting_with(heads):
             provider = _get_node_provider(config["provider"], config["cluster_name"])
             gpu = config["available_node_types"]["gpu"]["node_config"]
@@ -82,7 +82,7 @@ def test_people_bring_a_cluster_up_and_down(
     assert machines_actions(rights) - BY_HAND == called
 
 
-def test_the_head_starts_and_ends_gpu_machines(
+def test_head_node_may_start_and_terminate_gpu_machines(
     aws: Any, config: dict[str, Any], tmp_path: Path
 ) -> None:
     provider = _get_node_provider(config["provider"], config["cluster_name"], use_cache=False)
@@ -101,13 +101,14 @@ def test_the_head_starts_and_ends_gpu_machines(
 
 @pytest.fixture
 def config(aws: Any, aws_config: dict[str, Any]) -> dict[str, Any]:
-    """What `ray up` leaves on the head."""
+    """Return the configuration that `ray up` writes to the head node."""
     prepared = prepare_config(aws_config)
     provider = _get_node_provider_cls(prepared["provider"])
     return dict(provider.bootstrap_config(prepared))
 
 
 def cluster_name(name: str) -> list[dict[str, Any]]:
+    """Return the TagSpecifications of a machine of the named cluster."""
     tag = {"Key": "ray-cluster-name", "Value": name}
     return [{"ResourceType": "instance", "Tags": [tag]}]
 
@@ -123,64 +124,64 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_the_head_starts_no_other_machines(aws: Any, config: dict[str, Any]) -> None:
+def test_head_node_may_not_start_other_machines(aws: Any, config: dict[str, Any]) -> None:
     machine = dict(config["available_node_types"]["gpu"]["node_config"])
     machine |= {"SubnetId": machine.pop("SubnetIds")[0], "MinCount": 1, "MaxCount": 1}
     machine["TagSpecifications"] = cluster_name("segmentation-2")
-    abroad = boto3.client("ec2", "us-east-1")
+    other_region = boto3.client("ec2", "us-east-1")
     with acting_with(rights_of(HEAD)):
         for other, change in OTHERS.items():
-            ec2 = abroad if other == "another region" else aws
+            ec2 = other_region if other == "another region" else aws
             with pytest.raises(ClientError, match="UnauthorizedOperation"):
                 ec2.run_instances(**{**machine, **change})
         aws.run_instances(**machine)
     assert states(aws) == ["running"]
 
 
-def test_foreign_machines_and_the_networks_rules_are_nobodys(aws: Any) -> None:
-    made = aws.run_instances(ImageId="ami-12345678", MinCount=1, MaxCount=1)
-    foreign = made["Instances"][0]["InstanceId"]
+def test_nobody_may_change_foreign_machines_or_network_rules(aws: Any) -> None:
+    reply = aws.run_instances(ImageId="ami-12345678", MinCount=1, MaxCount=1)
+    foreign = reply["Instances"][0]["InstanceId"]
     tag = {"Key": "ray-cluster-name", "Value": "segmentation"}
-    tries = (
+    calls = (
         lambda: aws.terminate_instances(InstanceIds=[foreign]),
         lambda: aws.stop_instances(InstanceIds=[foreign]),
-        lambda: aws.create_tags(Resources=[foreign], Tags=[tag]),  # and end it then
+        lambda: aws.create_tags(Resources=[foreign], Tags=[tag]),  # would allow to terminate it
         lambda: aws.get_console_output(InstanceId=foreign),
         lambda: aws.authorize_security_group_ingress(GroupName="segmentation"),
         lambda: aws.create_security_group(GroupName="open", Description="to all"),
         lambda: boto3.client("iam").create_access_key(UserName="administrator"),
     )
-    for who in (PEOPLE, HEAD, WORKER):
-        with acting_with(rights_of(who)) as (_, refused):
-            for act in tries:
+    for principal in (PEOPLE, HEAD, WORKER):
+        with acting_with(rights_of(principal)) as (_, refused):
+            for call in calls:
                 with pytest.raises(ClientError, match="UnauthorizedOperation"):
-                    act()
-            assert len(refused) == len(tries)
+                    call()
+            assert len(refused) == len(calls)
     assert states(aws) == ["running"]
 
 
-def test_the_bucket(aws: Any) -> None:
-    for who in (PEOPLE, HEAD, WORKER):
-        rights = rights_of(who)
+def test_bucket_access_is_limited_to_current_objects(aws: Any) -> None:
+    for principal in (PEOPLE, HEAD, WORKER):
+        rights = rights_of(principal)
 
-        def allowed(action: str, place: str, rights: Rights = rights) -> bool:
-            return rights.allow(Asked(f"s3:{action}", f"arn:aws:s3:::{place}"))
+        def allowed(action: str, path: str, rights: Rights = rights) -> bool:
+            return rights.allow(Asked(f"s3:{action}", f"arn:aws:s3:::{path}"))
 
         assert allowed("ListBucket", BUCKET)
         for action in ("GetObject", "PutObject", "DeleteObject", "AbortMultipartUpload"):
             assert allowed(action, f"{BUCKET}/storage/checkpoint")
-            # What trains has no business with the tracking server's database.
-            assert allowed(action, f"{BUCKET}/tracking/segmentation/owner") == (who != WORKER)
+            # GPU machines may not access the backups of the tracking server's database.
+            assert allowed(action, f"{BUCKET}/tracking/segmentation/owner") == (principal != WORKER)
             assert not allowed(action, "another/storage/checkpoint")
-        # What was deleted or overwritten stays for as long as the bucket keeps it.
+        # Nobody may read or delete the earlier versions of an object.
         for action in ("DeleteObjectVersion", "GetObjectVersion", "PutObjectAcl"):
             assert not allowed(action, f"{BUCKET}/storage/checkpoint")
         for action in ("PutBucketVersioning", "PutLifecycleConfiguration", "PutBucketPolicy"):
             assert not allowed(action, BUCKET)
 
 
-def test_the_bucket_is_closed_and_forgets_nothing_at_once() -> None:
-    # As it is written, for moto makes the bucket without most of this.
+def test_bucket_is_private_and_keeps_deleted_objects_for_a_while() -> None:
+    # Check the template itself: moto ignores most of these settings.
     resources = load(str(TEMPLATE))["Resources"]
     bucket = resources["ResultsBucket"]
     assert bucket["DeletionPolicy"] == bucket["UpdateReplacePolicy"] == "Retain"
@@ -189,28 +190,28 @@ def test_the_bucket_is_closed_and_forgets_nothing_at_once() -> None:
     assert all(settings["PublicAccessBlockConfiguration"].values())
     assert settings["BucketEncryption"]["ServerSideEncryptionConfiguration"]
     assert settings["VersioningConfiguration"] == {"Status": "Enabled"}
-    ends = [set(rule) - {"Id", "Status"} for rule in settings["LifecycleConfiguration"]["Rules"]]
-    assert {"AbortIncompleteMultipartUpload"} in ends
-    assert {"NoncurrentVersionExpiration", "ExpiredObjectDeleteMarker"} in ends
+    rules = [set(rule) - {"Id", "Status"} for rule in settings["LifecycleConfiguration"]["Rules"]]
+    assert {"AbortIncompleteMultipartUpload"} in rules
+    assert {"NoncurrentVersionExpiration", "ExpiredObjectDeleteMarker"} in rules
     (refused,) = resources["TlsOnly"]["Properties"]["PolicyDocument"]["Statement"]
     assert (refused["Effect"], refused["Principal"], refused["Action"]) == ("Deny", "*", "s3:*")
     assert refused["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
-    assert len(refused["Resource"]) == 2  # the bucket, and what is in it
+    assert len(refused["Resource"]) == 2  # the bucket and its objects
 
 
 def machines_actions(rights: Rights) -> set[str]:
-    """Whatever is allowed of anything but the bucket."""
-    found = set()
+    """Return the allowed actions except those on the bucket."""
+    actions = set()
     for statement in rights.statements:
-        named = statement["Action"]
-        found |= set(named if isinstance(named, list) else [named])
-    return {action for action in found if not action.startswith("s3:")}
+        action = statement["Action"]
+        actions |= set(action if isinstance(action, list) else [action])
+    return {action for action in actions if not action.startswith("s3:")}
 
 
 def states(aws: Any) -> list[str]:
-    """Of all machines there are and were."""
+    """Return the sorted states of all machines, including terminated ones."""
     return sorted(
         machine["State"]["Name"]
-        for made in aws.describe_instances()["Reservations"]
-        for machine in made["Instances"]
+        for reservation in aws.describe_instances()["Reservations"]
+        for machine in reservation["Instances"]
     )

@@ -1,4 +1,4 @@
-"""A study that the command trains in seconds, and a source folder to prepare."""
+"""Fixtures: a study that trains in seconds, and a source folder of a data set to prepare."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from tests.support.sweep_command import STUDY
 
 @pytest.fixture
 def study(tmp_path: Path, small_streets: Path, own_store: Path) -> Path:
+    """Return the path of a study file that `orchestrator.sweep` trains in seconds."""
     path = tmp_path / "study.yaml"
     text = STUDY.replace("DATASET", str(small_streets))
     path.write_text(text.replace("CACHE", str(tmp_path / "cache")))
@@ -18,4 +19,5 @@ def study(tmp_path: Path, small_streets: Path, own_store: Path) -> Path:
 
 @pytest.fixture
 def camvid(tmp_path: Path) -> CamVidSource:
+    """Return a small CamVid source folder."""
     return CamVidSource(tmp_path / "camvid")

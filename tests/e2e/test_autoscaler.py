@@ -1,5 +1,5 @@
-"""The real autoscaler on cluster.yaml's own kinds of machines, which Ray's fake provider stands up
-as processes here: what gangs make it start, what `--plan` says of it, and that it shrinks again."""
+"""The real autoscaler with the node types of cluster.yaml, started as local processes by Ray's fake
+provider: the nodes started for placement groups, the output of `--plan`, and scaling down."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Head:
-    """A head whose autoscaler may start machines. home: where `ray up` would leave its file."""
+    """A head node with an autoscaler. home: directory of the cluster file that `ray up` writes."""
 
     address: str
     home: Path
@@ -48,16 +48,16 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    directory = Path(tempfile.mkdtemp(prefix="as-", dir="/tmp"))  # paths of sockets are short
+    directory = Path(tempfile.mkdtemp(prefix="as-", dir="/tmp"))  # socket paths must be short
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"{ray.util.get_node_ip_address()}:{port}"
     config = yaml.safe_load((PROJECT / "cluster.yaml").read_text())
-    kinds = config["available_node_types"]
-    kinds[FAKE_HEAD_NODE_TYPE] = kinds.pop("head")
-    for kind in kinds.values():
-        kind["node_config"] = {}
+    node_types = config["available_node_types"]
+    node_types[FAKE_HEAD_NODE_TYPE] = node_types.pop("head")
+    for node_type in node_types.values():
+        node_type["node_config"] = {}
     config |= {
         "idle_timeout_minutes": 0.1,
         "head_node_type": FAKE_HEAD_NODE_TYPE,
@@ -104,14 +104,14 @@ def head() -> Iterator[Head]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
-        # Machines of the fake provider are nobody's children.
-        for left in psutil.process_iter(["cmdline"]):
-            if any(str(directory) in part for part in left.info["cmdline"] or []):
-                left.kill()
+        # Nodes of the fake provider are not child processes.
+        for leftover in psutil.process_iter(["cmdline"]):
+            if any(str(directory) in part for part in leftover.info["cmdline"] or []):
+                leftover.kill()
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_gangs_start_what_they_need_and_it_ends_when_they_are_done(
+def test_autoscaler_starts_the_needed_nodes_and_removes_idle_ones(
     head: Head, tmp_path: Path
 ) -> None:
     study = tmp_path / "study.yaml"
@@ -121,13 +121,13 @@ def test_gangs_start_what_they_need_and_it_ends_when_they_are_done(
     assert "there are L40S" in refused
     assert "gpu (48 CPU, 4 GPU, L40S; 8 at most)" in refused
 
-    gangs = [placement_group([WORKER] * 4, strategy="PACK") for _ in range(2)]
-    _wait_until(lambda: all(gang.wait(1) for gang in gangs), 120)
+    groups = [placement_group([WORKER] * 4, strategy="PACK") for _ in range(2)]
+    _wait_until(lambda: all(group.wait(1) for group in groups), 120)
     planned = _study(head, study, tmp_path)
     assert "none" in next(line for line in planned.splitlines() if "machines" in line)
-    assert _machines() == 2  # no more, and none for the question
-    for gang in gangs:
-        remove_placement_group(gang)
+    assert _machines() == 2  # --plan starts no further node
+    for group in groups:
+        remove_placement_group(group)
     _wait_until(lambda: _machines() == 0, 120)
 
 
@@ -141,7 +141,7 @@ def _study(head: Head, study: Path, tmp_path: Path, *more: str, status: int = 0)
 
 
 def _machines() -> int:
-    """Nodes beside the head."""
+    """Return the number of live nodes except the head node."""
     return sum(node["Alive"] for node in ray.nodes()) - 1
 
 

@@ -1,4 +1,4 @@
-"""Data sets in an object store: a real S3 server on this machine."""
+"""Data sets in a bucket of a local S3 server."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from tests.support.camvid_source import CamVidSource
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
+    """Yield HOST:PORT of an S3 server."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -35,7 +36,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """A function of a path in a new bucket to its URI, given as a format string."""
+    """Create a bucket and return the format string of a URI in it, with `{}` for the path."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -46,27 +47,27 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     return f"s3://{name}/{{}}?{options}"
 
 
-def test_an_object_store_holds_the_same_data_set(bucket: str, tmp_path: Path) -> None:
+def test_bucket_and_local_folder_hold_the_same_data_set(bucket: str, tmp_path: Path) -> None:
     uri = bucket.format("sets/streets")
     remote = prepare_streets(uri, train=4, val=2, size=(24, 48))
     local = prepare_streets(tmp_path / "local", train=4, val=2, size=(24, 48))
     assert remote == local
     assert sorted(locate(uri).sizes()) == sorted(p.name for p in (tmp_path / "local").iterdir())
-    found, wanted = open_dataset(uri), open_dataset(tmp_path / "local")
+    in_bucket, in_folder = open_dataset(uri), open_dataset(tmp_path / "local")
     for index in range(4):
-        for mine, own in zip(
-            found.split("train").read(index), wanted.split("train").read(index), strict=True
+        for actual, expected in zip(
+            in_bucket.split("train").read(index), in_folder.split("train").read(index), strict=True
         ):
-            assert np.array_equal(mine, own)
-    decoded = NodeCache(tmp_path / "cache").decoded(found, "val")
+            assert np.array_equal(actual, expected)
+    decoded = NodeCache(tmp_path / "cache").decoded(in_bucket, "val")
     assert isinstance(decoded, DecodedSplit)
-    assert np.array_equal(decoded.read(1)[0], wanted.split("val").read(1)[0])
+    assert np.array_equal(decoded.read(1)[0], in_folder.split("val").read(1)[0])
     assert prepare_streets(uri, train=4, val=2, size=(24, 48)) == remote
     with pytest.raises(DatasetError, match="already holds the data set 'streets'"):
         prepare_streets(uri, train=5, val=2, size=(24, 48))
 
 
-def test_a_failed_preparation_leaves_nothing(bucket: str, camvid: CamVidSource) -> None:
+def test_failed_preparation_leaves_no_files(bucket: str, camvid: CamVidSource) -> None:
     uri = bucket.format("camvid")
     camvid.label("val", 1).unlink()
     with pytest.raises(DatasetError, match="val/0001TP_val001"):
@@ -76,7 +77,7 @@ def test_a_failed_preparation_leaves_nothing(bucket: str, camvid: CamVidSource) 
         open_dataset(uri)
 
 
-def test_an_interrupted_preparation_goes_on(
+def test_interrupted_preparation_resumes(
     bucket: str, camvid: CamVidSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = bucket.format("camvid")
@@ -90,22 +91,22 @@ def test_an_interrupted_preparation_goes_on(
         prepare(CamVid(camvid.directory), uri, progress=stop)
     with pytest.raises(DatasetError, match="half-written"):
         open_dataset(uri)
-    seen: list[int] = []
-    prepare(CamVid(camvid.directory), uri, progress=lambda done, total: seen.append(done))
-    assert seen[0] == 3
+    progress: list[int] = []
+    prepare(CamVid(camvid.directory), uri, progress=lambda done, total: progress.append(done))
+    assert progress[0] == 3
     assert len(open_dataset(uri).split("val")) == 3
 
 
-def test_two_at_once_prepare_once(bucket: str, tmp_path: Path) -> None:
+def test_concurrent_preparations_produce_one_data_set(bucket: str, tmp_path: Path) -> None:
     uri = bucket.format("shared")
     with ThreadPoolExecutor(3) as pool:
-        made = list(pool.map(lambda _: prepare_streets(uri, 4, 2, (24, 48)), range(3)))
-    assert len({manifest.fingerprint for manifest in made}) == 1
+        manifests = list(pool.map(lambda _: prepare_streets(uri, 4, 2, (24, 48)), range(3)))
+    assert len({manifest.fingerprint for manifest in manifests}) == 1
     assert "journal.json" not in locate(uri).sizes()
     verify(open_dataset(uri))
 
 
-def test_what_is_there_is_left_alone(bucket: str, camvid: CamVidSource) -> None:
+def test_preparation_keeps_foreign_files(bucket: str, camvid: CamVidSource) -> None:
     uri = bucket.format("mine")
     locate(uri).write("thesis.txt", b"important")
     with pytest.raises(DatasetError, match="exists but is not a prepared data set"):
@@ -113,7 +114,7 @@ def test_what_is_there_is_left_alone(bucket: str, camvid: CamVidSource) -> None:
     assert locate(uri).read("thesis.txt") == b"important"
 
 
-def test_a_bucket_that_is_not_there_gets_a_sentence(
+def test_missing_bucket_is_reported_in_one_message(
     bucket: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri = bucket.format("x").replace("s3://bucket", "s3://nowhere")

@@ -11,22 +11,25 @@ from tests.support.finished_run import FinishedRun
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unset the variables that select a tracking store or a cluster."""
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
 
 
 def command(run: FinishedRun, model: str, *options: str) -> int:
+    """Evaluate a model on the run's data set and return the exit code."""
     base = [model, "--dataset", str(run.dataset), "--storage", str(run.storage)]
     return main([*base, *options])
 
 
 def refused(run: FinishedRun, capsys: pytest.CaptureFixture[str], model: str, *options: str) -> str:
+    """Run the command, assert exit code 2 and return its output."""
     assert command(run, model, *options) == 2
     return capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_a_cluster_counts_the_same(
+def test_evaluation_on_a_cluster_equals_local_evaluation(
     finished_run: FinishedRun,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -35,9 +38,9 @@ def test_a_cluster_counts_the_same(
     monkeypatch.setattr("orchestrator.evaluation.scoring._SHARES", 1)
     model = str(finished_run.directory)
     assert command(finished_run, model, "--batch", "1") == 0
-    alone = capsys.readouterr().out
+    local_output = capsys.readouterr().out
     assert command(finished_run, model, "--batch", "1", "--address", "local") == 0
-    assert capsys.readouterr().out == alone
+    assert capsys.readouterr().out == local_output
 
     damaged = shutil.copytree(finished_run.dataset, tmp_path / "damaged")
     (shard,) = damaged.glob("val*.parquet")

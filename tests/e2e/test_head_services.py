@@ -1,5 +1,7 @@
-"""clusters/aws/check_head.sh and upgrade_mlflow.sh on a head whose database is at work; systemctl
-is a stand-in that knows what state a service is in, and notes what it is asked to do."""
+"""clusters/aws/check_head.sh and upgrade_mlflow.sh on a head node with a running database.
+
+A stub of systemctl returns the state of the services and records the requested actions.
+"""
 
 import http.server
 import os
@@ -37,7 +39,7 @@ esac
 
 
 class Servers(http.server.BaseHTTPRequestHandler):
-    """MLflow's and Ray's answers; `down` holds what is asked for in vain."""
+    """Health checks of MLflow and Ray; paths in `down` answer 503."""
 
     down: set[str] = set()
 
@@ -47,17 +49,19 @@ class Servers(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Nothing."""
+        """Do not log requests."""
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
+    """Yield the URL of `Servers`."""
     with serving(Servers) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def running_head() -> Iterator[Head]:
+    """Yield a head node with a running database and the stub of systemctl."""
     with start_store() as endpoint, start_head("head-1", endpoint) as head:
         systemctl = head.root / "programs" / "systemctl"
         systemctl.write_text(SYSTEMCTL)
@@ -69,7 +73,7 @@ def running_head() -> Iterator[Head]:
 
 @pytest.fixture
 def head(running_head: Head) -> Head:
-    """A head on which all is well, and nothing was asked of systemctl."""
+    """Return a healthy head node, with no recorded call of systemctl."""
     Servers.down = set()
     state = running_head.root / "state"
     (state / "database").write_text("active")
@@ -79,65 +83,68 @@ def head(running_head: Head) -> Head:
 
 
 def _check(head: Head, url: str, grace: int = 5) -> tuple[int, dict[str, str]]:
-    """How the check ends, and what it writes down of each part."""
-    seen = head.root / "seen"
+    """Run the check; return its exit code and the reported state of each part."""
+    directory = head.root / "seen"
     done = subprocess.run(
         ["bash", head.root / "aws" / "check_head.sh", url, url],
-        env=head.environment | {"SEEN": str(seen), "GRACE": str(grace)},
+        env=head.environment | {"SEEN": str(directory), "GRACE": str(grace)},
         cwd=head.root,
         stdout=subprocess.PIPE,
         text=True,
         timeout=240,
     )
-    assert (seen / "report").read_text() == done.stdout
+    assert (directory / "report").read_text() == done.stdout
     first, *lines = done.stdout.splitlines()
     assert first.endswith("UTC: all is well" if done.returncode == 0 else ": something is wrong")
     return done.returncode, {line[10:].split(":")[0]: line.split()[0] for line in lines}
 
 
-def _asked(head: Head) -> str:
+def _systemctl_calls(head: Head) -> str:
+    """Return the actions requested from systemctl."""
     return (head.root / "state" / "asked").read_text()
 
 
-def test_a_head_that_is_well(head: Head, url: str) -> None:
+def test_healthy_head_node_passes_the_check(head: Head, url: str) -> None:
     parts = ("claim", "database", "log", "backup", "mlflow", "ray")
     assert _check(head, url) == (0, dict.fromkeys(parts, "well"))
-    assert _asked(head) == ""
+    assert _systemctl_calls(head) == ""
 
 
-def test_what_does_not_answer_is_wrong_after_a_while(head: Head, url: str) -> None:
+def test_unanswered_health_checks_fail_after_the_grace_period(head: Head, url: str) -> None:
     Servers.down = {"/health", "/api/gcs_healthz"}
     code, parts = _check(head, url)
     assert (code, parts["mlflow"], parts["ray"]) == (0, "waiting", "waiting")
-    assert _asked(head) == ""
+    assert _systemctl_calls(head) == ""
 
     code, parts = _check(head, url, grace=0)
     assert (code, parts["mlflow"], parts["ray"]) == (1, "WRONG", "WRONG")
-    assert _asked(head) == "restart --no-block mlflow.service\n"
+    assert _systemctl_calls(head) == "restart --no-block mlflow.service\n"
 
 
-def test_a_log_that_does_not_reach_the_bucket(head: Head, url: str) -> None:
+def test_failing_log_archive_fails_the_check_after_the_grace_period(head: Head, url: str) -> None:
     head.sql("ALTER SYSTEM SET archive_command = 'false'", "postgres")
     head.sql("SELECT pg_reload_conf()", "postgres")
     wait_for(lambda: head.sql("SHOW archive_command", "postgres") == "false", "it is told so")
     head.sql("SELECT pg_logical_emit_message(true, 'a', 'change')", "postgres")
     head.sql("SELECT pg_switch_wal()", "postgres")
-    assert _check(head, url)[1]["log"] == "well"  # not for long yet
+    assert _check(head, url)[1]["log"] == "well"  # within the grace period
     code, parts = _check(head, url, grace=0)
     assert (code, parts["log"]) == (1, "WRONG")
     head.sql("ALTER SYSTEM RESET archive_command", "postgres")
     head.sql("SELECT pg_reload_conf()", "postgres")
 
 
-def test_a_backup_that_is_old(head: Head, url: str) -> None:
-    made = (head.data / "backed-up").stat().st_mtime
-    os.utime(head.data / "backed-up", (made, time.time() - 14 * 3600))
+def test_outdated_backup_fails_the_check(head: Head, url: str) -> None:
+    modified = (head.data / "backed-up").stat().st_mtime
+    os.utime(head.data / "backed-up", (modified, time.time() - 14 * 3600))
     code, parts = _check(head, url)
-    os.utime(head.data / "backed-up", (made, made))
+    os.utime(head.data / "backed-up", (modified, modified))
     assert (code, parts["backup"]) == (1, "WRONG")
 
 
-def test_a_restore_takes_as_long_as_it_takes(head: Head, url: str) -> None:
+def test_restore_may_exceed_the_grace_period_unless_its_service_restarts(
+    head: Head, url: str
+) -> None:
     (head.root / "state" / "database").write_text("activating")
     parts = {"claim": "well", "database": "waiting", "ray": "well"}
     assert _check(head, url, grace=0) == (0, parts)
@@ -146,22 +153,24 @@ def test_a_restore_takes_as_long_as_it_takes(head: Head, url: str) -> None:
     assert _check(head, url, grace=0) == (1, parts | {"database": "WRONG"})
 
 
-def test_a_store_that_is_away(head: Head, url: str) -> None:
+def test_unreachable_bucket_fails_the_check_without_stopping_services(head: Head, url: str) -> None:
     endpoint, head.endpoint = head.endpoint, "http://127.0.0.1:9"
     code, parts = _check(head, url)
-    away, parts_later = _check(head, url, grace=0)
+    code_later, parts_later = _check(head, url, grace=0)
     head.endpoint = endpoint
     assert (code, parts["claim"]) == (0, "waiting")
-    assert (away, parts_later["claim"]) == (1, "WRONG")
-    assert _asked(head) == ""
+    assert (code_later, parts_later["claim"]) == (1, "WRONG")
+    assert _systemctl_calls(head) == ""
 
 
 def _backups(head: Head) -> int:
-    kept = store_client(head.endpoint).list_objects_v2(Bucket=BUCKET)["Contents"]
-    return sum(entry["Key"].endswith("backup.info") for entry in kept)
+    """Return the number of backups in the bucket."""
+    objects = store_client(head.endpoint).list_objects_v2(Bucket=BUCKET)["Contents"]
+    return sum(entry["Key"].endswith("backup.info") for entry in objects)
 
 
 def _upgrade(head: Head, environment: Path | str) -> int:
+    """Upgrade the tables with the MLflow of an environment; return the exit code."""
     url = f"postgresql+psycopg2:///mlflow?host={head.socket}"
     done = subprocess.run(
         ["bash", head.root / "aws" / "upgrade_mlflow.sh", environment, url],
@@ -173,6 +182,7 @@ def _upgrade(head: Head, environment: Path | str) -> int:
 
 
 def _tables(head: Head, database: str) -> list[str]:
+    """Return the sorted lines of a database's schema."""
     dump = [PROGRAMS[-1] / "pg_dump", "--host", head.socket, "--schema-only", database]
     text = subprocess.run(dump, capture_output=True, check=True, text=True).stdout
     return sorted(line.rstrip(",") for line in text.splitlines() if "restrict" not in line)
@@ -198,21 +208,21 @@ with engine.begin() as connection:
 """
 
 
-def test_tables_of_an_older_mlflow_are_brought_forward(head: Head, tmp_path: Path) -> None:
+def test_tables_of_an_older_mlflow_are_backed_up_and_upgraded(head: Head, tmp_path: Path) -> None:
     url = f"postgresql+psycopg2:///mlflow?host={head.socket}"
-    # By MLflow's own steps, to where they stood in 2023.
+    # Create the schema of 2023 with MLflow's own migrations.
     subprocess.run([sys.executable, "-c", OLD_TABLES, url], check=True)
     old = _tables(head, "mlflow")
 
     future = tmp_path / "bin"
     future.mkdir()
-    for name, does in (("python", "echo 99.0"), ("mlflow", "exit 1")):
-        (future / name).write_text(f"#!/bin/sh\n{does}\n")
+    for name, line in (("python", "echo 99.0"), ("mlflow", "exit 1")):
+        (future / name).write_text(f"#!/bin/sh\n{line}\n")
         (future / name).chmod(0o755)
     backups = _backups(head)
     assert _upgrade(head, tmp_path) != 0
     assert _upgrade(head, tmp_path) != 0
-    assert _backups(head) == backups + 1  # tried again, and not backed up again
+    assert _backups(head) == backups + 1  # the second attempt makes no further backup
     assert _tables(head, "mlflow") == old
 
     assert _upgrade(head, sys.prefix) == 0
@@ -224,15 +234,15 @@ def test_tables_of_an_older_mlflow_are_brought_forward(head: Head, tmp_path: Pat
     assert head.sql("SELECT name FROM runs") == "trial"
 
     assert _upgrade(head, sys.prefix) == 0
-    assert _backups(head) == backups + 2  # nothing to do
+    assert _backups(head) == backups + 2  # already up to date
 
 
-def test_backups_that_another_head_took_over(head: Head, url: str) -> None:
+def test_services_stop_after_another_head_node_claims_the_backups(head: Head, url: str) -> None:
     other = head.environment | {"HEAD": "head-2", "PATIENCE": "0"}
     program = head.root / "backup_owner.py"
     subprocess.run(["/usr/bin/python3", program, "claim"], env=other, check=True)
     assert _check(head, url) == (1, {"claim": "WRONG"})
-    assert _asked(head) == "stop mlflow.service tracking-database.service\n"
+    assert _systemctl_calls(head) == "stop mlflow.service tracking-database.service\n"
 
     (head.root / "state" / "database").write_text("inactive")
     parts = {"claim": "WRONG", "database": "WRONG", "ray": "well"}

@@ -1,4 +1,4 @@
-"""Trainings killed at random moments, again and again, equal the undisturbed one bit for bit."""
+"""Runs that are killed several times at random moments equal an undisturbed run bit for bit."""
 
 import json
 import os
@@ -23,7 +23,7 @@ MEASURED = ("images_per_second", "memory_gib", "val/seconds", "seconds")
 
 
 def _train(arguments: list[str], rank: int, size: int, port: int) -> None:
-    """One process of a gang, as torchrun would start it."""
+    """Train as one rank, with the environment that torchrun sets."""
     torch.set_num_threads(1)
     if size > 1:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size)}
@@ -32,7 +32,7 @@ def _train(arguments: list[str], rank: int, size: int, port: int) -> None:
 
 
 class Placement:
-    """Workers that train one experiment in one folder, started as often as it takes."""
+    """Workers that train one experiment in one folder, and can be restarted."""
 
     def __init__(self, experiment: Path, dataset: Path, out: Path, size: int) -> None:
         self.out = out
@@ -53,15 +53,17 @@ class Placement:
         return workers
 
     def finish(self) -> list[int | None]:
-        """Let it train to its end; exit codes."""
+        """Train to the end and return the exit codes of all workers."""
         workers = self.start()
         for worker in workers:
             worker.join(120)
         return [worker.exitcode for worker in workers]
 
     def kill(self, chance: random.Random) -> bool:
-        """Kill the workers once they have trained on, one after the other: as a checkpoint is being
-        written, or a moment later. Whether they were still at work."""
+        """Start the workers, then kill them one by one during or just after a checkpoint write.
+
+        Return whether all of them were still running.
+        """
         workers = self.start()
         self._watch(workers, writes=chance.randrange(1, 4))
         if chance.random() < 0.5:
@@ -74,7 +76,7 @@ class Placement:
         return alive
 
     def _watch(self, workers: list[Any], writes: int) -> None:
-        """Return as the `writes`-th checkpoint is under way, or when the training is over."""
+        """Wait until checkpoint number `writes` is being written or the training ends."""
         partial, end = False, time.monotonic() + 60
         while writes and all(worker.is_alive() for worker in workers):
             assert time.monotonic() < end, "no checkpoint was written"
@@ -83,7 +85,7 @@ class Placement:
 
 
 def result(out: Path) -> tuple[list[dict[str, float]], dict[str, dict[str, torch.Tensor]]]:
-    """Metrics by epoch, without those of time, and the tensors of both checkpoints."""
+    """Return the metrics of each epoch, except time and memory, and both checkpoints' tensors."""
     lines = (out / "metrics.jsonl").read_text().splitlines()
     history = [
         {name: value for name, value in json.loads(line).items() if name not in MEASURED}
@@ -95,19 +97,21 @@ def result(out: Path) -> tuple[list[dict[str, float]], dict[str, dict[str, torch
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "kills"), [(1, 4), (2, 3)])
-def test_kills_leave_no_trace(small_streets: Path, tmp_path: Path, size: int, kills: int) -> None:
+def test_killed_run_equals_an_undisturbed_run(
+    small_streets: Path, tmp_path: Path, size: int, kills: int
+) -> None:
     experiment = tmp_path / "experiment.yaml"
     experiment.write_text(EXPERIMENT)
-    whole = Placement(experiment, small_streets, tmp_path / "whole", size)
-    assert whole.finish() == [0] * size
+    undisturbed = Placement(experiment, small_streets, tmp_path / "whole", size)
+    assert undisturbed.finish() == [0] * size
 
     killed = Placement(experiment, small_streets, tmp_path / "killed", size)
     chance = random.Random(size)
-    found_at_work = [killed.kill(chance) for _ in range(kills)]
-    assert sum(found_at_work) >= 3
+    was_running = [killed.kill(chance) for _ in range(kills)]
+    assert sum(was_running) >= 3
     assert killed.finish() == [0] * size
 
-    (history, weights), (other_history, other_weights) = result(whole.out), result(killed.out)
+    (history, weights), (other_history, other_weights) = result(undisturbed.out), result(killed.out)
     assert [entry["epoch"] for entry in history] == [1, 2, 3, 4]
     assert other_history == history
     for file, tensors in weights.items():

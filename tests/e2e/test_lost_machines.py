@@ -1,6 +1,6 @@
-"""Machines that come and go while a trial trains: several real Ray nodes on this machine.
+"""Nodes that join and leave while a trial trains, on several real Ray nodes on this machine.
 
-The head offers no CPU; each further node offers one, for one worker.
+The head node has no CPUs; every other node has one, for one worker.
 """
 
 import os
@@ -28,7 +28,7 @@ SETTINGS = {
 
 
 class StudyConfig:
-    """A study at work on a cluster, as a command of its own, and what the ledger holds of it."""
+    """A study that a separate process trains on a cluster, with its records and logs."""
 
     def __init__(self, directory: Path, dataset: Path, address: str, **resources: Any) -> None:
         self.storage = directory / "storage"
@@ -54,7 +54,7 @@ class StudyConfig:
             )
 
     def epochs(self) -> list[int]:
-        """The epochs that the ledger holds, as they were recorded."""
+        """Return the epochs in the tracking store, in the order in which they were logged."""
         client = MlflowClient(f"sqlite:///{self.storage}/mlflow.db")
         experiment = client.get_experiment_by_name("lost machines")
         runs = client.search_runs([experiment.experiment_id])
@@ -63,25 +63,25 @@ class StudyConfig:
         return [entry.step for entry in history]
 
     def log(self, worker: int = 0) -> str:
-        """What one of the trial's workers has said."""
+        """Return the log of one of the trial's workers."""
         files = (self.storage / "logs").rglob(f"worker-{worker}.log")
         return "".join(path.read_text() for path in files)
 
     def wait_until(self, condition: Callable[[], bool], seconds: float = 180) -> None:
         end = time.monotonic() + seconds
         while not condition():
-            told = self.output.read_text()[-3000:] + self.log()[-3000:]
-            assert self.process.poll() is None, told
-            assert time.monotonic() < end, told
+            message = self.output.read_text()[-3000:] + self.log()[-3000:]
+            assert self.process.poll() is None, message
+            assert time.monotonic() < end, message
             time.sleep(0.5)
 
     def end(self) -> None:
-        """Whatever came of it."""
+        """Kill the process if it still runs."""
         self.process.kill()
         self.process.wait()
 
     def finish(self) -> None:
-        """Every epoch was trained, and recorded once."""
+        """Wait for success and assert that every epoch was recorded exactly once."""
         assert self.process.wait(timeout=300) == 0, self.output.read_text()[-3000:]
         assert self.epochs() == list(range(1, EPOCHS + 1))
 
@@ -92,7 +92,7 @@ def cluster() -> Iterator[Cluster]:
         for name, value in SETTINGS.items():
             patch.setenv(name, value)
         head = {"num_cpus": 0, "resources": {DRIVER_RESOURCE: 1e6}, "include_dashboard": True}
-        head["dashboard_port"] = 0  # another cluster on the machine may have the usual one
+        head["dashboard_port"] = 0  # the default port may be in use
         head["_system_config"] = {
             "health_check_initial_delay_ms": 0,
             "health_check_period_ms": 500,
@@ -103,10 +103,10 @@ def cluster() -> Iterator[Cluster]:
         started.shutdown()
 
 
-def test_a_range_of_workers_goes_on_with_fewer(
+def test_trial_with_a_worker_range_continues_with_fewer_workers(
     cluster: Cluster, small_streets: Path, tmp_path: Path
 ) -> None:
-    kept = cluster.add_node(num_cpus=1)
+    remaining = cluster.add_node(num_cpus=1)
     lost = cluster.add_node(num_cpus=1)
     study = StudyConfig(tmp_path, small_streets, cluster.address, workers=[1, 2])
     try:
@@ -118,10 +118,10 @@ def test_a_range_of_workers_goes_on_with_fewer(
         assert "resumed after epoch" in study.log()
     finally:
         study.end()
-        cluster.remove_node(kept)
+        cluster.remove_node(remaining)
 
 
-def test_a_fixed_gang_waits_for_a_machine_to_join_and_leaves_one_that_is_taken(
+def test_trial_with_fixed_workers_waits_for_a_node_and_leaves_a_preempted_one(
     cluster: Cluster, small_streets: Path, tmp_path: Path
 ) -> None:
     first = cluster.add_node(num_cpus=1)
@@ -132,14 +132,14 @@ def test_a_fixed_gang_waits_for_a_machine_to_join_and_leaves_one_that_is_taken(
         cluster.remove_node(second, allow_graceful=False)
         third = cluster.add_node(num_cpus=1)
         study.wait_until(lambda: "resumed after epoch" in study.log())
-        # A spot machine's notice, as orchestrator.cluster.aws_preemption hands it on.
+        # The same drain request that orchestrator.cluster.aws_preemption sends for a spot notice.
         drain(cluster.address, third.node_id)
         study.wait_until(lambda: "about to be preempted" in study.log(), 60)
         study.wait_until(lambda: "checkpoint within epoch" in study.log(), 60)
         fourth = cluster.add_node(num_cpus=1)
         study.finish()
         assert study.log().count("resumed after epoch") == 2
-        # The first worker tells how it goes; the other, what befalls it.
+        # Only rank 0 logs the epochs; the other workers log only their own events.
         assert "worker 1 of 2" in study.log(worker=1)
         assert study.log().count(f"epoch 2 of {EPOCHS}:") == 1
         assert f"epoch 2 of {EPOCHS}:" not in study.log(worker=1)
@@ -150,6 +150,7 @@ def test_a_fixed_gang_waits_for_a_machine_to_join_and_leaves_one_that_is_taken(
 
 
 def drain(address: str, node_id: str) -> None:
+    """Mark a node as about to be preempted."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address]
     command += ["--node-id", node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
     command += ["--reason-message", "test", "--deadline-remaining-seconds", "60"]

@@ -1,4 +1,4 @@
-"""Preflight runs on a real Ray cluster on this machine: a lost worker."""
+"""Preflight runs that lose a worker, on a real Ray cluster on this machine."""
 
 import subprocess
 import tempfile
@@ -24,13 +24,13 @@ resources: {workers: 2, cpus_per_worker: 0.5, node_cache: null}
 
 @pytest.fixture
 def temporary(tmp_path: Path) -> Iterator[Path]:
-    """A folder for temporary files alone, with a short name."""
+    """Yield a separate folder for temporary files, with a short path."""
     with tempfile.TemporaryDirectory(prefix="t-") as directory:
         yield Path(directory)
 
 
 @pytest.mark.slow
-def test_a_preflight_run_that_loses_a_worker_is_retried_once(
+def test_preflight_run_is_retried_once_after_losing_a_worker(
     tmp_path: Path, small_streets: Path, temporary: Path
 ) -> None:
     study = tmp_path / "study.yaml"
@@ -38,17 +38,17 @@ def test_a_preflight_run_that_loses_a_worker_is_retried_once(
     output = tmp_path / "output.txt"
     settings = {"TMPDIR": str(temporary), "RAY_TMPDIR": "/tmp"}
     with output.open("w") as file:
-        # A plan without timings for this device runs a probe and trains nothing.
+        # Without timings for this device, --plan does preflight runs but trains no trial.
         process = subprocess.Popen(
             command(study, "--plan"), stdout=file, env={**environment(), **settings}
         )
     try:
         wait_for(lambda: len(list(temporary.glob("preflight-*"))) == 2, 60)
-        time.sleep(1)  # into the first steps
-        first = train_workers(process.pid)
-        assert len(first) == 2
+        time.sleep(1)  # until the first steps run
+        workers = train_workers(process.pid)
+        assert len(workers) == 2
         assert "preflight  strong" not in output.read_text()
-        first[1].kill()
+        workers[1].kill()
         assert process.wait(90) == 0, output.read_text()
     finally:
         process.kill()

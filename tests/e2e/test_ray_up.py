@@ -1,5 +1,5 @@
 """`ray up` and `ray down` with clusters/on-premises.yaml on SSH hosts of this machine, and a study
-through the cluster's dashboard over both of them."""
+that is submitted to the cluster's dashboard and trains on both hosts."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ pytestmark = [
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that is up: its hosts, its file, and the environment of who uses it."""
+    """A running cluster: its hosts, its cluster file and the user's environment."""
 
     hosts: Hosts
     file: Path
@@ -55,9 +55,9 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """clusters/on-premises.yaml on two hosts with one CPU each.
+    """Yield a cluster from clusters/on-premises.yaml on two hosts with one CPU each.
 
-    Its set-up of the environment is left out: the hosts see the one that these tests run in.
+    The hosts use the Python environment of these tests instead of installing their own.
     """
     with start_hosts(2) as hosts:
         head, worker = hosts.each
@@ -71,10 +71,10 @@ def cluster() -> Iterator[Cluster]:
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(hosts.key)}
         project = "~/segmentation-orchestrator"
         config["file_mounts"] = {
-            there: str(PROJECT / here) if there.startswith(project) else str(token)
-            for there, here in config["file_mounts"].items()
+            remote: str(PROJECT / local) if remote.startswith(project) else str(token)
+            for remote, local in config["file_mounts"].items()
         }
-        # Of the file that stands for it, nothing has to be quoted through Ray and SSH.
+        # Copying a file avoids quoting its content through Ray and SSH.
         profile = hosts.shared / "profile"
         profile.write_text(
             "export RAY_AUTH_MODE=token PATH=~/.segmentation-environment/bin:$PATH"
@@ -104,12 +104,12 @@ def cluster() -> Iterator[Cluster]:
         yield up
         ended = up.command(RAY, "down", "--yes", file)
         assert ended.returncode == 0, ended.stderr[-2000:]
-        # A worker's own processes end once they have missed the head for a while.
+        # Processes of a worker node exit some time after they lose the head node.
         running = "pgrep -a 'raylet|gcs_server'"
         _wait_until(lambda: not any(host.run(running).stdout for host in hosts.each), 90)
 
 
-def test_a_study_sent_to_the_dashboard_trains_on_both_hosts(cluster: Cluster) -> None:
+def test_study_submitted_to_the_dashboard_trains_on_both_hosts(cluster: Cluster) -> None:
     study = cluster.hosts.shared / "study.yaml"
     study.write_text(STUDY)
     port = _free_port()
@@ -138,17 +138,17 @@ def test_a_study_sent_to_the_dashboard_trains_on_both_hosts(cluster: Cluster) ->
         assert relative.returncode == 2
         assert "all machines" in relative.stdout
     finally:
-        os.killpg(tunnel.pid, signal.SIGTERM)  # its ssh would go on by itself
+        os.killpg(tunnel.pid, signal.SIGTERM)  # includes its ssh process
         tunnel.wait()
     # Each worker decoded the data into the cache of the host it ran on.
     for host in cluster.hosts.each:
         assert list((host.home / ".cache" / "segmentation-orchestrator").iterdir()), host.name
 
-    # Ray's ssh keeps a connection for a while, so that the tunnel's own port may still answer.
-    nowhere = f"http://localhost:{_free_port()}"
-    away = cluster.command(*sweep, "--address", nowhere, "--storage", storage)
-    assert away.returncode == 2
-    assert "cannot connect to a Ray dashboard" in away.stdout
+    # Ray's ssh keeps its connection open, so the tunnel's port may still answer: use another.
+    unused = f"http://localhost:{_free_port()}"
+    unreachable = cluster.command(*sweep, "--address", unused, "--storage", storage)
+    assert unreachable.returncode == 2
+    assert "cannot connect to a Ray dashboard" in unreachable.stdout
 
 
 def _answers(port: int) -> bool:

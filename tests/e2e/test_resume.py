@@ -1,4 +1,4 @@
-"""A study that loses a worker, is stopped and killed, and goes on each time."""
+"""A study that resumes after losing a worker, after a stop and after a kill."""
 
 import subprocess
 import tempfile
@@ -21,9 +21,9 @@ from tests.support.sweep_command import (
 
 
 @pytest.mark.slow
-def test_a_lost_worker_a_stop_from_another_terminal_a_kill_and_going_on(study: Path) -> None:
-    """A worker is killed, the command is stopped, resumed and killed itself; then it is run again,
-    and every epoch was recorded once."""
+def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(study: Path) -> None:
+    """Kill a worker, stop the command, resume it, kill it and run it again: every epoch must be
+    logged exactly once."""
     study.write_text(study.read_text().replace("epochs: 3", f"epochs: {LONG}"))
     output = study.parent / "output.txt"
     with output.open("w") as file:
@@ -44,7 +44,7 @@ def test_a_lost_worker_a_stop_from_another_terminal_a_kill_and_going_on(study: P
         )
         assert process.poll() is None, output.read_text()
 
-        paused = train_workers(process.pid)  # or they would be done before the next commands are
+        paused = train_workers(process.pid)  # keeps them training during the next commands
         for worker in paused:
             worker.suspend()
         second = sweep(study)
@@ -69,10 +69,10 @@ def test_a_lost_worker_a_stop_from_another_terminal_a_kill_and_going_on(study: P
     assert trials["strong"].info.status == "KILLED"
     reached = int(trials["strong"].data.metrics["epoch"])
     assert reached >= 2
-    # As a worker leaves it that is killed while it writes a checkpoint.
+    # The temporary folder of a worker that was killed while it wrote a checkpoint.
     run = trials["strong"]
     identity = run.data.tags["orchestrator.identity"][:16]
-    left = Path(tempfile.mkdtemp(prefix=f"checkpoint-{identity}-{run.info.run_id}-"))
+    partial = Path(tempfile.mkdtemp(prefix=f"checkpoint-{identity}-{run.info.run_id}-"))
     output = study.parent / "resumed.txt"
     with output.open("w") as file:
         process = subprocess.Popen(
@@ -86,21 +86,21 @@ def test_a_lost_worker_a_stop_from_another_terminal_a_kill_and_going_on(study: P
             for child in psutil.Process(process.pid).children(recursive=True)
             if not " ".join(child.cmdline())
             .strip()
-            .endswith("Agent")  # Ray's own agents stay for a minute
+            .endswith("Agent")  # Ray's agents exit only after a minute
         ]
     finally:
         process.kill()
         process.wait()
     assert "1 interrupted" in output.read_text()
-    # Whether it ended with an epoch or within one, it had a checkpoint there.
+    # The stop left a checkpoint, either at the end of an epoch or within one.
     logs = studies(study, "logs", "strong").stdout
     assert f"resumed after epoch {reached} of {LONG}" in logs
     wait_for(lambda: not any(child.is_running() for child in children), 30)
     assert "strong  stopped" in studies(study, "status", "tiny").stdout
 
-    assert not left.exists()
+    assert not partial.exists()
 
-    # The last epochs are enough to see that it went on and did not begin again.
+    # The last epochs are enough to show that the trial resumed and did not start over.
     resumed = sweep(study, "--only", "strong")
     assert resumed.returncode == 0, resumed.stdout
     assert "1 interrupted" in resumed.stdout

@@ -1,6 +1,7 @@
-"""clusters/slurm.sbatch on a host with stand-ins for Slurm's commands, as the job's only node.
+"""clusters/slurm.sbatch with stubs for Slurm's commands, on a job of one node.
 
-The host is a namespace of its own: `ray symmetric-run` ends by stopping all of a machine's Ray.
+The job runs in its own namespaces because `ray symmetric-run` stops every Ray process of the
+machine when it ends.
 """
 
 import os
@@ -25,12 +26,12 @@ pytestmark = [
 ]
 
 
-def test_trials_of_a_job_whose_time_is_up_write_checkpoints(
+def test_trials_write_checkpoints_when_the_job_reaches_its_time_limit(
     small_streets: Path, tmp_path: Path
 ) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
-    # What follows srun's own options is run on each node of the job.
+    # The srun stub drops srun's options and runs the command that follows them.
     _program(programs / "srun", 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"')
     _program(programs / "scontrol", "hostname")
     _program(programs / "getent", "echo 127.0.0.1 STREAM localhost")
@@ -54,8 +55,8 @@ def test_trials_of_a_job_whose_time_is_up_write_checkpoints(
     token.parent.mkdir()
     token.write_text("0123456789abcdef" * 4)
     token.chmod(0o644)
-    own = ("RAY_", "MLFLOW_")
-    environment = {k: value for k, value in os.environ.items() if not k.startswith(own)}
+    prefixes = ("RAY_", "MLFLOW_")
+    environment = {k: value for k, value in os.environ.items() if not k.startswith(prefixes)}
     environment |= {
         "PATH": f"{programs}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
@@ -68,7 +69,7 @@ def test_trials_of_a_job_whose_time_is_up_write_checkpoints(
         "SLURM_CPUS_PER_TASK": "1",
     }
     job = f"ip link set lo up; exec bash {PROJECT}/clusters/slurm.sbatch {study} --no-preflight"
-    # A shell cannot trap what was ignored when it began, as in a background job.
+    # A shell cannot trap a signal that was ignored when it started, as in a background job.
     host = ["env", "--default-signal=INT", "unshare", "--net", "--mount", "--pid", "--fork"]
     host += ["--mount-proc", "--kill-child"]
     with (tmp_path / "job.log").open("w") as log:
@@ -76,30 +77,30 @@ def test_trials_of_a_job_whose_time_is_up_write_checkpoints(
             [*host, "bash", "-c", job], env=environment, cwd=tmp_path, stdout=log, stderr=log
         )
 
-    def said() -> str:
+    def worker_log() -> str:
         return "".join(path.read_text() for path in tmp_path.rglob("worker-0.log"))
 
-    def told() -> str:
+    def job_log() -> str:
         return (tmp_path / "job.log").read_text()
 
     try:
         end = time.monotonic() + 180
-        while "epoch 2 of 400" not in said():
-            assert process.poll() is None, told()[-3000:]
-            assert time.monotonic() < end, told()[-3000:]
+        while "epoch 2 of 400" not in worker_log():
+            assert process.poll() is None, job_log()[-3000:]
+            assert time.monotonic() < end, job_log()[-3000:]
             time.sleep(0.5)
-        # To the job's own shell, as `--signal=B:INT` has it.
+        # Signal only the job's shell, as `--signal=B:INT` does.
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
         os.kill(int(children), signal.SIGINT)
-        assert process.wait(timeout=120) == 130, told()[-3000:]
+        assert process.wait(timeout=120) == 130, job_log()[-3000:]
     finally:
         process.kill()
         process.wait()
     assert token.stat().st_mode & 0o777 == 0o600
-    assert "others could read" in told()
-    assert "stopping" in told()
-    assert "strong: stopped: held at a checkpoint" in told()
-    assert "epoch 400 of 400" not in said()
+    assert "others could read" in job_log()
+    assert "stopping" in job_log()
+    assert "strong: stopped: held at a checkpoint" in job_log()
+    assert "epoch 400 of 400" not in worker_log()
 
 
 def _program(path: Path, lines: str) -> None:

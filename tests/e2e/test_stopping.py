@@ -1,4 +1,4 @@
-"""Signals to the command while it trains: what they leave behind, and how it goes on from there."""
+"""Signals to orchestrator.sweep during training: the state after them and the next resume."""
 
 import fcntl
 import os
@@ -27,19 +27,21 @@ pytestmark = pytest.mark.slow
 
 
 def processes_of(command_id: int) -> list[psutil.Process]:
-    """The command's cluster: what it started, and the workers that are forked apart from it."""
+    """Return the processes of the command's cluster, including detached workers."""
     return [*psutil.Process(command_id).children(recursive=True), *train_workers(command_id)]
 
 
 def take_the_terminal() -> None:
-    """Make standard output the terminal of this process's session, whose end it is told."""
+    """Make standard output the controlling terminal, so that closing it sends SIGHUP."""
     fcntl.ioctl(1, termios.TIOCSCTTY, 0)
 
 
 @contextmanager
 def on_a_terminal(study: Path) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], None]]]:
-    """The command with the live view, whose output is read and forgotten; and what closes the
-    terminal."""
+    """Run the command on a pseudo-terminal; yield the process and a function that closes it.
+
+    A thread reads and discards the output.
+    """
     terminal, end = pty.openpty()
 
     closed = threading.Event()
@@ -55,7 +57,7 @@ def on_a_terminal(study: Path) -> Iterator[tuple[subprocess.Popen[bytes], Callab
         stdout=end,
         stderr=end,
         env=environment(),
-        start_new_session=True,  # a group of its own, to which Ctrl-C goes as a whole
+        start_new_session=True,  # its own process group, which receives Ctrl-C
         preexec_fn=take_the_terminal,
     )
     os.close(end)
@@ -69,7 +71,7 @@ def on_a_terminal(study: Path) -> Iterator[tuple[subprocess.Popen[bytes], Callab
         reader.join()
 
 
-def test_a_terminated_command_without_a_reader_and_an_impatient_ctrl_c(study: Path) -> None:
+def test_study_survives_sigterm_repeated_ctrl_c_and_a_closed_terminal(study: Path) -> None:
     study.write_text(study.read_text().replace("epochs: 3", f"epochs: {LONG}"))
     process = subprocess.Popen(
         command(study, "--only", "strong"), stdout=subprocess.PIPE, env=environment()
@@ -77,14 +79,14 @@ def test_a_terminated_command_without_a_reader_and_an_impatient_ctrl_c(study: Pa
     try:
         assert process.stdout is not None
         assert any(f"epoch 2/{LONG}".encode() in line for line in process.stdout)
-        process.stdout.close()  # as `tee` does, which the same Ctrl-C ends
-        left = processes_of(process.pid)
+        process.stdout.close()  # as when Ctrl-C also ends a `tee` that reads it
+        processes = processes_of(process.pid)
         process.terminate()
         assert process.wait(60) == 130
     finally:
         process.kill()
         process.wait()
-    wait_for(lambda: not any(each.is_running() for each in left), 20)
+    wait_for(lambda: not any(each.is_running() for each in processes), 20)
     (parent,), trials, client = runs(study)
     assert parent.info.status == "KILLED"
     assert trials["strong"].info.status == "KILLED"
@@ -98,27 +100,27 @@ def test_a_terminated_command_without_a_reader_and_an_impatient_ctrl_c(study: Pa
     with on_a_terminal(study) as (process, _):
         resumed = f"resumed after epoch {reached} of {LONG}"
         wait_for(lambda: resumed in log() or process.poll() is not None, 60)
-        left = processes_of(process.pid)
-        assert len(left) > 2
-        for _ in range(20):  # of which the second stops it at once, and the rest change nothing
+        processes = processes_of(process.pid)
+        assert len(processes) > 2
+        for _ in range(20):  # the second one stops it at once, the rest do nothing
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
         assert process.wait(30) == 130
-    wait_for(lambda: not any(each.is_running() for each in left), 20)
+    wait_for(lambda: not any(each.is_running() for each in processes), 20)
     (parent,), trials, client = runs(study)
     assert parent.info.status == "KILLED"
     assert trials["strong"].info.status == "KILLED"
     history = client.get_metric_history(trials["strong"].info.run_id, "train/loss")
     assert [entry.step for entry in history] == list(range(1, len(history) + 1))
 
-    # The window is closed: as Ctrl-C once.
+    # Closing the terminal has the effect of a single Ctrl-C.
     with on_a_terminal(study) as (process, close):
         wait_for(lambda: log().count("resumed after") > 1 or process.poll() is not None, 60)
-        left = processes_of(process.pid)
+        processes = processes_of(process.pid)
         close()
         assert process.wait(60) == 130
-    wait_for(lambda: not any(each.is_running() for each in left), 20)
+    wait_for(lambda: not any(each.is_running() for each in processes), 20)
     _, trials, client = runs(study)
     assert trials["strong"].data.tags["orchestrator.reason"] == "the study was stopped"

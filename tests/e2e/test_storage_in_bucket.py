@@ -1,4 +1,4 @@
-"""What a command keeps in a bucket on a real S3 server of this machine."""
+"""Storage in a bucket of a local S3 server."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from pipelines.data.storage import locate
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """The URI of an empty bucket."""
+    """Yield the URI of an empty bucket."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -29,26 +29,26 @@ def bucket() -> Iterator[str]:
     server.stop()
 
 
-def test_files_kept_in_a_bucket_come_back(bucket: str, tmp_path: Path) -> None:
+def test_stored_files_can_be_read_and_copied_back(bucket: str, tmp_path: Path) -> None:
     storage = Storage.parse(bucket)
     (tmp_path / "file").write_bytes(b"weights")
-    kept = storage.put(tmp_path / "file", "initial/digest.safetensors")
+    uri = storage.put(tmp_path / "file", "initial/digest.safetensors")
     assert not (tmp_path / "file").exists()
     assert locate(storage.at("initial")).read("digest.safetensors") == b"weights"
-    assert kept == storage.at("initial/digest.safetensors")
+    assert uri == storage.at("initial/digest.safetensors")
     with local_copy(storage.at("initial")) as directory:
         assert (directory / "digest.safetensors").read_bytes() == b"weights"
     assert not directory.exists()
 
 
-def test_what_is_needed_of_a_directory_is_copied_alone(bucket: str) -> None:
+def test_local_copy_contains_only_the_requested_files(bucket: str) -> None:
     storage = Storage.parse(bucket)
-    place = locate(storage.at("checkpoint"))
+    location = locate(storage.at("checkpoint"))
     for name in ("state.json", "momentum", "results/counts"):
-        place.write(name, name.encode())
+        location.write(name, name.encode())
     with local_copy(storage.at("checkpoint"), only=["state.json", "results"]) as directory:
-        found = {file.name for file in directory.rglob("*") if file.is_file()}
-        assert found == {"state.json", "counts"}
+        names = {file.name for file in directory.rglob("*") if file.is_file()}
+        assert names == {"state.json", "counts"}
         assert (directory / "results" / "counts").read_bytes() == b"results/counts"
     with (
         pytest.raises(OSError, match="nothing"),

@@ -1,5 +1,5 @@
-"""A study that keeps everything in a bucket and on a tracking server, as on cluster.yaml's head,
-and is reported from a laptop that has nothing of it."""
+"""A study that stores everything in a bucket and on a tracking server, as on the head node of
+cluster.yaml, and is reported from a laptop without any of its files."""
 
 import os
 import shlex
@@ -32,12 +32,13 @@ pytestmark = on_a_real_head
 
 @pytest.fixture
 def head() -> Iterator[Head]:
+    """Yield a head node with a running database and an empty bucket."""
     with start_store() as endpoint, start_head("head-1", endpoint) as head:
         head.start()
         yield head
 
 
-def test_a_study_in_a_bucket_is_reported_from_the_laptop(
+def test_study_in_a_bucket_is_reported_from_a_laptop(
     head: Head, small_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
@@ -88,14 +89,14 @@ variants: {{strong: {{}}}}
     storage = f"s3://{BUCKET}/storage{query}"
     try:
         wait_for(lambda: answers(port), "the tracking server starts")
-        told = command("sweep", str(study), "--storage", storage)
+        output = command("sweep", str(study), "--storage", storage)
         assert "1 finished" in command("sweep", str(study), "--storage", storage, "--plan")
         log_text = command("studies", "logs", "strong", "--storage", storage)
         assert "epoch 2 of 2" in log_text
         laptop = tmp_path / "laptop"
         laptop.mkdir()
-        environment["HOME"] = str(laptop)  # nothing of the study is there
-        told += command("report", str(study), "--out", str(laptop / "report"))
+        environment["HOME"] = str(laptop)  # contains no file of the study
+        output += command("report", str(study), "--out", str(laptop / "report"))
     finally:
         os.killpg(tracking.pid, signal.SIGTERM)
         tracking.wait()
@@ -106,19 +107,19 @@ variants: {{strong: {{}}}}
     keys = [entry["Key"] for entry in client.list_objects_v2(Bucket=BUCKET)["Contents"]]
     for part in ("storage/trials/", "storage/logs/trials/", "artifacts/", "tracking/"):
         assert any(key.startswith(part) for key in keys), part
-    # What a machine may do it has of itself; nothing of it is written anywhere.
-    written = [client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys]
+    # The secret key must not appear in any object, log, database row or output.
+    objects = [client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys]
     dump = subprocess.run(
         [PROGRAMS[-1] / "pg_dump", "--host", head.socket, "mlflow"],
         capture_output=True,
         check=True,
     ).stdout
     logs = [path.read_bytes() for path in tmp_path.rglob("*.log")]
-    assert not any(SECRET.encode() in text for text in [*written, *logs, dump, told.encode()])
+    assert not any(SECRET.encode() in text for text in [*objects, *logs, dump, output.encode()])
 
 
 def _server(database: Path, port: int) -> list[str]:
-    """The tracking server's command, as clusters/aws/setup_head.sh has it started."""
+    """Return the tracking server's command from clusters/aws/setup_head.sh."""
     script = (CLUSTERS / "aws" / "setup_head.sh").read_text()
     line = script[script.index("mlflow server") : script.index("ExecStartPost=/usr/bin/curl")]
     line = line.replace("\\\\\n", " ").replace("$BUCKET", BUCKET)

@@ -1,4 +1,4 @@
-"""The command itself: real studies through Ray Tune, Ray Train and MLflow."""
+"""orchestrator.sweep on real studies with Ray Tune, Ray Train and MLflow."""
 
 import csv
 import re
@@ -26,8 +26,10 @@ def is_documented(name: str, table: Iterable[str]) -> bool:
 
 
 @pytest.mark.slow
-def test_a_study_from_file_to_table(study: Path, tmp_path: Path) -> None:
-    shutil.rmtree(study.parent / "storage")  # the command makes its own
+def test_study_trains_all_trials_and_a_second_run_only_reports_them(
+    study: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(study.parent / "storage")  # the command creates it
     first = sweep(study)
     assert first.returncode == 0, first.stdout + first.stderr
     assert first.stderr == ""
@@ -49,14 +51,14 @@ def test_a_study_from_file_to_table(study: Path, tmp_path: Path) -> None:
         "report",
         "figures",
     }
-    # Two names of one training: trained once, shown twice.
+    # Variants with the same configuration share one run.
     table = Path(client.download_artifacts(parent.info.run_id, "report/table.csv")).read_text()
     lines = {line["variant"]: line for line in csv.DictReader(table.splitlines())}
     assert lines["twin"]["runs"] == lines["strong"]["runs"]
     assert lines["twin"]["miou_mean"] == lines["strong"]["miou_mean"]
-    drawn = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "figures")}
+    figures = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "figures")}
     kinds = ("comparison", "features")
-    assert drawn == {f"figures/{kind}.{suffix}" for kind in kinds for suffix in ("png", "pdf")}
+    assert figures == {f"figures/{kind}.{suffix}" for kind in kinds for suffix in ("png", "pdf")}
     registered = client.get_model_version_by_alias("tiny", "best")
     assert registered.run_id in {run.info.run_id for run in trials.values()}
     assert "best model: models:/tiny@best (" in first.stdout
@@ -77,8 +79,8 @@ def test_a_study_from_file_to_table(study: Path, tmp_path: Path) -> None:
         assert all(is_documented(name, TRIAL_METRICS) for name in run.data.metrics)
         folder = Path(client.download_artifacts(run.info.run_id, ""))
         assert all(is_documented(entry.name, TRIAL_ARTIFACTS) for entry in folder.iterdir())
-        for picture in ("confusion.png", "panels.png"):
-            with Image.open(folder / picture) as image:
+        for name in ("confusion.png", "panels.png"):
+            with Image.open(folder / name) as image:
                 image.load()
         assert len((folder / "confusion.csv").read_text().splitlines()) == 11
         weights = load_file(folder / "best" / "model.safetensors")
@@ -101,7 +103,7 @@ def test_a_study_from_file_to_table(study: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_failing_trial_leaves_the_others_alone(study: Path) -> None:
+def test_failed_trial_does_not_affect_the_others(study: Path) -> None:
     study.write_text(
         study.read_text()
         .replace("supervision: [3, 4]}", "supervision: [3, 4]}, data: {dataset: D}")

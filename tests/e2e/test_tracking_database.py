@@ -1,4 +1,4 @@
-"""clusters/database.sh: the tracking server's PostgreSQL, its backup in a bucket, its return."""
+"""clusters/database.sh: the PostgreSQL of the tracking server, its backup and its restore."""
 
 import contextlib
 import http.client
@@ -25,11 +25,12 @@ pytestmark = on_a_real_head
 
 @pytest.fixture
 def head() -> Iterator[Head]:
+    """Yield a stopped head node with an empty bucket."""
     with start_store() as endpoint, start_head("head-1", endpoint) as head:
         yield head
 
 
-def test_the_database_outlives_its_machine(head: Head) -> None:
+def test_database_is_restored_after_its_machine_is_lost(head: Head) -> None:
     head.start()
     head.sql("CREATE TABLE runs (name text); INSERT INTO runs VALUES ('first')")
     head.send_log()
@@ -39,17 +40,17 @@ def test_the_database_outlives_its_machine(head: Head) -> None:
     names = head.sql("SELECT name FROM runs").splitlines()
     assert names[:1] == ["first"]
 
-    head.stop()  # a restart: the disk is there, though cluster.yaml names another bucket now
+    head.stop()  # a restart with the same disk but another bucket
     store = store_client(head.endpoint)
     store.create_bucket(Bucket="other")
     head.bucket = "other"
     head.start()
     assert head.sql("SELECT name FROM runs").splitlines() == names
-    kept = [entry["Key"] for entry in store.list_objects_v2(Bucket="other")["Contents"]]
-    assert any(key.endswith("backup.info") for key in kept)
+    keys = [entry["Key"] for entry in store.list_objects_v2(Bucket="other")["Contents"]]
+    assert any(key.endswith("backup.info") for key in keys)
 
 
-def test_a_store_that_cannot_be_asked_is_not_taken_for_an_empty_one(head: Head) -> None:
+def test_unreachable_bucket_is_not_treated_as_empty(head: Head) -> None:
     head.endpoint = "http://127.0.0.1:9"
     head.fails("prepare")
     assert not head.data.exists()
@@ -59,18 +60,20 @@ def test_a_store_that_cannot_be_asked_is_not_taken_for_an_empty_one(head: Head) 
     ("restore", "code"),
     [
         ("exit 0", 0),
-        ('[ "$1" = --test ] || exit 1', 1),  # not there
-        ("exit 1", 200),  # Python itself cannot begin
+        ('[ "$1" = --test ] || exit 1', 1),  # the file does not exist
+        ("exit 1", 200),  # Python fails to start
         ("exit 2", 200),  # no network
-        ("exit 4", 200),  # whatever else
-        ('[ "$1" = --test ] || exit 4', 200),  # a network that comes back, but not for the file
+        ("exit 4", 200),  # any other error
+        ('[ "$1" = --test ] || exit 4', 200),  # the network returns, but the file still fails
         ("mkdir tried 2> /dev/null && exit 4; exit 0", 0),
         ("mkdir tried 2> /dev/null && exit 1; exit 0", 1),
         ('[ "$1" != --test ] || exit 2; mkdir tried 2> /dev/null && exit 1; exit 0', 0),
     ],
 )
-def test_only_the_store_says_that_the_log_ends(tmp_path: Path, restore: str, code: int) -> None:
-    """PostgreSQL goes on without the rest of the log after every exit of 1 to 125."""
+def test_fetch_reports_the_end_of_the_log_only_if_the_bucket_confirms_it(
+    tmp_path: Path, restore: str, code: int
+) -> None:
+    """PostgreSQL treats any exit code from 1 to 125 as the end of the log."""
     program = tmp_path / "barman-cloud-wal-restore"
     program.write_text(f"#!/bin/bash\n{restore}\n")
     program.chmod(0o755)
@@ -84,7 +87,7 @@ def test_only_the_store_says_that_the_log_ends(tmp_path: Path, restore: str, cod
 
 
 class Unreliable(http.server.BaseHTTPRequestHandler):
-    """Passes requests on to a store, but fails the next `failures` for a piece of the log."""
+    """Proxy to an S3 server that fails the next `failures` requests for write-ahead log files."""
 
     protocol_version = "HTTP/1.1"
     store = ""  # HOST:PORT
@@ -116,12 +119,12 @@ class Unreliable(http.server.BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = pass_on  # noqa: N815
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Nothing."""
+        """Do not log requests."""
 
 
 @pytest.fixture
 def unreliable(head: Head) -> Iterator[Head]:
-    """A head whose store fails when it is told to."""
+    """Yield a head node that uses an S3 server with `Unreliable.failures` failures."""
     Unreliable.store, Unreliable.failures = head.endpoint.removeprefix("http://"), 0
     with serving(Unreliable) as url:
         head.endpoint = url
@@ -132,14 +135,14 @@ def unreliable(head: Head) -> Iterator[Head]:
                 head.kill()
 
 
-def test_a_store_that_fails_in_the_midst_of_a_restore_loses_nothing(unreliable: Head) -> None:
+def test_bucket_failure_during_a_restore_loses_no_data(unreliable: Head) -> None:
     head = unreliable
     head.start()
     head.sql("CREATE TABLE runs (name text); INSERT INTO runs VALUES ('first')")
     head.stop()
     head.lose_disk()
 
-    Unreliable.failures = 1000  # away for longer than anybody tries
+    Unreliable.failures = 1000  # more failures than retries
     head.run("prepare")
     server = head.serve()
     ready = head.step("ready")
@@ -147,13 +150,13 @@ def test_a_store_that_fails_in_the_midst_of_a_restore_loses_nothing(unreliable: 
     assert ready.wait(timeout=240) != 0
     assert "ended before it was ready" in head.log()
 
-    Unreliable.failures = 1  # as the service manager does a little later
+    Unreliable.failures = 1  # the service manager restarts it later
     head.start()
     assert Unreliable.failures == 0
-    assert head.sql("SELECT name FROM runs") == "first"  # else the end of the log is here
+    assert head.sql("SELECT name FROM runs") == "first"  # not lost with the end of the log
 
 
-def test_two_heads_never_write_to_one_place(head: Head) -> None:
+def test_two_head_nodes_never_write_the_same_backups(head: Head) -> None:
     head.start()
     head.sql("CREATE TABLE runs (name text); INSERT INTO runs VALUES ('first')")
     head.send_log()
@@ -166,7 +169,7 @@ def test_two_heads_never_write_to_one_place(head: Head) -> None:
         assert "`ray down`" in second.log()
         assert not second.data.exists()
 
-        second.patience = 0  # the first one has not said for long that it is at work
+        second.patience = 0  # treats head-1's claim as expired
         second.start()
         second.sql("INSERT INTO runs VALUES ('second')")
         assert head.fails("backup") == 3
@@ -174,7 +177,7 @@ def test_two_heads_never_write_to_one_place(head: Head) -> None:
         head.sql("SELECT pg_switch_wal()", "postgres")
         failed = "SELECT failed_count > 0 FROM pg_stat_archiver"
         wait_for(lambda: head.sql(failed, "postgres") == "t", "the first one's log is refused")
-        # What the first one was at when it lost them: a backup, whose log has gone through.
+        # A backup that was under way when head-1 lost the claim, and whose log was archived.
         head.sql("ALTER SYSTEM SET archive_command = 'true'", "postgres")
         head.sql("SELECT pg_reload_conf()", "postgres")
         store = ["--endpoint-url", head.endpoint, "--host", str(head.socket)]
@@ -184,7 +187,7 @@ def test_two_heads_never_write_to_one_place(head: Head) -> None:
         second.run("release")
 
     head.kill()
-    head.patience = 3600  # which nobody waits for what was released
+    head.patience = 3600  # a released claim needs no waiting
     head.start()
     assert head.sql("SELECT name FROM runs").splitlines() == ["first", "second"]
     assert list(head.root.glob("data.outdated-*"))

@@ -1,4 +1,4 @@
-"""Workers train the trial that started them, or fail."""
+"""Concurrent trials train independently, and workers reject the task of another trial."""
 
 import os
 from collections.abc import Iterator
@@ -23,23 +23,23 @@ from tests.support.sweep_command import STUDY, runs, sweep
 
 
 @pytest.mark.slow
-def test_trials_beside_each_other_learn_what_each_learns_alone(
+def test_concurrent_trials_equal_the_same_trials_trained_one_by_one(
     tmp_path: Path, small_streets: Path, own_store: Path
 ) -> None:
-    """Four at a time, each with data of its own order; here they are trained one by one, without
-    Ray."""
+    """Train four trials at a time, then each of them in this process without Ray."""
     file = tmp_path / "study.yaml"
     text = STUDY.replace("DATASET", str(small_streets)).replace("CACHE", str(tmp_path / "cache"))
     text = text.replace("epochs: 3", "epochs: 1").replace("workers: 2", "workers: 1")
     file.write_text(text + "seeds: [0, 1]\n")
-    done = sweep(file, "--no-preflight", "--only", "strong*", "--only", "full*")  # draws no figures
+    # --only also skips the figures.
+    done = sweep(file, "--no-preflight", "--only", "strong*", "--only", "full*")
     assert done.returncode == 0, done.stdout
     assert "4 trials at a time" in done.stdout
     _, trials, _ = runs(file)
 
     study = load_study(file)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as many as half a core gives a worker
+    torch.set_num_threads(1)  # a worker with half a core also uses one
     try:
         for trial in resolve_trials(study.trials, "cpu", tmp_path):
             if trial.name not in trials:
@@ -49,11 +49,11 @@ def test_trials_beside_each_other_learn_what_each_learns_alone(
                 trial.worker_experiment, open_dataset(trial.location), torch.device("cpu")
             )
             training.run(reports.append, None, lambda: False)
-            alone = reports[-1].metrics
-            assert alone is not None
+            expected = reports[-1].metrics
+            assert expected is not None
             recorded = trials[trial.name].data.metrics
             for name in ("train/loss", "val/miou", "val/pixel_accuracy"):
-                assert recorded[name] == alone[name], (trial.name, name)
+                assert recorded[name] == expected[name], (trial.name, name)
     finally:
         torch.set_num_threads(threads)
     assert len({trial.data.metrics["train/loss"] for trial in trials.values()}) == 4
@@ -61,6 +61,7 @@ def test_trials_beside_each_other_learn_what_each_learns_alone(
 
 @pytest.fixture
 def cluster() -> Iterator[None]:
+    """Start a Ray cluster with one CPU."""
     for name, value in connect._SETTINGS.items():
         os.environ.setdefault(name, value)
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
@@ -69,8 +70,8 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's of its own settings
-def test_a_worker_refuses_the_task_of_another_trial(cluster: None, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # from Ray itself
+def test_worker_rejects_the_task_of_another_trial(cluster: None, tmp_path: Path) -> None:
     task = WorkerTask(Experiment(), "", "", 1, (), None, None, 1.0, str(tmp_path), "")
     trainer = TorchTrainer(
         train_worker,

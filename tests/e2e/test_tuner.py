@@ -1,4 +1,5 @@
-"""The fleet on a real Ray, with drivers that train nothing: order, gangs, limits, searches."""
+"""run_jobs on a real Ray cluster with drivers that train nothing: order, placement, limits and
+early stopping."""
 
 import os
 import sys
@@ -22,7 +23,7 @@ from pipelines.training.experiment import Experiment
 from pipelines.training.optimization import TrainingConfig
 
 pytestmark = pytest.mark.slow
-# The drivers' processes cannot import a test module: its functions travel whole.
+# Driver processes cannot import this test module, so its functions are pickled by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 EPOCHS = 9
@@ -61,7 +62,7 @@ def job(name: str, workers: int = 1, seconds: float = 1.0, priority: int = 1) ->
 
 
 def train(job: Job) -> dict[str, Any]:
-    """Epochs of a tenth of a second; the mIoU follows from the trial's name."""
+    """Report epochs of 0.1 s each, with an mIoU that depends on the trial's name."""
     for epoch in range(1, EPOCHS + 1):
         time.sleep(0.1)
         tune.report({"epoch": epoch, "val/miou": 0.01 * int(job.name) * epoch})
@@ -69,7 +70,7 @@ def train(job: Job) -> dict[str, Any]:
 
 
 class Events:
-    """Notes what it is told, and how many workers were at work at most."""
+    """Record the events of all trials and the maximum number of workers at one time."""
 
     def __init__(self, jobs: list[Job], limits: Limits | None = None) -> None:
         self.workers = {job.name: job.workers for job in jobs}
@@ -114,11 +115,11 @@ class Events:
     def unwanted(self, name: str) -> bool:
         return False
 
-    def _end(self, name: str, how: str) -> None:
-        self.budget.ended(name, failed=how not in ("finished", "held", "stopped early"))
+    def _end(self, name: str, outcome: str) -> None:
+        self.budget.ended(name, failed=outcome not in ("finished", "held", "stopped early"))
         self.at_work.discard(name)
         assert name not in self.ends
-        self.ends[name] = how
+        self.ends[name] = outcome
 
 
 def run(jobs: list[Job], directory: Path, events: Events, **options: Any) -> None:
@@ -126,7 +127,9 @@ def run(jobs: list[Job], directory: Path, events: Events, **options: Any) -> Non
     run_jobs(jobs, options.pop("max_concurrent", None), events, directory, "study", **options)
 
 
-def test_first_rows_then_the_longest_and_whole_gangs_only(cluster: None, tmp_path: Path) -> None:
+def test_trials_start_by_priority_then_by_length_with_all_workers(
+    cluster: None, tmp_path: Path
+) -> None:
     jobs = [
         job("1", seconds=1.0),
         job("2", workers=3, seconds=9.0),
@@ -138,14 +141,14 @@ def test_first_rows_then_the_longest_and_whole_gangs_only(cluster: None, tmp_pat
     run(jobs, tmp_path, events)
     assert events.ends == dict.fromkeys("12345", "finished")
     assert events.most_workers <= 4
-    # One CPU is left beside 4 and will be beside 2, which waits for three: 5 takes it. Which of two
-    # that are started at one moment comes first is up to their processes.
+    # Trial 4 has priority and leaves one CPU. Trial 2 needs three CPUs and must wait, so trial 5
+    # starts on the free one. Trials 4 and 5 start together, in either order.
     assert set(events.order[:2]) == {"4", "5"}
-    # The small one may go before 2 wherever it leaves it its place, 3 may not.
+    # Trial 1 may start before trial 2 if it does not delay it; trial 3 would delay it.
     assert events.order.index("2") < events.order.index("3")
 
 
-def test_a_limit_of_trials_starts_no_more(cluster: None, tmp_path: Path) -> None:
+def test_no_trial_starts_beyond_the_trial_limit(cluster: None, tmp_path: Path) -> None:
     jobs = [job(str(index), seconds=index) for index in range(1, 6)]
     events = Events(jobs, Limits(trials=2))
     run(jobs, tmp_path, events)
@@ -153,7 +156,7 @@ def test_a_limit_of_trials_starts_no_more(cluster: None, tmp_path: Path) -> None
     assert not events.budget.may_start()
 
 
-def test_a_spent_budget_holds_the_running_at_their_next_report(
+def test_spent_gpu_hours_hold_running_trials_at_their_next_report(
     cluster: None, tmp_path: Path
 ) -> None:
     jobs = [job(str(index)) for index in range(1, 4)]
@@ -163,7 +166,7 @@ def test_a_spent_budget_holds_the_running_at_their_next_report(
     assert all(1 <= epoch < EPOCHS for epoch in events.epochs.values())
 
 
-def test_failures_up_to_the_limit(cluster: None, tmp_path: Path) -> None:
+def test_no_trial_starts_beyond_the_failure_limit(cluster: None, tmp_path: Path) -> None:
     def fail(job: Job) -> dict[str, Any]:
         raise ValueError("no good")
 
@@ -173,8 +176,10 @@ def test_failures_up_to_the_limit(cluster: None, tmp_path: Path) -> None:
     assert events.ends == dict.fromkeys("12", "ValueError: no good")
 
 
-def test_a_search_gives_up_the_worst_and_calls_it_no_failure(cluster: None, tmp_path: Path) -> None:
-    # The best first: whoever comes after four of them is worse than all before it.
+def test_early_stopping_ends_the_worst_trials_without_failing_them(
+    cluster: None, tmp_path: Path
+) -> None:
+    # The best trials start first, so each later trial is worse than all earlier ones.
     jobs = [job(str(index), seconds=index) for index in range(1, 10)]
     events = Events(jobs)
     run(jobs, tmp_path, events, early_stopping=EarlyStopping(grace_epochs=1, reduction=3))

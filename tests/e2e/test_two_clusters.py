@@ -1,4 +1,4 @@
-"""A second Ray cluster that somebody starts on the machine while a study trains on one."""
+"""A second Ray cluster that starts on the machine while a study trains."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ cluster.shutdown()
 
 
 @pytest.mark.slow
-def test_a_second_cluster_leaves_the_gangs_of_the_first_alone(study: Path) -> None:
+def test_second_cluster_does_not_disturb_the_workers_of_the_first(study: Path) -> None:
     text = study.read_text().replace("epochs: 3", f"epochs: {LONG}")
     study.write_text(text.replace("workers: 2", "retries: 0, workers: 2"))
     output = study.parent / "output.txt"
@@ -29,7 +29,7 @@ def test_a_second_cluster_leaves_the_gangs_of_the_first_alone(study: Path) -> No
     def epochs() -> int:
         return output.read_text().count("epoch ")
 
-    # Ray keeps the address of the cluster that was started last there; the name must be short.
+    # Ray stores the address of the latest cluster in RAY_TMPDIR; socket paths must be short.
     with tempfile.TemporaryDirectory(prefix="ray-") as directory, output.open("w") as file:
         settings = {**environment(), "RAY_TMPDIR": directory}
         first = subprocess.Popen(command(study, "--only", "strong"), stdout=file, env=settings)
@@ -44,7 +44,7 @@ def test_a_second_cluster_leaves_the_gangs_of_the_first_alone(study: Path) -> No
             )
             assert second.stdout is not None
             assert second.stdout.readline() == b"it is there\n"
-            reached = epochs()  # Ray looks every second; this many epochs take several
+            reached = epochs()  # 15 epochs span several of Ray's checks, one per second
             wait_for(lambda: epochs() > reached + 15 or first.poll() is not None, 120)
             assert first.poll() is None, output.read_text()
         finally:

@@ -1,5 +1,7 @@
-"""What several test files share: data, studies, servers, machines. Tests import it from here, never
-from a conftest or from each other."""
+"""Code that several test files share: data, studies, servers and hosts.
+
+Tests import it from here, never from a conftest or from each other.
+"""
 
 from pathlib import Path
 

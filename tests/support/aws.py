@@ -1,4 +1,4 @@
-"""cluster.yaml, an AWS account of moto with what it names, and Ray's autoscaler on both."""
+"""cluster.yaml, a moto AWS account with the resources that it names, and Ray's autoscaler."""
 
 import time
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ WORKER = {"CPU": 8.0, "GPU": 1.0}
 
 @pytest.fixture
 def aws_config(tmp_path: Path) -> dict[str, Any]:
-    """cluster.yaml, with a private key that is there."""
+    """Return the content of cluster.yaml, with the path of an existing private key."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     key = tmp_path / "key.pem"
     key.write_text("a private key")
@@ -52,13 +52,13 @@ def aws_config(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An AWS account with the key pair, the rules and the roles that cluster.yaml names."""
+    """Yield the EC2 client of an account with the key pair, rules and roles of cluster.yaml."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
     with mock_aws():
         template = (ROOT / "clusters/aws/permissions.yaml").read_text()
-        # moto takes a list that is a parameter's default for one word.
+        # moto treats the default value of a list parameter as a single string.
         machines = loads(template)["Parameters"]["Machines"]["Default"]
         boto3.client("cloudformation", region_name=REGION).create_stack(
             StackName="segmentation",
@@ -76,16 +76,17 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def start_head(config: dict[str, Any], provider: Any) -> str:
-    kind = config["available_node_types"]["head"]["node_config"]
+    """Start the machine of the head node and return its ID."""
+    node_config = config["available_node_types"]["head"]["node_config"]
     tags = {TAG_RAY_NODE_KIND: "head", TAG_RAY_USER_NODE_TYPE: "head"}
-    (head,) = provider.create_node(kind, tags, 1)
+    (head,) = provider.create_node(node_config, tags, 1)
     return str(head)
 
 
 def autoscale(
     config: dict[str, Any], provider: Any, head: str, directory: Path, rounds: int
 ) -> None:
-    """Ray's autoscaler on a head that runs, for two gangs of four workers that wait."""
+    """Run Ray's autoscaler on the running head node with two pending gangs of four workers."""
     file = directory / "config.yaml"
     file.write_text(yaml.safe_dump(config))
     reader = FileConfigReader(str(file))
@@ -120,4 +121,4 @@ def autoscale(
             cloud_provider_errors=cloud.poll_errors(),
             autoscaling_config=reader.get_cached_autoscaling_config(),
         )
-        time.sleep(0.5)  # the adapter asks in threads of its own
+        time.sleep(0.5)  # the adapter calls the provider in its own threads

@@ -1,4 +1,4 @@
-"""A small source folder in the layout of CamVid."""
+"""A small source folder in the layout of the CamVid data set."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 class CamVidSource:
-    """A folder in SegNet's layout, with `samples` pairs a split, to be damaged by tests."""
+    """A folder in SegNet's CamVid layout with `samples` pairs per split. Tests may damage it."""
 
     def __init__(self, directory: Path, samples: int = 3, size: tuple[int, int] = (12, 16)) -> None:
         self.directory = directory
@@ -20,7 +20,7 @@ class CamVidSource:
             self.list(split, names)
 
     def add(self, split: str, name: str, flat: bool = False) -> None:
-        """Write a pair, of noise or of one colour and class (quick to write in large)."""
+        """Write an image and its label: noise, or with `flat` one color and class (fast)."""
         rng = np.random.default_rng(sum(name.encode()))
         pixels = rng.integers(0, 256, (1, 1, 3) if flat else (*self.size, 3), dtype=np.uint8)
         label = rng.integers(0, 12, (1, 1) if flat else self.size, dtype=np.uint8)
@@ -31,6 +31,7 @@ class CamVidSource:
             Image.fromarray(values).save(self.directory / kind / f"{name}.png")
 
     def list(self, split: str, names: list[str], prefix: str = "", end: str = "\n") -> None:
+        """Write the list file of a split."""
         lines = [f"{prefix}{split}/{name}.png {prefix}{split}annot/{name}.png" for name in names]
         text = "".join(line + end for line in lines)
         (self.directory / f"{split}.txt").write_text(text, encoding="utf-8", newline="")

@@ -1,4 +1,4 @@
-"""Counts of images and classes by a rule, and their mIoU by its definition."""
+"""Generated counts per image and class, and a reference implementation of mIoU."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +9,13 @@ CLASSES = ("road", "sky", "car")
 
 
 def counts_of(values: NDArray[np.int64], groups: tuple[str | None, ...] | None = None) -> Counts:
+    """Return Counts from values (images, classes, 3)."""
     names = tuple(f"image {index}" for index in range(len(values)))
     return Counts(names, groups or ("one",) * len(values), CLASSES[: values.shape[1]], values)
 
 
 def random_counts(seed: int, groups: tuple[str | None, ...]) -> Counts:
-    """Images whose scores differ from group to group, one class of which is rare."""
+    """Return random counts with different scores per group and one rare class."""
     rng = np.random.default_rng(seed)
     values = rng.integers(1, 60, (len(groups), 3, 3))
     values[:, 2] *= rng.random((len(groups), 1)) < 0.4
@@ -24,7 +25,7 @@ def random_counts(seed: int, groups: tuple[str | None, ...]) -> Counts:
 
 
 def naive_miou(counts: NDArray[np.int64], images: list[int]) -> float:
-    """By its definition, class by class and image by image."""
+    """Return the mIoU of the images by its definition, with plain loops."""
     values = []
     for index in range(counts.shape[1]):
         true, union = 0, 0

@@ -1,7 +1,7 @@
-"""Studies in a real ledger whose trainings never happened: plausible figures, made by a rule.
+"""Studies in a real tracking store with generated, plausible metrics instead of training.
 
-`python -m tests.support.fabricated_studies DIR` makes one to look at, seven rows by two
-backbones by three seeds, and prints the command that shows its report.
+`python -m tests.support.fabricated_studies DIR` makes an example with seven variants, two backbones
+and three seeds, and prints the command that shows its report.
 """
 
 import sys
@@ -91,14 +91,14 @@ variants:
 
 
 def written(tmp_path: Path, dataset: Path, text: str) -> Path:
-    """A study file in `tmp_path`, on `dataset` where it says DATASET."""
+    """Write a study file in `tmp_path` with DATASET replaced by `dataset`; return its path."""
     path = tmp_path / "study.yaml"
     path.write_text(text.replace("DATASET", str(dataset)))
     return path
 
 
 def report_of(path: Path) -> StudyReport:
-    """What `python -m orchestrator.report` shows of a study file whose storage is beside it."""
+    """Return the report of a study file, with the tracking store in `storage` next to the file."""
     return StudyReport(load_study(path), TrackingStore(tracking_uri(path.parent / "storage"), None))
 
 
@@ -109,10 +109,11 @@ def fabricate(
     cities: dict[str, int] = CITIES,
     code: Callable[[ResolvedTrial], str] = lambda trial: trial.code,
 ) -> list[ResolvedTrial]:
-    """Record every trial of `plan` in the storage's ledger as if it had been trained.
+    """Record the trials of `study` in the storage's tracking store as if they had been trained.
 
-    Better rows come later in the study; images are harder or easier by themselves, cities as a
-    whole, and every trial has its own luck. cities: validation images of each.
+    Later variants score higher. Scores also vary by image, by city and by trial. cities: number of
+    validation images of each city. fate and code: functions from a trial to its outcome and to its
+    code version.
     """
     trials = resolve_trials(study.trials, "cpu", storage / "datasets")
     store = TrackingStore(tracking_uri(storage), storage / "artifacts")
@@ -150,7 +151,7 @@ def evaluate_again(
     ability: float = 2.0,
     split: str = "val",
 ) -> float:
-    """Record made-up scores of a run under `eval/NAME/`; returns their mIoU in percent."""
+    """Record generated scores of a run under `eval/NAME/`; return their mIoU in percent."""
     scores, identifiers, groups = _scores(trial, ability, FEW)
     tags = {
         "protocol": protocol_tag(config),
@@ -171,21 +172,23 @@ def evaluate_again(
 def _scores(
     trial: ResolvedTrial, ability: float, cities: dict[str, int]
 ) -> tuple[Scores, list[str], list[str | None]]:
-    """Counts of made-up images, and the confusion that has their mIoU."""
-    pictures = np.random.default_rng(0)  # the same for all trials
+    """Return generated scores with a matching confusion matrix, and the images' IDs and groups."""
+    image_rng = np.random.default_rng(0)  # the same for all trials
     seed = trial.experiment.seed
-    luck = np.random.default_rng([seed, *trial.name.encode()])
+    trial_rng = np.random.default_rng([seed, *trial.name.encode()])
     classes = len(trial.dataset.manifest.classes)
     groups = [city for city, count in cities.items() for _ in range(count)]
-    ease = {city: pictures.normal(0, 0.2) for city in cities}
+    easiness = {city: image_rng.normal(0, 0.2) for city in cities}
     count = len(groups)
-    level = np.array([ease[city] for city in groups])[:, None] + pictures.normal(0, 0.4, (count, 1))
-    level = level + pictures.normal(0, 0.6, classes) + ability + luck.normal(0, 0.02)
-    level = level + luck.normal(0, 0.05, classes) + luck.normal(0, 0.15, (count, classes))
-    pixels = pictures.integers(0, 4000, (count, classes)) * (
-        pictures.random((count, classes)) < 0.8
+    level = np.array([easiness[city] for city in groups])[:, None] + image_rng.normal(
+        0, 0.4, (count, 1)
     )
-    true = luck.binomial(pixels, 1 / (1 + np.exp(-level)))
+    level = level + image_rng.normal(0, 0.6, classes) + ability + trial_rng.normal(0, 0.02)
+    level = level + trial_rng.normal(0, 0.05, classes) + trial_rng.normal(0, 0.15, (count, classes))
+    pixels = image_rng.integers(0, 4000, (count, classes)) * (
+        image_rng.random((count, classes)) < 0.8
+    )
+    true = trial_rng.binomial(pixels, 1 / (1 + np.exp(-level)))
     missed = pixels - true
     taken = np.roll(missed, 1, axis=1)
     values = torch.from_numpy(np.stack([true, taken, missed], axis=-1))
@@ -200,24 +203,24 @@ def _log_history(
     study_run: StudyRun, run_id: str, trial: ResolvedTrial, scores: Scores, to_the_end: bool
 ) -> None:
     epochs = trial.experiment.training.epochs
-    luck = np.random.default_rng([7, *trial.name.encode()])
+    trial_rng = np.random.default_rng([7, *trial.name.encode()])
     best = 0.0
     names = [entry.name for entry in trial.dataset.manifest.classes]
     for epoch in range(1, (epochs if to_the_end else max(1, epochs // 3)) + 1):
         part = epoch / epochs
-        miou = scores.miou * (1 - 0.5 * np.exp(-5 * part)) + luck.normal(0, 0.008) * (1 - part)
-        metrics = {"train/loss": 0.25 + 1.5 * np.exp(-4 * part) + abs(luck.normal(0, 0.03))}
-        figures = scores.metrics(names) if epoch == epochs else {"miou": miou}
-        best = max(best, figures["miou"])
-        metrics |= {f"val/{name}": value for name, value in figures.items()}
+        miou = scores.miou * (1 - 0.5 * np.exp(-5 * part)) + trial_rng.normal(0, 0.008) * (1 - part)
+        metrics = {"train/loss": 0.25 + 1.5 * np.exp(-4 * part) + abs(trial_rng.normal(0, 0.03))}
+        scores_of_epoch = scores.metrics(names) if epoch == epochs else {"miou": miou}
+        best = max(best, scores_of_epoch["miou"])
+        metrics |= {f"val/{name}": value for name, value in scores_of_epoch.items()}
         metrics |= {"val/best_miou": best, "learning_rate": 0.01 * (1 - part) + 1e-5}
-        metrics |= {"images_per_second": 21.0 + luck.normal(0, 0.4), "memory_gib": 9.7}
+        metrics |= {"images_per_second": 21.0 + trial_rng.normal(0, 0.4), "memory_gib": 9.7}
         metrics["trial/seconds"] = epoch * 2975 / 21
         study_run.log_epoch(run_id, epoch, metrics)
 
 
 def main(directory: Path) -> None:
-    """Make the study of this module's head under `directory`, with a failure and a gap in it."""
+    """Make the example study under `directory`, with one failed and one missing trial."""
     directory.mkdir(parents=True)
     dataset = directory / "streets"
     prepare_streets(dataset, train=14, val=5, size=(32, 64))

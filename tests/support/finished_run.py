@@ -1,4 +1,4 @@
-"""A finished run in a tracking store, as a study leaves it, without the training."""
+"""A finished run in a tracking store, recorded as by a study but without training."""
 
 import json
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ variants:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """storage: as of `--storage`; directory: the `last` checkpoint's own, a model directory."""
+    """A finished run. storage: value of `--storage`; directory: model directory of `last`."""
 
     storage: Path
     run_id: str
@@ -42,7 +42,7 @@ class FinishedRun:
 
 
 def make_finished_run(storage: Path, dataset: Path) -> FinishedRun:
-    """A run whose two checkpoints are differently initialised networks."""
+    """Record a run with two checkpoints, each a network initialized with another seed."""
     file = storage / "study.yaml"
     file.write_text(STUDY.replace("DATASET", str(dataset)))
     study = load_study(file)
@@ -56,8 +56,8 @@ def make_finished_run(storage: Path, dataset: Path) -> FinishedRun:
         checkpoints[name].mkdir(parents=True)
         network = build_network(trial.experiment.model, 10, seed=seed)
         save_file(dict(network.state_dict()), checkpoints[name] / WEIGHTS_FILE)
-        described = lineage(trial.worker_experiment, trial.dataset.manifest.fingerprint, {})
-        (checkpoints[name] / STATE_FILE).write_text(json.dumps({"experiment": described}))
+        experiment = lineage(trial.worker_experiment, trial.dataset.manifest.fingerprint, {})
+        (checkpoints[name] / STATE_FILE).write_text(json.dumps({"experiment": experiment}))
         write_model_directory(
             storage / "models" / name,
             checkpoints[name],

@@ -1,4 +1,4 @@
-"""Heads that come and go on this machine, with clusters/database.sh, and a bucket that stays."""
+"""Head nodes on this machine that run clusters/database.sh, with a bucket that outlives them."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ KEYS = {
 }
 
 
-# Marks of a test with such a head. CI installs the programs, and skips none.
+# Marks of a test with a real head node. CI installs the programs and skips none of these tests.
 on_a_real_head = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -43,7 +43,7 @@ on_a_real_head = [
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """For as long as a busy machine may take; then an error that says `what` was waited for."""
+    """Wait up to four minutes until the condition holds, then fail with the message `what`."""
     end = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < end, what
@@ -51,17 +51,20 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 def free_port() -> int:
+    """Return a TCP port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def answers(port: int) -> bool:
+    """Return whether a local server accepts connections on the port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def store_client(endpoint: str) -> Any:
+    """Return an S3 client of the server at `endpoint`."""
     return boto3.client(
         "s3",
         endpoint_url=endpoint,
@@ -73,7 +76,7 @@ def store_client(endpoint: str) -> Any:
 
 @contextlib.contextmanager
 def start_store() -> Iterator[str]:
-    """An S3 with an empty bucket, by its URL."""
+    """Run an S3 server with an empty bucket and yield its URL."""
     port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-p", str(port)],
@@ -90,7 +93,7 @@ def start_store() -> Iterator[str]:
 
 
 class Head:
-    """One head: its disk, its PostgreSQL, and the steps that the service manager takes there."""
+    """One head node: its disk, its PostgreSQL and the steps of its service manager."""
 
     def __init__(self, root: Path, name: str, endpoint: str) -> None:
         self.root, self.name, self.endpoint = root, name, endpoint
@@ -98,11 +101,11 @@ class Head:
         self.socket = root / "socket"
         self.server: subprocess.Popen[bytes] | None = None
         self.bucket = BUCKET
-        self.patience = 0.0  # seconds before another head's silence counts
+        self.patience = 0.0  # seconds until the claim of another head node expires
 
     @property
     def environment(self) -> dict[str, str]:
-        """What clusters/aws/setup_head.sh gives every service, and the store in AWS's place."""
+        """Return the services' variables of clusters/aws/setup_head.sh, for a local S3 server."""
         return KEYS | {
             "BACKUP": f"s3://{self.bucket}/tracking/segmentation",
             "HEAD": self.name,
@@ -120,7 +123,7 @@ class Head:
         }
 
     def begin(self, *command: str | Path) -> "subprocess.Popen[bytes]":
-        """A command as the database's user."""
+        """Start a command as the database user."""
         with (self.root / "log").open("ab") as log:
             return subprocess.Popen(
                 ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *command],
@@ -131,13 +134,15 @@ class Head:
             )
 
     def step(self, *step: str) -> "subprocess.Popen[bytes]":
+        """Start a step of database.sh."""
         return self.begin("bash", self.root / "database.sh", *step)
 
     def run(self, *step: str) -> None:
+        """Run a step and assert that it succeeds."""
         assert self.step(*step).wait(timeout=240) == 0, self.log()
 
     def fails(self, *step: str) -> int:
-        """How a step that must not succeed ends."""
+        """Run a step, assert that it fails and return its exit code."""
         code = self.step(*step).wait(timeout=240)
         assert code != 0, self.log()
         return code
@@ -146,43 +151,46 @@ class Head:
         return (self.root / "log").read_text()
 
     def serve(self) -> "subprocess.Popen[bytes]":
+        """Start the database server."""
         self.server = self.step("serve")
         return self.server
 
     def start(self) -> None:
+        """Prepare the disk, start the server and wait until it is ready."""
         self.run("prepare")
         self.serve()
         self.run("ready")
 
     def stop(self) -> None:
-        """As the service manager does, with `ray down` or a restart of the machine."""
+        """Stop the server as the service manager does at `ray down` or a restart of the machine."""
         assert self.server is not None
         self.server.send_signal(signal.SIGINT)
         assert self.server.wait(timeout=240) == 0, self.log()
 
     def kill(self) -> None:
-        """All processes end at once."""
+        """Kill all processes of the server at once."""
         assert self.server is not None
-        family = [psutil.Process(self.server.pid)]
-        for process in family:  # grows; who stands still can begin no other
+        processes = [psutil.Process(self.server.pid)]
+        for process in processes:  # grows; a suspended process cannot start children
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
-                family += process.children()
-        for process in family:
+                processes += process.children()
+        for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.server.wait()
 
     def lose(self) -> None:
-        """The machine is gone, and its disk with it."""
+        """Lose the machine together with its disk."""
         self.kill()
         self.lose_disk()
 
     def lose_disk(self) -> None:
+        """Delete the database's files."""
         shutil.rmtree(self.data)
 
     def sql(self, statement: str, database: str = "mlflow") -> str:
-        """What a statement gives, as MLflow's user, or in `postgres` as the server's own."""
+        """Run SQL as MLflow's user, or as the superuser in the database `postgres`."""
         as_user = ["setpriv", "--reuid", "postgres"] if database == "postgres" else []
         done = subprocess.run(
             [*as_user, "psql", "--host", self.socket, "-d", database, "-Atqc", statement],
@@ -193,7 +201,7 @@ class Head:
         return done.stdout.strip()
 
     def send_log(self) -> None:
-        """What happens once a minute by itself: the log so far goes to the bucket."""
+        """Archive the current write-ahead log in the bucket, as happens once a minute."""
         segment = self.sql("SELECT pg_walfile_name(pg_switch_wal())", "postgres")
         done = self.data / "pg_wal" / "archive_status" / f"{segment}.done"
         wait_for(done.exists, f"{segment} is in the bucket")
@@ -201,8 +209,8 @@ class Head:
 
 @contextlib.contextmanager
 def start_head(name: str, endpoint: str) -> Iterator[Head]:
-    """A head with an empty disk, on which nothing runs yet."""
-    # Not pytest's own directory: the database's user must reach it, and socket paths are short.
+    """Yield a head node with an empty disk and no running service."""
+    # Not in pytest's folder: the database user must have access, and socket paths must be short.
     root = Path(tempfile.mkdtemp(prefix="tracking-", dir="/var/tmp"))
     root.chmod(0o755)
     for script in ("database.sh", "backup_owner.py"):

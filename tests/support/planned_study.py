@@ -1,4 +1,4 @@
-"""A study that is planned and not trained."""
+"""A study that is planned but not trained."""
 
 from pathlib import Path
 
@@ -34,23 +34,26 @@ limits: {gpu_hours: 0.5}
 
 
 def write_planned_study(directory: Path, dataset: Path) -> Path:
+    """Write the study file and return its path."""
     path = directory / "study.yaml"
     path.write_text(STUDY.replace("DATASET", str(dataset)))
     return path
 
 
 def resolved(file: Path) -> tuple[Study, list[ResolvedTrial]]:
+    """Load a study file and resolve its trials for the CPU."""
     study = load_study(file)
     return study, resolve_trials(study.trials, "cpu", file.parent)
 
 
 def timed(trial: ResolvedTrial, study: Study, step: float = 60.0) -> Measurement:
-    """A trial that took a minute for each step, and half of one to validate and to start."""
+    """Return a measurement of `step` seconds per step, and 30 s each for validation and startup."""
     load = workload(trial, study.config.resources)
     return Measurement(load, "device", "fp32", "trial", step, 30.0, 30.0)
 
 
 def forecast_of(study: Study, trials: list[ResolvedTrial], cpus: float = 2.0) -> StudyForecast:
+    """Forecast all trials from the measurements of `timed`, on one node with this many CPUs."""
     measured = [timed(trial, study) for trial in trials]
     forecaster = Forecaster.of(trials, study.config.resources, measured, "cpu", "device")
     placement = GangShape.of(1, {"CPU": 1.0})

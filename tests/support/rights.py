@@ -1,9 +1,8 @@
-"""AWS's judgement of a call by the policies of clusters/aws/permissions.yaml. moto's own looks
-neither at the machines a call names nor at a policy's conditions.
+"""Authorize AWS calls with the policies of clusters/aws/permissions.yaml.
 
-What a call is judged for (actions, each on a resource and with facts about it) is what AWS's
-reference of EC2's actions, resources and condition keys says. A call that is not known here is one
-for `*`.
+moto's own authorization ignores a call's resources and a policy's conditions. Here a call needs
+the actions, resources and condition keys of AWS's service authorization reference for EC2. A call
+that is not listed here needs its action on `*`.
 """
 
 import re
@@ -29,7 +28,7 @@ _CALL = BaseClient._make_api_call
 
 @dataclass(frozen=True)
 class Asked:
-    """One action on one resource, with the facts that conditions are about."""
+    """A requested action on one resource. facts: condition key -> value."""
 
     action: str
     resource: str = "*"
@@ -38,69 +37,75 @@ class Asked:
 
 @dataclass(frozen=True)
 class Rights:
-    """Statements of policies. Nothing is allowed that none allows, or that one denies."""
+    """Policy statements. An action is allowed if at least one allows it and none denies it."""
 
     statements: tuple[Mapping[str, Any], ...]
 
-    def allow(self, asked: Asked) -> bool:
-        effects = {one["Effect"] for one in self.statements if _applies(one, asked)}
+    def allow(self, requested: Asked) -> bool:
+        """Return whether the statements allow the requested action."""
+        effects = {
+            statement["Effect"] for statement in self.statements if _applies(statement, requested)
+        }
         return effects == {"Allow"}
 
 
-def _applies(statement: Mapping[str, Any], asked: Asked) -> bool:
+def _applies(statement: Mapping[str, Any], requested: Asked) -> bool:
     unknown = set(statement) - {"Effect", "Action", "Resource", "Condition"}
     assert not unknown, f"not understood here: {unknown}"
     return (
-        _matches(statement["Action"], asked.action)
-        and _matches(statement["Resource"], asked.resource)
+        _matches(statement["Action"], requested.action)
+        and _matches(statement["Resource"], requested.resource)
         and all(
-            key in asked.facts and _OPERATORS[operator](values, asked.facts[key])
-            for operator, wanted in statement.get("Condition", {}).items()
-            for key, values in wanted.items()
+            key in requested.facts and _OPERATORS[operator](values, requested.facts[key])
+            for operator, conditions in statement.get("Condition", {}).items()
+            for key, values in conditions.items()
         )
     )
 
 
 def _matches(patterns: str | list[str], value: str) -> bool:
-    return any(fnmatchcase(value, pattern) for pattern in _several(patterns))
+    return any(fnmatchcase(value, pattern) for pattern in _as_list(patterns))
 
 
 _OPERATORS: dict[str, Callable[[str | list[str], str], bool]] = {
     "StringLike": _matches,
-    "StringEquals": lambda values, value: value in _several(values),
+    "StringEquals": lambda values, value: value in _as_list(values),
 }
 
 
-def _several(values: str | list[str]) -> list[str]:
+def _as_list(values: str | list[str]) -> list[str]:
     return values if isinstance(values, list) else [values]
 
 
 def rights_of(name: str) -> Rights:
-    """Of a role or group of the stack. moto makes no groups and attaches nothing to roles, so that
-    the template says which policies are whose; what they say is then as the stack made it."""
+    """Return the rights of a role or group of the stack.
+
+    moto creates no groups and attaches no managed policies to roles, so the attachments come from
+    the template. The content of the policies comes from the stack.
+    """
     resources = load(str(TEMPLATE))["Resources"]
-    (who,) = [
+    (principal,) = [
         one["Properties"]
         for one in resources.values()
         if one["Type"] in ("AWS::IAM::Group", "AWS::IAM::Role")
         and name in (one["Properties"].get("GroupName"), one["Properties"].get("RoleName"))
     ]
     iam = boto3.client("iam")
-    found = []
-    for attached in who["ManagedPolicyArns"]:
+    statements = []
+    for attached in principal["ManagedPolicyArns"]:
         policy = resources[attached["Ref"]]["Properties"]["ManagedPolicyName"]
         arn = f"arn:aws:iam::{ACCOUNT}:policy/{policy}"
         version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
-        made = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]
-        found += _statements(made["Document"])
-    for own in who.get("Policies", []):
-        made = iam.get_role_policy(RoleName=name, PolicyName=own["PolicyName"])
-        found += _statements(made["PolicyDocument"])
-    return Rights(tuple(found))
+        reply = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]
+        statements += _statements(reply["Document"])
+    for inline in principal.get("Policies", []):
+        reply = iam.get_role_policy(RoleName=name, PolicyName=inline["PolicyName"])
+        statements += _statements(reply["PolicyDocument"])
+    return Rights(tuple(statements))
 
 
 def _statements(document: Any) -> list[Mapping[str, Any]]:
-    # Of a role's own policies, moto gives what Python prints.
+    # moto returns the inline policies of a role as Python's string of a dict.
     read = yaml.safe_load(document) if isinstance(document, str) else document
     statements: list[Mapping[str, Any]] = read["Statement"]
     return statements
@@ -108,37 +113,38 @@ def _statements(document: Any) -> list[Mapping[str, Any]]:
 
 @contextmanager
 def acting_with(rights: Rights) -> Iterator[tuple[set[str], list[Asked]]]:
-    """Whoever calls AWS here has these rights. Gives what was asked for, and what was refused."""
+    """Authorize all boto3 calls with these rights; yield the called and the refused actions."""
     called: set[str] = set()
     refused: list[Asked] = []
 
-    def judged(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
-        asked = [*_asked(client, operation, parameters)]
-        called.update(one.action for one in asked)
-        wrong = [one for one in asked if not rights.allow(one)]
-        if wrong:
-            refused.extend(wrong)
-            told = {"Code": "UnauthorizedOperation", "Message": f"not allowed: {wrong[0]}"}
-            raise ClientError({"Error": told}, operation)
+    def authorized_call(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
+        requests = [*_requests(client, operation, parameters)]
+        called.update(request.action for request in requests)
+        not_allowed = [request for request in requests if not rights.allow(request)]
+        if not_allowed:
+            refused.extend(not_allowed)
+            error = {"Code": "UnauthorizedOperation", "Message": f"not allowed: {not_allowed[0]}"}
+            raise ClientError({"Error": error}, operation)
         return _CALL(client, operation, parameters)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BaseClient, "_make_api_call", judged)
+        patch.setattr(BaseClient, "_make_api_call", authorized_call)
         yield called, refused
 
 
-def _asked(client: Any, operation: str, parameters: Mapping[str, Any]) -> Iterator[Asked]:
+def _requests(client: Any, operation: str, parameters: Mapping[str, Any]) -> Iterator[Asked]:
+    """Return the actions that an API call needs."""
     region = {"aws:RequestedRegion": client.meta.region_name}
     action = f"{client.meta.service_model.service_name}:{operation}"
     arn = f"arn:aws:ec2:{client.meta.region_name}:{ACCOUNT}:"
     if action == "ec2:RunInstances":
         yield from _machines(parameters, arn, region)
     elif action in ("ec2:CreateTags", "ec2:TerminateInstances", "ec2:GetConsoleOutput"):
-        named = parameters.get("Resources") or parameters.get("InstanceIds")
-        for machine in named or [parameters["InstanceId"]]:
-            of_machine = {"Filters": [{"Name": "resource-id", "Values": [machine]}]}
-            found = _CALL(client, "DescribeTags", of_machine)
-            tags = {f"aws:ResourceTag/{tag['Key']}": tag["Value"] for tag in found["Tags"]}
+        machines = parameters.get("Resources") or parameters.get("InstanceIds")
+        for machine in machines or [parameters["InstanceId"]]:
+            query = {"Filters": [{"Name": "resource-id", "Values": [machine]}]}
+            reply = _CALL(client, "DescribeTags", query)
+            tags = {f"aws:ResourceTag/{tag['Key']}": tag["Value"] for tag in reply["Tags"]}
             yield Asked(action, f"{arn}instance/{machine}", region | tags)
     elif action == "ec2:CreateKeyPair":
         yield Asked(action, f"{arn}key-pair/{parameters['KeyName']}", region)
@@ -149,7 +155,7 @@ def _asked(client: Any, operation: str, parameters: Mapping[str, Any]) -> Iterat
 def _machines(
     parameters: Mapping[str, Any], arn: str, region: Mapping[str, str]
 ) -> Iterator[Asked]:
-    """What RunInstances asks for: all that a machine is made of, its name, its image, its role."""
+    """Return the actions that RunInstances needs: for its parts, tags, image and role."""
     tags = {
         f"aws:RequestTag/{tag['Key']}": tag["Value"]
         for specification in parameters.get("TagSpecifications", [])
@@ -163,15 +169,15 @@ def _machines(
     parts += ["spot-instances-request/*"] if "InstanceMarketOptions" in parameters else []
     for part in parts:
         yield Asked("ec2:RunInstances", arn + part, region)
-    of_all = arn.replace(ACCOUNT, "")
-    yield Asked("ec2:RunInstances", f"{of_all}image/ami-1", region)
-    if stored := re.fullmatch(r"resolve:ssm:(.+)", parameters["ImageId"]):
-        place = of_all.replace(":ec2:", ":ssm:")
-        yield Asked("ssm:GetParameters", f"{place}parameter{stored[1]}", region)
+    public_arn = arn.replace(ACCOUNT, "")
+    yield Asked("ec2:RunInstances", f"{public_arn}image/ami-1", region)
+    if ssm := re.fullmatch(r"resolve:ssm:(.+)", parameters["ImageId"]):
+        ssm_arn = public_arn.replace(":ec2:", ":ssm:")
+        yield Asked("ssm:GetParameters", f"{ssm_arn}parameter{ssm[1]}", region)
     if tags:
-        while_made = {**region, **tags, "ec2:CreateAction": "RunInstances"}
-        yield Asked("ec2:CreateTags", f"{arn}instance/*", while_made)
+        tag_facts = {**region, **tags, "ec2:CreateAction": "RunInstances"}
+        yield Asked("ec2:CreateTags", f"{arn}instance/*", tag_facts)
     if profile := parameters.get("IamInstanceProfile"):
-        # In the template a profile and its role have one name.
+        # In the template an instance profile and its role have the same name.
         role = f"arn:aws:iam::{ACCOUNT}:role/{profile['Name']}"
         yield Asked("iam:PassRole", role, {"iam:PassedToService": "ec2.amazonaws.com"})

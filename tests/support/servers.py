@@ -1,4 +1,4 @@
-"""HTTP servers of a test's own on this machine, by what they answer with."""
+"""Local HTTP servers with a given request handler."""
 
 import contextlib
 import http.server
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
-    """A server at work, by its URL."""
+    """Run a server with this handler and yield its URL."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -1,4 +1,4 @@
-"""The command `orchestrator.sweep` on a study of a few seconds, and what it left in MLflow."""
+"""Run `orchestrator.sweep` on a study of a few seconds and read its runs from MLflow."""
 
 import os
 import subprocess
@@ -32,34 +32,38 @@ variants:
 resources: {workers: 2, cpus_per_worker: 0.5, node_cache: CACHE}
 """
 
-# Epochs of a study that is to be interrupted: more than it trains while a stop is on its way.
+# Epochs of a study that a test interrupts: enough that it still trains when the stop arrives.
 LONG = 60
 
 
 def command(study: Path, *options: str) -> list[str]:
+    """Return the sweep command of a study file, with `storage` next to the file."""
     storage = study.parent / "storage"
     line = [sys.executable, "-m", "orchestrator.sweep", str(study), "--storage", str(storage)]
     return [*line, *options]
 
 
 def environment() -> dict[str, str]:
-    """This process's, without a tracking store that may be named in it."""
+    """Return the environment of this process without MLFLOW_TRACKING_URI."""
     return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
 
 
 def sweep(study: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the sweep command to its end."""
     return subprocess.run(
         command(study, *options), capture_output=True, text=True, timeout=400, env=environment()
     )
 
 
 def studies_command(study: Path, name: str, *options: str) -> list[str]:
+    """Return the command `orchestrator.studies NAME` for the storage of a study file."""
     storage = study.parent / "storage"
     line = [sys.executable, "-m", "orchestrator.studies", name, "--storage", str(storage)]
     return [*line, *options]
 
 
 def studies(study: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run `orchestrator.studies NAME` to its end."""
     return subprocess.run(
         studies_command(study, name, *options),
         capture_output=True,
@@ -70,18 +74,19 @@ def studies(study: Path, name: str, *options: str) -> subprocess.CompletedProces
 
 
 def runs(study: Path) -> tuple[list[Run], dict[str, Run], MlflowClient]:
-    """The study's parent runs and its trials' runs by name."""
+    """Return the study's parent runs, its trials' runs by trial name, and the MLflow client."""
     client = MlflowClient(f"sqlite:///{study.parent / 'storage' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
-    found = client.search_runs([experiment.experiment_id])
-    parents = [run for run in found if run.data.tags["orchestrator.kind"] == "study"]
-    trials = [run for run in found if run.data.tags["orchestrator.kind"] == "trial"]
+    all_runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in all_runs if run.data.tags["orchestrator.kind"] == "study"]
+    trials = [run for run in all_runs if run.data.tags["orchestrator.kind"] == "trial"]
     assert len({run.info.run_name for run in trials}) == len(trials)
     return parents, {run.data.tags["orchestrator.trial"]: run for run in trials}, client
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    """Wait until the condition holds, and fail after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -89,15 +94,15 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
 
 
 def train_workers(pid: int) -> list[psutil.Process]:
-    """Ray Train's worker processes of a command's cluster; forked ones are not below it."""
+    """Return the Ray Train workers of a command's cluster, including detached ones."""
     raylets = {str(child.pid) for child in psutil.Process(pid).children(recursive=True)}
-    found = []
+    workers = []
     for process in psutil.process_iter():
         try:
             if "RayTrainWorker" not in " ".join(process.cmdline()):
                 continue
             if process.environ().get("RAY_RAYLET_PID") in raylets:
-                found.append(process)
+                workers.append(process)
         except psutil.Error:
-            continue  # it ended between being listed and being asked
-    return found
+            continue  # the process has exited since it was listed
+    return workers

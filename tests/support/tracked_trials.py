@@ -1,4 +1,4 @@
-"""A trial's run without the training."""
+"""Record and plan trials without training."""
 
 from orchestrator.planning.reconcile import Decision, ReconcileOptions, decide
 from orchestrator.study.resolve import ResolvedTrial
@@ -7,13 +7,13 @@ from orchestrator.tracking.study_run import StudyRun
 
 
 def decided(study_run: StudyRun, trial: ResolvedTrial) -> Decision:
-    """What is to be done about a trial, by what the ledger holds."""
+    """Return the decision about a trial, based on the tracking store."""
     records = take_snapshot(study_run.store).by_identity([trial.identity]).get(trial.identity, [])
     return decide(records, study_run.study.config.study, trial.code, ReconcileOptions())
 
 
 def finish(study_run: StudyRun, trial: ResolvedTrial) -> str:
-    """A trial's run from its beginning to its end."""
+    """Record a finished run of a trial and return the run's ID."""
     run_id = study_run.begin_trial(trial, None, None)
     study_run.start_trial(run_id, trial.code)
     study_run.log_epoch(run_id, 1, {"val/miou": 0.5})

@@ -1,4 +1,4 @@
-"""Processes that train together, each forked from one that has imported what they need."""
+"""Worker processes that are forked from a server process with the modules already imported."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -11,7 +11,7 @@ FORKED.set_forkserver_preload(["pipelines.train"])
 
 
 def run_workers(function: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:
-    """Run `function(rank, *arguments)` in `count` processes; raise what the first one raises."""
+    """Run `function(rank, *arguments)` in `count` processes; raise the first error."""
     torch_multiprocessing.start_processes(
         function, arguments, nprocs=count, start_method="forkserver"
     )
