@@ -195,7 +195,7 @@ def test_peak_memory_grows_with_the_image() -> None:
         (["--backbone", "vgg"], "invalid choice: 'vgg'"),
         (["--size", "12x"], "must be N or HxW, such as 1024x2048; received '12x'"),
         (["--size", "0"], "must be N or HxW, such as 1024x2048; received '0'"),
-        (["--classes", "0"], "'0' is not a number of classes"),
+        (["--classes", "0"], "must be a whole number from 1, received '0'"),
     ],
 )
 def test_arguments_that_make_no_sense(
