@@ -49,7 +49,7 @@ def test_camvid_rows_match_the_source_files(camvid: CamVidSource, tmp_path: Path
 
 
 @pytest.mark.parametrize("prefix", ["/SegNet/CamVid/", "camvid/", "./", "C:/data/CamVid/"])
-@pytest.mark.parametrize("end", ["\n", "\r\n", ";\n", " \n\n"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", ";\n", " \n\n"])
 def test_published_lists_resolve_by_folder_and_name(
     camvid: CamVidSource, prefix: str, line_end: str
 ) -> None:
@@ -137,7 +137,7 @@ BAD: list[tuple[Callable[[CamVidSource], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "sentence"), BAD)
+@pytest.mark.parametrize(("damage", "message"), BAD)
 def test_bad_sample_is_reported_or_skipped(
     camvid: CamVidSource,
     tmp_path: Path,
@@ -214,7 +214,7 @@ def test_every_color_mode_becomes_rgb(camvid: CamVidSource, tmp_path: Path, mode
     assert np.array_equal(image, expected)
 
 
-@pytest.mark.parametrize("label_follows", [True, False])
+@pytest.mark.parametrize("label_is_rotated", [True, False])
 def test_exif_rotation_is_applied_if_the_label_is_rotated(
     camvid: CamVidSource, tmp_path: Path, label_is_rotated: bool
 ) -> None:

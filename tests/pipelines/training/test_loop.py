@@ -442,7 +442,7 @@ def _disagreeing_worker(rank: int, dataset: Path, out: Path, checkpoint: Path | 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at_another_place", [False, True])
+@pytest.mark.parametrize("at_another_position", [False, True])
 def test_disagreeing_ranks_refuse_to_train(
     small_streets: Path,
     uninterrupted: tuple[list[dict[str, float]], dict[str, Tensor], Path],
