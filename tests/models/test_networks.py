@@ -215,7 +215,7 @@ class ConvolutionInputs(TorchFunctionMode):
 @pytest.mark.parametrize(
     "case", ["baseline", "low-pass", "narrow-stem", "dfnet1", "resnet50", "backbone-of-ones-own"]
 )
-def test_exported_network_matches(case: str) -> None:
+def test_exported_network_matches_the_original(case: str) -> None:
     model, batch = copy.deepcopy(cached_network(case)).eval(), images()
     exported = torch.export.export(model, (batch,)).module()
     with torch.no_grad():
@@ -277,7 +277,7 @@ def test_training_compiles_with_its_gradient(compiler: None) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
-def test_inductor_results_match(compiler: None) -> None:
+def test_inductor_matches_eager_results(compiler: None) -> None:
     # The whole evaluation; of training, only keyed dropout and mining, which need generated code.
     compare_evaluation(copy.deepcopy(cached_network("backbone-of-ones-own")), "inductor")
 

@@ -187,7 +187,7 @@ def test_peak_memory_grows_with_the_image() -> None:
 
     small, large = peak(64), peak(512)
     if small is None or large is None:
-        pytest.skip("this system does not tell a process's peak memory")
+        pytest.skip("this system does not report the peak memory of a process")
     # The logits of 19 classes at 512 x 512 pixels take 19 MiB.
     assert large > small + 19
 

@@ -131,9 +131,9 @@ def test_sample_is_bitwise_equal_in_any_batch(size: tuple[int, int], threads: in
     try:
         images, labels = augmentation(load(config, size, [0, 1, 2, 3, 4], dataset))
         for subset in ([0], [3, 1], [4, 2, 0]):
-            again, classes = augmentation(load(config, size, subset, dataset))
-            assert torch.equal(again, images[subset])
-            assert torch.equal(classes, labels[subset])
+            subset_images, subset_labels = augmentation(load(config, size, subset, dataset))
+            assert torch.equal(subset_images, images[subset])
+            assert torch.equal(subset_labels, labels[subset])
     finally:
         torch.set_num_threads(threads_before)
 
@@ -245,7 +245,7 @@ def test_invalid_strengths_are_rejected(name: str, value: object, message: str) 
 @pytest.mark.slow
 @pytest.mark.skipif(
     not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))),
-    reason="torch.compile needs a C++ compiler on a CPU, and there is none",
+    reason="torch.compile on a CPU needs a C++ compiler",
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by the compiler
 def test_compiled_augmentation_is_one_graph_with_equal_results() -> None:

@@ -202,6 +202,6 @@ def test_images_and_labels_survive_encoding(size: tuple[int, int], seed: int) ->
 
 def test_manifest_survives_serialization(streets: PreparedDataset) -> None:
     manifest = streets.manifest
-    again = Manifest.from_json(manifest.to_json(), "here")
-    assert again == manifest
-    assert again.fingerprint == manifest.fingerprint
+    restored = Manifest.from_json(manifest.to_json(), "here")
+    assert restored == manifest
+    assert restored.fingerprint == manifest.fingerprint

@@ -51,12 +51,12 @@ def test_ranks_share_the_batches_of_a_single_rank(
     split = streets.split("train")
     data = DataConfig(crop=(24, 40), class_uniform=class_uniform)
     augmentation = Augmentation(data.augmentation, data.crop)
-    alone = list(TrainingBatches(split, data, 5, 4).epoch(1))
+    single_rank = list(TrainingBatches(split, data, 5, 4).epoch(1))
     for world in (2, 3, 4):
         shares = [
             list(TrainingBatches(split, data, 5, 4, rank, world).epoch(1)) for rank in range(world)
         ]
-        for whole, *parts in zip(alone, *shares, strict=True):
+        for whole, *parts in zip(single_rank, *shares, strict=True):
             assert whole.identifiers == sum((part.identifiers for part in parts), start=())
             for name in ("sample_keys", "geometry", "flips"):
                 joined = torch.cat([getattr(part, name) for part in parts])
@@ -232,9 +232,9 @@ def test_buffer_is_reused_only_when_unreferenced() -> None:
     del first
     assert pool.take((4, 5)).data_ptr() != address
     del row
-    again = [pool.take((4, 5)) for _ in range(2)]
-    assert address in [tensor.data_ptr() for tensor in again]
-    assert len({tensor.data_ptr() for tensor in again}) == 2
+    reused = [pool.take((4, 5)) for _ in range(2)]
+    assert address in [tensor.data_ptr() for tensor in reused]
+    assert len({tensor.data_ptr() for tensor in reused}) == 2
 
 
 def test_memory_does_not_grow_with_data_set_size(tmp_path: Path) -> None:

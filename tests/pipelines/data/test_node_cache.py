@@ -37,8 +37,8 @@ def test_cached_split_contains_the_same_samples(streets: PreparedDataset, tmp_pa
         for cached, expected in zip(decoded.read(index), split.read(index), strict=True):
             assert np.array_equal(cached, expected)
             assert not cached.flags.writeable
-    again = NodeCache(tmp_path).decoded(streets, "train")
-    assert isinstance(again, DecodedSplit)
+    reopened = NodeCache(tmp_path).decoded(streets, "train")
+    assert isinstance(reopened, DecodedSplit)
     assert len(arrow_files(tmp_path)) == 1
 
 

@@ -20,13 +20,13 @@ def rows(batches: GlobalBatches, epoch: int) -> list[list[tuple[int, int]]]:
 
 @given(st.integers(1, 40), st.integers(4, 12), st.integers(0, 5))
 def test_global_batches_do_not_depend_on_rank_count(samples: int, batch: int, epoch: int) -> None:
-    alone = rows(GlobalBatches(samples, 7, batch), epoch)
+    single_rank = rows(GlobalBatches(samples, 7, batch), epoch)
     for world in (2, 3, 4):
         shares = [
             rows(GlobalBatches(samples, 7, batch, rank, world), epoch) for rank in range(world)
         ]
-        together = [list(chain(*steps)) for steps in zip(*shares, strict=True)]
-        assert together == alone
+        joined = [list(chain(*steps)) for steps in zip(*shares, strict=True)]
+        assert joined == single_rank
 
 
 @given(st.integers(1, 60), st.integers(1, 12))
@@ -92,12 +92,12 @@ def test_class_uniform_draws_classes_equally_often(fraction: float, epoch: int) 
 
 def test_class_uniform_batches_do_not_depend_on_rank_count_and_keys_are_distinct() -> None:
     uniform = ClassUniform(0.5, centroids_of([2, 5, 1]))
-    alone = GlobalBatches(23, 1, 6, class_uniform=uniform).epoch(4)
+    single_rank = GlobalBatches(23, 1, 6, class_uniform=uniform).epoch(4)
     for world in (2, 3, 4):
         shares = [GlobalBatches(23, 1, 6, r, world, uniform).epoch(4) for r in range(world)]
-        for whole, *parts in zip(alone, *shares, strict=True):
+        for whole, *parts in zip(single_rank, *shares, strict=True):
             for name in ("samples", "keys", "shown"):
                 joined = np.concatenate([getattr(part, name) for part in parts])
                 assert np.array_equal(joined, getattr(whole, name))
-    keys = np.concatenate([draws.keys for draws in alone])
+    keys = np.concatenate([draws.keys for draws in single_rank])
     assert len(np.unique(keys)) == len(keys)

@@ -42,7 +42,7 @@ def in_colors(mode: str = "RGB") -> Image.Image:
 @pytest.mark.parametrize(
     "colors",
     [
-        COLORS,  # the data set's own
+        COLORS,  # the palette of the data set
         [voc_color(index) for index in range(256)],  # a display palette
         [(index, index, index) for index in range(256)],
         [(7 * index, 3, 200) for index in range(12)],
@@ -51,8 +51,8 @@ def in_colors(mode: str = "RGB") -> Image.Image:
 def test_matching_or_unrelated_palette_is_accepted(
     colors: list[tuple[int, int, int]],
 ) -> None:
-    wanted = np.where(INDICES == 11, 255, INDICES)
-    assert np.array_equal(read(palette_image(INDICES, colors)), wanted)
+    expected = np.where(INDICES == 11, 255, INDICES)
+    assert np.array_equal(read(palette_image(INDICES, colors)), expected)
 
 
 @given(st.permutations(range(11)).filter(lambda order: order != sorted(order)))

@@ -70,11 +70,11 @@ def test_camvid_test_split_is_read_if_present(camvid: CamVidSource, tmp_path: Pa
 
 
 def test_result_does_not_depend_on_worker_count(tmp_path: Path) -> None:
-    alone = prepare_streets(tmp_path / "one", train=5, val=2, size=(24, 48), workers=1)
-    together = prepare_streets(tmp_path / "two", train=5, val=2, size=(24, 48), workers=2)
-    assert alone == together
+    serial = prepare_streets(tmp_path / "one", train=5, val=2, size=(24, 48), workers=1)
+    parallel = prepare_streets(tmp_path / "two", train=5, val=2, size=(24, 48), workers=2)
+    assert serial == parallel
     assert (
-        alone.fingerprint
+        serial.fingerprint
         != prepare_streets(tmp_path / "other", train=5, val=2, size=(24, 48), seed=1).fingerprint
     )
 
@@ -416,9 +416,9 @@ def group_members(group: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                state, _, own = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+                state, _, pgrp = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
             except OSError:
                 continue
-            if int(own) == group and state != "Z":
+            if int(pgrp) == group and state != "Z":
                 members.append(int(entry.name))
     return members

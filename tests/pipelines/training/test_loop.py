@@ -134,7 +134,7 @@ def _worker(rank: int, size: int, experiment: Experiment, dataset: Path, out: Pa
         dist.destroy_process_group()
 
 
-def run_together(size: int, experiment: Experiment, dataset: Path, out: Path) -> list[Any]:
+def run_on_ranks(size: int, experiment: Experiment, dataset: Path, out: Path) -> list[Any]:
     out.mkdir()
     run_workers(_worker, (size, experiment, dataset, out), size)
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(size)]
@@ -151,25 +151,30 @@ def test_ranks_take_the_same_steps_as_one_process(
     # where batch norm sees seven values (the pyramid's single bin), a variance by 3e-3.
     # In float64 these differences vanish, but a bug would remain visible.
     experiment = small_experiment(batch=14, epochs=3, accumulation=accumulation)
-    alone = _run_twice(experiment, small_streets)
-    workers = run_together(size, experiment, small_streets, tmp_path / "out")
+    single_process = _run_twice(experiment, small_streets)
+    ranks = run_on_ranks(size, experiment, small_streets, tmp_path / "out")
     tolerances = ((1e-4, 1e-2, 1e-2), (1e-12, 1e-12, 1e-11))
     for precision, (loss_tolerance, score_tolerance, weight_tolerance) in enumerate(tolerances):
-        (history, weights), (together, shared) = alone[precision], workers[0][precision]
-        for worker in workers:
-            assert worker[precision][0] == together
-            for name, value in worker[precision][1].items():
-                assert torch.equal(value, shared[name]), name
-        for one, other in zip(history, together, strict=True):
-            for name in (name for name in one if name.startswith("train/")):
-                assert other[name] == pytest.approx(one[name], rel=loss_tolerance), name
-            assert other["val/miou"] == pytest.approx(one["val/miou"], abs=score_tolerance)
+        (history, weights), (rank_history, rank_weights) = (
+            single_process[precision],
+            ranks[0][precision],
+        )
+        for results in ranks:
+            assert results[precision][0] == rank_history
+            for name, value in results[precision][1].items():
+                assert torch.equal(value, rank_weights[name]), name
+        for expected, actual in zip(history, rank_history, strict=True):
+            for name in (name for name in expected if name.startswith("train/")):
+                assert actual[name] == pytest.approx(expected[name], rel=loss_tolerance), name
+            assert actual["val/miou"] == pytest.approx(expected["val/miou"], abs=score_tolerance)
         for name, value in weights.items():
-            difference = (shared[name].double() - value.double()).abs().max()
+            difference = (rank_weights[name].double() - value.double()).abs().max()
             # Values near 0, such as a bias, are only as exact as the values they are added to.
             assert difference <= weight_tolerance * (value.double().abs().max() + 0.1), name
         for name in ("train/loss/main", "train/loss/stage3", "train/loss/stage4"):
-            assert together[0][name] == pytest.approx(history[0][name], rel=loss_tolerance / 100)
+            assert rank_history[0][name] == pytest.approx(
+                history[0][name], rel=loss_tolerance / 100
+            )
 
 
 def test_same_seed_is_bitwise_reproducible(
@@ -188,11 +193,11 @@ def test_resuming_does_not_change_results(small_streets: Path, tmp_path: Path) -
     experiment = small_experiment(precision="bf16", accumulation=2)
     history, weights = run(experiment, small_streets, save_at=tmp_path / "1 0")
     for steps in (1, 2):
-        again, others = run(
+        other_history, other_weights = run(
             experiment, small_streets, save_at=tmp_path / f"0 {steps}", report_steps=steps
         )
-        assert again == history
-        assert all(torch.equal(value, others[name]) for name, value in weights.items())
+        assert other_history == history
+        assert all(torch.equal(value, other_weights[name]) for name, value in weights.items())
     for checkpoint in tmp_path.iterdir():
         position = json.loads((checkpoint / "state.json").read_text())["position"]
         assert f"{position['epoch']} {position['step']}" == checkpoint.name
