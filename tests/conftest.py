@@ -1,4 +1,4 @@
-"""Settings and the small data sets that all tests share."""
+"""Settings and small data sets shared by all tests."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Two processes of two threads each wait for each other on two cores, and forever on small tensors.
+# On two cores, two processes of two threads each block each other, on small tensors forever.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -22,7 +22,7 @@ from pipelines.prepare import main as prepare
 if TYPE_CHECKING:
     from tests.support.finished_run import FinishedRun
 
-# A busy machine is no reason to fail; on CI the same examples come every time.
+# A busy machine must not fail a test; CI runs the same examples every time.
 settings.register_profile(
     "project", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
@@ -35,7 +35,7 @@ SERVERS = {"gcs_server", "raylet", "moto.server", "postgres", "sshd", "orchestra
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: of two files at a time, the last should be short ones."""
+    """Run files with slow tests first, so that parallel runs end with short files."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -58,7 +58,7 @@ def no_servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="session")
 def small_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared `streets` of 14 training and 5 validation images, 64 x 32 pixels."""
+    """A prepared `streets` data set: 14 training and 5 validation images of 64 x 32 pixels."""
     directory = tmp_path_factory.mktemp("data") / "streets"
     prepare_streets(directory, train=14, val=5, size=(32, 64))
     return directory
@@ -66,7 +66,7 @@ def small_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared data set in Cityscapes' own layout, in small: 4 train, 2 val and 2 test images."""
+    """A small data set prepared from the Cityscapes layout: 4 train, 2 val and 2 test images."""
     source = tmp_path_factory.mktemp("cityscapes")
     rng = np.random.default_rng(0)
     for split, city, count in (("train", "aachen", 4), ("val", "bonn", 2), ("test", "berlin", 2)):
@@ -89,7 +89,7 @@ def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tracking store without a study, made once for all processes: it takes MLflow seconds."""
+    """An empty tracking store, created once for all processes because MLflow takes seconds."""
     from orchestrator.tracking.store import TrackingStore
 
     directory = tmp_path_factory.getbasetemp()
@@ -109,7 +109,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished_run(
     tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path
 ) -> "FinishedRun":
-    """One run for all tests of a process, which leave it as it is."""
+    """A finished run shared by all tests of a process; tests must not modify it."""
     from tests.support.finished_run import make_finished_run
 
     storage = tmp_path_factory.mktemp("storage")
@@ -119,7 +119,7 @@ def finished_run(
 
 @pytest.fixture
 def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_store: Path) -> Path:
-    """`storage/` in the test's own directory, with an empty tracking store; returns `storage`."""
+    """Create `storage/` with an empty tracking store in `tmp_path`; return its path."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     storage = tmp_path / "storage"
     storage.mkdir()

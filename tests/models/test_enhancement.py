@@ -1,4 +1,4 @@
-"""Equations (1) to (4), against plain loops in float64."""
+"""Equations (1) to (4) of the paper against plain loops in float64."""
 
 import math
 
@@ -14,8 +14,8 @@ from models.enhancement import DetailFEM, Extractor, Flow, SemanticFEM, Start
 from models.layers import BasicBlock, ConvNormReLU
 
 
-def randomised(module: nn.Module) -> nn.Module:
-    """`module` in float64 and evaluation with every value, running statistics included, random."""
+def randomize(module: nn.Module) -> nn.Module:
+    """Randomize all values of `module`; return it in float64 and evaluation mode."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in [*module.named_parameters(), *module.named_buffers()]:
@@ -31,11 +31,11 @@ def random_map(channels: int, height: int, width: int) -> Tensor:
     return torch.randn(1, channels, height, width, generator=generator, dtype=torch.float64)
 
 
-# The reference: sums over taps, pixel by pixel, as the symbols in the paper are defined.
+# Reference: sums over kernel taps, pixel by pixel, with the symbols of the paper.
 
 
 def pixel(features: Tensor, y: int, x: int) -> Tensor:
-    """The channels of one pixel, zero outside the map."""
+    """Return the channels of one pixel, zero outside the map."""
     _, channels, height, width = features.shape
     if 0 <= y < height and 0 <= x < width:
         return features[0, :, y, x]
@@ -57,8 +57,8 @@ def extract(features: Tensor, kernel: Tensor) -> Tensor:
     return out
 
 
-def resized(features: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear interpolation between pixel centres."""
+def resize_bilinear(features: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear interpolation between pixel centers."""
     _, channels, h, w = features.shape
     out = torch.empty(1, channels, height, width, dtype=features.dtype)
     for y in range(height):
@@ -67,15 +67,19 @@ def resized(features: Tensor, height: int, width: int) -> Tensor:
             u = min(max((x + 0.5) * w / width - 0.5, 0), w - 1)
             top, left = math.floor(v), math.floor(u)
             bottom, right = min(top + 1, h - 1), min(left + 1, w - 1)
-            b, r = v - top, u - left
-            upper = (1 - r) * pixel(features, top, left) + r * pixel(features, top, right)
-            lower = (1 - r) * pixel(features, bottom, left) + r * pixel(features, bottom, right)
-            out[0, :, y, x] = (1 - b) * upper + b * lower
+            y_weight, x_weight = v - top, u - left
+            upper = (1 - x_weight) * pixel(features, top, left) + x_weight * pixel(
+                features, top, right
+            )
+            lower = (1 - x_weight) * pixel(features, bottom, left) + x_weight * pixel(
+                features, bottom, right
+            )
+            out[0, :, y, x] = (1 - y_weight) * upper + y_weight * lower
     return out
 
 
 def convolve(features: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """3x3 convolution and batch norm in evaluation."""
+    """3x3 convolution and batch norm in evaluation mode."""
     out = torch.empty(1, conv.out_channels, *features.shape[2:], dtype=features.dtype)
     for y in range(features.shape[2]):
         for x in range(features.shape[3]):
@@ -85,12 +89,12 @@ def convolve(features: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
                     value += conv.weight[:, :, i, j] @ pixel(features, y + i - 1, x + j - 1)
             assert norm.running_mean is not None
             assert norm.running_var is not None
-            normed = (value - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
-            out[0, :, y, x] = normed * norm.weight + norm.bias
+            normalized = (value - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+            out[0, :, y, x] = normalized * norm.weight + norm.bias
     return out
 
 
-def unit(features: Tensor, layer: ConvNormReLU) -> Tensor:
+def conv_norm_relu(features: Tensor, layer: ConvNormReLU) -> Tensor:
     return convolve(features, layer.conv, layer.norm).clamp(min=0)
 
 
@@ -98,7 +102,7 @@ def phi(features: Tensor, layers: nn.Sequential) -> Tensor:
     first, block = layers
     assert isinstance(first, ConvNormReLU)
     assert isinstance(block, BasicBlock)
-    features = unit(features, first)
+    features = conv_norm_relu(features, first)
     inner = convolve(features, block.conv1, block.bn1).clamp(min=0)
     return (convolve(inner, block.conv2, block.bn2) + features).clamp(min=0)
 
@@ -107,18 +111,18 @@ def enhance(fem: FEM, target: Tensor, auxiliary: Tensor) -> Tensor:
     """Equations (3) and (4)."""
     size = target.shape[2:]
     e_target = extract(target, fem.extract_target.kernel)
-    e_auxiliary = resized(extract(auxiliary, fem.extract_auxiliary.kernel), *size)
+    e_auxiliary = resize_bilinear(extract(auxiliary, fem.extract_auxiliary.kernel), *size)
     message = phi(torch.cat([e_target, e_auxiliary], dim=1), fem.phi)
-    added_back = target if isinstance(fem, DetailFEM) else resized(auxiliary, *size)
-    return unit(added_back + message, fem.theta)
+    added_back = target if isinstance(fem, DetailFEM) else resize_bilinear(auxiliary, *size)
+    return conv_norm_relu(added_back + message, fem.theta)
 
 
 @pytest.mark.parametrize("kind", [DetailFEM, SemanticFEM])
 @pytest.mark.parametrize("sizes", [((4, 6), (8, 12)), ((8, 12), (4, 6)), ((5, 3), (9, 7))], ids=str)
-def test_fem_is_its_equation(
+def test_fem_matches_its_equations(
     kind: type[FEM], sizes: tuple[tuple[int, int], tuple[int, int]]
 ) -> None:
-    fem = randomised(kind(3, FEMOptions()))
+    fem = randomize(kind(3, FEMOptions()))
     assert isinstance(fem, kind)
     target, auxiliary = (random_map(3, *size) for size in sizes)
     with torch.no_grad():
@@ -126,20 +130,20 @@ def test_fem_is_its_equation(
 
 
 @pytest.mark.parametrize("kind", [DetailFEM, SemanticFEM])
-def test_flow_takes_each_level_as_already_enhanced(kind: type[FEM]) -> None:
-    flow = randomised(Flow(kind, 3, 2, FEMOptions()))
+def test_flow_passes_enhanced_levels_on(kind: type[FEM]) -> None:
+    flow = randomize(Flow(kind, 3, 2, FEMOptions()))
     assert isinstance(flow, Flow)
     levels = [random_map(2, 8, 8), random_map(2, 4, 4), random_map(2, 2, 2)]
     first, second = (fem for fem in flow.fems if isinstance(fem, FEM))
     with torch.no_grad():
-        flowed = flow(levels)
+        actual = flow(levels)
         if kind is DetailFEM:
             middle = enhance(first, levels[1], levels[0])
             expected = [levels[0], middle, enhance(second, levels[2], middle)]
         else:
             middle = enhance(first, levels[1], levels[2])
             expected = [enhance(second, levels[0], middle), middle, levels[2]]
-    torch.testing.assert_close(flowed, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 @settings(deadline=None, max_examples=40)
@@ -150,7 +154,7 @@ def test_flow_takes_each_level_as_already_enhanced(kind: type[FEM]) -> None:
     size=st.sampled_from([1, 3, 5, 7]),
     seed=st.integers(0, 2**31),
 )
-def test_one_convolution_equals_the_difference_in_value_and_gradient(
+def test_extractor_matches_the_difference_in_value_and_gradient(
     height: int, width: int, channels: int, size: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -166,23 +170,24 @@ def test_one_convolution_equals_the_difference_in_value_and_gradient(
         blurred = F.conv2d(features, extractor.kernel, padding=padding, groups=channels)
         return features - blurred
 
-    one, two = extractor(features), difference()
-    torch.testing.assert_close(one, two)
+    actual, expected = extractor(features), difference()
+    torch.testing.assert_close(actual, expected)
     inputs = (features, extractor.kernel)
     torch.testing.assert_close(
-        torch.autograd.grad(one, inputs, cotangent), torch.autograd.grad(two, inputs, cotangent)
+        torch.autograd.grad(actual, inputs, cotangent),
+        torch.autograd.grad(expected, inputs, cotangent),
     )
 
 
-@pytest.mark.parametrize(("start", "passes"), [("mean-blur", 0), ("low-pass", 1)])
-def test_what_an_extractor_passes_at_the_start(start: Start, passes: int) -> None:
+@pytest.mark.parametrize(("start", "gain"), [("mean-blur", 0), ("low-pass", 1)])
+def test_initial_extractor_response_to_a_constant(start: Start, gain: int) -> None:
     extractor = Extractor(2, 3, start)
     constant = torch.full((1, 2, 5, 5), 3.0)
     inner = extractor(constant)[:, :, 1:-1, 1:-1]
-    torch.testing.assert_close(inner, torch.full_like(inner, 3.0 * passes), rtol=0, atol=1e-6)
+    torch.testing.assert_close(inner, torch.full_like(inner, 3.0 * gain), rtol=0, atol=1e-6)
 
 
-def test_the_structure_start_concerns_the_semantic_kind_alone() -> None:
+def test_structure_start_applies_to_semantic_fems_only() -> None:
     options = FEMOptions(structure_start="low-pass")
     blur = torch.full((1, 1, 3, 3), 1 / 9)
     for extractor in (
@@ -195,14 +200,14 @@ def test_the_structure_start_concerns_the_semantic_kind_alone() -> None:
         assert torch.equal(extractor.kernel, extractor.delta - blur)
 
 
-def test_extractor_refuses_an_even_kernel() -> None:
+def test_even_extractor_kernels_are_rejected() -> None:
     with pytest.raises(ValueError, match="extractor_kernel is 2; it must be odd"):
         Extractor(4, 2)
 
 
 @register_fem("gated")
 class GatedFEM(FEM):
-    """A third kind: the message is let through where a gate on the target opens."""
+    """A custom FEM that multiplies the message by a gate computed from the target."""
 
     auxiliary = "finer"
 
@@ -215,21 +220,21 @@ class GatedFEM(FEM):
         return self.theta(target + gate * self.oper(target, auxiliary))
 
 
-def test_a_third_kind_flows_and_starts_by_seed_and_name() -> None:
+def test_registered_fem_is_used_and_initialized_by_seed_and_name() -> None:
     config = FENetConfig("dfnet1", channels=4, flows=("gated", "semantic"))
     torch.manual_seed(3)
     model = FENet(config, 5, seed=1)
     torch.manual_seed(4)
-    again = FENet(config, 5, seed=1)
+    same_seed = FENet(config, 5, seed=1)
     gates = [name for name, _ in model.named_parameters() if name.endswith("gate.weight")]
     assert gates == [f"flows.gated.fems.{i}.gate.weight" for i in range(3)]
     for name, value in model.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name])
+        assert torch.equal(value, same_seed.state_dict()[name])
     model(torch.randn(2, 3, 32, 64)).sum().backward()
     assert all(model.get_parameter(name).grad is not None for name in gates)
 
 
-def test_a_name_is_given_once() -> None:
+def test_registered_names_are_unique() -> None:
     with pytest.raises(ValueError, match=r"'detail' is already models\.enhancement\.DetailFEM"):
         register_fem("detail")(GatedFEM)
     assert register_fem("gated")(GatedFEM) is GatedFEM

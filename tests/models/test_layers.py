@@ -1,4 +1,4 @@
-"""Batch norm on one value, and pyramid pooling built on it."""
+"""Batch norm on one value per channel, pyramid pooling, and resizing."""
 
 import pytest
 import torch
@@ -10,17 +10,17 @@ from models.pyramid import PyramidPooling
 
 @pytest.mark.parametrize("shape", [(2, 4, 1, 1), (1, 4, 1, 2), (1, 4, 3, 1), (3, 4, 5, 5)])
 @pytest.mark.parametrize("training", [True, False])
-def test_batch_norm_is_torchs_wherever_torch_has_one(
+def test_batch_norm_matches_torch_where_torch_supports_the_shape(
     shape: tuple[int, ...], training: bool
 ) -> None:
-    ours, theirs = BatchNorm2d(4).train(training), nn.BatchNorm2d(4).train(training)
+    norm, reference = BatchNorm2d(4).train(training), nn.BatchNorm2d(4).train(training)
     features = torch.randn(shape)
-    assert torch.equal(ours(features), theirs(features))
-    for name, value in theirs.state_dict().items():
-        assert torch.equal(ours.state_dict()[name], value)
+    assert torch.equal(norm(features), reference(features))
+    for name, value in reference.state_dict().items():
+        assert torch.equal(norm.state_dict()[name], value)
 
 
-def test_one_value_a_channel_is_normalised_by_the_running_statistics() -> None:
+def test_one_value_per_channel_uses_the_running_statistics() -> None:
     norm = BatchNorm2d(4)
     norm(5 + 2 * torch.randn(64, 4, 3, 3))
     before = {name: value.clone() for name, value in norm.state_dict().items()}
@@ -34,7 +34,7 @@ def test_one_value_a_channel_is_normalised_by_the_running_statistics() -> None:
     assert norm.weight.grad.any()
 
 
-def test_a_synchronised_norm_can_take_its_place() -> None:
+def test_batch_norm_converts_to_sync_batch_norm() -> None:
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(PyramidPooling(4, 2))
     assert not any(isinstance(module, BatchNorm2d) for module in converted.modules())
 
@@ -48,19 +48,19 @@ def test_pyramid_pooling_trains_on_one_image(size: tuple[int, int]) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in pyramid.parameters())
 
 
-def test_the_coarsest_bin_is_the_mean_of_the_image() -> None:
+def test_coarsest_bin_is_the_image_mean() -> None:
     pyramid = PyramidPooling(4, 3).eval()
     features = torch.rand(1, 4, 6, 6)
     mean = features.mean(dim=(2, 3), keepdim=True).expand_as(features)
-    seen = []
-    pyramid.output.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    concatenated = []
+    pyramid.output.register_forward_pre_hook(lambda _, inputs: concatenated.append(inputs[0]))
     with torch.no_grad():
         pyramid(features)
         expected = pyramid.projections[0](mean)
-    torch.testing.assert_close(seen[0][:, :4], features)
-    torch.testing.assert_close(seen[0][:, 4:7], expected)
+    torch.testing.assert_close(concatenated[0][:, :4], features)
+    torch.testing.assert_close(concatenated[0][:, 4:7], expected)
 
 
-def test_resize_leaves_the_right_size_alone() -> None:
+def test_resize_returns_input_of_the_target_size() -> None:
     features = torch.randn(1, 2, 3, 4)
     assert resize(features, torch.empty(1, 9, 3, 4)) is features

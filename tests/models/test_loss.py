@@ -12,8 +12,8 @@ from torch import Tensor
 from models import LossConfig, SegmentationLoss, split_output
 
 
-def mined_in_loops(logits: Tensor, labels: Tensor, config: LossConfig) -> tuple[float, int]:
-    """Per image: pixels below the threshold, or among the k hardest valid ones."""
+def mine_with_loops(logits: Tensor, labels: Tensor, config: LossConfig) -> tuple[float, int]:
+    """Return the loss sum and count of pixels below the threshold or among the k hardest."""
     total, count = 0.0, 0
     for image in range(logits.shape[0]):
         probabilities = []
@@ -26,7 +26,7 @@ def mined_in_loops(logits: Tensor, labels: Tensor, config: LossConfig) -> tuple[
         probabilities.sort()
         k = min(round(config.share * labels[image].numel()), len(probabilities))
         for rank, probability in enumerate(probabilities):
-            # A class that is all but certain has a loss of 0 in float32.
+            # In float32, a probability close to 1 rounds to 1.
             rounded = float(torch.tensor(probability, dtype=torch.float32))
             if rounded < config.threshold or rank < k:
                 total -= math.log(probability)
@@ -54,13 +54,13 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor, LossConfig]:
 
 @settings(deadline=None, max_examples=150)
 @given(cases(), st.sampled_from([torch.float32, torch.bfloat16]))
-def test_mining_is_what_plain_loops_find(
+def test_mining_matches_plain_loops(
     case: tuple[Tensor, Tensor, LossConfig], dtype: torch.dtype
 ) -> None:
     logits, labels, config = case
     logits = logits.to(dtype)
     terms = SegmentationLoss(config)(logits, labels)
-    total, count = mined_in_loops(logits, labels, config)
+    total, count = mine_with_loops(logits, labels, config)
     assert terms.names == ("main",)
     assert terms.sums.dtype == terms.counts.dtype == torch.float32
     assert terms.sums.tolist() == pytest.approx([total], rel=1e-5, abs=1e-5)
@@ -68,7 +68,7 @@ def test_mining_is_what_plain_loops_find(
     assert terms.counts.item() >= count if logits.shape[1] == 1 else terms.counts.item() == count
 
 
-def test_gradient_is_that_of_the_kept_pixels() -> None:
+def test_gradient_comes_from_kept_pixels_only() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = (3 * torch.randn(2, 4, 5, 5, generator=generator)).double().requires_grad_()
     labels = torch.randint(0, 4, (2, 5, 5), generator=generator)
@@ -80,16 +80,16 @@ def test_gradient_is_that_of_the_kept_pixels() -> None:
     expected = torch.zeros_like(probabilities)
     for image in range(2):
         valid = labels[image] != 255
-        own = probabilities[image].gather(0, labels[image].clamp(max=3)[None])[0]
-        kth = own[valid].sort().values[4]
-        kept = valid & ((own < 0.4) | (own <= kth))
+        label_probabilities = probabilities[image].gather(0, labels[image].clamp(max=3)[None])[0]
+        kth = label_probabilities[valid].sort().values[4]
+        kept = valid & ((label_probabilities < 0.4) | (label_probabilities <= kth))
         for y, x in kept.nonzero().tolist():
             expected[image, :, y, x] = probabilities[image, :, y, x]
             expected[image, labels[image, y, x], y, x] -= 1
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_each_image_is_mined_by_itself() -> None:
+def test_images_are_mined_independently() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 5 * torch.randn(4, 3, 6, 6, generator=generator)
     labels = logits.argmax(dim=1)
@@ -100,8 +100,8 @@ def test_each_image_is_mined_by_itself() -> None:
     assert whole.counts == halves[0].counts + halves[1].counts
 
 
-def test_terms_and_total() -> None:
-    """Equation (5)."""
+def test_total_is_the_weighted_sum_of_cross_entropies() -> None:
+    """Equation (5) of the paper."""
     logits = torch.randn(2, 3, 8, 8)
     auxiliary = {"stage3": torch.randn(2, 3, 4, 4), "stage4": torch.randn(2, 3, 2, 2)}
     labels = torch.randint(0, 3, (2, 8, 8))
@@ -119,7 +119,7 @@ def test_terms_and_total() -> None:
     torch.testing.assert_close(total, expected[0] + 0.4 * (expected[1] + expected[2]))
 
 
-def test_a_term_without_pixels_is_zero_and_has_a_zero_gradient() -> None:
+def test_term_without_pixels_has_zero_loss_and_gradient() -> None:
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     criterion = SegmentationLoss()
     terms = criterion(logits, torch.full((1, 4, 4), 255))
@@ -129,7 +129,7 @@ def test_a_term_without_pixels_is_zero_and_has_a_zero_gradient() -> None:
     assert not gradient.any()
 
 
-def test_ties_with_the_kth_hardest_are_kept_in_any_order() -> None:
+def test_ties_with_the_kth_hardest_pixel_are_kept() -> None:
     logits = torch.zeros(1, 2, 1, 8)
     logits[0, 0, 0] = torch.tensor([3.0, 9.0, 4.0, 4.0, 9.0, 9.0, 4.0, 9.0])
     labels = torch.zeros(1, 1, 8, dtype=torch.int64)
@@ -149,15 +149,15 @@ def test_ties_with_the_kth_hardest_are_kept_in_any_order() -> None:
         ([], []),
     ],
 )
-def test_output_in_any_form(auxiliary: Any, names: list[str]) -> None:
+def test_split_output_accepts_every_supported_form(auxiliary: Any, names: list[str]) -> None:
     logits = torch.zeros(1)
-    found, named = split_output((logits, auxiliary))
-    assert found is logits
-    assert list(named) == names
+    main, auxiliary_by_name = split_output((logits, auxiliary))
+    assert main is logits
+    assert list(auxiliary_by_name) == names
 
 
 @pytest.mark.parametrize("output", [None, {"out": torch.ones(1)}, (torch.ones(1),) * 3, "logits"])
-def test_other_output_is_refused(output: Any) -> None:
+def test_unsupported_output_is_rejected(output: Any) -> None:
     with pytest.raises(TypeError, match="it must return logits"):
         split_output(output)
 
@@ -172,6 +172,6 @@ def test_other_output_is_refused(output: Any) -> None:
         ({"auxiliary_weight": math.nan}, "auxiliary_weight is nan"),
     ],
 )
-def test_a_loss_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_rejected(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LossConfig(**fields)

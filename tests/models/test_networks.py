@@ -1,4 +1,4 @@
-"""What every backbone and every variant has to do: one tester over all of them."""
+"""Behavior required of every backbone and network variant."""
 
 import copy
 import functools
@@ -31,7 +31,7 @@ from models.layers import ConvNormReLU, fuse_by_addition, fuse_by_concatenation,
 
 CLASSES = 7
 
-# Narrow levels keep the cases quick; nothing tested here depends on how wide they are.
+# Narrow levels keep the tests fast; no test depends on the width.
 VARIANTS = {
     "baseline": FENetConfig("dfnet1", channels=8, ppm=False, flows=()),
     "strong": FENetConfig("dfnet1", channels=8, flows=()),
@@ -55,7 +55,7 @@ CASES = {**VARIANTS, **FENETS}
 
 @register_backbone("two-levels")
 class TwoLevels(Backbone):
-    """A backbone of one's own, as small as one can be, with two levels instead of four."""
+    """A minimal custom backbone with two levels instead of four."""
 
     channels = (6, 10)
     strides = (4, 8)
@@ -79,11 +79,11 @@ CASES["backbone-of-ones-own"] = FENetConfig("two-levels", supervision=(1, 2))
 
 
 @functools.cache
-def built(case: str) -> FENet:
+def cached_network(case: str) -> FENet:
     return FENet(CASES[case], CLASSES)
 
 
-# A ResNet-101 is a ResNet-50 with more blocks of the same kind.
+# ResNet-101 is slow and only has more blocks of the same kind than ResNet-50.
 @pytest.fixture(
     params=[
         pytest.param(case, marks=pytest.mark.slow) if case == "resnet101" else case
@@ -91,7 +91,7 @@ def built(case: str) -> FENet:
     ]
 )
 def model(request: pytest.FixtureRequest) -> FENet:
-    return copy.deepcopy(built(request.param))
+    return copy.deepcopy(cached_network(request.param))
 
 
 def images(height: int = 64, width: int = 96, batch: int = 2) -> Tensor:
@@ -99,7 +99,7 @@ def images(height: int = 64, width: int = 96, batch: int = 2) -> Tensor:
 
 
 def training_loss(model: nn.Module, batch: Tensor) -> Tensor:
-    """The total loss of one training step on made-up labels."""
+    """Return the total loss of one training step on synthetic labels."""
     labels = torch.zeros(batch.shape[0], *batch.shape[2:], dtype=torch.int64, device=batch.device)
     labels[:, ::3] = CLASSES - 1
     labels[:, 5] = 255
@@ -121,11 +121,11 @@ class TestEveryNetwork:
         }
 
     @pytest.mark.parametrize("size", [(1, 1), (33, 47), (65, 31)], ids=str)
-    def test_odd_sizes(self, model: FENet, size: tuple[int, int]) -> None:
+    def test_logits_match_odd_image_sizes(self, model: FENet, size: tuple[int, int]) -> None:
         with torch.no_grad():
             assert model.eval()(images(*size, batch=1)).shape == (1, CLASSES, *size)
 
-    def test_the_backbone_keeps_its_declaration(self, model: FENet) -> None:
+    def test_backbone_levels_match_declared_channels_and_strides(self, model: FENet) -> None:
         height, width = 70, 101
         with torch.no_grad():
             levels = model.eval().backbone(images(height, width))
@@ -145,18 +145,18 @@ class TestEveryNetwork:
         ]
         assert unreached == []
 
-    def test_one_image_with_one_value_a_channel_trains(self, model: FENet) -> None:
+    def test_training_on_one_value_per_channel_stays_finite(self, model: FENet) -> None:
         training_loss(model.train(), images(32, 32, batch=1)).backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
         assert all(buffer.isfinite().all() for buffer in model.buffers())
 
-    def test_nothing_is_read_back_to_the_host(self, model: FENet) -> None:
-        # Meta tensors have no values: `.item()`, `nonzero` and their like raise.
+    def test_training_step_reads_no_values_on_the_host(self, model: FENet) -> None:
+        # Meta tensors have no values, so `.item()`, `nonzero` and similar calls raise.
         model = model.to("meta").train()
         set_sample_keys(model, torch.empty(2, dtype=torch.int64, device="meta"))
         training_loss(model, images().to("meta")).backward()
 
-    def test_channels_last_from_end_to_end(self, model: FENet) -> None:
+    def test_channels_last_is_kept_throughout(self, model: FENet) -> None:
         model.train().to(memory_format=torch.channels_last)
         batch = images().contiguous(memory_format=torch.channels_last)
         with ConvolutionInputs() as inputs, torch.no_grad():
@@ -166,16 +166,16 @@ class TestEveryNetwork:
         for output in (logits, *auxiliary.values()):
             assert output.is_contiguous(memory_format=torch.channels_last)
 
-    def test_features_are_those_of_the_forward_pass(self, model: FENet) -> None:
+    def test_features_match_the_forward_pass(self, model: FENet) -> None:
         batch = images()
         with torch.no_grad():
-            found = model.eval().features(batch)
+            features = model.eval().features(batch)
             logits = model(batch)
             fuse = fuse_by_concatenation if model.config.flows else fuse_by_addition
-            last = list(found.values())[-1]
+            last = list(features.values())[-1]
             torch.testing.assert_close(resize(model.head(fuse(last)), batch), logits)
-        assert list(found) == ["backbone", "neck", *model.flows]
-        for levels in list(found.values())[1:]:
+        assert list(features) == ["backbone", "neck", *model.flows]
+        for levels in list(features.values())[1:]:
             assert [tuple(level.shape) for level in levels] == [
                 (2, 8, 64 // stride, 96 // stride) for stride in model.backbone.strides
             ]
@@ -190,7 +190,7 @@ class TestEveryNetwork:
 
 
 class ConvolutionInputs(TorchFunctionMode):
-    """Counts the convolutions that run, and those whose input is not channels-last."""
+    """Count all convolutions and those whose input is not channels-last."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -211,12 +211,12 @@ class ConvolutionInputs(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-# One for each kind of block, fusion, FEM and stem.
+# One case for each kind of block, fusion, FEM and stem.
 @pytest.mark.parametrize(
     "case", ["baseline", "low-pass", "narrow-stem", "dfnet1", "resnet50", "backbone-of-ones-own"]
 )
-def test_export(case: str) -> None:
-    model, batch = copy.deepcopy(built(case)).eval(), images()
+def test_exported_network_matches_the_original(case: str) -> None:
+    model, batch = copy.deepcopy(cached_network(case)).eval(), images()
     exported = torch.export.export(model, (batch,)).module()
     with torch.no_grad():
         torch.testing.assert_close(exported(batch), model(batch))
@@ -230,7 +230,7 @@ def compiler() -> Iterator[None]:
 
 
 def compare_evaluation(model: FENet, backend: str) -> None:
-    """Compiled and plain network agree."""
+    """Assert that the compiled network matches the plain one in evaluation."""
     model.eval()
     batch = images()
     with torch.no_grad():
@@ -239,7 +239,7 @@ def compare_evaluation(model: FENet, backend: str) -> None:
 
 
 def compare_training(model: FENet, backend: str) -> None:
-    """Compiled and plain network agree with loss and sample keys, compiled once for all steps."""
+    """Assert that loss and plain network match when compiled once for all sample keys."""
     model.train()
     batch = images()
     compiled = torch.compile(training_loss, fullgraph=True, backend=backend)
@@ -252,10 +252,10 @@ def compare_training(model: FENet, backend: str) -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-# "low-pass" is on a ResNet-18, with both kinds of FEM and pyramid pooling.
+# "low-pass" has a ResNet-18, both kinds of FEM and pyramid pooling.
 @pytest.mark.parametrize("case", ["baseline", "low-pass"])
 def test_evaluation_compiles_without_graph_breaks(case: str, compiler: None) -> None:
-    compare_evaluation(copy.deepcopy(built(case)), "eager")
+    compare_evaluation(copy.deepcopy(cached_network(case)), "eager")
 
 
 @pytest.mark.parametrize(
@@ -267,19 +267,19 @@ def test_evaluation_compiles_without_graph_breaks(case: str, compiler: None) -> 
     ],
 )
 def test_training_compiles_without_graph_breaks(case: str, compiler: None) -> None:
-    compare_training(copy.deepcopy(built(case)), "eager")
+    compare_training(copy.deepcopy(cached_network(case)), "eager")
 
 
 @pytest.mark.slow
 def test_training_compiles_with_its_gradient(compiler: None) -> None:
-    compare_training(copy.deepcopy(built("backbone-of-ones-own")), "aot_eager")
+    compare_training(copy.deepcopy(cached_network("backbone-of-ones-own")), "aot_eager")
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
-def test_compiles_to_machine_code(compiler: None) -> None:
-    # Evaluation as a whole; of training what generates code of its own: keyed dropout and mining.
-    compare_evaluation(copy.deepcopy(built("backbone-of-ones-own")), "inductor")
+def test_inductor_matches_eager_results(compiler: None) -> None:
+    # The whole evaluation; of training, only keyed dropout and mining, which need generated code.
+    compare_evaluation(copy.deepcopy(cached_network("backbone-of-ones-own")), "inductor")
 
     dropout = ChannelDropout(0.5, "head").train()
     set_sample_keys(dropout, torch.tensor([-(2**40), 3]))
@@ -302,9 +302,7 @@ def test_compiles_to_machine_code(compiler: None) -> None:
     batch=st.integers(1, 3),
     classes=st.integers(1, 160),
 )
-def test_any_size_and_any_number_of_classes(
-    height: int, width: int, batch: int, classes: int
-) -> None:
+def test_any_image_size_and_class_count(height: int, width: int, batch: int, classes: int) -> None:
     model = FENet(FENetConfig("dfnet1", channels=4, supervision=(1, 4)), classes)
     labels = torch.full((batch, height, width), classes - 1)
     criterion = SegmentationLoss()
@@ -316,42 +314,46 @@ def test_any_size_and_any_number_of_classes(
         assert model.eval()(images(height, width, batch)).shape == (batch, classes, height, width)
 
 
-def test_a_part_shared_by_two_variants_starts_from_the_same_values() -> None:
-    states = [built(case).state_dict() for case in CASES if CASES[case].backbone == "dfnet1"]
-    for one in states:
-        for other in states:
-            for name in one.keys() & other.keys():
-                if one[name].shape == other[name].shape and "kernel" not in name:
-                    assert torch.equal(one[name], other[name]), name
+def test_parts_shared_by_variants_have_equal_initial_values() -> None:
+    states = [
+        cached_network(case).state_dict() for case in CASES if CASES[case].backbone == "dfnet1"
+    ]
+    for first in states:
+        for second in states:
+            for name in first.keys() & second.keys():
+                if first[name].shape == second[name].shape and "kernel" not in name:
+                    assert torch.equal(first[name], second[name]), name
 
 
-def test_values_follow_from_the_seed_alone() -> None:
+def test_initial_values_depend_only_on_the_seed() -> None:
     config = CASES["ss4"]
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    again = FENet(config, CLASSES, seed=0)
+    same_seed = FENet(config, CLASSES, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
-    for name, value in built("ss4").state_dict().items():
-        assert torch.equal(again.state_dict()[name], value)
-    other = FENet(config, CLASSES, seed=1)
+    for name, value in cached_network("ss4").state_dict().items():
+        assert torch.equal(same_seed.state_dict()[name], value)
+    other_seed = FENet(config, CLASSES, seed=1)
     weight = "flows.semantic.fems.1.theta.conv.weight"
-    assert not torch.equal(other.state_dict()[weight], again.state_dict()[weight])
+    assert not torch.equal(other_seed.state_dict()[weight], same_seed.state_dict()[weight])
 
 
-def test_no_two_layers_start_alike() -> None:
+def test_layers_have_distinct_initial_values() -> None:
     weights = [
-        p.flatten()[:8] for p in built("ss4").parameters() if p.dim() == 4 and p.numel() > 99
+        p.flatten()[:8]
+        for p in cached_network("ss4").parameters()
+        if p.dim() == 4 and p.numel() > 99
     ]
     distinct = {tuple(weight.tolist()) for weight in weights}
-    kernels = sum("kernel" in name for name, _ in built("ss4").named_parameters())
+    kernels = sum("kernel" in name for name, _ in cached_network("ss4").named_parameters())
     assert len(distinct) >= len(weights) - kernels
 
 
-def test_a_network_is_built_on_the_cpu() -> None:
+def test_initialization_off_the_cpu_is_rejected() -> None:
     parameter = types.SimpleNamespace(device=torch.device("cuda"))
-    elsewhere = types.SimpleNamespace(named_parameters=lambda: [("head.weight", parameter)])
+    module_on_gpu = types.SimpleNamespace(named_parameters=lambda: [("head.weight", parameter)])
     with pytest.raises(ValueError, match=r"head\.weight is on cuda"):
-        initialize(elsewhere, 0)  # type: ignore[arg-type]
+        initialize(module_on_gpu, 0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -371,25 +373,23 @@ def test_a_network_is_built_on_the_cpu() -> None:
         ({"dropout": 1.0}, r"dropout is 1\.0"),
     ],
 )
-def test_a_configuration_that_cannot_be_built_is_refused(
-    fields: dict[str, Any], message: str
-) -> None:
+def test_invalid_configurations_are_rejected(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FENetConfig(**fields)
 
 
-def test_what_is_left_to_the_backbone() -> None:
-    assert built("resnet101").config.stem == "64-64-128"
+def test_unset_options_get_backbone_defaults() -> None:
+    assert cached_network("resnet101").config.stem == "64-64-128"
     assert FENetConfig("resnet50").resolved().channels == 256
     assert FENetConfig("resnet18").resolved().channels == 128
     dfnet = FENetConfig("dfnet2").resolved()
     assert (dfnet.channels, dfnet.stem, dfnet.dilation) == (64, None, False)
-    # Section 4.2: the strong baseline is dilated, the baseline is not.
+    # Section 4.2 of the paper: the strong baseline is dilated, the baseline is not.
     assert FENetConfig("resnet18", flows=()).resolved().dilation is True
     assert FENetConfig("resnet18", flows=(), ppm=False).resolved().dilation is False
 
 
-def test_dilation_widens_the_view_and_keeps_the_sizes() -> None:
+def test_dilation_changes_convolutions_but_not_weight_names() -> None:
     plain = FENet(FENetConfig("resnet18", channels=8, dilation=False), CLASSES)
     dilated = FENet(FENetConfig("resnet18", channels=8, dilation=True), CLASSES)
     assert plain.state_dict().keys() == dilated.state_dict().keys()
@@ -403,6 +403,6 @@ def test_dilation_widens_the_view_and_keeps_the_sizes() -> None:
         assert dilation == expected, name
 
 
-def test_classes_must_be_some() -> None:
+def test_zero_classes_are_rejected() -> None:
     with pytest.raises(ValueError, match="classes is 0"):
         FENet(FENetConfig("dfnet1"), 0)

@@ -1,4 +1,4 @@
-"""Weights in every published layout, each built here key by key as its publisher names them."""
+"""Pretrained weights in every published layout, built with the published tensor names."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,14 +14,14 @@ State = dict[str, Tensor]
 
 
 class Publisher:
-    """Makes tensors under published names; every one differs from every other."""
+    """Creates distinct tensors under published names."""
 
     def __init__(self) -> None:
         self.state: State = {}
         self.generator = torch.Generator().manual_seed(0)
 
-    def conv(self, name: str, out: int, into: int, size: int) -> None:
-        shape = (out, into, size, size)
+    def conv(self, name: str, out_channels: int, in_channels: int, size: int) -> None:
+        shape = (out_channels, in_channels, size, size)
         self.state[f"{name}.weight"] = torch.randn(shape, generator=self.generator)
 
     def norm(self, name: str, channels: int) -> None:
@@ -29,33 +29,35 @@ class Publisher:
             self.state[f"{name}.{part}"] = torch.rand(channels, generator=self.generator)
         self.state[f"{name}.num_batches_tracked"] = torch.tensor(7)
 
-    def block(self, name: str, into: int, width: int, stride: int, bottleneck: bool) -> int:
-        out = 4 * width if bottleneck else width
+    def block(self, name: str, in_channels: int, width: int, stride: int, bottleneck: bool) -> int:
+        out_channels = 4 * width if bottleneck else width
         sizes = (1, 3, 1) if bottleneck else (3, 3)
-        inputs = (into, *[width] * (len(sizes) - 1))
-        outputs = (*[width] * (len(sizes) - 1), out)
+        inputs = (in_channels, *[width] * (len(sizes) - 1))
+        outputs = (*[width] * (len(sizes) - 1), out_channels)
         for i, (a, b, size) in enumerate(zip(inputs, outputs, sizes, strict=True), start=1):
             self.conv(f"{name}.conv{i}", b, a, size)
             self.norm(f"{name}.bn{i}", b)
-        if stride > 1 or into != out:
-            self.conv(f"{name}.downsample.0", out, into, 1)
-            self.norm(f"{name}.downsample.1", out)
-        return out
+        if stride > 1 or in_channels != out_channels:
+            self.conv(f"{name}.downsample.0", out_channels, in_channels, 1)
+            self.norm(f"{name}.downsample.1", out_channels)
+        return out_channels
 
     def stem(self, names: list[tuple[str, str]], widths: tuple[int, ...], size: int = 3) -> None:
         inputs = (3, *widths[:-1])
-        for (conv, norm), into, out in zip(names, inputs, widths, strict=True):
-            self.conv(conv, out, into, size)
-            self.norm(norm, out)
+        for (conv, norm), in_channels, out_channels in zip(names, inputs, widths, strict=True):
+            self.conv(conv, out_channels, in_channels, size)
+            self.norm(norm, out_channels)
 
     def resnet(self, name: str, stem_width: int) -> None:
-        into = stem_width
+        in_channels = stem_width
         for stage, depth in enumerate(DEPTHS[name]):
             for position in range(depth):
                 stride = 2 if stage and not position else 1
                 block = f"layer{stage + 1}.{position}"
-                into = self.block(block, into, 64 * 2**stage, stride, name != "resnet18")
-        self.state["fc.weight"] = torch.randn(1000, into, generator=self.generator)
+                in_channels = self.block(
+                    block, in_channels, 64 * 2**stage, stride, name != "resnet18"
+                )
+        self.state["fc.weight"] = torch.randn(1000, in_channels, generator=self.generator)
         self.state["fc.bias"] = torch.randn(1000, generator=self.generator)
 
 
@@ -67,7 +69,7 @@ def torchvision(name: str) -> State:
 
 
 def numbered(name: str) -> State:
-    """MIT CSAIL: conv1, bn1, conv2, bn2, conv3, bn3."""
+    """MIT CSAIL layout: conv1, bn1, conv2, bn2, conv3, bn3."""
     publisher = Publisher()
     publisher.stem([(f"conv{i}", f"bn{i}") for i in (1, 2, 3)], (64, 64, 128))
     publisher.resnet(name, 128)
@@ -75,7 +77,7 @@ def numbered(name: str) -> State:
 
 
 def sequential(name: str, widths: tuple[int, ...] = (64, 64, 128)) -> State:
-    """SFNet: the convolutions in one sequence, the last batch norm after it."""
+    """SFNet layout: the stem is one sequence, followed by its last batch norm."""
     publisher = Publisher()
     names = [("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1")]
     publisher.stem(names, widths)
@@ -83,8 +85,8 @@ def sequential(name: str, widths: tuple[int, ...] = (64, 64, 128)) -> State:
     return publisher.state
 
 
-def pooled(state: State) -> State:
-    """A shortcut that begins with an average pooling has its layers one later."""
+def with_pooled_shortcuts(state: State) -> State:
+    """Shift the shortcut layers by one; these shortcuts start with average pooling."""
     renamed = {}
     for key, value in state.items():
         key = key.replace("downsample.1", "downsample.2").replace("downsample.0", "downsample.1")
@@ -93,11 +95,11 @@ def pooled(state: State) -> State:
 
 
 def timm_d(name: str) -> State:
-    return pooled(sequential(name, (32, 32, 64)))
+    return with_pooled_shortcuts(sequential(name, (32, 32, 64)))
 
 
 def mmsegmentation(name: str) -> State:
-    """v1c in a whole segmentation network."""
+    """mmsegmentation v1c layout of a whole segmentation network."""
     publisher = Publisher()
     names = [(f"stem.{i}", f"stem.{i + 1}") for i in (0, 3, 6)]
     publisher.stem(names, (32, 32, 64))
@@ -115,11 +117,13 @@ def sfnet_dfnet(name: str) -> State:
         "dfnet2": [("stage2_1", 64, 2, 2), ("stage2_2", 128, 1, 1), ("stage3_1", 128, 10, 2),
                    ("stage3_2", 256, 1, 1), ("stage4_1", 256, 4, 2), ("stage4_2", 512, 2, 1)],
     }  # fmt: skip
-    into = 64
+    in_channels = 64
     for group, width, blocks, stride in groups[name]:
         for position in range(blocks):
             block_stride = 1 if position else stride
-            into = publisher.block(f"{group}.{position}", into, width, block_stride, False)
+            in_channels = publisher.block(
+                f"{group}.{position}", in_channels, width, block_stride, False
+            )
     return publisher.state
 
 
@@ -132,7 +136,7 @@ RESNET_LAYOUTS: dict[str, tuple[Callable[[str], State], str, str]] = {
 }
 
 
-def published() -> Iterator[tuple[str, str | None, State, str]]:
+def published_weights() -> Iterator[tuple[str, str | None, State, str]]:
     for name in ("resnet18", "resnet50"):
         for make, stem, layout in RESNET_LAYOUTS.values():
             yield name, stem, make(name), layout
@@ -151,22 +155,22 @@ def outputs(backbone: Backbone, image: Tensor) -> list[Tensor]:
         return backbone.eval()(image)
 
 
-def test_every_published_layout_fits_completely() -> None:
-    for name, stem, state, layout in published():
+def test_every_published_layout_loads_completely() -> None:
+    for name, stem, state, layout in published_weights():
         backbone = build(name, stem)
         report = load_pretrained(backbone, state)
         assert layout in report.layout
         assert report.missing == {}
-        left = {key for key in state if key.startswith(("fc", "decode_head"))}
-        assert set(report.unused) == left
-        assert sorted(report.loaded.values()) == sorted(state.keys() - left)
+        expected_unused = {key for key in state if key.startswith(("fc", "decode_head"))}
+        assert set(report.unused) == expected_unused
+        assert sorted(report.loaded.values()) == sorted(state.keys() - expected_unused)
         for target, source in report.loaded.items():
             assert torch.equal(backbone.state_dict()[target], state[source])
         assert bool(report.note) == (layout == "timm resnet*d")
 
 
-def forward_of_the_publisher(state: State, image: Tensor, stem: list[tuple[str, str]]) -> Tensor:
-    """ResNet-18 written out over the published names, in evaluation."""
+def reference_forward(state: State, image: Tensor, stem: list[tuple[str, str]]) -> Tensor:
+    """Compute ResNet-18 in evaluation mode from the published names."""
 
     def norm(name: str, x: Tensor) -> Tensor:
         stats = state[f"{name}.running_mean"], state[f"{name}.running_var"]
@@ -179,8 +183,8 @@ def forward_of_the_publisher(state: State, image: Tensor, stem: list[tuple[str, 
         return torch.nn.functional.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
 
     x = image
-    for position, (c, n) in enumerate(stem):
-        x = norm(n, conv(c, x, 1 if position else 2)).relu()
+    for position, (conv_name, norm_name) in enumerate(stem):
+        x = norm(norm_name, conv(conv_name, x, 1 if position else 2)).relu()
     x = torch.nn.functional.max_pool2d(x, 3, 2, 1)
     for stage in (1, 2, 3, 4):
         for position in (0, 1):
@@ -202,7 +206,7 @@ def forward_of_the_publisher(state: State, image: Tensor, stem: list[tuple[str, 
         (numbered, "64-64-128", [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")]),
     ],
 )
-def test_loaded_weights_compute_what_the_publishers_network_does(
+def test_loaded_weights_match_the_published_network(
     make: Callable[[str], State], stem_name: str, stem: list[tuple[str, str]]
 ) -> None:
     state = {
@@ -212,13 +216,13 @@ def test_loaded_weights_compute_what_the_publishers_network_does(
     backbone = build("resnet18", stem_name)
     load_pretrained(backbone, state)
     image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    expected = forward_of_the_publisher(state, image, stem)
+    expected = reference_forward(state, image, stem)
     torch.testing.assert_close(outputs(backbone, image)[-1], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["module.", "backbone.", "module.backbone.", "encoder."])
-def test_wrappings_and_prefixes(wrapper: str, prefix: str) -> None:
+def test_wrapped_and_prefixed_checkpoints_are_loaded(wrapper: str, prefix: str) -> None:
     state = numbered("resnet18")
     checkpoint = {wrapper: {f"{prefix}{k}": v for k, v in state.items()}, "epoch": 3}
     backbone = build("resnet18")
@@ -228,7 +232,7 @@ def test_wrappings_and_prefixes(wrapper: str, prefix: str) -> None:
     assert torch.equal(weight, state["conv3.weight"])
 
 
-def test_weights_of_a_trained_network_of_this_package() -> None:
+def test_weights_of_a_fenet_are_loaded() -> None:
     trained = FENet(FENetConfig("resnet18", channels=8), 5, seed=3)
     backbone = build("resnet18")
     report = load_pretrained(backbone, trained.state_dict())
@@ -239,7 +243,7 @@ def test_weights_of_a_trained_network_of_this_package() -> None:
     assert all(reason == "outside backbone" for reason in report.unused.values())
 
 
-def test_half_precision_takes_the_dtype_of_the_model() -> None:
+def test_half_precision_weights_are_cast_to_the_model_dtype() -> None:
     state = {key: value.half() for key, value in numbered("resnet18").items()}
     backbone = build("resnet18")
     load_pretrained(backbone, state)
@@ -248,7 +252,7 @@ def test_half_precision_takes_the_dtype_of_the_model() -> None:
     assert torch.equal(weight, state["layer1.0.conv1.weight"].float())
 
 
-def test_what_is_missing_is_reported_and_kept() -> None:
+def test_missing_and_unused_tensors_are_reported() -> None:
     state = numbered("resnet18")
     del state["layer4.1.bn2.running_var"]
     backbone = build("resnet18")
@@ -262,7 +266,7 @@ def test_what_is_missing_is_reported_and_kept() -> None:
     assert "fc.bias: not part of the backbone" in text
 
 
-def test_counters_of_batches_may_be_missing() -> None:
+def test_batch_counters_are_optional() -> None:
     state = {k: v for k, v in numbered("resnet18").items() if "num_batches" not in k}
     assert load_pretrained(build("resnet18"), state).missing == {}
 
@@ -274,7 +278,7 @@ def test_counters_of_batches_may_be_missing() -> None:
         (("resnet18", "plain"), numbered, "resnet18", "backbone: resnet18, stem: 64-64-128"),
         (("resnet50", "64-64-128"), timm_d, "resnet50", "backbone: resnet50, stem: 32-32-64"),
         (("resnet18", "plain"), torchvision, "resnet50", "backbone: resnet50, stem: plain"),
-        # All of ResNet-50's tensors occur in ResNet-101, and the other way round most do.
+        # ResNet-101 contains all tensors of ResNet-50, which contains most of ResNet-101's.
         (("resnet50", "64-64-128"), sequential, "resnet101", "backbone: resnet101, stem: 64-64"),
         (("resnet101", "64-64-128"), sequential, "resnet50", "backbone: resnet50, stem: 64-64"),
         (("dfnet1", None), sfnet_dfnet, "dfnet2", "backbone: dfnet2"),
@@ -282,7 +286,7 @@ def test_counters_of_batches_may_be_missing() -> None:
         (("dfnet2", None), mmsegmentation, "resnet18", "backbone: resnet18, stem: 32-32-64"),
     ],
 )
-def test_weights_of_another_network_name_the_options_to_set(
+def test_error_names_the_options_that_fit_the_weights(
     model: tuple[str, str | None], make: Callable[[str], State], name: str, options: str
 ) -> None:
     backbone = build(*model)
@@ -293,13 +297,13 @@ def test_weights_of_another_network_name_the_options_to_set(
         assert torch.equal(value, before[name])
 
 
-def test_a_stem_that_no_option_has() -> None:
+def test_unknown_stem_is_rejected() -> None:
     message = r"stem\.0\.conv\.weight is \(48, 3, 3, 3\) in the checkpoint.*stem can be 64-64-128"
     with pytest.raises(PretrainedError, match=message):
         load_pretrained(build("resnet18"), sequential("resnet18", (48, 48, 96)))
 
 
-def test_a_depth_that_no_backbone_has() -> None:
+def test_unknown_depth_is_rejected() -> None:
     state = numbered("resnet18")
     publisher = Publisher()
     publisher.block("layer3.2", 256, 256, 1, False)
@@ -311,6 +315,6 @@ def test_a_depth_that_no_backbone_has() -> None:
     "state", [{}, {"a.weight": torch.ones(3)}, {"state_dict": {"x": 1}}, {0: torch.ones(3)}]
 )
 @pytest.mark.parametrize("name", sorted(BACKBONES))
-def test_weights_of_something_else(name: str, state: dict[str, object]) -> None:
+def test_unrelated_weights_are_rejected(name: str, state: dict[str, object]) -> None:
     with pytest.raises(PretrainedError, match=rf"nothing in the checkpoint fits .*{name}"):
         load_pretrained(build(name), state)

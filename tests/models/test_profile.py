@@ -1,4 +1,4 @@
-"""Counted parameters and multiply-adds, the paper's figures, and the command."""
+"""Parameter and multiply-add counts, the values of the paper, and the command."""
 
 import json
 from typing import Any
@@ -16,8 +16,8 @@ from models.latency import measure_latency
 from models.profile import main, profile
 
 
-def counted_by_hand(model: nn.Module, image: Tensor) -> int:
-    """Output values times taps, over every layer that convolves."""
+def count_with_hooks(model: nn.Module, image: Tensor) -> int:
+    """Sum output values times kernel taps over all convolutions."""
     total = 0
 
     def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -41,15 +41,15 @@ def counted_by_hand(model: nn.Module, image: Tensor) -> int:
         FENetConfig("dfnet2", channels=8, ppm=False, flows=("semantic",), extractor_kernel=5),
     ],
 )
-def test_multiply_adds_are_those_of_every_convolution(config: FENetConfig) -> None:
+def test_multiply_adds_include_every_convolution(config: FENetConfig) -> None:
     model = FENet(config, 5)
-    expected = counted_by_hand(model, torch.randn(1, 3, 70, 101))
+    expected = count_with_hooks(model, torch.randn(1, 3, 70, 101))
     assert count_multiply_adds(config, 5, 70, 101) == expected
     assert count_multiply_adds(model, 5, 70, 101) == expected
     assert next(model.parameters()).device.type == "cpu"
 
 
-def test_multiply_adds_of_a_network_of_ones_own() -> None:
+def test_multiply_adds_of_a_custom_network() -> None:
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -62,8 +62,8 @@ def test_multiply_adds_of_a_network_of_ones_own() -> None:
     assert count_multiply_adds(Network(), 2, 6, 7) == 6 * 7 * (3 * 9 * 4 + 4 * 2)
 
 
-def test_a_count_does_not_depend_on_what_is_skipped_for_speed() -> None:
-    """Resizing in all its forms, norms and products, against torch's own counter on real values."""
+def test_multiply_adds_match_the_torch_counter() -> None:
+    """Resizing in all forms, norms and matrix products, as counted by torch on real values."""
 
     class Network(nn.Module):
         def __init__(self) -> None:
@@ -97,13 +97,13 @@ def test_auxiliary_heads_are_counted_only_on_request() -> None:
     assert count_parameters(supervised, auxiliary=True) == count_parameters(plain) + heads
 
 
-def test_parts_are_all_there_is() -> None:
+def test_parts_cover_all_parameters() -> None:
     model = FENet(FENetConfig("dfnet1", channels=8, supervision=(4,)), 5)
-    found = parts(model)
-    assert list(found) == [
+    model_parts = parts(model)
+    assert list(model_parts) == [
         "backbone", "neck", "flows.detail", "flows.semantic", "head", "auxiliary.stage4",
     ]  # fmt: skip
-    total = sum(count_parameters(part) for part in found.values())
+    total = sum(count_parameters(part) for part in model_parts.values())
     assert total == count_parameters(model, auxiliary=True)
 
 
@@ -118,13 +118,15 @@ PUBLISHED = [
 ]
 
 
-def test_the_tables_of_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
+def test_costs_match_the_tables_of_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     by_name = {(row["backbone"], row["name"]): row for row in rows}
     assert {"baseline", "strong", "strong+df", "strong+sf", "fenet"} <= {r["name"] for r in rows}
-    given = {key for key, row in by_name.items() if row["paper_params_m"] or row["paper_gflops"]}
-    assert given == {(backbone, name) for backbone, name, *_ in PUBLISHED}
+    published = {
+        key for key, row in by_name.items() if row["paper_params_m"] or row["paper_gflops"]
+    }
+    assert published == {(backbone, name) for backbone, name, *_ in PUBLISHED}
     for backbone, name, params, gflops in PUBLISHED:
         row = by_name[backbone, name]
         assert (row["paper_params_m"], row["paper_gflops"]) == (params, gflops)
@@ -133,23 +135,23 @@ def test_the_tables_of_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
             assert row["gflops"] == pytest.approx(gflops, rel=0.005)
 
 
-def test_a_flow_alone_is_what_it_adds() -> None:
+def test_cost_of_a_flow_is_the_difference_it_adds() -> None:
     rows = {
         name: profile(name, "dfnet1", 19, 256, 256) for name in ("strong", "strong+df", "fenet")
     }
     flow = rows["fenet"].parts["df"]
-    # The flow, and a head that takes four concatenated levels instead of their sum.
-    wider = 3 * 64 * 64 * 9
-    added = rows["strong+df"].params_m - rows["strong"].params_m
-    assert added == pytest.approx(flow.params_m + wider / 1e6)
-    more = rows["strong+df"].gflops - rows["strong"].gflops
-    assert more == pytest.approx(flow.gflops + wider * 64 * 64 / 1e9)
+    # The flow adds its own cost and widens the head, which concatenates four levels.
+    head_growth = 3 * 64 * 64 * 9
+    added_params_m = rows["strong+df"].params_m - rows["strong"].params_m
+    assert added_params_m == pytest.approx(flow.params_m + head_growth / 1e6)
+    added_gflops = rows["strong+df"].gflops - rows["strong"].gflops
+    assert added_gflops == pytest.approx(flow.gflops + head_growth * 64 * 64 / 1e9)
     for row in rows.values():
         assert sum(part.params_m for part in row.parts.values()) == pytest.approx(row.params_m)
         assert sum(part.gflops for part in row.parts.values()) == pytest.approx(row.gflops)
 
 
-def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_shows_costs_differences_and_parts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["baseline", "--backbone", "resnet101", "--parts"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == [
@@ -159,7 +161,9 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "1024 x 1024" in lines[-1]
 
 
-def test_the_papers_figures_stand_only_where_they_apply(capsys: pytest.CaptureFixture[str]) -> None:
+def test_paper_values_are_shown_only_for_matching_settings(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     main(["strong", "--backbone", "resnet101", "--size", "128x256", "--json"])
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["paper_params_m"], row["paper_gflops"]) == (46.6, None)
@@ -168,7 +172,7 @@ def test_the_papers_figures_stand_only_where_they_apply(capsys: pytest.CaptureFi
     assert (row["paper_params_m"], row["paper_gflops"]) == (None, None)
 
 
-def test_latency(capsys: pytest.CaptureFixture[str]) -> None:
+def test_latency_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     main(["baseline", "--backbone", "dfnet1", "--size", "64", "--latency", "--json"])
     (row,) = json.loads(capsys.readouterr().out)
     assert row["latency_ms"] > 0
@@ -183,8 +187,8 @@ def test_peak_memory_grows_with_the_image() -> None:
 
     small, large = peak(64), peak(512)
     if small is None or large is None:
-        pytest.skip("this system does not tell a process's peak memory")
-    # 19 classes of 512 x 512 pixels alone are 19 MiB.
+        pytest.skip("this system does not report the peak memory of a process")
+    # The logits of 19 classes at 512 x 512 pixels take 19 MiB.
     assert large > small + 19
 
 
@@ -198,7 +202,7 @@ def test_peak_memory_grows_with_the_image() -> None:
         (["--classes", "0"], "must be a whole number from 1, received '0'"),
     ],
 )
-def test_arguments_that_make_no_sense(
+def test_invalid_arguments_are_rejected(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_status:

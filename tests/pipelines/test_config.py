@@ -1,4 +1,4 @@
-"""Plain values to dataclasses, against pydantic, which does the same in orchestrator/."""
+"""Conversion of plain values to dataclasses, compared with pydantic."""
 
 import json
 from dataclasses import asdict, replace
@@ -30,9 +30,9 @@ VALUES = (
 
 
 @given(st.sampled_from(sorted(ADAPTERS, key=str)), st.data())
-def test_it_takes_what_pydantic_takes(kind: type, data: st.DataObject) -> None:
-    plain = [name for name, value in asdict(kind()).items() if not isinstance(value, dict)]
-    values = data.draw(st.dictionaries(st.sampled_from([*plain, "unknown"]), VALUES, max_size=3))
+def test_configure_accepts_the_same_values_as_pydantic(kind: type, data: st.DataObject) -> None:
+    names = [name for name, value in asdict(kind()).items() if not isinstance(value, dict)]
+    values = data.draw(st.dictionaries(st.sampled_from([*names, "unknown"]), VALUES, max_size=3))
     try:
         expected = ADAPTERS[kind].validate_json(json.dumps(values), strict=True)
     except (ValidationError, ValueError):
@@ -42,7 +42,7 @@ def test_it_takes_what_pydantic_takes(kind: type, data: st.DataObject) -> None:
         assert configure(kind, values) == expected
 
 
-def test_a_whole_experiment() -> None:
+def test_configure_builds_a_nested_experiment() -> None:
     values = {
         "data": {"crop": [64, 128], "augmentation": {"blur": [0, 0]}},
         "model": {"backbone": "dfnet1", "flows": []},
@@ -58,8 +58,8 @@ def test_a_whole_experiment() -> None:
         ),
         seed=4,
     )
-    own = configure(Experiment, {"model": {"network": "a.b:C", "arguments": {"width": 3}}})
-    assert own.model == NetworkConfig("a.b:C", {"width": 3})
+    custom = configure(Experiment, {"model": {"network": "a.b:C", "arguments": {"width": 3}}})
+    assert custom.model == NetworkConfig("a.b:C", {"width": 3})
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,6 @@ def test_a_whole_experiment() -> None:
         ({"training": {"schedule": "step"}}, r"training\.schedule is 'step'; known: poly, cosine"),
     ],
 )
-def test_what_is_wrong_is_named(values: dict[str, Any], message: str) -> None:
+def test_error_names_the_invalid_key_or_value(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         configure(Experiment, values)

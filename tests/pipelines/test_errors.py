@@ -1,4 +1,4 @@
-"""A command's errors become a message and an exit status; only a bug shows a traceback."""
+"""Error messages and exit statuses of commands; only bugs print a traceback."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from pipelines.data.manifest import DatasetError
 from pipelines.errors import run_command
 
 
-def raising(error: BaseException) -> Callable[[], int]:
+def function_that_raises(error: BaseException) -> Callable[[], int]:
     def work() -> NoReturn:
         raise error
 
@@ -28,36 +28,41 @@ def raising(error: BaseException) -> Callable[[], int]:
         (BrokenPipeError(32, "Broken pipe"), 1, ""),
     ],
 )
-def test_an_expected_error_gets_one_line(
+def test_expected_error_prints_one_line(
     capsys: pytest.CaptureFixture[str], error: BaseException, status: int, message: str
 ) -> None:
-    assert run_command(raising(error)) == status
+    assert run_command(function_that_raises(error)) == status
     assert capsys.readouterr().err == message
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), OSError("a bug")])
-def test_a_bug_shows_its_traceback(capsys: pytest.CaptureFixture[str], error: Exception) -> None:
-    assert run_command(raising(error)) == 1
+def test_unexpected_error_prints_a_traceback(
+    capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    assert run_command(function_that_raises(error)) == 1
     printed = capsys.readouterr().err
     assert printed.startswith("Traceback")
     assert printed.endswith(f"internal error: {type(error).__name__}: a bug\n")
 
 
-def test_a_command_keeps_its_own_status_and_report() -> None:
-    shown: list[tuple[str, str]] = []
-    report = lambda heading, message: shown.append((heading, message))  # noqa: E731
+def test_command_status_and_custom_report_are_used() -> None:
+    reports: list[tuple[str, str]] = []
+    report = lambda heading, message: reports.append((heading, message))  # noqa: E731
     assert run_command(lambda: 7, report) == 7
-    assert run_command(raising(KeyboardInterrupt()), report, interrupted="run it again") == 130
-    assert shown == [("run it again", "")]
+    assert (
+        run_command(function_that_raises(KeyboardInterrupt()), report, interrupted="run it again")
+        == 130
+    )
+    assert reports == [("run it again", "")]
 
 
-def test_a_closed_pipe_ends_a_command_quietly(tmp_path: Path) -> None:
+def test_closed_pipe_ends_the_command_silently(tmp_path: Path) -> None:
     code = (
         "import sys; from pipelines.errors import run_command\n"
         "sys.exit(run_command(lambda: print('x' * 100_000) or 0))"
     )
     command = f"{{ '{sys.executable}' -c \"$0\"; echo $? >&2; }} | head -c 1"
-    done = subprocess.run(
+    completed = subprocess.run(
         ["bash", "-c", command, code], capture_output=True, text=True, check=True, cwd=Path.cwd()
     )
-    assert (done.stdout, done.stderr) == ("x", "1\n")
+    assert (completed.stdout, completed.stderr) == ("x", "1\n")

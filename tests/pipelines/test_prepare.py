@@ -1,4 +1,4 @@
-"""The command pipelines.prepare."""
+"""The command `pipelines.prepare`."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from pipelines.prepare import main
 from tests.support.camvid_source import CamVidSource
 
 
-def test_commands_write_their_sheets(
+def test_inspect_and_preview_write_sheets_and_reject_invalid_input(
     streets: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri = streets.location.path
     assert main(["inspect", uri, "--verify", "--out", str(tmp_path / "a.png")]) == 0
     assert main(["preview", uri, "--crop", "64x32", "--out", str(tmp_path / "b.png")]) == 0
     for name in ("a.png", "b.png"):
-        with Image.open(tmp_path / name) as picture:
-            assert picture.size[0] > 500
+        with Image.open(tmp_path / name) as sheet:
+            assert sheet.size[0] > 500
     printed = capsys.readouterr().out
     assert "verified" in printed
     assert "augmented crops of 64x32" in printed
     off = {"scale": [1, 1], "flip": 0, "hue": 0, "blur": [0, 0]}
     off |= dict.fromkeys(("brightness", "contrast", "saturation"), 0)
     recipe = {"data": {"crop": [32, 64], "augmentation": off, "train_split": "val"}}
-    (tmp_path / "plain.yaml").write_text(json.dumps(recipe))  # which is YAML as well
+    (tmp_path / "plain.yaml").write_text(json.dumps(recipe))  # JSON is valid YAML
     arguments = ["preview", uri, "--experiment", str(tmp_path / "plain.yaml"), "--count", "1"]
     assert main([*arguments, "--out", str(tmp_path / "c.png")]) == 0
     order = GlobalBatches(3, seed=0, batch=1).epoch(0)
     image, _ = streets.split("val").read(int(order[0].samples[0]))
     enlarged = Image.fromarray(image).resize((320, 160), Image.Resampling.BOX)
-    with Image.open(tmp_path / "c.png") as picture:
-        assert np.array_equal(np.asarray(picture)[14:174, :320], np.asarray(enlarged))
+    with Image.open(tmp_path / "c.png") as sheet:
+        assert np.array_equal(np.asarray(sheet)[14:174, :320], np.asarray(enlarged))
     (tmp_path / "plain.yaml").write_text("data: {crops: 3}")
     assert main(arguments) == 2
     assert "plain.yaml: unknown key data.crops" in capsys.readouterr().err
@@ -49,7 +49,7 @@ def test_commands_write_their_sheets(
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"),
+    ("name", "message"),
     [
         ("sheet.foo", "cannot be written as '.foo'; use .png, .jpg"),
         ("sheet", "cannot be written as ''; use .png"),
@@ -58,22 +58,22 @@ def test_commands_write_their_sheets(
     ],
 )
 @pytest.mark.parametrize("command", ["inspect", "preview"])
-def test_an_impossible_sheet_is_found_before_anything_is_drawn(
+def test_invalid_output_path_is_rejected_before_reading_data(
     streets: PreparedDataset,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     name: str,
-    sentence: str,
+    message: str,
     command: str,
 ) -> None:
     (tmp_path / "taken.png").mkdir()
-    monkeypatch.setattr(PreparedDataset, "split", None)  # nothing of the data is read
+    monkeypatch.setattr(PreparedDataset, "split", None)  # fails if data are read
     assert main([command, streets.location.path, "--out", str(tmp_path / name)]) == 2
-    assert sentence in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_the_command_says_what_it_did(
+def test_prepare_prints_progress_result_and_errors(
     camvid: CamVidSource,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -1,4 +1,4 @@
-"""`python -m pipelines.train`: one experiment, a directory, and going on in it."""
+"""`python -m pipelines.train`: training into a directory and resuming in it."""
 
 import json
 import os
@@ -24,7 +24,7 @@ training: {epochs: 3, batch: 6, learning_rate: 1e-2, precision: fp32}
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In this process and in those it starts: more threads add up in another order."""
+    """Use one thread here and in subprocesses; more threads change the order of summation."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -45,12 +45,14 @@ def train(experiment: Path, dataset: Path, out: str, *more: str) -> int:
 
 
 def history(out: Path) -> list[dict[str, float]]:
-    measured = ("images_per_second", "memory_gib", "val/seconds", "seconds")
+    nondeterministic = ("images_per_second", "memory_gib", "val/seconds", "seconds")
     lines = (out / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in measured} for line in lines]
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in nondeterministic} for line in lines
+    ]
 
 
-def test_training_into_a_directory_and_going_on(
+def test_killed_training_resumes_with_equal_results(
     experiment: Path, small_streets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(experiment, small_streets, "whole") == 0
@@ -60,11 +62,11 @@ def test_training_into_a_directory_and_going_on(
     assert load_file(whole / "best" / "model.safetensors")
     assert "epoch 3/3  loss" in capsys.readouterr().out
 
-    # Its checkpoints are model directories.
-    picture = np.zeros((32, 48, 3), np.uint8)
-    assert SegmentationModel(whole / "last").predict(picture).shape == (32, 48)
+    # Checkpoints are model directories.
+    image = np.zeros((32, 48, 3), np.uint8)
+    assert SegmentationModel(whole / "last").predict(image).shape == (32, 48)
 
-    # A training that was killed in its second epoch: everything but what came after that moment.
+    # Kill a second training in its second epoch, then resume it.
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.train", str(experiment), "--dataset", str(small_streets)]
         + ["--out", str(experiment.parent / "parts"), "--checkpoint-steps", "1"],
@@ -85,8 +87,8 @@ def test_training_into_a_directory_and_going_on(
 
 
 @pytest.mark.slow
-def test_two_processes_under_torchrun(experiment: Path, small_streets: Path) -> None:
-    done = subprocess.run(
+def test_training_with_two_ranks_under_torchrun(experiment: Path, small_streets: Path) -> None:
+    completed = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
         + ["-m", "pipelines.train", str(experiment), "--dataset", str(small_streets)]
         + ["--out", str(experiment.parent / "two"), "--device", "cpu"],
@@ -95,8 +97,8 @@ def test_two_processes_under_torchrun(experiment: Path, small_streets: Path) -> 
         timeout=200,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch 3/3") == 1
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.count("epoch 3/3") == 1
     assert train(experiment, small_streets, "one") == 0
     one, two = (history(experiment.parent / name) for name in ("one", "two"))
     assert two[0]["train/loss"] == pytest.approx(one[0]["train/loss"], rel=1e-3)
@@ -110,7 +112,7 @@ def test_two_processes_under_torchrun(experiment: Path, small_streets: Path) -> 
         ("model: {network: 'no.module:Net'}", "network no.module:Net: cannot import no.module"),
     ],
 )
-def test_bad_input_gets_a_sentence(
+def test_invalid_experiment_files_are_reported(
     experiment: Path,
     small_streets: Path,
     capsys: pytest.CaptureFixture[str],
@@ -132,7 +134,7 @@ def test_bad_input_gets_a_sentence(
         (["--device", "cuda"], "--device cuda: torch finds no GPU"),
     ],
 )
-def test_bad_options_get_a_sentence(
+def test_invalid_options_are_reported(
     experiment: Path,
     small_streets: Path,
     capsys: pytest.CaptureFixture[str],
@@ -147,7 +149,7 @@ def test_bad_options_get_a_sentence(
     assert not (experiment.parent / "out").exists()
 
 
-def test_another_experiment_does_not_overwrite(
+def test_directory_of_another_experiment_is_not_overwritten(
     experiment: Path, small_streets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     experiment.write_text(EXPERIMENT.replace("epochs: 3", "epochs: 1"))

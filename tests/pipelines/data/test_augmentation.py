@@ -1,4 +1,4 @@
-"""The augmentation against plain references, and its independence of the batch."""
+"""The augmentation against plain references, and its independence from the batch."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ OFF = AugmentationConfig(
 )
 
 
-class Pictures:
-    """A split in memory, of pictures of different sizes."""
+class InMemoryImages:
+    """A split of images of different sizes, held in memory."""
 
     def __init__(self, sizes: list[tuple[int, int]]) -> None:
         rng = np.random.default_rng(0)
         self.images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
         self.labels = [rng.choice([0, 3, 7, 255], size=size).astype(np.uint8) for size in sizes]
-        self.identifiers = [f"picture {index}" for index in range(len(sizes))]
+        self.identifiers = [f"image {index}" for index in range(len(sizes))]
         self.heights = np.array([size[0] for size in sizes])
         self.widths = np.array([size[1] for size in sizes])
 
@@ -55,13 +55,13 @@ class Pictures:
         return self.images[index], self.labels[index]
 
 
-PICTURES = Pictures([(40, 60), (33, 57), (50, 50), (20, 90), (41, 64), (64, 41)])
+IMAGES = InMemoryImages([(40, 60), (33, 57), (50, 50), (20, 90), (41, 64), (64, 41)])
 
 
 def load(
-    config: AugmentationConfig, crop: tuple[int, int], samples: list[int], pictures: Pictures
+    config: AugmentationConfig, crop: tuple[int, int], samples: list[int], dataset: InMemoryImages
 ) -> SourceBatch:
-    batches = TrainingBatches(pictures, DataConfig(crop=crop, augmentation=config), 0, 4)
+    batches = TrainingBatches(dataset, DataConfig(crop=crop, augmentation=config), 0, 4)
     keys = np.array([1000003 * sample + 17 for sample in samples])
     return batches.load(Draws(np.array(samples), keys, np.full((len(samples), 2), -1)))
 
@@ -73,7 +73,7 @@ def reference_crop(
     config: AugmentationConfig,
     key: int,
 ) -> tuple[Tensor, Tensor]:
-    """Resize the whole picture with torch, then pad and cut, as the recipe is usually written."""
+    """Resize the whole image with torch, then pad and crop."""
     plan = plan_crop(label.shape, crop, config.scale, config.flip, key)
     size = (plan.rows.resized, plan.columns.resized)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].double() / 255
@@ -82,9 +82,9 @@ def reference_crop(
         torch.from_numpy(label)[None, None].double(), size, mode="nearest-exact"
     )[0, 0]
     mean = torch.tensor(IMAGENET_MEAN, dtype=torch.float64)[:, None, None]
-    big = [length + 2 * side for length, side in zip(size, crop, strict=True)]
-    padded = mean.expand(3, *big).clone()
-    padded_labels = torch.full(big, 255.0, dtype=torch.float64)
+    padded_size = [length + 2 * side for length, side in zip(size, crop, strict=True)]
+    padded = mean.expand(3, *padded_size).clone()
+    padded_labels = torch.full(padded_size, 255.0, dtype=torch.float64)
     inner = (slice(crop[0], crop[0] + size[0]), slice(crop[1], crop[1] + size[1]))
     padded[:, *inner] = resized
     padded_labels[inner] = classes
@@ -101,53 +101,53 @@ def test_crops_equal_resizing_then_cropping(
 ) -> None:
     config = AugmentationConfig(scale=scale)
     samples = [0, 1, 2, 3, 4, 5, 0, 1]
-    batch = load(config, crop, samples, PICTURES)
+    batch = load(config, crop, samples, IMAGES)
     images, labels = Augmentation(config, crop).crops(batch)
     for row, sample in enumerate(samples):
         key = int(batch.sample_keys[row])
-        wanted, classes = reference_crop(*PICTURES.read(sample), crop, config, key)
-        assert torch.allclose(images[row].double(), wanted, atol=2e-4)
+        expected, classes = reference_crop(*IMAGES.read(sample), crop, config, key)
+        assert torch.allclose(images[row].double(), expected, atol=2e-4)
         assert torch.equal(labels[row].double(), classes)
 
 
-def test_off_is_the_exact_identity() -> None:
-    pictures = Pictures([(24, 36)] * 3)
-    batch = load(OFF, (24, 36), [0, 1, 2], pictures)
+def test_disabled_augmentation_is_the_identity() -> None:
+    dataset = InMemoryImages([(24, 36)] * 3)
+    batch = load(OFF, (24, 36), [0, 1, 2], dataset)
     images, labels = Augmentation(OFF, (24, 36))(batch)
-    assert torch.equal(labels, torch.from_numpy(np.stack(pictures.labels)).long())
-    sources = torch.from_numpy(np.stack(pictures.images)).permute(0, 3, 1, 2)
+    assert torch.equal(labels, torch.from_numpy(np.stack(dataset.labels)).long())
+    sources = torch.from_numpy(np.stack(dataset.images)).permute(0, 3, 1, 2)
     assert torch.equal(images, normalize(sources))
 
 
 @pytest.mark.parametrize("size", [(40, 64), (256, 300)])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_sample_is_the_same_bits_in_any_batch(size: tuple[int, int], threads: int) -> None:
-    """Also above the sizes at which torch splits sums over threads and kornia changes its path."""
-    pictures = Pictures([size, (size[0] + 9, size[1] - 5), size, size, size])
+def test_sample_is_bitwise_equal_in_any_batch(size: tuple[int, int], threads: int) -> None:
+    """The large size is above those at which torch splits sums and kornia changes its path."""
+    dataset = InMemoryImages([size, (size[0] + 9, size[1] - 5), size, size, size])
     config = AugmentationConfig()
     augmentation = Augmentation(config, size)
-    before = torch.get_num_threads()
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        images, labels = augmentation(load(config, size, [0, 1, 2, 3, 4], pictures))
-        for part in ([0], [3, 1], [4, 2, 0]):
-            again, classes = augmentation(load(config, size, part, pictures))
-            assert torch.equal(again, images[part])
-            assert torch.equal(classes, labels[part])
+        images, labels = augmentation(load(config, size, [0, 1, 2, 3, 4], dataset))
+        for subset in ([0], [3, 1], [4, 2, 0]):
+            subset_images, subset_labels = augmentation(load(config, size, subset, dataset))
+            assert torch.equal(subset_images, images[subset])
+            assert torch.equal(subset_labels, labels[subset])
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
 
 
-def test_labels_are_copied_never_blended() -> None:
+def test_labels_are_never_interpolated() -> None:
     config = AugmentationConfig(scale=(0.3, 3.0))
-    batch = load(config, (48, 48), [0, 1, 2, 3, 4, 5] * 3, PICTURES)
+    batch = load(config, (48, 48), [0, 1, 2, 3, 4, 5] * 3, IMAGES)
     _, labels = Augmentation(config, (48, 48))(batch)
     assert set(labels.unique().tolist()) <= {0, 3, 7, 255}
     assert labels.dtype == torch.int64
 
 
-def jitter_alone(**strengths: float) -> tuple[np.ndarray, Tensor, Tensor]:
-    """uint8 pictures (batch, height, width, 3), their jittered form, and the keys."""
+def jitter_only(**strengths: float) -> tuple[np.ndarray, Tensor, Tensor]:
+    """Return uint8 images (batch, height, width, 3), the jittered images, and the keys."""
     config = AugmentationConfig(**{**vars(OFF), **strengths})
     pixels = np.random.default_rng(1).integers(0, 256, (4, 10, 12, 3), dtype=np.uint8)
     keys = torch.arange(4) * 7919 + 5
@@ -163,17 +163,19 @@ def jitter_alone(**strengths: float) -> tuple[np.ndarray, Tensor, Tensor]:
         ("saturation", Stream.SATURATION, ImageEnhance.Color),
     ],
 )
-def test_jitter_is_pillows(strength: str, stream: Stream, enhance: type) -> None:
-    pixels, jittered, keys = jitter_alone(**{strength: 0.8})
+def test_jitter_matches_pillow(strength: str, stream: Stream, enhance: type) -> None:
+    pixels, jittered, keys = jitter_only(**{strength: 0.8})
     factors = 1 + 0.8 * (2 * uniform(keys.numpy(), stream) - 1)
     for row, factor in enumerate(factors):
-        wanted = np.asarray(enhance(Image.fromarray(pixels[row])).enhance(factor))
-        found = jittered[row].permute(1, 2, 0).numpy() * 255
-        assert abs(found - wanted).max() <= 3  # Pillow rounds the grey and the result
+        expected = np.asarray(enhance(Image.fromarray(pixels[row])).enhance(factor))
+        pixels_of_row = jittered[row].permute(1, 2, 0).numpy() * 255
+        assert (
+            abs(pixels_of_row - expected).max() <= 3
+        )  # Pillow rounds the gray value and the result
 
 
-def test_hue_turns_the_colour_circle() -> None:
-    pixels, jittered, keys = jitter_alone(hue=0.5)
+def test_hue_rotates_the_color_circle() -> None:
+    pixels, jittered, keys = jitter_only(hue=0.5)
     turns = uniform(keys.numpy(), Stream.HUE) - 0.5
     for row, turn in enumerate(turns):
         before = np.asarray(Image.fromarray(pixels[row]).convert("HSV")).astype(float)
@@ -185,47 +187,47 @@ def test_hue_turns_the_colour_circle() -> None:
         assert abs(after[..., 2] - before[..., 2]).max() <= 1
 
 
-def test_hue_and_blur_are_kornia_s() -> None:
-    """Both are computed another way on a processor, for speed alone."""
+def test_hue_and_blur_match_kornia() -> None:
+    """On a CPU, hue and blur use faster implementations than kornia."""
     config = AugmentationConfig(**{**vars(OFF), "hue": 0.5, "blur": (0.15, 1.3)})
     images = torch.rand(4, 3, 21, 34, generator=torch.Generator().manual_seed(0))
-    images[0, :, :4] = images[0, :1, :4]  # grey
-    images[1, 1] = images[1, 0]  # two channels share the highest value, or the lowest
+    images[0, :, :4] = images[0, :1, :4]  # gray
+    images[1, 1] = images[1, 0]  # two channels share the maximum or the minimum
     images[2] = images[2].round()
     keys = torch.arange(4) * 7919 + 5
     augmentation = Augmentation(config, (21, 34))
     turns = torch.from_numpy(uniform(keys.numpy(), Stream.HUE)).float() - 0.5
-    wanted = adjust_hue(images, 2 * torch.pi * turns)
-    assert torch.allclose(augmentation.jitter(images, keys), wanted, atol=1e-5)
+    expected = adjust_hue(images, 2 * torch.pi * turns)
+    assert torch.allclose(augmentation.jitter(images, keys), expected, atol=1e-5)
     sigmas = 0.15 + 1.15 * torch.from_numpy(uniform(keys.numpy(), Stream.BLUR)).float()
     kernel = get_gaussian_kernel1d(9, sigmas[:, None])
-    wanted = filter2d_separable(images, kernel, kernel, "reflect")
-    assert torch.allclose(augmentation.blur(images, keys), wanted, atol=1e-5)
+    expected = filter2d_separable(images, kernel, kernel, "reflect")
+    assert torch.allclose(augmentation.blur(images, keys), expected, atol=1e-5)
 
 
-def test_blur_is_gaussian_with_the_sample_s_sigma() -> None:
+def test_blur_is_gaussian_with_the_sigma_of_the_sample() -> None:
     config = AugmentationConfig(**{**vars(OFF), "blur": (0.15, 1.3)})
     images = torch.rand(5, 3, 30, 40, generator=torch.Generator().manual_seed(0))
     keys = torch.arange(5) * 104729
     blurred = Augmentation(config, (30, 40)).blur(images, keys)
     for row, draw in enumerate(uniform(keys.numpy(), Stream.BLUR)):
         sigma = 0.15 + 1.15 * draw
-        wanted = scipy.ndimage.gaussian_filter(
+        expected = scipy.ndimage.gaussian_filter(
             images[row].numpy(), (0, sigma, sigma), mode="mirror", radius=(0, 4, 4)
         )
-        assert abs(blurred[row].numpy() - wanted).max() < 1e-5
+        assert abs(blurred[row].numpy() - expected).max() < 1e-5
 
 
-def test_normalise_takes_bytes_and_unit_floats() -> None:
+def test_normalize_accepts_bytes_and_unit_floats() -> None:
     pixels = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
     mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-    wanted = (pixels / 255 - mean) / std
-    assert torch.allclose(normalize(pixels), wanted)
-    assert torch.allclose(normalize(pixels / 255), wanted)
+    expected = (pixels / 255 - mean) / std
+    assert torch.allclose(normalize(pixels), expected)
+    assert torch.allclose(normalize(pixels / 255), expected)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "sentence"),
+    ("name", "value", "message"),
     [
         ("scale", (2.0, 0.5), "scale must be a smallest and a largest factor"),
         ("scale", (0.0, 1.0), "above 0"),
@@ -235,25 +237,25 @@ def test_normalise_takes_bytes_and_unit_floats() -> None:
         ("blur", (0.0, 1.0), r"or \(0, 0\) for none"),
     ],
 )
-def test_impossible_strengths_are_refused(name: str, value: object, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
+def test_invalid_strengths_are_rejected(name: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         AugmentationConfig(**{name: value})
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
     not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))),
-    reason="torch.compile needs a C++ compiler on a CPU, and there is none",
+    reason="torch.compile on a CPU needs a C++ compiler",
 )
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
-def test_compiled_it_is_one_graph_of_the_same_result() -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by the compiler
+def test_compiled_augmentation_is_one_graph_with_equal_results() -> None:
     config = AugmentationConfig()
     size = (24, 32)
-    pictures = Pictures([(40, 48)] * 3)
+    dataset = InMemoryImages([(40, 48)] * 3)
     compiled = Augmentation(config, size, compile=True)
     counters.clear()
     for samples in ([0, 1], [2, 0]):
-        batch = load(config, size, samples, pictures)
+        batch = load(config, size, samples, dataset)
         images, labels = Augmentation(config, size)(batch)
         with torch._dynamo.config.patch(error_on_recompile=True):
             fused, classes = compiled(batch)

@@ -1,4 +1,4 @@
-"""Opening prepared data sets, whole and damaged."""
+"""Opening of intact and damaged prepared data sets."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from pipelines.preparation.embedded import prepare_streets
 from pipelines.preparation.streets import CLASSES, render_street
 
 
-def test_rows_hold_what_was_rendered(streets: PreparedDataset) -> None:
+def test_rows_match_the_rendered_scenes(streets: PreparedDataset) -> None:
     split = streets.split("train")
     assert len(split) == 11
     assert split.identifiers[4] == "train-00004"
     for index in (0, 4, 10):
         image, label = split.read(index)
-        wanted, classes = render_street(0, index, 32, 64)
-        assert np.array_equal(image, wanted)
+        expected, classes = render_street(0, index, 32, 64)
+        assert np.array_equal(image, expected)
         assert np.array_equal(label, classes)
 
 
-def test_the_manifest_counts_what_the_rows_hold(streets: PreparedDataset) -> None:
+def test_manifest_statistics_match_the_rows(streets: PreparedDataset) -> None:
     manifest = streets.manifest
     assert manifest.name == "streets"
     assert manifest.classes == CLASSES
@@ -46,35 +46,35 @@ def test_the_manifest_counts_what_the_rows_hold(streets: PreparedDataset) -> Non
     assert manifest.class_frequencies[0] == pytest.approx(counts[0] / counts[:10].sum())
     assert manifest.image_mean == pytest.approx(images.mean(axis=(0, 1, 2)) / 255)
     split = streets.split("val")
-    first = np.bincount(labels[11].ravel(), minlength=256)[:10]
-    assert np.array_equal(split.class_pixels[0], first)
+    first_counts = np.bincount(labels[11].ravel(), minlength=256)[:10]
+    assert np.array_equal(split.class_pixels[0], first_counts)
 
 
-def test_hugging_face_metadata_declares_pictures(streets: PreparedDataset) -> None:
+def test_hugging_face_metadata_declares_images(streets: PreparedDataset) -> None:
     shard = streets.location.file(streets.manifest.shards[0].file)
     metadata = pq.read_schema(shard).metadata
     features = json.loads(metadata[b"huggingface"])["info"]["features"]
     assert features["image"] == features["label"] == {"_type": "Image"}
     assert set(features) == set(pq.read_schema(shard).names)
-    # `datasets` takes the declaration only for exactly this type.
-    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    assert pq.read_schema(shard).field("image").type == picture
+    # `datasets` accepts the declaration only for this exact type.
+    image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    assert pq.read_schema(shard).field("image").type == image_type
 
 
-def test_a_missing_split_names_those_there(streets: PreparedDataset) -> None:
+def test_missing_split_error_lists_available_splits(streets: PreparedDataset) -> None:
     with pytest.raises(DatasetError, match=r"no samples in split 'test'; it has train \(11\), val"):
         streets.split("test")
 
 
-def test_joined_splits_are_one_after_the_other(streets: PreparedDataset) -> None:
+def test_joined_splits_are_concatenated_in_order(streets: PreparedDataset) -> None:
     train, val, both = (streets.split(name) for name in ("train", "val", "train+val"))
     assert (both.name, len(both)) == ("train+val", 14)
     assert both.identifiers == train.identifiers + val.identifiers
     assert np.array_equal(both.class_pixels, np.concatenate([train.class_pixels, val.class_pixels]))
-    moved = val.centroids + [len(train), 0, 0, 0]
-    assert np.array_equal(both.centroids, np.concatenate([train.centroids, moved]))
-    for index, own in ((10, train.read(10)), (11, val.read(0)), (13, val.read(2))):
-        assert all(map(np.array_equal, both.read(index), own))
+    shifted = val.centroids + [len(train), 0, 0, 0]
+    assert np.array_equal(both.centroids, np.concatenate([train.centroids, shifted]))
+    for index, expected in ((10, train.read(10)), (11, val.read(0)), (13, val.read(2))):
+        assert all(map(np.array_equal, both.read(index), expected))
     with pytest.raises(DatasetError, match="no samples in split 'test'; it has train"):
         streets.split("train+test")
 
@@ -102,7 +102,7 @@ def change_manifest(directory: Path) -> None:
     (directory / MANIFEST_NAME).write_text(text.replace('"sidewalk"', '"walkway"'))
 
 
-def age_manifest(directory: Path) -> None:
+def use_old_manifest_version(directory: Path) -> None:
     text = (directory / MANIFEST_NAME).read_text()
     (directory / MANIFEST_NAME).write_text(text.replace('"version": 2', '"version": 1'))
 
@@ -130,26 +130,28 @@ def empty(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "sentence"),
+    ("damage", "message"),
     [
         (remove_all, "does not exist"),
         (empty, "holds no prepared data set"),
         (remove_manifest, "half-written"),
         (cut_manifest, "damaged manifest"),
         (change_manifest, "damaged manifest: its content has fingerprint"),
-        (age_manifest, "format version 1 is not 2.*prepare the data set again"),
+        (use_old_manifest_version, "format version 1 is not 2.*prepare the data set again"),
         (remove_index, r"index\.parquet: missing"),
         (remove_shard, r"\.parquet: missing"),
         (cut_shard, r"\.parquet: damaged \(\d+ bytes, expected \d+\)"),
     ],
 )
-def test_damage_gets_a_sentence(copy: Path, damage: Callable[[Path], None], sentence: str) -> None:
+def test_damaged_data_set_is_reported(
+    copy: Path, damage: Callable[[Path], None], message: str
+) -> None:
     damage(copy)
-    with pytest.raises(DatasetError, match=sentence):
+    with pytest.raises(DatasetError, match=message):
         open_dataset(copy)
 
 
-def test_a_flipped_bit_is_found_when_its_row_is_read(copy: Path) -> None:
+def test_flipped_bit_is_reported_when_its_row_is_read(copy: Path) -> None:
     split = open_dataset(copy).split("train")
     stored, _ = split.read_encoded(7)
     data = bytearray(shard_of(copy).read_bytes())
@@ -160,7 +162,7 @@ def test_a_flipped_bit_is_found_when_its_row_is_read(copy: Path) -> None:
         damaged.read(7)
 
 
-def test_a_damaged_index_is_found(copy: Path) -> None:
+def test_damaged_index_is_reported(copy: Path) -> None:
     index = copy / "index.parquet"
     data = bytearray(index.read_bytes())
     data[len(data) // 2] ^= 1
@@ -169,8 +171,8 @@ def test_a_damaged_index_is_found(copy: Path) -> None:
         open_dataset(copy).split("val")
 
 
-def test_another_data_set_in_the_place_of_one_is_told(copy: Path, tmp_path: Path) -> None:
-    """Its pictures have the same names, and a result would stand under the wrong fingerprint."""
+def test_changed_fingerprint_is_rejected(copy: Path, tmp_path: Path) -> None:
+    """Sample names are equal, so results would be recorded under the wrong fingerprint."""
     fingerprint = open_dataset(copy).manifest.fingerprint
     assert open_dataset(copy, fingerprint).manifest.fingerprint == fingerprint
     prepare_streets(tmp_path / "other", train=11, val=3, size=(32, 64), seed=1)
@@ -178,7 +180,7 @@ def test_another_data_set_in_the_place_of_one_is_told(copy: Path, tmp_path: Path
         open_dataset(tmp_path / "other", fingerprint)
 
 
-def test_a_file_or_an_unknown_scheme_is_no_data_set(tmp_path: Path) -> None:
+def test_file_or_unknown_scheme_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
     for uri in (tmp_path / "file", "nowhere://bucket/data"):
         with pytest.raises(DatasetError, match=str(uri)):
@@ -190,7 +192,7 @@ SIZE = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 @given(SIZE, st.integers(0, 2**32 - 1))
 @settings(max_examples=40)
-def test_pictures_survive_encoding(size: tuple[int, int], seed: int) -> None:
+def test_images_and_labels_survive_encoding(size: tuple[int, int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
     label = rng.integers(0, 256, size, dtype=np.uint8)
@@ -198,8 +200,8 @@ def test_pictures_survive_encoding(size: tuple[int, int], seed: int) -> None:
     assert np.array_equal(decode_indices(encode_png(label)), label)
 
 
-def test_a_manifest_survives_its_file(streets: PreparedDataset) -> None:
+def test_manifest_survives_serialization(streets: PreparedDataset) -> None:
     manifest = streets.manifest
-    again = Manifest.from_json(manifest.to_json(), "here")
-    assert again == manifest
-    assert again.fingerprint == manifest.fingerprint
+    restored = Manifest.from_json(manifest.to_json(), "here")
+    assert restored == manifest
+    assert restored.fingerprint == manifest.fingerprint

@@ -1,4 +1,4 @@
-"""Batches that are augmented ahead."""
+"""Batches augmented ahead of the training loop."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pipelines.data.device_batches import prefetch_to_device
 from pipelines.data.loading import TrainingBatches
 
 
-def test_augmenting_ahead_changes_nothing(streets: PreparedDataset) -> None:
+def test_prefetched_augmentation_equals_direct_augmentation(streets: PreparedDataset) -> None:
     data = DataConfig(crop=(24, 40))
     batches = TrainingBatches(streets.split("train"), data, 0, 4)
     augmentation = Augmentation(data.augmentation, data.crop)
-    ahead = prefetch_to_device(batches.epoch(0), augmentation, torch.device("cpu"))
-    for found, batch in zip(ahead, batches.epoch(0), strict=True):
+    prefetched = prefetch_to_device(batches.epoch(0), augmentation, torch.device("cpu"))
+    for device_batch, batch in zip(prefetched, batches.epoch(0), strict=True):
         images, labels = augmentation(batch)
-        assert torch.equal(found.images, images)
-        assert torch.equal(found.labels, labels)
-        assert found.identifiers == batch.identifiers
+        assert torch.equal(device_batch.images, images)
+        assert torch.equal(device_batch.labels, labels)
+        assert device_batch.identifiers == batch.identifiers

@@ -1,4 +1,4 @@
-"""Planned crops against exact fractions."""
+"""Planned crops against exact rational arithmetic."""
 
 import math
 from fractions import Fraction
@@ -16,31 +16,31 @@ KEY = st.integers(-(2**63), 2**63 - 1)
 
 
 def resample(axis: Axis, crop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Source positions, nearest source pixels and validity, straight from the definition."""
+    """Return source positions, nearest source pixels and validity by definition."""
     pixel = np.arange(crop) + axis.offset
     inside = (pixel >= 0) & (pixel < axis.resized)
     ratio = Fraction(axis.source, axis.resized)
-    centres = [(u + Fraction(1, 2)) * ratio for u in pixel.clip(0, axis.resized - 1).tolist()]
-    positions = np.array([float(centre - Fraction(1, 2)) for centre in centres])
-    nearest = np.array([math.floor(centre) for centre in centres])
+    centers = [(u + Fraction(1, 2)) * ratio for u in pixel.clip(0, axis.resized - 1).tolist()]
+    positions = np.array([float(center - Fraction(1, 2)) for center in centers])
+    nearest = np.array([math.floor(center) for center in centers])
     return positions.clip(0, axis.source - 1), nearest, inside
 
 
 @given(SIZES, SIZES, SCALES, KEY)
-def test_windows_hold_what_their_crops_read(
+def test_windows_contain_all_pixels_of_their_crops(
     size: tuple[int, int], crop: tuple[int, int], scale: tuple[float, float], key: int
 ) -> None:
     plan = plan_crop(size, crop, scale, 0.5, key)
-    for axis, length, wanted in zip((plan.rows, plan.columns), size, crop, strict=True):
+    for axis, length, crop_length in zip((plan.rows, plan.columns), size, crop, strict=True):
         assert 0 <= axis.start < axis.stop <= length
         window = axis.stop - axis.start
-        assert window <= canvas_size(np.array([length]), wanted, scale[0])
-        sampled = sample_axis(torch.tensor([axis.numbers]), wanted, None)
-        position, nearest, inside = resample(axis, wanted)
+        assert window <= canvas_size(np.array([length]), crop_length, scale[0])
+        sampled = sample_axis(torch.tensor([axis.numbers]), crop_length, None)
+        position, nearest, inside = resample(axis, crop_length)
         assert np.array_equal(sampled.inside[0].numpy(), inside)
         assert inside.any()
-        found = sampled.position[0].double().numpy() + axis.start
-        assert np.allclose(found[inside], position[inside], atol=1e-4)
+        positions = sampled.position[0].double().numpy() + axis.start
+        assert np.allclose(positions[inside], position[inside], atol=1e-4)
         assert (sampled.position >= 0).all()
         assert (sampled.position <= window - 1).all()
         assert ((sampled.nearest >= 0) & (sampled.nearest < window))[0][inside].all()
@@ -48,16 +48,16 @@ def test_windows_hold_what_their_crops_read(
 
 
 @given(SIZES, SIZES, SCALES, KEY, st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)))
-def test_crops_contain_the_wanted_pixel(
+def test_crops_contain_the_required_pixel(
     size: tuple[int, int],
     crop: tuple[int, int],
     scale: tuple[float, float],
     key: int,
-    share: tuple[float, float],
+    fraction: tuple[float, float],
 ) -> None:
-    wanted = (int(share[0] * size[0]), int(share[1] * size[1]))
-    plan = plan_crop(size, crop, scale, 0.5, key, contain=wanted)
-    for axis, pixel, length in zip((plan.rows, plan.columns), wanted, crop, strict=True):
+    crop_length = (int(fraction[0] * size[0]), int(fraction[1] * size[1]))
+    plan = plan_crop(size, crop, scale, 0.5, key, contain=crop_length)
+    for axis, pixel, length in zip((plan.rows, plan.columns), crop_length, crop, strict=True):
         resized = int((pixel + 0.5) * axis.resized / axis.source)
         assert 0 <= resized - axis.offset < length
         assert axis.start <= pixel < axis.stop or axis.resized < axis.source
@@ -74,7 +74,7 @@ def test_flips_mirror_the_columns(
         assert torch.equal(values[0], values[1].flip(0))
 
 
-def test_offsets_reach_every_place() -> None:
+def test_offsets_reach_every_position() -> None:
     larger = {plan_crop((12, 12), (8, 8), (1, 1), 0, key).rows.offset for key in range(200)}
     smaller = {plan_crop((6, 6), (8, 8), (1, 1), 0, key).rows.offset for key in range(200)}
     assert larger == {0, 1, 2, 3, 4}

@@ -1,4 +1,4 @@
-"""Batches on the host: contents, order, errors, bounds."""
+"""Host batches: contents, order, errors and memory bounds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.camvid_source import CamVidSource
 DATA = DataConfig(crop=(24, 40))
 
 
-def test_training_batches_hold_windows_of_their_samples(streets: PreparedDataset) -> None:
+def test_training_batches_contain_windows_of_their_samples(streets: PreparedDataset) -> None:
     split = streets.split("train")
     batches = TrainingBatches(split, DATA, seed=0, global_batch=4)
     names = []
@@ -44,49 +44,53 @@ def test_training_batches_hold_windows_of_their_samples(streets: PreparedDataset
 
 
 @pytest.mark.parametrize("class_uniform", [0.0, 0.5])
-def test_workers_share_the_same_batches(streets: PreparedDataset, class_uniform: float) -> None:
-    """Down to the last bit of what the network is given."""
+def test_ranks_share_the_batches_of_a_single_rank(
+    streets: PreparedDataset, class_uniform: float
+) -> None:
+    """The augmented inputs of the network are bitwise equal."""
     split = streets.split("train")
     data = DataConfig(crop=(24, 40), class_uniform=class_uniform)
     augmentation = Augmentation(data.augmentation, data.crop)
-    alone = list(TrainingBatches(split, data, 5, 4).epoch(1))
+    single_rank = list(TrainingBatches(split, data, 5, 4).epoch(1))
     for world in (2, 3, 4):
         shares = [
             list(TrainingBatches(split, data, 5, 4, rank, world).epoch(1)) for rank in range(world)
         ]
-        for whole, *parts in zip(alone, *shares, strict=True):
+        for whole, *parts in zip(single_rank, *shares, strict=True):
             assert whole.identifiers == sum((part.identifiers for part in parts), start=())
             for name in ("sample_keys", "geometry", "flips"):
                 joined = torch.cat([getattr(part, name) for part in parts])
                 assert torch.equal(joined, getattr(whole, name))
             augmented = zip(*map(augmentation, parts), strict=True)
-            for joined, wanted in zip(map(torch.cat, augmented), augmentation(whole), strict=True):
-                assert torch.equal(joined, wanted)
+            for joined, expected in zip(
+                map(torch.cat, augmented), augmentation(whole), strict=True
+            ):
+                assert torch.equal(joined, expected)
 
 
-def test_an_epoch_goes_on_from_any_step(streets: PreparedDataset) -> None:
+def test_epoch_resumes_from_any_step(streets: PreparedDataset) -> None:
     batches = TrainingBatches(streets.split("train"), DATA, 0, 4)
     whole = [batch.sample_keys.tolist() for batch in batches.epoch(3)]
     assert [batch.sample_keys.tolist() for batch in batches.epoch(3, first_step=2)] == whole[2:]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_evaluation_sees_every_picture_once(streets: PreparedDataset, world: int) -> None:
+def test_evaluation_reads_every_image_once(streets: PreparedDataset, world: int) -> None:
     split = streets.split("train")
-    seen: list[int] = []
+    indices: list[int] = []
     for rank in range(world):
         for batch in EvaluationBatches(split, 4, rank, world):
-            seen += batch.indices.tolist()
+            indices += batch.indices.tolist()
             for row, index in enumerate(batch.indices.tolist()):
                 image, label = split.read(index)
                 assert np.array_equal(batch.images[row].permute(1, 2, 0).numpy(), image)
                 assert np.array_equal(batch.labels[row].numpy(), label)
                 assert batch.identifiers[row] == split.identifiers[index]
-    assert sorted(seen) == list(range(11))
+    assert sorted(indices) == list(range(11))
 
 
-def test_evaluation_batches_have_one_size_each() -> None:
-    class Mixed:
+def test_evaluation_batches_contain_images_of_one_size() -> None:
+    class MixedSizes:
         identifiers = [str(index) for index in range(7)]
         heights = np.array([4, 6, 4, 4, 6, 4, 4])
         widths = np.array([5, 5, 5, 8, 5, 5, 5])
@@ -99,13 +103,13 @@ def test_evaluation_batches_have_one_size_each() -> None:
             size = (self.heights[index], self.widths[index])
             return np.full((*size, 3), index, np.uint8), np.full(size, index, np.uint8)
 
-    batches = EvaluationBatches(Mixed(), 3)
-    found = [batch.indices.tolist() for batch in batches]
+    batches = EvaluationBatches(MixedSizes(), 3)
+    batch_indices = [batch.indices.tolist() for batch in batches]
     assert len(batches) == 4
-    assert found == [[0, 2, 5], [6], [1, 4], [3]]
+    assert batch_indices == [[0, 2, 5], [6], [1, 4], [3]]
 
 
-def test_a_damaged_sample_is_named_in_the_loop(streets: PreparedDataset, tmp_path: Path) -> None:
+def test_error_names_the_damaged_sample(streets: PreparedDataset, tmp_path: Path) -> None:
     directory = Path(shutil.copytree(streets.location.path, tmp_path / "copy"))
     stored, _ = open_dataset(directory).split("train").read_encoded(3)
     shard = next(directory.glob("train-*"))
@@ -118,10 +122,10 @@ def test_a_damaged_sample_is_named_in_the_loop(streets: PreparedDataset, tmp_pat
     assert not [t for t in threading.enumerate() if t.name.startswith("loading")]
 
 
-def test_whatever_fails_names_its_sample(
+def test_any_read_error_names_the_sample(
     streets: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the node cache's copy turns bad, which says nothing of samples itself."""
+    """Errors of the node cache do not contain a sample name themselves."""
     decoded = NodeCache(tmp_path).decoded(streets, "train")
     read = type(decoded).read
 
@@ -136,7 +140,7 @@ def test_whatever_fails_names_its_sample(
             list(batches)
 
 
-def test_at_most_so_many_batches_are_ahead() -> None:
+def test_prefetch_is_bounded() -> None:
     started: list[int] = []
 
     def work(item: int) -> int:
@@ -152,7 +156,7 @@ def test_at_most_so_many_batches_are_ahead() -> None:
     assert list(prefetch(work, range(10), threads=3, ahead=5)) == list(range(10))
 
 
-def test_batches_move_as_a_whole(streets: PreparedDataset) -> None:
+def test_batch_moves_all_tensors_to_the_device(streets: PreparedDataset) -> None:
     batch = next(TrainingBatches(streets.split("train"), DATA, 0, 4).epoch(0))
     moved = batch.to("meta")
     assert {moved.windows.device.type, moved.sample_keys.device.type} == {"meta"}
@@ -160,30 +164,33 @@ def test_batches_move_as_a_whole(streets: PreparedDataset) -> None:
 
 
 @pytest.mark.parametrize("crop", [(0, 5), (4,)])
-def test_impossible_crops_are_refused(crop: tuple[int, ...]) -> None:
+def test_invalid_crops_are_rejected(crop: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="crop must be two sizes in pixels"):
         DataConfig(crop=crop)
 
 
-def test_class_uniform_crops_show_their_class(streets: PreparedDataset) -> None:
-    """The class of the centroid's tile is in the crop, at the centroid itself."""
+def test_class_uniform_crops_contain_the_centroid(streets: PreparedDataset) -> None:
+    """Every class-uniform crop contains the drawn centroid."""
     split = streets.split("train")
     data = DataConfig(crop=(12, 20), class_uniform=1.0)
     batches = TrainingBatches(split, data, 0, 4)
     for draws in batches.batches.epoch(0):
         batch = batches.load(draws)
-        for row, (shown_row, shown_column) in enumerate(draws.contained.tolist()):
+        for row, (centroid_row, centroid_column) in enumerate(draws.contained.tolist()):
             for (source, resized, offset, _), crop, pixel in zip(
-                batch.geometry[row].tolist(), data.crop, (shown_row, shown_column), strict=True
+                batch.geometry[row].tolist(),
+                data.crop,
+                (centroid_row, centroid_column),
+                strict=True,
             ):
                 assert 0 <= int((pixel + 0.5) * resized / source) - offset < crop
 
 
 @pytest.mark.parametrize("crop", [(12, 20), (48, 80)])
-def test_the_centroid_s_label_is_in_the_crop(
+def test_crop_has_the_label_of_the_centroid(
     streets: PreparedDataset, crop: tuple[int, int]
 ) -> None:
-    """At the place where the crop's offset, which padding shifts, puts it; pictures are 32 x 64."""
+    """Check crops smaller and larger than the 32 x 64 images; padding shifts the offset."""
     split = streets.split("train")
     plain = AugmentationConfig(scale=(1, 1), flip=0)
     data = DataConfig(crop=crop, class_uniform=1.0, augmentation=plain)
@@ -192,13 +199,15 @@ def test_the_centroid_s_label_is_in_the_crop(
     for draws in batches.batches.epoch(0):
         batch = batches.load(draws)
         _, labels = augmentation.crops(batch)
-        for row, (sample, shown) in enumerate(zip(draws.samples, draws.contained, strict=True)):
-            place = shown - batch.geometry[row, :, 2].numpy()
-            assert labels[row, place[0], place[1]] == split.read(int(sample))[1][tuple(shown)]
+        for row, (sample, centroid) in enumerate(zip(draws.samples, draws.contained, strict=True)):
+            position = centroid - batch.geometry[row, :, 2].numpy()
+            assert (
+                labels[row, position[0], position[1]] == split.read(int(sample))[1][tuple(centroid)]
+            )
 
 
-def test_class_uniform_needs_labels() -> None:
-    class Unlabelled:
+def test_class_uniform_requires_labels() -> None:
+    class Unlabeled:
         identifiers = ["a"]
         heights = widths = np.array([8])
         centroids = np.zeros((0, 4), np.int64)
@@ -210,26 +219,26 @@ def test_class_uniform_needs_labels() -> None:
             raise NotImplementedError
 
     with pytest.raises(ValueError, match="class_uniform needs labels"):
-        TrainingBatches(Unlabelled(), DataConfig(class_uniform=0.5), 0, 1)
+        TrainingBatches(Unlabeled(), DataConfig(class_uniform=0.5), 0, 1)
     with pytest.raises(ValueError, match=r"fraction from 0 to 1, received 1\.5"):
         DataConfig(class_uniform=1.5)
 
 
-def test_memory_is_used_again_only_when_nothing_refers_to_it() -> None:
+def test_buffer_is_reused_only_when_unreferenced() -> None:
     pool = BufferPool(pin=False)
     first = pool.take((4, 5))
-    place = first.data_ptr()
+    address = first.data_ptr()
     row = first.permute(1, 0)[2:]
     del first
-    assert pool.take((4, 5)).data_ptr() != place
+    assert pool.take((4, 5)).data_ptr() != address
     del row
-    again = [pool.take((4, 5)) for _ in range(2)]
-    assert place in [tensor.data_ptr() for tensor in again]
-    assert len({tensor.data_ptr() for tensor in again}) == 2
+    reused = [pool.take((4, 5)) for _ in range(2)]
+    assert address in [tensor.data_ptr() for tensor in reused]
+    assert len({tensor.data_ptr() for tensor in reused}) == 2
 
 
-def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
-    """Own memory of the process over two epochs of 8 samples and then of 96."""
+def test_memory_does_not_grow_with_data_set_size(tmp_path: Path) -> None:
+    """Compare the anonymous memory over two epochs of 8 samples with that of 96 samples."""
     source = CamVidSource(tmp_path / "source", samples=0, size=(256, 512))
     for split, count in (("val", 8), ("train", 96)):
         names = [f"0001TP_{split}{index:03d}" for index in range(count)]
@@ -239,7 +248,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
     prepare(CamVid(source.directory), tmp_path / "set")
     dataset = open_dataset(tmp_path / "set")
     cache = NodeCache(tmp_path / "cache")
-    decoded = (96 - 8) * 256 * 512 * 4  # bytes of the pictures that only the larger split has
+    decoded = (96 - 8) * 256 * 512 * 4  # bytes of the additional images of the larger split
     for open_split in (dataset.split, lambda name: cache.decoded(dataset, name)):
         small, large = (
             peak_memory(TrainingBatches(open_split(name), DataConfig(crop=(64, 64)), 0, 4))
@@ -249,17 +258,17 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
 
 
 def peak_memory(batches: TrainingBatches) -> int:
-    """Most bytes of memory of its own that this process has during two epochs."""
-    return max(own_memory() for epoch in range(2) for _ in batches.epoch(epoch))
+    """Return the peak anonymous memory of this process in bytes over two epochs."""
+    return max(anonymous_memory() for epoch in range(2) for _ in batches.epoch(epoch))
 
 
-def own_memory() -> int:
-    """Bytes of memory that is no file's, such as a cache's pages are."""
+def anonymous_memory() -> int:
+    """Return the anonymous memory of this process in bytes, without pages of mapped files."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
-def test_memory_is_bounded_by_the_batches_ahead(streets: PreparedDataset) -> None:
+def test_memory_is_bounded_by_the_prefetch_depth(streets: PreparedDataset) -> None:
     batches = TrainingBatches(streets.split("train"), DATA, 0, 1, threads=2, ahead=3)
-    places = {batch.windows.data_ptr() for epoch in range(3) for batch in batches.epoch(epoch)}
-    assert len(places) <= 3 + 2  # ahead, in the loop's hands, and one just handed over
+    addresses = {batch.windows.data_ptr() for epoch in range(3) for batch in batches.epoch(epoch)}
+    assert len(addresses) <= 3 + 2  # prefetched, in use by the loop, and in transfer

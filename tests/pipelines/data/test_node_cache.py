@@ -1,4 +1,4 @@
-"""The node cache: contents, concurrency, killed builders, lack of room, eviction."""
+"""The node cache: contents, concurrency, killed builders, insufficient space and eviction."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ def arrow_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.arrow"))
 
 
-def test_the_copy_holds_the_same_samples(streets: PreparedDataset, tmp_path: Path) -> None:
+def test_cached_split_contains_the_same_samples(streets: PreparedDataset, tmp_path: Path) -> None:
     split = streets.split("train")
-    found = NodeCache(tmp_path).decoded(streets, "train")
-    assert isinstance(found, DecodedSplit)
-    assert len(found) == len(split)
-    assert found.identifiers == split.identifiers
-    assert np.array_equal(found.centroids, split.centroids)
+    decoded = NodeCache(tmp_path).decoded(streets, "train")
+    assert isinstance(decoded, DecodedSplit)
+    assert len(decoded) == len(split)
+    assert decoded.identifiers == split.identifiers
+    assert np.array_equal(decoded.centroids, split.centroids)
     for index in range(len(split)):
-        for mine, own in zip(found.read(index), split.read(index), strict=True):
-            assert np.array_equal(mine, own)
-            assert not mine.flags.writeable
-    again = NodeCache(tmp_path).decoded(streets, "train")
-    assert isinstance(again, DecodedSplit)
+        for cached, expected in zip(decoded.read(index), split.read(index), strict=True):
+            assert np.array_equal(cached, expected)
+            assert not cached.flags.writeable
+    reopened = NodeCache(tmp_path).decoded(streets, "train")
+    assert isinstance(reopened, DecodedSplit)
     assert len(arrow_files(tmp_path)) == 1
 
 
-def test_what_another_decoder_made_is_not_used(
+def test_changed_decoder_invalidates_the_cache(
     streets: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another version of the code must not train on what an earlier one decoded, and cached."""
-    copies = NodeCache(tmp_path / "cache")
-    copies.decoded(streets, "val")
+    """A new version of the decoder must not reuse images cached by an earlier one."""
+    cache = NodeCache(tmp_path / "cache")
+    cache.decoded(streets, "val")
     changed = tmp_path / "imaging.py"
     changed.write_text(Path(image_io.__file__).read_text() + "# changed\n")
     for module, name, value in (
@@ -55,27 +55,25 @@ def test_what_another_decoder_made_is_not_used(
         (Image, "__version__", "99.0"),
     ):
         monkeypatch.setattr(module, name, value)
-        copies.decoded(streets, "val")
+        cache.decoded(streets, "val")
     assert len(arrow_files(tmp_path / "cache")) == 3
 
 
-def test_joined_splits_share_the_copies_of_their_parts(
-    streets: PreparedDataset, tmp_path: Path
-) -> None:
+def test_joined_splits_share_cached_parts(streets: PreparedDataset, tmp_path: Path) -> None:
     split = streets.split("val+train")
-    found = NodeCache(tmp_path).decoded(streets, "val+train")
-    assert len(found) == len(split) == 14
-    assert found.identifiers == split.identifiers
-    assert found.groups == split.groups
-    assert np.array_equal(found.class_pixels, split.class_pixels)
-    assert np.array_equal(found.centroids, split.centroids)
+    decoded = NodeCache(tmp_path).decoded(streets, "val+train")
+    assert len(decoded) == len(split) == 14
+    assert decoded.identifiers == split.identifiers
+    assert decoded.groups == split.groups
+    assert np.array_equal(decoded.class_pixels, split.class_pixels)
+    assert np.array_equal(decoded.centroids, split.centroids)
     for index in range(len(split)):
-        assert all(map(np.array_equal, found.read(index), split.read(index)))
+        assert all(map(np.array_equal, decoded.read(index), split.read(index)))
     assert isinstance(NodeCache(tmp_path).decoded(streets, "train"), DecodedSplit)
     assert len(arrow_files(tmp_path)) == 2
 
 
-def test_many_processes_build_once(streets: PreparedDataset, tmp_path: Path) -> None:
+def test_concurrent_processes_build_once(streets: PreparedDataset, tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
@@ -97,7 +95,7 @@ print(len(reads))
     assert counts == [0, 0, 11]
 
 
-def test_a_killed_builder_leaves_no_copy(streets: PreparedDataset, tmp_path: Path) -> None:
+def test_killed_builder_leaves_no_arrow_file(streets: PreparedDataset, tmp_path: Path) -> None:
     code = f"""
 import time
 from pathlib import Path
@@ -116,18 +114,18 @@ node_cache.NodeCache(Path({str(tmp_path)!r})).decoded(dataset, "train")
     process.wait()
     assert list(tmp_path.glob("*.partial"))
     assert not arrow_files(tmp_path)
-    found = NodeCache(tmp_path).decoded(streets, "train")
-    assert isinstance(found, DecodedSplit)
-    assert np.array_equal(found.read(10)[0], streets.split("train").read(10)[0])
+    decoded = NodeCache(tmp_path).decoded(streets, "train")
+    assert isinstance(decoded, DecodedSplit)
+    assert np.array_equal(decoded.read(10)[0], streets.split("train").read(10)[0])
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_without_room_samples_are_decoded_each_time(
+def test_samples_are_decoded_on_read_if_space_is_insufficient(
     streets: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.warns(UserWarning, match=r"'train': it needs 0\.1 MiB, but .* room for 0\.0"):
-        found = NodeCache(tmp_path, capacity=10_000).decoded(streets, "train")
-    assert isinstance(found, Split)
+        decoded = NodeCache(tmp_path, capacity=10_000).decoded(streets, "train")
+    assert isinstance(decoded, Split)
     full = shutil.disk_usage(tmp_path)._replace(free=node_cache.MARGIN + 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.warns(UserWarning, match=r"room for 0\.0 MiB, with 1\.0 GiB of the disk left free"):
@@ -135,22 +133,20 @@ def test_without_room_samples_are_decoded_each_time(
     assert not arrow_files(tmp_path)
 
 
-def test_what_a_killed_builder_left_of_another_split_takes_no_room(
-    streets: PreparedDataset, tmp_path: Path
-) -> None:
+def test_abandoned_partial_files_are_deleted(streets: PreparedDataset, tmp_path: Path) -> None:
     size = 11 * 32 * 64 * 4
-    is_abandoned = tmp_path / "0123-val.1.arrow.partial"
-    at_work = tmp_path / "4567-val.1.arrow.partial"
-    for path in (is_abandoned, at_work):
+    abandoned = tmp_path / "0123-val.1.arrow.partial"
+    locked = tmp_path / "4567-val.1.arrow.partial"
+    for path in (abandoned, locked):
         path.write_bytes(bytes(size))
     with FileLock(tmp_path / "4567-val.1.lock"):
-        found = NodeCache(tmp_path, capacity=2 * size + 100).decoded(streets, "train")
-    assert isinstance(found, DecodedSplit)
-    assert not is_abandoned.exists()
-    assert at_work.exists()
+        decoded = NodeCache(tmp_path, capacity=2 * size + 100).decoded(streets, "train")
+    assert isinstance(decoded, DecodedSplit)
+    assert not abandoned.exists()
+    assert locked.exists()
 
 
-def test_a_disk_that_fills_up_is_no_failure(
+def test_full_disk_falls_back_to_decoding(
     streets: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -162,16 +158,16 @@ def test_a_disk_that_fills_up_is_no_failure(
     assert not list(tmp_path.glob("*.arrow*"))
 
 
-def test_a_damaged_copy_is_built_again(streets: PreparedDataset, tmp_path: Path) -> None:
+def test_damaged_cache_file_is_rebuilt(streets: PreparedDataset, tmp_path: Path) -> None:
     NodeCache(tmp_path).decoded(streets, "val")
     path = arrow_files(tmp_path)[0]
     path.write_bytes(path.read_bytes()[:1000])
-    found = NodeCache(tmp_path).decoded(streets, "val")
-    assert isinstance(found, DecodedSplit)
-    assert np.array_equal(found.read(2)[1], streets.split("val").read(2)[1])
+    decoded = NodeCache(tmp_path).decoded(streets, "val")
+    assert isinstance(decoded, DecodedSplit)
+    assert np.array_equal(decoded.read(2)[1], streets.split("val").read(2)[1])
 
 
-def test_a_damaged_sample_is_named(streets: PreparedDataset, tmp_path: Path) -> None:
+def test_error_names_the_damaged_sample(streets: PreparedDataset, tmp_path: Path) -> None:
     directory = Path(shutil.copytree(streets.location.path, tmp_path / "copy"))
     stored, _ = open_dataset(directory).split("train").read_encoded(3)
     shard = next(directory.glob("train-*"))
@@ -183,21 +179,23 @@ def test_a_damaged_sample_is_named(streets: PreparedDataset, tmp_path: Path) -> 
     assert not list((tmp_path / "cache").glob("*.arrow*"))
 
 
-def test_only_what_is_unused_is_evicted(tmp_path: Path) -> None:
+def test_only_unused_cache_files_are_evicted(tmp_path: Path) -> None:
     datasets = []
     for seed in range(3):
         prepare_streets(tmp_path / str(seed), train=4, val=1, size=(32, 64), seed=seed)
         datasets.append(open_dataset(tmp_path / str(seed)))
-    room = NodeCache(tmp_path / "cache", capacity=80_000)  # a copy takes 32768 bytes and a little
-    first, second = (room.decoded(dataset, "train") for dataset in datasets[:2])
+    cache = NodeCache(
+        tmp_path / "cache", capacity=80_000
+    )  # a cached split takes slightly over 32768 bytes
+    first, second = (cache.decoded(dataset, "train") for dataset in datasets[:2])
     assert isinstance(first, DecodedSplit)
     assert isinstance(second, DecodedSplit)
     with pytest.warns(UserWarning, match="no node cache"):
-        assert isinstance(room.decoded(datasets[2], "train"), Split)
+        assert isinstance(cache.decoded(datasets[2], "train"), Split)
     kept = first.read(0)[0]
     del second
     gc.collect()
-    assert isinstance(room.decoded(datasets[2], "train"), DecodedSplit)
+    assert isinstance(cache.decoded(datasets[2], "train"), DecodedSplit)
     names = [path.name[:8] for path in arrow_files(tmp_path / "cache")]
     assert sorted(names) == sorted(datasets[i].manifest.fingerprint[:8] for i in (0, 2))
     assert np.array_equal(kept, datasets[0].split("train").read(0)[0])

@@ -10,22 +10,22 @@ from pipelines.data.overlays import colorize, mistakes, overlay
 CLASSES = [ClassInfo("road", (128, 64, 128)), ClassInfo("sky", (70, 130, 180))]
 
 
-def test_colours_are_the_palettes_and_ignored_is_black() -> None:
+def test_colorize_uses_class_colors_and_black_for_ignored_pixels() -> None:
     labels = np.array([[0, 1], [255, 0]], np.uint8)
     expected = [[(128, 64, 128), (70, 130, 180)], [(0, 0, 0), (128, 64, 128)]]
     assert np.array_equal(colorize(labels, CLASSES), np.array(expected, np.uint8))
 
 
-def test_mistakes_are_marked_and_ignored_pixels_are_not() -> None:
+def test_mistakes_are_marked_except_on_ignored_pixels() -> None:
     image = np.full((1, 3, 3), 100, np.uint8)
     marked = mistakes(image, np.array([[0, 1, 255]], np.uint8), np.array([[0, 0, 0]], np.uint8))
     assert marked[0].tolist() == [[115, 115, 115], [255, 120, 0], [115, 115, 115]]
 
 
-def test_overlays_leave_the_unlabelled_alone(streets: PreparedDataset) -> None:
+def test_overlay_leaves_ignored_pixels_unchanged(streets: PreparedDataset) -> None:
     image, label = streets.split("train").read(0)
-    shown = overlay(image, label, streets.manifest.classes)
-    assert np.array_equal(shown[label == 255], image[label == 255])
+    blended = overlay(image, label, streets.manifest.classes)
+    assert np.array_equal(blended[label == 255], image[label == 255])
     road = np.array(streets.manifest.classes[0].color)
-    wanted = (image[label == 0].astype(int) + road) // 2
-    assert np.array_equal(shown[label == 0], wanted)
+    expected = (image[label == 0].astype(int) + road) // 2
+    assert np.array_equal(blended[label == 0], expected)

@@ -1,4 +1,4 @@
-"""Global batches: whole, keyed, and the same for any number of workers."""
+"""Global batches: completeness, keys, and independence from the number of ranks."""
 
 from itertools import chain
 
@@ -11,7 +11,7 @@ from pipelines.data.sampling import ClassUniform, GlobalBatches
 
 
 def rows(batches: GlobalBatches, epoch: int) -> list[list[tuple[int, int]]]:
-    """Sample and key of every row of every step."""
+    """Return the sample and key of every row of every step."""
     return [
         list(zip(draws.samples.tolist(), draws.keys.tolist(), strict=True))
         for draws in batches.epoch(epoch)
@@ -19,28 +19,28 @@ def rows(batches: GlobalBatches, epoch: int) -> list[list[tuple[int, int]]]:
 
 
 @given(st.integers(1, 40), st.integers(4, 12), st.integers(0, 5))
-def test_global_batches_do_not_depend_on_workers(samples: int, batch: int, epoch: int) -> None:
-    alone = rows(GlobalBatches(samples, 7, batch), epoch)
+def test_global_batches_do_not_depend_on_rank_count(samples: int, batch: int, epoch: int) -> None:
+    single_rank = rows(GlobalBatches(samples, 7, batch), epoch)
     for world in (2, 3, 4):
         shares = [
             rows(GlobalBatches(samples, 7, batch, rank, world), epoch) for rank in range(world)
         ]
-        together = [list(chain(*steps)) for steps in zip(*shares, strict=True)]
-        assert together == alone
+        joined = [list(chain(*steps)) for steps in zip(*shares, strict=True)]
+        assert joined == single_rank
 
 
 @given(st.integers(1, 60), st.integers(1, 12))
-def test_an_epoch_leaves_nothing_out_and_fills_every_batch(samples: int, batch: int) -> None:
+def test_epoch_draws_every_sample_and_fills_every_batch(samples: int, batch: int) -> None:
     batches = GlobalBatches(samples, 0, batch)
     steps = rows(batches, 0)
     assert len(steps) == len(batches) == -(-samples // batch)
     assert {len(step) for step in steps} == {batch}
     drawn = [row for step in steps for row in step]
     assert sorted(sample for sample, _ in drawn[:samples]) == list(range(samples))
-    assert len(set(drawn)) == len(drawn)  # what comes twice has another key, so another crop
+    assert len(set(drawn)) == len(drawn)  # a repeated sample has another key, so another crop
 
 
-def test_an_epoch_continues_at_any_step() -> None:
+def test_epoch_resumes_at_any_step() -> None:
     batches = GlobalBatches(23, 0, 4)
     whole = rows(batches, 2)
     rest = [draws.samples.tolist() for draws in batches.epoch(2, first_step=3)]
@@ -56,45 +56,48 @@ def test_seed_and_epoch_change_the_order() -> None:
     assert len(orders) == 9
 
 
-def test_more_workers_than_rows_are_refused() -> None:
+def test_more_ranks_than_rows_are_rejected() -> None:
     with pytest.raises(ValueError, match="batch of 2 cannot be shared by 3 workers"):
         GlobalBatches(10, 0, 2, rank=0, world=3)
 
 
 def centroids_of(counts: list[int]) -> np.ndarray:
-    """`counts[c]` centroids of class c, spread over samples; row and column name them."""
+    """Return `counts[c]` centroids of class c, spread over samples, with distinct positions."""
     rows = [(i * 7 % 30, c, i, c) for c, count in enumerate(counts) for i in range(count)]
     return np.array(rows, dtype=np.int64)
 
 
 @given(st.floats(0, 1), st.integers(0, 3))
-def test_class_uniform_draws_every_class_alike(share: float, epoch: int) -> None:
+def test_class_uniform_draws_classes_equally_often(fraction: float, epoch: int) -> None:
     centroids = centroids_of([40, 0, 3, 17])
-    batches = GlobalBatches(30, 0, 5, class_uniform=ClassUniform(share, centroids))
+    batches = GlobalBatches(30, 0, 5, class_uniform=ClassUniform(fraction, centroids))
     draws = batches.epoch(epoch)
-    shown = np.concatenate([draw.contained for draw in draws])
+    contained = np.concatenate([draw.contained for draw in draws])
     samples = np.concatenate([draw.samples for draw in draws])
-    drawn = shown[:, 0] >= 0
-    assert drawn.sum() == round(30 * share)
-    counts = np.bincount(shown[drawn, 1], minlength=4)
+    is_class_uniform = contained[:, 0] >= 0
+    assert is_class_uniform.sum() == round(30 * fraction)
+    counts = np.bincount(contained[is_class_uniform, 1], minlength=4)
     assert counts[1] == 0
     assert np.ptp(counts[[0, 2, 3]]) <= 1
-    known = {(sample, row, index) for sample, index, row, _ in centroids.tolist()}
+    available = {(sample, row, index) for sample, index, row, _ in centroids.tolist()}
     assert {
-        (s, r, c) for s, (r, c) in zip(samples[drawn].tolist(), shown[drawn].tolist(), strict=True)
-    } <= known
-    # The rest of the epoch shows no picture twice.
-    assert len(np.unique(samples[~drawn])) == (~drawn).sum()
+        (s, r, c)
+        for s, (r, c) in zip(
+            samples[is_class_uniform].tolist(), contained[is_class_uniform].tolist(), strict=True
+        )
+    } <= available
+    # The other rows of the epoch repeat no image.
+    assert len(np.unique(samples[~is_class_uniform])) == (~is_class_uniform).sum()
 
 
-def test_class_uniform_batches_do_not_depend_on_workers_and_keys_are_distinct() -> None:
+def test_class_uniform_batches_do_not_depend_on_rank_count_and_keys_are_distinct() -> None:
     uniform = ClassUniform(0.5, centroids_of([2, 5, 1]))
-    alone = GlobalBatches(23, 1, 6, class_uniform=uniform).epoch(4)
+    single_rank = GlobalBatches(23, 1, 6, class_uniform=uniform).epoch(4)
     for world in (2, 3, 4):
         shares = [GlobalBatches(23, 1, 6, r, world, uniform).epoch(4) for r in range(world)]
-        for whole, *parts in zip(alone, *shares, strict=True):
+        for whole, *parts in zip(single_rank, *shares, strict=True):
             for name in ("samples", "keys", "shown"):
                 joined = np.concatenate([getattr(part, name) for part in parts])
                 assert np.array_equal(joined, getattr(whole, name))
-    keys = np.concatenate([draws.keys for draws in alone])
+    keys = np.concatenate([draws.keys for draws in single_rank])
     assert len(np.unique(keys)) == len(keys)

@@ -1,4 +1,4 @@
-"""Paths and URIs of data sets."""
+"""Data set paths and URIs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipelines.data.dataset import DatasetError
 from pipelines.data.storage import locate
 
 
-def test_a_scheme_whose_package_is_missing_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_of_a_scheme_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     class Missing:
         @staticmethod
         def from_uri(uri: str) -> None:

@@ -1,4 +1,4 @@
-"""Counts by image and class, as a file keeps them."""
+"""Pixel counts by image and class, and their file format."""
 
 import math
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipelines.evaluation.counts import (
 )
 
 
-def test_counts_are_read_back(tmp_path: Path) -> None:
+def test_counts_survive_a_round_trip(tmp_path: Path) -> None:
     values = torch.arange(12).reshape(2, 2, 3)
     images = ImageCounts(torch.tensor([0, 2]), values)
     path = tmp_path / "counts.arrow"
@@ -35,11 +35,17 @@ def test_counts_are_read_back(tmp_path: Path) -> None:
         read_counts(path)
 
 
-FEW = st.integers(0, 9)  # so that a class often has no pixels at all
+SMALL_COUNTS = st.integers(0, 9)  # small, so that a class often has no pixels
 
 
-@given(arrays(np.int64, st.tuples(st.integers(1, 4), st.integers(1, 12), st.just(3)), elements=FEW))
-def test_iou_and_its_mean_equal_a_naive_loop(counts: np.ndarray) -> None:
+@given(
+    arrays(
+        np.int64,
+        st.tuples(st.integers(1, 4), st.integers(1, 12), st.just(3)),
+        elements=SMALL_COUNTS,
+    )
+)
+def test_iou_and_mean_match_a_naive_loop(counts: np.ndarray) -> None:
     iou = class_iou(counts)
     mean = mean_over_classes(iou)
     for image in range(len(counts)):
@@ -51,5 +57,5 @@ def test_iou_and_its_mean_equal_a_naive_loop(counts: np.ndarray) -> None:
                 present += 1
             else:
                 assert math.isnan(iou[image, index]), "neither labeled nor predicted"
-        # Equal to the last bit: the order of the additions is part of the contract.
+        # Bitwise equal: the order of summation is part of the contract.
         assert mean[image] == total / present if present else math.isnan(mean[image])

@@ -1,4 +1,4 @@
-"""Scores against a naive loop, and which images count."""
+"""Evaluation scores against a naive loop, and per-image counting."""
 
 import math
 from pathlib import Path
@@ -28,7 +28,7 @@ CPU = Numerics.choose(torch.device("cpu"), "fp32")
 
 
 class BrightnessClassifier(nn.Module):
-    """Class by the normalised red channel's value, at half the resolution."""
+    """Classify by the normalized red channel at half the resolution."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -67,9 +67,9 @@ def naive_confusion(split: UnevenImages, model: nn.Module, classes: int) -> np.n
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     confusion = np.zeros((classes, classes), np.int64)
     for image, label in split.samples:
-        normalised = torch.from_numpy(((image / 255 - mean) / std).transpose(2, 0, 1)).float()
+        normalized = torch.from_numpy(((image / 255 - mean) / std).transpose(2, 0, 1)).float()
         logits = nn.functional.interpolate(
-            model(normalised[None]), label.shape, mode="bilinear", align_corners=False
+            model(normalized[None]), label.shape, mode="bilinear", align_corners=False
         )
         prediction = logits[0].argmax(0).numpy()
         for row in range(label.shape[0]):
@@ -80,14 +80,14 @@ def naive_confusion(split: UnevenImages, model: nn.Module, classes: int) -> np.n
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_confusion_equals_a_naive_loop(batch: int) -> None:
+def test_confusion_matches_a_naive_loop(batch: int) -> None:
     split, model = UnevenImages(), BrightnessClassifier(4)
     scores = evaluate(model, EvaluationBatches(split, batch), 4, CPU)
     assert np.array_equal(scores.confusion.numpy(), naive_confusion(split, model, 4))
 
 
-def shared_out(model: nn.Module, split: UnevenImages, world: int) -> ScoreState:
-    """What `world` workers count together."""
+def count_on_ranks(model: nn.Module, split: UnevenImages, world: int) -> ScoreState:
+    """Return the merged counts of `world` ranks."""
     first, *others = (
         count_pixels(model, EvaluationBatches(split, 2, rank, world), 4, CPU)
         for rank in range(world)
@@ -98,19 +98,19 @@ def shared_out(model: nn.Module, split: UnevenImages, world: int) -> ScoreState:
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
-def test_every_image_counts_once(world: int) -> None:
+def test_every_image_is_counted_once(world: int) -> None:
     split, model = UnevenImages(), BrightnessClassifier(4)
-    scores = shared_out(model, split, world).scores()
+    scores = count_on_ranks(model, split, world).scores()
     assert np.array_equal(scores.confusion.numpy(), naive_confusion(split, model, 4))
 
 
-def test_an_image_that_nobody_counted_is_no_score() -> None:
+def test_uncounted_images_are_an_error() -> None:
     batches = EvaluationBatches(UnevenImages(), 2, rank=1, world=3)
     with pytest.raises(RuntimeError, match=r"^5 images were not counted, and 0 more than once"):
         evaluate(BrightnessClassifier(4), batches, 4, CPU)
 
 
-def test_evaluation_leaves_the_mode_alone(small_streets: Path) -> None:
+def test_evaluation_restores_training_mode(small_streets: Path) -> None:
     split = open_dataset(small_streets).split("val")
     model = BrightnessClassifier(10).train()
     evaluate(model, EvaluationBatches(split, 2), 10, CPU)
@@ -124,7 +124,7 @@ def test_evaluation_leaves_the_mode_alone(small_streets: Path) -> None:
         )
     )
 )
-def test_figures_follow_their_definitions(rows: list[list[int]]) -> None:
+def test_metrics_match_their_definitions(rows: list[list[int]]) -> None:
     scores = Scores(torch.tensor(rows))
     ious = []
     for k in range(len(rows)):
@@ -136,16 +136,16 @@ def test_figures_follow_their_definitions(rows: list[list[int]]) -> None:
     pixels = sum(map(sum, rows))
     if pixels:
         assert scores.miou == pytest.approx(sum(ious) / len(ious))
-        right = sum(rows[k][k] for k in range(len(rows)))
-        assert scores.pixel_accuracy == pytest.approx(right / pixels)
+        correct = sum(rows[k][k] for k in range(len(rows)))
+        assert scores.pixel_accuracy == pytest.approx(correct / pixels)
 
 
-def test_prediction_has_the_size_asked_for() -> None:
+def test_prediction_has_the_requested_size() -> None:
     model = BrightnessClassifier(3)
     assert predict(model, torch.zeros(2, 3, 8, 8), (13, 5)).shape == (2, 13, 5)
 
 
-def test_impossible_settings_are_refused() -> None:
+def test_invalid_settings_are_rejected() -> None:
     with pytest.raises(ValueError, match="batch must be at least 1, received 0"):
         EvaluationConfig(batch=0)
     with pytest.raises(ValueError, match="every must be at least 1, received -1"):
@@ -156,28 +156,28 @@ def test_impossible_settings_are_refused() -> None:
         EvaluationConfig(scales=())
 
 
-def test_scores_keep_the_counts_of_each_image_in_their_place() -> None:
+def test_per_image_counts_keep_the_order_of_the_split() -> None:
     split, model = UnevenImages(), BrightnessClassifier(4)
     for world in (1, 3):
-        images = shared_out(model, split, world).scores().images
+        images = count_on_ranks(model, split, world).scores().images
         assert images is not None
         assert images.positions.tolist() == list(range(len(split)))
         for index in range(len(split)):
-            alone = UnevenImages()
-            alone.samples = [split.samples[index]]
-            matrix = naive_confusion(alone, model, 4)
+            single_image = UnevenImages()
+            single_image.samples = [split.samples[index]]
+            matrix = naive_confusion(single_image, model, 4)
             true = matrix.diagonal()
             expected = np.stack([true, matrix.sum(0) - true, matrix.sum(1) - true], axis=1)
             assert np.array_equal(images.counts[index].numpy(), expected)
 
 
-def test_the_protocol_and_the_boundary_are_followed() -> None:
+def test_evaluation_applies_inference_protocol_and_boundary() -> None:
     split, model = UnevenImages(), BrightnessClassifier(4)
     config = EvaluationConfig(scales=(0.5, 1.5), flip=True, window=(6, 6), boundary=2)
-    told: list[int] = []
+    progress: list[int] = []
     scores = evaluate(model, EvaluationBatches(split, 3), 4, CPU, config)
-    count_pixels(model, EvaluationBatches(split, 3), 4, CPU, config, told.append)
-    assert sum(told) == len(split)
+    count_pixels(model, EvaluationBatches(split, 3), 4, CPU, config, progress.append)
+    assert sum(progress) == len(split)
     confusion = torch.zeros(4, 4, dtype=torch.int64)
     for image, label in split.samples:
         prediction = predict_image(model, torch.from_numpy(image), CPU, config)
@@ -191,27 +191,27 @@ def test_the_protocol_and_the_boundary_are_followed() -> None:
     assert evaluate(model, EvaluationBatches(split, 3), 4, CPU).boundary is None
 
 
-def test_a_label_that_is_no_class_of_the_model_is_named() -> None:
+def test_unknown_class_in_a_label_is_reported() -> None:
     split = UnevenImages()
     with pytest.raises(ValueError, match="a label contains class 3, but the 3 classes are 0 to 2"):
         evaluate(BrightnessClassifier(3), EvaluationBatches(split, 1), 3, CPU)
 
 
-def test_images_share_a_batch_as_far_as_their_logits_have_room(
+def test_batch_size_is_limited_by_the_size_of_the_logits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Counting(BrightnessClassifier):
-        seen: list[int] = []
+        batch_sizes: list[int] = []
 
         def forward(self, images: Tensor) -> Tensor:
-            self.seen.append(len(images))
+            self.batch_sizes.append(len(images))
             return super().forward(images)
 
     split, model = UnevenImages(), Counting(4)
-    together = evaluate(model, EvaluationBatches(split, 7), 4, CPU)
-    assert max(model.seen) == 4  # images of one size
-    model.seen.clear()
+    unlimited = evaluate(model, EvaluationBatches(split, 7), 4, CPU)
+    assert max(model.batch_sizes) == 4  # images of one size
+    model.batch_sizes.clear()
     monkeypatch.setattr(evaluate_module, "_MOST_LOGITS", 2 * 4 * 9 * 11)
-    apart = evaluate(model, EvaluationBatches(split, 7), 4, CPU)
-    assert max(model.seen) == 2
-    assert torch.equal(apart.confusion, together.confusion)
+    limited = evaluate(model, EvaluationBatches(split, 7), 4, CPU)
+    assert max(model.batch_sizes) == 2
+    assert torch.equal(limited.confusion, unlimited.confusion)

@@ -1,4 +1,4 @@
-"""Whole pictures, windows, scales and flip against plain loops in float64."""
+"""Whole-image, windowed, multi-scale and flipped inference against plain loops in float64."""
 
 import math
 from itertools import pairwise
@@ -14,8 +14,8 @@ from pipelines.evaluation.inference import InferenceConfig, predict, scaled_size
 CLASSES = 5
 
 
-class Neighbourhood(nn.Module):
-    """A network that looks around itself, so that windows and scales matter: two convolutions."""
+class NeighborhoodNetwork(nn.Module):
+    """Two convolutions, so that a prediction depends on neighbors, windows and scales."""
 
     def __init__(self, stride: int = 1) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Neighbourhood(nn.Module):
 
 
 def bilinear(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """`(channels, height, width)` at `size`, every output pixel by its four neighbours."""
+    """Resize `(channels, height, width)` to `size`, each pixel from its four neighbors."""
     channels, height, width = pixels.shape
     result = torch.zeros(channels, *size, dtype=torch.double)
     for row in range(size[0]):
@@ -58,28 +58,35 @@ def naive_starts(size: int, window: int, step: int) -> list[int]:
 def naive_scores(
     model: nn.Module, image: Tensor, size: tuple[int, int], config: InferenceConfig
 ) -> Tensor:
-    """Float64 `(classes, *size)`: the mean probability, one picture at a time, pixel by pixel."""
+    """Return the mean probability over all views of one image, float64 `(classes, *size)`."""
     views = []
     for scale in config.scales:
         for mirrored in (False, True) if config.flip else (False,):
-            picture = bilinear(
+            view = bilinear(
                 image.flip(-1) if mirrored else image,
                 (round(scale * image.shape[1]), round(scale * image.shape[2])),
             )
-            height, width = picture.shape[1:]
+            height, width = view.shape[1:]
             if config.window is None:
-                logits = model(picture[None])[0]
+                logits = model(view[None])[0]
             else:
-                wh, ww = min(config.window[0], height), min(config.window[1], width)
-                down, across = config.step or (0, 0)
+                window_height, window_width = (
+                    min(config.window[0], height),
+                    min(config.window[1], width),
+                )
+                row_step, column_step = config.step or (0, 0)
                 logits = torch.zeros(CLASSES, height, width, dtype=torch.double)
-                seen = torch.zeros(height, width)
-                for top in naive_starts(height, wh, down):
-                    for left in naive_starts(width, ww, across):
-                        part = model(picture[None, :, top : top + wh, left : left + ww])[0]
-                        logits[:, top : top + wh, left : left + ww] += bilinear(part, (wh, ww))
-                        seen[top : top + wh, left : left + ww] += 1
-                logits = logits / seen
+                window_counts = torch.zeros(height, width)
+                for top in naive_starts(height, window_height, row_step):
+                    for left in naive_starts(width, window_width, column_step):
+                        window_logits = model(
+                            view[None, :, top : top + window_height, left : left + window_width]
+                        )[0]
+                        logits[:, top : top + window_height, left : left + window_width] += (
+                            bilinear(window_logits, (window_height, window_width))
+                        )
+                        window_counts[top : top + window_height, left : left + window_width] += 1
+                logits = logits / window_counts
             logits = bilinear(logits, size)
             if mirrored:
                 logits = logits.flip(-1)
@@ -102,16 +109,16 @@ def naive_scores(
     ],
     ids=lambda config: config.protocol,
 )
-def test_prediction_equals_plain_loops_in_float64(config: InferenceConfig, stride: int) -> None:
+def test_prediction_matches_plain_loops_in_float64(config: InferenceConfig, stride: int) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, 18, 22, generator=generator)
-    size = (19, 20)  # the label's own, not the picture's
-    found = predict(Neighbourhood(stride), images, size, config)
-    exact = Neighbourhood(stride).double()
-    for image, prediction in zip(images.double(), found, strict=True):
-        scores = naive_scores(exact, image, size, config)
+    size = (19, 20)  # the size of the label, not of the image
+    predictions = predict(NeighborhoodNetwork(stride), images, size, config)
+    reference = NeighborhoodNetwork(stride).double()
+    for image, prediction in zip(images.double(), predictions, strict=True):
+        scores = naive_scores(reference, image, size, config)
         best = scores.topk(2, dim=0)
-        # Where float32 cannot tell the two best apart, either is right.
+        # Where float32 cannot separate the two best classes, either is correct.
         clear = best.values[0] - best.values[1] > 1e-5
         assert clear.float().mean() > 0.99
         assert torch.equal(prediction[clear], best.indices[0][clear])
@@ -127,7 +134,7 @@ def test_windows_cover_every_pixel_and_end_flush(size: int, window: int, step: i
     covered = {start + offset for start in starts for offset in range(length)}
     assert covered == set(range(size))
     assert starts == naive_starts(size, length, step)
-    # None too many: without its last window, the border would be left out.
+    # Without the last window, the border would be uncovered.
     assert len(starts) == 1 or starts[-2] + length < size
 
 
@@ -136,7 +143,7 @@ pairs = st.tuples(sizes, sizes)
 
 
 @given(pairs, st.floats(0.01, 8))
-def test_a_scaled_picture_has_a_pixel(size: tuple[int, int], scale: float) -> None:
+def test_scaled_size_is_rounded_and_at_least_one_pixel(size: tuple[int, int], scale: float) -> None:
     for length, scaled in zip(size, scaled_size(size, scale), strict=True):
         assert scaled >= 1
         assert abs(scaled - scale * length) <= 0.5 or scaled == 1
@@ -153,14 +160,14 @@ configs = st.builds(
 
 
 @given(configs, configs)
-def test_protocols_of_different_settings_have_different_names(
+def test_protocol_names_are_unique_by_settings(
     first: InferenceConfig, second: InferenceConfig
 ) -> None:
     assert (first.protocol == second.protocol) == (first == second)
     assert all(letter.isalnum() or letter in "-_." for letter in first.protocol)
 
 
-def test_a_default_is_named_after_what_it_does() -> None:
+def test_protocol_names_describe_the_settings() -> None:
     assert InferenceConfig().protocol == "whole"
     config = InferenceConfig(scales=(0.5, 1, 1.5), flip=True, window=(512, 512))
     assert config.protocol == "window-512x512-by-341x341_scales-0.5-1-1.5_flip"
@@ -179,6 +186,6 @@ def test_a_default_is_named_after_what_it_does() -> None:
         ({"window": (8, 8), "stride": (4, 0)}, "stride must be two sizes in pixels"),
     ],
 )
-def test_impossible_settings_are_refused(settings: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         InferenceConfig(**settings)

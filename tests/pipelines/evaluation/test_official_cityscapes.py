@@ -1,4 +1,4 @@
-"""The official Cityscapes script, on its own file layout, against ours: equal to the last bit."""
+"""Evaluation scores against the official Cityscapes script; both must be bitwise equal."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ CPU = Numerics.choose(torch.device("cpu"), "fp32")
 FRAMES = ("munster_000000_000019", "munster_000001_000019", "lindau_000000_000019")
 
 
-class Colours(nn.Module):
-    """Class by a fixed mixture of the channels, at half the resolution; some classes never."""
+class ColorClassifier(nn.Module):
+    """Classify by a fixed mixture of the channels at half the resolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Colours(nn.Module):
 
 
 def make_cityscapes(root: Path, ids: list[int], random: np.random.Generator) -> None:
-    """Validation pictures whose labels hold `ids`, in patches, also those that are not scored."""
+    """Write validation images and labels with patches of `ids`, scored or not."""
     for frame in FRAMES:
         city = frame.split("_")[0]
         patches = random.choice(ids, (6, 8)).astype(np.uint8)
@@ -57,27 +57,27 @@ def make_cityscapes(root: Path, ids: list[int], random: np.random.Generator) -> 
             Image.fromarray(values).save(path)
 
 
-def official_figures(root: Path, predictions: Path) -> dict[str, Any]:
-    """What the script says of the pictures in `predictions`, found by its own search."""
+def official_scores(root: Path, predictions: Path) -> dict[str, Any]:
+    """Return the scores that the official script computes for the files in `predictions`."""
     args: argparse.Namespace = copy.copy(official.args)
     args.evalInstLevelScore, args.JSONOutput, args.quiet = False, False, True
     args.predictionPath, args.predictionWalk = str(predictions), None
-    truths = glob.glob(str(root / "gtFine" / "val" / "*" / "*_gtFine_labelIds.png"))
-    found = [official.getPrediction(args, truth) for truth in truths]
-    assert len(found) == len(FRAMES)
-    result: dict[str, Any] = official.evaluateImgLists(found, truths, args)
+    label_files = glob.glob(str(root / "gtFine" / "val" / "*" / "*_gtFine_labelIds.png"))
+    prediction_files = [official.getPrediction(args, label_file) for label_file in label_files]
+    assert len(prediction_files) == len(FRAMES)
+    result: dict[str, Any] = official.evaluateImgLists(prediction_files, label_files, args)
     return result
 
 
 @pytest.mark.parametrize(
     "ids",
     [
-        list(range(34)),  # every label id: all 19 classes, and what is not scored
-        [0, 3, 7, 8, 26, 26, 26, 33],  # most classes in the predictions only
+        list(range(34)),  # every label id: all 19 classes and the unscored ids
+        [0, 3, 7, 8, 26, 26, 26, 33],  # most classes occur only in the predictions
     ],
 )
-def test_our_figures_are_the_official_ones(tmp_path: Path, ids: list[int]) -> None:
-    root, model = tmp_path / "cityscapes", Colours()
+def test_scores_equal_those_of_the_official_script(tmp_path: Path, ids: list[int]) -> None:
+    root, model = tmp_path / "cityscapes", ColorClassifier()
     make_cityscapes(root, ids, np.random.default_rng(len(ids)))
     prepare(Cityscapes(root), tmp_path / "prepared")
     split = open_dataset(tmp_path / "prepared").split("val")
@@ -90,9 +90,9 @@ def test_our_figures_are_the_official_ones(tmp_path: Path, ids: list[int]) -> No
         prediction = predict_image(model, torch.tensor(image), CPU).numpy()
         Image.fromarray(label_ids[prediction]).save(tmp_path / "results" / f"{identifier}.png")
 
-    expected = official_figures(root, tmp_path / "results")
+    expected = official_scores(root, tmp_path / "results")
     for index, (_, name, _) in enumerate(CLASSES):
-        ours, theirs = scores.iou[index].item(), expected["classScores"][name]
-        assert ours == theirs or (np.isnan(ours) and np.isnan(theirs)), name
+        iou, expected_iou = scores.iou[index].item(), expected["classScores"][name]
+        assert iou == expected_iou or (np.isnan(iou) and np.isnan(expected_iou)), name
     assert scores.miou == expected["averageScoreClasses"]
     assert 0 < scores.miou < 1

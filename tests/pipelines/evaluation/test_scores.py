@@ -1,4 +1,4 @@
-"""The figures against their definitions, the counts by image, and one state over two workers."""
+"""Metrics against their definitions, per-image counts, and one state over two ranks."""
 
 import math
 from pathlib import Path
@@ -21,9 +21,9 @@ matrices = st.integers(1, 6).flatmap(
 )
 
 
-def test_figures_of_a_known_matrix() -> None:
-    """Class 0: 6 pixels, 4 found; class 1: 2 pixels, both found, and 2 of class 0 taken for it;
-    class 2 occurs nowhere."""
+def test_metrics_of_a_known_matrix() -> None:
+    """Class 0 has 6 pixels, 4 of them correct and 2 predicted as class 1; class 1 has 2 pixels,
+    both correct; class 2 does not occur."""
     scores = Scores(torch.tensor([[4, 2, 0], [0, 2, 0], [0, 0, 0]]))
     assert scores.iou[:2].tolist() == [4 / 6, 2 / 4]
     assert math.isnan(scores.iou[2])
@@ -42,7 +42,7 @@ def test_figures_of_a_known_matrix() -> None:
 
 
 @given(matrices)
-def test_figures_follow_their_definitions(rows: list[list[int]]) -> None:
+def test_metrics_match_their_definitions(rows: list[list[int]]) -> None:
     scores, n = Scores(torch.tensor(rows)), len(rows)
     label = [sum(row) for row in rows]
     union = [label[k] + sum(row[k] for row in rows) - rows[k][k] for k in range(n)]
@@ -61,7 +61,7 @@ def naive_boundary(predicted: np.ndarray, label: np.ndarray, k: int, tolerance: 
     predicted = np.where(label == 255, 255, predicted)
 
     def boundary(classes: np.ndarray) -> set[tuple[int, int]]:
-        found = set()
+        predicted_boundary = set()
         for row in range(height):
             for column in range(width):
                 for down, right in ((0, 1), (1, 0), (0, -1), (-1, 0)):
@@ -69,35 +69,38 @@ def naive_boundary(predicted: np.ndarray, label: np.ndarray, k: int, tolerance: 
                     if not (0 <= y < height and 0 <= x < width) or classes[row, column] != k:
                         continue
                     if classes[y, x] not in (k, 255):
-                        found.add((row, column))
-        return found
+                        predicted_boundary.add((row, column))
+        return predicted_boundary
 
     def near(points: set[tuple[int, int]], others: set[tuple[int, int]]) -> float:
         hits = [any(max(abs(y - b), abs(x - a)) <= tolerance for b, a in others) for y, x in points]
         return sum(hits) / len(hits) if hits else 0.0
 
-    found, true = boundary(predicted), boundary(label)
-    if not found and not true:
+    predicted_boundary, true_boundary = boundary(predicted), boundary(label)
+    if not predicted_boundary and not true_boundary:
         return math.nan
-    precision, recall = near(found, true), near(true, found)
+    precision, recall = (
+        near(predicted_boundary, true_boundary),
+        near(true_boundary, predicted_boundary),
+    )
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
-def test_boundary_score_equals_a_naive_loop(
+def test_boundary_score_matches_a_naive_loop(
     seed: int, tolerance: int, height: int, width: int
 ) -> None:
     random = np.random.default_rng(seed)
     label = random.choice(np.array([0, 0, 0, 1, 2, 255]), (height, width))
     predicted = np.where(random.random((height, width)) < 0.8, label, 0)
     predicted[predicted == 255] = 1
-    found = boundary_scores(torch.from_numpy(predicted), torch.from_numpy(label), 4, tolerance)
+    scores = boundary_scores(torch.from_numpy(predicted), torch.from_numpy(label), 4, tolerance)
     for k in range(4):
         expected = naive_boundary(predicted, label, k, tolerance)
-        assert found[k].item() == pytest.approx(expected, nan_ok=True)
+        assert scores[k].item() == pytest.approx(expected, nan_ok=True)
 
 
-def test_a_shifted_edge_counts_within_the_tolerance() -> None:
+def test_shifted_edge_matches_within_the_tolerance() -> None:
     label = torch.zeros(8, 12, dtype=torch.int64)
     label[:, 6:] = 1
     shifted = label.roll(2, dims=1)
@@ -115,24 +118,24 @@ def example(images: int = 3) -> tuple[Tensor, Tensor]:
     return prediction, label
 
 
-def filled(rows: slice, boundary: int = 2) -> ScoreState:
+def filled_state(rows: slice, boundary: int = 2) -> ScoreState:
     prediction, label = example()
     state = ScoreState(4, 3, boundary)
     state.update(prediction[rows], label[rows], torch.arange(3)[rows])
     return state
 
 
-def test_counts_by_image_add_up_to_the_matrix() -> None:
+def test_per_image_counts_sum_to_the_confusion_matrix() -> None:
     prediction, label = example()
-    scores = filled(slice(None)).scores()
+    scores = filled_state(slice(None)).scores()
     assert scores.images is not None
     assert scores.images.positions.tolist() == [0, 1, 2]
     for image in range(3):
         valid = label[image] != 255
         for k in range(4):
-            is_k, said_k = (label[image] == k), (prediction[image] == k) & valid
-            true = int((is_k & said_k).sum())
-            expected = [true, int(said_k.sum()) - true, int(is_k.sum()) - true]
+            is_k, predicted_k = (label[image] == k), (prediction[image] == k) & valid
+            true = int((is_k & predicted_k).sum())
+            expected = [true, int(predicted_k.sum()) - true, int(is_k.sum()) - true]
             assert scores.images.counts[image, k].tolist() == expected
     matrix = scores.confusion
     total = scores.images.counts.sum(dim=0)
@@ -141,7 +144,7 @@ def test_counts_by_image_add_up_to_the_matrix() -> None:
     assert torch.equal(total[:, 2], matrix.sum(1) - matrix.diagonal())
 
 
-def test_one_class_and_one_image_keep_their_shapes() -> None:
+def test_one_class_and_one_image_keep_all_dimensions() -> None:
     state = ScoreState(1, 1)
     state.update(torch.zeros(1, 2, 2).long(), torch.zeros(1, 2, 2).long(), torch.zeros(1).long())
     scores = state.scores()
@@ -150,8 +153,8 @@ def test_one_class_and_one_image_keep_their_shapes() -> None:
     assert scores.images.counts.tolist() == [[[4, 0, 0]]]
 
 
-def test_what_cannot_be_counted_is_refused() -> None:
-    state = filled(slice(None))
+def test_repeated_images_and_unknown_classes_are_rejected() -> None:
+    state = filled_state(slice(None))
     prediction, label = example()
     state.update(prediction[:1], label[:1], torch.tensor([2]))
     with pytest.raises(RuntimeError, match="0 images were not counted, and 1 more than once"):
@@ -189,8 +192,8 @@ def _worker(rank: int, out: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=2)
     try:
-        # All images on one worker, none on the other.
-        scores = filled(slice(None) if rank == 0 else slice(0)).scores()
+        # All images on one rank, none on the other.
+        scores = filled_state(slice(None) if rank == 0 else slice(0)).scores()
         assert scores.images is not None
         parts = [scores.confusion, scores.images.counts, scores.images.positions, scores.boundary]
         torch.save(parts, out / f"{rank}.pt")
@@ -199,11 +202,11 @@ def _worker(rank: int, out: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_workers_have_one_score(tmp_path: Path) -> None:
+def test_two_ranks_compute_one_score(tmp_path: Path) -> None:
     run_workers(_worker, (tmp_path,), 2)
-    alone = filled(slice(None)).scores()
-    assert alone.images is not None
-    expected = [alone.confusion, alone.images.counts, alone.images.positions, alone.boundary]
+    single = filled_state(slice(None)).scores()
+    assert single.images is not None
+    expected = [single.confusion, single.images.counts, single.images.positions, single.boundary]
     for rank in range(2):
-        for found, wanted in zip(torch.load(tmp_path / f"{rank}.pt"), expected, strict=True):
-            assert torch.equal(found, wanted)
+        for received, value in zip(torch.load(tmp_path / f"{rank}.pt"), expected, strict=True):
+            assert torch.equal(received, value)

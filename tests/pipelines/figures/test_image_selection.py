@@ -1,4 +1,4 @@
-"""Choosing the images where two models differ most."""
+"""Selection of the images on which two models differ most."""
 
 import numpy as np
 from hypothesis import given
@@ -12,32 +12,32 @@ COUNTS = arrays(np.int64, (9, 3, 3), elements=st.integers(0, 50))
 
 
 def counts(*images: list[tuple[int, int, int]]) -> Counts:
-    return of_values(np.array(images, np.int64))
+    return counts_of_values(np.array(images, np.int64))
 
 
-def of_values(values: np.ndarray) -> Counts:
+def counts_of_values(values: np.ndarray) -> Counts:
     images, classes, _ = values.shape
     names = tuple(f"image {index}" for index in range(images))
     return Counts(names, (None,) * images, tuple("abc"[:classes]), values)
 
 
-def test_the_difference_is_that_of_the_classes_there() -> None:
-    # Two classes: the second model gains half an IoU on the first and loses a quarter on the other;
-    # in the second image there is one class, and both are equal.
+def test_difference_averages_over_present_classes() -> None:
+    # First image: the second model gains 0.5 IoU on one class and loses 0.25 on the other.
+    # Second image: one class is present, and both models are equal.
     first = counts([(5, 5, 0), (9, 0, 3)], [(4, 1, 1), (0, 0, 0)])
     second = counts([(10, 0, 0), (6, 3, 3)], [(4, 1, 1), (0, 0, 0)])
-    differences = ImageDifferences.of(of_values(first), of_values(second))
+    differences = ImageDifferences.of(counts_of_values(first), counts_of_values(second))
     np.testing.assert_allclose(differences.size, [(0.5 + 0.25) / 2, 0])
     np.testing.assert_allclose(differences.gain, [(0.5 - 0.25) / 2, 0])
 
 
-def test_losses_are_shown_as_well_and_gains_come_first() -> None:
+def test_selection_includes_losses_after_gains() -> None:
     size = np.array([0.1, 0.0, 0.3, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0])
     gain = np.array([0.1, 0.0, -0.3, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0])
     assert ImageDifferences(size, gain).top(3) == [4, 0, 2]
 
 
-def test_neighbours_and_one_group_do_not_take_all_places() -> None:
+def test_selection_avoids_neighbors_and_repeated_groups() -> None:
     size = np.array([0.9, 0.89, 0.88, 0.0, 0.5, 0.0, 0.0, 0.6, 0.0, 0.55, 0.0, 0.0])
     differences = ImageDifferences(size, size)
     assert differences.top(3) == [0, 2, 7]
@@ -47,10 +47,12 @@ def test_neighbours_and_one_group_do_not_take_all_places() -> None:
 
 
 @given(COUNTS, COUNTS, st.integers(1, 12))
-def test_as_many_as_asked_for_each_once(first: np.ndarray, second: np.ndarray, count: int) -> None:
-    differences = ImageDifferences.of(of_values(first), of_values(second))
+def test_selection_has_the_requested_number_of_distinct_images(
+    first: np.ndarray, second: np.ndarray, count: int
+) -> None:
+    differences = ImageDifferences.of(counts_of_values(first), counts_of_values(second))
     assert np.all((differences.size >= 0) & (differences.size <= 1))
     assert np.all(np.abs(differences.gain) <= 1)
-    chosen = differences.top(count)
-    assert len(chosen) == len(set(chosen)) == min(count, 9)
-    assert ImageDifferences.of(of_values(first), of_values(first)).size.max() == 0
+    selected = differences.top(count)
+    assert len(selected) == len(set(selected)) == min(count, 9)
+    assert ImageDifferences.of(counts_of_values(first), counts_of_values(first)).size.max() == 0

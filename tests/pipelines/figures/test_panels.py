@@ -1,4 +1,4 @@
-"""Pictures are drawn from what they are given, pixel for pixel where that can be said."""
+"""Panels and confusion matrices as image files."""
 
 from pathlib import Path
 
@@ -11,25 +11,25 @@ from pipelines.figures.panels import draw_confusion, draw_panels
 CLASSES = [ClassInfo("road", (128, 64, 128)), ClassInfo("sky", (70, 130, 180))]
 
 
-def test_panels_grow_with_their_rows_and_show_the_colours(tmp_path: Path) -> None:
+def test_panels_grow_with_row_count_and_use_class_colors(tmp_path: Path) -> None:
     image = np.zeros((40, 80, 3), np.uint8)
     label = np.ones((40, 80), np.uint8)
     heights = []
     for count in (1, 3):
         path = tmp_path / f"{count}.png"
         draw_panels(path, [("name", image, label, label)] * count, CLASSES, "title")
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
+        with Image.open(path) as image_file:
+            pixels = np.asarray(image_file.convert("RGB"))
         heights.append(pixels.shape[0])
         sky = (pixels == CLASSES[1].color).all(axis=2)
-        # Ground truth and prediction fill about a half of each row's width.
+        # Label and prediction fill about half of the width of each row.
         assert sky.mean() > 0.15
     assert heights[1] > 1.8 * heights[0]
 
 
-def test_a_confusion_matrix_with_an_absent_class_is_drawn(tmp_path: Path) -> None:
+def test_confusion_matrix_with_an_absent_class_is_drawn(tmp_path: Path) -> None:
     confusion = np.array([[90, 10, 0], [0, 50, 0], [0, 0, 0]])
     draw_confusion(tmp_path / "confusion.png", confusion, ["a", "b", "absent"], "title")
-    with Image.open(tmp_path / "confusion.png") as picture:
-        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    with Image.open(tmp_path / "confusion.png") as image_file:
+        pixels = np.asarray(image_file.convert("RGB")).reshape(-1, 3)
     assert len(np.unique(pixels, axis=0)) > 50

@@ -1,4 +1,4 @@
-"""Synchronised batch norm on CPU against torch's own on the whole batch."""
+"""Synchronized batch norm on the CPU against torch's batch norm on the whole batch."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ CHANNELS = 5
 def images(dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     spread = torch.tensor([0.1, 1.0, 10.0, 1.0, 1.0]).view(1, -1, 1, 1)
-    # A mean far above the deviation is where a one-pass variance fails.
+    # A one-pass variance fails if the mean is far above the standard deviation.
     offset = torch.tensor([0.0, 0.0, 0.0, 50.0, -3.0]).view(1, -1, 1, 1)
     return (torch.randn(7, CHANNELS, 4, 6, generator=generator) * spread + offset).to(dtype)
 
@@ -61,7 +61,7 @@ def _worker(rank: int, size: int, shares: list[int], dtype: torch.dtype, out: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("shares", [[4, 3], [5, 1, 1]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_workers_normalise_over_the_global_batch(
+def test_ranks_normalize_over_the_global_batch(
     tmp_path: Path, shares: list[int], dtype: torch.dtype
 ) -> None:
     run_workers(_worker, (len(shares), shares, dtype, tmp_path), len(shares))
@@ -73,11 +73,11 @@ def test_workers_normalise_over_the_global_batch(
     loss_value = ((output - torch.linspace(-1, 1, 7).double().view(-1, 1, 1, 1)) ** 3).sum()
     loss_value.backward()
     assert whole.grad is not None
-    loose = dtype == torch.bfloat16
+    is_bfloat16 = dtype == torch.bfloat16
 
-    def close(found: Tensor, expected: Tensor, scale: float = 1.0) -> None:
-        tolerance = (0.05 if loose else 1e-3) * scale
-        torch.testing.assert_close(found.double(), expected, rtol=2e-2, atol=tolerance)
+    def close(actual: Tensor, expected: Tensor, scale: float = 1.0) -> None:
+        tolerance = (0.05 if is_bfloat16 else 1e-3) * scale
+        torch.testing.assert_close(actual.double(), expected, rtol=2e-2, atol=tolerance)
 
     close(torch.cat([part["output"] for part in parts]), output.detach())
     largest = float(whole.grad.abs().max())
@@ -91,17 +91,17 @@ def test_workers_normalise_over_the_global_batch(
         close(part["variance"], norm.running_var, scale=10)
 
 
-def test_without_a_momentum_the_statistics_are_means_of_all_batches(tmp_path: Path) -> None:
-    theirs = nn.BatchNorm2d(CHANNELS, momentum=None)
-    ours = CpuSyncBatchNorm.like(nn.BatchNorm2d(CHANNELS, momentum=None))
+def test_statistics_without_momentum_are_cumulative_means(tmp_path: Path) -> None:
+    reference = nn.BatchNorm2d(CHANNELS, momentum=None)
+    synchronized = CpuSyncBatchNorm.like(nn.BatchNorm2d(CHANNELS, momentum=None))
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/one", rank=0, world_size=1)
     try:
         for batch in images(torch.float32).split(3):
-            torch.testing.assert_close(ours(batch), theirs(batch))
+            torch.testing.assert_close(synchronized(batch), reference(batch))
     finally:
         dist.destroy_process_group()
-    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
-    torch.testing.assert_close(ours.running_var, theirs.running_var)
+    torch.testing.assert_close(synchronized.running_mean, reference.running_mean)
+    torch.testing.assert_close(synchronized.running_var, reference.running_var)
 
 
 def test_conversion_keeps_names_values_and_mode() -> None:
@@ -135,9 +135,7 @@ def test_evaluation_uses_the_running_statistics() -> None:
     ],
     ids=lambda norm: type(norm).__name__,
 )
-def test_statistics_that_each_worker_would_have_for_itself_are_refused(
-    norm: nn.Module, device: str
-) -> None:
+def test_norms_with_per_rank_statistics_are_rejected(norm: nn.Module, device: str) -> None:
     plain = nn.Sequential(nn.InstanceNorm2d(CHANNELS), nn.GroupNorm(1, CHANNELS))
     model = nn.Sequential(nn.BatchNorm2d(CHANNELS), plain, norm)
     if device == "cuda" and not isinstance(norm, nn.InstanceNorm2d):

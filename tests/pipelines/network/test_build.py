@@ -1,4 +1,4 @@
-"""Networks by configuration: FENet's, and those of the user's own."""
+"""Networks built from configuration: FENet and custom networks."""
 
 import sys
 import types
@@ -13,7 +13,7 @@ from pipelines.network.init_weights import load_backbone_weights
 
 
 class Linear(nn.Module):
-    """Logits of every pixel by themselves; `broken` names what it does wrong."""
+    """A network of one convolution; `broken` selects a defect."""
 
     def __init__(self, classes: int, width: int = 3, broken: str = "") -> None:
         super().__init__()
@@ -39,7 +39,7 @@ def own_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "own_module", module)
 
 
-def test_the_seed_decides_the_values_and_torchs_generator_is_left_alone() -> None:
+def test_seed_determines_weights_and_preserves_the_torch_generator() -> None:
     config = NetworkConfig("own_module:Linear", {"width": 3})
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -60,7 +60,7 @@ def test_the_seed_decides_the_values_and_torchs_generator_is_left_alone() -> Non
         ("training", r"a network returned dict; it must return logits"),
     ],
 )
-def test_a_network_that_cannot_be_trained_is_refused(broken: str, message: str) -> None:
+def test_untrainable_networks_are_rejected(broken: str, message: str) -> None:
     config = NetworkConfig("own_module:Linear", {"broken": broken})
     with pytest.raises(NetworkError, match=message):
         check_network(config, 7, (32, 32))
@@ -75,18 +75,20 @@ def test_a_network_that_cannot_be_trained_is_refused(broken: str, message: str) 
         ("own_module:Linear", {"depth": 3}, "unknown argument `depth`; known: width, broken"),
     ],
 )
-def test_what_is_no_network_is_refused(network: str, arguments: dict, message: str) -> None:
+def test_invalid_classes_and_arguments_are_rejected(
+    network: str, arguments: dict, message: str
+) -> None:
     with pytest.raises(NetworkError, match=message):
         build_network(NetworkConfig(network, arguments), 7, seed=0)
 
 
 @pytest.mark.parametrize("network", ["own_module", "own module:X", ":X", "a:b:c", "a..b:C"])
-def test_malformed_names_are_refused(network: str) -> None:
+def test_malformed_names_are_rejected(network: str) -> None:
     with pytest.raises(ValueError, match=r"it must be package\.module:Class"):
         NetworkConfig(network)
 
 
-def test_backbone_weights_reach_the_backbone(tmp_path) -> None:
+def test_backbone_weights_are_loaded(tmp_path) -> None:
     source = build_network(FENetConfig(), 3, seed=1).backbone
     torch.save(source.state_dict(), tmp_path / "resnet18.pth")
     network = build_network(FENetConfig(), 7, seed=3)
@@ -96,7 +98,7 @@ def test_backbone_weights_reach_the_backbone(tmp_path) -> None:
         assert torch.equal(network.backbone.state_dict()[name], value), name
 
 
-def test_a_network_without_a_backbone_takes_no_weights(tmp_path) -> None:
+def test_weights_for_a_network_without_backbone_are_rejected(tmp_path) -> None:
     network = build_network(NetworkConfig("own_module:Linear"), 7, seed=0)
     with pytest.raises(NetworkError, match=r"Linear has no `backbone`"):
         load_backbone_weights(network, str(tmp_path / "any.pth"))

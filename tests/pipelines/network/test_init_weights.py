@@ -1,4 +1,4 @@
-"""Starting from another training: what fits, what is skipped, what is refused."""
+"""Initial weights from another training: loaded, skipped and rejected tensors."""
 
 from pathlib import Path
 
@@ -32,8 +32,8 @@ def network(classes: int, seed: int = 0, config: FENetConfig = CONFIG) -> nn.Mod
     return build_network(config, classes, seed)
 
 
-def equal(one: nn.Module, other: nn.Module, prefix: str = "") -> bool:
-    states = one.state_dict(), other.state_dict()
+def equal(first: nn.Module, second: nn.Module, prefix: str = "") -> bool:
+    states = first.state_dict(), second.state_dict()
     return all(
         torch.equal(value, states[1][name])
         for name, value in states[0].items()
@@ -41,7 +41,7 @@ def equal(one: nn.Module, other: nn.Module, prefix: str = "") -> bool:
     )
 
 
-def test_all_of_a_directory_a_file_or_a_uri(trained: Path) -> None:
+def test_weights_are_loaded_from_directory_file_or_uri(trained: Path) -> None:
     file = trained / "model.safetensors"
     for uri in (str(trained), f"{trained}/", str(file), trained.as_uri(), file.as_uri()):
         model = network(7)
@@ -51,7 +51,7 @@ def test_all_of_a_directory_a_file_or_a_uri(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
-def test_checkpoints_of_other_programs(tmp_path: Path, prefix: str) -> None:
+def test_checkpoints_of_other_programs_are_loaded(tmp_path: Path, prefix: str) -> None:
     weights = {f"{prefix}{name}": value for name, value in network(7, 5).state_dict().items()}
     torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "other.pth")
     model = network(7)
@@ -59,25 +59,25 @@ def test_checkpoints_of_other_programs(tmp_path: Path, prefix: str) -> None:
     assert equal(model, network(7, seed=5))
 
 
-def test_another_number_of_classes_needs_the_classifiers_skipped(trained: Path) -> None:
+def test_other_class_count_requires_skipping_the_classifiers(trained: Path) -> None:
     model = network(4)
-    with pytest.raises(WeightsError) as refused:
+    with pytest.raises(WeightsError) as caught:
         load_initial_weights(model, str(trained))
-    message = str(refused.value)
+    message = str(caught.value)
     assert "model (4, 8, 1, 1), init (7, 8, 1, 1)" in message
     assert equal(model, network(4)), "a refusal leaves the model alone"
 
-    # The message's own proposal is one that works.
-    proposed = message.rpartition("[")[2].rstrip("]").split(", ")
-    report = load_initial_weights(model, str(trained), proposed)
+    # The patterns proposed by the message work.
+    proposed_patterns = message.rpartition("[")[2].rstrip("]").split(", ")
+    report = load_initial_weights(model, str(trained), proposed_patterns)
     assert 0 < len(report.skipped) < len(model.state_dict())
     assert equal(model.backbone, network(7, seed=5).backbone)
-    own, fresh = model.state_dict(), network(4).state_dict()
-    assert all(torch.equal(own[name], fresh[name]) for name in report.skipped)
+    state, fresh = model.state_dict(), network(4).state_dict()
+    assert all(torch.equal(state[name], fresh[name]) for name in report.skipped)
     assert all(name in str(report) for name in report.skipped)
 
 
-def test_heads_that_one_of_them_lacks(trained: Path) -> None:
+def test_missing_auxiliary_heads_must_be_skipped(trained: Path) -> None:
     plain = FENetConfig(backbone="dfnet1", channels=8)
     with pytest.raises(WeightsError, match=r"model has none, init \(8, .*init_skip: \[auxiliary"):
         load_initial_weights(network(7, config=plain), str(trained))
@@ -86,9 +86,9 @@ def test_heads_that_one_of_them_lacks(trained: Path) -> None:
     assert equal(model, network(7, seed=5))
 
 
-def test_what_cannot_be_used_gets_a_sentence(trained: Path, tmp_path: Path) -> None:
+def test_invalid_init_settings_are_reported(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for said, uri, skip in (
+    for message, uri, skip in (
         ("no such file or directory", str(tmp_path / "nothing"), ()),
         ("model.safetensors: no such file", str(tmp_path / "empty"), ()),
         (
@@ -97,7 +97,7 @@ def test_what_cannot_be_used_gets_a_sentence(trained: Path, tmp_path: Path) -> N
             "hed.*",
         ),
     ):
-        with pytest.raises(WeightsError, match=said):
+        with pytest.raises(WeightsError, match=message):
             load_initial_weights(network(7), uri, [skip] if skip else [])
     with pytest.raises(ValueError, match="init_skip is set without init"):
         TrainingConfig(init_skip=("head.*",))
@@ -105,7 +105,7 @@ def test_what_cannot_be_used_gets_a_sentence(trained: Path, tmp_path: Path) -> N
         TrainingConfig(init="a", backbone_weights="b")
 
 
-def test_a_training_starts_from_it(small_streets: Path, tmp_path: Path) -> None:
+def test_training_starts_from_initial_weights(small_streets: Path, tmp_path: Path) -> None:
     save_file(dict(network(10, seed=5).state_dict()), tmp_path / "weights")
     recipe = TrainingConfig(init=str(tmp_path / "weights"), init_skip=("head.*",), batch=2)
     training = Training(

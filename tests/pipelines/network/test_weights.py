@@ -1,4 +1,4 @@
-"""Weights from files and URIs, and what is refused."""
+"""Weights from files and URIs, and rejected content."""
 
 import pickle
 from pathlib import Path
@@ -23,38 +23,38 @@ class Payload:
         return (Path.touch, (self.target,))
 
 
-def same(found: object) -> bool:
-    assert isinstance(found, dict)
-    return found.keys() == STATE.keys() and all(torch.equal(found[k], STATE[k]) for k in STATE)
+def equals_state(weights: object) -> bool:
+    assert isinstance(weights, dict)
+    return weights.keys() == STATE.keys() and all(torch.equal(weights[k], STATE[k]) for k in STATE)
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights", "weights.pth"])
-def test_safetensors_by_content(tmp_path: Path, name: str) -> None:
+def test_safetensors_are_detected_by_content(tmp_path: Path, name: str) -> None:
     safetensors.torch.save_file(STATE, tmp_path / name)
-    assert same(read_weights(tmp_path / name))
+    assert equals_state(read_weights(tmp_path / name))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_checkpoints_new_and_old(tmp_path: Path, zipped: bool) -> None:
+def test_zip_and_legacy_checkpoints_are_read(tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "weights.pth"
     content = {"state_dict": STATE, "epoch": 3}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    found = read_weights(str(path))
-    assert same(found["state_dict"])
-    assert found["epoch"] == 3
+    weights = read_weights(str(path))
+    assert equals_state(weights["state_dict"])
+    assert weights["epoch"] == 3
 
 
-def test_through_a_uri(tmp_path: Path) -> None:
+def test_weights_are_read_from_uris(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(STATE, path)
-    assert same(read_weights(path.as_uri()))
+    assert equals_state(read_weights(path.as_uri()))
     with fsspec.open("memory://bucket/weights.pth", "wb") as stream:
         stream.write(path.read_bytes())
-    assert same(read_weights("memory://bucket/weights.pth"))
+    assert equals_state(read_weights("memory://bucket/weights.pth"))
     assert weights_digest("memory://bucket/weights.pth") == weights_digest(path)
 
 
-def test_digest_is_that_of_the_content(tmp_path: Path) -> None:
+def test_digest_depends_only_on_content(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     safetensors.torch.save_file(STATE, one)
     safetensors.torch.save_file({**STATE, "bn": torch.zeros(2)}, two)
@@ -63,7 +63,7 @@ def test_digest_is_that_of_the_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_no_code_is_run(tmp_path: Path, zipped: bool) -> None:
+def test_pickled_code_is_not_executed(tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"a": Payload(tmp_path / "ran")}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(WeightsError, match=r"weights\.pth: not loaded.*convert it to safetensors"):
@@ -74,7 +74,7 @@ def test_no_code_is_run(tmp_path: Path, zipped: bool) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_damaged_files(tmp_path: Path) -> None:
+def test_damaged_files_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     saved = safetensors.torch.save(STATE)
     torch.save(STATE, tmp_path / "whole")
@@ -85,7 +85,7 @@ def test_damaged_files(tmp_path: Path) -> None:
             read_weights(path)
 
 
-def test_other_content(tmp_path: Path) -> None:
+def test_unexpected_content_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save([torch.ones(2)], path)
     with pytest.raises(WeightsError, match="holds list, not a mapping"):
@@ -100,13 +100,13 @@ def test_other_content(tmp_path: Path) -> None:
         ("nosuchscheme://host/file", "cannot be opened"),
     ],
 )
-def test_a_place_with_nothing(uri: str, message: str) -> None:
+def test_unavailable_uris_are_rejected(uri: str, message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         read_weights(uri)
     with pytest.raises(WeightsError, match=message):
         weights_digest(uri)
 
 
-def test_a_directory_is_no_file_of_weights(tmp_path: Path) -> None:
+def test_directory_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="cannot be read"):
         read_weights(tmp_path)

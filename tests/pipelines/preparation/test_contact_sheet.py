@@ -1,4 +1,4 @@
-"""Inspecting, verifying and previewing prepared data sets."""
+"""Contact sheets and previews of prepared data sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.preparation.readers.folder import Folder
 
 def test_sheets_show_samples_and_crops(streets: PreparedDataset) -> None:
     sheet = contact_sheet(streets, count=6)
-    # The first tile's picture is the first sample, enlarged.
+    # The first tile shows the first sample, enlarged.
     image, _ = streets.split("train").read(0)
     enlarged = Image.fromarray(image).resize((256, 128), Image.Resampling.BOX)
     assert np.array_equal(np.asarray(sheet)[14:142, :256], np.asarray(enlarged))
@@ -26,18 +26,18 @@ def test_sheets_show_samples_and_crops(streets: PreparedDataset) -> None:
     assert np.asarray(crops).std() > 20
 
 
-def test_what_is_ignored_is_hatched() -> None:
+def test_ignored_pixels_are_hatched() -> None:
     image = np.full((20, 20, 3), 90, np.uint8)
-    chosen = np.zeros((20, 20), np.bool_)
-    chosen[:, 10:] = True
-    shown = hatch(image, chosen)
-    assert np.array_equal(shown[:, :10], image[:, :10])
-    black = (shown[:, 10:] == 0).all(axis=2)
+    mask = np.zeros((20, 20), np.bool_)
+    mask[:, 10:] = True
+    hatched = hatch(image, mask)
+    assert np.array_equal(hatched[:, :10], image[:, :10])
+    black = (hatched[:, 10:] == 0).all(axis=2)
     assert black.sum() == 20 * 10 / 5
     assert (black.sum(axis=0) == 4).all()
 
 
-def test_sheets_of_very_long_pictures_and_of_a_split_without_labels(tmp_path: Path) -> None:
+def test_sheets_handle_elongated_images_and_an_unlabeled_split(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for name, size in (("high", (900, 30)), ("wide", (30, 900))):
         (source / "images").mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The data set that comes with the project."""
+"""The embedded data set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipelines.preparation.embedded import ensure_streets
 from pipelines.preparation.readers.streets import Streets
 
 
-def test_the_embedded_data_set_is_prepared_once(
+def test_embedded_data_set_is_prepared_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -21,6 +21,6 @@ def test_the_embedded_data_set_is_prepared_once(
     monkeypatch.setattr("pipelines.preparation.embedded.cores", lambda: 1)
     path = ensure_streets(tmp_path)
     assert open_dataset(path).manifest.counts == {"train": 2, "val": 1}
-    written = os.stat(path).st_mtime_ns
+    modified = os.stat(path).st_mtime_ns
     assert ensure_streets(tmp_path) == path
-    assert os.stat(path).st_mtime_ns == written
+    assert os.stat(path).st_mtime_ns == modified

@@ -1,4 +1,4 @@
-"""Descriptions of prepared data sets, and their verification."""
+"""Description and verification of prepared data sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
 from pipelines.preparation.inspection import describe, verify
 
 
-def test_the_description_counts(streets: PreparedDataset) -> None:
+def test_describe_reports_counts_and_frequencies(streets: PreparedDataset) -> None:
     text = describe(streets)
     assert "train: 11 images, 64 x 32 pixels, 1 shard, " in text
     assert streets.manifest.fingerprint in text
@@ -19,10 +19,12 @@ def test_the_description_counts(streets: PreparedDataset) -> None:
     assert road.split()[1:] == [f"{streets.manifest.class_frequencies[0]:.3%}", "14"]
 
 
-def test_verify_finds_every_difference(streets: PreparedDataset, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    verify(streets, lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (14, 14)
+def test_verify_reports_every_damaged_shard_and_sample(
+    streets: PreparedDataset, tmp_path: Path
+) -> None:
+    progress: list[tuple[int, int]] = []
+    verify(streets, lambda done, total: progress.append((done, total)))
+    assert progress[-1] == (14, 14)
     directory = Path(shutil.copytree(streets.location.path, tmp_path / "copy"))
     for split, index in (("train", 3), ("val", 1)):
         stored, _ = open_dataset(directory).split(split).read_encoded(index)

@@ -1,4 +1,4 @@
-"""The preparation command on good and bad sources."""
+"""Preparation of valid and invalid sources."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pipelines.preparation.readers.streets import Streets
 from tests.support.camvid_source import CamVidSource
 
 
-def test_camvid_becomes_rows(camvid: CamVidSource, tmp_path: Path) -> None:
+def test_camvid_rows_match_the_source_files(camvid: CamVidSource, tmp_path: Path) -> None:
     manifest = prepare(CamVid(camvid.directory), tmp_path / "out")
     assert manifest.counts == {"train": 3, "val": 3}
     assert [each.name for each in manifest.classes][:3] == ["sky", "building", "pole"]
@@ -44,39 +44,37 @@ def test_camvid_becomes_rows(camvid: CamVidSource, tmp_path: Path) -> None:
         assert np.array_equal(image, np.asarray(Image.open(camvid.image(index=index))))
         stored = np.asarray(Image.open(camvid.label(index=index)))
         assert np.array_equal(label, np.where(stored == 11, 255, stored))
-        # The picture's file is kept as it came.
+        # The image file is stored unchanged.
         assert split.read_encoded(index)[0] == camvid.image(index=index).read_bytes()
 
 
 @pytest.mark.parametrize("prefix", ["/SegNet/CamVid/", "camvid/", "./", "C:/data/CamVid/"])
-@pytest.mark.parametrize("end", ["\n", "\r\n", ";\n", " \n\n"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", ";\n", " \n\n"])
 def test_published_lists_resolve_by_folder_and_name(
-    camvid: CamVidSource, prefix: str, end: str
+    camvid: CamVidSource, prefix: str, line_end: str
 ) -> None:
-    """Written on other machines, whose folders they name."""
+    """Published lists contain folder names of the machine they were written on."""
     names = [f"0001TP_train{index:03d}" for index in range(3)]
-    camvid.list("train", names, prefix, end)
+    camvid.list("train", names, prefix, line_end)
     listing = CamVid(camvid.directory).listing()
     assert not listing.problems
     files = [(record.image, record.label) for record in listing.records[:3]]
     assert files == [(camvid.image(index=index), camvid.label(index=index)) for index in range(3)]
 
 
-def test_camvid_s_test_split_is_read_where_it_is_there(
-    camvid: CamVidSource, tmp_path: Path
-) -> None:
+def test_camvid_test_split_is_read_if_present(camvid: CamVidSource, tmp_path: Path) -> None:
     camvid.add("test", "Seq05VD_f00000")
     camvid.list("test", ["Seq05VD_f00000"])
     assert prepare(CamVid(camvid.directory), tmp_path / "out").counts["test"] == 1
     assert open_dataset(tmp_path / "out").split("test").groups == ["Seq05VD"]
 
 
-def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
-    alone = prepare_streets(tmp_path / "one", train=5, val=2, size=(24, 48), workers=1)
-    together = prepare_streets(tmp_path / "two", train=5, val=2, size=(24, 48), workers=2)
-    assert alone == together
+def test_result_does_not_depend_on_worker_count(tmp_path: Path) -> None:
+    serial = prepare_streets(tmp_path / "one", train=5, val=2, size=(24, 48), workers=1)
+    parallel = prepare_streets(tmp_path / "two", train=5, val=2, size=(24, 48), workers=2)
+    assert serial == parallel
     assert (
-        alone.fingerprint
+        serial.fingerprint
         != prepare_streets(tmp_path / "other", train=5, val=2, size=(24, 48), seed=1).fingerprint
     )
 
@@ -87,7 +85,7 @@ def truncate(path: Path) -> None:
 
 
 def cut_tail(path: Path) -> None:
-    """All pixels are still there, and decoders say nothing."""
+    """Cut the end off a file; all pixels remain, and decoders raise no error."""
     path.write_bytes(path.read_bytes()[:-8])
 
 
@@ -139,16 +137,16 @@ BAD: list[tuple[Callable[[CamVidSource], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "sentence"), BAD)
-def test_a_bad_sample_fails_or_is_skipped(
+@pytest.mark.parametrize(("damage", "message"), BAD)
+def test_bad_sample_is_reported_or_skipped(
     camvid: CamVidSource,
     tmp_path: Path,
     damage: Callable[[CamVidSource], object],
-    sentence: str,
+    message: str,
 ) -> None:
     damage(camvid)
     out = tmp_path / "out"
-    with pytest.raises(DatasetError, match=r"(?s)1 problem.*train/0001TP_train000: .*" + sentence):
+    with pytest.raises(DatasetError, match=r"(?s)1 problem.*train/0001TP_train000: .*" + message):
         prepare(CamVid(camvid.directory), out)
     assert [path.name for path in tmp_path.iterdir()] == ["camvid"]
     manifest = prepare(CamVid(camvid.directory), out, skip_invalid=True)
@@ -173,7 +171,7 @@ def test_all_problems_are_listed_together(camvid: CamVidSource, tmp_path: Path) 
         assert re.search(part, str(caught.value))
 
 
-def test_lists_are_checked(camvid: CamVidSource, tmp_path: Path) -> None:
+def test_missing_and_malformed_lists_are_reported(camvid: CamVidSource, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="nothing: no such directory"):
         prepare(CamVid(tmp_path / "nothing"), tmp_path / "out")
     (camvid.directory / "train.txt").write_text("only-one-name\n")
@@ -191,9 +189,7 @@ def test_lists_are_checked(camvid: CamVidSource, tmp_path: Path) -> None:
         prepare(CamVid(tmp_path), tmp_path / "out")
 
 
-def test_a_name_that_occurs_twice_is_listed_or_skipped(
-    camvid: CamVidSource, tmp_path: Path
-) -> None:
+def test_duplicate_names_are_reported_or_skipped(camvid: CamVidSource, tmp_path: Path) -> None:
     camvid.list("train", ["0001TP_train000", "0001TP_train001", "0001TP_train000"])
     truncate(camvid.image("val", 2))
     repeated = r"train/0001TP_train000: .*png: its name occurs 2 times in the split"
@@ -204,38 +200,38 @@ def test_a_name_that_occurs_twice_is_listed_or_skipped(
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "RGBA", "P", "I;16"])
-def test_any_colour_mode_becomes_rgb(camvid: CamVidSource, tmp_path: Path, mode: str) -> None:
+def test_every_color_mode_becomes_rgb(camvid: CamVidSource, tmp_path: Path, mode: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     if mode == "I;16":
-        picture = Image.fromarray((pixels[..., 0].astype(np.uint16) << 8) + 77)
-        wanted = np.repeat(pixels[..., :1], 3, axis=2)
+        source = Image.fromarray((pixels[..., 0].astype(np.uint16) << 8) + 77)
+        expected = np.repeat(pixels[..., :1], 3, axis=2)
     else:
-        picture = Image.fromarray(pixels).convert(mode)
-        wanted = np.asarray(picture.convert("RGB"))
-    picture.save(camvid.image(), format="TIFF" if mode == "CMYK" else "PNG")
+        source = Image.fromarray(pixels).convert(mode)
+        expected = np.asarray(source.convert("RGB"))
+    source.save(camvid.image(), format="TIFF" if mode == "CMYK" else "PNG")
     prepare(CamVid(camvid.directory), tmp_path / "out")
     image, _ = open_dataset(tmp_path / "out").split("train").read(0)
-    assert np.array_equal(image, wanted)
+    assert np.array_equal(image, expected)
 
 
-@pytest.mark.parametrize("label_follows", [True, False])
-def test_exif_rotation_follows_the_label(
-    camvid: CamVidSource, tmp_path: Path, label_follows: bool
+@pytest.mark.parametrize("label_is_rotated", [True, False])
+def test_exif_rotation_is_applied_if_the_label_is_rotated(
+    camvid: CamVidSource, tmp_path: Path, label_is_rotated: bool
 ) -> None:
     stored = np.random.default_rng(0).integers(0, 256, (16, 12, 3), dtype=np.uint8)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned clockwise by a quarter
+    exif[0x0112] = 6  # display rotated clockwise by 90 degrees
     Image.fromarray(stored).save(camvid.image(), exif=exif)
-    shown = np.rot90(stored, -1) if label_follows else stored
-    Image.fromarray(np.zeros(shown.shape[:2], np.uint8)).save(camvid.label())
+    rotated = np.rot90(stored, -1) if label_is_rotated else stored
+    Image.fromarray(np.zeros(rotated.shape[:2], np.uint8)).save(camvid.label())
     prepare(CamVid(camvid.directory), tmp_path / "out")
     image, label = open_dataset(tmp_path / "out").split("train").read(0)
-    assert np.array_equal(image, shown)
-    assert label.shape == shown.shape[:2]
+    assert np.array_equal(image, rotated)
+    assert label.shape == rotated.shape[:2]
 
 
-def test_exif_data_that_mean_nothing_turn_nothing(camvid: CamVidSource, tmp_path: Path) -> None:
-    """An orientation that is a text, which Pillow fails on, and one that is beyond those known."""
+def test_invalid_exif_orientation_is_ignored(camvid: CamVidSource, tmp_path: Path) -> None:
+    """A text orientation, on which Pillow fails, and an orientation outside the defined values."""
     entries = [
         b"\x01\x12\x00\x02" + b"\0\0\0\x01" + bytes(4),
         b"\x01\x12\x00\x03\0\0\0\x01\0\x63\0\0",
@@ -254,55 +250,55 @@ SIZES = st.lists(st.tuples(st.integers(1, 33), st.integers(1, 33)), min_size=1, 
 
 @given(sizes=SIZES, seed=st.integers(0, 2**32 - 1), wide=st.booleans())
 @settings(max_examples=15, deadline=None)
-def test_any_pictures_come_back_from_rows_and_cache(
+def test_images_survive_preparation_and_node_cache(
     sizes: list[tuple[int, int]], seed: int, wide: bool
 ) -> None:
-    """Pictures and labels of any size, the labels in 8 or 16 bits."""
+    """Images and labels may have any size; labels have 8 or 16 bits."""
     rng = np.random.default_rng(seed)
     with TemporaryDirectory() as name:
         source = Path(name, "source")
-        wanted = []
+        expected = []
         for index, size in enumerate(sizes):
             image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
             stored = rng.choice([0, 1, 2, 255], size).astype(np.uint16 if wide else np.uint8)
             for kind, values in (("images", image), ("labels", stored)):
                 (source / kind).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(values).save(source / kind / f"{index}.png")
-            wanted.append((image, stored))
+            expected.append((image, stored))
         (source / "dataset.yaml").write_text(
             "classes: {a: [1, 1, 1], b: [2, 2, 2], c: [3, 3, 3]}\n"
             "splits: {train: {images: images, labels: labels}}\n"
         )
         manifest = prepare(Folder(source), Path(name, "set"))
         dataset = open_dataset(Path(name, "set"))
-        values = np.concatenate([stored.ravel() for _, stored in wanted])
+        values = np.concatenate([stored.ravel() for _, stored in expected])
         assert manifest.class_pixels == tuple((values == index).sum() for index in range(3))
         assert manifest.ignored_pixels == (values == 255).sum()
         for split in (
             dataset.split("train"),
             NodeCache(Path(name, "cache")).decoded(dataset, "train"),
         ):
-            for index, pair in enumerate(wanted):
+            for index, pair in enumerate(expected):
                 assert all(map(np.array_equal, split.read(index), pair))
 
 
-def test_names_may_be_any_text(camvid: CamVidSource, tmp_path: Path) -> None:
+def test_sample_names_may_be_non_ascii(camvid: CamVidSource, tmp_path: Path) -> None:
     camvid.add("train", "straße_ü漢字")
     camvid.list("train", ["straße_ü漢字"])
     prepare(CamVid(camvid.directory), tmp_path / "zürich")
     assert open_dataset(tmp_path / "zürich").split("train").identifiers == ["straße_ü漢字"]
 
 
-def test_preparing_again_does_nothing_unless_the_source_changed(
+def test_preparing_again_is_a_no_op_unless_the_source_changed(
     camvid: CamVidSource, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     first = prepare(CamVid(camvid.directory), out)
-    written = (out / "manifest.json").stat().st_mtime_ns
+    modified = (out / "manifest.json").stat().st_mtime_ns
     assert prepare(CamVid(camvid.directory), out) == first
-    assert (out / "manifest.json").stat().st_mtime_ns == written
+    assert (out / "manifest.json").stat().st_mtime_ns == modified
     later = os.stat(camvid.label()).st_mtime_ns + 10**9
-    os.utime(camvid.label(), ns=(later, later))  # perhaps mended, in as many bytes
+    os.utime(camvid.label(), ns=(later, later))  # as if fixed without changing the size
     with pytest.raises(DatasetError, match="already holds the data set 'camvid'"):
         prepare(CamVid(camvid.directory), out)
     text = (out / "manifest.json").read_text()
@@ -315,15 +311,17 @@ def test_preparing_again_does_nothing_unless_the_source_changed(
         prepare(CamVid(camvid.directory), tmp_path / "mine")
 
 
-def test_two_at_once_prepare_once(tmp_path: Path) -> None:
+def test_concurrent_threads_prepare_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(lambda _: prepare_streets(tmp_path / "s", 4, 2, (24, 48)), range(4)))
-    assert len({manifest.fingerprint for manifest in paths}) == 1
+        manifests = list(
+            pool.map(lambda _: prepare_streets(tmp_path / "s", 4, 2, (24, 48)), range(4))
+        )
+    assert len({manifest.fingerprint for manifest in manifests}) == 1
     assert not (tmp_path / ".s.partial").exists()
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_prepare_once(tmp_path: Path) -> None:
+def test_concurrent_processes_prepare_once(tmp_path: Path) -> None:
     arguments = ["streets", "--destination", str(tmp_path / "s"), "--workers", "1",
                  "--train", "4", "--val", "2", "--size", "48x24"]  # fmt: skip
     command = [sys.executable, "-m", "pipelines.prepare", *arguments]
@@ -331,16 +329,16 @@ def test_two_processes_at_once_prepare_once(tmp_path: Path) -> None:
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    printed = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], printed
-    assert printed[0] == printed[1]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert outputs[0] == outputs[1]
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
     verify(open_dataset(tmp_path / "s"))
 
 
 @pytest.mark.slow
-def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGKILL at several moments; what was finished is not rendered again."""
+def test_killed_preparation_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kill the preparation at several points; finished shards are not rendered again."""
     out = tmp_path / "out"
     code = (
         "from pipelines.preparation import prepare_dataset\n"
@@ -360,22 +358,22 @@ def test_a_killed_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         process.wait()
         assert not out.exists()
     monkeypatch.setattr(prepare_dataset, "SHARD_BYTES", 20000)
-    seen: list[int] = []
+    progress: list[int] = []
     manifest = prepare(
         Streets(train=40, val=8, size=(64, 96)),
         out,
-        progress=lambda done, total: seen.append(done),
+        progress=lambda done, total: progress.append(done),
     )
-    assert seen[0] >= 2 * 5  # two samples a shard; the last shard may not be in the journal
+    assert progress[0] >= 2 * 5  # two samples per shard; the journal may lack the last
     monkeypatch.setattr(prepare_dataset, "SHARD_BYTES", 128 << 20)
-    untouched = prepare_streets(tmp_path / "untouched", 40, 8, (64, 96))
-    assert manifest.class_pixels == untouched.class_pixels
-    assert manifest.image_mean == pytest.approx(untouched.image_mean)
+    uninterrupted = prepare_streets(tmp_path / "untouched", 40, 8, (64, 96))
+    assert manifest.class_pixels == uninterrupted.class_pixels
+    assert manifest.image_mean == pytest.approx(uninterrupted.image_mean)
     assert not (tmp_path / ".out.partial").exists()
 
 
 @pytest.mark.slow
-def test_workers_of_a_killed_preparation_end(tmp_path: Path) -> None:
+def test_workers_exit_when_the_preparation_is_killed(tmp_path: Path) -> None:
     arguments = ["streets", "--destination", str(tmp_path / "out"), "--workers", "2",
                  "--train", "500", "--size", "96x64"]  # fmt: skip
     process = subprocess.Popen(
@@ -393,10 +391,10 @@ def test_workers_of_a_killed_preparation_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_gets_a_sentence_and_costs_no_shard(
+def test_killed_worker_is_reported_and_finished_shards_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the kernel kills one when the memory runs out."""
+    """The kernel kills a worker when memory runs out."""
     monkeypatch.setattr(prepare_dataset, "SHARD_BYTES", 20000)
     reader = Streets(train=40, val=0, size=(64, 96))
 
@@ -407,20 +405,20 @@ def test_a_killed_worker_gets_a_sentence_and_costs_no_shard(
     with pytest.raises(ChildProcessError, match=r"a worker process was killed.*fewer --workers"):
         prepare(reader, tmp_path / "out", workers=2, progress=kill)
     assert not (tmp_path / "out").exists()
-    seen: list[int] = []
-    prepare(reader, tmp_path / "out", progress=lambda done, total: seen.append(done))
-    assert seen[0] >= 4
+    progress: list[int] = []
+    prepare(reader, tmp_path / "out", progress=lambda done, total: progress.append(done))
+    assert progress[0] >= 4
 
 
 def group_members(group: int) -> list[int]:
-    """Running processes of a process group."""
+    """Return the IDs of the running processes in a process group."""
     members = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                state, _, own = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+                state, _, pgrp = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
             except OSError:
                 continue
-            if int(own) == group and state != "Z":
+            if int(pgrp) == group and state != "Z":
                 members.append(int(entry.name))
     return members

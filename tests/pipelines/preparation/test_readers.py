@@ -1,4 +1,4 @@
-"""Each benchmark's own layout, classes and ignore rule."""
+"""Layout, classes and ignore rule of each benchmark."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def write(path: Path, values: np.ndarray = PIXELS) -> Path:
     return path
 
 
-def values_up_to(most: int) -> np.ndarray:
-    """A label in which 0 to `most` all occur."""
-    return np.resize(np.arange(most + 1, dtype=np.uint8), SIZE)
+def values_up_to(largest: int) -> np.ndarray:
+    """Return a label that contains every value from 0 to `largest`."""
+    return np.resize(np.arange(largest + 1, dtype=np.uint8), SIZE)
 
 
-def prepared(reader: Reader, tmp_path: Path) -> PreparedDataset:
+def prepare_and_open(reader: Reader, tmp_path: Path) -> PreparedDataset:
     prepare(reader, tmp_path / "prepared")
     return open_dataset(tmp_path / "prepared")
 
 
-def test_every_reader_has_distinct_classes_and_a_help() -> None:
+def test_readers_have_distinct_classes_and_a_help_text() -> None:
     for name in ("cityscapes", "ade20k", "pascal-context", "camvid", "streets"):
         reader = READERS[name](source=Path())
         names = [each.name for each in reader.classes]
@@ -51,7 +51,7 @@ def test_every_reader_has_distinct_classes_and_a_help() -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_cityscapes(tmp_path: Path, packed: bool) -> None:
+def test_cityscapes_layout_classes_and_ignored_ids(tmp_path: Path, packed: bool) -> None:
     root = tmp_path / "cityscapes"
     images = root / "leftImg8bit_trainvaltest" / "leftImg8bit" if packed else root / "leftImg8bit"
     labels = root / "gtFine_trainvaltest" / "gtFine" if packed else root / "gtFine"
@@ -66,22 +66,22 @@ def test_cityscapes(tmp_path: Path, packed: bool) -> None:
         write(images / split / city / f"{stem}_leftImg8bit.png")
         for kind in ("labelIds", "instanceIds", "color"):
             write(labels / split / city / f"{stem}_gtFine_{kind}.png", stored)
-    found = prepared(Cityscapes(root), tmp_path)
-    assert found.manifest.counts == {"train": 2, "val": 1, "test": 1}
-    assert found.split("train").groups == ["aachen", "zurich"]
-    assert found.split("train").identifiers == ["aachen_000000_000019", "zurich_000001_000019"]
-    _, label = found.split("train").read(0)
+    dataset = prepare_and_open(Cityscapes(root), tmp_path)
+    assert dataset.manifest.counts == {"train": 2, "val": 1, "test": 1}
+    assert dataset.split("train").groups == ["aachen", "zurich"]
+    assert dataset.split("train").identifiers == ["aachen_000000_000019", "zurich_000001_000019"]
+    _, label = dataset.split("train").read(0)
     assert label[stored == 7].tolist() == [0] * (stored == 7).sum()  # road
     assert set(label[stored == 33]) == {18}  # bicycle
     assert set(label[stored == 26]) == {13}  # car
     assert set(label[np.isin(stored, [0, 6, 9, 14, 16, 18, 29, 30])]) == {255}
-    assert set(found.split("test").read(0)[1].ravel()) == {255}
-    assert found.split("test").read_encoded(0)[1] is None
-    assert found.manifest.classes[13].name == "car"
-    assert found.manifest.classes[13].color == (0, 0, 142)
+    assert set(dataset.split("test").read(0)[1].ravel()) == {255}
+    assert dataset.split("test").read_encoded(0)[1] is None
+    assert dataset.manifest.classes[13].name == "car"
+    assert dataset.manifest.classes[13].color == (0, 0, 142)
 
 
-def test_cityscapes_reads_training_ids_where_they_exist(tmp_path: Path) -> None:
+def test_cityscapes_prefers_training_ids_if_present(tmp_path: Path) -> None:
     root = tmp_path / "cityscapes"
     write(root / "leftImg8bit/val/munster/munster_0_0_leftImg8bit.png")
     stored = values_up_to(18)
@@ -91,31 +91,31 @@ def test_cityscapes_reads_training_ids_where_they_exist(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"munster_0_1_gtFine_labelIds\.png: No such file"):
         prepare(Cityscapes(root), tmp_path / "failed")
     write(root / "gtFine/val/munster/munster_0_1_gtFine_labelIds.png", values_up_to(33))
-    split = prepared(Cityscapes(root), tmp_path).split("val")
+    split = prepare_and_open(Cityscapes(root), tmp_path).split("val")
     assert np.array_equal(split.read(0)[1], stored)
     assert split.read(1)[1].max() == 255
 
 
 @pytest.mark.parametrize("parent", [True, False])
-def test_ade20k(tmp_path: Path, parent: bool) -> None:
+def test_ade20k_layout_and_classes(tmp_path: Path, parent: bool) -> None:
     root = tmp_path / "ADEChallengeData2016"
     stored = np.resize(np.arange(151, dtype=np.uint8), (12, 14))
     pixels = RNG.integers(0, 256, (12, 14, 3), dtype=np.uint8)
     for folder, name in (("training", "ADE_train_1"), ("validation", "ADE_val_1")):
         write(root / "images" / folder / f"{name}.jpg", pixels)
         write(root / "annotations" / folder / f"{name}.png", stored)
-    found = prepared(ADE20K(tmp_path if parent else root), tmp_path)
-    assert found.manifest.counts == {"train": 1, "val": 1}
-    image, label = found.split("val").read(0)
+    dataset = prepare_and_open(ADE20K(tmp_path if parent else root), tmp_path)
+    assert dataset.manifest.counts == {"train": 1, "val": 1}
+    image, label = dataset.split("val").read(0)
     assert np.array_equal(label, np.where(stored == 0, 255, stored.astype(int) - 1))
     written = (root / "images/validation/ADE_val_1.jpg").read_bytes()
-    assert found.split("val").read_encoded(0)[0] == written
+    assert dataset.split("val").read_encoded(0)[0] == written
     assert np.array_equal(image, np.asarray(Image.open(root / "images/validation/ADE_val_1.jpg")))
-    assert found.manifest.classes[0].name == "wall"
-    assert found.manifest.classes[149].name == "flag"
+    assert dataset.manifest.classes[0].name == "wall"
+    assert dataset.manifest.classes[149].name == "flag"
 
 
-def test_ade20k_lists_what_lacks_its_counterpart(tmp_path: Path) -> None:
+def test_ade20k_reports_unpaired_images_and_labels(tmp_path: Path) -> None:
     root = tmp_path / "ADEChallengeData2016"
     write(root / "images/training/alone.jpg")
     write(root / "annotations/training/orphan.png", values_up_to(9))
@@ -127,7 +127,9 @@ def test_ade20k_lists_what_lacks_its_counterpart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("folder", ["", "VOC2010", "VOCdevkit/VOC2010"])
-def test_pascal_context(tmp_path: Path, background: bool, folder: str) -> None:
+def test_pascal_context_layout_and_background(
+    tmp_path: Path, background: bool, folder: str
+) -> None:
     root = tmp_path / "source" / folder
     stored = values_up_to(59)
     for split, name in (("train", "2008_000002"), ("val", "2008_000003")):
@@ -137,16 +139,16 @@ def test_pascal_context(tmp_path: Path, background: bool, folder: str) -> None:
         lists = root / "ImageSets/SegmentationContext"
         lists.mkdir(parents=True, exist_ok=True)
         (lists / f"{split}.txt").write_text(f"\ufeff{name}\r\n", encoding="utf-8")
-    found = prepared(PascalContext(tmp_path / "source", background=background), tmp_path)
-    assert found.manifest.counts == {"train": 1, "val": 1}
-    assert len(found.manifest.classes) == 59 + background
-    _, label = found.split("val").read(0)
+    dataset = prepare_and_open(PascalContext(tmp_path / "source", background=background), tmp_path)
+    assert dataset.manifest.counts == {"train": 1, "val": 1}
+    assert len(dataset.manifest.classes) == 59 + background
+    _, label = dataset.split("val").read(0)
     expected = stored if background else np.where(stored == 0, 255, stored.astype(int) - 1)
     assert np.array_equal(label, expected)
 
 
-def test_pascal_context_s_two_label_sets_number_the_classes_differently(tmp_path: Path) -> None:
-    """2008_000002 shows a television and a window: 55 and 58 as the tool kits convert it."""
+def test_pascal_context_label_sets_map_to_class_names(tmp_path: Path) -> None:
+    """2008_000002 shows a television, stored as 55 or 20 depending on the label set."""
     names = {}
     for folder, stored in (("SegmentationClassContext", 55), ("59_context_labels", 20)):
         root = tmp_path / folder
@@ -155,9 +157,11 @@ def test_pascal_context_s_two_label_sets_number_the_classes_differently(tmp_path
         (root / "ImageSets/SegmentationContext").mkdir(parents=True)
         (root / "ImageSets/SegmentationContext/val.txt").write_text("2008_000002\n")
         for order in (None, "official"):
-            found = prepared(PascalContext(root, order=order), tmp_path / f"{folder} {order}")
-            _, label = found.split("val").read(0)
-            names[folder, order] = found.manifest.classes[label[0, 0]].name
+            dataset = prepare_and_open(
+                PascalContext(root, order=order), tmp_path / f"{folder} {order}"
+            )
+            _, label = dataset.split("val").read(0)
+            names[folder, order] = dataset.manifest.classes[label[0, 0]].name
     assert names == {
         ("SegmentationClassContext", None): "tvmonitor",
         ("SegmentationClassContext", "official"): "truck",
@@ -166,7 +170,7 @@ def test_pascal_context_s_two_label_sets_number_the_classes_differently(tmp_path
     }
 
 
-def test_voc_colors_are_the_development_kit_s() -> None:
+def test_voc_colors_match_the_development_kit() -> None:
     assert [voc_color(i) for i in (0, 1, 2, 3, 7, 20)] == [
         (0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (128, 128, 128), (0, 64, 128)
     ]  # fmt: skip
@@ -193,63 +197,65 @@ def folder(tmp_path: Path, description: str, labels: np.ndarray) -> Folder:
     return Folder(root)
 
 
-def test_folder(tmp_path: Path) -> None:
+def test_folder_reads_images_labels_and_classes(tmp_path: Path) -> None:
     labels = RNG.choice([0, 1, 255], SIZE).astype(np.uint8)
-    found = prepared(folder(tmp_path, DESCRIPTION, labels), tmp_path)
-    assert found.manifest.name == "orchard"
-    assert found.manifest.counts == {"train": 2, "test": 1}
-    assert [each.name for each in found.manifest.classes] == ["ground", "tree"]
-    assert found.split("train").identifiers == ["a b", "deep/ü"]
-    assert np.array_equal(found.split("train").read(1)[1], labels)
+    dataset = prepare_and_open(folder(tmp_path, DESCRIPTION, labels), tmp_path)
+    assert dataset.manifest.name == "orchard"
+    assert dataset.manifest.counts == {"train": 2, "test": 1}
+    assert [each.name for each in dataset.manifest.classes] == ["ground", "tree"]
+    assert dataset.split("train").identifiers == ["a b", "deep/ü"]
+    assert np.array_equal(dataset.split("train").read(1)[1], labels)
 
 
-def test_the_folder_s_help_is_a_description_that_works(
+def test_folder_help_contains_a_valid_description(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         main(["folder", "--help"])
-    shown = capsys.readouterr().out
-    reader = folder(tmp_path, shown[shown.index("name: orchard") :], values_up_to(1))
+    help_text = capsys.readouterr().out
+    reader = folder(tmp_path, help_text[help_text.index("name: orchard") :], values_up_to(1))
     assert [entry.name for entry in reader.classes] == ["ground", "tree"]
     assert list(reader.description["splits"]) == ["train", "val", "test"]
 
 
-def test_a_class_may_be_called_no(tmp_path: Path) -> None:
+def test_class_may_be_named_no(tmp_path: Path) -> None:
     reader = folder(tmp_path, DESCRIPTION.replace("tree:", "no:"), values_up_to(1))
     assert [entry.name for entry in reader.classes] == ["ground", "no"]
 
 
-def test_folder_maps_values(tmp_path: Path) -> None:
+def test_folder_maps_stored_values_to_classes(tmp_path: Path) -> None:
     description = DESCRIPTION + "values: {7: tree, 255: ground}\nignore: [3, 4]\n"
     labels = RNG.choice([3, 4, 7, 255], SIZE).astype(np.uint8)
-    _, label = prepared(folder(tmp_path, description, labels), tmp_path).split("train").read(0)
+    _, label = (
+        prepare_and_open(folder(tmp_path, description, labels), tmp_path).split("train").read(0)
+    )
     assert np.array_equal(label, np.select([labels == 7, labels == 255], [1, 0], 255))
 
 
-def test_folder_converts_colours(tmp_path: Path) -> None:
+def test_folder_converts_colors_to_indices(tmp_path: Path) -> None:
     indices = RNG.choice([0, 1, 2], SIZE)
     palette = np.array([[110, 80, 60], [40, 120, 40], [0, 0, 0]], np.uint8)
     reader = folder(tmp_path, DESCRIPTION, palette[indices])
     with pytest.raises(DatasetError, match="label_colors: true"):
         prepare(reader, tmp_path / "failed")
     reader = folder(tmp_path, DESCRIPTION + "label_colors: true\n", palette[indices])
-    _, label = prepared(reader, tmp_path).split("train").read(0)
+    _, label = prepare_and_open(reader, tmp_path).split("train").read(0)
     assert np.array_equal(label, np.where(indices == 2, 255, indices))
-    strange = palette[indices].copy()
-    strange[0, 0] = (1, 2, 3)
-    reader = folder(tmp_path, DESCRIPTION + "label_colors: true\n", strange)
+    unknown = palette[indices].copy()
+    unknown[0, 0] = (1, 2, 3)
+    reader = folder(tmp_path, DESCRIPTION + "label_colors: true\n", unknown)
     with pytest.raises(DatasetError, match=r"colors of no class, such as \[1, 2, 3\]"):
         prepare(reader, tmp_path / "failed")
 
 
-def test_folder_takes_names_from_a_list(tmp_path: Path) -> None:
+def test_folder_reads_sample_names_from_a_list(tmp_path: Path) -> None:
     description = DESCRIPTION.replace("labels/train}", "labels/train, names: names.txt}")
     reader = folder(tmp_path, description, values_up_to(1))
     (tmp_path / "source/names.txt").write_text("deep/ü\n\n", encoding="utf-8")
-    assert prepared(reader, tmp_path).split("train").identifiers == ["deep/ü"]
+    assert prepare_and_open(reader, tmp_path).split("train").identifiers == ["deep/ü"]
 
 
-def test_what_a_folder_lacks_is_listed_with_its_bad_files(tmp_path: Path) -> None:
+def test_folder_reports_missing_and_damaged_files_together(tmp_path: Path) -> None:
     description = DESCRIPTION.replace("labels/train}", "labels/train, names: names.txt}")
     description += "  val: {images: empty, labels: labels/train}\n  more: {images: nowhere}\n"
     reader = folder(tmp_path, description, values_up_to(1))
@@ -270,8 +276,8 @@ def test_what_a_folder_lacks_is_listed_with_its_bad_files(tmp_path: Path) -> Non
     assert len(manifest.skipped) == 4
 
 
-def test_hidden_files_are_no_samples(tmp_path: Path) -> None:
-    """Archives made on a Mac hold a `._` file of metadata beside every file."""
+def test_hidden_files_are_ignored(tmp_path: Path) -> None:
+    """Archives made on a Mac contain a `._` metadata file for every file."""
     root = tmp_path / "ADEChallengeData2016"
     city = tmp_path / "cityscapes/leftImg8bit/test/berlin"
     write(root / "images/training/ADE_train_1.jpg")
@@ -279,12 +285,12 @@ def test_hidden_files_are_no_samples(tmp_path: Path) -> None:
     write(city / "berlin_0_0_leftImg8bit.png")
     for path in (root / "images/training/._ADE_train_1.jpg", city / "._berlin_0_0_leftImg8bit.png"):
         path.write_bytes(b"Mac OS X")
-    assert prepared(ADE20K(tmp_path), tmp_path / "ade").manifest.counts == {"train": 1}
-    found = prepared(Cityscapes(tmp_path / "cityscapes"), tmp_path / "city")
-    assert found.manifest.counts == {"test": 1}
+    assert prepare_and_open(ADE20K(tmp_path), tmp_path / "ade").manifest.counts == {"train": 1}
+    dataset = prepare_and_open(Cityscapes(tmp_path / "cityscapes"), tmp_path / "city")
+    assert dataset.manifest.counts == {"test": 1}
 
 
-def test_folder_finds_two_images_of_one_name(tmp_path: Path) -> None:
+def test_folder_reports_two_images_with_the_same_name(tmp_path: Path) -> None:
     reader = folder(tmp_path, DESCRIPTION, values_up_to(1))
     write(tmp_path / "source/images/train/a b.jpg")
     with pytest.raises(DatasetError, match=r"a b\.jpg: its name occurs 2 times in the split"):
@@ -292,7 +298,7 @@ def test_folder_finds_two_images_of_one_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
         (("tree: [40, 120, 40]", "tree: [40, 120]"), "classes.tree must be"),
         (("splits:", "spilts:"), "unknown key 'spilts' in the file; known: name, classes"),
@@ -313,16 +319,16 @@ def test_folder_finds_two_images_of_one_name(tmp_path: Path) -> None:
         (("name: orchard", "label_colors: 3"), "label_colors must be true or false, received 3"),
     ],
 )
-def test_bad_descriptions_get_a_sentence(
-    tmp_path: Path, change: tuple[str, str], sentence: str
+def test_invalid_descriptions_are_reported(
+    tmp_path: Path, change: tuple[str, str], message: str
 ) -> None:
     reader = folder(tmp_path, DESCRIPTION.replace(*change), values_up_to(1))
-    with pytest.raises(DatasetError, match=sentence):
+    with pytest.raises(DatasetError, match=message):
         prepare(reader, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", [name for name in READERS if name != "streets"])
-def test_an_empty_folder_gets_a_sentence(
+def test_empty_and_missing_sources_are_reported(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()

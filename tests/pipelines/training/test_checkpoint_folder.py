@@ -1,4 +1,4 @@
-"""Checkpoints in a folder: which stay, whole or not at all, and killed at any moment."""
+"""A checkpoint folder: retention, atomic writes, and consistency after a kill."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from pipelines.training.checkpoint_folder import CheckpointFolder, CheckpointWri
 
 
 def snapshot(epoch: int, step: int = 0, mious: tuple[float | None, ...] = ()) -> Snapshot:
-    """Of a tiny model; mious: by epoch, None for one without validation."""
+    """Return a snapshot of a tiny model; mious: one per epoch, None without validation."""
     model = nn.Conv2d(3, 2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     history = [
@@ -34,7 +34,7 @@ def names(folder: CheckpointFolder) -> list[str]:
 @given(
     mious=st.lists(st.none() | st.integers(0, 5), min_size=1, max_size=12), keep=st.integers(1, 4)
 )
-def test_the_last_and_the_best_stay(mious: list[int | None], keep: int) -> None:
+def test_last_and_best_checkpoints_are_kept(mious: list[int | None], keep: int) -> None:
     entries = [
         Entry(Path(str(epoch)), epoch, 0, None if miou is None else miou / 10)
         for epoch, miou in enumerate(mious)
@@ -43,7 +43,7 @@ def test_the_last_and_the_best_stay(mious: list[int | None], keep: int) -> None:
     kept = [entry for entry in entries if entry not in selection.dropped]
     assert selection.last == entries[-1]
     assert selection.last in kept
-    # Against counting: an entry stays if fewer than `keep` are better, or equal and later.
+    # An entry is kept if fewer than `keep` entries are better, or equal and later.
     for entry in entries[:-1]:
         better = [
             other
@@ -58,7 +58,7 @@ def test_the_last_and_the_best_stay(mious: list[int | None], keep: int) -> None:
     assert selection.best == best
 
 
-def test_a_folder_over_a_training(tmp_path: Path) -> None:
+def test_folder_contents_after_a_training(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, keep=2)
     assert folder.last() is None
     mious = (0.1, 0.4, None, 0.3, 0.2)
@@ -71,26 +71,26 @@ def test_a_folder_over_a_training(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "last" / "state.json").read_text())["position"]["epoch"] == 5
 
 
-def test_a_write_is_cut_short_at_every_point(
+def test_folder_is_consistent_after_a_kill_at_any_system_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every system call that changes something on the disk is the last one, in turn."""
+    """Kill the write before each system call that modifies the disk, one after the other."""
 
     class Killed(BaseException):
         pass
 
     real = {name: getattr(os, name) for name in ("fsync", "rename", "replace", "symlink", "unlink")}
-    for survived in itertools.count():
-        root = tmp_path / str(survived)
+    for allowed_calls in itertools.count():
+        root = tmp_path / str(allowed_calls)
         folder = CheckpointFolder(root)
         folder.save(snapshot(1, 0, (0.5,)), 1, 0)
         calls = 0
 
-        def dying(name: str):  # type: ignore[no-untyped-def]
+        def kill_after_limit(name: str):  # type: ignore[no-untyped-def]
             def call(*arguments: object, **options: object) -> object:
                 nonlocal calls
                 calls += 1
-                if calls > survived:  # noqa: B023
+                if calls > allowed_calls:  # noqa: B023
                     raise Killed
                 return real[name](*arguments, **options)
 
@@ -98,29 +98,29 @@ def test_a_write_is_cut_short_at_every_point(
 
         with monkeypatch.context() as patched:
             for name in real:
-                patched.setattr(os, name, dying(name))
+                patched.setattr(os, name, kill_after_limit(name))
             try:
                 folder.save(snapshot(2, 0, (0.5, 0.6)), 2, 0)
                 finished = True
             except Killed:
                 finished = False
-        found = CheckpointFolder(root)
-        found.tidy()
-        last = found.last()
+        reopened = CheckpointFolder(root)
+        reopened.tidy()
+        last = reopened.last()
         assert last is not None
         assert last.name in ("epoch-0001-step-000000", "epoch-0002-step-000000")
-        # Links and checkpoints agree whatever had happened, and nothing half-done is left.
+        # Links and checkpoints are consistent, and no partial files are left.
         assert (root / "last").resolve() == last
         assert (root / "best").resolve() == last
-        assert names(found) == [last.name]
+        assert names(reopened) == [last.name]
         assert sorted(os.listdir(root)) == ["best", "checkpoints", "last"]
         if finished:
             assert last.name == "epoch-0002-step-000000"
             break
-    assert survived > 5
+    assert allowed_calls > 5
 
 
-def test_a_failed_write_surfaces_at_the_next_one(tmp_path: Path) -> None:
+def test_failed_write_is_raised_by_the_next_call(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("no directory")
     folder = CheckpointFolder(tmp_path)
     writer = CheckpointWriter()
@@ -132,7 +132,7 @@ def test_a_failed_write_surfaces_at_the_next_one(tmp_path: Path) -> None:
         writer.start(lambda: folder.save(snapshot(2), 2, 0))
 
 
-def test_a_snapshot_does_not_follow_the_training(tmp_path: Path) -> None:
+def test_snapshot_is_independent_of_later_steps(tmp_path: Path) -> None:
     model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     model(torch.ones(1, 3, 4, 4)).sum().backward()
@@ -140,10 +140,10 @@ def test_a_snapshot_does_not_follow_the_training(tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     buffer = optimizer.state[model.weight]["momentum_buffer"].clone()
     history: list[dict[str, float]] = []
-    taken = take_snapshot(model, optimizer, {"history": history})
+    captured = take_snapshot(model, optimizer, {"history": history})
     history.append({"epoch": 1.0})
     optimizer.step()
     assert not torch.equal(model.weight, before["weight"])
-    assert all(torch.equal(taken.weights[name], value) for name, value in before.items())
-    assert torch.equal(taken.momentum["weight"], buffer)
-    assert json.loads(taken.state) == {"history": []}
+    assert all(torch.equal(captured.weights[name], value) for name, value in before.items())
+    assert torch.equal(captured.momentum["weight"], buffer)
+    assert json.loads(captured.state) == {"history": []}

@@ -1,4 +1,4 @@
-"""The training loop: worker counts, resuming, determinism, and what stops it."""
+"""The training loop: rank counts, resuming, determinism, stopping and errors."""
 
 import functools
 import json
@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 
 
 def small_experiment(**training: Any) -> Experiment:
-    """Semantic supervision, mining, ignored pixels and dropout are all in play."""
+    """Return an experiment with auxiliary supervision, mining, ignored pixels and dropout."""
     return Experiment(
         data=DataConfig(crop=(32, 48)),
         model=FENetConfig(backbone="dfnet1", channels=8, supervision=(3, 4)),
@@ -58,30 +58,30 @@ def run(
     save_at: Path | None = None,
     report_steps: int | None = None,
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
-    """Train; the metrics of each epoch, without those of time, and the final weights."""
+    """Train; return the deterministic metrics of each epoch and the final weights."""
     training = Training(experiment, open_dataset(dataset), CPU)
     if resume is not None:
         training.restore(resume)
 
     reports: list[TrainingReport] = []
 
-    def keep(report: TrainingReport) -> None:
+    def record(report: TrainingReport) -> None:
         reports.append(report)
-        # The first report: the end of the first epoch, or a place within it.
+        # The first report is at the end of the first epoch or, with `report_steps`, within it.
         if save_at is not None and len(reports) == 1:
             report.snapshot().write(save_at)
 
-    training.run(keep, report_steps)
-    measured = ("images_per_second", "memory_gib", "val/seconds", "seconds")
+    training.run(record, report_steps)
+    nondeterministic = ("images_per_second", "memory_gib", "val/seconds", "seconds")
     history = [
-        {name: value for name, value in metrics.items() if name not in measured}
+        {name: value for name, value in metrics.items() if name not in nondeterministic}
         for metrics in training.history
     ]
     return history, {k: v.clone() for k, v in training.model.state_dict().items()}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
+def uninterrupted(
     small_streets: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[dict[str, float]], dict[str, Tensor], Path]:
     """History and weights of `small_experiment()`, and its checkpoint after the first epoch."""
@@ -99,12 +99,14 @@ def finished(small_streets: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """Everything is computed in float64, where what is left of a difference is no rounding."""
-    arrange = Numerics.to_memory_format
+    """Compute everything in float64, where remaining differences are not rounding errors."""
+    to_memory_format = Numerics.to_memory_format
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
         patch.setattr(
-            Numerics, "to_memory_format", lambda self, images: arrange(self, images).double()
+            Numerics,
+            "to_memory_format",
+            lambda self, images: to_memory_format(self, images).double(),
         )
         torch.set_default_dtype(torch.float64)
         try:
@@ -115,7 +117,7 @@ def double_precision() -> Iterator[None]:
 
 @functools.cache
 def _run_twice(experiment: Experiment, dataset: Path) -> list[Any]:
-    """History and weights in float32, then in float64."""
+    """Return history and weights in float32, then in float64."""
     single = run(experiment, dataset)
     with double_precision():
         return [single, run(experiment, dataset)]
@@ -132,48 +134,53 @@ def _worker(rank: int, size: int, experiment: Experiment, dataset: Path, out: Pa
         dist.destroy_process_group()
 
 
-def run_together(size: int, experiment: Experiment, dataset: Path, out: Path) -> list[Any]:
+def run_on_ranks(size: int, experiment: Experiment, dataset: Path, out: Path) -> list[Any]:
     out.mkdir()
     run_workers(_worker, (size, experiment, dataset, out), size)
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
 
 @pytest.mark.slow
-# 4 workers do not divide a batch of 14, nor 2 its parts of 7.
+# Uneven shares: 14 is not divisible by 4 ranks, nor its parts of 7 by 2 ranks.
 @pytest.mark.parametrize(("size", "accumulation"), [(2, 1), (4, 1), (2, 2)])
-def test_workers_take_the_same_steps(
+def test_ranks_take_the_same_steps_as_one_process(
     small_streets: Path, tmp_path: Path, size: int, accumulation: int
 ) -> None:
-    # Three steps. In float32 the losses of the first two agree to the last digit; updates differ by
-    # rounding, and a ReLU or a mined pixel that falls to the other side for it has moved one term
-    # by 1.5e-5 and, where batch norm has seven values (the pyramid's one bin), a variance by 3e-3.
-    # In float64 nothing of that is left; a fault would be.
+    # Three steps. In float32 the first two losses agree to the last digit; updates differ by
+    # rounding, which can flip a ReLU or a mined pixel. That changed one loss term by 1.5e-5 and,
+    # where batch norm sees seven values (the pyramid's single bin), a variance by 3e-3.
+    # In float64 these differences vanish, but a bug would remain visible.
     experiment = small_experiment(batch=14, epochs=3, accumulation=accumulation)
-    alone = _run_twice(experiment, small_streets)
-    workers = run_together(size, experiment, small_streets, tmp_path / "out")
+    single_process = _run_twice(experiment, small_streets)
+    ranks = run_on_ranks(size, experiment, small_streets, tmp_path / "out")
     tolerances = ((1e-4, 1e-2, 1e-2), (1e-12, 1e-12, 1e-11))
-    for precision, (of_loss, of_score, of_weight) in enumerate(tolerances):
-        (history, weights), (together, shared) = alone[precision], workers[0][precision]
-        for worker in workers:
-            assert worker[precision][0] == together
-            for name, value in worker[precision][1].items():
-                assert torch.equal(value, shared[name]), name
-        for one, other in zip(history, together, strict=True):
-            for name in (name for name in one if name.startswith("train/")):
-                assert other[name] == pytest.approx(one[name], rel=of_loss), name
-            assert other["val/miou"] == pytest.approx(one["val/miou"], abs=of_score)
+    for precision, (loss_tolerance, score_tolerance, weight_tolerance) in enumerate(tolerances):
+        (history, weights), (rank_history, rank_weights) = (
+            single_process[precision],
+            ranks[0][precision],
+        )
+        for results in ranks:
+            assert results[precision][0] == rank_history
+            for name, value in results[precision][1].items():
+                assert torch.equal(value, rank_weights[name]), name
+        for expected, actual in zip(history, rank_history, strict=True):
+            for name in (name for name in expected if name.startswith("train/")):
+                assert actual[name] == pytest.approx(expected[name], rel=loss_tolerance), name
+            assert actual["val/miou"] == pytest.approx(expected["val/miou"], abs=score_tolerance)
         for name, value in weights.items():
-            difference = (shared[name].double() - value.double()).abs().max()
-            # Values near 0, such as a bias, are as exact as what they are added to.
-            assert difference <= of_weight * (value.double().abs().max() + 0.1), name
+            difference = (rank_weights[name].double() - value.double()).abs().max()
+            # Values near 0, such as a bias, are only as exact as the values they are added to.
+            assert difference <= weight_tolerance * (value.double().abs().max() + 0.1), name
         for name in ("train/loss/main", "train/loss/stage3", "train/loss/stage4"):
-            assert together[0][name] == pytest.approx(history[0][name], rel=of_loss / 100)
+            assert rank_history[0][name] == pytest.approx(
+                history[0][name], rel=loss_tolerance / 100
+            )
 
 
-def test_the_same_seed_gives_the_same_bits(
-    small_streets: Path, undisturbed: tuple[list[dict[str, float]], dict[str, Tensor], Path]
+def test_same_seed_is_bitwise_reproducible(
+    small_streets: Path, uninterrupted: tuple[list[dict[str, float]], dict[str, Tensor], Path]
 ) -> None:
-    first, second = undisturbed, run(small_experiment(), small_streets)
+    first, second = uninterrupted, run(small_experiment(), small_streets)
     assert first[0] == second[0]
     for name, value in first[1].items():
         assert torch.equal(value, second[1][name]), name
@@ -181,16 +188,16 @@ def test_the_same_seed_gives_the_same_bits(
     assert other[0] != first[0]
 
 
-def test_resuming_is_invisible(small_streets: Path, tmp_path: Path) -> None:
-    """From the end of an epoch, and from within one, where two runs save at different steps."""
+def test_resuming_does_not_change_results(small_streets: Path, tmp_path: Path) -> None:
+    """Resume from the end of an epoch and from within one, saved at different steps."""
     experiment = small_experiment(precision="bf16", accumulation=2)
     history, weights = run(experiment, small_streets, save_at=tmp_path / "1 0")
     for steps in (1, 2):
-        again, others = run(
+        other_history, other_weights = run(
             experiment, small_streets, save_at=tmp_path / f"0 {steps}", report_steps=steps
         )
-        assert again == history
-        assert all(torch.equal(value, others[name]) for name, value in weights.items())
+        assert other_history == history
+        assert all(torch.equal(value, other_weights[name]) for name, value in weights.items())
     for checkpoint in tmp_path.iterdir():
         position = json.loads((checkpoint / "state.json").read_text())["position"]
         assert f"{position['epoch']} {position['step']}" == checkpoint.name
@@ -200,8 +207,8 @@ def test_resuming_is_invisible(small_streets: Path, tmp_path: Path) -> None:
             assert torch.equal(value, resumed[name]), name
 
 
-class Dropping(nn.Module):
-    """Draws from torch's own generator while it trains."""
+class DropoutNetwork(nn.Module):
+    """A network that draws from the global torch generator in training."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -212,33 +219,33 @@ class Dropping(nn.Module):
         return self.classifier(self.features(images))
 
 
-def test_resuming_is_invisible_to_a_network_that_draws(
+def test_resuming_restores_the_torch_generator(
     small_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = types.ModuleType("own_module")
-    module.__dict__["Dropping"] = Dropping
+    module.__dict__["Dropping"] = DropoutNetwork
     monkeypatch.setitem(sys.modules, "own_module", module)
     experiment = replace(small_experiment(), model=NetworkConfig("own_module:Dropping"))
     history, weights = run(experiment, small_streets)
     run(experiment, small_streets, save_at=tmp_path / "checkpoint", report_steps=2)
-    torch.manual_seed(1)  # as another process finds its generator
+    torch.manual_seed(1)  # a new process has another generator state
     resumed_history, resumed = run(experiment, small_streets, resume=tmp_path / "checkpoint")
     assert resumed_history == history
     for name, value in weights.items():
         assert torch.equal(value, resumed[name]), name
 
 
-def test_a_stop_is_a_checkpoint_within_the_epoch_and_costs_nothing(
+def test_stop_request_writes_a_resumable_checkpoint(
     small_streets: Path,
-    undisturbed: tuple[list[dict[str, float]], dict[str, Tensor], Path],
+    uninterrupted: tuple[list[dict[str, float]], dict[str, Tensor], Path],
     tmp_path: Path,
 ) -> None:
     experiment = small_experiment()
-    history, weights, _ = undisturbed
+    history, weights, _ = uninterrupted
     training = Training(experiment, open_dataset(small_streets), CPU)
     reports: list[TrainingReport] = []
-    asked = iter([False, True])
-    training.run(reports.append, stop=lambda: next(asked))
+    stop_requests = iter([False, True])
+    training.run(reports.append, stop=lambda: next(stop_requests))
     (report,) = reports
     assert (report.epoch, report.metrics) == (1, None)
     assert training.position.step == 2
@@ -256,21 +263,21 @@ def _stopped_worker(rank: int, size: int, dataset: Path, out: Path) -> None:
     )
     try:
         training = Training(small_experiment(), open_dataset(dataset), CPU)
-        # Only the second worker hears of the stop.
+        # Only rank 1 receives the stop request.
         training.run(lambda report: None, stop=lambda: rank == 1)
         (out / f"{rank}.txt").write_text(f"{training.position.epoch} {training.position.step}")
     finally:
         dist.destroy_process_group()
 
 
-def test_one_worker_that_is_told_to_stop_stops_all_at_the_same_step(
+def test_stop_request_on_one_rank_stops_all_ranks_at_the_same_step(
     small_streets: Path, tmp_path: Path
 ) -> None:
     run_workers(_stopped_worker, (2, small_streets, tmp_path), 2)
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["0 1", "0 1"]
 
 
-def test_training_learns(small_streets: Path) -> None:
+def test_training_reduces_the_loss(small_streets: Path) -> None:
     experiment = replace(
         small_experiment(epochs=16, batch=7, learning_rate=0.05),
         model=FENetConfig(backbone="dfnet1", channels=32, ppm=False, flows=()),
@@ -287,7 +294,7 @@ def test_training_learns(small_streets: Path) -> None:
     assert rates == pytest.approx([0.05 * (1 - epoch / 16) for epoch in range(16)])
 
 
-def test_validation_can_be_rare_but_the_last_epoch_is_validated(small_streets: Path) -> None:
+def test_last_epoch_is_always_validated(small_streets: Path) -> None:
     experiment = replace(small_experiment(epochs=3), evaluation=EvaluationConfig(every=2))
     history, _ = run(experiment, small_streets)
     assert ["val/miou" in entry for entry in history] == [False, True, True]
@@ -310,13 +317,13 @@ def test_joined_splits_train_without_validation(small_streets: Path, tmp_path: P
     assert not list((tmp_path / "results").iterdir())
 
 
-def test_a_split_that_cannot_be_is_refused() -> None:
+def test_invalid_split_names_are_rejected() -> None:
     for name in ("", "train+", "train+train"):
         with pytest.raises(ValueError, match="train_split must name a split, or different splits"):
             DataConfig(train_split=name)
 
 
-def test_the_total_is_the_sum_of_its_terms(small_streets: Path) -> None:
+def test_total_loss_is_the_weighted_sum_of_its_terms(small_streets: Path) -> None:
     loss = LossConfig(auxiliary_weight=0.5)
     history, _ = run(small_experiment(epochs=1, loss=loss), small_streets)
     entry = history[0]
@@ -324,9 +331,9 @@ def test_the_total_is_the_sum_of_its_terms(small_streets: Path) -> None:
     assert entry["train/loss"] == pytest.approx(entry["train/loss/main"] + 0.5 * auxiliary)
 
 
-def test_accumulated_parts_are_the_batch_where_nothing_mixes_samples(small_streets: Path) -> None:
-    """Without mining over the whole, and in evaluation mode's batch norm, the parts add up: here
-    one part a batch against two, whose losses agree before the first update."""
+def test_accumulation_approximates_the_whole_batch(small_streets: Path) -> None:
+    """Without mining, the losses with one and two parts per batch agree before the first update,
+    up to batch norm, which normalizes each part by itself."""
     loss = LossConfig(share=0, threshold=1)
     whole, _ = run(small_experiment(epochs=1, batch=14, loss=loss), small_streets)
     parts, weights = run(
@@ -337,8 +344,8 @@ def test_accumulated_parts_are_the_batch_where_nothing_mixes_samples(small_stree
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
-def test_clipping_bounds_the_step(small_streets: Path) -> None:
-    def moved(clip: float | None) -> float:
+def test_gradient_clipping_bounds_the_update(small_streets: Path) -> None:
+    def update_norm(clip: float | None) -> float:
         experiment = small_experiment(
             epochs=1, batch=14, learning_rate=1.0, weight_decay=0.0, gradient_clip=clip
         )
@@ -349,11 +356,11 @@ def test_clipping_bounds_the_step(small_streets: Path) -> None:
         squares = [(a - b).double().square().sum() for a, b in zip(after, before, strict=True)]
         return float(torch.stack(squares).sum().sqrt())
 
-    assert moved(None) > 0.02
-    assert moved(0.01) == pytest.approx(0.01, rel=1e-3)
+    assert update_norm(None) > 0.02
+    assert update_norm(0.01) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_place(small_streets: Path) -> None:
+def test_non_finite_loss_error_names_step_and_samples(small_streets: Path) -> None:
     training = Training(small_experiment(), open_dataset(small_streets), CPU)
     with torch.no_grad():
         next(training.model.parameters()).fill_(math.nan)
@@ -362,14 +369,14 @@ def test_a_loss_that_is_not_finite_stops_with_the_place(small_streets: Path) -> 
         training.run(lambda report: None)
 
 
-def test_a_network_that_its_last_step_destroys_has_no_score(small_streets: Path) -> None:
-    """The loss was finite, and there is no further step to find that it no longer is."""
+def test_non_finite_logits_after_the_last_step_are_an_error(small_streets: Path) -> None:
+    """The last loss is finite, so only the evaluation can detect the destroyed weights."""
     experiment = small_experiment(epochs=1, batch=14, learning_rate=1e30)
     with pytest.raises(NonFiniteLogitsError, match="the network predicts NaN"):
         run(experiment, small_streets)
 
 
-def test_a_checkpoint_of_another_model_is_refused(small_streets: Path, finished: Path) -> None:
+def test_checkpoint_of_another_model_is_rejected(small_streets: Path, finished: Path) -> None:
     other = replace(
         small_experiment(), model=FENetConfig(backbone="dfnet1", channels=16, supervision=(3, 4))
     )
@@ -377,10 +384,10 @@ def test_a_checkpoint_of_another_model_is_refused(small_streets: Path, finished:
         run(other, small_streets, resume=finished)
 
 
-def test_a_checkpoint_of_another_experiment_is_refused(
+def test_checkpoint_of_another_experiment_is_rejected(
     small_streets: Path, finished: Path, tmp_path: Path
 ) -> None:
-    # Where the same data lie is no difference; what they hold is.
+    # A moved data set is accepted; another content is rejected.
     moved = shutil.copytree(small_streets, tmp_path / "moved")
     run(small_experiment(epochs=1), moved, resume=finished)
     prepare_streets(tmp_path / "other", train=6, val=2, size=(32, 64))
@@ -401,10 +408,10 @@ def test_a_checkpoint_of_another_experiment_is_refused(
             run(experiment, dataset, resume=finished)
 
 
-def test_what_an_experiment_only_names_belongs_to_its_checkpoints(
+def test_checkpoint_records_init_content_and_resolved_precision(
     small_streets: Path, finished: Path, tmp_path: Path
 ) -> None:
-    """The content of the weights it starts from, and what `auto` means on this machine."""
+    """The content of the initial weights and the resolved `auto` precision are compared."""
     weights = shutil.copy(finished / "model.safetensors", tmp_path / "weights")
     experiment = small_experiment(epochs=1, init=str(weights))
     run(experiment, small_streets, save_at=tmp_path / "checkpoint")
@@ -424,39 +431,39 @@ def test_what_an_experiment_only_names_belongs_to_its_checkpoints(
 def _disagreeing_worker(rank: int, dataset: Path, out: Path, checkpoint: Path | None) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=2)
-    told = ""
+    message = ""
     try:
-        # Networks alike in every shape: nothing else would tell.
+        # The networks have equal shapes, so only the explicit check can detect the difference.
         experiment = replace(small_experiment(), seed=3 if checkpoint else rank)
         training = Training(experiment, open_dataset(dataset), CPU)
         if checkpoint and rank == 1:
             training.restore(checkpoint)
         training.run(lambda report: None)
     except RankMismatchError as error:
-        told = str(error)
+        message = str(error)
     finally:
-        (out / f"{rank}.txt").write_text(told)
+        (out / f"{rank}.txt").write_text(message)
         dist.destroy_process_group()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at_another_place", [False, True])
-def test_workers_that_would_not_train_the_same_train_nothing(
+@pytest.mark.parametrize("at_another_position", [False, True])
+def test_disagreeing_ranks_refuse_to_train(
     small_streets: Path,
-    undisturbed: tuple[list[dict[str, float]], dict[str, Tensor], Path],
+    uninterrupted: tuple[list[dict[str, float]], dict[str, Tensor], Path],
     tmp_path: Path,
-    at_another_place: bool,
+    at_another_position: bool,
 ) -> None:
-    checkpoint = undisturbed[2] if at_another_place else None
+    checkpoint = uninterrupted[2] if at_another_position else None
     run_workers(_disagreeing_worker, (small_streets, tmp_path, checkpoint), 2)
     difference = ("position.epoch" if checkpoint else "seed") + ": 0 (rank 0), 1 (rank 1)"
     for rank in range(2):
-        told = (tmp_path / f"{rank}.txt").read_text()
-        assert told.startswith("rank 1 disagrees with rank 0 about what to train: ")
-        assert difference in told
+        message = (tmp_path / f"{rank}.txt").read_text()
+        assert message.startswith("rank 1 disagrees with rank 0 about what to train: ")
+        assert difference in message
 
 
-def test_a_damaged_checkpoint_is_refused(
+def test_damaged_checkpoint_is_rejected(
     small_streets: Path, finished: Path, tmp_path: Path
 ) -> None:
     checkpoint = shutil.copytree(finished, tmp_path / "checkpoint")

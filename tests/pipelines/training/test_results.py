@@ -1,4 +1,4 @@
-"""What a finished training leaves, from a real one."""
+"""Result files of a finished training."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pipelines.training.results import write_results
 
 
 @pytest.mark.slow
-def test_results_of_a_training(small_streets: Path, tmp_path: Path) -> None:
+def test_results_match_scores_and_class_counts(small_streets: Path, tmp_path: Path) -> None:
     experiment = Experiment(
         data=DataConfig(crop=(32, 32)),
         model=FENetConfig(backbone="dfnet1", channels=8),
@@ -41,11 +41,11 @@ def test_results_of_a_training(small_streets: Path, tmp_path: Path) -> None:
     true = np.array(counts["tp"]).reshape(len(split), -1)
     missed = np.array(counts["fn"]).reshape(len(split), -1)
     assert np.array_equal(true.sum(0), scores.confusion.diagonal().numpy())
-    # Every labelled pixel of every image is found or missed.
+    # Every labeled pixel is a true positive or a false negative.
     assert np.array_equal(true + missed, split.class_pixels)
 
     lines = (tmp_path / "results" / "confusion.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["label", *classes]
-    for picture in ("confusion.png", "panels.png"):
-        with Image.open(tmp_path / "results" / picture) as image:
+    for name in ("confusion.png", "panels.png"):
+        with Image.open(tmp_path / "results" / name) as image:
             image.load()
