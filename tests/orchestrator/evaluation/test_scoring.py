@@ -1,4 +1,4 @@
-"""Shares of a scoring on Ray's workers."""
+"""Scoring in shares on Ray workers."""
 
 from types import SimpleNamespace
 
@@ -18,10 +18,10 @@ from pipelines.data.dataset import DatasetError
         (RayTaskError("count", "", DatasetError("damaged")), DatasetError),
     ],
 )
-def test_the_shares_of_what_failed_are_cancelled(
+def test_failed_share_cancels_the_others(
     raised: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever one share ends with, the others do not run on, and the bar goes."""
+    """Whatever error one share raises, the others are canceled and the progress bar is removed."""
     cancelled: list[int] = []
 
     def get(reference: int) -> str:
@@ -34,7 +34,9 @@ def test_the_shares_of_what_failed_are_cancelled(
     monkeypatch.setattr(scoring.ray, "get", get)
     monkeypatch.setattr(scoring.ray, "cancel", cancelled.append)
     monkeypatch.setattr(scoring, "_machines", lambda: [{"CPU": 1.0}])
-    task = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *given: given[-2]))
+    task = SimpleNamespace(
+        options=lambda **_: SimpleNamespace(remote=lambda *arguments: arguments[-2])
+    )
     bar = Progress(disable=True)
     shares = scoring._in_shares(task, None, (), 4, bar, "scored")  # type: ignore[arg-type]
     assert next(shares) == "counted"
