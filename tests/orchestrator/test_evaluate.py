@@ -118,14 +118,14 @@ def test_registered_model_is_found_by_alias_and_version(
 ) -> None:
     store = TrackingStore(finished_run.uri, None)
     assert register_best(store, "streets/1", finished_run.run_id) == "models:/streets-1@best"
-    expected_values = f"{100 * expected(finished_run, 'last', EvaluationConfig()).miou:.2f}"
+    expected_miou = f"{100 * expected(finished_run, 'last', EvaluationConfig()).miou:.2f}"
     run = f"runs:/{finished_run.run_id}"
     logged = set()
     # All of them name the run's last checkpoint, so they share one entry.
     for name in ("models:/streets-1@best", "models:/streets-1/1", f"{run}/model", f"{run}/last"):
         assert command(finished_run, name) == 0
         printed = capsys.readouterr().out
-        assert expected_values in printed
+        assert expected_miou in printed
         assert f"{name} (checkpoint: last)" in printed
         (line,) = [line for line in printed.splitlines() if line.startswith("logged to run")]
         logged.add(line)
