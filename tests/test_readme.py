@@ -97,11 +97,11 @@ def test_study_files_are_valid(document: Path, tmp_path: Path) -> None:
             assert load_study(file).trials
 
 
-def test_the_site_has_every_page() -> None:
+def test_site_navigation_has_every_page() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
     shown = re.findall(r": ([\w/-]+\.md)$", navigation, re.MULTILINE)
     assert sorted(shown) == sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
 
 
-def test_the_readme_is_one_screen() -> None:
+def test_readme_fits_one_screen() -> None:
     assert len((ROOT / "README.md").read_bytes()) < 4500

@@ -27,10 +27,10 @@ if "ray" in sys.modules:
         names.append(PlacementGroupID.of(JobID.from_int(1)).hex())
 
     draw()
-    thread = threading.Thread(target=draw)  # each has a generator of its own
+    thread = threading.Thread(target=draw)  # each thread has its own generator
     thread.start()
     thread.join()
-found = {
+state = {
     "process": os.getpid(),
     "parent": os.getppid(),
     "arguments": sys.argv,
@@ -42,7 +42,7 @@ found = {
     "drawn": [random.random(), float(numpy.random.rand()), *names],
     "threads": len(os.listdir("/proc/self/task")),
 }
-print(json.dumps(found), flush=True)
+print(json.dumps(state), flush=True)
 if "die" in sys.argv:
     os.abort()
 """
@@ -67,8 +67,8 @@ class Driver:
         self.reference = ray.put(value)
 
 drivers = [Driver.remote() for _ in range(4)]
-found = ray.get([driver.put.remote(value) for value, driver in enumerate(drivers)])
-print(json.dumps(dict(zip(("values", "names", "parents"), zip(*found)))), flush=True)
+results = ray.get([driver.put.remote(value) for value, driver in enumerate(drivers)])
+print(json.dumps(dict(zip(("values", "names", "parents"), zip(*results)))), flush=True)
 connect.disconnect()
 """
 DRAWING = """\
@@ -145,7 +145,7 @@ def test_crash_of_a_child_does_not_affect_the_server(forked_script: ForkedScript
     died = forked_script.run("die")
     state = forked_script.run()
     assert state["parent"] == died["parent"]
-    # A process group of its own: Ray ends a worker's whole group.
+    # The server has its own process group, because Ray kills a worker's whole group.
     with psutil.Process(state["parent"]).oneshot():
         assert os.getpgid(state["parent"]) == state["parent"]
 

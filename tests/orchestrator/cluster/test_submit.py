@@ -93,8 +93,8 @@ def test_same_command_follows_its_job_and_another_is_rejected(
 
 def test_plan_and_training_jobs_are_separate(jobs: Jobs, study: Path) -> None:
     assert send(study, "--plan") == send(study) == send(study, "--plan") == send(study) == 0
-    study, training, again = jobs.all
-    assert jobs.followed == [study, training, again, training]
+    plan, training, second_plan = jobs.all
+    assert jobs.followed == [plan, training, second_plan, training]
     assert ["--plan" in job.entrypoint for job in jobs.all.values()] == [True, False, True]
 
 

@@ -98,7 +98,7 @@ def test_scores_and_packages_are_recorded(
     packages = list(missing_packages(study, trials, run_ids, store.evaluations, packages_directory))
     missing = [*scores, *packages]
     assert evaluate_missing(missing, store, (), console, lambda: False) == {}
-    # Nothing is missing any more.
+    # Nothing is missing anymore.
     assert not list(missing_scores(study, trials, run_ids, store.evaluations))
     assert not list(missing_packages(study, trials, run_ids, store.evaluations, packages_directory))
 

@@ -22,7 +22,7 @@ def test_failed_share_cancels_the_others(
     raised: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever error one share raises, the others are canceled and the progress bar is removed."""
-    cancelled: list[int] = []
+    canceled: list[int] = []
 
     def get(reference: int) -> str:
         if reference == 1:
@@ -32,7 +32,7 @@ def test_failed_share_cancels_the_others(
     monkeypatch.setattr(scoring.ray, "put", lambda model: model)
     monkeypatch.setattr(scoring.ray, "wait", lambda waiting: (waiting[:1], waiting[1:]))
     monkeypatch.setattr(scoring.ray, "get", get)
-    monkeypatch.setattr(scoring.ray, "cancel", cancelled.append)
+    monkeypatch.setattr(scoring.ray, "cancel", canceled.append)
     monkeypatch.setattr(scoring, "_machines", lambda: [{"CPU": 1.0}])
     task = SimpleNamespace(
         options=lambda **_: SimpleNamespace(remote=lambda *arguments: arguments[-2])
@@ -42,5 +42,5 @@ def test_failed_share_cancels_the_others(
     assert next(shares) == "counted"
     with pytest.raises(expected):
         next(shares)
-    assert cancelled == [2, 3]
+    assert canceled == [2, 3]
     assert not bar.tasks

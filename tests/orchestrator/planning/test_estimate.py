@@ -56,9 +56,9 @@ def test_fit_recovers_the_cost_model_of_a_device() -> None:
 
 def test_one_measurement_scales_the_default_model() -> None:
     twice_as_large = replace(SMALL, gflops=2.0, megapixels=0.032)
-    one = calibrate(measurement(SMALL))
-    assert one.step(SMALL) == true_step(SMALL)
-    assert 1.3 < one.step(twice_as_large) / one.step(SMALL) < 2.0
+    calibration = calibrate(measurement(SMALL))
+    assert calibration.step(SMALL) == true_step(SMALL)
+    assert 1.3 < calibration.step(twice_as_large) / calibration.step(SMALL) < 2.0
 
 
 def test_measured_workload_keeps_its_own_time() -> None:

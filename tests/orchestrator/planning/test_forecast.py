@@ -57,7 +57,7 @@ def test_finished_trials_cost_nothing_and_shared_trials_count_once(file: Path) -
     assert [trial.estimate is None for trial in partial.trials] == [False] + [True] * 5
 
 
-def test_first_seed_of_the_outer_rows_has_priority(file: Path) -> None:
+def test_first_seed_of_the_first_variants_has_priority(file: Path) -> None:
     study, trials = resolved(file)
     priority_of = priorities(study.config, trials)
     first = [trial.name for trial in trials if priority_of[trial.identity] == 0]

@@ -1,4 +1,4 @@
-"""A preflight run in one worker, without Ray: what fails, and which fixes the message suggests."""
+"""A preflight run in one worker without Ray: its failures and the fixes that messages suggest."""
 
 import shutil
 from pathlib import Path

@@ -180,7 +180,7 @@ def test_page_is_self_contained_and_matches_the_table(
 
 
 def test_command_needs_only_the_tracking_store(snapshot: Path, tmp_path: Path) -> None:
-    """Neither data set, checkpoints nor Ray are needed; a copy of the store is enough."""
+    """No data set, checkpoint or Ray is needed; a copy of the tracking store is enough."""
     shutil.copy(snapshot.parent / "storage" / "mlflow.db", tmp_path / "mlflow.db")
     text = re.sub(r"dataset: [^,]+", "dataset: /nowhere", snapshot.read_text())
     (tmp_path / "study.yaml").write_text(text)
@@ -218,7 +218,7 @@ def test_failed_and_missing_trials_are_listed_first(tmp_path: Path, small_street
     page = (storage / "reports" / "plain" / "report.html").read_text()
     assert page.index("3 of 6 trials have no score") < page.index("<table>")
     assert "<svg" in page
-    assert "#ffffff" not in page  # the charts have a dark mode, too
+    assert "#ffffff" not in page  # the charts support dark mode
     row_without_score = replace(report.rows[1], miou={}, difference=None)
     (score_column,) = [
         c for c in main_table(report.study, [row_without_score], []).columns if c.name == "mIoU %"

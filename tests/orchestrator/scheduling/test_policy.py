@@ -105,7 +105,7 @@ def test_large_trial_is_not_starved_by_small_ones() -> None:
     assert simulate([*small, delayed], gpus(4))["large"] == (100.0, 101.0)
 
 
-def test_a_hundred_trials_on_thirty_two_nodes() -> None:
+def test_schedule_of_100_trials_on_32_nodes() -> None:
     """Trials of 8 GPUs on nodes of 4: 16 at a time, seed 0 of two rows first, then the longest,
     and no idle GPU while a trial waits."""
     gang = GangShape.of(8, {"CPU": 2.0, "GPU": 1.0}, {"trial_driver": 1.0})
@@ -125,9 +125,8 @@ def test_a_hundred_trials_on_thirty_two_nodes() -> None:
     longest = max(trial.seconds for trial in trials)
     # Graham's bound for list scheduling (1966).
     assert wall <= work / 16 + longest * (1 - 1 / 16) + 1e-6
-    for time in sorted({start for start, _ in times.values()})[
-        :-1
-    ]:  # after the last start, no trial waits
+    # After the last start, no trial waits.
+    for time in sorted({start for start, _ in times.values()})[:-1]:
         running = sum(start <= time < end for start, end in times.values())
         assert running == 16
 
@@ -145,7 +144,7 @@ def waiting_trials(*worker_gpus: float) -> st.SearchStrategy[list[Waiting]]:
 
 
 TRIALS = waiting_trials(0.5, 1.0, 2.0)
-# When the second ends, the first has a second left, too little for the fourth before the third.
+# When trial 1 ends, trial 0 has one second left, too little to run trial 3 before trial 2.
 ALMOST_DONE = [
     Waiting(str(index), GangShape.of(workers, {"GPU": 1.0}), seconds)
     for index, (workers, seconds) in enumerate([(2, 21.0), (1, 20.0), (3, 3.0), (1, 2.0)])

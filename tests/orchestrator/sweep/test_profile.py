@@ -93,21 +93,21 @@ def test_study_is_resumed_with_its_original_options(
     """From another directory, with the same `--set`, `--only` and modules next to the study."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "resumed_study_networks.py").write_text(
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "resumed_study_networks.py").write_text(
         "from torch import nn\n"
         "class Tiny(nn.Conv2d):\n"
         "    def __init__(self, classes, size=1):\n"
         "        super().__init__(3, classes, size)\n"
     )
-    (tmp_path / "there" / "study.yaml").write_text(
+    (tmp_path / "project" / "study.yaml").write_text(
         "study: costs\nkind: profile\nprofile: {classes: 1000}\n"
         "variants:\n"
         "  small: {set: {model: {network: 'resumed_study_networks:Tiny'}}}\n"
         "  large: {set: {model: {network: 'resumed_study_networks:Tiny'}}}\n"
     )
-    monkeypatch.chdir(tmp_path / "there")
-    monkeypatch.syspath_prepend(str(tmp_path / "there"))
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.syspath_prepend(str(tmp_path / "project"))
     options = ["--storage", str(tmp_path / "storage")]
     (tmp_path / "storage").mkdir()
     shutil.copy(empty_store, tmp_path / "storage")

@@ -42,5 +42,5 @@ def test_owner_on_another_host_is_checked_by_its_heartbeat() -> None:
     assert not owner.may_be_alive(age=EXPIRED_SECONDS + 1)
 
 
-def test_this_process_is_not_another_owner() -> None:
+def test_process_does_not_wait_for_itself() -> None:
     assert not Owner.this_process().may_be_alive(age=0)

@@ -51,7 +51,7 @@ def test_dead_worker_on_a_live_node_is_not_a_lost_node(machines: Machines) -> No
     assert not machines.detector_for("a", "b").lost_a_node()
 
 
-def test_unreachable_node_is_confirmed_by_ray(machines: Machines) -> None:
+def test_unreachable_node_is_awaited_until_ray_reports_it(machines: Machines) -> None:
     machines.sockets["b"].close()
     machines.noticed_after_calls = 3
     assert machines.detector_for("a", "b").lost_a_node()
