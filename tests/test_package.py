@@ -1,4 +1,4 @@
-"""The project outside its clone: what a wheel holds, its command, and folders of the same names."""
+"""The installed project: content of the wheel, the command, and folders with the same names."""
 
 import inspect
 import os
@@ -27,13 +27,13 @@ from orchestrator.sweep.run_trials import git_commit
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("models", "pipelines", "orchestrator")
 SHIPPED = [ROOT / "ablations.yaml", *sorted(ROOT.glob("studies/**/*.yaml"))]
-# As pip writes it into an environment's bin directory.
+# The script that pip writes into an environment's bin directory.
 SCRIPT = "import sys\nfrom orchestrator.__main__ import main\nsys.exit(main())\n"
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project's sources, because a build writes into them."""
+    """Copy the project's sources, because a build writes into them."""
     copy = tmp_path_factory.mktemp("project")
     for name in ("pyproject.toml", "README.md", "LICENSE", "ablations.yaml"):
         shutil.copy(ROOT / name, copy)
@@ -43,7 +43,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(project: Path, kind: str, out: Path) -> Path:
-    """What setuptools builds of the project, as pip would have it built, without a network."""
+    """Build the project with setuptools as pip does, without network access; return the wheel."""
     code = f"from setuptools import build_meta; build_meta.build_{kind}({str(out)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, check=True)
     (wheel,) = out.glob("*.whl")
@@ -57,7 +57,7 @@ def wheel(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel's content and its command, to be put on the path."""
+    """Return a folder with the wheel's content and its command, for PYTHONPATH."""
     folder = tmp_path_factory.mktemp("installed")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
@@ -66,17 +66,19 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(installed: Path, directory: Path, *line: str, path: str = "") -> tuple[int, str, str]:
-    """Exit status and output of Python in a directory, with the wheel's content installed."""
-    search = os.pathsep.join([path, str(installed)] if path else [str(installed)])
-    done = subprocess.run(
-        [sys.executable, *line],
+def run_python(
+    installed: Path, directory: Path, *arguments: str, path: str = ""
+) -> tuple[int, str, str]:
+    """Run Python in `directory` with the wheel installed; return exit status, stdout and stderr."""
+    python_path = os.pathsep.join([path, str(installed)] if path else [str(installed)])
+    process = subprocess.run(
+        [sys.executable, *arguments],
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": search},
+        env={**os.environ, "PYTHONPATH": python_path},
         capture_output=True,
         text=True,
     )
-    return done.returncode, done.stdout, done.stderr
+    return process.returncode, process.stdout, process.stderr
 
 
 def names_in(wheel: Path) -> list[str]:
@@ -84,33 +86,35 @@ def names_in(wheel: Path) -> list[str]:
         return archive.namelist()
 
 
-def test_a_wheel_holds_all_that_runs_and_nothing_else(wheel: Path) -> None:
+def test_wheel_has_all_runtime_files_and_nothing_else(wheel: Path) -> None:
     names = names_in(wheel)
     sources = {
-        path.relative_to(ROOT).as_posix() for each in PACKAGES for path in ROOT.glob(f"{each}/**/*")
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in ROOT.glob(f"{package}/**/*")
     }
     files = {name for name in sources if (ROOT / name).is_file() and "__pycache__" not in name}
     assert {name for name in names if name.startswith(PACKAGES)} == files
-    assert {*(f"{each}/py.typed" for each in PACKAGES)} <= files
+    assert {*(f"{package}/py.typed" for package in PACKAGES)} <= files
     shared = {name.partition("share/segmentation-orchestrator/")[2] for name in names}
     assert {path.relative_to(ROOT).as_posix() for path in SHIPPED} == shared - {""}
-    tops = {name.split("/")[0].partition("-")[0] for name in names}
-    assert tops == {*PACKAGES, "segmentation_orchestrator"}
+    top_level_names = {name.split("/")[0].partition("-")[0] for name in names}
+    assert top_level_names == {*PACKAGES, "segmentation_orchestrator"}
 
 
-def test_a_wheel_states_its_licence_and_no_author(wheel: Path) -> None:
+def test_wheel_states_its_license_and_no_author(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
         metadata = message_from_string(archive.read(name).decode())
-        licence = archive.read(name.replace("METADATA", "licenses/LICENSE")).decode()
+        license_text = archive.read(name.replace("METADATA", "licenses/LICENSE")).decode()
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert "Apache License" in licence
+    assert "Apache License" in license_text
     assert not any("author" in key.lower() for key in metadata)
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
 
 
-def test_an_editable_install_is_by_path(project: Path, tmp_path: Path) -> None:
-    """An import hook would lose against a folder `models` of the working directory."""
+def test_editable_install_uses_a_path_file(project: Path, tmp_path: Path) -> None:
+    """An import hook would be hidden by a folder `models` in the working directory."""
     editable = build(project, "editable", tmp_path)
     assert not [name for name in names_in(editable) if name.endswith(".py")]
     with zipfile.ZipFile(editable) as archive:
@@ -118,11 +122,13 @@ def test_an_editable_install_is_by_path(project: Path, tmp_path: Path) -> None:
         assert Path(archive.read(name).decode().strip()) == project
 
 
-def test_the_tested_versions_are_within_the_bounds() -> None:
+def test_tested_versions_are_within_the_bounds() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *project["optional-dependencies"]["test"]]
     lines += project["optional-dependencies"]["cluster"]
-    bounds = {each.name.lower(): each.specifier for each in map(Requirement, lines)}
+    bounds = {
+        requirement.name.lower(): requirement.specifier for requirement in map(Requirement, lines)
+    }
     pins = [line.partition("==") for line in (ROOT / "constraints.txt").read_text().splitlines()]
     tested = {name.lower(): version for name, _, version in pins if version}
     del bounds[project["name"]]
@@ -130,9 +136,12 @@ def test_the_tested_versions_are_within_the_bounds() -> None:
     assert not [name for name, allowed in bounds.items() if not allowed.contains(tested[name])]
 
 
-def test_the_bounds_exclude_versions_with_known_holes() -> None:
+def test_bounds_exclude_versions_with_known_vulnerabilities() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    bounds = {each.name: each.specifier for each in map(Requirement, project["dependencies"])}
+    bounds = {
+        requirement.name: requirement.specifier
+        for requirement in map(Requirement, project["dependencies"])
+    }
     for name, version in {"pillow": "12.1.1", "pyarrow": "23.0.0", "jinja2": "3.1.5"}.items():
         assert not bounds[name].contains(version), name
 
@@ -144,49 +153,51 @@ def test_help_and_version_load_no_library() -> None:
         "try: main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
         "print(*sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    output, _, modules = done.stdout.strip().rpartition("\n")
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    output, _, modules = process.stdout.strip().rpartition("\n")
     assert all(f"  {name} " in output for name in COMMANDS)
     assert not {"torch", "ray", "mlflow", "numpy", "rich", "models"} & set(modules.split())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_is_named_as_it_was_called(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_shows_the_command_as_called(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module, _ = COMMANDS[name]
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as exit_error:
         orchestrator([name, "--help"])
-    assert end.value.code == 0
+    assert exit_error.value.code == 0
     usage = capsys.readouterr().out
     assert usage.startswith(f"usage: orchestrator {name} [-h]")
     default = inspect.signature(import_module(module).main).parameters["prog"].default
     assert default == f"python -m {module.removesuffix('.__main__')}"
 
 
-def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
+def test_unknown_command_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_error:
         orchestrator(["swep", "study.yaml"])
-    assert end.value.code == 2
+    assert exit_error.value.code == 2
     assert "no command 'swep'; there are init, sweep" in capsys.readouterr().err
     assert orchestrator([]) == 2
 
 
-def test_a_folder_named_like_a_package_hides_nothing(installed: Path, tmp_path: Path) -> None:
+def test_folder_without_init_does_not_hide_a_package(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "checkpoint.bin").touch()
     (tmp_path / "pipelines").mkdir()
-    code, output, errors = run(installed, tmp_path, "-m", "models.profile", "--help")
+    code, output, errors = run_python(installed, tmp_path, "-m", "models.profile", "--help")
     assert (code, errors) == (0, "")
     assert output.startswith("usage: python -m models.profile")
 
 
 @pytest.mark.parametrize("file", ["models/__init__.py", "models.py"])
 @pytest.mark.parametrize("module", ["orchestrator.sweep", "pipelines.prepare", "orchestrator"])
-def test_a_package_of_the_same_name_is_told_in_a_sentence(
+def test_package_with_the_same_name_is_reported(
     installed: Path, tmp_path: Path, module: str, file: str
 ) -> None:
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text("raise RuntimeError('imported')")
-    code, output, errors = run(installed, tmp_path, "-m", module, "--help")
+    code, output, errors = run_python(installed, tmp_path, "-m", module, "--help")
     path = tmp_path / file.removesuffix("/__init__.py")
     assert (code, output) == (2, "")
     assert errors == (
@@ -195,34 +206,34 @@ def test_a_package_of_the_same_name_is_told_in_a_sentence(
     )
 
 
-def test_the_command_works_beside_packages_of_the_same_names(
+def test_command_works_next_to_packages_with_the_same_names(
     installed: Path, tmp_path: Path
 ) -> None:
     for name in PACKAGES:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('imported')")
-    # -P, because pip's script starts Python without the directory that it is in.
+    # -P, because pip's script does not put its own directory on the path.
     script = ["-P", str(installed / "bin" / "orchestrator")]
-    code, output, errors = run(installed, tmp_path, *script, "profile", "--help")
+    code, output, errors = run_python(installed, tmp_path, *script, "profile", "--help")
     assert (code, errors) == (0, "")
     assert output.startswith("usage: orchestrator profile")
-    code, output, errors = run(installed, tmp_path, *script, "init", "--study", "table-3b")
+    code, output, errors = run_python(installed, tmp_path, *script, "init", "--study", "table-3b")
     assert (code, errors) == (0, "")
     assert (tmp_path / "table-3b.yaml").is_file()
 
 
-def test_a_package_of_the_same_name_on_the_python_path_is_told(
+def test_package_with_the_same_name_on_the_python_path_is_reported(
     installed: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "__init__.py").touch()
     script = ["-P", str(installed / "bin" / "orchestrator"), "--version"]
-    code, _, errors = run(installed, tmp_path, *script, path=str(tmp_path))
+    code, _, errors = run_python(installed, tmp_path, *script, path=str(tmp_path))
     assert code == 2
     assert f"take {tmp_path} off PYTHONPATH, or rename it" in errors
 
 
-def test_a_worker_finds_pinned_packages_whatever_the_path_has(
+def test_pinned_packages_take_precedence_over_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for folder in ("ours", "theirs"):
@@ -237,7 +248,7 @@ def test_a_worker_finds_pinned_packages_whatever_the_path_has(
 
 
 @pytest.mark.slow
-def test_rays_workers_import_this_project_beside_a_package_of_the_same_name(
+def test_ray_workers_import_this_project_next_to_a_package_with_the_same_name(
     installed: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "models").mkdir()
@@ -247,7 +258,7 @@ def test_rays_workers_import_this_project_beside_a_package_of_the_same_name(
         "def where():\n    import models, sys\n    return models.__file__, sys.path[0]\n"
         "connect(None, {})\nprint(*ray.get(ray.remote(where).remote()))\ndisconnect()\n"
     )
-    status, output, errors = run(installed, tmp_path, "-P", "-c", code)
+    status, output, errors = run_python(installed, tmp_path, "-P", "-c", code)
     assert status == 0, errors
     file, first = output.split()
     assert Path(file) == installed / "models" / "__init__.py"
@@ -259,7 +270,7 @@ def schema_of(study: Path) -> str:
     return first.partition("$schema=")[2]
 
 
-def test_init_writes_a_study_that_runs_as_it_is(
+def test_init_writes_a_valid_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -288,7 +299,7 @@ def test_init_overwrites_nothing(
 
 
 @pytest.mark.parametrize("name", shipped_studies())
-def test_init_copies_a_study_with_all_that_it_extends(
+def test_init_copies_a_study_with_the_files_it_extends(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -300,7 +311,7 @@ def test_init_copies_a_study_with_all_that_it_extends(
     assert "studies/" not in (tmp_path / f"{name}.yaml").read_text()
 
 
-def test_init_names_the_studies_there_are(
+def test_init_lists_the_available_studies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -310,15 +321,15 @@ def test_init_names_the_studies_there_are(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_commit_is_only_that_of_tracked_sources(tmp_path: Path) -> None:
-    """An environment inside somebody's checkout has their commit, which says nothing of ours."""
+def test_commit_is_recorded_only_for_tracked_sources(tmp_path: Path) -> None:
+    """An environment inside another checkout must not record that checkout's commit."""
     identity = ["-c", "user.name=me", "-c", "user.email=me@example.com"]
     (tmp_path / "tracked").mkdir()
     (tmp_path / "tracked" / "code.py").touch()
     (tmp_path / "environment").mkdir()
     (tmp_path / "environment" / "code.py").touch()
     environment: Mapping[str, str] = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull}
-    for line in (["init", "-q"], ["add", "tracked"], [*identity, "commit", "-qm", "first"]):
-        subprocess.run(["git", *line], cwd=tmp_path, check=True, env=environment)
+    for arguments in (["init", "-q"], ["add", "tracked"], [*identity, "commit", "-qm", "first"]):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True, env=environment)
     assert git_commit(tmp_path / "tracked")
     assert git_commit(tmp_path / "environment") is None

@@ -14,7 +14,7 @@ from orchestrator.study.load import load_study
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 DOCUMENTS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-# The reference is generated, and checked where it is generated.
+# test_reference.py checks the generated reference.
 WRITTEN = [document for document in DOCUMENTS if document.parent.name != "reference"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PATH = re.compile(
@@ -28,30 +28,30 @@ def name_of(document: Path) -> str:
 
 
 def prose(document: Path) -> str:
-    """A document without its code blocks."""
+    """Return a document without its code blocks."""
     return FENCE.sub("", document.read_text(encoding="utf-8"))
 
 
 def links(document: Path) -> list[str]:
-    """Relative targets of links and pictures."""
+    """Return the relative targets of links and images."""
     text = re.sub(r"`[^`]*`", "", re.sub(r"\[`([^`]*)`\]", r"[\1]", prose(document)))
     targets = re.findall(r"\]\(([^)\s]+)\)", text)
     return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
 
 def anchors(document: Path) -> set[str]:
-    """The anchors of a document's headings, as GitHub and the site make them."""
-    found: dict[str, int] = {}
+    """Return the anchors of a document's headings, as GitHub and the site generate them."""
+    slugs: dict[str, int] = {}
     for title in re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE):
         slug = re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
-        found[slug] = found.get(slug, -1) + 1
-        if found[slug]:
-            found[f"{slug}-{found[slug]}"] = 0
-    return set(found)
+        slugs[slug] = slugs.get(slug, -1) + 1
+        if slugs[slug]:
+            slugs[f"{slug}-{slugs[slug]}"] = 0
+    return set(slugs)
 
 
 def code(document: Path) -> Iterator[list[str]]:
-    """The words of each piece of code: inline, and of each shell block."""
+    """Yield the words of each inline code span and each shell block."""
     for span in re.findall(r"`([^`\n]+)`", prose(document)):
         yield span.split()
     for language, block in FENCE.findall(document.read_text(encoding="utf-8")):
@@ -60,7 +60,7 @@ def code(document: Path) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
-def test_links_lead_to_files_and_headings(document: Path) -> None:
+def test_links_resolve_to_files_and_headings(document: Path) -> None:
     wrong = []
     for link in links(document):
         target, _, anchor = link.partition("#")
@@ -79,8 +79,8 @@ def test_paths_and_modules_exist(document: Path) -> None:
         wrong += [word for word in words if PATH.fullmatch(word) and not (ROOT / word).exists()]
         modules = [after for before, after in pairwise(words) if before == "-m"]
         for module in filter(MODULE.fullmatch, modules):
-            place = ROOT / module.replace(".", "/")
-            if not (place.with_suffix(".py").exists() or (place / "__main__.py").exists()):
+            path = ROOT / module.replace(".", "/")
+            if not (path.with_suffix(".py").exists() or (path / "__main__.py").exists()):
                 wrong.append(module)
     assert not wrong
 
@@ -97,11 +97,11 @@ def test_study_files_are_valid(document: Path, tmp_path: Path) -> None:
             assert load_study(file).trials
 
 
-def test_the_site_has_every_page() -> None:
+def test_site_navigation_has_every_page() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
     shown = re.findall(r": ([\w/-]+\.md)$", navigation, re.MULTILINE)
     assert sorted(shown) == sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
 
 
-def test_the_readme_is_one_screen() -> None:
+def test_readme_fits_one_screen() -> None:
     assert len((ROOT / "README.md").read_bytes()) < 4500

@@ -16,7 +16,7 @@ GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
 @pytest.mark.parametrize(
     "page",
     [
-        # argparse words its help differently in other versions.
+        # argparse formats its help differently in other versions.
         pytest.param(
             "commands_page",
             marks=pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="argparse's wording"),
@@ -25,7 +25,7 @@ GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
         "mlflow_page",
     ],
 )
-def test_a_page_is_current(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_is_current(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", GENERATE["WIDTH"])
     name = page.removesuffix("_page").replace("_", "-")
     written = (ROOT / "docs" / "reference" / f"{name}.md").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def test_every_tag_is_documented() -> None:
     assert len(list(GENERATE["documented_tags"]())) == len(constants)
 
 
-def test_every_key_of_a_study_has_its_sentence() -> None:
+def test_every_key_of_a_study_has_a_description() -> None:
     schema = json.loads((ROOT / "orchestrator" / "study.schema.json").read_text())
     for name, definition in {"": schema, **schema["$defs"]}.items():
         if name == "Condition":

@@ -1,4 +1,4 @@
-"""Which package may import which: the directions of the architecture, held."""
+"""Check the import rules of the architecture: which package may import which."""
 
 import ast
 import subprocess
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("models", "pipelines", "orchestrator")
+TOP_LEVEL = ("models", "pipelines", "orchestrator")
 
-# By package or module: what it may import of its own room. Whoever is listed later may import who
-# is listed earlier, never the other way round; docs/architecture.md shows the same table.
+# By package or module: what it may import within its own top-level package. Entries may import
+# earlier ones, never later ones; docs/architecture.md shows the same table.
 ALLOWED: dict[str, dict[str, set[str]]] = {
     "pipelines": {
         "namesakes": set(),
@@ -63,8 +63,8 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
     },
 }
 
-# Libraries that only some places may import: packages end in a slash.
-HOMES = {
+# Libraries that only some packages or modules may import; packages end in a slash.
+ALLOWED_IMPORTERS = {
     "kornia": ["pipelines/data/augmentation.py"],
     "torchmetrics": ["pipelines/evaluation/"],
     "mlflow": ["orchestrator/tracking/"],
@@ -79,9 +79,9 @@ HOMES = {
     ],
 }
 
-# Thin on purpose: Ray imports `worker_setup` in every worker process, `prefetch` and
+# Short on purpose: Ray imports `worker_setup` in every worker process, `prefetch` and
 # `normalization` must not import what their neighbors need, and a config is read without torch.
-THIN = {
+SHORT_MODULES = {
     "orchestrator/cluster/worker_setup.py",
     "pipelines/data/normalization.py",
     "pipelines/data/prefetch.py",
@@ -90,19 +90,19 @@ THIN = {
 }
 
 
-def files(room: str) -> list[Path]:
-    return sorted((ROOT / room).rglob("*.py"))
+def files(top_level: str) -> list[Path]:
+    return sorted((ROOT / top_level).rglob("*.py"))
 
 
 def name_of(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = {name_of(file): file for room in ROOMS for file in files(room)}
+MODULES = {name_of(file): file for top_level in TOP_LEVEL for file in files(top_level)}
 
 
 def imported(file: Path) -> set[str]:
-    """The absolute module names a file imports, anywhere in it."""
+    """Return the absolute names of all modules that a file imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -119,26 +119,26 @@ def libraries(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("file", files("models"), ids=str)
-def test_models_import_torch_alone(file: Path) -> None:
+def test_models_import_only_torch(file: Path) -> None:
     assert libraries(file) - set(sys.stdlib_module_names) <= {"torch", "models"}
 
 
 @pytest.mark.parametrize("file", files("pipelines"), ids=str)
-def test_pipelines_import_nothing_of_the_orchestrator(file: Path) -> None:
+def test_pipelines_do_not_import_the_orchestrator(file: Path) -> None:
     assert not libraries(file) & {"ray", "mlflow", "pydantic", "orchestrator"}
 
 
 TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
 
 
-def test_test_files_share_only_what_is_in_support() -> None:
+def test_test_files_import_only_from_support() -> None:
     for file in TEST_FILES:
         shared = {name for name in imported(file) if name.split(".")[0] == "tests"}
         others = [name for name in shared if not f"{name}.".startswith("tests.support.")]
         assert not others, f"{file} imports {others}"
 
 
-def test_a_conftest_defines_fixtures_only() -> None:
+def test_conftest_defines_only_fixtures() -> None:
     for file in (file for file in TEST_FILES if file.name == "conftest.py"):
         for node in ast.parse(file.read_text()).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -146,60 +146,69 @@ def test_a_conftest_defines_fixtures_only() -> None:
                 assert text.startswith(("@pytest.fixture", "def pytest_")), (file, node.name)
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_folders_of_tests_are_those_of_packages(room: str) -> None:
-    folders = {file.parent for file in TEST_FILES if file.is_relative_to(ROOT / "tests" / room)}
+@pytest.mark.parametrize("top_level", TOP_LEVEL)
+def test_test_folders_match_the_packages(top_level: str) -> None:
+    folders = {
+        file.parent for file in TEST_FILES if file.is_relative_to(ROOT / "tests" / top_level)
+    }
     packages = [folder.relative_to(ROOT / "tests") for folder in folders]
     assert packages
     assert not [package for package in packages if not (ROOT / package).is_dir()]
 
 
-def crossings(room: str) -> Iterator[tuple[str, str, str]]:
-    """Each import between two packages of a room: who, from which package, what."""
+def cross_package_imports(top_level: str) -> Iterator[tuple[str, str, str]]:
+    """Yield each import between two packages of `top_level`: the importing module, its package, and
+    the imported name.
+    """
     for name, file in MODULES.items():
         parts = name.split(".")
-        if parts[0] != room or len(parts) == 1:
+        if parts[0] != top_level or len(parts) == 1:
             continue
         for other in sorted(imported(file) & MODULES.keys()):
             target = other.split(".")
-            if target[0] == room and len(target) > 1 and target[1] != parts[1]:
+            if target[0] == top_level and len(target) > 1 and target[1] != parts[1]:
                 yield name, parts[1], ".".join(target[1:])
 
 
-@pytest.mark.parametrize("room", ALLOWED)
-def test_packages_import_only_what_the_table_allows(room: str) -> None:
-    table = ALLOWED[room]
-    present = {name.split(".")[1] for name in MODULES if name.startswith(f"{room}.")}
+@pytest.mark.parametrize("top_level", ALLOWED)
+def test_packages_import_only_what_the_table_allows(top_level: str) -> None:
+    table = ALLOWED[top_level]
+    present = {name.split(".")[1] for name in MODULES if name.startswith(f"{top_level}.")}
     assert present == table.keys(), "every package and module at the root has its row"
-    wrong = [
-        f"{name} imports {room}.{target}"
-        for name, package, target in crossings(room)
+    violations = [
+        f"{name} imports {top_level}.{target}"
+        for name, package, target in cross_package_imports(top_level)
         if not {target, target.split(".")[0]} & table[package]
-        # `from orchestrator.evaluation import records` names the package, too.
+        # `from orchestrator.evaluation import records` also imports the package.
         and not any(entry.startswith(f"{target}.") for entry in table[package])
     ]
-    assert not wrong, "\n".join(wrong)
+    assert not violations, "\n".join(violations)
 
 
-@pytest.mark.parametrize("room", ALLOWED)
-def test_the_table_has_no_circle(room: str) -> None:
-    seen: set[str] = set()
-    for package, allowed in ALLOWED[room].items():
-        assert {entry.split(".")[0] for entry in allowed} <= seen, package
-        seen.add(package)
+@pytest.mark.parametrize("top_level", ALLOWED)
+def test_table_has_no_cycle(top_level: str) -> None:
+    earlier: set[str] = set()
+    for package, allowed in ALLOWED[top_level].items():
+        assert {entry.split(".")[0] for entry in allowed} <= earlier, package
+        earlier.add(package)
 
 
-@pytest.mark.parametrize("library", HOMES)
-def test_a_library_has_its_homes(library: str) -> None:
-    users = [file for room in ROOMS for file in files(room) if library in libraries(file)]
+@pytest.mark.parametrize("library", ALLOWED_IMPORTERS)
+def test_library_is_imported_only_where_allowed(library: str) -> None:
+    users = [
+        file for top_level in TOP_LEVEL for file in files(top_level) if library in libraries(file)
+    ]
     paths = [file.relative_to(ROOT).as_posix() for file in users]
     assert paths
-    homes = HOMES[library]
+    allowed_paths = ALLOWED_IMPORTERS[library]
     for path in paths:
-        assert any(path == home or (home[-1] == "/" and path.startswith(home)) for home in homes)
+        assert any(
+            path == allowed_path or (allowed_path[-1] == "/" and path.startswith(allowed_path))
+            for allowed_path in allowed_paths
+        )
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
+def test_modules_have_no_import_cycle() -> None:
     edges = {name: imported(file) & MODULES.keys() - {name} for name, file in MODULES.items()}
     finished: set[str] = set()
 
@@ -208,7 +217,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         if name in finished:
             return
         for inner in edges[name]:
-            # A package's __init__ gathers its modules; they may name the package's siblings.
+            # A package's __init__ imports its modules, which may import siblings of the package.
             if not (path and inner == name.rpartition(".")[0]):
                 visit(inner, (*path, name))
         finished.add(name)
@@ -220,37 +229,41 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 @pytest.mark.parametrize(
     "file", [file for name, file in MODULES.items() if file.name == "__init__.py"], ids=str
 )
-def test_a_package_face_only_hands_names_on(file: Path) -> None:
-    """A docstring that says what the package holds; imports and tables of names at most."""
+def test_package_init_only_reexports_names(file: Path) -> None:
+    """An __init__ has a docstring and at most imports and tables of names."""
     tree = ast.parse(file.read_text())
     assert ast.get_docstring(tree)
     if file.parent.name == "streets":
-        return  # its one public function is its face
+        return  # it defines its one public function in __init__
     kinds = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
     assert all(isinstance(node, kinds) for node in tree.body)
 
 
-def test_no_module_is_thin_by_accident() -> None:
-    thin = {
+def test_short_modules_are_listed() -> None:
+    short_modules = {
         file.relative_to(ROOT).as_posix()
-        for room in ("pipelines", "orchestrator")
-        for file in files(room)
+        for top_level in ("pipelines", "orchestrator")
+        for file in files(top_level)
         if file.name != "__init__.py" and len(file.read_text().splitlines()) < 35
     }
-    root = {f"{room}/{file.name}" for room in ROOMS for file in (ROOT / room).glob("*.py")}
-    assert thin - root == THIN
+    root = {
+        f"{top_level}/{file.name}"
+        for top_level in TOP_LEVEL
+        for file in (ROOT / top_level).glob("*.py")
+    }
+    assert short_modules - root == SHORT_MODULES
 
 
-def test_a_plan_waits_for_no_library_that_only_training_needs() -> None:
-    late = {"ray", "torchmetrics", "matplotlib"}
+def test_plan_does_not_load_training_libraries() -> None:
+    unwanted = {"ray", "torchmetrics", "matplotlib"}
     code = "import sys, orchestrator.sweep.__main__; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert "orchestrator.sweep.run" in loaded.stdout.split()
-    assert not late & set(loaded.stdout.split())
+    assert not unwanted & set(loaded.stdout.split())
 
 
-def test_no_file_is_named_after_nothing() -> None:
+def test_no_file_has_a_vague_name() -> None:
     vague = {"utils", "helpers", "misc", "common"}
-    assert not [file for room in ROOMS for file in files(room) if file.stem in vague]
+    assert not [file for top_level in TOP_LEVEL for file in files(top_level) if file.stem in vague]

@@ -1,4 +1,4 @@
-"""Every study file in the project resolves to its last key, and the examples run."""
+"""Every study file in the project is valid, and the tables match the paper."""
 
 from pathlib import Path
 
@@ -36,19 +36,19 @@ def test_study_resolves(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert logits.shape == (1, 10, 33, 65)
 
 
-def test_the_quick_study_is_table_1a() -> None:
+def test_quick_study_is_table_1a() -> None:
     study = load_study(ROOT / "ablations.yaml")
     published = [trial.reference.miou for trial in study.trials if trial.reference]
     assert published == [73.2, 77.3, 78.8, 78.9, 79.6, 80.0, 80.1]
 
 
 def published(study: Study) -> dict[tuple[str, ...], float | None]:
-    """What a study states of mIoU, by variant and axes, and by the labels of other methods."""
+    """Map variants with their axes, and labels of other methods, to the published mIoU."""
     ours = {(t.variant, *map(str, t.axes.values())): t.published_miou for t in study.trials}
     return {**ours, **{(row.label,): row.miou for row in study.config.published}}
 
 
-# Tables 1, 3 and 4 of the paper, as it prints them.
+# The values of tables 1, 3 and 4 in the paper, in order.
 PUBLISHED = {
     "table-1a": [73.2, 77.3, 78.8, 78.9, 79.6, 80.0, 80.1],
     "table-1b": [70.6, 74.9, 75.4, 78.3, 72.8, 75.8, 79.3, 80.5, 74.4, 77.3, 81.7, 82.0],
@@ -60,12 +60,12 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_table_states_every_published_value(name: str) -> None:
-    found = published(load_study(ROOT / "studies" / f"{name}.yaml"))
-    assert list(found.values()) == PUBLISHED[name]
+def test_table_has_every_published_value(name: str) -> None:
+    values = published(load_study(ROOT / "studies" / f"{name}.yaml"))
+    assert list(values.values()) == PUBLISHED[name]
 
 
-def test_the_recipes_are_the_papers() -> None:
+def test_recipes_match_the_paper() -> None:
     recipes = {}
     for path in TABLES:
         study = load_study(path)
@@ -90,10 +90,10 @@ def test_the_recipes_are_the_papers() -> None:
 
 
 @pytest.mark.parametrize("name", ["table-1b", "table-3a", "table-3b"])
-def test_a_study_resolves_to_identities(
+def test_trials_of_a_table_have_distinct_identities(
     name: str, cityscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With stand-ins for the data and for ResNet-18's and DFNet1's weights."""
+    """Resolve with fake data and fake weights of ResNet-18 and DFNet1."""
     monkeypatch.chdir(tmp_path)
     Path("weights").mkdir()
     for file, backbone, stem in (
@@ -106,21 +106,21 @@ def test_a_study_resolves_to_identities(
     overrides = [("data.dataset", str(cityscapes)), ("model.backbone", backbone)]
     study = load_study(ROOT / "studies" / f"{name}.yaml", overrides)
     assert {trial.axes["model.backbone"] for trial in study.trials} == {backbone}
-    cells = resolve_trials(study.trials, "cpu", tmp_path)
-    assert len({cell.identity for cell in cells}) == len(study.trials)
+    resolved = resolve_trials(study.trials, "cpu", tmp_path)
+    assert len({resolved_trial.identity for resolved_trial in resolved}) == len(study.trials)
     images = 6 if name == "table-3b" else 4
-    for cell in cells:
-        assert cell.steps == 300 * -(-images // 8)
-        assert cell.pretrained is not None
-        assert not cell.pretrained.missing
+    for resolved_trial in resolved:
+        assert resolved_trial.steps == 300 * -(-images // 8)
+        assert resolved_trial.pretrained is not None
+        assert not resolved_trial.pretrained.missing
 
 
-def test_tables_share_their_trials(cityscapes: Path, tmp_path: Path) -> None:
-    """FENet on ResNet-18 is a row of Table 1(a) and a cell of Table 3(a): trained once."""
+def test_tables_share_identical_trials(cityscapes: Path, tmp_path: Path) -> None:
+    """FENet on ResNet-18 is in Table 1(a) and in Table 3(a), and is trained once."""
     overrides = [("data.dataset", str(cityscapes)), ("training.backbone_weights", "null")]
     names = {"table-1a": "strong+df+sf+ss(2), seed 0", "table-3a": "fenet, resnet18"}
     identities = set()
     for file, name in names.items():
         study = load_study(ROOT / "studies" / f"{file}.yaml", overrides, [name])
-        identities |= {cell.identity for cell in resolve_trials(study.trials, "cpu", tmp_path)}
+        identities |= {trial.identity for trial in resolve_trials(study.trials, "cpu", tmp_path)}
     assert len(identities) == 1

@@ -1,4 +1,4 @@
-"""Every command answers bad input with a sentence that names it, and exit status 2."""
+"""Every command reports bad input in one message that names it, and exits with status 2."""
 
 import errno
 import os
@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from tests.orchestrator.conftest import FinishedRun
 
 from orchestrator import evaluate, figures, predict, studies
 from orchestrator.console import open_console, run_command
 from orchestrator.report import __main__ as report
 from orchestrator.sweep import __main__ as sweep
 from pipelines.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, UserError
+from tests.support.finished_run import FinishedRun
 
 Command = Callable[[Sequence[str]], int]
 
@@ -30,7 +30,7 @@ SECRET = "s3://key:hush@bucket/x"
 DATA = "--dataset DATASET"
 STORE = "--storage STORAGE"
 
-# Of each command: its arguments, and what the message must contain. In both, words in capitals are
+# The arguments of a command and a text its message must contain. In both, words in capitals are
 # replaced by paths.
 CASES = [
     ("sweep MISSING --storage NEW", "MISSING"),
@@ -89,7 +89,7 @@ CASES = [
 
 @pytest.fixture
 def paths(finished_run: FinishedRun, tmp_path: Path) -> dict[str, str]:
-    """What the words in capitals refer to. Longer words come first, because some contain others."""
+    """Map the words in capitals to paths. Longer words come first, because some contain others."""
     for name in ("folder", "bad-model"):
         (tmp_path / name).mkdir()
     (tmp_path / "broken.yaml").write_text("study: [\n")
@@ -111,7 +111,7 @@ def paths(finished_run: FinishedRun, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def filled(text: str, paths: dict[str, str]) -> str:
+def with_paths(text: str, paths: dict[str, str]) -> str:
     for word, path in paths.items():
         text = text.replace(word, path)
     return text
@@ -129,7 +129,7 @@ def check(line: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("line", "message"), CASES, ids=[line for line, _ in CASES])
-def test_bad_input_gets_a_sentence(
+def test_bad_input_is_reported(
     line: str,
     message: str,
     paths: dict[str, str],
@@ -140,7 +140,7 @@ def test_bad_input_gets_a_sentence(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    check(filled(line, paths), filled(message, paths), capfd)
+    check(with_paths(line, paths), with_paths(message, paths), capfd)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_bad_input_gets_a_sentence(
         f"studies list {STORE}",
     ],
 )
-def test_an_unreachable_tracking_server_gets_a_sentence(
+def test_unreachable_tracking_server_is_reported(
     line: str,
     paths: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
@@ -164,11 +164,11 @@ def test_an_unreachable_tracking_server_gets_a_sentence(
         uri = f"http://127.0.0.1:{server.getsockname()[1]}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    check(filled(line, paths), f"MLflow at {uri} cannot be used", capfd)
+    check(with_paths(line, paths), f"MLflow at {uri} cannot be used", capfd)
 
 
 def raising(error: BaseException) -> int:
-    """The status of a command that raises `error`."""
+    """Return the exit status of a command that raises `error`."""
 
     def work(_: object) -> int:
         raise error
@@ -176,7 +176,7 @@ def raising(error: BaseException) -> int:
     return run_command(work, open_console(), interrupted="stopped")
 
 
-def test_errors_have_their_status(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_error_has_its_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     for error, status, text in (
         (UserError("x: is wrong"), EXIT_BAD_INPUT, "error: x: is wrong\n"),
         (UserError("one\ntwo"), EXIT_BAD_INPUT, "error:\n  one\n  two\n"),

@@ -1,4 +1,4 @@
-"""`orchestrator.evaluate` on a run in a real ledger and on directories."""
+"""`orchestrator.evaluate` on a run in a real tracking store and on model directories."""
 
 import json
 import shutil
@@ -44,13 +44,13 @@ def expected(run: FinishedRun, checkpoint: str, config: EvaluationConfig) -> Sco
     return evaluate(model.network, batches, 10, numerics, config)
 
 
-def test_figures_are_logged_to_the_run_by_protocol(
+def test_scores_are_logged_to_the_run_by_protocol(
     finished_run: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_id, client = finished_run.run_id, MlflowClient(finished_run.uri)
     fingerprint = open_dataset(finished_run.dataset).manifest.fingerprint
     prefix = f"streets-{fingerprint[:8]}_val"
-    wanted: dict[str, float] = {}
+    expected_values: dict[str, float] = {}
     for checkpoint, config, options in (
         ("best", EvaluationConfig(), []),
         ("last", EvaluationConfig(), []),
@@ -66,13 +66,13 @@ def test_figures_are_logged_to_the_run_by_protocol(
         assert f"logged to run {run_id} under eval/{name}/" in printed
         classes = [entry.name for entry in open_dataset(finished_run.dataset).manifest.classes]
         for metric, value in scores.metrics(classes).items():
-            wanted[f"eval/{name}/{metric}".replace(" ", "-")] = value
+            expected_values[f"eval/{name}/{metric}".replace(" ", "-")] = value
 
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
-    # All four are there side by side, and what the training recorded is as it was.
+    # All four evaluations are logged, and the metrics of the training are unchanged.
     logged = {k.replace(" ", "-"): v for k, v in run.data.metrics.items() if k.startswith("eval/")}
-    assert logged == pytest.approx(wanted, abs=1e-12)
+    assert logged == pytest.approx(expected_values, abs=1e-12)
     assert run.data.metrics["val/miou"] == 0.25
     tag = f"orchestrator.eval.{prefix}_best_{WINDOWS.protocol}"
     assert run.data.tags[f"{tag}.checkpoint"] == "best on validation"
@@ -88,7 +88,7 @@ def test_figures_are_logged_to_the_run_by_protocol(
     assert sum(counts["tp"].to_pylist()) == int(scores.confusion.diagonal().sum())
 
 
-def test_a_directory_is_scored_and_nothing_is_logged(
+def test_model_directory_is_scored_without_logging(
     finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage = tmp_path / "storage"
@@ -102,7 +102,7 @@ def test_a_directory_is_scored_and_nothing_is_logged(
     assert not storage.exists()
 
 
-def test_a_model_wrapped_by_mlflow_is_found(
+def test_model_inside_an_mlflow_package_is_found(
     finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished_run.directory, tmp_path / "model" / "artifacts" / "network")
@@ -113,19 +113,19 @@ def test_a_model_wrapped_by_mlflow_is_found(
     )
 
 
-def test_a_registered_model_is_found_by_alias_and_version(
+def test_registered_model_is_found_by_alias_and_version(
     finished_run: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = TrackingStore(finished_run.uri, None)
     assert register_best(store, "streets/1", finished_run.run_id) == "models:/streets-1@best"
-    wanted = f"{100 * expected(finished_run, 'last', EvaluationConfig()).miou:.2f}"
+    expected_miou = f"{100 * expected(finished_run, 'last', EvaluationConfig()).miou:.2f}"
     run = f"runs:/{finished_run.run_id}"
     logged = set()
-    # All of them are the run's last checkpoint, and one entry of it.
+    # All of them name the run's last checkpoint, so they share one entry.
     for name in ("models:/streets-1@best", "models:/streets-1/1", f"{run}/model", f"{run}/last"):
         assert command(finished_run, name) == 0
         printed = capsys.readouterr().out
-        assert wanted in printed
+        assert expected_miou in printed
         assert f"{name} (checkpoint: last)" in printed
         (line,) = [line for line in printed.splitlines() if line.startswith("logged to run")]
         logged.add(line)
@@ -133,17 +133,19 @@ def test_a_registered_model_is_found_by_alias_and_version(
     assert f"logged to run {finished_run.run_id} under eval/" in line
 
 
-def refused(run: FinishedRun, capsys: pytest.CaptureFixture[str], model: str, *options: str) -> str:
+def error_output(
+    run: FinishedRun, capsys: pytest.CaptureFixture[str], model: str, *options: str
+) -> str:
     assert command(run, model, *options) == 2
     return capsys.readouterr().out
 
 
-def test_bad_input_gets_a_sentence(
+def test_bad_input_is_reported(
     finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, good = finished_run, str(finished_run.directory)
+    run, model_directory = finished_run, str(finished_run.directory)
     unknown = "0" * 32
-    for said, model, options in (
+    for message, model, options in (
         ("write runs:/ID/model", "runs:/abc", []),
         ("write runs:/ID/model", f"runs:/{run.run_id}/worst", []),
         ("write runs:/ID/model", "models:/name", []),
@@ -153,32 +155,32 @@ def test_bad_input_gets_a_sentence(
         ("there is no", f"runs:/{run.run_id}/best", ["--storage", str(tmp_path / "elsewhere")]),
         ("no such directory", str(tmp_path / "nothing"), []),
         ("it has no experiment.yaml", str(tmp_path), []),
-        ("no samples in split 'test'", good, ["--split", "test"]),
-        ("does not exist", good, ["--dataset", str(tmp_path / "nothing")]),
-        ("--stride is (4, 4), but there is no window", good, ["--stride", "4x4"]),
-        ("--scales must be different factors above 0", good, ["--scales", "0,1"]),
-        ("--batch must be at least 1", good, ["--batch", "0"]),
-        ("cannot import no_such_module", good, ["--import", "no_such_module"]),
+        ("no samples in split 'test'", model_directory, ["--split", "test"]),
+        ("does not exist", model_directory, ["--dataset", str(tmp_path / "nothing")]),
+        ("--stride is (4, 4), but there is no window", model_directory, ["--stride", "4x4"]),
+        ("--scales must be different factors above 0", model_directory, ["--scales", "0,1"]),
+        ("--batch must be at least 1", model_directory, ["--batch", "0"]),
+        ("cannot import no_such_module", model_directory, ["--import", "no_such_module"]),
     ):
-        assert said in refused(run, capsys, model, *options), said
+        assert message in error_output(run, capsys, model, *options), message
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--scales", "big"], "such as 0.5,1,1.5; received 'big'"),
         (["--window", "64"], "such as 512x1024; received '64'"),
     ],
 )
-def test_unreadable_options_get_a_sentence(
-    finished_run: FinishedRun, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+def test_unreadable_options_are_reported(
+    finished_run: FinishedRun, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         command(finished_run, str(finished_run.directory), *options)
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_damaged_model_directories_are_named(
+def test_damaged_model_directory_is_reported(
     finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def damaged(file: str, text: str | None) -> str:
@@ -188,7 +190,7 @@ def test_damaged_model_directories_are_named(
             (directory / file).unlink()
         else:
             (directory / file).write_text(text)
-        return refused(finished_run, capsys, str(directory))
+        return error_output(finished_run, capsys, str(directory))
 
     experiment = (finished_run.directory / "experiment.yaml").read_text()
     assert "no model, because it has no classes.yaml" in damaged("classes.yaml", None)
@@ -202,11 +204,11 @@ def test_damaged_model_directories_are_named(
     assert "does not fit this model" in damaged("experiment.yaml", wider)
 
 
-def test_other_classes_are_refused(
+def test_data_set_with_other_classes_is_rejected(
     finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare(CamVid(CamVidSource(tmp_path / "source").directory), tmp_path / "camvid")
-    printed = refused(
+    printed = error_output(
         finished_run, capsys, str(finished_run.directory), "--dataset", str(tmp_path / "camvid")
     )
     assert "predicts 10 classes (road, sidewalk, building, ...)" in printed

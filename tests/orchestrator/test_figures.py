@@ -1,4 +1,4 @@
-"""`python -m orchestrator.figures` on a run in a real ledger and on directories."""
+"""`python -m orchestrator.figures` on a run in a real tracking store and on model directories."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def command(run: FinishedRun, kind: str, *options: str) -> int:
     return main([kind, *options, "--dataset", str(run.dataset), "--storage", str(run.storage)])
 
 
-def test_two_models_side_by_side(
+def test_comparison_of_two_models(
     finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     best, last = (f"runs:/{finished_run.run_id}/{name}" for name in ("best", "last"))
@@ -34,14 +34,16 @@ def test_two_models_side_by_side(
     ]
     assert len(gains) == 2
     assert gains == sorted(gains, reverse=True)
-    with Image.open(outputs[0]) as picture:
-        assert picture.width > 1500
+    with Image.open(outputs[0]) as image:
+        assert image.width > 1500
     assert outputs[1].read_bytes().startswith(b"%PDF")
 
-    # A directory holds the same network, and the images can be named.
+    # A model directory holds the same network; images can be selected by identifier.
     identifiers = open_dataset(finished_run.dataset).split("val").identifiers
-    named = ["--image", identifiers[1], "--out", str(tmp_path / "one.png")]
-    assert command(finished_run, "compare", best, str(finished_run.directory), *named) == 0
+    options_for_image = ["--image", identifiers[1], "--out", str(tmp_path / "one.png")]
+    assert (
+        command(finished_run, "compare", best, str(finished_run.directory), *options_for_image) == 0
+    )
     assert f"{identifiers[1]}: mIoU" in capsys.readouterr().out
 
 
@@ -49,20 +51,20 @@ def test_feature_maps(finished_run: FinishedRun, tmp_path: Path) -> None:
     path = tmp_path / "features.png"
     model = f"runs:/{finished_run.run_id}/model"
     assert command(finished_run, "features", model, "--out", str(path), "--level", "1") == 0
-    with Image.open(path) as picture:
-        assert picture.width > 1500
+    with Image.open(path) as image:
+        assert image.width > 1500
 
 
-def test_bad_input_gets_a_sentence(
+def test_bad_input_is_reported(
     finished_run: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = str(finished_run.directory)
-    for said, options in (
+    for message, options in (
         ("must end in one of .png, .pdf, .svg", ["--out", "figure.gif"]),
         ("--image nowhere: not in this split, which has", ["--image", "nowhere"]),
         ("--images must be at least 1, received 0", ["--images", "0"]),
         ("--level must be from 1 to 4, received 5", ["--level", "5"]),
         ("no samples in split 'test'", ["--split", "test"]),
     ):
-        assert command(finished_run, "features", model, *options) == 2, said
-        assert said in capsys.readouterr().out
+        assert command(finished_run, "features", model, *options) == 2, message
+        assert message in capsys.readouterr().out

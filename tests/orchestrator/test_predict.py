@@ -1,4 +1,4 @@
-"""`orchestrator.predict`: what is written, under which names, and what is refused."""
+"""`orchestrator.predict`: the files it writes, their names, and the inputs it rejects."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ from tests.support.finished_run import FinishedRun
 CPU = Numerics.choose(torch.device("cpu"), "fp32")
 
 
-def picture(path: Path, seed: int = 0, size: tuple[int, int] = (24, 40)) -> Path:
+def write_image(path: Path, seed: int = 0, size: tuple[int, int] = (24, 40)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
     Image.fromarray(pixels).save(path)
@@ -43,7 +43,7 @@ def picture(path: Path, seed: int = 0, size: tuple[int, int] = (24, 40)) -> Path
 
 
 def saved_model(directory: Path, classes: Sequence[ClassInfo]) -> str:
-    """A model directory with a network of random weights."""
+    """Write a model directory with a randomly initialized network and return its path."""
     directory.mkdir(parents=True)
     experiment = Experiment(
         model=FENetConfig(backbone="dfnet1", channels=8), training=TrainingConfig(precision="fp32")
@@ -65,14 +65,14 @@ def test_labels_and_overlays_keep_names_and_folders(
     finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, out = tmp_path / "images", tmp_path / "out"
-    first = picture(images / "day" / "a.b.png")
-    picture(images / "night" / "a.b.jpg", 1, (17, 33))
+    first = write_image(images / "day" / "a.b.png")
+    write_image(images / "night" / "a.b.jpg", 1, (17, 33))
     (images / "notes.txt").write_text("no picture")
-    grey = tmp_path / "grey.png"
-    Image.fromarray(np.arange(100, dtype=np.uint8).reshape(10, 10)).save(grey)
+    gray = tmp_path / "grey.png"
+    Image.fromarray(np.arange(100, dtype=np.uint8).reshape(10, 10)).save(gray)
     model = str(finished_run.directory)
     options = ["--out", str(out), "--overlay", "--flip", "--scales", "1,1.5"]
-    assert main([model, str(images), str(grey), *options]) == 0
+    assert main([model, str(images), str(gray), *options]) == 0
     assert f"3 label maps in {out}, 0 images skipped" in capsys.readouterr().out
     names = {"day/a.b", "night/a.b", "grey"}
     assert files(out) == {f"{name}{end}" for name in names for end in (".png", ".overlay.jpg")}
@@ -94,12 +94,12 @@ def test_labels_and_overlays_keep_names_and_folders(
         assert label.size == (33, 17)
 
 
-def test_unreadable_pictures_are_reported_and_skipped(
+def test_unreadable_images_are_reported_and_skipped(
     finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = tmp_path / "images"
-    good = picture(images / "good.png")
-    (images / "cut.png").write_bytes(good.read_bytes()[:400])
+    good_image = write_image(images / "good.png")
+    (images / "cut.png").write_bytes(good_image.read_bytes()[:400])
     (images / "empty.jpg").touch()
     (tmp_path / "notes.txt").write_text("no picture")
     inputs = [str(images), str(tmp_path / "notes.txt")]
@@ -113,10 +113,10 @@ def test_unreadable_pictures_are_reported_and_skipped(
     assert files(out) == {"good.png"}
 
 
-def test_the_official_script_reads_a_cityscapes_submission(
+def test_official_script_reads_a_cityscapes_submission(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From pictures to the script's figures, which are those of `orchestrator.evaluate`."""
+    """The script's scores for the predictions equal those of `orchestrator.evaluate`."""
     official = pytest.importorskip("tests.pipelines.test_official_cityscapes")
     root = tmp_path / "cityscapes"
     official.make_cityscapes(root, list(range(34)), np.random.default_rng(0))
@@ -125,22 +125,26 @@ def test_the_official_script_reads_a_cityscapes_submission(
     results = tmp_path / "results"
     inputs = [str(root / "leftImg8bit" / "val"), "--out", str(results), "--overlay"]
     assert main([model, *inputs, "--submission", "cityscapes"]) == 0
-    figures = official.official_figures(root, results)
+    official_scores = official.official_figures(root, results)
     capsys.readouterr()
     assert evaluate_main([model, "--dataset", str(tmp_path / "prepared")]) == 0
     printed = capsys.readouterr().out
     for line in printed.splitlines():
-        trials = [trial.strip() for trial in line.split("│")]
-        if len(trials) > 2 and trials[1] in figures["classScores"] and trials[2] != "absent":
-            assert trials[2] == f"{100 * figures['classScores'][trials[1]]:.2f}"
+        columns = [column.strip() for column in line.split("│")]
+        if (
+            len(columns) > 2
+            and columns[1] in official_scores["classScores"]
+            and columns[2] != "absent"
+        ):
+            assert columns[2] == f"{100 * official_scores['classScores'][columns[1]]:.2f}"
     (mean,) = [line for line in printed.splitlines() if line.startswith("│ mean  ")]
-    assert f"{100 * figures['averageScoreClasses']:.2f}" in mean
+    assert f"{100 * official_scores['averageScoreClasses']:.2f}" in mean
     assert len([name for name in files(results) if name.endswith("_leftImg8bit.png")]) == 3
 
 
-def test_an_ade20k_submission_counts_from_one(tmp_path: Path) -> None:
+def test_ade20k_submission_starts_at_one(tmp_path: Path) -> None:
     model = saved_model(tmp_path / "model", ADE20K(Path()).classes)
-    image = picture(tmp_path / "ADE_test_00000001.jpg")
+    image = write_image(tmp_path / "ADE_test_00000001.jpg")
     options = [str(image), "--out", str(tmp_path / "out")]
     assert main([model, *options]) == 0
     with Image.open(tmp_path / "out" / "ADE_test_00000001.png") as opened:
@@ -151,17 +155,17 @@ def test_an_ade20k_submission_counts_from_one(tmp_path: Path) -> None:
         assert np.array_equal(np.array(opened), indices + 1)
 
 
-def test_bad_input_gets_a_sentence_and_nothing_is_written(
+def test_bad_input_is_reported_and_nothing_is_written(
     finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = tmp_path / "images"
-    image, twin = picture(images / "a.png"), picture(tmp_path / "twin" / "a.jpg")
+    image, twin = write_image(images / "a.png"), write_image(tmp_path / "twin" / "a.jpg")
     (tmp_path / "empty").mkdir()
     out, model = str(tmp_path / "out"), str(finished_run.directory)
-    city = picture(tmp_path / "c" / "berlin_000000_000019_leftImg8bit.png")
-    again = picture(tmp_path / "d" / "berlin_000000_000019_other.png")
+    city = write_image(tmp_path / "c" / "berlin_000000_000019_leftImg8bit.png")
+    again = write_image(tmp_path / "d" / "berlin_000000_000019_other.png")
     before = files(tmp_path)
-    for said, options in (
+    for message, options in (
         ("no such file or folder", [str(tmp_path / "nothing"), "--out", out]),
         ("matches no file", [str(tmp_path / "*.tif"), "--out", out]),
         ("no images in this folder", [str(tmp_path / "empty"), "--out", out]),
@@ -176,45 +180,45 @@ def test_bad_input_gets_a_sentence_and_nothing_is_written(
         ("wants 19 classes", [str(city), "--out", out, "--submission", "cityscapes"]),
         ("--window must be two sizes", [str(image), "--out", out, "--window", "0x9"]),
     ):
-        assert main([model, *options]) == 2, said
-        assert said in capsys.readouterr().out
+        assert main([model, *options]) == 2, message
+        assert message in capsys.readouterr().out
     assert files(tmp_path) == before
 
 
-def test_classes_in_another_order_are_not_submitted(
+def test_submission_with_reordered_classes_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = saved_model(tmp_path / "model", Cityscapes(Path()).classes[::-1])
-    image = picture(tmp_path / "berlin_000000_000019.png")
+    image = write_image(tmp_path / "berlin_000000_000019.png")
     options = [str(image), "--out", str(tmp_path / "out"), "--submission", "cityscapes"]
     assert main([model, *options]) == 2
     assert "class 0 must be 'road', and the model's is 'bicycle'" in capsys.readouterr().out
 
 
-def test_patterns_keep_the_folders_below_their_fixed_part(tmp_path: Path) -> None:
+def test_pattern_keeps_the_folders_below_its_fixed_part(tmp_path: Path) -> None:
     for name in ("val/munster/a.png", "val/lindau/a.png", "train/ulm/a.png", "val/munster/b.txt"):
-        picture(tmp_path / name.replace(".txt", ".png"))
+        write_image(tmp_path / name.replace(".txt", ".png"))
     out = tmp_path / "out"
-    for pattern, places in (
+    for pattern, expected_paths in (
         ("val/*/a.png", ["lindau/a.png", "munster/a.png"]),
         ("*/*/a.png", ["train/ulm/a.png", "val/lindau/a.png", "val/munster/a.png"]),
         ("**/munster/[ab].png", ["val/munster/a.png", "val/munster/b.png"]),
     ):
-        found = find_images([str(tmp_path / pattern)], out)
-        assert [entry.relative_path.as_posix() for entry in found] == places
+        images = find_images([str(tmp_path / pattern)], out)
+        assert [entry.relative_path.as_posix() for entry in images] == expected_paths
 
 
-def test_results_of_an_earlier_run_are_no_inputs(tmp_path: Path) -> None:
-    picture(tmp_path / "a.jpg")
-    picture(tmp_path / "out" / "a.png")
-    (found,) = find_images([str(tmp_path)], tmp_path / "out")
-    assert found.relative_path.as_posix() == "a.jpg"
-    # Named twice, it is still one picture.
+def test_results_of_an_earlier_run_are_not_inputs(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    write_image(tmp_path / "out" / "a.png")
+    (image,) = find_images([str(tmp_path)], tmp_path / "out")
+    assert image.relative_path.as_posix() == "a.jpg"
+    # An image given twice is read once.
     assert len(find_images([str(tmp_path), str(tmp_path / "a.jpg")], tmp_path / "out")) == 1
 
 
 @given(st.lists(st.sampled_from(["a.png", "a.jpg", "b.png", "s/a.png", "s/t/b.jpg"]), unique=True))
-def test_no_result_takes_the_place_of_another_or_of_an_input(
+def test_no_result_overwrites_another_result_or_an_input(
     tmp_path_factory: pytest.TempPathFactory, names: list[str]
 ) -> None:
     root = tmp_path_factory.mktemp("inputs")
@@ -224,13 +228,13 @@ def test_no_result_takes_the_place_of_another_or_of_an_input(
             (root / name).touch()
         for out in (root, root / "s", root / "out"):
             try:
-                found = find_images([str(root / name) for name in names], out)
+                images = find_images([str(root / name) for name in names], out)
             except InputError:
                 continue
             results = [
-                entry.result(out, end) for entry in found for end in (".png", ".overlay.jpg")
+                entry.result(out, end) for entry in images for end in (".png", ".overlay.jpg")
             ]
             assert len(set(results)) == len(results)
-            assert not {path.resolve() for path in results} & {entry.path for entry in found}
+            assert not {path.resolve() for path in results} & {entry.path for entry in images}
     finally:
         shutil.rmtree(root)

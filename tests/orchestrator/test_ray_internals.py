@@ -1,4 +1,4 @@
-"""Checks that the private parts of Ray that we use exist: the checklist of an upgrade of Ray.
+"""Check that the private parts of Ray that the project uses exist: a checklist for Ray upgrades.
 
 A new release of Ray may rename or remove them without notice. After an upgrade, run this test, fix
 the modules that it names, compare the behavior of each name in `imports()` and `MEMBERS` with the
@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import ray
 
-RAY_RELEASE = "2.60"  # with which all uses were checked
+RAY_RELEASE = "2.60"  # the release that all uses were checked against
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "orchestrator").rglob("*.py"))
 
-# Public names may be relied on: Ray documents them, or deprecates them before removing them.
+# Public names are safe: Ray documents them and deprecates them before it removes them.
 PUBLIC = {
     "ray",
     "ray.exceptions",
@@ -31,7 +31,7 @@ PUBLIC = {
     "ray.util",
 }
 
-# Members that we override or call, which no import shows, by the name that has them.
+# Members that the project overrides or calls without importing them, by their owner.
 MEMBERS = {
     "ray.actor": ("ActorClassID",),
     "ray.autoscaler._private.aws.node_provider.AWSNodeProvider": (
@@ -61,7 +61,7 @@ MEMBERS = {
 
 
 def imports() -> dict[str, set[str]]:
-    """By dotted name, the modules that import it: everything from Ray that is not in PUBLIC."""
+    """Map each name imported from Ray and not in PUBLIC to the modules that import it."""
     users: dict[str, set[str]] = defaultdict(set)
     for file in SOURCES:
         user = file.relative_to(ROOT).as_posix()
@@ -92,7 +92,7 @@ def resolve(name: str) -> object:
         return getattr(importlib.import_module(module), member)
 
 
-def test_the_installed_release_is_the_one_checked() -> None:
+def test_installed_release_was_checked() -> None:
     users = sorted(set().union(*imports().values()))
     assert ray.__version__.startswith(f"{RAY_RELEASE}."), (
         f"Ray is {ray.__version__}, but its private parts were checked with {RAY_RELEASE}; check "
@@ -101,17 +101,17 @@ def test_the_installed_release_is_the_one_checked() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(imports()))
-def test_a_private_name_exists(name: str) -> None:
+def test_imported_private_name_exists(name: str) -> None:
     assert resolve(name) is not None, f"used by {', '.join(sorted(imports()[name]))}"
 
 
 @pytest.mark.parametrize("name", MEMBERS)
-def test_members_that_are_overridden_or_called_exist(name: str) -> None:
+def test_overridden_and_called_members_exist(name: str) -> None:
     missing = [member for member in MEMBERS[name] if not hasattr(resolve(name), member)]
     assert not missing
 
 
 @pytest.mark.parametrize("name", MEMBERS)
-def test_every_member_listed_is_used(name: str) -> None:
+def test_every_listed_member_is_used(name: str) -> None:
     text = "\n".join(file.read_text() for file in SOURCES)
     assert all(member in text for member in MEMBERS[name])

@@ -1,4 +1,4 @@
-"""Where a command keeps things: a directory, or a bucket on a real S3 server of this machine."""
+"""`Storage`: the directory or bucket in which a command stores its files."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from orchestrator.sweep.__main__ import main as sweep
 from pipelines.data.storage import join_uri
 
 
-def test_a_directory_is_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directory_is_local_and_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     storage = Storage.parse("results")
     assert storage.local == tmp_path / "results"
@@ -19,7 +19,7 @@ def test_a_directory_is_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert storage.at("trials") == str(tmp_path / "results" / "trials")
 
 
-def test_a_uri_keeps_its_query_at_the_end() -> None:
+def test_query_stays_at_the_end_of_a_uri() -> None:
     storage = Storage.parse("s3://bucket/a/b/?region=eu-west-1")
     assert storage.at("trials/x") == "s3://bucket/a/b/trials/x?region=eu-west-1"
     assert storage.is_remote
@@ -28,18 +28,18 @@ def test_a_uri_keeps_its_query_at_the_end() -> None:
 
 
 @given(st.text("ab?=/ ", max_size=12), st.text("abc", min_size=1, max_size=4))
-def test_a_path_is_a_path_whatever_is_in_it(tail: str, name: str) -> None:
-    place = Path("/root") / tail.strip("/")
-    assert Path(join_uri(place, name)) == place / name
+def test_join_uri_joins_any_local_path(tail: str, name: str) -> None:
+    directory = Path("/root") / tail.strip("/")
+    assert Path(join_uri(directory, name)) == directory / name
 
 
-def test_a_directory_here_is_itself(tmp_path: Path) -> None:
+def test_local_copy_of_a_local_directory_is_itself(tmp_path: Path) -> None:
     with local_copy(str(tmp_path)) as directory:
         assert directory == tmp_path
     assert tmp_path.exists()
 
 
-def test_an_address_with_a_key_in_it_is_refused_and_not_repeated(
+def test_uri_with_a_key_is_rejected_and_not_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = tmp_path / "study.yaml"
@@ -49,6 +49,6 @@ def test_an_address_with_a_key_in_it_is_refused_and_not_repeated(
         ["--storage", "s3://bucket/x", "--address", "http://127.0.0.1:9"],
     ):
         assert sweep([str(study), *options]) == 2
-    told = capsys.readouterr().out
-    assert told.count("a key in a URI") == 2
-    assert "hush" not in told
+    output = capsys.readouterr().out
+    assert output.count("a key in a URI") == 2
+    assert "hush" not in output

@@ -1,4 +1,4 @@
-"""cluster.yaml and an AWS account, both fixtures of tests/support/aws.py."""
+"""Share the fixtures for cluster.yaml and a mocked AWS account from tests/support/aws.py."""
 
 from tests.support.aws import aws, aws_config
 

@@ -1,4 +1,4 @@
-"""Addresses at which no Ray cluster answers are told apart, within seconds."""
+"""`check_address` rejects addresses without a Ray cluster within seconds and names the cause."""
 
 import socket
 import threading
@@ -22,7 +22,7 @@ def closed_port() -> int:
 
 @pytest.fixture
 def web_port() -> Iterator[int]:
-    """Where a web server answers, as a tracking server or a dashboard does."""
+    """Return a port on which an HTTP server answers, like a tracking server or a dashboard."""
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -31,30 +31,30 @@ def web_port() -> Iterator[int]:
         thread.join()
 
 
-def test_nothing_listens(closed_port: int) -> None:
+def test_closed_port_is_reported(closed_port: int) -> None:
     address = f"127.0.0.1:{closed_port}"
     with pytest.raises(UnreachableError, match=f"{address}: nothing answers at 127.0.0.1, po"):
         check_address(address)
 
 
-def test_something_else_listens(web_port: int) -> None:
+def test_server_that_is_not_ray_is_reported(web_port: int) -> None:
     with pytest.raises(UnreachableError, match=r"does not answer like Ray \(tried for 0.5 s\)"):
         check_address(f"127.0.0.1:{web_port}", seconds=0.5)
 
 
 @pytest.mark.parametrize("address", ["WRONG", "host", "host:", "host:port", ":1"])
-def test_what_is_no_address(address: str) -> None:
+def test_malformed_address_is_rejected(address: str) -> None:
     with pytest.raises(UnreachableError, match="is not a valid address; use HOST:PORT"):
         check_address(address)
 
 
 @pytest.mark.parametrize("address", ["http://host:8265", "https://host", "ray://host:10001"])
-def test_addresses_from_outside_the_cluster(address: str) -> None:
+def test_client_and_dashboard_addresses_are_rejected(address: str) -> None:
     with pytest.raises(UnreachableError, match="on a machine of the cluster itself"):
         check_address(address)
 
 
-def test_what_may_be_ray_passes() -> None:
+def test_grpc_server_and_special_addresses_pass() -> None:
     server = grpc.server(ThreadPoolExecutor(1))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -64,7 +64,7 @@ def test_what_may_be_ray_passes() -> None:
     check_address("local")
 
 
-def test_the_command_says_so(
+def test_command_reports_unreachable_address(
     finished_run: FinishedRun, closed_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--dataset", str(finished_run.dataset), "--storage", str(finished_run.storage)]

@@ -1,4 +1,4 @@
-"""orchestrator.cluster.aws_preemption before a metadata service of our own."""
+"""`orchestrator.cluster.aws_preemption` against a local metadata service."""
 
 import http.server
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ TOKEN = "a-token"
 
 
 class Metadata(http.server.BaseHTTPRequestHandler):
-    """AWS's instance metadata service (version 2), as far as it tells of a machine's end."""
+    """The part of AWS's instance metadata service (version 2) that announces a spot termination."""
 
     ends_at: str | None = None
 
@@ -36,7 +36,7 @@ class Metadata(http.server.BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -46,40 +46,40 @@ def metadata() -> Iterator[str]:
         yield url
 
 
-def test_no_notice_is_none(metadata: str) -> None:
+def test_deadline_is_none_without_a_notice(metadata: str) -> None:
     assert notice_deadline(metadata) is None
 
 
-def test_a_notice_says_when(metadata: str) -> None:
+def test_notice_contains_the_deadline(metadata: str) -> None:
     Metadata.ends_at = "2031-02-03T04:05:06Z"
     assert notice_deadline(metadata) == datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
 
 
-def test_the_watcher_looks_until_there_is_one(metadata: str) -> None:
-    looks: list[float] = []
-    left: list[int] = []
+def test_watch_polls_until_there_is_a_notice(metadata: str) -> None:
+    pauses: list[float] = []
+    seconds_left: list[int] = []
 
     def pause(seconds: float) -> None:
-        looks.append(seconds)
-        if len(looks) == 3:
+        pauses.append(seconds)
+        if len(pauses) == 3:
             end = datetime.now(UTC) + timedelta(seconds=110)
             Metadata.ends_at = end.strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    watch(lambda: notice_deadline(metadata), left.append, pause)
-    assert len(looks) == 3
-    assert len(left) == 1
-    assert 100 <= left[0] <= 110
+    watch(lambda: notice_deadline(metadata), seconds_left.append, pause)
+    assert len(pauses) == 3
+    assert len(seconds_left) == 1
+    assert 100 <= seconds_left[0] <= 110
 
 
-def test_a_service_that_is_away_is_asked_again(metadata: str) -> None:
-    answers: list[str | None] = [None, "http://127.0.0.1:9", None]
-    left: list[int] = []
+def test_watch_retries_an_unreachable_service(metadata: str) -> None:
+    urls: list[str | None] = [None, "http://127.0.0.1:9", None]
+    seconds_left: list[int] = []
 
     def deadline() -> datetime | None:
-        where = answers.pop(0) if answers else metadata
-        if not answers:
+        url = urls.pop(0) if urls else metadata
+        if not urls:
             Metadata.ends_at = "2031-02-03T04:05:06Z"
-        return notice_deadline(where or metadata)
+        return notice_deadline(url or metadata)
 
-    watch(deadline, left.append, lambda seconds: None)
-    assert left[0] > 0
+    watch(deadline, seconds_left.append, lambda seconds: None)
+    assert seconds_left[0] > 0

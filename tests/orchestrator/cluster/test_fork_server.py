@@ -1,4 +1,4 @@
-"""Worker processes forked from a warm one: as good as new, and each on its own."""
+"""Worker processes forked from a preloaded server: equivalent to new ones and isolated."""
 
 import json
 import os
@@ -27,10 +27,10 @@ if "ray" in sys.modules:
         names.append(PlacementGroupID.of(JobID.from_int(1)).hex())
 
     draw()
-    thread = threading.Thread(target=draw)  # each has a generator of its own
+    thread = threading.Thread(target=draw)  # each thread has its own generator
     thread.start()
     thread.join()
-found = {
+state = {
     "process": os.getpid(),
     "parent": os.getppid(),
     "arguments": sys.argv,
@@ -42,7 +42,7 @@ found = {
     "drawn": [random.random(), float(numpy.random.rand()), *names],
     "threads": len(os.listdir("/proc/self/task")),
 }
-print(json.dumps(found), flush=True)
+print(json.dumps(state), flush=True)
 if "die" in sys.argv:
     os.abort()
 """
@@ -67,8 +67,8 @@ class Driver:
         self.reference = ray.put(value)
 
 drivers = [Driver.remote() for _ in range(4)]
-found = ray.get([driver.put.remote(value) for value, driver in enumerate(drivers)])
-print(json.dumps(dict(zip(("values", "names", "parents"), zip(*found)))), flush=True)
+results = ray.get([driver.put.remote(value) for value, driver in enumerate(drivers)])
+print(json.dumps(dict(zip(("values", "names", "parents"), zip(*results)))), flush=True)
 connect.disconnect()
 """
 DRAWING = """\
@@ -83,17 +83,19 @@ print(forked_ids_differ())
 
 
 @dataclass(frozen=True)
-class Warm:
-    """raylet: any process whose end is to be the server's end too."""
+class ForkedScript:
+    """A script that is run through the fork server in `directory`.
+
+    raylet: a process; the server exits when it exits."""
 
     directory: Path
     script: Path
     raylet: "subprocess.Popen[bytes]"
 
     def run(self, *arguments: str, **environment: str) -> dict[str, Any]:
-        """What SCRIPT found when run warm."""
+        """Run SCRIPT in a forked process and return the state that it printed."""
         command = [sys.executable, "-S", "-I", fork_server.__file__, str(self.directory)]
-        done = subprocess.run(
+        process = subprocess.run(
             [*command, str(self.script), *arguments],
             capture_output=True,
             text=True,
@@ -101,106 +103,106 @@ class Warm:
             cwd=self.script.parent,
             env={**os.environ, "RAY_RAYLET_PID": str(self.raylet.pid), **environment},
         )
-        assert done.stdout, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        assert process.stdout, process.stderr
+        state: dict[str, Any] = json.loads(process.stdout)
+        return state
 
 
 @pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+def forked_script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedScript]:
     script = tmp_path_factory.mktemp("script") / "script.py"
     script.write_text(SCRIPT)
     with subprocess.Popen(["sleep", "600"]) as raylet:
-        yield Warm(tmp_path_factory.mktemp("warm"), script, raylet)
+        yield ForkedScript(tmp_path_factory.mktemp("warm"), script, raylet)
         raylet.kill()
 
 
 @pytest.mark.slow
-def test_a_script_finds_itself_as_if_it_had_been_started(warm: Warm) -> None:
-    found = warm.run("--first", "1", NOTE="for it", PYTHONPATH="/nowhere")
-    assert found["arguments"] == [str(warm.script), "--first", "1"]
-    assert found["name"] == "__main__"
-    assert found["directory"] == str(warm.script.parent)
-    assert found["path"] == [str(warm.script.parent), "/nowhere"]
-    assert found["note"] == "for it"
-    again = warm.run()
-    assert again["note"] is None
-    assert "/nowhere" not in again["path"]
-    assert again["process"] != found["process"]
-    assert len(found["drawn"]) == 4
-    assert set(again["drawn"]).isdisjoint(found["drawn"])
+def test_forked_script_sees_a_fresh_process(forked_script: ForkedScript) -> None:
+    state = forked_script.run("--first", "1", NOTE="for it", PYTHONPATH="/nowhere")
+    assert state["arguments"] == [str(forked_script.script), "--first", "1"]
+    assert state["name"] == "__main__"
+    assert state["directory"] == str(forked_script.script.parent)
+    assert state["path"] == [str(forked_script.script.parent), "/nowhere"]
+    assert state["note"] == "for it"
+    second = forked_script.run()
+    assert second["note"] is None
+    assert "/nowhere" not in second["path"]
+    assert second["process"] != state["process"]
+    assert len(state["drawn"]) == 4
+    assert set(second["drawn"]).isdisjoint(state["drawn"])
 
 
 @pytest.mark.slow
-def test_libraries_are_loaded_and_the_projects_own_sources_are_not(warm: Warm) -> None:
-    loaded = warm.run()["loaded"]
+def test_server_preloads_libraries_but_not_the_project(forked_script: ForkedScript) -> None:
+    loaded = forked_script.run()["loaded"]
     assert {"torch", "ray", "kornia", "matplotlib", "pyarrow"} <= set(loaded)
     assert not {"models", "pipelines", "orchestrator", "mlflow"} & set(loaded)
 
 
 @pytest.mark.slow
-def test_a_crash_touches_neither_the_server_nor_the_next(warm: Warm) -> None:
-    died = warm.run("die")
-    found = warm.run()
-    assert found["parent"] == died["parent"]
-    # A process group of its own: Ray ends a worker's whole group.
-    with psutil.Process(found["parent"]).oneshot():
-        assert os.getpgid(found["parent"]) == found["parent"]
+def test_crash_of_a_child_does_not_affect_the_server(forked_script: ForkedScript) -> None:
+    died = forked_script.run("die")
+    state = forked_script.run()
+    assert state["parent"] == died["parent"]
+    # The server has its own process group, because Ray kills a worker's whole group.
+    with psutil.Process(state["parent"]).oneshot():
+        assert os.getpgid(state["parent"]) == state["parent"]
 
 
 @pytest.mark.slow
-def test_a_killed_server_is_replaced_and_ends_with_the_raylet(warm: Warm) -> None:
-    first = warm.run()["parent"]
+def test_killed_server_is_replaced_and_exits_with_the_raylet(forked_script: ForkedScript) -> None:
+    first = forked_script.run()["parent"]
     server = psutil.Process(first)
     server.kill()
-    server.wait(20)  # until then its socket is there, and the next would be run cold
-    second = warm.run()["parent"]
+    server.wait(20)  # until then its socket exists, and the next script would not be forked
+    second = forked_script.run()["parent"]
     assert second != first
     assert psutil.pid_exists(second)
-    warm.raylet.kill()
-    warm.raylet.wait()
+    forked_script.raylet.kill()
+    forked_script.raylet.wait()
     end = time.monotonic() + 20
-    while warm.directory.exists():
+    while forked_script.directory.exists():
         assert time.monotonic() < end, "the server went on without its raylet"
         time.sleep(0.1)
 
 
-def test_without_a_server_the_script_is_run_cold(warm: Warm, tmp_path: Path) -> None:
-    nowhere = Warm(tmp_path / "missing", warm.script, warm.raylet)
-    found = nowhere.run("--first")
-    assert found["arguments"] == [str(warm.script), "--first"]
-    assert "torch" not in found["loaded"]
+def test_script_runs_directly_without_a_server(forked_script: ForkedScript, tmp_path: Path) -> None:
+    without_server = ForkedScript(tmp_path / "missing", forked_script.script, forked_script.raylet)
+    state = without_server.run("--first")
+    assert state["arguments"] == [str(forked_script.script), "--first"]
+    assert "torch" not in state["loaded"]
 
 
 @pytest.mark.slow
-def test_a_process_reads_its_own_objects() -> None:
-    """On a real Ray: what the driver of a trial hands to its gang is put from a thread, too."""
-    done = subprocess.run(
+def test_forked_processes_read_their_own_objects() -> None:
+    """On real Ray: a trial's driver also puts objects for its workers from a thread."""
+    process = subprocess.run(
         [sys.executable, "-c", OBJECTS], capture_output=True, text=True, timeout=300
     )
-    assert done.stdout, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["values"] == [0, 1, 2, 3]
-    assert len(set(found["names"])) == 4
-    assert len(set(found["parents"])) == 1, "not forked: this says nothing"
+    assert process.stdout, process.stderr
+    state = json.loads(process.stdout.splitlines()[-1])
+    assert state["values"] == [0, 1, 2, 3]
+    assert len(set(state["names"])) == 4
+    assert len(set(state["parents"])) == 1, "not forked: this says nothing"
 
 
-def test_a_server_whose_children_would_draw_alike_does_not_serve(
-    warm: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_server_does_not_start_if_forked_ids_would_collide(
+    forked_script: ForkedScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fork_server, "LIBRARIES", ())
     monkeypatch.setattr(fork_server, "forked_ids_differ", lambda: False)
     assert fork_server.serve(tmp_path) is None
-    refused = Warm(tmp_path, warm.script, warm.raylet)
-    assert "torch" not in refused.run()["loaded"]
+    not_serving = ForkedScript(tmp_path, forked_script.script, forked_script.raylet)
+    assert "torch" not in not_serving.run()["loaded"]
 
 
 @pytest.mark.slow
-def test_it_is_seen_whether_children_would_draw_alike() -> None:
-    done = subprocess.run([sys.executable, "-c", DRAWING], capture_output=True, text=True)
-    assert done.stdout.split() == ["True", "False"], done.stderr
+def test_identical_ids_in_forked_children_are_detected() -> None:
+    process = subprocess.run([sys.executable, "-c", DRAWING], capture_output=True, text=True)
+    assert process.stdout.split() == ["True", "False"], process.stderr
 
 
 @pytest.mark.parametrize("name", fork_server.LIBRARIES)
-def test_every_library_named_is_installed(name: str) -> None:
+def test_every_preloaded_library_is_installed(name: str) -> None:
     __import__(name)

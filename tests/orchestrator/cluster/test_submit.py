@@ -1,5 +1,6 @@
-"""Sending a study to a cluster: what may leave this machine, and which job a command follows. The
-cluster is a stand-in for Ray's client of jobs, which test_ray_up.py has for real."""
+"""Submitting a study to a cluster: what may leave this machine, and which job a command follows.
+
+A fake replaces Ray's job client; test_ray_up.py uses the real one."""
 
 import re
 import shlex
@@ -24,7 +25,7 @@ variants: {strong: {set: {model: {flows: []}}}}
 
 
 class Jobs:
-    """A cluster's jobs: what is submitted stays at work, and says nothing."""
+    """A fake job client: every submitted job keeps running and logs one line."""
 
     def __init__(self) -> None:
         self.all: dict[str, JobDetails] = {}
@@ -33,14 +34,14 @@ class Jobs:
     def list_jobs(self) -> list[JobDetails]:
         return list(self.all.values())
 
-    def submit_job(self, *, submission_id: str, **told: Any) -> str:
+    def submit_job(self, *, submission_id: str, **fields: Any) -> str:
         job = f"{submission_id}-{len(self.all)}"
         self.all[job] = JobDetails(
             type=JobType.SUBMISSION,
             submission_id=job,
             status=JobStatus.RUNNING,
-            entrypoint=told["entrypoint"],
-            metadata=told["metadata"],
+            entrypoint=fields["entrypoint"],
+            metadata=fields["metadata"],
         )
         return job
 
@@ -57,9 +58,9 @@ class Jobs:
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
-    found = Jobs()
-    monkeypatch.setattr(submit, "JobSubmissionClient", lambda address: found)
-    return found
+    fake_client = Jobs()
+    monkeypatch.setattr(submit, "JobSubmissionClient", lambda address: fake_client)
+    return fake_client
 
 
 @pytest.fixture
@@ -70,11 +71,11 @@ def study(tmp_path: Path) -> Path:
 
 
 def send(study: Path, *options: str) -> int:
-    line = [str(study), "--storage", "s3://bucket/storage", "--address", "http://127.0.0.1:9"]
-    return sweep([*line, *options])
+    arguments = [str(study), "--storage", "s3://bucket/storage", "--address", "http://127.0.0.1:9"]
+    return sweep([*arguments, *options])
 
 
-def test_the_same_command_follows_and_another_is_refused(
+def test_same_command_follows_its_job_and_another_is_rejected(
     jobs: Jobs, study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert send(study) == send(study) == 0
@@ -85,35 +86,35 @@ def test_the_same_command_follows_and_another_is_refused(
     study.write_text(STUDY.replace("flows: []", "flows: [detail]"))
     assert send(study) == 2
     assert list(jobs.all) == [job]
-    told = capsys.readouterr().out
-    assert told.count("from another file or with other options") == 2
-    assert f"ray job logs {job} --follow" in told
+    output = capsys.readouterr().out
+    assert output.count("from another file or with other options") == 2
+    assert f"ray job logs {job} --follow" in output
 
 
-def test_a_plan_neither_joins_nor_is_joined(jobs: Jobs, study: Path) -> None:
+def test_plan_and_training_jobs_are_separate(jobs: Jobs, study: Path) -> None:
     assert send(study, "--plan") == send(study) == send(study, "--plan") == send(study) == 0
-    study, training, again = jobs.all
-    assert jobs.followed == [study, training, again, training]
+    plan, training, second_plan = jobs.all
+    assert jobs.followed == [plan, training, second_plan, training]
     assert ["--plan" in job.entrypoint for job in jobs.all.values()] == [True, False, True]
 
 
-def test_paths_of_this_machine_stay_here(
+def test_local_paths_are_rejected(
     jobs: Jobs, study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = "training.backbone_weights"
-    for key, place in (
+    for key, location in (
         ("data.dataset", "data/x"),
         (weights, "weights/a.pth"),
         ("training.init", "~/x"),
     ):
-        assert send(study, "--set", f"{key}={place}") == 2
-    told = capsys.readouterr().out
-    assert f"--set {weights}=s3://BUCKET/weights/a.pth" in told
-    assert "--set data.dataset=s3://BUCKET/data/x" in told
+        assert send(study, "--set", f"{key}={location}") == 2
+    output = capsys.readouterr().out
+    assert f"--set {weights}=s3://BUCKET/weights/a.pth" in output
+    assert "--set data.dataset=s3://BUCKET/data/x" in output
     assert not jobs.all
-    for place in ("s3://bucket/a.pth", "/shared/a.pth"):
+    for location in ("s3://bucket/a.pth", "/shared/a.pth"):
         jobs.all.clear()
-        assert send(study, "--set", f"{weights}={place}") == 0
+        assert send(study, "--set", f"{weights}={location}") == 0
     jobs.all.clear()
     assert send(study, "--set", "training.init=runs:/1/best") == 0
 
@@ -128,22 +129,22 @@ def test_paths_of_this_machine_stay_here(
         "published: [{label: other, miou: 50.0, source: 's3://KEY:hush@bucket/x'}]",
     ],
 )
-def test_keys_stay_here_wherever_they_stand(
+def test_credentials_in_uris_are_rejected(
     jobs: Jobs, study: Path, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = line.partition(":")[0]
-    kept = [one for one in STUDY.splitlines() if not one.startswith(key)]
-    study.write_text("\n".join([*kept, line]))
+    other_lines = [entry for entry in STUDY.splitlines() if not entry.startswith(key)]
+    study.write_text("\n".join([*other_lines, line]))
     assert send(study) == 2
     study.write_text(STUDY)
     assert send(study, "--set", "data.dataset=s3://KEY:hush@bucket/data") == 2
-    told = capsys.readouterr().out
-    assert told.count("a key in a URI") == 2
-    assert "hush" not in told.replace("hu/sh", "hush")
+    output = capsys.readouterr().out
+    assert output.count("a key in a URI") == 2
+    assert "hush" not in output.replace("hu/sh", "hush")
     assert not jobs.all
 
 
-def test_what_the_document_sends_can_be_sent(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_commands_can_be_submitted(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
     text = (PROJECT / "docs" / "aws.md").read_text().replace("\\\n", " ")
     commands = re.findall(r"^python -m orchestrator\.sweep (.* s3://.* --address .*)$", text, re.M)

@@ -1,4 +1,4 @@
-"""A study with protocols and a submission, and its trials."""
+"""Fixtures: a study with protocols and a submission, and its resolved trials."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Protocols of a study: which scores are missing, and how they are recorded."""
+"""A study's protocols: which scores are missing, and how scores are recorded."""
 
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -33,15 +33,15 @@ NUMERICS = Numerics.choose(torch.device("cpu"), "fp32", "auto")
 UNVALIDATED, VALIDATED = "small, None", "small, val"
 
 
-def wanted(
-    study: Study, trials: Sequence[ResolvedTrial], known: dict[str, dict[str, str]]
+def missing_names(
+    study: Study, trials: Sequence[ResolvedTrial], recorded: dict[str, dict[str, str]]
 ) -> list[str]:
-    """The protocols missing of a run that both trials share, with `known` recorded of it."""
+    """Return the protocols missing for a run shared by both trials, given its `recorded` tags."""
     run_ids = {UNVALIDATED: "run", VALIDATED: "run"}
-    return [entry.name for entry in missing_scores(study, trials, run_ids, lambda _: known)]
+    return [entry.name for entry in missing_scores(study, trials, run_ids, lambda _: recorded)]
 
 
-def test_a_protocol_is_missing_until_it_is_recorded_as_asked(
+def test_protocol_is_missing_until_recorded_with_its_settings(
     study: Study, trials: list[ResolvedTrial], tmp_path: Path
 ) -> None:
     fingerprint = trials[0].dataset.manifest.fingerprint
@@ -49,32 +49,34 @@ def test_a_protocol_is_missing_until_it_is_recorded_as_asked(
         name: {"protocol": protocol_tag(config), "data": fingerprint, "split": "val", "code": "any"}
         for name, config in study.config.protocols.items()
     }
-    assert wanted(study, trials, {}) == ["flip", "windows"]
-    assert wanted(study, trials, {"flip": recorded["flip"]}) == ["windows"]
-    assert wanted(study, trials, recorded) == []
+    assert missing_names(study, trials, {}) == ["flip", "windows"]
+    assert missing_names(study, trials, {"flip": recorded["flip"]}) == ["windows"]
+    assert missing_names(study, trials, recorded) == []
     for key, value in (("protocol", "{}"), ("data", "0" * 64), ("split", "train")):
         changed = {**recorded, "flip": {**recorded["flip"], key: value}}
-        assert wanted(study, trials, changed) == ["flip"]
-    # Unfinished trials, and those that validate on nothing, are not scored.
+        assert missing_names(study, trials, changed) == ["flip"]
+    # Unfinished trials and trials without a validation split are not scored.
     assert not list(missing_scores(study, trials, {}, lambda _: {}))
     assert not list(missing_scores(study, trials, {UNVALIDATED: "run"}, lambda _: {}))
 
 
-def test_what_is_scored_and_packed_is_recorded(
+def test_scores_and_packages_are_recorded(
     study: Study,
     trials: list[ResolvedTrial],
     tmp_path: Path,
     own_store: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Everything but the way to Ray's processes: the tasks' shares are worked off here."""
+    """Score and pack without Ray: the shares of each task run in this process."""
 
-    def here(task: Any, model: Any, work: tuple[Any, ...], parts: int, *_: object) -> Iterator[Any]:
+    def run_in_process(
+        task: Any, model: Any, work: tuple[Any, ...], parts: int, *_: object
+    ) -> Iterator[Any]:
         shares = min(2, parts)
         for share in range(shares):
             yield task._function(model, *work, share, shares)
 
-    monkeypatch.setattr(scoring, "_in_shares", here)
+    monkeypatch.setattr(scoring, "_in_shares", run_in_process)
     store = TrackingStore(tracking_uri(own_store), tmp_path / "artifacts")
     study_run = StudyRun.open(store, study)
     run_ids = {}
@@ -92,34 +94,34 @@ def test_what_is_scored_and_packed_is_recorded(
 
     console = Console(quiet=True)
     scores = list(missing_scores(study, trials, run_ids, store.evaluations))
-    packed = tmp_path / "submissions"
-    packages = list(missing_packages(study, trials, run_ids, store.evaluations, packed))
+    packages_directory = tmp_path / "submissions"
+    packages = list(missing_packages(study, trials, run_ids, store.evaluations, packages_directory))
     missing = [*scores, *packages]
     assert evaluate_missing(missing, store, (), console, lambda: False) == {}
-    # Nothing is missing any more.
+    # Nothing is missing anymore.
     assert not list(missing_scores(study, trials, run_ids, store.evaluations))
-    assert not list(missing_packages(study, trials, run_ids, store.evaluations, packed))
+    assert not list(missing_packages(study, trials, run_ids, store.evaluations, packages_directory))
 
-    found = trials[1].dataset.split("val")
+    samples = trials[1].dataset.split("val")
     network = build_network(trials[1].experiment.model, 19, seed=0).eval()
     for name, protocol in study.config.protocols.items():
         config = EvaluationConfig(**asdict(protocol))
-        wanted = evaluate(network, EvaluationBatches(found, 1), 19, NUMERICS, config)
+        expected = evaluate(network, EvaluationBatches(samples, 1), 19, NUMERICS, config)
         recorded = store.trial_run(run_ids[VALIDATED]).metrics
-        assert recorded[f"eval/{name}/miou"] == pytest.approx(wanted.miou)
+        assert recorded[f"eval/{name}/miou"] == pytest.approx(expected.miou)
     assert "eval/flip/miou" not in store.trial_run(run_ids[UNVALIDATED]).metrics
     ids = {label_id for label_id, _, _ in official.CLASSES}
     for archive in ("small-None.zip", "small-val.zip"):
-        with zipfile.ZipFile(packed / archive) as files:
+        with zipfile.ZipFile(packages_directory / archive) as files:
             assert files.namelist() == [f"berlin_00000{i}_000019.png" for i in range(2)]
             for name in files.namelist():
-                with files.open(name) as stream, Image.open(stream) as picture:
-                    pixels = np.asarray(picture)
+                with files.open(name) as stream, Image.open(stream) as image:
+                    pixels = np.asarray(image)
                 assert pixels.shape == (32, 64)
                 assert set(np.unique(pixels)) <= ids
 
 
-def test_what_cannot_be_scored_is_named_and_the_rest_is_scored(
+def test_unscorable_trial_is_reported(
     study: Study, trials: list[ResolvedTrial], tmp_path: Path, own_store: Path
 ) -> None:
     store = TrackingStore(tracking_uri(own_store), tmp_path / "artifacts")

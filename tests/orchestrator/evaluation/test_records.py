@@ -1,10 +1,10 @@
-"""The settings that a scoring is recorded with."""
+"""The settings recorded with a score."""
 
 from orchestrator.evaluation.records import is_current, protocol_tag
 from pipelines.evaluation.inference import InferenceConfig
 
 
-def test_settings_tell_protocols_apart() -> None:
+def test_recorded_settings_distinguish_protocols() -> None:
     one, other = InferenceConfig(window=(24, 24)), InferenceConfig(window=(24, 24), stride=(8, 8))
     assert protocol_tag(one) != protocol_tag(other)
     tags = {"protocol": protocol_tag(one, 3), "data": "x", "split": "val"}

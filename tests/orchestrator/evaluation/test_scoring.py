@@ -1,4 +1,4 @@
-"""Shares of a scoring on Ray's workers."""
+"""Scoring in shares on Ray workers."""
 
 from types import SimpleNamespace
 
@@ -18,11 +18,11 @@ from pipelines.data.dataset import DatasetError
         (RayTaskError("count", "", DatasetError("damaged")), DatasetError),
     ],
 )
-def test_the_shares_of_what_failed_are_cancelled(
+def test_failed_share_cancels_the_others(
     raised: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever one share ends with, the others do not run on, and the bar goes."""
-    cancelled: list[int] = []
+    """Whatever error one share raises, the others are canceled and the progress bar is removed."""
+    canceled: list[int] = []
 
     def get(reference: int) -> str:
         if reference == 1:
@@ -32,13 +32,15 @@ def test_the_shares_of_what_failed_are_cancelled(
     monkeypatch.setattr(scoring.ray, "put", lambda model: model)
     monkeypatch.setattr(scoring.ray, "wait", lambda waiting: (waiting[:1], waiting[1:]))
     monkeypatch.setattr(scoring.ray, "get", get)
-    monkeypatch.setattr(scoring.ray, "cancel", cancelled.append)
+    monkeypatch.setattr(scoring.ray, "cancel", canceled.append)
     monkeypatch.setattr(scoring, "_machines", lambda: [{"CPU": 1.0}])
-    task = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *given: given[-2]))
+    task = SimpleNamespace(
+        options=lambda **_: SimpleNamespace(remote=lambda *arguments: arguments[-2])
+    )
     bar = Progress(disable=True)
     shares = scoring._in_shares(task, None, (), 4, bar, "scored")  # type: ignore[arg-type]
     assert next(shares) == "counted"
     with pytest.raises(expected):
         next(shares)
-    assert cancelled == [2, 3]
+    assert canceled == [2, 3]
     assert not bar.tasks

@@ -1,4 +1,4 @@
-"""Submissions: which packages are missing, and which are refused."""
+"""Submissions: which packages are missing, and which submissions are rejected."""
 
 import hashlib
 import zipfile
@@ -16,7 +16,7 @@ from pipelines.data.dataset import DatasetError
 from pipelines.submission import SubmissionError, pack
 
 
-def test_a_package_is_missing_until_it_is_recorded(
+def test_package_is_missing_until_recorded(
     study: Study, trials: list[ResolvedTrial], tmp_path: Path
 ) -> None:
     run_ids = {trial.name: name for trial, name in zip(trials, ("one", "two"), strict=True)}
@@ -27,11 +27,11 @@ def test_a_package_is_missing_until_it_is_recorded(
         "data": trials[0].dataset.manifest.fingerprint,
         "split": "test",
     }
-    known = {"submission-cityscapes": tags}
-    assert not list(missing_packages(study, trials, run_ids, lambda _: known, tmp_path))
+    recorded = {"submission-cityscapes": tags}
+    assert not list(missing_packages(study, trials, run_ids, lambda _: recorded, tmp_path))
 
 
-def test_a_submission_that_no_server_takes_is_refused_before_training(
+def test_unacceptable_submission_is_rejected_before_training(
     study: Study, trials: list[ResolvedTrial], small_streets: Path, cityscapes: Path, tmp_path: Path
 ) -> None:
     check_submission(study, trials)
@@ -50,7 +50,7 @@ def test_a_submission_that_no_server_takes_is_refused_before_training(
         check_submission(streets, resolve_trials(streets.trials, "cpu", tmp_path))
 
 
-def test_a_package_is_the_same_each_time(tmp_path: Path) -> None:
+def test_packing_is_deterministic(tmp_path: Path) -> None:
     files = {"b_000000_000019": b"second", "a_000000_000019": b"first"}
     for name in ("one", "two"):
         pack(tmp_path / "deep" / f"{name}.zip", files)

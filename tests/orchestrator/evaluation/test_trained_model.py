@@ -1,4 +1,4 @@
-"""`training.init` from the ledger, and what it makes of a trial's identity."""
+"""`training.init` from the tracking store, and its effect on a trial's identity."""
 
 import shutil
 from dataclasses import replace
@@ -39,7 +39,9 @@ def trial(run: FinishedRun, init: str | None, skip: tuple[str, ...] = ()) -> Res
     return resolved
 
 
-def test_identity_is_by_content(finished_run: FinishedRun, tmp_path: Path) -> None:
+def test_identity_depends_on_the_content_of_the_weights(
+    finished_run: FinishedRun, tmp_path: Path
+) -> None:
     client = MlflowClient(finished_run.uri)
     client.create_registered_model("start")
     registered_files = tmp_path / "registered"
@@ -52,25 +54,25 @@ def test_identity_is_by_content(finished_run: FinishedRun, tmp_path: Path) -> No
     last, registered, directory = (trial(finished_run, name) for name in names)
     assert last.identity == registered.identity == directory.identity
     best = trial(finished_run, f"runs:/{finished_run.run_id}/best")
-    without = trial(finished_run, None)
+    no_init = trial(finished_run, None)
     skipped = trial(finished_run, names[0], ("head.*",))
-    assert len({each.identity for each in (last, best, without, skipped)}) == 4
+    assert len({each.identity for each in (last, best, no_init, skipped)}) == 4
 
-    # The record has the user's words, the workers a file with the weights.
+    # The record keeps the value in the study; the workers get a file with the weights.
     assert last.experiment.training.init == names[0]
     weights = (finished_run.directory / "model.safetensors").read_bytes()
     assert last.init is not None
     assert Path(last.init).read_bytes() == weights
-    assert without.init is None
+    assert no_init.init is None
 
 
-def test_bad_names_get_a_sentence(finished_run: FinishedRun, tmp_path: Path) -> None:
-    for name, error, said in (
+def test_bad_init_is_reported(finished_run: FinishedRun, tmp_path: Path) -> None:
+    for name, error, message in (
         ("runs:/abc", WeightsError, r"training\.init: .*runs:/ID/best"),
         (f"runs:/{'0' * 32}/best", TrackingError, "not in MLflow"),
         (str(tmp_path / "nothing"), WeightsError, "no such file or directory"),
     ):
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             local_weights(name, Storage.parse(str(finished_run.storage)))
     with pytest.raises(WeightsError, match=r"training\.init: .*no tracking store at .*mlflow\.db"):
         local_weights("models:/a@b", Storage.parse(str(tmp_path)))

@@ -1,4 +1,4 @@
-"""The file of a study that is planned."""
+"""Fixture: the file of a planned study."""
 
 from pathlib import Path
 

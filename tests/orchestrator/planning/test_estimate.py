@@ -1,4 +1,4 @@
-"""Estimated times against devices whose law is known."""
+"""Estimated times against devices with a known cost model."""
 
 import math
 import random
@@ -23,21 +23,22 @@ SMALL = Workload(
 
 
 def true_step(workload: Workload) -> float:
-    """A device that takes 10 ms a step, 20 ms a giga multiply-add, 500 ms a megapixel."""
+    """Return the step time of a device: 10 ms, plus 20 ms per giga multiply-add and 500 ms per
+    megapixel of each image."""
     images = workload.batch / workload.workers
     return 0.01 + images * (0.02 * workload.gflops + 0.5 * workload.megapixels)
 
 
-def measurement(workload: Workload, error: float = 1.0, **given: object) -> Measurement:
+def measurement(workload: Workload, error: float = 1.0, **changes: object) -> Measurement:
     step = true_step(workload) * error
-    return replace(Measurement(workload, "device", "fp32", "trial", step), **given)  # type: ignore[arg-type]
+    return replace(Measurement(workload, "device", "fp32", "trial", step), **changes)  # type: ignore[arg-type]
 
 
 def calibrate(*measurements: Measurement) -> Calibration:
     return Calibration.of(measurements, "cpu", "device", "fp32")
 
 
-def several() -> list[Workload]:
+def sample_workloads() -> list[Workload]:
     return [
         replace(SMALL, gflops=gflops, megapixels=megapixels, batch=batch)
         for gflops in (0.5, 2.0, 8.0)
@@ -46,30 +47,30 @@ def several() -> list[Workload]:
     ]
 
 
-def test_a_device_s_law_is_recovered_within_its_networks() -> None:
-    found = calibrate(*map(measurement, several()))
+def test_fit_recovers_the_cost_model_of_a_device() -> None:
+    calibration = calibrate(*map(measurement, sample_workloads()))
     for gflops, batch in ((1.0, 8), (4.0, 12), (12.0, 16)):
         new = replace(SMALL, gflops=gflops, megapixels=0.04, batch=batch)
-        assert found.step(new) == pytest.approx(true_step(new), rel=0.1)
+        assert calibration.step(new) == pytest.approx(true_step(new), rel=0.1)
 
 
-def test_one_measurement_scales_the_rules_of_thumb() -> None:
+def test_one_measurement_scales_the_default_model() -> None:
     twice_as_large = replace(SMALL, gflops=2.0, megapixels=0.032)
-    one = calibrate(measurement(SMALL))
-    assert one.step(SMALL) == true_step(SMALL)
-    assert 1.3 < one.step(twice_as_large) / one.step(SMALL) < 2.0
+    calibration = calibrate(measurement(SMALL))
+    assert calibration.step(SMALL) == true_step(SMALL)
+    assert 1.3 < calibration.step(twice_as_large) / calibration.step(SMALL) < 2.0
 
 
-def test_what_was_measured_itself_is_not_fitted() -> None:
-    odd = replace(SMALL, gflops=3.0)
-    found = calibrate(*map(measurement, several()), measurement(odd, error=3.0))
-    assert found.step(odd) == 3.0 * true_step(odd)
-    # Of several times of the same, the median.
-    again = [measurement(SMALL, error=e) for e in (1.0, 1.1, 9.0)]
-    assert calibrate(*again).step(SMALL) == pytest.approx(1.1 * true_step(SMALL))
+def test_measured_workload_keeps_its_own_time() -> None:
+    outlier = replace(SMALL, gflops=3.0)
+    calibration = calibrate(*map(measurement, sample_workloads()), measurement(outlier, error=3.0))
+    assert calibration.step(outlier) == 3.0 * true_step(outlier)
+    # Repeated measurements of one workload: the median.
+    repeated = [measurement(SMALL, error=e) for e in (1.0, 1.1, 9.0)]
+    assert calibrate(*repeated).step(SMALL) == pytest.approx(1.1 * true_step(SMALL))
 
 
-def test_other_devices_and_precisions_do_not_count() -> None:
+def test_other_devices_and_precisions_are_ignored() -> None:
     others = [
         measurement(SMALL, error=50.0, device="another"),
         measurement(SMALL, error=50.0, precision="bf16"),
@@ -78,42 +79,46 @@ def test_other_devices_and_precisions_do_not_count() -> None:
     assert calibrate(*others, measurement(SMALL)).step(SMALL) == true_step(SMALL)
 
 
-def test_finished_trials_count_before_quick_looks() -> None:
-    found = calibrate(measurement(SMALL, error=9.0, source="preflight"), measurement(SMALL))
-    assert found.source == "trial"
-    assert found.step(SMALL) == true_step(SMALL)
+def test_finished_trials_take_precedence_over_preflight() -> None:
+    calibration = calibrate(measurement(SMALL, error=9.0, source="preflight"), measurement(SMALL))
+    assert calibration.source == "trial"
+    assert calibration.step(SMALL) == true_step(SMALL)
 
 
-def test_a_trial_is_its_start_its_steps_and_its_validations() -> None:
-    found = calibrate(measurement(SMALL, validation=2.0, start=15.0))
-    estimate = found.training(SMALL, steps=100, validations=3)
+def test_training_time_adds_start_steps_and_validations() -> None:
+    calibration = calibrate(measurement(SMALL, validation=2.0, start=15.0))
+    estimate = calibration.training(SMALL, steps=100, validations=3)
     assert estimate.seconds == pytest.approx(15.0 + 100 * true_step(SMALL) + 3 * 2.0)
     assert estimate.low < estimate.seconds < estimate.high
 
 
-def test_validation_grows_with_the_pixels_of_all_passes() -> None:
-    found = calibrate(measurement(SMALL, validation=2.0))
+def test_validation_time_is_proportional_to_the_pixels() -> None:
+    calibration = calibrate(measurement(SMALL, validation=2.0))
     larger = replace(SMALL, evaluated_megapixels=0.9)
-    assert found.validation(larger) == pytest.approx(6.0, rel=1e-6)
-    assert found.validation(replace(larger, workers=2)) == pytest.approx(3.0, rel=1e-6)
+    assert calibration.validation(larger) == pytest.approx(6.0, rel=1e-6)
+    assert calibration.validation(replace(larger, workers=2)) == pytest.approx(3.0, rel=1e-6)
 
 
-def test_the_band_holds_four_of_five_and_widens_where_less_is_known() -> None:
+def test_interval_covers_most_trials_and_widens_with_less_data() -> None:
     random_numbers = random.Random(0)
     noisy = [
         measurement(workload, error=math.exp(random_numbers.gauss(0, 0.3)))
-        for workload in several()
+        for workload in sample_workloads()
     ]
-    found = calibrate(*noisy)
+    calibration = calibrate(*noisy)
     inside = 0
     for _ in range(300):
         new = replace(SMALL, gflops=random_numbers.uniform(0.5, 8), batch=8, megapixels=0.05)
         actual = 1000 * true_step(new) * math.exp(random_numbers.gauss(0, 0.3))
-        estimate = found.training(new, 1000, 0)
-        inside += estimate.low <= actual + found.start <= estimate.high
+        estimate = calibration.training(new, 1000, 0)
+        inside += estimate.low <= actual + calibration.start <= estimate.high
     assert 0.7 < inside / 300 < 0.97
-    nothing = calibrate()
-    assert nothing.spread > found.spread > calibrate(*map(measurement, several())).spread
+    uncalibrated = calibrate()
+    assert (
+        uncalibrated.spread
+        > calibration.spread
+        > calibrate(*map(measurement, sample_workloads())).spread
+    )
 
 
 @given(
@@ -124,13 +129,13 @@ def test_the_band_holds_four_of_five_and_widens_where_less_is_known() -> None:
 def test_estimates_are_always_positive_and_finite(
     errors: list[float], gflops: float, batch: int
 ) -> None:
-    workloads = several()
-    found = calibrate(*(measurement(w, e) for w, e in zip(workloads, errors, strict=False)))
-    estimate = found.training(replace(SMALL, gflops=gflops, batch=batch), 10, 1)
+    workloads = sample_workloads()
+    calibration = calibrate(*(measurement(w, e) for w, e in zip(workloads, errors, strict=False)))
+    estimate = calibration.training(replace(SMALL, gflops=gflops, batch=batch), 10, 1)
     assert 0 < estimate.low <= estimate.seconds <= estimate.high < math.inf
 
 
-def test_a_measurement_survives_its_text_and_strange_text_is_passed_over() -> None:
+def test_measurement_json_round_trip_and_invalid_json() -> None:
     whole = measurement(SMALL, validation=2.0, start=15.0)
     assert Measurement.from_json(whole.to_json()) == whole
     quick = replace(whole, source="preflight")

@@ -1,4 +1,4 @@
-"""What remains of each trial, and what a study would take."""
+"""Remaining work of each trial, and the forecast of a study's time, cost and disk space."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,33 +15,33 @@ from orchestrator.scheduling.policy import GangShape
 from tests.support.planned_study import forecast_of, resolved, timed
 
 
-def test_steps_and_validations_that_remain(file: Path) -> None:
+def test_remaining_steps_and_validations(file: Path) -> None:
     _, trials = resolved(file)
-    # 14 images in batches of 6 are 3 steps; validated after 4, 8 and the last, tenth, epoch.
+    # 14 images in batches of 6 are 3 steps; validation after epochs 4, 8 and 10, the last.
     assert remaining(trials[0], 0) == (30, 3)
     assert remaining(trials[0], 4) == (18, 2)
     assert remaining(trials[0], 9) == (3, 1)
     assert remaining(trials[0], 10) == (0, 0)
 
 
-def test_a_study_is_its_trials_on_the_nodes_given(file: Path) -> None:
+def test_forecast_schedules_the_trials_on_the_nodes(file: Path) -> None:
     study, trials = resolved(file)
-    found = forecast_of(study, trials)
-    each = 30 + 30 * 60 + 3 * 30
-    assert [trial.estimate.seconds for trial in found.trials if trial.estimate] == [each] * 6
-    assert found.wall.seconds == pytest.approx(3 * each)
-    assert found.longest.seconds == pytest.approx(each)
-    assert found.device_hours.seconds == pytest.approx(6 * each / 3600)
-    assert found.cost is not None
-    assert found.cost.seconds == pytest.approx(2 * 6 * each / 3600)
-    assert found.wall.low < found.wall.seconds < found.wall.high
-    # Last and best checkpoint with momentum, and the weights of both once more.
+    forecast = forecast_of(study, trials)
+    seconds = 30 + 30 * 60 + 3 * 30
+    assert [trial.estimate.seconds for trial in forecast.trials if trial.estimate] == [seconds] * 6
+    assert forecast.wall.seconds == pytest.approx(3 * seconds)
+    assert forecast.longest.seconds == pytest.approx(seconds)
+    assert forecast.device_hours.seconds == pytest.approx(6 * seconds / 3600)
+    assert forecast.cost is not None
+    assert forecast.cost.seconds == pytest.approx(2 * 6 * seconds / 3600)
+    assert forecast.wall.low < forecast.wall.seconds < forecast.wall.high
+    # Last and best checkpoints with momentum, and a second copy of the weights of each.
     bytes_of_one = 6 * 4 * trials[0].cost.values_m * 1e6
-    assert found.trials[0].disk == pytest.approx(bytes_of_one, rel=1e-3)
-    assert forecast_of(study, trials, cpus=6.0).wall.seconds == pytest.approx(each)
+    assert forecast.trials[0].disk == pytest.approx(bytes_of_one, rel=1e-3)
+    assert forecast_of(study, trials, cpus=6.0).wall.seconds == pytest.approx(seconds)
 
 
-def test_what_is_done_takes_nothing_and_what_is_shared_counts_once(file: Path) -> None:
+def test_finished_trials_cost_nothing_and_shared_trials_count_once(file: Path) -> None:
     study, trials = resolved(file)
     twin = replace(trials[0], name="twin")
     assert forecast_of(study, [*trials, twin]).wall == forecast_of(study, trials).wall
@@ -50,15 +50,15 @@ def test_what_is_done_takes_nothing_and_what_is_shared_counts_once(file: Path) -
         trials, study.config.resources, [timed(trials[0], study)], "cpu", "device"
     )
     priority = priorities(study.config, trials)
-    some = forecaster.study(
+    partial = forecaster.study(
         trials, {trials[0].identity}, {trials[0].identity: 9}, priority, capacity
     )
-    assert some.wall.seconds == pytest.approx(30 + 3 * 60 + 30)
-    assert [trial.estimate is None for trial in some.trials] == [False] + [True] * 5
+    assert partial.wall.seconds == pytest.approx(30 + 3 * 60 + 30)
+    assert [trial.estimate is None for trial in partial.trials] == [False] + [True] * 5
 
 
-def test_the_table_s_frame_comes_first(file: Path) -> None:
+def test_first_seed_of_the_first_variants_has_priority(file: Path) -> None:
     study, trials = resolved(file)
-    found = priorities(study.config, trials)
-    early = [trial.name for trial in trials if found[trial.identity] == 0]
-    assert early == ["strong, seed 0", "full, seed 0"]
+    priority_of = priorities(study.config, trials)
+    first = [trial.name for trial in trials if priority_of[trial.identity] == 0]
+    assert first == ["strong, seed 0", "full, seed 0"]

@@ -1,4 +1,4 @@
-"""`--plan`: what a study would take, told without training anything."""
+"""`--plan` prints a study's forecast without training."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.support.planned_study import forecast_of, resolved, timed
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
-def test_the_plan_fits_the_terminal(file: Path, width: int) -> None:
+def test_plan_fits_the_terminal(file: Path, width: int) -> None:
     study, trials = resolved(file)
     forecast = forecast_of(study, trials)
     forecaster = Forecaster.of(
@@ -47,5 +47,5 @@ def test_the_plan_fits_the_terminal(file: Path, width: int) -> None:
         (400000, "111 h"),
     ],
 )
-def test_times_are_said_as_a_person_would(seconds: float, text: str) -> None:
+def test_durations_are_rounded_for_readers(seconds: float, text: str) -> None:
     assert duration(seconds) == text

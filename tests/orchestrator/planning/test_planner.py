@@ -1,4 +1,4 @@
-"""On which device a study's times rest, where no machine is there to be asked."""
+"""Which device's measurements the planner uses while no machine of the cluster is running."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ T4 = {"CPU": 48.0, "GPU": 4.0, "accelerator_type:T4": 1.0}
 
 
 class Study:
-    """A study whose trial took two seconds a step wherever it was timed."""
+    """A study with one trial, measured at two seconds per step on every device."""
 
     def __init__(self, directory: Path, dataset: Path) -> None:
         file = directory / "study.yaml"
@@ -44,7 +44,7 @@ class Study:
         self, *nodes: dict[str, float], device: str = "", timed: tuple[str, ...]
     ) -> Planner:
         load = workload(self.trials[0], self.study.config.resources)
-        known = [Measurement(load, each, "fp32", "trial", 2.0) for each in timed]
+        measured = [Measurement(load, kind, "fp32", "trial", 2.0) for kind in timed]
         context = RunContext(
             Storage.parse(str(self.directory)),
             None,
@@ -53,10 +53,10 @@ class Study:
             StopRequest(),
         )
         placement = plan_placement(self.study.config.resources, nodes)
-        return Planner(self.study, self.trials, placement, nodes, device, known, context)
+        return Planner(self.study, self.trials, placement, nodes, device, measured, context)
 
     def step(self, planner: Planner) -> float | None:
-        """Seconds of a step, where they were measured."""
+        """Return the measured seconds per step, or None if the planner has no measurement."""
         weakest = planner.forecaster.weakest
         load = workload(self.trials[0], self.study.config.resources)
         return None if weakest.source is None else weakest.step(load)
@@ -67,37 +67,37 @@ def study(tmp_path: Path, small_streets: Path) -> Study:
     return Study(tmp_path, small_streets)
 
 
-def test_what_was_timed_on_the_kind_of_gpu_to_come_counts(study: Study) -> None:
-    found = study.planner(L40S, timed=("NVIDIA L40S", "Tesla T4"))
-    assert study.step(found) == 2.0
-    # Where it cannot be told, it is not said.
+def test_measurements_of_the_expected_gpu_are_used(study: Study) -> None:
+    planner = study.planner(L40S, timed=("NVIDIA L40S", "Tesla T4"))
+    assert study.step(planner) == 2.0
+    # No measurement is used if the device is ambiguous.
     assert study.step(study.planner(L40S, timed=("Tesla T4", "NVIDIA L40S, 0.5 of it"))) is None
     assert study.step(study.planner(L40S, T4, timed=("Tesla T4",))) is None
     assert study.step(study.planner({"CPU": 8.0, "GPU": 1.0}, timed=("Tesla T4",))) is None
 
 
-def test_a_machine_that_answers_counts_alone(study: Study) -> None:
-    found = study.planner(L40S, device="NVIDIA L40S-24Q", timed=("NVIDIA L40S",))
-    assert study.step(found) is None
-    assert found.probe_would_help
-    # None is started for a question.
+def test_detected_device_takes_precedence(study: Study) -> None:
+    planner = study.planner(L40S, device="NVIDIA L40S-24Q", timed=("NVIDIA L40S",))
+    assert study.step(planner) is None
+    assert planner.probe_would_help
+    # No machine is started only to probe its device.
     assert not study.planner(L40S, timed=()).probe_would_help
 
 
 @pytest.mark.parametrize("timed", [(), ("NVIDIA L40S",)])
 def test_preflight_runs_reveal_the_device(study: Study, timed: tuple[str, ...]) -> None:
-    found = study.planner(L40S, timed=timed)
-    took = PreflightTimings(step=7.0, validation=None, preparing=1.0, whole=9.0, memory_gib=1.0)
-    result = PreflightResult(study.trials[0].name, took, device="NVIDIA L40S-48C")
-    found.learn(measurements([result], study.trials, study.study.config.resources, "preflight"))
-    assert study.step(found) == 7.0
+    planner = study.planner(L40S, timed=timed)
+    timings = PreflightTimings(step=7.0, validation=None, preparing=1.0, whole=9.0, memory_gib=1.0)
+    result = PreflightResult(study.trials[0].name, timings, device="NVIDIA L40S-48C")
+    planner.learn(measurements([result], study.trials, study.study.config.resources, "preflight"))
+    assert study.step(planner) == 7.0
 
 
 def test_failed_preflight_runs_reveal_nothing(study: Study) -> None:
-    found = study.planner(L40S, timed=("NVIDIA L40S",))
+    planner = study.planner(L40S, timed=("NVIDIA L40S",))
     failed = PreflightResult(study.trials[0].name, None)
-    found.learn(measurements([failed], study.trials, study.study.config.resources, "preflight"))
-    assert study.step(found) == 2.0
+    planner.learn(measurements([failed], study.trials, study.study.config.resources, "preflight"))
+    assert study.step(planner) == 2.0
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_failed_preflight_runs_reveal_nothing(study: Study) -> None:
         ("T4", "Tesla T4"),
     ],
 )
-def test_a_kind_of_gpu_is_among_the_words_of_its_name(kind: str, device: str) -> None:
+def test_gpu_type_is_matched_by_the_words_of_the_device_name(kind: str, device: str) -> None:
     others = ["NVIDIA A10", "NVIDIA T400", "NVIDIA GH100", "T4, 2 cores"]
     assert device_of_kind([*others, device], kind, 1.0) == device
     assert device_of_kind(others, kind, 1.0) == ""

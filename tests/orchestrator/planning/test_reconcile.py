@@ -1,4 +1,4 @@
-"""What is done about a trial, over all states it can be in."""
+"""The decision for a trial in each possible state."""
 
 import itertools
 
@@ -24,8 +24,8 @@ def record(
 
 
 def decision(*records: TrialRun, **options: bool) -> tuple[str, str]:
-    found = decide(records, STUDY, CODE, ReconcileOptions(**options))
-    return str(found.state), found.action
+    result = decide(records, STUDY, CODE, ReconcileOptions(**options))
+    return str(result.state), result.action
 
 
 @pytest.mark.parametrize(
@@ -60,41 +60,41 @@ def decision(*records: TrialRun, **options: bool) -> tuple[str, str]:
         ([record("FAILED"), record("KILLED")], ("interrupted", "resume")),
     ],
 )
-def test_every_state(records: list[TrialRun], expected: tuple[str, str]) -> None:
+def test_decision_for_each_state(records: list[TrialRun], expected: tuple[str, str]) -> None:
     assert decision(*records) == expected
 
 
-def test_failed_trials_are_retried_when_asked() -> None:
+def test_failed_trials_are_retried_on_request() -> None:
     assert decision(record("FAILED"), retry_failed=True) == ("failed", "resume")
     assert decision(record("FAILED"), retrain_stale=True) == ("failed", "leave")
 
 
-def test_stale_trials_are_trained_anew_when_asked() -> None:
+def test_stale_trials_are_retrained_on_request() -> None:
     old = record("FINISHED", code="old")
     assert decide([old], STUDY, CODE, ReconcileOptions(retrain_stale=True)) == Decision(
         TrialState.STALE, "train", None
     )
     begun = record("KILLED", run_id="begun")
-    found = decide([old, begun], STUDY, CODE, ReconcileOptions(retrain_stale=True))
-    assert found == Decision(TrialState.INTERRUPTED, "resume", begun)
+    chosen = decide([old, begun], STUDY, CODE, ReconcileOptions(retrain_stale=True))
+    assert chosen == Decision(TrialState.INTERRUPTED, "resume", begun)
     working = record("RUNNING", study="other", active_elsewhere=True)
     assert decision(old, working, retrain_stale=True) == ("training", "wait")
     assert decision(old, record("FINISHED"), retrain_stale=True) == ("finished", "leave")
 
 
-def test_of_several_finished_runs_the_study_s_own_latest_counts() -> None:
+def test_latest_finished_run_of_the_study_is_used() -> None:
     runs = [
         record("FINISHED", run_id="first"),
         record("FINISHED", run_id="second"),
         record("FINISHED", run_id="third", study="other"),
     ]
-    found = decide(runs, STUDY, CODE, ReconcileOptions()).run
-    assert found is not None
-    assert found.run_id == "second"
+    chosen = decide(runs, STUDY, CODE, ReconcileOptions()).run
+    assert chosen is not None
+    assert chosen.run_id == "second"
 
 
-def test_nothing_finished_is_trained_and_nothing_of_others_is_touched() -> None:
-    """Over all pairs of runs and all wishes, whatever the case."""
+def test_finished_trials_are_not_trained_again_and_other_studies_are_not_touched() -> None:
+    """Check every pair of runs with every combination of options."""
     statuses: tuple[RunStatus, ...] = ("SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED")
     runs = [
         record(status, study, code, active_elsewhere)
@@ -104,16 +104,16 @@ def test_nothing_finished_is_trained_and_nothing_of_others_is_touched() -> None:
         for active_elsewhere in ((False, True) if status in ("SCHEDULED", "RUNNING") else (False,))
     ]
     options = [ReconcileOptions(a, b) for a in (False, True) for b in (False, True)]
-    for pair, wish in itertools.product(itertools.product(runs, runs), options):
-        found = decide(pair, STUDY, CODE, wish)
+    for pair, choice in itertools.product(itertools.product(runs, runs), options):
+        chosen = decide(pair, STUDY, CODE, choice)
         if any(run.status == "FINISHED" and run.code == CODE for run in pair):
-            assert found.action in ("leave", "link")
+            assert chosen.action in ("leave", "link")
         if any(run.active_elsewhere for run in pair):
-            assert found.action not in ("train", "resume")
-        if found.action == "resume":
-            assert found.run is not None
-            assert found.run.study == STUDY
-            assert found.run.status != "FINISHED"
-        if found.finished and found.action != "train":
-            assert found.run is not None
-            assert found.run.status == "FINISHED"
+            assert chosen.action not in ("train", "resume")
+        if chosen.action == "resume":
+            assert chosen.run is not None
+            assert chosen.run.study == STUDY
+            assert chosen.run.status != "FINISHED"
+        if chosen.finished and chosen.action != "train":
+            assert chosen.run is not None
+            assert chosen.run.status == "FINISHED"

@@ -1,4 +1,4 @@
-"""A preflight run in one worker, without Ray: what fails, and which fixes the message suggests."""
+"""A preflight run in one worker without Ray: its failures and the fixes that messages suggest."""
 
 import shutil
 from pathlib import Path
@@ -35,7 +35,7 @@ variants:
 
 
 class Sound(nn.Module):
-    """One convolution. Its kin below fail only where a trial would: with a whole batch."""
+    """One convolution. Its subclasses fail as a trial would: only on a full training batch."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -120,9 +120,9 @@ def test_every_failure_is_listed_with_its_trial_and_possible_fixes(
         raise_failures([preflight(c, tmp_path) for c in trials], trials, Resources(), "cpu")
     lines = str(caught.value).splitlines()
     assert lines[-1].startswith("Nothing was trained.")
-    for index, (name, (problem, help_)) in enumerate(FAILING.items()):
+    for index, (name, (problem, fix)) in enumerate(FAILING.items()):
         assert lines[2 * index].startswith(f"{name}: {problem}")
-        assert help_ in lines[2 * index + 1]
+        assert fix in lines[2 * index + 1]
 
 
 def test_damaged_images_are_detected(tmp_path: Path, small_streets: Path) -> None:
@@ -140,7 +140,7 @@ def test_damaged_images_are_detected(tmp_path: Path, small_streets: Path) -> Non
     assert f"python -m pipelines.prepare inspect {copy}" in str(caught.value)
 
 
-def test_a_sound_experiment_returns_its_times(tmp_path: Path, small_streets: Path) -> None:
+def test_working_experiment_returns_its_timings(tmp_path: Path, small_streets: Path) -> None:
     network = f"{{network: '{__name__}:Sound'}}"
     (trial,) = trials_of(tmp_path, small_streets, f"  sound: {{set: {{model: {network}}}}}\n")
     result = preflight(trial, tmp_path, InferenceConfig(flip=True))
@@ -153,8 +153,8 @@ def test_a_sound_experiment_returns_its_times(tmp_path: Path, small_streets: Pat
 def test_one_preflight_run_covers_all_seeds_and_schedules(
     tmp_path: Path, small_streets: Path
 ) -> None:
-    longer = "  a: {}\n  b: {set: {training: {epochs: 2, momentum: 0.5}}}\nseeds: [0, 1, 2]\n"
-    trials = trials_of(tmp_path, small_streets, longer)
+    variants = "  a: {}\n  b: {set: {training: {epochs: 2, momentum: 0.5}}}\nseeds: [0, 1, 2]\n"
+    trials = trials_of(tmp_path, small_streets, variants)
     assert [trial.name for trial in distinct(trials)] == ["a, seed 0"]
     forecaster = Forecaster.of(trials, Resources(), [], "cpu", "device")
     assert is_worthwhile(trials, distinct(trials), forecaster)
@@ -162,7 +162,7 @@ def test_one_preflight_run_covers_all_seeds_and_schedules(
     assert not is_worthwhile(short, distinct(short), forecaster)
 
 
-def test_the_former_spelling_of_the_option_still_works_and_is_hidden() -> None:
+def test_former_option_name_works_and_is_hidden() -> None:
     for option in ("--no-preflight", "--no-canary"):
         assert _parser().parse_args(["study.yaml", option]).no_preflight
     assert not _parser().parse_args(["study.yaml"]).no_preflight

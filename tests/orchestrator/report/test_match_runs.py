@@ -1,4 +1,4 @@
-"""Which run stands for which trial, where a report has only the ledger to go by."""
+"""How a report matches runs to trials by the tracking store alone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +33,8 @@ variants:
 """
 
 
-def starts(tmp_path: Path, dataset: Path) -> Path:
-    """A study of two rows that differ in the weights they start from alone, as if trained."""
+def write_starts_study(tmp_path: Path, dataset: Path) -> Path:
+    """Write a study whose two rows differ only in their initial weights, with fabricated runs."""
     path = written(tmp_path, dataset, STARTS.replace("DIRECTORY", str(tmp_path)))
     model = load_study(written(tmp_path, dataset, PLAIN)).trials[0].experiment.model
     for seed, name in enumerate(("one", "two")):
@@ -50,43 +50,41 @@ def results(path: Path) -> dict[str, Result]:
 
 
 def variant_of(result: Result) -> str | None:
-    """The variant that the run was trained for, of a study with one seed and no grid."""
+    """Return the variant of the run, for a study with one seed and no grid."""
     return None if result.run is None else result.run.name
 
 
-def test_rows_that_differ_in_their_weights_alone_are_told_apart(
+def test_rows_that_differ_only_in_their_weights_are_distinguished(
     tmp_path: Path, small_streets: Path
 ) -> None:
-    path = starts(tmp_path, small_streets)
-    for at_hand in (True, False):
+    path = write_starts_study(tmp_path, small_streets)
+    for weights_present in (True, False):
         report = report_of(path).read()
         assert [variant_of(row.results[0]) for row in report.rows] == ["a", "b"]
         difference = report.rows[1].difference
         assert difference is not None
         assert difference.mean != 0
         assert not report.notes.warnings
-        if at_hand:
+        if weights_present:
             for name in ("one", "two"):
                 (tmp_path / f"{name}.safetensors").rename(tmp_path / f"{name}.away")
 
 
-def test_weights_at_hand_count_by_their_content(tmp_path: Path, small_streets: Path) -> None:
-    path = starts(tmp_path, small_streets)
+def test_available_weights_are_matched_by_content(tmp_path: Path, small_streets: Path) -> None:
+    path = write_starts_study(tmp_path, small_streets)
     (tmp_path / "one.safetensors").rename(tmp_path / "moved.safetensors")
-    moved = path.read_text().replace("one.safetensors", "moved.safetensors")
-    path.write_text(moved)
+    text = path.read_text().replace("one.safetensors", "moved.safetensors")
+    path.write_text(text)
     assert variant_of(results(path)["a"]) == "a"
     (tmp_path / "moved.safetensors").write_bytes((tmp_path / "two.safetensors").read_bytes())
-    found = results(path)
-    assert variant_of(found["a"]) == variant_of(found["b"]) == "b"
+    result_of = results(path)
+    assert variant_of(result_of["a"]) == variant_of(result_of["b"]) == "b"
     (tmp_path / "two.safetensors").write_bytes(b"others")
     assert results(path)["b"].state == "missing"
 
 
-def test_what_cannot_be_compared_is_not_taken_in_silence(
-    tmp_path: Path, small_streets: Path
-) -> None:
-    path = starts(tmp_path, small_streets)
+def test_unverifiable_weights_cause_a_warning(tmp_path: Path, small_streets: Path) -> None:
+    path = write_starts_study(tmp_path, small_streets)
     path.write_text(path.read_text().replace(f"{tmp_path}/two", "/nowhere/two"))
     report = report_of(path).read()
     assert variant_of(report.rows[1].results[0]) == "b"
@@ -96,7 +94,7 @@ def test_what_cannot_be_compared_is_not_taken_in_silence(
     assert warning.endswith(": b.")
 
 
-def test_another_study_s_cell_of_the_same_name_is_another_cell(
+def test_cells_with_the_same_name_in_another_study_do_not_match(
     tmp_path: Path, small_streets: Path
 ) -> None:
     path = written(tmp_path, small_streets, PLAIN)
@@ -107,8 +105,8 @@ def test_another_study_s_cell_of_the_same_name_is_another_cell(
     assert {result.state for result in results(path).values()} == {"missing"}
 
 
-def test_a_link_says_whose_run_a_cell_shows(tmp_path: Path, small_streets: Path) -> None:
-    """The other study reads the same data from another place, which is not here."""
+def test_link_determines_the_run_of_a_cell(tmp_path: Path, small_streets: Path) -> None:
+    """The other study reads the same data from another path, which does not exist here."""
     path = written(tmp_path, small_streets, PLAIN)
     trials = fabricate(load_study(path), tmp_path / "storage", cities=FEW)
     path.write_text(path.read_text().replace("study: plain", "study: new"))
@@ -122,7 +120,7 @@ def test_a_link_says_whose_run_a_cell_shows(tmp_path: Path, small_streets: Path)
     assert [variant_of(result) for result in results(path).values()] == ["a", "b"]
 
 
-def test_data_that_changed_in_its_place_is_told(tmp_path: Path) -> None:
+def test_data_changed_at_the_same_path_causes_a_warning(tmp_path: Path) -> None:
     data = tmp_path / "data"
     prepare_streets(data, train=14, val=4, size=(32, 64))
     path = written(tmp_path, data, PLAIN)
@@ -141,8 +139,8 @@ def test_data_that_changed_in_its_place_is_told(tmp_path: Path) -> None:
     assert "2 trainings" in warning
 
 
-def test_report_and_command_go_by_the_same_run(tmp_path: Path, small_streets: Path) -> None:
-    """Another study has trained the same again, later."""
+def test_report_prefers_the_runs_of_its_own_study(tmp_path: Path, small_streets: Path) -> None:
+    """Another study trains the same trials later."""
     path = written(tmp_path, small_streets, PLAIN)
     study = load_study(path)
     fabricate(study, tmp_path / "storage", cities=FEW)
@@ -152,7 +150,7 @@ def test_report_and_command_go_by_the_same_run(tmp_path: Path, small_streets: Pa
     assert [run.study for run in runs if run is not None] == ["plain", "plain"]
 
 
-def test_what_another_study_trains_right_now_is_running(
+def test_trial_being_trained_by_another_study_is_listed_as_training(
     tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path, small_streets, PLAIN)
@@ -163,7 +161,7 @@ def test_what_another_study_trains_right_now_is_running(
     study_run.start_trial(study_run.begin_trial(first, None, None), first.code)
     unfinished = report_of(path).read().notes.unfinished
     assert unfinished == ("missing: a", "missing: b")
-    # As another process sees it.
+    # From the view of another process.
     monkeypatch.setattr(queries, "lock_holder", lambda parent: (None, 0.0))
     unfinished = report_of(path).read().notes.unfinished
     assert unfinished == ("missing: b", "training: a, in study other, epoch 0 of 3")

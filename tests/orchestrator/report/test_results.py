@@ -1,4 +1,4 @@
-"""Figures under a study's further protocols: whose they are, and that they never mix."""
+"""Scores under a study's additional protocols: their runs, and that they never mix."""
 
 from pathlib import Path
 
@@ -41,87 +41,87 @@ def run_ids(report: StudyReport) -> list[str]:
     return [run.run_id for run in runs if run is not None]
 
 
-def scored(
-    tmp_path: Path, report: StudyReport, trials: list[ResolvedTrial], **how: float
+def score_again(
+    tmp_path: Path, report: StudyReport, trials: list[ResolvedTrial], **options: float
 ) -> list[float]:
     return [
-        evaluate_again(tmp_path / "storage", run_id, trial, "flipped", FLIP, **how)
+        evaluate_again(tmp_path / "storage", run_id, trial, "flipped", FLIP, **options)
         for run_id, trial in zip(run_ids(report), trials, strict=True)
     ]
 
 
-def only(report: StudyReport, row: int = 0) -> Result:
+def result_of_row(report: StudyReport, row: int = 0) -> Result:
     return report.read().rows[row].results[0]
 
 
-def test_another_protocol_is_the_figure_where_the_study_says_so(
+def test_report_uses_the_protocol_chosen_by_the_study(
     tmp_path: Path, trials: list[ResolvedTrial], study_report: StudyReport
 ) -> None:
     assert study_report.read().notes.unfinished == (
         "not scored: a, epoch 3 of 3",
         "not scored: b, epoch 3 of 3",
     )
-    figures = scored(tmp_path, study_report, trials)
+    scores = score_again(tmp_path, study_report, trials)
     report = study_report.read()
-    assert [row.miou[0] for row in report.rows] == pytest.approx(figures)
+    assert [row.miou[0] for row in report.rows] == pytest.approx(scores)
     assert "protocol flipped (whole_flip)" in " ".join(report.notes.footnotes)
     assert not report.notes.warnings
 
 
-def test_counts_that_come_later_are_read_when_they_come(
+def test_counts_are_read_when_they_become_available(
     tmp_path: Path,
     trials: list[ResolvedTrial],
     study_report: StudyReport,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The report is made anew while a study scores: the figures are there before the counts."""
-    log = TrackingStore.download
+    """While a study is being scored, the metrics are logged before the counts."""
+    download = TrackingStore.download
     monkeypatch.setattr(TrackingStore, "download", lambda self, uri, folder: Path("/nowhere"))
-    figures = scored(tmp_path, study_report, trials)
+    scores = score_again(tmp_path, study_report, trials)
     first, second = study_report.read().rows
-    assert [first.miou[0], second.miou[0]] == pytest.approx(figures)
+    assert [first.miou[0], second.miou[0]] == pytest.approx(scores)
     assert second.difference is not None
     assert second.difference.interval is None
-    monkeypatch.setattr(TrackingStore, "download", log)
+    monkeypatch.setattr(TrackingStore, "download", download)
     difference = study_report.read().rows[1].difference
     assert difference is not None
     assert difference.interval is not None
 
 
-def test_a_new_figure_is_not_paired_with_old_counts(
+def test_new_score_is_not_paired_with_old_counts(
     tmp_path: Path, trials: list[ResolvedTrial], study_report: StudyReport
 ) -> None:
-    scored(tmp_path, study_report, trials)
-    before = only(study_report).counts
+    score_again(tmp_path, study_report, trials)
+    before = result_of_row(study_report).counts
     assert before is not None
-    # A second scoring, read when its figures are written and its counts are not.
+    # A second evaluation, read after its metrics but before its counts are written.
     store = TrackingStore(tracking_uri(tmp_path / "storage"), None)
     store.log_metrics(run_ids(study_report)[0], {"eval/flipped/miou": 0.5}, step=0)
-    assert only(study_report).miou == 50
-    assert only(study_report).counts is None
-    (figure, _) = scored(tmp_path, study_report, trials, ability=0.5)
-    after = only(study_report)
-    assert after.miou == pytest.approx(figure)
+    assert result_of_row(study_report).miou == 50
+    assert result_of_row(study_report).counts is None
+    (score, _) = score_again(tmp_path, study_report, trials, ability=0.5)
+    after = result_of_row(study_report)
+    assert after.miou == pytest.approx(score)
     assert after.counts is not None
-    assert 100 * after.counts.resampled.mean() == pytest.approx(figure, abs=2)
+    assert 100 * after.counts.resampled.mean() == pytest.approx(score, abs=2)
 
 
 @pytest.mark.parametrize(
-    ("config", "split", "told"),
+    ("config", "split", "message"),
     [
         (InferenceConfig(flip=True, scales=(0.5, 1.0)), "val", "scales [0.5, 1.0], not [1.0]"),
         (FLIP, "train", "split train, not val"),
     ],
 )
-def test_what_another_study_scored_under_the_same_name_is_no_figure(
+def test_score_under_the_same_name_with_other_settings_is_ignored(
     tmp_path: Path,
     trials: list[ResolvedTrial],
     study_report: StudyReport,
     config: InferenceConfig,
     split: str,
-    told: str,
+    message: str,
 ) -> None:
-    scored(tmp_path, study_report, trials)
+    score_again(tmp_path, study_report, trials)
     assert study_report.read().complete
     run_id = run_ids(study_report)[0]
     evaluate_again(tmp_path / "storage", run_id, trials[0], "flipped", config, split=split)
@@ -131,40 +131,42 @@ def test_what_another_study_scored_under_the_same_name_is_no_figure(
     assert report.rows[1].difference is None
     (line,) = report.notes.unfinished
     assert line.startswith("not scored: a")
-    assert told in line
+    assert message in line
 
 
-def test_a_protocol_that_was_edited_is_not_scored_yet(
+def test_edited_protocol_is_not_scored(
     tmp_path: Path, trials: list[ResolvedTrial], study_report: StudyReport
 ) -> None:
-    scored(tmp_path, study_report, trials)
+    score_again(tmp_path, study_report, trials)
     path = tmp_path / "study.yaml"
     path.write_text(path.read_text().replace("flip: true", "flip: true, scales: [1, 1.5]"))
     report = report_of(path).read()
     assert {result.state for row in report.rows for result in row.results} == {"not scored"}
 
 
-def test_a_scoring_that_broke_off_is_none(
+def test_interrupted_evaluation_is_ignored(
     tmp_path: Path,
     trials: list[ResolvedTrial],
     study_report: StudyReport,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its tags are what vouches for its figures: they come last."""
-    scored(tmp_path, study_report, trials)
+    """The tags that validate the metrics of an evaluation are written last."""
+    score_again(tmp_path, study_report, trials)
     client = TrackingStore(tracking_uri(tmp_path / "storage"), None).client
 
-    def broken(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("the bucket is away")
 
-    monkeypatch.setattr(type(client), "log_artifacts", broken)
+    monkeypatch.setattr(type(client), "log_artifacts", fail)
     with pytest.raises(OSError, match="away"):
-        scored(tmp_path, study_report, trials, ability=0.5)
-    assert only(study_report).state == "not scored"
-    assert only(study_report, 1).state == "finished"
+        score_again(tmp_path, study_report, trials, ability=0.5)
+    assert result_of_row(study_report).state == "not scored"
+    assert result_of_row(study_report, 1).state == "finished"
 
 
-def test_other_images_are_not_subtracted(tmp_path: Path, small_streets: Path) -> None:
+def test_rows_scored_on_other_images_have_no_difference(
+    tmp_path: Path, small_streets: Path
+) -> None:
     text = PLAIN + "  other: {set: {data: {validation_split: train}}}\n"
     path = written(tmp_path, small_streets, text)
     fabricate(load_study(path), tmp_path / "storage", cities=FEW)

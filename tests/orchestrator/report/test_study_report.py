@@ -1,4 +1,4 @@
-"""The report of studies in a real ledger, whose trainings are made up."""
+"""Reports of studies with fabricated trainings in a real tracking store."""
 
 import base64
 import csv
@@ -56,7 +56,7 @@ published:
 def snapshot(
     tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path
 ) -> Path:
-    """The study file of a finished study; its storage is beside it."""
+    """Return the file of a finished study; its storage is in the same directory."""
     directory = tmp_path_factory.mktemp("snapshot")
     (directory / "storage").mkdir()
     shutil.copy(empty_store, directory / "storage")
@@ -69,7 +69,7 @@ def snapshot(
 
 @pytest.fixture(scope="module")
 def documents(snapshot: Path) -> dict[str, str]:
-    """What the command writes about it."""
+    """Return the documents that the command writes, by file name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         out = snapshot.parent / "out"
@@ -79,16 +79,14 @@ def documents(snapshot: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["table.md", "table.tex"])
-def test_texts_are_as_they_were_looked_at(name: str, documents: dict[str, str]) -> None:
-    """`UPDATE_SNAPSHOTS=1 pytest` writes them anew; look at them before they are committed."""
+def test_documents_match_the_snapshots(name: str, documents: dict[str, str]) -> None:
+    """`UPDATE_SNAPSHOTS=1 pytest` rewrites the snapshots; review them before committing."""
     if os.environ.get("UPDATE_SNAPSHOTS"):
         (SNAPSHOTS / name).write_text(documents[name])
     assert documents[name] == (SNAPSHOTS / name).read_text()
 
 
-def test_figures_for_machines_are_those_of_the_ledger(
-    snapshot: Path, documents: dict[str, str]
-) -> None:
+def test_csv_values_match_the_tracking_store(snapshot: Path, documents: dict[str, str]) -> None:
     lines = list(csv.DictReader(io.StringIO(documents["table.csv"])))
     assert [(line["kind"], line["label"], line["model.channels"]) for line in lines] == [
         ("trained", "strong_baseline & co", "8"),
@@ -121,8 +119,8 @@ def test_latex_compiles(documents: dict[str, str], tmp_path: Path) -> None:
         f"{documents['table.tex']}\\end{{document}}\n"
     )
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout[-2000:]
 
 
 def test_latex_rows_have_a_cell_for_each_column(documents: dict[str, str]) -> None:
@@ -137,7 +135,7 @@ def test_latex_rows_have_a_cell_for_each_column(documents: dict[str, str]) -> No
 
 
 class Page(HTMLParser):
-    """What a page loads, links to and says."""
+    """The resources, links, tags and text of an HTML page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -159,7 +157,7 @@ class Page(HTMLParser):
         self.words += data
 
 
-def test_the_page_needs_nothing_else_and_says_what_the_table_says(
+def test_page_is_self_contained_and_matches_the_table(
     documents: dict[str, str],
 ) -> None:
     text = documents["report.html"]
@@ -171,7 +169,7 @@ def test_the_page_needs_nothing_else_and_says_what_the_table_says(
     assert "bonn_000009" in page.words
     for words in ("FENet <b>", "GFFNet", "IoU by class", "vegetation", "p (Holm)", "Training"):
         assert words in page.words
-    # Two panels of accuracy, two of curves; three lines in the table for each of eight trials.
+    # Two panels of accuracy and two of curves; three lines in the table for each of eight trials.
     assert page.tags.count("figure") == 4
     assert page.tags.count("polyline") == 24
     assert len(page.links) == 8
@@ -181,8 +179,8 @@ def test_the_page_needs_nothing_else_and_says_what_the_table_says(
     )
 
 
-def test_the_command_needs_the_ledger_alone(snapshot: Path, tmp_path: Path) -> None:
-    """No data set, no checkpoints, no Ray; a copy of the store on another machine will do."""
+def test_command_needs_only_the_tracking_store(snapshot: Path, tmp_path: Path) -> None:
+    """No data set, checkpoint or Ray is needed; a copy of the tracking store is enough."""
     shutil.copy(snapshot.parent / "storage" / "mlflow.db", tmp_path / "mlflow.db")
     text = re.sub(r"dataset: [^,]+", "dataset: /nowhere", snapshot.read_text())
     (tmp_path / "study.yaml").write_text(text)
@@ -190,22 +188,22 @@ def test_the_command_needs_the_ledger_alone(snapshot: Path, tmp_path: Path) -> N
         "import sys; from orchestrator.report.__main__ import main; "
         "code = main(sys.argv[1:]); assert 'ray' not in sys.modules; exit(code)"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "study.yaml"), "--storage", str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,
         env={k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"},
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
     assert (tmp_path / "reports" / "snapshot" / "report.html").exists()
 
 
-def test_what_failed_or_is_missing_is_listed_first(tmp_path: Path, small_streets: Path) -> None:
+def test_failed_and_missing_trials_are_listed_first(tmp_path: Path, small_streets: Path) -> None:
     path = written(tmp_path, small_streets, PLAIN + "seeds: [0, 1, 2]\n")
-    fates = {"b, seed 0": "FAILED", "b, seed 1": "missing", "a, seed 2": "KILLED"}
+    statuses = {"b, seed 0": "FAILED", "b, seed 1": "missing", "a, seed 2": "KILLED"}
     storage = tmp_path / "storage"
-    fabricate(load_study(path), storage, lambda c: fates.get(c.name, "FINISHED"), CITIES)
+    fabricate(load_study(path), storage, lambda c: statuses.get(c.name, "FINISHED"), CITIES)
     report = report_of(path).read()
     assert report.notes.unfinished == (
         "failed: b, seed 0: loss nan in epoch 12, step 3",
@@ -214,19 +212,21 @@ def test_what_failed_or_is_missing_is_listed_first(tmp_path: Path, small_streets
     )
     assert report.markdown().index("failed: b") < report.markdown().index("| variant |")
     assert [len(row.miou) for row in report.rows] == [2, 1]
-    # Seed 2 of one and seed 0 of the other are gone: nothing is left to pair.
+    # Seed 2 of one row and seed 0 of the other are missing, so no pair is left.
     assert report.rows[1].difference is None
     assert main([str(path), "--storage", str(storage)]) == 1
     page = (storage / "reports" / "plain" / "report.html").read_text()
     assert page.index("3 of 6 trials have no score") < page.index("<table>")
     assert "<svg" in page
-    assert "#ffffff" not in page  # on dark paper the charts are dark too
-    bare = replace(report.rows[1], miou={}, difference=None)
-    (shown,) = [c for c in main_table(report.study, [bare], []).columns if c.name == "mIoU %"]
-    assert shown.values == ("1 failed, 1 missing",)
+    assert "#ffffff" not in page  # the charts support dark mode
+    row_without_score = replace(report.rows[1], miou={}, difference=None)
+    (score_column,) = [
+        c for c in main_table(report.study, [row_without_score], []).columns if c.name == "mIoU %"
+    ]
+    assert score_column.values == ("1 failed, 1 missing",)
 
 
-def test_other_code_is_told_and_other_data_or_protocol_refused(
+def test_other_code_causes_a_warning_and_other_data_or_protocol_is_not_compared(
     tmp_path: Path, small_streets: Path
 ) -> None:
     other = tmp_path / "other"
@@ -261,7 +261,9 @@ def test_other_code_is_told_and_other_data_or_protocol_refused(
     assert "| ‡ |" in report.markdown()
 
 
-def test_one_seed_says_what_its_interval_leaves_out(tmp_path: Path, small_streets: Path) -> None:
+def test_note_states_that_one_seed_has_no_seed_variation(
+    tmp_path: Path, small_streets: Path
+) -> None:
     path = written(tmp_path, small_streets, PLAIN + "report: {expected_difference: 0.8}\n")
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     report = report_of(path).read()
@@ -273,7 +275,7 @@ def test_one_seed_says_what_its_interval_leaves_out(tmp_path: Path, small_street
     assert warning.startswith("1 seed is too few to detect the expected difference of 0.8 points; ")
 
 
-def test_a_run_deleted_in_mlflow_is_missing(tmp_path: Path, small_streets: Path) -> None:
+def test_run_deleted_in_mlflow_is_missing(tmp_path: Path, small_streets: Path) -> None:
     path = written(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     study_report = report_of(path)
@@ -284,7 +286,7 @@ def test_a_run_deleted_in_mlflow_is_missing(tmp_path: Path, small_streets: Path)
     assert study_report.read().notes.unfinished == ("missing: b",)
 
 
-def test_a_search_shows_figures_and_proves_nothing(tmp_path: Path, small_streets: Path) -> None:
+def test_search_shows_scores_without_significance(tmp_path: Path, small_streets: Path) -> None:
     text = PLAIN.replace("study: plain", "study: plain\nkind: search").replace(
         "compare_to: a\n", ""
     )
@@ -296,7 +298,7 @@ def test_a_search_shows_figures_and_proves_nothing(tmp_path: Path, small_streets
     assert "p (Holm)" not in report.markdown()
 
 
-def test_the_report_is_kept_with_the_study_and_read_on_as_trials_finish(
+def test_report_is_logged_to_the_study_and_counts_are_read_once(
     tmp_path: Path, small_streets: Path
 ) -> None:
     path = written(tmp_path, small_streets, PLAIN)
@@ -307,9 +309,11 @@ def test_the_report_is_kept_with_the_study_and_read_on_as_trials_finish(
     experiment = client.get_experiment_by_name("plain")
     assert experiment is not None
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`orchestrator.kind` = 'study'")
-    kept = {Path(entry.path).name for entry in client.list_artifacts(parent.info.run_id, "report")}
-    assert kept == {"table.md", "table.csv", "table.tex", "report.html"}
-    # What was read once is not read again: without the counts there still is an interval.
+    artifacts = {
+        Path(entry.path).name for entry in client.list_artifacts(parent.info.run_id, "report")
+    }
+    assert artifacts == {"table.md", "table.csv", "table.tex", "report.html"}
+    # Counts are read once, so the interval remains after the files are deleted.
     for counts in (tmp_path / "storage" / "artifacts").rglob("counts.arrow"):
         counts.unlink()
     (difference,) = [row.difference for row in study_report.read().rows if row.difference]
@@ -318,7 +322,7 @@ def test_the_report_is_kept_with_the_study_and_read_on_as_trials_finish(
     assert [each.interval for each in fresh] == [None]
 
 
-def test_a_profile_shows_what_is_published_and_by_how_much_ours_is_off(tmp_path: Path) -> None:
+def test_profile_report_compares_with_published_values(tmp_path: Path) -> None:
     study = Path(__file__).parents[3] / "studies" / "table-2.yaml"
     study = load_study(study)
     store = TrackingStore(tracking_uri(tmp_path / "storage"), None)
@@ -334,7 +338,7 @@ def test_a_profile_shows_what_is_published_and_by_how_much_ours_is_off(tmp_path:
     assert "mIoU" not in report.markdown()
 
 
-def test_what_was_drawn_of_the_models_is_in_the_page(tmp_path: Path, small_streets: Path) -> None:
+def test_comparison_figure_is_embedded_in_the_page(tmp_path: Path, small_streets: Path) -> None:
     path = written(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     client = MlflowClient(tracking_uri(tmp_path / "storage"))
@@ -346,8 +350,8 @@ def test_what_was_drawn_of_the_models_is_in_the_page(tmp_path: Path, small_stree
     study_report = report_of(path)
     page = Page(study_report.documents(study_report.read())["report.html"])
     assert "Where the models differ most" in page.words
-    (picture,) = page.loaded
-    encoded = picture.removeprefix("data:image/jpeg;base64,")
+    (source,) = page.loaded
+    encoded = source.removeprefix("data:image/jpeg;base64,")
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
         assert image.size == (1600, 213)
         red, green, _ = image.getpixel((800, 100))
@@ -361,7 +365,7 @@ def test_what_was_drawn_of_the_models_is_in_the_page(tmp_path: Path, small_stree
         (["--only", "nothing*"], "matches no trial"),
     ],
 )
-def test_bad_input_is_told(
+def test_bad_input_is_reported(
     arguments: list[str], message: str, snapshot: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage = ["--storage", str(snapshot.parent / "storage")]

@@ -1,4 +1,4 @@
-"""Limits of a study: what holds it, when, and what it says."""
+"""Limits of a study: when they stop it, and the reasons they report."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from orchestrator.study.config import Limits
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -20,24 +20,24 @@ def budget(clock: Clock, devices: float = 1.0, spent: float = 0.0, **limits: flo
     return Budget(Limits(**limits), devices, spent, clock)  # type: ignore[arg-type]
 
 
-def test_without_limits_nothing_holds() -> None:
+def test_study_without_limits_is_never_stopped() -> None:
     clock = Clock()
-    free = budget(clock)
-    free.started("a")
+    unlimited = budget(clock)
+    unlimited.started("a")
     clock.now += 1e9
-    free.ended("a", failed=True)
-    assert free.hold_reason() is None
-    assert free.may_start()
-    assert free.left_out_reason() is None
+    unlimited.ended("a", failed=True)
+    assert unlimited.hold_reason() is None
+    assert unlimited.may_start()
+    assert unlimited.left_out_reason() is None
 
 
-def test_gpu_hours_count_every_device_of_running_and_ended_trials() -> None:
+def test_gpu_hours_include_every_device_of_running_and_ended_trials() -> None:
     clock = Clock()
     limited = budget(clock, devices=4, gpu_hours=10)
     limited.started("a")
     clock.now += 3600
     limited.ended("a")
-    clock.now += 3600  # nobody works
+    clock.now += 3600  # no trial runs
     limited.started("b")
     assert limited.device_hours == pytest.approx(4)
     clock.now += 3600 * 1.4
@@ -47,17 +47,17 @@ def test_gpu_hours_count_every_device_of_running_and_ended_trials() -> None:
     assert not limited.may_start()
 
 
-def test_gpu_hours_follow_the_workers_that_a_trial_has() -> None:
+def test_gpu_hours_follow_the_current_number_of_workers() -> None:
     clock = Clock()
     limited = budget(clock, devices=1, gpu_hours=100)
     limited.started("a")
     clock.now += 3600
-    limited.worked("a", 8)  # it started with all the room there was
+    limited.worked("a", 8)  # it started with all idle workers
     assert limited.device_hours == pytest.approx(8)
     clock.now += 1800
     assert limited.device_hours == pytest.approx(12)
     clock.now += 1800
-    limited.worked("a", 4)  # and has lost a machine since
+    limited.worked("a", 4)  # it lost a machine
     assert limited.device_hours == pytest.approx(12)
     clock.now += 3600
     limited.ended("a")
@@ -66,11 +66,11 @@ def test_gpu_hours_follow_the_workers_that_a_trial_has() -> None:
     assert limited.device_hours == pytest.approx(16)
 
 
-def test_gpu_hours_of_earlier_commands_count() -> None:
+def test_gpu_hours_of_earlier_commands_are_included() -> None:
     assert budget(Clock(), spent=10.0, gpu_hours=10).hold_reason() is not None
 
 
-def test_wall_hours_count_from_the_beginning() -> None:
+def test_wall_hours_start_with_the_command() -> None:
     clock = Clock()
     limited = budget(clock, wall_hours=2)
     clock.now += 7199
@@ -79,7 +79,7 @@ def test_wall_hours_count_from_the_beginning() -> None:
     assert "limits.wall_hours: this command has run for its 2 h" in str(limited.hold_reason())
 
 
-def test_a_limit_of_trials_lets_the_started_ones_end() -> None:
+def test_trial_limit_lets_started_trials_finish() -> None:
     limited = budget(Clock(), trials=2)
     limited.started("a")
     assert limited.may_start()
@@ -87,24 +87,24 @@ def test_a_limit_of_trials_lets_the_started_ones_end() -> None:
     limited.started("b")
     assert not limited.may_start()
     assert limited.hold_reason() is None
-    assert limited.left_out_reason() is None  # there may be no third
+    assert limited.left_out_reason() is None  # there may not be a third trial
     limited.leave_out()
     assert "limits.trials: this command has started 2 trials" in str(limited.left_out_reason())
 
 
-def test_a_limit_that_is_reached_later_has_left_nothing_out() -> None:
+def test_limit_reached_after_the_last_trial_leaves_nothing_out() -> None:
     clock = Clock()
     limited = budget(clock, wall_hours=1)
     limited.started("a")
     limited.ended("a", failed=True)
-    clock.now += 7200  # its scoring takes longer than the limit
+    clock.now += 7200  # scoring takes longer than the limit
     assert limited.hold_reason() is not None
     assert limited.left_out_reason() is None
     limited.leave_out()
     assert "limits.wall_hours: this command has run for its 1 h" in str(limited.left_out_reason())
 
 
-def test_failures_hold_at_their_number() -> None:
+def test_failure_limit_stops_the_study_at_its_value() -> None:
     limited = budget(Clock(), failures=2)
     for name in ("a", "b", "c"):
         limited.started(name)
@@ -116,7 +116,7 @@ def test_failures_hold_at_their_number() -> None:
     assert "limits.failures: 2 trials have failed" in str(limited.hold_reason())
 
 
-def test_recorded_hours_are_of_gpus_where_there_were_any() -> None:
+def test_recorded_hours_prefer_gpu_hours() -> None:
     assert recorded_hours({"trial/gpu_hours": 2.0}) == 2.0
     assert recorded_hours({"trial/worker_hours": 3.0}) == 3.0
     assert recorded_hours({}) == 0.0

@@ -1,4 +1,4 @@
-"""How gangs are placed, as a pure function of what the nodes offer."""
+"""`plan_placement`: a pure function of a study's resources and the nodes' resources."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from orchestrator.study.resources import Resources
 HEAD = {"CPU": 2.0, "GPU": 0.0, DRIVER_RESOURCE: 1e6}
 
 
-def test_a_laptop_runs_as_many_trials_as_it_has_cores() -> None:
+def test_laptop_runs_one_trial_per_core() -> None:
     placement = plan_placement(Resources(), [HEAD])
     assert (placement.device, placement.concurrent, placement.per_worker) == (
         "cpu",
@@ -19,14 +19,14 @@ def test_a_laptop_runs_as_many_trials_as_it_has_cores() -> None:
     )
 
 
-def test_whole_gangs_only() -> None:
+def test_only_whole_trials_are_placed() -> None:
     nodes = [HEAD, {"CPU": 3.0}, {"CPU": 3.0}]
     assert plan_placement(Resources(workers=3), nodes).concurrent == 2
     assert plan_placement(Resources(workers=5), nodes).concurrent == 1
     assert plan_placement(Resources(workers=2, cpus_per_worker=2), nodes).concurrent == 1
 
 
-def test_gpus_are_taken_where_there_are_any() -> None:
+def test_gpus_are_used_if_available() -> None:
     nodes = [HEAD, {"CPU": 16.0, "GPU": 4.0}]
     placement = plan_placement(Resources(workers=2), nodes)
     assert (placement.device, placement.concurrent) == ("cuda", 2)
@@ -35,7 +35,7 @@ def test_gpus_are_taken_where_there_are_any() -> None:
     assert plan_placement(Resources(gpus_per_worker=0.5), nodes).concurrent == 8
 
 
-def test_concurrency_can_be_bounded() -> None:
+def test_concurrent_trials_limits_concurrency() -> None:
     assert plan_placement(Resources(concurrent_trials=1), [HEAD]).concurrent == 1
     assert plan_placement(Resources(concurrent_trials=9), [HEAD]).concurrent == 2
 
@@ -49,12 +49,12 @@ def test_concurrency_can_be_bounded() -> None:
         (Resources(workers=(3, 4)), r"workers is at least 3 with 1 CPU each"),
     ],
 )
-def test_what_never_fits_is_refused(resources: Resources, message: str) -> None:
+def test_resources_that_never_fit_are_rejected(resources: Resources, message: str) -> None:
     with pytest.raises(CapacityError, match=message):
         plan_placement(resources, [HEAD])
 
 
-def test_workers_lie_on_the_kind_of_gpu_asked_for() -> None:
+def test_workers_are_placed_on_the_requested_gpu() -> None:
     ada = {"CPU": 16.0, "GPU": 4.0, "accelerator_type:L40S": 1.0}
     turing = {"CPU": 16.0, "GPU": 4.0, "accelerator_type:T4": 1.0}
     placement = plan_placement(Resources(workers=2, accelerator="T4"), [HEAD, ada, turing])
@@ -65,23 +65,23 @@ def test_workers_lie_on_the_kind_of_gpu_asked_for() -> None:
         plan_placement(Resources(accelerator="H100"), [HEAD, ada, turing])
     with pytest.raises(CapacityError, match=r"workers is 5 .* on T4, .* use workers: 4 or fewer"):
         plan_placement(Resources(workers=5, accelerator="T4"), [HEAD, ada, turing])
-    # Where `auto` trains on CPUs there is no GPU to be of a kind.
+    # `accelerator` is ignored if `auto` chooses CPUs.
     assert plan_placement(Resources(accelerator="H100"), [HEAD]).per_worker == {"CPU": 1.0}
 
 
-def test_two_workers_of_a_trial_do_not_share_a_gpu() -> None:
+def test_workers_of_one_trial_do_not_share_a_gpu() -> None:
     with pytest.raises(CapacityError, match="NCCL refuses two workers of a trial on one GPU"):
         plan_placement(
             Resources(workers=(1, 2), gpus_per_worker=0.5), [HEAD, {"CPU": 8.0, "GPU": 2.0}]
         )
 
 
-def test_a_range_of_workers_is_placed_by_the_fewest() -> None:
+def test_range_of_workers_is_placed_with_its_minimum() -> None:
     assert plan_placement(Resources(workers=(1, 2)), [HEAD]).concurrent == 2
     assert plan_placement(Resources(workers=(2, 8)), [HEAD]).shape.workers == 2
 
 
-def test_without_a_head_the_drivers_take_their_share_of_cpu() -> None:
+def test_drivers_use_cpu_of_workers_without_a_head_node() -> None:
     with pytest.raises(CapacityError):
         plan_placement(Resources(workers=2), [{"CPU": 2.0}])
     assert plan_placement(Resources(workers=2, cpus_per_worker=0.9), [{"CPU": 2.0}]).concurrent == 1
@@ -91,7 +91,7 @@ def test_without_a_head_the_drivers_take_their_share_of_cpu() -> None:
     workers=st.integers(1, 6),
     nodes=st.lists(st.integers(0, 8), min_size=1, max_size=6),
 )
-def test_all_admitted_gangs_fit_and_no_further_one_does(workers: int, nodes: list[int]) -> None:
+def test_concurrency_is_the_largest_that_fits(workers: int, nodes: list[int]) -> None:
     offered = [{"CPU": float(cpus)} for cpus in nodes]
     offered[0][DRIVER_RESOURCE] = 1e6
     if sum(nodes) < workers:

@@ -1,4 +1,4 @@
-"""Expansion of a study into trials, and what is said about a broken one."""
+"""Expansion of a study into trials, and the messages for invalid studies."""
 
 import itertools
 from pathlib import Path
@@ -38,7 +38,7 @@ def problems(tmp_path: Path, text: str, **options) -> list[str]:
     return [str(problem).removeprefix(f"{tmp_path}/") for problem in caught.value.problems]
 
 
-def test_variants_lie_over_the_base(tmp_path: Path) -> None:
+def test_variants_override_the_base(tmp_path: Path) -> None:
     strong, full = load(tmp_path, MINIMAL).trials
     assert (strong.name, strong.label, full.label) == ("strong", "strong", "FENet")
     assert strong.experiment.model.flows == ()
@@ -56,7 +56,9 @@ def test_variants_lie_over_the_base(tmp_path: Path) -> None:
     backbones=st.lists(st.sampled_from(["resnet18", "dfnet1"]), unique=True, min_size=1),
     epochs=st.lists(st.integers(1, 50), unique=True, min_size=1, max_size=3),
 )
-def test_expansion_is_the_product(tmp_path: Path, seeds, backbones, epochs) -> None:
+def test_expansion_is_the_product_of_variants_grid_and_seeds(
+    tmp_path: Path, seeds, backbones, epochs
+) -> None:
     text = f"""{MINIMAL}
 seeds: {seeds}
 grid:
@@ -64,7 +66,7 @@ grid:
   training.epochs: {epochs}
 """
     trials = load(tmp_path, text).trials
-    found = [
+    expanded = [
         (
             trial.variant,
             trial.experiment.model.backbone,
@@ -73,11 +75,11 @@ grid:
         )
         for trial in trials
     ]
-    assert found == list(itertools.product(["strong", "full"], backbones, epochs, seeds))
+    assert expanded == list(itertools.product(["strong", "full"], backbones, epochs, seeds))
     assert len({trial.name for trial in trials}) == len(trials)
 
 
-def test_overrides_win_over_variants_and_grid(tmp_path: Path) -> None:
+def test_overrides_take_precedence_over_variants_and_grid(tmp_path: Path) -> None:
     text = MINIMAL + "grid: {training.epochs: [5]}\n"
     study = load(
         tmp_path,
@@ -164,25 +166,25 @@ def test_only_keeps_matching_trials(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_broken_study_gets_a_sentence(tmp_path: Path, old: str, new: str, expected: str) -> None:
+def test_invalid_study_is_reported(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert old in MINIMAL
-    found = problems(tmp_path, MINIMAL.replace(old, new, 1))
-    assert any(problem.startswith(expected) for problem in found), found
+    messages = problems(tmp_path, MINIMAL.replace(old, new, 1))
+    assert any(problem.startswith(expected) for problem in messages), messages
 
 
-def test_all_problems_are_told_at_once_and_each_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_once(tmp_path: Path) -> None:
     text = MINIMAL.replace("epochs: 3", "epoch: 3, batch: none").replace("[]", "[detial]")
-    found = problems(tmp_path, text)
-    assert len(found) == 3
-    assert [problem.split(":")[1] for problem in found] == ["3", "3", "7"]
+    messages = problems(tmp_path, text)
+    assert len(messages) == 3
+    assert [problem.split(":")[1] for problem in messages] == ["3", "3", "7"]
 
 
-def test_a_bad_override_names_itself(tmp_path: Path) -> None:
+def test_bad_override_is_named(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, MINIMAL, overrides=[("training.epoch", "7")])
     assert problem.startswith("--set training.epoch=7: unknown key `training.epoch`; did you mean")
 
 
-OWN_NETWORK = """\
+CUSTOM_NETWORK = """\
 import torch
 from torch import nn
 
@@ -198,22 +200,22 @@ class Small(nn.Module):
 
 
 @pytest.fixture
-def own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def custom_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"own_network_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(OWN_NETWORK)
+    (tmp_path / f"{name}.py").write_text(CUSTOM_NETWORK)
     monkeypatch.syspath_prepend(str(tmp_path))
     return name
 
 
-def test_a_network_of_ones_own(tmp_path: Path, own_network: str) -> None:
+def test_custom_network(tmp_path: Path, custom_network: str) -> None:
     text = MINIMAL.replace(
         "full: {label: FENet}",
-        f"""short: {{set: {{model: "{own_network}:Small"}}}}
-  long: {{set: {{model: {{network: "{own_network}:Small", arguments: {{width: 16}}}}}}}}""",
+        f"""short: {{set: {{model: "{custom_network}:Small"}}}}
+  long: {{set: {{model: {{network: "{custom_network}:Small", arguments: {{width: 16}}}}}}}}""",
     )
     _, short, long = load(tmp_path, text).trials
-    assert short.experiment.model == NetworkConfig(f"{own_network}:Small")
-    assert long.experiment.model == NetworkConfig(f"{own_network}:Small", {"width": 16})
+    assert short.experiment.model == NetworkConfig(f"{custom_network}:Small")
+    assert long.experiment.model == NetworkConfig(f"{custom_network}:Small", {"width": 16})
 
 
 @pytest.mark.parametrize(
@@ -237,18 +239,18 @@ def test_a_network_of_ones_own(tmp_path: Path, own_network: str) -> None:
         ),
     ],
 )
-def test_a_broken_network_of_ones_own_gets_a_sentence(
-    tmp_path: Path, own_network: str, model: str, expected: str
+def test_invalid_custom_network_is_reported(
+    tmp_path: Path, custom_network: str, model: str, expected: str
 ) -> None:
     text = MINIMAL.replace(
-        "label: FENet", f"set: {{model: {model.replace('MODULE', own_network)}}}"
+        "label: FENet", f"set: {{model: {model.replace('MODULE', custom_network)}}}"
     )
-    found = problems(tmp_path, text)
-    assert len(found) == 1
-    assert expected.replace("MODULE", own_network) in found[0]
-    assert found[0].startswith("study.yaml:9:")
+    messages = problems(tmp_path, text)
+    assert len(messages) == 1
+    assert expected.replace("MODULE", custom_network) in messages[0]
+    assert messages[0].startswith("study.yaml:9:")
 
 
-def test_a_module_that_cannot_be_imported_is_placed(tmp_path: Path) -> None:
+def test_failed_import_is_reported_with_its_location(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, MINIMAL + "imports: [json, not_there.at_all]\n")
     assert problem.startswith("study.yaml:11:17: cannot import not_there.at_all")

@@ -1,4 +1,4 @@
-"""What does and what does not make two trials the same."""
+"""Which settings and sources determine the identity of a trial."""
 
 import os
 import shutil
@@ -23,28 +23,30 @@ BASE = Experiment(training=TrainingConfig(precision="fp32"))
 FINGERPRINT = "0" * 64
 
 
-def test_defaults_written_out_change_nothing() -> None:
+def test_explicit_defaults_do_not_change_the_identity() -> None:
     explicit = replace(BASE, model=FENetConfig(ppm=True, dropout=0.1), data=DataConfig())
     assert trial_identity(explicit, FINGERPRINT) == trial_identity(BASE, FINGERPRINT)
 
 
-def test_identities_last() -> None:
-    """A change of this value makes every trial that anybody finished unknown: do not."""
+def test_identity_is_stable() -> None:
+    """Do not change this value: all finished trials in existing stores would be trained again."""
     assert trial_identity(BASE, FINGERPRINT)[:16] == "dbe54d2c02773f52"
 
 
-def test_what_changes_no_score_does_not_count() -> None:
+def test_settings_without_effect_on_scores_are_ignored() -> None:
     smaller = replace(BASE, evaluation=EvaluationConfig(batch=1))
     assert trial_identity(smaller, FINGERPRINT) == trial_identity(BASE, FINGERPRINT)
     assert experiment_differences(smaller.as_json(), BASE.as_json()) == []
 
 
-def test_a_setting_that_was_not_recorded_was_at_its_default() -> None:
-    recorded, own = BASE.as_json(), BASE.as_json()
+def test_unrecorded_setting_has_its_default() -> None:
+    recorded, current = BASE.as_json(), BASE.as_json()
     del recorded["training"]["momentum"]
-    assert experiment_differences(recorded, own) == []
-    own["training"]["momentum"] = 0.8
-    assert experiment_differences(recorded, own) == ["training.momentum: 0.9 (recorded), 0.8 (now)"]
+    assert experiment_differences(recorded, current) == []
+    current["training"]["momentum"] = 0.8
+    assert experiment_differences(recorded, current) == [
+        "training.momentum: 0.9 (recorded), 0.8 (now)"
+    ]
     networks = [
         replace(BASE, model=NetworkConfig("a:B", arguments)).as_json()
         for arguments in ({"width": 8}, {"width": 8, "rate": 0.5})
@@ -54,7 +56,7 @@ def test_a_setting_that_was_not_recorded_was_at_its_default() -> None:
     ]
 
 
-def test_data_counts_by_content_not_by_place() -> None:
+def test_data_is_identified_by_content_not_by_path() -> None:
     moved = replace(BASE, data=DataConfig(dataset="s3://bucket/streets"))
     assert trial_identity(moved, FINGERPRINT) == trial_identity(BASE, FINGERPRINT)
     assert trial_identity(BASE, "1" * 64) != trial_identity(BASE, FINGERPRINT)
@@ -74,21 +76,21 @@ def test_data_counts_by_content_not_by_place() -> None:
     ],
     ids=lambda experiment: repr(experiment)[:40],
 )
-def test_what_decides_the_result_counts(other: Experiment) -> None:
+def test_settings_that_affect_scores_change_the_identity(other: Experiment) -> None:
     assert trial_identity(other, FINGERPRINT) != trial_identity(BASE, FINGERPRINT)
 
 
-def test_an_unresolved_precision_has_no_identity() -> None:
+def test_unresolved_precision_is_rejected() -> None:
     with pytest.raises(ValueError, match="precision must be resolved"):
         trial_identity(Experiment(), FINGERPRINT)
 
 
-def test_the_code_version_is_stable_within_a_process() -> None:
+def test_code_version_is_stable_within_a_process() -> None:
     assert code_version() == code_version()
     assert len(code_version()) == 16
 
 
-def test_the_users_own_code_counts_with_all_that_it_imports(
+def test_code_version_includes_user_modules_and_their_imports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
@@ -99,9 +101,9 @@ def test_the_users_own_code_counts_with_all_that_it_imports(
     (package / "blocks.py").write_text("from own_constants import WIDTH\n")
     (tmp_path / "own_constants.py").write_text("WIDTH = 1\n")
     experiment = replace(BASE, model=NetworkConfig("own_network:Network"))
-    own = modules_of(experiment, ())
-    assert [module.__name__ for module in own] == ["own_network", "own_layers", "own_constants"]
-    before = code_version(own)
+    modules = modules_of(experiment, ())
+    assert [module.__name__ for module in modules] == ["own_network", "own_layers", "own_constants"]
+    before = code_version(modules)
     (tmp_path / "own_constants.py").write_text("WIDTH = 2\n")
     assert code_version(modules_of(experiment, ())) != before
 
@@ -123,8 +125,8 @@ NOT_COMPUTING = (
 )
 
 
-def test_only_code_that_computes_a_result_counts(tmp_path: Path) -> None:
-    """In a copy of the sources, whose docstrings are edited one after the other."""
+def test_only_sources_that_compute_results_change_the_code_version(tmp_path: Path) -> None:
+    """Edit the docstring of one file after another in a copy of the sources."""
     for room in ("models", "pipelines", "orchestrator"):
         shutil.copytree(ROOT / room, tmp_path / room)
     code = f"""
@@ -136,7 +138,7 @@ for name in {COMPUTING + NOT_COMPUTING}:
     if code_version() != before:
         print(name)
 """
-    run = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
@@ -144,4 +146,4 @@ for name in {COMPUTING + NOT_COMPUTING}:
         text=True,
         check=True,
     )
-    assert tuple(run.stdout.split()) == COMPUTING
+    assert tuple(process.stdout.split()) == COMPUTING

@@ -6,7 +6,7 @@ import examples.gated_fem  # noqa: F401 - registers its kind of FEM
 from orchestrator.study.import_closure import import_closure
 
 
-def test_what_a_module_imports_is_followed(tmp_path: Path) -> None:
+def test_imports_are_followed_transitively(tmp_path: Path) -> None:
     files = {}
     for name, text in {
         "p": "",

@@ -1,4 +1,4 @@
-"""Files that extend each other, values by cell, `--set`, and the errors of broken files."""
+"""Loading study files: `extends`, values by cell, `--set`, and the errors of invalid files."""
 
 import itertools
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ report: {protocol: flip}
 
 
 def load(directory: Path, files: Mapping[str, str], **options: Any) -> Study:
-    """Write `files` and load the last."""
+    """Write `files` and load the last one."""
     for name, text in files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def problems(directory: Path, files: Mapping[str, str], **options: Any) -> list[
     return [str(problem).replace(f"{directory}/", "") for problem in caught.value.problems]
 
 
-def test_a_study_lies_over_what_it_extends(tmp_path: Path) -> None:
+def test_study_overrides_the_files_it_extends(tmp_path: Path) -> None:
     study = load(tmp_path, {"recipe.yaml": RECIPE, "study.yaml": STUDY})
     assert list(study.config.variants) == ["strong", "full"]
     assert study.config.description == ""
@@ -84,9 +84,9 @@ def test_a_study_lies_over_what_it_extends(tmp_path: Path) -> None:
     assert study.text == STUDY
 
 
-def test_values_follow_the_cell(tmp_path: Path) -> None:
+def test_conditional_values_depend_on_the_cell(tmp_path: Path) -> None:
     trials = load(tmp_path, {"recipe.yaml": RECIPE, "study.yaml": STUDY}).trials
-    found = {
+    values = {
         (trial.variant, trial.axes["data.class_uniform"], trial.experiment.seed): (
             trial.experiment.training.learning_rate,
             trial.experiment.training.batch,
@@ -95,7 +95,7 @@ def test_values_follow_the_cell(tmp_path: Path) -> None:
         )
         for trial in trials
     }
-    assert found == {
+    assert values == {
         ("strong", 0.0, 0): (0.01, 4, 71.1, None),
         ("strong", 0.0, 1): (0.01, 4, 71.1, None),
         ("strong", 0.5, 0): (0.01, 4, 70.1, None),
@@ -107,7 +107,7 @@ def test_values_follow_the_cell(tmp_path: Path) -> None:
     }
 
 
-def test_set_wins_and_is_what_conditions_see(tmp_path: Path) -> None:
+def test_set_takes_precedence_and_applies_before_conditions(tmp_path: Path) -> None:
     files = {"recipe.yaml": RECIPE, "study.yaml": STUDY}
     study = load(tmp_path, files, overrides=[("training.learning_rate", "0.3")])
     batches = [t.experiment.training.batch for t in study.trials]
@@ -115,7 +115,7 @@ def test_set_wins_and_is_what_conditions_see(tmp_path: Path) -> None:
     assert batches == [4, 4, 2, 2, 4, 4, 2, 2]
 
 
-def test_what_was_set_stands_in_the_resolved_study(tmp_path: Path) -> None:
+def test_resolved_study_contains_the_overrides(tmp_path: Path) -> None:
     overrides = [("training.epochs", "7"), ("seeds", "[3]")]
     files = {"recipe.yaml": RECIPE, "small.yaml": STUDY}
     study = load(tmp_path, files, overrides=overrides)
@@ -125,28 +125,30 @@ def test_what_was_set_stands_in_the_resolved_study(tmp_path: Path) -> None:
     assert load_study(again, overrides).trials == study.trials
 
 
-def test_set_of_an_axis_leaves_one_true_column(tmp_path: Path) -> None:
+def test_set_of_an_axis_leaves_one_column(tmp_path: Path) -> None:
     files = {"recipe.yaml": RECIPE, "study.yaml": STUDY}
     study = load(tmp_path, files, overrides=[("data.class_uniform", "0.25"), ("seeds", "[7]")])
     assert study.config.grid == {"data.class_uniform": [0.25]}
     assert [t.name for t in study.trials] == ["strong, 0.25, seed 7", "full, 0.25, seed 7"]
-    # Conditions about other values are worth a look, and no mistake.
-    told = [problem.message for problem in study.warnings]
-    assert [message.startswith("matches no cell") for message in told].count(True) == 3
-    assert "`variants.full.entered`: seed 1 is not in `seeds`" in told
+    # Conditions on values outside the grid are warnings, not errors.
+    messages = [problem.message for problem in study.warnings]
+    assert [text.startswith("matches no cell") for text in messages].count(True) == 3
+    assert "`variants.full.entered`: seed 1 is not in `seeds`" in messages
     several = load(tmp_path, files, overrides=[("grid.model.backbone", "[dfnet1, resnet18]")])
     assert len(several.trials) == 16
 
 
 @pytest.mark.parametrize("by_command", [False, True])
-def test_a_column_says_what_its_trials_are_trained_with(tmp_path: Path, by_command: bool) -> None:
-    """Also where its axis sets several values at once, and something else one of them."""
+def test_column_matches_the_settings_of_its_trials(tmp_path: Path, by_command: bool) -> None:
+    """Also if an axis sets several values and another setting changes one of them."""
     axis = "grid: {training.loss: [{threshold: 0.5}, {threshold: 0.6}]}"
     study = STUDY.replace("grid: {data.class_uniform: [0.0, 0.5]}", axis)
     study = study.replace("data.class_uniform: 0.5", "training.loss.threshold: 0.5")
     files = {"recipe.yaml": RECIPE, "study.yaml": study}
-    beside = ("training.loss.share", "0.1")
-    losses = [t.experiment.training.loss for t in load(tmp_path, files, overrides=[beside]).trials]
+    override = ("training.loss.share", "0.1")
+    losses = [
+        t.experiment.training.loss for t in load(tmp_path, files, overrides=[override]).trials
+    ]
     assert {(loss.threshold, loss.share) for loss in losses} == {(0.5, 0.1), (0.6, 0.1)}
     options = {}
     if by_command:
@@ -158,13 +160,13 @@ def test_a_column_says_what_its_trials_are_trained_with(tmp_path: Path, by_comma
         load(tmp_path, files, **options)
 
 
-def test_validation_on_what_is_trained_on_is_told(tmp_path: Path) -> None:
+def test_validation_on_training_data_causes_a_warning(tmp_path: Path) -> None:
     text = SAME + "  two: {set: {data: {train_split: train+val}}}\n"
     (warning,) = load(tmp_path, {"study.yaml": text.replace("{one: {}}", "\n  one: {}")}).warnings
     assert "split val is used for validation and also for training (train+val)" in str(warning)
 
 
-def test_all_problems_of_all_files_at_once(tmp_path: Path) -> None:
+def test_problems_of_all_files_are_reported_together(tmp_path: Path) -> None:
     files = {
         "first.yaml": "base:\n  training: {epoch: 1, batch: none}\n  data: {crop: 3}\n",
         "second.yaml": "extends: first.yaml\n",
@@ -179,7 +181,7 @@ def test_all_problems_of_all_files_at_once(tmp_path: Path) -> None:
     ]
 
 
-def test_one_kind_of_mistake_does_not_hide_another(tmp_path: Path) -> None:
+def test_problems_of_all_kinds_are_reported_together(tmp_path: Path) -> None:
     text = """\
 study: a/b
 study: c
@@ -198,25 +200,27 @@ limits: {gpu_hours: -1}
 protocols: {ms: {scales: [0], window: [9]}}
 report: {protocol: mss}
 """
-    found = [":".join(each.split(":")[1:3]) for each in problems(tmp_path, {"study.yaml": text})]
-    assert found == [
+    locations = [
+        ":".join(each.split(":")[1:3]) for each in problems(tmp_path, {"study.yaml": text})
+    ]
+    assert locations == [
         *["1:1", "2:1", "3:15", "3:40", "3:51", "3:58", "5:7", "6:3", "7:19", "8:3", "9:3", "9:7"],
         *["10:8", "11:1", "12:1", "14:10", "15:18", "15:31", "16:10"],
     ]
 
 
-def test_a_file_that_is_absent_hides_no_mistake(tmp_path: Path) -> None:
+def test_missing_file_does_not_hide_other_problems(tmp_path: Path) -> None:
     text = "study: a\nextends: [no.yaml]\nseed: [1]\nlimits: {gpu_hours: -1}\n"
     text += "variants: {inherited: null}\n"
-    found = problems(tmp_path, {"study.yaml": text})
-    assert [":".join(each.split(":")[1:3]) for each in found] == ["2:11", "3:1", "4:10"]
-    found = problems(tmp_path, {"study.yaml": text.rpartition("variants")[0]})
-    assert len(found) == 3
+    reported = problems(tmp_path, {"study.yaml": text})
+    assert [":".join(each.split(":")[1:3]) for each in reported] == ["2:11", "3:1", "4:10"]
+    reported = problems(tmp_path, {"study.yaml": text.rpartition("variants")[0]})
+    assert len(reported) == 3
 
 
-def test_a_study_without_a_name_is_told_with_all_else(tmp_path: Path) -> None:
-    found = problems(tmp_path, {"study.yaml": "variants: {a: {}}\nseeds: [-1]\n"})
-    assert [each.split(": ")[1][:20] for each in found] == [
+def test_missing_name_is_reported_with_other_problems(tmp_path: Path) -> None:
+    reported = problems(tmp_path, {"study.yaml": "variants: {a: {}}\nseeds: [-1]\n"})
+    assert [each.split(": ")[1][:20] for each in reported] == [
         "`the file` lacks `st",
         "a seed must be from ",
     ]
@@ -266,12 +270,12 @@ def test_a_study_without_a_name_is_told_with_all_else(tmp_path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_be_extended(tmp_path: Path, files: dict[str, str], expected: str) -> None:
-    (found,) = problems(tmp_path, files)
-    assert found.startswith(expected)
+def test_invalid_extends_is_reported(tmp_path: Path, files: dict[str, str], expected: str) -> None:
+    (problem,) = problems(tmp_path, files)
+    assert problem.startswith(expected)
 
 
-# What a person may get wrong, and how the answer begins.
+# Mistakes in a study file, and how their messages begin.
 BROKEN = [
     (
         "epochs: 3",
@@ -386,13 +390,13 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), BROKEN, ids=[case[1] for case in BROKEN])
-def test_a_broken_file_gets_one_sentence(tmp_path: Path, old: str, new: str, expected: str) -> None:
+def test_invalid_file_gets_one_message(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert old in STUDY
     text = STUDY.replace(old, new, 1)
-    found = problems(tmp_path, {"recipe.yaml": RECIPE, "study.yaml": text})
-    assert len(found) == 1, found
-    place = expected if expected.startswith("recipe.yaml") else f"study.yaml:{expected}"
-    assert found[0].startswith(place)
+    reported = problems(tmp_path, {"recipe.yaml": RECIPE, "study.yaml": text})
+    assert len(reported) == 1, reported
+    location = expected if expected.startswith("recipe.yaml") else f"study.yaml:{expected}"
+    assert reported[0].startswith(location)
 
 
 BACKBONES = ["dfnet1", "dfnet2", "resnet18"]
@@ -438,25 +442,25 @@ def test_expansion_is_the_naive_product(
     expected = []
     for (name, part), backbone, seed in itertools.product(variants.items(), backbones, seeds):
         training = {"epochs": 300, "batch": 8, "momentum": 0.9} | base | part
-        for met, conditional in parts:
-            training |= conditional if met == backbone else {}
+        for condition, conditional in parts:
+            training |= conditional if condition == backbone else {}
         expected.append((name, backbone, seed, training))
-    found = []
+    expanded = []
     for trial in trials:
         experiment = trial.experiment
         training = {
             key: asdict(experiment.training)[key] for key in ("epochs", "batch", "momentum")
         }
-        found.append((trial.variant, experiment.model.backbone, experiment.seed, training))
-    assert found == expected
+        expanded.append((trial.variant, experiment.model.backbone, experiment.seed, training))
+    assert expanded == expected
 
 
 def identities(study: Study) -> list[str]:
-    named = []
+    values = []
     for trial in study.trials:
         assert trial.experiment.training.precision == "fp32"
-        named.append(trial_identity(trial.experiment, "0" * 64))
-    return named
+        values.append(trial_identity(trial.experiment, "0" * 64))
+    return values
 
 
 SAME = """\
@@ -485,7 +489,7 @@ variants: {one: {}}
         SAME.replace("study: same", "study: other\nkind: search\nearly_stopping: {}"),
     ],
 )  # fmt: skip
-def test_an_identity_is_what_is_computed_and_nothing_else(tmp_path: Path, text: str) -> None:
+def test_identity_depends_only_on_what_is_computed(tmp_path: Path, text: str) -> None:
     assert identities(load(tmp_path, {"study.yaml": text})) == identities(
         load(tmp_path, {"same.yaml": SAME})
     )

@@ -1,4 +1,4 @@
-"""The JSON schema of study files: current, and of use in an editor."""
+"""The JSON schema of study files is current and supports editors."""
 
 from pathlib import Path
 from typing import Any
@@ -25,23 +25,23 @@ def validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema)
 
 
-def test_the_committed_schema_is_current(capsys: pytest.CaptureFixture[str]) -> None:
+def test_committed_schema_is_current(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check"]) == 0, "run python -m orchestrator.study.schema"
     assert "current" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_study_file_fits_and_names_the_schema(
+def test_every_study_file_is_valid_and_names_the_schema(
     path: Path, validator: jsonschema.Draft202012Validator
 ) -> None:
     validator.validate(read_yaml(path).value)
     (line,) = [line for line in path.read_text().splitlines() if "yaml-language-server" in line]
-    named = line.partition("$schema=")[2]
-    assert (path.parent / named).resolve() == FILE
+    schema_path = line.partition("$schema=")[2]
+    assert (path.parent / schema_path).resolve() == FILE
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         {"variant": {}},
         {"variants": {"a": {"sets": {}}}},
@@ -64,17 +64,17 @@ def test_every_study_file_fits_and_names_the_schema(
     ],
     ids=str,
 )
-def test_what_an_editor_underlines(
-    wrong: dict[str, Any], validator: jsonschema.Draft202012Validator
+def test_schema_rejects_invalid_keys_and_values(
+    invalid: dict[str, Any], validator: jsonschema.Draft202012Validator
 ) -> None:
-    whole = {"study": "small", "variants": {"a": {}}}
-    assert validator.is_valid(whole)
-    if wrong == {"variants": {}}:  # rows without the study's name
-        whole = {}
-    assert not validator.is_valid({**whole, **wrong})
+    study = {"study": "small", "variants": {"a": {}}}
+    assert validator.is_valid(study)
+    if invalid == {"variants": {}}:  # variants without the study's name
+        study = {}
+    assert not validator.is_valid({**study, **invalid})
 
 
-def test_what_an_editor_shows() -> None:
+def test_schema_describes_every_key() -> None:
     schema = study_schema()
     described = [*schema["properties"].values()]
     for definition in schema["$defs"].values():

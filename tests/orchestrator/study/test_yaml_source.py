@@ -1,4 +1,4 @@
-"""Study files as values with places."""
+"""Study files as values with source locations."""
 
 import string
 
@@ -30,7 +30,7 @@ TREES = st.dictionaries(
 
 
 class _Quoting(yaml.SafeDumper):
-    """PyYAML leaves strings plain by YAML 1.1's rules; quoted, both versions read them alike."""
+    """Quote all strings, so that YAML 1.1 and 1.2 read them alike; PyYAML follows 1.1."""
 
 
 _Quoting.add_representer(
@@ -44,7 +44,7 @@ def test_values_survive_a_round_trip(tree: dict[str, object]) -> None:
 
 
 @given(TREES)
-def test_every_node_has_a_place(tree: dict[str, object]) -> None:
+def test_every_node_has_a_location(tree: dict[str, object]) -> None:
     source = parse_yaml(yaml.dump(tree, Dumper=_Quoting), "study.yaml")
 
     def visit(value: object, keys: tuple[str | int, ...]) -> None:
@@ -76,12 +76,12 @@ def test_every_node_has_a_place(tree: dict[str, object]) -> None:
     ],
 )
 def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
-    read = parse_yaml(f"key: {text}", "study.yaml").value["key"]
-    assert read == value
-    assert type(read) is type(value)
+    value_read = parse_yaml(f"key: {text}", "study.yaml").value["key"]
+    assert value_read == value
+    assert type(value_read) is type(value)
 
 
-def test_places_are_lines_and_columns_of_keys() -> None:
+def test_locations_are_lines_and_columns_of_keys() -> None:
     source = parse_yaml("base:\n  training:\n    epochs: 3\nseeds: [0, 1]\n", "s.yaml")
     assert source.location(("base", "training", "epochs")) == SourceLocation("s.yaml", 3, 5)
     assert source.location(("seeds", 1)) == SourceLocation("s.yaml", 4, 12)
@@ -107,12 +107,12 @@ def test_places_are_lines_and_columns_of_keys() -> None:
         ("a:\n  <<: {b: 1}", r"s\.yaml:2:3: merge keys"),
     ],
 )
-def test_bad_yaml_is_refused_with_its_place(text: str, message: str) -> None:
+def test_invalid_yaml_is_reported_with_its_location(text: str, message: str) -> None:
     with pytest.raises(StudyError, match=message):
         parse_yaml(text, "s.yaml")
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
+def test_unreadable_file_is_reported(tmp_path) -> None:
     with pytest.raises(StudyError, match=r"nowhere\.yaml: there is no such file"):
         read_yaml(tmp_path / "nowhere.yaml")
     with pytest.raises(StudyError, match=r"cannot be read: Is a directory"):
@@ -125,39 +125,39 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
         read_yaml(tmp_path / "large.yaml")
 
 
-def test_a_mark_of_the_byte_order_and_windows_line_ends_are_no_mistake(tmp_path) -> None:
+def test_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path) -> None:
     (tmp_path / "s.yaml").write_bytes(b"\xef\xbb\xbfa: 1\r\nb: 2\r\n")
     assert read_yaml(tmp_path / "s.yaml").value == {"a": 1, "b": 2}
 
 
-def _reference_merge(below: dict, above: dict) -> dict:
-    result = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = _reference_merge(result[key], value) if both else value
+def _reference_merge(base: dict, override: dict) -> dict:
+    result = dict(base)
+    for key, value in override.items():
+        both_mappings = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _reference_merge(result[key], value) if both_mappings else value
     return result
 
 
 @given(TREES, TREES)
-def test_merging_lays_one_tree_over_another(below: dict, above: dict) -> None:
-    first = parse_yaml(yaml.dump(below, Dumper=_Quoting), "below.yaml")
-    second = parse_yaml(yaml.dump(above, Dumper=_Quoting), "above.yaml")
+def test_merged_tree_overrides_values_and_keeps_locations(base: dict, override: dict) -> None:
+    first = parse_yaml(yaml.dump(base, Dumper=_Quoting), "below.yaml")
+    second = parse_yaml(yaml.dump(override, Dumper=_Quoting), "above.yaml")
     merged = first.merged(second)
-    assert merged.value == _reference_merge(below, above)
-    for key in above:
+    assert merged.value == _reference_merge(base, override)
+    for key in override:
         assert merged.location((key,)).name == "above.yaml"
-    for key in below.keys() - above.keys():
+    for key in base.keys() - override.keys():
         assert merged.location((key,)).name == "below.yaml"
 
 
-def test_a_single_value_stands_at_its_dotted_key() -> None:
-    place = SourceLocation("--set training.epochs=5")
-    source = single_value("training.epochs", 5, place)
+def test_single_value_is_nested_under_its_dotted_key() -> None:
+    location = SourceLocation("--set training.epochs=5")
+    source = single_value("training.epochs", 5, location)
     assert source.value == {"training": {"epochs": 5}}
-    assert source.location(("training", "epochs")) == place
+    assert source.location(("training", "epochs")) == location
 
 
-def test_a_subtree_keeps_its_places() -> None:
+def test_subtree_keeps_its_locations() -> None:
     source: Source = parse_yaml("base:\n  seed: 3\n", "s.yaml").subtree(("base",))
     assert source.value == {"seed": 3}
     assert source.location(("seed",)) == SourceLocation("s.yaml", 2, 3)

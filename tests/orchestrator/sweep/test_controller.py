@@ -1,4 +1,4 @@
-"""The course of a study whose trials are there already: what its command concludes, without Ray."""
+"""The sweep controller on studies whose trials are already recorded, without Ray."""
 
 import csv
 import shutil
@@ -47,52 +47,61 @@ resources: {device: cpu}
 """
 
 
-class Desk:
-    """A storage in which the study's command is given again and again."""
+class SweptStudy:
+    """A study that is swept repeatedly in one storage."""
 
     def __init__(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.file = file
         self.store = TrackingStore(tracking_uri(file.parent), file.parent / "artifacts")
-        self.best: list[str] = []
-        self.drawn = 0
-        self.scored: Callable[[], None] = lambda: None
-        self.said = ""
+        self.registered: list[str] = []
+        self.figures_drawn = 0
+        self.on_score: Callable[[], None] = lambda: None
+        self.output = ""
         self.names: dict[str, str] = {}
         self.stop = StopRequest()
 
         def register(store: TrackingStore, study: str, run_id: str) -> str:
-            self.best.append(self.names[run_id])
+            self.registered.append(self.names[run_id])
             return f"models:/{study}@best"
 
         def draw(*_: object) -> None:
-            self.drawn += 1
+            self.figures_drawn += 1
 
         def score(*_: object) -> dict[str, str]:
-            self.scored()
+            self.on_score()
             return {}
 
         monkeypatch.setattr(summary, "register_best", register)
         monkeypatch.setattr(controller, "draw_study_figures", draw)
         monkeypatch.setattr(controller, "evaluate_finished", score)
 
-    def train(self, fates: Mapping[str, float | RunStatus], **sets: str) -> None:
-        """Leave runs in the ledger. fates: mIoU of a finished trial, or how it ended."""
-        study = load_study(self.file, [(key.replace("_", "."), sets[key]) for key in sets])
+    def train(self, outcomes: Mapping[str, float | RunStatus], **overrides: str) -> None:
+        """Record runs in the tracking store.
+
+        outcomes: by trial, the mIoU of a finished trial or the final status of another.
+        """
+        study = load_study(
+            self.file, [(key.replace("_", "."), overrides[key]) for key in overrides]
+        )
         study_run = StudyRun.open(self.store, study)
         for trial in resolve_trials(study.trials, "cpu", self.file.parent):
-            fate = fates.get(trial.name)
-            if fate is None:
+            outcome = outcomes.get(trial.name)
+            if outcome is None:
                 continue
             run_id = study_run.begin_trial(trial, None, None)
             self.names[run_id] = trial.name
             study_run.start_trial(run_id, trial.code)
-            finished = isinstance(fate, float)
-            study_run.log_epoch(run_id, 1, {"val/miou": fate if isinstance(fate, float) else 0.1})
-            study_run.end_trial(run_id, "FINISHED" if finished else fate, "")  # type: ignore[arg-type]
+            finished = isinstance(outcome, float)
+            study_run.log_epoch(
+                run_id, 1, {"val/miou": outcome if isinstance(outcome, float) else 0.1}
+            )
+            study_run.end_trial(run_id, "FINISHED" if finished else outcome, "")  # type: ignore[arg-type]
         study_run.close("KILLED")
 
-    def sweep(self, *only: str, **sets: str) -> bool:
-        study = load_study(self.file, [(key.replace("_", "."), sets[key]) for key in sets], only)
+    def sweep(self, *only: str, **overrides: str) -> bool:
+        study = load_study(
+            self.file, [(key.replace("_", "."), overrides[key]) for key in overrides], only
+        )
         storage = Storage(self.file.parent, str(self.file.parent))
         console = Console(record=True, width=200)
         self.stop = StopRequest()
@@ -102,7 +111,7 @@ class Desk:
         cluster: Any = SimpleNamespace(start=lambda: None)
         planner: Any = None
         report = study_report(study, self.store, trials)
-        self.best.clear()
+        self.registered.clear()
         try:
             return SweepController(
                 study,
@@ -116,116 +125,122 @@ class Desk:
                 report,
             ).run()
         finally:
-            self.said = console.export_text()
+            self.output = console.export_text()
 
     @property
-    def page(self) -> Any:
+    def parent_run(self) -> Any:
         experiment = self.store.client.get_experiment_by_name("course").experiment_id
         (run,) = self.store.search([experiment], "tags.`orchestrator.kind` = 'study'")
         return run
 
     def table(self) -> dict[str, str]:
-        """mIoU by row of the table that the study's run keeps."""
-        uri = f"runs:/{self.page.info.run_id}/report/table.csv"
+        """Return the mIoU of each row of the table that is logged to the study's run."""
+        uri = f"runs:/{self.parent_run.info.run_id}/report/table.csv"
         text = self.store.download(uri, self.file.parent / "read").read_text()
         return {row["variant"]: row["miou_mean"] for row in csv.DictReader(text.splitlines())}
 
 
 @pytest.fixture
-def desk(
+def swept_study(
     tmp_path: Path, small_streets: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> Desk:
+) -> SweptStudy:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(empty_store, tmp_path)
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace("DATASET", str(small_streets)))
-    return Desk(file, monkeypatch)
+    return SweptStudy(file, monkeypatch)
 
 
-def test_a_command_about_some_trials_concludes_over_all(desk: Desk) -> None:
-    desk.train({"weak": 0.4, "strong": 0.6})
-    assert desk.sweep("weak"), "its own trial is finished"
-    assert desk.page.info.status == "KILLED", "the study's trials are not"
-    assert {name: bool(miou) for name, miou in desk.table().items()} == {
+def test_sweep_of_some_trials_concludes_over_all_trials(swept_study: SweptStudy) -> None:
+    swept_study.train({"weak": 0.4, "strong": 0.6})
+    assert swept_study.sweep("weak"), "its own trial is finished"
+    assert swept_study.parent_run.info.status == "KILLED", "the study's trials are not"
+    assert {name: bool(miou) for name, miou in swept_study.table().items()} == {
         "weak": True,
         "strong": True,
         "late": False,
     }
-    assert "strong" in desk.page.data.tags["mlflow.note.content"]
-    assert desk.best == ["strong"]
-    assert "strong" in desk.said
-    assert desk.drawn == 0
-    desk.train({"late": "FAILED"})
-    assert desk.sweep("weak", "strong")
-    assert desk.page.info.status == "FAILED"
+    assert "strong" in swept_study.parent_run.data.tags["mlflow.note.content"]
+    assert swept_study.registered == ["strong"]
+    assert "strong" in swept_study.output
+    assert swept_study.figures_drawn == 0
+    swept_study.train({"late": "FAILED"})
+    assert swept_study.sweep("weak", "strong")
+    assert swept_study.parent_run.info.status == "FAILED"
 
 
-def test_the_last_part_of_a_study_finishes_it(desk: Desk) -> None:
-    desk.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
-    assert desk.sweep("late")
-    assert desk.page.info.status == "FINISHED"
-    assert desk.best == ["strong"]
-    assert desk.sweep()
-    assert desk.page.info.status == "FINISHED"
-    assert desk.drawn == 1
+def test_sweep_of_the_last_trials_finishes_the_study(swept_study: SweptStudy) -> None:
+    swept_study.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
+    assert swept_study.sweep("late")
+    assert swept_study.parent_run.info.status == "FINISHED"
+    assert swept_study.registered == ["strong"]
+    assert swept_study.sweep()
+    assert swept_study.parent_run.info.status == "FINISHED"
+    assert swept_study.figures_drawn == 1
 
 
-def test_another_table_leaves_the_page_of_the_file(desk: Desk) -> None:
-    desk.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
-    assert desk.sweep()
-    before, table = desk.page, desk.table()
-    changed = {"training_epochs": "1"}
-    desk.train({"weak": 0.9, "strong": 0.8, "late": 0.7}, **changed)
-    assert desk.page.info.status == "FINISHED"
-    assert desk.sweep(**changed)
-    assert "90.0" in desk.said.replace("90.00", "90.0"), "its own table is printed"
-    assert "--set training.epochs=1" in desk.said
-    assert "--set study=NAME" in desk.said
-    assert (desk.table(), desk.best, desk.drawn) == (table, [], 1)
-    after = desk.page
+def test_sweep_with_overrides_keeps_the_results_of_the_file(swept_study: SweptStudy) -> None:
+    swept_study.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
+    assert swept_study.sweep()
+    before, table = swept_study.parent_run, swept_study.table()
+    overrides = {"training_epochs": "1"}
+    swept_study.train({"weak": 0.9, "strong": 0.8, "late": 0.7}, **overrides)
+    assert swept_study.parent_run.info.status == "FINISHED"
+    assert swept_study.sweep(**overrides)
+    assert "90.0" in swept_study.output.replace("90.00", "90.0"), "its own table is printed"
+    assert "--set training.epochs=1" in swept_study.output
+    assert "--set study=NAME" in swept_study.output
+    assert (swept_study.table(), swept_study.registered, swept_study.figures_drawn) == (
+        table,
+        [],
+        1,
+    )
+    after = swept_study.parent_run
     assert after.info.status == "FINISHED"
     note = "mlflow.note.content"
     assert after.data.tags[note] == before.data.tags[note]
-    # What decides no result makes no other table.
-    assert desk.sweep(resources_retries="5")
-    assert desk.best == ["strong"]
+    # A setting that affects no result does not make another table.
+    assert swept_study.sweep(resources_retries="5")
+    assert swept_study.registered == ["strong"]
 
 
-def test_another_table_has_the_page_while_no_other_is_there(desk: Desk) -> None:
-    changed = {"training_epochs": "1"}
-    desk.train({"weak": 0.9, "strong": 0.8, "late": 0.7}, **changed)
+def test_sweep_with_overrides_is_logged_while_the_file_has_no_results(
+    swept_study: SweptStudy,
+) -> None:
+    overrides = {"training_epochs": "1"}
+    swept_study.train({"weak": 0.9, "strong": 0.8, "late": 0.7}, **overrides)
     for _ in range(2):
-        assert desk.sweep(**changed)
-        assert desk.page.info.status == "FINISHED"
-        assert desk.best == ["weak"]
-        assert set(map(bool, desk.table().values())) == {True}
-    # The report of the file's own table is not mixed into that page either.
-    of_the_file = StudyReport(load_study(desk.file), desk.store)
-    documents = of_the_file.documents(of_the_file.read())
-    why_not = of_the_file.keep(documents)
-    assert why_not.startswith("This table used the study file. ")
-    assert "still show `--set training.epochs=1`" in why_not
-    assert set(map(bool, desk.table().values())) == {True}
-    desk.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
-    assert desk.sweep()
-    assert desk.best == ["strong"]
-    assert of_the_file.keep(documents) == ""
-    assert desk.sweep(**changed)
-    assert desk.best == []
-    assert "the study file" in desk.said
+        assert swept_study.sweep(**overrides)
+        assert swept_study.parent_run.info.status == "FINISHED"
+        assert swept_study.registered == ["weak"]
+        assert set(map(bool, swept_study.table().values())) == {True}
+    # The report of the file's own table is not logged to that run either.
+    file_report = StudyReport(load_study(swept_study.file), swept_study.store)
+    documents = file_report.documents(file_report.read())
+    reason = file_report.keep(documents)
+    assert reason.startswith("This table used the study file. ")
+    assert "still show `--set training.epochs=1`" in reason
+    assert set(map(bool, swept_study.table().values())) == {True}
+    swept_study.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
+    assert swept_study.sweep()
+    assert swept_study.registered == ["strong"]
+    assert file_report.keep(documents) == ""
+    assert swept_study.sweep(**overrides)
+    assert swept_study.registered == []
+    assert "the study file" in swept_study.output
 
 
-def test_the_best_is_chosen_by_what_scoring_has_just_added(desk: Desk) -> None:
-    text = desk.file.read_text()
-    desk.file.write_text(text + "report: {protocol: flip}\n")
-    desk.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
-    (empty := desk.file.parent / "empty").mkdir()
+def test_best_model_is_chosen_by_the_latest_scores(swept_study: SweptStudy) -> None:
+    text = swept_study.file.read_text()
+    swept_study.file.write_text(text + "report: {protocol: flip}\n")
+    swept_study.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
+    (empty := swept_study.file.parent / "empty").mkdir()
     scores = {"weak": 0.7, "strong": 0.1, "late": 0.2}
 
-    def scored() -> None:
-        study = load_study(desk.file)
-        trials = {c.name: c for c in resolve_trials(study.trials, "cpu", desk.file.parent)}
-        for run_id, name in desk.names.items():
+    def log_scores() -> None:
+        study = load_study(swept_study.file)
+        trials = {c.name: c for c in resolve_trials(study.trials, "cpu", swept_study.file.parent)}
+        for run_id, name in swept_study.names.items():
             config = protocol_config(study.config.protocols["flip"], EvaluationConfig())
             tags = {
                 "protocol": protocol_tag(config, config.boundary),
@@ -234,27 +249,27 @@ def test_the_best_is_chosen_by_what_scoring_has_just_added(desk: Desk) -> None:
                 "checkpoint": "last",
                 "code": trials[name].code,
             }
-            desk.store.log_evaluation(run_id, "flip", {"miou": scores[name]}, tags, empty)
+            swept_study.store.log_evaluation(run_id, "flip", {"miou": scores[name]}, tags, empty)
 
-    desk.scored = scored
-    assert desk.sweep()
-    assert desk.best == ["weak"]
+    swept_study.on_score = log_scores
+    assert swept_study.sweep()
+    assert swept_study.registered == ["weak"]
 
 
-def test_a_study_that_is_taken_over_is_left_without_a_conclusion(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+def test_study_taken_over_by_another_process_is_not_concluded(
+    swept_study: SweptStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
+    swept_study.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
     monkeypatch.setattr(lock, "STOP_CHECK_SECONDS", 0.05)
 
     def take_over(*_: object) -> None:
         owner = {"orchestrator.owner": str(replace(Owner.this_process(), host="another-host"))}
-        desk.store.set_tags(desk.page.info.run_id, owner)
-        while not desk.stop.requested:
+        swept_study.store.set_tags(swept_study.parent_run.info.run_id, owner)
+        while not swept_study.stop.requested:
             time.sleep(0.02)
 
     monkeypatch.setattr(controller, "announce", take_over)
-    assert not desk.sweep()
-    assert desk.best == []
-    assert desk.page.info.status == "RUNNING"
-    assert "another-host by now" in desk.said
+    assert not swept_study.sweep()
+    assert swept_study.registered == []
+    assert swept_study.parent_run.info.status == "RUNNING"
+    assert "another-host by now" in swept_study.output

@@ -1,4 +1,4 @@
-"""The GPU hours that a study has used before."""
+"""The GPU hours that earlier commands of a study used."""
 
 from pathlib import Path
 
@@ -23,10 +23,10 @@ resources: {device: cpu, workers: 2}
 """
 
 
-def test_gpu_hours_are_those_of_all_that_the_study_ever_trained(
+def test_gpu_hours_include_all_earlier_trials_of_the_study(
     tmp_path: Path, small_streets: Path, own_store: Path
 ) -> None:
-    """Also of experiments it no longer asks for, and of trials that this command leaves out."""
+    """Also of experiments no longer in the study and of trials that this command leaves out."""
     store = TrackingStore(tracking_uri(own_store), own_store / "artifacts")
     file = tmp_path / "study.yaml"
     text = STUDY.replace("DATASET", str(small_streets))
@@ -41,7 +41,7 @@ def test_gpu_hours_are_those_of_all_that_the_study_ever_trained(
         study_run.close("KILLED")
     study = load_study(file, [], ["one, seed 1"])
     placement = plan_placement(study.config.resources, [{"CPU": 4.0}])
-    course = SweepController(study, None, None, placement, [], store, None, None, None)  # type: ignore[arg-type]
-    course._reconcile()
-    found = course._budget()
-    assert found.device_hours == pytest.approx(2 * 3 + 2 * 5)
+    controller = SweepController(study, None, None, placement, [], store, None, None, None)  # type: ignore[arg-type]
+    controller._reconcile()
+    budget = controller._budget()
+    assert budget.device_hours == pytest.approx(2 * 3 + 2 * 5)

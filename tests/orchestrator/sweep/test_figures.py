@@ -1,4 +1,4 @@
-"""Which figures a study draws at its end."""
+"""The figures that a study draws when it ends."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ seeds: [3, 4]
 """
 
 
-def test_a_study_compares_what_is_finished(tmp_path: Path, small_streets: Path) -> None:
+def test_figures_compare_finished_trials(tmp_path: Path, small_streets: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace("DATASET", str(small_streets)))
     study = load_study(file)
@@ -36,7 +36,7 @@ def test_a_study_compares_what_is_finished(tmp_path: Path, small_streets: Path) 
     strong3, strong4, df3, df4, full3, full4 = names
     assert commands() == {}
     assert commands(strong3, df4) == {}
-    places = ["--dataset", str(small_streets), "--split", "val"]
+    data_options = ["--dataset", str(small_streets), "--split", "val"]
     assert commands(*names) == {
         "comparison": [
             "compare",
@@ -45,12 +45,12 @@ def test_a_study_compares_what_is_finished(tmp_path: Path, small_streets: Path) 
             "--names",
             "strong baseline",
             "FENet",
-            *places,
+            *data_options,
         ],
-        "features": ["features", f"runs:/{full3}/last", "--name", "FENet", *places],
+        "features": ["features", f"runs:/{full3}/last", "--name", "FENet", *data_options],
     }
-    some = commands(strong3, strong4, df3, full4)
-    assert some["comparison"][1:3] == [f"runs:/{strong4}/last", f"runs:/{full4}/last"]
+    partial = commands(strong3, strong4, df3, full4)
+    assert partial["comparison"][1:3] == [f"runs:/{strong4}/last", f"runs:/{full4}/last"]
     assert commands(strong3, df3)["comparison"][1:3] == [
         f"runs:/{strong3}/last",
         f"runs:/{df3}/last",

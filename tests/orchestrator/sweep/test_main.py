@@ -1,4 +1,4 @@
-"""The command without training anything: --plan, and bad input."""
+"""The sweep command without training: `--plan` and bad input."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,27 +23,27 @@ def planned(tmp_path: Path, small_streets: Path) -> Path:
     return write_planned_study(tmp_path, small_streets)
 
 
-def test_what_cannot_be_run_is_told_at_once_with_its_trial(
+def test_trials_that_cannot_run_are_reported_together(
     planned: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    away = "  away: {set: {data: {dataset: nowhere}}}\n"
-    split = "  gap: {set: {data: {train_split: trian}}}\n"
-    planned.write_text(planned.read_text().replace("seeds:", f"{away}{split}seeds:"))
+    missing_data = "  away: {set: {data: {dataset: nowhere}}}\n"
+    unknown_split = "  gap: {set: {data: {train_split: trian}}}\n"
+    planned.write_text(
+        planned.read_text().replace("seeds:", f"{missing_data}{unknown_split}seeds:")
+    )
     assert main([str(planned), "--storage", str(tmp_path / "storage"), "--plan"]) == 2
-    told = [line.strip() for line in capfd.readouterr().out.splitlines()]
-    assert told[-3] == "error:"
-    assert told[-2].startswith("away, seed 0: ")
-    assert told[-1].startswith("gap, seed 0: ")
-    assert "no samples in split 'trian'; it has train" in told[-1]
+    lines = [line.strip() for line in capfd.readouterr().out.splitlines()]
+    assert lines[-3] == "error:"
+    assert lines[-2].startswith("away, seed 0: ")
+    assert lines[-1].startswith("gap, seed 0: ")
+    assert "no samples in split 'trian'; it has train" in lines[-1]
 
 
-def test_the_command_plans_and_trains_nothing(
-    planned: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_plan_trains_nothing(planned: Path, capfd: pytest.CaptureFixture[str]) -> None:
     study, trials = resolved(planned)
     storage = planned.parent / "storage"
-    known = replace(timed(trials[0], study, step=0.1), device=worker_device("cpu", 1.0))
-    save_measurements(storage, [known])
+    measurement = replace(timed(trials[0], study, step=0.1), device=worker_device("cpu", 1.0))
+    save_measurements(storage, [measurement])
     assert main([str(planned), "--plan", "--storage", str(storage)]) == 0
     output = capfd.readouterr().out
     assert "planned: 6 trials: 6 missing" in output
@@ -77,7 +77,7 @@ def test_the_command_plans_and_trains_nothing(
         ),
     ],
 )
-def test_bad_input_gets_a_sentence(
+def test_bad_input_is_reported(
     tmp_path: Path,
     small_streets: Path,
     capfd: pytest.CaptureFixture[str],

@@ -1,4 +1,4 @@
-"""Studies that train nothing: parameters and multiply-adds beside the published ones."""
+"""Profile studies: parameters and multiply-adds next to the published values."""
 
 import csv
 import io
@@ -29,23 +29,23 @@ published:
 """
 
 
-def test_table_2_is_the_papers_within_half_a_percent() -> None:
+def test_table_2_matches_the_paper_within_half_a_percent() -> None:
     study = load_study(ROOT / "studies" / "table-2.yaml")
     costs = profile_costs(study)
     names = ["baseline", "strong", "fenet"]
-    own = {row.name: row for row in profile_all(names, ["resnet101"], 19, 1024, 1024, False)}
+    profiled = {row.name: row for row in profile_all(names, ["resnet101"], 19, 1024, 1024, False)}
     for name in ("baseline", "strong", "df", "sf", "fenet"):
-        assert costs[name].parameters_m == pytest.approx(own[name].params_m)
-        assert costs[name].gflops == pytest.approx(own[name].gflops)
+        assert costs[name].parameters_m == pytest.approx(profiled[name].params_m)
+        assert costs[name].gflops == pytest.approx(profiled[name].gflops)
     for trial in study.trials:
         assert trial.reference is not None
-        found, published = costs[trial.name], trial.reference
-        assert found.parameters_m == pytest.approx(published.parameters_m, rel=0.005)
+        cost, published = costs[trial.name], trial.reference
+        assert cost.parameters_m == pytest.approx(published.parameters_m, rel=0.005)
         if published.gflops is not None:
-            assert found.gflops == pytest.approx(published.gflops, rel=0.005)
+            assert cost.gflops == pytest.approx(published.gflops, rel=0.005)
 
 
-def test_a_profile_trains_nothing_and_is_kept(
+def test_profile_is_logged_without_training(
     tmp_path: Path, own_store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file, storage = tmp_path / "study.yaml", own_store
@@ -59,8 +59,8 @@ def test_a_profile_trains_nothing_and_is_kept(
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert names == {"study.yaml", "study.resolved.yaml", "report"}
     table = client.download_artifacts(run.info.run_id, "report/table.csv", str(tmp_path))
-    kept = Path(table).read_text()
-    lines = list(csv.DictReader(io.StringIO(kept)))
+    table_text = Path(table).read_text()
+    lines = list(csv.DictReader(io.StringIO(table_text)))
     assert [(line["label"], line["model.backbone"], line["kind"]) for line in lines] == [
         ("strong", "dfnet1", "trained"),
         ("strong", "resnet18", "trained"),
@@ -73,46 +73,46 @@ def test_a_profile_trains_nothing_and_is_kept(
         assert f"{cost.parameters_m:.2f}" in printed
     assert not (storage / "datasets").exists()
 
-    # A part of it is shown, and the whole is kept; another table leaves it as it is.
+    # `--only` prints a part and keeps the logged table; so does a table with other settings.
     for option in ("--only=strong*", "--set=profile.size=[32, 32]"):
         assert sweep_main([str(file), "--storage", str(storage), option]) == 0
-        said = capfd.readouterr().out
-        assert ("│ df " in said) == option.startswith("--set")
-        assert ("--set study=NAME" in said) == option.startswith("--set")
-        again = client.download_artifacts(run.info.run_id, "report/table.csv", str(tmp_path))
-        assert Path(again).read_text() == kept
+        output = capfd.readouterr().out
+        assert ("│ df " in output) == option.startswith("--set")
+        assert ("--set study=NAME" in output) == option.startswith("--set")
+        logged_table = client.download_artifacts(run.info.run_id, "report/table.csv", str(tmp_path))
+        assert Path(logged_table).read_text() == table_text
         assert client.get_run(run.info.run_id).info.status == "FINISHED"
 
 
-def test_a_study_is_resumed_as_it_was_run(
+def test_study_is_resumed_with_its_original_options(
     tmp_path: Path,
     empty_store: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """From another directory: with its `--set`, its `--only`, and the modules beside it."""
+    """From another directory, with the same `--set`, `--only` and modules next to the study."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "resumed_study_networks.py").write_text(
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "resumed_study_networks.py").write_text(
         "from torch import nn\n"
         "class Tiny(nn.Conv2d):\n"
         "    def __init__(self, classes, size=1):\n"
         "        super().__init__(3, classes, size)\n"
     )
-    (tmp_path / "there" / "study.yaml").write_text(
+    (tmp_path / "project" / "study.yaml").write_text(
         "study: costs\nkind: profile\nprofile: {classes: 1000}\n"
         "variants:\n"
         "  small: {set: {model: {network: 'resumed_study_networks:Tiny'}}}\n"
         "  large: {set: {model: {network: 'resumed_study_networks:Tiny'}}}\n"
     )
-    monkeypatch.chdir(tmp_path / "there")
-    monkeypatch.syspath_prepend(str(tmp_path / "there"))
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.syspath_prepend(str(tmp_path / "project"))
     options = ["--storage", str(tmp_path / "storage")]
     (tmp_path / "storage").mkdir()
     shutil.copy(empty_store, tmp_path / "storage")
-    chosen = ["--set", "model.arguments.size=20", "--only", "large"]
-    assert sweep_main(["study.yaml", *options, *chosen]) == 0
+    selection = ["--set", "model.arguments.size=20", "--only", "large"]
+    assert sweep_main(["study.yaml", *options, *selection]) == 0
     first = capfd.readouterr().out
     parameters = (3 * 20 * 20 + 1) * 1000 / 1e6
     assert f"{parameters:.2f}" in first
@@ -124,15 +124,13 @@ def test_a_study_is_resumed_as_it_was_run(
     assert capfd.readouterr().out == first
 
 
-def test_a_storage_that_cannot_be_written(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_unwritable_storage_is_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)
     assert sweep_main([str(tmp_path / "study.yaml"), "--storage", "/dev/null/storage"]) == 2
     assert "--storage /dev/null/storage: cannot be written" in capfd.readouterr().out
 
 
-def test_a_plan_of_a_profile_is_printed_and_no_more(
+def test_plan_of_a_profile_is_printed_but_not_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -144,7 +142,7 @@ def test_a_plan_of_a_profile_is_printed_and_no_more(
     assert client.get_experiment_by_name("costs") is None
 
 
-def test_a_part_that_is_none_is_named(
+def test_unknown_part_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

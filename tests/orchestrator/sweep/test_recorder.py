@@ -1,4 +1,4 @@
-"""What happens to trials on its way into the ledger, with a ledger that only takes notes."""
+"""The recorder of trial events, with a fake tracking store."""
 
 import json
 import threading
@@ -22,8 +22,8 @@ from orchestrator.training.worker import CODE, DEVICE, WORKERS
 NAME = "trial"
 
 
-class Study:
-    """Notes what is recorded of one trial, while `gate` is open."""
+class FakeStudyRun:
+    """A fake study run that notes the calls for one trial; writes block while `gate` is closed."""
 
     def __init__(self, resources: Resources) -> None:
         study = SimpleNamespace(imports=(), resources=resources)
@@ -59,17 +59,17 @@ class Study:
     def record_code(self, run_id: str, code: str) -> None:
         self.codes.append(code)
 
-    def end_trial(self, run_id: str, *how: str) -> None:
-        self.ended.append(how)
+    def end_trial(self, run_id: str, *outcome: str) -> None:
+        self.ended.append(outcome)
 
 
-class Watched:
-    """A recorder of one trial on two GPUs to a worker, and all that it works on."""
+class TrialRecording:
+    """A recorder of one trial with two GPUs per worker, and its dependencies."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(recorder, "log_models", lambda *_: None)
         monkeypatch.setattr(recorder, "measured", lambda *_: None)
-        self.study = Study(Resources(workers=(1, 8)))
+        self.study = FakeStudyRun(Resources(workers=(1, 8)))
         self.clock = 0.0
         self.budget = Budget(Limits(), 2.0, clock=lambda: self.clock)
         data = SimpleNamespace(validation_split="val")
@@ -99,13 +99,13 @@ class Watched:
         self.recorder.epoch(NAME, {**metrics_of(epoch), WORKERS: workers, DEVICE: "a GPU"})
 
     def finished(self, checkpoint: Path) -> None:
-        place = str(checkpoint)
-        self.recorder.finished(NAME, {"last_checkpoint": place, "best_checkpoint": place})
+        path = str(checkpoint)
+        self.recorder.finished(NAME, {"last_checkpoint": path, "best_checkpoint": path})
 
 
 @pytest.fixture
-def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
-    return Watched(tmp_path, monkeypatch)
+def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrialRecording:
+    return TrialRecording(tmp_path, monkeypatch)
 
 
 def metrics_of(epoch: int) -> dict[str, float]:
@@ -118,48 +118,50 @@ def checkpoint_of(directory: Path, epochs: int) -> Path:
     return directory
 
 
-def test_hours_are_those_of_the_workers_at_work(watched: Watched) -> None:
-    watched.epoch(1, workers=8)
-    watched.epoch(2, workers=4)
-    watched.recorder.close()
-    assert watched.budget.device_hours == pytest.approx(2 * 8 + 2 * 4)
-    assert watched.study.epochs[2]["trial/gpu_hours"] == pytest.approx(2 * 8 + 2 * 4)
+def test_hours_follow_the_current_number_of_workers(recording: TrialRecording) -> None:
+    recording.epoch(1, workers=8)
+    recording.epoch(2, workers=4)
+    recording.recorder.close()
+    assert recording.budget.device_hours == pytest.approx(2 * 8 + 2 * 4)
+    assert recording.study.epochs[2]["trial/gpu_hours"] == pytest.approx(2 * 8 + 2 * 4)
 
 
-def test_the_code_is_that_of_the_workers(watched: Watched) -> None:
-    watched.trial.code = "first"
+def test_code_version_of_the_workers_is_recorded(recording: TrialRecording) -> None:
+    recording.trial.code = "first"
     for epoch, code in enumerate(("first", "second", "second"), start=1):
-        watched.recorder.epoch(NAME, {**metrics_of(epoch), CODE: code})
-    watched.recorder.close()
-    assert watched.study.codes == ["second"]
+        recording.recorder.epoch(NAME, {**metrics_of(epoch), CODE: code})
+    recording.recorder.close()
+    assert recording.study.codes == ["second"]
 
 
-def test_the_fleet_waits_for_no_checkpoint(watched: Watched, tmp_path: Path) -> None:
-    watched.study.gate.clear()
-    watched.epoch(1, workers=1)
-    watched.finished(tmp_path / "not there yet")  # it would raise, were it read here
+def test_checkpoints_are_read_in_the_background(recording: TrialRecording, tmp_path: Path) -> None:
+    recording.study.gate.clear()
+    recording.epoch(1, workers=1)
+    recording.finished(tmp_path / "not there yet")  # reading it in this thread would raise an error
     (tmp_path / "not there yet").mkdir()
     checkpoint_of(tmp_path / "not there yet", epochs=1)
-    watched.study.gate.set()
-    watched.recorder.close()
-    assert watched.study.ended == [("FINISHED",)]
+    recording.study.gate.set()
+    recording.recorder.close()
+    assert recording.study.ended == [("FINISHED",)]
 
 
-def test_a_checkpoint_fills_in_the_epochs_that_were_lost(watched: Watched, tmp_path: Path) -> None:
-    watched.study.refused.add(1)
-    watched.epoch(1, workers=1)
-    watched.epoch(2, workers=1)
-    watched.finished(checkpoint_of(tmp_path, epochs=3))
-    watched.recorder.close()
-    assert set(watched.study.epochs) == {1, 2, 3}
-    assert watched.study.epochs[3]["trial/seconds"] == 3 * 3600.0
-    assert not watched.recorder.failures
+def test_missing_epochs_are_filled_in_from_the_checkpoint(
+    recording: TrialRecording, tmp_path: Path
+) -> None:
+    recording.study.refused.add(1)
+    recording.epoch(1, workers=1)
+    recording.epoch(2, workers=1)
+    recording.finished(checkpoint_of(tmp_path, epochs=3))
+    recording.recorder.close()
+    assert set(recording.study.epochs) == {1, 2, 3}
+    assert recording.study.epochs[3]["trial/seconds"] == 3 * 3600.0
+    assert not recording.recorder.failures
 
 
-def test_a_checkpoint_that_cannot_be_read_fails_the_trial(watched: Watched, tmp_path: Path) -> None:
-    watched.finished(tmp_path / "nowhere")
-    watched.recorder.close()
-    assert "not a readable checkpoint" in watched.recorder.failures[NAME]
-    ((status, reason),) = watched.study.ended
+def test_unreadable_checkpoint_fails_the_trial(recording: TrialRecording, tmp_path: Path) -> None:
+    recording.finished(tmp_path / "nowhere")
+    recording.recorder.close()
+    assert "not a readable checkpoint" in recording.recorder.failures[NAME]
+    ((status, reason),) = recording.study.ended
     assert status == "FAILED"
-    assert reason == watched.recorder.failures[NAME]
+    assert reason == recording.recorder.failures[NAME]

@@ -1,4 +1,4 @@
-"""The recorder driven by hand: no Ray, and a real ledger whose writes fail when told to."""
+"""The recorder without Ray, on a real tracking store in which chosen writes fail."""
 
 import json
 import shutil
@@ -43,8 +43,8 @@ EPOCHS = (
 )
 
 
-class Bench:
-    """A study of two trials, opened in a ledger, and its recorder."""
+class RecordedStudy:
+    """A study of two trials in a tracking store, and its recorder."""
 
     def __init__(self, study: Study, tmp_path: Path, limits: Limits) -> None:
         self.storage = Storage(tmp_path, str(tmp_path))
@@ -74,17 +74,17 @@ class Bench:
         return ActiveTrial(trial, run_id, set(), seconds=0.0, hours=0.0, workers=1, devices=1.0)
 
     def checkpoint(self, name: str) -> dict[str, str]:
-        """What a trial that reached its last epoch leaves behind."""
-        place = self.storage.local / "checkpoints" / name
-        (place / RESULTS_DIRECTORY).mkdir(parents=True)
-        (place / RESULTS_DIRECTORY / "panels.txt").write_text("a picture")
+        """Write the checkpoint of a trial that reached its last epoch and return its outcome."""
+        directory = self.storage.local / "checkpoints" / name
+        (directory / RESULTS_DIRECTORY).mkdir(parents=True)
+        (directory / RESULTS_DIRECTORY / "panels.txt").write_text("a picture")
         trial = self.trials[name].trial
         network = build_network(trial.worker_experiment.model, 10, seed=0)
-        save_file(dict(network.state_dict()), place / "model.safetensors")
-        whose = lineage(trial.worker_experiment, trial.dataset.manifest.fingerprint, {})
-        state = {"experiment": whose, "history": EPOCHS}
-        (place / STATE_FILE).write_text(json.dumps(state))
-        return {"last_checkpoint": str(place), "best_checkpoint": str(place)}
+        save_file(dict(network.state_dict()), directory / "model.safetensors")
+        trial_lineage = lineage(trial.worker_experiment, trial.dataset.manifest.fingerprint, {})
+        state = {"experiment": trial_lineage, "history": EPOCHS}
+        (directory / STATE_FILE).write_text(json.dumps(state))
+        return {"last_checkpoint": str(directory), "best_checkpoint": str(directory)}
 
     def status(self, name: str) -> str:
         return self.store.trial_run(self.trials[name].run_id).status
@@ -96,146 +96,148 @@ class Bench:
 
 
 @pytest.fixture
-def make(tmp_path: Path, small_streets: Path, empty_store: Path) -> Iterator[Callable[..., Bench]]:
+def make(
+    tmp_path: Path, small_streets: Path, empty_store: Path
+) -> Iterator[Callable[..., RecordedStudy]]:
     shutil.copy(empty_store, tmp_path)
-    made: list[Bench] = []
+    studies: list[RecordedStudy] = []
 
-    def build(limits: Limits | None = None) -> Bench:
+    def build(limits: Limits | None = None) -> RecordedStudy:
         file = tmp_path / "study.yaml"
         file.write_text(STUDY.replace("DATASET", str(small_streets)))
-        made.append(Bench(load_study(file), tmp_path, limits or Limits()))
-        return made[-1]
+        studies.append(RecordedStudy(load_study(file), tmp_path, limits or Limits()))
+        return studies[-1]
 
     yield build
-    for bench in made:
-        bench.study_run.close("KILLED")
+    for recorded in studies:
+        recorded.study_run.close("KILLED")
 
 
-def away(*_: object, **__: object) -> None:
+def raise_outage(*_: object, **__: object) -> None:
     raise MlflowException("the server is away", TEMPORARILY_UNAVAILABLE)
 
 
 def failing(times: int, work: Callable[..., None]) -> Callable[..., None]:
-    """`work`, which raises so many times first."""
-    left = iter(range(times))
+    """Return a function that raises `times` times and then calls `work`."""
+    failures_left = iter(range(times))
 
     def attempt(*args: object, **named: object) -> None:
-        if next(left, None) is not None:
-            away()
+        if next(failures_left, None) is not None:
+            raise_outage()
         work(*args, **named)
 
     return attempt
 
 
-def test_a_finished_run_has_every_epoch_though_a_write_failed(
-    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+def test_finished_run_has_every_epoch_despite_a_failed_write(
+    make: Callable[..., RecordedStudy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last epoch's write is under way, and fails, after the history has been looked through."""
-    bench = make()
-    bench.recorder.started("one")
-    bench.recorder.epoch("one", dict(EPOCHS[0]))
-    outcome = bench.checkpoint("one")
-    log_epoch = bench.study_run.log_epoch
-    monkeypatch.setattr(bench.study_run, "log_epoch", failing(1, log_epoch))
-    bench.recorder.epoch("one", dict(EPOCHS[1]))
-    bench.recorder.finished("one", outcome)
-    bench.recorder.close()
-    assert bench.recorder.failures == {}
-    assert bench.status("one") == "FINISHED"
-    assert bench.epochs("one") == [1, 2]
-    record = bench.store.trial_run(bench.trials["one"].run_id)
+    """The write of the last epoch is pending and fails after the history was checked."""
+    recorded = make()
+    recorded.recorder.started("one")
+    recorded.recorder.epoch("one", dict(EPOCHS[0]))
+    outcome = recorded.checkpoint("one")
+    log_epoch = recorded.study_run.log_epoch
+    monkeypatch.setattr(recorded.study_run, "log_epoch", failing(1, log_epoch))
+    recorded.recorder.epoch("one", dict(EPOCHS[1]))
+    recorded.recorder.finished("one", outcome)
+    recorded.recorder.close()
+    assert recorded.recorder.failures == {}
+    assert recorded.status("one") == "FINISHED"
+    assert recorded.epochs("one") == [1, 2]
+    record = recorded.store.trial_run(recorded.trials["one"].run_id)
     assert record.metrics["val/miou"] == 0.5
     assert record.metrics["trial/seconds"] == 20.0
-    assert "could not be written" in bench.console.export_text()
+    assert "could not be written" in recorded.console.export_text()
 
 
-def test_a_trial_whose_start_could_not_be_recorded_bears_its_code_all_the_same(
-    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+def test_code_version_is_recorded_despite_a_failed_start(
+    make: Callable[..., RecordedStudy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = make()
-    start_trial = bench.study_run.start_trial
-    monkeypatch.setattr(bench.study_run, "start_trial", failing(1, start_trial))
-    bench.recorder.started("one")
-    bench.recorder.finished("one", bench.checkpoint("one"))
-    bench.recorder.close()
-    record = bench.store.trial_run(bench.trials["one"].run_id)
-    assert (record.status, record.code) == ("FINISHED", bench.trials["one"].code)
-    assert bench.recorder.failures == {}
+    recorded = make()
+    start_trial = recorded.study_run.start_trial
+    monkeypatch.setattr(recorded.study_run, "start_trial", failing(1, start_trial))
+    recorded.recorder.started("one")
+    recorded.recorder.finished("one", recorded.checkpoint("one"))
+    recorded.recorder.close()
+    record = recorded.store.trial_run(recorded.trials["one"].run_id)
+    assert (record.status, record.code) == ("FINISHED", recorded.trials["one"].code)
+    assert recorded.recorder.failures == {}
 
 
-def test_a_run_with_an_epoch_missing_is_not_finished(
-    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+def test_run_with_a_missing_epoch_fails(
+    make: Callable[..., RecordedStudy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = make()
-    bench.recorder.started("one")
-    monkeypatch.setattr(bench.study_run, "log_epoch", away)
-    bench.recorder.finished("one", bench.checkpoint("one"))
-    bench.recorder.close()
-    assert bench.status("one") == "FAILED"
-    assert "its results could not be recorded" in bench.recorder.failures["one"]
+    recorded = make()
+    recorded.recorder.started("one")
+    monkeypatch.setattr(recorded.study_run, "log_epoch", raise_outage)
+    recorded.recorder.finished("one", recorded.checkpoint("one"))
+    recorded.recorder.close()
+    assert recorded.status("one") == "FAILED"
+    assert "its results could not be recorded" in recorded.recorder.failures["one"]
 
 
-def test_an_outage_is_no_deletion_and_loses_nothing_of_the_other_trials(
-    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+def test_outage_is_not_a_deletion_and_does_not_affect_other_trials(
+    make: Callable[..., RecordedStudy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = make()
-    for name in bench.trials:
-        bench.recorder.started(name)
-    outcomes = {name: bench.checkpoint(name) for name in bench.trials}
-    run_id = bench.trials["one"].run_id
-    client = bench.store.client
-    end, get = bench.study_run.end_trial, client.get_run
+    recorded = make()
+    for name in recorded.trials:
+        recorded.recorder.started(name)
+    outcomes = {name: recorded.checkpoint(name) for name in recorded.trials}
+    run_id = recorded.trials["one"].run_id
+    client = recorded.store.client
+    end_trial, get_run = recorded.study_run.end_trial, client.get_run
 
-    def no_end(ended: str, *args: object) -> None:
-        away() if ended == run_id else end(ended, *args)  # type: ignore[arg-type]
+    def fail_for_one(ended_run: str, *args: object) -> None:
+        raise_outage() if ended_run == run_id else end_trial(ended_run, *args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as outage:
-        outage.setattr(bench.study_run, "end_trial", no_end)
-        outage.setattr(client, "get_run", lambda i: away() if i == run_id else get(i))
+        outage.setattr(recorded.study_run, "end_trial", fail_for_one)
+        outage.setattr(client, "get_run", lambda i: raise_outage() if i == run_id else get_run(i))
         for name, outcome in outcomes.items():
             for metrics in EPOCHS:
-                bench.recorder.epoch(name, dict(metrics))
-            bench.recorder.finished(name, outcome)
-        bench.recorder.close()
-    assert not bench.recorder.unwanted("one")
-    assert bench.status("two") == "FINISHED"
-    assert bench.epochs("one") == bench.epochs("two") == [1, 2]
-    assert "the server is away" in bench.recorder.failures["one"]
-    assert "deleted" not in bench.console.export_text()
+                recorded.recorder.epoch(name, dict(metrics))
+            recorded.recorder.finished(name, outcome)
+        recorded.recorder.close()
+    assert not recorded.recorder.unwanted("one")
+    assert recorded.status("two") == "FINISHED"
+    assert recorded.epochs("one") == recorded.epochs("two") == [1, 2]
+    assert "the server is away" in recorded.recorder.failures["one"]
+    assert "deleted" not in recorded.console.export_text()
 
 
-def test_a_run_deleted_in_mlflow_is_wanted_no_more(make: Callable[..., Bench]) -> None:
-    bench = make()
-    bench.recorder.started("one")
-    MlflowClient(bench.store.tracking_uri).delete_run(bench.trials["one"].run_id)
-    bench.recorder.epoch("one", dict(EPOCHS[0]))
-    bench.recorder.close()
-    assert bench.recorder.unwanted("one")
-    assert "its run was deleted in MLflow" in bench.console.export_text()
+def test_run_deleted_in_mlflow_is_unwanted(make: Callable[..., RecordedStudy]) -> None:
+    recorded = make()
+    recorded.recorder.started("one")
+    MlflowClient(recorded.store.tracking_uri).delete_run(recorded.trials["one"].run_id)
+    recorded.recorder.epoch("one", dict(EPOCHS[0]))
+    recorded.recorder.close()
+    assert recorded.recorder.unwanted("one")
+    assert "its run was deleted in MLflow" in recorded.console.export_text()
 
 
 @pytest.mark.parametrize("trials", [1, 2])
-def test_a_limit_is_a_reason_only_where_a_trial_was_left_out(
-    make: Callable[..., Bench], trials: int
+def test_limit_is_reported_only_if_a_trial_was_left_out(
+    make: Callable[..., RecordedStudy], trials: int
 ) -> None:
-    bench = make(Limits(trials=trials))
-    for name in list(bench.trials)[:trials]:
-        bench.recorder.started(name)
-        bench.recorder.failed(name, "no good")
-    bench.recorder.close()
-    reason = bench.budget.left_out_reason()
+    recorded = make(Limits(trials=trials))
+    for name in list(recorded.trials)[:trials]:
+        recorded.recorder.started(name)
+        recorded.recorder.failed(name, "no good")
+    recorded.recorder.close()
+    reason = recorded.budget.left_out_reason()
     assert (reason is None) == (trials == 2)
 
 
 @pytest.mark.parametrize("by_user", [False, True])
-def test_a_trial_held_by_a_limit_is_left_out_and_one_the_user_stopped_is_not(
-    make: Callable[..., Bench], by_user: bool
+def test_trial_held_by_a_limit_is_left_out_but_not_one_stopped_by_the_user(
+    make: Callable[..., RecordedStudy], by_user: bool
 ) -> None:
-    bench = make(Limits() if by_user else Limits(wall_hours=1e-9))
-    for name in bench.trials:
-        bench.recorder.started(name)
-    bench.stop.requested = by_user
-    bench.recorder.held("one")
-    bench.recorder.close()
-    assert (bench.budget.left_out_reason() is None) == by_user
-    assert bench.status("one") == "KILLED"
+    recorded = make(Limits() if by_user else Limits(wall_hours=1e-9))
+    for name in recorded.trials:
+        recorded.recorder.started(name)
+    recorded.stop.requested = by_user
+    recorded.recorder.held("one")
+    recorded.recorder.close()
+    assert (recorded.budget.left_out_reason() is None) == by_user
+    assert recorded.status("one") == "KILLED"

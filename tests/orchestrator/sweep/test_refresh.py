@@ -5,12 +5,12 @@ import threading
 from orchestrator.sweep.refresh import ReportRefresher
 
 
-def test_what_is_asked_for_often_is_done_seldom() -> None:
-    done = threading.Semaphore(0)
-    refresher = ReportRefresher(done.release)
+def test_frequent_requests_are_combined() -> None:
+    refreshes = threading.Semaphore(0)
+    refresher = ReportRefresher(refreshes.release)
     refresher.request()
-    assert done.acquire(timeout=60)
+    assert refreshes.acquire(timeout=60)
     for _ in range(1000):
         refresher.request()
     refresher.close()
-    assert not done.acquire(blocking=False)
+    assert not refreshes.acquire(blocking=False)

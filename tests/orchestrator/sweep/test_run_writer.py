@@ -1,4 +1,4 @@
-"""Writing in the background: in order, and whatever a write raises."""
+"""Background writes run in order, whatever a write raises."""
 
 import logging
 
@@ -7,7 +7,7 @@ import pytest
 from orchestrator.sweep.run_writer import BackgroundWriter
 
 
-def test_no_failing_write_takes_those_behind_it_along(caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_write_does_not_affect_later_writes(caplog: pytest.LogCaptureFixture) -> None:
     done: list[str] = []
 
     def fail() -> None:

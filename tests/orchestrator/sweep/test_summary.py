@@ -1,4 +1,4 @@
-"""What a study's command says in the end of what failed, and of what was left undone."""
+"""The summary of failed and incomplete trials at the end of a sweep."""
 
 import io
 from pathlib import Path
@@ -15,7 +15,7 @@ from orchestrator.tracking.runs import TrialRun
 from tests.support.fabricated_studies import PLAIN, written
 
 
-def test_what_is_trained_and_not_scored_has_not_failed(tmp_path: Path) -> None:
+def test_trained_but_unscored_trial_is_incomplete_not_failed(tmp_path: Path) -> None:
     study = load_study(written(tmp_path, tmp_path, PLAIN))
     record = TrialRun("run", "plain", "identity", "FINISHED", "code", 3, {})
     failed = TrialRun("other", "plain", "identity", "FAILED", "code", 1, {})

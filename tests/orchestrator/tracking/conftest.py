@@ -1,4 +1,4 @@
-"""A study with one trial, and its run in a store of its own."""
+"""Fixtures: a study with one trial, and its run in a separate tracking store."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Claims, over every order in which processes can write, read, give way and die."""
+"""Claims on a study, over many orders in which processes write, read, give way and die."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +7,7 @@ from orchestrator.tracking.claims import Claim, settle
 
 
 class Store:
-    """A store as MLflow is one: claims can be written, and all of them read at once."""
+    """A store like MLflow: claims can be written one by one and read all at once."""
 
     def __init__(self) -> None:
         self.claims: dict[str, bool] = {}
@@ -17,7 +17,7 @@ class Store:
 
 
 class Process:
-    """One that asks, reads and acts, one request at a time: others may act between any two."""
+    """A process that claims, reads and acts; other processes may act between any two requests."""
 
     def __init__(self, token: str, store: Store) -> None:
         self.token, self.store = token, store
@@ -40,31 +40,33 @@ class Process:
 
 
 @given(st.permutations("abcd"), st.lists(st.integers(0, 3), max_size=60))
-def test_one_of_many_holds_whatever_the_order(tokens: list[str], schedule: list[int]) -> None:
+def test_exactly_one_process_holds_the_claim_in_any_order(
+    tokens: list[str], schedule: list[int]
+) -> None:
     store = Store()
     processes = [Process(token, store) for token in tokens]
     for index in schedule:
         processes[index].act()
         assert sum(process.state == "holds" for process in processes) <= 1
-    for _ in range(12):  # then all go on in turn
+    for _ in range(12):  # then all continue in turn
         for process in processes:
             process.act()
     assert sorted(process.state for process in processes) == ["gone"] * 3 + ["holds"]
 
 
 @given(st.permutations("abc"), st.lists(st.integers(0, 2), max_size=30), st.integers(0, 2))
-def test_a_process_that_dies_holds_nobody_up(
-    tokens: list[str], schedule: list[int], dead: int
+def test_dead_process_does_not_block_others(
+    tokens: list[str], schedule: list[int], dead_index: int
 ) -> None:
-    """The claims of the dead are not read: their processes are known to be gone."""
+    """Claims of dead processes are not read, because the processes are known to have ended."""
     store = Store()
     processes = [Process(token, store) for token in tokens]
     for index in schedule:
         processes[index].act()
-    store.claims.pop(processes[dead].token, None)
-    living = [process for process in processes if process is not processes[dead]]
+    store.claims.pop(processes[dead_index].token, None)
+    surviving = [process for process in processes if process is not processes[dead_index]]
     for _ in range(12):
-        for process in living:
+        for process in surviving:
             process.act()
-    assert sum(process.state == "holds" for process in living) <= 1
-    assert all(process.state in ("holds", "gone") for process in living)
+    assert sum(process.state == "holds" for process in surviving) <= 1
+    assert all(process.state in ("holds", "gone") for process in surviving)

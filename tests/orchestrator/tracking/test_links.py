@@ -1,4 +1,4 @@
-"""Links to trials that another study has trained."""
+"""Links to trials that another study trained."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def other_study(study: Study, tmp_path: Path) -> Study:
     return load_study(file)
 
 
-def test_a_finished_trial_of_another_study_is_linked_until_it_is_deleted(
+def test_finished_trial_of_another_study_is_linked_until_deleted(
     study_run: StudyRun, trial: ResolvedTrial, study: Study, uri: str, tmp_path: Path
 ) -> None:
     other = StudyRun.open(study_run.store, other_study(study, tmp_path))
@@ -45,7 +45,7 @@ def test_a_finished_trial_of_another_study_is_linked_until_it_is_deleted(
         assert link.data.metrics["val/miou"] == 0.5
         assert f"/runs/{run_id}" in link.data.tags["mlflow.note.content"]
         assert link.data.tags["mlflow.parentRunId"] == study_run.parent_id
-    # It has the figures that a later evaluation adds, and those that it changes.
+    # The link gets the metrics that a later evaluation adds or changes.
     for miou in (0.6, 0.4):
         study_run.store.log_metrics(run_id, {"eval/flip/miou": miou}, step=0)
         sync_links(study_run, {name: trial}, {name: study_run.store.trial_run(run_id)})
@@ -53,7 +53,7 @@ def test_a_finished_trial_of_another_study_is_linked_until_it_is_deleted(
         assert refreshed.info.run_id == link.info.run_id
         assert refreshed.info.status == "FINISHED"
         assert refreshed.data.metrics["eval/flip/miou"] == miou
-    # A link is no second record of the training.
+    # A link is not a second record of the training.
     assert len(take_snapshot(study_run.store).by_identity([trial.identity])[trial.identity]) == 1
     client.delete_run(run_id)
     assert decided(study_run, trial).state == "missing"

@@ -1,4 +1,4 @@
-"""The lock of a study: one process at a time writes its runs."""
+"""The lock of a study: only one process at a time writes its runs."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from orchestrator.tracking.study_run import StudyRun
 from tests.support.tracked_trials import finish
 
 
-def test_a_study_at_work_elsewhere_is_refused(
+def test_study_run_by_a_live_process_is_rejected(
     study_run: StudyRun, uri: str, study: Study, tmp_path: Path
 ) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -35,34 +35,34 @@ def test_a_study_at_work_elsewhere_is_refused(
     StudyRun.open(study_run.store, study)
 
 
-ELSEWHERE = Owner("another-host", 12, 34)
+OTHER_OWNER = Owner("another-host", 12, 34)
 
 
-def taken_over(study_run: StudyRun) -> str:
-    """Another host's process takes the study, and trains its trial; returns the trial's run."""
+def take_over(study_run: StudyRun) -> str:
+    """Let a process on another host take over the study and its trial; return the trial's run."""
     client = study_run.store.client
     (run,) = study_run.store.search([study_run.experiment_id], "tags.`orchestrator.kind` = 'trial'")
-    tags = {"orchestrator.owner": str(ELSEWHERE), "orchestrator.heartbeat": f"{time.time():.0f}"}
+    tags = {"orchestrator.owner": str(OTHER_OWNER), "orchestrator.heartbeat": f"{time.time():.0f}"}
     study_run.store.set_tags(study_run.parent_id, tags)
     client.update_run(run.info.run_id, "RUNNING")
     return str(run.info.run_id)
 
 
-def test_a_study_that_another_process_has_taken_is_left_to_it(
+def test_study_taken_over_by_another_process_is_not_written(
     store: TrackingStore, study: Study, trial: ResolvedTrial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "STOP_CHECK_SECONDS", 0.1)
-    told: list[str] = []
-    study_run = StudyRun.open(store, study, told.append)
+    messages: list[str] = []
+    study_run = StudyRun.open(store, study, messages.append)
     study_run.start_trial(study_run.begin_trial(trial, None, None), trial.code)
-    run_id = taken_over(study_run)
-    end = time.monotonic() + 20
-    while not told and time.monotonic() < end:
+    run_id = take_over(study_run)
+    deadline = time.monotonic() + 20
+    while not messages and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert len(told) == 1
-    assert "process 12 on another-host has taken over study 'ledger test'" in told[0]
-    assert "sent no heartbeat" in told[0]
-    assert study_run.lost_reason == told[0]
+    assert len(messages) == 1
+    assert "process 12 on another-host has taken over study 'ledger test'" in messages[0]
+    assert "sent no heartbeat" in messages[0]
+    assert study_run.lost_reason == messages[0]
     for write in (
         lambda: study_run.end_trial(run_id, "KILLED"),
         lambda: study_run.log_epoch(run_id, 1, {"val/miou": 0.5}),
@@ -74,46 +74,46 @@ def test_a_study_that_another_process_has_taken_is_left_to_it(
     assert store.trial_run(run_id).status == "RUNNING"
     assert store.client.get_run(study_run.parent_id).info.status == "RUNNING"
     tags = store.client.get_run(study_run.parent_id).data.tags
-    assert tags["orchestrator.owner"] == str(ELSEWHERE)
+    assert tags["orchestrator.owner"] == str(OTHER_OWNER)
 
 
-def test_a_process_that_wakes_writes_nothing_before_it_has_looked(
+def test_suspended_process_checks_the_lock_before_it_writes(
     store: TrackingStore, study: Study, trial: ResolvedTrial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread that looks has not run yet; the one that writes has."""
+    """The writing thread runs before the thread that checks the lock."""
     monkeypatch.setattr(lock, "STOP_CHECK_SECONDS", 1000.0)
     study_run = StudyRun.open(store, study)
     run_id = study_run.begin_trial(trial, None, None)
-    taken_over(study_run)
-    monkeypatch.setattr(lock, "TRUSTED_SECONDS", 0.0)  # it slept for longer
+    take_over(study_run)
+    monkeypatch.setattr(lock, "TRUSTED_SECONDS", 0.0)  # the process was suspended for longer
     with pytest.raises(StudyLockLostError):
         study_run.end_trial(run_id, "KILLED")
     study_run.close("KILLED")
     assert store.trial_run(run_id).status == "RUNNING"
 
 
-def test_a_study_that_has_no_trials_left_is_not_closed_for_another_process(
+def test_finished_study_owned_by_another_process_is_not_closed(
     store: TrackingStore, study: Study, trial: ResolvedTrial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "STOP_CHECK_SECONDS", 1000.0)
     study_run = StudyRun.open(store, study)
     finish(study_run, trial)
-    store.set_tags(study_run.parent_id, {"orchestrator.owner": str(ELSEWHERE)})
+    store.set_tags(study_run.parent_id, {"orchestrator.owner": str(OTHER_OWNER)})
     study_run.close("FINISHED")
     assert store.client.get_run(study_run.parent_id).info.status == "RUNNING"
 
 
-def test_a_study_that_was_closed_meanwhile_is_not_written_to(
+def test_study_closed_by_another_process_is_not_written(
     store: TrackingStore, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another host's command took this process for dead and closed its runs."""
+    """A command on another host assumed that this process was dead and closed its runs."""
     monkeypatch.setattr(lock, "STOP_CHECK_SECONDS", 0.1)
-    told: list[str] = []
-    study_run = StudyRun.open(store, study, told.append)
+    messages: list[str] = []
+    study_run = StudyRun.open(store, study, messages.append)
     store.client.set_terminated(study_run.parent_id, "KILLED")
-    end = time.monotonic() + 20
-    while not told and time.monotonic() < end:
+    deadline = time.monotonic() + 20
+    while not messages and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert "closed" in told[0]
+    assert "closed" in messages[0]
     study_run.close("FINISHED")
     assert store.client.get_run(study_run.parent_id).info.status == "KILLED"

@@ -1,4 +1,4 @@
-"""What a trial leaves in the ledger is its own, or is not recorded."""
+"""Only a trial's own checkpoint is recorded in the tracking store."""
 
 import json
 from dataclasses import replace
@@ -21,8 +21,8 @@ def trial(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) -> Reso
     directory = tmp_path_factory.mktemp("study")
     file = directory / "study.yaml"
     file.write_text(STUDY.replace("DATASET", str(small_streets)))
-    (found,) = resolve_trials(load_study(file).trials, "cpu", directory)
-    return found
+    (resolved,) = resolve_trials(load_study(file).trials, "cpu", directory)
+    return resolved
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) -> Reso
         ({"init": "abc"}, r"training.init: abc \(recorded\), None \(now\)"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_not_recorded(
+def test_checkpoint_of_another_experiment_is_rejected(
     trial: ResolvedTrial,
     tmp_path: Path,
     empty_store: Path,
@@ -42,8 +42,8 @@ def test_a_checkpoint_of_something_else_is_not_recorded(
 ) -> None:
     experiment = replace(trial.worker_experiment, seed=changed.get("seed", 0))
     data = changed.get("data", trial.dataset.manifest.fingerprint)
-    described = lineage(experiment, data, {"init": changed.get("init")})
-    (tmp_path / STATE_FILE).write_text(json.dumps({"experiment": described}))
+    trial_lineage = lineage(experiment, data, {"init": changed.get("init")})
+    (tmp_path / STATE_FILE).write_text(json.dumps({"experiment": trial_lineage}))
     store = TrackingStore(f"sqlite:///{empty_store}", None)
     with pytest.raises(CheckpointError, match=f"belongs to another experiment: {difference}$"):
         log_models(store, "no run", trial, (), tmp_path, None, {"epoch": 1})

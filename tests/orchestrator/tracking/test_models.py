@@ -1,4 +1,4 @@
-"""A finished trial's model, as another program finds it in MLflow."""
+"""A finished trial's model in MLflow, as another program loads it."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ from pipelines.training.experiment import Experiment
 from pipelines.training.optimization import TrainingConfig
 from tests.support.finished_run import FinishedRun
 
-# A program that has packages of the same names, and nothing of this project.
+# A program with a package of the same name and without this project.
 PROGRAM = """
 import json, sys
 import mlflow, numpy as np
@@ -61,7 +61,7 @@ def files_of(run: FinishedRun, folder: Path) -> Path:
 
 
 def run_elsewhere(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python in `folder`, without what is installed of this project."""
+    """Run PROGRAM in `folder` without this project's packages."""
     (folder / "models.py").write_text("MARK = 'the models of somebody else'\n")
     (folder / "program.py").write_text(PROGRAM)
     command = [sys.executable, "-W", "ignore", "program.py", *arguments]
@@ -72,11 +72,11 @@ def test_another_program_predicts_the_same_label_maps(
     finished_run: FinishedRun, images: np.ndarray, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "images.npy", images)
-    done = run_elsewhere(tmp_path, finished_run.uri, f"runs:/{finished_run.run_id}/model")
-    assert done.returncode == 0, done.stderr
-    refused, mark, metadata = done.stdout.splitlines()
-    assert "received float32 (2, " in refused
-    assert "uint8 array (height, width, 3)" in refused
+    process = run_elsewhere(tmp_path, finished_run.uri, f"runs:/{finished_run.run_id}/model")
+    assert process.returncode == 0, process.stderr
+    error_message, mark, metadata = process.stdout.splitlines()
+    assert "received float32 (2, " in error_message
+    assert "uint8 array (height, width, 3)" in error_message
     assert mark == "the models of somebody else"
     assert json.loads(metadata)["data"] == open_dataset(finished_run.dataset).manifest.fingerprint
 
@@ -91,7 +91,7 @@ def test_another_program_predicts_the_same_label_maps(
     assert (height % 32, width % 32) == (0, 0)
 
 
-def test_the_artifact_holds_no_pickle_and_says_what_it_needs(
+def test_artifact_has_no_pickle_and_lists_its_requirements(
     finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     folder = files_of(finished_run, tmp_path)
@@ -109,8 +109,10 @@ def test_the_artifact_holds_no_pickle_and_says_what_it_needs(
         "serving_input_example.json",
         "sources.zip",
     }
-    needs = {line.split("==")[0] for line in (folder / "requirements.txt").read_text().split()}
-    assert needs == {"mlflow", "numpy", "PyYAML", "safetensors", "torch"}
+    requirements = {
+        line.split("==")[0] for line in (folder / "requirements.txt").read_text().split()
+    }
+    assert requirements == {"mlflow", "numpy", "PyYAML", "safetensors", "torch"}
     with zipfile.ZipFile(next(folder.rglob("sources.zip"))) as archive:
         assert {Path(name).suffix for name in archive.namelist()} == {".py", ".json"}
     signature = mlflow.models.get_model_info(str(folder)).signature
@@ -125,19 +127,19 @@ def test_the_artifact_holds_no_pickle_and_says_what_it_needs(
     assert tags["orchestrator.protocol"] == "whole"
 
 
-def test_a_missing_library_is_named(
+def test_missing_library_is_reported(
     finished_run: FinishedRun, images: np.ndarray, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "images.npy", images)
     (tmp_path / "safetensors.py").write_text("raise ModuleNotFoundError(name='safetensors')\n")
-    done = run_elsewhere(tmp_path, finished_run.uri, f"runs:/{finished_run.run_id}/model")
-    assert done.returncode == 1
-    assert "this model needs safetensors, which is not installed here" in done.stderr
-    assert f"pip install mlflow=={mlflow.__version__} " in done.stderr
-    assert f"torch=={torch.__version__.split('+')[0]}" in done.stderr
+    process = run_elsewhere(tmp_path, finished_run.uri, f"runs:/{finished_run.run_id}/model")
+    assert process.returncode == 1
+    assert "this model needs safetensors, which is not installed here" in process.stderr
+    assert f"pip install mlflow=={mlflow.__version__} " in process.stderr
+    assert f"torch=={torch.__version__.split('+')[0]}" in process.stderr
 
 
-def test_the_best_model_is_registered_once(finished_run: FinishedRun) -> None:
+def test_best_model_is_registered_once(finished_run: FinishedRun) -> None:
     store = TrackingStore(finished_run.uri, None)
     client, run_id = store.client, finished_run.run_id
     for _ in range(2):
@@ -145,7 +147,7 @@ def test_the_best_model_is_registered_once(finished_run: FinishedRun) -> None:
         (version,) = client.search_model_versions("name = 'of a study'")
         assert version.run_id == run_id
         assert client.get_model_version(version.name, version.version).aliases == ["best"]
-    # A run without a model registers nothing, and takes nothing away.
+    # A run without a model registers nothing and removes nothing.
     other = client.create_run(client.get_run(run_id).info.experiment_id).info.run_id
     assert register_best(store, "of a study", other) is None
     client.set_terminated(other)
@@ -162,7 +164,7 @@ def test_the_best_model_is_registered_once(finished_run: FinishedRun) -> None:
         (NetworkConfig("examples.unet:UNet", {"width": 4}), ()),
     ],
 )
-def test_what_the_user_wrote_travels_along(
+def test_user_modules_are_packaged_with_the_model(
     model: FENetConfig | NetworkConfig,
     imports: tuple[str, ...],
     small_streets: Path,
@@ -177,14 +179,18 @@ def test_what_the_user_wrote_travels_along(
     write_model_directory(directory, tmp_path / "checkpoint", experiment, dataset.manifest)
     (directory / SOURCES).write_bytes(package(experiment, imports).sources)
 
-    ours = ("examples", "models", "pipelines")
-    before = {name: sys.modules[name] for name in sys.modules if name.split(".")[0] in ours}
+    project_packages = ("examples", "models", "pipelines")
+    before = {
+        name: sys.modules[name] for name in sys.modules if name.split(".")[0] in project_packages
+    }
     loaded = _load_pyfunc(str(directory))
-    after = {name: sys.modules[name] for name in sys.modules if name.split(".")[0] in ours}
+    after = {
+        name: sys.modules[name] for name in sys.modules if name.split(".")[0] in project_packages
+    }
     assert after == before
     assert type(loaded.network).__name__ == type(network).__name__
     assert type(loaded.network) is not type(network)
-    picture, _ = dataset.split("val").read(0)
+    image, _ = dataset.split("val").read(0)
     numerics = Numerics.choose(torch.device("cpu"), "fp32")
-    expected = predict_image(network.eval(), torch.tensor(picture), numerics)
-    np.testing.assert_array_equal(loaded.predict(picture), expected)
+    expected = predict_image(network.eval(), torch.tensor(image), numerics)
+    np.testing.assert_array_equal(loaded.predict(image), expected)

@@ -1,4 +1,4 @@
-"""Whether the process that began a study still lives."""
+"""Whether the process that owns a study is still alive."""
 
 import os
 import signal
@@ -11,22 +11,22 @@ import pytest
 from orchestrator.tracking.claims import EXPIRED_SECONDS, Owner
 
 
-def test_text_and_back() -> None:
+def test_text_round_trip() -> None:
     owner = Owner.this_process()
     assert Owner.parse(str(owner)) == owner
 
 
 @pytest.mark.parametrize("text", ["", "host", "host 12", "host twelve 3", "a b c d"])
-def test_other_texts_name_nobody(text: str) -> None:
+def test_invalid_text_has_no_owner(text: str) -> None:
     assert Owner.parse(text) is None
 
 
-def test_life_and_death_on_this_host() -> None:
+def test_owner_on_this_host_is_checked_by_its_process() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     created = int(psutil.Process(process.pid).create_time())
     owner = Owner(Owner.this_process().host, process.pid, created)
     assert owner.may_be_alive(age=1)
-    process.send_signal(signal.SIGSTOP)  # Ctrl-Z: no heartbeat, and yet it goes on one day
+    process.send_signal(signal.SIGSTOP)  # Ctrl-Z: no heartbeat, but it may continue later
     assert owner.may_be_alive(age=EXPIRED_SECONDS + 1)
     process.send_signal(signal.SIGCONT)
     process.stdin.close()  # type: ignore[union-attr]
@@ -36,11 +36,11 @@ def test_life_and_death_on_this_host() -> None:
     assert not owner.may_be_alive(age=1)
 
 
-def test_elsewhere_the_heartbeat_decides() -> None:
+def test_owner_on_another_host_is_checked_by_its_heartbeat() -> None:
     owner = Owner("another-host", 1, 1)
     assert owner.may_be_alive(age=1)
     assert not owner.may_be_alive(age=EXPIRED_SECONDS + 1)
 
 
-def test_this_process_does_not_wait_for_itself() -> None:
+def test_process_does_not_wait_for_itself() -> None:
     assert not Owner.this_process().may_be_alive(age=0)

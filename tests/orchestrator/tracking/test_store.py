@@ -1,4 +1,4 @@
-"""The store itself: what exists, evaluations, and what cannot be used."""
+"""The tracking store: existing runs, evaluations, and unusable stores."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ from orchestrator.tracking.study_run import StudyRun
 from tests.support.tracked_trials import finish
 
 
-def test_only_what_the_store_says_is_gone_counts_as_gone(
+def test_run_is_missing_only_if_the_store_says_so(
     study_run: StudyRun, trial: ResolvedTrial, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = study_run.begin_trial(trial, None, None)
@@ -24,30 +24,30 @@ def test_only_what_the_store_says_is_gone_counts_as_gone(
     assert store.exists(run_id)
     assert not store.exists("0" * 32)
 
-    def away(run_id: str) -> Run:
+    def raise_outage(run_id: str) -> Run:
         raise MlflowException("the server is away for a moment", TEMPORARILY_UNAVAILABLE)
 
     with monkeypatch.context() as patched:
-        patched.setattr(store.client, "get_run", away)
+        patched.setattr(store.client, "get_run", raise_outage)
         assert store.exists(run_id)
     MlflowClient(uri).delete_run(run_id)
     assert not store.exists(run_id)
 
 
-@pytest.mark.parametrize("before", [False, True])
-def test_an_evaluation_that_was_cut_short_is_not_done(
+@pytest.mark.parametrize("evaluated_before", [False, True])
+def test_interrupted_evaluation_is_not_recorded(
     study_run: StudyRun,
     trial: ResolvedTrial,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    before: bool,
+    evaluated_before: bool,
 ) -> None:
-    """Killed between its writes; also where the same name was evaluated before in another way."""
+    """Killed between its writes, also with an earlier evaluation of the same name."""
     run_id, store = finish(study_run, trial), study_run.store
     files = tmp_path / "files"
     files.mkdir()
     (files / "counts.arrow").write_text("counts")
-    if before:
+    if evaluated_before:
         store.log_evaluation(run_id, "flip", {"miou": 0.4}, {"protocol": "old"}, files)
 
     def killed(*_: object) -> None:
@@ -64,26 +64,28 @@ def test_an_evaluation_that_was_cut_short_is_not_done(
     assert store.trial_run(run_id).metrics["eval/flip/miou"] == 0.5
 
 
-def test_an_evaluation_that_is_done_again_counts_whatever_the_clock_says(
+def test_repeated_evaluation_counts_despite_a_slow_clock(
     study_run: StudyRun, trial: ResolvedTrial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scored anew, in another way, on a machine whose clock is behind."""
+    """Evaluated again on a machine with a clock that is behind."""
     run_id, store = finish(study_run, trial), study_run.store
     files = tmp_path / "files"
     files.mkdir()
     now = time.time()
-    for figure, behind in ((0.5, 0), (0.4, 3600), (0.3, 7200)):
-        monkeypatch.setattr(time, "time", lambda behind=behind: now - behind)
-        store.log_evaluation(run_id, "flip", {"miou": figure}, {"protocol": "a"}, files)
-        assert store.trial_run(run_id).metrics["eval/flip/miou"] == figure
+    for score, clock_lag in ((0.5, 0), (0.4, 3600), (0.3, 7200)):
+        monkeypatch.setattr(time, "time", lambda clock_lag=clock_lag: now - clock_lag)
+        store.log_evaluation(run_id, "flip", {"miou": score}, {"protocol": "a"}, files)
+        assert store.trial_run(run_id).metrics["eval/flip/miou"] == score
 
 
-def test_an_unusable_store_is_named() -> None:
+def test_unusable_store_is_named() -> None:
     with pytest.raises(TrackingError, match=r"MLflow at nonsense://x cannot be used"):
         TrackingStore("nonsense://x", None)
 
 
-def test_a_bucket_holds_no_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bucket_cannot_hold_the_tracking_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     storage = Storage.parse("s3://bucket/x")
@@ -91,10 +93,10 @@ def test_a_bucket_holds_no_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         open_store(storage)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'file.db'}")
     with pytest.raises(TrackingError, match="set MLFLOW_TRACKING_URI"):
-        open_store(storage)  # a file of this machine is no server
+        open_store(storage)  # a local file is not a server
 
 
-def test_a_password_of_the_tracking_server_is_not_shown() -> None:
+def test_password_of_the_tracking_server_is_not_shown() -> None:
     store = object.__new__(TrackingStore)
     store.tracking_uri = "https://me:hush@mlflow.lab:443"
     assert store.display_uri == "https://me@mlflow.lab:443"

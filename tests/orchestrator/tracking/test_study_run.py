@@ -1,4 +1,4 @@
-"""The ledger against a real MLflow store in SQLite."""
+"""`StudyRun` on a real MLflow store in SQLite."""
 
 import json
 from functools import partial
@@ -14,7 +14,7 @@ from orchestrator.tracking.study_run import StudyRun
 from tests.support.tracked_trials import decided, finish
 
 
-def test_a_trial_from_beginning_to_end(study_run: StudyRun, trial: ResolvedTrial, uri: str) -> None:
+def test_trial_from_start_to_finish(study_run: StudyRun, trial: ResolvedTrial, uri: str) -> None:
     run_id = study_run.begin_trial(trial, "abc123", None)
     client = MlflowClient(uri)
     assert client.get_run(run_id).info.status == "SCHEDULED"
@@ -46,10 +46,10 @@ def test_a_trial_from_beginning_to_end(study_run: StudyRun, trial: ResolvedTrial
     assert (record.run_id, record.epoch, record.status) == (run_id, 2, "FINISHED")
 
 
-def test_mlflow_first_shows_the_trials_the_best_first(study_run: StudyRun, uri: str) -> None:
+def test_mlflow_view_sorts_trials_by_score(study_run: StudyRun, uri: str) -> None:
     experiment = MlflowClient(uri).get_experiment(study_run.experiment_id)
     view = json.loads(experiment.tags["mlflow.sharedViewState.study"])
-    # Sorted by a metric, because MLflow folds the trials into the study's run where they are not.
+    # Sorted by a metric, because MLflow otherwise collapses the trials under the study's run.
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`val/miou`", False)
     assert view["columnOrder"][:3] == [
         "attributes.`Run Name`",
@@ -62,7 +62,7 @@ def test_mlflow_first_shows_the_trials_the_best_first(study_run: StudyRun, uri: 
     assert view["compareRunCharts"][0]["metricKey"] == "val/miou"
 
 
-def test_an_unfinished_trial_is_reopened(study_run: StudyRun, trial: ResolvedTrial) -> None:
+def test_unfinished_trial_is_reopened(study_run: StudyRun, trial: ResolvedTrial) -> None:
     run_id = study_run.begin_trial(trial, None, None)
     study_run.start_trial(run_id, trial.code)
     study_run.log_epoch(run_id, 1, {"train/loss": 2.0})
@@ -76,7 +76,7 @@ def test_an_unfinished_trial_is_reopened(study_run: StudyRun, trial: ResolvedTri
     assert study_run.store.trial_run(run_id).status == "SCHEDULED"
 
 
-def test_a_trial_resumed_under_other_sources_bears_both_versions(
+def test_trial_resumed_with_other_sources_has_both_code_versions(
     study_run: StudyRun, trial: ResolvedTrial
 ) -> None:
     run_id = study_run.begin_trial(trial, None, None)
@@ -87,28 +87,30 @@ def test_a_trial_resumed_under_other_sources_bears_both_versions(
     assert decided(study_run, trial).state == "stale"
 
 
-def test_a_deleted_run_is_missing(study_run: StudyRun, trial: ResolvedTrial, uri: str) -> None:
+def test_deleted_run_is_missing(study_run: StudyRun, trial: ResolvedTrial, uri: str) -> None:
     run_id = finish(study_run, trial)
     MlflowClient(uri).delete_run(run_id)
     assert decided(study_run, trial) == Decision("missing", "train", None)
 
 
-def test_the_figures_are_those_of_the_last_checkpoint(
+def test_metrics_are_those_of_the_last_checkpoint(
     study_run: StudyRun, trial: ResolvedTrial
 ) -> None:
-    """Of the epoch that was trained twice, the second time with another result."""
+    """An epoch was trained twice, the second time with another result."""
     run_id = study_run.begin_trial(trial, None, None)
     study_run.log_epoch(run_id, 1, {"train/loss": 1.0, "val/miou": 0.5, "val/iou/bus & tram": 0.1})
-    kept = {"epoch": 1, "train/loss": 1.0, "val/miou": 0.5, "val/iou/bus & tram": 0.1}
+    checkpoint_metrics = {"epoch": 1, "train/loss": 1.0, "val/miou": 0.5, "val/iou/bus & tram": 0.1}
     history = partial(study_run.store.client.get_metric_history, run_id, "val/miou")
-    study_run.confirm_epoch(run_id, {**kept, "seconds": 7.0, "val/boundary_f": float("nan")})
+    study_run.confirm_epoch(
+        run_id, {**checkpoint_metrics, "seconds": 7.0, "val/boundary_f": float("nan")}
+    )
     assert [entry.value for entry in history()] == [0.5]
-    study_run.confirm_epoch(run_id, {**kept, "val/miou": 0.4})
+    study_run.confirm_epoch(run_id, {**checkpoint_metrics, "val/miou": 0.4})
     assert [(entry.step, entry.value) for entry in history()] == [(1, 0.5), (1, 0.4)]
     assert study_run.store.trial_run(run_id).metrics["val/miou"] == 0.4
 
 
-def test_values_that_are_not_finite_are_left_out(study_run: StudyRun, trial: ResolvedTrial) -> None:
+def test_non_finite_values_are_not_logged(study_run: StudyRun, trial: ResolvedTrial) -> None:
     run_id = study_run.begin_trial(trial, None, None)
     study_run.log_epoch(run_id, 1, {"train/loss": float("nan"), "val/miou": 0.5})
     metrics = study_run.store.trial_run(run_id).metrics
@@ -116,7 +118,7 @@ def test_values_that_are_not_finite_are_left_out(study_run: StudyRun, trial: Res
     assert metrics["val/miou"] == 0.5
 
 
-def test_nothing_stays_running(
+def test_close_ends_all_running_runs(
     study_run: StudyRun, trial: ResolvedTrial, uri: str, study: Study
 ) -> None:
     run_id = study_run.begin_trial(trial, None, None)
@@ -131,15 +133,16 @@ def test_nothing_stays_running(
     assert names == {"study.yaml", "study.resolved.yaml"}
 
 
-def test_what_a_dead_process_left_is_closed_and_the_parent_is_kept(
+def test_runs_of_a_dead_process_are_closed_and_the_parent_is_reused(
     study_run: StudyRun, trial: ResolvedTrial, uri: str, study: Study, tmp_path: Path
 ) -> None:
     run_id = study_run.begin_trial(trial, None, None)
     study_run.start_trial(run_id, trial.code)
     MlflowClient(uri).set_tag(study_run.parent_id, "orchestrator.reason", "its process ended")
-    again = StudyRun.open(study_run.store, study)  # its owner, this process, is not waited for
-    assert again.parent_id == study_run.parent_id
-    assert "orchestrator.reason" not in MlflowClient(uri).get_run(again.parent_id).data.tags
-    assert again.store.trial_run(run_id).status == "KILLED"
-    assert decided(again, trial).state == "interrupted"
-    again.close("FINISHED")
+    # This process owns the study and does not wait for itself.
+    reopened = StudyRun.open(study_run.store, study)
+    assert reopened.parent_id == study_run.parent_id
+    assert "orchestrator.reason" not in MlflowClient(uri).get_run(reopened.parent_id).data.tags
+    assert reopened.store.trial_run(run_id).status == "KILLED"
+    assert decided(reopened, trial).state == "interrupted"
+    reopened.close("FINISHED")

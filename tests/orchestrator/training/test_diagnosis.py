@@ -1,4 +1,4 @@
-"""Why a trial failed and whether it is tried again, by the exceptions that Ray and torch raise."""
+"""Causes and retries of failed trials, by the exceptions that Ray and torch raise."""
 
 import pytest
 import torch
@@ -69,7 +69,7 @@ def test_every_exception_has_one_cause(error: Exception, cause: Cause) -> None:
     assert classify(error) == cause
 
 
-def test_the_worker_that_failed_explains_those_that_only_lost_it() -> None:
+def test_failed_worker_determines_the_cause_for_its_peers() -> None:
     group = WorkerGroupError(
         "two workers failed",
         {
@@ -82,19 +82,19 @@ def test_the_worker_that_failed_explains_those_that_only_lost_it() -> None:
     assert diagnose(group) == Failure("out of memory", "OutOfMemoryError: CUDA out of memory")
 
 
-def test_a_health_check_is_looked_through() -> None:
+def test_cause_is_found_behind_a_failed_health_check() -> None:
     group = WorkerGroupError("", {0: WorkerHealthCheckFailedError("failed", LOST_NODE)})
     assert diagnose(group).cause == "lost node"
     assert diagnose(ControllerError(ValueError("odd"))).cause == "lost worker"
 
 
-def test_what_comes_again_is_not_tried_again() -> None:
+def test_reproducible_failures_are_not_retried() -> None:
     causes: tuple[Cause, ...] = ("out of memory", "non-finite loss", "data", "network", "error")
     for cause in causes:
         assert not Attempts(9).retry_after(Failure(cause, ""))
 
 
-def test_lost_workers_are_counted_and_lost_machines_are_not() -> None:
+def test_retries_are_limited_for_lost_workers_but_not_for_lost_nodes() -> None:
     attempts = Attempts(2)
     for cause in ("preemption", "lost node", "lost worker") * 2:
         assert attempts.retry_after(Failure(cause, ""))  # type: ignore[arg-type]

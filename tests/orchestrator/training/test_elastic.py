@@ -1,4 +1,4 @@
-"""How many workers a trial with a range of them gets: Ray Train's decisions, one at a time."""
+"""The number of workers of an elastic trial: single decisions of its scaling policy."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -10,21 +10,21 @@ from orchestrator.training.elastic import CheckpointObserver, ElasticScalingPoli
 
 
 class Trial:
-    """A trial with two to four workers, the room beside it, and the time since it started."""
+    """A trial with two to four workers, an idle worker count, and the time since it started."""
 
-    def __init__(self, may_use_idle: bool = False, pause: float = 60.0) -> None:
+    def __init__(self, may_use_idle: bool = False, interval: float = 60.0) -> None:
         scaling = ScalingConfig(
             num_workers=(2, 4),
             resources_per_worker={"CPU": 1},
-            elastic_resize_monitor_interval_s=pause,
+            elastic_resize_monitor_interval_s=interval,
         )
-        self.room, self.seconds = 0, 0.0
+        self.idle, self.seconds = 0, 0.0
         self.at_checkpoint = CheckpointObserver()
         self.policy = ElasticScalingPolicy(
             scaling,
             may_use_idle,
             self.at_checkpoint,
-            count_idle=lambda worker: self.room,
+            count_idle=lambda worker: self.idle,
             clock=lambda: self.seconds,
         )
         self.requests: list[int] = []
@@ -32,48 +32,46 @@ class Trial:
             self.policy._get_num_workers_for_resource_request()
         )
 
-    def starts_with(self) -> int:
+    def workers_at_start(self) -> int:
         return int(self.policy.make_decision_for_non_running_worker_group().num_workers)
 
-    def goes_on_with(self, workers: int, checkpoint: bool = True) -> int:
+    def workers_after_report(self, workers: int, checkpoint: bool = True) -> int:
         self.at_checkpoint.after_report(None, [{}], "a checkpoint" if checkpoint else None)  # type: ignore[arg-type]
         state: Any = SimpleNamespace(start_time=0.0, num_workers=workers)
         decision = self.policy.make_decision_for_running_worker_group(state, None)  # type: ignore[arg-type]
         return int(getattr(decision, "num_workers", workers))
 
 
-@pytest.mark.parametrize(("room", "workers"), [(0, 2), (1, 2), (3, 3), (9, 4)])
-def test_a_trial_for_which_nobody_waits_starts_with_the_room_there_is(
-    room: int, workers: int
-) -> None:
+@pytest.mark.parametrize(("idle", "workers"), [(0, 2), (1, 2), (3, 3), (9, 4)])
+def test_trial_starts_with_idle_workers_if_allowed(idle: int, workers: int) -> None:
     trial = Trial(may_use_idle=True)
-    trial.room = room
-    assert trial.starts_with() == workers  # the fewest, and a wait, where there is too little
+    trial.idle = idle
+    assert trial.workers_at_start() == workers  # the minimum, and a wait, if there is too little
 
 
-def test_others_wait_for_the_room() -> None:
+def test_trial_starts_with_the_minimum_if_others_wait() -> None:
     trial = Trial()
-    trial.room = 9
-    assert trial.starts_with() == 2
+    trial.idle = 9
+    assert trial.workers_at_start() == 2
 
 
-def test_machines_are_asked_for_the_fewest_only() -> None:
+def test_only_the_minimum_is_requested_from_the_cluster() -> None:
     trial = Trial(may_use_idle=True)
-    trial.room = 9
-    trial.starts_with()
-    trial.goes_on_with(2)
+    trial.idle = 9
+    trial.workers_at_start()
+    trial.workers_after_report(2)
     assert trial.requests == [2, 2]
 
 
-def test_it_grows_at_a_checkpoint_and_not_at_once() -> None:
+def test_trial_grows_only_at_a_checkpoint_after_the_interval() -> None:
     trial = Trial()
-    trial.room, trial.seconds = 1, 59.0
-    assert trial.goes_on_with(2) == 2
+    trial.idle, trial.seconds = 1, 59.0
+    assert trial.workers_after_report(2) == 2
     trial.seconds = 61.0
-    assert trial.goes_on_with(2, checkpoint=False) == 2
-    assert trial.goes_on_with(2) == 3
-    trial.room = 9
-    assert trial.goes_on_with(3) == 4
-    assert trial.goes_on_with(4) == 4
-    trial.room = 0
-    assert trial.goes_on_with(3) == 3
+    assert trial.workers_after_report(2, checkpoint=False) == 2
+    assert trial.workers_after_report(2) == 3
+    trial.idle = 9
+    assert trial.workers_after_report(3) == 4
+    assert trial.workers_after_report(4) == 4
+    trial.idle = 0
+    assert trial.workers_after_report(3) == 3

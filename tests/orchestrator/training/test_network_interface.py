@@ -1,4 +1,4 @@
-"""Which network a gang's workers speak over, and what of it the environment decides."""
+"""The network interface of a trial's workers, and the environment variables that override it."""
 
 import os
 import socket
@@ -18,15 +18,15 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_the_interface_of_every_address_of_this_machine() -> None:
+def test_interface_of_each_local_address() -> None:
     for name, addresses in psutil.net_if_addrs().items():
-        for one in addresses:
-            if one.family == socket.AF_INET:
-                assert interface_of(one.address) == name
+        for entry in addresses:
+            if entry.family == socket.AF_INET:
+                assert interface_of(entry.address) == name
     assert interface_of("192.0.2.1") is None
 
 
-def test_workers_speak_over_rays_network_and_say_what_goes_wrong(
+def test_workers_use_rays_interface_and_log_warnings(
     environment: pytest.MonkeyPatch,
 ) -> None:
     use_cluster_interface()
@@ -35,7 +35,7 @@ def test_workers_speak_over_rays_network_and_say_what_goes_wrong(
     assert os.environ["NCCL_DEBUG"] == "WARN"
 
 
-def test_what_a_machine_was_told_counts(environment: pytest.MonkeyPatch) -> None:
+def test_environment_variables_take_precedence(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("NCCL_SOCKET_IFNAME", "ib0")
     environment.setenv("NCCL_DEBUG", "INFO")
     use_cluster_interface()

@@ -1,4 +1,4 @@
-"""Telling a lost machine from a lost worker, by sockets that answer and sockets that are closed."""
+"""Distinguishing a lost node from a lost worker, with open and closed sockets."""
 
 import socket
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ from orchestrator.training.diagnosis import NodeLossDetector
 
 
 class Machines:
-    """Nodes a and b as `ray.nodes` tells them; each answers while its socket is open."""
+    """Nodes a and b as `ray.nodes` lists them; each answers while its socket is open."""
 
     def __init__(self) -> None:
         self.sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in "ab"}
-        self.ports = {name: each.getsockname()[1] for name, each in self.sockets.items()}
+        self.ports = {name: server.getsockname()[1] for name, server in self.sockets.items()}
         self.alive = dict.fromkeys("ab", True)
-        self.asked = 0
-        self.noticed_after: int | None = None
+        self.calls = 0
+        self.noticed_after_calls: int | None = None
 
     def nodes(self) -> list[dict[str, Any]]:
-        self.asked += 1
-        if self.noticed_after is not None and self.asked > self.noticed_after:
+        self.calls += 1
+        if self.noticed_after_calls is not None and self.calls > self.noticed_after_calls:
             self.alive["b"] = False
         return [
             {
@@ -33,47 +33,47 @@ class Machines:
             for name, port in self.ports.items()
         ]
 
-    def gang(self, *names: str) -> NodeLossDetector:
-        found = NodeLossDetector(self.nodes, patience=0.0)
-        found.record(set(names))
-        return found
+    def detector_for(self, *names: str) -> NodeLossDetector:
+        detector = NodeLossDetector(self.nodes, patience=0.0)
+        detector.record(set(names))
+        return detector
 
 
 @pytest.fixture
 def machines() -> Iterator[Machines]:
-    made = Machines()
-    yield made
-    for each in made.sockets.values():
-        each.close()
+    fake = Machines()
+    yield fake
+    for server in fake.sockets.values():
+        server.close()
 
 
-def test_a_worker_that_died_on_a_machine_that_lives(machines: Machines) -> None:
-    assert not machines.gang("a", "b").lost_a_node()
+def test_dead_worker_on_a_live_node_is_not_a_lost_node(machines: Machines) -> None:
+    assert not machines.detector_for("a", "b").lost_a_node()
 
 
-def test_a_machine_that_is_gone_is_waited_for_until_ray_knows(machines: Machines) -> None:
+def test_unreachable_node_is_awaited_until_ray_reports_it(machines: Machines) -> None:
     machines.sockets["b"].close()
-    machines.noticed_after = 3
-    assert machines.gang("a", "b").lost_a_node()
-    assert machines.asked == 4
+    machines.noticed_after_calls = 3
+    assert machines.detector_for("a", "b").lost_a_node()
+    assert machines.calls == 4
     assert not machines.alive["b"]
 
 
-def test_a_machine_that_ray_knows_is_gone(machines: Machines) -> None:
+def test_node_that_ray_reports_dead_is_lost(machines: Machines) -> None:
     machines.alive["b"] = False
-    assert machines.gang("a", "b").lost_a_node()
+    assert machines.detector_for("a", "b").lost_a_node()
     del machines.ports["a"]
     machines.ports["c"] = machines.ports["b"]
     machines.alive["c"] = True
-    assert machines.gang("a").lost_a_node()  # forgotten altogether
+    assert machines.detector_for("a").lost_a_node()  # Ray no longer lists the node
 
 
-def test_other_machines_do_not_matter(machines: Machines) -> None:
+def test_nodes_of_other_trials_are_ignored(machines: Machines) -> None:
     machines.sockets["b"].close()
-    assert not machines.gang("a").lost_a_node()
+    assert not machines.detector_for("a").lost_a_node()
 
 
-def test_the_only_machine_is_never_lost(machines: Machines) -> None:
+def test_only_node_is_never_lost(machines: Machines) -> None:
     del machines.ports["b"]
     machines.sockets["a"].close()
-    assert not machines.gang("a").lost_a_node()
+    assert not machines.detector_for("a").lost_a_node()

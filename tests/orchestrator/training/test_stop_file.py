@@ -1,4 +1,4 @@
-"""The stop file on storage that fails for a moment, and on storage that does not."""
+"""The stop file on storage that fails temporarily and on storage that works."""
 
 import time
 from collections.abc import Callable
@@ -21,9 +21,9 @@ class Storage:
         self.calls = 0
         self.clients = 0
 
-    def locate(self, place: str) -> Location:
+    def locate(self, path: str) -> Location:
         self.clients += 1
-        return Location(place, self, place)  # type: ignore[arg-type]
+        return Location(path, self, path)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> Any:
         def call(path: str) -> Any:
@@ -38,53 +38,51 @@ class Storage:
 
 @pytest.fixture
 def storage(monkeypatch: pytest.MonkeyPatch) -> Storage:
-    found = Storage()
-    monkeypatch.setattr(stop_file, "locate", found.locate)
+    flaky = Storage()
+    monkeypatch.setattr(stop_file, "locate", flaky.locate)
     monkeypatch.setattr(stop_file, "_POLL_SECONDS", 0.005)
-    return found
+    return flaky
 
 
-def comes(condition: Callable[[], bool]) -> bool:
+def becomes_true(condition: Callable[[], bool]) -> bool:
     end = time.monotonic() + 10
     while not condition() and time.monotonic() < end:
         time.sleep(0.005)
     return condition()
 
 
-def test_who_watches_outlives_a_failure_and_uses_one_client(
-    storage: Storage, tmp_path: Path
-) -> None:
+def test_watch_survives_failures_and_uses_one_client(storage: Storage, tmp_path: Path) -> None:
     storage.failures = 3
-    asked = StopFile(str(tmp_path / "a.stop")).watch()
-    assert comes(lambda: storage.calls > 10)
-    assert not asked()
+    is_stop_requested = StopFile(str(tmp_path / "a.stop")).watch()
+    assert becomes_true(lambda: storage.calls > 10)
+    assert not is_stop_requested()
     (tmp_path / "a.stop").touch()
-    assert comes(asked)
+    assert becomes_true(is_stop_requested)
     assert storage.clients == 1
 
 
-def test_where_the_storage_does_not_answer_nothing_is_requested(
+def test_unreachable_storage_means_no_request(
     storage: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "a.stop").touch()
     stop = StopFile(str(tmp_path / "a.stop"))
     storage.failures = 2
     assert [stop.is_requested() for _ in range(3)] == [False, False, True]
-    assert len(caplog.records) == 1  # not one a second
+    assert len(caplog.records) == 1  # one message, not one per second
 
 
-def test_a_request_is_repeated_until_it_is_written(storage: Storage, tmp_path: Path) -> None:
+def test_request_is_retried_until_it_is_written(storage: Storage, tmp_path: Path) -> None:
     storage.failures = 2
     stop = StopFile(str(tmp_path / "a.stop"))
     stop.request()
-    assert comes(stop.is_requested)
+    assert becomes_true(stop.is_requested)
     storage.failures = 1
-    stop.withdraw()  # left there, because the storage does not answer
+    stop.withdraw()  # the file remains, because the storage does not answer
     stop.withdraw()
     assert not (tmp_path / "a.stop").exists()
 
 
-def test_without_a_place_nothing_comes(storage: Storage) -> None:
+def test_empty_path_disables_the_stop_file(storage: Storage) -> None:
     assert not StopFile("").is_requested()
     assert not StopFile("").watch()()
     assert storage.clients == 0

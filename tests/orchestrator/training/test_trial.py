@@ -1,4 +1,4 @@
-"""What a trial's workers report to Tune."""
+"""Reports of a trial's workers to Tune."""
 
 from types import SimpleNamespace
 
@@ -12,16 +12,16 @@ from orchestrator.training.trial import ReportToTune
 from orchestrator.training.worker import RUN
 
 
-def test_a_report_of_another_trials_worker_is_not_handed_on(
+def test_report_of_another_trials_worker_is_rejected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    handed: list[object] = []
-    monkeypatch.setattr(tune, "report", handed.append)
-    ours = SimpleNamespace(run_config=SimpleNamespace(name="ours"))
+    reported: list[object] = []
+    monkeypatch.setattr(tune, "report", reported.append)
+    context = SimpleNamespace(run_config=SimpleNamespace(name="ours"))
     report = ReportToTune().after_report
     with pytest.raises(WrongTrialError, match="'ours' received data of 'theirs'") as caught:
-        report(ours, [{RUN: "ours", "epoch": 1}, {RUN: "theirs", "epoch": 1}], None)  # type: ignore[arg-type]
-    assert not handed
+        report(context, [{RUN: "ours", "epoch": 1}, {RUN: "theirs", "epoch": 1}], None)  # type: ignore[arg-type]
+    assert not reported
     assert not diagnose(ControllerError(caught.value)).retryable
-    report(ours, [{RUN: "ours", "epoch": 1}, {RUN: "ours", "epoch": 1}], None)  # type: ignore[arg-type]
-    assert handed == [{RUN: "ours", "epoch": 1}]
+    report(context, [{RUN: "ours", "epoch": 1}, {RUN: "ours", "epoch": 1}], None)  # type: ignore[arg-type]
+    assert reported == [{RUN: "ours", "epoch": 1}]

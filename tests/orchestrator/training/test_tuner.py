@@ -1,4 +1,4 @@
-"""Which trials Tune ends before their time, told without a cluster."""
+"""Trials that Tune stops early, tested without a cluster."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +29,7 @@ class Search:
     """Trials that report in turn, one job each."""
 
     def __init__(self, *epochs: int, grace: int = 10, reduction: int = 3) -> None:
-        jobs = [job(str(index), each) for index, each in enumerate(epochs)]
+        jobs = [job(str(index), trial_epochs) for index, trial_epochs in enumerate(epochs)]
         self.scheduler = TableSafeASHA(EarlyStopping(grace, reduction), jobs)
         self.trials: list[Any] = [
             SimpleNamespace(trial_id=str(index), config={"job": index})
@@ -38,34 +38,34 @@ class Search:
         for trial in self.trials:
             self.scheduler.on_trial_add(None, trial)
 
-    def reports(self, index: int, epoch: int, miou: float) -> str:
+    def report(self, index: int, epoch: int, miou: float) -> str:
         result = {"epoch": epoch, "val/miou": miou, "config/job": index}
         return self.scheduler.on_trial_result(None, self.trials[index], result)
 
 
 @pytest.mark.parametrize("grace", [10, 30])  # both have a rung at 30
-def test_no_trial_is_given_up_at_its_last_epoch(grace: int) -> None:
+def test_no_trial_is_stopped_at_its_last_epoch(grace: int) -> None:
     search = Search(30, 30, grace=grace)
     for epoch in range(1, 31):
-        assert search.reports(0, epoch, 0.5) == CONTINUE
-    assert search.reports(1, 30, 0.1) == CONTINUE
+        assert search.report(0, epoch, 0.5) == CONTINUE
+    assert search.report(1, 30, 0.1) == CONTINUE
 
 
-def test_a_worse_one_is_given_up_at_a_rung_before_its_end() -> None:
+def test_worse_trial_is_stopped_at_a_rung_before_its_end() -> None:
     search = Search(30, 30)
-    assert search.reports(0, 10, 0.5) == CONTINUE
-    assert search.reports(1, 10, 0.1) == STOP
+    assert search.report(0, 10, 0.5) == CONTINUE
+    assert search.report(1, 10, 0.1) == STOP
 
 
-def test_the_last_epoch_is_the_trial_s_own() -> None:
+def test_last_epoch_is_that_of_each_trial() -> None:
     search = Search(90, 30, 90)
-    assert search.reports(0, 30, 0.5) == CONTINUE
-    assert search.reports(1, 30, 0.1) == CONTINUE
-    assert search.reports(2, 30, 0.1) == STOP
+    assert search.report(0, 30, 0.5) == CONTINUE
+    assert search.report(1, 30, 0.1) == CONTINUE
+    assert search.report(2, 30, 0.1) == STOP
 
 
 class Events:
-    """What is asked of the study."""
+    """The requests to a study."""
 
     def __init__(self, stop: bool = False, hold: bool = False, unwanted: bool = False) -> None:
         self.stop, self.hold, self.deleted = stop, hold, unwanted
@@ -80,20 +80,20 @@ class Events:
         return self.deleted
 
 
-def ends(report: dict[str, Any], **asked: bool) -> bool:
-    stopper = RequestStopper([job("a", 5)], EventChannel(Events(**asked)))  # type: ignore[arg-type]
+def stops(report: dict[str, Any], **requests: bool) -> bool:
+    stopper = RequestStopper([job("a", 5)], EventChannel(Events(**requests)))  # type: ignore[arg-type]
     return stopper("id", {**report, "config": {"job": 0}})
 
 
-@pytest.mark.parametrize("asked", ["stop", "hold"])
-def test_on_request_a_trial_ends_at_a_report_but_the_last(asked: str) -> None:
-    assert not ends({"epoch": 4})
-    assert ends({"epoch": 4}, **{asked: True})
-    assert ends({"checkpoint_score": -1.0}, **{asked: True})  # within an epoch
-    assert not ends({"epoch": 5}, **{asked: True})
-    assert not ends({OUTCOME: {}}, **{asked: True})
-    assert not ends({FAILURE: "no good"}, **{asked: True})
+@pytest.mark.parametrize("request_name", ["stop", "hold"])
+def test_stop_request_ends_a_trial_at_any_report_but_the_last(request_name: str) -> None:
+    assert not stops({"epoch": 4})
+    assert stops({"epoch": 4}, **{request_name: True})
+    assert stops({"checkpoint_score": -1.0}, **{request_name: True})  # within an epoch
+    assert not stops({"epoch": 5}, **{request_name: True})
+    assert not stops({OUTCOME: {}}, **{request_name: True})
+    assert not stops({FAILURE: "no good"}, **{request_name: True})
 
 
-def test_what_nobody_wants_ends_at_any_report() -> None:
-    assert ends({"epoch": 5}, unwanted=True)
+def test_deleted_trial_ends_at_any_report() -> None:
+    assert stops({"epoch": 5}, unwanted=True)

@@ -96,7 +96,7 @@ def test_class_uniform_batches_do_not_depend_on_rank_count_and_keys_are_distinct
     for world in (2, 3, 4):
         shares = [GlobalBatches(23, 1, 6, r, world, uniform).epoch(4) for r in range(world)]
         for whole, *parts in zip(single_rank, *shares, strict=True):
-            for name in ("samples", "keys", "shown"):
+            for name in ("samples", "keys", "contained"):
                 joined = np.concatenate([getattr(part, name) for part in parts])
                 assert np.array_equal(joined, getattr(whole, name))
     keys = np.concatenate([draws.keys for draws in single_rank])
