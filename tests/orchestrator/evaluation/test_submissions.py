@@ -38,7 +38,7 @@ def test_a_submission_that_no_server_takes_is_refused_before_training(
     submission = study.config.submission
     assert submission is not None
     absent = replace(
-        study, study=replace(study.config, submission=replace(submission, split="all"))
+        study, config=replace(study.config, submission=replace(submission, split="all"))
     )
     with pytest.raises(DatasetError, match="no samples in split 'all'; it has train"):
         check_submission(absent, trials)
