@@ -152,12 +152,16 @@ def test_bad_input_is_reported(
         (f"runs:/{unknown}/best: not in MLflow at sqlite", f"runs:/{unknown}/best", []),
         (f"runs:/{unknown}/last: not in MLflow", f"runs:/{unknown}/last", []),
         ("models:/none@best: not in MLflow", "models:/none@best", []),
-        ("there is no", f"runs:/{run.run_id}/best", ["--storage", str(tmp_path / "elsewhere")]),
+        (
+            "no tracking store at",
+            f"runs:/{run.run_id}/best",
+            ["--storage", str(tmp_path / "elsewhere")],
+        ),
         ("no such directory", str(tmp_path / "nothing"), []),
         ("it has no experiment.yaml", str(tmp_path), []),
         ("no samples in split 'test'", model_directory, ["--split", "test"]),
         ("does not exist", model_directory, ["--dataset", str(tmp_path / "nothing")]),
-        ("--stride is (4, 4), but there is no window", model_directory, ["--stride", "4x4"]),
+        ("--stride needs a window; received stride (4, 4)", model_directory, ["--stride", "4x4"]),
         ("--scales must be different factors above 0", model_directory, ["--scales", "0,1"]),
         ("--batch must be at least 1", model_directory, ["--batch", "0"]),
         ("cannot import no_such_module", model_directory, ["--import", "no_such_module"]),
@@ -193,7 +197,7 @@ def test_damaged_model_directory_is_reported(
         return error_output(finished_run, capsys, str(directory))
 
     experiment = (finished_run.directory / "experiment.yaml").read_text()
-    assert "no model, because it has no classes.yaml" in damaged("classes.yaml", None)
+    assert "not a model: it has no classes.yaml" in damaged("classes.yaml", None)
     assert "it has no model.safetensors" in damaged("model.safetensors", None)
     assert "no readable weights" in damaged("model.safetensors", "damaged")
     assert "must be a mapping" in damaged("classes.yaml", "- road\n")

@@ -61,7 +61,7 @@ def test_bad_input_is_reported(
     model = str(finished_run.directory)
     for message, options in (
         ("must end in one of .png, .pdf, .svg", ["--out", "figure.gif"]),
-        ("--image nowhere: not in this split, which has", ["--image", "nowhere"]),
+        ("--image nowhere is not in split 'val', which has", ["--image", "nowhere"]),
         ("--images must be at least 1, received 0", ["--images", "0"]),
         ("--level must be from 1 to 4, received 5", ["--level", "5"]),
         ("no samples in split 'test'", ["--split", "test"]),

@@ -164,7 +164,7 @@ def test_one_preflight_run_covers_all_seeds_and_schedules(
 
 def test_former_option_name_works_and_is_hidden() -> None:
     for option in ("--no-preflight", "--no-canary"):
-        assert _parser().parse_args(["study.yaml", option]).no_preflight
-    assert not _parser().parse_args(["study.yaml"]).no_preflight
-    assert "--no-preflight" in _parser().format_help()
-    assert "--no-canary" not in _parser().format_help()
+        assert _parser("sweep").parse_args(["study.yaml", option]).no_preflight
+    assert not _parser("sweep").parse_args(["study.yaml"]).no_preflight
+    assert "--no-preflight" in _parser("sweep").format_help()
+    assert "--no-canary" not in _parser("sweep").format_help()

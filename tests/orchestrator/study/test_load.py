@@ -311,7 +311,7 @@ BROKEN = [
         "9:17: `variants.strong.reference.0.when`: `data` is a group of keys; use a dotted key",
     ),
     ("[0.0, 0.5]", "[0.0, 0.5, 0.5]", "14:39: axis `data.class_uniform` has 0.5 twice"),
-    ("[0.0, 0.5]", "[0.0, 1.5]", "14:34: `data`: class_uniform must be a share from 0 to 1"),
+    ("[0.0, 0.5]", "[0.0, 1.5]", "14:34: `data`: class_uniform must be a fraction from 0 to 1"),
     (
         "grid: {data.class_u",
         "grid: {data.clas_u",

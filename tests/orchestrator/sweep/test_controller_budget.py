@@ -43,5 +43,5 @@ def test_gpu_hours_include_all_earlier_trials_of_the_study(
     placement = plan_placement(study.config.resources, [{"CPU": 4.0}])
     controller = SweepController(study, None, None, placement, [], store, None, None, None)  # type: ignore[arg-type]
     controller._reconcile()
-    budget = controller._budget()
+    budget = controller._create_budget()
     assert budget.device_hours == pytest.approx(2 * 3 + 2 * 5)

@@ -26,8 +26,8 @@ class FakeStudyRun:
     """A fake study run that notes the calls for one trial; writes block while `gate` is closed."""
 
     def __init__(self, resources: Resources) -> None:
-        study = SimpleNamespace(imports=(), resources=resources)
-        self.study = SimpleNamespace(study=study)
+        config = SimpleNamespace(imports=(), resources=resources)
+        self.study = SimpleNamespace(config=config)
         self.store = self
         self.gate = threading.Event()
         self.gate.set()
@@ -68,7 +68,7 @@ class TrialRecording:
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(recorder, "log_models", lambda *_: None)
-        monkeypatch.setattr(recorder, "measured", lambda *_: None)
+        monkeypatch.setattr(recorder, "measurement_of_trial", lambda *_: None)
         self.study = FakeStudyRun(Resources(workers=(1, 8)))
         self.clock = 0.0
         self.budget = Budget(Limits(), 2.0, clock=lambda: self.clock)
