@@ -185,6 +185,26 @@ def test_packages_import_only_what_the_table_allows(top_level: str) -> None:
     assert not violations, "\n".join(violations)
 
 
+def test_documentation_shows_the_import_tables() -> None:
+    documented: dict[str, dict[str, set[str]]] = {room: {} for room in ALLOWED}
+    homes: dict[str, set[str]] = {}
+    section = ""
+    for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():
+        if line.startswith("#"):
+            section = line.lstrip("# ")
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if section in documented and line.startswith("| `"):
+            allowed = set() if cells[2] == "nothing" else set(cells[2].split(", "))
+            documented[section] |= {name.strip("`"): allowed for name in cells[0].split(", ")}
+        elif section == "Libraries" and cells[0] in ALLOWED_IMPORTERS:
+            homes[cells[0]] = {path.strip("`") for path in cells[1].split(", ")}
+    assert documented == ALLOWED
+    assert homes == {
+        library: {path.rstrip("/") for path in ALLOWED_IMPORTERS[library]}
+        for library in ALLOWED_IMPORTERS
+    }
+
+
 @pytest.mark.parametrize("top_level", ALLOWED)
 def test_table_has_no_cycle(top_level: str) -> None:
     earlier: set[str] = set()
