@@ -118,7 +118,7 @@ def test_autoscaler_starts_the_needed_nodes_and_removes_idle_ones(
     study.write_text(STUDY)
     assert "2 x gpu" in _study(head, study, tmp_path)
     refused = _study(head, study, tmp_path, "--set", "resources.accelerator=H100", status=2)
-    assert "there are L40S" in refused
+    assert "it has L40S" in refused
     assert "gpu (48 CPU, 4 GPU, L40S; 8 at most)" in refused
 
     groups = [placement_group([WORKER] * 4, strategy="PACK") for _ in range(2)]

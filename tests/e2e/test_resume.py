@@ -96,7 +96,7 @@ def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(study: Path) -> Non
     logs = studies(study, "logs", "strong").stdout
     assert f"resumed after epoch {reached} of {LONG}" in logs
     wait_for(lambda: not any(child.is_running() for child in children), 30)
-    assert "strong  stopped" in studies(study, "status", "tiny").stdout
+    assert "strong  interrupted" in studies(study, "status", "tiny").stdout
 
     assert not partial.exists()
 

@@ -99,7 +99,7 @@ def test_trials_write_checkpoints_when_the_job_reaches_its_time_limit(
     assert token.stat().st_mode & 0o777 == 0o600
     assert "others could read" in job_log()
     assert "stopping" in job_log()
-    assert "strong: stopped: held at a checkpoint" in job_log()
+    assert "strong: interrupted: held at a checkpoint" in job_log()
     assert "epoch 400 of 400" not in worker_log()
 
 
