@@ -191,7 +191,7 @@ def test_folder_without_init_does_not_hide_a_package(installed: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("file", ["models/__init__.py", "models.py"])
-@pytest.mark.parametrize("module", ["orchestrator.sweep", "pipelines.prepare", "orchestrator"])
+@pytest.mark.parametrize("module", ["orchestrator.report", "pipelines.prepare", "orchestrator"])
 def test_package_with_the_same_name_is_reported(
     installed: Path, tmp_path: Path, module: str, file: str
 ) -> None:
@@ -245,24 +245,6 @@ def test_pinned_packages_take_precedence_over_the_path(
     monkeypatch.setattr(sys, "meta_path", [pinned, *sys.meta_path])
     assert import_module("namesake").whose == "ours"
     assert import_module("json").__name__ == "json"
-
-
-@pytest.mark.slow
-def test_ray_workers_import_this_project_next_to_a_package_with_the_same_name(
-    installed: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "__init__.py").write_text("raise RuntimeError('imported')")
-    code = (
-        "import ray\nfrom orchestrator.cluster.connect import connect, disconnect\n"
-        "def where():\n    import models, sys\n    return models.__file__, sys.path[0]\n"
-        "connect(None, {})\nprint(*ray.get(ray.remote(where).remote()))\ndisconnect()\n"
-    )
-    status, output, errors = run_python(installed, tmp_path, "-P", "-c", code)
-    assert status == 0, errors
-    file, first = output.split()
-    assert Path(file) == installed / "models" / "__init__.py"
-    assert Path(first) == tmp_path, "Ray no longer puts the working directory first"
 
 
 def schema_of(study: Path) -> str:
