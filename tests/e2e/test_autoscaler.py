@@ -97,7 +97,7 @@ def head() -> Iterator[Head]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RAY_AUTH_MODE", "disabled")
-            _wait_until(lambda: _answers(address), 60)
+            _wait_until(lambda: _answers(address), 180)
             ray.init(address=address, log_to_driver=False)
             yield Head(address, directory)
             ray.shutdown()

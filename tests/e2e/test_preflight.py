@@ -43,13 +43,13 @@ def test_preflight_run_is_retried_once_after_losing_a_worker(
             command(study, "--plan"), stdout=file, env={**environment(), **settings}
         )
     try:
-        wait_for(lambda: len(list(temporary.glob("preflight-*"))) == 2, 60)
+        wait_for(lambda: len(list(temporary.glob("preflight-*"))) == 2, 180)
         time.sleep(1)  # until the first steps run
         workers = train_workers(process.pid)
         assert len(workers) == 2
         assert "preflight  strong" not in output.read_text()
         workers[1].kill()
-        assert process.wait(90) == 0, output.read_text()
+        assert process.wait(180) == 0, output.read_text()
     finally:
         process.kill()
         process.wait()

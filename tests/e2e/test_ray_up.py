@@ -124,7 +124,7 @@ def test_study_submitted_to_the_dashboard_trains_on_both_hosts(cluster: Cluster)
     storage = cluster.hosts.shared / "storage"
     address = f"http://localhost:{port}"
     try:
-        _wait_until(lambda: _answers(port), 60)
+        _wait_until(lambda: _answers(port), 180)
         first = cluster.command(*sweep, "--address", address, "--storage", storage)
         assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
         assert "2 workers each" in first.stdout

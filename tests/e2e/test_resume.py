@@ -57,12 +57,12 @@ def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(study: Path) -> Non
         children = psutil.Process(process.pid).children(recursive=True)
         stopped = studies(study, "stop", "tiny")
         assert stopped.returncode == 0, stopped.stdout
-        assert process.wait(60) == 130
+        assert process.wait(180) == 130
     finally:
         process.kill()
     assert "asked to stop from another terminal" in output.read_text()
     assert "not finished" in output.read_text()
-    wait_for(lambda: not any(child.is_running() for child in children), 20)
+    wait_for(lambda: not any(child.is_running() for child in children), 180)
 
     (parent,), trials, client = runs(study)
     assert parent.info.status == "KILLED"
@@ -95,7 +95,7 @@ def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(study: Path) -> Non
     # The stop left a checkpoint, either at the end of an epoch or within one.
     logs = studies(study, "logs", "strong").stdout
     assert f"resumed after epoch {reached} of {LONG}" in logs
-    wait_for(lambda: not any(child.is_running() for child in children), 30)
+    wait_for(lambda: not any(child.is_running() for child in children), 180)
     assert "strong  interrupted" in studies(study, "status", "tiny").stdout
 
     assert not partial.exists()

@@ -82,11 +82,11 @@ def test_study_survives_sigterm_repeated_ctrl_c_and_a_closed_terminal(study: Pat
         process.stdout.close()  # as when Ctrl-C also ends a `tee` that reads it
         processes = processes_of(process.pid)
         process.terminate()
-        assert process.wait(60) == 130
+        assert process.wait(180) == 130
     finally:
         process.kill()
         process.wait()
-    wait_for(lambda: not any(each.is_running() for each in processes), 20)
+    wait_for(lambda: not any(each.is_running() for each in processes), 180)
     (parent,), trials, client = runs(study)
     assert parent.info.status == "KILLED"
     assert trials["strong"].info.status == "KILLED"
@@ -99,7 +99,7 @@ def test_study_survives_sigterm_repeated_ctrl_c_and_a_closed_terminal(study: Pat
 
     with on_a_terminal(study) as (process, _):
         resumed = f"resumed after epoch {reached} of {LONG}"
-        wait_for(lambda: resumed in log() or process.poll() is not None, 60)
+        wait_for(lambda: resumed in log() or process.poll() is not None, 180)
         processes = processes_of(process.pid)
         assert len(processes) > 2
         for _ in range(20):  # the second one stops it at once, the rest do nothing
@@ -107,8 +107,8 @@ def test_study_survives_sigterm_repeated_ctrl_c_and_a_closed_terminal(study: Pat
                 os.killpg(process.pid, signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
-        assert process.wait(30) == 130
-    wait_for(lambda: not any(each.is_running() for each in processes), 20)
+        assert process.wait(180) == 130
+    wait_for(lambda: not any(each.is_running() for each in processes), 180)
     (parent,), trials, client = runs(study)
     assert parent.info.status == "KILLED"
     assert trials["strong"].info.status == "KILLED"
@@ -117,10 +117,10 @@ def test_study_survives_sigterm_repeated_ctrl_c_and_a_closed_terminal(study: Pat
 
     # Closing the terminal has the effect of a single Ctrl-C.
     with on_a_terminal(study) as (process, close):
-        wait_for(lambda: log().count("resumed after") > 1 or process.poll() is not None, 60)
+        wait_for(lambda: log().count("resumed after") > 1 or process.poll() is not None, 180)
         processes = processes_of(process.pid)
         close()
-        assert process.wait(60) == 130
-    wait_for(lambda: not any(each.is_running() for each in processes), 20)
+        assert process.wait(180) == 130
+    wait_for(lambda: not any(each.is_running() for each in processes), 180)
     _, trials, client = runs(study)
     assert trials["strong"].data.tags["orchestrator.reason"] == "the study was stopped"

@@ -128,7 +128,7 @@ def test_samples_are_decoded_on_read_if_space_is_insufficient(
     assert isinstance(decoded, Split)
     full = shutil.disk_usage(tmp_path)._replace(free=node_cache.MARGIN + 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    with pytest.warns(UserWarning, match=r"room for 0\.0 MiB, with 1\.0 GiB of the disk left free"):
+    with pytest.warns(UserWarning, match=r"room for 0\.0 MiB with 1\.0 GiB of the disk left free"):
         assert isinstance(NodeCache(tmp_path).decoded(streets, "train"), Split)
     assert not arrow_files(tmp_path)
 
