@@ -26,7 +26,7 @@ def test_difference_averages_over_present_classes() -> None:
     # Second image: one class is present, and both models are equal.
     first = counts([(5, 5, 0), (9, 0, 3)], [(4, 1, 1), (0, 0, 0)])
     second = counts([(10, 0, 0), (6, 3, 3)], [(4, 1, 1), (0, 0, 0)])
-    differences = ImageDifferences.of(counts_of_values(first), counts_of_values(second))
+    differences = ImageDifferences.of(first, second)
     np.testing.assert_allclose(differences.size, [(0.5 + 0.25) / 2, 0])
     np.testing.assert_allclose(differences.gain, [(0.5 - 0.25) / 2, 0])
 
