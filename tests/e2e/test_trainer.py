@@ -64,7 +64,7 @@ def cluster() -> Iterator[None]:
     """Start a Ray cluster with one CPU."""
     for name, value in connect._SETTINGS.items():
         os.environ.setdefault(name, value)
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
