@@ -34,6 +34,7 @@ def cluster() -> Iterator[None]:
     for name, value in connect._SETTINGS.items():
         os.environ.setdefault(name, value)
     ray.init(
+        "local",
         num_cpus=4,
         resources={DRIVER_RESOURCE: 1e6},
         include_dashboard=False,
