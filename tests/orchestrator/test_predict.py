@@ -30,6 +30,7 @@ from pipelines.preparation.readers.ade20k import ADE20K
 from pipelines.preparation.readers.cityscapes import Cityscapes
 from pipelines.training.experiment import Experiment
 from pipelines.training.optimization import TrainingConfig
+from tests.support.cityscapes import make_cityscapes, official_scores
 from tests.support.finished_run import FinishedRun
 
 CPU = Numerics.choose(torch.device("cpu"), "fp32")
@@ -117,28 +118,23 @@ def test_official_script_reads_a_cityscapes_submission(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The script's scores for the predictions equal those of `orchestrator.evaluate`."""
-    official = pytest.importorskip("tests.pipelines.test_official_cityscapes")
     root = tmp_path / "cityscapes"
-    official.make_cityscapes(root, list(range(34)), np.random.default_rng(0))
+    make_cityscapes(root, list(range(34)), np.random.default_rng(0))
     prepare(Cityscapes(root), tmp_path / "prepared")
     model = saved_model(tmp_path / "model", Cityscapes(Path()).classes)
     results = tmp_path / "results"
     inputs = [str(root / "leftImg8bit" / "val"), "--out", str(results), "--overlay"]
     assert main([model, *inputs, "--submission", "cityscapes"]) == 0
-    official_scores = official.official_figures(root, results)
+    expected = official_scores(root, results)
     capsys.readouterr()
     assert evaluate_main([model, "--dataset", str(tmp_path / "prepared")]) == 0
     printed = capsys.readouterr().out
     for line in printed.splitlines():
         columns = [column.strip() for column in line.split("│")]
-        if (
-            len(columns) > 2
-            and columns[1] in official_scores["classScores"]
-            and columns[2] != "absent"
-        ):
-            assert columns[2] == f"{100 * official_scores['classScores'][columns[1]]:.2f}"
+        if len(columns) > 2 and columns[1] in expected["classScores"] and columns[2] != "absent":
+            assert columns[2] == f"{100 * expected['classScores'][columns[1]]:.2f}"
     (mean,) = [line for line in printed.splitlines() if line.startswith("│ mean  ")]
-    assert f"{100 * official_scores['averageScoreClasses']:.2f}" in mean
+    assert f"{100 * expected['averageScoreClasses']:.2f}" in mean
     assert len([name for name in files(results) if name.endswith("_leftImg8bit.png")]) == 3
 
 
