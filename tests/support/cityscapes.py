@@ -6,8 +6,8 @@ import glob
 from pathlib import Path
 from typing import Any
 
-import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as official
 import numpy as np
+from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling
 from PIL import Image
 
 FRAMES = ("munster_000000_000019", "munster_000001_000019", "lindau_000000_000019")
@@ -31,11 +31,15 @@ def make_cityscapes(root: Path, ids: list[int], random: np.random.Generator) -> 
 
 def official_scores(root: Path, predictions: Path) -> dict[str, Any]:
     """Return the scores that the official script computes for the files in `predictions`."""
-    args: argparse.Namespace = copy.copy(official.args)
+    args: argparse.Namespace = copy.copy(evalPixelLevelSemanticLabeling.args)
     args.evalInstLevelScore, args.JSONOutput, args.quiet = False, False, True
     args.predictionPath, args.predictionWalk = str(predictions), None
     label_files = glob.glob(str(root / "gtFine" / "val" / "*" / "*_gtFine_labelIds.png"))
-    prediction_files = [official.getPrediction(args, label_file) for label_file in label_files]
+    prediction_files = [
+        evalPixelLevelSemanticLabeling.getPrediction(args, label_file) for label_file in label_files
+    ]
     assert len(prediction_files) == len(FRAMES)
-    result: dict[str, Any] = official.evaluateImgLists(prediction_files, label_files, args)
+    result: dict[str, Any] = evalPixelLevelSemanticLabeling.evaluateImgLists(
+        prediction_files, label_files, args
+    )
     return result
