@@ -2,7 +2,7 @@
 
     python -m benchmarks.loading [--images N] [--rounds N] [--batch N]
 
-Compares in one run, on one core, in samples per second of CPU time, with images of 2048 x 1024 and
+Compares in one run, on one core, in samples per second of CPU time, with images of 1024 x 2048 and
 crops of 1024 x 1024, resized by 0.5 to 2:
 
   loading only      (a) this pipeline, from the node cache; (b) a `torch.utils.data` dataset that
@@ -178,7 +178,7 @@ def on_the_cpu(directory: Path, images: int, rounds: int, batch: int) -> None:
             [dataset[int(sample)] for sample in draws[step].samples]
         )
 
-    print(f"{images} images of {SIZE[1]} x {SIZE[0]}, PNG {megabytes:.2f} MB; batch {batch}")
+    print(f"{images} images of {SIZE[0]} x {SIZE[1]}, PNG {megabytes:.2f} MB; batch {batch}")
     added, held = memory_of_epochs(batches)
     print("memory of loading only, MiB")
     print(f"  (a) added by 4 epochs   {added:9.1f}")

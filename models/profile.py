@@ -208,7 +208,7 @@ def _options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
         type=_size,
         default=(1024, 1024),
         metavar="N|HxW",
-        help="size of the image; default: 1024",
+        help="height and width of the image in pixels; one number for both; default: 1024",
     )
     parser.add_argument(
         "--classes", type=_positive, default=19, metavar="N", help="number of classes; default: 19"
@@ -238,7 +238,9 @@ def _print_profile(options: argparse.Namespace) -> None:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return
     print(table(rows, options.parts, options.latency))
-    print(f"\n{options.classes} classes, {height} x {width}; GFLOPs: multiply-adds / 1e9")
+    print(
+        f"\n{options.classes} classes, {height} x {width} pixels (height x width); GFLOPs: multiply-adds / 1e9"
+    )
     if options.latency:
         print(f"latency: batch of one, float32, channels-last, on {default_device()}")
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 
 from orchestrator.console import InputError, run_command, say
+from pipelines.config import load_yaml
 
 _PACKAGE = Path(__file__).resolve().parent
 _FIRST = _PACKAGE / "first_study.yaml"
@@ -76,7 +76,7 @@ def _shipped_folder() -> Path | None:
 
 def _extended_files(study: Path) -> Iterator[Path]:
     """The files that a study extends, directly or not."""
-    extends = yaml.safe_load(study.read_text(encoding="utf-8")).get("extends") or []
+    extends = load_yaml(study.read_text(encoding="utf-8")).get("extends") or []
     for name in [extends] if isinstance(extends, str) else extends:
         yield study.parent / name
         yield from _extended_files(study.parent / name)

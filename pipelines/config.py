@@ -1,4 +1,4 @@
-"""Build the configuration dataclasses from plain values, and read YAML 1.2 scalars.
+"""Build the configuration dataclasses from plain values; read and write YAML 1.2 scalars.
 
 `pipelines.train` and `pipelines.serving` use it where only PyYAML is installed. Study files are
 validated by `orchestrator.study.validation`, whose messages have line numbers and suggestions.
@@ -130,3 +130,55 @@ def _core_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 
 CoreLoader.add_constructor("tag:yaml.org,2002:int", _core_int)
+
+
+class CoreDumper(yaml.SafeDumper):
+    """PyYAML's safe dumper for `CoreLoader`: quotes text that YAML 1.2 or 1.1 reads as another type,
+    such as `1e-4` (a number in 1.2) and `no` (false in 1.1)."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write a value that occurs twice in full each time, instead of as an alias."""
+        return True
+
+
+CoreDumper.yaml_implicit_resolvers = {
+    first: [
+        *CoreLoader.yaml_implicit_resolvers.get(first, []),
+        *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+    ]
+    for first in CoreLoader.yaml_implicit_resolvers.keys()
+    | yaml.SafeDumper.yaml_implicit_resolvers.keys()
+}
+
+# PyYAML writes these line breaks unescaped outside double quotes, and reads them as spaces.
+_UNICODE_BREAKS = frozenset("\x85\u2028\u2029")
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if _UNICODE_BREAKS.isdisjoint(text) else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+CoreDumper.add_representer(str, _represent_text)
+
+
+def dump_yaml(value: object, width: int = 80, flow_lists: bool = False) -> str:
+    """Return nested dictionaries, lists and scalars as YAML that `load_yaml` reads as the same value.
+
+    Tuples become lists. width: longest line, unless a word is longer. flow_lists: write lists and
+    mappings of scalars on one line, as `[1, 2]`.
+    """
+    text: str = yaml.dump(
+        value,
+        Dumper=CoreDumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=width,
+        default_flow_style=None if flow_lists else False,
+    )
+    return text
+
+
+def load_yaml(text: str) -> Any:
+    """Return the value of a YAML document. Raises yaml.YAMLError if it is not valid."""
+    return yaml.load(text, CoreLoader)

@@ -4,13 +4,10 @@ MODEL on the command line names one, every checkpoint of a run is one, and a mod
 contains one. Nothing in it is ever unpickled.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from pipelines.config import dump_yaml
 from pipelines.data.manifest import ClassInfo, Manifest
 from pipelines.network.checkpoint import WEIGHTS_FILE
 from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
@@ -35,7 +32,7 @@ def metadata_files(experiment: Experiment, manifest: Manifest) -> dict[str, str]
         manifest.name, manifest.fingerprint, manifest.ignore_index, manifest.classes
     )
     return {
-        name: yaml.safe_dump(_plain(asdict(content)), sort_keys=False, allow_unicode=True)
+        name: dump_yaml(asdict(content))
         for name, content in ((EXPERIMENT_FILE, experiment), (CLASSES_FILE, learned))
     }
 
@@ -51,12 +48,3 @@ def write_model_directory(
     for name, text in metadata_files(experiment, manifest).items():
         (directory / name).write_text(text, encoding="utf-8")
     (directory / WEIGHTS_FILE).symlink_to(checkpoint.resolve() / WEIGHTS_FILE)
-
-
-def _plain(value: Any) -> Any:
-    """Convert tuples to lists, because YAML has no tuples."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return value

@@ -108,7 +108,7 @@ def _preview(options: argparse.Namespace) -> int:
         raise UserError(str(error)) from error
     seed = seed if options.seed is None else options.seed
     save_image(preview(dataset, data, options.count, seed), path)
-    print(f"augmented crops of {data.crop[1]}x{data.crop[0]}: {path}")
+    print(f"augmented crops of {data.crop[0]} x {data.crop[1]} pixels (height x width): {path}")
     return 0
 
 
@@ -136,8 +136,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     crops.add_argument(
         "--crop",
         type=parse_size,
-        metavar="WxH",
-        help="crop size; default: the median image size, at most 1024x1024",
+        metavar="HxW",
+        help="height and width of the crops in pixels; default: the median of the images, at most "
+        "1024x1024",
     )
     crops.add_argument(
         "--experiment",

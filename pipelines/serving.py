@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
-from pipelines.config import CoreLoader, configure
+from pipelines.config import configure, load_yaml
 from pipelines.evaluation.inference import InferenceConfig, predict_image
 from pipelines.network.build import ModelConfig, build_network
 from pipelines.network.checkpoint import load_weights
@@ -95,4 +94,5 @@ class _Settings:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return yaml.load(path.read_text(encoding="utf-8"), CoreLoader)
+    values: dict[str, Any] = load_yaml(path.read_text(encoding="utf-8"))
+    return values

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import yaml
 
-from pipelines.config import ConfigurationError, CoreLoader
+from pipelines.config import ConfigurationError, dump_yaml, load_yaml
 from pipelines.data.dataset import open_dataset
 from pipelines.data.files import write_text
 from pipelines.data.node_cache import NodeCache
@@ -72,7 +71,7 @@ def _train(
     is_rank_0 = training.group.rank == 0
     experiment_file = out / "experiment.yaml"
     if experiment_file.exists():
-        recorded = yaml.load(experiment_file.read_text(encoding="utf-8"), CoreLoader) or {}
+        recorded = load_yaml(experiment_file.read_text(encoding="utf-8")) or {}
         changed = experiment_differences(recorded, experiment.as_json())
         if changed:
             raise ConfigurationError(
@@ -88,7 +87,7 @@ def _train(
             raise ConfigurationError(
                 f"--out {out}: cannot be created ({error.strerror})"
             ) from error
-        write_text(experiment_file, yaml.safe_dump(experiment.as_json(), sort_keys=False))
+        write_text(experiment_file, dump_yaml(experiment.as_json()))
         folder.tidy()
     if training.group.size > 1:
         dist.barrier()  # no rank looks for a checkpoint before rank 0 has tidied the folder

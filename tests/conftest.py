@@ -58,7 +58,7 @@ def no_servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="session")
 def small_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared `streets` data set: 14 training and 5 validation images of 64 x 32 pixels."""
+    """A prepared `streets` data set: 14 training and 5 validation images of 32 x 64 pixels."""
     directory = tmp_path_factory.mktemp("data") / "streets"
     prepare_streets(directory, train=14, val=5, size=(32, 64))
     return directory

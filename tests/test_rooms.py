@@ -26,7 +26,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "figures": {"errors", "data", "network", "evaluation"},
         "training": {"errors", "machine", "config", "data", "network", "evaluation", "figures"},
         "serving": {"config", "data", "evaluation", "network"},
-        "model_directory": {"data", "network", "training", "serving"},
+        "model_directory": {"config", "data", "network", "training", "serving"},
         "submission": {"errors", "data", "preparation"},
         "prepare": {"errors", "machine", "data", "preparation", "training"},
         "train": {

@@ -21,7 +21,6 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
-import yaml
 from ray.dashboard.modules.job.pydantic_models import JobDetails
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
@@ -31,6 +30,7 @@ import orchestrator
 import pipelines
 from orchestrator.cluster.address import RemoteError
 from orchestrator.study.study import Study
+from pipelines.config import load_yaml
 from pipelines.data.storage import check_no_secret
 from pipelines.preparation.embedded import EMBEDDED
 
@@ -191,7 +191,7 @@ def check_before_submit(study: Study, arguments: Sequence[str]) -> None:
 
     arguments: options of the command that apply to the study.
     """
-    for text in (*_strings(yaml.safe_load(study.resolved)), *arguments):
+    for text in (*_strings(load_yaml(study.resolved)), *arguments):
         check_no_secret(text)
     local: dict[str, set[str]] = {}
     for trial in study.trials:

@@ -43,13 +43,14 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
         "--window",
         type=_size,
         metavar="HxW",
-        help="predict with a sliding window instead of the whole image",
+        help="predict with a sliding window of this height and width in pixels instead of the whole "
+        "image",
     )
     parser.add_argument(
         "--stride",
         type=_size,
         metavar="HxW",
-        help="step of the sliding window (default: two thirds of its size)",
+        help="rows and columns from one window to the next (default: two thirds of the window)",
     )
 
 

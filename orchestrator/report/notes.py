@@ -202,6 +202,7 @@ def _profile_footnotes(
     height, width = options.size
     yield (
         f"Nothing is trained. {options.classes} classes. Parameters exclude auxiliary heads. "
-        f"GFLOPs: multiply-adds / 1e9 for one image of {width} x {height} pixels."
+        f"GFLOPs: multiply-adds / 1e9 for one image of {height} x {width} pixels "
+        "(height x width)."
     )
     yield from _sources(rows, others)

@@ -218,7 +218,7 @@ def _common_size(rows: Sequence[Row]) -> str:
     if len(sizes) != 1:
         return ""
     ((height, width),) = sizes
-    return f" at {width}x{height}"
+    return f" at {height}x{width}"
 
 
 def _seeds(row: Row) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orchestrator.study.checks import check_splits, check_study, check_workers, overlapping_splits
 from orchestrator.study.config import StudyConfig, field_names
 from orchestrator.study.expand import expand
@@ -24,6 +22,7 @@ from orchestrator.study.yaml_source import (
     read_yaml,
     single_value,
 )
+from pipelines.config import dump_yaml
 
 # Not inherited, because two studies with one name would share a run in the tracking store.
 _NOT_INHERITED = ("study", "description", "extends")
@@ -124,7 +123,7 @@ def _resolved(source: Source, overrides: Sequence[tuple[str, str]]) -> str:
     cannot express that it overrides variants, grid and `when`."""
     comments = [f"# --set {key}={text}".replace("\n", " ") + "\n" for key, text in overrides]
     document = {key: value for key, value in source.value.items() if key != "extends"}
-    return "".join(comments) + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return "".join(comments) + dump_yaml(document)
 
 
 def _read(

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.runs import RunStatus, TrialRun
+from pipelines.config import dump_yaml
 from pipelines.network.build import NetworkConfig
 
 _SEPARATOR = "\n\n---\n"  # between a description and how the run ended
@@ -106,4 +105,4 @@ def _study_link(name: str, experiment_id: str) -> str:
 
 
 def _yaml(tree: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(tree), sort_keys=False, default_flow_style=None, width=90)
+    return dump_yaml(dict(tree), width=90, flow_lists=True)

@@ -141,7 +141,7 @@ def _decodes_alike(image: Image.Image) -> bool:
 
 
 def _size(pixels: Array) -> str:
-    return f"{pixels.shape[1]} x {pixels.shape[0]}"
+    return f"{pixels.shape[0]} x {pixels.shape[1]}"
 
 
 def _invalid(record: Record, *problems: str) -> CheckedSample:

@@ -33,7 +33,7 @@ def contact_sheet(dataset: PreparedDataset, count: int = 12, width: int = 256) -
         share = max(1, round(count * images / sum(dataset.manifest.counts.values())))
         for index in np.linspace(0, images - 1, min(share, images)).astype(int).tolist():
             image, label = split.read(index)
-            title = f"{name}/{split.identifiers[index]}  {image.shape[1]}x{image.shape[0]}"
+            title = f"{name}/{split.identifiers[index]}  {image.shape[0]} x {image.shape[1]}"
             if not split.class_pixels[index].any():
                 title += "  unlabeled"
             pair = [_resize(each, width) for each in (image, colorize(label, classes))]

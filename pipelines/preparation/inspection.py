@@ -23,8 +23,8 @@ def describe(dataset: PreparedDataset) -> str:
         size = sum(shard.bytes for shard in shards) / 2**20
         unlabeled = "" if split.class_pixels.any() else ", unlabeled"
         lines.append(
-            f"{name}: {count} images, {_range(split.widths)} x {_range(split.heights)} pixels, "
-            f"{len(shards)} shard{'s' * (len(shards) != 1)}, {size:.1f} MiB{unlabeled}"
+            f"{name}: {count} images, {_range(split.heights)} x {_range(split.widths)} pixels "
+            f"(height x width), {len(shards)} shard{'s' * (len(shards) != 1)}, {size:.1f} MiB{unlabeled}"
         )
     pixels = sum(manifest.class_pixels) + manifest.ignored_pixels
     ignored = manifest.ignored_pixels / pixels if pixels else 0.0

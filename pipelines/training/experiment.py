@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+
 import yaml
 
 from models import FENetConfig
-from pipelines.config import ConfigurationError, CoreLoader, configure
+from pipelines.config import ConfigurationError, configure, load_yaml
 from pipelines.data.config import DataConfig
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.network.build import ModelConfig
@@ -84,7 +85,7 @@ def read_experiment(path: str | Path, dataset: str | None = None) -> Experiment:
         ConfigurationError: the file cannot be read, or a key or value is not valid.
     """
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), CoreLoader) or {}
+        values = load_yaml(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:

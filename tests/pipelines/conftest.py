@@ -13,7 +13,7 @@ from tests.support.camvid_source import CamVidSource
 
 @pytest.fixture(scope="session")
 def streets(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    """11 training and 3 validation images of 64 x 32 pixels."""
+    """11 training and 3 validation images of 32 x 64 pixels."""
     directory = tmp_path_factory.mktemp("data") / "streets"
     prepare_streets(directory, train=11, val=3, size=(32, 64))
     return open_dataset(directory)

@@ -5,12 +5,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from models import FENetConfig
-from pipelines.config import ConfigurationError, configure
+from pipelines.config import ConfigurationError, configure, dump_yaml, load_yaml
 from pipelines.data.augmentation import AugmentationConfig
 from pipelines.data.config import DataConfig
 from pipelines.network.build import NetworkConfig
@@ -79,3 +80,46 @@ def test_configure_builds_a_nested_experiment() -> None:
 def test_error_names_the_invalid_key_or_value(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         configure(Experiment, values)
+
+
+TEXTS = st.text() | st.sampled_from(
+    [
+        *("1e-4", "1e3", "1_000", "0x10", "010", "12:30", "1.", ".5", "+1", "-.inf", ".nan", "="),
+        *("no", "on", "yes", "off", "y", "n", "null", "~", "", "true", "2001-01-01", "<<", "- a"),
+        *("\x85", "a\u2028 b", "a\n\n b\n", " a", "a: b", "#", "\ufeff", "\r\n", "\t"),
+    ]
+)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS
+TREES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def typed(value: object) -> object:
+    """Return `value` such that 1, 1.0 and True are not equal."""
+    if isinstance(value, dict):
+        return {key: typed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [typed(inner) for inner in value]
+    return type(value), value
+
+
+@given(TREES, st.integers(20, 100), st.booleans())
+def test_values_and_types_survive_writing_and_reading(
+    tree: object, width: int, flow_lists: bool
+) -> None:
+    assert typed(load_yaml(dump_yaml(tree, width, flow_lists))) == typed(tree)
+
+
+@given(TEXTS)
+def test_other_yaml_readers_read_the_same_text(text: str) -> None:
+    assert yaml.safe_load(dump_yaml({"label": text})) == {"label": text}
+
+
+def test_a_value_that_occurs_twice_is_written_in_full() -> None:
+    crop = (64, 128)
+    assert dump_yaml({"crop": crop, "window": crop}, flow_lists=True) == (
+        "crop: [64, 128]\nwindow: [64, 128]\n"
+    )

@@ -20,13 +20,13 @@ def test_inspect_and_preview_write_sheets_and_reject_invalid_input(
 ) -> None:
     uri = streets.location.path
     assert main(["inspect", uri, "--verify", "--out", str(tmp_path / "a.png")]) == 0
-    assert main(["preview", uri, "--crop", "64x32", "--out", str(tmp_path / "b.png")]) == 0
+    assert main(["preview", uri, "--crop", "32x64", "--out", str(tmp_path / "b.png")]) == 0
     for name in ("a.png", "b.png"):
         with Image.open(tmp_path / name) as sheet:
             assert sheet.size[0] > 500
     printed = capsys.readouterr().out
     assert "verified" in printed
-    assert "augmented crops of 64x32" in printed
+    assert "augmented crops of 32 x 64 pixels (height x width)" in printed
     off = {"scale": [1, 1], "flip": 0, "hue": 0, "blur": [0, 0]}
     off |= dict.fromkeys(("brightness", "contrast", "saturation"), 0)
     recipe = {"data": {"crop": [32, 64], "augmentation": off, "train_split": "val"}}
@@ -93,7 +93,7 @@ def test_prepare_prints_progress_result_and_errors(
     assert not (tmp_path / "other").exists()
     with pytest.raises(SystemExit):
         main(["streets", "--destination", str(tmp_path / "x"), "--size", "huge"])
-    assert "must be WIDTHxHEIGHT" in capsys.readouterr().err
+    assert "must be HEIGHTxWIDTH" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["streets", "--destination", str(tmp_path / "x"), "--seed", "-1"])
     assert "must be a whole number from 0, received '-1'" in capsys.readouterr().err

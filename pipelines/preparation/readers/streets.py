@@ -81,8 +81,8 @@ class Streets(Reader):
             "--size",
             type=parse_size,
             default=cls.size,
-            metavar="WxH",
-            help="size of the images; default: 256x128",
+            metavar="HxW",
+            help="height and width of the images in pixels; default: 128x256",
         )
 
     @classmethod
@@ -102,14 +102,14 @@ def _renderer_version() -> str:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Parse `WIDTHxHEIGHT` to (height, width)."""
+    """Parse `HEIGHTxWIDTH` to (height, width)."""
     try:
-        width, height = (int(part) for part in text.lower().split("x"))
+        height, width = (int(part) for part in text.lower().split("x"))
         if min(width, height) < 16:
             raise ValueError
     except ValueError:
         raise ArgumentTypeError(
-            f"must be WIDTHxHEIGHT, such as 256x128, and at least 16x16; received {text!r}"
+            f"must be HEIGHTxWIDTH, such as 128x256, and at least 16x16; received {text!r}"
         ) from None
     return height, width
 

@@ -47,7 +47,7 @@ def test_sheets_handle_elongated_images_and_an_unlabeled_split(tmp_path: Path) -
     )
     prepare(Folder(source), tmp_path / "set")
     dataset = open_dataset(tmp_path / "set")
-    assert "test: 2 images, 30-900 x 30-900 pixels" in describe(dataset)
+    assert "test: 2 images, 30-900 x 30-900 pixels (height x width)" in describe(dataset)
     assert "unlabeled" in describe(dataset)
     for sheet in (
         contact_sheet(dataset),

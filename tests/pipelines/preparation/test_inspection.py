@@ -13,7 +13,7 @@ from pipelines.preparation.inspection import describe, verify
 
 def test_describe_reports_counts_and_frequencies(streets: PreparedDataset) -> None:
     text = describe(streets)
-    assert "train: 11 images, 64 x 32 pixels, 1 shard, " in text
+    assert "train: 11 images, 32 x 64 pixels (height x width), 1 shard, " in text
     assert streets.manifest.fingerprint in text
     road = next(line for line in text.splitlines() if line.split()[:1] == ["road"])
     assert road.split()[1:] == [f"{streets.manifest.class_frequencies[0]:.3%}", "14"]

@@ -128,7 +128,7 @@ BAD: list[tuple[Callable[[CamVidSource], object], str]] = [
     (lambda source: source.image().write_bytes(b""), "image the file is empty"),
     (lambda source: source.label().write_bytes(b""), "label the file is empty"),
     (lambda source: source.label().write_bytes(b"no picture"), "label not an image"),
-    (mismatched_size, "label of 15 x 12 pixels for an image of 16 x 12"),
+    (mismatched_size, "label of 12 x 15 pixels for an image of 12 x 16"),
     (rgb_label, "label has colors .mode RGB. instead of one index per pixel"),
     (unknown_value, r"label has unknown values 12 in 192 pixels; known are 0-11, 255"),
     (wide_label, "label has unknown values 4000"),
@@ -323,7 +323,7 @@ def test_concurrent_threads_prepare_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_concurrent_processes_prepare_once(tmp_path: Path) -> None:
     arguments = ["streets", "--destination", str(tmp_path / "s"), "--workers", "1",
-                 "--train", "4", "--val", "2", "--size", "48x24"]  # fmt: skip
+                 "--train", "4", "--val", "2", "--size", "24x48"]  # fmt: skip
     command = [sys.executable, "-m", "pipelines.prepare", *arguments]
     processes = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -375,7 +375,7 @@ def test_killed_preparation_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_workers_exit_when_the_preparation_is_killed(tmp_path: Path) -> None:
     arguments = ["streets", "--destination", str(tmp_path / "out"), "--workers", "2",
-                 "--train", "500", "--size", "96x64"]  # fmt: skip
+                 "--train", "500", "--size", "64x96"]  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.prepare", *arguments], start_new_session=True
     )
