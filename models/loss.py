@@ -14,6 +14,9 @@ from models.layers import resize
 #: Output of a network in training: logits, or logits and auxiliary logits (by name or in order).
 Output = Tensor | tuple[Tensor, Mapping[str, Tensor] | Sequence[Tensor]]
 
+#: Label of pixels that never contribute to the loss; the same in every prepared data set.
+IGNORE_INDEX = 255
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -25,13 +28,11 @@ class LossConfig:
         share: fraction of a crop's pixels, the hardest of each image, that always contribute;
             1 is plain cross-entropy.
         auxiliary_weight: λ in equation (5).
-        ignore_index: label of pixels that never contribute.
     """
 
     threshold: float = 0.7
     share: float = 0.05
     auxiliary_weight: float = 1.0
-    ignore_index: int = 255
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -117,32 +118,32 @@ def mined_cross_entropy(
     """Return the sum of the cross-entropy over each image's hard pixels, and their number.
 
     A valid pixel is kept if the probability `p` of its class is below `threshold`, or among the k
-    smallest of the image's valid pixels, with `k = round(share * H * W)`. Pixels tied with the k-th
-    are kept, so the result does not depend on their order; with fewer than k valid pixels, all are
-    kept. Source: Shrivastava et al., CVPR 2016, in the form used by public code of related papers,
-    which keeps pixels "below the larger of threshold and k-th smallest"; here the k-th pixel itself
-    is included.
+    smallest of the image's valid pixels, with `k = round(share * H * W)`, at least 1 if `share` is
+    above 0. Pixels tied with the k-th are kept, so the result does not depend on their order; with
+    fewer than k valid pixels, all are kept. Source: Shrivastava et al., CVPR 2016, in the form used
+    by public code of related papers, which keeps pixels "below the larger of threshold and k-th
+    smallest"; here the k-th pixel itself is included.
 
     Pixels are compared by their loss `-log p`, in float32 for any dtype of the logits. No shape
     depends on the data and nothing is copied to the host.
 
     Args:
         logits: `(N, K, h, w)`, upsampled bilinearly to the labels' size.
-        labels: int64 `(N, H, W)`, classes 0 to K - 1 or `config.ignore_index`.
-        config: threshold, share, ignore_index.
+        labels: int64 `(N, H, W)`, classes 0 to K - 1 or 255 for pixels without a class.
+        config: threshold and share.
 
     Returns:
         Two float32 scalars, sum and number of pixels; the sum has a gradient.
     """
     logits = resize(logits.float(), labels)
-    losses = F.cross_entropy(logits, labels, ignore_index=config.ignore_index, reduction="none")
-    valid = labels != config.ignore_index
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
+    valid = labels != IGNORE_INDEX
     with torch.no_grad():
         hardness = losses.masked_fill(~valid, -1).flatten(start_dim=1)
         threshold_loss = -math.log(config.threshold) if config.threshold > 0 else math.inf
         hard = hardness > threshold_loss
-        k = round(config.share * hardness.shape[1])
-        if k > 0:
+        if config.share > 0:
+            k = max(1, round(config.share * hardness.shape[1]))
             kth = hardness.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
             hard |= hardness >= kth
         # Comparisons with NaN are false; without this, a diverged network would have a loss of 0.

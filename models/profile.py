@@ -238,9 +238,8 @@ def _print_profile(options: argparse.Namespace) -> None:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return
     print(table(rows, options.parts, options.latency))
-    print(
-        f"\n{options.classes} classes, {height} x {width} pixels (height x width); GFLOPs: multiply-adds / 1e9"
-    )
+    size = f"{height} x {width} pixels (height x width)"
+    print(f"\n{options.classes} classes, {size}; GFLOPs: multiply-adds / 1e9")
     if options.latency:
         print(f"latency: batch of one, float32, channels-last, on {default_device()}")
 

@@ -4,6 +4,7 @@
 validated by `orchestrator.study.validation`, whose messages have line numbers and suggestions.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -63,6 +64,8 @@ def _value(kind: Any, value: Any, key: str) -> Any:
         return dict(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigurationError(f"{key} must be finite, received {value}")
     # In Python, True is an int; `epochs: true` is still an error.
     is_other_bool = isinstance(value, bool) and kind is not bool
     if isinstance(kind, type) and isinstance(value, kind) and not is_other_bool:
@@ -133,8 +136,11 @@ CoreLoader.add_constructor("tag:yaml.org,2002:int", _core_int)
 
 
 class CoreDumper(yaml.SafeDumper):
-    """PyYAML's safe dumper for `CoreLoader`: quotes text that YAML 1.2 or 1.1 reads as another type,
-    such as `1e-4` (a number in 1.2) and `no` (false in 1.1)."""
+    """PyYAML's safe dumper for `CoreLoader`.
+
+    Quotes text that YAML 1.2 or 1.1 reads as another type, such as `1e-4` (a number in 1.2) and
+    `no` (false in 1.1).
+    """
 
     def ignore_aliases(self, data: Any) -> bool:
         """Write a value that occurs twice in full each time, instead of as an alias."""
@@ -163,7 +169,7 @@ CoreDumper.add_representer(str, _represent_text)
 
 
 def dump_yaml(value: object, width: int = 80, flow_lists: bool = False) -> str:
-    """Return nested dictionaries, lists and scalars as YAML that `load_yaml` reads as the same value.
+    """Return nested dictionaries, lists and scalars as YAML, which `load_yaml` reads unchanged.
 
     Tuples become lists. width: longest line, unless a word is longer. flow_lists: write lists and
     mappings of scalars on one line, as `[1, 2]`.

@@ -43,8 +43,8 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
         "--window",
         type=_size,
         metavar="HxW",
-        help="predict with a sliding window of this height and width in pixels instead of the whole "
-        "image",
+        help="predict with a sliding window of this height and width in pixels instead of the "
+        "whole image",
     )
     parser.add_argument(
         "--stride",

@@ -27,7 +27,7 @@ from pipelines.network.checkpoint import WEIGHTS_FILE, load_weights
 from pipelines.network.precision import Numerics
 from pipelines.network.weights import WeightsError, locate_weights, weights_digest
 from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
-from pipelines.training.experiment import Experiment
+from pipelines.training.experiment import Experiment, without_removed
 
 _RUN = re.compile(r"runs:/([\w-]+)/(best|last|model)/?")
 
@@ -132,7 +132,8 @@ def _read(
     for file in (CLASSES_FILE, WEIGHTS_FILE):
         if not (directory / file).is_file():
             raise ModelError(f"{name} is not a model: it has no {file}")
-    experiment = read_experiment(_mapping(directory / EXPERIMENT_FILE))
+    recorded = _mapping(directory / EXPERIMENT_FILE)
+    experiment = read_experiment(recorded.pruned(without_removed(recorded.value)))
     class_list = validate(_mapping(directory / CLASSES_FILE), ClassList)
     network = build_network(experiment.model, len(class_list.classes), experiment.seed)
     load_weights(directory, network)

@@ -20,11 +20,12 @@ def describe(dataset: PreparedDataset) -> str:
     for name, count in manifest.counts.items():
         split = dataset.split(name)
         shards = [shard for shard in manifest.shards if shard.split == name]
-        size = sum(shard.bytes for shard in shards) / 2**20
+        mebibytes = sum(shard.bytes for shard in shards) / 2**20
+        size = f"{_range(split.heights)} x {_range(split.widths)} pixels (height x width)"
         unlabeled = "" if split.class_pixels.any() else ", unlabeled"
         lines.append(
-            f"{name}: {count} images, {_range(split.heights)} x {_range(split.widths)} pixels "
-            f"(height x width), {len(shards)} shard{'s' * (len(shards) != 1)}, {size:.1f} MiB{unlabeled}"
+            f"{name}: {count} images, {size}, "
+            f"{len(shards)} shard{'s' * (len(shards) != 1)}, {mebibytes:.1f} MiB{unlabeled}"
         )
     pixels = sum(manifest.class_pixels) + manifest.ignored_pixels
     ignored = manifest.ignored_pixels / pixels if pixels else 0.0

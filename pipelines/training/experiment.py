@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 import yaml
 
 from models import FENetConfig
@@ -21,6 +20,12 @@ from pipelines.training.optimization import TrainingConfig
 
 #: Settings of an experiment that affect its speed but not its result.
 WITHOUT_EFFECT = ("evaluation.batch",)
+
+#: Settings that earlier versions recorded and that no longer exist, by dotted key, with the only
+#: value that worked.
+REMOVED = {"training.loss.ignore_index": 255}
+
+_SEEDS = 2**63
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,10 @@ class Experiment:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < _SEEDS:
+            raise ValueError(f"seed must be from 0 to 2^63 - 1, received {self.seed}")
+
     def as_dict(self) -> dict[str, Any]:
         """Return the experiment as nested dictionaries, including defaults."""
         return asdict(self)
@@ -56,10 +65,10 @@ def experiment_differences(
     """Describe the settings that differ, as `KEY: VALUE (recorded), VALUE (now)`.
 
     Both experiments are in JSON types. A setting missing in `recorded` counts as its default: older
-    code did not have it. Settings in `WITHOUT_EFFECT` are ignored. labels: names of the two
-    experiments in the descriptions.
+    code did not have it. Settings in `WITHOUT_EFFECT` and `REMOVED` are ignored. labels: names of
+    the two experiments in the descriptions.
     """
-    old, new = dict(_flatten(recorded)), dict(_flatten(current))
+    old, new = dict(_flatten(without_removed(recorded))), dict(_flatten(current))
     defaults = dict(_flatten(Experiment().as_json()))
     old = {key: defaults[key] for key in new if key in defaults} | old
     return [
@@ -67,6 +76,18 @@ def experiment_differences(
         for key in dict.fromkeys((*old, *new))
         if key not in WITHOUT_EFFECT and not (key in old and key in new and old[key] == new[key])
     ]
+
+
+def without_removed(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a recorded experiment without the settings in `REMOVED` that have their value.
+
+    prefix: dotted keys above `values`, with a dot at the end.
+    """
+    return {
+        key: without_removed(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in values.items()
+        if f"{prefix}{key}" not in REMOVED or value != REMOVED[f"{prefix}{key}"]
+    }
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -91,10 +112,11 @@ def read_experiment(path: str | Path, dataset: str | None = None) -> Experiment:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
     try:
-        if dataset is not None and isinstance(values, dict):
-            data = values.setdefault("data", {})
+        if isinstance(values, dict):
+            data = values.setdefault("data", {}) if dataset is not None else None
             if isinstance(data, dict):
                 data["dataset"] = dataset
+            values = without_removed(values)
         return configure(Experiment, values)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error

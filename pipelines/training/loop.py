@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models import PretrainedReport, SegmentationLoss, set_sample_keys
+from models import LossTerms, PretrainedReport, SegmentationLoss, set_sample_keys
 from pipelines.data.augmentation import Augmentation
 from pipelines.data.dataset import PreparedDataset, Samples
 from pipelines.data.device_batches import TrainingBatch, prefetch_to_device
@@ -304,29 +304,24 @@ class Training:
         batch; and whether `stop` is true on any worker, which is reduced together with the losses.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        totals: Tensor | None = None
+        counts = self._kept_pixels(parts) if len(parts) > 1 else None
+        sums: Tensor | None = None
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
-            set_sample_keys(self.model, part.sample_keys)
-            # Seeds the random numbers that a custom network draws, for example for dropout.
-            key = (self.position.epoch, self.position.step, index, self.group.rank)
-            torch.manual_seed(int(hash_integers(self.experiment.seed, *key)))
             with nullcontext() if last else self._without_gradient_sync():
-                with self.numerics.autocast():
-                    output = self.replica(self.numerics.to_memory_format(part.images))
-                    terms = self.criterion(output, part.labels)
-                counts = self.group.sum(terms.counts)
+                terms = self._loss_terms(index, part)
+                if counts is None:
+                    counts = self.group.sum(terms.counts)
                 loss, _ = self.criterion.total(terms.sums, counts)
                 # DDP averages gradients over the workers, but their losses add up to a global mean.
-                (loss * (self.group.size / len(parts))).backward()
-            stop_flag = terms.sums.new_tensor([float(stop)])
-            reduced = self.group.sum(torch.cat([terms.sums.detach(), stop_flag]))
-            loss, per_term = self.criterion.total(reduced[:-1], counts)
-            means = torch.cat([loss.reshape(1), per_term, reduced[-1:]]).double() / len(parts)
-            totals = means if totals is None else totals + means
-        assert totals is not None, "a batch has at least one part"
+                (loss * self.group.size).backward()
+            sums = terms.sums.detach() if sums is None else sums + terms.sums.detach()
+        assert sums is not None, "a batch has at least one part"
+        assert counts is not None
+        reduced = self.group.sum(torch.cat([sums, sums.new_tensor([float(stop)])]))
+        loss, per_term = self.criterion.total(reduced[:-1], counts)
         # The only transfer to the host in a step, after all of its work is queued.
-        *losses, stop_votes = totals.tolist()
+        *losses, stop_votes = torch.cat([loss.reshape(1), per_term, reduced[-1:]]).tolist()
         if not math.isfinite(losses[0]):
             samples = ", ".join(name for part in parts for name in part.identifiers)
             raise NonFiniteLossError(
@@ -338,6 +333,33 @@ class Training:
             nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         self.optimizer.step()
         return list(terms.names), losses, stop_votes > 0
+
+    def _loss_terms(self, index: int, part: TrainingBatch) -> LossTerms:
+        """Return this worker's loss terms for the part `index` of the current step's batch."""
+        set_sample_keys(self.model, part.sample_keys)
+        # Seeds the random numbers that a custom network draws, for example for dropout.
+        key = (self.position.epoch, self.position.step, index, self.group.rank)
+        torch.manual_seed(int(hash_integers(self.experiment.seed, *key)))
+        with self.numerics.autocast():
+            output = self.replica(self.numerics.to_memory_format(part.images))
+            terms: LossTerms = self.criterion(output, part.labels)
+        return terms
+
+    @torch.no_grad()
+    def _kept_pixels(self, parts: list[TrainingBatch]) -> Tensor:
+        """Return the number of pixels that each loss term keeps in the whole batch, `(T,)`.
+
+        The gradient of every part is divided by these numbers, so they are needed before the first
+        backward pass. Which pixels mining keeps depends on the network's output; this takes another
+        forward pass, whose updates of batch norm statistics are undone.
+        """
+        buffers = list(self.model.buffers())
+        saved = [buffer.clone() for buffer in buffers]
+        with self._without_gradient_sync():
+            counts = [self._loss_terms(index, part).counts for index, part in enumerate(parts)]
+        for buffer, value in zip(buffers, saved, strict=True):
+            buffer.copy_(value)
+        return self.group.sum(torch.stack(counts).sum(dim=0))
 
     def _without_gradient_sync(self) -> AbstractContextManager[None]:
         """Return a context in which gradients accumulate without averaging over the workers."""

@@ -17,8 +17,9 @@ class TrainingConfig:
 
     epochs: passes over the training split.
     batch: images per step, over all workers.
-    accumulation: number of parts in which a batch is processed, to save memory. Batch norm and hard
-        example mining see one part at a time, so this affects the result.
+    accumulation: number of parts in which a batch is processed, to save memory. The loss is the
+        mean over the pixels of all parts, but batch norm normalizes each part by itself, which
+        affects the result. Above 1, a step takes an additional forward pass.
     learning_rate, momentum, weight_decay: of SGD; weight decay applies to every parameter.
     schedule, power: learning rate schedule, `poly` with this power or `cosine`.
     schedule_by: whether the learning rate changes every `epoch`, as in the paper, or `iteration`.

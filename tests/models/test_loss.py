@@ -20,11 +20,12 @@ def mine_with_loops(logits: Tensor, labels: Tensor, config: LossConfig) -> tuple
         for y in range(labels.shape[1]):
             for x in range(labels.shape[2]):
                 label = int(labels[image, y, x])
-                if label != config.ignore_index:
+                if label != 255:
                     scores = [math.exp(v) for v in logits[image, :, y, x].double().tolist()]
                     probabilities.append(scores[label] / sum(scores))
         probabilities.sort()
-        k = min(round(config.share * labels[image].numel()), len(probabilities))
+        k = max(1, round(config.share * labels[image].numel()))
+        k = min(k, len(probabilities))
         for rank, probability in enumerate(probabilities):
             # In float32, a probability close to 1 rounds to 1.
             rounded = float(torch.tensor(probability, dtype=torch.float32))

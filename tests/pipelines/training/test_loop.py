@@ -1,5 +1,6 @@
 """The training loop: rank counts, resuming, determinism, stopping and errors."""
 
+import copy
 import functools
 import json
 import math
@@ -17,11 +18,13 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models import FENetConfig, LossConfig
 from pipelines.data.augmentation import AugmentationConfig
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import open_dataset
+from pipelines.data.device_batches import prefetch_to_device
 from pipelines.evaluation.evaluate import EvaluationConfig
 from pipelines.evaluation.inference import NonFiniteLogitsError
 from pipelines.network.build import NetworkConfig
@@ -331,17 +334,83 @@ def test_total_loss_is_the_weighted_sum_of_its_terms(small_streets: Path) -> Non
     assert entry["train/loss"] == pytest.approx(entry["train/loss/main"] + 0.5 * auxiliary)
 
 
-def test_accumulation_approximates_the_whole_batch(small_streets: Path) -> None:
-    """Without mining, the losses with one and two parts per batch agree before the first update,
-    up to batch norm, which normalizes each part by itself."""
-    loss = LossConfig(share=0, threshold=1)
-    whole, _ = run(small_experiment(epochs=1, batch=14, loss=loss), small_streets)
-    parts, weights = run(
-        small_experiment(epochs=1, batch=14, accumulation=2, loss=loss), small_streets
-    )
-    assert parts[0]["train/loss"] == pytest.approx(whole[0]["train/loss"], rel=0.02)
-    assert parts[0]["train/loss"] != whole[0]["train/loss"]
-    assert all(torch.isfinite(value).all() for value in weights.values())
+class NetworkWithoutNorm(nn.Module):
+    """A network with an auxiliary head and without batch norm."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.classifier = nn.Conv2d(8, classes, 1)
+        self.head = nn.Conv2d(8, classes, 3, stride=2, padding=1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]] | Tensor:
+        features = torch.tanh(self.features(images))
+        logits = self.classifier(features)
+        return (logits, [self.head(features)]) if self.training else logits
+
+
+@pytest.fixture
+def without_norm(monkeypatch: pytest.MonkeyPatch) -> NetworkConfig:
+    module = types.ModuleType("own_module")
+    module.__dict__["Network"] = NetworkWithoutNorm
+    monkeypatch.setitem(sys.modules, "own_module", module)
+    return NetworkConfig("own_module:Network")
+
+
+@pytest.mark.parametrize("loss", [LossConfig(), LossConfig(share=1)])
+def test_accumulation_computes_the_whole_batch(
+    small_streets: Path, without_norm: NetworkConfig, loss: LossConfig
+) -> None:
+    """Images have different numbers of labeled and of mined pixels."""
+    results = {}
+    for parts in (1, 2, 7):
+        experiment = small_experiment(
+            batch=14, accumulation=parts, loss=loss, learning_rate=1.0, gradient_clip=0.5
+        )
+        with double_precision():
+            results[parts] = run(replace(experiment, model=without_norm), small_streets)
+    history, weights = results.pop(1)
+    for other_history, other_weights in results.values():
+        for expected, actual in zip(history, other_history, strict=True):
+            assert actual == pytest.approx(expected, rel=1e-12)
+        for name, value in weights.items():
+            torch.testing.assert_close(other_weights[name], value, rtol=1e-11, atol=1e-12)
+
+
+def test_loss_of_an_accumulated_step_is_the_mean_over_all_labeled_pixels(
+    small_streets: Path, without_norm: NetworkConfig
+) -> None:
+    experiment = small_experiment(epochs=1, batch=14, accumulation=7, loss=LossConfig(share=1))
+    experiment = replace(experiment, model=without_norm)
+    training = Training(experiment, open_dataset(small_streets), CPU)
+    parts = list(prefetch_to_device(training.batches.epoch(0, 0), training.augmentation, CPU))
+    model = copy.deepcopy(training.model).train().double()
+    outputs = [model(part.images.double()) for part in parts]
+    labels = torch.cat([part.labels for part in parts])
+    assert len({int((image != 255).sum()) for image in labels}) > 2
+    expected = 0.0
+    for logits in (
+        torch.cat([main for main, _ in outputs]),
+        torch.cat([auxiliary[0] for _, auxiliary in outputs]),
+    ):
+        size = (labels.shape[1], labels.shape[2])
+        resized = functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+        expected += functional.cross_entropy(resized, labels, ignore_index=255).item()
+    training.run(lambda report: None)
+    assert training.history[0]["train/loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_batch_norm_statistics_follow_each_part_once(small_streets: Path) -> None:
+    experiment = small_experiment(epochs=1, batch=14, accumulation=2)
+    training = Training(experiment, open_dataset(small_streets), CPU)
+    training.run(lambda report: None)
+    counters = [
+        value
+        for name, value in training.model.state_dict().items()
+        if name.endswith("num_batches_tracked")
+    ]
+    assert counters
+    assert all(counter == 2 for counter in counters)
 
 
 def test_gradient_clipping_bounds_the_update(small_streets: Path) -> None:
