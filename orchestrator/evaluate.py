@@ -1,18 +1,24 @@
 """`python -m orchestrator.evaluate MODEL --dataset URI`: score a trained model.
 
-Prints a table. If MODEL belongs to a run, the scores are also logged to that run.
+Prints a table, or all digits with `--json` or `--csv`. If MODEL belongs to a run, the scores are
+also logged to that run.
 """
 
 import argparse
+import csv
+import io
+import json
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.console import InputError, progress, run_command, say
+from orchestrator.console import InputError, open_console, progress, run_command, say
 from orchestrator.evaluation.options import add_options, inference_settings, storage_directory
 from orchestrator.evaluation.records import CHECKPOINTS, log_scores
 from orchestrator.evaluation.trained_model import (
@@ -35,7 +41,9 @@ def main(
     """Run the command; return its exit status: 0 scored, 1 failed, 2 bad input, 130
     interrupted."""
     options = _parser(prog).parse_args(arguments)
-    return run_command(lambda console: _evaluate(options, console))
+    # With --json or --csv, standard output holds nothing else.
+    console = open_console(sys.stderr) if options.json or options.csv else None
+    return run_command(lambda console: _evaluate(options, console), console)
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> int:
@@ -79,14 +87,30 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
             state = count_on_cluster(options.address, model, reference, config, bar)
     scores = state.scores()
 
-    say(
-        console,
-        f"{model.name} (checkpoint: {CHECKPOINTS[model.checkpoint]})\n"
-        f"on {dataset.manifest.name} {options.split}, {len(split)} images, "
-        f"protocol {config.protocol}",
-    )
-    console.print(_table(scores, model.class_names, config))
-    for note in _notes(model, dataset, options.split):
+    notes = _notes(model, dataset, options.split)
+    if options.json or options.csv:
+        description = {
+            "model": model.name,
+            "checkpoint": model.checkpoint,
+            "dataset": dataset.manifest.name,
+            "fingerprint": dataset.manifest.fingerprint,
+            "split": options.split,
+            "images": len(split),
+            "protocol": config.protocol,
+            "notes": notes,
+        }
+        values = _values(scores, model.class_names)
+        sys.stdout.write((_as_json if options.json else _as_csv)(description, values))
+        sys.stdout.flush()
+    else:
+        say(
+            console,
+            f"{model.name} (checkpoint: {CHECKPOINTS[model.checkpoint]})\n"
+            f"on {dataset.manifest.name} {options.split}, {len(split)} images, "
+            f"protocol {config.protocol}",
+        )
+        console.print(_table(scores, model.class_names, config))
+    for note in notes:
         say(console, f"  {note}")
     if store is None or model.run_id is None:
         say(console, "not logged: MODEL does not belong to a run")
@@ -139,6 +163,41 @@ def _notes(model: TrainedModel, dataset: PreparedDataset, split: str) -> list[st
     return notes
 
 
+def _values(scores: Scores, classes: Sequence[str]) -> list[tuple[str, str, float | None]]:
+    """Return (metric, class, value) of every score, from 0 to 1; the class is empty for a mean, the
+    value None for a class that occurs in no label and no prediction."""
+    metrics = scores.metrics(classes)
+    by_class = {"iou": scores.iou, "boundary_f": scores.boundary}
+    return [
+        *((name, "", value) for name, value in metrics.items() if "/" not in name),
+        *(
+            (metric, name, None if math.isnan(value) else value)
+            for metric, values in by_class.items()
+            if values is not None
+            for name, value in zip(classes, values.tolist(), strict=True)
+        ),
+    ]
+
+
+def _as_json(description: Mapping[str, Any], values: Sequence[tuple[str, str, Any]]) -> str:
+    document: dict[str, Any] = {**description, "scores": {}, "classes": {}}
+    for metric, name, value in values:
+        scores = document["classes"].setdefault(name, {}) if name else document["scores"]
+        scores[metric] = value
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _as_csv(description: Mapping[str, Any], values: Sequence[tuple[str, str, Any]]) -> str:
+    """Return one line per value, with the columns that tell the lines of several files apart."""
+    names = ("model", "checkpoint", "dataset", "fingerprint", "split", "protocol")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*names, "metric", "class", "value"])
+    for value in values:
+        writer.writerow([*(description[name] for name in names), *value])
+    return text.getvalue()
+
+
 def _table(scores: Scores, classes: Sequence[str], config: EvaluationConfig) -> Table:
     table = Table()
     table.add_column("class")
@@ -179,6 +238,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         default=0,
         metavar="PIXELS",
         help="also compute the boundary F-score with this tolerance",
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument(
+        "--json",
+        action="store_true",
+        help="print the scores as JSON, from 0 to 1 with all digits, instead of the table",
+    )
+    output.add_argument(
+        "--csv", action="store_true", help="print the same values as CSV, one per line"
     )
     parser.add_argument(
         "--address",

@@ -14,6 +14,7 @@ from inspect import isclass
 from typing import Any, Generic, TypeVar, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 from pydantic_core import ErrorDetails
 
 from orchestrator.study.config_types import field_names_at, tuple_length_at
@@ -147,15 +148,23 @@ def _adapter(config: Any) -> TypeAdapter[Any]:
 def check_arguments(function: Callable[..., Any], source: Source) -> None:
     """Check `source`, a mapping of arguments, against the annotations of `function`.
 
-    Arguments without an annotation may be anything. Raises StudyError.
+    Arguments without an annotation may be anything, and so may those with an annotation that cannot
+    be resolved or that plain values cannot have, such as `Callable`. Raises StudyError.
     """
-    hints = get_type_hints(function.__init__ if isclass(function) else function)
+    try:
+        hints = get_type_hints(function.__init__ if isclass(function) else function)
+    except (NameError, TypeError):  # names that are imported for type checkers only
+        return
     problems = []
     for name, value in source.value.items():
         if name not in hints:
             continue
         try:
-            TypeAdapter(hints[name]).validate_json(json.dumps(value), strict=True)
+            adapter = TypeAdapter(hints[name])
+        except PydanticUserError:
+            continue
+        try:
+            adapter.validate_json(json.dumps(value), strict=True)
         except ValidationError as invalid:
             for error in invalid.errors():
                 message = f"`{name}` {_expected(error)}, received {as_json(error['input'])}"

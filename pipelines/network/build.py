@@ -62,20 +62,36 @@ def network_class(config: NetworkConfig) -> Callable[..., nn.Module]:
     network = getattr(module, name, None)
     if not (inspect.isclass(network) and issubclass(network, nn.Module)):
         raise NetworkError(f"network {config.network}: {module_name} has no nn.Module {name}")
-    parameters = inspect.signature(network).parameters
-    if "classes" not in parameters:
-        raise NetworkError(f"network {config.network}: its constructor has no argument `classes`")
-    argument_names = [key for key in parameters if key != "classes"]
-    for key in config.arguments:
-        if key not in argument_names:
-            raise NetworkError(
-                f"network {config.network}: unknown argument `{key}`; "
-                f"known: {', '.join(argument_names) or 'none'}"
-            )
-    for key in argument_names:
-        if parameters[key].default is inspect.Parameter.empty and key not in config.arguments:
-            raise NetworkError(f"network {config.network}: argument `{key}` is missing")
+    _check_arguments(network, config)
     return network
+
+
+def _check_arguments(network: type[nn.Module], config: NetworkConfig) -> None:
+    """Raise NetworkError if the constructor does not take `classes` and the arguments by name.
+
+    A constructor with `**kwargs` may take any name; building the network shows whether it does.
+    """
+    parameters = inspect.signature(network).parameters
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = {name: each for name, each in parameters.items() if each.kind in by_name}
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    if "classes" not in named and not takes_any:
+        raise NetworkError(f"network {config.network}: its constructor has no argument `classes`")
+    names = [name for name in named if name != "classes"]
+    if "classes" in config.arguments:
+        raise NetworkError(
+            f"network {config.network}: remove the argument `classes`; it is the number of classes "
+            "of the data set"
+        )
+    for name in config.arguments:
+        if name not in names and not takes_any:
+            raise NetworkError(
+                f"network {config.network}: unknown argument `{name}`; "
+                f"known: {', '.join(names) or 'none'}"
+            )
+    for name in names:
+        if named[name].default is inspect.Parameter.empty and name not in config.arguments:
+            raise NetworkError(f"network {config.network}: argument `{name}` is missing")
 
 
 def build_network(config: ModelConfig, classes: int, seed: int) -> nn.Module:

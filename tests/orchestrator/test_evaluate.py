@@ -1,6 +1,8 @@
 """`orchestrator.evaluate` on a run in a real tracking store and on model directories."""
 
+import csv
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -100,6 +102,44 @@ def test_model_directory_is_scored_without_logging(
     assert "the model was trained on these images" in printed
     assert "not logged: MODEL does not belong to a run" in printed
     assert not storage.exists()
+
+
+def test_all_digits_are_printed_as_json_and_csv(
+    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = str(finished_run.directory.parent / "last"), str(finished_run.dataset)
+    options = ["--dataset", data, "--storage", str(tmp_path / "storage"), "--boundary", "2"]
+    scores = expected(finished_run, "last", EvaluationConfig(boundary=2))
+    names = [entry.name for entry in open_dataset(finished_run.dataset).manifest.classes]
+    assert main([model, *options, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "not logged: MODEL does not belong to a run" in captured.err
+    document = json.loads(captured.out)
+    assert (document["images"], document["protocol"]) == (5, "whole")
+    assert document["scores"]["miou"] == scores.miou
+    assert document["scores"]["pixel_accuracy"] == scores.pixel_accuracy
+    assert document["scores"]["boundary_f"] == scores.mean_boundary
+    iou = [document["classes"][name]["iou"] for name in names]
+    expected_iou = [None if math.isnan(value) else value for value in scores.iou.tolist()]
+    assert iou == expected_iou
+
+    assert main([model, *options, "--csv"]) == 0
+    lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    values = {(line["metric"], line["class"]): line["value"] for line in lines}
+    assert float(values["miou", ""]) == scores.miou
+    assert all(line["fingerprint"] == document["fingerprint"] for line in lines)
+    for name in names:
+        value = document["classes"][name]["iou"]
+        assert values["iou", name] == ("" if value is None else repr(value))
+
+
+def test_an_error_leaves_the_output_for_machines_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path / "missing"), "--dataset", "streets", "--json"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "no such directory" in captured.err
 
 
 def test_model_inside_an_mlflow_package_is_found(

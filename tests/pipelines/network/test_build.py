@@ -31,10 +31,19 @@ class Linear(nn.Module):
         return (logits, [logits[:, :, ::2, ::2]]) if self.training else logits
 
 
+class Configurable(Linear):
+    """A network that passes further arguments on, as those of segmentation_models.pytorch do."""
+
+    def __init__(self, encoder: str, *, classes: int = 1, **kwargs: object) -> None:
+        super().__init__(classes, **kwargs)
+        self.encoder = encoder
+
+
 @pytest.fixture(autouse=True)
 def own_module(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("own_module")
     module.Linear = Linear
+    module.Configurable = Configurable
     module.function = lambda classes: None
     monkeypatch.setitem(sys.modules, "own_module", module)
 
@@ -80,6 +89,26 @@ def test_invalid_classes_and_arguments_are_rejected(
 ) -> None:
     with pytest.raises(NetworkError, match=message):
         build_network(NetworkConfig(network, arguments), 7, seed=0)
+
+
+def test_further_arguments_are_passed_to_a_constructor_that_takes_them() -> None:
+    arguments = {"encoder": "small", "width": 5}
+    network = build_network(NetworkConfig("own_module:Configurable", arguments), 7, seed=0)
+    assert (network.encoder, network.layer.weight.shape) == ("small", (7, 3, 5, 5))
+    check_network(NetworkConfig("own_module:Configurable", arguments), 7, (32, 32))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 5}, "argument `encoder` is missing"),
+        ({"encoder": "small", "depth": 5}, r"constructor failed \(TypeError: .*'depth'"),
+        ({"encoder": "small", "classes": 5}, "remove the argument `classes`"),
+    ],
+)
+def test_arguments_of_an_open_constructor_are_checked(arguments: dict, message: str) -> None:
+    with pytest.raises(NetworkError, match=message):
+        build_network(NetworkConfig("own_module:Configurable", arguments), 7, seed=0)
 
 
 @pytest.mark.parametrize("network", ["own_module", "own module:X", ":X", "a:b:c", "a..b:C"])
