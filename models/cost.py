@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.fenet import FENet, FENetConfig
+from models.initialization import meta_device
 
 
 def count_parameters(model: nn.Module, auxiliary: bool = False) -> int:
@@ -74,7 +75,7 @@ def parts(model: nn.Module) -> dict[str, nn.Module]:
 def on_meta(network: FENetConfig | nn.Module, classes: int) -> nn.Module:
     """Return the network on the meta device in evaluation mode; a copy, unless it already is so."""
     if isinstance(network, FENetConfig):
-        with _ShapesOnly(), torch.device("meta"):
+        with _ShapesOnly(), meta_device():
             return FENet(network, classes).eval()
     is_meta = all(value.is_meta for value in network.state_dict().values())
     if is_meta and not any(module.training for module in network.modules()):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.backbones import Backbone, backbone_class, build_backbone
 from models.dropout import ChannelDropout
 from models.enhancement import FEM_KINDS, FEMOptions, Flow, Start
-from models.initialization import initialize
+from models.initialization import keyed_construction
 from models.layers import (
     Classifier,
     ConvNormReLU,
@@ -185,19 +185,16 @@ class FENet(nn.Module):
         assert config.dilation is not None
         channels = config.channels
 
-        # Layers draw values when constructed; `initialize` replaces them. The caller's random state
-        # must not change.
-        with torch.random.fork_rng(devices=[]):
+        with keyed_construction(seed) as construction:
+            construction.key("backbone")
             self.backbone: Backbone = build_backbone(config.backbone, config.stem, config.dilation)
             levels = len(self.backbone.channels)
             self.neck = Neck(self.backbone.channels, channels, config.ppm)
             options = FEMOptions(config.extractor_kernel, config.structure_start)
-            self.flows = nn.ModuleDict(
-                {
-                    name: Flow(FEM_KINDS[kind], levels, channels, options)
-                    for name, kind in _numbered(config.flows)
-                }
-            )
+            self.flows = nn.ModuleDict()
+            for name, kind in _numbered(config.flows):
+                construction.key(f"flows.{name}")
+                self.flows[name] = Flow(FEM_KINDS[kind], levels, channels, options)
             fused_channels = channels * levels if config.flows else channels
             self.head = Head(fused_channels, channels, classes, config.dropout, name="head")
             self.auxiliary = nn.ModuleDict(
@@ -208,7 +205,7 @@ class FENet(nn.Module):
                     for stage in config.supervision
                 }
             )
-        initialize(self, seed)
+            construction.initialize(self)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Compute the logits of normalized images.

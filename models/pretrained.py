@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.backbones import BACKBONES, Backbone, WeightLayout, build_backbone
+from models.initialization import meta_device
 
 #: Keys under which training programs store the weights within a checkpoint.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
@@ -183,7 +184,7 @@ def _fitting_options(state: Mapping[str, object]) -> str | None:
     """Return the options of the first backbone that the checkpoint fits completely, or None."""
     for name, cls in BACKBONES.items():
         for stem in cls.stems or (None,):
-            with torch.device("meta"):
+            with meta_device():
                 candidate = build_backbone(name, stem, dilation=False)
             if _match(candidate, state).complete:
                 return candidate.built_as

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from models import FENet, FENetConfig, split_output
+from models.initialization import keyed_construction
 from pipelines.errors import UserError
 
 
@@ -97,24 +98,25 @@ def _check_arguments(network: type[nn.Module], config: NetworkConfig) -> None:
 def build_network(config: ModelConfig, classes: int, seed: int) -> nn.Module:
     """Build the network; its initial parameters depend only on `seed`.
 
-    FENet initializes each parameter by (seed, name). A custom network draws from torch's generator,
-    which is seeded before its constructor and restored afterwards.
+    Modules are initialized by (seed, name), except where a constructor sets other values, such as
+    pretrained weights; see `models.initialization`.
 
     Raises:
         NetworkError: a custom network cannot be built.
     """
     if isinstance(config, FENetConfig):
         return FENet(config, classes, seed=seed)
-    network = network_class(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    build = network_class(config)
+    with keyed_construction(seed) as construction:
         try:
-            return network(classes=classes, **config.arguments)
+            network = build(classes=classes, **config.arguments)
+            construction.initialize(network)
         except Exception as error:
             raise NetworkError(
                 f"network {config.network}: its constructor failed "
                 f"({type(error).__name__}: {error})"
             ) from error
+    return network
 
 
 def check_network(config: NetworkConfig, classes: int, crop: tuple[int, int]) -> None:

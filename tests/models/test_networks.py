@@ -26,7 +26,7 @@ from models import (
     split_output,
 )
 from models.backbones import BACKBONES
-from models.initialization import initialize
+from models.initialization import KeyedConstruction
 from models.layers import ConvNormReLU, fuse_by_addition, fuse_by_concatenation, resize
 
 CLASSES = 7
@@ -353,7 +353,7 @@ def test_initialization_off_the_cpu_is_rejected() -> None:
     parameter = types.SimpleNamespace(device=torch.device("cuda"))
     module_on_gpu = types.SimpleNamespace(named_parameters=lambda: [("head.weight", parameter)])
     with pytest.raises(ValueError, match=r"head\.weight is on cuda"):
-        initialize(module_on_gpu, 0)  # type: ignore[arg-type]
+        KeyedConstruction(0).initialize(module_on_gpu)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
