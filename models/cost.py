@@ -76,7 +76,7 @@ def on_meta(network: FENetConfig | nn.Module, classes: int) -> nn.Module:
     """Return the network on the meta device in evaluation mode; a copy, unless it already is so."""
     if isinstance(network, FENetConfig):
         with _ShapesOnly(), meta_device():
-            return FENet(network, classes).eval()
+            return FENet(network, classes).eval().to("meta")  # a constructor may load weights
     is_meta = all(value.is_meta for value in network.state_dict().values())
     if is_meta and not any(module.training for module in network.modules()):
         return network

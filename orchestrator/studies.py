@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.console import run_command, say, say_labeled
+from orchestrator.console import open_console, run_command, say, say_labeled
 from orchestrator.storage import Storage
 from orchestrator.study.validation import suggestion
 from orchestrator.sweep.__main__ import main as sweep_main
@@ -27,10 +27,14 @@ from orchestrator.tracking.lock import close_abandoned, request_stop
 from orchestrator.tracking.queries import StudySummary, take_snapshot
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError, TrackingStore, open_existing_store
+from orchestrator.tracking.superseded import newest
 from orchestrator.training.worker_logs import output_directory, output_file, read_output
 from pipelines.data.storage import check_no_secret
 
 _POLL_SECONDS = 1.0
+
+# A trial that the study had before its file was edited.
+_SUPERSEDED = "not in the study any more"
 
 _STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "interrupted": "yellow"}
 
@@ -67,7 +71,13 @@ def _status(options: argparse.Namespace, console: Console) -> int:
 
 def _logs(options: argparse.Namespace, console: Console) -> int:
     store = _open_store(options)
-    trial = _find_trial(take_snapshot(store).studies, options.trial, options.study)
+    runs = _find_runs(take_snapshot(store).studies, options.trial, options.study)
+    trial = newest(runs)
+    if len(runs) > 1:
+        others = ", ".join(run.run_id for run in runs if run is not trial)
+        message = f"{len(runs)} runs are called {trial.name}; this is run {trial.run_id}, "
+        message += "the latest" + (", which the study does not have any more" * trial.superseded)
+        say(open_console(sys.stderr), f"{message}. The others: {others}", style="dim")
     storage = Storage.parse(options.storage)
     log = output_file(output_directory(storage, trial.run_id), options.worker)
     text = read_output(log)
@@ -163,8 +173,8 @@ def _find_study(studies: Sequence[StudySummary], name: str) -> StudySummary:
     raise TrackingError(f"no study is called {name!r}; {suggestion(name, names)}")
 
 
-def _find_trial(studies: Sequence[StudySummary], name: str, study: str | None) -> TrialRun:
-    """Return the latest run of the trial called `name`, or the run with that id."""
+def _find_runs(studies: Sequence[StudySummary], name: str, study: str | None) -> Sequence[TrialRun]:
+    """Return all runs of the trial called `name`, or the run with that id."""
     if study is not None:
         studies = [_find_study(studies, study)]
     runs = [run for each in studies for run in each.trials]
@@ -177,7 +187,7 @@ def _find_trial(studies: Sequence[StudySummary], name: str, study: str | None) -
         raise TrackingError(
             f"several studies have a trial {name!r}: {', '.join(owners)}; choose one with --study"
         )
-    return matches[-1]
+    return matches
 
 
 def _is_open(store: TrackingStore, trial: TrialRun) -> bool:
@@ -203,7 +213,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
     add("list", "List all studies: state, trials, best mIoU.")
     add("status", "Show all trials of a study.").add_argument("study", metavar="STUDY")
-    logs = add("logs", "Print the output of a trial's workers.")
+    logs = add(
+        "logs", "Print the output of a trial's workers: of its latest run, if it has several."
+    )
     logs.add_argument("trial", metavar="TRIAL", help="its name in the study, or its run id")
     logs.add_argument("--study", help="required if several studies have a trial of that name")
     logs.add_argument(
@@ -240,16 +252,20 @@ def studies_table(studies: Sequence[StudySummary]) -> Table:
 
 
 def trials_table(study: StudySummary) -> Table:
-    """Return a table of trials: state, epoch, mIoU, loss, speed, hours."""
+    """Return a table of trials: state, epoch, mIoU, loss, speed, hours. Trials that the study does
+    not have any more come last."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     columns = ("trial", "state", "epoch", "mIoU %", "best %", "loss", "images/s", "hours", "run")
     for name in columns:
         table.add_column(name, justify="left" if name in ("trial", "state", "run") else "right")
-    for run in study.trials:
+    for run in sorted(study.trials, key=lambda run: (run.superseded, run.name)):
         metrics = run.metrics
+        state = Text(run.state, style=run.state.style)
+        if run.superseded:
+            state = Text(f"{run.state}, {_SUPERSEDED}", style="dim")
         table.add_row(
             run.name,
-            Text(run.state, style=run.state.style),
+            state,
             str(run.epoch),
             _format(metrics.get("val/miou"), 100, ".1f"),
             _format(metrics.get("val/best_miou"), 100, ".1f"),
@@ -262,14 +278,21 @@ def trials_table(study: StudySummary) -> Table:
 
 
 def _trial_counts(study: StudySummary) -> str:
-    counts = Counter(str(run.state) for run in study.trials)
+    counts = Counter(str(run.state) for run in study.trials if not run.superseded)
     if study.links:
         counts["linked"] = study.links
+    superseded = sum(run.superseded for run in study.trials)
+    if superseded:
+        counts[_SUPERSEDED] = superseded
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def _best(trials: Sequence[TrialRun]) -> str:
-    scores = [run.metrics["val/miou"] for run in trials if "val/miou" in run.metrics]
+    scores = [
+        run.metrics["val/miou"]
+        for run in trials
+        if not run.superseded and "val/miou" in run.metrics
+    ]
     return f"{100 * max(scores):.1f}" if scores else ""
 
 

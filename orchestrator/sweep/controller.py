@@ -32,6 +32,7 @@ from orchestrator.tracking.queries import Snapshot, take_snapshot
 from orchestrator.tracking.runs import RunStatus, TrialRun
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
+from orchestrator.tracking.superseded import mark_superseded
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class SweepController:
         done = False
         try:
             decisions = self._reconcile()
+            mark_superseded(study_run, self.trials, self._snapshot.trials)
             announce(self.study, self.trials, decisions, self.context.console)
             for line in self.report.read(self._snapshot).seed_caveats:
                 say(self.context.console, line, style="yellow")

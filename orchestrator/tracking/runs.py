@@ -31,7 +31,8 @@ class TrialRun:
     code: the version of the code that trained it, several joined by `+` if it was resumed under
     another version, empty if it never started. epoch: the last recorded epoch, 0 before the first.
     name: the trial's name in its study. reason: why it failed or was interrupted; may be empty.
-    stopped_early: by the early stopping of a search. active_elsewhere: another live process has
+    stopped_early: by the early stopping of a search. superseded: the study no longer has this
+    trial. active_elsewhere: another live process has
     scheduled or is training it; claimed: that process holds the claim. trials: (study, trial) of
     the rows that it serves: its own, and those that link to it. dataset: as named by the study;
     data: the data set's fingerprint. weights: locations of the initial weights of the backbone and
@@ -51,6 +52,7 @@ class TrialRun:
     experiment_id: str = ""
     reason: str = ""
     stopped_early: bool = False
+    superseded: bool = False
     active_elsewhere: bool = False
     claimed: bool = False
     trials: frozenset[tuple[str, str]] = frozenset()
@@ -105,6 +107,7 @@ def read_trial_run(
         experiment_id=info.experiment_id,
         reason=tags.get(tag.REASON, ""),
         stopped_early=tags.get(tag.STOPPED) == "early",
+        superseded=tags.get(tag.SUPERSEDED) == "yes",
         active_elsewhere=active_elsewhere and info.status in ("SCHEDULED", "RUNNING"),
         claimed=tags.get(tag.CLAIM) == "held",
         trials=frozenset({(study, name), *linked}),

@@ -47,6 +47,9 @@ REASON = f"{PREFIX}reason"
 STOPPED = f"{PREFIX}stopped"
 """`early` if the early stopping of a search ended the trial."""
 
+SUPERSEDED = f"{PREFIX}superseded"
+"""`yes` if the study file was edited and no longer defines this trial; otherwise not set."""
+
 CLAIM = f"{PREFIX}claim"
 """`asked` or `held` while processes settle which of them trains a trial of this identity."""
 

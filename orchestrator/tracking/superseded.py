@@ -1,0 +1,38 @@
+"""Marks the runs of trials that a study had before its file was edited."""
+
+from collections.abc import Sequence
+
+from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.tracking import tags as tag
+from orchestrator.tracking.runs import TrialRun
+from orchestrator.tracking.study_run import StudyRun
+
+
+def mark_superseded(
+    study_run: StudyRun, trials: Sequence[ResolvedTrial], runs: Sequence[TrialRun]
+) -> None:
+    """Tag the study's runs whose trial it no longer has, and untag those that it has again.
+
+    trials: the trials of this command. runs: all trials' runs in the tracking store. A run whose
+    trial `--only` leaves out keeps its tag. Does nothing if the study's page shows another table
+    than this command's, because a `--set` does not change the study. Raises StudyLockLostError.
+    """
+    if not study_run.page.is_own:
+        return
+    study_run.check_lock()
+    identities = {trial.identity for trial in trials}
+    left_out = {trial.name for trial in study_run.study.all_trials} - {each.name for each in trials}
+    for run in runs:
+        if run.study != study_run.study.config.study:
+            continue
+        if run.identity in identities:
+            if run.superseded:
+                study_run.store.client.delete_tag(run.run_id, tag.SUPERSEDED)
+        elif run.name not in left_out and not run.superseded:
+            study_run.store.set_tags(run.run_id, {tag.SUPERSEDED: "yes"})
+
+
+def newest(runs: Sequence[TrialRun]) -> TrialRun:
+    """Return the run that represents a trial's name: the latest of the current definition, or the
+    latest of all if the study no longer has the trial."""
+    return max(runs, key=lambda run: (not run.superseded, run.started_at, run.run_id))
