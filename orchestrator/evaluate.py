@@ -231,7 +231,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--dataset", required=True, metavar="URI", help="a prepared data set, or `streets`"
     )
     parser.add_argument("--split", default="val", help="split of the data set (default: val)")
-    parser.add_argument("--batch", type=int, default=4, help="images per batch (default: 4)")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=4,
+        help="images read together (default: 4); does not change the scores",
+    )
     parser.add_argument(
         "--boundary",
         type=int,

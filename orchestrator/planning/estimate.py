@@ -27,7 +27,7 @@ _RULES_OF_THUMB = {
 }
 _START_SECONDS = 20.0
 # A forward pass is a third of a training step's work.
-_EVALUATION_SHARE = 1 / 3
+_FORWARD_SHARE = 1 / 3
 # Weight of the rules' proportions relative to one measurement (ridge penalty of the fit).
 _STIFFNESS = 0.1
 # Prior standard deviation of log(actual time / estimated time), best source first.
@@ -169,7 +169,7 @@ class Calibration:
         return self._fitted_validation(workload)
 
     def _fitted_validation(self, workload: Workload) -> float:
-        _, per_gflop, per_megapixel, _ = self.coefficients * _EVALUATION_SHARE
+        _, per_gflop, per_megapixel, _ = self.coefficients * _FORWARD_SHARE
         per_pixel = workload.gflops / workload.megapixels * per_gflop + per_megapixel
         seconds = workload.evaluated_megapixels * per_pixel / workload.workers
         return float(seconds * self.evaluation_factor)
@@ -189,6 +189,8 @@ class Calibration:
 def _features(workload: Workload) -> NDArray[np.float64]:
     """Return the features of a step, shape (4,); times the coefficients they give its seconds."""
     images = workload.batch / workload.workers
+    if workload.parts > 1:  # the kept pixels are counted in an additional forward pass
+        images *= 1 + _FORWARD_SHARE
     exchanged = workload.parameters_m if workload.workers > 1 else 0.0
     return np.array(
         [workload.parts, images * workload.gflops, images * workload.megapixels, exchanged]

@@ -52,8 +52,6 @@ def _less_training_memory(experiment: Experiment, resources: Resources, kind: st
 
 def _less_validation_memory(experiment: Experiment) -> list[str]:
     options = []
-    if experiment.evaluation.batch > 1:
-        options.append("evaluation.batch: 1, which does not change the score")
     if experiment.evaluation.window is None:
         options.append(
             f"a sliding window, such as window: {list(experiment.data.crop)} (changes the protocol)"

@@ -9,8 +9,8 @@ from pipelines.evaluation.inference import InferenceConfig
 class EvaluationConfig(InferenceConfig):
     """How a model is scored; the default is a single scale on whole images.
 
-    batch: images of one size per forward pass of a worker, fewer if their logits would exceed
-        1 GiB; does not change the score.
+    batch: images of one size that a worker reads together; does not change the score, because the
+        network is applied to one image at a time.
     every: validate every this many epochs; the last epoch is always validated.
     boundary: tolerance in pixels of the boundary F-score; 0 to skip it.
     """

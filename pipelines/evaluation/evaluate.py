@@ -8,7 +8,7 @@ from torch import nn
 from pipelines.data.loading import EvaluationBatches
 from pipelines.data.normalization import normalize
 from pipelines.evaluation.config import EvaluationConfig
-from pipelines.evaluation.inference import InferenceConfig, predict, predict_image, scaled_size
+from pipelines.evaluation.inference import predict, predict_image
 from pipelines.evaluation.scores import Scores, ScoreState
 from pipelines.network.precision import Numerics
 
@@ -20,9 +20,6 @@ __all__ = [
     "predict",
     "predict_image",
 ]
-
-# Most logits computed in one forward pass: 2**28 float32 values, 1 GiB.
-_MOST_LOGITS = 2**28
 
 
 def evaluate(
@@ -53,7 +50,7 @@ def count_pixels(
 ) -> ScoreState:
     """Return the counts of this worker's images, not yet summed over the workers.
 
-    advance: called after each forward pass with the number of images it has counted.
+    advance: called with 1 after each image.
     """
     config = config or EvaluationConfig()
     state = ScoreState(classes, len(batches.identifiers), config.boundary).to(numerics.device)
@@ -65,25 +62,18 @@ def count_pixels(
     try:
         for batch in batches:
             size = (batch.labels.shape[-2], batch.labels.shape[-1])
-            part = _images_at_once(size, classes, config)
-            for images, labels, positions in zip(
-                batch.images.split(part),
-                batch.labels.split(part),
-                batch.indices.split(part),
-                strict=True,
+            # One image at a time: convolutions sum in another order for another batch size, which
+            # would make the score depend on it.
+            for image, label, position in zip(
+                batch.images.split(1), batch.labels.split(1), batch.indices.split(1), strict=True
             ):
-                pixels = normalize(images.to(numerics.device, non_blocking=True))
+                pixels = normalize(image.to(numerics.device, non_blocking=True))
                 with numerics.autocast():
                     prediction = predict(model, numerics.to_memory_format(pixels), size, config)
-                truth = labels.to(numerics.device, torch.int64, non_blocking=True)
-                state.update(prediction, truth, positions)
+                truth = label.to(numerics.device, torch.int64, non_blocking=True)
+                state.update(prediction, truth, position)
                 if advance is not None:
-                    advance(len(positions))
+                    advance(1)
         return state
     finally:
         model.train(training)
-
-
-def _images_at_once(size: tuple[int, int], classes: int, config: InferenceConfig) -> int:
-    height, width = scaled_size(size, max(1.0, *config.scales))
-    return max(1, _MOST_LOGITS // (classes * height * width))

@@ -455,6 +455,29 @@ def test_expansion_is_the_naive_product(
     assert expanded == expected
 
 
+def test_resolved_study_defines_the_same_trials(tmp_path: Path) -> None:
+    """Text that looks like a number stays text; `studies resume` and submissions read this file."""
+    text = SAME.replace(
+        "{one: {}}",
+        """
+  one: {label: "1e-4"}
+  "on": {label: "1_000", reference: {miou: 70, source: "12:30"}, set: {training: {momentum: 0.5}}}
+  network:
+    label: "no"
+    set: {model: {network: "examples.unet:UNet", arguments: {width: 4}}}
+""",
+    ).replace("study: same", "study: same\ndescription: |\n  First line: 1e3\n\n  # second")
+    study = load(tmp_path, {"study.yaml": text})
+    resolved = load(tmp_path, {"resolved.yaml": study.resolved})
+    assert resolved.config == study.config
+    assert resolved.trials == study.trials
+    assert [variant.label for variant in resolved.config.variants.values()] == [
+        "1e-4",
+        "1_000",
+        "no",
+    ]
+
+
 def identities(study: Study) -> list[str]:
     values = []
     for trial in study.trials:
