@@ -170,8 +170,11 @@ class FENet(nn.Module):
         classes: K, the number of classes.
     """
 
-    def __init__(self, config: FENetConfig, classes: int, seed: int = 0) -> None:
+    def __init__(self, config: FENetConfig, classes: int, seed: int | None = None) -> None:
         """Build the network on the CPU (or under `torch.device("meta")`).
+
+        seed: of the initial values; by default that of the custom network that this one is part of,
+            otherwise 0.
 
         Raises:
             ValueError: `classes` is below 1.

@@ -5,6 +5,7 @@ import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -12,21 +13,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+_current: ContextVar["KeyedConstruction | None"] = ContextVar("construction", default=None)
+
 
 @contextmanager
-def keyed_construction(seed: int) -> Iterator["KeyedConstruction"]:
+def keyed_construction(seed: int | None) -> Iterator["KeyedConstruction"]:
     """Construct a network within this context, then call `initialize` of the yielded object.
 
     The constructors draw from a generator keyed by `seed`. The caller's random state is unchanged.
+
+    seed: None for the seed of the network whose constructor calls this, or 0 outside of any.
     """
+    enclosing = _current.get()
+    if seed is None:
+        seed = 0 if enclosing is None else enclosing.seed
     construction = KeyedConstruction(seed)
-    with torch.random.fork_rng(devices=[]):
-        hook = register_module_parameter_registration_hook(construction.record)
-        try:
+    token = _current.set(construction)
+    hook = register_module_parameter_registration_hook(construction.record)
+    try:
+        with torch.random.fork_rng(devices=[]):
             construction.key("")
             yield construction
-        finally:
-            hook.remove()
+    finally:
+        hook.remove()
+        _current.reset(token)
 
 
 @dataclass

@@ -75,6 +75,17 @@ class OwnNetwork(nn.Module):
         return self.classifier(self.parts(self.extra(images)))
 
 
+class Wrapper(nn.Module):
+    """A network around FENet, which passes on no seed."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.inner = FENet(FENetConfig("own", ppm=False, flows=()), classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner(images)
+
+
 class NeverReset(nn.Module):
     """A module that leaves its initialization to the caller."""
 
@@ -92,7 +103,7 @@ class NeverReset(nn.Module):
 @pytest.fixture(autouse=True)
 def own_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     module = types.ModuleType("own_module")
-    module.__dict__.update(Network=OwnNetwork, NeverReset=NeverReset)
+    module.__dict__.update(Network=OwnNetwork, NeverReset=NeverReset, Wrapper=Wrapper)
     monkeypatch.setitem(sys.modules, "own_module", module)
     register_backbone("own")(OwnBackbone)
     register_fem("own")(OwnFEM)
@@ -151,6 +162,15 @@ def test_layers_of_a_custom_network_are_keyed_by_name() -> None:
     plain, extra = own_network(1), own_network(1, extra=True)
     assert torch.equal(plain.classifier.weight, extra.classifier.weight)
     assert torch.equal(plain.parts.fresh.weight, extra.parts.fresh.weight)
+
+
+def test_fenet_within_a_custom_network_follows_the_seed() -> None:
+    inner = build_network(NetworkConfig("own_module:Wrapper"), 3, seed=2).inner
+    for name, value in own_fenet(2).state_dict().items():
+        assert torch.equal(inner.state_dict()[name], value), name
+    assert torch.equal(
+        FENet(inner.config, 3).head.conv.conv.weight, own_fenet(0).head.conv.conv.weight
+    )
 
 
 def test_modules_that_only_define_their_initialization_are_initialized() -> None:
