@@ -101,7 +101,7 @@ class KeyedConstruction:
         ]
         for name, module in drawn_again:
             self.key(name)
-            module.reset_parameters()  # type: ignore[operator]
+            module.reset_parameters()
 
     def _has_own_initialization(self, module: nn.Module) -> bool:
         """Whether nothing but the module's `reset_parameters` has set its values, or nothing has

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from orchestrator.evaluation.trained_model import local_weights
+from orchestrator.evaluation.trained_model import load_model, local_weights
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import ResolvedTrial, resolve_trials
@@ -37,6 +37,20 @@ def trial(run: FinishedRun, init: str | None, skip: tuple[str, ...] = ()) -> Res
         partial(local_weights, storage=Storage.parse(str(run.storage))),
     )
     return resolved
+
+
+def test_model_of_an_earlier_version_is_loaded(finished_run: FinishedRun, tmp_path: Path) -> None:
+    """Its experiment names a setting that no longer exists, with the only value that worked."""
+    directory = tmp_path / "model"
+    shutil.copytree(finished_run.directory, directory)
+    file = directory / "experiment.yaml"
+    text = file.read_text()
+    assert text.count("    share: 0.05\n") == 1
+    file.write_text(text.replace("    share: 0.05\n", "    share: 0.05\n    ignore_index: 255\n"))
+    assert (
+        load_model(str(directory), None).experiment
+        == load_model(str(finished_run.directory), None).experiment
+    )
 
 
 def test_identity_depends_on_the_content_of_the_weights(
