@@ -200,17 +200,18 @@ def test_pattern_keeps_the_folders_below_its_fixed_part(tmp_path: Path) -> None:
         ("*/*/a.png", ["train/ulm/a.png", "val/lindau/a.png", "val/munster/a.png"]),
         ("**/munster/[ab].png", ["val/munster/a.png", "val/munster/b.png"]),
     ):
-        images = find_images([str(tmp_path / pattern)], out)
+        images = find_images([str(tmp_path / pattern)], out).images
         assert [entry.relative_path.as_posix() for entry in images] == expected_paths
 
 
 def test_results_of_an_earlier_run_are_not_inputs(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg")
     write_image(tmp_path / "out" / "a.png")
-    (image,) = find_images([str(tmp_path)], tmp_path / "out")
+    (image,) = find_images([str(tmp_path)], tmp_path / "out").images
     assert image.relative_path.as_posix() == "a.jpg"
     # An image given twice is read once.
-    assert len(find_images([str(tmp_path), str(tmp_path / "a.jpg")], tmp_path / "out")) == 1
+    twice = find_images([str(tmp_path), str(tmp_path / "a.jpg")], tmp_path / "out")
+    assert len(twice.images) == 1
 
 
 @given(st.lists(st.sampled_from(["a.png", "a.jpg", "b.png", "s/a.png", "s/t/b.jpg"]), unique=True))
@@ -224,7 +225,7 @@ def test_no_result_overwrites_another_result_or_an_input(
             (root / name).touch()
         for out in (root, root / "s", root / "out"):
             try:
-                images = find_images([str(root / name) for name in names], out)
+                images = find_images([str(root / name) for name in names], out).images
             except InputError:
                 continue
             results = [
