@@ -53,7 +53,11 @@ def check(
     with warnings.catch_warnings():
         # Pillow warns about odd metadata only; a problem with the pixels is an error.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        return _decode(reader, record, tile, image_bytes, label_bytes, reading)
+        try:
+            return _decode(reader, record, tile, image_bytes, label_bytes, reading)
+        except MemoryError:
+            advice = "use fewer --workers, or cut the image into tiles"
+            return _invalid(record, f"{record.image}: not enough memory to read it; {advice}")
 
 
 def _decode(
@@ -76,7 +80,8 @@ def _decode(
         except ImageError as error:
             problems.append(f"{label_file}: label {error}")
     try:
-        image = read_pixels(image_bytes, reading, None if label is None else label.shape[:2])
+        label_size = None if label is None else label.shape
+        image = read_pixels(image_bytes, reading, label_size, checksums=True)
     except ImageError as error:
         return _invalid(record, f"{record.image}: image {error}", *problems)
     if problems:

@@ -68,18 +68,21 @@ class SourceImage:
 
 
 def read_pixels(
-    data: bytes, reading: ImageReading, label_size: tuple[int, ...] | None = None
+    data: bytes,
+    reading: ImageReading,
+    label_size: tuple[int, ...] | None = None,
+    checksums: bool = False,
 ) -> SourceImage:
     """Decode an image to 8-bit RGB.
 
     8-bit values are kept, gray is repeated, alpha is dropped. Where `reading.exif` is None, EXIF
     orientation is applied unless `label_size`, height and width of the label, fits the stored
-    pixels only.
+    pixels only. `checksums` also verifies the checksums of a PNG.
 
     Raises:
         ImageError: the image is damaged, or cannot be read without loss.
     """
-    image = open_image(data, checksums=True)
+    image = open_image(data, checksums)
     header = read_header(io.BytesIO(data))
     problem = unreadable(header, reading)
     if problem is not None:
