@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from pipelines.data.shards import Centroid, Sample, sample_digest
 from pipelines.preparation.image_reading import ImageReading, ValueRange
 from pipelines.preparation.labels import IGNORE, class_indices
 from pipelines.preparation.readers.reader import Reader, Record
+from pipelines.preparation.source_files import broken_link
 from pipelines.preparation.source_images import check_single_page, read_pixels
 
 
@@ -49,6 +51,9 @@ def check(
     try:
         image_bytes, label_bytes = reader.read(record)
     except OSError as error:
+        file = Path(error.filename or record.image)
+        if file.is_symlink() and not file.exists():
+            return _invalid(record, broken_link(file))
         return _invalid(record, f"{error.filename}: {error.strerror or error}")
     with warnings.catch_warnings():
         # Pillow warns about odd metadata only; a problem with the pixels is an error.

@@ -27,7 +27,7 @@ from pipelines.preparation.image_reading import (
     unreadable,
 )
 from pipelines.preparation.readers.reader import Listing, Reader, Record
-from pipelines.preparation.source_files import broken_link, first_names
+from pipelines.preparation.source_files import first_names
 from pipelines.preparation.source_images import stored_range
 
 # Files are opened by several threads, because each open may wait for a network file system.
@@ -86,7 +86,8 @@ def survey(reader: Reader, listing: Listing) -> tuple[Listing, ImageReading]:
         advice = _scale_advice(records, reading) if unscaled else ""
         result.problems.append(_for_all(records, problem + advice))
     decision, unclear = _decide_exif(result, readable, reading, reader.unclear_exif)
-    result.records = [image.record for image in readable if image not in unclear]
+    left_out = set(unclear)
+    result.records = [image.record for image in readable if image not in left_out]
     transparent = [
         image.record.image
         for image in readable
@@ -99,22 +100,17 @@ def survey(reader: Reader, listing: Listing) -> tuple[Listing, ImageReading]:
 
 def _look(record: Record, reading: ImageReading) -> SurveyedImage:
     """Read the headers of a record's files."""
-    files = [file for file in (record.image, record.label) if file is not None]
-    for file in files:
-        if file.is_symlink() and not file.exists():
-            return SurveyedImage(record, problem=broken_link(file))
     try:
         if record.label is not None and os.path.samefile(record.image, record.label):
-            return SurveyedImage(
-                record, problem="is both the image and its label; name another folder or suffix"
-            )
+            problem = "is the same file as its label; name another folder or suffix for labels"
+            return SurveyedImage(record, problem=problem)
         header = read_header(record.image)
-        problem = unreadable(header, reading)
-        if problem is not None:
-            return SurveyedImage(record, header, problem=problem)
-        problem = lacks_scale(header, reading)
-        if problem is not None:
-            return SurveyedImage(record, header, problem=problem, unscaled=True)
+        loss = unreadable(header, reading)
+        if loss is not None:
+            return SurveyedImage(record, header, problem=loss)
+        loss = lacks_scale(header, reading)
+        if loss is not None:
+            return SurveyedImage(record, header, problem=loss, unscaled=True)
         number = read_orientation(record.image)
         size = None
         if number != 1 and record.label is not None:

@@ -110,7 +110,7 @@ def test_label_that_links_to_its_image_is_a_problem(source: Source) -> None:
     label = source.root / "labels/a.png"
     label.unlink()
     label.symlink_to(path)
-    with pytest.raises(DatasetError, match="is both the image and its label"):
+    with pytest.raises(DatasetError, match="image is the same file as its label"):
         source.prepare()
 
 
