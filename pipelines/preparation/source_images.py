@@ -190,7 +190,9 @@ def _deep_values(data: bytes) -> NDArray[np.generic]:
             )
         swapped = f"{kind};16{_OTHER_ORDER[order]}"
         opened.tile = [
-            tile._replace(args=swapped if isinstance(tile.args, str) else (swapped, *tile.args[1:]))
+            tile._replace(
+                args=(swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else swapped
+            )
             for tile in opened.tile
         ]
         opened.load()

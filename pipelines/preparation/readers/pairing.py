@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,7 +183,7 @@ def _one_folder(split: str, folder: Path) -> str:
 
 
 def select(
-    listing: Listing, split: str, names: Path, source: Path, folders: Iterable[Path]
+    listing: Listing, split: str, names: Path, source: Path, folders: Sequence[Path]
 ) -> Listing:
     """Return the records that a file lists, one name per line, in order.
 
@@ -214,9 +214,9 @@ def select(
         within = [name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)]
         candidates = [name, *within]
         candidates += [candidate.rpartition(".")[0] for candidate in candidates]
-        record = next((by_name[each] for each in candidates if each in by_name), None)
-        if record is not None:
-            selected.records.append(record)
+        matches = [by_name[candidate] for candidate in candidates if candidate in by_name]
+        if matches:
+            selected.records.append(matches[0])
         elif name:
             selected.problems.append(f"{split}: {names}:{number}: no image or label named {name!r}")
     if not selected.records and not selected.problems:
