@@ -7,10 +7,12 @@ status is then 1.
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from orchestrator.console import InputError, progress, run_command, say
 from orchestrator.evaluation.input_images import InputImage, find_images
@@ -22,13 +24,21 @@ from pipelines.data.image_io import (
     encode_jpeg,
     encode_palette_png,
     encode_png,
-    open_image,
-    to_rgb,
 )
 from pipelines.data.overlays import overlay
 from pipelines.data.prefetch import prefetch
 from pipelines.errors import EXIT_FAILED
 from pipelines.evaluation.inference import InferenceConfig, predict_image
+from pipelines.network.precision import Numerics
+from pipelines.preparation.image_reading import (
+    ImageReading,
+    ValueRange,
+    is_bands,
+    is_scale,
+    merged_range,
+    scale_note,
+)
+from pipelines.preparation.source_images import SourceImage, read_pixels
 from pipelines.submission import SUBMISSIONS
 
 
@@ -46,7 +56,9 @@ def _predict(options: argparse.Namespace, console: Console) -> int:
     out = Path(options.out).expanduser()
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; choose a folder")
-    images = find_images(options.inputs, out)
+    found = find_images(options.inputs, out)
+    images = found.images
+    reading = ImageReading(options.scale, options.bands, exif="apply", file="")
     submission = SUBMISSIONS[options.submission] if options.submission else None
     if submission is not None:
         submission.check_names([image.path for image in images])
@@ -56,15 +68,25 @@ def _predict(options: argparse.Namespace, console: Console) -> int:
         submission.check_classes(model.class_names)
     numerics = to_device(model)
 
-    skipped = 0
+    for note in found.notes:
+        say(console, note)
+    for problem in found.problems:
+        say(console, f"skipped {problem}")
+    skipped, turned = len(found.problems), 0
+    stored: list[ValueRange | None] = []
     with progress(console) as bar:
-        prefetched = prefetch(_read, images, 2, 4)
-        for image, pixels in bar.track(prefetched, len(images), description="images"):
-            if isinstance(pixels, str):
+        prefetched = prefetch(partial(_read, reading=reading), images, 2, 4)
+        for image, source in bar.track(prefetched, len(images), description="images"):
+            try:
+                if isinstance(source, str):
+                    raise ImageError(source)
+                classes = _classes(model.network, source.pixels, numerics, config)
+            except ImageError as error:
                 skipped += 1
-                say(console, f"skipped {image.path}: {pixels}")
+                say(console, f"skipped {image.path}: {error}")
                 continue
-            classes = predict_image(model.network, torch.tensor(pixels), numerics, config).numpy()
+            turned += source.turned
+            stored.append(source.stored)
             if submission is not None:
                 encoded = encode_png(submission.encode(classes))
             else:
@@ -72,18 +94,51 @@ def _predict(options: argparse.Namespace, console: Console) -> int:
                 encoded = encode_palette_png(classes, colors)
             _write(image.result(out), encoded)
             if options.overlay:
-                blended = overlay(pixels, classes, model.class_list.classes)
+                blended = overlay(source.pixels, classes, model.class_list.classes)
                 _write(image.result(out, ".overlay.jpg"), encode_jpeg(blended))
-    say(console, f"{len(images) - skipped} label maps in {out}, {skipped} images skipped")
+    values = merged_range(stored)
+    if values is not None:
+        say(console, scale_note(reading, values))
+    if turned:
+        say(console, f"{turned} images turned upright, as their EXIF orientation says")
+    count = len(images) + len(found.problems) - skipped
+    say(console, f"{count} label maps in {out}, {skipped} images skipped")
     return EXIT_FAILED if skipped else 0
 
 
-def _read(image: InputImage) -> tuple[InputImage, Array | str]:
-    """Return the image and its pixels, uint8 (height, width, 3), or why it cannot be read."""
+def _read(image: InputImage, reading: ImageReading) -> tuple[InputImage, SourceImage | str]:
+    """Return the image and its pixels, or why it cannot be read."""
     try:
-        return image, to_rgb(open_image(image.path.read_bytes()))
+        return image, read_pixels(image.path.read_bytes(), reading)
+    except MemoryError:
+        return image, "not enough memory to decode it; cut it into tiles"
     except (ImageError, OSError) as error:
         return image, str(error)
+
+
+def _classes(
+    network: nn.Module, pixels: Array, numerics: Numerics, config: InferenceConfig
+) -> Array:
+    """Predict an image's classes, uint8 (height, width). Raises ImageError if memory runs out."""
+    try:
+        return predict_image(network, torch.tensor(pixels), numerics, config).numpy()
+    except (MemoryError, RuntimeError) as error:
+        memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not memory and not any(text in str(error).lower() for text in _OUT_OF_MEMORY):
+            raise
+        if config.window is None:
+            advice = "predict it in windows, such as --window 512x512"
+        else:
+            height, width = config.window
+            advice = f"use a --window smaller than {height}x{width}, or cut the image into tiles"
+        size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
+    # The error's traceback, which holds the tensors of the attempt, is gone here.
+    torch.cuda.empty_cache()
+    raise ImageError(f"not enough memory to predict {size} at once; {advice}")
+
+
+# PyTorch reports a failed allocation on the CPU as a RuntimeError with one of these texts.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -114,7 +169,43 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         choices=sorted(SUBMISSIONS),
         help="encode label maps for this benchmark's server instead of as class indices",
     )
+    parser.add_argument(
+        "--scale",
+        type=_scale,
+        metavar="LOW,HIGH",
+        help="values that become black and white, for images of more than 8 bits per value; use "
+        "the training data's `scale`",
+    )
+    parser.add_argument(
+        "--bands",
+        type=_bands,
+        metavar="R,G,B",
+        help="numbers, from 1, of the bands that become red, green and blue, for TIFF images of "
+        "several bands; use the training data's `bands`",
+    )
     return parser
+
+
+def _scale(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+        if not is_scale([low, high]):
+            raise ValueError
+    except ValueError:
+        message = f"write two values in ascending order, such as 0,4095; received {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
+    return low, high
+
+
+def _bands(text: str) -> tuple[int, int, int]:
+    try:
+        red, green, blue = (int(part) for part in text.split(","))
+        if not is_bands([red, green, blue]):
+            raise ValueError
+    except ValueError:
+        message = f"write three band numbers, such as 1,2,3; received {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
+    return red, green, blue
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
 """Finds the input images of `orchestrator.predict`, and the path of each image's result."""
 
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from orchestrator.console import InputError
-
-# In folders, only files with these suffixes count as images; files given by name are always read.
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff", ".webp"})
+from pipelines.preparation.source_files import broken_link, search
 
 
 @dataclass(frozen=True)
@@ -23,34 +21,62 @@ class InputImage:
         return out / self.relative_path.with_suffix(suffix)
 
 
-def find_images(inputs: Sequence[str], out: Path) -> list[InputImage]:
-    """Return all images that the files, folders and glob patterns `inputs` refer to, in order and
-    without duplicates. Skips files in `out`, unless `out` is itself an input.
+@dataclass(frozen=True)
+class FoundImages:
+    """Input images, in order and without duplicates.
+
+    problems: one sentence for each link or folder that cannot be read. notes: one for each kind of
+    files left out.
+    """
+
+    images: list[InputImage]
+    problems: list[str]
+    notes: list[str]
+
+
+def find_images(inputs: Sequence[str], out: Path) -> FoundImages:
+    """Return all images that the files, folders and glob patterns `inputs` refer to.
+
+    In folders, links are followed, hidden files are left out, and so are files without a known
+    ending; a file given by name is always read. Skips files in `out`, unless `out` is itself an
+    input.
 
     Raises InputError if an input does not exist, or if two results would have the same path.
     """
     by_path: dict[Path, InputImage] = {}
+    problems: list[str] = []
+    notes: list[str] = []
     for text in inputs:
-        for image in _expand(text, out):
+        found = _expand(text, out)
+        for image in found.images:
             by_path.setdefault(image.path.resolve(), image)
+        problems += found.problems
+        notes += found.notes
     images = list(by_path.values())
     _check_results(images, out)
-    return images
+    return FoundImages(images, problems, notes)
 
 
-def _expand(text: str, out: Path) -> Iterable[InputImage]:
+def _expand(text: str, out: Path) -> FoundImages:
     path = Path(text).expanduser()
     if path.is_dir():
+        content = search(path)
+        notes = [f"{text}: {note}" for note in content.notes()]
         images = [
             InputImage(file, file.relative_to(path))
-            for file in sorted(path.rglob("*"))
-            if file.suffix.lower() in SUFFIXES and file.is_file() and not _in_out(file, path, out)
+            for file in content.images
+            if not _in_out(file, path, out)
         ]
         if not images:
-            raise InputError(f"{text}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
-        return images
+            reasons = "; ".join([*content.problems, *content.notes()])
+            raise InputError(
+                f"{text}: no images in this folder" + (f"; {reasons}" if reasons else "")
+            )
+        return FoundImages(images, content.problems, notes)
     if path.exists():
-        return [InputImage(path, PurePath(path.name))]
+        return FoundImages([InputImage(path, PurePath(path.name))], [], [])
+    if path.is_symlink():
+        raise InputError(broken_link(path))
     if not glob.has_magic(text):
         raise InputError(f"{text}: no such file or folder")
     root = Path(path.parts[0] if path.is_absolute() else "")
@@ -60,9 +86,10 @@ def _expand(text: str, out: Path) -> Iterable[InputImage]:
         root /= part
     matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
     files = [file for file in matches if file.is_file() and not _in_out(file, root, out)]
+    broken = [broken_link(file) for file in matches if not file.exists()]
     if not files:
-        raise InputError(f"{text}: matches no file")
-    return [InputImage(file, file.relative_to(root)) for file in files]
+        raise InputError("; ".join([f"{text}: matches no file", *broken]))
+    return FoundImages([InputImage(file, file.relative_to(root)) for file in files], broken, [])
 
 
 def _in_out(file: Path, root: Path, out: Path) -> bool:

@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from pipelines.data.files import atomic_file
 from pipelines.errors import UserError
@@ -20,7 +20,11 @@ Array = NDArray[np.uint8]
 WRITABLE = (".png", ".jpg", ".jpeg", ".webp", ".tiff", ".bmp")
 
 # A malicious header must not cause gigabytes of allocation; this exceeds any benchmark's images.
-Image.MAX_IMAGE_PIXELS = 512 * 1024 * 1024
+_BOMB_PIXELS = 512 * 1024 * 1024
+Image.MAX_IMAGE_PIXELS = _BOMB_PIXELS  # Pillow warns above it and refuses twice as many
+
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class ImageError(UserError, ValueError):
@@ -40,9 +44,21 @@ def open_image(data: bytes, checksums: bool = False) -> Image.Image:
         if checksums and image.format == "PNG":
             image.verify()
             image = Image.open(io.BytesIO(data))  # a verified image cannot be decoded
+        maxval = _stated_maximum(image)
         image.load()
+        if maxval is not None:
+            image.info["maxval"] = maxval
     except Image.UnidentifiedImageError:
+        if data[:4] in _TIFF:
+            raise ImageError(
+                "a TIFF whose number of bands or bits cannot be read here; save it with 1, 3 or 4 "
+                "bands of 8 or 16 bits"
+            ) from None
         raise ImageError("not an image in a supported format (PNG, JPEG, ...)") from None
+    except Image.DecompressionBombError:
+        raise ImageError(
+            f"has more than {2 * _BOMB_PIXELS // 10**6} million pixels; cut it into tiles"
+        ) from None
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises all kinds of errors for damaged headers
@@ -50,28 +66,29 @@ def open_image(data: bytes, checksums: bool = False) -> Image.Image:
     return image
 
 
-def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) to 8; 1 if the EXIF data is invalid."""
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # invalid EXIF data raises all kinds of errors; the pixels are intact
-        return 1
-    return value if value in range(1, 9) else 1
+def _stated_maximum(image: Image.Image) -> int | None:
+    """Return the largest value that the header of a PGM states, if Pillow scales it to white."""
+    tiles = getattr(image, "tile", [])
+    if image.format != "PPM" or not tiles or not isinstance(tiles[0].args, tuple):
+        return None
+    maxval = tiles[0].args[1]
+    return maxval if tiles[0].codec_name.startswith("ppm") else None
 
 
 def to_rgb(image: Image.Image) -> Array:
-    """Convert an image of any mode to upright uint8 (height, width, 3).
+    """Convert a decoded image of any 8-bit mode to uint8 (height, width, 3), as stored.
 
-    Gray is repeated, alpha is dropped and 16 bits are reduced to 8.
+    Gray is repeated and alpha is dropped.
+
+    Raises:
+        ImageError: the image has more than 8 bits per value.
     """
-    upright = image if orientation(image) == 1 else ImageOps.exif_transpose(image)
-    if upright.mode in ("I;16", "I;16B", "I;16L", "I"):
-        gray = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
+    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+        raise ImageError(f"has more than 8 bits per value (mode {image.mode})")
     # Pillow drops the transparency of a palette without a warning only by way of RGBA.
-    if upright.mode in ("P", "PA"):
-        upright = upright.convert("RGBA")
-    return np.asarray(upright.convert("RGB"))
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"))
 
 
 def is_index_image(image: Image.Image) -> bool:
@@ -82,10 +99,15 @@ def is_index_image(image: Image.Image) -> bool:
 def to_indices(image: Image.Image) -> NDArray[np.uint16]:
     """Return the values of an index image (see `is_index_image`), uint16 (height, width).
 
+    The values of a PGM are those of its file, although Pillow scales them to 8 or 16 bits.
+
     Raises:
         ImageError: a value does not fit in 16 bits.
     """
     values = np.asarray(image)
+    if "maxval" in image.info:
+        full = 65535 if image.mode == "I" else 255
+        values = np.rint(values.astype(np.float64) * image.info["maxval"] / full).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise ImageError(f"values reach {values.min()}..{values.max()}, expected 0..65535")
     return values.astype(np.uint16)

@@ -5,43 +5,45 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from pipelines.data.image_io import (
-    Array,
-    ImageError,
-    encode_png,
-    open_image,
-    orientation,
-    to_rgb,
-)
+from pipelines.data.image_io import Array, ImageError, encode_png, open_image
 from pipelines.data.shards import Centroid, Sample, sample_digest
+from pipelines.preparation.image_reading import ImageReading, ValueRange
 from pipelines.preparation.labels import IGNORE, class_indices
 from pipelines.preparation.readers.reader import Reader, Record
-
-# EXIF orientations that exchange height and width.
-TRANSPOSED = range(5, 9)
+from pipelines.preparation.source_files import broken_link
+from pipelines.preparation.source_images import check_single_page, read_pixels
 
 
 @dataclass(frozen=True)
 class CheckedSample:
-    """A checked record: a sample with the sums of its color channels, or its problems."""
+    """A checked record: a sample with the sums of its color channels, or its problems.
+
+    stored: the range of the image's stored values, if they were scaled.
+    """
 
     sample: Sample | None
     channel_sums: tuple[int, int, int] = (0, 0, 0)
+    stored: ValueRange | None = None
     problems: tuple[str, ...] = ()
 
 
 def check(
-    reader: Reader, record: Record, tile: int, repeated: Mapping[tuple[str, str], int]
+    reader: Reader,
+    record: Record,
+    tile: int,
+    repeated: Mapping[tuple[str, str], int],
+    reading: ImageReading,
 ) -> CheckedSample:
     """Read and decode a record, map its label to class indices, and count its pixels.
 
     tile: side in pixels of the tiles for class centroids.
     repeated: how often each name occurs that is not unique (see `duplicates`).
+    reading: how images become pixels.
     """
     count = repeated.get((record.split, record.identifier))
     if count is not None:
@@ -49,40 +51,54 @@ def check(
     try:
         image_bytes, label_bytes = reader.read(record)
     except OSError as error:
+        file = Path(error.filename or record.image)
+        if file.is_symlink() and not file.exists():
+            return _invalid(record, broken_link(file))
         return _invalid(record, f"{error.filename}: {error.strerror or error}")
     with warnings.catch_warnings():
         # Pillow warns about odd metadata only; a problem with the pixels is an error.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        return _decode(reader, record, tile, image_bytes, label_bytes)
+        try:
+            return _decode(reader, record, tile, image_bytes, label_bytes, reading)
+        except MemoryError:
+            advice = "use fewer --workers, or cut the image into tiles"
+            return _invalid(record, f"{record.image}: not enough memory to read it; {advice}")
 
 
 def _decode(
-    reader: Reader, record: Record, tile: int, image_bytes: bytes, label_bytes: bytes | None
+    reader: Reader,
+    record: Record,
+    tile: int,
+    image_bytes: bytes,
+    label_bytes: bytes | None,
+    reading: ImageReading,
 ) -> CheckedSample:
     problems = []
     label_file = record.label or record.image
     label: Array | None = None
     if label_bytes is not None:
         try:
-            stored = reader.indices(record, open_image(label_bytes, checksums=True))
+            picture = open_image(label_bytes, checksums=True)
+            check_single_page(label_bytes)
+            stored = reader.indices(record, picture)
             label = class_indices(stored, reader.values(record), reader.classes)
         except ImageError as error:
             problems.append(f"{label_file}: label {error}")
     try:
-        decoded = open_image(image_bytes, checksums=True)
-        pixels = to_rgb(decoded)
+        label_size = None if label is None else label.shape
+        image = read_pixels(image_bytes, reading, label_size, checksums=True)
     except ImageError as error:
         return _invalid(record, f"{record.image}: image {error}", *problems)
     if problems:
         return _invalid(record, *problems)
+    pixels = image.pixels
     if label is not None and label.shape != pixels.shape[:2]:
-        # Some tools annotate the image as stored, before its EXIF orientation is applied.
-        if orientation(decoded) not in TRANSPOSED or label.shape != pixels.shape[1::-1]:
-            sizes = f"label of {_size(label)} pixels for an image of {_size(pixels)}"
-            return _invalid(record, f"{label_file}: {sizes}")
-        pixels = np.asarray(decoded.convert("RGB"))
-    keep_file = _decodes_alike(decoded)
-    content = image_bytes if keep_file and decoded.format == "JPEG" else pixels
+        sizes = f"label of {_size(label)} pixels for an image of {_size(pixels)}"
+        if image.turned and label.shape == pixels.shape[1::-1]:
+            other = "ignore" if reading.exif == "apply" else "apply"
+            sizes += f" that has an EXIF orientation; `exif: {other}` would fit"
+        return _invalid(record, f"{label_file}: {sizes}")
+    content = image_bytes if image.as_stored and image.format == "JPEG" else pixels
     classes = len(reader.classes)
     height, width = pixels.shape[:2]
     counts = np.zeros(classes, np.int64) if label is None else _counts(label, classes)
@@ -91,7 +107,7 @@ def _decode(
         identifier=record.identifier,
         split=record.split,
         group=record.group,
-        image=image_bytes if keep_file else encode_png(pixels),
+        image=image_bytes if image.as_stored else encode_png(pixels),
         label=None if label is None else encode_png(label, effort=6),
         height=height,
         width=width,
@@ -99,7 +115,7 @@ def _decode(
         centroids=() if label is None else tuple(centroids(label, tile)),
         digest=sample_digest(record.identifier, record.split, content, label),
     )
-    return CheckedSample(sample, channel_sums=(sums[0], sums[1], sums[2]))
+    return CheckedSample(sample, (sums[0], sums[1], sums[2]), image.stored)
 
 
 def centroids(label: Array, tile: int) -> Iterator[Centroid]:
@@ -133,11 +149,6 @@ def _mean(histogram: NDArray[np.int64]) -> int:
 
 def _counts(label: Array, classes: int) -> NDArray[np.int64]:
     return np.bincount(label.ravel(), minlength=256)[:classes]
-
-
-def _decodes_alike(image: Image.Image) -> bool:
-    """Whether every decoder reads the same pixels from the file."""
-    return image.format in ("PNG", "JPEG") and image.mode == "RGB" and orientation(image) == 1
 
 
 def _size(pixels: Array) -> str:

@@ -37,6 +37,7 @@ def describe(dataset: PreparedDataset) -> str:
         lines.append(f"{info.name:>24}  {share:8.3%}  {images}")
     lines.append(f"{'ignored':>24}  {ignored:8.3%}  (of the pixels of labeled images)")
     lines += [f"skipped {problem}" for problem in manifest.skipped]
+    lines += [f"note: {note}" for note in manifest.notes]
     return "\n".join(lines)
 
 

@@ -24,7 +24,9 @@ from pipelines.data.manifest import MANIFEST_NAME, VERSION, DatasetError, Manife
 from pipelines.data.storage import Location, locate
 from pipelines.errors import UserError
 from pipelines.preparation.checking import CheckedSample, check
+from pipelines.preparation.image_reading import scale_note
 from pipelines.preparation.readers.reader import Listing, Reader, Record, duplicates
+from pipelines.preparation.survey import survey
 from pipelines.preparation.writing import JOURNAL_NAME, Writer, staging_location
 
 SHARD_BYTES = 128 << 20
@@ -75,10 +77,16 @@ def prepare(
         existing = _existing(location, recipe)
         if existing is not None:
             return existing
+        listing, reading = survey(reader, listing)
+        if not listing.records:
+            raise DatasetError(_report(reader, listing.problems))
         staging = staging_location(location)
         writer = Writer(reader, staging, recipe)
+        work = partial(
+            check, reader, tile=tile, repeated=duplicates(listing.records), reading=reading
+        )
         try:
-            manifest = _write(reader, listing, writer, workers, skip_invalid, tile, progress)
+            manifest = _write(reader, listing, writer, work, workers, skip_invalid, tile, progress)
         except DatasetError:
             writer.discard()
             raise
@@ -101,12 +109,16 @@ def _write(
     reader: Reader,
     listing: Listing,
     writer: Writer,
+    work: Callable[[Record], CheckedSample],
     workers: int,
     skip_invalid: bool,
     tile: int,
     progress: Progress,
 ) -> Manifest:
-    """Check all records, write a shard for each range of records, and return the manifest."""
+    """Check all records, write a shard for each range of records, and return the manifest.
+
+    work: checks a record.
+    """
     records = listing.records
     parts = _shard_ranges(reader, records)
     todo = [part for number, part in enumerate(parts) if number not in writer.finished]
@@ -114,7 +126,6 @@ def _write(
     progress(done, len(records))
     pending = (records[index] for part in todo for index in part)
     problems = list(listing.problems)
-    work = partial(check, reader, tile=tile, repeated=duplicates(records))
     with _checked(work, pending, workers) as results:
         for number, part in enumerate(parts):
             if number in writer.finished:
@@ -135,7 +146,12 @@ def _write(
         raise DatasetError(_report(reader, problems))
     if all(part.shard is None for part in writer.finished.values()):
         raise DatasetError(_report(reader, problems))
-    return writer.finish(tile, left_out=listing.problems)
+    notes = list(listing.notes)
+    if writer.stored is not None:
+        notes.append(scale_note(reader.image_reading, writer.stored))
+    elif reader.image_reading.scale is not None:
+        notes.append("scale is without effect: every image has 8 bits per value")
+    return writer.finish(tile, left_out=listing.problems, notes=notes)
 
 
 def _shard_ranges(reader: Reader, records: list[Record]) -> list[range]:

@@ -14,6 +14,7 @@ from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Shard, 
 from pipelines.data.shards import Sample, describe_shard, encode_index, encode_shard
 from pipelines.data.storage import Location
 from pipelines.preparation.checking import CheckedSample
+from pipelines.preparation.image_reading import ValueRange, merged_range
 from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.reader import Reader
 
@@ -22,7 +23,10 @@ JOURNAL_NAME = "journal.json"
 
 @dataclass(frozen=True)
 class FinishedShard:
-    """A finished shard (None if all its records were skipped) and its part of the statistics."""
+    """A finished shard (None if all its records were skipped) and its part of the statistics.
+
+    stored: the range of the stored values of scaled images.
+    """
 
     shard: Shard | None
     class_pixels: list[int]
@@ -30,6 +34,7 @@ class FinishedShard:
     labeled_pixels: int
     channel_sums: list[int]
     problems: list[str]
+    stored: ValueRange | None
 
 
 class Writer:
@@ -59,9 +64,11 @@ class Writer:
             return {}
         finished = {}
         for number, entry in entries.items():
-            shard = Shard(**entry.pop("shard")) if entry["shard"] else entry.pop("shard")
+            for name, kind in (("shard", Shard), ("stored", ValueRange)):
+                entry[name] = kind(**entry[name]) if entry[name] else None
+            shard = entry["shard"]
             if shard is None or sizes.get(shard.file) == shard.bytes:
-                finished[int(number)] = FinishedShard(shard=shard, **entry)
+                finished[int(number)] = FinishedShard(**entry)
         return finished
 
     def write(self, number: int, good: list[CheckedSample], problems: list[str]) -> None:
@@ -75,6 +82,7 @@ class Writer:
             labeled_pixels=sum(each.height * each.width for each in labeled),
             channel_sums=_column_sums([each.channel_sums for each in good]),
             problems=problems,
+            stored=merged_range(each.stored for each in good),
         )
         self._write_journal(self.finished)
 
@@ -94,10 +102,18 @@ class Writer:
         digest = hashlib.sha256(data).hexdigest()
         return Shard(name, split, len(samples), len(data), digest, content)
 
-    def finish(self, tile: int, left_out: Sequence[str] = ()) -> Manifest:
+    @property
+    def stored(self) -> ValueRange | None:
+        """The range of the stored values of all scaled images."""
+        return merged_range(part.stored for part in self.finished.values())
+
+    def finish(
+        self, tile: int, left_out: Sequence[str] = (), notes: Sequence[str] = ()
+    ) -> Manifest:
         """Write the index of all shards and return the manifest.
 
         left_out: problems of the source as a whole, recorded with the problems of its samples.
+        notes: what a user should know about the source.
         """
         parts = [self.finished[number] for number in sorted(self.finished)]
         shards = tuple(part.shard for part in parts if part.shard is not None)
@@ -127,6 +143,7 @@ class Writer:
             index_sha256=self._write_index(shards),
             skipped=(*left_out, *(problem for part in parts for problem in part.problems)),
             recipe=self._recipe,
+            notes=tuple(notes),
         )
 
     def _write_index(self, shards: Sequence[Shard]) -> str:

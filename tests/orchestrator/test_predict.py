@@ -200,17 +200,18 @@ def test_pattern_keeps_the_folders_below_its_fixed_part(tmp_path: Path) -> None:
         ("*/*/a.png", ["train/ulm/a.png", "val/lindau/a.png", "val/munster/a.png"]),
         ("**/munster/[ab].png", ["val/munster/a.png", "val/munster/b.png"]),
     ):
-        images = find_images([str(tmp_path / pattern)], out)
+        images = find_images([str(tmp_path / pattern)], out).images
         assert [entry.relative_path.as_posix() for entry in images] == expected_paths
 
 
 def test_results_of_an_earlier_run_are_not_inputs(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg")
     write_image(tmp_path / "out" / "a.png")
-    (image,) = find_images([str(tmp_path)], tmp_path / "out")
+    (image,) = find_images([str(tmp_path)], tmp_path / "out").images
     assert image.relative_path.as_posix() == "a.jpg"
     # An image given twice is read once.
-    assert len(find_images([str(tmp_path), str(tmp_path / "a.jpg")], tmp_path / "out")) == 1
+    twice = find_images([str(tmp_path), str(tmp_path / "a.jpg")], tmp_path / "out")
+    assert len(twice.images) == 1
 
 
 @given(st.lists(st.sampled_from(["a.png", "a.jpg", "b.png", "s/a.png", "s/t/b.jpg"]), unique=True))
@@ -224,7 +225,7 @@ def test_no_result_overwrites_another_result_or_an_input(
             (root / name).touch()
         for out in (root, root / "s", root / "out"):
             try:
-                images = find_images([str(root / name) for name in names], out)
+                images = find_images([str(root / name) for name in names], out).images
             except InputError:
                 continue
             results = [
@@ -234,3 +235,61 @@ def test_no_result_overwrites_another_result_or_an_input(
             assert not {path.resolve() for path in results} & {entry.path for entry in images}
     finally:
         shutil.rmtree(root)
+
+
+def test_folders_with_links_hidden_files_and_other_formats(
+    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    write_image(photos / "a.png")
+    write_image(tmp_path / "disk" / "c.png")
+    for name in ("._a.png", ".cache/d.png", "notes.txt"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"\0\5\26\7")
+    (photos / "linked").symlink_to(tmp_path / "disk")
+    (photos / "linked" / "back").symlink_to(photos)
+    (photos / "gone.png").symlink_to("/nowhere/x.png")
+    deep = np.random.default_rng(0).integers(0, 4096, (24, 40)).astype(np.uint16)
+    Image.fromarray(deep).save(photos / "xray.png")
+    out, model = tmp_path / "out", str(finished_run.directory)
+    assert main([model, str(photos), "--out", str(out)]) == 1
+    printed = capsys.readouterr().out
+    assert f"{photos}: 1 file with an ending not known here (.txt)" in printed
+    assert f"skipped {photos / 'gone.png'}: links to /nowhere/x.png, which does not" in printed
+    assert f"skipped {photos / 'xray.png'}: stores 16-bit gray values" in printed
+    assert "--scale=0,4095" in printed
+    assert f"2 label maps in {out}, 2 images skipped" in printed
+    assert files(out) == {"a.png", "linked/c.png"}
+
+    assert main([model, str(photos / "xray.png"), "--out", str(out), "--scale=0,4095"]) == 0
+    gray = np.rint(deep / 4095 * 255).astype(np.uint8)
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    assert main([model, str(tmp_path / "gray.png"), "--out", str(out)]) == 0
+    assert (out / "xray.png").read_bytes() == (out / "gray.png").read_bytes()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CPU: can't allocate memory: 9")])
+def test_image_that_exceeds_memory_is_skipped(
+    finished_run: FinishedRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    write_image(tmp_path / "in/a.png", size=(48, 64))
+    write_image(tmp_path / "in/b.png")
+
+    def predict(network: object, image: torch.Tensor, *arguments: object) -> torch.Tensor:
+        if image.shape[0] == 48:
+            raise error
+        return torch.zeros(image.shape[:2], dtype=torch.uint8)
+
+    monkeypatch.setattr("orchestrator.predict.predict_image", predict)
+    command = [str(finished_run.directory), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    printed = capsys.readouterr().out
+    assert "a.png: not enough memory to predict 64 x 48 pixels at once; predict it in" in printed
+    assert "--window 512x512" in printed
+    assert files(tmp_path / "out") == {"b.png"}
+    assert main([*command, "--window", "32x32"]) == 1
+    assert "use a --window smaller than 32x32" in capsys.readouterr().out

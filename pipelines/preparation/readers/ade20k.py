@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from pipelines.data.manifest import ClassInfo, DatasetError
 from pipelines.preparation.labels import IGNORE
-from pipelines.preparation.readers.reader import Listing, Reader, Record, color, pair_files
+from pipelines.preparation.readers.pairing import pair_files
+from pipelines.preparation.readers.reader import Listing, Reader, Record, color
 
 FOLDER = "ADEChallengeData2016"
 

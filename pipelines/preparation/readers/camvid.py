@@ -13,6 +13,7 @@ from pathlib import Path
 from pipelines.data.manifest import ClassInfo, DatasetError
 from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.reader import Listing, Reader, Record
+from pipelines.preparation.source_files import read_lines
 
 LAYOUT = "train.txt, val.txt or test.txt with an image and its label in each line"
 VOID = 11
@@ -56,9 +57,12 @@ class CamVid(Reader):
 
     def _read_list(self, path: Path) -> Listing:
         listing = Listing()
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        try:
+            lines = read_lines(path)
+        except (OSError, UnicodeDecodeError) as error:
+            return Listing(problems=[f"{path}: cannot be read as a list of names ({error})"])
         for number, line in enumerate(lines, start=1):
-            names = line.strip(" \t\ufeff;").split()
+            names = line.strip("; ").split()
             if len(names) == 2:
                 image, label = (self._resolve(name) for name in names)
                 drive = image.stem.rpartition("_")[0]

@@ -17,7 +17,8 @@ from PIL import Image
 from pipelines.data.image_io import ImageError
 from pipelines.data.manifest import ClassInfo, DatasetError
 from pipelines.preparation.labels import IGNORE
-from pipelines.preparation.readers.reader import Listing, Reader, Record, color, visible
+from pipelines.preparation.readers.reader import Listing, Reader, Record, color
+from pipelines.preparation.source_files import search, visible
 
 # Label id, name and color of the 19 trained and scored classes, in order of their training ids.
 CLASSES = (
@@ -93,6 +94,9 @@ class Cityscapes(Reader):
                 for file in root.glob(f"*/*{ending}")
                 if visible(file, root)
             }
+            for folder in (images / split, labels / split):
+                found = search(folder).problems if folder.is_dir() else []
+                whole.problems += [f"{split}: {problem}" for problem in found]
             if not stems and (images / split).is_dir():
                 whole.problems.append(f"{split}: {images / split}: contains no CITY/*{IMAGE}")
             for stem in sorted(stems):

@@ -12,6 +12,13 @@ splits:
   train: {images: images/train, labels: labels/train}
   val: {images: images/val, labels: labels/val, names: val.txt}
   test: {images: images/test}       # without labels
+# label_suffix: _mask       # labels are named like their images with `_mask` added; also
+#                           # `image_suffix`; with an ending (.png), only files that have it
+# scale: [0, 4095]          # stored values that become black and white, for images of 16 bits or
+#                           # of floating-point numbers
+# bands: [1, 2, 3]          # the bands of a TIFF that become red, green and blue
+# exif: apply               # labels were drawn on images as displayed, with their EXIF orientation;
+#                           # ignore: on the pixels as stored; default: as the labels' sizes show
 """
 
 from __future__ import annotations
@@ -32,8 +39,16 @@ from PIL import Image
 from pipelines.config import CoreLoader
 from pipelines.data.image_io import to_rgb
 from pipelines.data.manifest import ClassInfo, DatasetError
+from pipelines.preparation.image_reading import ImageReading
 from pipelines.preparation.labels import IGNORE, indices_of_colors
-from pipelines.preparation.readers.reader import Listing, Reader, Record, pair_files
+from pipelines.preparation.readers.folder_images import (
+    IMAGE_KEYS,
+    check_image_keys,
+    described_reading,
+    described_suffixes,
+)
+from pipelines.preparation.readers.pairing import pair_files, select
+from pipelines.preparation.readers.reader import Listing, Reader, Record
 
 DESCRIPTION = "dataset.yaml"
 KEYS = ("name", "classes", "values", "ignore", "label_colors", "splits")
@@ -47,6 +62,7 @@ SPLIT_NAME = re.compile(r"\w[\w.-]*")
 class Folder(Reader):
     """Images and labels with equal names, in the folders that SOURCE/dataset.yaml lists."""
 
+    unclear_exif = None
     help = f"your own images and label PNGs, described by SOURCE/{DESCRIPTION}"
     name = "folder"
 
@@ -64,7 +80,8 @@ class Folder(Reader):
             ) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path}: invalid YAML: {error}") from error
-        _check_keys(path, "the file", content, KEYS)
+        _check_keys(path, "the file", content, (*KEYS, *IMAGE_KEYS))
+        check_image_keys(path, content)
         classes, splits = content.get("classes"), content.get("splits")
         if not isinstance(classes, dict) or not 1 <= len(classes) <= IGNORE:
             raise DatasetError(
@@ -152,11 +169,17 @@ class Folder(Reader):
         for split, entry in self.description["splits"].items():
             images = self.source / entry["images"]
             labels = self.source / entry["labels"] if "labels" in entry else None
-            paired = pair_files(str(split), images, labels)
+            paired = pair_files(str(split), images, labels, described_suffixes(self.description))
             if "names" in entry and paired.records:
-                paired = _select(paired, str(split), self.source / entry["names"])
+                folders = [images] if labels is None else [images, labels]
+                names = self.source / entry["names"]
+                paired = select(paired, str(split), names, self.source, folders)
             whole.add(paired)
         return whole
+
+    @property
+    def image_reading(self) -> ImageReading:
+        return described_reading(self.description)
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
@@ -166,7 +189,7 @@ class Folder(Reader):
 
     @property
     def version(self) -> str:
-        return f"{super().version} {(self.source / DESCRIPTION).read_text(encoding='utf-8')}"
+        return f"{self.name} 2 {(self.source / DESCRIPTION).read_text(encoding='utf-8')}"
 
 
 def _check_keys(path: Path, name: str, content: object, keys: tuple[str, ...]) -> None:
@@ -187,24 +210,3 @@ def _is_color(value: object) -> bool:
         and len(value) == 3
         and all(isinstance(part, int) and 0 <= part <= 255 for part in value)
     )
-
-
-def _select(listing: Listing, split: str, names: Path) -> Listing:
-    """Return the records that a file lists, one name per line with or without suffix, in order."""
-    by_name = {record.identifier: record for record in listing.records}
-    selected = Listing(problems=list(listing.problems))
-    try:
-        lines = names.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        selected.problems.append(f"{split}: {names}: cannot be read as a list of names ({error})")
-        return selected
-    for number, line in enumerate(lines, start=1):
-        name = line.strip()
-        record = by_name.get(name) or by_name.get(name.rpartition(".")[0])
-        if record is not None:
-            selected.records.append(record)
-        elif name:
-            selected.problems.append(f"{split}: {names}:{number}: no image or label named {name!r}")
-    if not selected.records and not selected.problems:
-        selected.problems.append(f"{split}: {names}: lists no samples")
-    return selected

@@ -20,6 +20,7 @@ from typing import Self
 from pipelines.data.manifest import ClassInfo, DatasetError
 from pipelines.preparation.labels import IGNORE, voc_color
 from pipelines.preparation.readers.reader import Listing, Reader, Record
+from pipelines.preparation.source_files import read_lines
 
 OFFICIAL_ORDER = (
     "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, table, dog, horse, "
@@ -92,7 +93,11 @@ class PascalContext(Reader):
             path = root / LISTS / f"{split}.txt"
             if not path.is_file():
                 continue
-            names = path.read_text(encoding="utf-8-sig", errors="replace").split()
+            try:
+                names = [name for line in read_lines(path) for name in line.split()]
+            except (OSError, UnicodeDecodeError) as error:
+                whole.problems.append(f"{path}: cannot be read as a list of names ({error})")
+                continue
             if not names:
                 whole.problems.append(f"{path}: lists no samples")
             for name in names:

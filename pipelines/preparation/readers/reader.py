@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.data.manifest import ClassInfo
+from pipelines.preparation.image_reading import Exif, ImageReading
 from pipelines.preparation.labels import IGNORE, stored_values
-
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"))
+from pipelines.preparation.source_images import gif_levels
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,17 @@ class Listing:
 
     problems: of the source as a whole, such as an empty split, one sentence each; they are reported
         with the problems of the samples.
+    notes: what a user should know about the source, such as files left out, one sentence each.
     """
 
     records: list[Record] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, other: Listing) -> None:
         self.records += other.records
         self.problems += other.problems
+        self.notes += other.notes
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class Reader(ABC):
 
     name: ClassVar[str]
     help: ClassVar[str]
+    # Whether images are files that can be looked at before they are read.
+    has_files: ClassVar[bool] = True
+    # Whether EXIF orientation is applied where no size shows on which pixels labels were drawn;
+    # None requires the user to decide. The benchmarks' own code reads images as stored.
+    unclear_exif: ClassVar[Exif | None] = "ignore"
 
     @property
     @abstractmethod
@@ -87,7 +95,12 @@ class Reader(ABC):
 
         Raises ImageError if the label has another form, such as colors.
         """
-        return stored_values(picture, self.values(record), self.classes)
+        return stored_values(gif_levels(picture), self.values(record), self.classes)
+
+    @property
+    def image_reading(self) -> ImageReading:
+        """How images become pixels."""
+        return ImageReading(file="the dataset.yaml of a `folder` data set")
 
     def bytes(self, record: Record) -> int:
         """Return about how many bytes the record will take; 0 for missing files."""
@@ -124,45 +137,6 @@ def duplicates(records: Iterable[Record]) -> dict[tuple[str, str], int]:
     """Count the (split, identifier) pairs that occur more than once."""
     seen = Counter((record.split, record.identifier) for record in records)
     return {name: count for name, count in seen.items() if count > 1}
-
-
-def pair_files(split: str, images: Path, labels: Path | None) -> Listing:
-    """Pair the images and labels below two folders by relative path without suffix.
-
-    An image or label without its counterpart becomes a record, too; the missing file is reported
-    when the record is read.
-    """
-    for folder in (images, labels):
-        if folder is not None and not folder.is_dir():
-            return Listing(problems=[f"{split}: {folder}: no such folder"])
-    images_by_name = _by_name(images)
-    if not images_by_name:
-        return Listing(problems=[f"{split}: {images}: contains no images"])
-    labels_by_name = {} if labels is None else _by_name(labels)
-    records = []
-    for name in sorted({*images_by_name, *labels_by_name}):
-        label = labels_by_name.get(name, [None if labels is None else labels / f"{name}.png"])[0]
-        # Several images with one name become several records, which `duplicates` reports.
-        for image in images_by_name.get(name, [images / f"{name}.jpg"]):
-            records.append(Record(name, split, image, label))
-    return Listing(records)
-
-
-def visible(path: Path, root: Path) -> bool:
-    """Whether no part of a path below `root` starts with a dot, as macOS metadata files
-    (`._name.png`) and editors' caches do."""
-    return not any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _by_name(folder: Path) -> dict[str, list[Path]]:
-    """Find the image files below a folder, by relative path without suffix."""
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        is_image = path.suffix.lower() in IMAGE_SUFFIXES and visible(path, folder)
-        if is_image and path.is_file():
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            files.setdefault(name, []).append(path)
-    return files
 
 
 def color(number: int) -> tuple[int, int, int]:

@@ -35,6 +35,7 @@ class Streets(Reader):
 
     name = "streets"
     help = "procedural street scenes, rendered on this machine without any download"
+    has_files = False
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:

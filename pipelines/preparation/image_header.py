@@ -1,0 +1,119 @@
+"""Read the header of an image file: size, bit depth, bands, pages, EXIF orientation."""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from PIL import ExifTags, Image, TiffImagePlugin
+
+# EXIF orientations that exchange height and width.
+TRANSPOSED = range(5, 9)
+# Modes of one value per pixel of more than 8 bits.
+DEEP_MODES = {
+    "I;16": "16-bit gray",
+    "I;16B": "16-bit gray",
+    "I;16L": "16-bit gray",
+    "I": "integer gray",
+    "F": "floating-point gray",
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of an image file says.
+
+    size: height and width as stored. depth: what the values are, if they have more than 8 bits.
+    bands: number of bands. tiff: whether bands may have any meaning. pages: number of pages or
+    frames. alpha: whether the image has transparency.
+    """
+
+    size: tuple[int, int]
+    depth: str
+    bands: int
+    tiff: bool
+    pages: int
+    alpha: bool
+
+
+def read_header(file: Path | IO[bytes]) -> Header:
+    """Read an image's header. Raises OSError or another error of Pillow if it is damaged."""
+    with Image.open(file) as image:
+        rawmode = stored_form(image)
+        depth = DEEP_MODES.get(image.mode, "")
+        bands = len(image.getbands())
+        pages = getattr(image, "n_frames", 1)
+        tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
+        height, width = image.height, image.width
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            bands = int(image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, bands))
+            if max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) > 8 and not depth:
+                depth = f"16-bit {image.mode}"
+            # Pillow states the size of the upright image.
+            if image.tag_v2.get(ExifTags.Base.Orientation) in TRANSPOSED:
+                height, width = width, height
+            if image.mode in ("CMYK", "YCbCr", "LAB"):
+                tiff = False  # the color space defines its bands
+            if pages > 1:
+                pages = _full_pages(image)
+        elif image.format == "MPO":
+            pages = 1  # a photo with its depth map or its small preview
+        elif image.format == "PNG" and ";16" in rawmode and not depth:
+            depth = f"16-bit {image.mode}"
+        alpha = image.has_transparency_data
+    return Header((height, width), depth, bands, tiff, pages, alpha)
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) to 8; 1 if the EXIF data is invalid."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # invalid EXIF data raises all kinds of errors; the pixels are intact
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def read_orientation(file: Path | IO[bytes]) -> int:
+    """Return the EXIF orientation of an image file, decoding its pixels only where necessary."""
+    with Image.open(file) as image:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            value = image.tag_v2.get(ExifTags.Base.Orientation, 1)
+            return value if value in range(1, 9) else 1
+        searched = image.fp if image.format == "PNG" and "exif" not in image.info else None
+        # Pillow would decode a PNG's pixels to look for metadata behind them.
+        if searched is not None and not _has_late_metadata(searched):
+            return 1
+        return orientation(image)
+
+
+def stored_form(image: Image.Image) -> str:
+    """Return Pillow's name of the stored form of the pixels; "" if it is unknown."""
+    tiles = getattr(image, "tile", [])
+    arguments = tiles[0].args if tiles else ""
+    return str(arguments if isinstance(arguments, str) else (arguments or ("",))[0])
+
+
+def _full_pages(image: TiffImagePlugin.TiffImageFile) -> int:
+    """Count the pages that are neither a reduced copy (an overview) nor a mask of another."""
+    pages = 0
+    for index in range(image.n_frames):
+        image.seek(index)
+        pages += not int(image.tag_v2.get(ExifTags.Base.NewSubfileType, 0)) & 0b101
+    image.seek(0)
+    return pages
+
+
+def _has_late_metadata(file: IO[bytes]) -> bool:
+    """Whether a PNG has chunks that may hold EXIF data behind its pixels."""
+    file.seek(8)
+    after_pixels = False
+    while len(header := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", header)
+        after_pixels |= kind == b"IDAT"
+        if after_pixels and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+            return True
+        file.seek(length + 4, io.SEEK_CUR)
+    return False

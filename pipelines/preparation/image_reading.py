@@ -1,0 +1,139 @@
+"""Settings of how source images become 8-bit RGB, and what each setting solves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.preparation.image_header import Header
+
+Exif = Literal["apply", "ignore"]
+
+
+@dataclass(frozen=True)
+class ImageReading:
+    """How source images become uint8 (height, width, 3).
+
+    scale: the stored values that become 0 and 255, for images of more than 8 bits per value.
+    bands: numbers, from 1, of the bands that become red, green and blue; None for the first three.
+    exif: whether EXIF orientation is applied; None if it depends on each label's size.
+    file: where `scale` and `bands` are set, for error messages; "" for command-line options.
+    """
+
+    scale: tuple[float, float] | None = None
+    bands: tuple[int, int, int] | None = None
+    exif: Exif | None = None
+    file: str = "dataset.yaml"
+
+    def setting(self, key: str, values: tuple[float, ...]) -> str:
+        """Return how a user sets `key`: as a key of the file or as an option."""
+        listed = [f"{value:g}" for value in values]
+        if not self.file:
+            return f"--{key}={','.join(listed)}"
+        return f"`{key}: [{', '.join(listed)}]` in {self.file}"
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """The stored values of scaled images: lowest, highest, how many, how many beyond the scale."""
+
+    low: float
+    high: float
+    values: int
+    clipped: int
+
+
+def merged_range(ranges: Iterable[ValueRange | None]) -> ValueRange | None:
+    """Return the range of all images together; None if none of them was scaled."""
+    known = [each for each in ranges if each is not None]
+    if not known:
+        return None
+    return ValueRange(
+        low=min(each.low for each in known),
+        high=max(each.high for each in known),
+        values=sum(each.values for each in known),
+        clipped=sum(each.clipped for each in known),
+    )
+
+
+def unreadable(header: Header, reading: ImageReading) -> str | None:
+    """Return why an image cannot be read without loss, and the setting that helps; None if it can
+    with a scale (see `lacks_scale`)."""
+    if header.pages > 1:
+        return pages_problem(header.pages)
+    stores = "stores 1 band" if header.bands == 1 else f"stores {header.bands} bands"
+    if header.tiff and header.bands not in (1, 3) and reading.bands is None:
+        shown = (1, 2, 3) if header.bands > 3 else (1, 1, 1)
+        return f"{stores}, but a model sees 3; choose them with {reading.setting('bands', shown)}"
+    if reading.bands is not None and max(reading.bands) > header.bands:
+        return f"{stores}, but `bands` names band {max(reading.bands)}"
+    return None
+
+
+def lacks_scale(header: Header, reading: ImageReading) -> str | None:
+    """Return a sentence about an image of more than 8 bits if `scale` is not set, otherwise None.
+
+    `scale_advice` completes it.
+    """
+    if not header.depth or reading.scale is not None:
+        return None
+    return f"stores {header.depth} values, and no scale says which become black and white"
+
+
+def suggested_scale(stored: ValueRange) -> tuple[float, float]:
+    """Return a plausible scale for stored values: their type's or their sensor's full range."""
+    if stored.low < 0:
+        return stored.low, stored.high
+    if stored.high <= 1:
+        return 0, 1
+    bits = next((bits for bits in (8, 10, 12, 14, 16) if stored.high < 2**bits), None)
+    return (0, stored.high) if bits is None else (0, 2**bits - 1)
+
+
+def scale_advice(stored: ValueRange, reading: ImageReading) -> str:
+    """Return the end of a sentence: the measured range, and the setting that would fit it."""
+    return (
+        f"; they range from {stored.low:g} to {stored.high:g}, so that "
+        f"{reading.setting('scale', suggested_scale(stored))} may be right"
+    )
+
+
+def scale_note(reading: ImageReading, stored: ValueRange) -> str:
+    """Return a sentence about the stored values of the images that `scale` has converted."""
+    assert reading.scale is not None, "only a scale gives a range"
+    low, high = reading.scale
+    text = f"scale [{low:g}, {high:g}]: the images' values range from {stored.low:g} to "
+    text += f"{stored.high:g}"
+    if stored.clipped:
+        text += f"; {stored.clipped / stored.values:.2%} of them are outside it and were clipped"
+    elif (stored.high - stored.low) * 4 < high - low:
+        text += ", less than a quarter of it, so that images are nearly uniform"
+    return text
+
+
+def is_scale(value: object) -> bool:
+    """Whether a value is a list of two numbers in ascending order."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(type(number) in (int, float) and math.isfinite(number) for number in value)
+        and value[0] < value[1]
+    )
+
+
+def is_bands(value: object) -> bool:
+    """Whether a value is a list of three band numbers."""
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(number) is int and number >= 1 for number in value)
+    )
+
+
+def pages_problem(pages: int) -> str:
+    return (
+        f"has {pages} pages or frames, of which only the first would be read; save each as a file "
+        "of its own"
+    )

@@ -1,0 +1,224 @@
+"""Pair images and labels by their file names."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.preparation.readers.reader import Listing, Record
+from pipelines.preparation.source_files import (
+    IMAGE_ENDINGS,
+    FolderContent,
+    first_names,
+    normalized,
+    read_lines,
+    search,
+)
+
+
+@dataclass(frozen=True)
+class Suffixes:
+    """The ends of file names that images and labels add to the name they share.
+
+    A suffix may include the ending, as `_mask.png` or `.png` does.
+    """
+
+    image: str = ""
+    label: str = ""
+
+
+def pair_files(
+    split: str, images: Path, labels: Path | None, suffixes: Suffixes | None = None
+) -> Listing:
+    """Pair the images and labels below two folders by relative path without suffix.
+
+    An image or label without its counterpart becomes a record, too; the missing file is reported
+    when the record is read. Images or labels that share a name are reported and left out.
+    """
+    suffixes = suffixes or Suffixes()
+    for folder in (images, labels):
+        if folder is not None and not folder.is_dir():
+            return Listing(problems=[f"{split}: {folder}: no such folder"])
+    shared = labels is not None and images.resolve() == labels.resolve()
+    if shared and not (suffixes.image or suffixes.label):
+        return Listing(problems=[_one_folder(split, images)])
+    content = search(images)
+    excluded = suffixes.label if shared else ""
+    images_by_name = _by_name(content, images, suffixes.image, excluded)
+    listing = _listing(split, images, content)
+    if not images_by_name:
+        notes = "; ".join(content.notes())
+        with_suffix = f" that end in {suffixes.image!r} (`image_suffix`)" if suffixes.image else ""
+        end = f"; {notes}" if notes else ""
+        listing.problems.append(f"{split}: {images}: contains no images{with_suffix}{end}")
+        return listing
+    if labels is None:
+        labels_by_name: dict[str, list[Path]] = {}
+    else:
+        if not shared:
+            content = search(labels)
+            listing.add(_listing(split, labels, content))
+        excluded = suffixes.image if shared else ""
+        labels_by_name = _by_name(content, labels, suffixes.label, excluded)
+        hint = _suffix_hint(images_by_name, labels_by_name)
+        if hint:
+            listing.problems.append(f"{split}: {labels}: {hint}")
+            return listing
+    for name in sorted({*images_by_name, *labels_by_name}):
+        expected = images / f"{name}{_with_ending(suffixes.image, '.jpg')}"
+        image = images_by_name.get(name, [expected])
+        expected = (labels or images) / f"{name}{_with_ending(suffixes.label, '.png')}"
+        label: list[Path] | list[None] = labels_by_name.get(name, [expected])
+        if labels is None:
+            label = [None]
+        for kind, files in (("images", image), ("labels", label)):
+            if len(files) > 1:
+                listing.problems.append(
+                    f"{split}/{name}: {len(files)} {kind} have this name, "
+                    f"{first_names((str(file) for file in files), 3)}; keep one of them"
+                )
+        if len(image) == len(label) == 1:
+            listing.records.append(Record(name, split, image[0], label[0]))
+    return listing
+
+
+def _listing(split: str, folder: Path, content: FolderContent) -> Listing:
+    """Return what is to be reported about a searched folder."""
+    return Listing(
+        problems=[f"{split}: {problem}" for problem in content.problems],
+        notes=[f"{split}: {folder}: {note}" for note in content.notes()],
+    )
+
+
+def _by_name(
+    content: FolderContent, folder: Path, suffix: str, excluded: str
+) -> dict[str, list[Path]]:
+    """Return the images that end in `suffix`, by relative path without it.
+
+    excluded: the suffix of the other kind of files, if they are in the same folder.
+    """
+    files: dict[str, list[Path]] = {}
+    for path in content.images:
+        stem = _stem(path, suffix)
+        if stem is None or (excluded and _stem(path, excluded) is not None):
+            continue
+        name = normalized((path.relative_to(folder).parent / stem).as_posix())
+        files.setdefault(name, []).append(path)
+    return files
+
+
+def _stem(path: Path, suffix: str) -> str | None:
+    """Return a file's name without `suffix` and ending; None if it does not end so."""
+    whole = path.name if _has_ending(suffix) else path.stem
+    if not whole.endswith(suffix) or len(whole) == len(suffix):
+        return None
+    return whole.removesuffix(suffix)
+
+
+def _has_ending(suffix: str) -> bool:
+    return Path(f"name{suffix}").suffix.lower() in IMAGE_ENDINGS
+
+
+def _with_ending(suffix: str, ending: str) -> str:
+    return suffix if _has_ending(suffix) else f"{suffix}{ending}"
+
+
+def _common_suffix(images: Iterable[str], others: Iterable[str]) -> str | None:
+    """Return the text that, added to most of the names `images`, gives names in `others`."""
+    others = sorted(others)
+    counts: Counter[str] = Counter()
+    for name in images:
+        counts.update({other.removeprefix(name) for other in others if other.startswith(name)})
+    counts.pop("", None)
+    if not counts:
+        return None
+    # Of equally frequent suffixes the shortest: `_mask`, rather than part of a longer name.
+    return min(counts, key=lambda suffix: (-counts[suffix], len(suffix)))
+
+
+def _suffix_hint(images: dict[str, list[Path]], labels: dict[str, list[Path]]) -> str | None:
+    """Return a sentence that names the suffix, if no image has a label but a suffix explains it."""
+    if not labels or images.keys() & labels.keys():
+        return None
+    for key, kind, shorter, longer in (
+        ("label_suffix", "label", images, labels),
+        ("image_suffix", "image", labels, images),
+    ):
+        suffix = _common_suffix(sorted(shorter)[:_COMPARED], longer)
+        if suffix:
+            other = "image" if kind == "label" else "label"
+            example = longer[next(name for name in sorted(longer) if name.endswith(suffix))][0]
+            return (
+                f"each {kind} is named like its {other} with {suffix!r} added, such as "
+                f"{example.name}; set `{key}: {suffix}` in dataset.yaml"
+            )
+    return None
+
+
+# Names that are compared with all others to find a suffix.
+_COMPARED = 50
+
+
+def _one_folder(split: str, folder: Path) -> str:
+    """Return a sentence about images and labels in one folder, with the setting that helps."""
+    content = search(folder)
+    names = sorted(_by_name(content, folder, "", ""))
+    suffix = _common_suffix(names[:_COMPARED], names)
+    endings = sorted({path.suffix for path in content.images})
+    if suffix and sum(name.endswith(suffix) for name in names) * 2 >= len(names) - 1:
+        setting = f"set `label_suffix: {suffix}` in dataset.yaml"
+    elif len(endings) == 2 and ".png" in endings:
+        image_ending = next(ending for ending in endings if ending != ".png")
+        setting = f"set `image_suffix: {image_ending}` and `label_suffix: .png` in dataset.yaml"
+    else:
+        setting = "set `label_suffix` in dataset.yaml to the end of the labels' names, or use two"
+        setting += " folders"
+    return (
+        f"{split}: images and labels are in the same folder, {folder}, so that each image would "
+        f"be its own label; {setting}"
+    )
+
+
+def select(
+    listing: Listing, split: str, names: Path, source: Path, folders: Sequence[Path]
+) -> Listing:
+    """Return the records that a file lists, one name per line, in order.
+
+    A name may have an ending, and may be a path from `source` or from the list's own directory
+    through one of `folders`, those of the split's images and labels.
+    """
+    by_name = {record.identifier: record for record in listing.records}
+    for record in listing.records:
+        # Names as the files have them, with the suffixes of images and labels.
+        for file, folder in zip((record.image, record.label), folders, strict=False):
+            if file is not None:
+                name = normalized(file.relative_to(folder).as_posix())
+                by_name.setdefault(name, record)
+                by_name.setdefault(name.removesuffix(file.suffix), record)
+    prefixes = [
+        normalized(Path(os.path.relpath(folder, parent)).as_posix()) + "/"
+        for parent in (source, names.parent)
+        for folder in folders
+    ]
+    selected = Listing(problems=list(listing.problems), notes=list(listing.notes))
+    try:
+        lines = read_lines(names)
+    except (OSError, UnicodeDecodeError) as error:
+        selected.problems.append(f"{split}: {names}: cannot be read as a list of names ({error})")
+        return selected
+    for number, line in enumerate(lines, start=1):
+        name = normalized(line).removeprefix("./")
+        within = [name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)]
+        candidates = [name, *within]
+        candidates += [candidate.rpartition(".")[0] for candidate in candidates]
+        matches = [by_name[candidate] for candidate in candidates if candidate in by_name]
+        if matches:
+            selected.records.append(matches[0])
+        elif name:
+            selected.problems.append(f"{split}: {names}:{number}: no image or label named {name!r}")
+    if not selected.records and not selected.problems:
+        selected.problems.append(f"{split}: {names}: lists no samples")
+    return selected

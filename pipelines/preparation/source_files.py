@@ -1,0 +1,131 @@
+"""Find the image files below a folder, and read lists of file names."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Endings of the formats that are read; TIFF files in particular may still have another content.
+IMAGE_ENDINGS = frozenset(
+    (
+        *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
+        *(".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+    )
+)
+# Files of Windows that its file manager hides.
+_HIDDEN = ("Thumbs.db", "desktop.ini")
+
+
+@dataclass
+class FolderContent:
+    """What `search` found below a folder.
+
+    images: files with a known ending, sorted.
+    problems: one sentence for each broken link and each folder that cannot be read.
+    other_endings: number of files with each other ending; "" for files without one.
+    loops: links to a folder that contains them; they are not followed.
+    """
+
+    images: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    other_endings: Counter[str] = field(default_factory=Counter)
+    loops: list[Path] = field(default_factory=list)
+
+    def notes(self) -> list[str]:
+        """Return one sentence for each kind of file that was left out."""
+        notes = [f"{link}: links to a folder that contains it; not followed" for link in self.loops]
+        if self.other_endings:
+            total = self.other_endings.total()
+            listed = ", ".join(
+                (ending or "no ending") + (f" {count}" if len(self.other_endings) > 1 else "")
+                for ending, count in self.other_endings.most_common(6)
+            )
+            more = ", ..." if len(self.other_endings) > 6 else ""
+            files = "1 file with an ending" if total == 1 else f"{total} files with endings"
+            notes.append(f"{files} not known here ({listed}{more})")
+        return notes
+
+
+def search(folder: Path) -> FolderContent:
+    """Find the images below a folder; links to files and folders are followed.
+
+    Hidden files and folders are left out: names that start with a dot, as macOS metadata files
+    (`._name.png`) and editors' caches do, and `Thumbs.db`.
+    """
+    content = FolderContent()
+    _search(folder, (), content)
+    content.images.sort()
+    return content
+
+
+def _search(folder: Path, parents: tuple[tuple[int, int], ...], content: FolderContent) -> None:
+    """Add a folder's files to `content`; `parents` identifies the folders above it."""
+    try:
+        status = folder.stat()
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        content.problems.append(f"{folder}: cannot be read ({error.strerror})")
+        return
+    identity = (status.st_dev, status.st_ino)
+    if identity in parents:
+        content.loops.append(folder)
+        return
+    for entry in entries:
+        path = folder / entry.name
+        if is_hidden(entry.name):
+            continue
+        if entry.is_dir():
+            _search(path, (*parents, identity), content)
+        elif entry.is_symlink() and not path.exists():
+            content.problems.append(broken_link(path))
+        elif path.suffix.lower() in IMAGE_ENDINGS:
+            content.images.append(path)
+        else:
+            content.other_endings[path.suffix.lower()] += 1
+
+
+def is_hidden(name: str) -> bool:
+    """Whether the system's file manager hides a file or folder of this name."""
+    return name.startswith(".") or name in _HIDDEN
+
+
+def visible(path: Path, root: Path) -> bool:
+    """Whether no part of a path below `root` is hidden."""
+    return not any(map(is_hidden, path.relative_to(root).parts))
+
+
+def broken_link(path: Path) -> str:
+    """Return a sentence about a symbolic link without a target."""
+    return f"{path}: links to {os.readlink(path)}, which does not exist"
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read a list of file names: stripped lines with `/` between folders.
+
+    Lists made on Windows may have a byte-order mark, UTF-16, backslashes and CRLF. Raises OSError
+    or UnicodeDecodeError.
+    """
+    data = path.read_bytes()
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if utf16 else "utf-8-sig")
+    return [line.strip().replace("\\", "/") for line in text.splitlines()]
+
+
+def normalized(name: str) -> str:
+    """Return a file name in the form in which names are compared: Unicode's NFC.
+
+    macOS decomposes accented letters (NFD), so that equal names may differ in their bytes.
+    """
+    return unicodedata.normalize("NFC", name)
+
+
+def first_names(paths: Iterable[Path | str], count: int = 2) -> str:
+    """Format the first names of a list: `a, b and 3 more`."""
+    names = [str(path) for path in paths]
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

@@ -1,0 +1,214 @@
+"""Read the pixels of source images as 8-bit RGB, without losing information unnoticed.
+
+Images of more than 8 bits per value, of more than three bands, or of several pages are errors
+unless the settings say how to read them.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin
+
+from pipelines.data.image_io import Array, ImageError, open_image, to_rgb
+from pipelines.preparation.image_header import (
+    DEEP_MODES,
+    TRANSPOSED,
+    Header,
+    orientation,
+    read_header,
+    read_orientation,
+    stored_form,
+)
+from pipelines.preparation.image_reading import (
+    ImageReading,
+    ValueRange,
+    lacks_scale,
+    pages_problem,
+    scale_advice,
+    unreadable,
+)
+
+# The orientation that undoes each one.
+_INVERSE = {6: 8, 8: 6}
+
+
+# Pillow keeps the high byte of each 16-bit value. Read in the other byte order, it keeps the low
+# byte, so that two passes give the whole value.
+_OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+
+
+_WHOLE_BANDS = ("RGB", "RGBA", "RGBX")
+
+
+def stored_range(data: bytes) -> ValueRange:
+    """Return the range of the values of an image of more than 8 bits. Raises ImageError."""
+    values = _deep_values(data)
+    return ValueRange(float(values.min()), float(values.max()), values.size, 0)
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """A decoded image.
+
+    pixels: uint8 (height, width, 3). format: Pillow's name. turned: whether the file has an EXIF
+    orientation other than upright. as_stored: whether every decoder reads these pixels from the
+    file. stored: range of the stored values, if they were scaled.
+    """
+
+    pixels: Array
+    format: str
+    turned: bool
+    as_stored: bool
+    stored: ValueRange | None
+
+
+def read_pixels(
+    data: bytes,
+    reading: ImageReading,
+    label_size: tuple[int, ...] | None = None,
+    checksums: bool = False,
+) -> SourceImage:
+    """Decode an image to 8-bit RGB.
+
+    8-bit values are kept, gray is repeated, alpha is dropped. Where `reading.exif` is None, EXIF
+    orientation is applied unless `label_size`, height and width of the label, fits the stored
+    pixels only. `checksums` also verifies the checksums of a PNG.
+
+    Raises:
+        ImageError: the image is damaged, or cannot be read without loss.
+    """
+    image = open_image(data, checksums)
+    header = read_header(io.BytesIO(data))
+    problem = unreadable(header, reading)
+    if problem is not None:
+        raise ImageError(problem)
+    problem = lacks_scale(header, reading)
+    if problem is not None:
+        raise ImageError(problem + scale_advice(stored_range(data), reading))
+    stored: ValueRange | None = None
+    if header.depth and reading.scale is not None:
+        pixels, stored = _scaled(_deep_values(data), reading.scale)
+    elif reading.bands is not None and header.bands > 1:
+        pixels = np.asarray(image)
+    else:
+        pixels = to_rgb(image)
+    pixels = _choose_bands(pixels, header, reading)
+    upright_by_pillow = isinstance(image, TiffImagePlugin.TiffImageFile)
+    number = read_orientation(io.BytesIO(data)) if upright_by_pillow else orientation(image)
+    fits_stored = number in TRANSPOSED and label_size == header.size != header.size[::-1]
+    apply = reading.exif == "apply" or (reading.exif is None and not fits_stored)
+    if upright_by_pillow and not apply:
+        pixels = oriented(pixels, _INVERSE.get(number, number))
+    elif apply and not upright_by_pillow:
+        pixels = oriented(pixels, number)
+    alike = image.format in ("PNG", "JPEG") and image.mode == "RGB" and number == 1
+    return SourceImage(
+        np.ascontiguousarray(pixels),
+        format=image.format or "",
+        turned=number != 1,
+        as_stored=alike and not header.depth and reading.bands is None,
+        stored=stored,
+    )
+
+
+def _choose_bands(pixels: Array, header: Header, reading: ImageReading) -> Array:
+    """Return the three bands that become red, green and blue."""
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    if reading.bands is None:
+        return pixels[..., :3]
+    if max(reading.bands) > pixels.shape[2]:
+        raise ImageError(
+            f"stores {header.bands} bands, of which {pixels.shape[2]} can be read here; `bands` "
+            f"names band {max(reading.bands)}"
+        )
+    return pixels[..., [number - 1 for number in reading.bands]]
+
+
+def oriented(pixels: Array, number: int) -> Array:
+    """Return stored pixels (height, width, bands) as displayed with an EXIF orientation."""
+    if number in TRANSPOSED:
+        pixels = pixels.swapaxes(0, 1)
+    if number in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if number in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def gif_levels(image: Image.Image) -> Image.Image:
+    """Return a GIF's gray levels instead of its palette indices, and any other image unchanged.
+
+    Encoders number the palette of a GIF as they like, so that an index has no meaning of its own.
+
+    Raises:
+        ImageError: the palette has colors other than gray.
+    """
+    if image.format != "GIF" or image.mode != "P":
+        return image
+    pixels = to_rgb(image)
+    if (pixels != pixels[..., :1]).any():
+        raise ImageError(
+            "is a GIF in colors, whose encoder may number them in any order; a `folder` data set "
+            "with `label_colors: true` reads the colors"
+        )
+    return Image.fromarray(pixels[..., 0])
+
+
+def check_single_page(data: bytes) -> None:
+    """Raise ImageError if a file, which can be decoded, has several pages or frames."""
+    pages = read_header(io.BytesIO(data)).pages
+    if pages > 1:
+        raise ImageError(pages_problem(pages))
+
+
+def _deep_values(data: bytes) -> NDArray[np.generic]:
+    """Return the stored values of an image of more than 8 bits: (height, width) or with bands."""
+    image = open_image(data)
+    if image.mode in DEEP_MODES:
+        values = np.asarray(image)
+        finite = np.isfinite(values)
+        if not finite.all():
+            raise ImageError(
+                f"has {finite.size - finite.sum()} values that are not numbers (NaN or infinite); "
+                "replace them"
+            )
+        return values
+    high = np.asarray(image)
+    with Image.open(io.BytesIO(data)) as opened:
+        rawmode = stored_form(opened)
+        kind, _, order = rawmode.partition(";16")
+        if kind not in _WHOLE_BANDS or order not in _OTHER_ORDER:
+            raise ImageError(
+                f"stores 16-bit values as {rawmode or image.mode}, which cannot be read here; "
+                "save it as 16-bit RGB or gray without alpha"
+            )
+        swapped = f"{kind};16{_OTHER_ORDER[order]}"
+        opened.tile = [
+            tile._replace(
+                args=(swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else swapped
+            )
+            for tile in opened.tile
+        ]
+        opened.load()
+        low = np.asarray(opened)
+    return high.astype(np.uint16) << 8 | low
+
+
+def _scaled(values: NDArray[np.generic], scale: tuple[float, float]) -> tuple[Array, ValueRange]:
+    """Map the values of `scale` to 0 and 255, rounded; values beyond it are clipped."""
+    low, high = scale
+    numbers = values.astype(np.float64)
+    stored = ValueRange(
+        float(numbers.min()),
+        float(numbers.max()),
+        numbers.size,
+        int(((numbers < low) | (numbers > high)).sum()),
+    )
+    shares = (numbers - low) / (high - low)
+    return np.rint(shares.clip(0, 1) * 255).astype(np.uint8), stored
