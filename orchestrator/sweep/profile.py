@@ -28,7 +28,9 @@ def run_profile(study: Study, context: RunContext, plan_only: bool = False) -> b
     try:
         if study_run.page.is_own:
             whole = StudyReport(study.whole, store, costs=profile_costs(study.whole))
-            whole.keep(whole.documents(whole.read()))
+            report = whole.read()
+            study_run.describe(report.markdown())
+            whole.keep(whole.documents(report))
         else:
             say(context.console, study_run.page.note, style="yellow")
         finished = True

@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.claims import Owner
+from orchestrator.tracking.mlflow_view import run_path
 from orchestrator.tracking.runs import FIGURES, TrialRun, lock_holder, read_trial_run
 from orchestrator.tracking.store import TrackingStore
 
@@ -159,4 +160,4 @@ def run_url(store: TrackingStore, run: TrialRun) -> str:
     """Return the run's URL on the tracking server, or on `mlflow ui` at its default port."""
     server = store.display_uri if store.display_uri.startswith("http") else ""
     base = server.rstrip("/") or f"http://127.0.0.1:{_PORT}"
-    return f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    return f"{base}/{run_path(run.experiment_id, run.run_id)}"
