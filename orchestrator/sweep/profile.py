@@ -36,5 +36,6 @@ def run_profile(study: Study, context: RunContext, plan_only: bool = False) -> b
         finished = True
     finally:
         study_run.close("FINISHED" if finished else "FAILED")
-    say(context.console, f"\n{store.viewing_instructions(study_run.experiment_id)}")
+    instructions = store.viewing_instructions(study_run.experiment_id, study_run.parent_id)
+    say(context.console, f"\n{instructions}")
     return True

@@ -92,7 +92,7 @@ def log_model(
             ),
         )
         client.log_model_artifacts(model.model_id, str(saved))
-    client.log_batch(run_id, metrics=_model_metrics(run, model.model_id, dataset))
+    store.log_metric_entries(run_id, _model_metrics(run, model.model_id, dataset))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=step)])
 

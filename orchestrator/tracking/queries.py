@@ -133,11 +133,25 @@ def history(store: TrackingStore, run_id: str, metric: str) -> list[tuple[int, f
 
 def parent_run_id(store: TrackingStore, study: str) -> str | None:
     """Return the id of the study's parent run; None if the store has no such study."""
+    parent = _parent(store, study)
+    return None if parent is None else parent.info.run_id
+
+
+def viewing_instructions(store: TrackingStore, study: str) -> str:
+    """Return instructions for opening the study's pages in MLflow; empty if the store has no such
+    study."""
+    parent = _parent(store, study)
+    if parent is None:
+        return ""
+    return store.viewing_instructions(parent.info.experiment_id, parent.info.run_id)
+
+
+def _parent(store: TrackingStore, study: str) -> Run | None:
     experiment = store.client.get_experiment_by_name(study)
     if experiment is None or experiment.lifecycle_stage != "active":
         return None
     parents = store.search([experiment.experiment_id], f"tags.`{tag.KIND}` = 'study'")
-    return max(parents, key=lambda run: run.info.start_time).info.run_id if parents else None
+    return max(parents, key=lambda run: run.info.start_time, default=None)
 
 
 def study_figures(store: TrackingStore, study: str) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from orchestrator.storage import Storage
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.datasets import DatasetKey, dataset_input
-from orchestrator.tracking.mlflow_view import runs_path
+from orchestrator.tracking.mlflow_view import run_path, runs_path
 from orchestrator.tracking.runs import (
     RunStatus,
     TrialRun,
@@ -178,6 +178,10 @@ class TrackingStore:
             for key, value in metrics.items()
             if math.isfinite(value)
         ]
+        self.log_metric_entries(run_id, entries)
+
+    def log_metric_entries(self, run_id: str, entries: Sequence[Metric]) -> None:
+        """Record MLflow's metrics, in batches."""
         for start in range(0, len(entries), _METRICS_PER_BATCH):
             self.client.log_batch(run_id, metrics=entries[start : start + _METRICS_PER_BATCH])
 
@@ -298,15 +302,21 @@ class TrackingStore:
         """The tracking URI without its password, safe to print and store."""
         return re.sub(r"(://[^:/?#@]*):[^/?#]*@", r"\1@", self.tracking_uri)
 
-    def viewing_instructions(self, experiment_id: str) -> str:
-        """Return instructions for opening an experiment's page in MLflow."""
-        page = runs_path(experiment_id)
+    def viewing_instructions(self, experiment_id: str, parent_id: str) -> str:
+        """Return instructions for opening a study's pages in MLflow. parent_id: of its run, with
+        the table as its description."""
+        table, trials = run_path(experiment_id, parent_id), runs_path(experiment_id)
         if self.tracking_uri.startswith("http"):
-            return f"results: {self.display_uri}/{page}"
+            return (
+                f"table in MLflow:  {self.display_uri}/{table}\n"
+                f"trials in MLflow: {self.display_uri}/{trials}"
+            )
+        server = "http://127.0.0.1:5000"
         return (
             f"to see the results, run:  {sys.executable} -m mlflow ui "
             f"--backend-store-uri {self.display_uri}\n"
-            f"and open:                 http://127.0.0.1:5000/{page}"
+            f"and open the table:       {server}/{table}\n"
+            f"or the trials:            {server}/{trials}"
         )
 
 
