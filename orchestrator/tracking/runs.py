@@ -137,8 +137,8 @@ def shown_end(run: Run, now: datetime) -> int:
 
 
 def timestamp(now: datetime | None = None) -> str:
-    """Return the time, in UTC and whole seconds, as the tags record it."""
-    return (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    """Return the time, in UTC and to the millisecond, as the tags record it."""
+    return (now or datetime.now(UTC)).isoformat(timespec="milliseconds")
 
 
 def evaluations_in(tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
