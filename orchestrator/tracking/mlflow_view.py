@@ -53,6 +53,14 @@ def run_path(experiment_id: str, run_id: str, tab: str = "") -> str:
     return f"#/experiments/{experiment_id}/runs/{run_id}{tab}?{_WORKFLOW}"
 
 
+def report_path(experiment_id: str, parent_id: str) -> str:
+    """Return the path of a study's report in MLflow, which starts with its tables.
+
+    The page of the study's run has the table too, but in a narrow window below its child runs.
+    """
+    return run_path(experiment_id, parent_id, "/artifacts/report/report.html")
+
+
 def study_view(study: Study) -> str:
     """Return the view of a study, in MLflow's JSON."""
     config = study.config

@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from orchestrator.storage import Storage
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.datasets import DatasetKey, dataset_input
-from orchestrator.tracking.mlflow_view import run_path, runs_path
+from orchestrator.tracking.mlflow_view import report_path, runs_path
 from orchestrator.tracking.runs import (
     RunStatus,
     TrialRun,
@@ -303,9 +303,9 @@ class TrackingStore:
         return re.sub(r"(://[^:/?#@]*):[^/?#]*@", r"\1@", self.tracking_uri)
 
     def viewing_instructions(self, experiment_id: str, parent_id: str) -> str:
-        """Return instructions for opening a study's pages in MLflow. parent_id: of its run, with
-        the table as its description."""
-        table, trials = run_path(experiment_id, parent_id), runs_path(experiment_id)
+        """Return instructions for opening a study's pages in MLflow. parent_id: of its run,
+        which has the report."""
+        table, trials = report_path(experiment_id, parent_id), runs_path(experiment_id)
         if self.tracking_uri.startswith("http"):
             return (
                 f"table in MLflow:  {self.display_uri}/{table}\n"

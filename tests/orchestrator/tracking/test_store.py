@@ -102,7 +102,7 @@ def test_password_of_the_tracking_server_is_not_shown() -> None:
     assert store.display_uri == "https://me@mlflow.lab:443"
     assert store.viewing_instructions("1", "ab").splitlines() == [
         "table in MLflow:  https://me@mlflow.lab:443/#/experiments/1/runs/ab"
-        "?workflowType=machine_learning",
+        "/artifacts/report/report.html?workflowType=machine_learning",
         "trials in MLflow: https://me@mlflow.lab:443/#/experiments/1/runs"
         "?viewStateShareKey=study&workflowType=machine_learning",
     ]
