@@ -96,7 +96,7 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
                 predict_image(model.network, torch.tensor(image), each, config).numpy()
                 for model, each in zip(drawn, numerics, strict=True)
             ]
-            first, second = ([float(mious[position]) for mious in side] for side in by_image)
+            mious = [[float(each[position]) for each in side] for side in by_image]
             rows.append(
                 ComparedImage(
                     split.identifiers[position],
@@ -104,8 +104,8 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
                     label,
                     predictions[0],
                     predictions[1],
-                    (first[0], second[0]),
-                    (fmean(first), fmean(second)) if has_seeds else None,
+                    (mious[0][0], mious[1][0]),
+                    (fmean(mious[0]), fmean(mious[1])) if has_seeds else None,
                 )
             )
         labels = options.names or [
