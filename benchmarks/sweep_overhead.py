@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,11 @@ def _ours(directory: Path, trials: int) -> tuple[list[float], float]:
     runs = client.search_runs(
         [experiment.experiment_id], "tags.`orchestrator.kind` = 'trial'", max_results=10_000
     )
-    ends = sorted(run.info.end_time / 1000 for run in runs if run.info.status == "FINISHED")
+    ends = sorted(
+        datetime.fromisoformat(run.data.tags["orchestrator.ended"]).timestamp()
+        for run in runs
+        if run.info.status == "FINISHED"
+    )
     assert len(ends) == trials, f"{len(ends)} of {trials} trials finished"
     return ends, total
 

@@ -187,7 +187,14 @@ def mlflow_page() -> str:
         "Parameters are the experiment's settings by their dotted keys, such as "
         "`training.epochs`.\n\n"
         "Filter runs in MLflow by tags, for example\n"
-        "``tags.`orchestrator.kind` = 'trial' and metrics.`val/miou` > 0.7``.\n\n## Tags\n\n",
+        "``tags.`orchestrator.kind` = 'trial' and metrics.`val/miou` > 0.7``.\n\n"
+        "The duration that MLflow shows for a trial is its training time, without waiting and "
+        "summed\nover resumes: the end time of its run is the start plus that time, and the tags\n"
+        "`orchestrator.started` and `orchestrator.ended` hold the actual times.\n\n"
+        "The input of a run is its data set: name, start of the fingerprint, location, splits, "
+        "images,\nclasses. The model of a trial has the run's parameters, and the scores of the "
+        "last checkpoint\non that data set, so that `search_logged_models` finds it by "
+        "``metrics.`val/miou` > 0.7``.\n\n## Tags\n\n",
         "| tag | meaning |\n|---|---|\n",
     ]
     parts += [f"| `{name}` | {_cell(meaning)} |\n" for name, meaning in documented_tags()]

@@ -1,6 +1,7 @@
 """`python -m orchestrator.figures compare A B` and `... features MODEL`: draw trained models.
 
-`compare` draws the predictions of two models on the images where they differ most; `features` draws
+`compare` draws the predictions of two models on the images where they differ most, selected and
+scored by the mean over the seeds of each, if several are given; `features` draws
 a network's feature maps before and after its flows. The suffix of --out sets the format: PNG, PDF
 or SVG.
 """
@@ -9,7 +10,9 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -25,6 +28,7 @@ from orchestrator.evaluation.options import (
     inference_settings,
     storage_directory,
 )
+from orchestrator.evaluation.records import CHECKPOINTS, is_current
 from orchestrator.evaluation.trained_model import (
     ModelError,
     TrainedModel,
@@ -60,33 +64,39 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
     outputs = _outputs(options.out or ["comparison.png"])
     config = InferenceConfig(**inference_settings(options))
     dataset, split = _open_split(options)
-    names = (options.a, options.b)
-    stores = [store_for_model(name, storage_directory(options)) for name in names]
-    models = [
-        load_model(name, store, options.imports) for name, store in zip(names, stores, strict=True)
-    ]
-    for model in models:
-        _check_classes(model, dataset)
-    numerics = [to_device(model) for model in models]
+    drawn: list[TrainedModel] = []
+    stores: list[TrackingStore | None] = []
+    scored: list[list[Counts]] = []
     with progress(console) as bar:
-        counts = [
-            _recorded_counts(model, store, dataset, options.split, config)
-            or _predicted_counts(model, split, each, config, bar)
-            for model, store, each in zip(models, stores, numerics, strict=True)
-        ]
-        differences = ImageDifferences.of(counts[0], counts[1])
+        for names in ((options.a, *options.seed_of_a), (options.b, *options.seed_of_b)):
+            scored.append([])
+            for name in names:
+                store = store_for_model(name, storage_directory(options))
+                model = load_model(name, store, options.imports)
+                _check_classes(model, dataset)
+                counts = _recorded_counts(model, store, dataset, options.split, config)
+                if counts is None:
+                    counts = _predicted_counts(model, split, to_device(model), config, bar)
+                if not scored[-1]:  # the first of each side is drawn
+                    drawn.append(model)
+                    stores.append(store)
+                scored[-1].append(counts)
+        numerics = [to_device(model) for model in drawn]
+        differences = ImageDifferences.of(scored[0], scored[1])
         if options.image:
             chosen = _positions(split, options.image)
         else:
-            chosen = differences.top(options.images, counts[0].groups)
-        by_image = [each.image_miou for each in counts]
+            chosen = differences.top(options.images, scored[0][0].groups)
+        by_image = [[counts.image_miou for counts in side] for side in scored]
+        has_seeds = max(len(side) for side in scored) > 1
         rows = []
         for position in bar.track(chosen, description="images drawn"):
             image, label = split.read(position)
             predictions = [
                 predict_image(model.network, torch.tensor(image), each, config).numpy()
-                for model, each in zip(models, numerics, strict=True)
+                for model, each in zip(drawn, numerics, strict=True)
             ]
+            mious = [[float(each[position]) for each in side] for side in by_image]
             rows.append(
                 ComparedImage(
                     split.identifiers[position],
@@ -94,20 +104,23 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
                     label,
                     predictions[0],
                     predictions[1],
-                    (float(by_image[0][position]), float(by_image[1][position])),
+                    (mious[0][0], mious[1][0]),
+                    (fmean(mious[0]), fmean(mious[1])) if has_seeds else None,
                 )
             )
         labels = options.names or [
-            _label(model, store) for model, store in zip(models, stores, strict=True)
+            _label(model, store) for model, store in zip(drawn, stores, strict=True)
         ]
-        notes = [f"mIoU {100 * each.miou:.1f}" for each in counts]
+        notes = [_score_note(side) for side in scored]
         better = int((differences.gain > 0).sum())
         worse = int((differences.gain < 0).sum())
+        mean = _mean_of_seeds(scored)
         selection = "selected images" if options.image else "the images where they differ most"
         title = (
-            f"{dataset.manifest.name} {options.split}: {selection}\n"
-            f"mIoU is higher with {labels[1]} on {better}, with {labels[0]} on {worse} "
-            f"of {len(split)} images"
+            f"{dataset.manifest.name} {options.split}: {selection}"
+            f"{mean and f', by the {mean}'}; predictions of {_seeds_drawn(drawn)}\n"
+            f"mIoU{mean and f', {mean},'} is higher with {labels[1]} on {better}, with {labels[0]} "
+            f"on {worse} of {len(split)} images"
         )
         draw_comparison(
             outputs,
@@ -207,22 +220,28 @@ def _recorded_counts(
     config: InferenceConfig,
 ) -> Counts | None:
     """Return the counts in the run's artifacts if it was scored on this split and data with this
-    config."""
-    experiment = model.experiment
-    matches = (
-        model.checkpoint != "best"
-        and model.class_list.fingerprint == dataset.manifest.fingerprint
+    config, during its training or later."""
+    experiment, fingerprint = model.experiment, dataset.manifest.fingerprint
+    if store is None or model.run_id is None or model.checkpoint == "best":
+        return None
+    boundary = experiment.evaluation.boundary
+    files = [
+        f"eval/{name}/counts.arrow"
+        for name, tags in store.evaluations(model.run_id).items()
+        if tags.get("checkpoint") != CHECKPOINTS["best"]
+        and is_current(tags, config, boundary, fingerprint, split)
+    ]
+    if (
+        model.class_list.fingerprint == fingerprint
         and experiment.data.validation_split == split
         and experiment.evaluation.protocol == config.protocol
-    )
-    if store is None or model.run_id is None or not matches:
-        return None
+    ):
+        files.insert(0, "counts.arrow")
     with tempfile.TemporaryDirectory(prefix="counts-") as folder:
-        try:
-            uri = f"runs:/{model.run_id}/counts.arrow"
-            return read_counts(store.download(uri, Path(folder)))
-        except (TrackingError, ValueError):
-            return None
+        for file in files:
+            with suppress(TrackingError, ValueError):
+                return read_counts(store.download(f"runs:/{model.run_id}/{file}", Path(folder)))
+    return None
 
 
 def _predicted_counts(
@@ -255,6 +274,25 @@ def _predicted_counts(
     )
 
 
+def _score_note(scored: Sequence[Counts]) -> str:
+    """Return the mIoU of a model, the mean over its seeds as in a study's table."""
+    miou = 100 * fmean(counts.miou for counts in scored)
+    return f"mIoU {miou:.1f}" + (f", mean of {len(scored)} seeds" if len(scored) > 1 else "")
+
+
+def _mean_of_seeds(scored: Sequence[Sequence[Counts]]) -> str:
+    """Return what the scores of the two models are means of; empty if each has one seed."""
+    numbers = dict.fromkeys(len(side) for side in scored)
+    seeds = " and ".join(str(number) for number in numbers)
+    return f"mean of {seeds} seeds" if max(numbers) > 1 else ""
+
+
+def _seeds_drawn(drawn: Sequence[TrainedModel]) -> str:
+    """Return the seeds of the models, for the title."""
+    seeds = dict.fromkeys(model.experiment.seed for model in drawn)
+    return f"seed{'s' * (len(seeds) > 1)} {' and '.join(map(str, seeds))}"
+
+
 def _label(model: TrainedModel, store: TrackingStore | None) -> str:
     """Return the name of the model's run or directory."""
     if store is not None and model.run_id is not None:
@@ -275,6 +313,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     add_model(compare, "a")
     add_model(compare, "b")
+    for name in ("a", "b"):
+        compare.add_argument(
+            f"--seed-of-{name}",
+            action="append",
+            default=[],
+            metavar="MODEL",
+            help=f"another seed of {name.upper()}, repeatable: images are selected and scored by "
+            f"the mean over the seeds; the predictions are those of {name.upper()}",
+        )
     _add_images(compare, 4)
     compare.add_argument(
         "--names", nargs=2, metavar=("A", "B"), help="column titles (default: the runs' names)"

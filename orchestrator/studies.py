@@ -65,7 +65,7 @@ def _status(options: argparse.Namespace, console: Console) -> int:
     for run in study.trials:
         if run.status == "FAILED":
             say_labeled(console, "failed", "bold red", f"{run.name}: {run.reason}")
-    say(console, f"\n{store.viewing_instructions(study.experiment_id)}")
+    say(console, f"\n{store.viewing_instructions(study.experiment_id, study.parent_id)}")
     return 0
 
 

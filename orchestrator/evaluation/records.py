@@ -9,6 +9,7 @@ from pathlib import Path
 from orchestrator.evaluation.trained_model import TrainedModel
 from orchestrator.study.identity import code_version
 from orchestrator.study.user_code import modules_of
+from orchestrator.tracking.datasets import DatasetKey
 from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import PreparedDataset
 from pipelines.evaluation.counts import write_counts
@@ -100,4 +101,13 @@ def log_scores(
         assert scores.images is not None, "the images were counted"
         path = files / "counts.arrow"
         write_counts(path, scores.images, samples.identifiers, names, samples.groups)
-        store.log_evaluation(model.run_id, name, scores.metrics(names), tags, files)
+        store.log_dataset(model.run_id, dataset, [split])
+        store.log_evaluation(
+            model.run_id,
+            name,
+            scores.metrics(names),
+            tags,
+            files,
+            DatasetKey.of(dataset),
+            of_model=model.checkpoint != "best",
+        )

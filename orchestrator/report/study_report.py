@@ -18,7 +18,14 @@ from orchestrator.report.table import Table, grid_table, main_table
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
-from orchestrator.tracking.queries import Snapshot, history, parent_run_id, run_url, study_figures
+from orchestrator.tracking.queries import (
+    Snapshot,
+    history,
+    parent_run_id,
+    run_url,
+    study_figures,
+    viewing_instructions,
+)
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_page import find_page
 from pipelines.data.files import write_text
@@ -163,8 +170,6 @@ class StudyReport:
         return ""
 
     def _page(self, report: Report) -> str:
-        experiments = [r.run.experiment_id for row in report.rows for r in row.results if r.run]
-        hint = self.store.viewing_instructions(experiments[0]) if experiments else ""
         return render_page(
             report.study,
             report.rows,
@@ -173,7 +178,7 @@ class StudyReport:
             report.notes,
             self._history,
             lambda result: run_url(self.store, result.run) if result.run else "",
-            hint,
+            viewing_instructions(self.store, report.study.config.study),
             study_figures(self.store, report.study.config.study),
         )
 

@@ -249,7 +249,8 @@ class SweepController:
         limit = self._limit_reached()
         if limit and len(self.finished) < len(self.trials):
             say_labeled(console, "held", "bold yellow", limit)
-        say(console, f"\n{self.store.viewing_instructions(study_run.experiment_id)}")
+        instructions = self.store.viewing_instructions(study_run.experiment_id, study_run.parent_id)
+        say(console, f"\n{instructions}")
         return report
 
     def _fully_trained(self) -> dict[str, TrialRun]:

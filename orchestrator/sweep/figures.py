@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from models import FENetConfig
 from orchestrator.console import warn
@@ -14,6 +15,7 @@ from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.study_run import StudyRun, has_figure, keep_figure
+from pipelines.evaluation.inference import InferenceConfig
 
 KINDS = ("comparison", "features")
 _TIMEOUT_SECONDS = 300
@@ -63,18 +65,28 @@ def figure_commands(
 ) -> dict[str, list[str]]:
     """Return the arguments of `orchestrator.figures` by kind of figure, without `--out`.
 
-    `comparison`: `compare_to` against the last variant, for the first seed and grid values for
-    which both are finished. `features`: the last finished variant with both flows.
+    `comparison`: `compare_to` against the last variant, for the first grid values for which both
+    are finished with the same seeds. Images are selected and scored by the mean over these seeds,
+    under the table's protocol; the seed that is drawn is the one with the difference closest to the
+    mean difference. `features`: the last finished variant with both flows.
     """
     kinds = KINDS if study.config.report.figures is None else study.config.report.figures
     done = [trial for trial in trials if trial.name in finished]
     commands = {}
-    pair = _trials_to_compare(study, done)
-    if "comparison" in kinds and pair is not None:
-        models = [_model_uri(finished[trial.name]) for trial in pair]
-        names = [trial.label for trial in pair]
-        data = _data_arguments(study, pair[0])
-        commands["comparison"] = ["compare", *models, "--names", *names, *data]
+    pairs = _trials_to_compare(study, done)
+    if "comparison" in kinds and pairs:
+        drawn = _typical(study, pairs, finished)
+        models = [_model_uri(finished[trial.name]) for trial in drawn]
+        names = [trial.label for trial in drawn]
+        others = [
+            part
+            for pair in pairs
+            if pair is not drawn
+            for option, trial in zip(("--seed-of-a", "--seed-of-b"), pair, strict=True)
+            for part in (option, _model_uri(finished[trial.name]))
+        ]
+        data = [*_data_arguments(study, drawn[0]), *_inference_arguments(study, drawn[0])]
+        commands["comparison"] = ["compare", *models, "--names", *names, *others, *data]
     with_flows = [trial for trial in done if _has_flows(trial)]
     if "features" in kinds and with_flows:
         variant = with_flows[-1].variant
@@ -87,26 +99,60 @@ def figure_commands(
 
 def _trials_to_compare(
     study: Study, done: Sequence[ResolvedTrial]
-) -> tuple[ResolvedTrial, ResolvedTrial] | None:
-    """Return two trials with the same data, seed and grid values: `compare_to` and another."""
+) -> list[tuple[ResolvedTrial, ResolvedTrial]]:
+    """Return pairs of trials with the same data, grid values and seed: `compare_to` and another
+    variant, one pair for each seed; empty if there is none."""
     variants = list(dict.fromkeys(trial.variant for trial in study.trials))
     reference = study.config.compare_to
     others = [variant for variant in reversed(variants) if variant != reference]
     for variant in others:
-        for second in done:
-            if second.variant != variant:
-                continue
-            for first in done:
-                comparable = (
-                    first.variant == reference
-                    and first.axes == second.axes
-                    and first.experiment.seed == second.experiment.seed
-                    and first.location == second.location
-                    and first.identity != second.identity
-                )
-                if comparable and second.experiment.data.validation_split is not None:
-                    return first, second
-    return None
+        pairs = [
+            (first, second)
+            for second in done
+            for first in done
+            if (first.variant, second.variant) == (reference, variant)
+            and first.axes == second.axes
+            and first.experiment.seed == second.experiment.seed
+            and first.location == second.location
+            and first.identity != second.identity
+            and second.experiment.data.validation_split is not None
+        ]
+        if pairs:
+            return [pair for pair in pairs if pair[0].axes == pairs[0][0].axes]
+    return []
+
+
+def _typical(
+    study: Study,
+    pairs: Sequence[tuple[ResolvedTrial, ResolvedTrial]],
+    finished: Mapping[str, TrialRun],
+) -> tuple[ResolvedTrial, ResolvedTrial]:
+    """Return the pair with the difference of scores closest to the mean difference; the first one
+    if they are not scored yet."""
+    protocol = study.config.report.protocol
+    metric = "val/miou" if protocol is None else f"eval/{protocol}/miou"
+
+    def score(trial: ResolvedTrial) -> float:
+        return finished[trial.name].metrics.get(metric, 0.0)
+
+    differences = [score(second) - score(first) for first, second in pairs]
+    mean = fmean(differences)
+    return min(zip(pairs, differences, strict=True), key=lambda entry: abs(entry[1] - mean))[0]
+
+
+def _inference_arguments(study: Study, trial: ResolvedTrial) -> list[str]:
+    """Return the options of the inference protocol under which the table scores the trial."""
+    protocol = study.config.report.protocol
+    config: InferenceConfig = trial.experiment.evaluation
+    if protocol is not None:
+        config = study.config.protocols[protocol]
+    arguments = ["--flip"] if config.flip else []
+    if config.scales != InferenceConfig().scales:
+        arguments += ["--scales", ",".join(map(str, config.scales))]
+    for option, size in (("--window", config.window), ("--stride", config.stride)):
+        if size is not None:
+            arguments += [option, "x".join(map(str, size))]
+    return arguments
 
 
 def _has_flows(trial: ResolvedTrial) -> bool:

@@ -28,11 +28,14 @@ def run_profile(study: Study, context: RunContext, plan_only: bool = False) -> b
     try:
         if study_run.page.is_own:
             whole = StudyReport(study.whole, store, costs=profile_costs(study.whole))
-            whole.keep(whole.documents(whole.read()))
+            report = whole.read()
+            study_run.describe(report.markdown())
+            whole.keep(whole.documents(report))
         else:
             say(context.console, study_run.page.note, style="yellow")
         finished = True
     finally:
         study_run.close("FINISHED" if finished else "FAILED")
-    say(context.console, f"\n{store.viewing_instructions(study_run.experiment_id)}")
+    instructions = store.viewing_instructions(study_run.experiment_id, study_run.parent_id)
+    say(context.console, f"\n{instructions}")
     return True

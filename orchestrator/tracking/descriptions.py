@@ -5,6 +5,7 @@ from typing import Any
 
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
+from orchestrator.tracking.mlflow_view import run_path, runs_path
 from orchestrator.tracking.runs import RunStatus, TrialRun
 from pipelines.config import dump_yaml
 from pipelines.network.build import NetworkConfig
@@ -77,7 +78,7 @@ def outcome_note(status: RunStatus, reason: str) -> str:
 def study_note(study: Study, table: str, parent_id: str, experiment_id: str) -> str:
     """Return the study's description and table, truncated at a line to the length MLflow keeps."""
     text = f"{study.config.description.strip()}\n\n{table.strip()}\n"
-    page = f"#/experiments/{experiment_id}/runs/{parent_id}/artifacts"
+    page = run_path(experiment_id, parent_id, "/artifacts")
     link = f"\n[Study file, table and report]({page})\n"
     limit = _MAX_LENGTH - len(link)
     if len(text) > limit:
@@ -97,11 +98,11 @@ def _baseline(trial: ResolvedTrial, study: Study) -> str | None:
 
 
 def _link(name: str, experiment_id: str, run_id: str) -> str:
-    return f"[{name}](#/experiments/{experiment_id}/runs/{run_id})"
+    return f"[{name}]({run_path(experiment_id, run_id)})"
 
 
 def _study_link(name: str, experiment_id: str) -> str:
-    return f"[{name}](#/experiments/{experiment_id})"
+    return f"[{name}]({runs_path(experiment_id)})"
 
 
 def _yaml(tree: Mapping[str, Any]) -> str:

@@ -57,7 +57,11 @@ def _create_link(study_run: StudyRun, trial: ResolvedTrial, target: TrialRun) ->
     }
     store = study_run.store
     link = store.client.create_run(
-        study_run.experiment_id, run_name=f"{run_name(trial)} (linked)", tags=tags
+        study_run.experiment_id,
+        start_time=round(1000 * target.started_at),
+        run_name=f"{run_name(trial)} (linked)",
+        tags=tags,
     )
     store.log_metrics(link.info.run_id, target.metrics, step=target.epoch)
-    store.client.set_terminated(link.info.run_id, "FINISHED")
+    end = target.started_at if target.ended_at is None else target.ended_at
+    store.client.set_terminated(link.info.run_id, "FINISHED", round(1000 * end))

@@ -231,7 +231,6 @@ def close_abandoned(store: TrackingStore) -> None:
 def _close(store: TrackingStore, run: Run) -> None:
     try:
         reason = "its process ended without closing it"
-        store.set_tags(run.info.run_id, {tag.REASON: reason, tag.CLAIM: ""})
-        store.client.set_terminated(run.info.run_id, "KILLED")
+        store.end_run(run, "KILLED", {tag.REASON: reason})
     except MlflowException:
         return  # deleted in the meantime

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.study.study import Study
 
 VIEW_TAG = "mlflow.sharedViewState.study"
-VIEW_QUERY = "?viewStateShareKey=study"
+_WORKFLOW = "workflowType=machine_learning"  # otherwise a new browser shows the GenAI pages
 _METRICS = (
     "val/miou",
     "val/best_miou",
@@ -41,6 +41,24 @@ _LINE = {
     "useGlobalXaxisKey": True,
     "useGlobalLineSmoothing": True,
 }
+
+
+def runs_path(experiment_id: str) -> str:
+    """Return the path of an experiment's runs in MLflow, in the study's view."""
+    return f"#/experiments/{experiment_id}/runs?viewStateShareKey=study&{_WORKFLOW}"
+
+
+def run_path(experiment_id: str, run_id: str, tab: str = "") -> str:
+    """Return the path of a run's page in MLflow. tab: such as `/artifacts`."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}{tab}?{_WORKFLOW}"
+
+
+def report_path(experiment_id: str, parent_id: str) -> str:
+    """Return the path of a study's report in MLflow, which starts with its tables.
+
+    The page of the study's run has the table too, but in a narrow window below its child runs.
+    """
+    return run_path(experiment_id, parent_id, "/artifacts/report/report.html")
 
 
 def study_view(study: Study) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mlflow.pyfunc
 import numpy as np
-from mlflow.entities import LoggedModelOutput
+from mlflow.entities import LoggedModelOutput, Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -16,6 +16,7 @@ from mlflow.types import Schema, TensorSpec
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.tracking import pyfunc_loader
 from orchestrator.tracking import tags as tag
+from orchestrator.tracking.datasets import DatasetKey
 from orchestrator.tracking.model_package import Package, package
 from orchestrator.tracking.store import TrackingStore
 from pipelines.data.image_io import Array
@@ -30,6 +31,11 @@ _IMAGE_SPEC = TensorSpec(np.dtype(np.uint8), (-1, -1, 3))
 
 _LABEL_SPEC = TensorSpec(np.dtype(np.uint8), (-1, -1))
 
+_MEASURED = ("train/", "val/")  # prefixes of metrics that depend on the data set
+
+# The best score belongs to another checkpoint.
+_NOT_OF_MODEL = ("val/best_miou", "val/seconds")
+
 _EXAMPLE_SIZE = 64  # maximum length of an example's longer side, in pixels
 
 
@@ -41,18 +47,27 @@ def log_model(
     example: np.ndarray,
     tags: Mapping[str, str],
     step: int,
+    dataset: DatasetKey,
 ) -> None:
     """Record the model `directory` as the model of a run: `runs:/ID/model`.
 
     `mlflow.pyfunc.load_model` loads it as a predictor of label maps wherever the libraries of
     `package` are installed. example: an image, uint8 `(height, width, 3)`. tags: shown with the
-    model. step: the model's epoch.
+    model. step: the model's epoch. dataset: the one it was trained and scored on.
+
+    The model has the run's parameters and the run's current metrics that describe it.
     """
     client = store.client
-    experiment_id = client.get_run(run_id).info.experiment_id
+    run = client.get_run(run_id)
+    experiment_id = run.info.experiment_id
     labels = {f"{tag.PREFIX}{name}": value for name, value in tags.items()}
     model = client.create_logged_model(
-        experiment_id, name=MODEL, source_run_id=run_id, tags=labels, model_type="segmentation"
+        experiment_id,
+        name=MODEL,
+        source_run_id=run_id,
+        tags=labels,
+        params=run.data.params,
+        model_type="segmentation",
     )
     (directory / pyfunc_loader.SOURCES).write_bytes(package.sources)
     signature = ModelSignature(Schema([_IMAGE_SPEC]), Schema([_LABEL_SPEC]))
@@ -77,8 +92,29 @@ def log_model(
             ),
         )
         client.log_model_artifacts(model.model_id, str(saved))
+    store.log_metric_entries(run_id, _model_metrics(run, model.model_id, dataset))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=step)])
+
+
+def _model_metrics(run: Run, model_id: str, dataset: DatasetKey) -> list[Metric]:
+    """Return the run's current loss, scores and cost as metrics of its model.
+
+    They repeat the run's entries with step and time, because MLflow records the metrics of a model
+    with its run too, but not an entry that is already there.
+    """
+    return [
+        Metric(
+            entry.key,
+            entry.value,
+            entry.timestamp,
+            entry.step,
+            model_id,
+            *((dataset.name, dataset.digest) if entry.key.startswith(_MEASURED) else ()),
+        )
+        for entry in run.data.to_proto().metrics
+        if entry.key.startswith((*_MEASURED, "model/")) and entry.key not in _NOT_OF_MODEL
+    ]
 
 
 def register_best(store: TrackingStore, study: str, run_id: str) -> str | None:
@@ -88,9 +124,8 @@ def register_best(store: TrackingStore, study: str, run_id: str) -> str | None:
     holds no model.
     """
     client = store.client
-    run = client.get_run(run_id)
-    outputs = run.outputs.model_outputs if run.outputs else []
-    if not outputs:
+    model_id = store.model_id(run_id)
+    if model_id is None:
         return None
     # Registered names must not contain the separators of model URIs.
     name = re.sub(r"[/:]+", "-", study)
@@ -98,7 +133,7 @@ def register_best(store: TrackingStore, study: str, run_id: str) -> str | None:
     current = _current_best(store, name)
     if current is not None and current.run_id == run_id:
         return uri
-    model = client.get_logged_model(outputs[-1].model_id)
+    model = client.get_logged_model(model_id)
     if current is None and not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, description=f"Models of the study {study}.")
     version = client.create_model_version(
@@ -131,7 +166,7 @@ def log_models(
     """Record the checkpoint directories of a trial: `last` as the run's model, `best` as artifacts.
 
     The table shows the score of the last checkpoint, so that is what other programs load. best:
-    None for a trial without validation. metrics: of the last epoch.
+    None for a trial without validation. metrics: of the last epoch, which the run already has.
 
     Raises CheckpointError if a checkpoint's experiment, data or weights are not the trial's.
     """
@@ -160,6 +195,7 @@ def log_models(
             _example(trial),
             tags,
             step=int(metrics["epoch"]),
+            dataset=DatasetKey.of(trial.dataset),
         )
         if best is not None:
             directory = Path(temporary) / "best"

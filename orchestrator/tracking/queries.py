@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.claims import Owner
+from orchestrator.tracking.mlflow_view import run_path
 from orchestrator.tracking.runs import FIGURES, TrialRun, lock_holder, read_trial_run
 from orchestrator.tracking.store import TrackingStore
 
@@ -132,11 +133,25 @@ def history(store: TrackingStore, run_id: str, metric: str) -> list[tuple[int, f
 
 def parent_run_id(store: TrackingStore, study: str) -> str | None:
     """Return the id of the study's parent run; None if the store has no such study."""
+    parent = _parent(store, study)
+    return None if parent is None else parent.info.run_id
+
+
+def viewing_instructions(store: TrackingStore, study: str) -> str:
+    """Return instructions for opening the study's pages in MLflow; empty if the store has no such
+    study."""
+    parent = _parent(store, study)
+    if parent is None:
+        return ""
+    return store.viewing_instructions(parent.info.experiment_id, parent.info.run_id)
+
+
+def _parent(store: TrackingStore, study: str) -> Run | None:
     experiment = store.client.get_experiment_by_name(study)
     if experiment is None or experiment.lifecycle_stage != "active":
         return None
     parents = store.search([experiment.experiment_id], f"tags.`{tag.KIND}` = 'study'")
-    return max(parents, key=lambda run: run.info.start_time).info.run_id if parents else None
+    return max(parents, key=lambda run: run.info.start_time, default=None)
 
 
 def study_figures(store: TrackingStore, study: str) -> dict[str, bytes]:
@@ -159,4 +174,4 @@ def run_url(store: TrackingStore, run: TrialRun) -> str:
     """Return the run's URL on the tracking server, or on `mlflow ui` at its default port."""
     server = store.display_uri if store.display_uri.startswith("http") else ""
     base = server.rstrip("/") or f"http://127.0.0.1:{_PORT}"
-    return f"{base}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    return f"{base}/{run_path(run.experiment_id, run.run_id)}"

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal
 
 from mlflow.entities import Run
@@ -37,8 +38,9 @@ class TrialRun:
     the rows that it serves: its own, and those that link to it. dataset: as named by the study;
     data: the data set's fingerprint. weights: locations of the initial weights of the backbone and
     of the whole network; digests: of these two; None if there are none. evaluations: the settings
-    of each later evaluation, by its name. measurement: its timings as JSON. started_at and
-    ended_at: seconds since the epoch.
+    of each later evaluation, by its name. measurement: its timings as JSON. started_at: when
+    it was scheduled; ended_at: that plus its training time, see `shown_end`; both in seconds since
+    the epoch.
     """
 
     run_id: str
@@ -78,8 +80,8 @@ class TrialRun:
 
     @property
     def hours(self) -> float | None:
-        """Wall-clock hours of training, summed over resumes if recorded; otherwise from the start
-        of the run to its end."""
+        """Wall-clock hours of training, summed over resumes if recorded; otherwise as
+        MLflow shows them."""
         seconds = self.metrics.get("trial/seconds")
         if seconds is None and self.ended_at is not None:
             seconds = self.ended_at - self.started_at
@@ -121,6 +123,25 @@ def read_trial_run(
         started_at=info.start_time / 1000,
         ended_at=info.end_time / 1000 if info.end_time else None,
     )
+
+
+def shown_end(run: Run, now: datetime) -> int:
+    """Return the end time, in milliseconds, with which MLflow shows a trial's training time as its
+    duration: without waiting, and summed over resumes.
+
+    MLflow cannot change the start time of a run, which is created when the trial is scheduled. A
+    trial that ends before its first epoch has trained since its processes started.
+    """
+    seconds = run.data.metrics.get("trial/seconds")
+    if seconds is None:
+        started = run.data.tags.get(tag.STARTED)
+        seconds = (now - datetime.fromisoformat(started)).total_seconds() if started else 0.0
+    return int(run.info.start_time) + round(1000 * max(0.0, seconds))
+
+
+def timestamp(now: datetime | None = None) -> str:
+    """Return the time, in UTC and to the millisecond, as the tags record it."""
+    return (now or datetime.now(UTC)).isoformat(timespec="milliseconds")
 
 
 def evaluations_in(tags: Mapping[str, str]) -> dict[str, dict[str, str]]:

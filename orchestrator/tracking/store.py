@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
@@ -16,8 +17,17 @@ from mlflow.tracking import MlflowClient
 
 from orchestrator.storage import Storage
 from orchestrator.tracking import tags as tag
-from orchestrator.tracking.mlflow_view import VIEW_QUERY
-from orchestrator.tracking.runs import TrialRun, evaluations_in, read_trial_run
+from orchestrator.tracking.datasets import DatasetKey, dataset_input
+from orchestrator.tracking.mlflow_view import report_path, runs_path
+from orchestrator.tracking.runs import (
+    RunStatus,
+    TrialRun,
+    evaluations_in,
+    read_trial_run,
+    shown_end,
+    timestamp,
+)
+from pipelines.data.dataset import PreparedDataset
 from pipelines.errors import UserError
 
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
@@ -150,15 +160,28 @@ class TrackingStore:
         for start in range(_PARAMS_PER_BATCH, len(entries), _PARAMS_PER_BATCH):
             self.client.log_batch(run_id, params=entries[start : start + _PARAMS_PER_BATCH])
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        """Record metrics at one step, in batches. Skips values that are not finite, which some
-        stores cannot hold."""
+    def log_metrics(
+        self,
+        run_id: str,
+        metrics: Mapping[str, float],
+        step: int,
+        model_id: str | None = None,
+        dataset: DatasetKey | None = None,
+    ) -> None:
+        """Record metrics at one step, in batches; with `model_id`, also as that model's. dataset:
+        the one on which they were measured. Skips values that are not finite, which some stores
+        cannot hold."""
+        name, digest = (dataset.name, dataset.digest) if dataset else (None, None)
         now = int(time.time() * 1000)
         entries = [
-            Metric(_metric_name(name), value, now, step)
-            for name, value in metrics.items()
+            Metric(_metric_name(key), value, now, step, model_id, name, digest)
+            for key, value in metrics.items()
             if math.isfinite(value)
         ]
+        self.log_metric_entries(run_id, entries)
+
+    def log_metric_entries(self, run_id: str, entries: Sequence[Metric]) -> None:
+        """Record MLflow's metrics, in batches."""
         for start in range(0, len(entries), _METRICS_PER_BATCH):
             self.client.log_batch(run_id, metrics=entries[start : start + _METRICS_PER_BATCH])
 
@@ -172,8 +195,37 @@ class TrackingStore:
         )
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags, in one batch."""
-        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        """Set tags, in one batch. An empty value deletes the tag."""
+        entries = [RunTag(key, value) for key, value in tags.items() if value]
+        if entries:
+            self.client.log_batch(run_id, tags=entries)
+        if len(entries) == len(tags):
+            return
+        existing = self.client.get_run(run_id).data.tags
+        for key in (key for key, value in tags.items() if not value and key in existing):
+            self._delete_tag(run_id, key)
+
+    def _delete_tag(self, run_id: str, key: str) -> None:
+        try:
+            self.client.delete_tag(run_id, key)
+        except MlflowException as error:  # another process may have deleted it
+            if error.error_code != _NOT_FOUND:
+                raise
+
+    def end_run(self, run: Run, status: RunStatus, tags: Mapping[str, str]) -> None:
+        """Set tags and close a run; MLflow shows the training time of a trial as its duration."""
+        now, end = datetime.now(UTC), None
+        if run.data.tags.get(tag.KIND) == "trial":
+            end = shown_end(run, now)
+            tags = {**tags, tag.CLAIM: "", tag.ENDED: timestamp(now)}
+        self.set_tags(run.info.run_id, tags)
+        self.client.set_terminated(run.info.run_id, status, end)
+
+    def log_dataset(
+        self, run_id: str, dataset: PreparedDataset, splits: Iterable[str | None]
+    ) -> None:
+        """Record a data set as an input of a run. splits: see `dataset_input`."""
+        self.client.log_inputs(run_id, [dataset_input(dataset, splits)])
 
     def log_artifact(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Copy a file, or the contents of a directory, into the run's artifacts."""
@@ -207,16 +259,29 @@ class TrackingStore:
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
         files: Path,
+        dataset: DatasetKey | None = None,
+        of_model: bool = True,
     ) -> None:
         """Record a later evaluation of a finished run: metrics and files under `eval/NAME/`, tags
-        under `orchestrator.eval.NAME.`. Evaluations with other names do not change."""
+        under `orchestrator.eval.NAME.`. Evaluations with other names do not change.
+
+        dataset: the one it was evaluated on. of_model: whether the run's model was evaluated, which
+        then has the metrics too.
+        """
         settings = {f"{tag.EVALUATION}{name}.{key}": value for key, value in tags.items()}
-        # Empty tags mark the evaluation as incomplete while its metrics and files are written.
+        # Without tags, the evaluation is incomplete while its metrics and files are written.
         self.set_tags(run_id, dict.fromkeys(settings, ""))
         prefixed = {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
-        self.log_metrics(run_id, prefixed, self._next_step(run_id, prefixed))
+        model_id = self.model_id(run_id) if of_model else None
+        self.log_metrics(run_id, prefixed, self._next_step(run_id, prefixed), model_id, dataset)
         self.client.log_artifacts(run_id, str(files), f"eval/{name}")
         self.set_tags(run_id, settings)
+
+    def model_id(self, run_id: str) -> str | None:
+        """Return the id of a run's model; None if it has none."""
+        outputs = self.client.get_run(run_id).outputs
+        models = outputs.model_outputs if outputs else []
+        return str(models[-1].model_id) if models else None
 
     def _next_step(self, run_id: str, metrics: Iterable[str]) -> int:
         """Return the first step that the first of `metrics` does not have yet.
@@ -237,15 +302,21 @@ class TrackingStore:
         """The tracking URI without its password, safe to print and store."""
         return re.sub(r"(://[^:/?#@]*):[^/?#]*@", r"\1@", self.tracking_uri)
 
-    def viewing_instructions(self, experiment_id: str) -> str:
-        """Return instructions for opening an experiment's page in MLflow."""
-        page = f"#/experiments/{experiment_id}/runs{VIEW_QUERY}"
+    def viewing_instructions(self, experiment_id: str, parent_id: str) -> str:
+        """Return instructions for opening a study's pages in MLflow. parent_id: of its run,
+        which has the report."""
+        table, trials = report_path(experiment_id, parent_id), runs_path(experiment_id)
         if self.tracking_uri.startswith("http"):
-            return f"results: {self.display_uri}/{page}"
+            return (
+                f"table in MLflow:  {self.display_uri}/{table}\n"
+                f"trials in MLflow: {self.display_uri}/{trials}"
+            )
+        server = "http://127.0.0.1:5000"
         return (
             f"to see the results, run:  {sys.executable} -m mlflow ui "
             f"--backend-store-uri {self.display_uri}\n"
-            f"and open:                 http://127.0.0.1:5000/{page}"
+            f"and open the table:       {server}/{table}\n"
+            f"or the trials:            {server}/{trials}"
         )
 
 

@@ -52,5 +52,5 @@ def take_page(store: TrackingStore, parent_id: str, overridden: Sequence[str]) -
     page = find_page(store, parent_id, overridden)
     if page.own and not page.is_own:
         return page
-    store.set_tags(parent_id, {tag.PAGE: page.own})
+    store.set_tags(parent_id, {tag.PAGE: page.own})  # none for the study file
     return StudyPage(page.own, page.own)

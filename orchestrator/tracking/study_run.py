@@ -22,6 +22,7 @@ from orchestrator.tracking.runs import (
     RunStatus,
     TrialRun,
     lock_holder,
+    timestamp,
 )
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from orchestrator.tracking.study_page import StudyPage, take_page
@@ -92,8 +93,6 @@ class StudyRun:
             tag.SEED: str(trial.experiment.seed),
             **{f"{tag.AXIS}{axis}": str(value) for axis, value in trial.axes.items()},
             tag.CLAIM: "asked",
-            tag.STOPPED: "",
-            tag.REASON: "",
             "mlflow.parentRunId": self.parent_id,
         }
         for name, digest in zip((tag.WEIGHTS, tag.INIT), trial.digests, strict=True):
@@ -104,13 +103,16 @@ class StudyRun:
         client = self.store.client
         if run is not None:
             client.update_run(run.run_id, "SCHEDULED")
-            self.store.set_tags(run.run_id, tags)
+            ended = dict.fromkeys((tag.STOPPED, tag.REASON, tag.STARTED, tag.ENDED), "")
+            self.store.set_tags(run.run_id, {**tags, **ended})
             return run.run_id
         # The tags include the claim, so that the run never exists without it.
         created = client.create_run(self.experiment_id, run_name=run_name(trial), tags=tags)
         run_id = str(created.info.run_id)
         cost = {"model/parameters_m": trial.cost.parameters_m, "model/gflops": trial.cost.gflops}
         self.store.log(run_id, _flattened(asdict(trial.experiment)), cost)
+        data = trial.experiment.data
+        self.store.log_dataset(run_id, trial.dataset, (data.train_split, data.validation_split))
         client.update_run(run_id, "SCHEDULED")
         return run_id
 
@@ -155,7 +157,7 @@ class StudyRun:
         """Mark the trial as running; call this when its processes start. code: the current version;
         a trial that resumes under another version keeps both."""
         self.record_code(run_id, code)
-        self.store.set_tags(run_id, {tag.CLAIM: "held"})
+        self.store.set_tags(run_id, {tag.CLAIM: "held", tag.STARTED: timestamp()})
         self.store.client.update_run(run_id, "RUNNING")
 
     def record_code(self, run_id: str, code: str) -> None:
@@ -192,14 +194,13 @@ class StudyRun:
     def end_trial(self, run_id: str, status: RunStatus, reason: str = "") -> None:
         """Close a trial's run; `reason` goes into a tag and into the run's description."""
         self._lock.check()
-        note = self.store.client.get_run(run_id).data.tags.get("mlflow.note.content", "")
+        run = self.store.client.get_run(run_id)
+        note = run.data.tags.get("mlflow.note.content", "")
         tags = {
             tag.REASON: reason,
-            tag.CLAIM: "",
             "mlflow.note.content": with_outcome(note, outcome_note(status, reason)),
         }
-        self.store.set_tags(run_id, tags)
-        self.store.client.set_terminated(run_id, status)
+        self.store.end_run(run, status, tags)
 
     def end_early(self, run_id: str) -> None:
         """Close the run of a trial that early stopping ended: neither failed nor finished."""

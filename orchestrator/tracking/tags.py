@@ -41,6 +41,12 @@ DEVICE = f"{PREFIX}device"
 MEASUREMENT = f"{PREFIX}measurement"
 """Timings of a finished trial, as JSON; later plans use them."""
 
+STARTED = f"{PREFIX}started"
+"""When the trial's processes last started (UTC); MLflow shows when the run was scheduled."""
+
+ENDED = f"{PREFIX}ended"
+"""When the run was last closed (UTC); MLflow's end time is the start plus the training time."""
+
 REASON = f"{PREFIX}reason"
 """Why a run failed or was interrupted."""
 

@@ -36,7 +36,8 @@ class ComparedImage:
 
     image: uint8 `(height, width, 3)`.
     label, first, second: ground truth and the models' predictions, uint8 `(height, width)`.
-    mious: mIoU of each model on this image, in [0, 1].
+    mious: mIoU of each prediction on this image, in [0, 1].
+    mean_mious: the same as means over the models' seeds; None if each model has one seed.
     """
 
     identifier: str
@@ -45,6 +46,7 @@ class ComparedImage:
     first: Pixels
     second: Pixels
     mious: tuple[float, float]
+    mean_mious: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,12 @@ def draw_comparison(
 def _caption(line: Sequence[Axes], image: ComparedImage) -> None:
     first, second = (100 * miou for miou in image.mious)
     gain = second - first
-    change = f"{gain:+.1f} points"
-    texts = [image.identifier, f"mIoU {first:.1f}", f"mIoU {second:.1f}", "", change]
+    texts = [image.identifier, f"mIoU {first:.1f}", f"mIoU {second:.1f}", "", f"{gain:+.1f} points"]
+    if image.mean_mious is not None:
+        means = [100 * miou for miou in image.mean_mious]
+        gain = means[1] - means[0]
+        for column, mean in zip((1, 2, 4), (*means, gain), strict=True):
+            texts[column] += f", mean {mean:+.1f}" if column == 4 else f", mean {mean:.1f}"
     for position, (axis, text) in enumerate(zip(line, texts, strict=True)):
         better = position == (2 if gain > 0 else 1) and abs(gain) >= 0.05
         weight = "bold" if better else "normal"

@@ -11,7 +11,7 @@ from pipelines.evaluation.counts import Counts, class_iou, mean_over_classes
 
 @dataclass(frozen=True)
 class ImageDifferences:
-    """How two models differ on each of the same images.
+    """How two models differ on each of the same images, by the mean over their seeds.
 
     size: mean absolute difference of IoU over the classes in an image, `(images,)` in [0, 1].
     gain: mIoU of the second model minus mIoU of the first, `(images,)` in [-1, 1].
@@ -21,17 +21,17 @@ class ImageDifferences:
     gain: NDArray[np.float64]
 
     @staticmethod
-    def of(first: Counts, second: Counts) -> "ImageDifferences":
-        """Compare the counts of two models on the same images.
+    def of(first: Sequence[Counts], second: Sequence[Counts]) -> "ImageDifferences":
+        """Compare the counts of two models on the same images, each with one or more seeds.
 
-        A class counts for an image if it occurs in the label or in either prediction, with IoU 0
-        for a model that does not predict it. An image without any class has size and gain 0.
+        A class counts for an image if it occurs in the label or in any prediction, with IoU 0 for a
+        seed that does not predict it. An image without any class has size and gain 0.
         """
-        ious = [class_iou(counts.values) for counts in (first, second)]
-        present = ~(np.isnan(ious[0]) & np.isnan(ious[1]))
-        change = np.abs(np.nan_to_num(ious[1]) - np.nan_to_num(ious[0])).sum(axis=1)
-        size = change / np.maximum(present.sum(axis=1), 1)
-        mious = [np.nan_to_num(mean_over_classes(iou)) for iou in ious]
+        ious = [np.stack([class_iou(counts.values) for counts in side]) for side in (first, second)]
+        present = ~np.isnan(np.concatenate(ious)).all(axis=0)
+        means = [np.nan_to_num(iou).mean(axis=0) for iou in ious]
+        size = np.abs(means[1] - means[0]).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
+        mious = [np.nan_to_num(mean_over_classes(iou)).mean(axis=0) for iou in ious]
         return ImageDifferences(size, mious[1] - mious[0])
 
     def top(self, count: int, groups: Sequence[str | None] | None = None) -> list[int]:

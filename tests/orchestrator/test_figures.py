@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import matplotlib
 import pytest
 from PIL import Image
 
@@ -37,6 +38,17 @@ def test_comparison_of_two_models(
     with Image.open(outputs[0]) as image:
         assert image.width > 1500
     assert outputs[1].read_bytes().startswith(b"%PDF")
+
+    # With two seeds of one model, the title and the captions say that scores are means.
+    seeds = ["--seed-of-a", last, "--seed-of-b", last, "--out", str(tmp_path / "seeds.svg")]
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        assert command(finished_run, "compare", best, last, *seeds, "--images", "1") == 0
+    text = (tmp_path / "seeds.svg").read_text()
+    assert "by the mean of 2 seeds; predictions of seed 0" in text
+    assert "mIoU, mean of 2 seeds, is higher with" in text
+    assert text.count(", mean of 2 seeds<") == 2
+    assert len(re.findall(r"mIoU [\d.]+, mean [\d.]+<", text)) == 2
+    capsys.readouterr()
 
     # A model directory holds the same network; images can be selected by identifier.
     identifiers = open_dataset(finished_run.dataset).split("val").identifiers

@@ -65,8 +65,8 @@ def make_finished_run(storage: Path, dataset: Path) -> FinishedRun:
             trial.dataset.manifest,
         )
     metrics = {"epoch": 1, "val/miou": 0.25}
+    study_run.log_epoch(run_id, 1, {"train/loss": 2.0, "val/miou": 0.25, "val/best_miou": 0.5})
     log_models(store, run_id, trial, (), checkpoints["last"], checkpoints["best"], metrics)
-    study_run.log_epoch(run_id, 1, {"val/miou": 0.25})
     study_run.end_trial(run_id, "FINISHED")
     study_run.close("FINISHED")
     return FinishedRun(storage, run_id, storage / "models" / "last", dataset)

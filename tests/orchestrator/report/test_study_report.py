@@ -174,7 +174,9 @@ def test_page_is_self_contained_and_matches_the_table(
     assert page.tags.count("polyline") == 24
     assert len(page.links) == 8
     assert all(
-        re.fullmatch(r"http://127.0.0.1:5000/#/experiments/\d+/runs/\w+", link)
+        re.fullmatch(
+            r"http://127.0.0.1:5000/#/experiments/\d+/runs/\w+\?workflowType=machine_learning", link
+        )
         for link in page.links
     )
 

@@ -43,6 +43,8 @@ def test_finished_trial_of_another_study_is_linked_until_deleted(
         (link,) = links()
         assert link.info.status == "FINISHED"
         assert link.data.metrics["val/miou"] == 0.5
+        target = client.get_run(run_id).info
+        assert (link.info.start_time, link.info.end_time) == (target.start_time, target.end_time)
         assert f"/runs/{run_id}" in link.data.tags["mlflow.note.content"]
         assert link.data.tags["mlflow.parentRunId"] == study_run.parent_id
     # The link gets the metrics that a later evaluation adds or changes.

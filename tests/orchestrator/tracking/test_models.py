@@ -127,6 +127,38 @@ def test_artifact_has_no_pickle_and_lists_its_requirements(
     assert tags["orchestrator.protocol"] == "whole"
 
 
+def test_models_are_found_by_score_data_set_and_parameter(finished_run: FinishedRun) -> None:
+    client = MlflowClient(finished_run.uri)
+    run = client.get_run(finished_run.run_id)
+    manifest = open_dataset(finished_run.dataset).manifest
+    dataset = {
+        "dataset_name": manifest.name,
+        "dataset_digest": manifest.fingerprint[:16],
+    }
+    (model,) = client.search_logged_models(
+        [run.info.experiment_id],
+        "metrics.`val/miou` > 0.2 AND params.`model.backbone` = 'dfnet1'",
+        datasets=[dataset],
+    )
+    assert model.source_run_id == finished_run.run_id
+    assert model.params == run.data.params
+    metrics = {m.key: m for m in model.metrics if not m.key.startswith("eval/")}
+    assert metrics.keys() == {"train/loss", "val/miou", "model/parameters_m", "model/gflops"}
+    assert (metrics["val/miou"].value, metrics["val/miou"].step) == (0.25, 1)
+    assert metrics["val/miou"].dataset_name == manifest.name
+    assert metrics["model/gflops"].dataset_name is None
+    (dataset_input,) = run.inputs.dataset_inputs
+    assert dataset_input.dataset.name == manifest.name
+    assert manifest.fingerprint.startswith(dataset_input.dataset.digest)
+    assert json.loads(dataset_input.dataset.source) == {"uri": str(finished_run.dataset)}
+    profile = json.loads(dataset_input.dataset.profile)
+    assert profile["fingerprint"] == manifest.fingerprint
+    assert profile["images"] == manifest.counts
+    assert [tag.value for tag in dataset_input.tags] == ["train, val"]
+    # The metrics of the model add no entries to those of its run.
+    assert len(client.get_metric_history(finished_run.run_id, "val/miou")) == 1
+
+
 def test_missing_library_is_reported(
     finished_run: FinishedRun, images: np.ndarray, tmp_path: Path
 ) -> None:

@@ -100,6 +100,11 @@ def test_password_of_the_tracking_server_is_not_shown() -> None:
     store = object.__new__(TrackingStore)
     store.tracking_uri = "https://me:hush@mlflow.lab:443"
     assert store.display_uri == "https://me@mlflow.lab:443"
-    assert "hush" not in store.viewing_instructions("1")
+    assert store.viewing_instructions("1", "ab").splitlines() == [
+        "table in MLflow:  https://me@mlflow.lab:443/#/experiments/1/runs/ab"
+        "/artifacts/report/report.html?workflowType=machine_learning",
+        "trials in MLflow: https://me@mlflow.lab:443/#/experiments/1/runs"
+        "?viewStateShareKey=study&workflowType=machine_learning",
+    ]
     store.tracking_uri = "sqlite:////storage/mlflow.db"
     assert store.display_uri == store.tracking_uri

@@ -1,8 +1,10 @@
 """`StudyRun` on a real MLflow store in SQLite."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -10,8 +12,21 @@ from mlflow.tracking import MlflowClient
 from orchestrator.planning.reconcile import Decision
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
+from orchestrator.tracking import runs, store
 from orchestrator.tracking.study_run import StudyRun
 from tests.support.tracked_trials import decided, finish
+
+
+def move_clock(monkeypatch: pytest.MonkeyPatch, **ahead: float) -> None:
+    """Set the clock of the tracking package to the current time plus `ahead`."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Clock":
+            return cls.fromtimestamp((datetime.now(tz) + timedelta(**ahead)).timestamp(), tz)
+
+    for module in (runs, store):
+        monkeypatch.setattr(module, "datetime", Clock)
 
 
 def test_trial_from_start_to_finish(study_run: StudyRun, trial: ResolvedTrial, uri: str) -> None:
@@ -32,6 +47,7 @@ def test_trial_from_start_to_finish(study_run: StudyRun, trial: ResolvedTrial, u
     assert run.data.tags["mlflow.source.git.commit"] == "abc123"
     assert run.data.tags["orchestrator.identity"] == trial.identity
     assert run.data.tags["orchestrator.data"] == trial.dataset.manifest.fingerprint
+    assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["streets"]
     assert run.data.params["model.backbone"] == "dfnet1"
     assert run.data.params["training.loss.threshold"] == "0.7"
     assert run.data.metrics["model/gflops"] == pytest.approx(trial.cost.gflops)
@@ -74,6 +90,79 @@ def test_unfinished_trial_is_reopened(study_run: StudyRun, trial: ResolvedTrial)
     assert study_run.begin_trial(trial, None, record) == run_id
     assert study_run.logged_epochs(record) == {1}
     assert study_run.store.trial_run(run_id).status == "SCHEDULED"
+
+
+def test_duration_is_the_training_time(
+    study_run: StudyRun, trial: ResolvedTrial, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial waits for an hour, trains, is interrupted for a day, and resumes."""
+    client = MlflowClient(uri)
+
+    def seconds_of(run_id: str) -> float:
+        info = client.get_run(run_id).info
+        return float(info.end_time - info.start_time) / 1000
+
+    began = datetime.now(UTC)
+    run_id = study_run.begin_trial(trial, None, None)
+    move_clock(monkeypatch, hours=1)
+    study_run.start_trial(run_id, trial.code)
+    study_run.log_epoch(run_id, 1, {"trial/seconds": 60.0})
+    study_run.end_trial(run_id, "KILLED", "stopped")
+    assert seconds_of(run_id) == 60
+    assert study_run.store.trial_run(run_id).hours == 60 / 3600
+    tags = client.get_run(run_id).data.tags
+    for name in ("orchestrator.started", "orchestrator.ended"):
+        assert abs(datetime.fromisoformat(tags[name]) - began - timedelta(hours=1)).seconds < 60
+
+    record = decided(study_run, trial).run
+    study_run.begin_trial(trial, None, record)
+    assert (
+        not {"orchestrator.started", "orchestrator.ended"} & client.get_run(run_id).data.tags.keys()
+    )
+    move_clock(monkeypatch, hours=25)
+    study_run.start_trial(run_id, trial.code)
+    study_run.log_epoch(run_id, 2, {"trial/seconds": 100.0})
+    study_run.end_trial(run_id, "FINISHED")
+    assert seconds_of(run_id) == 100
+
+    # Without an epoch, it has trained since its processes started.
+    other = study_run.begin_trial(trial, None, None)
+    study_run.start_trial(other, trial.code)
+    move_clock(monkeypatch, hours=25, seconds=30)
+    study_run.end_trial(other, "FAILED", "no good")
+    assert 29 <= seconds_of(other) < 60
+    waiting = study_run.begin_trial(trial, None, None)
+    move_clock(monkeypatch, hours=50)
+    study_run.end_trial(waiting, "KILLED", "stopped")
+    assert seconds_of(waiting) == 0
+
+
+def test_no_tag_is_empty(study_run: StudyRun, trial: ResolvedTrial, uri: str) -> None:
+    client = MlflowClient(uri)
+
+    def tags() -> dict[str, str]:
+        values: dict[str, str] = client.get_run(run_id).data.tags
+        assert all(values.values())
+        return values
+
+    run_id = study_run.begin_trial(trial, None, None)
+    assert tags()["orchestrator.claim"] == "asked"
+    study_run.start_trial(run_id, trial.code)
+    study_run.end_early(run_id)
+    assert tags()["orchestrator.stopped"] == "early"
+    assert "by its rank" in tags()["orchestrator.reason"]
+    assert "orchestrator.claim" not in tags()
+    study_run.begin_trial(trial, None, study_run.store.trial_run(run_id))
+    assert not {"orchestrator.stopped", "orchestrator.reason"} & tags().keys()
+    study_run.start_trial(run_id, trial.code)
+    study_run.end_trial(run_id, "FINISHED")
+    assert not {"orchestrator.claim", "orchestrator.reason"} & tags().keys()
+    assert all(client.get_run(study_run.parent_id).data.tags.values())
+    # A store of an earlier version has empty tags.
+    for name in ("claim", "stopped", "reason"):
+        client.set_tag(run_id, f"orchestrator.{name}", "")
+    record = study_run.store.trial_run(run_id)
+    assert (record.reason, record.stopped_early, record.claimed) == ("", False, False)
 
 
 def test_trial_resumed_with_other_sources_has_both_code_versions(

@@ -26,9 +26,20 @@ def test_difference_averages_over_present_classes() -> None:
     # Second image: one class is present, and both models are equal.
     first = counts([(5, 5, 0), (9, 0, 3)], [(4, 1, 1), (0, 0, 0)])
     second = counts([(10, 0, 0), (6, 3, 3)], [(4, 1, 1), (0, 0, 0)])
-    differences = ImageDifferences.of(first, second)
+    differences = ImageDifferences.of([first], [second])
     np.testing.assert_allclose(differences.size, [(0.5 + 0.25) / 2, 0])
     np.testing.assert_allclose(differences.gain, [(0.5 - 0.25) / 2, 0])
+
+
+def test_difference_is_that_of_the_means_over_seeds() -> None:
+    # First image: one seed gains as much as the other loses. Second image: both gain 0.25.
+    weak, strong = [(4, 6, 0)], [(8, 2, 0)]
+    first = [counts(weak, weak), counts(strong, weak)]
+    second = [counts(strong, [(6, 4, 0)]), counts(weak, [(7, 3, 0)])]
+    differences = ImageDifferences.of(first, second)
+    np.testing.assert_allclose(differences.size, [0, 0.25], atol=1e-12)
+    np.testing.assert_allclose(differences.gain, [0, 0.25], atol=1e-12)
+    assert differences.top(1) == [1]
 
 
 def test_selection_includes_losses_after_gains() -> None:
@@ -50,9 +61,10 @@ def test_selection_avoids_neighbors_and_repeated_groups() -> None:
 def test_selection_has_the_requested_number_of_distinct_images(
     first: np.ndarray, second: np.ndarray, count: int
 ) -> None:
-    differences = ImageDifferences.of(counts_of_values(first), counts_of_values(second))
+    differences = ImageDifferences.of([counts_of_values(first)], [counts_of_values(second)])
     assert np.all((differences.size >= 0) & (differences.size <= 1))
     assert np.all(np.abs(differences.gain) <= 1)
     selected = differences.top(count)
     assert len(selected) == len(set(selected)) == min(count, 9)
-    assert ImageDifferences.of(counts_of_values(first), counts_of_values(first)).size.max() == 0
+    same = ImageDifferences.of([counts_of_values(first)], [counts_of_values(first)])
+    assert same.size.max() == 0
