@@ -9,7 +9,7 @@ draws, so p values have neither a smallest possible value nor Monte Carlo error 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -128,44 +128,106 @@ class Distribution:
         return min(1.0, 2 * min(self.below(0.0), self.above(0.0)))
 
 
-def compare(
-    base: str,
-    by_seed: Mapping[int, float],
-    replicates: NDArray[np.float64] | None,
-    sampling: Sampling | None,
-    error: SeedError | None,
-) -> Difference:
-    """Return the difference with its interval and p value, not adjusted for other comparisons.
+@dataclass(frozen=True)
+class Pairs:
+    """Two rows over their shared seeds.
 
-    by_seed: paired differences in points of the seeds that both rows have; at least one.
+    by_seed: paired differences in points of at least one seed.
     replicates: the paired differences under resampled images, `(seeds, replicates)`; None if some
-        seed lacks per-image counts. sampling: how images were resampled.
-    error: standard error of the mean over these seeds; None with one seed.
+        trial lacks per-image counts. sampling: how images were resampled.
+    error: standard error of the mean over the seeds; None with one seed.
     """
-    values = np.array(list(by_seed.values()))
-    difference = Difference(base, float(values.mean()), dict(by_seed))
-    if replicates is None or sampling is None or sampling.freedom < 1:
+
+    by_seed: Mapping[int, float]
+    replicates: NDArray[np.float64] | None
+    sampling: Sampling | None
+    error: SeedError | None
+
+    @property
+    def mean(self) -> float:
+        """The mean difference over the seeds."""
+        return float(np.mean(list(self.by_seed.values())))
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the variation over images is known."""
+        return self.replicates is not None and self.sampling is not None and self.sampling.freedom > 0
+
+    @property
+    def tested(self) -> bool:
+        """Whether there is a p value. The spread of two seeds alone has one degree of freedom, which
+        is too few for a test."""
+        enough = self.error is not None and (len(self.by_seed) > 2 or self.error.method == "pooled")
+        return self.has_images and enough
+
+    def centers(self) -> NDArray[np.float64]:
+        """Return the mean difference under other images, `(replicates,)`."""
+        assert self.replicates is not None
+        assert self.sampling is not None
+        return image_distribution(self.mean, self.replicates, self.sampling)
+
+
+def compare(base: str, pairs: Pairs) -> Difference:
+    """Return the difference with its interval and p value, not adjusted for other comparisons.
+    base: variant that is subtracted."""
+    difference = Difference(base, pairs.mean, dict(pairs.by_seed))
+    if not pairs.has_images:
         return difference
-    centers = image_distribution(difference.mean, replicates, sampling)
-    fields = dict(difference.__dict__)
-    if error is None:
+    assert pairs.sampling is not None
+    centers = pairs.centers()
+    if pairs.error is None:
         interval = Distribution(centers, 0.0, 1).interval
-        return Difference(**fields | {"method": "images only", "image_interval": interval})
+        return replace(difference, method="images only", image_interval=interval)
+    spread = pairs.error.standard_error * math.sqrt(len(pairs.by_seed))
+    difference = replace(difference, method=pairs.error.method, spread=spread)
+    return _tested(difference, centers, pairs.error, pairs.sampling.freedom, pairs.tested)
+
+
+def compare_means(base: str, cells: Sequence[Pairs]) -> Difference:
+    """Return the mean difference over cells of the grid, all of which have a p value. Seeds of
+    different cells are different trainings; replicates of the same images are paired."""
+    errors = [pairs.error for pairs in cells if pairs.error is not None]
+    count = len(cells)
+    error = SeedError(
+        math.hypot(*(error.standard_error for error in errors)) / count,
+        _joint_freedom(*((error.standard_error, error.freedom) for error in errors)),
+        "pooled" if all(error.method == "pooled" for error in errors) else "own spread",
+    )
+    shared = [
+        seed for seed in cells[0].by_seed if all(seed in pairs.by_seed for pairs in cells)
+    ]
+    difference = Difference(
+        base,
+        float(np.mean([pairs.mean for pairs in cells])),
+        {seed: float(np.mean([pairs.by_seed[seed] for pairs in cells])) for seed in shared},
+        error.method,
+    )
+    centers = np.mean([pairs.centers() for pairs in cells], axis=0)
+    freedom = min(pairs.sampling.freedom for pairs in cells if pairs.sampling is not None)
+    return _tested(difference, centers, error, freedom, True)
+
+
+def _tested(
+    difference: Difference,
+    centers: NDArray[np.float64],
+    error: SeedError,
+    image_freedom: int,
+    with_p: bool,
+) -> Difference:
+    """Return the difference with its interval and, on request, its p value."""
     distribution = Distribution(_thinned(centers), error.standard_error, error.freedom)
-    fields |= {
-        "method": error.method,
-        "spread": error.standard_error * math.sqrt(len(values)),
-        "interval": distribution.interval,
-    }
-    # The spread of two seeds alone has one degree of freedom, which is too few for a test.
-    if len(values) > 2 or error.method == "pooled":
-        fields["p"] = distribution.p
-        image_error = float(centers.std())
-        fields["standard_error"] = math.hypot(error.standard_error, image_error)
-        fields["freedom"] = _joint_freedom(
-            (error.standard_error, error.freedom), (image_error, sampling.freedom)
-        )
-    return Difference(**fields)
+    difference = replace(difference, interval=distribution.interval)
+    if not with_p:
+        return difference
+    image_error = float(centers.std())
+    return replace(
+        difference,
+        p=distribution.p,
+        standard_error=math.hypot(error.standard_error, image_error),
+        freedom=_joint_freedom(
+            (error.standard_error, error.freedom), (image_error, image_freedom)
+        ),
+    )
 
 
 def image_distribution(

@@ -67,6 +67,13 @@ def _variant_references(config: StudyConfig, source: Source) -> Iterator[Problem
     references: list[tuple[str, Keys, str]] = []
     if config.compare_to is not None:
         references.append(("compare_to", ("compare_to",), config.compare_to))
+    for row, variant in config.variants.items():
+        keys = ("variants", row, "compare_to")
+        if variant.compare_to == row:
+            message = f"`variants.{row}.compare_to` is the variant itself; name another variant"
+            yield Problem(source.location(keys), message)
+        elif variant.compare_to is not None:
+            references.append((f"variants.{row}.compare_to", keys, variant.compare_to))
     for index, name in enumerate(config.first or ()):
         references.append(("first", ("first", index), name))
     for key, keys, name in references:

@@ -79,6 +79,8 @@ class VariantConfig:
     label: name in the table; the variant's key by default.
     reference: published values, or a list of them if they depend on the cell.
     entered: a score entered by hand, such as a test server's, or a list of them.
+    compare_to: variant that this row's differences are computed against; the study's `compare_to`
+        by default.
     part: part of the network whose cost the row shows, such as `flows.detail`; the whole network
         by default. Requires `kind: profile`.
     """
@@ -89,6 +91,7 @@ class VariantConfig:
     label: str | None = None
     reference: References | None = None
     entered: EnteredScores | None = None
+    compare_to: str | None = None
     part: str | None = None
 
     @property
@@ -211,7 +214,8 @@ class StudyConfig:
         list of values.
     when: values that depend on the cell, applied in order after base, variant and grid.
     seeds: seeds of each cell; every seed is one trial.
-    compare_to: variant that differences are computed against; no differences by default.
+    compare_to: variant that differences are computed against; no differences by default. A variant
+        may have its own.
     first: variants whose first seed is trained before everything else; by default, `compare_to` (or
         the first variant) and the last variant.
     protocols: additional ways to score the last checkpoint, by name.
@@ -247,6 +251,11 @@ class StudyConfig:
     resources: Resources = field(default_factory=Resources)
     limits: Limits = field(default_factory=Limits)
     early_stopping: EarlyStopping | None = None
+
+    def base_of(self, variant: str) -> str | None:
+        """Return the variant that `variant` is compared to; None if it is not compared."""
+        base = self.variants[variant].compare_to or self.compare_to
+        return None if base == variant else base
 
     @property
     def first_variants(self) -> tuple[str, ...]:
