@@ -1,14 +1,15 @@
 """The rows of a study's table: one per variant and grid cell, aggregated over seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator.report.results import Result
 from orchestrator.report.significance import Difference
+from orchestrator.study.conditions import VARIANT, holds
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.published import Reference
-from orchestrator.study.study import Study
+from orchestrator.study.study import Study, Trial
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class Row:
     difference: from the row of `base` in the same grid cell; None if it cannot be computed.
     mixed_difference: whether it pairs trainings with different code or precision.
     incomparable: why the row must not be compared with `base`; empty if it may.
-    published_difference: the same from published values of one setting.
+    published_elsewhere: whether the published values are of another data set, backbone or other
+        setting than this row (`report.published_setting`).
+    published_difference: of the published mIoU, from that of `base`.
     images_per_second, hours: means over the trials that have a score.
     entered: scores in percent entered by hand, by seed.
     """
@@ -36,6 +39,7 @@ class Row:
     best: dict[int, float]
     base: str
     reference: Reference | None
+    published_elsewhere: bool
     published_difference: float | None
     images_per_second: float | None
     hours: float | None
@@ -91,13 +95,28 @@ def build_rows(
     return [_row(study, group, groups, costs or {}) for group in groups.values()]
 
 
-def expected_difference(study: Study, rows: Iterable[Row]) -> float | None:
-    """Return the difference in points that the study should detect: `report.expected_difference`,
-    or else the smallest published one."""
+def expected_difference(study: Study, rows: Iterable[Row]) -> tuple[float | None, str]:
+    """Return the difference in points that the study should detect, and where it comes from:
+    `report.expected_difference`, or else the smallest published one of the study's own setting."""
     if study.config.report.expected_difference is not None:
-        return study.config.report.expected_difference
-    published = [abs(row.published_difference) for row in rows if row.published_difference]
-    return min(published, default=None)
+        return study.config.report.expected_difference, "`report.expected_difference`"
+    published = [
+        abs(row.published_difference)
+        for row in rows
+        if row.published_difference and not row.published_elsewhere
+    ]
+    return min(published, default=None), "the smallest published difference"
+
+
+def in_setting(setting: Mapping[str, Any], trial: Trial) -> bool:
+    """Whether a trial has the values of `setting`, by dotted key. A data set may be given by the
+    last part of its location."""
+    values = asdict(trial.experiment) | {VARIANT: trial.variant}
+    location = trial.experiment.data.dataset
+    return any(
+        holds(setting, values | {"data": values["data"] | {"dataset": name}})
+        for name in (location, location.rstrip("/").rpartition("/")[2])
+    )
 
 
 def _row(
@@ -124,6 +143,7 @@ def _row(
         best={r.trial.experiment.seed: r.best for r in group if r.best is not None},
         base=base,
         reference=trial.reference,
+        published_elsewhere=not in_setting(study.config.report.published_setting, trial),
         published_difference=published_difference,
         images_per_second=_mean(run.metrics.get("images_per_second") for run in runs),
         hours=_mean(run.hours for run in runs),

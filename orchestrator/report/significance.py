@@ -151,7 +151,9 @@ class Pairs:
     @property
     def has_images(self) -> bool:
         """Whether the variation over images is known."""
-        return self.replicates is not None and self.sampling is not None and self.sampling.freedom > 0
+        return (
+            self.replicates is not None and self.sampling is not None and self.sampling.freedom > 0
+        )
 
     @property
     def tested(self) -> bool:
@@ -193,9 +195,7 @@ def compare_means(base: str, cells: Sequence[Pairs]) -> Difference:
         _joint_freedom(*((error.standard_error, error.freedom) for error in errors)),
         "pooled" if all(error.method == "pooled" for error in errors) else "own spread",
     )
-    shared = [
-        seed for seed in cells[0].by_seed if all(seed in pairs.by_seed for pairs in cells)
-    ]
+    shared = [seed for seed in cells[0].by_seed if all(seed in pairs.by_seed for pairs in cells)]
     difference = Difference(
         base,
         float(np.mean([pairs.mean for pairs in cells])),
@@ -224,9 +224,7 @@ def _tested(
         difference,
         p=distribution.p,
         standard_error=math.hypot(error.standard_error, image_error),
-        freedom=_joint_freedom(
-            (error.standard_error, error.freedom), (image_error, image_freedom)
-        ),
+        freedom=_joint_freedom((error.standard_error, error.freedom), (image_error, image_freedom)),
     )
 
 

@@ -129,6 +129,9 @@ def _protocols(config: StudyConfig, source: Source) -> Iterator[Problem]:
 def _conditions(config: StudyConfig, source: Source) -> Iterator[Problem]:
     for keys, condition in conditions(config, source):
         yield from check_condition(condition, source, keys, list(config.variants))
+    setting = config.report.published_setting
+    keys = ("report", "published_setting")
+    yield from check_condition(setting, source, keys, list(config.variants))
     axes = list(config.grid)
     for index, row in enumerate(config.published):
         for key in row.when:

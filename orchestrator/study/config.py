@@ -151,8 +151,12 @@ class ReportOptions:
 
     protocol: protocol of the mIoU in the table, one of `protocols`; by default, the one used for
         validation during training.
-    expected_difference: difference in points of mIoU that the study should detect; the report warns
-        if its seeds are too few. By default, the smallest published difference.
+    expected_difference: difference in points of mIoU that the study should detect; the report
+        states how likely its seeds are to detect it. By default, the smallest published difference
+        of the study's own setting.
+    published_setting: the setting of the published values: dotted keys of the experiment, such as
+        `data.dataset`, each with a value or a list of values. Cells that differ show the published
+        values apart. By default, all published values are of the study's own setting.
     images: number of images listed as best, and number listed as worst; 0 lists none.
     figures: figures drawn when the study ends: `comparison` (images on which the last row and
         `compare_to` differ most) and `features` (feature maps before and after the flows); both by
@@ -163,6 +167,7 @@ class ReportOptions:
 
     protocol: str | None = None
     expected_difference: float | None = None
+    published_setting: dict[str, Any] = field(default_factory=dict)
     images: int = 5
     figures: tuple[Literal["comparison", "features"], ...] | None = None
 
