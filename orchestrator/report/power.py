@@ -76,6 +76,6 @@ def seeds_warning(
         )
     power = power_of(seeds, difference, ASSUMED_DEVIATION, rows, comparisons)
     return (
-        f"{seeds} seeds detect {difference:.1f} points ({source}) in about {100 * power:.0f} % of studies, "
-        f"{enough} seeds in at least {100 * POWER:.0f} %, {basis}."
+        f"{seeds} seeds detect {difference:.1f} points ({source}) in about {100 * power:.0f} % of "
+        f"studies, {enough} seeds in at least {100 * POWER:.0f} %, {basis}."
     )

@@ -157,8 +157,8 @@ class Pairs:
 
     @property
     def tested(self) -> bool:
-        """Whether there is a p value. The spread of two seeds alone has one degree of freedom, which
-        is too few for a test."""
+        """Whether there is a p value. The spread of two seeds alone has one degree of freedom,
+        which is too few for a test."""
         enough = self.error is not None and (len(self.by_seed) > 2 or self.error.method == "pooled")
         return self.has_images and enough
 
