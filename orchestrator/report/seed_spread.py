@@ -2,8 +2,8 @@
 
 Two or three seeds say little about the spread of one row, but the rows of a grid cell together say
 much more. Rows share their seeds (order of images, augmentation, initial values), so mIoU is
-modeled as row + seed + residual (randomized blocks; incomplete ones if trials are missing). The mean
-square of the residuals has (rows - 1)(seeds - 1) degrees of freedom instead of seeds - 1.
+modeled as row + seed + residual (randomized blocks; incomplete ones if trials are missing). The
+mean square of the residuals has (rows - 1)(seeds - 1) degrees of freedom instead of seeds - 1.
 
 This assumes that rows vary about equally over seeds. The constants below were chosen in simulated
 studies of seven rows with three seeds (`tests/orchestrator/report/test_simulated_studies.py`): the
