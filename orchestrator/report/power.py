@@ -4,6 +4,7 @@ import math
 
 from scipy import stats
 
+from orchestrator.report.seed_spread import PRIOR
 from orchestrator.report.significance import LEVEL, POWER
 
 # Assumed standard deviation over seeds of the difference of two rows, in points of mIoU, until it
@@ -17,11 +18,11 @@ def power_of(
 ) -> float:
     """Return the probability that a two-sided paired t-test over `seeds` detects `difference` at
     the level of 5 % divided by `comparisons`, if the paired differences have the standard deviation
-    `deviation`, estimated from `rows`.
+    `deviation`, estimated from `rows` of a grid cell.
 
     Noncentral t: Cohen, "Statistical Power Analysis for the Behavioral Sciences", 1988, chapter 2.
     """
-    freedom = (rows - 1) * (seeds - 1)
+    freedom = (seeds - 1) + min(PRIOR, (rows - 2) * (seeds - 1))  # as in `seed_error`
     if seeds < 2 or (seeds == 2 and rows == 2):
         return 0.0
     level = (1 - LEVEL) / comparisons

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from scipy import special
 
-# Degrees of freedom of the pooled variance as a prior of the base row's variance.
+# Degrees of freedom, at most, of the pooled variance as a prior of the base row's variance.
 PRIOR = 4.0
 # Rows whose spread is above that of the others at this p value are not pooled.
 DIFFERS = 0.002
@@ -80,8 +80,8 @@ def seed_error(
     row, base, others: mIoU by seed of the rows in a grid cell that may be pooled.
 
     The variance of a difference is that of the row plus that of the base. The row's is the pooled
-    one. An error in the base's would affect all comparisons at once, so it is a weighted mean of
-    the pooled and the base's own variance, with `PRIOR` degrees of freedom for the pooled one
+    one. An error in the base's would affect all comparisons at once, so it is a weighted mean of the
+    pooled and the base's own variance, with at most `PRIOR` degrees of freedom for the pooled one
     (Smyth, 2004, with a fixed prior). If the spread of the row or of the base is above that of the
     other rows by more than chance, the differences' own variance is used instead.
     """
@@ -98,8 +98,9 @@ def seed_error(
     # The mean square of the base against the mean of the other rows contains their variance, too.
     scale = len(rows) / (len(rows) - 1)
     base_variance = max(0.0, scale * alone.mean_square - (scale - 1) * rest.mean_square)
-    freedom = PRIOR + alone.freedom
-    moderated = (PRIOR * pooled.mean_square + alone.freedom * base_variance) / freedom
+    prior = min(PRIOR, rest.freedom)
+    freedom = prior + alone.freedom
+    moderated = (prior * pooled.mean_square + alone.freedom * base_variance) / freedom
     variance = pooled.mean_square + moderated
     return SeedError(math.sqrt(variance / count), freedom, "pooled")
 
