@@ -160,7 +160,8 @@ def _pairs(row: Row, base: Row, seeds: Sequence[int], alike: Sequence[Row]) -> P
 def _seed_error(
     row: Row, base: Row, by_seed: Mapping[int, float], alike: Sequence[Row]
 ) -> SeedError | None:
-    others = [_labeled_miou(each) for each in alike if each not in (row, base)]
+    compared = row.variant, base.variant
+    others = [_labeled_miou(each) for each in alike if each.variant not in compared]
     return seed_error(_labeled_miou(row), _labeled_miou(base), others, list(by_seed.values()))
 
 

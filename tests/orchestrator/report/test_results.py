@@ -175,5 +175,7 @@ def test_rows_scored_on_other_images_have_no_difference(
     assert rows["b"].difference is not None
     assert rows["other"].difference is None
     warnings = "\n".join(report.notes.warnings)
-    assert "‡ Not comparable with a, scored on different splits: other." in warnings
+    assert (
+        "‡ other cannot be compared with a (scored on different splits); no difference" in warnings
+    )
     assert "Rows are scored on different splits (val: a, b; train: other)." in warnings
