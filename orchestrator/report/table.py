@@ -116,7 +116,9 @@ def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
         published = [_number(None if row is None else row.published, 1) for row in cells]
         theirs = [_number(o.miou if applies_to(o, axes) else None, 1) for o in others]
         if any(text != EMPTY for text in (*published, *theirs)):
-            columns.append(_column("published", published, theirs, drop_rank=1))
+            elsewhere = any(row is not None and row.published_elsewhere for row in cells)
+            name = f"published ({setting_text(study)})" if elsewhere else "published"
+            columns.append(_column(name, published, theirs, drop_rank=1))
     breaks = frozenset({len(labels)} if others else ())
     return Table(tuple(columns), breaks, len(others))
 
@@ -189,11 +191,6 @@ def _published_columns(
         values = [_number(value, 1) for value in elsewhere]
         columns.append(_column(name, values, theirs if apart else none, drop_rank=4))
     return columns
-
-
-def setting_text(study: Study) -> str:
-    """Return the setting of the published values, such as `cityscapes, resnet18`."""
-    return ", ".join(map(_axis_text, study.config.report.published_setting.values()))
 
 
 def _profile_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
@@ -384,6 +381,11 @@ def _axis_text(value: Any) -> str:
     if value is None:
         return EMPTY
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def setting_text(study: Study) -> str:
+    """Return the setting of the published values, such as `cityscapes, resnet18`."""
+    return ", ".join(map(_axis_text, study.config.report.published_setting.values()))
 
 
 def applies_to(other: PublishedRow, axes: Mapping[str, Any]) -> bool:

@@ -81,11 +81,11 @@ def test_counts_are_read_when_they_become_available(
     first, second = study_report.read().rows
     assert [first.miou[0], second.miou[0]] == pytest.approx(scores)
     assert second.difference is not None
-    assert second.difference.interval is None
+    assert second.difference.image_interval is None
     monkeypatch.setattr(TrackingStore, "download", download)
     difference = study_report.read().rows[1].difference
     assert difference is not None
-    assert difference.interval is not None
+    assert difference.image_interval is not None
 
 
 def test_new_score_is_not_paired_with_old_counts(
