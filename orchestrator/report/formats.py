@@ -167,7 +167,7 @@ def as_csv(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) ->
         if all(line.get(name) is None for line in lines):
             del names[name]
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(names), lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(names), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return buffer.getvalue()
