@@ -68,14 +68,15 @@ def seeds_warning(
     enough = f"more than {_MAX_SEEDS}" if needed is None else str(needed)
     basis = (
         f"if the difference varies by {ASSUMED_DEVIATION:.2f} from seed to seed (assumed; replaced "
-        "by the measured spread once there are two seeds)"
+        "by the measured spread once it is known)"
     )
-    if seeds == 1:
+    power = power_of(seeds, difference, ASSUMED_DEVIATION, rows, comparisons)
+    if power == 0:
+        few = "One seed" if seeds == 1 else f"{seeds} seeds of {rows} rows"
         return (
-            f"One seed cannot test a difference. {enough} seeds would detect {difference:.1f} "
+            f"{few} cannot test a difference. {enough} seeds would detect {difference:.1f} "
             f"points ({source}) in at least {100 * POWER:.0f} % of studies, {basis}."
         )
-    power = power_of(seeds, difference, ASSUMED_DEVIATION, rows, comparisons)
     return (
         f"{seeds} seeds detect {difference:.1f} points ({source}) in about {100 * power:.0f} % of "
         f"studies, {enough} seeds in at least {100 * POWER:.0f} %, {basis}."
