@@ -1,7 +1,7 @@
 """The report of a study: read from the tracking store, written as files, saved to its run."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,12 +9,13 @@ from rich.console import Console
 
 from orchestrator.report.caveats import seed_caveats
 from orchestrator.report.charts import Series
+from orchestrator.report.comparisons import OverallDifference, compare_rows
 from orchestrator.report.formats import as_csv, as_latex, as_markdown, as_rich, markdown_text
 from orchestrator.report.html import METRICS, render_page
 from orchestrator.report.notes import Notes, notes_on
 from orchestrator.report.results import Result, Results
 from orchestrator.report.rows import Row, build_rows
-from orchestrator.report.table import Table, grid_table, main_table
+from orchestrator.report.table import Table, grid_table, main_table, overall_table
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
@@ -35,10 +36,15 @@ FOLDER = "report"
 
 @dataclass(frozen=True)
 class Report:
-    """The report of a study at one moment: its rows, and the texts generated from them."""
+    """The report of a study at one moment: its rows, and the texts generated from them.
+
+    rows: those with a selected trial, with all of their seeds. overall: their differences over all
+    cells of the grid.
+    """
 
     study: Study
     rows: list[Row]
+    overall: Sequence[OverallDifference] = ()
 
     @property
     def tables(self) -> list[tuple[str, Table]]:
@@ -49,12 +55,16 @@ class Report:
         if grid is None:
             return [("", main)]
         axes = " x ".join(axis.split(".")[-1] for axis in self.study.config.grid)
-        return [(f"mIoU % by {axes}", grid), ("All results", main)]
+        tables = [(f"mIoU % by {axes}", grid)]
+        if self.overall:
+            overall = overall_table(self.study, self.rows, self.overall)
+            tables.append((f"Differences over all values of {axes}", overall))
+        return [*tables, ("All results", main)]
 
     @property
     def notes(self) -> Notes:
         """The notes on the table."""
-        return notes_on(self.study, self.rows, self.study.config.published)
+        return notes_on(self.study, self.rows, self.study.config.published, self.overall)
 
     @property
     def complete(self) -> bool:
@@ -131,7 +141,8 @@ class StudyReport:
     costs: Mapping[str, ModelCost] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._results = Results(self.study, self.store, self.identities)
+        # All trials are read whatever is shown: all comparisons of the study are one family.
+        self._results = Results(self.study.whole, self.store, self.identities)
         self._histories: dict[tuple[str, str], Series] = {}
 
     @staticmethod
@@ -144,7 +155,16 @@ class StudyReport:
     def read(self, snapshot: Snapshot | None = None) -> Report:
         """Read the report from the tracking store. snapshot: of the store; None takes one now."""
         results = self._results.read(snapshot)
-        return Report(self.study, build_rows(self.study, results, self.costs))
+        compared = compare_rows(self.study, build_rows(self.study, results, self.costs))
+        selected = {trial.name for trial in self.study.trials}
+        rows = [
+            row
+            for row in compared.rows
+            if any(result.trial.name in selected for result in row.results)
+        ]
+        shown = {row.variant for row in rows}
+        overall = [each for each in compared.overall if each.variant in shown]
+        return Report(self.study, rows, overall)
 
     def documents(self, report: Report) -> dict[str, str]:
         """Return the content of the report's files by file name."""

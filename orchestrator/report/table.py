@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from orchestrator.report.comparisons import OverallDifference
 from orchestrator.report.rows import Row
+from orchestrator.report.significance import Difference
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
@@ -57,7 +59,7 @@ def main_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
     rows = sorted(rows, key=lambda row: grid_cells.index(row.grid_cell))
     if study.config.kind == "profile":
         return _profile_table(study, rows, others)
-    compare_to, size = study.config.compare_to, _common_size(rows)
+    size = _common_size(rows)
     columns = _names(study, rows, others)
     columns += [
         _column(
@@ -75,27 +77,11 @@ def main_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
         _column("mIoU %", [_miou(row) for row in rows], others),
         _column("n", [_seeds(row) for row in rows], others, drop_rank=2),
     ]
-    if compare_to and study.config.kind == "table":
-        columns += [
-            _column(
-                f"vs {compare_to} (95\u00a0% CI)",
-                [_difference(row) for row in rows],
-                others,
-                drop_rank=1,
-            ),
-            _column("p (Holm)", [_p(row.corrected_p) for row in rows], others, drop_rank=3),
-        ]
+    columns += _difference_columns(study, rows, others)
     if any(row.entered for row in rows):
         values = [_mean_and_deviation(list(row.entered.values())) for row in rows]
         columns.append(_column("entered %", values, others, drop_rank=2))
-    if any(row.published is not None for row in rows) or any(o.miou for o in others):
-        published = [_number(row.published, 1) for row in rows]
-        columns.append(
-            _column("published %", published, [_number(o.miou, 1) for o in others], drop_rank=1)
-        )
-        if compare_to and any(row.published_difference is not None for row in rows):
-            signed = [_signed(row.published_difference) for row in rows]
-            columns.append(_column("published diff.", signed, others, drop_rank=4))
+    columns += _published_columns(study, rows, others)
     columns += [
         _column(
             "best %",
@@ -130,9 +116,81 @@ def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
         published = [_number(None if row is None else row.published, 1) for row in cells]
         theirs = [_number(o.miou if applies_to(o, axes) else None, 1) for o in others]
         if any(text != EMPTY for text in (*published, *theirs)):
-            columns.append(_column("published", published, theirs, drop_rank=1))
+            elsewhere = any(row is not None and row.published_elsewhere for row in cells)
+            name = f"published ({setting_text(study)})" if elsewhere else "published"
+            columns.append(_column(name, published, theirs, drop_rank=1))
     breaks = frozenset({len(labels)} if others else ())
     return Table(tuple(columns), breaks, len(others))
+
+
+def overall_table(study: Study, rows: Sequence[Row], overall: Sequence[OverallDifference]) -> Table:
+    """Return the table of differences over all cells of the grid: one line per variant, with the
+    difference in each cell, their mean, and whether they differ."""
+    labels = {row.variant: row.label for row in rows}
+    differences = [each.difference for each in overall]
+    columns = [Column("variant", tuple(each.label for each in overall), numeric=False)]
+    if len({each.base for each in overall}) > 1:
+        bases = tuple(labels.get(each.base, each.base) for each in overall)
+        columns.append(Column("compared to", bases, numeric=False))
+    for cell in dict.fromkeys(cell for each in overall for cell in each.by_cell):
+        values = tuple(_signed2(each.by_cell.get(cell)) for each in overall)
+        columns.append(Column(", ".join(cell), values))
+    columns += [
+        Column("mean difference [95\u00a0% CI]", tuple(map(difference_text, differences))),
+        Column("p, adjusted", tuple(_p(each.p_adjusted) for each in differences)),
+        Column("p, interaction", tuple(_p(each.interaction_p) for each in overall), drop_rank=1),
+    ]
+    return Table(tuple(columns))
+
+
+def _difference_columns(
+    study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
+) -> list[Column]:
+    """Return the columns of differences and their p values; none if no row is compared."""
+    if study.config.kind != "table" or not any(row.base for row in rows):
+        return []
+    bases = {row.base for row in rows if row.base}
+    labels = {name: entry.label or name for name, entry in study.config.variants.items()}
+    to = f" to {labels[next(iter(bases))]}" if len(bases) == 1 else ""
+    methods = {row.difference.method for row in rows if row.difference}
+    interval = " [95\u00a0% CI]" if methods & {"pooled", "own spread"} else ""
+    columns = []
+    if len(bases) > 1:
+        compared = [labels[row.base] if row.base else EMPTY for row in rows]
+        columns.append(_column("compared to", compared, others, numeric=False, drop_rank=2))
+    texts = [_difference(row) for row in rows]
+    p_values = [_p(row.difference.p_adjusted if row.difference else None) for row in rows]
+    return [
+        *columns,
+        _column(f"difference{to}{interval}", texts, others, drop_rank=1),
+        _column("p, adjusted", p_values, others, drop_rank=3),
+    ]
+
+
+def _published_columns(
+    study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
+) -> list[Column]:
+    """Return the columns of published values, those of another setting apart."""
+    columns = []
+    own = [None if row.published_elsewhere else row.published for row in rows]
+    elsewhere = [row.published if row.published_elsewhere else None for row in rows]
+    apart = bool(study.config.report.published_setting) and not any(own)
+    theirs = [_number(other.miou, 1) for other in others]
+    none = [EMPTY for _ in others]
+    if any(own) or (any(other.miou for other in others) and not apart):
+        values = [_number(value, 1) for value in own]
+        columns.append(_column("published %", values, theirs, drop_rank=1))
+        differences = [
+            None if row.published_elsewhere else row.published_difference for row in rows
+        ]
+        if any(value is not None for value in differences):
+            signed = [_signed(value) for value in differences]
+            columns.append(_column("published diff.", signed, others, drop_rank=4))
+    if any(elsewhere) or (apart and any(other.miou for other in others)):
+        name = f"published % ({setting_text(study)})"
+        values = [_number(value, 1) for value in elsewhere]
+        columns.append(_column(name, values, theirs if apart else none, drop_rank=4))
+    return columns
 
 
 def _profile_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
@@ -254,11 +312,22 @@ def _difference(row: Row, with_interval: bool = True) -> str:
         return INCOMPARABLE
     if row.difference is None:
         return EMPTY
-    text = _signed(row.difference.mean)
-    if row.difference.interval is not None and with_interval:
-        low, high = row.difference.interval
-        text += f" [{_signed(low)}, {_signed(high)}]"
+    difference = row.difference
+    text = difference_text(difference) if with_interval else _signed2(difference.mean)
     return f"{text}\u00a0{MIXED}" if row.mixed_difference else text
+
+
+def difference_text(difference: Difference) -> str:
+    """Return a difference with its interval, or with half the width of its interval over images
+    only."""
+    text = _signed2(difference.mean)
+    if difference.interval is not None:
+        low, high = difference.interval
+        return f"{text} [{_signed2(low)}, {_signed2(high)}]"
+    if difference.image_interval is not None:
+        low, high = difference.image_interval
+        return f"{text} (images\u00a0±{(high - low) / 2:.2f})"
+    return text
 
 
 def _cell_text(row: Row) -> str:
@@ -300,10 +369,23 @@ def _signed(value: float | None) -> str:
     return text if float(text) else "0.0"  # no sign for zero
 
 
+def _signed2(value: float | None) -> str:
+    """Return a difference in points with two decimals, so that an interval's sign is visible."""
+    if value is None:
+        return EMPTY
+    text = f"{value:+.2f}"
+    return text if float(text) else "0.00"  # no sign for zero
+
+
 def _axis_text(value: Any) -> str:
     if value is None:
         return EMPTY
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def setting_text(study: Study) -> str:
+    """Return the setting of the published values, such as `cityscapes, resnet18`."""
+    return ", ".join(map(_axis_text, study.config.report.published_setting.values()))
 
 
 def applies_to(other: PublishedRow, axes: Mapping[str, Any]) -> bool:

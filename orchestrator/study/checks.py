@@ -67,12 +67,20 @@ def _variant_references(config: StudyConfig, source: Source) -> Iterator[Problem
     references: list[tuple[str, Keys, str]] = []
     if config.compare_to is not None:
         references.append(("compare_to", ("compare_to",), config.compare_to))
+    for row, variant in config.variants.items():
+        keys: Keys = ("variants", row, "compare_to")
+        if variant.compare_to == row:
+            message = f"`variants.{row}.compare_to` is the variant itself; name another variant"
+            yield Problem(source.location(keys), message)
+        elif variant.compare_to is not None:
+            references.append((f"variants.{row}.compare_to", keys, variant.compare_to))
     for index, name in enumerate(config.first or ()):
         references.append(("first", ("first", index), name))
-    for key, keys, name in references:
+    for key, location, name in references:
         if name not in config.variants:
             message = f"`{key}` is {name!r}, which is not a variant; "
-            yield Problem(source.location(keys), message + suggestion(name, list(config.variants)))
+            advice = suggestion(name, list(config.variants))
+            yield Problem(source.location(location), message + advice)
 
 
 def _grid(config: StudyConfig, source: Source) -> Iterator[Problem]:
@@ -122,6 +130,9 @@ def _protocols(config: StudyConfig, source: Source) -> Iterator[Problem]:
 def _conditions(config: StudyConfig, source: Source) -> Iterator[Problem]:
     for keys, condition in conditions(config, source):
         yield from check_condition(condition, source, keys, list(config.variants))
+    setting = config.report.published_setting
+    keys = ("report", "published_setting")
+    yield from check_condition(setting, source, keys, list(config.variants))
     axes = list(config.grid)
     for index, row in enumerate(config.published):
         for key in row.when:
