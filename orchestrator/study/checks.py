@@ -157,12 +157,14 @@ def check_splits(config: StudyConfig, trials: Sequence[Trial], source: Source) -
     """Return a problem if the report's protocol cannot score some trial: it has no validation
     split."""
     name = config.report.protocol
+    if name is not None and config.protocols[name].split is not None:
+        return []
     unscored = [trial for trial in trials if trial.experiment.data.validation_split is None]
     if name is None or not unscored:
         return []
     message = (
         f"`report.protocol` is {name!r}, but {unscored[0].name} cannot be scored: its "
-        "`data.validation_split` is null"
+        "`data.validation_split` is null; set that, or `split` of the protocol"
     )
     return [Problem(source.location(("report", "protocol")), message)]
 

@@ -127,6 +127,25 @@ class ConditionalConfig:
 
 
 @dataclass(frozen=True)
+class ProtocolConfig(InferenceConfig):
+    """How the last checkpoint is scored under a protocol: inference settings and a split.
+
+    split: split whose images are scored; each trial's `data.validation_split` by default.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    split: str | None = None
+
+    @property
+    def inference(self) -> InferenceConfig:
+        """How the model is applied to an image."""
+        return InferenceConfig(
+            **{entry.name: getattr(self, entry.name) for entry in fields(InferenceConfig)}
+        )
+
+
+@dataclass(frozen=True)
 class Submission:
     """Predictions packaged for a benchmark's test server.
 
@@ -214,7 +233,8 @@ class StudyConfig:
     compare_to: variant that differences are computed against; no differences by default.
     first: variants whose first seed is trained before everything else; by default, `compare_to` (or
         the first variant) and the last variant.
-    protocols: additional ways to score the last checkpoint, by name.
+    protocols: additional ways to score the last checkpoint, by name: inference settings, and the
+        split, such as `test`.
     submission: predictions packaged for a test server; none by default.
     published: rows with published values of other methods.
     profile: inputs of the cost counts of a `kind: profile` study.
@@ -239,7 +259,7 @@ class StudyConfig:
     seeds: tuple[int, ...] = (0,)
     compare_to: str | None = None
     first: tuple[str, ...] | None = None
-    protocols: dict[str, InferenceConfig] = field(default_factory=dict)
+    protocols: dict[str, ProtocolConfig] = field(default_factory=dict)
     submission: Submission | None = None
     published: tuple[PublishedRow, ...] = ()
     profile: ProfileOptions | None = None
@@ -247,6 +267,12 @@ class StudyConfig:
     resources: Resources = field(default_factory=Resources)
     limits: Limits = field(default_factory=Limits)
     early_stopping: EarlyStopping | None = None
+
+    def scored_split(self, protocol: str | None, validation_split: str | None) -> str | None:
+        """Return the split that a trial is scored on under a protocol, None for the one used during
+        training; None if it is not scored. validation_split: the trial's own."""
+        split = None if protocol is None else self.protocols[protocol].split
+        return split or validation_split
 
     @property
     def first_variants(self) -> tuple[str, ...]:
