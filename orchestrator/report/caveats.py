@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from orchestrator.report.cells import INCOMPARABLE, MIXED, STALE, is_mixed
 from orchestrator.report.power import seeds_warning
 from orchestrator.report.rows import Row, expected_difference, pooled_deviation
-from orchestrator.report.table import INCOMPARABLE, MIXED, STALE, is_mixed
 from orchestrator.study.study import Study
 from pipelines.data.dataset import split_parts
 

@@ -1,6 +1,6 @@
 """The notes of a report: unfinished trials, warnings, and how the scores were computed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.report.bootstrap import REPLICATES
@@ -29,6 +29,10 @@ class Notes:
     unfinished: tuple[str, ...]
     warnings: tuple[str, ...]
     footnotes: tuple[str, ...]
+
+    def footnotes_on(self, columns: Collection[str]) -> tuple[str, ...]:
+        """Return the footnotes on a table with these columns, by their keys."""
+        return self.footnotes
 
 
 def notes_on(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Notes:

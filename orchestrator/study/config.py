@@ -22,6 +22,30 @@ from orchestrator.study.published import (
 from orchestrator.study.resources import Resources
 from pipelines.evaluation.inference import InferenceConfig
 
+# Columns of the report's table, and scores that may be columns, with their labels.
+TABLE_COLUMNS = (
+    "miou",
+    "n",
+    "difference",
+    "p",
+    "entered",
+    "published",
+    "published_difference",
+    "best",
+    "parameters_m",
+    "gflops",
+    "images_per_second",
+    "hours",
+)
+SCORE_COLUMNS = {
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+    "boundary_f": "boundary F",
+    "iou": "IoU",
+}
+OTHER_METRICS = ("memory_gib", "latency_ms", "learning_rate", "epoch")
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -169,6 +193,11 @@ class ReportOptions:
         validation during training.
     expected_difference: difference in points of mIoU that the study should detect; the report warns
         if its seeds are too few. By default, the smallest published difference.
+    columns: columns of the table after the variant, in this order: `miou`, `n`, `difference`, `p`,
+        `entered`, `published`, `published_difference`, `best`, `parameters_m`, `gflops`,
+        `images_per_second`, `hours`, or any metric of the trials' runs, such as `pixel_accuracy`,
+        `boundary_f`, `iou/pole` (these under the report's protocol) or `memory_gib`. By default,
+        the named ones that have values.
     images: number of images listed as best, and number listed as worst; 0 lists none.
     figures: figures drawn when the study ends: `comparison` (images on which the last row and
         `compare_to` differ most) and `features` (feature maps before and after the flows); both by
@@ -179,6 +208,7 @@ class ReportOptions:
 
     protocol: str | None = None
     expected_difference: float | None = None
+    columns: tuple[str, ...] | None = None
     images: int = 5
     figures: tuple[Literal["comparison", "features"], ...] | None = None
 
@@ -187,6 +217,8 @@ class ReportOptions:
             raise ValueError(
                 f"expected_difference must be above 0, received {self.expected_difference}"
             )
+        if self.columns is not None and len(set(self.columns)) < len(self.columns):
+            raise ValueError(f"columns must be different, received {list(self.columns)}")
         if self.images < 0:
             raise ValueError(f"images must not be negative, received {self.images}")
 
