@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from orchestrator.report.charts import INK, WIDTH, add_grid, row_color, style
 
@@ -71,7 +74,7 @@ def draw_accuracy(points: Sequence[Point], title: str = "") -> Figure:
         # A published value of a measured row has the row's color and needs no label.
         named = [point for point in points if point.kind == "measured" or point.row is None]
         if len(named) <= _MAX_LABELS:
-            _label(figure, points, named)
+            _label(figure, points, front, named)
         return figure
 
 
@@ -84,8 +87,10 @@ def pareto(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def _label(figure: Figure, points: Sequence[Point], named: Sequence[Point]) -> None:
-    """Label the points where a label covers no other label, no marker and no bar, and stays within
+def _label(
+    figure: Figure, points: Sequence[Point], front: Sequence[Point], named: Sequence[Point]
+) -> None:
+    """Label the points where a label covers no other label, marker, bar or line, and stays within
     the axes; with a thin line to the point if the label is not next to it."""
     axes = figure.axes[0]
     figure.draw_without_rendering()
@@ -97,6 +102,7 @@ def _label(figure: Figure, points: Sequence[Point], named: Sequence[Point]) -> N
         bar = axes.transData.transform((point.gflops, point.miou + point.deviation))[1] - y
         reach = max(4.5 * scale, bar)
         taken.append(Bbox.from_extents(x - 4.5 * scale, y - reach, x + 4.5 * scale, y + reach))
+    taken += _line_boxes([axes.transData.transform((p.gflops, p.miou)) for p in front], 2 * scale)
     for point in sorted(named, key=lambda point: -point.miou):
         x, y = axes.transData.transform((point.gflops, point.miou))
         text = axes.annotate(
@@ -137,6 +143,16 @@ def _label(figure: Figure, points: Sequence[Point], named: Sequence[Point]) -> N
         if abs(dx) <= 8 and abs(dy) <= 9 and text.arrow_patch is not None:
             text.arrow_patch.set_visible(False)
         taken.append(box)
+
+
+def _line_boxes(corners: Sequence[NDArray[np.float64]], size: float) -> list[Bbox]:
+    """Return small boxes along a line, in pixels."""
+    boxes = []
+    for start, end in pairwise(corners):
+        count = max(2, int(np.hypot(*(end - start)) / (2 * size)))
+        for x, y in np.linspace(start, end, count):
+            boxes.append(Bbox.from_extents(x - size / 2, y - size / 2, x + size / 2, y + size / 2))
+    return boxes
 
 
 def _offsets() -> list[tuple[float, float]]:

@@ -10,10 +10,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from scipy import optimize
 
 Series = Sequence[tuple[float, float]]
 
@@ -78,20 +80,15 @@ def as_pdf(figure: Figure) -> bytes:
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Return the positions moved apart so that neighbors are at least `gap` apart and all are
-    between `low` and `high` if there is room. The order is kept."""
-    order = sorted(range(len(positions)), key=lambda index: positions[index])
+    """Return the positions moved as little as possible (least squares) so that neighbors are at
+    least `gap` apart and all are between `low` and `high`. The gap shrinks if there is no room."""
+    order = np.argsort(positions, kind="stable")
     gap = min(gap, (high - low) / max(1, len(positions) - 1))
-    moved = list(positions)
-    floor = low
-    for index in order:  # upward
-        moved[index] = max(moved[index], floor)
-        floor = moved[index] + gap
-    ceiling = high
-    for index in reversed(order):  # back down from the upper end
-        moved[index] = min(moved[index], ceiling)
-        ceiling = moved[index] - gap
-    return moved
+    steps = gap * np.arange(len(positions))
+    fitted = optimize.isotonic_regression(np.asarray(positions, float)[order] - steps).x
+    moved = np.empty(len(positions))
+    moved[order] = np.clip(fitted, low, high - steps[-1]) + steps
+    return [float(value) for value in moved]
 
 
 def sparkline(points: Series, width: int = 90, height: int = 22) -> str:

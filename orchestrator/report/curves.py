@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from matplotlib.transforms import blended_transform_factory
 
 from orchestrator.report.charts import (
@@ -48,6 +49,9 @@ def draw_curves(curves: Sequence[Curve], name: str, logarithmic: bool = False) -
             ends.append((curve.label, color, epochs[-1], values[-1]))
         if logarithmic:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         last = max(end[2] for end in ends)
         axes.set_xlim(min(1.0, last), last)
         axes.set_xlabel("epoch")

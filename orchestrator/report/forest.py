@@ -73,7 +73,7 @@ def draw_compact_forest(
         figure = Figure(figsize=(WIDTH, 0.75 + 0.2 * len(lines)), layout="constrained")
         axes = figure.subplots()
         for index, line in enumerate(lines):
-            _draw_line(axes, line, -float(index), seeds_below=0.0)
+            _draw_line(axes, line, -float(index), seeds_below=0.3)
         axes.set_ylim(-len(lines) + 0.4, 0.6)
         axes.set_yticks([-index for index in range(len(lines))], [line.label for line in lines])
         axes.tick_params(axis="y", length=0)
