@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator.report.breakdown import heat_map, image_list
+from orchestrator.report.breakdown import image_list
+from orchestrator.report.classes import heat_map
 from orchestrator.report.study_report import Report
 from orchestrator.study.load import load_study
 from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, written
@@ -61,14 +62,14 @@ def test_figures_use_comparable_runs_only(tmp_path: Path, small_streets: Path) -
     result = report(tmp_path, small_streets, {"b, seed 1": "FAILED"})
     heat = heat_map(result.study, result.rows, ())
     assert heat is not None
-    assert [label for label, _ in heat.lines] == ["a", "b"]
+    assert [line.label for line in heat.lines] == ["a", "b"]
     base, row = ({r.trial.experiment.seed: r for r in row.results} for row in result.rows[:2])
     differences = [
         100 * (ours.iou[0] - theirs.iou[0])
         for seed in (0, 2)
         if (ours := row[seed].counts) and (theirs := base[seed].counts)
     ]
-    assert heat.lines[1][1][0][0] == f"{sum(differences) / 2:+.1f}"
+    assert heat.lines[1].classes[0].text == f"{sum(differences) / 2:+.2f}"
     images = image_list(result.study, result.rows, ())
     assert images is not None
     assert (images.label, images.base) == ("b", "a")
