@@ -1,14 +1,20 @@
 """Bootstrap of mIoU over images: its variation due to the choice of validation images.
 
-Images from one drive or city are not independent, so whole groups are drawn first, then images
-within each group (two-stage bootstrap; Davison and Hinkley, "Bootstrap Methods and their
-Application", 1997, section 3.8). The draws are seeded by the images' identifiers and groups, so all
-trials scored on the same images share the same draws and every comparison is paired.
+Images from one drive or city are not independent. With six groups or more, whole groups are drawn
+(Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8). Fewer groups
+say little about others, so images are drawn within each group and the result holds for these groups
+only. The draws are seeded by the images' identifiers and groups, so all trials scored on the same
+images share the same draws and every comparison is paired.
+
+A replicate's mIoU is the mean over the classes that occur in its labels. Labels are the same for
+all trials, so all have the same classes. (A trial's own score counts a class without labels as 0 if
+a model predicts it, as the benchmarks do.)
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +22,44 @@ from numpy.typing import NDArray
 from pipelines.evaluation.counts import Counts
 
 REPLICATES = 10_000
+# With fewer groups, images are drawn within each group.
+FEW_GROUPS = 6
 # Maximum number of 8-byte values in one array; several such arrays exist at a time.
 _BLOCK_VALUES = 2**21
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a bootstrap draws images.
+
+    unit: what is drawn: `images`; whole `groups`; or images `within groups`.
+    units: number of these. freedom: their number minus the number of means they vary around.
+    groups: names of the groups; empty if unknown.
+    """
+
+    unit: Literal["images", "groups", "within groups"]
+    units: int
+    freedom: int
+    groups: tuple[str, ...] = ()
+
+    @property
+    def inflation(self) -> float:
+        """The factor by which a bootstrap underestimates a standard error."""
+        return float(np.sqrt(self.units / self.freedom))
+
+
+def sampling_of(counts: Counts) -> Sampling:
+    """Return how the labeled images of `counts` are drawn."""
+    counts = _with_labels(counts)
+    images = len(counts.identifiers)
+    names = tuple(dict.fromkeys(group for group in counts.groups if group is not None))
+    if len(names) < 2:
+        return Sampling("images", images, images - 1, names)
+    if len(names) >= FEW_GROUPS:
+        units = len(names) + counts.groups.count(None)
+        return Sampling("groups", units, units - 1, names)
+    strata = len(set(counts.groups))
+    return Sampling("within groups", images, images - strata, names)
 
 
 def resampled_miou(
@@ -26,27 +68,33 @@ def resampled_miou(
     """Return the mIoU in [0, 1] of each replicate, `(replicates,)` float64 for each of `counts`.
 
     mIoU is computed from the summed counts of a replicate's images. Raises ValueError unless all
-    `counts` have the same images and classes.
+    `counts` have the same images, classes and labels.
     """
     if not counts:
         return []
     if not all(entry.same_images(counts[0]) for entry in counts):
         raise ValueError("counts must have the same images and classes to be resampled together")
-    counts = [_labeled(entry) for entry in counts]
+    counts = [_with_labels(entry) for entry in counts]
     images, classes, _ = counts[0].values.shape
-    pixels = [_true_and_union(entry) for entry in counts]
+    pixels = [_true_union_labels(entry) for entry in counts]
     scores: list[list[NDArray[np.float64]]] = [[] for _ in counts]
     for weights in _weights(counts[0], replicates, max(1, _BLOCK_VALUES // max(images, classes))):
         for blocks, columns in zip(scores, pixels, strict=True):
-            sums = weights @ columns  # exact: sums of pixels stay far below 2**53
-            true, union = sums[:, :classes], sums[:, classes:]
-            present = union > 0
+            # Exact, because sums of pixels are far below 2**53.
+            true, union, labels = np.split(weights @ columns, 3, axis=1)
+            present = labels > 0
             iou = np.divide(true, union, out=np.zeros_like(union), where=present)
             blocks.append(iou.sum(axis=1) / present.sum(axis=1))
     return [np.concatenate(blocks) for blocks in scores]
 
 
-def _labeled(counts: Counts) -> Counts:
+def labeled_classes(counts: Counts) -> NDArray[np.bool_]:
+    """Return which classes occur in the labels, `(classes,)`."""
+    labels = counts.values[..., 0] + counts.values[..., 2]
+    return np.asarray(labels.sum(axis=0) > 0)
+
+
+def _with_labels(counts: Counts) -> Counts:
     """Return `counts` without the images that have no labeled pixel: they add nothing to any sum,
     and a replicate that consists of them alone would have no mIoU."""
     labeled = np.flatnonzero(counts.values.sum(axis=(1, 2))).tolist()
@@ -58,10 +106,11 @@ def _labeled(counts: Counts) -> Counts:
     )
 
 
-def _true_and_union(counts: Counts) -> NDArray[np.float64]:
-    """Return `(images, 2 * classes)`: true positives, then the union of label and prediction."""
+def _true_union_labels(counts: Counts) -> NDArray[np.float64]:
+    """Return `(images, 3 * classes)`: true positives, the union of label and prediction, labels."""
     true, union = counts.values[..., 0], counts.values.sum(axis=-1)
-    return np.concatenate([true, union], axis=1).astype(np.float64)
+    labels = true + counts.values[..., 2]
+    return np.concatenate([true, union, labels], axis=1).astype(np.float64)
 
 
 def keyed_generator(*key: object) -> np.random.Generator:
@@ -70,32 +119,32 @@ def keyed_generator(*key: object) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16])))
 
 
-def group_sizes(counts: Counts) -> dict[str, int]:
-    """Return the number of images of each group; images without a group are left out."""
-    groups = [group for group in counts.groups if group is not None]
-    return {group: groups.count(group) for group in dict.fromkeys(groups)}
-
-
 def _weights(counts: Counts, replicates: int, block: int) -> Iterator[NDArray[np.float64]]:
     """Yield how often each image occurs in each replicate, `(at most block, images)` at a time."""
-    # An image without a group is its own group.
-    names = [
-        group if group is not None else (image,)
-        for image, group in zip(counts.identifiers, counts.groups, strict=True)
-    ]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    group_of = np.array([numbers[name] for name in names])
-    order = np.argsort(group_of, kind="stable")
-    sizes = np.bincount(group_of)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    images, groups = len(group_of), len(sizes)
+    sampling = sampling_of(counts)
     generator = keyed_generator("images", counts.identifiers, counts.groups)
+    if sampling.unit == "groups":
+        # An image without a group is its own group.
+        names: list[object] = [
+            group if group is not None else (image,)
+            for image, group in zip(counts.identifiers, counts.groups, strict=True)
+        ]
+        strata = [np.arange(sampling.units)]
+    else:
+        names = list(range(len(counts.identifiers)))
+        keys = counts.groups if sampling.unit == "within groups" else [None] * len(names)
+        strata = [
+            np.array([index for index, other in enumerate(keys) if other == key])
+            for key in dict.fromkeys(keys)
+        ]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    unit_of_image = np.array([numbers[name] for name in names])
     for first in range(0, replicates, block):
         rows = min(block, replicates - first)
-        chosen = generator.integers(groups, size=rows * groups)
-        drawn = sizes[chosen]
-        row = np.repeat(np.repeat(np.arange(rows), groups), drawn)
-        within = (generator.random(len(row)) * np.repeat(drawn, drawn)).astype(np.int64)
-        image = order[np.repeat(starts[chosen], drawn) + within]
-        counted = np.bincount(row * images + image, minlength=rows * images)
-        yield counted.reshape(rows, images).astype(np.float64)
+        drawn = np.zeros((rows, len(numbers)))
+        for units in strata:
+            chosen = generator.integers(len(units), size=(rows, len(units)))
+            chosen += len(units) * np.arange(rows)[:, None]
+            counted = np.bincount(chosen.ravel(), minlength=rows * len(units))
+            drawn[:, units] = counted.reshape(rows, len(units))
+        yield drawn[:, unit_of_image]

@@ -1,11 +1,15 @@
 """Warnings: why rows of a table must not be compared, or scores are unreliable."""
 
+import math
+import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from orchestrator.report.cells import INCOMPARABLE, MIXED, STALE, is_mixed
+from orchestrator.report.columns import row_label
 from orchestrator.report.power import seeds_warning
-from orchestrator.report.rows import Row, expected_difference, pooled_deviation
+from orchestrator.report.rows import Row, expected_difference
 from orchestrator.study.study import Study
 from pipelines.data.dataset import split_parts
 
@@ -14,11 +18,13 @@ Key = TypeVar("Key")
 
 def caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     """Yield one warning per line, the most serious first."""
-    for reason, those in _grouped((row.incomparable, row) for row in rows).items():
+    for (base, reason), those in _grouped(
+        ((row.base, row.incomparable), row) for row in rows
+    ).items():
         if reason:
             yield (
-                f"{INCOMPARABLE} Not comparable with {study.config.compare_to}, {reason}: "
-                f"{row_names(those, rows)}. No difference is reported."
+                f"{INCOMPARABLE} {row_names(those, rows)} cannot be compared with "
+                f"{row_label(study.config, base)} ({reason}); no difference is shown."
             )
     yield from _uncertain_runs(rows)
     yield from _equal_trainings(rows)
@@ -27,27 +33,81 @@ def caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     stale = [row for row in rows if row.stale]
     if stale:
         yield (
-            f"{STALE} Trained with a different code version than the current one: "
+            f"{STALE} Trained with another version of the code than the one installed now: "
             f"{row_names(stale, rows)}."
         )
-    overlapping = _grouped((_overlapping_splits(row), row) for row in rows)
+    overlapping = _grouped((_overlapping_splits(study, row), row) for row in rows)
     for splits, those in overlapping.items():
         if splits is not None:
             validation, train = splits
             yield (
-                "Scored, at least in part, on training images (scored on "
-                f"{validation}, trained on {train}): {row_names(those, rows)}."
+                f"Scored on images the model was trained on (trained on {train}, scored on "
+                f"{validation}); this is not a test score: {row_names(those, rows)}."
             )
+    yield from _added_seeds(rows)
+    yield from _degenerate_classes(rows)
     yield from seed_caveats(study, rows)
 
 
 def seed_caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
-    """Yield a warning if the study has too few seeds to detect the expected difference."""
-    difference = expected_difference(study, rows)
-    if study.config.compare_to and study.config.kind == "table" and difference:
-        warning = seeds_warning(len(study.config.seeds), difference, pooled_deviation(rows))
+    """Yield a warning if the study has too few seeds to detect the expected difference; none once
+    their spread has been measured, because the smallest detectable difference replaces it."""
+    if study.config.kind != "table" or not any(row.base for row in rows):
+        return
+    if any(row.difference is not None and row.difference.p is not None for row in rows):
+        return
+    difference, source = expected_difference(study, rows)
+    if difference:
+        compared = sum(bool(row.base) for row in rows)
+        in_cell = max(Counter(row.grid_cell for row in rows).values())
+        seeds = len(study.config.seeds)
+        warning = seeds_warning(seeds, difference, source, in_cell, compared)
         if warning:
             yield warning
+
+
+def _added_seeds(rows: Sequence[Row]) -> Iterable[str]:
+    """Yield a warning if trials of some seeds were scheduled after those of others had ended."""
+    started: dict[int, list[float]] = {}
+    ended: dict[int, list[float]] = {}
+    for result in (result for row in rows for result in row.finished):
+        if result.run is not None and result.run.ended_at is not None:
+            seed = result.trial.experiment.seed
+            started.setdefault(seed, []).append(result.run.started_at)
+            ended.setdefault(seed, []).append(result.run.ended_at)
+    # A single trial may have been repeated later, so half of a seed's trials must have ended.
+    first_end = min((statistics.median(times) for times in ended.values()), default=math.inf)
+    added = [seed for seed, times in started.items() if min(times) > first_end]
+    if added and any(row.difference and row.difference.p is not None for row in rows):
+        before = len(started) - len(added)
+        yield (
+            f"Seeds were added after results were available ({before} -> {len(started)}: "
+            f"{', '.join(map(str, sorted(added)))}). If they were added because of the results, p "
+            "is too small; choose the number of seeds beforehand."
+        )
+
+
+def _degenerate_classes(rows: Sequence[Row]) -> Iterable[str]:
+    """Yield the classes that no trial ever predicts correctly, by data set."""
+    by_data = _grouped((row.results[0].trial.experiment.data.dataset, row) for row in rows)
+    for those in by_data.values():
+        counts = [r.counts for row in those for r in row.finished if r.counts is not None]
+        if not counts or any(each.classes != counts[0].classes for each in counts):
+            continue
+        classes = counts[0].classes
+        never = [
+            name
+            for index, name in enumerate(classes)
+            if all(each.labeled[index] and each.iou[index] == 0 for each in counts)
+        ]
+        if never:
+            where = f" ({row_names(those, rows)})" if len(by_data) > 1 else ""
+            labeled = int(counts[0].labeled.sum())
+            yield (
+                f"IoU is 0 in every row{where} for: {', '.join(never)}. mIoU is the mean over all "
+                f"{labeled} classes in the labels, so it is the other {labeled - len(never)} that "
+                "differ."
+            )
 
 
 def row_names(some: Sequence[Row], rows: Sequence[Row]) -> str:
@@ -71,7 +131,10 @@ def _uncertain_runs(rows: Sequence[Row]) -> Iterable[str]:
     for result in (result for row in rows for result in row.results if result.uncertainty):
         trials.setdefault(result.uncertainty, []).append(result.trial.name)
     for reason, names in trials.items():
-        yield f"Run could not be matched with certainty ({reason}): {'; '.join(names)}."
+        yield (
+            f"It could not be verified that these scores belong to these runs ({reason}): "
+            f"{'; '.join(names)}."
+        )
 
 
 def _equal_trainings(rows: Sequence[Row]) -> Iterable[str]:
@@ -85,9 +148,9 @@ def _equal_trainings(rows: Sequence[Row]) -> Iterable[str]:
     for names in ends.values():
         if len(names) > 1:
             yield (
-                "Different trainings have exactly equal loss and mIoU: "
-                f"{'; '.join(names.values())}. Either the settings in which they differ have no "
-                "effect, or a score is recorded for the wrong trial."
+                f"These trials have exactly the same loss and mIoU although their settings differ: "
+                f"{'; '.join(names.values())}. Either the settings have no effect, or a score is "
+                "recorded for the wrong run."
             )
 
 
@@ -96,11 +159,11 @@ def _different_scoring(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     experiments = [(row.results[0].trial.experiment, row) for row in rows]
     name = study.config.report.protocol
     protocols = _grouped((each.evaluation.protocol, row) for each, row in experiments)
-    splits = _grouped(
-        (each.data.validation_split, row)
+    scored = [
+        (study.config.scored_split(name, each.data.validation_split), row)
         for each, row in experiments
-        if each.data.validation_split is not None
-    )
+    ]
+    splits = _grouped((split, row) for split, row in scored if split is not None)
     for groups, description in (
         (protocols if name is None else {}, "under different protocols"),
         (splits, "on different splits"),
@@ -111,7 +174,7 @@ def _different_scoring(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     stale = [row for row in rows if any(result.scored_stale for result in row.results)]
     if stale:
         yield (
-            f"Scored under {name} with a different code version than the current one: "
+            f"Scored under {name} with another version of the code than the one installed now: "
             f"{row_names(stale, rows)}."
         )
 
@@ -121,21 +184,24 @@ def _different_training(rows: Sequence[Row]) -> Iterable[str]:
     mixed = [row for row in rows if is_mixed(row)]
     if mixed:
         yield (
-            f"{MIXED} Seeds of one row differ in data, code or precision; their mean is not "
-            f"meaningful: {row_names(mixed, rows)}."
+            f"{MIXED} Seeds of {row_names(mixed, rows)} differ in data version, code version or "
+            "precision; the mean mixes unlike runs."
         )
     mixed_differences = [row for row in rows if row.mixed_difference]
     if mixed_differences:
         yield (
-            f"{MIXED} The difference pairs trainings with different code versions or precisions, "
-            f"so it is not due to the rows alone: {row_names(mixed_differences, rows)}."
+            f"{MIXED} The difference for {row_names(mixed_differences, rows)} compares runs with "
+            "different code versions or precisions; it may not be due to the row."
         )
     names = {"code": "code versions", "precision": "precisions"}
     for attribute, name in names.items():
         values = sorted(set().union(*(row.run_values(attribute) for row in rows)))
         if len(values) > 1:
             listed = ", ".join(values)
-            yield f"Rows were trained with different {name} ({listed}); compare with care."
+            yield (
+                f"Rows were trained with different {name} ({listed}); differences may come from "
+                "that."
+            )
     versions: dict[str, set[str]] = {}
     for row in rows:
         for result in row.finished:
@@ -155,10 +221,10 @@ def _grouped(pairs: Iterable[tuple[Key, Row]]) -> dict[Key, list[Row]]:
     return groups
 
 
-def _overlapping_splits(row: Row) -> tuple[str, str] | None:
+def _overlapping_splits(study: Study, row: Row) -> tuple[str, str] | None:
     """Return the splits that a row is scored and trained on if they share images, else None."""
     data = row.results[0].trial.experiment.data
-    validation, train = data.validation_split, data.train_split
-    if validation is None or not set(split_parts(validation)) & set(split_parts(train)):
+    scored = study.config.scored_split(study.config.report.protocol, data.validation_split)
+    if scored is None or not set(split_parts(scored)) & set(split_parts(data.train_split)):
         return None
-    return validation, train
+    return scored, data.train_split

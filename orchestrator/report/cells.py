@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.report.rows import Row
+from orchestrator.report.significance import Difference
 from orchestrator.study.trial_state import TrialState
 
 EMPTY = "-"
@@ -42,17 +43,27 @@ def mean_and_deviation(values: Sequence[float], digits: int = 1) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def difference_text(row: Row) -> str:
-    """Return the difference to `compare_to` with its interval, in points."""
+def row_difference(row: Row) -> str:
+    """Return the difference of a row, or the mark of a row that is not comparable."""
     if row.incomparable:
         return INCOMPARABLE
     if row.difference is None:
         return EMPTY
-    text = signed(row.difference.mean)
-    if row.difference.interval is not None:
-        low, high = row.difference.interval
-        text += f" [{signed(low)}, {signed(high)}]"
+    text = difference_text(row.difference)
     return f"{text}\u00a0{MIXED}" if row.mixed_difference else text
+
+
+def difference_text(difference: Difference) -> str:
+    """Return a difference with its interval, or with half the width of its interval over images
+    only."""
+    text = signed(difference.mean)
+    if difference.interval is not None:
+        low, high = difference.interval
+        return f"{text} [{signed(low)}, {signed(high)}]"
+    if difference.image_interval is not None:
+        low, high = difference.image_interval
+        return f"{text} (images\u00a0±{(high - low) / 2:.2f})"
+    return text
 
 
 def p_text(value: float | None) -> str:

@@ -58,9 +58,7 @@ def add_grid(axes: Axes, axis: Any = "both") -> None:
 
 def as_svg(figure: Figure, title: str) -> str:
     """Return the figure as SVG for a page, with its text as text and in the page's color."""
-    figure.patch.set_visible(False)  # the page shows through
-    for axes in figure.axes:
-        axes.patch.set_visible(False)
+    _remove_background(figure)
     buffer = io.StringIO()
     with style():
         canvas = FigureCanvasSVG(figure)
@@ -72,11 +70,18 @@ def as_svg(figure: Figure, title: str) -> str:
 
 def as_pdf(figure: Figure) -> bytes:
     """Return the figure as PDF for a paper; equal figures give equal bytes."""
+    _remove_background(figure)
     buffer = io.BytesIO()
     with style():
         metadata = {"CreationDate": None, "Creator": None, "Producer": None}
         FigureCanvasPdf(figure).print_pdf(buffer, metadata=metadata)
     return buffer.getvalue()
+
+
+def _remove_background(figure: Figure) -> None:
+    """Let the page show through."""
+    for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+        patch.set_visible(False)
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from orchestrator.report.cells import (
     EMPTY,
-    difference_text,
+    axis_text,
     gflops_text,
     hours_text,
     mean_and_deviation,
     miou_text,
     number,
     p_text,
+    row_difference,
     seeds_text,
     signed,
 )
@@ -60,8 +61,10 @@ def metric_columns(
     keys = config.report.columns
     kinds = _kinds(config, rows)
     if keys is None:
-        if not (config.compare_to and config.kind == "table"):
+        if config.kind != "table" or not any(row.base for row in rows):
             del kinds["difference"], kinds["p"]
+        if len(compared_to(rows)) < 2:
+            del kinds["compared_to"]
         columns = [_column(key, kind, rows, others) for key, kind in kinds.items()]
         return [
             column
@@ -79,6 +82,11 @@ def empty_columns(config: StudyConfig, rows: Sequence[Row]) -> list[str]:
     return [column.key for column in columns if set(column.values) == {EMPTY}]
 
 
+def compared_to(rows: Sequence[Row]) -> list[str]:
+    """Return the variants that rows are compared to."""
+    return list(dict.fromkeys(row.base for row in rows if row.base))
+
+
 def row_label(config: StudyConfig, variant: str) -> str:
     """Return the label of a variant."""
     return config.variants[variant].label or variant
@@ -86,18 +94,42 @@ def row_label(config: StudyConfig, variant: str) -> str:
 
 def is_significant(row: Row) -> bool:
     """Whether the difference of a row is significant after the correction."""
-    return row.corrected_p is not None and row.corrected_p < SIGNIFICANT
+    return row.difference is not None and row.difference.shown
+
+
+def own_published(row: Row) -> float | None:
+    """Return the published mIoU of a row if it is of the row's own setting."""
+    return None if row.published_elsewhere else row.published
+
+
+def setting_text(config: StudyConfig) -> str:
+    """Return the setting of the published values, such as `cityscapes, resnet18`."""
+    return ", ".join(map(axis_text, config.report.published_setting.values()))
 
 
 def _kinds(config: StudyConfig, rows: Sequence[Row]) -> dict[str, _Kind]:
     """Return the columns that are not metrics of the tracking store, in their default order."""
-    compare_to = config.compare_to
-    base = row_label(config, compare_to) if compare_to else ""
+    bases = compared_to(rows)
+    difference = f"difference to {row_label(config, bases[0])}" if len(bases) == 1 else "difference"
+    if any(row.difference and row.difference.interval for row in rows):
+        difference += " [95\u00a0% CI]"
+    setting = setting_text(config)
+    # Published rows of other methods have the setting of the other published values.
+    apart = bool(setting) and not any(own_published(row) for row in rows)
     return {
         "miou": _Kind("mIoU %", miou_text),
         "n": _Kind("n", seeds_text, drop_rank=2),
-        "difference": _Kind(f"vs. {base}, points [95\u00a0% CI]", difference_text, drop_rank=1),
-        "p": _Kind("p (Holm)", lambda row: p_text(row.corrected_p), drop_rank=3),
+        "compared_to": _Kind(
+            "compared to",
+            lambda row: row_label(config, row.base) if row.base else EMPTY,
+            drop_rank=1,
+        ),
+        "difference": _Kind(difference, row_difference, drop_rank=1),
+        "p": _Kind(
+            "p, adjusted",
+            lambda row: p_text(row.difference.p_adjusted if row.difference else None),
+            drop_rank=3,
+        ),
         "entered": _Kind(
             "entered %",
             lambda row: mean_and_deviation(list(row.entered.values())),
@@ -105,12 +137,20 @@ def _kinds(config: StudyConfig, rows: Sequence[Row]) -> dict[str, _Kind]:
         ),
         "published": _Kind(
             "published %",
-            lambda row: number(row.published, 1),
-            lambda other: number(other.miou, 1),
+            lambda row: number(own_published(row), 1),
+            lambda other: number(None if apart else other.miou, 1),
             drop_rank=1,
         ),
         "published_difference": _Kind(
-            "published diff.", lambda row: signed(row.published_difference, 1), drop_rank=4
+            "published diff.",
+            lambda row: signed(None if row.published_elsewhere else row.published_difference, 1),
+            drop_rank=4,
+        ),
+        "published_elsewhere": _Kind(
+            f"published % ({setting})",
+            lambda row: number(row.published if row.published_elsewhere else None, 1),
+            lambda other: number(other.miou if apart else None, 1),
+            drop_rank=4,
         ),
         "best": _Kind(
             "best epoch %", lambda row: mean_and_deviation(list(row.best.values())), drop_rank=8

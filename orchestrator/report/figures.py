@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from orchestrator.report.accuracy import Point, draw_accuracy
-from orchestrator.report.cells import INCOMPARABLE, difference_text, p_text, unscored
+from orchestrator.report.cells import INCOMPARABLE, p_text, row_difference, signed, unscored
 from orchestrator.report.charts import Series
 from orchestrator.report.classes import HeatMap, heat_map
-from orchestrator.report.columns import is_significant, row_label
+from orchestrator.report.columns import compared_to, row_label
 from orchestrator.report.curves import Curve, draw_curves
 from orchestrator.report.forest import (
     ForestLine,
@@ -78,44 +78,44 @@ def class_maps(study: Study, rows: Sequence[Row]) -> dict[Cell, HeatMap]:
 
 def _differences(study: Study, rows: Sequence[Row]) -> Iterator[ReportFigure]:
     """Yield the forest plots of the differences, all with the same horizontal axis."""
-    compare_to = study.config.compare_to
-    if not compare_to or study.config.kind != "table":
-        return
+    bases = compared_to(rows)
     panels: dict[Cell, list[ForestLine]] = {}
     for row in rows:
-        if row.variant != compare_to:
-            panels.setdefault(row.grid_cell, []).append(_line(study, row, rows))
+        if row.base:
+            line = _line(study, row, several_bases=len(bases) > 1)
+            panels.setdefault(row.grid_cell, []).append(line)
     lines = [line for panel in panels.values() for line in panel]
     if not any(line.mean is not None for line in lines):
         return
-    base = row_label(study.config, compare_to)
+    base = row_label(study.config, bases[0]) if len(bases) == 1 else ""
+    axis = f"mIoU points above {base}" if base else "difference of mIoU in points"
+    titles = cell_titles(rows)
     for cell, panel in panels.items():
-        title = cell_titles(rows)[cell]
-        axis = f"mIoU points above {base}"
-        figure = draw_forest(panel, limits_of(lines), axis, title)
-        yield ReportFigure("differences", title, figure, f"Differences to {base}")
+        figure = draw_forest(panel, limits_of(lines), axis, titles[cell])
+        yield ReportFigure("differences", titles[cell], figure, "Differences between rows")
 
 
-def _line(study: Study, row: Row, rows: Sequence[Row]) -> ForestLine:
+def _line(study: Study, row: Row, several_bases: bool) -> ForestLine:
+    label = row.label
+    if several_bases:
+        label += f" vs. {row_label(study.config, row.base)}"
     difference = row.difference
     if difference is None:
         text = INCOMPARABLE if row.incomparable else unscored(row)
-        return ForestLine(row.label, None, None, (), None, False, text)
-    base = next(
-        other
-        for other in rows
-        if other.variant == study.config.compare_to and other.grid_cell == row.grid_cell
-    )
-    text = difference_text(row)
-    if row.corrected_p is not None:
-        text += f"  p {p_text(row.corrected_p)}"
+        return ForestLine(label, None, None, (), None, False, text)
+    text = signed(difference.mean)
+    if difference.interval is not None:
+        text = row_difference(row)
+    if difference.p_adjusted is not None:
+        p = p_text(difference.p_adjusted)
+        text += f"  p {p}" if p.startswith("<") else f"  p = {p}"
     return ForestLine(
-        label=row.label,
+        label=label,
         mean=difference.mean,
-        interval=difference.interval if len(difference.seeds) > 1 else None,
-        seeds=tuple(row.miou[seed] - base.miou[seed] for seed in difference.seeds),
+        interval=difference.interval,
+        seeds=tuple(difference.by_seed.values()),
         published=row.published_difference,
-        significant=is_significant(row),
+        significant=difference.shown,
         text=f"{text}  n = {len(difference.seeds)}",
     )
 
@@ -123,8 +123,8 @@ def _line(study: Study, row: Row, rows: Sequence[Row]) -> ForestLine:
 def _accuracy(study: Study, rows: Sequence[Row]) -> Iterator[ReportFigure]:
     """Yield mIoU against FLOPs of each grid cell with two or more models of different cost.
 
-    Published values are not drawn: measured on other data, they would compress the others into a
-    line.
+    Published values are only drawn if they are certainly of the same setting: those of other data
+    would compress the others into a line.
     """
     for cell, title in cell_titles(rows).items():
         points = [
@@ -138,6 +138,12 @@ def _accuracy(study: Study, rows: Sequence[Row]) -> Iterator[ReportFigure]:
             )
             for row in rows
             if row.grid_cell == cell and row.gflops is not None and row.miou
+        ]
+        points += [
+            Point(row.label, row.gflops, row.published, "published", _index(study, row))
+            for row in rows
+            if row.grid_cell == cell and row.gflops is not None and row.published is not None
+            if study.config.report.published_setting and not row.published_elsewhere
         ]
         if len({point.gflops for point in points}) > 1:
             figure = draw_accuracy(points, title)

@@ -27,6 +27,12 @@ _LABEL_WIDTH = 12
 # Columns with a higher `drop_rank` are left out of LaTeX tables.
 _LATEX_RANK = 6
 
+# Columns of the CSV that are left out if all of their values are missing.
+_STATISTICS = {
+    *("interval_low", "interval_high", "p", "p_holm", "comparisons", "smallest_detectable"),
+    *("image_interval_low", "image_interval_high"),
+}
+
 _SIGNED = re.compile(r"(?<![\w.])([+-]\d[\d.]*)")
 
 _LATEX = {
@@ -173,8 +179,10 @@ def _fitted(table: Table, width: int) -> Table:
     kept = list(table.columns)
     while _width(kept) > width and max(column.drop_rank for column in kept) > 0:
         highest = max(column.drop_rank for column in kept)
-        kept.remove(next(column for column in reversed(kept) if column.drop_rank == highest))
-    fitting = Table(tuple(kept), table.sections, table.published)
+        dropped = next(column for column in reversed(kept) if column.drop_rank == highest)
+        # A column of a grid cell is dropped from all grid cells.
+        kept = [c for c in kept if c is not dropped and not (c.group and c.key == dropped.key)]
+    fitting = replace(table, columns=tuple(kept))
     # Published rows are left out if all of their columns were dropped.
     numeric = [column.values for column in kept if column.numeric]
     texts = {text for values in numeric for text in values[len(values) - table.published :]}
@@ -213,8 +221,12 @@ def as_csv(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) ->
         for other in others
     ]
     names = dict.fromkeys(name for line in lines for name in line)
+    # Without a test, there is no column that looks like one.
+    for name in _STATISTICS & names.keys():
+        if all(line.get(name) is None for line in lines):
+            del names[name]
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(names), lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(names), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return buffer.getvalue()
@@ -224,6 +236,7 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
     values, difference, cost = list(row.miou.values()), row.difference, row.cost
     reference = row.reference
     low, high = (difference.interval if difference else None) or (None, None)
+    image_low, image_high = (difference.image_interval if difference else None) or (None, None)
     experiment, protocol = row.results[0].trial.experiment, study.config.report.protocol
     scoring = experiment.evaluation if protocol is None else study.config.protocols[protocol]
     states = {result.state for result in row.results if result.miou is None}
@@ -241,15 +254,22 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
         **{f"miou_seed_{seed}": row.miou.get(seed) for seed in study.config.seeds},
         "best_miou_mean": statistics.fmean(row.best.values()) if row.best else None,
         "entered_miou_mean": statistics.fmean(row.entered.values()) if row.entered else None,
+        "compared_to": row.base or None,
         "difference": difference.mean if difference else None,
         "difference_n": len(difference.seeds) if difference else None,
         "difference_sd": difference.deviation if difference else None,
+        "difference_method": difference.method if difference else None,
+        "difference_sd_used": difference.spread if difference else None,
         "interval_low": low,
         "interval_high": high,
         "p": difference.p if difference else None,
-        "p_holm": row.corrected_p,
-        "p_t_test": difference.t_test if difference else None,
+        "p_holm": difference.p_adjusted if difference else None,
+        "comparisons": difference.comparisons if difference and difference.p is not None else None,
+        "smallest_detectable": difference.detectable if difference else None,
+        "image_interval_low": image_low,
+        "image_interval_high": image_high,
         "published_miou": row.published,
+        "published_elsewhere": int(row.published_elsewhere) if row.published else None,
         "published_difference": row.published_difference,
         "source": reference.source if reference else None,
         "parameters_m": cost.parameters_m if cost else None,

@@ -14,7 +14,7 @@ from PIL import Image
 from orchestrator.report.breakdown import image_list
 from orchestrator.report.charts import as_svg, row_color, sparkline
 from orchestrator.report.classes import HeatMap
-from orchestrator.report.columns import row_label
+from orchestrator.report.columns import compared_to, row_label, setting_text
 from orchestrator.report.figures import LOSS, MIOU, History, Kind, ReportFigure
 from orchestrator.report.notes import Notes
 from orchestrator.report.results import Result
@@ -40,13 +40,13 @@ def render_page(
     history: History,
     run_url: Callable[[Result], str],
     mlflow_hint: str,
-    pictures: Mapping[str, bytes],
+    drawings: Mapping[str, bytes],
 ) -> str:
     """Return the HTML of the page.
 
     tables: with their titles. maps: IoU by class of each grid cell. history: returns a trial's
     metric over epochs. run_url: returns the URL of a trial's run in MLflow. mlflow_hint: how to
-    open MLflow. pictures: PNG files of the study's run, by kind.
+    open MLflow. drawings: PNG files of the study's run, by kind.
     """
     indices = {variant: index for index, variant in enumerate(study.config.variants)}
     titles = cell_titles(rows)
@@ -68,6 +68,8 @@ def render_page(
         profile=study.config.kind == "profile",
         charts=charts,
         base_label=row_label(study.config, compare_to) if compare_to else "",
+        bases=[row_label(study.config, base) for base in compared_to(rows)],
+        published_setting=setting_text(study.config),
         several_seeds=len(study.config.seeds) > 1,
         any_published=any(row.published_difference is not None for row in rows),
         heat_maps=[(titles[cell], each) for cell, each in maps.items()],
@@ -80,8 +82,8 @@ def render_page(
         metrics=SPARKLINES,
         run_url=run_url,
         mlflow_hint=mlflow_hint,
-        pictures=[
-            (FIGURE_TITLES.get(kind, kind), _data_url(png)) for kind, png in pictures.items()
+        drawings=[
+            (FIGURE_TITLES.get(kind, kind), _data_url(png)) for kind, png in drawings.items()
         ],
         study_text=study.resolved or study.text,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

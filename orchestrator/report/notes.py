@@ -3,18 +3,16 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.report.bootstrap import REPLICATES
-from orchestrator.report.caveats import caveats, row_names
+from orchestrator.report.caveats import caveats
+from orchestrator.report.columns import setting_text
+from orchestrator.report.comparisons import OverallDifference
+from orchestrator.report.difference_notes import difference_notes
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row
-from orchestrator.report.significance import SEEDS_FOR_T_TEST
 from orchestrator.study.config import ProfileOptions
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
-
-# With fewer groups of images, an interval does not generalize to other groups.
-_FEW_GROUPS = 10
 
 
 @dataclass(frozen=True)
@@ -24,25 +22,40 @@ class Notes:
     unfinished: a line for each trial without a score, failures first.
     warnings: why rows must not be compared, or scores are unreliable.
     footnotes: how the scores were computed.
+    subjects: for each footnote, the keys of the columns it is about; empty if it is about all.
     """
 
     unfinished: tuple[str, ...]
     warnings: tuple[str, ...]
     footnotes: tuple[str, ...]
+    subjects: tuple[frozenset[str], ...]
 
     def footnotes_on(self, columns: Collection[str]) -> tuple[str, ...]:
         """Return the footnotes on a table with these columns, by their keys."""
-        return self.footnotes
+        return tuple(
+            note
+            for note, subject in zip(self.footnotes, self.subjects, strict=True)
+            if not subject or subject & set(columns)
+        )
 
 
-def notes_on(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Notes:
-    """Return all notes on a table. others: published rows of other methods."""
+def notes_on(
+    study: Study,
+    rows: Sequence[Row],
+    others: Sequence[PublishedRow],
+    overall: Sequence[OverallDifference] = (),
+) -> Notes:
+    """Return all notes on a table. others: published rows of other methods. overall: differences
+    over all cells of the grid."""
     if study.config.kind == "profile":
-        return Notes((), (), tuple(_profile_footnotes(study, rows, others)))
+        footnotes = tuple(_profile_footnotes(study, rows, others))
+        return Notes((), (), footnotes, (frozenset(),) * len(footnotes))
+    tagged = list(_footnotes(study, rows, others, overall))
     return Notes(
         tuple(_unfinished(study, rows)),
         tuple(caveats(study, rows)),
-        tuple(_footnotes(study, rows, others)),
+        tuple(note for note, *_ in tagged),
+        tuple(frozenset(keys) for _, *keys in tagged),
     )
 
 
@@ -56,7 +69,13 @@ def _unfinished(study: Study, rows: Sequence[Row]) -> list[str]:
         TrialState.WAITING,
         TrialState.STOPPED_EARLY,
     )
-    results = [r for row in rows for r in row.results if r.state is not TrialState.FINISHED]
+    selected = {trial.name for trial in study.trials}
+    results = [
+        result
+        for row in rows
+        for result in row.results
+        if result.state is not TrialState.FINISHED and result.trial.name in selected
+    ]
     results.sort(key=lambda result: order.index(result.state))
     return [_description(study, result) for result in results]
 
@@ -73,23 +92,35 @@ def _description(study: Study, result: Result) -> str:
     epoch = int(run.metrics.get("epoch", 0))
     text += f", epoch {epoch} of {result.trial.experiment.training.epochs}"
     if result.score_mismatch:
-        text += f"; the score recorded under this protocol does not count: {result.score_mismatch}"
+        text += (
+            "; the score recorded under this protocol was made with other settings: "
+            f"{result.score_mismatch}"
+        )
     if result.state is TrialState.STOPPED_EARLY and "val/miou" in run.metrics:
         text += f", mIoU {100 * run.metrics['val/miou']:.1f} %"
     return text
 
 
-def _footnotes(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Iterable[str]:
-    yield _scoring(study, rows)
+def _footnotes(
+    study: Study,
+    rows: Sequence[Row],
+    others: Sequence[PublishedRow],
+    overall: Sequence[OverallDifference],
+) -> Iterable[tuple[str, ...]]:
+    """Yield each footnote, followed by the keys of the columns it is about."""
+    yield from _scoring(study, rows)
     if study.config.kind == "search":
         yield (
-            "Search: trials may have been stopped early, so the scores help to choose a "
-            "configuration but do not support comparisons. No differences are reported."
+            "This is a search; weak trials may have been stopped early. Use it to choose a "
+            "configuration. It does not support comparisons, so none are shown.",
         )
     seeds = len(study.config.seeds)
     if seeds > 1:
-        yield f"Mean ± standard deviation over n seeds; {seeds} seeds requested."
-    yield from _differences(study, rows)
+        yield (f"± is one standard deviation over the n seeds that finished ({seeds} planned).",)
+    for note in difference_notes(study, rows, overall):
+        yield note, "difference", "p"
+    if any(row.difference is not None and row.difference.shown for row in rows):
+        yield "Differences in bold: p, adjusted, is below 0.05.", "difference"
     if any(row.entered for row in rows):
         sources = {
             result.trial.entered.source
@@ -97,106 +128,52 @@ def _footnotes(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
             for result in row.results
             if result.trial.entered is not None
         }
-        yield f"Scores entered by hand (entered %): {'; '.join(sorted(sources))}."
-    yield from _sources(rows, others)
+        listed = "; ".join(sorted(sources))
+        yield f"Entered %: scores from the study file (source: {listed}).", "entered"
+    for note in _sources(study, rows, others):
+        yield note, "published", "published_difference", "published_elsewhere"
     if any(row.cost is not None for row in rows):
-        yield "Parameters exclude auxiliary heads. GFLOPs: multiply-adds / 1e9 for one image."
+        yield "Parameters exclude auxiliary heads.", "parameters_m"
+        yield "GFLOPs: billions of multiply-adds for one training crop.", "gflops"
     if any(row.hours is not None for row in rows):
-        yield "Training speed (images/s) and hours per training are means over the row's trials."
+        yield (
+            "Images/s is training throughput, hours the time of one training; both are means over "
+            "the row's trials.",
+            "images_per_second",
+            "hours",
+        )
 
 
-def _scoring(study: Study, rows: Sequence[Row]) -> str:
+def _scoring(study: Study, rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:
     name = study.config.report.protocol
     experiments = [row.results[0].trial.experiment for row in rows]
     if name is None:
         protocol = ", ".join(sorted({each.evaluation.protocol for each in experiments}))
     else:
         protocol = f"{name} ({study.config.protocols[name].protocol})"
-    splits = ", ".join(sorted({each.data.validation_split or "" for each in experiments} - {""}))
+    scored = {study.config.scored_split(name, each.data.validation_split) for each in experiments}
+    splits = ", ".join(sorted(split for split in scored if split is not None))
     if not splits and name is None:
-        return "Trained without a validation split, so no mIoU was measured."
-    text = f"mIoU of the last checkpoint on split {splits}, protocol {protocol}"
+        yield ("Trained without validation images, so there is no mIoU.",)
+        return
+    yield (f"mIoU is that of the last checkpoint on split {splits}, protocol {protocol}.",)
     if any(row.best for row in rows):
-        text += "; best: mIoU of the best epoch, selected on that same split"
-    return text + "."
-
-
-def _differences(study: Study, rows: Sequence[Row]) -> Iterable[str]:
-    compared = [row for row in rows if row.difference is not None]
-    with_interval = [row for row in compared if row.difference and row.difference.interval]
-    if not compared:
-        return
-    axes = " x ".join(axis.split(".")[-1] for axis in study.config.grid)
-    several_cells = len({row.grid_cell for row in rows}) > 1
-    in_grid = f" (in parentheses in the table by {axes})" if several_cells else ""
-    paired = f"Differences{in_grid} are relative to {study.config.compare_to} and paired by seed."
-    if not with_interval:
-        yield f"{paired} No intervals: per-image counts are missing."
-        return
-    counts = next(r.counts for row in with_interval for r in row.finished if r.counts is not None)
-    groups = {group for group in counts.groups if group is not None}
-    seeds = max(len(row.difference.seeds) for row in with_interval if row.difference)
-    levels = ["seeds (Student's t)"] * (seeds > 1)
-    levels += [f"{len(groups)} groups"] * (len(groups) > 1)
-    prefix = f"{', '.join(levels)} and " if levels else ""
-    count = len(with_interval)
-    corrected = ""
-    if count > 1:
-        corrected = f", corrected for {count} comparisons by Holm's method; the intervals are not"
-    yield (
-        f"{paired} Each has its own 95 % confidence interval (CI) from a hierarchical bootstrap "
-        f"over {prefix}{len(counts.identifiers)} images ({REPLICATES} replicates, mIoU "
-        f"recomputed from summed per-image counts). p values are two-sided{corrected}."
-    )
-    single = [row for row in with_interval if row.difference and len(row.difference.seeds) == 1]
-    if single:
-        which = "" if len(single) == count else f" ({row_names(single, rows)})"
-        yield f"One seed{which}: the interval does not include the variation between seeds."
-    yield from _gaps(study, rows)
-    if 1 < len(groups) < _FEW_GROUPS:
         yield (
-            f"There are only {len(groups)} groups of images, so the intervals may not hold for "
-            "other groups."
-        )
-    tested = [row for row in compared if row.difference and row.difference.t_test is not None]
-    if tested:
-        p_values = ", ".join(
-            f"{row_names([row], rows)} p = {row.difference.t_test:.3g}"
-            for row in tested
-            if row.difference
-        )
-        yield (
-            f"Paired t-test over seeds, uncorrected, for rows with at least {SEEDS_FOR_T_TEST} "
-            f"seeds: {p_values}."
+            "Best epoch %: mIoU of each trial's best epoch on the same images, and therefore "
+            "optimistic.",
+            "best",
         )
 
 
-def _gaps(study: Study, rows: Sequence[Row]) -> Iterable[str]:
-    """Yield notes on differences over fewer seeds than requested, and on missing intervals."""
-    by_seeds: dict[tuple[int, ...], list[Row]] = {}
-    without_interval = []
-    for row in rows:
-        if row.difference is None:
-            continue
-        if len(row.difference.seeds) < len(study.config.seeds):
-            by_seeds.setdefault(row.difference.seeds, []).append(row)
-        if row.difference.interval is None:
-            without_interval.append(row)
-    for seeds, those in by_seeds.items():
-        listed = ", ".join(map(str, seeds))
-        yield (
-            f"The difference is over the shared seeds ({listed}) only, so it is not the difference "
-            f"of the means in the table: {row_names(those, rows)}."
-        )
-    if without_interval:
-        yield f"No interval: per-image counts are missing for {row_names(without_interval, rows)}."
-
-
-def _sources(rows: Sequence[Row], others: Sequence[PublishedRow]) -> Iterable[str]:
+def _sources(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Iterable[str]:
     sources = {row.reference.source for row in rows if row.reference and row.reference.source}
     sources |= {other.source for other in others if other.source}
-    if sources:
-        yield f"Published values: {'; '.join(sorted(sources))}."
+    if not sources:
+        return
+    elsewhere = ""
+    if any(row.published_elsewhere for row in rows):
+        elsewhere = f" (for {setting_text(study.config)}, another setting than here)"
+    yield f"Published values: {'; '.join(sorted(sources))}{elsewhere}."
 
 
 def _profile_footnotes(
@@ -205,7 +182,7 @@ def _profile_footnotes(
     options = study.config.profile or ProfileOptions()
     height, width = options.size
     yield (
-        f"Nothing is trained. {options.classes} classes. Parameters exclude auxiliary heads. "
-        f"GFLOPs: multiply-adds / 1e9 for one image of {width} x {height} pixels."
+        f"Nothing was trained. {options.classes} classes. Parameters exclude auxiliary heads. "
+        f"GFLOPs: billions of multiply-adds for one image of {width} x {height} pixels."
     )
-    yield from _sources(rows, others)
+    yield from _sources(study, rows, others)

@@ -1,65 +1,82 @@
-"""Power analysis: how many seeds are needed to detect a difference."""
+"""Power analysis: how likely a number of seeds is to detect a difference."""
 
 import math
 
 from scipy import stats
 
-POWER = 0.8
-SIGNIFICANCE = 0.05
+from orchestrator.report.seed_spread import PRIOR
+from orchestrator.report.significance import LEVEL, POWER
+
 # Assumed standard deviation over seeds of the difference of two rows, in points of mIoU, until it
 # is measured: each row has a standard deviation of 0.4, which is common on Cityscapes.
 ASSUMED_DEVIATION = math.sqrt(2) * 0.4
 _MAX_SEEDS = 1000
 
 
-def power_of(seeds: int, difference: float, deviation: float) -> float:
+def power_of(
+    seeds: int, difference: float, deviation: float, rows: int = 2, comparisons: int = 1
+) -> float:
     """Return the probability that a two-sided paired t-test over `seeds` detects `difference` at
-    the 5 % level, if the paired differences have the standard deviation `deviation`.
+    the level of 5 % divided by `comparisons`, if the paired differences have the standard deviation
+    `deviation`, estimated from `rows` of a grid cell.
 
     Noncentral t: Cohen, "Statistical Power Analysis for the Behavioral Sciences", 1988, chapter 2.
     """
-    if seeds < 2:
+    freedom = (seeds - 1) + min(PRIOR, (rows - 2) * (seeds - 1))  # as in `seed_error`
+    if seeds < 2 or (seeds == 2 and rows == 2):
         return 0.0
+    level = (1 - LEVEL) / comparisons
     if deviation == 0:
-        return 1.0 if difference else SIGNIFICANCE
+        return 1.0 if difference else level
     shift = abs(difference) / deviation * math.sqrt(seeds)
     if shift > 30:  # scipy's noncentral t is unreliable here, and the power is 1
         return 1.0
-    freedom = seeds - 1
-    critical = stats.t.isf(SIGNIFICANCE / 2, freedom)
+    critical = stats.t.isf(level / 2, freedom)
     return float(stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift))
 
 
-def seeds_needed(difference: float, deviation: float) -> int | None:
+def seeds_needed(
+    difference: float, deviation: float, rows: int = 2, comparisons: int = 1
+) -> int | None:
     """Return the fewest seeds that detect `difference` with a power of 80 %; None above 1000."""
     low, high = 1, 2
-    while power_of(high, difference, deviation) < POWER:
+    while power_of(high, difference, deviation, rows, comparisons) < POWER:
         low, high = high, 2 * high
         if low > _MAX_SEEDS:
             return None
     while high - low > 1:  # bisection: power increases with the number of seeds
         middle = (low + high) // 2
-        if power_of(middle, difference, deviation) < POWER:
+        if power_of(middle, difference, deviation, rows, comparisons) < POWER:
             low = middle
         else:
             high = middle
     return high
 
 
-def seeds_warning(seeds: int, difference: float, measured: float | None) -> str | None:
-    """Return a warning if `seeds` are too few to detect `difference` in points of mIoU.
+def seeds_warning(
+    seeds: int, difference: float, source: str, rows: int = 2, comparisons: int = 1
+) -> str | None:
+    """Return a warning if `seeds` are less than 80 % likely to detect `difference` in points of
+    mIoU, before their spread has been measured.
 
-    measured: standard deviation over seeds of the paired differences; None if not yet measured.
+    source: where the difference comes from. rows: number of rows in a grid cell. comparisons: that
+    p values are adjusted for.
     """
-    deviation = ASSUMED_DEVIATION if measured is None else measured
-    needed = seeds_needed(difference, deviation)
+    needed = seeds_needed(difference, ASSUMED_DEVIATION, rows, comparisons)
     if needed is not None and seeds >= needed:
         return None
-    basis = "measured" if measured is not None else "assumed until two seeds are measured"
     enough = f"more than {_MAX_SEEDS}" if needed is None else str(needed)
-    few = f"{seeds} seeds are" if seeds > 1 else f"{seeds} seed is"
+    basis = (
+        f"if the difference varies by {ASSUMED_DEVIATION:.2f} from seed to seed (assumed; replaced "
+        "by the measured spread once there are two seeds)"
+    )
+    if seeds == 1:
+        return (
+            f"One seed cannot test a difference. {enough} seeds would detect {difference:.1f} "
+            f"points ({source}) in at least {100 * POWER:.0f} % of studies, {basis}."
+        )
+    power = power_of(seeds, difference, ASSUMED_DEVIATION, rows, comparisons)
     return (
-        f"{few} too few to detect the expected difference of {difference:.1f} points; {enough} are "
-        f"needed (paired t-test, power 80 %, standard deviation of the differences "
-        f"{deviation:.2f}, {basis})."
+        f"{seeds} seeds detect {difference:.1f} points ({source}) in about {100 * power:.0f} % of "
+        f"studies, {enough} seeds in at least {100 * POWER:.0f} %, {basis}."
     )

@@ -8,9 +8,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.report.bootstrap import resampled_miou
+from orchestrator.report.bootstrap import (
+    Sampling,
+    labeled_classes,
+    resampled_miou,
+    sampling_of,
+)
 from orchestrator.tracking.store import TrackingError, TrackingStore
-from pipelines.evaluation.counts import Counts, read_counts
+from pipelines.evaluation.counts import Counts, mean_over_classes, read_counts
 
 # Number of trials whose counts are in memory at a time.
 _BATCH = 16
@@ -29,19 +34,36 @@ class ScoreRef:
 
 @dataclass(frozen=True)
 class ResampledCounts:
-    """IoU in [0, 1] from the per-image counts of one trial, all float64.
+    """IoU in [0, 1] from the per-image counts of one trial, float64.
 
     iou: IoU by class, `(classes,)`; NaN for a class that does not occur.
+    labeled: whether a class occurs in the labels, bool `(classes,)`.
     image_miou: mIoU of each image by itself, `(images,)`.
-    resampled: mIoU of each bootstrap replicate, `(replicates,)`.
+    resampled: mIoU of each bootstrap replicate over the classes in its labels, `(replicates,)`.
+    sampling: how the replicates draw images.
     """
 
     identifiers: tuple[str, ...]
     groups: tuple[str | None, ...]
     classes: tuple[str, ...]
     iou: NDArray[np.float64]
+    labeled: NDArray[np.bool_]
     image_miou: NDArray[np.float64]
     resampled: NDArray[np.float64]
+    sampling: Sampling
+
+    @property
+    def labeled_miou(self) -> float:
+        """mIoU in [0, 1] over the classes in the labels, which all trials have in common. A class
+        without labels that the model predicts counts as 0 in the trial's own score, as in the
+        benchmarks."""
+        return float(mean_over_classes(self.iou[self.labeled]))
+
+    @property
+    def predicted_only(self) -> tuple[str, ...]:
+        """The classes that the model predicts and that have no labels."""
+        extra = ~self.labeled & ~np.isnan(self.iou)
+        return tuple(name for name, given in zip(self.classes, extra, strict=True) if given)
 
 
 @dataclass
@@ -76,8 +98,10 @@ class CountsReader:
                     counts.groups,
                     counts.classes,
                     counts.iou,
+                    labeled_classes(counts),
                     counts.image_miou,
                     replicates,
+                    sampling_of(counts),
                 )
                 del waiting[score]
 

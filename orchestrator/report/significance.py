@@ -1,88 +1,263 @@
-"""Confidence intervals and p values of the difference between two rows of a table."""
+"""Confidence intervals and p values of the difference between two rows of a table.
+
+The mean over seeds of the paired differences varies for two reasons: other trainings (see
+`seed_spread`) and other validation images (see `bootstrap`). Its distribution is the sum of both: a
+Student's t scaled by the standard error over seeds, and the bootstrap replicates of the mean over
+seeds. It is evaluated as a mixture of t distributions centered on the replicates, without random
+draws, so p values have neither a smallest possible value nor Monte Carlo error from seeds.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, special
 
-from orchestrator.report.bootstrap import keyed_generator
+from orchestrator.report.bootstrap import Sampling
+from orchestrator.report.seed_spread import SeedError
 
 LEVEL = 0.95
-SEEDS_FOR_T_TEST = 5
+POWER = 0.8
+# Number of replicates in the mixture: quantiles of all replicates, which change nothing visible.
+_CENTERS = 2000
+# Deviations beyond this number of standard errors are stretched as much as those at it.
+_STRETCHED = 4.0
+
+Method = Literal["pooled", "own spread", "images only"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """mIoU of one row minus that of another, in percentage points, over their shared seeds.
+    """mIoU of one row minus that of the row `base`, in percentage points, over shared seeds.
 
-    mean: over the shared seeds.
-    deviation: standard deviation over seeds of the paired differences; None with one seed.
-    interval: 95 % confidence interval; None without resampled images.
-    p: two-sided p value of no difference; None without resampled images.
-    t_test: p value of the paired t-test over seeds; None with fewer than five seeds.
+    base: variant that the row is compared to, in the same grid cell.
+    by_seed: the paired differences, over the classes that occur in the labels.
+    method: how the variation over seeds is estimated: `pooled` over the rows of the grid cell,
+        `own spread` of the compared rows, or `images only` with one shared seed. None without
+        per-image counts, which leaves out intervals and p values.
+    spread: standard deviation over seeds of a paired difference according to `method`.
+    interval: 95 % confidence interval over seeds and images; None with one seed.
+    image_interval: 95 % interval over images only, with one seed; it says nothing about another
+        training of the same rows.
+    p: two-sided p value of no difference; None with one seed, and with two unless pooled.
+    p_adjusted: `p` adjusted by Holm's method for all `comparisons` of the study.
+    standard_error, freedom: of `mean`, over seeds and images; None without p.
     """
 
+    base: str
     mean: float
-    seeds: tuple[int, ...]
-    deviation: float | None
+    by_seed: Mapping[int, float]
+    method: Method | None = None
+    spread: float | None = None
     interval: tuple[float, float] | None = None
+    image_interval: tuple[float, float] | None = None
     p: float | None = None
-    t_test: float | None = None
+    p_adjusted: float | None = None
+    comparisons: int = 1
+    standard_error: float | None = None
+    freedom: float | None = None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The shared seeds."""
+        return tuple(self.by_seed)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over seeds of the paired differences alone; None with one seed."""
+        values = list(self.by_seed.values())
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    @property
+    def shown(self) -> bool:
+        """Whether the adjusted p value is below 5 %."""
+        return self.p_adjusted is not None and self.p_adjusted < 1 - LEVEL
+
+    @property
+    def detectable(self) -> float | None:
+        """The smallest true difference that is detected with a power of 80 % at the level of 5 %
+        divided by the number of comparisons (Bloom, 1995); None without p."""
+        if self.standard_error is None or self.freedom is None:
+            return None
+        tails = (1 - LEVEL) / 2 / self.comparisons, 1 - POWER
+        return self.standard_error * sum(-float(special.stdtrit(self.freedom, t)) for t in tails)
 
 
-def compare(
-    row: Mapping[int, float],
-    base: Mapping[int, float],
-    row_resampled: Mapping[int, NDArray[np.float64]],
-    base_resampled: Mapping[int, NDArray[np.float64]],
-) -> Difference | None:
-    """Return the difference `row` minus `base` with its paired hierarchical bootstrap over seeds,
-    groups and images; None without a shared seed.
+@dataclass(frozen=True)
+class Distribution:
+    """Where the true difference may be: a mixture of t distributions with `freedom` degrees of
+    freedom, scaled by `error` and centered on each of `centers`; the centers alone if `error` is
+    0."""
 
-    row, base: mIoU in percent, by seed.
-    row_resampled, base_resampled: mIoU in percent under the same draws of images, `(replicates,)`
-        by seed. There is no interval if a shared seed lacks them.
+    centers: NDArray[np.float64]
+    error: float
+    freedom: float
 
-    Groups and images are resampled (see `bootstrap`) with the same draws for both rows and all
-    seeds, because all were scored on the same images. Seeds are too few to be resampled: the
-    differences of three seeds all have the same sign in one of four studies even if there is no
-    true difference. Instead, the mean over seeds of each replicate is shifted by its standard error
-    times a draw from Student's t with n - 1 degrees of freedom, which resampling converges to with
-    many seeds. With one seed, the interval leaves out the variation between seeds.
+    def below(self, value: float) -> float:
+        """Return the probability of a difference below `value`."""
+        if self.error == 0:
+            return float((self.centers <= value).mean())
+        return float(special.stdtr(self.freedom, (value - self.centers) / self.error).mean())
+
+    def above(self, value: float) -> float:
+        """Return the probability of a difference above `value`, exact where it is tiny."""
+        if self.error == 0:
+            return float((self.centers >= value).mean())
+        return float(special.stdtr(self.freedom, (self.centers - value) / self.error).mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The central 95 % interval."""
+        tail = (1 - LEVEL) / 2
+        if self.error == 0:
+            low, high = np.quantile(self.centers, [tail, 1 - tail])
+            return float(low), float(high)
+        reach = -float(special.stdtrit(self.freedom, tail)) * self.error
+        first, last = float(self.centers.min()), float(self.centers.max())
+        return (
+            _root(lambda x: self.below(x) - tail, first - reach, last - reach),
+            _root(lambda x: tail - self.above(x), first + reach, last + reach),
+        )
+
+    @property
+    def p(self) -> float:
+        """Two-sided p value of no difference."""
+        return min(1.0, 2 * min(self.below(0.0), self.above(0.0)))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two rows over their shared seeds.
+
+    by_seed: paired differences in points of at least one seed.
+    replicates: the paired differences under resampled images, `(seeds, replicates)`; None if some
+        trial lacks per-image counts. sampling: how images were resampled.
+    error: standard error of the mean over the seeds; None with one seed.
     """
-    seeds = tuple(sorted(row.keys() & base.keys()))
-    if not seeds:
-        return None
-    differences = np.array([row[seed] - base[seed] for seed in seeds])
-    count = len(seeds)
-    deviation = float(differences.std(ddof=1)) if count > 1 else None
-    t_test = None
-    if count >= SEEDS_FOR_T_TEST and deviation:
-        row_values, base_values = ([side[seed] for seed in seeds] for side in (row, base))
-        t_test = float(stats.ttest_rel(row_values, base_values).pvalue)
-    mean = float(differences.mean())
-    if not all(seed in side for seed in seeds for side in (row_resampled, base_resampled)):
-        return Difference(mean, seeds, deviation, t_test=t_test)
-    replicates = replicated_differences(
-        np.stack([row_resampled[seed] - base_resampled[seed] for seed in seeds])
+
+    by_seed: Mapping[int, float]
+    replicates: NDArray[np.float64] | None
+    sampling: Sampling | None
+    error: SeedError | None
+
+    @property
+    def mean(self) -> float:
+        """The mean difference over the seeds."""
+        return float(np.mean(list(self.by_seed.values())))
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the variation over images is known."""
+        return (
+            self.replicates is not None and self.sampling is not None and self.sampling.freedom > 0
+        )
+
+    @property
+    def tested(self) -> bool:
+        """Whether there is a p value. The spread of two seeds alone has one degree of freedom,
+        which is too few for a test."""
+        enough = self.error is not None and (len(self.by_seed) > 2 or self.error.method == "pooled")
+        return self.has_images and enough
+
+    def centers(self) -> NDArray[np.float64]:
+        """Return the mean difference under other images, `(replicates,)`."""
+        assert self.replicates is not None
+        assert self.sampling is not None
+        return image_distribution(self.mean, self.replicates, self.sampling)
+
+
+def compare(base: str, pairs: Pairs) -> Difference:
+    """Return the difference with its interval and p value, not adjusted for other comparisons.
+    base: variant that is subtracted."""
+    difference = Difference(base, pairs.mean, dict(pairs.by_seed))
+    if not pairs.has_images:
+        return difference
+    assert pairs.sampling is not None
+    centers = pairs.centers()
+    if pairs.error is None:
+        interval = Distribution(centers, 0.0, 1).interval
+        return replace(difference, method="images only", image_interval=interval)
+    spread = pairs.error.standard_error * math.sqrt(len(pairs.by_seed))
+    difference = replace(difference, method=pairs.error.method, spread=spread)
+    return _tested(difference, centers, pairs.error, pairs.sampling.freedom, pairs.tested)
+
+
+def compare_means(base: str, cells: Sequence[Pairs]) -> Difference:
+    """Return the mean difference over cells of the grid, all of which have a p value. Seeds of
+    different cells are different trainings; replicates of the same images are paired."""
+    errors = [pairs.error for pairs in cells if pairs.error is not None]
+    count = len(cells)
+    error = SeedError(
+        math.hypot(*(error.standard_error for error in errors)) / count,
+        _joint_freedom(*((error.standard_error, error.freedom) for error in errors)),
+        "pooled" if all(error.method == "pooled" for error in errors) else "own spread",
     )
-    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Difference(mean, seeds, deviation, (float(low), float(high)), _p(replicates), t_test)
+    shared = [seed for seed in cells[0].by_seed if all(seed in pairs.by_seed for pairs in cells)]
+    difference = Difference(
+        base,
+        float(np.mean([pairs.mean for pairs in cells])),
+        {seed: float(np.mean([pairs.by_seed[seed] for pairs in cells])) for seed in shared},
+        error.method,
+    )
+    centers = np.mean([pairs.centers() for pairs in cells], axis=0)
+    freedom = min(pairs.sampling.freedom for pairs in cells if pairs.sampling is not None)
+    return _tested(difference, centers, error, freedom, True)
 
 
-def replicated_differences(differences: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return replicates `(replicates,)` of the mean over seeds, from the differences
-    `(seeds, replicates)` under resampled images."""
-    count, replicates = differences.shape
-    means = differences.mean(axis=0)
-    if count == 1:
-        return means
-    errors = differences.std(axis=0, ddof=1) / math.sqrt(count)
-    draws = keyed_generator("seeds", count).standard_t(count - 1, replicates)
-    return np.asarray(means + draws * errors)
+def _tested(
+    difference: Difference,
+    centers: NDArray[np.float64],
+    error: SeedError,
+    image_freedom: int,
+    with_p: bool,
+) -> Difference:
+    """Return the difference with its interval and, on request, its p value."""
+    distribution = Distribution(_thinned(centers), error.standard_error, error.freedom)
+    difference = replace(difference, interval=distribution.interval)
+    if not with_p:
+        return difference
+    image_error = float(centers.std())
+    return replace(
+        difference,
+        p=distribution.p,
+        standard_error=math.hypot(error.standard_error, image_error),
+        freedom=_joint_freedom((error.standard_error, error.freedom), (image_error, image_freedom)),
+    )
+
+
+def image_distribution(
+    mean: float, replicates: NDArray[np.float64], sampling: Sampling
+) -> NDArray[np.float64]:
+    """Return `mean` plus the deviations due to the choice of images, `(replicates,)`.
+
+    replicates: differences under resampled images, `(seeds, replicates)`.
+
+    Three corrections of the mean over seeds of the replicates:
+    - Variation over images that differs by seed also varies the seeds' own differences, where the
+      standard error over seeds counts it. It is estimated from the replicates' deviations from
+      their mean over seeds, and removed.
+    - A bootstrap over n units underestimates the variance by (n - 1) / n.
+    - Deviations are stretched from the quantiles of a normal distribution to those of Student's t
+      (Hesterberg, 2015: "expanded percentile interval"), which matters with few units.
+    """
+    count = len(replicates)
+    means = replicates.mean(axis=0)
+    deviations = means - means.mean()
+    variance = float(deviations.var())
+    if variance == 0:
+        return np.full(len(means), mean)
+    shared = variance
+    if count > 1:
+        by_seed = float((replicates - means).var(axis=1).sum()) / (count - 1) / count
+        shared = max(0.0, variance - by_seed)
+    scores = np.abs(deviations) / math.sqrt(variance)
+    capped = np.clip(scores, 1e-3, _STRETCHED)
+    stretch = -special.stdtrit(sampling.freedom, special.ndtr(-capped)) / capped
+    scale = math.sqrt(shared / variance) * sampling.inflation
+    return np.asarray(mean + scale * stretch * deviations)
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
@@ -97,10 +272,24 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def _p(replicates: NDArray[np.float64]) -> float:
-    """Return twice the smaller share of replicates on one side of 0, with one added to both counts
-    and to the total."""
-    total = len(replicates) + 1
-    below = (int((replicates <= 0).sum()) + 1) / total
-    above = (int((replicates >= 0).sum()) + 1) / total
-    return min(1.0, 2 * min(below, above))
+def _thinned(centers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return at most about `_CENTERS` of the sorted values, evenly spaced by rank."""
+    step = max(1, len(centers) // _CENTERS)
+    return np.sort(centers)[step // 2 :: step]
+
+
+def _joint_freedom(*parts: tuple[float, float]) -> float:
+    """Return the degrees of freedom of a sum (Welch-Satterthwaite). parts: standard errors with
+    their degrees of freedom."""
+    variance = sum(error**2 for error, _ in parts)
+    if variance == 0:
+        return min(freedom for _, freedom in parts)
+    return variance**2 / sum(error**4 / freedom for error, freedom in parts)
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Return the root of an increasing function between `low` and `high`."""
+    if high - low <= 0:
+        return low
+    margin = 1e-9 * (abs(low) + abs(high) + high - low)
+    return float(optimize.brentq(function, low - margin, high + margin))

@@ -11,7 +11,8 @@ from rich.console import Console
 from orchestrator.report.caveats import seed_caveats
 from orchestrator.report.charts import Series, as_pdf
 from orchestrator.report.classes import HeatMap
-from orchestrator.report.columns import empty_columns, row_label
+from orchestrator.report.columns import compared_to, empty_columns, row_label
+from orchestrator.report.comparisons import OverallDifference, compare_rows
 from orchestrator.report.figures import MIOU, ReportFigure, class_maps, draw_figures
 from orchestrator.report.formats import (
     as_csv,
@@ -25,7 +26,7 @@ from orchestrator.report.html import render_page
 from orchestrator.report.notes import Notes, notes_on
 from orchestrator.report.results import Result, Results
 from orchestrator.report.rows import Row, build_rows
-from orchestrator.report.table import Cell, Table, grid_table, main_table
+from orchestrator.report.table import Cell, Table, grid_table, main_table, overall_table
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
@@ -39,10 +40,15 @@ FOLDER = "report"
 
 @dataclass(frozen=True)
 class Report:
-    """The report of a study at one moment: its rows, and the texts generated from them."""
+    """The report of a study at one moment: its rows, and the texts generated from them.
+
+    rows: those with a selected trial, with all of their seeds. overall: their differences over all
+    cells of the grid.
+    """
 
     study: Study
     rows: list[Row]
+    overall: Sequence[OverallDifference] = ()
 
     @property
     def tables(self) -> list[tuple[str, Table]]:
@@ -53,12 +59,16 @@ class Report:
         if grid is None:
             return [("", main)]
         axes = " x ".join(axis.split(".")[-1] for axis in self.study.config.grid)
-        return [(f"mIoU % by {axes}", grid), ("All results", main)]
+        tables = [(f"mIoU % by {axes}", grid)]
+        if self.overall:
+            overall = overall_table(self.study, self.rows, self.overall)
+            tables.append((f"Differences over all values of {axes}", overall))
+        return [*tables, ("All results", main)]
 
     @property
     def notes(self) -> Notes:
         """The notes on the table."""
-        notes = notes_on(self.study, self.rows, self.study.config.published)
+        notes = notes_on(self.study, self.rows, self.study.config.published, self.overall)
         warnings = [
             f"Column {name!r} of report.columns is empty: no trial has such a metric."
             for name in empty_columns(self.study.config, self.rows)
@@ -118,21 +128,23 @@ class Report:
         for title, table in self.tables:
             shown = for_paper(table)
             lines = [*notes.unfinished, *notes.warnings, *notes.footnotes_on(shown.keys)]
-            label = re.sub(r"[^A-Za-z0-9]+", "-", self.study.config.study).strip("-").lower()
-            label = f"tab:{label}-grid" if title.startswith("mIoU") else f"tab:{label}"
-            tables.append(as_latex(shown, self._caption(title), label, lines))
+            study = re.sub(r"[^A-Za-z0-9]+", "-", self.study.config.study).strip("-").lower()
+            label = "-".join(filter(None, (f"tab:{study}", table.name)))
+            tables.append(as_latex(shown, self._caption(title, table), label, lines))
         return "\n".join(tables)
 
-    def _caption(self, title: str) -> str:
+    def _caption(self, title: str, table: Table) -> str:
         """Return the caption of a table in a paper."""
-        config = self.study.config
+        config, bases = self.study.config, compared_to(self.rows)
         if config.kind == "profile":
             return f"{config.study}: parameters and FLOPs."
-        text = f"{config.study}: {title if title.startswith('mIoU') else 'mIoU %'}"
+        if table.name == "overall":
+            return f"{config.study}: {title[0].lower()}{title[1:]}, in points of mIoU."
+        text = f"{config.study}: {title if table.name else 'mIoU %'}"
         if len(config.seeds) > 1:
             text += f", mean ± standard deviation over {len(config.seeds)} seeds"
-        if config.compare_to and config.kind == "table":
-            text += f"; differences to {row_label(config, config.compare_to)} in points"
+        if len(bases) == 1 and config.kind == "table":
+            text += f"; differences to {row_label(config, bases[0])} in points"
         return f"{text}."
 
     def csv(self) -> str:
@@ -153,7 +165,8 @@ class StudyReport:
     costs: Mapping[str, ModelCost] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._results = Results(self.study, self.store, self.identities)
+        # All trials are read whatever is shown: all comparisons of the study are one family.
+        self._results = Results(self.study.whole, self.store, self.identities)
         self._histories: dict[tuple[str, str], Series] = {}
 
     @staticmethod
@@ -166,7 +179,16 @@ class StudyReport:
     def read(self, snapshot: Snapshot | None = None) -> Report:
         """Read the report from the tracking store. snapshot: of the store; None takes one now."""
         results = self._results.read(snapshot)
-        return Report(self.study, build_rows(self.study, results, self.costs))
+        compared = compare_rows(self.study, build_rows(self.study, results, self.costs))
+        selected = {trial.name for trial in self.study.trials}
+        rows = [
+            row
+            for row in compared.rows
+            if any(result.trial.name in selected for result in row.results)
+        ]
+        shown = {row.variant for row in rows}
+        overall = [each for each in compared.overall if each.variant in shown]
+        return Report(self.study, rows, overall)
 
     def documents(self, report: Report) -> dict[str, str | bytes]:
         """Return the content of the report's files by file name: tables, page, and figures as

@@ -10,10 +10,14 @@ from orchestrator.report.cells import (
     difference_text,
     miou_text,
     number,
+    p_text,
+    row_difference,
     row_marks,
+    signed,
     unscored,
 )
-from orchestrator.report.columns import Column, is_significant, metric_columns
+from orchestrator.report.columns import Column, is_significant, metric_columns, row_label
+from orchestrator.report.comparisons import OverallDifference
 from orchestrator.report.rows import Row
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
@@ -27,24 +31,28 @@ class Table:
 
     sections: titles of the sections, by the index of their first line.
     published: number of lines at the end that are published rows of other methods.
+    name: distinguishes the tables of a study in labels; empty for the main one.
     """
 
     columns: tuple[Column, ...]
     sections: Mapping[int, str] = field(default_factory=dict)
     published: int = 0
+    name: str = ""
 
     def without_published(self) -> "Table":
         """Return the table without the published rows of other methods."""
         end = len(self.columns[0].values) - self.published
         columns = (replace(column, values=column.values[:end]) for column in self.columns)
         sections = {index: title for index, title in self.sections.items() if index < end}
-        return Table(tuple(columns), sections)
+        return replace(self, columns=tuple(columns), sections=sections, published=0)
 
     def without_axes(self) -> "Table":
         """Return the table without the columns of grid axes if the sections' titles have them."""
         if not any(self.sections.values()):
             return self
-        kept = tuple(c for c in self.columns if c.numeric or c.key in ("variant", ""))
+        kept = tuple(
+            c for c in self.columns if c.numeric or c.key in ("variant", "compared_to", "")
+        )
         return replace(self, columns=kept)
 
     @property
@@ -98,7 +106,9 @@ def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
     labels = {row.variant: row.label for row in rows}
     by_cell = {(row.variant, row.grid_cell): row for row in rows}
     others = [other for other in others if any(axis in other.when for axis in study.config.grid)]
-    columns = [Column("variant", (*labels.values(), *(o.label for o in others)), numeric=False)]
+    with_interval = any(row.difference and row.difference.interval for row in rows)
+    names = (*labels.values(), *(o.label for o in others))
+    columns = [Column("variant", names, numeric=False, key="variant")]
     for grid_cell in grid_cells:
         axes = next(row.axes for row in rows if row.grid_cell == grid_cell)
         cells = [by_cell.get((variant, grid_cell)) for variant in labels]
@@ -109,17 +119,17 @@ def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
             ("miou", "mIoU %", [_grid_miou(row) for row in cells], blank, 0),
             (
                 "difference",
-                "difference [95\u00a0% CI]",
-                [EMPTY if row is None else difference_text(row) for row in cells],
+                "difference [95\u00a0% CI]" if with_interval else "difference",
+                [EMPTY if row is None else row_difference(row) for row in cells],
                 blank,
-                2,
+                1,
             ),
             (
                 "published",
                 "published %",
                 [number(None if row is None else row.published, 1) for row in cells],
                 theirs,
-                1,
+                2,
             ),
         ):
             texts = (*values, *other_values)
@@ -128,7 +138,32 @@ def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
                 title = titles[grid_cell]
                 columns.append(Column(name, texts, True, drop_rank, key, title, bold))
     sections = {len(labels): ""} if others else {}
-    return Table(tuple(columns), sections, len(others))
+    return Table(tuple(columns), sections, len(others), "grid")
+
+
+def overall_table(study: Study, rows: Sequence[Row], overall: Sequence[OverallDifference]) -> Table:
+    """Return the table of differences over all cells of the grid: one line per variant, with the
+    difference in each cell, their mean, and whether they differ."""
+    titles = cell_titles(rows)
+    differences = [each.difference for each in overall]
+    labels = tuple(each.label for each in overall)
+    columns = [Column("variant", labels, numeric=False, key="variant")]
+    if len({each.base for each in overall}) > 1:
+        bases = tuple(row_label(study.config, each.base) for each in overall)
+        columns.append(Column("compared to", bases, numeric=False, key="compared_to"))
+    for cell in dict.fromkeys(cell for each in overall for cell in each.by_cell):
+        values = tuple(signed(each.by_cell.get(cell)) for each in overall)
+        columns.append(Column(titles.get(cell, ", ".join(cell)), values))
+    shown = frozenset(index for index, each in enumerate(differences) if each.shown)
+    texts = tuple(map(difference_text, differences))
+    adjusted = tuple(p_text(each.p_adjusted) for each in differences)
+    interaction = tuple(p_text(each.interaction_p) for each in overall)
+    columns += [
+        Column("mean difference [95\u00a0% CI]", texts, key="difference", bold=shown),
+        Column("p, adjusted", adjusted, key="p"),
+        Column("p, interaction", interaction, drop_rank=1, key="interaction"),
+    ]
+    return Table(tuple(columns), name="overall")
 
 
 def cell_titles(rows: Sequence[Row]) -> dict[Cell, str]:

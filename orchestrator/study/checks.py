@@ -68,6 +68,13 @@ def _variant_references(config: StudyConfig, source: Source) -> Iterator[Problem
     references: list[tuple[str, Keys, str]] = []
     if config.compare_to is not None:
         references.append(("compare_to", ("compare_to",), config.compare_to))
+    for row, variant in config.variants.items():
+        keys = ("variants", row, "compare_to")
+        if variant.compare_to == row:
+            message = f"`variants.{row}.compare_to` is the variant itself; name another variant"
+            yield Problem(source.location(keys), message)
+        elif variant.compare_to is not None:
+            references.append((f"variants.{row}.compare_to", keys, variant.compare_to))
     for index, name in enumerate(config.first or ()):
         references.append(("first", ("first", index), name))
     for key, keys, name in references:
@@ -123,12 +130,13 @@ def _protocols(config: StudyConfig, source: Source) -> Iterator[Problem]:
 def _columns(config: StudyConfig, source: Source) -> Iterator[Problem]:
     """Yield requested columns that no run can have; names with a slash are metrics of the runs."""
     known = [*TABLE_COLUMNS, *(name for name in SCORE_COLUMNS if name != "iou"), *OTHER_METRICS]
+    compared = config.kind == "table" and any(map(config.base_of, config.variants))
     for index, name in enumerate(config.report.columns or ()):
         location = source.location(("report", "columns", index))
         if "/" not in name and name not in known:
             message = f"`report.columns` has {name!r}, which is not a column"
             yield Problem(location, f"{message}; {suggestion(name, known)}")
-        elif name in ("difference", "p") and (config.compare_to is None or config.kind != "table"):
+        elif name in ("compared_to", "difference", "p") and not compared:
             message = f"`report.columns` has {name!r}, but no row is compared"
             yield Problem(location, f"{message}; set `compare_to` in a study of `kind: table`")
 
@@ -136,6 +144,9 @@ def _columns(config: StudyConfig, source: Source) -> Iterator[Problem]:
 def _conditions(config: StudyConfig, source: Source) -> Iterator[Problem]:
     for keys, condition in conditions(config, source):
         yield from check_condition(condition, source, keys, list(config.variants))
+    setting = config.report.published_setting
+    keys = ("report", "published_setting")
+    yield from check_condition(setting, source, keys, list(config.variants))
     axes = list(config.grid)
     for index, row in enumerate(config.published):
         for key in row.when:

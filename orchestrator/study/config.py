@@ -26,11 +26,13 @@ from pipelines.evaluation.inference import InferenceConfig
 TABLE_COLUMNS = (
     "miou",
     "n",
+    "compared_to",
     "difference",
     "p",
     "entered",
     "published",
     "published_difference",
+    "published_elsewhere",
     "best",
     "parameters_m",
     "gflops",
@@ -103,6 +105,8 @@ class VariantConfig:
     label: name in the table; the variant's key by default.
     reference: published values, or a list of them if they depend on the cell.
     entered: a score entered by hand, such as a test server's, or a list of them.
+    compare_to: variant that this row's differences are computed against; the study's `compare_to`
+        by default.
     part: part of the network whose cost the row shows, such as `flows.detail`; the whole network
         by default. Requires `kind: profile`.
     """
@@ -113,6 +117,7 @@ class VariantConfig:
     label: str | None = None
     reference: References | None = None
     entered: EnteredScores | None = None
+    compare_to: str | None = None
     part: str | None = None
 
     @property
@@ -191,13 +196,17 @@ class ReportOptions:
 
     protocol: protocol of the mIoU in the table, one of `protocols`; by default, the one used for
         validation during training.
-    expected_difference: difference in points of mIoU that the study should detect; the report warns
-        if its seeds are too few. By default, the smallest published difference.
-    columns: columns of the table after the variant, in this order: `miou`, `n`, `difference`, `p`,
-        `entered`, `published`, `published_difference`, `best`, `parameters_m`, `gflops`,
-        `images_per_second`, `hours`, or any metric of the trials' runs, such as `pixel_accuracy`,
-        `boundary_f`, `iou/pole` (these under the report's protocol) or `memory_gib`. By default,
-        the named ones that have values.
+    expected_difference: difference in points of mIoU that the study should detect; the report
+        states how likely its seeds are to detect it. By default, the smallest published difference
+        of the study's own setting.
+    published_setting: the setting of the published values: dotted keys of the experiment, such as
+        `data.dataset`, each with a value or a list of values. Cells that differ show the published
+        values apart. By default, all published values are of the study's own setting.
+    columns: columns of the table after the variant, in this order: `miou`, `n`, `compared_to`,
+        `difference`, `p`, `entered`, `published`, `published_difference`, `published_elsewhere`,
+        `best`, `parameters_m`, `gflops`, `images_per_second`, `hours`, or any metric of the trials'
+        runs, such as `pixel_accuracy`, `boundary_f`, `iou/pole` (these under the report's protocol)
+        or `memory_gib`. By default, the named ones that have values.
     images: number of images listed as best, and number listed as worst; 0 lists none.
     figures: figures drawn when the study ends: `comparison` (images on which the last row and
         `compare_to` differ most) and `features` (feature maps before and after the flows); both by
@@ -208,6 +217,7 @@ class ReportOptions:
 
     protocol: str | None = None
     expected_difference: float | None = None
+    published_setting: dict[str, Any] = field(default_factory=dict)
     columns: tuple[str, ...] | None = None
     images: int = 5
     figures: tuple[Literal["comparison", "features"], ...] | None = None
@@ -262,7 +272,8 @@ class StudyConfig:
         list of values.
     when: values that depend on the cell, applied in order after base, variant and grid.
     seeds: seeds of each cell; every seed is one trial.
-    compare_to: variant that differences are computed against; no differences by default.
+    compare_to: variant that differences are computed against; no differences by default. A variant
+        may have its own.
     first: variants whose first seed is trained before everything else; by default, `compare_to` (or
         the first variant) and the last variant.
     protocols: additional ways to score the last checkpoint, by name: inference settings, and the
@@ -305,6 +316,11 @@ class StudyConfig:
         training; None if it is not scored. validation_split: the trial's own."""
         split = None if protocol is None else self.protocols[protocol].split
         return split or validation_split
+
+    def base_of(self, variant: str) -> str | None:
+        """Return the variant that `variant` is compared to; None if it is not compared."""
+        base = self.variants[variant].compare_to or self.compare_to
+        return None if base == variant else base
 
     @property
     def first_variants(self) -> tuple[str, ...]:

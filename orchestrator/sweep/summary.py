@@ -97,19 +97,26 @@ def register_best_trial(report: Report, store: TrackingStore, console: Console) 
     In an unfinished study, that is the best finished trial. If the store has no model registry,
     prints a warning.
     """
-    best, run_id, highest = "", "", float("-inf")
-    for result in (result for row in report.rows for result in row.results):
-        if result.miou is not None and result.run is not None and result.miou > highest:
-            best, run_id, highest = result.trial.name, result.run.run_id, result.miou
-    if not best:
+    scored = [
+        (result.miou, result.trial, result.run.run_id)
+        for row in report.rows
+        for result in row.results
+        if result.miou is not None and result.run is not None
+    ]
+    if not scored:
         return
+    highest, best, run_id = max(scored, key=lambda each: each[0])
     try:
         registered = register_best(store, report.study.config.study, run_id)
     except Exception as error:  # the study's results do not depend on it
         warn(console, f"the best model could not be registered: {error}")
     else:
         if registered is not None:
-            say(console, f"best model: {registered} ({best}, mIoU {highest:.2f} %)")
+            luck = ""
+            if len(scored) > 1:
+                split = best.experiment.data.validation_split
+                luck = f", the highest of {len(scored)} trials on {split} and therefore optimistic"
+            say(console, f"best model: {registered} ({best.name}, mIoU {highest:.2f} %{luck})")
 
 
 def _is_done(result: Result) -> bool:

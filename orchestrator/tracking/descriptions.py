@@ -87,12 +87,12 @@ def study_note(study: Study, table: str, parent_id: str, experiment_id: str) -> 
 
 
 def _baseline(trial: ResolvedTrial, study: Study) -> str | None:
-    """Return the name of the `compare_to` trial with the same grid values and seed, if any."""
-    if study.config.compare_to in (None, trial.variant):
-        return None
+    """Return the name of the trial that this one is compared to: of the same grid values and seed,
+    if any."""
+    base = study.config.base_of(trial.variant)
     for other in study.trials:
         same = other.axes == trial.axes and other.experiment.seed == trial.experiment.seed
-        if same and other.variant == study.config.compare_to:
+        if same and other.variant == base:
             return other.name
     return None
 

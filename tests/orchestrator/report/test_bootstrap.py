@@ -6,31 +6,39 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orchestrator.report.bootstrap import resampled_miou
+from orchestrator.report.bootstrap import (
+    Sampling,
+    labeled_classes,
+    resampled_miou,
+    sampling_of,
+)
 from tests.support.fabricated_counts import counts_of, naive_miou, random_counts
+
+SIX = (*("a",) * 3, *("b",) * 2, "c", "d", "e", "f", "f")
 
 
 @pytest.mark.parametrize(
     "groups",
-    [("one",) * 9, ("a",) * 4 + ("b",) * 3 + ("c",) * 2, (None,) * 9, (None, "a", "a", "a", "b")],
-    ids=["one group", "three groups", "no groups", "some groups"],
+    [("one",) * 9, ("a",) * 4 + ("b",) * 3 + ("c",) * 2, (None,) * 9, SIX, (*SIX, None)],
+    ids=["one group", "three groups", "no groups", "six groups", "some groups"],
 )
 def test_replicates_match_a_brute_force_bootstrap(groups: tuple[str | None, ...]) -> None:
+    """With six groups or more, whole groups are drawn; with fewer, images within each group."""
     counts = random_counts(1, groups)
-    image_groups = [
-        [index for index, other in enumerate(groups) if other == group]
-        for group in dict.fromkeys(groups)
-        if group is not None
-    ]
-    image_groups += [[index] for index, group in enumerate(groups) if group is None]
+    names = [group if group is not None else index for index, group in enumerate(groups)]
+    members = {name: [i for i, other in enumerate(names) if other == name] for name in names}
+    if groups[0] is None:
+        members = {None: list(range(len(groups)))}
     rng = np.random.default_rng(7)
     expected = []
     for _ in range(4000):
-        images = []
-        for _ in image_groups:
-            group = image_groups[rng.integers(len(image_groups))]
-            images += [group[rng.integers(len(group))] for _ in group]
-        expected.append(naive_miou(counts.values, images))
+        if len(members) >= 6:
+            drawn = [
+                list(members.values())[k] for k in rng.integers(len(members), size=len(members))
+            ]
+        else:
+            drawn = [rng.choice(images, len(images)).tolist() for images in members.values()]
+        expected.append(naive_miou(counts.values, [image for images in drawn for image in images]))
     (replicates,) = resampled_miou([counts], 20_000)
     assert counts.miou == pytest.approx(naive_miou(counts.values, list(range(len(groups)))))
     # Four standard errors of the mean of 4000 replicates.
@@ -39,6 +47,29 @@ def test_replicates_match_a_brute_force_bootstrap(groups: tuple[str | None, ...]
     )
     assert replicates.std() == pytest.approx(np.std(expected), rel=0.06)
     assert stats.ks_2samp(replicates, expected).statistic < 0.05
+
+
+def test_sampling_describes_the_draws() -> None:
+    three = sampling_of(random_counts(1, ("a",) * 4 + ("b",) * 3 + ("c",) * 2))
+    assert three == Sampling("within groups", 9, 6, ("a", "b", "c"))
+    assert three.inflation == pytest.approx(math.sqrt(9 / 6))
+    assert sampling_of(random_counts(1, (*SIX, None))).unit == "groups"
+    assert sampling_of(random_counts(1, (*SIX, None))).units == 7
+    assert sampling_of(random_counts(1, ("one",) * 9)) == Sampling("images", 9, 8, ("one",))
+
+
+def test_classes_are_those_of_the_labels() -> None:
+    """A few pixels predicted as a class that no label has change no replicate."""
+    values = random_counts(0, (None,) * 9).values
+    values[:, 2] = 0
+    predicted = values.copy()
+    predicted[0, 2, 1] = 3  # false positives
+    without, with_extra = (counts_of(each, (None,) * 9) for each in (values, predicted))
+    first, second = resampled_miou([without, with_extra], 500)
+    assert (first == second).all()
+    assert labeled_classes(with_extra).tolist() == [True, True, False]
+    # A trial's own score follows the benchmarks.
+    assert with_extra.miou == pytest.approx(2 / 3 * without.miou)
 
 
 def test_unlabeled_images_do_not_affect_replicates() -> None:

@@ -25,13 +25,21 @@ def test_power_matches_simulated_tests() -> None:
     assert seeds_needed(1e-6, 1.0) is None
 
 
+def test_pooled_spread_needs_fewer_seeds() -> None:
+    assert seeds_needed(1.5, 0.57) == 4
+    assert seeds_needed(1.5, 0.57, rows=7) == 2
+    assert seeds_needed(1.5, 0.57, rows=7, comparisons=6) == 4
+    assert seeds_needed(1.5, 0.57, comparisons=6) == 6
+    assert power_of(2, 1.5, 0.57) == 0
+
+
 def test_too_few_seeds_cause_a_warning() -> None:
-    warning = seeds_warning(1, 1.5, None)
+    warning = seeds_warning(1, 1.5, "published")
     assert warning is not None
-    assert "1 seed is too few to detect the expected difference of 1.5 points; 4 are" in warning
+    assert warning.startswith("One seed cannot test a difference. 4 seeds would detect 1.5 points")
+    assert "(published)" in warning
     assert "assumed" in warning
-    assert seeds_warning(4, 1.5, None) is None
-    warning_with_deviation = seeds_warning(3, 1.5, 1.5)
-    assert warning_with_deviation is not None
-    assert "10 are needed" in warning_with_deviation
-    assert "deviation of the differences 1.50, measured" in warning_with_deviation
+    assert seeds_warning(4, 1.5, "published") is None
+    warning = seeds_warning(3, 1.5, "published")
+    assert warning is not None
+    assert "3 seeds detect 1.5 points (published) in about 66 % of studies, 4 seeds in" in warning

@@ -1,6 +1,4 @@
-"""Confidence intervals and p values against scipy, tables and simulated studies."""
-
-from collections.abc import Callable
+"""Intervals and p values of differences against scipy and closed forms."""
 
 import numpy as np
 import pytest
@@ -9,12 +7,28 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from orchestrator.report.bootstrap import group_sizes, resampled_miou
-from orchestrator.report.significance import compare, holm, replicated_differences
-from tests.support.fabricated_counts import counts_of, naive_miou, random_counts
+from orchestrator.report.bootstrap import Sampling, resampled_miou, sampling_of
+from orchestrator.report.seed_spread import SeedError, seed_error
+from orchestrator.report.significance import Difference, Pairs, compare, compare_means, holm
+from tests.support.fabricated_counts import naive_miou, random_counts
+
+MANY = Sampling("images", 10_000, 9_999)
 
 
-def test_one_seed_matches_the_paired_bootstrap_of_scipy() -> None:
+def paired(values: list[float], image_deviation: float, error: SeedError | None) -> Pairs:
+    """Return pairs with normal variation over images, the same for all seeds."""
+    quantiles = stats.norm.ppf((np.arange(10_000) + 0.5) / 10_000)
+    replicates = np.array(values)[:, None] + image_deviation * quantiles
+    return Pairs(dict(enumerate(values)), replicates, MANY, error)
+
+
+def own_error(values: list[float]) -> SeedError | None:
+    rows = dict(enumerate(values)), dict.fromkeys(range(len(values)), 0.0)
+    return seed_error(*rows, [], values)
+
+
+def test_one_seed_has_an_interval_over_images_and_no_test() -> None:
+    """The interval matches scipy's paired bootstrap, stretched for few images."""
     ours, base = (random_counts(seed, ("one",) * 30) for seed in (1, 2))
 
     def statistic(images: NDArray[np.int64]) -> float:
@@ -25,114 +39,99 @@ def test_one_seed_matches_the_paired_bootstrap_of_scipy() -> None:
         (np.arange(30),),
         statistic,
         vectorized=False,
-        n_resamples=3000,
+        n_resamples=2000,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
     row, other = resampled_miou([ours, base])
-    comparison = compare({0: ours.miou}, {0: base.miou}, {0: row}, {0: other})
-    assert comparison is not None
-    assert comparison.interval is not None
-    width = reference.high - reference.low
-    assert comparison.interval == pytest.approx((reference.low, reference.high), abs=0.06 * width)
-    assert comparison.deviation is None
-    assert comparison.t_test is None
+    by_seed = {0: ours.miou - base.miou}
+    difference = compare("b", Pairs(by_seed, (row - other)[None], sampling_of(ours), None))
+    assert difference.method == "images only"
+    assert difference.interval is difference.p is difference.spread is difference.detectable is None
+    assert not difference.shown
+    assert difference.image_interval is not None
+    stretch = np.sqrt(30 / 29) * stats.t.ppf(0.975, 29) / stats.norm.ppf(0.975)
+    expected = [difference.mean + stretch * (limit - np.mean(row - other)) for limit in reference]
+    width = expected[1] - expected[0]
+    assert difference.image_interval == pytest.approx(expected, abs=0.06 * width)
 
 
-def test_several_seeds_match_the_paired_t_test_of_scipy() -> None:
-    """Without variation over images, the result for five seeds equals the t-test."""
-    row = {seed: 70 + value for seed, value in enumerate([1.0, 2.5, 0.5, 1.5, 3.0])}
-    base = {seed: 69 + 0.3 * seed for seed in range(6)}
-    row_replicates = {seed: np.full(20_000, value) for seed, value in (base | row).items()}
-    base_replicates = {seed: np.full(20_000, value) for seed, value in base.items()}
-    comparison = compare(row, base, row_replicates, base_replicates)
-    reference = stats.ttest_rel(list(row.values()), list(base.values())[:5])
-    assert comparison is not None
-    assert comparison.seeds == (0, 1, 2, 3, 4)
-    assert comparison.t_test == reference.pvalue
-    assert comparison.p == pytest.approx(reference.pvalue, abs=0.01)
-    expected = reference.confidence_interval(0.95)
-    assert comparison.interval == pytest.approx((expected.low, expected.high), abs=0.1)
+def test_seeds_without_variation_over_images_match_the_t_test() -> None:
+    values = [1.0, 2.5, 0.5, 1.5, 3.0]
+    difference = compare("b", paired(values, 0.0, own_error(values)))
+    reference = stats.ttest_1samp(values, 0)
+    assert difference.method == "own spread"
+    assert difference.spread == pytest.approx(np.std(values, ddof=1))
+    assert difference.p == pytest.approx(reference.pvalue, rel=1e-9)
+    assert difference.interval == pytest.approx(tuple(reference.confidence_interval(0.95)))
+    # The detectable difference has a power of 80 % at the level of 5 %.
+    assert difference.detectable is not None
+    shift = difference.detectable / difference.spread * np.sqrt(5)
+    power = stats.nct.sf(stats.t.isf(0.025, 4), 4, shift)
+    assert power == pytest.approx(0.8, abs=0.03)
 
 
-def test_equal_rows_have_zero_difference() -> None:
-    counts = random_counts(3, ("a",) * 5 + ("b",) * 5)
-    first, second = resampled_miou([counts, counts])
-    assert (first == second).all()
-    comparison = compare({0: 1.0}, {0: 1.0}, {0: first}, {0: second})
-    assert comparison is not None
-    assert (comparison.mean, comparison.interval, comparison.p) == (0.0, (0.0, 0.0), 1.0)
-    assert group_sizes(counts) == {"a": 5, "b": 5}
+def test_mixture_matches_random_draws() -> None:
+    """The distribution is that of an image replicate plus a scaled t draw."""
+    values = [1.0, 2.5, 0.5]
+    error = own_error(values)
+    assert error is not None
+    difference = compare("b", paired(values, 0.8, error))
+    rng = np.random.default_rng(0)
+    draws = rng.standard_t(2, 400_000) * error.standard_error + rng.normal(0, 0.8, 400_000)
+    draws += difference.mean
+    assert difference.interval == pytest.approx(np.quantile(draws, [0.025, 0.975]), rel=0.02)
+    assert difference.p == pytest.approx(2 * (draws < 0).mean(), rel=0.02)
 
 
-def test_difference_without_replicates_has_no_interval() -> None:
-    comparison = compare({0: 71.0, 1: 72.0}, {1: 70.0}, {0: np.zeros(9)}, {1: np.zeros(9)})
-    assert comparison is not None
-    assert (comparison.mean, comparison.seeds, comparison.interval, comparison.p) == (
-        2.0,
-        (1,),
-        None,
-        None,
-    )
-    assert compare({0: 71.0}, {1: 70.0}, {}, {}) is None
-    with pytest.raises(ValueError, match="same images"):
-        resampled_miou([random_counts(0, ("a",) * 3), random_counts(0, ("a",) * 4)])
+def test_p_has_no_smallest_value() -> None:
+    values = [5.0, 5.01, 4.99, 5.005, 4.995, 5.0]
+    difference = compare("b", paired(values, 0.01, own_error(values)))
+    assert difference.p is not None
+    assert 0 < difference.p < 1e-8
 
 
-def resampled_seeds(differences: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Resample the seeds with replacement, which `replicated_differences` does not do."""
-    count, replicates = differences.shape
-    indices = np.random.default_rng(0).integers(count, size=(count, replicates))
-    return np.take_along_axis(differences, indices, axis=0).mean(axis=0)
+def test_variation_that_differs_by_seed_is_counted_once() -> None:
+    """If seeds differ only image by image, their spread already contains all of it."""
+    rng = np.random.default_rng(1)
+    values = [0.3, -0.2, 0.1, 0.4, -0.1, 0.0]
+    replicates = np.array(values)[:, None] + rng.normal(0, 0.5, (6, 10_000))
+    independent = compare("b", Pairs(dict(enumerate(values)), replicates, MANY, own_error(values)))
+    alone = compare("b", paired(values, 0.0, own_error(values)))
+    assert independent.interval == pytest.approx(alone.interval, abs=0.02)
 
 
-def coverage(
-    seeds: int, method: Callable[[NDArray[np.float64]], NDArray[np.float64]], studies: int = 300
-) -> float:
-    """Return the share of simulated studies of two equally good rows whose interval contains 0.
-
-    Images vary in difficulty, in an effect per row, and in noise per seed; trainings vary as a
-    whole.
-    """
-    rng = np.random.default_rng(11)
-    covering = 0
-    for _ in range(studies):
-        images, pixels = 40, 400
-        difficulty = rng.normal(1.2, 0.6, images)
-        scored = []
-        for _ in range(2):
-            preference = rng.normal(0, 0.3, images)
-            for _ in range(seeds):
-                level = difficulty + preference + rng.normal(0, 0.1) + rng.normal(0, 0.1, images)
-                correct = rng.binomial(pixels, 1 / (1 + np.exp(-level[:, None].repeat(2, 1))))
-                wrong = pixels - correct
-                scored.append(counts_of(np.stack([correct, wrong[:, ::-1], wrong], axis=-1)))
-        resampled = resampled_miou(scored, 1000)
-        replicates = method(np.stack(resampled[:seeds]) - np.stack(resampled[seeds:]))
-        low, high = np.quantile(replicates, [0.025, 0.975])
-        covering += bool(low <= 0 <= high)
-    return covering / studies
+def test_two_seeds_are_tested_only_if_their_spread_is_pooled() -> None:
+    values = [1.0, 1.2]
+    assert compare("b", paired(values, 0.1, SeedError(0.1, 5, "pooled"))).p is not None
+    alone = compare("b", paired(values, 0.1, own_error(values)))
+    assert alone.interval is not None
+    assert alone.p is None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_intervals_reach_their_nominal_coverage(seeds: int) -> None:
-    # The standard error of a coverage of 0.95 over 300 studies is 0.0126.
-    assert coverage(seeds, replicated_differences) > 0.95 - 3 * 0.0126
+def test_equal_rows_have_no_difference() -> None:
+    difference = compare("b", paired([0.0, 0.0, 0.0], 0.0, own_error([0.0, 0.0, 0.0])))
+    assert (difference.mean, difference.interval, difference.p) == (0.0, (0.0, 0.0), 1.0)
 
 
-@pytest.mark.slow
-def test_resampling_two_seeds_undercovers() -> None:
-    assert coverage(2, resampled_seeds) < coverage(2, replicated_differences)
-    # Without variation over images, the interval excludes 0 for the half of all pairs that agree in
-    # sign.
-    differences = np.random.default_rng(0).normal(size=(500, 2, 1)).repeat(200, axis=2)
-    naive_intervals = [np.quantile(resampled_seeds(pair), [0.025, 0.975]) for pair in differences]
-    assert np.mean([low <= 0 <= high for low, high in naive_intervals]) < 0.6
-    corrected_intervals = [
-        np.quantile(replicated_differences(pair), [0.025, 0.975]) for pair in differences
-    ]
-    assert np.mean([low <= 0 <= high for low, high in corrected_intervals]) > 0.9
+def test_difference_without_counts_has_no_interval() -> None:
+    difference = compare("b", Pairs({1: 2.0}, None, None, None))
+    assert difference == Difference("b", 2.0, {1: 2.0})
+    assert (difference.seeds, difference.deviation) == ((1,), None)
+
+
+def test_mean_over_cells_has_the_variance_of_a_mean() -> None:
+    """Seeds of different cells are independent; the same images vary together."""
+    error = SeedError(0.6, 40, "pooled")
+    cells = [paired([1.0, 2.0, 3.0], 0.3, error), paired([2.0, 3.0, 4.0], 0.3, error)]
+    overall = compare_means("b", cells)
+    assert overall.mean == pytest.approx(2.5)
+    assert overall.by_seed == {0: 1.5, 1: 2.5, 2: 3.5}
+    expected = np.hypot(0.6 / np.sqrt(2), 0.3)
+    assert overall.standard_error == pytest.approx(expected, rel=0.01)
+    assert overall.interval is not None
+    width = overall.interval[1] - overall.interval[0]
+    assert width == pytest.approx(2 * 1.985 * expected, rel=0.02)
 
 
 @given(st.lists(st.none() | st.floats(0, 1), max_size=9), st.floats(0.001, 1))

@@ -185,7 +185,7 @@ def test_page_is_self_contained_and_matches_the_table(
     assert not re.findall(r"url\((?!#)|@import", text)
     assert "aachen_000005" in page.words
     assert "bonn_000009" in page.words
-    for words in ("FENet <b>", "GFFNet", "IoU by class", "vegetation", "p (Holm)", "Learning"):
+    for words in ("FENet <b>", "GFFNet", "IoU by class", "vegetation", "p, adjusted", "Learning"):
         assert words in page.words
     # For both grid cells: differences, accuracy, classes and two curves.
     assert page.tags.count("figure") == 10
@@ -301,7 +301,7 @@ def test_one_seed_shows_nothing_that_looks_like_a_test(tmp_path: Path, small_str
     report = study_report.read()
     documents = study_report.documents(report)
     for table in (report.markdown(), report.latex()):
-        for word in ("p (Holm)", "CI", "±", "textbf", "p value"):
+        for word in ("p, adjusted", "CI", "textbf", "p value"):
             assert word not in table
         assert not re.search(r"\[\+?-?\d", table)
     (line,) = [e for e in csv.DictReader(io.StringIO(report.csv())) if e["variant"] == "b"]
@@ -309,7 +309,7 @@ def test_one_seed_shows_nothing_that_looks_like_a_test(tmp_path: Path, small_str
     assert line["interval_low"] == line["p"] == line["p_holm"] == ""
     page = str(documents["report.html"])
     assert "Hollow point: one seed" in page
-    for word in ("p (Holm)", "95&nbsp;%", "p&nbsp;&lt;", GAIN, LOSS):
+    for word in ("p, adjusted", "95&nbsp;%", "p&nbsp;&lt;", GAIN, LOSS):
         assert word not in page
 
 
@@ -351,7 +351,7 @@ def test_search_shows_scores_without_significance(tmp_path: Path, small_streets:
     report = report_of(path).read()
     assert all(row.miou and row.difference is None for row in report.rows)
     assert any(note.startswith("Search:") for note in report.notes.footnotes)
-    assert "p (Holm)" not in report.markdown()
+    assert "p, adjusted" not in report.markdown()
 
 
 def test_report_is_logged_to_the_study_and_counts_are_read_once(

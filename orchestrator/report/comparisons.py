@@ -1,0 +1,236 @@
+"""Compares the rows of a study: differences, their p values, and means over the grid's cells.
+
+A row is compared with the row of its `compare_to` in the same grid cell. All comparisons of the
+study are one family, of which Holm's method adjusts the p values, whatever part of it is shown.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import special
+
+from orchestrator.report.bootstrap import Sampling
+from orchestrator.report.resampled import ResampledCounts
+from orchestrator.report.rows import Row
+from orchestrator.report.seed_spread import SeedError, seed_error
+from orchestrator.report.significance import Difference, Pairs, compare, compare_means, holm
+from orchestrator.study.study import Study
+
+
+@dataclass(frozen=True)
+class OverallDifference:
+    """The difference of two variants over all cells of the grid.
+
+    by_cell: the difference in each cell. difference: its mean over the cells.
+    interaction_p: p value of an equal difference in all cells, adjusted by Holm's method for the
+        other rows' interactions; None if it cannot be tested.
+    """
+
+    variant: str
+    label: str
+    base: str
+    by_cell: Mapping[tuple[str, ...], float]
+    difference: Difference
+    interaction_p: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """The rows with their differences, and the differences over all cells of the grid."""
+
+    rows: list[Row]
+    overall: list[OverallDifference]
+
+
+def compare_rows(study: Study, rows: Sequence[Row]) -> Comparisons:
+    """Return the rows with their differences. rows: of the whole study."""
+    # The trials of a search may be stopped early, so their scores are not compared.
+    if study.config.kind != "table":
+        return Comparisons(list(rows), [])
+    by_place = {(row.variant, row.grid_cell): row for row in rows}
+    compared = []
+    pairs: dict[str, dict[tuple[str, ...], Pairs]] = {}
+    for row in rows:
+        base = by_place.get((row.base, row.grid_cell))
+        if base is None:
+            compared.append(row)
+            continue
+        row = replace(row, incomparable=_incomparable(study, row, base))
+        # Two variants that share a run are the same training, so there is nothing to compare.
+        seeds = sorted(row.miou.keys() & base.miou.keys())
+        if not row.incomparable and seeds and not _run_ids(row) & _run_ids(base):
+            pair = _pairs(row, base, seeds, _alike(study, rows, base))
+            pairs.setdefault(row.variant, {})[row.grid_cell] = pair
+            mixed = _is_mixed(row, base, seeds)
+            row = replace(row, difference=compare(row.base, pair), mixed_difference=mixed)
+        compared.append(row)
+    overall = _overall(compared, pairs)
+    return _adjusted(compared, overall)
+
+
+def _adjusted(rows: Sequence[Row], overall: Sequence[OverallDifference]) -> Comparisons:
+    """Adjust all p values of the study as one family, and those of the interactions as another."""
+    differences = [row.difference for row in rows] + [each.difference for each in overall]
+    p_values = [None if each is None else each.p for each in differences]
+    count = sum(p is not None for p in p_values)
+    adjusted = [
+        None if each is None else replace(each, p_adjusted=p, comparisons=max(1, count))
+        for each, p in zip(differences, holm(p_values), strict=True)
+    ]
+    interactions = holm([each.interaction_p for each in overall])
+    return Comparisons(
+        [replace(row, difference=each) for row, each in zip(rows, adjusted, strict=False)],
+        [
+            replace(each, difference=difference, interaction_p=p)
+            for each, difference, p in zip(
+                overall, adjusted[len(rows) :], interactions, strict=True
+            )
+            if difference is not None
+        ],
+    )
+
+
+def _overall(
+    rows: Sequence[Row], pairs: Mapping[str, Mapping[tuple[str, ...], Pairs]]
+) -> list[OverallDifference]:
+    """Return the differences over all cells of the variants that are compared in each cell."""
+    cells = {row.grid_cell for row in rows}
+    overall = []
+    for variant, by_cell in pairs.items():
+        tested = [pair for pair in by_cell.values() if pair.tested]
+        if len(cells) < 2 or len(tested) < len(cells):
+            continue
+        row = next(row for row in rows if row.variant == variant)
+        overall.append(
+            OverallDifference(
+                variant,
+                row.label,
+                row.base,
+                {cell: pair.mean for cell, pair in by_cell.items()},
+                compare_means(row.base, tested),
+                interaction_p(tested),
+            )
+        )
+    return overall
+
+
+def interaction_p(pairs: Sequence[Pairs]) -> float | None:
+    """Return the p value of equal differences in all cells (Wald's F test, with the least of the
+    cells' degrees of freedom); None if nothing varies.
+
+    Seeds of different cells are different trainings; images may be the same in all.
+    """
+    errors = [pair.error for pair in pairs if pair.error is not None]
+    means = np.array([pair.mean for pair in pairs])
+    centers = np.stack([pair.centers() for pair in pairs])
+    covariance = np.cov(centers) + np.diag([error.standard_error**2 for error in errors])
+    contrast = np.diff(np.eye(len(pairs)), axis=0)
+    variance = contrast @ covariance @ contrast.T
+    if np.linalg.matrix_rank(variance) < len(variance):
+        return None
+    differences = contrast @ means
+    degrees = len(differences)
+    statistic = float(differences @ np.linalg.solve(variance, differences)) / degrees
+    freedom = min(error.freedom for error in errors)
+    return float(special.fdtrc(degrees, freedom, statistic))
+
+
+def _pairs(row: Row, base: Row, seeds: Sequence[int], alike: Sequence[Row]) -> Pairs:
+    """Return the paired differences of a row over the shared seeds. alike: the rows whose spread
+    over seeds is pooled."""
+    ours, theirs = _counts(row), _counts(base)
+    counts = [side.get(seed) for side in (ours, theirs) for seed in seeds]
+    available = [each for each in counts if each is not None]
+    if len(available) == len(counts) and _same_images(available):
+        by_seed = {
+            seed: 100 * (ours[seed].labeled_miou - theirs[seed].labeled_miou) for seed in seeds
+        }
+        replicates = np.stack(
+            [100 * (ours[seed].resampled - theirs[seed].resampled) for seed in seeds]
+        )
+        sampling: Sampling | None = available[0].sampling
+    else:
+        by_seed = {seed: row.miou[seed] - base.miou[seed] for seed in seeds}
+        replicates, sampling = None, None
+    error = _seed_error(row, base, by_seed, alike)
+    return Pairs(by_seed, replicates, sampling, error)
+
+
+def _seed_error(
+    row: Row, base: Row, by_seed: Mapping[int, float], alike: Sequence[Row]
+) -> SeedError | None:
+    others = [_labeled_miou(each) for each in alike if each not in (row, base)]
+    return seed_error(_labeled_miou(row), _labeled_miou(base), others, list(by_seed.values()))
+
+
+def _alike(study: Study, rows: Sequence[Row], base: Row) -> list[Row]:
+    """Return the rows of the base's grid cell that may be compared with it and are different
+    trainings."""
+    alike: list[Row] = []
+    used: set[str] = set()
+    for row in rows:
+        if row.grid_cell != base.grid_cell or _run_ids(row) & used:
+            continue
+        if row is base or (row.miou and not _incomparable(study, row, base)):
+            alike.append(row)
+            used |= _run_ids(row)
+    return alike
+
+
+def _counts(row: Row) -> dict[int, ResampledCounts]:
+    return {
+        result.trial.experiment.seed: result.counts
+        for result in row.finished
+        if result.counts is not None
+    }
+
+
+def _labeled_miou(row: Row) -> dict[int, float]:
+    """Return mIoU in percent by seed, over the classes in the labels where counts are known."""
+    return row.miou | {seed: 100 * each.labeled_miou for seed, each in _counts(row).items()}
+
+
+def _same_images(counts: Sequence[ResampledCounts]) -> bool:
+    first = counts[0]
+    return all(
+        each.identifiers == first.identifiers and each.classes == first.classes for each in counts
+    )
+
+
+def _run_ids(row: Row) -> set[str]:
+    return {result.run.run_id for result in row.results if result.run is not None}
+
+
+def _is_mixed(row: Row, base: Row, seeds: Iterable[int]) -> bool:
+    """Whether the two trainings of some seed differ in code or precision."""
+    ours, theirs = (
+        {
+            result.trial.experiment.seed: (result.run.code, result.run.precision)
+            for result in each.results
+            if result.run is not None
+        }
+        for each in (row, base)
+    )
+    return any(ours[seed] != theirs[seed] for seed in seeds)
+
+
+def _incomparable(study: Study, row: Row, base: Row) -> str:
+    """Return why the two must not be compared; empty if they may."""
+    runs = [
+        result.run for each in (row, base) for result in each.finished if result.run is not None
+    ]
+    experiments = [each.results[0].trial.experiment for each in (row, base)]
+    protocols = {experiment.evaluation.protocol for experiment in experiments}
+    if study.config.report.protocol is None and len(protocols) > 1:
+        return "scored under different protocols"
+    protocol = study.config.report.protocol
+    splits = {
+        study.config.scored_split(protocol, experiment.data.validation_split)
+        for experiment in experiments
+    }
+    if len(splits) > 1:
+        return "scored on different splits"
+    if len({run.data for run in runs}) > 1:
+        return "trained on different versions of the data set"
+    return ""

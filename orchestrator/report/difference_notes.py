@@ -1,0 +1,230 @@
+"""The footnotes on differences: how they, their intervals and their p values were computed."""
+
+from collections.abc import Iterable, Sequence
+
+from orchestrator.report.bootstrap import REPLICATES, Sampling
+from orchestrator.report.caveats import row_names
+from orchestrator.report.columns import row_label
+from orchestrator.report.comparisons import OverallDifference
+from orchestrator.report.rows import Row
+from orchestrator.report.significance import Difference
+from orchestrator.study.study import Study
+
+# With fewer images, intervals are too narrow (Andre et al., 2025).
+_FEW_IMAGES = 50
+# Two scores in percent that differ by less are equal in the table.
+_VISIBLE = 0.005
+
+
+def difference_notes(
+    study: Study, rows: Sequence[Row], overall: Sequence[OverallDifference]
+) -> Iterable[str]:
+    """Yield the notes on the differences in a table; none if there are none. overall: differences
+    over all cells of the grid."""
+    compared = [(row, row.difference) for row in rows if row.difference is not None]
+    if not compared:
+        return
+    bases = {difference.base for _, difference in compared}
+    base = "the row it is compared to"
+    if len(bases) == 1:
+        base = row_label(study.config, next(iter(bases)))
+    yield (
+        f"Difference: mean over seeds of row minus {base}, in points, same seed and same images."
+    )
+    yield from _classes(rows)
+    yield from _intervals(rows, compared)
+    yield from _seeds(rows, compared)
+    yield from _tests(compared, overall)
+    yield from _gaps(study, rows)
+    yield from _published(rows)
+
+
+def _classes(rows: Sequence[Row]) -> Iterable[str]:
+    """Yield the rows whose own mIoU and differences are over different classes."""
+    by_classes: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        names = sorted(
+            {
+                name
+                for result in row.finished
+                if result.counts is not None and result.miou is not None
+                if abs(result.miou - 100 * result.counts.labeled_miou) > _VISIBLE
+                for name in result.counts.predicted_only
+            }
+        )
+        if names:
+            by_classes.setdefault(tuple(names), []).append(row)
+    for classes, those in by_classes.items():
+        yield (
+            f"{row_names(those, rows)}: predicts classes that no label has ({', '.join(classes)}). "
+            "They count as 0 in the mIoU column, as in the benchmarks, but not in differences, "
+            "which are over the classes in the labels."
+        )
+
+
+def _intervals(rows: Sequence[Row], compared: Sequence[tuple[Row, Difference]]) -> Iterable[str]:
+    """Yield how intervals were computed, by data set."""
+    both = [row for row, difference in compared if difference.interval is not None]
+    alone = [row for row, difference in compared if difference.image_interval is not None]
+    if not both and not alone:
+        yield "No intervals: the runs have no per-image pixel counts."
+        return
+    samples = _samples(both or alone)
+    images = "; ".join(
+        text if len(samples) == 1 else f"{dataset}: {text}"
+        for dataset, sampling in samples.items()
+        for text in [_sampling_text(sampling)]
+    )
+    drawn = f"{images}; drawn {REPLICATES:,} times, mIoU recomputed from pixel counts each time"
+    if both:
+        yield (
+            "95 % interval (CI), for one difference at a time: allows for the choice of validation "
+            f"images ({drawn}) and for other seeds (Student's t)."
+        )
+    if alone:
+        which = "" if len(alone) == len(compared) else f" ({row_names(alone, rows)})"
+        how = f" ({drawn})" if not both else ""
+        yield (
+            f'One seed{which}: "images ±" is half of the 95 % range under other validation '
+            f"images{how}. Training again with another seed can change the difference by more than "
+            "that, so this table cannot show that rows differ."
+        )
+    for dataset, sampling in samples.items():
+        where = f"{dataset}: " if len(samples) > 1 else ""
+        if sampling.unit == "within groups":
+            count = len(sampling.groups)
+            yield (
+                f"{where}Only {count} groups of images ({', '.join(sampling.groups)}): the "
+                "intervals are for these groups, not for new ones."
+            )
+        if sampling.unit != "groups" and sampling.units < _FEW_IMAGES:
+            yield (
+                f"{where}Only {sampling.units} images: the intervals may be too narrow, in "
+                "particular with rare classes."
+            )
+
+
+def _samples(rows: Sequence[Row]) -> dict[str, Sampling]:
+    """Return how images were drawn, by data set."""
+    samples: dict[str, Sampling] = {}
+    for row in rows:
+        counts = next((r.counts for r in row.finished if r.counts is not None), None)
+        if counts is not None:
+            samples.setdefault(_dataset(row), counts.sampling)
+    return samples
+
+
+def _dataset(row: Row) -> str:
+    location = row.results[0].trial.experiment.data.dataset
+    return location.rstrip("/").rpartition("/")[2]
+
+
+def _sampling_text(sampling: Sampling) -> str:
+    if sampling.unit == "groups":
+        return f"{sampling.units} groups of images, such as cities or drives"
+    if sampling.unit == "within groups":
+        return f"{sampling.units} images, within each of {len(sampling.groups)} groups"
+    return f"{sampling.units} images"
+
+
+def _seeds(rows: Sequence[Row], compared: Sequence[tuple[Row, Difference]]) -> Iterable[str]:
+    """Yield how the spread over seeds was estimated."""
+    pooled = [difference for _, difference in compared if difference.method == "pooled"]
+    own = [(row, difference) for row, difference in compared if difference.method == "own spread"]
+    if pooled:
+        spreads = [difference.spread for difference in pooled if difference.spread is not None]
+        low, high = min(spreads), max(spreads)
+        spread = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
+        yield (
+            f"Spread of a difference over seeds: {spread} points, pooled over the rows "
+            "with the same grid values, with extra weight for the row compared to. This assumes "
+            "that rows vary about equally over seeds; the ± of each row shows its own spread."
+        )
+    if own:
+        untested = [row for row, difference in own if difference.p is None]
+        several = [row for row, difference in own if difference.p is not None]
+        reason = "rows vary differently over seeds or are too few to pool"
+        if several:
+            yield f"Own spread over seeds instead of a pooled one, because {reason}: " + (
+                f"{row_names(several, rows)}."
+            )
+        if untested:
+            yield (
+                f"Two seeds are not tested unless their spread is pooled ({reason}): "
+                f"{row_names(untested, rows)}."
+            )
+
+
+def _tests(
+    compared: Sequence[tuple[Row, Difference]], overall: Sequence[OverallDifference]
+) -> Iterable[str]:
+    """Yield how p values were computed, and what they can show."""
+    tested = [difference for _, difference in compared if difference.p is not None]
+    if not tested:
+        return
+    count = tested[0].comparisons
+    adjusted = ""
+    if count > 1:
+        adjusted = (
+            f" and adjusted for the {count} comparisons of this study (Holm). Only p is adjusted, "
+            "so an interval can exclude 0 while p is above 0.05"
+        )
+    yield f"p is two-sided{adjusted}."
+    if overall:
+        yield (
+            "Mean difference: over all columns, each with equal weight; the comparisons include "
+            "it. p, interaction: whether the difference is the same in all columns (F test, "
+            "adjusted for these rows); below 0.05, the mean hides that columns differ."
+        )
+    sizes = [difference.detectable for difference in tested if difference.detectable is not None]
+    if sizes:
+        low, high = f"{min(sizes):.1f}", f"{max(sizes):.1f}"
+        size = low if low == high else f"{low} to {high}"
+        yield (
+            f"Smallest difference this table can show: {size} points (detected in 80 % of studies, "
+            f"given the spread measured here{' and the adjustment' if count > 1 else ''})."
+        )
+
+
+def _gaps(study: Study, rows: Sequence[Row]) -> Iterable[str]:
+    """Yield notes on differences over fewer seeds than planned, and on missing intervals."""
+    by_seeds: dict[tuple[int, ...], list[Row]] = {}
+    without = []
+    for row in rows:
+        if row.difference is None:
+            continue
+        shared = row.difference.seeds
+        if set(shared) != set(row.miou) or len(shared) < len(study.config.seeds):
+            by_seeds.setdefault(shared, []).append(row)
+        if row.difference.method is None:
+            without.append(row)
+    for seeds, those in by_seeds.items():
+        listed = ", ".join(map(str, seeds))
+        plural = "seeds" if len(seeds) > 1 else "seed"
+        yield (
+            f"{row_names(those, rows)}: the difference uses {plural} {listed}, which both rows "
+            "finished; it is not the difference between the two means shown."
+        )
+    if without and len(without) < sum(row.difference is not None for row in rows):
+        yield (
+            f"{row_names(without, rows)}: no interval, because per-image pixel counts are missing "
+            "or were made on other images."
+        )
+
+
+def _published(rows: Sequence[Row]) -> Iterable[str]:
+    """Yield whether published differences of the same setting are inside our intervals."""
+    inside: list[Row] = []
+    outside: list[Row] = []
+    for row in rows:
+        published = None if row.published_elsewhere else row.published_difference
+        interval = row.difference.interval if row.difference else None
+        if published is not None and interval is not None:
+            (inside if interval[0] <= published <= interval[1] else outside).append(row)
+    parts = [
+        f"{word} the interval for {row_names(those, rows)}"
+        for word, those in (("inside", inside), ("outside", outside))
+        if those
+    ]
+    if parts:
+        yield f"The published difference is {', '.join(parts)}."

@@ -1,0 +1,117 @@
+"""How much mIoU varies over seeds: pooled over the rows of a grid cell.
+
+Two or three seeds say little about the spread of one row, but the rows of a grid cell together say
+much more. Rows share their seeds (order of images, augmentation, initial values), so mIoU is
+modeled as row + seed + residual (randomized blocks; incomplete ones if trials are missing). The
+mean square of the residuals has (rows - 1)(seeds - 1) degrees of freedom instead of seeds - 1.
+
+This assumes that rows vary about equally over seeds. The constants below were chosen in simulated
+studies of seven rows with three seeds (`tests/orchestrator/report/test_simulated_studies.py`): the
+family-wise error stays below 5 % if the base row scatters twice as much as the others.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import special
+
+# Degrees of freedom, at most, of the pooled variance as a prior of the base row's variance.
+PRIOR = 4.0
+# Rows whose spread is above that of the others at this p value are not pooled.
+DIFFERS = 0.002
+
+Scores = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What the model row + seed leaves of mIoU: the sum of squares, and its degrees of freedom."""
+
+    squares: float
+    freedom: int
+
+    @property
+    def mean_square(self) -> float:
+        """The variance over seeds of one row; 0 without degrees of freedom."""
+        return self.squares / self.freedom if self.freedom else 0.0
+
+    def minus(self, other: "Residuals") -> "Residuals":
+        """Return the part that rows add which `other` leaves out."""
+        return Residuals(max(0.0, self.squares - other.squares), self.freedom - other.freedom)
+
+
+def residuals(rows: Sequence[Scores]) -> Residuals:
+    """Fit mIoU by seed of each row as row + seed (least squares); rows may lack seeds."""
+    values = [(index, seed, value) for index, row in enumerate(rows) for seed, value in row.items()]
+    seeds = sorted({seed for _, seed, _ in values})
+    design = np.zeros((len(values), len(rows) + len(seeds)))
+    for line, (index, seed, _) in enumerate(values):
+        design[line, index] = design[line, len(rows) + seeds.index(seed)] = 1
+    observed = np.array([value for _, _, value in values])
+    # A common offset changes nothing and costs precision.
+    observed = observed - observed.mean() if len(values) else observed
+    solution, _, rank, _ = np.linalg.lstsq(design, observed, rcond=None)
+    left = observed - design @ solution
+    return Residuals(float(left @ left), len(values) - int(rank))
+
+
+@dataclass(frozen=True)
+class SeedError:
+    """Standard error over seeds of a mean difference in points, with its degrees of freedom.
+
+    method: whether the spread is `pooled` over the rows of the grid cell, or the compared rows'
+        `own spread`.
+    """
+
+    standard_error: float
+    freedom: float
+    method: Literal["pooled", "own spread"]
+
+
+def seed_error(
+    row: Scores, base: Scores, others: Sequence[Scores], differences: Sequence[float]
+) -> SeedError | None:
+    """Return the standard error of the mean of the paired `differences` of `row` and `base`; None
+    for fewer than two.
+
+    row, base, others: mIoU by seed of the rows in a grid cell that may be pooled.
+
+    The variance of a difference is that of the row plus that of the base. The row's is the pooled
+    one. An error in the base's would affect all comparisons at once, so it is a weighted mean of the
+    pooled and the base's own variance, with at most `PRIOR` degrees of freedom for the pooled one
+    (Smyth, 2004, with a fixed prior). If the spread of the row or of the base is above that of the
+    other rows by more than chance, the differences' own variance is used instead.
+    """
+    count = len(differences)
+    if count < 2:
+        return None
+    rows = [row, base, *others]
+    pooled = residuals(rows)
+    own = float(np.var(differences, ddof=1))
+    if not others or not pooled.freedom or any(_differs(rows, index) for index in (0, 1)):
+        return SeedError(math.sqrt(own / count), count - 1, "own spread")
+    rest = residuals([row, *others])
+    alone = pooled.minus(rest)
+    # The mean square of the base against the mean of the other rows contains their variance, too.
+    scale = len(rows) / (len(rows) - 1)
+    base_variance = max(0.0, scale * alone.mean_square - (scale - 1) * rest.mean_square)
+    prior = min(PRIOR, rest.freedom)
+    freedom = prior + alone.freedom
+    moderated = (prior * pooled.mean_square + alone.freedom * base_variance) / freedom
+    variance = pooled.mean_square + moderated
+    return SeedError(math.sqrt(variance / count), freedom, "pooled")
+
+
+def _differs(rows: Sequence[Scores], index: int) -> bool:
+    """Whether a row varies more over seeds than the others, by an F test of the mean squares."""
+    rest = residuals([row for other, row in enumerate(rows) if other != index])
+    alone = residuals(rows).minus(rest)
+    if not alone.freedom or not rest.freedom:
+        return False
+    if rest.squares == 0:
+        return alone.squares > 0
+    ratio = alone.mean_square / rest.mean_square
+    return float(special.fdtrc(alone.freedom, rest.freedom, ratio)) < DIFFERS

@@ -1,0 +1,65 @@
+"""The spread over seeds of rows against the closed forms of randomized blocks."""
+
+import numpy as np
+import pytest
+
+from orchestrator.report.seed_spread import PRIOR, residuals, seed_error
+
+
+def rows_of(values: np.ndarray) -> list[dict[int, float]]:
+    return [dict(enumerate(map(float, row))) for row in values]
+
+
+def test_residuals_match_two_way_analysis_of_variance() -> None:
+    values = np.random.default_rng(0).normal(70, 1, (5, 4))
+    left = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    residual = residuals(rows_of(values))
+    assert residual.freedom == 4 * 3
+    assert residual.squares == pytest.approx((left**2).sum())
+
+
+def test_rows_and_seeds_add_nothing_to_the_residuals() -> None:
+    additive = np.arange(5)[:, None] * 3.0 + np.array([0.0, -7.0, 11.0])
+    rows = rows_of(additive)
+    del rows[1][2], rows[3][0]  # incomplete blocks
+    residual = residuals(rows)
+    assert residual.freedom == 13 - (5 + 3 - 1)
+    assert residual.squares == pytest.approx(0, abs=1e-18)
+    assert residuals([]).freedom == 0
+
+
+def test_equal_spreads_are_pooled() -> None:
+    values = np.random.default_rng(3).normal(0, 0.5, (400, 3))
+    rows = rows_of(values)
+    differences = [rows[0][seed] - rows[1][seed] for seed in range(3)]
+    error = seed_error(rows[0], rows[1], rows[2:], differences)
+    assert error is not None
+    assert error.method == "pooled"
+    assert error.freedom == PRIOR + 2
+    base = np.var(values[1], ddof=1)
+    expected = 0.25 + (PRIOR * 0.25 + 2 * base) / (PRIOR + 2)
+    # Seeds have no common effect here, so the mean of the other rows is nearly 0.
+    assert 3 * error.standard_error**2 == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("noisy", [0, 1], ids=["row", "base"])
+def test_row_with_a_larger_spread_is_not_pooled(noisy: int) -> None:
+    values = np.random.default_rng(3).normal(0, 0.2, (7, 5))
+    values[noisy] *= 10
+    rows = rows_of(values)
+    differences = [rows[0][seed] - rows[1][seed] for seed in range(5)]
+    error = seed_error(rows[0], rows[1], rows[2:], differences)
+    assert error is not None
+    assert (error.method, error.freedom) == ("own spread", 4)
+    assert error.standard_error == pytest.approx(np.std(differences, ddof=1) / np.sqrt(5))
+    other = seed_error(rows[2], rows[3], [*rows[:2], *rows[4:]], [0.1, 0.3, 0.2, 0.0, 0.1])
+    assert other is not None
+    assert other.method == "pooled"
+
+
+def test_two_rows_or_one_seed_cannot_be_pooled() -> None:
+    row, base = {0: 1.0, 1: 2.0}, {0: 0.5, 1: 0.0}
+    error = seed_error(row, base, [], [0.5, 2.0])
+    assert error is not None
+    assert (error.method, error.freedom) == ("own spread", 1)
+    assert seed_error(row, base, [], [0.5]) is None
