@@ -57,29 +57,32 @@ class _Kind:
 def metric_columns(
     config: StudyConfig, rows: Sequence[Row], others: Sequence[PublishedRow]
 ) -> list[Column]:
-    """Return the columns of `report.columns`, or those that have values in the default order."""
-    keys = config.report.columns
-    kinds = _kinds(config, rows)
-    if keys is None:
-        if config.kind != "table" or not any(row.base for row in rows):
-            del kinds["difference"], kinds["p"]
-        if len(compared_to(rows)) < 2:
-            del kinds["compared_to"]
-        columns = [_column(key, kind, rows, others) for key, kind in kinds.items()]
-        return [
-            column
-            for column in columns
-            if column.drop_rank == 0 or any(value != EMPTY for value in column.values)
-        ]
-    return [_column(key, kinds.get(key) or _metric(config, key), rows, others) for key in keys]
+    """Return the columns of `report.columns`, or all in the default order, without empty ones."""
+    return [
+        column
+        for column in _requested(config, rows, others)
+        if column.drop_rank == 0 or any(value != EMPTY for value in column.values)
+    ]
 
 
 def empty_columns(config: StudyConfig, rows: Sequence[Row]) -> list[str]:
-    """Return the requested columns for which no trial with a score has a value."""
-    if not any(row.miou for row in rows):
+    """Return the keys of `report.columns` for which no trial with a score has a value."""
+    if config.report.columns is None or not any(row.miou for row in rows):
         return []
-    columns = metric_columns(config, rows, ()) if config.report.columns else []
-    return [column.key for column in columns if set(column.values) == {EMPTY}]
+    columns = _requested(config, rows, config.published)
+    return [column.key for column in columns if set(column.values) <= {EMPTY}]
+
+
+def _requested(
+    config: StudyConfig, rows: Sequence[Row], others: Sequence[PublishedRow]
+) -> list[Column]:
+    kinds, keys = _kinds(config, rows), config.report.columns
+    if keys is None:
+        hidden = set() if len(compared_to(rows)) > 1 else {"compared_to"}
+        if config.kind != "table":
+            hidden |= {"difference", "p"}
+        return [_column(k, kind, rows, others) for k, kind in kinds.items() if k not in hidden]
+    return [_column(key, kinds.get(key) or _metric(config, key), rows, others) for key in keys]
 
 
 def compared_to(rows: Sequence[Row]) -> list[str]:
@@ -147,7 +150,7 @@ def _kinds(config: StudyConfig, rows: Sequence[Row]) -> dict[str, _Kind]:
             drop_rank=4,
         ),
         "published_elsewhere": _Kind(
-            f"published % ({setting})",
+            f"published % ({setting or 'other setting'})",
             lambda row: number(row.published if row.published_elsewhere else None, 1),
             lambda other: number(other.miou if apart else None, 1),
             drop_rank=4,
