@@ -70,7 +70,7 @@ class Report:
         """The notes on the table."""
         notes = notes_on(self.study, self.rows, self.study.config.published, self.overall)
         warnings = [
-            f"`report.columns` has {name!r}, for which no trial has a value; the column is left out."
+            f"`report.columns` has {name!r}, for which no trial has a value; it is left out."
             for name in empty_columns(self.study.config, self.rows)
         ]
         return replace(notes, warnings=(*notes.warnings, *warnings))

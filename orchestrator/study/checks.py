@@ -182,7 +182,7 @@ def check_splits(config: StudyConfig, trials: Sequence[Trial], source: Source) -
     """Return a problem if the report's protocol cannot score some trial: it has no validation
     split."""
     name = config.report.protocol
-    if name is not None and config.protocols[name].split is not None:
+    if name in config.protocols and config.protocols[name].split is not None:
         return []
     unscored = [trial for trial in trials if trial.experiment.data.validation_split is None]
     if name is None or not unscored:

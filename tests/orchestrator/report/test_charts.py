@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.report import html
+from orchestrator.report import charts
 from orchestrator.report.accuracy import Point, draw_accuracy, pareto
 from orchestrator.report.charts import GAIN, LOSS, NEUTRAL, PALETTE, as_pdf, as_svg, spread
 from orchestrator.report.curves import Curve, draw_curves
 from orchestrator.report.forest import ForestLine, draw_forest, limits_of
 
-PAGE = Path(html.__file__).parent / "templates" / "page.html"
+PAGE = Path(charts.__file__).parent / "templates" / "page.html"
 LINES = [
     ForestLine("shown <b>", 2.0, (1.0, 3.0), (1.5, 2.5), 1.2, True, "+2.00 [+1.00, +3.00]"),
     ForestLine("not shown", -0.5, (-2.0, 1.0), (-1.0, 0.0), None, False),
