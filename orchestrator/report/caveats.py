@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from orchestrator.report.cells import INCOMPARABLE, MIXED, STALE, is_mixed
 from orchestrator.report.columns import row_label
+from orchestrator.report.comparisons import family_size
 from orchestrator.report.power import seeds_warning
 from orchestrator.report.rows import Row, expected_difference
 from orchestrator.study.study import Study
@@ -58,10 +59,9 @@ def seed_caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
         return
     difference, source = expected_difference(study, rows)
     if difference:
-        compared = sum(bool(row.base) for row in rows)
         in_cell = max(Counter(row.grid_cell for row in rows).values())
         seeds = len(study.config.seeds)
-        warning = seeds_warning(seeds, difference, source, in_cell, compared)
+        warning = seeds_warning(seeds, difference, source, in_cell, family_size(rows))
         if warning:
             yield warning
 

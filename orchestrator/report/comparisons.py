@@ -70,13 +70,18 @@ def compare_rows(study: Study, rows: Sequence[Row]) -> Comparisons:
 
 
 def _adjusted(rows: Sequence[Row], overall: Sequence[OverallDifference]) -> Comparisons:
-    """Adjust all p values of the study as one family, and those of the interactions as another."""
+    """Adjust all p values of the study as one family, and those of the interactions as another.
+
+    Planned comparisons without a p value, for example because a trial is missing, count as members.
+    """
     differences = [row.difference for row in rows] + [each.difference for each in overall]
     p_values = [None if each is None else each.p for each in differences]
-    count = sum(p is not None for p in p_values)
+    members = family_size(rows)
+    missing = members - sum(p is not None for p in p_values)
+    corrected = holm([*p_values, *[1.0] * missing])
     adjusted = [
-        None if each is None else replace(each, p_adjusted=p, comparisons=max(1, count))
-        for each, p in zip(differences, holm(p_values), strict=True)
+        None if each is None else replace(each, p_adjusted=p, comparisons=max(1, members))
+        for each, p in zip(differences, corrected, strict=False)
     ]
     interactions = holm([each.interaction_p for each in overall])
     return Comparisons(
@@ -89,6 +94,14 @@ def _adjusted(rows: Sequence[Row], overall: Sequence[OverallDifference]) -> Comp
             if difference is not None
         ],
     )
+
+
+def family_size(rows: Sequence[Row]) -> int:
+    """Return the number of planned comparisons: one for each row that is compared, and in a grid
+    one for each variant, over all cells. rows: of the whole study."""
+    variants = [row.variant for row in rows if row.base and not row.incomparable]
+    several_cells = len({row.grid_cell for row in rows}) > 1
+    return len(variants) + (len(set(variants)) if several_cells else 0)
 
 
 def _overall(
@@ -160,7 +173,8 @@ def _pairs(row: Row, base: Row, seeds: Sequence[int], alike: Sequence[Row]) -> P
 def _seed_error(
     row: Row, base: Row, by_seed: Mapping[int, float], alike: Sequence[Row]
 ) -> SeedError | None:
-    others = [_labeled_miou(each) for each in alike if each not in (row, base)]
+    compared = row.variant, base.variant
+    others = [_labeled_miou(each) for each in alike if each.variant not in compared]
     return seed_error(_labeled_miou(row), _labeled_miou(base), others, list(by_seed.values()))
 
 

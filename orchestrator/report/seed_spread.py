@@ -80,10 +80,10 @@ def seed_error(
     row, base, others: mIoU by seed of the rows in a grid cell that may be pooled.
 
     The variance of a difference is that of the row plus that of the base. The row's is the pooled
-    one. An error in the base's would affect all comparisons at once, so it is a weighted mean of the
-    pooled and the base's own variance, with at most `PRIOR` degrees of freedom for the pooled one
-    (Smyth, 2004, with a fixed prior). If the spread of the row or of the base is above that of the
-    other rows by more than chance, the differences' own variance is used instead.
+    one. An error in the base's would affect all comparisons at once, so it is a weighted mean of
+    the pooled and the base's own variance, with at most `PRIOR` degrees of freedom for the pooled
+    one (Smyth, 2004, with a fixed prior). If the spread of the row or of the base is above that of
+    the other rows by more than chance, the differences' own variance is used instead.
     """
     count = len(differences)
     if count < 2:

@@ -16,7 +16,13 @@ from orchestrator.report.cells import (
     signed,
     unscored,
 )
-from orchestrator.report.columns import Column, is_significant, metric_columns, row_label
+from orchestrator.report.columns import (
+    Column,
+    is_significant,
+    metric_columns,
+    row_label,
+    setting_text,
+)
 from orchestrator.report.comparisons import OverallDifference
 from orchestrator.report.rows import Row
 from orchestrator.study.published import PublishedRow
@@ -113,6 +119,9 @@ def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
         axes = next(row.axes for row in rows if row.grid_cell == grid_cell)
         cells = [by_cell.get((variant, grid_cell)) for variant in labels]
         significant = {i for i, row in enumerate(cells) if row is not None and is_significant(row)}
+        elsewhere = any(row is not None and row.published_elsewhere for row in cells)
+        setting = f" ({setting_text(study.config)})" if elsewhere else ""
+        published_name = f"published %{setting}"
         theirs = [number(o.miou if applies_to(o, axes) else None, 1) for o in others]
         blank = [EMPTY] * len(others)
         for key, name, values, other_values, drop_rank in (
@@ -126,7 +135,7 @@ def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
             ),
             (
                 "published",
-                "published %",
+                published_name,
                 [number(None if row is None else row.published, 1) for row in cells],
                 theirs,
                 2,

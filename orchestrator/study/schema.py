@@ -79,6 +79,8 @@ def study_schema() -> Schema:
     definitions["ConditionalConfig"]["properties"]["if"] |= {"$ref": "#/$defs/Condition"}
     for name in ("Reference", "EnteredScore", "PublishedRow"):
         definitions[name]["properties"]["when"] |= {"$ref": "#/$defs/Condition"}
+    report = definitions["ReportOptions"]["properties"]
+    report["published_setting"] |= {"$ref": "#/$defs/Condition"}
     properties["grid"] |= _grid()
     for name in ("variants", "protocols"):  # null removes an inherited entry
         entry = properties[name]["additionalProperties"]

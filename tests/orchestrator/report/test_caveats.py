@@ -2,15 +2,25 @@
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from orchestrator.report.bootstrap import labeled_classes, resampled_miou, sampling_of
 from orchestrator.report.breakdown import image_list
+from orchestrator.report.caveats import caveats
 from orchestrator.report.classes import heat_map
+from orchestrator.report.comparisons import compare_rows
+from orchestrator.report.difference_notes import difference_notes
+from orchestrator.report.resampled import ResampledCounts
+from orchestrator.report.results import Result
 from orchestrator.report.study_report import Report
+from orchestrator.report.table import main_table
 from orchestrator.study.load import load_study
+from tests.support.fabricated_counts import counts_of, random_counts
 from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, written
 
 pytestmark = pytest.mark.usefixtures("own_store")
@@ -39,18 +49,17 @@ def test_notes_describe_what_is_compared(tmp_path: Path, small_streets: Path) ->
     text = result.markdown()
     # One of three seeds has failed, so the means in the table are over other seeds.
     assert (
-        "over the shared seeds (0, 2) only, so it is not the difference of the means in the table: "
-        "b." in notes
+        "b: the difference uses seeds 0, 2, which both rows finished; it is not the difference "
+        "between the two means shown." in notes
     )
     # The other row has the older code version, which also affects this row's difference.
-    assert "The difference pairs trainings with different code versions or precisions" in notes
-    assert "so it is not due to the rows alone: b." in notes
+    assert "The difference for b compares runs with different code versions or precisions" in notes
     (line,) = [line for line in text.splitlines() if line.startswith("| b |")]
     assert "]\u00a0† |" in line
-    assert "Scored, at least in part, on training images" in notes
-    assert "(scored on train, trained on train): other_split <b>." in notes
+    assert "Scored on images the model was trained on (trained on train, scored on train)" in notes
+    assert "this is not a test score: other_split <b>." in notes
     # Markdown escapes all markup in labels.
-    assert "**\\* Trained with a different code version" in text
+    assert "**\\* Trained with another version of the code" in text
     assert "other\\_split \\<b\\>." in text
     assert "other_split" not in text.replace("other\\_split", "")
     lines = {line["variant"]: line for line in csv.DictReader(io.StringIO(result.csv()))}
@@ -77,7 +86,7 @@ def test_figures_use_comparable_runs_only(tmp_path: Path, small_streets: Path) -
 
 def test_bitwise_equal_trainings_are_reported(tmp_path: Path, small_streets: Path) -> None:
     result = report(tmp_path, small_streets, {})
-    assert "exactly equal" not in "\n".join(result.notes.warnings)
+    assert "exactly the same" not in "\n".join(result.notes.warnings)
     runs = {r.trial.name: r.run for row in result.rows for r in row.results}
     client = MlflowClient(f"sqlite:///{tmp_path / 'storage' / 'mlflow.db'}")
     theirs, ours = runs["a, seed 1"], runs["b, seed 2"]
@@ -86,12 +95,92 @@ def test_bitwise_equal_trainings_are_reported(tmp_path: Path, small_streets: Pat
     for metric in ("train/loss", "val/miou"):
         client.log_metric(ours.run_id, metric, theirs.metrics[metric], step=3)
         warnings = "\n".join(report_of(tmp_path / "study.yaml").read().notes.warnings)
-        is_listed = "exactly equal loss and mIoU: a, seed 1; b, seed 2." in warnings
+        is_listed = "although their settings differ: a, seed 1; b, seed 2." in warnings
         assert is_listed == (metric == "val/miou")
 
 
-def test_single_shared_seed_is_reported(tmp_path: Path, small_streets: Path) -> None:
+def test_single_shared_seed_is_not_tested(tmp_path: Path, small_streets: Path) -> None:
     result = report(tmp_path, small_streets, {"b, seed 1": "FAILED", "a, seed 2": "missing"})
     assert result.notes.unfinished[0].startswith("failed: b, seed 1")
     notes = "\n".join(result.notes.footnotes)
-    assert "One seed: the interval does not include the variation between seeds." in notes
+    assert 'One seed: "images ±" is half of the 95 % range under other validation images' in notes
+    assert "p is" not in notes
+    (column,) = [c for c in main_table(result.study, result.rows, []).columns if "to a" in c.name]
+    assert column.name == "difference to a"
+    assert "images\u00a0±" in column.values[1]
+
+
+def test_seeds_added_later_are_reported(tmp_path: Path, small_streets: Path) -> None:
+    three = STUDY.replace("  split:", "  c: {set: {model: {flows: [detail]}}}\n  split:")
+    path = written(tmp_path, small_streets, three.replace("[0, 1, 2]", "[0, 1]"))
+    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    assert "Seeds were added" not in "\n".join(report_of(path).read().notes.warnings)
+    path = written(tmp_path, small_streets, three)
+    missing = {
+        f"{name}, seed {seed}": "missing" for name in ("a", "b", "c", "split") for seed in (0, 1)
+    }
+    fabricate(
+        load_study(path),
+        tmp_path / "storage",
+        lambda trial: missing.get(trial.name, "FINISHED"),
+        FEW,
+    )
+    result = report_of(path).read()
+    assert "Seeds were added after results were available (2 -> 3: 2)." in "\n".join(
+        result.notes.warnings
+    )
+
+
+def without_class(result: Result) -> Result:
+    """Return the result with an IoU of 0 for the fifth class."""
+    assert result.counts is not None
+    iou = result.counts.iou.copy()
+    iou[4] = 0
+    return replace(result, counts=replace(result.counts, iou=iou))
+
+
+def test_class_that_no_row_predicts_is_named(tmp_path: Path, small_streets: Path) -> None:
+    result = report(tmp_path, small_streets, {})
+    assert "IoU is 0" not in "\n".join(result.notes.warnings)
+    rows = [replace(row, results=tuple(map(without_class, row.results))) for row in result.rows]
+    counts = rows[0].results[0].counts
+    assert counts is not None
+    assert f"IoU is 0 in every row for: {counts.classes[4]}." in "\n".join(
+        caveats(result.study, rows)
+    )
+
+
+def test_classes_without_labels_do_not_enter_differences(
+    tmp_path: Path, small_streets: Path
+) -> None:
+    """Two rows that differ in a few pixels predicted as a class without labels do not differ."""
+    counts = random_counts(0, (None,) * 9).values
+    counts[:, 2] = 0
+    extra = counts.copy()
+    extra[0, 2, 1] = 3  # false positives
+    result = report(tmp_path, small_streets, {})
+    resampled = [
+        ResampledCounts(
+            identifiers=each.identifiers,
+            groups=each.groups,
+            classes=each.classes,
+            iou=each.iou,
+            labeled=labeled_classes(each),
+            image_miou=each.image_miou,
+            resampled=resampled_miou([each])[0],
+            sampling=sampling_of(each),
+        )
+        for each in (counts_of(counts, (None,) * 9), counts_of(extra, (None,) * 9))
+    ]
+    rows = []
+    for row, each in zip(result.rows[:2], resampled, strict=True):
+        iou = float(np.nanmean(each.iou))
+        results = tuple(replace(r, counts=each, miou=100 * iou) for r in row.results)
+        rows.append(replace(row, results=results, miou=dict.fromkeys(row.miou, 100 * iou)))
+    compared = compare_rows(result.study, rows).rows
+    assert compared[0].miou[0] > compared[1].miou[0] + 5
+    difference = compared[1].difference
+    assert difference is not None
+    assert (difference.mean, difference.interval, difference.p) == (0.0, (0.0, 0.0), 1.0)
+    notes = "\n".join(difference_notes(result.study, compared, []))
+    assert "b: predicts classes that no label has (car)." in notes

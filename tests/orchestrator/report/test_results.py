@@ -81,11 +81,11 @@ def test_counts_are_read_when_they_become_available(
     first, second = study_report.read().rows
     assert [first.miou[0], second.miou[0]] == pytest.approx(scores)
     assert second.difference is not None
-    assert second.difference.interval is None
+    assert second.difference.image_interval is None
     monkeypatch.setattr(TrackingStore, "download", download)
     difference = study_report.read().rows[1].difference
     assert difference is not None
-    assert difference.interval is not None
+    assert difference.image_interval is not None
 
 
 def test_new_score_is_not_paired_with_old_counts(
@@ -175,5 +175,7 @@ def test_rows_scored_on_other_images_have_no_difference(
     assert rows["b"].difference is not None
     assert rows["other"].difference is None
     warnings = "\n".join(report.notes.warnings)
-    assert "‡ Not comparable with a, scored on different splits: other." in warnings
+    assert (
+        "‡ other cannot be compared with a (scored on different splits); no difference" in warnings
+    )
     assert "Rows are scored on different splits (val: a, b; train: other)." in warnings

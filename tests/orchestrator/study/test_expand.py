@@ -127,6 +127,21 @@ def test_only_keeps_matching_trials(tmp_path: Path) -> None:
         ("dfnet1", "resnet81", "study.yaml:4:11: `model`: backbone"),
         ("flows: []", "flows: [details]", "study.yaml:7:19: `model`: flows has 'details'"),
         ("compare_to: strong", "compare_to: stong", "study.yaml:10:1: `compare_to` is 'stong'"),
+        (
+            "label: FENet",
+            "compare_to: stong",
+            "study.yaml:9:10: `variants.full.compare_to` is 'stong', which is not a variant",
+        ),
+        (
+            "label: FENet",
+            "compare_to: full",
+            "study.yaml:9:10: `variants.full.compare_to` is the variant itself",
+        ),
+        (
+            "study: small",
+            "study: small\nreport: {published_setting: {data.datset: x}}",
+            "study.yaml:2:30: unknown key `data.datset`; did you mean `data.dataset`?",
+        ),
         ("study: small", "study: a/b", "study.yaml:1:1: `study` is 'a/b'"),
         ("study: small\n", "", "study.yaml:1:1: `the file` lacks `study`"),
         ("label: FENet", "lable: FENet", "study.yaml:9:10: unknown key `variants.full.lable`; did"),
