@@ -132,7 +132,9 @@ def _weights(counts: Counts, replicates: int, block: int) -> Iterator[NDArray[np
         strata = [np.arange(sampling.units)]
     else:
         names = list(range(len(counts.identifiers)))
-        keys = counts.groups if sampling.unit == "within groups" else [None] * len(names)
+        keys: Sequence[str | None] = [None] * len(names)
+        if sampling.unit == "within groups":
+            keys = counts.groups
         strata = [
             np.array([index for index, other in enumerate(keys) if other == key])
             for key in dict.fromkeys(keys)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from orchestrator.report.bootstrap import Sampling
@@ -155,6 +156,9 @@ def _pairs(row: Row, base: Row, seeds: Sequence[int], alike: Sequence[Row]) -> P
     ours, theirs = _counts(row), _counts(base)
     counts = [side.get(seed) for side in (ours, theirs) for seed in seeds]
     available = [each for each in counts if each is not None]
+    by_seed = {seed: row.miou[seed] - base.miou[seed] for seed in seeds}
+    replicates: NDArray[np.float64] | None = None
+    sampling: Sampling | None = None
     if len(available) == len(counts) and _same_images(available):
         by_seed = {
             seed: 100 * (ours[seed].labeled_miou - theirs[seed].labeled_miou) for seed in seeds
@@ -162,10 +166,7 @@ def _pairs(row: Row, base: Row, seeds: Sequence[int], alike: Sequence[Row]) -> P
         replicates = np.stack(
             [100 * (ours[seed].resampled - theirs[seed].resampled) for seed in seeds]
         )
-        sampling: Sampling | None = available[0].sampling
-    else:
-        by_seed = {seed: row.miou[seed] - base.miou[seed] for seed in seeds}
-        replicates, sampling = None, None
+        sampling = available[0].sampling
     error = _seed_error(row, base, by_seed, alike)
     return Pairs(by_seed, replicates, sampling, error)
 
