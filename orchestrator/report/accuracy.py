@@ -138,7 +138,7 @@ def _label(
                 break
         assert best is not None
         _, dx, dy, box = best
-        text.set_ha("right" if dx < 0 else "center" if dx == 0 else "left")
+        text.set_horizontalalignment("right" if dx < 0 else "center" if dx == 0 else "left")
         text.set_position((dx, dy))
         if abs(dx) <= 8 and abs(dy) <= 9 and text.arrow_patch is not None:
             text.arrow_patch.set_visible(False)

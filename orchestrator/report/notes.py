@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from orchestrator.report.caveats import caveats
 from orchestrator.report.columns import setting_text
 from orchestrator.report.comparisons import OverallDifference
-from orchestrator.report.difference_notes import difference_notes
+from orchestrator.report.difference_notes import difference_notes, overall_notes
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row
 from orchestrator.study.config import ProfileOptions
@@ -117,8 +117,10 @@ def _footnotes(
     seeds = len(study.config.seeds)
     if seeds > 1:
         yield (f"± is one standard deviation over the n seeds that finished ({seeds} planned).",)
-    for note in difference_notes(study, rows, overall):
+    for note in difference_notes(study, rows):
         yield note, "difference", "p"
+    for note in overall_notes(overall):
+        yield note, "interaction"
     if any(row.difference is not None and row.difference.shown for row in rows):
         yield "Differences in bold: p, adjusted, is below 0.05.", "difference"
     if any(row.entered for row in rows):

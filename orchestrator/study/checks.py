@@ -69,7 +69,7 @@ def _variant_references(config: StudyConfig, source: Source) -> Iterator[Problem
     if config.compare_to is not None:
         references.append(("compare_to", ("compare_to",), config.compare_to))
     for row, variant in config.variants.items():
-        keys = ("variants", row, "compare_to")
+        keys: Keys = ("variants", row, "compare_to")
         if variant.compare_to == row:
             message = f"`variants.{row}.compare_to` is the variant itself; name another variant"
             yield Problem(source.location(keys), message)
@@ -77,10 +77,10 @@ def _variant_references(config: StudyConfig, source: Source) -> Iterator[Problem
             references.append((f"variants.{row}.compare_to", keys, variant.compare_to))
     for index, name in enumerate(config.first or ()):
         references.append(("first", ("first", index), name))
-    for key, keys, name in references:
+    for key, location, name in references:
         if name not in config.variants:
             message = f"`{key}` is {name!r}, which is not a variant; "
-            yield Problem(source.location(keys), message + suggestion(name, list(config.variants)))
+            yield Problem(source.location(location), message + suggestion(name, list(config.variants)))
 
 
 def _grid(config: StudyConfig, source: Source) -> Iterator[Problem]:
