@@ -79,8 +79,9 @@ def _variant_references(config: StudyConfig, source: Source) -> Iterator[Problem
         references.append(("first", ("first", index), name))
     for key, location, name in references:
         if name not in config.variants:
-            message = f"`{key}` is {name!r}, which is not a variant; "
-            yield Problem(source.location(location), message + suggestion(name, list(config.variants)))
+            advice = suggestion(name, list(config.variants))
+            message = f"`{key}` is {name!r}, which is not a variant; {advice}"
+            yield Problem(source.location(location), message)
 
 
 def _grid(config: StudyConfig, source: Source) -> Iterator[Problem]:
