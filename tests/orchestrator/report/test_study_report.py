@@ -188,7 +188,7 @@ def test_page_is_self_contained_and_matches_the_table(
     assert not re.findall(r"url\((?!#)|@import", text)
     assert "aachen_000005" in page.words
     assert "bonn_000009" in page.words
-    for words in ("FENet <b>", "GFFNet", "IoU by class", "vegetation", "p, adjusted", "Learning"):
+    for words in ("FENet <b>", "GFFNet", "IoU by class", "vegetation", "Learning"):
         assert words in page.words
     # For both grid cells: differences, accuracy, classes and two curves.
     assert page.tags.count("figure") == 10
