@@ -108,7 +108,7 @@ def study_file_page() -> str:
         "variants.NAME.entered": "EnteredScore",
         "when": "ConditionalConfig",
         "published": "PublishedRow",
-        "protocols.NAME": "InferenceConfig",
+        "protocols.NAME": "ProtocolConfig",
         "report": "ReportOptions",
         "submission": "Submission",
         "profile": "ProfileOptions",

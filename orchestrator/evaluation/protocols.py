@@ -40,16 +40,19 @@ def missing_scores(
     """Yield the missing scores, once for each run and protocol. run_ids: of the finished trials, by
     trial name; evaluations: returns the recorded evaluations of a run.
 
-    A trial without a validation split is not scored, because it was trained on all images.
+    A trial without a validation split is only scored under protocols that name a split.
     """
     seen: set[tuple[str, str]] = set()
     for trial in trials:
-        run_id, split = run_ids.get(trial.name), trial.experiment.data.validation_split
-        if run_id is None or split is None or not study.config.protocols:
+        run_id = run_ids.get(trial.name)
+        if run_id is None or not study.config.protocols:
             continue
         recorded = evaluations(run_id)
         fingerprint = trial.dataset.manifest.fingerprint
         for name, protocol in study.config.protocols.items():
+            split = study.config.scored_split(name, trial.experiment.data.validation_split)
+            if split is None:
+                continue
             config = protocol_config(protocol, trial.experiment.evaluation)
             tags = recorded.get(name, {})
             if (run_id, name) not in seen and not is_current(

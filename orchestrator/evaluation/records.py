@@ -34,7 +34,8 @@ def protocol_tag(config: InferenceConfig, boundary: int = 0) -> str:
 def protocol_config(protocol: InferenceConfig, training: EvaluationConfig) -> EvaluationConfig:
     """Return the configuration that scores a trial under a study's protocol. training: the trial's
     own evaluation during training, which sets batch size and boundary tolerance."""
-    return EvaluationConfig(**asdict(protocol), batch=training.batch, boundary=training.boundary)
+    inference = {key: getattr(protocol, key) for key in asdict(InferenceConfig())}
+    return EvaluationConfig(**inference, batch=training.batch, boundary=training.boundary)
 
 
 def is_current(

@@ -63,7 +63,7 @@ def missing_packages(
     if submission is None:
         return
     protocol = submission.protocol
-    config = InferenceConfig() if protocol is None else study.config.protocols[protocol]
+    config = InferenceConfig() if protocol is None else study.config.protocols[protocol].inference
     name = f"submission-{submission.benchmark}"
     for trial in trials:
         run_id = run_ids.get(trial.name)

@@ -197,7 +197,7 @@ class Preflight:
         return run_preflight(
             trials,
             self._job,
-            list(self._study.config.protocols.values()),
+            [each.inference for each in self._study.config.protocols.values()],
             self._placement.max_concurrent,
             self._context.storage,
             self._say,

@@ -41,7 +41,8 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     name = re.sub(r"[^\w.-]+", "-", study.config.study)
     directory = Path(options.out) if options.out else storage / "reports" / name
     write_documents(directory, documents)
-    say(console, f"\nwritten: {directory}/ ({', '.join(documents)})")
+    names = dict.fromkeys(re.sub("/.*", "/", name) for name in documents)
+    say(console, f"\nwritten: {directory}/ ({', '.join(names)})")
     if not options.only:
         reason = study_report.keep(documents)
         message = f"not saved to MLflow: {reason}"
@@ -60,7 +61,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="directory for table.md, table.csv, table.tex and report.html "
+        help="directory for table.md, table.csv, table.tex, report.html and figures/ "
         "(default: reports/STUDY in the storage)",
     )
     parser.add_argument(

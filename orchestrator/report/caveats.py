@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from orchestrator.report.cells import INCOMPARABLE, MIXED, STALE, is_mixed
+from orchestrator.report.columns import row_label
 from orchestrator.report.comparisons import family_size
 from orchestrator.report.power import seeds_warning
 from orchestrator.report.rows import Row, expected_difference
-from orchestrator.report.table import INCOMPARABLE, MIXED, STALE, is_mixed
 from orchestrator.study.study import Study
 from pipelines.data.dataset import split_parts
 
@@ -24,7 +25,7 @@ def caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
         if reason:
             yield (
                 f"{INCOMPARABLE} {row_names(those, rows)} cannot be compared with "
-                f"{variant_label(study, base)} ({reason}); no difference is shown."
+                f"{row_label(study.config, base)} ({reason}); no difference is shown."
             )
     yield from _uncertain_runs(rows)
     yield from _equal_trainings(rows)
@@ -36,7 +37,7 @@ def caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
             f"{STALE} Trained with another version of the code than the one installed now: "
             f"{row_names(stale, rows)}."
         )
-    overlapping = _grouped((_overlapping_splits(row), row) for row in rows)
+    overlapping = _grouped((_overlapping_splits(study, row), row) for row in rows)
     for splits, those in overlapping.items():
         if splits is not None:
             validation, train = splits
@@ -63,11 +64,6 @@ def seed_caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
         warning = seeds_warning(seeds, difference, source, in_cell, family_size(rows))
         if warning:
             yield warning
-
-
-def variant_label(study: Study, variant: str) -> str:
-    """Return the label of a variant."""
-    return study.config.variants[variant].label or variant
 
 
 def _added_seeds(rows: Sequence[Row]) -> Iterable[str]:
@@ -163,11 +159,11 @@ def _different_scoring(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     experiments = [(row.results[0].trial.experiment, row) for row in rows]
     name = study.config.report.protocol
     protocols = _grouped((each.evaluation.protocol, row) for each, row in experiments)
-    splits = _grouped(
-        (each.data.validation_split, row)
+    scored = [
+        (study.config.scored_split(name, each.data.validation_split), row)
         for each, row in experiments
-        if each.data.validation_split is not None
-    )
+    ]
+    splits = _grouped((split, row) for split, row in scored if split is not None)
     for groups, description in (
         (protocols if name is None else {}, "under different protocols"),
         (splits, "on different splits"),
@@ -225,10 +221,10 @@ def _grouped(pairs: Iterable[tuple[Key, Row]]) -> dict[Key, list[Row]]:
     return groups
 
 
-def _overlapping_splits(row: Row) -> tuple[str, str] | None:
+def _overlapping_splits(study: Study, row: Row) -> tuple[str, str] | None:
     """Return the splits that a row is scored and trained on if they share images, else None."""
     data = row.results[0].trial.experiment.data
-    validation, train = data.validation_split, data.train_split
-    if validation is None or not set(split_parts(validation)) & set(split_parts(train)):
+    scored = study.config.scored_split(study.config.report.protocol, data.validation_split)
+    if scored is None or not set(split_parts(scored)) & set(split_parts(data.train_split)):
         return None
-    return validation, train
+    return scored, data.train_split

@@ -239,7 +239,12 @@ def _incomparable(study: Study, row: Row, base: Row) -> str:
     protocols = {experiment.evaluation.protocol for experiment in experiments}
     if study.config.report.protocol is None and len(protocols) > 1:
         return "scored under different protocols"
-    if len({experiment.data.validation_split for experiment in experiments}) > 1:
+    protocol = study.config.report.protocol
+    splits = {
+        study.config.scored_split(protocol, experiment.data.validation_split)
+        for experiment in experiments
+    }
+    if len(splits) > 1:
         return "scored on different splits"
     if len({run.data for run in runs}) > 1:
         return "trained on different versions of the data set"

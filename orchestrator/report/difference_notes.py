@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from orchestrator.report.bootstrap import REPLICATES, Sampling
-from orchestrator.report.caveats import row_names, variant_label
+from orchestrator.report.caveats import row_names
+from orchestrator.report.columns import row_label
 from orchestrator.report.comparisons import OverallDifference
 from orchestrator.report.rows import Row
 from orchestrator.report.significance import Difference
@@ -15,25 +16,22 @@ _FEW_IMAGES = 50
 _VISIBLE = 0.005
 
 
-def difference_notes(
-    study: Study, rows: Sequence[Row], overall: Sequence[OverallDifference]
-) -> Iterable[str]:
-    """Yield the notes on the differences in a table; none if there are none. overall: differences
-    over all cells of the grid."""
+def difference_notes(study: Study, rows: Sequence[Row]) -> Iterable[str]:
+    """Yield the notes on the differences in a table; none if there are none."""
     compared = [(row, row.difference) for row in rows if row.difference is not None]
     if not compared:
         return
     bases = {difference.base for _, difference in compared}
     base = "the row it is compared to"
     if len(bases) == 1:
-        base = variant_label(study, next(iter(bases)))
+        base = row_label(study.config, next(iter(bases)))
     yield (
         f"Difference: mean over seeds of row minus {base}, in points, same seed and same images."
     )
     yield from _classes(rows)
     yield from _intervals(rows, compared)
     yield from _seeds(rows, compared)
-    yield from _tests(compared, overall)
+    yield from _tests(compared)
     yield from _gaps(study, rows)
     yield from _published(rows)
 
@@ -154,9 +152,7 @@ def _seeds(rows: Sequence[Row], compared: Sequence[tuple[Row, Difference]]) -> I
             )
 
 
-def _tests(
-    compared: Sequence[tuple[Row, Difference]], overall: Sequence[OverallDifference]
-) -> Iterable[str]:
+def _tests(compared: Sequence[tuple[Row, Difference]]) -> Iterable[str]:
     """Yield how p values were computed, and what they can show."""
     tested = [difference for _, difference in compared if difference.p is not None]
     if not tested:
@@ -169,12 +165,6 @@ def _tests(
             "so an interval can exclude 0 while p is above 0.05"
         )
     yield f"p is two-sided{adjusted}."
-    if overall:
-        yield (
-            "Mean difference: over all columns, each with equal weight; the comparisons include "
-            "it. p, interaction: whether the difference is the same in all columns (F test, "
-            "adjusted for these rows); below 0.05, the mean hides that columns differ."
-        )
     sizes = [difference.detectable for difference in tested if difference.detectable is not None]
     if sizes:
         low, high = f"{min(sizes):.1f}", f"{max(sizes):.1f}"
@@ -182,6 +172,16 @@ def _tests(
         yield (
             f"Smallest difference this table can show: {size} points (detected in 80 % of studies, "
             f"given the spread measured here{' and the adjustment' if count > 1 else ''})."
+        )
+
+
+def overall_notes(overall: Sequence[OverallDifference]) -> Iterable[str]:
+    """Yield the notes on the table of differences over all cells of the grid."""
+    if overall:
+        yield (
+            "Mean difference: over all columns, each with equal weight; the comparisons include "
+            "it. p, interaction: whether the difference is the same in all columns (F test, "
+            "adjusted for these rows); below 0.05, the mean hides that columns differ."
         )
 
 

@@ -4,14 +4,17 @@ import csv
 import io
 import re
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.cells import cell_len
 from rich.table import Table as RichTable
 
+from orchestrator.report.cells import EMPTY
+from orchestrator.report.columns import Column
 from orchestrator.report.rows import Row
-from orchestrator.report.table import EMPTY, Column, Table
+from orchestrator.report.table import Table
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
 
@@ -38,6 +41,7 @@ _LATEX = {
     "\u00a0": "~",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "[": "{[}",  # after a line break, a bracket would be its argument
     "<": "$<$",
     ">": "$>$",
     "±": r"$\pm$",
@@ -54,61 +58,114 @@ def as_rich(table: Table, title: str, width: int) -> RichTable:
     """Return a table for a terminal that is `width` cells wide. Columns that do not fit are
     dropped, those of the highest rank first, and named in the caption."""
     fitting = _fitted(table, width)
-    dropped = dict.fromkeys(c.name for c in table.columns if c not in fitting.columns)
+    shown = {column.full_name for column in fitting.columns}
+    dropped = dict.fromkeys(c.full_name for c in table.columns if c.full_name not in shown)
     rich = RichTable(title=title, title_justify="left", title_style="bold", caption_justify="left")
     for column in fitting.columns:
         rich.add_column(
-            column.name,
+            _escaped(column.full_name),
             justify="right" if column.numeric else "left",
             overflow="fold",
             no_wrap=column.numeric,
-            min_width=min(_LABEL_WIDTH, max(map(cell_len, (column.name, *column.values)))),
+            min_width=min(_LABEL_WIDTH, max(map(cell_len, (column.full_name, *column.values)))),
         )
     for index, line in enumerate(fitting.lines):
         if index in table.breaks:
             rich.add_section()
-        rich.add_row(*(_escaped(text) for text in line))
+        rich.add_row(
+            *(
+                f"[bold]{_escaped(text)}[/bold]" if index in column.bold else _escaped(text)
+                for column, text in zip(fitting.columns, line, strict=True)
+            )
+        )
     if dropped:
-        rich.caption = f"columns that do not fit: {', '.join(dropped)}"
+        rich.caption = (
+            f"columns that do not fit: {_escaped(', '.join(dropped))} (all are in table.csv)"
+        )
     return rich
 
 
 def as_markdown(table: Table) -> str:
     """Return a table in GitHub's Markdown, ending with a newline."""
     rule = ["--:" if column.numeric else ":--" for column in table.columns]
-    names = [markdown_text(column.name) for column in table.columns]
-    lines = [names, rule, *([markdown_text(text) for text in line] for line in table.lines)]
+    names = [markdown_text(column.full_name) for column in table.columns]
+    lines = [names, rule]
+    for index, line in enumerate(table.lines):
+        cells = zip(table.columns, map(markdown_text, line), strict=True)
+        lines.append([f"**{text}**" if index in column.bold else text for column, text in cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def as_latex(table: Table, caption: str, notes: Sequence[str]) -> str:
+def as_latex(table: Table, caption: str, label: str, notes: Sequence[str]) -> str:
     """Return a `table` environment with booktabs rules and the notes below the table. Columns of
-    little use in a paper, such as images/s, are left out."""
-    columns = tuple(c for c in table.columns if c.drop_rank <= _LATEX_RANK)
-    table = replace(table, columns=columns)
+    little use in a paper, such as images/s, are left out; see `for_paper`."""
     shape = "".join("r" if column.numeric else "l" for column in table.columns)
     body = []
     for index, line in enumerate(table.lines):
         body += [r"\midrule"] * (index in table.breaks)
-        body.append(" & ".join(latex_text(text) for text in line) + r" \\")
+        if title := table.sections.get(index):
+            body.append(rf"\multicolumn{{{len(shape)}}}{{l}}{{\emph{{{latex_text(title)}}}}} \\")
+        cells = zip(table.columns, line, strict=True)
+        body.append(" & ".join(_latex_cell(column, text, index) for column, text in cells) + r" \\")
     lines = [
         r"% Needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
-        r"\centering",
+        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{latex_text(caption)}}}",
+        rf"\label{{{label}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{shape}}}",
         r"\toprule",
-        " & ".join(latex_text(column.name) for column in table.columns) + r" \\",
+        *_latex_groups(table),
+        " & ".join(map(_latex_header, table.columns)) + r" \\",
         r"\midrule",
         *body,
         r"\bottomrule",
         r"\end{tabular}}",
-        *([r"\par\smallskip\raggedright\footnotesize"] if notes else []),
+        *([r"\par\smallskip\raggedright\scriptsize"] if notes else []),
         *(latex_text(note) + r"\par" for note in notes),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def for_paper(table: Table) -> Table:
+    """Return the table with the columns that a paper shows."""
+    table = table.without_axes()
+    columns = tuple(c for c in table.columns if c.drop_rank <= _LATEX_RANK)
+    return replace(table, columns=columns)
+
+
+def _latex_cell(column: Column, text: str, line: int) -> str:
+    """Return a cell, in bold if it is significant, with the interval in a smaller font."""
+    value, bracket, interval = text.partition(" [")
+    cell = latex_text(value)
+    if line in column.bold:
+        cell = rf"\textbf{{\boldmath {cell}}}"
+    if bracket:
+        cell += rf" {{\scriptsize {latex_text('[' + interval)}}}"
+    return cell
+
+
+def _latex_header(column: Column) -> str:
+    """Return a header, on several lines if it is longer than the column's cells."""
+    width = max(10, *map(len, column.values))
+    lines = textwrap.wrap(column.name, width, break_long_words=False) or [""]
+    text = r"\\".join(map(latex_text, lines))
+    if len(lines) == 1:
+        return text
+    return rf"\shortstack[{'r' if column.numeric else 'l'}]{{{text}}}"
+
+
+def _latex_groups(table: Table) -> list[str]:
+    """Return the row of headers that span several columns, with rules below them."""
+    cells, rules, first = [], "", 1
+    for name, span in table.groups:
+        cells.append(rf"\multicolumn{{{span}}}{{c}}{{{latex_text(name)}}}" if name else "")
+        if name:
+            rules += rf"\cmidrule(lr){{{first}-{first + span - 1}}}"
+        first += span
+    return [" & ".join(cells) + r" \\", rules] if cells else []
 
 
 def latex_text(text: str) -> str:
@@ -122,8 +179,10 @@ def _fitted(table: Table, width: int) -> Table:
     kept = list(table.columns)
     while _width(kept) > width and max(column.drop_rank for column in kept) > 0:
         highest = max(column.drop_rank for column in kept)
-        kept.remove(next(column for column in reversed(kept) if column.drop_rank == highest))
-    fitting = Table(tuple(kept), table.breaks, table.published)
+        dropped = next(column for column in reversed(kept) if column.drop_rank == highest)
+        # A column of a grid cell is dropped from all grid cells.
+        kept = [c for c in kept if c is not dropped and not (c.group and c.key == dropped.key)]
+    fitting = replace(table, columns=tuple(kept))
     # Published rows are left out if all of their columns were dropped.
     numeric = [column.values for column in kept if column.numeric]
     texts = {text for values in numeric for text in values[len(values) - table.published :]}
@@ -132,7 +191,7 @@ def _fitted(table: Table, width: int) -> Table:
 
 def _width(columns: Sequence[Column]) -> int:
     """Return the width in terminal cells, including borders and padding."""
-    return 1 + sum(3 + max(map(cell_len, (column.name, *column.values))) for column in columns)
+    return 1 + sum(3 + max(map(cell_len, (column.full_name, *column.values))) for column in columns)
 
 
 def _escaped(text: str) -> str:
@@ -186,7 +245,7 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
         "variant": row.variant,
         "label": row.label,
         **{axis: str(row.axes[axis]) for axis in study.config.grid},
-        "split": experiment.data.validation_split,
+        "split": study.config.scored_split(protocol, experiment.data.validation_split),
         "protocol": scoring.protocol,
         "n": len(values),
         "seeds_requested": len(row.results),

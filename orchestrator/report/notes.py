@@ -1,14 +1,14 @@
 """The notes of a report: unfinished trials, warnings, and how the scores were computed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.report.caveats import caveats
+from orchestrator.report.columns import setting_text
 from orchestrator.report.comparisons import OverallDifference
-from orchestrator.report.difference_notes import difference_notes
+from orchestrator.report.difference_notes import difference_notes, overall_notes
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row
-from orchestrator.report.table import setting_text
 from orchestrator.study.config import ProfileOptions
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
@@ -22,11 +22,21 @@ class Notes:
     unfinished: a line for each trial without a score, failures first.
     warnings: why rows must not be compared, or scores are unreliable.
     footnotes: how the scores were computed.
+    subjects: for each footnote, the keys of the columns it is about; empty if it is about all.
     """
 
     unfinished: tuple[str, ...]
     warnings: tuple[str, ...]
     footnotes: tuple[str, ...]
+    subjects: tuple[frozenset[str], ...]
+
+    def footnotes_on(self, columns: Collection[str]) -> tuple[str, ...]:
+        """Return the footnotes on a table with these columns, by their keys."""
+        return tuple(
+            note
+            for note, subject in zip(self.footnotes, self.subjects, strict=True)
+            if not subject or subject & set(columns)
+        )
 
 
 def notes_on(
@@ -38,11 +48,14 @@ def notes_on(
     """Return all notes on a table. others: published rows of other methods. overall: differences
     over all cells of the grid."""
     if study.config.kind == "profile":
-        return Notes((), (), tuple(_profile_footnotes(study, rows, others)))
+        footnotes = tuple(_profile_footnotes(study, rows, others))
+        return Notes((), (), footnotes, (frozenset(),) * len(footnotes))
+    tagged = list(_footnotes(study, rows, others, overall))
     return Notes(
         tuple(_unfinished(study, rows)),
         tuple(caveats(study, rows)),
-        tuple(_footnotes(study, rows, others, overall)),
+        tuple(note for note, *_ in tagged),
+        tuple(frozenset(keys) for _, *keys in tagged),
     )
 
 
@@ -93,17 +106,23 @@ def _footnotes(
     rows: Sequence[Row],
     others: Sequence[PublishedRow],
     overall: Sequence[OverallDifference],
-) -> Iterable[str]:
+) -> Iterable[tuple[str, ...]]:
+    """Yield each footnote, followed by the keys of the columns it is about."""
     yield from _scoring(study, rows)
     if study.config.kind == "search":
         yield (
             "This is a search; weak trials may have been stopped early. Use it to choose a "
-            "configuration. It does not support comparisons, so none are shown."
+            "configuration. It does not support comparisons, so none are shown.",
         )
     seeds = len(study.config.seeds)
     if seeds > 1:
-        yield f"± is one standard deviation over the n seeds that finished ({seeds} planned)."
-    yield from difference_notes(study, rows, overall)
+        yield (f"± is one standard deviation over the n seeds that finished ({seeds} planned).",)
+    for note in difference_notes(study, rows):
+        yield note, "difference", "p"
+    for note in overall_notes(overall):
+        yield note, "interaction"
+    if any(row.difference is not None and row.difference.shown for row in rows):
+        yield "Differences in bold: p, adjusted, is below 0.05.", "difference"
     if any(row.entered for row in rows):
         sources = {
             result.trial.entered.source
@@ -111,34 +130,41 @@ def _footnotes(
             for result in row.results
             if result.trial.entered is not None
         }
-        yield f"Entered %: scores from the study file (source: {'; '.join(sorted(sources))})."
-    yield from _sources(study, rows, others)
+        listed = "; ".join(sorted(sources))
+        yield f"Entered %: scores from the study file (source: {listed}).", "entered"
+    for note in _sources(study, rows, others):
+        yield note, "published", "published_difference", "published_elsewhere"
     if any(row.cost is not None for row in rows):
-        yield (
-            "Parameters exclude auxiliary heads. GFLOPs: billions of multiply-adds for one "
-            "training crop."
-        )
+        yield "Parameters exclude auxiliary heads.", "parameters_m"
+        yield "GFLOPs: billions of multiply-adds for one training crop.", "gflops"
     if any(row.hours is not None for row in rows):
         yield (
             "Images/s is training throughput, hours the time of one training; both are means over "
-            "the row's trials."
+            "the row's trials.",
+            "images_per_second",
+            "hours",
         )
 
 
-def _scoring(study: Study, rows: Sequence[Row]) -> Iterable[str]:
+def _scoring(study: Study, rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:
     name = study.config.report.protocol
     experiments = [row.results[0].trial.experiment for row in rows]
     if name is None:
         protocol = ", ".join(sorted({each.evaluation.protocol for each in experiments}))
     else:
         protocol = f"{name} ({study.config.protocols[name].protocol})"
-    splits = ", ".join(sorted({each.data.validation_split or "" for each in experiments} - {""}))
+    scored = {study.config.scored_split(name, each.data.validation_split) for each in experiments}
+    splits = ", ".join(sorted(split for split in scored if split is not None))
     if not splits and name is None:
-        yield "Trained without validation images, so there is no mIoU."
+        yield ("Trained without validation images, so there is no mIoU.",)
         return
-    yield f"mIoU is that of the last checkpoint on split {splits}, protocol {protocol}."
+    yield (f"mIoU is that of the last checkpoint on split {splits}, protocol {protocol}.",)
     if any(row.best for row in rows):
-        yield "Best % is each trial's best epoch on the same images and therefore optimistic."
+        yield (
+            "Best epoch %: mIoU of each trial's best epoch on the same images, and therefore "
+            "optimistic.",
+            "best",
+        )
 
 
 def _sources(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Iterable[str]:
@@ -148,7 +174,7 @@ def _sources(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) 
         return
     elsewhere = ""
     if any(row.published_elsewhere for row in rows):
-        elsewhere = f" (for {setting_text(study)}, another setting than here)"
+        elsewhere = f" (for {setting_text(study.config)}, another setting than here)"
     yield f"Published values: {'; '.join(sorted(sources))}{elsewhere}."
 
 

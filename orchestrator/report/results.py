@@ -93,7 +93,8 @@ class Results:
             return replace(result, state=TrialState.NOT_SCORED)
         # Another study may use the same protocol name, and this study may have been edited.
         config = protocol_config(self._study.config.protocols[name], trial.experiment.evaluation)
-        split = trial.experiment.data.validation_split or ""
+        validation = trial.experiment.data.validation_split
+        split = self._study.config.scored_split(name, validation) or ""
         mismatch = evaluation_differences(recorded, config, config.boundary, run.data, split)
         if mismatch:
             text = "; ".join(mismatch)

@@ -1,21 +1,32 @@
 """The report of a study: read from the tracking store, written as files, saved to its run."""
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from orchestrator.report.caveats import seed_caveats
-from orchestrator.report.charts import Series
+from orchestrator.report.charts import Series, as_pdf
+from orchestrator.report.classes import HeatMap
+from orchestrator.report.columns import compared_to, empty_columns, row_label
 from orchestrator.report.comparisons import OverallDifference, compare_rows
-from orchestrator.report.formats import as_csv, as_latex, as_markdown, as_rich, markdown_text
-from orchestrator.report.html import METRICS, render_page
+from orchestrator.report.figures import MIOU, ReportFigure, class_maps, draw_figures
+from orchestrator.report.formats import (
+    as_csv,
+    as_latex,
+    as_markdown,
+    as_rich,
+    for_paper,
+    markdown_text,
+)
+from orchestrator.report.html import render_page
 from orchestrator.report.notes import Notes, notes_on
 from orchestrator.report.results import Result, Results
 from orchestrator.report.rows import Row, build_rows
-from orchestrator.report.table import Table, grid_table, main_table, overall_table
+from orchestrator.report.table import Cell, Table, grid_table, main_table, overall_table
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
@@ -29,7 +40,7 @@ from orchestrator.tracking.queries import (
 )
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_page import find_page
-from pipelines.data.files import write_text
+from pipelines.data.files import atomic_file
 
 FOLDER = "report"
 
@@ -64,7 +75,12 @@ class Report:
     @property
     def notes(self) -> Notes:
         """The notes on the table."""
-        return notes_on(self.study, self.rows, self.study.config.published, self.overall)
+        notes = notes_on(self.study, self.rows, self.study.config.published, self.overall)
+        warnings = [
+            f"`report.columns` has {name!r}, for which no trial has a value; it is left out."
+            for name in empty_columns(self.study.config, self.rows)
+        ]
+        return replace(notes, warnings=(*notes.warnings, *warnings))
 
     @property
     def complete(self) -> bool:
@@ -114,14 +130,29 @@ class Report:
         return "\n".join(parts)
 
     def latex(self) -> str:
-        """Return the tables as LaTeX, each with all notes."""
-        notes, name = self.notes, self.study.config.study
-        lines = [*notes.unfinished, *notes.warnings, *notes.footnotes]
-        tables = []
+        """Return the tables as LaTeX, each with the notes on its columns."""
+        notes, tables = self.notes, []
         for title, table in self.tables:
-            caption = f"{name}: {title}" if title else name
-            tables.append(as_latex(table, caption, lines))
+            shown = for_paper(table)
+            lines = [*notes.unfinished, *notes.warnings, *notes.footnotes_on(shown.keys)]
+            study = re.sub(r"[^A-Za-z0-9]+", "-", self.study.config.study).strip("-").lower()
+            label = "-".join(filter(None, (f"tab:{study}", table.name)))
+            tables.append(as_latex(shown, self._caption(title, table), label, lines))
         return "\n".join(tables)
+
+    def _caption(self, title: str, table: Table) -> str:
+        """Return the caption of a table in a paper."""
+        config, bases = self.study.config, compared_to(self.rows)
+        if config.kind == "profile":
+            return f"{config.study}: parameters and FLOPs."
+        if table.name == "overall":
+            return f"{config.study}: {title[0].lower()}{title[1:]}, in points of mIoU."
+        text = f"{config.study}: {title if table.name else 'mIoU %'}"
+        if len(config.seeds) > 1:
+            text += f", mean ± standard deviation over {len(config.seeds)} seeds"
+        if len(bases) == 1 and config.kind == "table":
+            text += f"; differences to {row_label(config, bases[0])} in points"
+        return f"{text}."
 
     def csv(self) -> str:
         """Return the table as CSV, with full precision and all columns."""
@@ -166,16 +197,20 @@ class StudyReport:
         overall = [each for each in compared.overall if each.variant in shown]
         return Report(self.study, rows, overall)
 
-    def documents(self, report: Report) -> dict[str, str]:
-        """Return the content of the report's files by file name."""
+    def documents(self, report: Report) -> dict[str, str | bytes]:
+        """Return the content of the report's files by file name: tables, page, and figures as
+        PDF."""
+        maps = class_maps(report.study, report.rows)
+        figures = draw_figures(report.study, report.rows, self._history, maps)
         return {
             "table.md": report.markdown(),
             "table.csv": report.csv(),
             "table.tex": report.latex(),
-            "report.html": self._page(report),
+            "report.html": self._page(report, figures, maps),
+            **{f"figures/{each.name}.pdf": as_pdf(each.figure) for each in figures},
         }
 
-    def keep(self, documents: Mapping[str, str]) -> str:
+    def keep(self, documents: Mapping[str, str | bytes]) -> str:
         """Save the files as artifacts of the study's run if its page shows this table. Return the
         reason if they were not saved, else an empty string."""
         parent = parent_run_id(self.store, self.study.config.study)
@@ -189,13 +224,16 @@ class StudyReport:
             self.store.log_artifact(parent, Path(directory), FOLDER)
         return ""
 
-    def _page(self, report: Report) -> str:
+    def _page(
+        self, report: Report, figures: Sequence[ReportFigure], maps: Mapping[Cell, HeatMap]
+    ) -> str:
         return render_page(
             report.study,
             report.rows,
-            report.study.config.published,
             report.tables,
             report.notes,
+            figures,
+            maps,
             self._history,
             lambda result: run_url(self.store, result.run) if result.run else "",
             viewing_instructions(self.store, report.study.config.study),
@@ -210,15 +248,17 @@ class StudyReport:
         key = run.run_id, metric
         if key in self._histories:
             return self._histories[key]
-        scale = 100.0 if METRICS[metric].endswith("%") else 1.0
+        scale = 100.0 if metric == MIOU else 1.0
         points = [(step, scale * value) for step, value in history(self.store, *key)]
         if run.status == "FINISHED":
             self._histories[key] = points
         return points
 
 
-def write_documents(directory: Path, documents: Mapping[str, str]) -> None:
+def write_documents(directory: Path, documents: Mapping[str, str | bytes]) -> None:
     """Write the files to a directory, each atomically."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, text in documents.items():
-        write_text(directory / name, text)
+    for name, content in documents.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as partial:
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)

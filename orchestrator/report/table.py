@@ -1,55 +1,91 @@
 """Builds the report's tables as columns of text, independent of the output format."""
 
-import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from orchestrator.report.cells import (
+    EMPTY,
+    axis_text,
+    difference_text,
+    miou_text,
+    number,
+    p_text,
+    row_difference,
+    row_marks,
+    signed,
+    unscored,
+)
+from orchestrator.report.columns import (
+    Column,
+    is_significant,
+    metric_columns,
+    row_label,
+    setting_text,
+)
 from orchestrator.report.comparisons import OverallDifference
 from orchestrator.report.rows import Row
-from orchestrator.report.significance import Difference
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
-from orchestrator.study.trial_state import TrialState
 
-EMPTY = "-"
-STALE, MIXED, INCOMPARABLE = "*", "†", "‡"
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column. drop_rank: columns with the highest rank are dropped first if the table is too
-    wide; columns of rank 0 are never dropped."""
-
-    name: str
-    values: tuple[str, ...]
-    numeric: bool = True
-    drop_rank: int = 0
+Cell = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Table:
     """A table of columns of equal length.
 
-    breaks: indices of the lines that begin a new section.
+    sections: titles of the sections, by the index of their first line.
     published: number of lines at the end that are published rows of other methods.
+    name: distinguishes the tables of a study in labels; empty for the main one.
     """
 
     columns: tuple[Column, ...]
-    breaks: frozenset[int] = frozenset()
+    sections: Mapping[int, str] = field(default_factory=dict)
     published: int = 0
+    name: str = ""
 
     def without_published(self) -> "Table":
         """Return the table without the published rows of other methods."""
         end = len(self.columns[0].values) - self.published
         columns = (replace(column, values=column.values[:end]) for column in self.columns)
-        return Table(tuple(columns), self.breaks)
+        sections = {index: title for index, title in self.sections.items() if index < end}
+        return replace(self, columns=tuple(columns), sections=sections, published=0)
+
+    def without_axes(self) -> "Table":
+        """Return the table without the columns of grid axes if the sections' titles have them."""
+        if not any(self.sections.values()):
+            return self
+        kept = tuple(
+            c for c in self.columns if c.numeric or c.key in ("variant", "compared_to", "")
+        )
+        return replace(self, columns=kept)
+
+    @property
+    def breaks(self) -> frozenset[int]:
+        """Indices of the lines before which there is a rule."""
+        return frozenset(self.sections) - {0}
 
     @property
     def lines(self) -> list[tuple[str, ...]]:
         """The texts of the cells, line by line."""
         return list(zip(*(column.values for column in self.columns), strict=True))
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys of the columns, which notes refer to."""
+        return frozenset(column.key for column in self.columns)
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """The headers above the columns, each with the number of columns it spans."""
+        groups: list[tuple[str, int]] = []
+        for column in self.columns:
+            if groups and column.group and groups[-1][0] == column.group:
+                groups[-1] = column.group, groups[-1][1] + 1
+            else:
+                groups.append((column.group, 1))
+        return groups if any(name for name, _ in groups) else []
 
 
 def main_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
@@ -59,144 +95,111 @@ def main_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
     rows = sorted(rows, key=lambda row: grid_cells.index(row.grid_cell))
     if study.config.kind == "profile":
         return _profile_table(study, rows, others)
-    size = _common_size(rows)
-    columns = _names(study, rows, others)
-    columns += [
-        _column(
-            "params M",
-            [_number(r.parameters_m, 2) for r in rows],
-            [_number(o.parameters_m, 2) for o in others],
-            drop_rank=5,
-        ),
-        _column(
-            f"GFLOPs{size}",
-            [_gflops(r.gflops) for r in rows],
-            [_gflops(o.gflops) for o in others],
-            drop_rank=6,
-        ),
-        _column("mIoU %", [_miou(row) for row in rows], others),
-        _column("n", [_seeds(row) for row in rows], others, drop_rank=2),
-    ]
-    columns += _difference_columns(study, rows, others)
-    if any(row.entered for row in rows):
-        values = [_mean_and_deviation(list(row.entered.values())) for row in rows]
-        columns.append(_column("entered %", values, others, drop_rank=2))
-    columns += _published_columns(study, rows, others)
-    columns += [
-        _column(
-            "best %",
-            [_mean_and_deviation(list(row.best.values())) for row in rows],
-            others,
-            drop_rank=8,
-        ),
-        _column("images/s", [_number(r.images_per_second, 1) for r in rows], others, drop_rank=7),
-        _column("hours", [_hours(row.hours) for row in rows], others, drop_rank=7),
-    ]
+    columns = [*_names(study, rows, others), *metric_columns(study.config, rows, others)]
     return _table(columns, rows, others)
 
 
 def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table | None:
-    """Return the table as papers lay it out: one line per variant, one column per grid cell, with
-    mIoU and the difference. None if the grid has a single cell.
+    """Return the table as papers lay it out: one line per variant; for each grid cell, mIoU, the
+    difference with its interval, and the published value. None if the grid has a single cell.
 
     Published rows of other methods are included if their `when` names an axis of the grid.
     """
     grid_cells = list(dict.fromkeys(row.grid_cell for row in rows))
     if len(grid_cells) < 2 or study.config.kind == "profile":
         return None
+    titles = cell_titles(rows)
     labels = {row.variant: row.label for row in rows}
     by_cell = {(row.variant, row.grid_cell): row for row in rows}
     others = [other for other in others if any(axis in other.when for axis in study.config.grid)]
-    columns = [Column("variant", (*labels.values(), *(o.label for o in others)), numeric=False)]
+    with_interval = any(row.difference and row.difference.interval for row in rows)
+    names = (*labels.values(), *(o.label for o in others))
+    columns = [Column("variant", names, numeric=False, key="variant")]
     for grid_cell in grid_cells:
         axes = next(row.axes for row in rows if row.grid_cell == grid_cell)
         cells = [by_cell.get((variant, grid_cell)) for variant in labels]
-        values = [EMPTY if row is None else _cell_text(row) for row in cells]
-        columns.append(_column(", ".join(grid_cell), values, others))
-        published = [_number(None if row is None else row.published, 1) for row in cells]
-        theirs = [_number(o.miou if applies_to(o, axes) else None, 1) for o in others]
-        if any(text != EMPTY for text in (*published, *theirs)):
-            elsewhere = any(row is not None and row.published_elsewhere for row in cells)
-            name = f"published ({setting_text(study)})" if elsewhere else "published"
-            columns.append(_column(name, published, theirs, drop_rank=1))
-    breaks = frozenset({len(labels)} if others else ())
-    return Table(tuple(columns), breaks, len(others))
+        significant = {i for i, row in enumerate(cells) if row is not None and is_significant(row)}
+        elsewhere = any(row is not None and row.published_elsewhere for row in cells)
+        setting = f" ({setting_text(study.config)})" if elsewhere else ""
+        published_name = f"published %{setting}"
+        theirs = [number(o.miou if applies_to(o, axes) else None, 1) for o in others]
+        blank = [EMPTY] * len(others)
+        for key, name, values, other_values, drop_rank in (
+            ("miou", "mIoU %", [_grid_miou(row) for row in cells], blank, 0),
+            (
+                "difference",
+                "difference [95\u00a0% CI]" if with_interval else "difference",
+                [EMPTY if row is None else row_difference(row) for row in cells],
+                blank,
+                1,
+            ),
+            (
+                "published",
+                published_name,
+                [number(None if row is None else row.published, 1) for row in cells],
+                theirs,
+                2,
+            ),
+        ):
+            texts = (*values, *other_values)
+            bold = frozenset(significant if key == "difference" else ())
+            if drop_rank == 0 or any(text != EMPTY for text in texts):
+                title = titles[grid_cell]
+                columns.append(Column(name, texts, True, drop_rank, key, title, bold))
+    sections = {len(labels): ""} if others else {}
+    return Table(tuple(columns), sections, len(others), "grid")
 
 
 def overall_table(study: Study, rows: Sequence[Row], overall: Sequence[OverallDifference]) -> Table:
     """Return the table of differences over all cells of the grid: one line per variant, with the
     difference in each cell, their mean, and whether they differ."""
-    labels = {row.variant: row.label for row in rows}
+    titles = cell_titles(rows)
     differences = [each.difference for each in overall]
-    columns = [Column("variant", tuple(each.label for each in overall), numeric=False)]
+    labels = tuple(each.label for each in overall)
+    columns = [Column("variant", labels, numeric=False, key="variant")]
     if len({each.base for each in overall}) > 1:
-        bases = tuple(labels.get(each.base, each.base) for each in overall)
-        columns.append(Column("compared to", bases, numeric=False))
+        bases = tuple(row_label(study.config, each.base) for each in overall)
+        columns.append(Column("compared to", bases, numeric=False, key="compared_to"))
     for cell in dict.fromkeys(cell for each in overall for cell in each.by_cell):
-        values = tuple(_signed2(each.by_cell.get(cell)) for each in overall)
-        columns.append(Column(", ".join(cell), values))
+        values = tuple(signed(each.by_cell.get(cell)) for each in overall)
+        columns.append(Column(titles.get(cell, ", ".join(cell)), values))
+    shown = frozenset(index for index, each in enumerate(differences) if each.shown)
+    texts = tuple(map(difference_text, differences))
+    adjusted = tuple(p_text(each.p_adjusted) for each in differences)
+    interaction = tuple(p_text(each.interaction_p) for each in overall)
     columns += [
-        Column("mean difference [95\u00a0% CI]", tuple(map(difference_text, differences))),
-        Column("p, adjusted", tuple(_p(each.p_adjusted) for each in differences)),
-        Column("p, interaction", tuple(_p(each.interaction_p) for each in overall), drop_rank=1),
+        Column("mean difference [95\u00a0% CI]", texts, key="difference", bold=shown),
+        Column("p, adjusted", adjusted, key="p"),
+        Column("p, interaction", interaction, drop_rank=1, key="interaction"),
     ]
-    return Table(tuple(columns))
+    return Table(tuple(columns), name="overall")
 
 
-def _difference_columns(
-    study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
-) -> list[Column]:
-    """Return the columns of differences and their p values; none if no row is compared."""
-    if study.config.kind != "table" or not any(row.base for row in rows):
-        return []
-    bases = {row.base for row in rows if row.base}
-    labels = {name: entry.label or name for name, entry in study.config.variants.items()}
-    to = f" to {labels[next(iter(bases))]}" if len(bases) == 1 else ""
-    methods = {row.difference.method for row in rows if row.difference}
-    interval = " [95\u00a0% CI]" if methods & {"pooled", "own spread"} else ""
-    columns = []
-    if len(bases) > 1:
-        compared = [labels[row.base] if row.base else EMPTY for row in rows]
-        columns.append(_column("compared to", compared, others, numeric=False, drop_rank=2))
-    texts = [_difference(row) for row in rows]
-    p_values = [_p(row.difference.p_adjusted if row.difference else None) for row in rows]
-    return [
-        *columns,
-        _column(f"difference{to}{interval}", texts, others, drop_rank=1),
-        _column("p, adjusted", p_values, others, drop_rank=3),
-    ]
+def cell_titles(rows: Sequence[Row]) -> dict[Cell, str]:
+    """Return the title of each grid cell. Of a path or URI, only the last part is shown if it
+    distinguishes the cells."""
+    cells = list(dict.fromkeys(row.grid_cell for row in rows))
+    short = {
+        cell: tuple(value.rstrip("/").split("/")[-1] or value for value in cell) for cell in cells
+    }
+    names = short if len(set(short.values())) == len(cells) else {cell: cell for cell in cells}
+    return {cell: ", ".join(name) for cell, name in names.items()}
 
 
-def _published_columns(
-    study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
-) -> list[Column]:
-    """Return the columns of published values, those of another setting apart."""
-    columns = []
-    own = [None if row.published_elsewhere else row.published for row in rows]
-    elsewhere = [row.published if row.published_elsewhere else None for row in rows]
-    apart = bool(study.config.report.published_setting) and not any(own)
-    theirs = [_number(other.miou, 1) for other in others]
-    none = [EMPTY for _ in others]
-    if any(own) or (any(other.miou for other in others) and not apart):
-        values = [_number(value, 1) for value in own]
-        columns.append(_column("published %", values, theirs, drop_rank=1))
-        differences = [
-            None if row.published_elsewhere else row.published_difference for row in rows
-        ]
-        if any(value is not None for value in differences):
-            signed = [_signed(value) for value in differences]
-            columns.append(_column("published diff.", signed, others, drop_rank=4))
-    if any(elsewhere) or (apart and any(other.miou for other in others)):
-        name = f"published % ({setting_text(study)})"
-        values = [_number(value, 1) for value in elsewhere]
-        columns.append(_column(name, values, theirs if apart else none, drop_rank=4))
-    return columns
+def applies_to(other: PublishedRow, axes: Mapping[str, Any]) -> bool:
+    """Whether a published row is for the grid cell with these axes."""
+    return all(
+        axis not in axes
+        or str(axes[axis]) in map(str, value if isinstance(value, list | tuple) else [value])
+        for axis, value in other.when.items()
+    )
 
 
 def _profile_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
     """Return the table of parameters and FLOPs, with the published ones and the differences."""
     references = [row.reference for row in rows]
     columns = _names(study, rows, others)
+    blank = [EMPTY] * len(others)
     for name, digits, ours, theirs, published in (
         (
             "params M",
@@ -218,180 +221,44 @@ def _profile_table(study: Study, rows: Sequence[Row], others: Sequence[Published
             for own, other in zip(ours, theirs, strict=True)
         ]
         columns += [
-            _column(name, [_number(value, digits) for value in ours], others),
-            _column(
-                "published",
-                [_number(value, digits) for value in theirs],
-                [_number(value, digits) for value in published],
-            ),
-            _column("difference", differences, others),
+            Column(name, (*(number(value, digits) for value in ours), *blank)),
+            Column("published", tuple(number(value, digits) for value in (*theirs, *published))),
+            Column("difference", (*differences, *blank)),
         ]
     return _table(columns, rows, others)
 
 
 def _names(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> list[Column]:
-    labels = [row.label + _marks(row) for row in rows]
-    columns = [_column("variant", labels, [o.label for o in others], numeric=False)]
+    labels = [row.label + row_marks(row) for row in rows]
+    columns = [
+        Column("variant", (*labels, *(o.label for o in others)), numeric=False, key="variant")
+    ]
     for axis in study.config.grid:
         values = [str(row.axes[axis]) for row in rows]
-        theirs = [_axis_text(other.when.get(axis)) for other in others]
-        columns.append(_column(axis.split(".")[-1], values, theirs, numeric=False))
+        theirs = [axis_text(other.when.get(axis)) for other in others]
+        name = axis.split(".")[-1]
+        columns.append(Column(name, (*values, *theirs), numeric=False, key=axis))
     return columns
 
 
-def _column(
-    name: str,
-    values: Sequence[str],
-    others: Sequence[str] | Sequence[PublishedRow],
-    numeric: bool = True,
-    drop_rank: int = 0,
-) -> Column:
-    """Return a column. others: texts for the published rows; for the rows themselves, the column is
-    empty."""
-    texts = [other if isinstance(other, str) else EMPTY for other in others]
-    return Column(name, (*values, *texts), numeric, drop_rank)
-
-
 def _table(columns: Sequence[Column], rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
-    """Return the table without empty columns, except those of rank 0."""
-    kept = [c for c in columns if c.drop_rank == 0 or any(value != EMPTY for value in c.values)]
-    breaks = {i for i in range(1, len(rows)) if rows[i].grid_cell != rows[i - 1].grid_cell}
+    titles = cell_titles(rows)
+    sections = {
+        i: titles[row.grid_cell]
+        for i, row in enumerate(rows)
+        if len(titles) > 1 and (i == 0 or row.grid_cell != rows[i - 1].grid_cell)
+    }
     if others:
-        breaks.add(len(rows))
-    return Table(tuple(kept), frozenset(breaks), len(others))
+        sections[len(rows)] = "other methods, published"
+    return Table(tuple(columns), sections, len(others))
 
 
-def _marks(row: Row) -> str:
-    marks = (STALE if row.stale else "") + (MIXED if is_mixed(row) else "")
-    return f"\u00a0{marks}" if marks else ""
-
-
-def is_mixed(row: Row) -> bool:
-    """Whether the seeds of a row differ in data, code or precision."""
-    return any(len(row.run_values(name)) > 1 for name in ("data", "code", "precision"))
-
-
-def _common_size(rows: Sequence[Row]) -> str:
-    sizes = {row.cost.size for row in rows if row.cost is not None}
-    if len(sizes) != 1:
-        return ""
-    ((height, width),) = sizes
-    return f" at {height}x{width}"
-
-
-def _seeds(row: Row) -> str:
-    scored, requested = len(row.miou), len(row.results)
-    return str(scored) if scored == requested else f"{scored} of {requested}"
-
-
-def _miou(row: Row) -> str:
-    """Return mean and standard deviation; if no seed has a score, the states of the seeds."""
-    return _mean_and_deviation(list(row.miou.values())) if row.miou else _unscored(row) or EMPTY
-
-
-def _unscored(row: Row) -> str:
-    """Return the states of the seeds without a score, such as `1 failed, 2 missing`; without a
-    count if all seeds of the row have the same state."""
-    states = Counter(
-        r.state for r in row.results if r.miou is None and r.state is not TrialState.FINISHED
-    )
-    if len(states) == 1 and not row.miou:
-        return next(iter(states))
-    return ", ".join(f"{count} {state}" for state, count in states.items())
-
-
-def _mean_and_deviation(values: Sequence[float]) -> str:
-    if not values:
+def _grid_miou(row: Row | None) -> str:
+    """Return mean and standard deviation, and the states of seeds without a score."""
+    if row is None:
         return EMPTY
-    mean = f"{statistics.fmean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.1f}"
-
-
-def _difference(row: Row, with_interval: bool = True) -> str:
-    if row.incomparable:
-        return INCOMPARABLE
-    if row.difference is None:
-        return EMPTY
-    difference = row.difference
-    text = difference_text(difference) if with_interval else _signed2(difference.mean)
-    return f"{text}\u00a0{MIXED}" if row.mixed_difference else text
-
-
-def difference_text(difference: Difference) -> str:
-    """Return a difference with its interval, or with half the width of its interval over images
-    only."""
-    text = _signed2(difference.mean)
-    if difference.interval is not None:
-        low, high = difference.interval
-        return f"{text} [{_signed2(low)}, {_signed2(high)}]"
-    if difference.image_interval is not None:
-        low, high = difference.image_interval
-        return f"{text} (images\u00a0±{(high - low) / 2:.2f})"
-    return text
-
-
-def _cell_text(row: Row) -> str:
-    """Return mean, standard deviation and difference, and the states of seeds without a score."""
-    text = _miou(row)
-    if row.difference is not None or row.incomparable:
-        text += f" ({_difference(row, with_interval=False)})"
-    unscored = _unscored(row)
-    if unscored and row.miou:
-        text += f", {unscored}"
-    return text + _marks(row)
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return EMPTY
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _hours(value: float | None) -> str:
-    if value is None:
-        return EMPTY
-    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
-
-
-def _gflops(value: float | None) -> str:
-    """Small networks on small images have far less than 1 GFLOP."""
-    return EMPTY if value is None else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return EMPTY if value is None else f"{value:.{digits}f}"
-
-
-def _signed(value: float | None) -> str:
-    if value is None:
-        return EMPTY
-    text = f"{value:+.1f}"
-    return text if float(text) else "0.0"  # no sign for zero
-
-
-def _signed2(value: float | None) -> str:
-    """Return a difference in points with two decimals, so that an interval's sign is visible."""
-    if value is None:
-        return EMPTY
-    text = f"{value:+.2f}"
-    return text if float(text) else "0.00"  # no sign for zero
-
-
-def _axis_text(value: Any) -> str:
-    if value is None:
-        return EMPTY
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def setting_text(study: Study) -> str:
-    """Return the setting of the published values, such as `cityscapes, resnet18`."""
-    return ", ".join(map(_axis_text, study.config.report.published_setting.values()))
-
-
-def applies_to(other: PublishedRow, axes: Mapping[str, Any]) -> bool:
-    """Whether a published row is for the grid cell with these axes."""
-    return all(
-        axis not in axes
-        or str(axes[axis]) in map(str, value if isinstance(value, list | tuple) else [value])
-        for axis, value in other.when.items()
-    )
+    text = miou_text(row)
+    missing = unscored(row)
+    if missing and row.miou:
+        text += f", {missing}"
+    return text + row_marks(row)

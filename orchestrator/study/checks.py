@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from orchestrator.study.conditions import check_condition, conditions
-from orchestrator.study.config import StudyConfig
+from orchestrator.study.config import OTHER_METRICS, SCORE_COLUMNS, TABLE_COLUMNS, StudyConfig
 from orchestrator.study.overlay import dotted_leaves, unknown_key
 from orchestrator.study.study import Trial
 from orchestrator.study.validation import as_json, suggestion
@@ -23,6 +23,7 @@ def check_study(config: StudyConfig, source: Source) -> list[Problem]:
         *_variant_references(config, source),
         *_grid(config, source),
         *_protocols(config, source),
+        *_columns(config, source),
         *_conditions(config, source),
         *_kind(config, source),
     ]
@@ -78,9 +79,9 @@ def _variant_references(config: StudyConfig, source: Source) -> Iterator[Problem
         references.append(("first", ("first", index), name))
     for key, location, name in references:
         if name not in config.variants:
-            message = f"`{key}` is {name!r}, which is not a variant; "
             advice = suggestion(name, list(config.variants))
-            yield Problem(source.location(location), message + advice)
+            message = f"`{key}` is {name!r}, which is not a variant; {advice}"
+            yield Problem(source.location(location), message)
 
 
 def _grid(config: StudyConfig, source: Source) -> Iterator[Problem]:
@@ -127,6 +128,20 @@ def _protocols(config: StudyConfig, source: Source) -> Iterator[Problem]:
             yield Problem(source.location((key, "protocol")), message)
 
 
+def _columns(config: StudyConfig, source: Source) -> Iterator[Problem]:
+    """Yield requested columns that no run can have; names with a slash are metrics of the runs."""
+    known = [*TABLE_COLUMNS, *(name for name in SCORE_COLUMNS if name != "iou"), *OTHER_METRICS]
+    compared = config.kind == "table" and any(map(config.base_of, config.variants))
+    for index, name in enumerate(config.report.columns or ()):
+        location = source.location(("report", "columns", index))
+        if "/" not in name and name not in known:
+            message = f"`report.columns` has {name!r}, which is not a column"
+            yield Problem(location, f"{message}; {suggestion(name, known)}")
+        elif name in ("compared_to", "difference", "p") and not compared:
+            message = f"`report.columns` has {name!r}, but no row is compared"
+            yield Problem(location, f"{message}; set `compare_to` in a study of `kind: table`")
+
+
 def _conditions(config: StudyConfig, source: Source) -> Iterator[Problem]:
     for keys, condition in conditions(config, source):
         yield from check_condition(condition, source, keys, list(config.variants))
@@ -168,12 +183,14 @@ def check_splits(config: StudyConfig, trials: Sequence[Trial], source: Source) -
     """Return a problem if the report's protocol cannot score some trial: it has no validation
     split."""
     name = config.report.protocol
+    if name in config.protocols and config.protocols[name].split is not None:
+        return []
     unscored = [trial for trial in trials if trial.experiment.data.validation_split is None]
     if name is None or not unscored:
         return []
     message = (
         f"`report.protocol` is {name!r}, but {unscored[0].name} cannot be scored: its "
-        "`data.validation_split` is null"
+        "`data.validation_split` is null; set that, or `split` of the protocol"
     )
     return [Problem(source.location(("report", "protocol")), message)]
 

@@ -22,6 +22,32 @@ from orchestrator.study.published import (
 from orchestrator.study.resources import Resources
 from pipelines.evaluation.inference import InferenceConfig
 
+# Columns of the report's table, and scores that may be columns, with their labels.
+TABLE_COLUMNS = (
+    "miou",
+    "n",
+    "compared_to",
+    "difference",
+    "p",
+    "entered",
+    "published",
+    "published_difference",
+    "published_elsewhere",
+    "best",
+    "parameters_m",
+    "gflops",
+    "images_per_second",
+    "hours",
+)
+SCORE_COLUMNS = {
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+    "boundary_f": "boundary F",
+    "iou": "IoU",
+}
+OTHER_METRICS = ("memory_gib", "latency_ms", "learning_rate", "epoch")
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -130,6 +156,25 @@ class ConditionalConfig:
 
 
 @dataclass(frozen=True)
+class ProtocolConfig(InferenceConfig):
+    """How the last checkpoint is scored under a protocol: inference settings and a split.
+
+    split: split whose images are scored; each trial's `data.validation_split` by default.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    split: str | None = None
+
+    @property
+    def inference(self) -> InferenceConfig:
+        """How the model is applied to an image."""
+        return InferenceConfig(
+            **{entry.name: getattr(self, entry.name) for entry in fields(InferenceConfig)}
+        )
+
+
+@dataclass(frozen=True)
 class Submission:
     """Predictions packaged for a benchmark's test server.
 
@@ -157,6 +202,11 @@ class ReportOptions:
     published_setting: the setting of the published values: dotted keys of the experiment, such as
         `data.dataset`, each with a value or a list of values. Cells that differ show the published
         values apart. By default, all published values are of the study's own setting.
+    columns: columns of the table after the variant, in this order: `miou`, `n`, `compared_to`,
+        `difference`, `p`, `entered`, `published`, `published_difference`, `published_elsewhere`,
+        `best`, `parameters_m`, `gflops`, `images_per_second`, `hours`, or any metric of the trials'
+        runs, such as `pixel_accuracy`, `boundary_f`, `iou/pole` (these under the report's protocol)
+        or `memory_gib`. By default, the named ones that have values.
     images: number of images listed as best, and number listed as worst; 0 lists none.
     figures: figures drawn when the study ends: `comparison` (images on which the last row and
         `compare_to` differ most) and `features` (feature maps before and after the flows); both by
@@ -168,6 +218,7 @@ class ReportOptions:
     protocol: str | None = None
     expected_difference: float | None = None
     published_setting: dict[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] | None = None
     images: int = 5
     figures: tuple[Literal["comparison", "features"], ...] | None = None
 
@@ -176,6 +227,8 @@ class ReportOptions:
             raise ValueError(
                 f"expected_difference must be above 0, received {self.expected_difference}"
             )
+        if self.columns is not None and len(set(self.columns)) < len(self.columns):
+            raise ValueError(f"columns must be different, received {list(self.columns)}")
         if self.images < 0:
             raise ValueError(f"images must not be negative, received {self.images}")
 
@@ -223,7 +276,8 @@ class StudyConfig:
         may have its own.
     first: variants whose first seed is trained before everything else; by default, `compare_to` (or
         the first variant) and the last variant.
-    protocols: additional ways to score the last checkpoint, by name.
+    protocols: additional ways to score the last checkpoint, by name: inference settings, and the
+        split, such as `test`.
     submission: predictions packaged for a test server; none by default.
     published: rows with published values of other methods.
     profile: inputs of the cost counts of a `kind: profile` study.
@@ -248,7 +302,7 @@ class StudyConfig:
     seeds: tuple[int, ...] = (0,)
     compare_to: str | None = None
     first: tuple[str, ...] | None = None
-    protocols: dict[str, InferenceConfig] = field(default_factory=dict)
+    protocols: dict[str, ProtocolConfig] = field(default_factory=dict)
     submission: Submission | None = None
     published: tuple[PublishedRow, ...] = ()
     profile: ProfileOptions | None = None
@@ -256,6 +310,12 @@ class StudyConfig:
     resources: Resources = field(default_factory=Resources)
     limits: Limits = field(default_factory=Limits)
     early_stopping: EarlyStopping | None = None
+
+    def scored_split(self, protocol: str | None, validation_split: str | None) -> str | None:
+        """Return the split that a trial is scored on under a protocol, None for the one used during
+        training; None if it is not scored. validation_split: the trial's own."""
+        split = None if protocol is None else self.protocols[protocol].split
+        return split or validation_split
 
     def base_of(self, variant: str) -> str | None:
         """Return the variant that `variant` is compared to; None if it is not compared."""

@@ -12,7 +12,7 @@ from orchestrator.study.identity import code_version, trial_identity
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import modules_of
-from pipelines.data.dataset import PreparedDataset, open_dataset
+from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
 from pipelines.errors import UserError
 from pipelines.network.build import NetworkConfig, build_network, check_network
 from pipelines.network.init_weights import load_backbone_weights, load_initial_weights
@@ -185,6 +185,20 @@ def _examine_model(
         size=(height, width),
     )
     return cost, pretrained
+
+
+def check_protocol_splits(study: Study, trials: Sequence[ResolvedTrial]) -> None:
+    """Check before training that the data sets have the splits that the protocols name, with
+    labels. Raises DatasetError if not."""
+    splits = {name: each.split for name, each in study.config.protocols.items() if each.split}
+    datasets = {trial.location: trial.dataset for trial in trials}
+    for name, split in splits.items():
+        for location, dataset in datasets.items():
+            if not dataset.split(split).class_pixels.any():
+                raise DatasetError(
+                    f"{location}: split {split!r} has no labeled pixel, so protocol {name!r} "
+                    "cannot be scored; use `submission` for a test set without labels"
+                )
 
 
 def check_submission(study: Study, trials: Sequence[ResolvedTrial]) -> None:

@@ -12,7 +12,12 @@ from orchestrator.planning.measurements import load_measurements
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import ReconcileOptions, reconcile
 from orchestrator.scheduling.capacity import plan_placement
-from orchestrator.study.resolve import ResolvedTrial, check_submission, resolve_trials
+from orchestrator.study.resolve import (
+    ResolvedTrial,
+    check_protocol_splits,
+    check_submission,
+    resolve_trials,
+)
 from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of, runtime_environment
 from orchestrator.tracking.queries import take_snapshot
@@ -58,6 +63,7 @@ def run_study(
             study.config.imports,
             partial(local_weights, storage=context.storage),
         )
+        check_protocol_splits(study, trials)
         check_submission(study, trials)
         store = open_store(context.storage)
         snapshot = take_snapshot(store)

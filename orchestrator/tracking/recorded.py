@@ -42,6 +42,6 @@ TRIAL_ARTIFACTS = {
 STUDY_ARTIFACTS = {
     "study.yaml": "the study file",
     "study.resolved.yaml": "the study with all that it extends, and each `--set`",
-    "report/": "the tables as Markdown, CSV and LaTeX, and the HTML page",
+    "report/": "the tables as Markdown, CSV and LaTeX, the HTML page, and its charts as PDF",
     "figures/": "drawings of predictions and features",
 }

@@ -1,7 +1,7 @@
 """Studies in a real tracking store with generated, plausible metrics instead of training.
 
 `python -m tests.support.fabricated_studies DIR` makes an example with seven variants, two backbones
-and three seeds, and prints the command that shows its report.
+and five seeds, and prints the command that shows its report.
 """
 
 import sys
@@ -39,7 +39,7 @@ base:
   data: {dataset: DATASET, crop: [128, 128]}
   training: {epochs: 40, precision: fp32}
 grid: {model.backbone: [resnet18, resnet50]}
-seeds: [0, 1, 2]
+seeds: [0, 1, 2, 3, 4]
 variants:
   baseline:
     label: baseline (addition)
@@ -209,7 +209,11 @@ def _log_history(
     for epoch in range(1, (epochs if to_the_end else max(1, epochs // 3)) + 1):
         part = epoch / epochs
         miou = scores.miou * (1 - 0.5 * np.exp(-5 * part)) + trial_rng.normal(0, 0.008) * (1 - part)
-        metrics = {"train/loss": 0.25 + 1.5 * np.exp(-4 * part) + abs(trial_rng.normal(0, 0.03))}
+        main_loss = 0.25 + 1.5 * np.exp(-4 * part) + abs(trial_rng.normal(0, 0.03))
+        heads = len(trial.experiment.model.supervision)
+        metrics = {"train/loss": main_loss * (1 + heads)}
+        if heads:
+            metrics["train/loss/main"] = main_loss
         scores_of_epoch = scores.metrics(names) if epoch == epochs else {"miou": miou}
         best = max(best, scores_of_epoch["miou"])
         metrics |= {f"val/{name}": value for name, value in scores_of_epoch.items()}

@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from orchestrator.evaluation.missing import evaluate_missing
 from orchestrator.evaluation.protocols import missing_scores
 from orchestrator.evaluation.records import protocol_tag
 from orchestrator.evaluation.submissions import missing_packages
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.config import ProtocolConfig
+from orchestrator.study.resolve import ResolvedTrial, check_protocol_splits
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
+from pipelines.data.dataset import DatasetError
 from pipelines.data.loading import EvaluationBatches
 from pipelines.evaluation.evaluate import EvaluationConfig, evaluate
 from pipelines.model_directory import write_model_directory
@@ -58,6 +60,36 @@ def test_protocol_is_missing_until_recorded_with_its_settings(
     # Unfinished trials and trials without a validation split are not scored.
     assert not list(missing_scores(study, trials, {}, lambda _: {}))
     assert not list(missing_scores(study, trials, {UNVALIDATED: "run"}, lambda _: {}))
+
+
+def test_protocol_with_a_split_scores_that_split(study: Study, trials: list[ResolvedTrial]) -> None:
+    protocol = ProtocolConfig(split="train")
+    study = replace(study, config=replace(study.config, protocols={"train": protocol}))
+    check_protocol_splits(study, trials)
+    run_ids = {UNVALIDATED: "first", VALIDATED: "second"}
+    missing = list(missing_scores(study, trials, run_ids, lambda _: {}))
+    # A trial without a validation split is scored, too.
+    assert [(entry.run_id, entry.split) for entry in missing] == [
+        ("first", "train"),
+        ("second", "train"),
+    ]
+    assert missing[0].dataset.split == "train"
+    recorded = {
+        "protocol": protocol_tag(protocol),
+        "data": trials[0].dataset.manifest.fingerprint,
+        "split": "train",
+    }
+    assert not list(missing_scores(study, trials, run_ids, lambda _: {"train": recorded}))
+
+
+def test_split_that_cannot_be_scored_is_rejected_before_training(
+    study: Study, trials: list[ResolvedTrial]
+) -> None:
+    for split, message in (("all", "no samples in split 'all'"), ("test", "no labeled pixel")):
+        protocols = {"more": ProtocolConfig(split=split)}
+        changed = replace(study, config=replace(study.config, protocols=protocols))
+        with pytest.raises(DatasetError, match=message):
+            check_protocol_splits(changed, trials)
 
 
 def test_scores_and_packages_are_recorded(
@@ -105,7 +137,7 @@ def test_scores_and_packages_are_recorded(
     samples = trials[1].dataset.split("val")
     network = build_network(trials[1].experiment.model, 19, seed=0).eval()
     for name, protocol in study.config.protocols.items():
-        config = EvaluationConfig(**asdict(protocol))
+        config = EvaluationConfig(**asdict(protocol.inference))
         expected = evaluate(network, EvaluationBatches(samples, 1), 19, NUMERICS, config)
         recorded = store.trial_run(run_ids[VALIDATED]).metrics
         assert recorded[f"eval/{name}/miou"] == pytest.approx(expected.miou)

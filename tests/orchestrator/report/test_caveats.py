@@ -10,8 +10,9 @@ import pytest
 from mlflow import MlflowClient
 
 from orchestrator.report.bootstrap import labeled_classes, resampled_miou, sampling_of
-from orchestrator.report.breakdown import heat_map, image_list
+from orchestrator.report.breakdown import image_list
 from orchestrator.report.caveats import caveats
+from orchestrator.report.classes import heat_map
 from orchestrator.report.comparisons import compare_rows
 from orchestrator.report.difference_notes import difference_notes
 from orchestrator.report.resampled import ResampledCounts
@@ -70,14 +71,14 @@ def test_figures_use_comparable_runs_only(tmp_path: Path, small_streets: Path) -
     result = report(tmp_path, small_streets, {"b, seed 1": "FAILED"})
     heat = heat_map(result.study, result.rows, ())
     assert heat is not None
-    assert [label for label, _ in heat.lines] == ["a", "b"]
+    assert [line.label for line in heat.lines] == ["a", "b"]
     base, row = ({r.trial.experiment.seed: r for r in row.results} for row in result.rows[:2])
     differences = [
         100 * (ours.iou[0] - theirs.iou[0])
         for seed in (0, 2)
         if (ours := row[seed].counts) and (theirs := base[seed].counts)
     ]
-    assert heat.lines[1][1][0][0] == f"{sum(differences) / 2:+.1f}"
+    assert heat.lines[1].classes[0].text == f"{sum(differences) / 2:+.2f}"
     images = image_list(result.study, result.rows, ())
     assert images is not None
     assert (images.label, images.base) == ("b", "a")
@@ -181,5 +182,5 @@ def test_classes_without_labels_do_not_enter_differences(
     difference = compared[1].difference
     assert difference is not None
     assert (difference.mean, difference.interval, difference.p) == (0.0, (0.0, 0.0), 1.0)
-    notes = "\n".join(difference_notes(result.study, compared, []))
+    notes = "\n".join(difference_notes(result.study, compared))
     assert "b: predicts classes that no label has (car)." in notes

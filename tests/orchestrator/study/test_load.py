@@ -345,6 +345,11 @@ BROKEN = [
         "protocol: flop",
         "22:10: `report.protocol` is 'flop', which is not a protocol; did",
     ),
+    (
+        "protocol: flip",
+        "columns: [miou, pixel_acuracy]",
+        "22:26: `report.columns` has 'pixel_acuracy', which is not a column; did you mean",
+    ),
     ("seed: 1}", "seed: 5}", "13:5: `variants.full.entered`: seed 5 is not in `seeds`"),
     ("seeds: [0, 1]", "seeds: [0, 1, -1]", "20:15: a seed must be from 0 to"),
     ("seeds: [0, 1]", "seeds: 3", "20:1: `seeds` must be a list, received 3"),

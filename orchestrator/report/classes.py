@@ -1,0 +1,133 @@
+"""IoU by class: how each class differs between the rows, with intervals over seeds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from orchestrator.report.breakdown import by_seed, comparable_rows, shared_seeds
+from orchestrator.report.cells import EMPTY, signed
+from orchestrator.report.columns import SIGNIFICANT
+from orchestrator.report.rows import Row
+from orchestrator.report.significance import LEVEL, holm
+from orchestrator.study.study import Study
+
+# The largest difference has the full color, but no difference below 5 points of IoU has.
+_FULL_COLOR = 5.0
+
+
+@dataclass(frozen=True)
+class ClassDifference:
+    """The IoU of one class, and its difference to the row that is compared to.
+
+    iou: mean over seeds in percent; NaN for a class that does not occur. mean: of the differences
+    in points; None in the row that is compared to. seeds: the difference of each seed. interval:
+    95 %, over seeds (Student's t); None with one seed. significant: whether the difference is clear
+    of 0 after Holm's correction over the row's classes.
+    """
+
+    name: str
+    iou: float
+    mean: float | None = None
+    seeds: tuple[float, ...] = ()
+    interval: tuple[float, float] | None = None
+    significant: bool = False
+
+    @property
+    def text(self) -> str:
+        """The difference in points, or IoU in percent without one; empty for an absent class."""
+        if math.isnan(self.iou):
+            return ""
+        return f"{self.iou:.1f}" if self.mean is None else signed(self.mean)
+
+    @property
+    def interval_text(self) -> str:
+        """The interval in points."""
+        if self.interval is None:
+            return EMPTY
+        return f"[{signed(self.interval[0])}, {signed(self.interval[1])}]"
+
+
+@dataclass(frozen=True)
+class ClassLine:
+    """The classes of one row. is_base: whether the others are compared to it."""
+
+    label: str
+    is_base: bool
+    classes: tuple[ClassDifference, ...]
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """IoU by class in one cell of the grid. full: the difference with the full color, in points."""
+
+    grid_cell: tuple[str, ...]
+    classes: tuple[str, ...]
+    lines: tuple[ClassLine, ...]
+    full: float
+
+    def intensity(self, cell: ClassDifference) -> float:
+        """Return the color of a cell from -1 to 1; 0 unless its difference is clear of 0."""
+        return cell.mean / self.full if cell.significant and cell.mean is not None else 0.0
+
+
+def heat_map(study: Study, rows: Sequence[Row], grid_cell: tuple[str, ...]) -> HeatMap | None:
+    """Return the IoU by class of the rows in a grid cell that may be compared with `compare_to`,
+    over the seeds they share with it; None if no row has counts."""
+    base, candidates = comparable_rows(study, rows, grid_cell)
+    if not candidates:
+        return None
+    base_counts = {} if base is None else by_seed(base)
+    classes = next(iter(by_seed(candidates[0]).values())).classes
+    lines = []
+    for row in candidates:
+        counts = {seed: each for seed, each in by_seed(row).items() if each.classes == classes}
+        shared = shared_seeds(counts, base_counts)
+        if not shared:
+            continue
+        iou = 100 * np.stack([counts[seed].iou for seed in shared])
+        is_base = row is base
+        if is_base or not base_counts:
+            means = iou.mean(axis=0).tolist()
+            cells = [ClassDifference(*each) for each in zip(classes, means, strict=True)]
+        else:
+            theirs = 100 * np.stack([base_counts[seed].iou for seed in shared])
+            cells = class_differences(classes, iou, theirs)
+        lines.append(ClassLine(row.label, is_base, tuple(cells)))
+    means = [abs(cell.mean) for line in lines for cell in line.classes if cell.mean is not None]
+    full = max([_FULL_COLOR, *(value for value in means if not math.isnan(value))])
+    return HeatMap(grid_cell, classes, tuple(lines), full)
+
+
+def class_differences(
+    classes: Sequence[str], iou: NDArray[np.float64], base: NDArray[np.float64]
+) -> list[ClassDifference]:
+    """Return the difference of each class. iou, base: in percent, `(seeds, classes)`."""
+    differences = iou - base
+    count = len(differences)
+    means = differences.mean(axis=0)
+    errors = np.full(len(classes), np.nan)
+    if count > 1:
+        errors = differences.std(axis=0, ddof=1) / math.sqrt(count)
+    p_values: list[float | None] = [None] * len(classes)
+    for index, (mean, error) in enumerate(zip(means.tolist(), errors.tolist(), strict=True)):
+        if error > 0:
+            p_values[index] = float(2 * stats.t.sf(abs(mean) / error, count - 1))
+    critical = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) if count > 1 else math.nan
+    cells = []
+    for index, corrected in enumerate(holm(p_values)):
+        mean, reach = float(means[index]), critical * float(errors[index])
+        cells.append(
+            ClassDifference(
+                classes[index],
+                float(iou[:, index].mean()),
+                mean,
+                tuple(differences[:, index].tolist()),
+                None if math.isnan(reach) else (mean - reach, mean + reach),
+                corrected is not None and corrected < SIGNIFICANT,
+            )
+        )
+    return cells

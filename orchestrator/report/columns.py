@@ -1,0 +1,219 @@
+"""The columns of the main table: which there are, in which order, and what they show."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.report.cells import (
+    EMPTY,
+    axis_text,
+    gflops_text,
+    hours_text,
+    mean_and_deviation,
+    miou_text,
+    number,
+    p_text,
+    row_difference,
+    seeds_text,
+    signed,
+)
+from orchestrator.report.rows import Row
+from orchestrator.study.config import SCORE_COLUMNS, StudyConfig
+from orchestrator.study.published import PublishedRow
+
+# Differences with a smaller corrected p value are bold in tables and colored in figures.
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. key: as in `report.columns`. drop_rank: columns with the highest rank are dropped
+    first if the table is too wide; columns of rank 0 are never dropped. group: header above this
+    one, shared with the neighboring columns. bold: indices of the lines in bold."""
+
+    name: str
+    values: tuple[str, ...]
+    numeric: bool = True
+    drop_rank: int = 0
+    key: str = ""
+    group: str = ""
+    bold: frozenset[int] = frozenset()
+
+    @property
+    def full_name(self) -> str:
+        """The name, with its group's."""
+        return f"{self.group}: {self.name}" if self.group else self.name
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a column shows of a row, and of a published row of another method."""
+
+    name: str
+    of_row: Callable[[Row], str]
+    of_other: Callable[[PublishedRow], str] = lambda _: EMPTY
+    drop_rank: int = 0
+
+
+def metric_columns(
+    config: StudyConfig, rows: Sequence[Row], others: Sequence[PublishedRow]
+) -> list[Column]:
+    """Return the columns of `report.columns`, or all in the default order, without empty ones."""
+    return [
+        column
+        for column in _requested(config, rows, others)
+        if column.drop_rank == 0 or any(value != EMPTY for value in column.values)
+    ]
+
+
+def empty_columns(config: StudyConfig, rows: Sequence[Row]) -> list[str]:
+    """Return the keys of `report.columns` for which no trial with a score has a value."""
+    if config.report.columns is None or not any(row.miou for row in rows):
+        return []
+    columns = _requested(config, rows, config.published)
+    return [column.key for column in columns if set(column.values) <= {EMPTY}]
+
+
+def _requested(
+    config: StudyConfig, rows: Sequence[Row], others: Sequence[PublishedRow]
+) -> list[Column]:
+    kinds, keys = _kinds(config, rows), config.report.columns
+    if keys is None:
+        hidden = set() if len(compared_to(rows)) > 1 else {"compared_to"}
+        if config.kind != "table":
+            hidden |= {"difference", "p"}
+        return [_column(k, kind, rows, others) for k, kind in kinds.items() if k not in hidden]
+    return [_column(key, kinds.get(key) or _metric(config, key), rows, others) for key in keys]
+
+
+def compared_to(rows: Sequence[Row]) -> list[str]:
+    """Return the variants that rows are compared to."""
+    return list(dict.fromkeys(row.base for row in rows if row.base))
+
+
+def row_label(config: StudyConfig, variant: str) -> str:
+    """Return the label of a variant."""
+    return config.variants[variant].label or variant
+
+
+def is_significant(row: Row) -> bool:
+    """Whether the difference of a row is significant after the correction."""
+    return row.difference is not None and row.difference.shown
+
+
+def own_published(row: Row) -> float | None:
+    """Return the published mIoU of a row if it is of the row's own setting."""
+    return None if row.published_elsewhere else row.published
+
+
+def setting_text(config: StudyConfig) -> str:
+    """Return the setting of the published values, such as `cityscapes, resnet18`."""
+    return ", ".join(map(axis_text, config.report.published_setting.values()))
+
+
+def _kinds(config: StudyConfig, rows: Sequence[Row]) -> dict[str, _Kind]:
+    """Return the columns that are not metrics of the tracking store, in their default order."""
+    bases = compared_to(rows)
+    difference = f"difference to {row_label(config, bases[0])}" if len(bases) == 1 else "difference"
+    if any(row.difference and row.difference.interval for row in rows):
+        difference += " [95\u00a0% CI]"
+    setting = setting_text(config)
+    # Published rows of other methods have the setting of the other published values.
+    apart = bool(setting) and not any(own_published(row) for row in rows)
+    return {
+        "miou": _Kind("mIoU %", miou_text),
+        "n": _Kind("n", seeds_text, drop_rank=2),
+        "compared_to": _Kind(
+            "compared to",
+            lambda row: row_label(config, row.base) if row.base else EMPTY,
+            drop_rank=1,
+        ),
+        "difference": _Kind(difference, row_difference, drop_rank=1),
+        "p": _Kind(
+            "p, adjusted",
+            lambda row: p_text(row.difference.p_adjusted if row.difference else None),
+            drop_rank=3,
+        ),
+        "entered": _Kind(
+            "entered %",
+            lambda row: mean_and_deviation(list(row.entered.values())),
+            drop_rank=2,
+        ),
+        "published": _Kind(
+            "published %",
+            lambda row: number(own_published(row), 1),
+            lambda other: number(None if apart else other.miou, 1),
+            drop_rank=1,
+        ),
+        "published_difference": _Kind(
+            "published diff.",
+            lambda row: signed(None if row.published_elsewhere else row.published_difference, 1),
+            drop_rank=4,
+        ),
+        "published_elsewhere": _Kind(
+            f"published % ({setting or 'other setting'})",
+            lambda row: number(row.published if row.published_elsewhere else None, 1),
+            lambda other: number(other.miou if apart else None, 1),
+            drop_rank=4,
+        ),
+        "best": _Kind(
+            "best epoch %", lambda row: mean_and_deviation(list(row.best.values())), drop_rank=8
+        ),
+        "parameters_m": _Kind(
+            "params M",
+            lambda row: number(row.parameters_m, 2),
+            lambda other: number(other.parameters_m, 2),
+            drop_rank=5,
+        ),
+        "gflops": _Kind(
+            f"GFLOPs{_common_size(rows)}",
+            lambda row: gflops_text(row.gflops),
+            lambda other: gflops_text(other.gflops),
+            drop_rank=6,
+        ),
+        "images_per_second": _Kind(
+            "images/s", lambda row: number(row.images_per_second, 1), drop_rank=7
+        ),
+        "hours": _Kind("hours", lambda row: hours_text(row.hours), drop_rank=7),
+    }
+
+
+def _metric(config: StudyConfig, key: str) -> _Kind:
+    """Return the column of a metric of the runs: a score under the report's protocol, such as
+    `iou/pole`, or else a metric by its full name, such as `memory_gib`."""
+    protocol = config.report.protocol
+    is_score = key.split("/")[0] in SCORE_COLUMNS
+    prefix = "val" if protocol is None else f"eval/{protocol}"
+    names = [f"{prefix}/{key}"] if is_score else [key, f"model/{key}"]
+
+    def text(row: Row) -> str:
+        metrics = [result.run.metrics for result in row.finished if result.run is not None]
+        values = [value for each in metrics if (value := _first(each, names)) is not None]
+        if is_score:
+            return mean_and_deviation([100 * value for value in values])
+        return f"{sum(values) / len(values):.4g}" if values else EMPTY
+
+    return _Kind(_metric_name(key) if is_score else key, text, drop_rank=1)
+
+
+def _metric_name(key: str) -> str:
+    """Return the header of a score, such as `IoU pole %`."""
+    kind, _, name = key.partition("/")
+    return f"{SCORE_COLUMNS[kind]}{' ' * bool(name)}{name} %"
+
+
+def _first(metrics: Mapping[str, float], names: Sequence[str]) -> float | None:
+    return next((metrics[name] for name in names if name in metrics), None)
+
+
+def _column(key: str, kind: _Kind, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Column:
+    values = (*map(kind.of_row, rows), *map(kind.of_other, others))
+    bold = {i for i, row in enumerate(rows) if key == "difference" and is_significant(row)}
+    return Column(kind.name, values, True, kind.drop_rank, key, bold=frozenset(bold))
+
+
+def _common_size(rows: Sequence[Row]) -> str:
+    sizes = {row.cost.size for row in rows if row.cost is not None}
+    if len(sizes) != 1:
+        return ""
+    ((height, width),) = sizes
+    return f" at {height}x{width}"

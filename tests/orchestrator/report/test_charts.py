@@ -1,0 +1,132 @@
+"""The report's charts: contrast, labels that stay apart, the Pareto line, and their files."""
+
+import re
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.report import charts
+from orchestrator.report.accuracy import Point, draw_accuracy, pareto
+from orchestrator.report.charts import GAIN, LOSS, NEUTRAL, PALETTE, as_pdf, as_svg, spread
+from orchestrator.report.curves import Curve, draw_curves
+from orchestrator.report.forest import ForestLine, draw_forest, limits_of
+
+PAGE = Path(charts.__file__).parent / "templates" / "page.html"
+LINES = [
+    ForestLine("shown <b>", 2.0, (1.0, 3.0), (1.5, 2.5), 1.2, True, "+2.00 [+1.00, +3.00]"),
+    ForestLine("not shown", -0.5, (-2.0, 1.0), (-1.0, 0.0), None, False),
+    ForestLine("one seed", 1.0, None, (1.0,), None, False),
+    ForestLine("not trained", None, None, (), None, False, "failed"),
+]
+
+
+def luminance(color: str) -> float:
+    """Return the relative luminance of `#rgb` or `#rrggbb` (WCAG 2.2)."""
+    digits = color.removeprefix("#")
+    digits = "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
+    channels = [int(digits[start : start + 2], 16) / 255 for start in (0, 2, 4)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(first: str, second: str) -> float:
+    """Return the contrast ratio of two colors (WCAG 2.2)."""
+    high, low = sorted((luminance(first), luminance(second)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast_of_text_and_marks_suffices_in_both_color_schemes() -> None:
+    assert contrast("#000", "#ffffff") == pytest.approx(21)
+    pairs = re.findall(r"--(\w+): light-dark\((#\w+), (#\w+)\)", PAGE.read_text())
+    schemes = [{name: each[scheme] for name, *each in pairs} for scheme in (0, 1)]
+    for colors in schemes:
+        for text in ("ink", "faint", "link"):
+            assert contrast(colors[text], colors["paper"]) >= 4.5, text
+        for box in ("warn", "bad"):
+            assert contrast(colors["ink"], colors[box]) >= 4.5, box
+        for mark in (*PALETTE, GAIN, LOSS, NEUTRAL):
+            assert contrast(mark, colors["paper"]) >= 3, mark
+        # The heat map mixes at most 60 % of a color into the paper.
+        for shade in ("gain", "loss"):
+            mixed = [
+                round(0.6 * int(colors[shade][i : i + 2], 16) + 0.4 * int(paper[i : i + 2], 16))
+                for paper in ["#" + colors["paper"][1:] * (2 if len(colors["paper"]) == 4 else 1)]
+                for i in (1, 3, 5)
+            ]
+            background = "#" + "".join(f"{channel:02x}" for channel in mixed)
+            assert contrast(colors["ink"], background) >= 4.5, shade
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_spread_keeps_the_order_and_the_gap(positions: list[float]) -> None:
+    moved = spread(positions, 0.05, 0.0, 1.0)
+    assert all(-1e-9 <= value <= 1 + 1e-9 for value in moved)
+    ordered = sorted(range(len(positions)), key=lambda index: positions[index])
+    for first, second in pairwise(ordered):
+        assert moved[second] - moved[first] >= 0.05 - 1e-9
+
+
+def test_spread_moves_nothing_that_is_apart() -> None:
+    assert spread([0.9, 0.1, 0.5], 0.2, 0.0, 1.0) == [0.9, 0.1, 0.5]
+
+
+def point(label: str, gflops: float, miou: float) -> Point:
+    return Point(label, gflops, miou, "measured", 0, 0.3)
+
+
+def test_pareto_line_joins_points_that_no_other_beats() -> None:
+    points = [point("a", 3, 70), point("b", 1, 60), point("c", 2, 75), point("d", 1, 61)]
+    assert [each.label for each in pareto(points)] == ["d", "c"]
+
+
+def test_labels_of_the_accuracy_chart_do_not_overlap() -> None:
+    names = ["baseline", *(f"strong + DF + SF + SS({index})" for index in range(6))]
+    points = [point(name, 37 + 0.2 * index, 60 + index) for index, name in enumerate(names)]
+    figure = draw_accuracy(points)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    assert boxes.keys() == set(names)
+    frame = axes.get_window_extent()
+    for first, second in combinations(boxes.values(), 2):
+        assert not first.overlaps(second)
+    for box in boxes.values():
+        assert frame.x0 - 2 <= box.x0
+        assert box.x1 <= frame.x1 + 2
+
+
+def test_forest_plot_as_svg_and_pdf() -> None:
+    limits = limits_of(LINES)
+    assert limits[0] < -2 < 3 < limits[1]
+    figure = draw_forest(LINES, limits, "points", "resnet18")
+    svg = as_svg(figure, "Differences")
+    for text in ("shown &lt;b&gt;", "+2.00 [+1.00, +3.00]", "failed", "resnet18"):
+        assert text in svg
+    assert GAIN in svg
+    assert "#010203" not in svg
+    assert "currentColor" in svg
+    assert as_pdf(figure).startswith(b"%PDF")
+    assert as_pdf(figure) == as_pdf(draw_forest(LINES, limits, "points", "resnet18"))
+
+
+def test_only_significant_differences_have_a_color() -> None:
+    gray = [line for line in LINES if not line.significant]
+    svg = as_svg(draw_forest(gray, limits_of(gray), "points"), "Differences")
+    assert NEUTRAL in svg
+    assert GAIN not in svg
+    assert LOSS not in svg
+
+
+def test_curve_is_the_mean_over_the_epochs_that_all_seeds_have() -> None:
+    seeds = ([(1, 10.0), (2, 20.0), (3, 90.0)], [(1, 20.0), (2, 40.0)])
+    (axes,) = draw_curves([Curve("row", 0, seeds)], "mIoU %").axes
+    line = axes.lines[0]
+    assert list(line.get_xdata()) == [1, 2]
+    assert list(line.get_ydata()) == [15.0, 30.0]
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.min() == 10.0
+    assert band.max() == 40.0
+    assert [text.get_text() for text in axes.texts] == ["row"]
