@@ -18,6 +18,7 @@ from orchestrator.storage import Storage
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.mlflow_view import VIEW_QUERY
 from orchestrator.tracking.runs import TrialRun, evaluations_in, read_trial_run
+from pipelines.data.manifest import metric_name
 from pipelines.errors import UserError
 
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
@@ -145,7 +146,7 @@ class TrackingStore:
         self.client.log_batch(
             run_id,
             params=entries[:_PARAMS_PER_BATCH],
-            metrics=[Metric(_metric_name(name), value, now, 0) for name, value in metrics.items()],
+            metrics=[Metric(metric_name(name), value, now, 0) for name, value in metrics.items()],
         )
         for start in range(_PARAMS_PER_BATCH, len(entries), _PARAMS_PER_BATCH):
             self.client.log_batch(run_id, params=entries[start : start + _PARAMS_PER_BATCH])
@@ -155,7 +156,7 @@ class TrackingStore:
         stores cannot hold."""
         now = int(time.time() * 1000)
         entries = [
-            Metric(_metric_name(name), value, now, step)
+            Metric(metric_name(name), value, now, step)
             for name, value in metrics.items()
             if math.isfinite(value)
         ]
@@ -166,7 +167,7 @@ class TrackingStore:
         """Whether the latest values of these metrics of a run are the given ones."""
         latest = self.client.get_run(run_id).data.metrics
         return all(
-            latest.get(_metric_name(name)) == value
+            latest.get(metric_name(name)) == value
             for name, value in metrics.items()
             if math.isfinite(value)
         )
@@ -224,7 +225,7 @@ class TrackingStore:
         MLflow shows the value of the highest step; within one step it compares times, and the
         clocks of two machines differ.
         """
-        names = [_metric_name(name) for name in metrics][:1]
+        names = [metric_name(name) for name in metrics][:1]
         steps = [m.step for name in names for m in self.client.get_metric_history(run_id, name)]
         return max(steps, default=-1) + 1
 
@@ -247,8 +248,3 @@ class TrackingStore:
             f"--backend-store-uri {self.display_uri}\n"
             f"and open:                 http://127.0.0.1:5000/{page}"
         )
-
-
-def _metric_name(name: str) -> str:
-    """Replace characters that MLflow does not accept in metric names by hyphens."""
-    return re.sub(r"[^\w./-]+", "-", name)

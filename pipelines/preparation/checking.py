@@ -19,7 +19,7 @@ from pipelines.data.image_io import (
     to_rgb,
 )
 from pipelines.data.shards import Centroid, Sample, sample_digest
-from pipelines.preparation.labels import IGNORE, class_indices
+from pipelines.preparation.labels import IGNORE, check_lossless, class_indices
 from pipelines.preparation.readers.reader import Reader, Record
 
 # EXIF orientations that exchange height and width.
@@ -64,7 +64,9 @@ def _decode(
     label: Array | None = None
     if label_bytes is not None:
         try:
-            stored = reader.indices(record, open_image(label_bytes, checksums=True))
+            picture = open_image(label_bytes, checksums=True)
+            check_lossless(picture, label_bytes)
+            stored = reader.indices(record, picture)
             label = class_indices(stored, reader.values(record), reader.classes)
         except ImageError as error:
             problems.append(f"{label_file}: label {error}")

@@ -5,12 +5,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from models import FENetConfig
-from pipelines.config import ConfigurationError, configure
+from pipelines.config import ConfigurationError, CoreLoader, configure
 from pipelines.data.augmentation import AugmentationConfig
 from pipelines.data.config import DataConfig
 from pipelines.network.build import NetworkConfig
@@ -79,3 +80,9 @@ def test_configure_builds_a_nested_experiment() -> None:
 def test_error_names_the_invalid_key_or_value(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         configure(Experiment, values)
+
+
+@pytest.mark.parametrize("text", ["seed: 1\nseed: 2", "data: {crop: 1, crop: 2}", "1: a\n01: b"])
+def test_duplicate_keys_are_rejected(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match=r"the key .* occurs twice; keep one of them"):
+        yaml.load(text, CoreLoader)
