@@ -1,18 +1,22 @@
 """Prints the plan of a study: its trials with state and cost, and the totals (`--plan`)."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.console import say, warn
 from orchestrator.planning.estimate import Calibration, Estimate
 from orchestrator.planning.forecast import StudyForecast, TrialForecast
 from orchestrator.scheduling.capacity import Placement
+from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
+from pipelines.data.facts import summary, training_warnings
 
 _NARROW, _WIDE = 100, 140  # characters
 _SOURCES = {"trial": "finished trials", "preflight": "preflight runs", "probe": "a short probe"}
@@ -44,6 +48,25 @@ def show_plan(
     console.print(table, markup=False, highlight=False, emoji=False)  # names may contain markup
     console.print(_totals(study, forecast, placement, machines))
     console.print(_basis(calibration, device), style="dim", highlight=False, markup=False)
+
+
+def show_data(trials: Sequence[ResolvedTrial], console: Console) -> None:
+    """Print the classes and ignored pixels of each split that is used, and warnings about them."""
+    shown: set[str] = set()
+    for trial in trials:
+        data = trial.experiment.data
+        splits = [split for split in (data.train_split, data.validation_split) if split is not None]
+        warnings = training_warnings(trial.dataset, data.train_split, data.validation_split)
+        for line in summary(trial.dataset, splits):
+            _say_once(f"{data.dataset} {line}", shown, partial(say, console, style="dim"))
+        for line in warnings:
+            _say_once(f"{data.dataset} {line}", shown, partial(warn, console))
+
+
+def _say_once(line: str, shown: set[str], output: Callable[[str], None]) -> None:
+    if line not in shown:
+        shown.add(line)
+        output(line)
 
 
 def placement_line(study: Study, placement: Placement) -> str:

@@ -15,7 +15,9 @@ FORMAT = "segmentation-parquet"
 # Increase it whenever older code cannot read newer files correctly, or newer code older files.
 VERSION = 2
 MANIFEST_NAME = "manifest.json"
-INDEX_NAME = "index.parquet"
+# Not `.parquet`: Hugging Face `datasets` would read it as rows of the data set.
+INDEX_NAME = "index.pq"
+FORMER_INDEX_NAME = "index.parquet"
 
 
 class DatasetError(UserError, ValueError):
@@ -53,7 +55,8 @@ class Manifest:
     `ignored_pixels`: all other pixels. `image_mean`: mean red, green and blue in [0, 1] over all
     images. `tile`: side in pixels of the tiles of the class centroids. `index_sha256`: hash of the
     index file, which lists the rows of all shards. `skipped`: one sentence about each problem that
-    excluded a sample. `recipe`: hash of source files and options.
+    excluded a sample. `recipe`: hash of source files and options. `notes`: choices made while
+    reading the source, one sentence each.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Manifest:
     index_sha256: str
     skipped: tuple[str, ...] = ()
     recipe: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def class_frequencies(self) -> tuple[float, ...]:
@@ -115,12 +119,13 @@ class Manifest:
                     f"{where}: format version {document['version']} is not {VERSION}, the only "
                     "supported version; prepare the data set again"
                 )
+            document.setdefault("notes", [])  # older manifests have none
             values = {field.name: document[field.name] for field in fields(cls)}
             values["classes"] = tuple(
                 ClassInfo(entry["name"], tuple(entry["color"])) for entry in values["classes"]
             )
             values["shards"] = tuple(Shard(**entry) for entry in values["shards"])
-            for name in ("class_pixels", "image_mean", "skipped"):
+            for name in ("class_pixels", "image_mean", "skipped", "notes"):
                 values[name] = tuple(values[name])
             manifest = cls(**values)
             recorded_fingerprint = document["fingerprint"]

@@ -18,7 +18,7 @@ from pipelines.data.image_io import (
     orientation,
     to_rgb,
 )
-from pipelines.data.shards import Centroid, Sample, sample_digest
+from pipelines.data.shards import Centroid, Sample, pixels_digest, sample_digest
 from pipelines.preparation.labels import IGNORE, check_lossless, class_indices
 from pipelines.preparation.readers.reader import Reader, Record
 
@@ -100,6 +100,7 @@ def _decode(
         class_pixels=tuple(counts.tolist()),
         centroids=() if label is None else tuple(centroids(label, tile)),
         digest=sample_digest(record.identifier, record.split, content, label),
+        image_digest=pixels_digest(pixels),
     )
     return CheckedSample(sample, channel_sums=(sums[0], sums[1], sums[2]))
 

@@ -20,6 +20,7 @@ from tempfile import gettempdir
 
 from filelock import FileLock
 
+from pipelines.data.facts import check_classes_occur
 from pipelines.data.manifest import MANIFEST_NAME, VERSION, DatasetError, Manifest
 from pipelines.data.storage import Location, locate
 from pipelines.errors import UserError
@@ -60,8 +61,8 @@ def prepare(
         progress: called with the samples done and the total, after each sample.
 
     Raises:
-        DatasetError: invalid samples (the message lists all), no source, another data set at
-            `destination`, or a destination that cannot be written.
+        DatasetError: invalid samples (the message lists all), labels with a single class, no
+            source, another data set at `destination`, or a destination that cannot be written.
         WorkerKilledError: a worker process was killed.
     """
     location = locate(destination)
@@ -74,11 +75,13 @@ def prepare(
     with _storage_errors(location), _lock(location):
         existing = _existing(location, recipe)
         if existing is not None:
+            check_classes_occur(existing, location.uri)
             return existing
         staging = staging_location(location)
         writer = Writer(reader, staging, recipe)
         try:
             manifest = _write(reader, listing, writer, workers, skip_invalid, tile, progress)
+            check_classes_occur(manifest, str(reader.source))
         except DatasetError:
             writer.discard()
             raise
@@ -135,7 +138,7 @@ def _write(
         raise DatasetError(_report(reader, problems))
     if all(part.shard is None for part in writer.finished.values()):
         raise DatasetError(_report(reader, problems))
-    return writer.finish(tile, left_out=listing.problems)
+    return writer.finish(tile, left_out=listing.problems, notes=listing.notes)
 
 
 def _shard_ranges(reader: Reader, records: list[Record]) -> list[range]:

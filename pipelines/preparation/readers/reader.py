@@ -41,14 +41,18 @@ class Listing:
 
     problems: of the source as a whole, such as an empty split, one sentence each; they are reported
         with the problems of the samples.
+    notes: choices made while reading the source, such as which of two label files is read, one
+        sentence each; they are printed and recorded.
     """
 
     records: list[Record] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, other: Listing) -> None:
         self.records += other.records
         self.problems += other.problems
+        self.notes += other.notes
 
 
 @dataclass(frozen=True)
