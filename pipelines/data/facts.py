@@ -86,7 +86,8 @@ def summary(dataset: PreparedDataset, splits: Sequence[str]) -> list[str]:
 def dataset_warnings(dataset: PreparedDataset) -> list[str]:
     """Return what a user must know about all splits of a data set, one sentence each."""
     names = [name for name, count in dataset.manifest.counts.items() if count]
-    lines = [line for name in names for line in _label_warnings(dataset, name)]
+    lines = _color_warnings(dataset.manifest)
+    lines += [line for name in names for line in _label_warnings(dataset, name)]
     for first, second in combinations(names, 2):
         lines += _shared_warnings(dataset, first, second)
     return lines
@@ -177,6 +178,17 @@ def check_scorable(dataset: PreparedDataset, split: str, advice: str) -> None:
             f"{dataset.location.uri}: split {split!r} has no labeled pixel in its {facts.images} "
             f"images, so nothing can be scored on it; {advice}"
         )
+
+
+def _color_warnings(manifest: Manifest) -> list[str]:
+    by_color: dict[tuple[int, int, int], list[str]] = {}
+    for entry in manifest.classes:
+        by_color.setdefault(entry.color, []).append(entry.name)
+    return [
+        f"classes {_listed(names)} have the same color {list(color)}, so figures show them alike"
+        for color, names in by_color.items()
+        if len(names) > 1
+    ]
 
 
 def _label_warnings(dataset: PreparedDataset, name: str) -> list[str]:

@@ -91,7 +91,13 @@ def test_cityscapes_prefers_training_ids_if_present(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"munster_0_1_gtFine_labelIds\.png: No such file"):
         prepare(Cityscapes(root), tmp_path / "failed")
     write(root / "gtFine/val/munster/munster_0_1_gtFine_labelIds.png", values_up_to(33))
-    split = prepare_and_open(Cityscapes(root), tmp_path).split("val")
+    write(root / "gtFine/val/munster/munster_0_0_gtFine_labelIds.png", values_up_to(33))
+    dataset = prepare_and_open(Cityscapes(root), tmp_path)
+    assert dataset.manifest.notes == (
+        "labels are read from *_gtFine_labelIds.png for 1 images",
+        "labels are read from *_gtFine_labelTrainIds.png for 1 images",
+    )
+    split = dataset.split("val")
     assert np.array_equal(split.read(0)[1], stored)
     assert split.read(1)[1].max() == 255
 
