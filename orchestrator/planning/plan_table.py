@@ -1,15 +1,13 @@
 """Prints the plan of a study: its trials with state and cost, and the totals (`--plan`)."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.console import say, warn
 from orchestrator.planning.estimate import Calibration, Estimate
 from orchestrator.planning.forecast import StudyForecast, TrialForecast
 from orchestrator.scheduling.capacity import Placement
@@ -52,21 +50,18 @@ def show_plan(
 
 def show_data(trials: Sequence[ResolvedTrial], console: Console) -> None:
     """Print the classes and ignored pixels of each split that is used, and warnings about them."""
-    shown: set[str] = set()
+    lines: dict[str, Text] = {}
     for trial in trials:
         data = trial.experiment.data
         splits = [split for split in (data.train_split, data.validation_split) if split is not None]
-        warnings = training_warnings(trial.dataset, data.train_split, data.validation_split)
         for line in summary(trial.dataset, splits):
-            _say_once(f"{data.dataset} {line}", shown, partial(say, console, style="dim"))
-        for line in warnings:
-            _say_once(f"{data.dataset} {line}", shown, partial(warn, console))
-
-
-def _say_once(line: str, shown: set[str], output: Callable[[str], None]) -> None:
-    if line not in shown:
-        shown.add(line)
-        output(line)
+            text = f"{data.dataset} {line}"
+            lines.setdefault(text, Text(text, "dim"))
+        for line in training_warnings(trial.dataset, data.train_split, data.validation_split):
+            text = f"{data.dataset} {line}"
+            lines.setdefault(text, Text.assemble(("warning", "yellow"), f"  {text}"))
+    for styled in lines.values():
+        console.print(styled, highlight=False, soft_wrap=True)
 
 
 def placement_line(study: Study, placement: Placement) -> str:
