@@ -138,7 +138,7 @@ def empty(directory: Path) -> None:
         (cut_manifest, "damaged manifest"),
         (change_manifest, "damaged manifest: its content has fingerprint"),
         (use_old_manifest_version, "format version 1 is not 2.*prepare the data set again"),
-        (remove_index, r"index\.parquet: missing"),
+        (remove_index, r"index\.pq: missing"),
         (remove_shard, r"\.parquet: missing"),
         (cut_shard, r"\.parquet: damaged \(\d+ bytes, expected \d+\)"),
     ],
