@@ -271,7 +271,7 @@ def test_images_survive_preparation_and_node_cache(
         )
         values = np.concatenate([stored.ravel() for _, stored in expected])
         if len(set(values.tolist()) - {255}) < 2:  # see test_facts
-            with pytest.raises(DatasetError, match="the only class|every pixel"):
+            with pytest.raises(DatasetError, match=r"the only class|every pixel"):
                 prepare(Folder(source), Path(name, "set"))
             return
         manifest = prepare(Folder(source), Path(name, "set"))
