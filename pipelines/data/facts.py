@@ -123,18 +123,16 @@ def check_classes_occur(manifest: Manifest, source: str) -> None:
             f"{manifest.ignore_index}, which means ignored unless `values` and `ignore` say "
             "otherwise"
         )
-    others = [entry.name for entry in manifest.classes if entry.name != occurring[0]]
+    names = [entry.name for entry in manifest.classes]
     message = f"{source}: {occurring[0]!r} is the only class that occurs in the labels"
-    if manifest.ignored_pixels:
+    if manifest.ignored_pixels and names.index(occurring[0]) == 0 and len(names) > 1:
         message += (
-            f", because value {manifest.ignore_index} means ignored and never {others[0]!r}; for "
-            f"masks of 0 and 255 write `values: {{0: {occurring[0]}, 255: {others[0]}}}`, without "
+            f", because value {manifest.ignore_index} means ignored and never {names[1]!r}; for "
+            f"masks of 0 and 255 write `values: {{0: {names[0]}, 255: {names[1]}}}`, without "
             "255 in `ignore`"
-            if others
-            else ", and the other pixels are ignored; make them a class of their own"
         )
     else:
-        message += "; a network needs labels of at least two"
+        message += ", so every network would have the same score; label at least two classes"
     raise DatasetError(message)
 
 

@@ -134,7 +134,7 @@ def test_card_and_file_names_suit_hugging_face_datasets(tmp_path: Path) -> None:
     ("label", "message"),
     [
         (np.where(ALL == 0, 0, 255), "'ground' is the only class .*`values: {0: ground, 255: tree"),
-        (np.zeros_like(ALL), "'ground' is the only class .*labels of at least two"),
+        (np.zeros_like(ALL), "'ground' is the only class .*label at least two classes"),
         (IGNORED, "every pixel of every label is ignored"),
     ],
 )

@@ -159,7 +159,9 @@ def test_pascal_context_label_sets_map_to_class_names(tmp_path: Path) -> None:
     for folder, stored in (("SegmentationClassContext", 55), ("59_context_labels", 20)):
         root = tmp_path / folder
         write(root / "JPEGImages/2008_000002.jpg")
-        write(root / folder / "2008_000002.png", np.full(SIZE, stored, np.uint8))
+        values = np.full(SIZE, stored, np.uint8)
+        values[-1] = 1  # labels need a second class
+        write(root / folder / "2008_000002.png", values)
         (root / "ImageSets/SegmentationContext").mkdir(parents=True)
         (root / "ImageSets/SegmentationContext/val.txt").write_text("2008_000002\n")
         for order in (None, "official"):
