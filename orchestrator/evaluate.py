@@ -29,6 +29,7 @@ from orchestrator.evaluation.trained_model import (
     to_device,
 )
 from pipelines.data.dataset import PreparedDataset, open_dataset, split_parts
+from pipelines.data.facts import check_scorable
 from pipelines.data.loading import EvaluationBatches
 from pipelines.evaluation.evaluate import EvaluationConfig, count_pixels
 from pipelines.evaluation.scores import Scores
@@ -63,6 +64,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> int:
         location = str(Path(location).resolve())  # a cluster's processes run in other directories
     dataset = open_dataset(location)
     _check_classes(model, dataset, options.dataset)
+    check_scorable(dataset, options.split, "choose a labeled split with --split")
     split = dataset.split(options.split)
 
     if options.address is None:

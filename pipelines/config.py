@@ -108,7 +108,21 @@ def _joined(key: str, name: str) -> str:
 
 
 class CoreLoader(yaml.SafeLoader):
-    """PyYAML's safe loader with the scalars of YAML 1.2, in which `on` and `no` are strings."""
+    """PyYAML's safe loader with the scalars of YAML 1.2, in which `on` and `no` are strings.
+
+    Unlike PyYAML's loader, it raises a ConstructorError if a mapping has a key twice.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            repeated = next(i for i, key in enumerate(keys) if key in keys[:i])
+            raise yaml.constructor.ConstructorError(
+                problem=f"the key {keys[repeated]!r} occurs twice; keep one of them",
+                problem_mark=node.value[repeated][0].start_mark,
+            )
+        return mapping
 
 
 CoreLoader.yaml_implicit_resolvers = {}

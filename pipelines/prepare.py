@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 from pipelines.data.dataset import PreparedDataset, open_dataset
+from pipelines.data.facts import dataset_warnings, summary
 from pipelines.data.image_io import check_writable, save_image
 from pipelines.errors import UserError, run_command
 from pipelines.machine import cores
@@ -52,14 +53,21 @@ def _prepare(options: argparse.Namespace) -> int:
         manifest = prepare(
             reader, options.destination, options.workers, options.skip_invalid, progress=progress
         )
+    dataset = open_dataset(options.destination)
     if options.verify:
-        _verify(open_dataset(options.destination))
+        _verify(dataset)
     for problem in manifest.skipped:
         print(f"skipped {problem}", file=sys.stderr)
     for note in manifest.notes:
         print(f"note: {note}", file=sys.stderr)
     counts = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
     print(f"{options.destination}: {manifest.name}, {counts}, {len(manifest.classes)} classes")
+    for line in summary(dataset, list(manifest.counts)):
+        print(line)
+    for note in manifest.notes:
+        print(f"note: {note}")
+    for line in dataset_warnings(dataset):
+        print(f"warning: {line}")
     print(f"fingerprint {manifest.fingerprint}")
     return 0
 

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from pipelines.config import ConfigurationError, dump_yaml, load_yaml
 from pipelines.data.dataset import open_dataset
+from pipelines.data.facts import check_trainable, summary, training_warnings
 from pipelines.data.files import write_text
 from pipelines.data.node_cache import NodeCache
 from pipelines.errors import UserError, run_command
@@ -67,8 +68,14 @@ def _train(
     with model directories, to which the links `last` and `best` point."""
     cache = None if options.cache is None else NodeCache(Path(options.cache).expanduser())
     dataset = open_dataset(dataset_location(experiment.data.dataset, out.parent))
+    splits = experiment.data.train_split, experiment.data.validation_split
+    check_trainable(dataset, *splits)
     training = Training(experiment, dataset, device, cache=cache)
     is_rank_0 = training.group.rank == 0
+    for line in summary(dataset, [split for split in splits if split is not None]):
+        _say(is_rank_0, line)
+    for line in training_warnings(dataset, *splits):
+        _say(is_rank_0, f"warning: {line}")
     experiment_file = out / "experiment.yaml"
     if experiment_file.exists():
         recorded = load_yaml(experiment_file.read_text(encoding="utf-8")) or {}

@@ -11,8 +11,10 @@ from rich.text import Text
 from orchestrator.planning.estimate import Calibration, Estimate
 from orchestrator.planning.forecast import StudyForecast, TrialForecast
 from orchestrator.scheduling.capacity import Placement
+from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
+from pipelines.data.facts import summary, training_warnings
 
 _NARROW, _WIDE = 100, 140  # characters
 _SOURCES = {"trial": "finished trials", "preflight": "preflight runs", "probe": "a short probe"}
@@ -44,6 +46,22 @@ def show_plan(
     console.print(table, markup=False, highlight=False, emoji=False)  # names may contain markup
     console.print(_totals(study, forecast, placement, machines))
     console.print(_basis(calibration, device), style="dim", highlight=False, markup=False)
+
+
+def show_data(trials: Sequence[ResolvedTrial], console: Console) -> None:
+    """Print the classes and ignored pixels of each split that is used, and warnings about them."""
+    lines: dict[str, Text] = {}
+    for trial in trials:
+        data = trial.experiment.data
+        splits = [split for split in (data.train_split, data.validation_split) if split is not None]
+        for line in summary(trial.dataset, splits):
+            text = f"{data.dataset} {line}"
+            lines.setdefault(text, Text(text, "dim"))
+        for line in training_warnings(trial.dataset, data.train_split, data.validation_split):
+            text = f"{data.dataset} {line}"
+            lines.setdefault(text, Text.assemble(("warning", "yellow"), f"  {text}"))
+    for styled in lines.values():
+        console.print(styled, highlight=False, soft_wrap=True)
 
 
 def placement_line(study: Study, placement: Placement) -> str:

@@ -45,6 +45,7 @@ def caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
                 f"Scored on images the model was trained on (trained on {train}, scored on "
                 f"{validation}); this is not a test score: {row_names(those, rows)}."
             )
+    yield from _data_warnings(rows)
     yield from _added_seeds(rows)
     yield from _degenerate_classes(rows)
     yield from seed_caveats(study, rows)
@@ -152,6 +153,17 @@ def _equal_trainings(rows: Sequence[Row]) -> Iterable[str]:
                 f"{'; '.join(names.values())}. Either the settings have no effect, or a score is "
                 "recorded for the wrong run."
             )
+
+
+def _data_warnings(rows: Sequence[Row]) -> Iterable[str]:
+    """Yield what limits the scores on the data that the rows were trained and scored on."""
+    warned: dict[str, list[Row]] = {}
+    for row in rows:
+        runs = [result.run for result in row.finished if result.run is not None]
+        for line in dict.fromkeys(line for run in runs for line in run.data_warnings):
+            warned.setdefault(line, []).append(row)
+    for line, those in warned.items():
+        yield f"Data: {line} ({row_names(those, rows)})."
 
 
 def _different_scoring(study: Study, rows: Sequence[Row]) -> Iterable[str]:

@@ -12,7 +12,9 @@ from orchestrator.study.identity import code_version, trial_identity
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import modules_of
-from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.data.dataset import PreparedDataset, open_dataset
+from pipelines.data.facts import check_trainable
+from pipelines.data.manifest import DatasetError, name_problem
 from pipelines.errors import UserError
 from pipelines.network.build import NetworkConfig, build_network, check_network
 from pipelines.network.init_weights import load_backbone_weights, load_initial_weights
@@ -71,9 +73,9 @@ def resolve_trials(
     imports: the study's modules, which are part of the code version.
     find_weights: returns the weights file that a `training.init` names.
 
-    Raises DatasetError if a data set or one of its splits is missing, NetworkError if a
-    user-defined network cannot be run, WeightsError if weights cannot be loaded. The message has
-    one line for each failing combination of model, data and weights.
+    Raises DatasetError if a data set or one of its splits is missing or has no labels, NetworkError
+    if a user-defined network cannot be run, WeightsError if weights cannot be loaded. The message
+    has one line for each failing combination of model, data and weights.
     """
     resolver = _Resolver(device, datasets_directory, imports, find_weights)
     resolved = []
@@ -107,6 +109,7 @@ class _Resolver:
         self._datasets_directory = datasets_directory
         self._imports = imports
         self._open = cache(self._opened)
+        self._check_data = cache(self._checked)
         self._find_weights = cache(find_weights)
         self._digest = cache(weights_digest)
         self._code = cache(lambda *modules: code_version(modules))
@@ -116,9 +119,7 @@ class _Resolver:
         """See `resolve_trials`."""
         data, training = trial.experiment.data, trial.experiment.training
         location, dataset = self._open(data.dataset)
-        for split in (data.train_split, data.validation_split):
-            if split is not None:
-                dataset.split(split)
+        self._check_data(data.dataset, data.train_split, data.validation_split)
         classes = len(dataset.manifest.classes)
         init = training.init and self._find_weights(training.init)
         weights = (training.backbone_weights, init, training.init_skip)
@@ -148,6 +149,14 @@ class _Resolver:
             init=init,
             digests=digests,
         )
+
+    def _checked(self, name: str, train: str, validation: str | None) -> None:
+        """Check that a training can show anything, and that scores by class can be recorded."""
+        location, dataset = self._open(name)
+        check_trainable(dataset, train, validation)
+        problem = name_problem([entry.name for entry in dataset.manifest.classes])
+        if problem is not None:
+            raise DatasetError(f"{location}: classes: {problem}, and prepare the data set again")
 
     def _opened(self, name: str) -> tuple[str, PreparedDataset]:
         location = absolute(dataset_location(name, self._datasets_directory))

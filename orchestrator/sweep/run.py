@@ -9,6 +9,7 @@ from orchestrator.console import say
 from orchestrator.context import RunContext
 from orchestrator.evaluation.trained_model import local_weights
 from orchestrator.planning.measurements import load_measurements
+from orchestrator.planning.plan_table import show_data
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import ReconcileOptions, reconcile
 from orchestrator.scheduling.capacity import plan_placement
@@ -64,6 +65,7 @@ def run_study(
             partial(local_weights, storage=context.storage),
         )
         check_protocol_splits(study, trials)
+        show_data(trials, context.console)
         check_submission(study, trials)
         store = open_store(context.storage)
         snapshot = take_snapshot(store)

@@ -36,11 +36,11 @@ class TrialRun:
     trial. active_elsewhere: another live process has
     scheduled or is training it; claimed: that process holds the claim. trials: (study, trial) of
     the rows that it serves: its own, and those that link to it. dataset: as named by the study;
-    data: the data set's fingerprint. weights: locations of the initial weights of the backbone and
-    of the whole network; digests: of these two; None if there are none. evaluations: the settings
-    of each later evaluation, by its name. measurement: its timings as JSON. started_at: when
-    it was scheduled; ended_at: that plus its training time, see `shown_end`; both in seconds since
-    the epoch.
+    data: the data set's fingerprint; data_warnings: what limits the scores on it. weights:
+    locations of the initial weights of the backbone and of the whole network; digests: of these
+    two; None if there are none. evaluations: the settings of each later evaluation, by its name.
+    measurement: its timings as JSON. started_at: when it was scheduled; ended_at: that plus its
+    training time, see `shown_end`; both in seconds since the epoch.
     """
 
     run_id: str
@@ -60,6 +60,7 @@ class TrialRun:
     trials: frozenset[tuple[str, str]] = frozenset()
     dataset: str = ""
     data: str = ""
+    data_warnings: tuple[str, ...] = ()
     precision: str = ""
     weights: tuple[str | None, str | None] = (None, None)
     digests: tuple[str | None, str | None] = (None, None)
@@ -115,6 +116,7 @@ def read_trial_run(
         trials=frozenset({(study, name), *linked}),
         dataset=params.get("data.dataset", ""),
         data=tags.get(tag.DATA, ""),
+        data_warnings=tuple(tags.get(tag.DATA_WARNINGS, "").splitlines()),
         precision=params.get("training.precision", ""),
         weights=(backbone, whole),
         digests=(tags.get(tag.WEIGHTS), tags.get(tag.INIT)),

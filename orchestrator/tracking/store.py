@@ -28,6 +28,7 @@ from orchestrator.tracking.runs import (
     timestamp,
 )
 from pipelines.data.dataset import PreparedDataset
+from pipelines.data.manifest import metric_name
 from pipelines.errors import UserError
 
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
@@ -155,7 +156,7 @@ class TrackingStore:
         self.client.log_batch(
             run_id,
             params=entries[:_PARAMS_PER_BATCH],
-            metrics=[Metric(_metric_name(name), value, now, 0) for name, value in metrics.items()],
+            metrics=[Metric(metric_name(name), value, now, 0) for name, value in metrics.items()],
         )
         for start in range(_PARAMS_PER_BATCH, len(entries), _PARAMS_PER_BATCH):
             self.client.log_batch(run_id, params=entries[start : start + _PARAMS_PER_BATCH])
@@ -174,7 +175,7 @@ class TrackingStore:
         name, digest = (dataset.name, dataset.digest) if dataset else (None, None)
         now = int(time.time() * 1000)
         entries = [
-            Metric(_metric_name(key), value, now, step, model_id, name, digest)
+            Metric(metric_name(key), value, now, step, model_id, name, digest)
             for key, value in metrics.items()
             if math.isfinite(value)
         ]
@@ -189,7 +190,7 @@ class TrackingStore:
         """Whether the latest values of these metrics of a run are the given ones."""
         latest = self.client.get_run(run_id).data.metrics
         return all(
-            latest.get(_metric_name(name)) == value
+            latest.get(metric_name(name)) == value
             for name, value in metrics.items()
             if math.isfinite(value)
         )
@@ -289,7 +290,7 @@ class TrackingStore:
         MLflow shows the value of the highest step; within one step it compares times, and the
         clocks of two machines differ.
         """
-        names = [_metric_name(name) for name in metrics][:1]
+        names = [metric_name(name) for name in metrics][:1]
         steps = [m.step for name in names for m in self.client.get_metric_history(run_id, name)]
         return max(steps, default=-1) + 1
 
@@ -318,8 +319,3 @@ class TrackingStore:
             f"and open the table:       {server}/{table}\n"
             f"or the trials:            {server}/{trials}"
         )
-
-
-def _metric_name(name: str) -> str:
-    """Replace characters that MLflow does not accept in metric names by hyphens."""
-    return re.sub(r"[^\w./-]+", "-", name)

@@ -26,6 +26,7 @@ from orchestrator.tracking.runs import (
 )
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from orchestrator.tracking.study_page import StudyPage, take_page
+from pipelines.data.facts import training_warnings
 
 _SETTLING_SECONDS = 0.5
 
@@ -98,6 +99,10 @@ class StudyRun:
         for name, digest in zip((tag.WEIGHTS, tag.INIT), trial.digests, strict=True):
             if digest:
                 tags[name] = digest
+        data = trial.experiment.data
+        warnings = training_warnings(trial.dataset, data.train_split, data.validation_split)
+        if warnings:
+            tags[tag.DATA_WARNINGS] = "\n".join(warnings)
         if commit:
             tags["mlflow.source.git.commit"] = commit
         client = self.store.client

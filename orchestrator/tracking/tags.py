@@ -26,6 +26,9 @@ AXIS = f"{PREFIX}axis."
 DATA = f"{PREFIX}data"
 """Fingerprint of the prepared data set."""
 
+DATA_WARNINGS = f"{PREFIX}data_warnings"
+"""What limits the scores on this data, such as images that two splits share; one per line."""
+
 WEIGHTS = f"{PREFIX}weights"
 """Digest of the published weights that initialize the backbone."""
 

@@ -15,8 +15,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.data.image_io import Array, ImageError, decode_indices, decode_rgb
-from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME, ClassInfo, DatasetError, Manifest
-from pipelines.data.shards import IMAGE_COLUMNS
+from pipelines.data.manifest import (
+    FORMER_INDEX_NAME,
+    INDEX_NAME,
+    MANIFEST_NAME,
+    ClassInfo,
+    DatasetError,
+    Manifest,
+)
+from pipelines.data.shards import IMAGE_COLUMNS, IMAGE_DIGEST
 from pipelines.data.storage import Location, locate
 
 __all__ = [
@@ -54,7 +61,8 @@ class Split:
     """The samples of one split, in the order of preparation. Thread-safe.
 
     `heights`, `widths`: int64 (samples,); `class_pixels`: int64 (samples, classes); `centroids`:
-    int64 (centroids, 4), columns sample, class, row, column.
+    int64 (centroids, 4), columns sample, class, row, column. `image_digests`: a hash of each
+    image's pixels; None in data sets prepared before it was recorded.
     """
 
     def __init__(self, name: str, location: Location, index: pa.Table) -> None:
@@ -73,6 +81,9 @@ class Split:
         self.class_pixels: NDArray[np.int64] = np.array(
             index["class_pixels"].to_pylist(), dtype=np.int64
         )
+        self.image_digests: list[str] | None = None
+        if IMAGE_DIGEST in index.column_names and not index[IMAGE_DIGEST].null_count:
+            self.image_digests = index[IMAGE_DIGEST].to_pylist()
 
     def __len__(self) -> int:
         return len(self.identifiers)
@@ -146,9 +157,12 @@ class Split:
 class PreparedDataset:
     """A prepared data set: its `manifest`, and its samples by `split(name)`."""
 
-    def __init__(self, location: Location, manifest: Manifest) -> None:
+    def __init__(
+        self, location: Location, manifest: Manifest, index_name: str = INDEX_NAME
+    ) -> None:
         self.location = location
         self.manifest = manifest
+        self._index_name = index_name
         self._splits: dict[str, Split] = {}
 
     def split(self, name: str) -> Split:
@@ -174,10 +188,10 @@ class PreparedDataset:
 
     @cached_property
     def _index(self) -> pa.Table:
-        data = self.location.read(INDEX_NAME)
+        data = self.location.read(self._index_name)
         if hashlib.sha256(data).hexdigest() != self.manifest.index_sha256:
             raise DatasetError(
-                f"{self.location.file(INDEX_NAME)}: damaged (its SHA-256 differs from the "
+                f"{self.location.file(self._index_name)}: damaged (its SHA-256 differs from the "
                 "manifest's); prepare the data set again"
             )
         return pq.read_table(pa.BufferReader(data)).combine_chunks()
@@ -212,7 +226,8 @@ def open_dataset(uri: str | Path, fingerprint: str | None = None) -> PreparedDat
             f"{location.uri}: the data set has changed (fingerprint {manifest.fingerprint[:12]}, "
             f"{fingerprint[:12]} before); run the command again"
         )
-    if INDEX_NAME not in sizes:
+    index_name = INDEX_NAME if INDEX_NAME in sizes else FORMER_INDEX_NAME
+    if index_name not in sizes:
         raise DatasetError(f"{location.file(INDEX_NAME)}: missing; prepare the data set again")
     for shard in manifest.shards:
         if shard.file not in sizes:
@@ -225,7 +240,7 @@ def open_dataset(uri: str | Path, fingerprint: str | None = None) -> PreparedDat
                 f"{location.file(shard.file)}: damaged ({sizes[shard.file]} bytes, expected "
                 f"{shard.bytes}); prepare the data set again"
             )
-    return PreparedDataset(location, manifest)
+    return PreparedDataset(location, manifest, index_name)
 
 
 def _no_dataset_message(location: Location, sizes: dict[str, int]) -> str:

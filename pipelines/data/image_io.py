@@ -109,7 +109,10 @@ def to_indices(image: Image.Image) -> NDArray[np.uint16]:
         full = 65535 if image.mode == "I" else 255
         values = np.rint(values.astype(np.float64) * image.info["maxval"] / full).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise ImageError(f"values reach {values.min()}..{values.max()}, expected 0..65535")
+        raise ImageError(
+            f"has values from {values.min()} to {values.max()}, expected 0 to 65535; store pixels "
+            "to be ignored as 255 instead"
+        )
     return values.astype(np.uint16)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -14,7 +15,9 @@ FORMAT = "segmentation-parquet"
 # Increase it whenever older code cannot read newer files correctly, or newer code older files.
 VERSION = 2
 MANIFEST_NAME = "manifest.json"
-INDEX_NAME = "index.parquet"
+# Not `.parquet`: Hugging Face `datasets` would read it as rows of the data set.
+INDEX_NAME = "index.pq"
+FORMER_INDEX_NAME = "index.parquet"
 
 
 class DatasetError(UserError, ValueError):
@@ -137,6 +140,27 @@ class Manifest:
                 "the data set again"
             )
         return manifest
+
+
+def metric_name(name: str) -> str:
+    """Return `name` with the characters that tracking stores reject replaced by hyphens."""
+    return re.sub(r"[^\w./-]+", "-", name)
+
+
+def name_problem(names: Sequence[str]) -> str | None:
+    """Return why scores by class could not be recorded under these class names, or None."""
+    recorded: dict[str, str] = {}
+    for name in names:
+        key = metric_name(name)
+        if not any(character.isalnum() for character in key):
+            return f"the name {name!r} has no letter or digit; rename the class"
+        if key in recorded:
+            return (
+                f"{recorded[key]!r} and {name!r} would both be recorded as {key!r}, because a "
+                "metric's name can have letters, digits and _ . - / only; rename one of them"
+            )
+        recorded[key] = name
+    return None
 
 
 def content_digest(rows: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 IMAGE_COLUMNS = ("image", "label")
+IMAGE_DIGEST = "image_digest"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Sample:
     identifier: unique name of the sample. group: the drive, city or the like that related samples
     share, None if unknown. image, label: encoded bytes; the label holds class indices and is None
     for an unlabeled sample. height, width: in pixels. class_pixels: pixel count per class. digest:
-    hash of identifier, split, image and label.
+    hash of identifier, split, image and label. image_digest: hash of the image's pixels alone.
     """
 
     identifier: str
@@ -45,6 +46,7 @@ class Sample:
     class_pixels: tuple[int, ...]
     centroids: tuple[Centroid, ...]
     digest: str
+    image_digest: str
 
     @property
     def bytes(self) -> int:
@@ -80,6 +82,7 @@ def schema() -> pa.Schema:
             ],
         ),
         ("digest", pa.string(), {"dtype": "string", "_type": "Value"}),
+        (IMAGE_DIGEST, pa.string(), {"dtype": "string", "_type": "Value"}),
     ]
     features = {name: feature for name, _, feature in columns}
     return pa.schema(
@@ -102,6 +105,8 @@ def describe_shard(file: str, data: pa.NativeFile | pa.Buffer) -> pa.Table:
     """Return the rows of shard `file` for `encode_index`: no images, but shard and row number."""
     columns = [name for name in schema().names if name not in IMAGE_COLUMNS]
     table = pq.ParquetFile(data, page_checksum_verification=True).read(columns=columns)
+    if IMAGE_DIGEST not in table.column_names:  # written by an older version, then interrupted
+        table = table.append_column(IMAGE_DIGEST, pa.nulls(len(table), pa.string()))
     rows = pa.array(range(len(table)), pa.int32())
     shards = pa.array([file] * len(table), pa.string())
     return table.append_column("shard", shards).append_column("row", rows)
@@ -139,6 +144,13 @@ def _row(sample: Sample) -> dict[str, Any]:
         for centroid in sample.centroids
     ]
     return row
+
+
+def pixels_digest(pixels: NDArray[np.uint8]) -> str:
+    """Return a hash of an image's size and pixels."""
+    digest = hashlib.sha256(f"{pixels.shape}\n".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
 
 
 def sample_digest(

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.data.image_io import Array, ImageError, encode_png, open_image
-from pipelines.data.shards import Centroid, Sample, sample_digest
+from pipelines.data.shards import Centroid, Sample, pixels_digest, sample_digest
 from pipelines.preparation.image_reading import ImageReading, ValueRange
-from pipelines.preparation.labels import IGNORE, class_indices
+from pipelines.preparation.labels import IGNORE, check_lossless, class_indices
 from pipelines.preparation.readers.reader import Reader, Record
 from pipelines.preparation.source_files import broken_link
 from pipelines.preparation.source_images import check_single_page, read_pixels
@@ -80,6 +80,7 @@ def _decode(
         try:
             picture = open_image(label_bytes, checksums=True)
             check_single_page(label_bytes)
+            check_lossless(picture, label_bytes)
             stored = reader.indices(record, picture)
             label = class_indices(stored, reader.values(record), reader.classes)
         except ImageError as error:
@@ -114,6 +115,7 @@ def _decode(
         class_pixels=tuple(counts.tolist()),
         centroids=() if label is None else tuple(centroids(label, tile)),
         digest=sample_digest(record.identifier, record.split, content, label),
+        image_digest=pixels_digest(pixels),
     )
     return CheckedSample(sample, (sums[0], sums[1], sums[2]), image.stored)
 

@@ -20,11 +20,13 @@ GAP = 4  # between images
 ENTRY = 150  # width of a legend entry
 SWATCH = 11  # side of a color sample in the legend
 
+GRAY = 200  # below the hatching of ignored pixels
+
 
 def contact_sheet(dataset: PreparedDataset, count: int = 12, width: int = 256) -> Image.Image:
     """Draw about `count` samples of all splits next to their labels, at most `width` pixels wide.
 
-    Ignored pixels are black in the labels.
+    Ignored pixels are hatched in the labels.
     """
     classes = dataset.manifest.classes
     tiles = []
@@ -36,9 +38,8 @@ def contact_sheet(dataset: PreparedDataset, count: int = 12, width: int = 256) -
             title = f"{name}/{split.identifiers[index]}  {image.shape[0]} x {image.shape[1]}"
             if not split.class_pixels[index].any():
                 title += "  unlabeled"
-            pair = [_resize(each, width) for each in (image, colorize(label, classes))]
-            tiles.append(_tile(pair, title))
-    return _sheet(tiles, classes, "ignored", np.zeros((SWATCH, SWATCH, 3), np.uint8))
+            tiles.append(_tile([_resize(image, width), _drawn_label(label, classes, width)], title))
+    return _sheet(tiles, classes, "ignored")
 
 
 def preview(
@@ -71,9 +72,15 @@ def preview(
             tiles.append(_tile([_resize(pixels, width), hatch(labeled, ignored)], name))
         if len(tiles) >= count:
             break
-    gray = np.full((SWATCH, SWATCH, 3), 200, np.uint8)
-    swatch = hatch(gray, np.ones((SWATCH, SWATCH), np.bool_))
-    return _sheet(tiles[:count], classes, "ignored or padding", swatch)
+    return _sheet(tiles[:count], classes, "ignored or padding")
+
+
+def _drawn_label(label: Pixels, classes: Sequence[ClassInfo], width: int) -> Pixels:
+    """Draw a label in the colors of its classes, with ignored pixels gray and hatched."""
+    ignored = label == IGNORE_INDEX
+    colored = np.where(ignored[..., None], np.uint8(GRAY), colorize(label, classes))
+    shrunk = _resize(ignored.astype(np.uint8), width, Image.Resampling.NEAREST)
+    return hatch(_resize(colored, width), shrunk.astype(np.bool_))
 
 
 def hatch(pixels: Pixels, mask: NDArray[np.bool_]) -> Pixels:
@@ -108,10 +115,13 @@ def _drawable(text: str) -> str:
     return text.encode("latin-1", "replace").decode("latin-1")
 
 
-def _sheet(
-    tiles: list[Image.Image], classes: Sequence[ClassInfo], ignored: str, swatch: Pixels
-) -> Image.Image:
-    """Draw tiles in two columns, with a legend of the classes and the ignored pixels below."""
+def _sheet(tiles: list[Image.Image], classes: Sequence[ClassInfo], ignored: str) -> Image.Image:
+    """Draw tiles in two columns, with a legend of the classes and the hatched pixels below.
+
+    ignored: the meaning of hatched pixels.
+    """
+    gray = np.full((SWATCH, SWATCH, 3), GRAY, np.uint8)
+    swatch = hatch(gray, np.ones((SWATCH, SWATCH), np.bool_))
     width = max(tile.width for tile in tiles) + 3 * GAP
     rows = [tiles[start : start + 2] for start in range(0, len(tiles), 2)]
     heights = [max(tile.height for tile in row) + GAP for row in rows]

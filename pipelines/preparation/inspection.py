@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from pipelines.data.dataset import DatasetError, PreparedDataset, Split
+from pipelines.data.facts import dataset_warnings, summary
 from pipelines.data.manifest import Shard
 from pipelines.data.prefetch import prefetch
 
@@ -36,6 +37,9 @@ def describe(dataset: PreparedDataset) -> str:
     ):
         lines.append(f"{info.name:>24}  {share:8.3%}  {images}")
     lines.append(f"{'ignored':>24}  {ignored:8.3%}  (of the pixels of labeled images)")
+    lines += ["", *summary(dataset, [name for name, count in manifest.counts.items() if count])]
+    lines += [f"warning: {line}" for line in dataset_warnings(dataset)]
+    lines += [f"note: {note}" for note in manifest.notes]
     lines += [f"skipped {problem}" for problem in manifest.skipped]
     lines += [f"note: {note}" for note in manifest.notes]
     return "\n".join(lines)

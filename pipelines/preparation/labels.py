@@ -1,8 +1,9 @@
 """Convert stored labels to class indices, and recognize labels in the wrong form.
 
-A label file must have one value per pixel. Images in the classes' colors, palettes with the right
-colors but the wrong indices, colors converted to gray, and training ids instead of label ids all
-open without an error; this module recognizes them by how their values and colors fit the classes.
+A label file must have one value per pixel, in a format that keeps every value. Images in the
+classes' colors, palettes with the right colors but the wrong indices, colors converted to gray,
+training ids instead of label ids, and values that a lossy format has changed all open without an
+error; this module recognizes them by their format and by how values and colors fit the classes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,28 @@ IGNORE = 255
 BLACK = (0, 0, 0)
 CONVERT = "a `folder` data set with `label_colors: true` reads the colors"
 
+# Formats in which a decoded value can differ from the value that was stored.
+LOSSY = frozenset(("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF"))
+LOSSLESS_WEBP = b"VP8L"  # the chunk at byte 12 of a lossless WebP file
+
+
+def check_lossless(picture: Image.Image, data: bytes) -> None:
+    """Check that the format of a label keeps every value.
+
+    data: the encoded label that `picture` was decoded from.
+
+    Raises:
+        ImageError: the format is lossy, so that pixels near edges have values of other classes.
+    """
+    compression = str(picture.info.get("compression", "")) if picture.format == "TIFF" else ""
+    lossy_webp = picture.format == "WEBP" and data[12:16] != LOSSLESS_WEBP
+    if picture.format in LOSSY or lossy_webp or "jpeg" in compression or compression == "webp":
+        name = f"{picture.format} with {compression} compression" if compression else picture.format
+        raise ImageError(
+            f"is a {name} file, a lossy format that changes values near edges; export the labels "
+            "again as PNG (a converted copy keeps the changed values)"
+        )
+
 
 def stored_values(
     picture: Image.Image, values: Mapping[int, int], classes: Sequence[ClassInfo]
@@ -32,6 +55,8 @@ def stored_values(
         ImageError: colors instead of one value per pixel, or a palette in which a color and its
             index belong to different classes.
     """
+    if picture.mode == "F":
+        return _whole_numbers(picture)
     if not is_index_image(picture):
         raise ImageError(_explain_colors(picture, classes))
     stored = to_indices(picture)
@@ -62,27 +87,28 @@ def class_indices(
     return mapped.astype(np.uint8)
 
 
-def indices_of_colors(pixels: Array, classes: Sequence[ClassInfo]) -> NDArray[np.uint16]:
-    """Return the class index of each pixel's color, uint16 (height, width).
+def indices_of_colors(
+    pixels: Array, colors: Mapping[tuple[int, int, int], int]
+) -> NDArray[np.uint16]:
+    """Return the class index (or IGNORE) of each pixel's color, uint16 (height, width).
 
-    Black is IGNORE unless it is the color of a class. Raises ImageError for any other color that
-    no class has.
+    pixels: uint8 (height, width, 3). colors: the class index (or IGNORE) of each valid color.
 
-    pixels: uint8 (height, width, 3).
+    Raises:
+        ImageError: a color that is not in `colors`.
     """
     packed = (pixels.astype(np.uint32) << np.array([16, 8, 0], np.uint32)).sum(axis=2)
     indices = np.full(packed.shape, 65535, np.uint16)
-    indices[packed == 0] = IGNORE
-    for index, entry in enumerate(classes):
-        red, green, blue = entry.color
+    for (red, green, blue), index in colors.items():
         indices[packed == (red << 16 | green << 8 | blue)] = index
     unknown = np.unique(packed[indices == 65535]).tolist()
     if unknown:
         listed = ", ".join(str([c >> 16, c >> 8 & 255, c & 255]) for c in unknown[:4])
         all_gray = all(c >> 16 == c >> 8 & 255 == c & 255 for c in unknown)
         raise ImageError(
-            f"has colors of no class, such as {listed}"
-            + ("; if these are indices, leave out `label_colors`" if all_gray else "")
+            f"has colors of no class, such as {listed}; "
+            + ("if these are indices, leave out `label_colors`; otherwise, " if all_gray else "")
+            + "list colors of a class in `classes` and colors without a meaning in `ignore_colors`"
         )
     return indices
 
@@ -93,7 +119,7 @@ def _explain_colors(picture: Image.Image, classes: Sequence[ClassInfo]) -> str:
     pixels = np.asarray(picture.convert("RGB"))
     if (pixels == pixels[..., :1]).all() and pixels.any():
         return (
-            f"{problem}, all of them gray: probably indices saved as RGB; "
+            f"{problem}, all of them gray: probably indices saved with several channels; "
             "save a single channel (Pillow: `image.getchannel(0).save(...)`)"
         )
     unknown = set(map(tuple, np.unique(pixels.reshape(-1, 3), axis=0).tolist())) - {BLACK}
@@ -102,6 +128,19 @@ def _explain_colors(picture: Image.Image, classes: Sequence[ClassInfo]) -> str:
         return f"{problem}: the colors of the classes; {CONVERT}"
     listed = ", ".join(str(list(each)) for each in sorted(unknown)[:3])
     return f"{problem}, such as {listed}, which no class has; {CONVERT} in its `classes`"
+
+
+def _whole_numbers(picture: Image.Image) -> NDArray[np.uint16]:
+    """Return the values of a label of floating-point numbers, which must be whole."""
+    values = np.asarray(picture)
+    valid = (values >= 0) & (values <= 65535) & (values == np.floor(values))
+    if not valid.all():
+        raise ImageError(
+            f"has floating-point values such as {values[~valid][0]:g}, expected whole numbers from "
+            "0 to 65535; save the class indices as an 8-bit PNG (NumPy and Pillow: "
+            "`Image.fromarray(values.astype('uint8')).save(...)`)"
+        )
+    return values.astype(np.uint16)
 
 
 def _check_palette(
@@ -159,8 +198,14 @@ def _guess(values: set[int], classes: Sequence[ClassInfo]) -> str:
             f"which cannot be undone. Use the label in colors: {CONVERT}"
         )
     if values == {0, IGNORE}:
-        return ". It is black and white: a mask of one class?"
+        return ". It is black and white: if it is a mask, map both values" + mask_advice(classes)
     return "; a `folder` data set maps other values with `values` and `ignore`"
+
+
+def mask_advice(classes: Sequence[ClassInfo]) -> str:
+    """Return how to read a mask of 0 and 255, as the end of a sentence."""
+    first, second = [entry.name for entry in classes][:2] if len(classes) > 1 else ("a", "b")
+    return f" with `values: {{0: {first}, 255: {second}}}` in a `folder` data set"
 
 
 def _gray(color: tuple[int, int, int]) -> int:

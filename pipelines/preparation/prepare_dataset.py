@@ -20,6 +20,7 @@ from tempfile import gettempdir
 
 from filelock import FileLock
 
+from pipelines.data.facts import check_classes_occur
 from pipelines.data.manifest import MANIFEST_NAME, VERSION, DatasetError, Manifest
 from pipelines.data.storage import Location, locate
 from pipelines.errors import UserError
@@ -62,8 +63,8 @@ def prepare(
         progress: called with the samples done and the total, after each sample.
 
     Raises:
-        DatasetError: invalid samples (the message lists all), no source, another data set at
-            `destination`, or a destination that cannot be written.
+        DatasetError: invalid samples (the message lists all), labels with a single class, no
+            source, another data set at `destination`, or a destination that cannot be written.
         WorkerKilledError: a worker process was killed.
     """
     location = locate(destination)
@@ -76,6 +77,7 @@ def prepare(
     with _storage_errors(location), _lock(location):
         existing = _existing(location, recipe)
         if existing is not None:
+            check_classes_occur(existing, location.uri)
             return existing
         listing, reading = survey(reader, listing)
         if not listing.records:
@@ -87,6 +89,7 @@ def prepare(
         )
         try:
             manifest = _write(reader, listing, writer, work, workers, skip_invalid, tile, progress)
+            check_classes_occur(manifest, str(reader.source))
         except DatasetError:
             writer.discard()
             raise

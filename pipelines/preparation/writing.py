@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import pyarrow as pa
+import yaml
 
 from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Shard, content_digest
 from pipelines.data.shards import Sample, describe_shard, encode_index, encode_shard
@@ -19,6 +21,7 @@ from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.reader import Reader
 
 JOURNAL_NAME = "journal.json"
+CARD_NAME = "README.md"
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,7 @@ class Writer:
     def commit(self, manifest: Manifest, location: Location) -> None:
         """Make the complete data set visible under its final name."""
         self._staging.delete(JOURNAL_NAME)
+        self._staging.write(CARD_NAME, dataset_card(manifest).encode())
         self._staging.write(MANIFEST_NAME, manifest.to_json().encode())
         if location.is_local:
             if location.directory.exists():
@@ -186,6 +190,27 @@ def staging_location(location: Location) -> Location:
         return location
     directory = location.directory.with_name(f".{location.directory.name}.partial")
     return Location(str(directory), location.filesystem, str(directory))
+
+
+def dataset_card(manifest: Manifest) -> str:
+    """Return the dataset card, from which Hugging Face `datasets` learns the shards of each split.
+
+    Without it, `load_dataset` recognizes only splits that are named train, validation or test.
+    """
+    files = [
+        {
+            # A split's name there has letters, digits and underscores only.
+            "split": re.sub(r"\W", "_", split),
+            "path": [shard.file for shard in manifest.shards if shard.split == split],
+        }
+        for split in manifest.counts
+    ]
+    head = {"configs": [{"config_name": "default", "data_files": files}]}
+    text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+    return (
+        f"---\n{text}---\n\n# {manifest.name}\n\nPrepared by `pipelines.prepare`; "
+        f"`{MANIFEST_NAME}` describes it.\n"
+    )
 
 
 def _column_sums(rows: Sequence[tuple[int, ...]]) -> list[int]:

@@ -229,9 +229,9 @@ class Training:
                 metrics |= {f"val/{name}": value for name, value in values.items()}
                 metrics["val/seconds"] = time.perf_counter() - started
                 seconds += metrics["val/seconds"]
-                metrics["val/best_miou"] = max(
-                    [scores.miou] + [entry.get("val/miou", 0.0) for entry in self.history]
-                )
+                scored = [e["val/miou"] for e in (*self.history, metrics) if "val/miou" in e]
+                if scored:  # without a labeled pixel, there is no mIoU
+                    metrics["val/best_miou"] = max(scored)
             earlier_seconds = self.history[-1].get("seconds", 0.0) if self.history else 0.0
             metrics["seconds"] = earlier_seconds + seconds
             metrics["memory_gib"] = self.group.maximum(_peak_memory_gib(self.numerics.device))

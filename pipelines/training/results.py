@@ -1,5 +1,6 @@
 """Writes the result files of a finished training: confusion matrix, counts, prediction panels."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,10 @@ def write_results(directory: Path, training: Training, report: TrainingReport) -
         return
     names = training.classes
     confusion = report.scores.confusion.numpy()
-    header = ",".join(["label", *names])
-    lines = [
-        f"{name},{','.join(map(str, row))}" for name, row in zip(names, confusion, strict=True)
-    ]
-    (directory / "confusion.csv").write_text("\n".join([header, *lines]) + "\n")
+    with (directory / "confusion.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")  # quotes names that contain a comma
+        writer.writerow(["label", *names])
+        writer.writerows([name, *row] for name, row in zip(names, confusion, strict=True))
     title = f"epoch {report.epoch}: mIoU {100 * report.scores.miou:.1f} %, validation split"
     draw_confusion(directory / "confusion.png", confusion, names, title)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from models import FENetConfig
-from pipelines.config import ConfigurationError, configure, dump_yaml, load_yaml
+from pipelines.config import ConfigurationError, CoreLoader, configure, dump_yaml, load_yaml
 from pipelines.data.augmentation import AugmentationConfig
 from pipelines.data.config import DataConfig
 from pipelines.network.build import NetworkConfig
@@ -123,3 +123,9 @@ def test_a_value_that_occurs_twice_is_written_in_full() -> None:
     assert dump_yaml({"crop": crop, "window": crop}, flow_lists=True) == (
         "crop: [64, 128]\nwindow: [64, 128]\n"
     )
+
+
+@pytest.mark.parametrize("text", ["seed: 1\nseed: 2", "data: {crop: 1, crop: 2}", "1: a\n01: b"])
+def test_duplicate_keys_are_rejected(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match=r"the key .* occurs twice; keep one of them"):
+        yaml.load(text, CoreLoader)

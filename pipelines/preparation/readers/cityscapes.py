@@ -52,8 +52,9 @@ TRAINING_LABEL = "_gtFine_labelTrainIds.png"
 class Cityscapes(Reader):
     """19 classes from 34 label ids; the other ids are ignored. A sample's group is its city.
 
-    If a sample has both `labelTrainIds` and `labelIds`, `labelTrainIds` is read. The test split has
-    no public labels and is prepared without.
+    If a sample has both `labelTrainIds` and `labelIds`, `labelTrainIds` is read; a note records
+    how many labels of each kind are read. The test split has no public labels and is prepared
+    without.
     """
 
     name = "cityscapes"
@@ -103,6 +104,11 @@ class Cityscapes(Reader):
                 label = None if split == "test" else _label(labels / split / stem)
                 image = images / split / f"{stem}{IMAGE}"
                 whole.records.append(Record(stem.name, split, image, label, stem.parent.name))
+        for kind in (LABEL, TRAINING_LABEL):
+            names = [record.label.name for record in whole.records if record.label is not None]
+            count = sum(name.endswith(kind) for name in names)
+            if count:
+                whole.notes.append(f"labels are read from *{kind} for {count} images")
         if not whole.records and not whole.problems:
             raise DatasetError(
                 f"{self.source}: not Cityscapes; expected leftImg8bit/train/CITY/*{IMAGE} and "

@@ -6,8 +6,10 @@ classes:                    # in the order of their indices
   tree: [40, 120, 40]
 values: {1: ground, 2: tree}        # stored value: class; default: the class index
 ignore: [0, 255]            # stored values that are ignored; default: 255
-label_colors: false         # true: labels are RGB images in the colors above, and black is
-                            # ignored; then `values` and `ignore` are not allowed
+label_colors: false         # true: labels are RGB images in the colors above; then `values` and
+                            # `ignore` are not allowed, and a class may have a list of colors
+# ignore_colors: [[0, 0, 0]]        # with label_colors, colors that are ignored; default: black,
+                            # unless it is the color of a class
 splits:
   train: {images: images/train, labels: labels/train}
   val: {images: images/val, labels: labels/val, names: val.txt}
@@ -40,20 +42,26 @@ from pipelines.config import CoreLoader
 from pipelines.data.image_io import to_rgb
 from pipelines.data.manifest import ClassInfo, DatasetError
 from pipelines.preparation.image_reading import ImageReading
-from pipelines.preparation.labels import IGNORE, indices_of_colors
+from pipelines.preparation.labels import indices_of_colors
 from pipelines.preparation.readers.folder_images import (
     IMAGE_KEYS,
     check_image_keys,
     described_reading,
     described_suffixes,
 )
+from pipelines.preparation.readers.folder_labels import (
+    check_classes,
+    check_label_values,
+    class_of_colors,
+    class_of_values,
+    described_classes,
+)
 from pipelines.preparation.readers.pairing import pair_files, select
 from pipelines.preparation.readers.reader import Listing, Reader, Record
 
 DESCRIPTION = "dataset.yaml"
-KEYS = ("name", "classes", "values", "ignore", "label_colors", "splits")
+KEYS = ("name", "classes", "values", "ignore", "label_colors", "ignore_colors", "splits")
 SPLIT_KEYS = ("images", "labels", "names")
-LARGEST_VALUE = 65535
 # Split names become parts of file names, and `train+val` joins two splits.
 SPLIT_NAME = re.compile(r"\w[\w.-]*")
 
@@ -82,17 +90,8 @@ class Folder(Reader):
             raise DatasetError(f"{path}: invalid YAML: {error}") from error
         _check_keys(path, "the file", content, (*KEYS, *IMAGE_KEYS))
         check_image_keys(path, content)
-        classes, splits = content.get("classes"), content.get("splits")
-        if not isinstance(classes, dict) or not 1 <= len(classes) <= IGNORE:
-            raise DatasetError(
-                f"{path}: classes must map 1 to {IGNORE} names to [red, green, blue]"
-            )
-        for name, value in classes.items():
-            if not _is_color(value):
-                raise DatasetError(
-                    f"{path}: classes.{name} must be [red, green, blue], 0-255 each, "
-                    f"received {value!r}"
-                )
+        check_classes(path, content)
+        splits = content.get("splits")
         if not isinstance(splits, dict) or not splits:
             raise DatasetError(f"{path}: splits must map names to {{images: DIR, labels: DIR}}")
         for name, split in splits.items():
@@ -109,30 +108,7 @@ class Folder(Reader):
                         f"{path}: splits.{name}.{key} must be a path, received {value!r}; "
                         "remove the key if there is none"
                     )
-        colors = content.get("label_colors", False)
-        if not isinstance(colors, bool):
-            raise DatasetError(f"{path}: label_colors must be true or false, received {colors!r}")
-        for key in ("values", "ignore"):
-            if colors and key in content:
-                raise DatasetError(
-                    f"{path}: {key} has no meaning with label_colors: true, where every color is "
-                    "a class or black; remove it"
-                )
-        values = content.get("values", {})
-        if not isinstance(values, dict):
-            raise DatasetError(
-                f"{path}: values must map stored values to classes, received {values!r}"
-            )
-        for value, name in values.items():
-            if name not in classes or not _is_stored_value(value):
-                raise DatasetError(
-                    f"{path}: values.{value} must map a stored value to one of {list(classes)}, "
-                    f"received {name!r}"
-                )
-        ignored = content.get("ignore", IGNORE)
-        for value in ignored if isinstance(ignored, list) else [ignored]:
-            if not _is_stored_value(value):
-                raise DatasetError(f"{path}: ignore must be stored values, received {ignored!r}")
+        check_label_values(path, content)
         return dict(content)
 
     @property
@@ -141,28 +117,15 @@ class Folder(Reader):
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
-        entries = self.description["classes"].items()
-        return tuple(ClassInfo(str(name), tuple(value)) for name, value in entries)
+        return described_classes(self.description)
 
     def values(self, record: Record) -> Mapping[int, int]:
-        names = list(self.description["classes"])
-        stored = self.description.get("values")
-        if stored is None or self.description.get("label_colors"):
-            indices = {index: index for index in range(len(names))}
-        else:
-            indices = {value: names.index(name) for value, name in stored.items()}
-        ignored = self.description.get("ignore")
-        if ignored is None:
-            return {IGNORE: IGNORE, **indices}
-        return {
-            **indices,
-            **dict.fromkeys(ignored if isinstance(ignored, list) else [ignored], IGNORE),
-        }
+        return class_of_values(self.description)
 
     def indices(self, record: Record, picture: Image.Image) -> NDArray[np.uint16]:
         if not self.description.get("label_colors"):
             return super().indices(record, picture)
-        return indices_of_colors(to_rgb(picture), self.classes)
+        return indices_of_colors(to_rgb(picture), class_of_colors(self.description))
 
     def listing(self) -> Listing:
         whole = Listing()
@@ -198,15 +161,3 @@ def _check_keys(path: Path, name: str, content: object, keys: tuple[str, ...]) -
     for key in content:
         if key not in keys:
             raise DatasetError(f"{path}: unknown key {key!r} in {name}; known: {', '.join(keys)}")
-
-
-def _is_stored_value(value: object) -> bool:
-    return isinstance(value, int) and 0 <= value <= LARGEST_VALUE
-
-
-def _is_color(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(isinstance(part, int) and 0 <= part <= 255 for part in value)
-    )

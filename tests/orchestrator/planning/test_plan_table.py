@@ -8,9 +8,10 @@ from rich.console import Console
 from orchestrator.planning.forecast import (
     Forecaster,
 )
-from orchestrator.planning.plan_table import duration, show_plan
+from orchestrator.planning.plan_table import duration, show_data, show_plan
 from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.study.trial_state import TrialState
+from pipelines.data.facts import summary, training_warnings
 from tests.support.planned_study import forecast_of, resolved, timed
 
 
@@ -33,6 +34,18 @@ def test_plan_fits_the_terminal(file: Path, width: int) -> None:
     assert "limits.gpu_hours will stop the study early" in " ".join(text.split())
     (row,) = [line for line in text.splitlines() if "full, seed 1" in line]
     assert {"missing", "10", "30"} <= set(row.split())
+
+
+def test_data_of_a_plan_is_described_once(file: Path) -> None:
+    _, trials = resolved(file)
+    console = Console(width=80)
+    with console.capture() as capture:
+        show_data(trials, console)
+    name, dataset = trials[0].experiment.data.dataset, trials[0].dataset
+    expected = [f"{name} {line}" for line in summary(dataset, ["train", "val"])]
+    warnings = training_warnings(dataset, "train", "val")
+    expected += [f"warning  {name} {line}" for line in warnings]
+    assert capture.get().splitlines() == expected
 
 
 @pytest.mark.parametrize(

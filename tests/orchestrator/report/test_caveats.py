@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
 from orchestrator.report.bootstrap import labeled_classes, resampled_miou, sampling_of
 from orchestrator.report.breakdown import image_list
@@ -20,6 +21,8 @@ from orchestrator.report.results import Result
 from orchestrator.report.study_report import Report
 from orchestrator.report.table import main_table
 from orchestrator.study.load import load_study
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers.folder import Folder
 from tests.support.fabricated_counts import counts_of, random_counts
 from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, written
 
@@ -97,6 +100,28 @@ def test_bitwise_equal_trainings_are_reported(tmp_path: Path, small_streets: Pat
         warnings = "\n".join(report_of(tmp_path / "study.yaml").read().notes.warnings)
         is_listed = "although their settings differ: a, seed 1; b, seed 2." in warnings
         assert is_listed == (metric == "val/miou")
+
+
+def test_warnings_of_the_data_are_reported(tmp_path: Path) -> None:
+    """Both splits read one folder, and class `car` occurs in no label."""
+    source = tmp_path / "source"
+    rng = np.random.default_rng(0)
+    for folder, shape, high in (("images", (16, 16, 3), 256), ("labels", (16, 16), 2)):
+        (source / folder).mkdir(parents=True)
+        pixels = rng.integers(0, high, shape, dtype=np.uint8)
+        Image.fromarray(pixels).save(source / folder / "a.png")
+    (source / "dataset.yaml").write_text(
+        "classes: {ground: [1, 2, 3], tree: [4, 5, 6], car: [7, 8, 9]}\nsplits:\n"
+        "  train: {images: images, labels: labels}\n  val: {images: images, labels: labels}\n"
+    )
+    prepare(Folder(source), tmp_path / "set")
+    warnings = report(tmp_path, tmp_path / "set", {}).notes.warnings
+    shared = [line for line in warnings if line.startswith("Data: val shares 1 image of 1 with tr")]
+    assert len(shared) == 1
+    assert shared[0].endswith(": a (a, b).")
+    # The row `split` is scored on the training images.
+    assert "Data: train: 1 of 3 classes occurs in no label: car (all rows)." in warnings
+    assert "Data: val: 1 of 3 classes occurs in no label: car (a, b)." in warnings
 
 
 def test_single_shared_seed_is_not_tested(tmp_path: Path, small_streets: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
 from pipelines.data.image_io import decode_indices, decode_rgb, encode_png
-from pipelines.data.manifest import MANIFEST_NAME, Manifest
+from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest
 from pipelines.preparation.embedded import prepare_streets
 from pipelines.preparation.streets import CLASSES, render_street
 
@@ -117,7 +117,7 @@ def cut_shard(directory: Path) -> None:
 
 
 def remove_index(directory: Path) -> None:
-    (directory / "index.parquet").unlink()
+    (directory / INDEX_NAME).unlink()
 
 
 def remove_all(directory: Path) -> None:
@@ -138,7 +138,7 @@ def empty(directory: Path) -> None:
         (cut_manifest, "damaged manifest"),
         (change_manifest, "damaged manifest: its content has fingerprint"),
         (use_old_manifest_version, "format version 1 is not 2.*prepare the data set again"),
-        (remove_index, r"index\.parquet: missing"),
+        (remove_index, r"index\.pq: missing"),
         (remove_shard, r"\.parquet: missing"),
         (cut_shard, r"\.parquet: damaged \(\d+ bytes, expected \d+\)"),
     ],
@@ -163,11 +163,11 @@ def test_flipped_bit_is_reported_when_its_row_is_read(copy: Path) -> None:
 
 
 def test_damaged_index_is_reported(copy: Path) -> None:
-    index = copy / "index.parquet"
+    index = copy / INDEX_NAME
     data = bytearray(index.read_bytes())
     data[len(data) // 2] ^= 1
     index.write_bytes(data)
-    with pytest.raises(DatasetError, match=r"index\.parquet: damaged"):
+    with pytest.raises(DatasetError, match=r"index\.pq: damaged"):
         open_dataset(copy).split("val")
 
 

@@ -26,6 +26,26 @@ def test_sheets_show_samples_and_crops(streets: PreparedDataset) -> None:
     assert np.asarray(crops).std() > 20
 
 
+def test_ignored_pixels_differ_from_a_black_class(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    label = np.zeros((40, 60), np.uint8)
+    label[:, 20:40], label[:, 40:] = 1, 255
+    for kind, values in (("images", np.full((40, 60, 3), 60, np.uint8)), ("labels", label)):
+        (source / kind).mkdir(parents=True)
+        Image.fromarray(values).save(source / kind / "a.png")
+    (source / "dataset.yaml").write_text(
+        "classes: {black: [0, 0, 0], red: [255, 0, 0]}\n"
+        "splits: {train: {images: images, labels: labels}}\n"
+    )
+    prepare(Folder(source), tmp_path / "set")
+    sheet = np.asarray(contact_sheet(open_dataset(tmp_path / "set"), width=60))
+    drawn = sheet[14:54, 64:124]  # below the title, right of the image and a gap
+    assert (drawn[:, :20] == 0).all()
+    assert (drawn[:, 20:40] == (255, 0, 0)).all()
+    hatched = np.full((40, 60, 3), 200, np.uint8)
+    assert np.array_equal(drawn[:, 40:], hatch(hatched, np.ones((40, 60), np.bool_))[:, 40:])
+
+
 def test_ignored_pixels_are_hatched() -> None:
     image = np.full((20, 20, 3), 90, np.uint8)
     mask = np.zeros((20, 20), np.bool_)
@@ -43,7 +63,8 @@ def test_sheets_handle_elongated_images_and_an_unlabeled_split(tmp_path: Path) -
         (source / "images").mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((*size, 3), 60, np.uint8)).save(source / f"images/{name}.png")
     (source / "dataset.yaml").write_text(
-        "classes: {'größe 漢': [1, 2, 3]}\nsplits: {test: {images: images}}\n", encoding="utf-8"
+        "classes: {'größe 漢': [1, 2, 3], rest: [0, 0, 0]}\nsplits: {test: {images: images}}\n",
+        encoding="utf-8",
     )
     prepare(Folder(source), tmp_path / "set")
     dataset = open_dataset(tmp_path / "set")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.data.image_io import ImageError
-from pipelines.data.manifest import ClassInfo
-from pipelines.preparation.labels import class_indices, indices_of_colors, stored_values, voc_color
+from pipelines.data.image_io import ImageError, open_image
+from pipelines.preparation.labels import (
+    check_lossless,
+    class_indices,
+    indices_of_colors,
+    stored_values,
+    voc_color,
+)
 from pipelines.preparation.readers import READERS
 from pipelines.preparation.readers.reader import Record
 
@@ -23,6 +30,7 @@ VALUES = CAMVID.values(RECORD)
 # A label of the class indices of sky, road, tree and void.
 INDICES = np.resize(np.array([0, 3, 5, 11], np.uint8), (6, 8))
 COLORS = [entry.color for entry in CLASSES] + [(0, 0, 0)]
+INDEX_OF_COLOR = {color: index for index, color in enumerate(COLORS[:-1])} | {(0, 0, 0): 255}
 
 
 def palette_image(indices: np.ndarray, colors: list[tuple[int, int, int]]) -> Image.Image:
@@ -66,7 +74,7 @@ def test_palette_in_another_order_is_rejected(order: list[int]) -> None:
     assert "label_colors: true" in str(caught.value)
     assert "mode L" in str(caught.value)
     # Following the advice in the message yields the right classes.
-    indices = indices_of_colors(np.asarray(image.convert("RGB")), CLASSES)
+    indices = indices_of_colors(np.asarray(image.convert("RGB")), INDEX_OF_COLOR)
     assert indices[0].tolist() == order
 
 
@@ -91,6 +99,9 @@ def test_quantized_colors_are_rejected() -> None:
         (in_colors("L"), "gray levels of the classes' colors.*Use the label in colors"),
         (Image.fromarray((INDICES > 3).astype(np.uint8) * 255), None),
         (Image.fromarray(np.full((3, 3), 77, np.uint8)), "unknown values 77 in 9 pixels.*`values`"),
+        (Image.fromarray(np.full((3, 3), 0.5, np.float32)), "values such as 0.5, expected whole"),
+        (Image.fromarray(np.full((3, 3), np.nan, np.float32)), "values such as nan, expected"),
+        (Image.fromarray(np.full((3, 3), -1, np.int32)), "from -1 to -1, expected 0 to 65535"),
     ],
 )
 def test_error_names_the_kind_of_label(image: Image.Image, message: str | None) -> None:
@@ -101,10 +112,41 @@ def test_error_names_the_kind_of_label(image: Image.Image, message: str | None) 
         read(image)
 
 
-def test_error_names_a_mask_of_one_class() -> None:
+def test_error_says_how_to_read_a_mask() -> None:
     mask = Image.fromarray(np.resize(np.array([0, 255], np.uint8), (4, 4)))
-    with pytest.raises(ImageError, match="black and white: a mask of one class"):
+    with pytest.raises(ImageError, match=r"black and white.*`values: {0: sky, 255: building}`"):
         class_indices(stored_values(mask, {0: 0, 1: 1}, CLASSES), {0: 0, 1: 1}, CLASSES)
+
+
+def test_whole_floating_point_numbers_are_indices() -> None:
+    image = Image.fromarray(INDICES.astype(np.float32))
+    assert np.array_equal(read(image), np.where(INDICES == 11, 255, INDICES))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options", "lossy"),
+    [
+        ("PNG", {}, False),
+        ("BMP", {}, False),
+        ("GIF", {}, False),
+        ("TIFF", {}, False),
+        ("TIFF", {"compression": "tiff_lzw"}, False),
+        ("TIFF", {"compression": "jpeg"}, True),
+        ("WEBP", {"lossless": True}, False),
+        ("WEBP", {"quality": 100}, True),
+        ("JPEG", {"quality": 100}, True),
+    ],
+)
+def test_lossy_formats_are_rejected(encoder: str, options: dict[str, Any], lossy: bool) -> None:
+    buffer = io.BytesIO()
+    mode = "RGB" if encoder == "WEBP" else "L"
+    Image.fromarray(INDICES).convert(mode).save(buffer, encoder, **options)
+    picture = open_image(buffer.getvalue())
+    if not lossy:
+        check_lossless(picture, buffer.getvalue())
+        return
+    with pytest.raises(ImageError, match=f"is a {encoder}.*lossy.*export the labels again as PNG"):
+        check_lossless(picture, buffer.getvalue())
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -127,5 +169,5 @@ def test_training_ids_in_a_label_ids_file_are_rejected() -> None:
 
 def test_indices_instead_of_colors_are_rejected() -> None:
     pixels = np.asarray(Image.fromarray(INDICES).convert("RGB"))
-    with pytest.raises(ImageError, match=r"such as \[3, 3, 3\].*leave out `label_colors`"):
-        indices_of_colors(pixels, [ClassInfo("a", (9, 9, 200)), ClassInfo("b", (200, 9, 9))])
+    with pytest.raises(ImageError, match=r"such as \[0, 0, 0\], .*leave out `label_colors`"):
+        indices_of_colors(pixels, {(9, 9, 200): 0, (200, 9, 9): 1})

@@ -91,7 +91,13 @@ def test_cityscapes_prefers_training_ids_if_present(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"munster_0_1_gtFine_labelIds\.png: No such file"):
         prepare(Cityscapes(root), tmp_path / "failed")
     write(root / "gtFine/val/munster/munster_0_1_gtFine_labelIds.png", values_up_to(33))
-    split = prepare_and_open(Cityscapes(root), tmp_path).split("val")
+    write(root / "gtFine/val/munster/munster_0_0_gtFine_labelIds.png", values_up_to(33))
+    dataset = prepare_and_open(Cityscapes(root), tmp_path)
+    assert dataset.manifest.notes == (
+        "labels are read from *_gtFine_labelIds.png for 1 images",
+        "labels are read from *_gtFine_labelTrainIds.png for 1 images",
+    )
+    split = dataset.split("val")
     assert np.array_equal(split.read(0)[1], stored)
     assert split.read(1)[1].max() == 255
 
@@ -153,7 +159,9 @@ def test_pascal_context_label_sets_map_to_class_names(tmp_path: Path) -> None:
     for folder, stored in (("SegmentationClassContext", 55), ("59_context_labels", 20)):
         root = tmp_path / folder
         write(root / "JPEGImages/2008_000002.jpg")
-        write(root / folder / "2008_000002.png", np.full(SIZE, stored, np.uint8))
+        values = np.full(SIZE, stored, np.uint8)
+        values[-1] = 1  # labels need a second class
+        write(root / folder / "2008_000002.png", values)
         (root / "ImageSets/SegmentationContext").mkdir(parents=True)
         (root / "ImageSets/SegmentationContext/val.txt").write_text("2008_000002\n")
         for order in (None, "official"):
@@ -248,6 +256,26 @@ def test_folder_converts_colors_to_indices(tmp_path: Path) -> None:
         prepare(reader, tmp_path / "failed")
 
 
+def test_folder_reads_ignored_colors_and_several_colors_of_a_class(tmp_path: Path) -> None:
+    """As VOC: a border in another color than black, and black as the color of a class."""
+    description = DESCRIPTION.replace("[110, 80, 60]", "[0, 0, 0]")
+    description = description.replace("[40, 120, 40]", "[[40, 120, 40], [40, 120, 41]]")
+    description += "label_colors: true\nignore_colors: [[224, 224, 192]]\n"
+    palette = np.array([[0, 0, 0], [40, 120, 40], [40, 120, 41], [224, 224, 192]], np.uint8)
+    indices = RNG.choice(4, SIZE)
+    dataset = prepare_and_open(folder(tmp_path, description, palette[indices]), tmp_path)
+    assert [each.color for each in dataset.manifest.classes] == [(0, 0, 0), (40, 120, 40)]
+    _, label = dataset.split("train").read(0)
+    assert np.array_equal(label, np.array([0, 1, 1, 255])[indices])
+
+
+def test_listed_ignored_colors_replace_black(tmp_path: Path) -> None:
+    description = DESCRIPTION + "label_colors: true\nignore_colors: [[224, 224, 192]]\n"
+    reader = folder(tmp_path, description, np.zeros((*SIZE, 3), np.uint8))
+    with pytest.raises(DatasetError, match=r"such as \[0, 0, 0\]; .* in `ignore_colors`"):
+        prepare(reader, tmp_path / "out")
+
+
 def test_folder_reads_sample_names_from_a_list(tmp_path: Path) -> None:
     description = DESCRIPTION.replace("labels/train}", "labels/train, names: names.txt}")
     reader = folder(tmp_path, description, values_up_to(1))
@@ -317,6 +345,32 @@ def test_folder_reports_two_images_with_the_same_name(tmp_path: Path) -> None:
             "ignore has no meaning with label",
         ),
         (("name: orchard", "label_colors: 3"), "label_colors must be true or false, received 3"),
+        (("name: orchard", "name: a\nname: b"), "the key 'name' occurs twice"),
+        (("  tree: [", "  ground: ["), "the key 'ground' occurs twice"),
+        (("  tree: [40, 120, 40]\n", ""), "classes has only 'ground'.*`background`"),
+        (("  tree:", "  '?':"), r"classes: the name '\?' has no letter or digit"),
+        (("tree:", "plus+: [1, 2, 3]\n  plus-:"), r"'plus\+' and 'plus-' would both be recorded"),
+        (("[40, 120, 40]", "[[40, 120, 40], [1, 2, 3]]"), "classes.tree has 2 colors, which needs"),
+        (("[40, 120, 40]", "[]"), "classes.tree must be .* or a list of such colors; received"),
+        (("name: orchard", "ignore: 0"), "ignore has 0.*class 'ground'.*{1: ground, 2: tree}"),
+        (("name: orchard", "ignore: [1, 255]"), "ignore has 1, which .* class 'tree'"),
+        (
+            ("name: orchard", "values: {0: ground, 255: tree}\nignore: [3, 255]"),
+            "255 is both in ignore and in values, as 'tree'",
+        ),
+        (("name: orchard", "ignore_colors: [[0, 0, 0]]"), "ignore_colors needs label_colors: true"),
+        (
+            ("[40, 120, 40]", "[110, 80, 60]\nlabel_colors: true"),
+            r"classes.tree has the color \[110, 80, 60\], which classes.ground has, too",
+        ),
+        (
+            ("name: orchard", "label_colors: true\nignore_colors: [[1, 2, 3], [110, 80, 60]]"),
+            r"ignore_colors has \[110, 80, 60\], which is the color of classes.ground",
+        ),
+        (
+            ("name: orchard", "label_colors: true\nignore_colors: black"),
+            "ignore_colors must be a list of colors .* received 'black'",
+        ),
     ],
 )
 def test_invalid_descriptions_are_reported(

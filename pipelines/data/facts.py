@@ -1,0 +1,231 @@
+"""Facts about the labels of a prepared data set that decide what its scores can mean.
+
+Everything is computed from the manifest and the index; no image is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from pipelines.data.dataset import DatasetError, PreparedDataset, Split, split_parts
+from pipelines.data.manifest import Manifest
+
+_LISTED = 5  # names in a message before it says how many more there are
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What the labels of a split hold.
+
+    images: number of images. unlabeled: names of the images without a labeled pixel. occurring,
+    missing: names of the classes that occur in a label, and of those that do not. ignored: share of
+    the pixels that are ignored in the other images, 0 to 1; None if no pixel is labeled.
+    """
+
+    images: int
+    unlabeled: tuple[str, ...]
+    occurring: tuple[str, ...]
+    missing: tuple[str, ...]
+    ignored: float | None
+
+
+def split_facts(dataset: PreparedDataset, name: str) -> SplitFacts:
+    """Return the facts of a split, or of joined splits such as `train+val`."""
+    split = dataset.split(name)
+    names = [entry.name for entry in dataset.manifest.classes]
+    labeled = split.class_pixels.sum(axis=1)
+    occurs = split.class_pixels.any(axis=0)
+    pixels = int((split.heights * split.widths)[labeled > 0].sum())
+    return SplitFacts(
+        images=len(split),
+        unlabeled=tuple(split.identifiers[index] for index in np.flatnonzero(labeled == 0)),
+        occurring=tuple(np.array(names)[occurs].tolist()),
+        missing=tuple(np.array(names)[~occurs].tolist()),
+        ignored=1 - int(labeled.sum()) / pixels if pixels else None,
+    )
+
+
+def shared_images(first: Split, second: Split) -> list[tuple[str, str]] | None:
+    """Return the names of the images that two splits share, in the first and in the second.
+
+    Images are compared by their pixels. None if the data set was prepared before digests of images
+    were recorded.
+    """
+    if first.image_digests is None or second.image_digests is None:
+        return None
+    names = dict(zip(second.image_digests, second.identifiers, strict=True))
+    return [
+        (name, names[digest])
+        for digest, name in zip(first.image_digests, first.identifiers, strict=True)
+        if digest in names
+    ]
+
+
+def summary(dataset: PreparedDataset, splits: Sequence[str]) -> list[str]:
+    """Return a line about each split: its images, classes and ignored pixels."""
+    lines = []
+    for name in splits:
+        facts = split_facts(dataset, name)
+        line = f"{name}: {facts.images} images, "
+        if facts.ignored is None:
+            line += "no pixel is labeled"
+        else:
+            classes = len(facts.occurring) + len(facts.missing)
+            line += (
+                f"{len(facts.occurring)} of {classes} classes occur in labels, "
+                f"{facts.ignored:.1%} of the pixels are ignored"
+            )
+        lines.append(line)
+    return lines
+
+
+def dataset_warnings(dataset: PreparedDataset) -> list[str]:
+    """Return what a user must know about all splits of a data set, one sentence each."""
+    names = [name for name, count in dataset.manifest.counts.items() if count]
+    lines = _color_warnings(dataset.manifest)
+    lines += [line for name in names for line in _label_warnings(dataset, name)]
+    for first, second in combinations(names, 2):
+        lines += _shared_warnings(dataset, first, second)
+    return lines
+
+
+def training_warnings(dataset: PreparedDataset, train: str, validation: str | None) -> list[str]:
+    """Return what a user must know about the splits of an experiment, one sentence each."""
+    lines = _label_warnings(dataset, train)
+    if validation is not None:
+        lines += _label_warnings(dataset, validation)
+        # Splits that overlap by name have a warning of their own.
+        if not set(split_parts(train)) & set(split_parts(validation)):
+            lines += _shared_warnings(dataset, train, validation)
+    return list(dict.fromkeys(lines))
+
+
+def check_classes_occur(manifest: Manifest, source: str) -> None:
+    """Check that the labels of a whole data set distinguish classes.
+
+    source: for the message.
+
+    Raises:
+        DatasetError: there are labels, but a single class or none occurs in them.
+    """
+    pixels = zip(manifest.classes, manifest.class_pixels, strict=True)
+    occurring = [entry.name for entry, count in pixels if count]
+    has_labels = bool(occurring) or manifest.ignored_pixels > 0
+    if not has_labels or len(occurring) > 1:
+        return
+    if not occurring:
+        raise DatasetError(
+            f"{source}: every pixel of every label is ignored; check the stored values and "
+            f"{manifest.ignore_index}, which means ignored unless `values` and `ignore` say "
+            "otherwise"
+        )
+    names = [entry.name for entry in manifest.classes]
+    message = f"{source}: {occurring[0]!r} is the only class that occurs in the labels"
+    if manifest.ignored_pixels and names.index(occurring[0]) == 0 and len(names) > 1:
+        message += (
+            f", because value {manifest.ignore_index} means ignored and never {names[1]!r}; for "
+            f"masks of 0 and 255 write `values: {{0: {names[0]}, 255: {names[1]}}}`, without "
+            "255 in `ignore`"
+        )
+    else:
+        message += ", so every network would have the same score; label at least two classes"
+    raise DatasetError(message)
+
+
+def check_trainable(dataset: PreparedDataset, train: str, validation: str | None) -> None:
+    """Check that a training on split `train`, scored on `validation`, can show anything.
+
+    Raises:
+        DatasetError: a split is missing or has no labels, or the training labels have one class.
+    """
+    facts = split_facts(dataset, train)
+    where = f"{dataset.location.uri}: split {train!r}"
+    if facts.ignored is None:
+        raise DatasetError(
+            f"{where} has no labeled pixel in its {facts.images} images, so nothing can be "
+            "trained; set data.train_split to a split with labels"
+        )
+    if len(facts.occurring) < 2:
+        raise DatasetError(
+            f"{where} has only the class {facts.occurring[0]!r} in its labels, so every network "
+            "would predict that class everywhere; prepare the data set again with labels of at "
+            "least two classes"
+        )
+    if validation is not None:
+        check_scorable(
+            dataset,
+            validation,
+            "set data.validation_split to a split with labels, or to null to train without "
+            "validation",
+        )
+
+
+def check_scorable(dataset: PreparedDataset, split: str, advice: str) -> None:
+    """Check that a split has labels. advice: what to do if it has none, for the message.
+
+    Raises:
+        DatasetError: the split is missing or has no labeled pixel.
+    """
+    facts = split_facts(dataset, split)
+    if facts.ignored is None:
+        raise DatasetError(
+            f"{dataset.location.uri}: split {split!r} has no labeled pixel in its {facts.images} "
+            f"images, so nothing can be scored on it; {advice}"
+        )
+
+
+def _color_warnings(manifest: Manifest) -> list[str]:
+    by_color: dict[tuple[int, int, int], list[str]] = {}
+    for entry in manifest.classes:
+        by_color.setdefault(entry.color, []).append(entry.name)
+    return [
+        f"classes {_listed(names)} have the same color {list(color)}, so figures show them alike"
+        for color, names in by_color.items()
+        if len(names) > 1
+    ]
+
+
+def _label_warnings(dataset: PreparedDataset, name: str) -> list[str]:
+    facts = split_facts(dataset, name)
+    if facts.ignored is None:
+        return []
+    lines = []
+    if facts.unlabeled:
+        lines.append(
+            f"{name}: {len(facts.unlabeled)} of {facts.images} images have no labeled pixel: "
+            f"{_listed(facts.unlabeled)}"
+        )
+    if facts.missing:
+        classes = len(facts.occurring) + len(facts.missing)
+        verb = "occurs" if len(facts.missing) == 1 else "occur"
+        lines.append(
+            f"{name}: {len(facts.missing)} of {classes} classes {verb} in no label: "
+            f"{_listed(facts.missing)}"
+        )
+    return lines
+
+
+def _shared_warnings(dataset: PreparedDataset, first: str, second: str) -> list[str]:
+    pairs = shared_images(dataset.split(second), dataset.split(first))
+    if pairs is None:
+        return [
+            f"{second} and {first}: not compared for equal images, because the data set was "
+            "prepared by an older version; delete it and prepare it again to compare them"
+        ]
+    if not pairs:
+        return []
+    names = [name if name == other else f"{name} ({other})" for name, other in pairs]
+    images = "1 image" if len(pairs) == 1 else f"{len(pairs)} images"
+    return [
+        f"{second} shares {images} of {len(dataset.split(second))} with {first}, so scores on one "
+        f"of them do not measure generalization from the other: {_listed(names)}"
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
