@@ -1,6 +1,7 @@
 """Pretrained weights in every published layout, built with the published tensor names."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -311,10 +312,15 @@ def test_unknown_depth_is_rejected() -> None:
         load_pretrained(build("resnet18"), {**state, **publisher.state})
 
 
-@pytest.mark.parametrize(
-    "state", [{}, {"a.weight": torch.ones(3)}, {"state_dict": {"x": 1}}, {0: torch.ones(3)}]
-)
 @pytest.mark.parametrize("name", sorted(BACKBONES))
-def test_unrelated_weights_are_rejected(name: str, state: dict[str, object]) -> None:
-    with pytest.raises(PretrainedError, match=rf"nothing in the checkpoint fits .*{name}"):
-        load_pretrained(build(name), state)
+def test_unrelated_weights_are_rejected(name: str) -> None:
+    backbone = build(name)
+    states: list[dict[Any, object]] = [
+        {},
+        {"a.weight": torch.ones(3)},
+        {"state_dict": {"x": 1}},
+        {0: torch.ones(3)},
+    ]
+    for state in states:
+        with pytest.raises(PretrainedError, match=rf"nothing in the checkpoint fits .*{name}"):
+            load_pretrained(backbone, state)
