@@ -82,6 +82,7 @@ class Placement:
             assert time.monotonic() < end, "no checkpoint was written"
             before, partial = partial, any((self.out / "checkpoints").glob("*.partial"))
             writes -= partial and not before
+            time.sleep(0.002)  # the workers need the processor
 
 
 def result(out: Path) -> tuple[list[dict[str, float]], dict[str, dict[str, torch.Tensor]]]:
