@@ -72,10 +72,10 @@ def _added_seeds(rows: Sequence[Row]) -> Iterable[str]:
     started: dict[int, list[float]] = {}
     ended: dict[int, list[float]] = {}
     for result in (result for row in rows for result in row.finished):
-        if result.run is not None and result.run.ended_at is not None:
+        if result.run is not None and result.run.closed_at is not None:
             seed = result.trial.experiment.seed
             started.setdefault(seed, []).append(result.run.started_at)
-            ended.setdefault(seed, []).append(result.run.ended_at)
+            ended.setdefault(seed, []).append(result.run.closed_at)
     # A single trial may have been repeated later, so half of a seed's trials must have ended.
     first_end = min((statistics.median(times) for times in ended.values()), default=math.inf)
     added = [seed for seed, times in started.items() if min(times) > first_end]

@@ -10,9 +10,9 @@ from orchestrator.study.study import Trial
 from orchestrator.study.validation import as_json, suggestion
 from orchestrator.study.yaml_source import Keys, Problem, Source
 from pipelines.data.dataset import split_parts
+from pipelines.training.experiment import SEEDS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")
-_SEEDS = 2**63
 _PROTOCOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -59,7 +59,7 @@ def _names(config: StudyConfig, source: Source) -> Iterator[Problem]:
     if len(set(config.seeds)) < len(config.seeds):
         yield Problem(source.location(("seeds",)), "`seeds` has a duplicate entry")
     for index, seed in enumerate(config.seeds):
-        if not 0 <= seed < _SEEDS:
+        if seed not in SEEDS:
             message = f"a seed must be from 0 to 2^63 - 1, received {seed}"
             yield Problem(source.location(("seeds", index)), message)
 

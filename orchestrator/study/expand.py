@@ -19,6 +19,7 @@ from orchestrator.study.published import EnteredScore, Reference
 from orchestrator.study.study import Trial
 from orchestrator.study.validation import as_json
 from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError, single_value
+from pipelines.training.experiment import SEEDS
 
 Published = TypeVar("Published", Reference, EnteredScore)
 
@@ -119,7 +120,8 @@ class _Expansion:
         return cell
 
     def _trials_of(self, cell: _Cell) -> Iterator[Trial]:
-        variant, seeds = cell.variant, self.config.seeds
+        variant = cell.variant
+        seeds = [seed for seed in self.config.seeds if seed in SEEDS]  # `checks` reports others
         references = self._matching(cell, "reference", variant.references)
         entered = self._matching(cell, "entered", variant.entered_scores)
         try:

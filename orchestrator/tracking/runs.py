@@ -40,7 +40,7 @@ class TrialRun:
     locations of the initial weights of the backbone and of the whole network; digests: of these
     two; None if there are none. evaluations: the settings of each later evaluation, by its name.
     measurement: its timings as JSON. started_at: when it was scheduled; ended_at: that plus its
-    training time, see `shown_end`; both in seconds since the epoch.
+    training time, see `shown_end`; closed_at: when it ended; all in seconds since the epoch.
     """
 
     run_id: str
@@ -68,6 +68,7 @@ class TrialRun:
     measurement: str = ""
     started_at: float = 0.0
     ended_at: float | None = None
+    closed_at: float | None = None
 
     @property
     def state(self) -> TrialState:
@@ -98,6 +99,8 @@ def read_trial_run(
     name = tags.get(tag.TRIAL, info.run_name)
     locations = (params.get(f"training.{key}") for key in ("backbone_weights", "init"))
     backbone, whole = (None if text in (None, "None") else text for text in locations)
+    closed = tags.get(tag.ENDED)
+    ended_at = info.end_time / 1000 if info.end_time else None
     return TrialRun(
         run_id=info.run_id,
         study=study,
@@ -123,7 +126,8 @@ def read_trial_run(
         evaluations=evaluations_in(tags),
         measurement=tags.get(tag.MEASUREMENT, ""),
         started_at=info.start_time / 1000,
-        ended_at=info.end_time / 1000 if info.end_time else None,
+        ended_at=ended_at,
+        closed_at=datetime.fromisoformat(closed).timestamp() if closed else ended_at,
     )
 
 

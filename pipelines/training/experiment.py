@@ -25,7 +25,8 @@ WITHOUT_EFFECT = ("evaluation.batch",)
 #: value that worked.
 REMOVED = {"training.loss.ignore_index": 255}
 
-_SEEDS = 2**63
+#: Possible values of `seed`.
+SEEDS = range(2**63)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < _SEEDS:
+        if self.seed not in SEEDS:
             raise ValueError(f"seed must be from 0 to 2^63 - 1, received {self.seed}")
 
     def as_dict(self) -> dict[str, Any]:

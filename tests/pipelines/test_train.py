@@ -74,7 +74,7 @@ def test_killed_training_resumes_with_equal_results(
         text=True,
     )
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("epoch 1/3")
+    assert next(line for line in process.stdout if line.startswith("epoch 1/3"))
     process.kill()
     process.communicate()
     assert train(experiment, small_streets, "parts") == 0

@@ -36,6 +36,7 @@ class Source:
         path = self.root / "images" / name
         Image.fromarray(pixels).save(path, **({"exif": exif} if turn > 1 else {}))
         values = np.zeros(label or pixels.shape[:2], np.uint8)
+        values[0] = 1
         Image.fromarray(values).save(self.root / "labels" / f"{path.stem}.png")
         return path
 
@@ -149,7 +150,7 @@ def test_contradictory_sizes_are_decided_one_by_one_or_refused(source: Source) -
     (note,) = source.prepare().notes
     assert "the size of each label decides" in note
     assert all(map(np.array_equal, source.images(), [first, np.rot90(second, -1)]))
-    with pytest.raises(DatasetError, match=r"label of 4 x 6 pixels .*; `exif: apply` would fit"):
+    with pytest.raises(DatasetError, match=r"label of 6 x 4 pixels .*; `exif: apply` would fit"):
         source.prepare("exif: ignore\n")
     source.add("c.png", rgb(), turn=3)
     with pytest.raises(DatasetError, match=r"c\.png may be either; rewrite the images"):
