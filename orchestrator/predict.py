@@ -27,7 +27,7 @@ from pipelines.data.image_io import (
 )
 from pipelines.data.overlays import overlay
 from pipelines.data.prefetch import prefetch
-from pipelines.errors import EXIT_FAILED
+from pipelines.errors import EXIT_FAILED, is_out_of_memory
 from pipelines.evaluation.inference import InferenceConfig, predict_image
 from pipelines.network.precision import Numerics
 from pipelines.preparation.image_reading import (
@@ -123,22 +123,17 @@ def _classes(
     try:
         return predict_image(network, torch.tensor(pixels), numerics, config).numpy()
     except (MemoryError, RuntimeError) as error:
-        memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not memory and not any(text in str(error).lower() for text in _OUT_OF_MEMORY):
+        if not is_out_of_memory(error):
             raise
         if config.window is None:
             advice = "predict it in windows, such as --window 512x512"
         else:
             height, width = config.window
             advice = f"use a --window smaller than {height}x{width}, or cut the image into tiles"
-        size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
+        size = f"{pixels.shape[0]} x {pixels.shape[1]} pixels"
     # The error's traceback, which holds the tensors of the attempt, is gone here.
     torch.cuda.empty_cache()
     raise ImageError(f"not enough memory to predict {size} at once; {advice}")
-
-
-# PyTorch reports a failed allocation on the CPU as a RuntimeError with one of these texts.
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
 def _write(path: Path, data: bytes) -> None:

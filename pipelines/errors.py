@@ -20,6 +20,18 @@ class UserError(Exception):
     """
 
 
+# PyTorch reports a failed allocation as a RuntimeError with one of these texts.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on the CPU or on a GPU."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+    )
+
+
 def print_error(heading: str, message: str) -> None:
     """Print an error on standard error."""
     print(f"{heading}: {message}" if message else heading, file=sys.stderr, flush=True)
@@ -37,8 +49,8 @@ def run_command(
     interrupted: printed after Ctrl-C.
 
     A UserError, and an OSError that names a file, gives EXIT_BAD_INPUT and a message; Ctrl-C gives
-    EXIT_INTERRUPTED; a closed output pipe gives EXIT_FAILED silently. Any other exception is a bug:
-    a traceback, one line, and EXIT_FAILED.
+    EXIT_INTERRUPTED; a closed output pipe gives EXIT_FAILED silently; lack of memory gives
+    EXIT_FAILED and a message. Any other exception is a bug: a traceback, one line, and EXIT_FAILED.
     """
     try:
         status = work()
@@ -59,7 +71,11 @@ def run_command(
         report(interrupted, "")
         return EXIT_INTERRUPTED
     except Exception as error:
-        return _internal_error(error, report)
+        if not is_out_of_memory(error):
+            return _internal_error(error, report)
+        cause = next(iter(str(error).splitlines()), "") or type(error).__name__
+        report("not enough memory", f"{cause}; sliding windows or smaller batches need less")
+        return EXIT_FAILED
 
 
 def _internal_error(error: Exception, report: Callable[[str, str], None]) -> int:

@@ -25,13 +25,12 @@ from torch.distributed import DistError
 
 from orchestrator.training.failures import Cause, Failure, WrongTrialError
 from pipelines.data.dataset import DatasetError
+from pipelines.errors import is_out_of_memory
 from pipelines.evaluation.inference import NonFiniteLogitsError
 from pipelines.network.build import NetworkError
 from pipelines.network.checkpoint import CheckpointError
 from pipelines.training.distributed import RankMismatchError
 from pipelines.training.loop import NonFiniteLossError
-
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 _PATIENCE_SECONDS = 10.0  # a node that shuts down ends its workers first
 _RAY_NOTICES_SECONDS = 60.0
@@ -52,11 +51,9 @@ def diagnose(error: BaseException) -> Failure:
 
 def classify(error: BaseException) -> Cause:
     """Return the cause of one exception."""
-    text = str(error).lower()
-    if isinstance(error, torch.OutOfMemoryError | MemoryError | OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
-    ):
+    if isinstance(error, OutOfMemoryError) or is_out_of_memory(error):
         return "out of memory"
+    text = str(error).lower()
     if isinstance(error, PreemptionError) or (isinstance(error, RayActorError) and error.preempted):
         return "preemption"
     # Ray mentions "node deaths" for killed processes, too.

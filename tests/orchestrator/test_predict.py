@@ -288,7 +288,7 @@ def test_image_that_exceeds_memory_is_skipped(
     command = [str(finished_run.directory), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
     assert main(command) == 1
     printed = capsys.readouterr().out
-    assert "a.png: not enough memory to predict 64 x 48 pixels at once; predict it in" in printed
+    assert "a.png: not enough memory to predict 48 x 64 pixels at once; predict it in" in printed
     assert "--window 512x512" in printed
     assert files(tmp_path / "out") == {"b.png"}
     assert main([*command, "--window", "32x32"]) == 1

@@ -66,3 +66,24 @@ def test_closed_pipe_ends_the_command_silently(tmp_path: Path) -> None:
         ["bash", "-c", command, code], capture_output=True, text=True, check=True, cwd=Path.cwd()
     )
     assert (completed.stdout, completed.stderr) == ("x", "1\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+    ],
+    ids=str,
+)
+def test_lack_of_memory_is_one_sentence(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error
+
+    assert run_command(fail) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("not enough memory: ")
+    assert "sliding windows or smaller batches" in line
