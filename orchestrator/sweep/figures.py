@@ -87,7 +87,7 @@ def figure_commands(
         ]
         data = [*_data_arguments(study, drawn[0]), *_inference_arguments(study, drawn[0])]
         commands["comparison"] = ["compare", *models, "--names", *names, *others, *data]
-    with_flows = [trial for trial in done if _has_flows(trial)]
+    with_flows = [t for t in done if _has_flows(t) and _split(study, t) is not None]
     if "features" in kinds and with_flows:
         variant = with_flows[-1].variant
         trial = next(trial for trial in with_flows if trial.variant == variant)
@@ -115,7 +115,7 @@ def _trials_to_compare(
             and first.experiment.seed == second.experiment.seed
             and first.location == second.location
             and first.identity != second.identity
-            and second.experiment.data.validation_split is not None
+            and _split(study, second) is not None
         ]
         if pairs:
             return [pair for pair in pairs if pair[0].axes == pairs[0][0].axes]
@@ -156,18 +156,23 @@ def _inference_arguments(study: Study, trial: ResolvedTrial) -> list[str]:
 
 
 def _has_flows(trial: ResolvedTrial) -> bool:
-    experiment = trial.experiment
-    model = experiment.model
+    model = trial.experiment.model
     flows = model.flows if isinstance(model, FENetConfig) else ()
-    return {"detail", "semantic"} <= set(flows) and experiment.data.validation_split is not None
+    return {"detail", "semantic"} <= set(flows)
 
 
 def _model_uri(run: TrialRun) -> str:
     return f"runs:/{run.run_id}/last"
 
 
+def _split(study: Study, trial: ResolvedTrial) -> str | None:
+    """Return the split that the table's score is of."""
+    validation_split = trial.experiment.data.validation_split
+    return study.config.scored_split(study.config.report.protocol, validation_split)
+
+
 def _data_arguments(study: Study, trial: ResolvedTrial) -> list[str]:
-    split = trial.experiment.data.validation_split
+    split = _split(study, trial)
     imports = [part for name in study.config.imports for part in ("--import", name)]
     return ["--dataset", str(trial.location), "--split", str(split), *imports]
 

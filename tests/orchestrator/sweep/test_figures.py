@@ -73,7 +73,9 @@ def test_figures_compare_finished_trials(tmp_path: Path, small_streets: Path) ->
 
 
 def test_comparison_uses_the_protocol_of_the_table(tmp_path: Path, small_streets: Path) -> None:
-    protocol = "protocols: {slide: {window: [32, 64], scales: [0.5, 1.0], flip: true}}\n"
+    protocol = (
+        "protocols: {slide: {window: [32, 64], scales: [0.5, 1.0], flip: true, split: train}}\n"
+    )
     file = tmp_path / "study.yaml"
     file.write_text(
         STUDY.replace("DATASET", str(small_streets)) + protocol + "report: {protocol: slide}\n"
@@ -83,5 +85,7 @@ def test_comparison_uses_the_protocol_of_the_table(tmp_path: Path, small_streets
     finished = {
         trial.name: TrialRun(trial.name, "pairs", "", "FINISHED", "", 1, {}) for trial in trials
     }
-    command = figure_commands(study, trials, finished)["comparison"]
+    commands = figure_commands(study, trials, finished)
+    assert [words[words.index("--split") + 1] for words in commands.values()] == ["train"] * 2
+    command = commands["comparison"]
     assert command[-5:] == ["--flip", "--scales", "0.5,1.0", "--window", "32x64"]
