@@ -181,6 +181,7 @@ def test_unknown_command_is_rejected(capsys: pytest.CaptureFixture[str]) -> None
     assert orchestrator([]) == 2
 
 
+@pytest.mark.slow
 def test_folder_without_init_does_not_hide_a_package(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "checkpoint.bin").touch()
@@ -206,6 +207,7 @@ def test_package_with_the_same_name_is_reported(
     )
 
 
+@pytest.mark.slow
 def test_command_works_next_to_packages_with_the_same_names(
     installed: Path, tmp_path: Path
 ) -> None:

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from orchestrator.tracking import tags
 
 ROOT = Path(__file__).parent.parent
 GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
 
 
+@pytest.mark.slow
 def test_pages_are_current() -> None:
     """In a process of its own: other tests register networks, which the help texts list."""
     command = [sys.executable, "docs/generate.py", "--check"]

@@ -213,6 +213,7 @@ def test_table_has_no_cycle(top_level: str) -> None:
         earlier.add(package)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ALLOWED_IMPORTERS)
 def test_library_is_imported_only_where_allowed(library: str) -> None:
     users = [
@@ -274,6 +275,7 @@ def test_short_modules_are_listed() -> None:
     assert short_modules - root == SHORT_MODULES
 
 
+@pytest.mark.slow
 def test_plan_does_not_load_training_libraries() -> None:
     unwanted = {"ray", "torchmetrics", "matplotlib"}
     code = "import sys, orchestrator.sweep.__main__; print(*sys.modules)"

@@ -22,6 +22,7 @@ STUDIES = [
 TABLES = sorted(ROOT.glob("studies/table-*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
 def test_study_resolves(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
@@ -89,6 +90,7 @@ def test_recipes_match_the_paper() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["table-1b", "table-3a", "table-3b"])
 def test_trials_of_a_table_have_distinct_identities(
     name: str, cityscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -35,6 +35,7 @@ def test_cluster_file_is_valid_for_ray(name: str) -> None:
     validate_config(prepare_config(yaml.safe_load((PROJECT / name).read_text())))
 
 
+@pytest.mark.slow
 def test_aws_creates_and_terminates_the_configured_machines(
     aws: Any, aws_config: dict[str, Any]
 ) -> None:

@@ -28,6 +28,7 @@ STUBS = {
 RAYLET = "raylet /opt/orchestrator/lib/python3.12/site-packages/ray/core/src/ray/raylet/raylet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "ended"),
     [

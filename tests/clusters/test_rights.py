@@ -82,6 +82,7 @@ def test_people_may_start_and_stop_a_cluster(
     assert machines_actions(rights) - BY_HAND == called
 
 
+@pytest.mark.slow
 def test_head_node_may_start_and_terminate_gpu_machines(
     aws: Any, config: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -109,6 +109,7 @@ def training_loss(model: nn.Module, batch: Tensor) -> Tensor:
 
 
 class TestEveryNetwork:
+    @pytest.mark.slow
     def test_logits_have_the_size_of_the_image(self, model: FENet) -> None:
         batch = images()
         with torch.no_grad():
@@ -120,11 +121,13 @@ class TestEveryNetwork:
             name: (2, CLASSES, 64 // stride, 96 // stride) for name, stride in strides.items()
         }
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("size", [(1, 1), (33, 47), (65, 31)], ids=str)
     def test_logits_match_odd_image_sizes(self, model: FENet, size: tuple[int, int]) -> None:
         with torch.no_grad():
             assert model.eval()(images(*size, batch=1)).shape == (1, CLASSES, *size)
 
+    @pytest.mark.slow
     def test_backbone_levels_match_declared_channels_and_strides(self, model: FENet) -> None:
         height, width = 70, 101
         with torch.no_grad():
@@ -136,6 +139,7 @@ class TestEveryNetwork:
             )
         ]
 
+    @pytest.mark.slow
     def test_gradients_reach_every_parameter(self, model: FENet) -> None:
         training_loss(model.train(), images()).backward()
         unreached = [
@@ -145,17 +149,20 @@ class TestEveryNetwork:
         ]
         assert unreached == []
 
+    @pytest.mark.slow
     def test_training_on_one_value_per_channel_stays_finite(self, model: FENet) -> None:
         training_loss(model.train(), images(32, 32, batch=1)).backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
         assert all(buffer.isfinite().all() for buffer in model.buffers())
 
+    @pytest.mark.slow
     def test_training_step_reads_no_values_on_the_host(self, model: FENet) -> None:
         # Meta tensors have no values, so `.item()`, `nonzero` and similar calls raise.
         model = model.to("meta").train()
         set_sample_keys(model, torch.empty(2, dtype=torch.int64, device="meta"))
         training_loss(model, images().to("meta")).backward()
 
+    @pytest.mark.slow
     def test_channels_last_is_kept_throughout(self, model: FENet) -> None:
         model.train().to(memory_format=torch.channels_last)
         batch = images().contiguous(memory_format=torch.channels_last)
@@ -166,6 +173,7 @@ class TestEveryNetwork:
         for output in (logits, *auxiliary.values()):
             assert output.is_contiguous(memory_format=torch.channels_last)
 
+    @pytest.mark.slow
     def test_features_match_the_forward_pass(self, model: FENet) -> None:
         batch = images()
         with torch.no_grad():
@@ -180,6 +188,7 @@ class TestEveryNetwork:
                 (2, 8, 64 // stride, 96 // stride) for stride in model.backbone.strides
             ]
 
+    @pytest.mark.slow
     def test_trains_in_bfloat16(self, model: FENet) -> None:
         # Small images, because some processors emulate bfloat16.
         with torch.autocast("cpu", torch.bfloat16):
@@ -213,6 +222,7 @@ class ConvolutionInputs(TorchFunctionMode):
 
 
 # One case for each kind of block, fusion, FEM and stem.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", ["baseline", "low-pass", "narrow-stem", "dfnet1", "resnet50", "backbone-of-ones-own"]
 )
@@ -254,11 +264,13 @@ def compare_training(model: FENet, backend: str) -> None:
 
 
 # "low-pass" has a ResNet-18, both kinds of FEM and pyramid pooling.
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["baseline", "low-pass"])
 def test_evaluation_compiles_without_graph_breaks(case: str, compiler: None) -> None:
     compare_evaluation(copy.deepcopy(cached_network(case)), "eager")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [
@@ -294,6 +306,7 @@ def test_inductor_matches_eager_results(compiler: None) -> None:
     torch.testing.assert_close(compiled, plain)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=8)
 @example(height=1, width=1, batch=1, classes=1)
 @example(height=80, width=33, batch=3, classes=160)

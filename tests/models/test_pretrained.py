@@ -156,6 +156,7 @@ def outputs(backbone: Backbone, image: Tensor) -> list[Tensor]:
         return backbone.eval()(image)
 
 
+@pytest.mark.slow
 def test_every_published_layout_loads_completely() -> None:
     for name, stem, state, layout in published_weights():
         backbone = build(name, stem)
@@ -272,6 +273,7 @@ def test_batch_counters_are_optional() -> None:
     assert load_pretrained(build("resnet18"), state).missing == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "make", "name", "options"),
     [
@@ -312,6 +314,7 @@ def test_unknown_depth_is_rejected() -> None:
         load_pretrained(build("resnet18"), {**state, **publisher.state})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BACKBONES))
 def test_unrelated_weights_are_rejected(name: str) -> None:
     backbone = build(name)

@@ -172,6 +172,7 @@ def test_paper_values_are_shown_only_for_matching_settings(
     assert (row["paper_params_m"], row["paper_gflops"]) == (None, None)
 
 
+@pytest.mark.slow
 def test_latency_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     main(["baseline", "--backbone", "dfnet1", "--size", "64", "--latency", "--json"])
     (row,) = json.loads(capsys.readouterr().out)
@@ -180,6 +181,7 @@ def test_latency_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert "latency: batch of one" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_peak_memory_grows_with_the_image() -> None:
     def peak(size: int) -> float | None:
         config = FENetConfig("dfnet1", ppm=False, flows=())

@@ -128,6 +128,7 @@ def check(line: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert "hush" not in captured.out + captured.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "message"), CASES, ids=[line for line, _ in CASES])
 def test_bad_input_is_reported(
     line: str,

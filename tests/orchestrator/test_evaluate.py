@@ -46,6 +46,7 @@ def expected(run: FinishedRun, checkpoint: str, config: EvaluationConfig) -> Sco
     return evaluate(model.network, batches, 10, numerics, config)
 
 
+@pytest.mark.slow
 def test_scores_are_logged_to_the_run_by_protocol(
     finished_run: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +154,7 @@ def test_model_inside_an_mlflow_package_is_found(
     )
 
 
+@pytest.mark.slow
 def test_registered_model_is_found_by_alias_and_version(
     finished_run: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ def command(run: FinishedRun, kind: str, *options: str) -> int:
     return main([kind, *options, "--dataset", str(run.dataset), "--storage", str(run.storage)])
 
 
+@pytest.mark.slow
 def test_comparison_of_two_models(
     finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,7 @@ def history(out: Path) -> list[dict[str, float]]:
     ]
 
 
+@pytest.mark.slow
 def test_killed_training_resumes_with_equal_results(
     experiment: Path, small_streets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +150,7 @@ def test_invalid_options_are_reported(
     assert not (experiment.parent / "out").exists()
 
 
+@pytest.mark.slow
 def test_directory_of_another_experiment_is_not_overwritten(
     experiment: Path, small_streets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

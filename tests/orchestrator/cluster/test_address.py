@@ -64,6 +64,7 @@ def test_grpc_server_and_special_addresses_pass() -> None:
     check_address("local")
 
 
+@pytest.mark.slow
 def test_command_reports_unreachable_address(
     finished_run: FinishedRun, closed_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,7 @@ def launched_machines(aws: Any) -> list[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spot", "started"),
     [
@@ -86,6 +87,7 @@ def test_waiting_placement_groups_get_machines(
     assert launched_machines(aws) == sorted(["on demand", *started])
 
 
+@pytest.mark.slow
 def test_missing_capacity_is_reported(aws: Any, config: dict[str, Any]) -> None:
     node_type = config["available_node_types"]["gpu"]["node_config"]
     tags = {TAG_RAY_NODE_KIND: "worker", TAG_RAY_USER_NODE_TYPE: "gpu"}
@@ -103,6 +105,7 @@ def test_no_on_demand_fallback_for_other_errors(aws: Any, config: dict[str, Any]
     assert launched_machines(aws) == []
 
 
+@pytest.mark.slow
 def test_machines_use_the_security_group_of_the_stack(
     aws: Any, aws_config: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,6 +92,7 @@ def test_split_that_cannot_be_scored_is_rejected_before_training(
             check_protocol_splits(changed, trials)
 
 
+@pytest.mark.slow
 def test_scores_and_packages_are_recorded(
     study: Study,
     trials: list[ResolvedTrial],

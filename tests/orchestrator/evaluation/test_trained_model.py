@@ -39,6 +39,7 @@ def trial(run: FinishedRun, init: str | None, skip: tuple[str, ...] = ()) -> Res
     return resolved
 
 
+@pytest.mark.slow
 def test_model_of_an_earlier_version_is_loaded(finished_run: FinishedRun, tmp_path: Path) -> None:
     """Its experiment names a setting that no longer exists, with the only value that worked."""
     directory = tmp_path / "model"
@@ -53,6 +54,7 @@ def test_model_of_an_earlier_version_is_loaded(finished_run: FinishedRun, tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_identity_depends_on_the_content_of_the_weights(
     finished_run: FinishedRun, tmp_path: Path
 ) -> None:

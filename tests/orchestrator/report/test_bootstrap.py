@@ -17,6 +17,7 @@ from tests.support.fabricated_counts import counts_of, naive_miou, random_counts
 SIX = (*("a",) * 3, *("b",) * 2, "c", "d", "e", "f", "f")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "groups",
     [("one",) * 9, ("a",) * 4 + ("b",) * 3 + ("c",) * 2, (None,) * 9, SIX, (*SIX, None)],

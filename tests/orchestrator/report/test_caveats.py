@@ -46,6 +46,7 @@ def report(tmp_path: Path, dataset: Path, statuses: dict[str, str]) -> Report:
     return report_of(path).read()
 
 
+@pytest.mark.slow
 def test_notes_describe_what_is_compared(tmp_path: Path, small_streets: Path) -> None:
     result = report(tmp_path, small_streets, {"b, seed 1": "FAILED"})
     notes = "\n".join([*result.notes.warnings, *result.notes.footnotes])
@@ -70,6 +71,7 @@ def test_notes_describe_what_is_compared(tmp_path: Path, small_streets: Path) ->
     assert lines["b"]["protocol"] == "whole"
 
 
+@pytest.mark.slow
 def test_figures_use_comparable_runs_only(tmp_path: Path, small_streets: Path) -> None:
     result = report(tmp_path, small_streets, {"b, seed 1": "FAILED"})
     heat = heat_map(result.study, result.rows, ())
@@ -87,6 +89,7 @@ def test_figures_use_comparable_runs_only(tmp_path: Path, small_streets: Path) -
     assert (images.label, images.base) == ("b", "a")
 
 
+@pytest.mark.slow
 def test_bitwise_equal_trainings_are_reported(tmp_path: Path, small_streets: Path) -> None:
     result = report(tmp_path, small_streets, {})
     assert "exactly the same" not in "\n".join(result.notes.warnings)
@@ -102,6 +105,7 @@ def test_bitwise_equal_trainings_are_reported(tmp_path: Path, small_streets: Pat
         assert is_listed == (metric == "val/miou")
 
 
+@pytest.mark.slow
 def test_warnings_of_the_data_are_reported(tmp_path: Path) -> None:
     """Both splits read one folder, and class `car` occurs in no label."""
     source = tmp_path / "source"
@@ -124,6 +128,7 @@ def test_warnings_of_the_data_are_reported(tmp_path: Path) -> None:
     assert "Data: val: 1 of 3 classes occurs in no label: car (a, b)." in warnings
 
 
+@pytest.mark.slow
 def test_single_shared_seed_is_not_tested(tmp_path: Path, small_streets: Path) -> None:
     result = report(tmp_path, small_streets, {"b, seed 1": "FAILED", "a, seed 2": "missing"})
     assert result.notes.unfinished[0].startswith("failed: b, seed 1")
@@ -135,6 +140,7 @@ def test_single_shared_seed_is_not_tested(tmp_path: Path, small_streets: Path) -
     assert "images\u00a0±" in column.values[1]
 
 
+@pytest.mark.slow
 def test_seeds_added_later_are_reported(tmp_path: Path, small_streets: Path) -> None:
     three = STUDY.replace("  split:", "  c: {set: {model: {flows: [detail]}}}\n  split:")
     path = written(tmp_path, small_streets, three.replace("[0, 1, 2]", "[0, 1]"))
@@ -164,6 +170,7 @@ def without_class(result: Result) -> Result:
     return replace(result, counts=replace(result.counts, iou=iou))
 
 
+@pytest.mark.slow
 def test_class_that_no_row_predicts_is_named(tmp_path: Path, small_streets: Path) -> None:
     result = report(tmp_path, small_streets, {})
     assert "IoU is 0" not in "\n".join(result.notes.warnings)
@@ -175,6 +182,7 @@ def test_class_that_no_row_predicts_is_named(tmp_path: Path, small_streets: Path
     )
 
 
+@pytest.mark.slow
 def test_classes_without_labels_do_not_enter_differences(
     tmp_path: Path, small_streets: Path
 ) -> None:

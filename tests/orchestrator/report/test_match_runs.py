@@ -54,6 +54,7 @@ def variant_of(result: Result) -> str | None:
     return None if result.run is None else result.run.name
 
 
+@pytest.mark.slow
 def test_rows_that_differ_only_in_their_weights_are_distinguished(
     tmp_path: Path, small_streets: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_rows_that_differ_only_in_their_weights_are_distinguished(
                 (tmp_path / f"{name}.safetensors").rename(tmp_path / f"{name}.away")
 
 
+@pytest.mark.slow
 def test_available_weights_are_matched_by_content(tmp_path: Path, small_streets: Path) -> None:
     path = write_starts_study(tmp_path, small_streets)
     (tmp_path / "one.safetensors").rename(tmp_path / "moved.safetensors")
@@ -83,6 +85,7 @@ def test_available_weights_are_matched_by_content(tmp_path: Path, small_streets:
     assert results(path)["b"].state == "missing"
 
 
+@pytest.mark.slow
 def test_unverifiable_weights_cause_a_warning(tmp_path: Path, small_streets: Path) -> None:
     path = write_starts_study(tmp_path, small_streets)
     path.write_text(path.read_text().replace(f"{tmp_path}/two", "/nowhere/two"))
@@ -120,6 +123,7 @@ def test_link_determines_the_run_of_a_cell(tmp_path: Path, small_streets: Path) 
     assert [variant_of(result) for result in results(path).values()] == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_data_changed_at_the_same_path_causes_a_warning(tmp_path: Path) -> None:
     data = tmp_path / "data"
     prepare_streets(data, train=14, val=4, size=(32, 64))
@@ -139,6 +143,7 @@ def test_data_changed_at_the_same_path_causes_a_warning(tmp_path: Path) -> None:
     assert "2 trainings" in warning
 
 
+@pytest.mark.slow
 def test_report_prefers_the_runs_of_its_own_study(tmp_path: Path, small_streets: Path) -> None:
     """Another study trains the same trials later."""
     path = written(tmp_path, small_streets, PLAIN)

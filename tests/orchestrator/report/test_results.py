@@ -106,6 +106,7 @@ def test_new_score_is_not_paired_with_old_counts(
     assert 100 * after.counts.resampled.mean() == pytest.approx(score, abs=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "split", "message"),
     [

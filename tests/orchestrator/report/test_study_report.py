@@ -79,6 +79,7 @@ def documents(snapshot: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in out.iterdir() if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["table.md", "table.tex"])
 def test_documents_match_the_snapshots(name: str, documents: dict[str, str]) -> None:
     """`UPDATE_SNAPSHOTS=1 pytest` rewrites the snapshots; review them before committing."""
@@ -203,6 +204,7 @@ def test_page_is_self_contained_and_matches_the_table(
     )
 
 
+@pytest.mark.slow
 def test_command_needs_only_the_tracking_store(snapshot: Path, tmp_path: Path) -> None:
     """No data set, checkpoint or Ray is needed; a copy of the tracking store is enough."""
     shutil.copy(snapshot.parent / "storage" / "mlflow.db", tmp_path / "mlflow.db")
@@ -223,6 +225,7 @@ def test_command_needs_only_the_tracking_store(snapshot: Path, tmp_path: Path) -
     assert (tmp_path / "reports" / "snapshot" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_failed_and_missing_trials_are_listed_first(tmp_path: Path, small_streets: Path) -> None:
     path = written(tmp_path, small_streets, PLAIN + "seeds: [0, 1, 2]\n")
     statuses = {"b, seed 0": "FAILED", "b, seed 1": "missing", "a, seed 2": "KILLED"}
@@ -250,6 +253,7 @@ def test_failed_and_missing_trials_are_listed_first(tmp_path: Path, small_street
     assert score_column.values == ("1 failed, 1 missing",)
 
 
+@pytest.mark.slow
 def test_other_code_causes_a_warning_and_other_data_or_protocol_is_not_compared(
     tmp_path: Path, small_streets: Path
 ) -> None:
@@ -286,6 +290,7 @@ def test_other_code_causes_a_warning_and_other_data_or_protocol_is_not_compared(
     assert "| ‡ |" in report.markdown()
 
 
+@pytest.mark.slow
 def test_one_seed_has_no_test_in_any_format(tmp_path: Path, small_streets: Path) -> None:
     path = written(tmp_path, small_streets, PLAIN + "report: {expected_difference: 0.8}\n")
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
@@ -324,6 +329,7 @@ variants:
 """
 
 
+@pytest.mark.slow
 def test_only_hides_rows_and_changes_no_number(tmp_path: Path, small_streets: Path) -> None:
     path = written(tmp_path, small_streets, GRID)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
@@ -343,6 +349,7 @@ def test_only_hides_rows_and_changes_no_number(tmp_path: Path, small_streets: Pa
     assert "the 6 comparisons of this study" in "\n".join(part.notes.footnotes)
 
 
+@pytest.mark.slow
 def test_rows_have_their_own_base_and_a_mean_over_the_grid(
     tmp_path: Path, small_streets: Path
 ) -> None:
@@ -371,6 +378,7 @@ def test_rows_have_their_own_base_and_a_mean_over_the_grid(
     assert "another setting than here" in text
 
 
+@pytest.mark.slow
 def test_one_seed_shows_nothing_that_looks_like_a_test(tmp_path: Path, small_streets: Path) -> None:
     path = written(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
@@ -390,6 +398,7 @@ def test_one_seed_shows_nothing_that_looks_like_a_test(tmp_path: Path, small_str
         assert word not in page
 
 
+@pytest.mark.slow
 def test_report_columns_select_metrics_of_the_runs(tmp_path: Path, small_streets: Path) -> None:
     columns = "report: {columns: [pixel_accuracy, miou, iou/pole, memory_gib, iou/polle]}\n"
     path = written(tmp_path, small_streets, PLAIN + "seeds: [0, 1]\n" + columns)
@@ -431,6 +440,7 @@ def test_search_shows_scores_without_significance(tmp_path: Path, small_streets:
     assert "adjusted" not in report.markdown()
 
 
+@pytest.mark.slow
 def test_report_is_logged_to_the_study_and_counts_are_read_once(
     tmp_path: Path, small_streets: Path
 ) -> None:
@@ -455,6 +465,7 @@ def test_report_is_logged_to_the_study_and_counts_are_read_once(
     assert [each.image_interval for each in fresh] == [None]
 
 
+@pytest.mark.slow
 def test_profile_report_compares_with_published_values(tmp_path: Path) -> None:
     study = Path(__file__).parents[3] / "studies" / "table-2.yaml"
     study = load_study(study)
@@ -471,6 +482,7 @@ def test_profile_report_compares_with_published_values(tmp_path: Path) -> None:
     assert "mIoU" not in report.markdown()
 
 
+@pytest.mark.slow
 def test_comparison_figure_is_embedded_in_the_page(tmp_path: Path, small_streets: Path) -> None:
     path = written(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)

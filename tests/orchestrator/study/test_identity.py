@@ -125,6 +125,7 @@ NOT_COMPUTING = (
 )
 
 
+@pytest.mark.slow
 def test_only_sources_that_compute_results_change_the_code_version(tmp_path: Path) -> None:
     """Edit the docstring of one file after another in a copy of the sources."""
     for room in ("models", "pipelines", "orchestrator"):

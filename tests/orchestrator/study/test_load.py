@@ -394,6 +394,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new", "expected"), BROKEN, ids=[case[1] for case in BROKEN])
 def test_invalid_file_gets_one_message(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert old in STUDY

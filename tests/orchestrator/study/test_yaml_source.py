@@ -88,6 +88,7 @@ def test_locations_are_lines_and_columns_of_keys() -> None:
     assert source.location(("base", "training", "absent")) == SourceLocation("s.yaml", 2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [

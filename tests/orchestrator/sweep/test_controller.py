@@ -151,6 +151,7 @@ def swept_study(
     return SweptStudy(file, monkeypatch)
 
 
+@pytest.mark.slow
 def test_sweep_of_some_trials_concludes_over_all_trials(swept_study: SweptStudy) -> None:
     swept_study.train({"weak": 0.4, "strong": 0.6})
     assert swept_study.sweep("weak"), "its own trial is finished"
@@ -169,6 +170,7 @@ def test_sweep_of_some_trials_concludes_over_all_trials(swept_study: SweptStudy)
     assert swept_study.parent_run.info.status == "FAILED"
 
 
+@pytest.mark.slow
 def test_sweep_of_the_last_trials_finishes_the_study(swept_study: SweptStudy) -> None:
     swept_study.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
     assert swept_study.sweep("late")
@@ -179,6 +181,7 @@ def test_sweep_of_the_last_trials_finishes_the_study(swept_study: SweptStudy) ->
     assert swept_study.figures_drawn == 1
 
 
+@pytest.mark.slow
 def test_sweep_with_overrides_keeps_the_results_of_the_file(swept_study: SweptStudy) -> None:
     swept_study.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
     assert swept_study.sweep()
@@ -204,6 +207,7 @@ def test_sweep_with_overrides_keeps_the_results_of_the_file(swept_study: SweptSt
     assert swept_study.registered == ["strong"]
 
 
+@pytest.mark.slow
 def test_sweep_with_overrides_is_logged_while_the_file_has_no_results(
     swept_study: SweptStudy,
 ) -> None:
@@ -230,6 +234,7 @@ def test_sweep_with_overrides_is_logged_while_the_file_has_no_results(
     assert "the study file" in swept_study.output
 
 
+@pytest.mark.slow
 def test_best_model_is_chosen_by_the_latest_scores(swept_study: SweptStudy) -> None:
     text = swept_study.file.read_text()
     swept_study.file.write_text(text + "report: {protocol: flip}\n")
@@ -256,6 +261,7 @@ def test_best_model_is_chosen_by_the_latest_scores(swept_study: SweptStudy) -> N
     assert swept_study.registered == ["weak"]
 
 
+@pytest.mark.slow
 def test_study_taken_over_by_another_process_is_not_concluded(
     swept_study: SweptStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ resources: {device: cpu, workers: 2}
 """
 
 
+@pytest.mark.slow
 def test_gpu_hours_include_all_earlier_trials_of_the_study(
     tmp_path: Path, small_streets: Path, own_store: Path
 ) -> None:

@@ -39,6 +39,7 @@ def test_trials_that_cannot_run_are_reported_together(
     assert "no samples in split 'trian'; it has train" in lines[-1]
 
 
+@pytest.mark.slow
 def test_plan_trains_nothing(planned: Path, capfd: pytest.CaptureFixture[str]) -> None:
     study, trials = resolved(planned)
     storage = planned.parent / "storage"
@@ -51,6 +52,7 @@ def test_plan_trains_nothing(planned: Path, capfd: pytest.CaptureFixture[str]) -
     assert not (storage / "trials").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "options", "message"),
     [

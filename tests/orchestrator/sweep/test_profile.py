@@ -29,6 +29,7 @@ published:
 """
 
 
+@pytest.mark.slow
 def test_table_2_matches_the_paper_within_half_a_percent() -> None:
     study = load_study(ROOT / "studies" / "table-2.yaml")
     costs = profile_costs(study)
@@ -45,6 +46,7 @@ def test_table_2_matches_the_paper_within_half_a_percent() -> None:
             assert cost.gflops == pytest.approx(published.gflops, rel=0.005)
 
 
+@pytest.mark.slow
 def test_profile_is_logged_without_training(
     tmp_path: Path, own_store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +132,7 @@ def test_unwritable_storage_is_reported(tmp_path: Path, capfd: pytest.CaptureFix
     assert "--storage /dev/null/storage: cannot be written" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_plan_of_a_profile_is_printed_but_not_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

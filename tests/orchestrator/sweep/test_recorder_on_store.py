@@ -229,6 +229,7 @@ def test_limit_is_reported_only_if_a_trial_was_left_out(
     assert (reason is None) == (trials == 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_user", [False, True])
 def test_trial_held_by_a_limit_is_left_out_but_not_one_stopped_by_the_user(
     make: Callable[..., RecordedStudy], by_user: bool

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
@@ -20,6 +21,7 @@ def other_study(study: Study, tmp_path: Path) -> Study:
     return load_study(file)
 
 
+@pytest.mark.slow
 def test_finished_trial_of_another_study_is_linked_until_deleted(
     study_run: StudyRun, trial: ResolvedTrial, study: Study, uri: str, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def run_elsewhere(folder: Path, *arguments: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={"PATH": ""})
 
 
+@pytest.mark.slow
 def test_another_program_predicts_the_same_label_maps(
     finished_run: FinishedRun, images: np.ndarray, tmp_path: Path
 ) -> None:
@@ -159,6 +160,7 @@ def test_models_are_found_by_score_data_set_and_parameter(finished_run: Finished
     assert len(client.get_metric_history(finished_run.run_id, "val/miou")) == 1
 
 
+@pytest.mark.slow
 def test_missing_library_is_reported(
     finished_run: FinishedRun, images: np.ndarray, tmp_path: Path
 ) -> None:

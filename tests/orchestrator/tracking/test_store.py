@@ -34,6 +34,7 @@ def test_run_is_missing_only_if_the_store_says_so(
     assert not store.exists(run_id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluated_before", [False, True])
 def test_interrupted_evaluation_is_not_recorded(
     study_run: StudyRun,

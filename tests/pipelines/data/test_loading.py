@@ -237,6 +237,7 @@ def test_buffer_is_reused_only_when_unreferenced() -> None:
     assert len({tensor.data_ptr() for tensor in reused}) == 2
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_data_set_size(tmp_path: Path) -> None:
     """Compare the anonymous memory over two epochs of 8 samples with that of 96 samples."""
     source = CamVidSource(tmp_path / "source", samples=0, size=(256, 512))

@@ -73,6 +73,7 @@ def test_joined_splits_share_cached_parts(streets: PreparedDataset, tmp_path: Pa
     assert len(arrow_files(tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_concurrent_processes_build_once(streets: PreparedDataset, tmp_path: Path) -> None:
     code = f"""
 import sys
@@ -179,6 +180,7 @@ def test_error_names_the_damaged_sample(streets: PreparedDataset, tmp_path: Path
     assert not list((tmp_path / "cache").glob("*.arrow*"))
 
 
+@pytest.mark.slow
 def test_only_unused_cache_files_are_evicted(tmp_path: Path) -> None:
     datasets = []
     for seed in range(3):

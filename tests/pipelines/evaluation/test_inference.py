@@ -95,6 +95,7 @@ def naive_scores(
     return torch.stack(views).mean(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
     "config",

@@ -41,6 +41,7 @@ def equal(first: nn.Module, second: nn.Module, prefix: str = "") -> bool:
     )
 
 
+@pytest.mark.slow
 def test_weights_are_loaded_from_directory_file_or_uri(trained: Path) -> None:
     file = trained / "model.safetensors"
     for uri in (str(trained), f"{trained}/", str(file), trained.as_uri(), file.as_uri()):
@@ -50,6 +51,7 @@ def test_weights_are_loaded_from_directory_file_or_uri(trained: Path) -> None:
         assert (report.loaded, report.skipped) == (len(model.state_dict()), ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
 def test_checkpoints_of_other_programs_are_loaded(tmp_path: Path, prefix: str) -> None:
     weights = {f"{prefix}{name}": value for name, value in network(7, 5).state_dict().items()}

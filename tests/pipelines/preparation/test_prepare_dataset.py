@@ -69,6 +69,7 @@ def test_camvid_test_split_is_read_if_present(camvid: CamVidSource, tmp_path: Pa
     assert open_dataset(tmp_path / "out").split("test").groups == ["Seq05VD"]
 
 
+@pytest.mark.slow
 def test_result_does_not_depend_on_worker_count(tmp_path: Path) -> None:
     serial = prepare_streets(tmp_path / "one", train=5, val=2, size=(24, 48), workers=1)
     parallel = prepare_streets(tmp_path / "two", train=5, val=2, size=(24, 48), workers=2)

@@ -1,6 +1,7 @@
 """Rendered scenes: determinism, sizes and classes."""
 
 import numpy as np
+import pytest
 
 from pipelines.preparation.streets import CLASSES, render_street
 
@@ -14,6 +15,7 @@ def test_seed_and_index_determine_the_image() -> None:
     assert not np.array_equal(image, render_street(4, 14, 48, 96)[0])
 
 
+@pytest.mark.slow
 def test_all_classes_occur_and_some_pixels_are_void() -> None:
     labels = np.stack([render_street(0, index, 64, 128)[1] for index in range(30)])
     classes = set(np.unique(labels).tolist())

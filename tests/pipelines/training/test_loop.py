@@ -180,6 +180,7 @@ def test_ranks_take_the_same_steps_as_one_process(
             )
 
 
+@pytest.mark.slow
 def test_same_seed_is_bitwise_reproducible(
     small_streets: Path, uninterrupted: tuple[list[dict[str, float]], dict[str, Tensor], Path]
 ) -> None:
@@ -191,6 +192,7 @@ def test_same_seed_is_bitwise_reproducible(
     assert other[0] != first[0]
 
 
+@pytest.mark.slow
 def test_resuming_does_not_change_results(small_streets: Path, tmp_path: Path) -> None:
     """Resume from the end of an epoch and from within one, saved at different steps."""
     experiment = small_experiment(precision="bf16", accumulation=2)
@@ -238,6 +240,7 @@ def test_resuming_restores_the_torch_generator(
         assert torch.equal(value, resumed[name]), name
 
 
+@pytest.mark.slow
 def test_stop_request_writes_a_resumable_checkpoint(
     small_streets: Path,
     uninterrupted: tuple[list[dict[str, float]], dict[str, Tensor], Path],
@@ -273,6 +276,7 @@ def _stopped_worker(rank: int, size: int, dataset: Path, out: Path) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_stop_request_on_one_rank_stops_all_ranks_at_the_same_step(
     small_streets: Path, tmp_path: Path
 ) -> None:
@@ -280,6 +284,7 @@ def test_stop_request_on_one_rank_stops_all_ranks_at_the_same_step(
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["0 1", "0 1"]
 
 
+@pytest.mark.slow
 def test_training_reduces_the_loss(small_streets: Path) -> None:
     experiment = replace(
         small_experiment(epochs=16, batch=7, learning_rate=0.05),
@@ -453,6 +458,7 @@ def test_checkpoint_of_another_model_is_rejected(small_streets: Path, finished: 
         run(other, small_streets, resume=finished)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_experiment_is_rejected(
     small_streets: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -477,6 +483,7 @@ def test_checkpoint_of_another_experiment_is_rejected(
             run(experiment, dataset, resume=finished)
 
 
+@pytest.mark.slow
 def test_checkpoint_records_init_content_and_resolved_precision(
     small_streets: Path, finished: Path, tmp_path: Path
 ) -> None:
