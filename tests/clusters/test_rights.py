@@ -19,7 +19,7 @@ from ray.autoscaler._private.util import prepare_config
 from ray.autoscaler.tags import NODE_KIND_WORKER, TAG_RAY_NODE_KIND
 
 from tests.support.aws import BUCKET, autoscale, start_head
-from tests.support.rights import TEMPLATE, Asked, Rights, acting_with, rights_of
+from tests.support.rights import TEMPLATE, Request, Rights, acting_under, rights_of
 
 pytestmark = [
     # botocore and moto use deprecated functions of their own.
@@ -64,7 +64,7 @@ def test_people_may_start_and_stop_a_cluster(
     file = tmp_path / "cluster.yaml"
     file.write_text(yaml.safe_dump({**aws_config, "file_mounts": {}}))
     rights, heads = rights_of(PEOPLE), rights_of(HEAD)
-    with acting_with(rights) as (called, refused):
+    with acting_under(rights) as (called, refused):
         commands.create_or_update_cluster(
             str(file), None, None, False, False, True, None, no_config_cache=True
         )
@@ -72,7 +72,7 @@ def test_people_may_start_and_stop_a_cluster(
         commands.teardown_cluster(str(file), True, False, None, False)
         assert states(aws) == ["terminated"]
         # GPU machines without a head node.
-        with acting_with(heads):
+        with acting_under(heads):
             provider = _get_node_provider(config["provider"], config["cluster_name"])
             gpu = config["available_node_types"]["gpu"]["node_config"]
             provider.create_node(gpu, {TAG_RAY_NODE_KIND: NODE_KIND_WORKER}, 2)
@@ -89,7 +89,7 @@ def test_head_node_may_start_and_terminate_gpu_machines(
     provider = _get_node_provider(config["provider"], config["cluster_name"], use_cache=False)
     head = start_head(config, provider)
     rights = rights_of(HEAD)
-    with acting_with(rights) as (called, refused):
+    with acting_under(rights) as (called, refused):
         autoscale(config, provider, head, tmp_path, rounds=3)
         workers = [node for node in provider.non_terminated_nodes({}) if node != head]
         assert workers
@@ -130,7 +130,7 @@ def test_head_node_may_not_start_other_machines(aws: Any, config: dict[str, Any]
     machine |= {"SubnetId": machine.pop("SubnetIds")[0], "MinCount": 1, "MaxCount": 1}
     machine["TagSpecifications"] = cluster_name("segmentation-2")
     other_region = boto3.client("ec2", "us-east-1")
-    with acting_with(rights_of(HEAD)):
+    with acting_under(rights_of(HEAD)):
         for other, change in OTHERS.items():
             ec2 = other_region if other == "another region" else aws
             with pytest.raises(ClientError, match="UnauthorizedOperation"):
@@ -153,7 +153,7 @@ def test_nobody_may_change_foreign_machines_or_network_rules(aws: Any) -> None:
         lambda: boto3.client("iam").create_access_key(UserName="administrator"),
     )
     for principal in (PEOPLE, HEAD, WORKER):
-        with acting_with(rights_of(principal)) as (_, refused):
+        with acting_under(rights_of(principal)) as (_, refused):
             for call in calls:
                 with pytest.raises(ClientError, match="UnauthorizedOperation"):
                     call()
@@ -166,7 +166,7 @@ def test_bucket_access_is_limited_to_current_objects(aws: Any) -> None:
         rights = rights_of(principal)
 
         def allowed(action: str, path: str, rights: Rights = rights) -> bool:
-            return rights.allow(Asked(f"s3:{action}", f"arn:aws:s3:::{path}"))
+            return rights.allow(Request(f"s3:{action}", f"arn:aws:s3:::{path}"))
 
         assert allowed("ListBucket", BUCKET)
         for action in ("GetObject", "PutObject", "DeleteObject", "AbortMultipartUpload"):

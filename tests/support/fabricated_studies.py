@@ -90,7 +90,7 @@ variants:
 """
 
 
-def written(tmp_path: Path, dataset: Path, text: str) -> Path:
+def write_study(tmp_path: Path, dataset: Path, text: str) -> Path:
     """Write a study file in `tmp_path` with DATASET replaced by `dataset`; return its path."""
     path = tmp_path / "study.yaml"
     path.write_text(text.replace("DATASET", str(dataset)))

@@ -27,7 +27,7 @@ _CALL = BaseClient._make_api_call
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """A requested action on one resource. facts: condition key -> value."""
 
     action: str
@@ -41,7 +41,7 @@ class Rights:
 
     statements: tuple[Mapping[str, Any], ...]
 
-    def allow(self, requested: Asked) -> bool:
+    def allow(self, requested: Request) -> bool:
         """Return whether the statements allow the requested action."""
         effects = {
             statement["Effect"] for statement in self.statements if _applies(statement, requested)
@@ -49,7 +49,7 @@ class Rights:
         return effects == {"Allow"}
 
 
-def _applies(statement: Mapping[str, Any], requested: Asked) -> bool:
+def _applies(statement: Mapping[str, Any], requested: Request) -> bool:
     unknown = set(statement) - {"Effect", "Action", "Resource", "Condition"}
     assert not unknown, f"not understood here: {unknown}"
     return (
@@ -112,10 +112,10 @@ def _statements(document: Any) -> list[Mapping[str, Any]]:
 
 
 @contextmanager
-def acting_with(rights: Rights) -> Iterator[tuple[set[str], list[Asked]]]:
+def acting_under(rights: Rights) -> Iterator[tuple[set[str], list[Request]]]:
     """Authorize all boto3 calls with these rights; yield the called and the refused actions."""
     called: set[str] = set()
-    refused: list[Asked] = []
+    refused: list[Request] = []
 
     def authorized_call(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
         requests = [*_requests(client, operation, parameters)]
@@ -132,7 +132,7 @@ def acting_with(rights: Rights) -> Iterator[tuple[set[str], list[Asked]]]:
         yield called, refused
 
 
-def _requests(client: Any, operation: str, parameters: Mapping[str, Any]) -> Iterator[Asked]:
+def _requests(client: Any, operation: str, parameters: Mapping[str, Any]) -> Iterator[Request]:
     """Return the actions that an API call needs."""
     region = {"aws:RequestedRegion": client.meta.region_name}
     action = f"{client.meta.service_model.service_name}:{operation}"
@@ -145,16 +145,16 @@ def _requests(client: Any, operation: str, parameters: Mapping[str, Any]) -> Ite
             query = {"Filters": [{"Name": "resource-id", "Values": [machine]}]}
             reply = _CALL(client, "DescribeTags", query)
             tags = {f"aws:ResourceTag/{tag['Key']}": tag["Value"] for tag in reply["Tags"]}
-            yield Asked(action, f"{arn}instance/{machine}", region | tags)
+            yield Request(action, f"{arn}instance/{machine}", region | tags)
     elif action == "ec2:CreateKeyPair":
-        yield Asked(action, f"{arn}key-pair/{parameters['KeyName']}", region)
+        yield Request(action, f"{arn}key-pair/{parameters['KeyName']}", region)
     else:
-        yield Asked(action, facts=region)
+        yield Request(action, facts=region)
 
 
 def _machines(
     parameters: Mapping[str, Any], arn: str, region: Mapping[str, str]
-) -> Iterator[Asked]:
+) -> Iterator[Request]:
     """Return the actions that RunInstances needs: for its parts, tags, image and role."""
     tags = {
         f"aws:RequestTag/{tag['Key']}": tag["Value"]
@@ -162,22 +162,22 @@ def _machines(
         for tag in specification["Tags"]
     }
     facts = {**region, **tags, "ec2:InstanceType": parameters["InstanceType"]}
-    yield Asked("ec2:RunInstances", f"{arn}instance/*", facts)
+    yield Request("ec2:RunInstances", f"{arn}instance/*", facts)
     parts = [f"subnet/{parameters['SubnetId']}", f"key-pair/{parameters['KeyName']}"]
     parts += [f"security-group/{group}" for group in parameters["SecurityGroupIds"]]
     parts += ["network-interface/*", "volume/*"]
     parts += ["spot-instances-request/*"] if "InstanceMarketOptions" in parameters else []
     for part in parts:
-        yield Asked("ec2:RunInstances", arn + part, region)
+        yield Request("ec2:RunInstances", arn + part, region)
     public_arn = arn.replace(ACCOUNT, "")
-    yield Asked("ec2:RunInstances", f"{public_arn}image/ami-1", region)
+    yield Request("ec2:RunInstances", f"{public_arn}image/ami-1", region)
     if ssm := re.fullmatch(r"resolve:ssm:(.+)", parameters["ImageId"]):
         ssm_arn = public_arn.replace(":ec2:", ":ssm:")
-        yield Asked("ssm:GetParameters", f"{ssm_arn}parameter{ssm[1]}", region)
+        yield Request("ssm:GetParameters", f"{ssm_arn}parameter{ssm[1]}", region)
     if tags:
         tag_facts = {**region, **tags, "ec2:CreateAction": "RunInstances"}
-        yield Asked("ec2:CreateTags", f"{arn}instance/*", tag_facts)
+        yield Request("ec2:CreateTags", f"{arn}instance/*", tag_facts)
     if profile := parameters.get("IamInstanceProfile"):
         # In the template an instance profile and its role have the same name.
         role = f"arn:aws:iam::{ACCOUNT}:role/{profile['Name']}"
-        yield Asked("iam:PassRole", role, {"iam:PassedToService": "ec2.amazonaws.com"})
+        yield Request("iam:PassRole", role, {"iam:PassedToService": "ec2.amazonaws.com"})

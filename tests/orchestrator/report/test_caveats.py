@@ -24,7 +24,7 @@ from orchestrator.study.load import load_study
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.folder import Folder
 from tests.support.fabricated_counts import counts_of, random_counts
-from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, written
+from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -35,7 +35,7 @@ STUDY = PLAIN + (
 
 
 def report(tmp_path: Path, dataset: Path, statuses: dict[str, str]) -> Report:
-    path = written(tmp_path, dataset, STUDY)
+    path = write_study(tmp_path, dataset, STUDY)
     fabricate(
         load_study(path),
         tmp_path / "storage",
@@ -143,10 +143,10 @@ def test_single_shared_seed_is_not_tested(tmp_path: Path, small_streets: Path) -
 @pytest.mark.slow
 def test_seeds_added_later_are_reported(tmp_path: Path, small_streets: Path) -> None:
     three = STUDY.replace("  split:", "  c: {set: {model: {flows: [detail]}}}\n  split:")
-    path = written(tmp_path, small_streets, three.replace("[0, 1, 2]", "[0, 1]"))
+    path = write_study(tmp_path, small_streets, three.replace("[0, 1, 2]", "[0, 1]"))
     fabricate(load_study(path), tmp_path / "storage", cities=FEW)
     assert "Seeds were added" not in "\n".join(report_of(path).read().notes.warnings)
-    path = written(tmp_path, small_streets, three)
+    path = write_study(tmp_path, small_streets, three)
     missing = {
         f"{name}, seed {seed}": "missing" for name in ("a", "b", "c", "split") for seed in (0, 1)
     }

@@ -16,7 +16,7 @@ from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.network.build import build_network
 from pipelines.preparation.embedded import prepare_streets
-from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, written
+from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -35,12 +35,12 @@ variants:
 
 def write_starts_study(tmp_path: Path, dataset: Path) -> Path:
     """Write a study whose two rows differ only in their initial weights, with fabricated runs."""
-    path = written(tmp_path, dataset, STARTS.replace("DIRECTORY", str(tmp_path)))
-    model = load_study(written(tmp_path, dataset, PLAIN)).trials[0].experiment.model
+    path = write_study(tmp_path, dataset, STARTS.replace("DIRECTORY", str(tmp_path)))
+    model = load_study(write_study(tmp_path, dataset, PLAIN)).trials[0].experiment.model
     for seed, name in enumerate(("one", "two")):
         network = build_network(model, 10, seed=seed)
         save_file(dict(network.state_dict()), tmp_path / f"{name}.safetensors")
-    path = written(tmp_path, dataset, STARTS.replace("DIRECTORY", str(tmp_path)))
+    path = write_study(tmp_path, dataset, STARTS.replace("DIRECTORY", str(tmp_path)))
     fabricate(load_study(path), tmp_path / "storage", cities=FEW)
     return path
 
@@ -100,7 +100,7 @@ def test_unverifiable_weights_cause_a_warning(tmp_path: Path, small_streets: Pat
 def test_cells_with_the_same_name_in_another_study_do_not_match(
     tmp_path: Path, small_streets: Path
 ) -> None:
-    path = written(tmp_path, small_streets, PLAIN)
+    path = write_study(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=FEW)
     path.write_text(
         path.read_text().replace("study: plain", "study: new").replace(str(small_streets), "/none")
@@ -110,7 +110,7 @@ def test_cells_with_the_same_name_in_another_study_do_not_match(
 
 def test_link_determines_the_run_of_a_cell(tmp_path: Path, small_streets: Path) -> None:
     """The other study reads the same data from another path, which does not exist here."""
-    path = written(tmp_path, small_streets, PLAIN)
+    path = write_study(tmp_path, small_streets, PLAIN)
     trials = fabricate(load_study(path), tmp_path / "storage", cities=FEW)
     path.write_text(path.read_text().replace("study: plain", "study: new"))
     store = TrackingStore(tracking_uri(tmp_path / "storage"), tmp_path)
@@ -127,7 +127,7 @@ def test_link_determines_the_run_of_a_cell(tmp_path: Path, small_streets: Path) 
 def test_data_changed_at_the_same_path_causes_a_warning(tmp_path: Path) -> None:
     data = tmp_path / "data"
     prepare_streets(data, train=14, val=4, size=(32, 64))
-    path = written(tmp_path, data, PLAIN)
+    path = write_study(tmp_path, data, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=FEW)
     data.rename(tmp_path / "old")
     prepare_streets(data, train=12, val=4, size=(32, 64))
@@ -146,7 +146,7 @@ def test_data_changed_at_the_same_path_causes_a_warning(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_report_prefers_the_runs_of_its_own_study(tmp_path: Path, small_streets: Path) -> None:
     """Another study trains the same trials later."""
-    path = written(tmp_path, small_streets, PLAIN)
+    path = write_study(tmp_path, small_streets, PLAIN)
     study = load_study(path)
     fabricate(study, tmp_path / "storage", cities=FEW)
     later = replace(study, config=replace(study.config, study="later"))
@@ -158,7 +158,7 @@ def test_report_prefers_the_runs_of_its_own_study(tmp_path: Path, small_streets:
 def test_trial_being_trained_by_another_study_is_listed_as_training(
     tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = written(tmp_path, small_streets, PLAIN)
+    path = write_study(tmp_path, small_streets, PLAIN)
     study = load_study(path)
     (first, *_) = resolve_trials(study.trials, "cpu", tmp_path)
     store = TrackingStore(tracking_uri(tmp_path / "storage"), tmp_path)

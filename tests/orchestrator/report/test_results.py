@@ -16,7 +16,7 @@ from tests.support.fabricated_studies import (
     evaluate_again,
     fabricate,
     report_of,
-    written,
+    write_study,
 )
 
 pytestmark = pytest.mark.usefixtures("own_store")
@@ -27,7 +27,7 @@ FLIP = InferenceConfig(flip=True)
 
 @pytest.fixture
 def trials(tmp_path: Path, small_streets: Path) -> list[ResolvedTrial]:
-    path = written(tmp_path, small_streets, FLIPPED)
+    path = write_study(tmp_path, small_streets, FLIPPED)
     return fabricate(load_study(path), tmp_path / "storage", cities=FEW)
 
 
@@ -169,7 +169,7 @@ def test_rows_scored_on_other_images_have_no_difference(
     tmp_path: Path, small_streets: Path
 ) -> None:
     text = PLAIN + "  other: {set: {data: {validation_split: train}}}\n"
-    path = written(tmp_path, small_streets, text)
+    path = write_study(tmp_path, small_streets, text)
     fabricate(load_study(path), tmp_path / "storage", cities=FEW)
     report = report_of(path).read()
     rows = {row.variant: row for row in report.rows}

@@ -26,7 +26,7 @@ from orchestrator.study.model_cost import profile_costs
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from pipelines.preparation.embedded import prepare_streets
 from tests.support.fabricated_studies import FEW as CITIES
-from tests.support.fabricated_studies import PLAIN, fabricate, report_of, written
+from tests.support.fabricated_studies import PLAIN, fabricate, report_of, write_study
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 pytestmark = pytest.mark.usefixtures("own_store")
@@ -63,7 +63,7 @@ def snapshot(
     shutil.copy(empty_store, directory / "storage")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        path = written(directory, small_streets, STUDY)
+        path = write_study(directory, small_streets, STUDY)
         fabricate(load_study(path), directory / "storage", cities=CITIES)
     return path
 
@@ -227,7 +227,7 @@ def test_command_needs_only_the_tracking_store(snapshot: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_failed_and_missing_trials_are_listed_first(tmp_path: Path, small_streets: Path) -> None:
-    path = written(tmp_path, small_streets, PLAIN + "seeds: [0, 1, 2]\n")
+    path = write_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1, 2]\n")
     statuses = {"b, seed 0": "FAILED", "b, seed 1": "missing", "a, seed 2": "KILLED"}
     storage = tmp_path / "storage"
     fabricate(load_study(path), storage, lambda c: statuses.get(c.name, "FINISHED"), CITIES)
@@ -259,7 +259,7 @@ def test_other_code_causes_a_warning_and_other_data_or_protocol_is_not_compared(
 ) -> None:
     other = tmp_path / "other"
     prepare_streets(other, train=14, val=4, size=(32, 64))
-    path = written(
+    path = write_study(
         tmp_path,
         small_streets,
         PLAIN
@@ -292,7 +292,7 @@ def test_other_code_causes_a_warning_and_other_data_or_protocol_is_not_compared(
 
 @pytest.mark.slow
 def test_one_seed_has_no_test_in_any_format(tmp_path: Path, small_streets: Path) -> None:
-    path = written(tmp_path, small_streets, PLAIN + "report: {expected_difference: 0.8}\n")
+    path = write_study(tmp_path, small_streets, PLAIN + "report: {expected_difference: 0.8}\n")
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     study_report = report_of(path)
     report = study_report.read()
@@ -331,7 +331,7 @@ variants:
 
 @pytest.mark.slow
 def test_only_hides_rows_and_changes_no_number(tmp_path: Path, small_streets: Path) -> None:
-    path = written(tmp_path, small_streets, GRID)
+    path = write_study(tmp_path, small_streets, GRID)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     store = TrackingStore(tracking_uri(tmp_path / "storage"), None)
     whole = StudyReport(load_study(path), store).read()
@@ -353,7 +353,7 @@ def test_only_hides_rows_and_changes_no_number(tmp_path: Path, small_streets: Pa
 def test_rows_have_their_own_base_and_a_mean_over_the_grid(
     tmp_path: Path, small_streets: Path
 ) -> None:
-    path = written(tmp_path, small_streets, GRID)
+    path = write_study(tmp_path, small_streets, GRID)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     report = report_of(path).read()
     by_place = {(row.variant, row.grid_cell): row for row in report.rows}
@@ -380,7 +380,7 @@ def test_rows_have_their_own_base_and_a_mean_over_the_grid(
 
 @pytest.mark.slow
 def test_one_seed_shows_nothing_that_looks_like_a_test(tmp_path: Path, small_streets: Path) -> None:
-    path = written(tmp_path, small_streets, PLAIN)
+    path = write_study(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     study_report = report_of(path)
     report = study_report.read()
@@ -401,7 +401,7 @@ def test_one_seed_shows_nothing_that_looks_like_a_test(tmp_path: Path, small_str
 @pytest.mark.slow
 def test_report_columns_select_metrics_of_the_runs(tmp_path: Path, small_streets: Path) -> None:
     columns = "report: {columns: [pixel_accuracy, miou, iou/pole, memory_gib, iou/polle]}\n"
-    path = written(tmp_path, small_streets, PLAIN + "seeds: [0, 1]\n" + columns)
+    path = write_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1]\n" + columns)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     report = report_of(path).read()
     header, _, first, _ = report.markdown().splitlines()[2:6]
@@ -418,7 +418,7 @@ def test_report_columns_select_metrics_of_the_runs(tmp_path: Path, small_streets
 
 
 def test_run_deleted_in_mlflow_is_missing(tmp_path: Path, small_streets: Path) -> None:
-    path = written(tmp_path, small_streets, PLAIN)
+    path = write_study(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     study_report = report_of(path)
     assert study_report.read().complete
@@ -432,7 +432,7 @@ def test_search_shows_scores_without_significance(tmp_path: Path, small_streets:
     text = PLAIN.replace("study: plain", "study: plain\nkind: search").replace(
         "compare_to: a\n", ""
     )
-    path = written(tmp_path, small_streets, text)
+    path = write_study(tmp_path, small_streets, text)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     report = report_of(path).read()
     assert all(row.miou and row.difference is None for row in report.rows)
@@ -444,7 +444,7 @@ def test_search_shows_scores_without_significance(tmp_path: Path, small_streets:
 def test_report_is_logged_to_the_study_and_counts_are_read_once(
     tmp_path: Path, small_streets: Path
 ) -> None:
-    path = written(tmp_path, small_streets, PLAIN)
+    path = write_study(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     study_report = report_of(path)
     assert study_report.keep(study_report.documents(study_report.read())) == ""
@@ -484,7 +484,7 @@ def test_profile_report_compares_with_published_values(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_comparison_figure_is_embedded_in_the_page(tmp_path: Path, small_streets: Path) -> None:
-    path = written(tmp_path, small_streets, PLAIN)
+    path = write_study(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     client = MlflowClient(tracking_uri(tmp_path / "storage"))
     experiment = client.get_experiment_by_name("plain")

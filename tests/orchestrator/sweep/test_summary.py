@@ -12,11 +12,11 @@ from orchestrator.study.load import load_study
 from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.summary import show_outcome
 from orchestrator.tracking.runs import TrialRun
-from tests.support.fabricated_studies import PLAIN, written
+from tests.support.fabricated_studies import PLAIN, write_study
 
 
 def test_trained_but_unscored_trial_is_incomplete_not_failed(tmp_path: Path) -> None:
-    study = load_study(written(tmp_path, tmp_path, PLAIN))
+    study = load_study(write_study(tmp_path, tmp_path, PLAIN))
     record = TrialRun("run", "plain", "identity", "FINISHED", "code", 3, {})
     failed = TrialRun("other", "plain", "identity", "FAILED", "code", 1, {})
     failures = {"a": "not scored under flipped: stopped", "b": "out of memory"}

@@ -12,7 +12,7 @@ from orchestrator.study.study import Study
 from orchestrator.tracking.links import sync_links
 from orchestrator.tracking.queries import take_snapshot
 from orchestrator.tracking.study_run import StudyRun
-from tests.support.tracked_trials import decided, finish
+from tests.support.tracked_trials import decision_on, finish
 
 
 def other_study(study: Study, tmp_path: Path) -> Study:
@@ -28,7 +28,7 @@ def test_finished_trial_of_another_study_is_linked_until_deleted(
     other = StudyRun.open(study_run.store, other_study(study, tmp_path))
     run_id = finish(other, trial)
     other.close("FINISHED")
-    decision = decided(study_run, trial)
+    decision = decision_on(study_run, trial)
     record = decision.run
     assert record is not None
     assert (decision.action, record.run_id, record.study) == ("link", run_id, "another")
@@ -60,6 +60,6 @@ def test_finished_trial_of_another_study_is_linked_until_deleted(
     # A link is not a second record of the training.
     assert len(take_snapshot(study_run.store).by_identity([trial.identity])[trial.identity]) == 1
     client.delete_run(run_id)
-    assert decided(study_run, trial).state == "missing"
+    assert decision_on(study_run, trial).state == "missing"
     sync_links(study_run, {name: trial}, {})
     assert links() == []

@@ -14,7 +14,7 @@ from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking import runs, store
 from orchestrator.tracking.study_run import StudyRun
-from tests.support.tracked_trials import decided, finish
+from tests.support.tracked_trials import decision_on, finish
 
 
 def move_clock(monkeypatch: pytest.MonkeyPatch, **ahead: float) -> None:
@@ -55,7 +55,7 @@ def test_trial_from_start_to_finish(study_run: StudyRun, trial: ResolvedTrial, u
     history = client.get_metric_history(run_id, "val/miou")
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.1), (2, 0.2)]
 
-    decision = decided(study_run, trial)
+    decision = decision_on(study_run, trial)
     assert decision.state == "finished"
     record = decision.run
     assert record is not None
@@ -83,7 +83,7 @@ def test_unfinished_trial_is_reopened(study_run: StudyRun, trial: ResolvedTrial)
     study_run.start_trial(run_id, trial.code)
     study_run.log_epoch(run_id, 1, {"train/loss": 2.0})
     study_run.end_trial(run_id, "FAILED", "out of luck")
-    decision = decided(study_run, trial)
+    decision = decision_on(study_run, trial)
     record = decision.run
     assert record is not None
     assert (decision.state, record.reason) == ("failed", "out of luck")
@@ -114,7 +114,7 @@ def test_duration_is_the_training_time(
     for name in ("orchestrator.started", "orchestrator.ended"):
         assert abs(datetime.fromisoformat(tags[name]) - began - timedelta(hours=1)).seconds < 60
 
-    record = decided(study_run, trial).run
+    record = decision_on(study_run, trial).run
     study_run.begin_trial(trial, None, record)
     assert (
         not {"orchestrator.started", "orchestrator.ended"} & client.get_run(run_id).data.tags.keys()
@@ -173,13 +173,13 @@ def test_trial_resumed_with_other_sources_has_both_code_versions(
         study_run.start_trial(run_id, code)
     study_run.end_trial(run_id, "FINISHED")
     assert study_run.store.trial_run(run_id).code == "first+second"
-    assert decided(study_run, trial).state == "stale"
+    assert decision_on(study_run, trial).state == "stale"
 
 
 def test_deleted_run_is_missing(study_run: StudyRun, trial: ResolvedTrial, uri: str) -> None:
     run_id = finish(study_run, trial)
     MlflowClient(uri).delete_run(run_id)
-    assert decided(study_run, trial) == Decision("missing", "train", None)
+    assert decision_on(study_run, trial) == Decision("missing", "train", None)
 
 
 def test_metrics_are_those_of_the_last_checkpoint(
@@ -233,5 +233,5 @@ def test_runs_of_a_dead_process_are_closed_and_the_parent_is_reused(
     assert reopened.parent_id == study_run.parent_id
     assert "orchestrator.reason" not in MlflowClient(uri).get_run(reopened.parent_id).data.tags
     assert reopened.store.trial_run(run_id).status == "KILLED"
-    assert decided(reopened, trial).state == "interrupted"
+    assert decision_on(reopened, trial).state == "interrupted"
     reopened.close("FINISHED")
