@@ -2,6 +2,7 @@
 that is submitted to the cluster's dashboard and trains on both hosts."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,9 +22,9 @@ RAY = Path(sys.executable).with_name("ray")
 STUDY = """\
 study: over two hosts
 base:
-  data: {dataset: streets, crop: [64, 64]}
-  model: {backbone: dfnet1, flows: []}
-  training: {epochs: 1}
+  data: {dataset: DATASET, crop: [32, 48]}
+  model: {backbone: dfnet1, channels: 8, flows: []}
+  training: {epochs: 1, batch: 6}
 variants: {strong: {}}
 resources: {workers: 2, cpus_per_worker: 1}
 """
@@ -109,9 +110,12 @@ def cluster() -> Iterator[Cluster]:
         _wait_until(lambda: not any(host.run(running).stdout for host in hosts.each), 90)
 
 
-def test_study_submitted_to_the_dashboard_trains_on_both_hosts(cluster: Cluster) -> None:
+def test_study_submitted_to_the_dashboard_trains_on_both_hosts(
+    cluster: Cluster, small_streets: Path
+) -> None:
     study = cluster.hosts.shared / "study.yaml"
-    study.write_text(STUDY)
+    dataset = shutil.copytree(small_streets, cluster.hosts.shared / "streets")
+    study.write_text(STUDY.replace("DATASET", str(dataset)))
     port = _free_port()
     tunnel = subprocess.Popen(
         [str(RAY), "dashboard", "--port", str(port), str(cluster.file)],
