@@ -34,6 +34,7 @@ def processes_of(command_id: int) -> list[psutil.Process]:
 def take_the_terminal() -> None:
     """Make standard output the controlling terminal, so that closing it sends SIGHUP."""
     fcntl.ioctl(1, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 
 
 @contextmanager
