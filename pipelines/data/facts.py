@@ -70,7 +70,7 @@ def summary(dataset: PreparedDataset, splits: Sequence[str]) -> list[str]:
     lines = []
     for name in splits:
         facts = split_facts(dataset, name)
-        line = f"{name}: {facts.images} images, "
+        line = f"{name}: {_images(facts.images)}, "
         if facts.ignored is None:
             line += "no pixel is labeled"
         else:
@@ -146,8 +146,8 @@ def check_trainable(dataset: PreparedDataset, train: str, validation: str | None
     where = f"{dataset.location.uri}: split {train!r}"
     if facts.ignored is None:
         raise DatasetError(
-            f"{where} has no labeled pixel in its {facts.images} images, so nothing can be "
-            "trained; set data.train_split to a split with labels"
+            f"{where} has no labeled pixel in its {_images(facts.images)}, so nothing can "
+            "be trained; set data.train_split to a split with labels"
         )
     if len(facts.occurring) < 2:
         raise DatasetError(
@@ -173,9 +173,13 @@ def check_scorable(dataset: PreparedDataset, split: str, advice: str) -> None:
     facts = split_facts(dataset, split)
     if facts.ignored is None:
         raise DatasetError(
-            f"{dataset.location.uri}: split {split!r} has no labeled pixel in its {facts.images} "
-            f"images, so nothing can be scored on it; {advice}"
+            f"{dataset.location.uri}: split {split!r} has no labeled pixel in its "
+            f"{_images(facts.images)}, so nothing can be scored on it; {advice}"
         )
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _color_warnings(manifest: Manifest) -> list[str]:

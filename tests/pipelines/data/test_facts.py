@@ -169,11 +169,16 @@ def test_commands_print_warnings_and_stop_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source(tmp_path / "source", {"train": {"a": ALL}, "val": {"a": ALL, "b": IGNORED}})
+    (tmp_path / "source/train/notes.heic").touch()
     arguments = ["folder", "--source", str(tmp_path / "source"), "--workers", "1"]
     assert prepare_command([*arguments, "--destination", str(tmp_path / "set")]) == 0
-    printed = capsys.readouterr().out
-    assert "train: 1 images, 3 of 3 classes occur in labels, 25.0% of the pixels" in printed
+    captured = capsys.readouterr()
+    printed = captured.out + captured.err
+    assert "note: train: " in printed
+    assert "train: 1 image, 3 of 3 classes occur in labels, 25.0% of the pixels" in printed
     assert "warning: val: 1 of 2 images have no labeled pixel: b" in printed
+    for line in printed.splitlines():
+        assert printed.count(line) == 1, "a line is printed twice"
     assert "warning: val shares 1 image of 2 with train" in printed
     (tmp_path / "experiment.yaml").write_text("data: {crop: [8, 8], validation_split: test}\n")
     train = [str(tmp_path / "experiment.yaml"), "--dataset", str(tmp_path / "set")]
