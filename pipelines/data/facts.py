@@ -93,14 +93,17 @@ def dataset_warnings(dataset: PreparedDataset) -> list[str]:
     return lines
 
 
-def training_warnings(dataset: PreparedDataset, train: str, validation: str | None) -> list[str]:
-    """Return what a user must know about the splits of an experiment, one sentence each."""
+def training_warnings(dataset: PreparedDataset, train: str, scored: Sequence[str]) -> list[str]:
+    """Return what a user must know about the splits of an experiment, one sentence each.
+
+    scored: the splits on which the trained network is scored.
+    """
     lines = _label_warnings(dataset, train)
-    if validation is not None:
-        lines += _label_warnings(dataset, validation)
+    for split in scored:
+        lines += _label_warnings(dataset, split)
         # Splits that overlap by name have a warning of their own.
-        if not set(split_parts(train)) & set(split_parts(validation)):
-            lines += _shared_warnings(dataset, train, validation)
+        if not set(split_parts(train)) & set(split_parts(split)):
+            lines += _shared_warnings(dataset, train, split)
     return list(dict.fromkeys(lines))
 
 

@@ -76,9 +76,11 @@ def test_facts_and_warnings_of_labels_and_shared_images(tmp_path: Path) -> None:
     missing = "val: 1 of 3 classes occurs in no label: car"
     shared = "val shares 1 image of 2 with train, so scores on one of them do not measure "
     shared += "generalization from the other: a"
-    assert training_warnings(dataset, "train", "val") == [unlabeled, missing, shared]
-    assert training_warnings(dataset, "train", None) == [unlabeled]
-    assert not any("shares" in line for line in training_warnings(dataset, "train+val", "val"))
+    assert training_warnings(dataset, "train", ["val"]) == [unlabeled, missing, shared]
+    assert training_warnings(dataset, "train", []) == [unlabeled]
+    *_, line = training_warnings(dataset, "train", ["val", "test"])
+    assert line.startswith("test shares 1 image of 2 with train")
+    assert not any("shares" in line for line in training_warnings(dataset, "train+val", ["val"]))
     lines = dataset_warnings(dataset)
     assert lines[:3] == [unlabeled, missing, shared]
     assert lines[3].startswith("test shares 1 image of 2 with train")
