@@ -58,8 +58,6 @@ def _prepare(options: argparse.Namespace) -> int:
         _verify(dataset)
     for problem in manifest.skipped:
         print(f"skipped {problem}", file=sys.stderr)
-    for note in manifest.notes:
-        print(f"note: {note}", file=sys.stderr)
     counts = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
     print(f"{options.destination}: {manifest.name}, {counts}, {len(manifest.classes)} classes")
     for line in summary(dataset, list(manifest.counts)):

@@ -72,9 +72,10 @@ def _train(
     check_trainable(dataset, *splits)
     training = Training(experiment, dataset, device, cache=cache)
     is_rank_0 = training.group.rank == 0
-    for line in summary(dataset, [split for split in splits if split is not None]):
+    scored = [split for split in splits[1:] if split is not None]
+    for line in summary(dataset, [splits[0], *scored]):
         _say(is_rank_0, line)
-    for line in training_warnings(dataset, *splits):
+    for line in training_warnings(dataset, splits[0], scored):
         _say(is_rank_0, f"warning: {line}")
     experiment_file = out / "experiment.yaml"
     if experiment_file.exists():

@@ -48,16 +48,16 @@ def show_plan(
     console.print(_basis(calibration, device), style="dim", highlight=False, markup=False)
 
 
-def show_data(trials: Sequence[ResolvedTrial], console: Console) -> None:
+def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -> None:
     """Print the classes and ignored pixels of each split that is used, and warnings about them."""
     lines: dict[str, Text] = {}
     for trial in trials:
         data = trial.experiment.data
-        splits = [split for split in (data.train_split, data.validation_split) if split is not None]
-        for line in summary(trial.dataset, splits):
+        scored = study.config.scored_splits(data.validation_split)
+        for line in summary(trial.dataset, list(dict.fromkeys([data.train_split, *scored]))):
             text = f"{data.dataset} {line}"
             lines.setdefault(text, Text(text, "dim"))
-        for line in training_warnings(trial.dataset, data.train_split, data.validation_split):
+        for line in training_warnings(trial.dataset, data.train_split, scored):
             text = f"{data.dataset} {line}"
             lines.setdefault(text, Text.assemble(("warning", "yellow"), f"  {text}"))
     for styled in lines.values():

@@ -317,6 +317,11 @@ class StudyConfig:
         split = None if protocol is None else self.protocols[protocol].split
         return split or validation_split
 
+    def scored_splits(self, validation_split: str | None) -> list[str]:
+        """Return all splits that a trial is scored on: during training and under any protocol."""
+        splits = [self.scored_split(name, validation_split) for name in (None, *self.protocols)]
+        return list(dict.fromkeys(split for split in splits if split is not None))
+
     def base_of(self, variant: str) -> str | None:
         """Return the variant that `variant` is compared to; None if it is not compared."""
         base = self.variants[variant].compare_to or self.compare_to

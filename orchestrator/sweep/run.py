@@ -65,7 +65,7 @@ def run_study(
             partial(local_weights, storage=context.storage),
         )
         check_protocol_splits(study, trials)
-        show_data(trials, context.console)
+        show_data(study, trials, context.console)
         check_submission(study, trials)
         store = open_store(context.storage)
         snapshot = take_snapshot(store)

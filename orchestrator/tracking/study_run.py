@@ -100,7 +100,8 @@ class StudyRun:
             if digest:
                 tags[name] = digest
         data = trial.experiment.data
-        warnings = training_warnings(trial.dataset, data.train_split, data.validation_split)
+        scored = self.study.config.scored_splits(data.validation_split)
+        warnings = training_warnings(trial.dataset, data.train_split, scored)
         if warnings:
             tags[tag.DATA_WARNINGS] = "\n".join(warnings)
         if commit:

@@ -70,7 +70,7 @@ def summary(dataset: PreparedDataset, splits: Sequence[str]) -> list[str]:
     lines = []
     for name in splits:
         facts = split_facts(dataset, name)
-        line = f"{name}: {facts.images} images, "
+        line = f"{name}: {_images(facts.images)}, "
         if facts.ignored is None:
             line += "no pixel is labeled"
         else:
@@ -93,14 +93,17 @@ def dataset_warnings(dataset: PreparedDataset) -> list[str]:
     return lines
 
 
-def training_warnings(dataset: PreparedDataset, train: str, validation: str | None) -> list[str]:
-    """Return what a user must know about the splits of an experiment, one sentence each."""
+def training_warnings(dataset: PreparedDataset, train: str, scored: Sequence[str]) -> list[str]:
+    """Return what a user must know about the splits of an experiment, one sentence each.
+
+    scored: the splits on which the trained network is scored.
+    """
     lines = _label_warnings(dataset, train)
-    if validation is not None:
-        lines += _label_warnings(dataset, validation)
+    for split in scored:
+        lines += _label_warnings(dataset, split)
         # Splits that overlap by name have a warning of their own.
-        if not set(split_parts(train)) & set(split_parts(validation)):
-            lines += _shared_warnings(dataset, train, validation)
+        if not set(split_parts(train)) & set(split_parts(split)):
+            lines += _shared_warnings(dataset, train, split)
     return list(dict.fromkeys(lines))
 
 
@@ -146,8 +149,8 @@ def check_trainable(dataset: PreparedDataset, train: str, validation: str | None
     where = f"{dataset.location.uri}: split {train!r}"
     if facts.ignored is None:
         raise DatasetError(
-            f"{where} has no labeled pixel in its {facts.images} images, so nothing can be "
-            "trained; set data.train_split to a split with labels"
+            f"{where} has no labeled pixel in its {_images(facts.images)}, so nothing can "
+            "be trained; set data.train_split to a split with labels"
         )
     if len(facts.occurring) < 2:
         raise DatasetError(
@@ -173,9 +176,13 @@ def check_scorable(dataset: PreparedDataset, split: str, advice: str) -> None:
     facts = split_facts(dataset, split)
     if facts.ignored is None:
         raise DatasetError(
-            f"{dataset.location.uri}: split {split!r} has no labeled pixel in its {facts.images} "
-            f"images, so nothing can be scored on it; {advice}"
+            f"{dataset.location.uri}: split {split!r} has no labeled pixel in its "
+            f"{_images(facts.images)}, so nothing can be scored on it; {advice}"
         )
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _color_warnings(manifest: Manifest) -> list[str]:

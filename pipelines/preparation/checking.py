@@ -50,10 +50,10 @@ def check(
         return _invalid(record, f"{record.image}: its name occurs {count} times in the split")
     try:
         image_bytes, label_bytes = reader.read(record)
-    except OSError as error:
+    except FileNotFoundError as error:
         file = Path(error.filename or record.image)
-        if file.is_symlink() and not file.exists():
-            return _invalid(record, broken_link(file))
+        return _invalid(record, broken_link(file) if file.is_symlink() else _missing(record, file))
+    except OSError as error:
         return _invalid(record, f"{error.filename}: {error.strerror or error}")
     with warnings.catch_warnings():
         # Pillow warns about odd metadata only; a problem with the pixels is an error.
@@ -155,6 +155,15 @@ def _counts(label: Array, classes: int) -> NDArray[np.int64]:
 
 def _size(pixels: Array) -> str:
     return f"{pixels.shape[0]} x {pixels.shape[1]}"
+
+
+def _missing(record: Record, file: Path) -> str:
+    """Return a sentence about a missing file, which names the file that lacks it."""
+    if file == record.image and record.label is not None:
+        return f"{record.label}: label has no image; expected a file such as {file}"
+    if file == record.label and record.image.exists():
+        return f"{record.image}: image has no label; expected a file such as {file}"
+    return f"{file}: does not exist"
 
 
 def _invalid(record: Record, *problems: str) -> CheckedSample:

@@ -25,7 +25,7 @@ def describe(dataset: PreparedDataset) -> str:
         size = f"{_range(split.heights)} x {_range(split.widths)} pixels (height x width)"
         unlabeled = "" if split.class_pixels.any() else ", unlabeled"
         lines.append(
-            f"{name}: {count} images, {size}, "
+            f"{name}: {count} image{'s' * (count != 1)}, {size}, "
             f"{len(shards)} shard{'s' * (len(shards) != 1)}, {mebibytes:.1f} MiB{unlabeled}"
         )
     pixels = sum(manifest.class_pixels) + manifest.ignored_pixels
@@ -39,7 +39,6 @@ def describe(dataset: PreparedDataset) -> str:
     lines.append(f"{'ignored':>24}  {ignored:8.3%}  (of the pixels of labeled images)")
     lines += ["", *summary(dataset, [name for name, count in manifest.counts.items() if count])]
     lines += [f"warning: {line}" for line in dataset_warnings(dataset)]
-    lines += [f"note: {note}" for note in manifest.notes]
     lines += [f"skipped {problem}" for problem in manifest.skipped]
     lines += [f"note: {note}" for note in manifest.notes]
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -145,10 +145,9 @@ def _write(
             if not problems or skip_invalid:
                 writer.write(number, good, bad)
             # Otherwise nothing will be kept, and the rest is only checked for more problems.
-    if problems and not skip_invalid:
-        raise DatasetError(_report(reader, problems))
-    if all(part.shard is None for part in writer.finished.values()):
-        raise DatasetError(_report(reader, problems))
+    nothing_left = all(part.shard is None for part in writer.finished.values())
+    if nothing_left or (problems and not skip_invalid):
+        raise DatasetError(_report(reader, problems, listing.notes))
     notes = list(listing.notes)
     if writer.stored is not None:
         notes.append(scale_note(reader.image_reading, writer.stored))
@@ -288,6 +287,8 @@ def _exit_with_parent() -> None:
     threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 
-def _report(reader: Reader, problems: list[str]) -> str:
+def _report(reader: Reader, problems: list[str], notes: Sequence[str] = ()) -> str:
+    """Return a message that lists all problems, and the notes, which may explain them."""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return "\n  ".join([f"{reader.name}: {count} in {reader.source}", *problems])
+    lines = [*problems, *(f"note: {note}" for note in notes)]
+    return "\n  ".join([f"{reader.name}: {count} in {reader.source}", *lines])

@@ -37,13 +37,16 @@ def test_plan_fits_the_terminal(file: Path, width: int) -> None:
 
 
 def test_data_of_a_plan_is_described_once(file: Path) -> None:
-    _, trials = resolved(file)
+    """All splits that trials are scored on are described, including those of protocols."""
+    with file.open("a") as study_file:
+        study_file.write("protocols: {again: {}, other: {split: train+val}}\n")
+    study, trials = resolved(file)
     console = Console(width=80)
     with console.capture() as capture:
-        show_data(trials, console)
+        show_data(study, trials, console)
     name, dataset = trials[0].experiment.data.dataset, trials[0].dataset
-    expected = [f"{name} {line}" for line in summary(dataset, ["train", "val"])]
-    warnings = training_warnings(dataset, "train", "val")
+    expected = [f"{name} {line}" for line in summary(dataset, ["train", "val", "train+val"])]
+    warnings = training_warnings(dataset, "train", ["val", "train+val"])
     expected += [f"warning  {name} {line}" for line in warnings]
     assert capture.get().splitlines() == expected
 

@@ -76,9 +76,11 @@ def test_facts_and_warnings_of_labels_and_shared_images(tmp_path: Path) -> None:
     missing = "val: 1 of 3 classes occurs in no label: car"
     shared = "val shares 1 image of 2 with train, so scores on one of them do not measure "
     shared += "generalization from the other: a"
-    assert training_warnings(dataset, "train", "val") == [unlabeled, missing, shared]
-    assert training_warnings(dataset, "train", None) == [unlabeled]
-    assert not any("shares" in line for line in training_warnings(dataset, "train+val", "val"))
+    assert training_warnings(dataset, "train", ["val"]) == [unlabeled, missing, shared]
+    assert training_warnings(dataset, "train", []) == [unlabeled]
+    *_, line = training_warnings(dataset, "train", ["val", "test"])
+    assert line.startswith("test shares 1 image of 2 with train")
+    assert not any("shares" in line for line in training_warnings(dataset, "train+val", ["val"]))
     lines = dataset_warnings(dataset)
     assert lines[:3] == [unlabeled, missing, shared]
     assert lines[3].startswith("test shares 1 image of 2 with train")
@@ -169,11 +171,16 @@ def test_commands_print_warnings_and_stop_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source(tmp_path / "source", {"train": {"a": ALL}, "val": {"a": ALL, "b": IGNORED}})
+    (tmp_path / "source/train/notes.heic").touch()
     arguments = ["folder", "--source", str(tmp_path / "source"), "--workers", "1"]
     assert prepare_command([*arguments, "--destination", str(tmp_path / "set")]) == 0
-    printed = capsys.readouterr().out
-    assert "train: 1 images, 3 of 3 classes occur in labels, 25.0% of the pixels" in printed
+    captured = capsys.readouterr()
+    printed = captured.out + captured.err
+    assert "note: train: " in printed
+    assert "train: 1 image, 3 of 3 classes occur in labels, 25.0% of the pixels" in printed
     assert "warning: val: 1 of 2 images have no labeled pixel: b" in printed
+    for line in printed.splitlines():
+        assert printed.count(line) == 1, "a line is printed twice"
     assert "warning: val shares 1 image of 2 with train" in printed
     (tmp_path / "experiment.yaml").write_text("data: {crop: [8, 8], validation_split: test}\n")
     train = [str(tmp_path / "experiment.yaml"), "--dataset", str(tmp_path / "set")]

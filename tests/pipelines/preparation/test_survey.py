@@ -106,6 +106,19 @@ def test_images_with_unclear_bands_are_left_out(source: Source) -> None:
     assert note.endswith("images: 1 file with an ending not known here (.npy)")
 
 
+def test_problems_come_with_notes_that_may_explain_them(source: Source) -> None:
+    source.add("a.png", rgb())
+    source.add("b.png", rgb()).rename(source.root / "images/b.heic")
+    with pytest.raises(DatasetError, match="1 problem in ") as caught:
+        source.prepare()
+    problem, note = str(caught.value).splitlines()[1:]
+    assert problem.startswith("  train/b: ")
+    assert "labels/b.png: label has no image; expected a file such as " in problem
+    assert problem.endswith("images/b.jpg")
+    assert note.startswith("  note: train: ")
+    assert note.endswith("1 file with an ending not known here (.heic)")
+
+
 def test_label_that_links_to_its_image_is_a_problem(source: Source) -> None:
     path = source.add("a.png", rgb())
     label = source.root / "labels/a.png"
