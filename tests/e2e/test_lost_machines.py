@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 EPOCHS = 10
 SETTINGS = {
     "RAY_AUTH_MODE": "disabled",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",
 }
 
@@ -37,7 +37,7 @@ class StudyConfig:
             "study": "lost machines",
             "base": {
                 "data": {"dataset": str(dataset), "crop": [32, 32]},
-                "model": {"backbone": "dfnet1", "flows": []},
+                "model": {"backbone": "dfnet1", "channels": 8, "flows": []},
                 "training": {"epochs": EPOCHS, "batch": 2, "learning_rate": 0.001},
                 "evaluation": {"every": EPOCHS},
             },
