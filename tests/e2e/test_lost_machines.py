@@ -67,7 +67,7 @@ class StudyConfig:
         files = (self.storage / "logs").rglob(f"worker-{worker}.log")
         return "".join(path.read_text() for path in files)
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 180) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 300) -> None:
         end = time.monotonic() + seconds
         while not condition():
             message = self.output.read_text()[-3000:] + self.log()[-3000:]
