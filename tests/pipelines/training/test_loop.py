@@ -151,12 +151,12 @@ def test_ranks_take_the_same_steps_as_one_process(
 ) -> None:
     # Three steps. In float32 the first two losses agree to the last digit; updates differ by
     # rounding, which can flip a ReLU or a mined pixel. That changed one loss term by 1.5e-5 and,
-    # where batch norm sees seven values (the pyramid's single bin), a variance by 3e-3.
+    # where batch norm sees seven values (the pyramid's single bin), a variance by 1.3e-2.
     # In float64 these differences vanish, but a bug would remain visible.
     experiment = small_experiment(batch=14, epochs=3, accumulation=accumulation)
     single_process = _run_twice(experiment, small_streets)
     ranks = run_on_ranks(size, experiment, small_streets, tmp_path / "out")
-    tolerances = ((1e-4, 1e-2, 1e-2), (1e-12, 1e-12, 1e-11))
+    tolerances = ((1e-4, 1e-2, 3e-2), (1e-12, 1e-12, 1e-11))
     for precision, (loss_tolerance, score_tolerance, weight_tolerance) in enumerate(tolerances):
         (history, weights), (rank_history, rank_weights) = (
             single_process[precision],
