@@ -51,14 +51,17 @@ def show_plan(
 def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -> None:
     """Print the classes and ignored pixels of each split that is used, and warnings about them."""
     lines: dict[str, Text] = {}
+    used = {}
     for trial in trials:
         data = trial.experiment.data
-        scored = study.config.scored_splits(data.validation_split)
-        for line in summary(trial.dataset, list(dict.fromkeys([data.train_split, *scored]))):
-            text = f"{data.dataset} {line}"
+        scored = tuple(study.config.scored_splits(data.validation_split))
+        used[data.dataset, data.train_split, scored] = trial.dataset
+    for (name, train, scored), dataset in used.items():
+        for line in summary(dataset, list(dict.fromkeys([train, *scored]))):
+            text = f"{name} {line}"
             lines.setdefault(text, Text(text, "dim"))
-        for line in training_warnings(trial.dataset, data.train_split, scored):
-            text = f"{data.dataset} {line}"
+        for line in training_warnings(dataset, train, scored):
+            text = f"{name} {line}"
             lines.setdefault(text, Text.assemble(("warning", "yellow"), f"  {text}"))
     for styled in lines.values():
         console.print(styled, highlight=False, soft_wrap=True)

@@ -46,7 +46,7 @@ SCORE_COLUMNS = {
     "boundary_f": "boundary F",
     "iou": "IoU",
 }
-OTHER_METRICS = ("memory_gib", "latency_ms", "learning_rate", "epoch")
+OTHER_METRICS = ("memory_gib", "learning_rate", "epoch")
 
 
 @dataclass(frozen=True)

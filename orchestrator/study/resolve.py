@@ -13,7 +13,7 @@ from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import modules_of
 from pipelines.data.dataset import PreparedDataset, open_dataset
-from pipelines.data.facts import check_trainable
+from pipelines.data.facts import check_scorable, check_trainable
 from pipelines.data.manifest import DatasetError, name_problem
 from pipelines.errors import UserError
 from pipelines.network.build import NetworkConfig, build_network, check_network
@@ -202,12 +202,13 @@ def check_protocol_splits(study: Study, trials: Sequence[ResolvedTrial]) -> None
     splits = {name: each.split for name, each in study.config.protocols.items() if each.split}
     datasets = {trial.location: trial.dataset for trial in trials}
     for name, split in splits.items():
-        for location, dataset in datasets.items():
-            if not dataset.split(split).class_pixels.any():
-                raise DatasetError(
-                    f"{location}: split {split!r} has no labeled pixel, so protocol {name!r} "
-                    "cannot be scored; use `submission` for a test set without labels"
-                )
+        for dataset in datasets.values():
+            check_scorable(
+                dataset,
+                split,
+                f"change `protocols.{name}.split`, or use `submission` for a test set without "
+                "labels",
+            )
 
 
 def check_submission(study: Study, trials: Sequence[ResolvedTrial]) -> None:
