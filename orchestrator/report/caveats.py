@@ -104,10 +104,15 @@ def _degenerate_classes(rows: Sequence[Row]) -> Iterable[str]:
         if never:
             where = f" ({row_names(those, rows)})" if len(by_data) > 1 else ""
             labeled = int(counts[0].labeled.sum())
+            rest = labeled - len(never)
+            consequence = (
+                "nothing was learned that a difference could show"
+                if rest < 2
+                else f"differences come from the other {rest}"
+            )
             yield (
                 f"IoU is 0 in every row{where} for: {', '.join(never)}. mIoU is the mean over all "
-                f"{labeled} classes in the labels, so it is the other {labeled - len(never)} that "
-                "differ."
+                f"{labeled} classes in the labels; {consequence}."
             )
 
 

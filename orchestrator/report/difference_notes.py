@@ -147,8 +147,8 @@ def _seeds(rows: Sequence[Row], compared: Sequence[tuple[Row, Difference]]) -> I
             )
         if untested:
             yield (
-                f"Two seeds are not tested unless their spread is pooled ({reason}): "
-                f"{row_names(untested, rows)}."
+                f"No p value for {row_names(untested, rows)}: two seeds are tested only with a "
+                f"pooled spread, and here {reason}."
             )
 
 

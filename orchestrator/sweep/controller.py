@@ -234,6 +234,7 @@ class SweepController:
         """Print the outcome and update the study's page in MLflow; return the report of the whole
         study."""
         console = self.context.console
+        say(console, "computing the report", style="dim")
         report = self.report.read(self._snapshot)
         show_outcome(report, self.finished, self.failures, decisions, console)
         if study_run.page.is_own:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from models import FENetConfig
-from orchestrator.console import warn
+from orchestrator.console import say, warn
 from orchestrator.context import RunContext
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
@@ -47,6 +47,7 @@ def _draw(commands: Mapping[str, Sequence[str]], study_run: StudyRun, context: R
         for kind, arguments in commands.items():
             if has_figure(study_run, kind, arguments):
                 continue
+            say(context.console, f"drawing figure {kind!r}", style="dim")
             folder = Path(temporary) / kind
             folder.mkdir()
             processes[kind] = _start(

@@ -23,6 +23,7 @@ from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of, runtime_environment
 from orchestrator.tracking.queries import take_snapshot
 from orchestrator.tracking.store import TrackingStore, open_store
+from pipelines.preparation.embedded import EMBEDDED
 
 if TYPE_CHECKING:
     from orchestrator.report.study_report import StudyReport
@@ -56,7 +57,9 @@ def run_study(
         resources = study.config.resources
         nodes, kinds = cluster.offers(resources)
         placement = plan_placement(resources, nodes, kinds)
-        say(context.console, "opening the data; the embedded set is made on first use", "dim")
+        names = {trial.experiment.data.dataset for trial in study.trials}
+        embedded = "; the embedded set is made on first use" if EMBEDDED in names else ""
+        say(context.console, f"opening the data{embedded}", "dim")
         trials = resolve_trials(
             study.trials,
             placement.device,
