@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.console import run_command, say
+from orchestrator.console import InputError, run_command, say
 from orchestrator.report.study_report import StudyReport, write_documents
 from orchestrator.study.load import load_study, override_of
 from orchestrator.study.model_cost import profile_costs
@@ -30,6 +30,8 @@ def main(
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:
+    if options.out and Path(options.out).exists() and not Path(options.out).is_dir():
+        raise InputError(f"--out {options.out} is a file; choose a directory")
     overrides = [override_of(text) for text in options.set]
     study = load_study(Path(options.study), overrides, options.only)
     storage = Path(options.storage).expanduser().resolve()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +9,9 @@ from typing import Literal
 from pipelines.preparation.image_header import Header
 
 Exif = Literal["apply", "ignore"]
+
+# Beyond any stored value; differences and quotients of smaller numbers cannot overflow.
+_LARGEST = 1e60
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,19 @@ def scale_advice(stored: ValueRange, reading: ImageReading) -> str:
     )
 
 
+def scale_problem(reading: ImageReading, stored: ValueRange) -> str | None:
+    """Return why `scale` leaves no detail in any image, or None if it does."""
+    assert reading.scale is not None, "only a scale gives a range"
+    low, high = reading.scale
+    if stored.clipped < stored.values and 255 * (stored.high - stored.low) >= high - low:
+        return None
+    return (
+        f"scale [{low:g}, {high:g}] leaves no detail in any image, because the stored values range "
+        f"from {stored.low:g} to {stored.high:g}; "
+        f"{reading.setting('scale', suggested_scale(stored))} may be right"
+    )
+
+
 def scale_note(reading: ImageReading, stored: ValueRange) -> str:
     """Return a sentence about the stored values of the images that `scale` has converted."""
     assert reading.scale is not None, "only a scale gives a range"
@@ -114,13 +129,12 @@ def scale_note(reading: ImageReading, stored: ValueRange) -> str:
 
 
 def is_scale(value: object) -> bool:
-    """Whether a value is a list of two numbers in ascending order."""
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(type(number) in (int, float) and math.isfinite(number) for number in value)
-        and value[0] < value[1]
-    )
+    """Whether a value is a list of two numbers in ascending order, whose range float64 holds."""
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    if not all(type(number) in (int, float) and abs(number) < _LARGEST for number in value):
+        return False
+    return bool(value[1] - value[0] > 1 / _LARGEST)
 
 
 def is_bands(value: object) -> bool:

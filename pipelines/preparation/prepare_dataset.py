@@ -25,7 +25,7 @@ from pipelines.data.manifest import MANIFEST_NAME, VERSION, DatasetError, Manife
 from pipelines.data.storage import Location, locate
 from pipelines.errors import UserError
 from pipelines.preparation.checking import CheckedSample, check
-from pipelines.preparation.image_reading import scale_note
+from pipelines.preparation.image_reading import scale_note, scale_problem
 from pipelines.preparation.readers.reader import Listing, Reader, Record, duplicates
 from pipelines.preparation.survey import survey
 from pipelines.preparation.writing import JOURNAL_NAME, Writer, staging_location
@@ -150,6 +150,9 @@ def _write(
         raise DatasetError(_report(reader, problems, listing.notes))
     notes = list(listing.notes)
     if writer.stored is not None:
+        unusable = scale_problem(reader.image_reading, writer.stored)
+        if unusable is not None:
+            raise DatasetError(_report(reader, [unusable]))
         notes.append(scale_note(reader.image_reading, writer.stored))
     elif reader.image_reading.scale is not None:
         notes.append("scale is without effect: every image has 8 bits per value")

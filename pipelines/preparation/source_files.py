@@ -83,6 +83,8 @@ def _search(folder: Path, parents: tuple[tuple[int, int], ...], content: FolderC
             _search(path, (*parents, identity), content)
         elif entry.is_symlink() and not path.exists():
             content.problems.append(broken_link(path))
+        elif not entry.is_file():
+            content.problems.append(f"{path}: is not a regular file; remove it")
         elif path.suffix.lower() in IMAGE_ENDINGS:
             content.images.append(path)
         else:

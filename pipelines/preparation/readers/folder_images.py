@@ -17,7 +17,7 @@ def check_image_keys(path: Path, content: Mapping[str, Any]) -> None:
     """Check the keys IMAGE_KEYS of the description in `path`. Raises DatasetError."""
     for key in ("image_suffix", "label_suffix"):
         value = content.get(key, "_mask")
-        if not isinstance(value, str) or not value or "/" in value:
+        if not isinstance(value, str) or not value or {"/", "\0"} & set(value):
             raise DatasetError(
                 f"{path}: {key} must be the end of a file name, such as _mask, received {value!r}"
             )

@@ -61,7 +61,7 @@ def check_label_values(path: Path, content: Mapping[str, Any]) -> None:
     if "values" in content and not isinstance(values, dict):
         raise DatasetError(f"{path}: values must map stored values to classes, received {values!r}")
     for value, name in (values or {}).items():
-        if name not in classes or not _is_stored_value(value):
+        if name not in list(classes) or not _is_stored_value(value):  # a list has no hash
             raise DatasetError(
                 f"{path}: values.{value} must map a stored value to one of {list(classes)}, "
                 f"received {name!r}"

@@ -516,3 +516,13 @@ def test_bad_input_is_reported(
     storage = ["--storage", str(snapshot.parent / "storage")]
     assert main([str(snapshot), *storage, *arguments]) == 2
     assert message in capsys.readouterr().out
+
+
+def test_out_that_is_a_file_is_reported_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.write_text("mine")
+    assert main([str(tmp_path / "study.yaml"), "--out", str(out)]) == 2
+    assert f"--out {out} is a file; choose a directory" in capsys.readouterr().out
+    assert out.read_text() == "mine"

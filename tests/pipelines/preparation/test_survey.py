@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,22 @@ def test_scale_is_one_decision_with_its_range(source: Source) -> None:
     assert note.endswith(f"; {clipped:.2%} of them are outside it and were clipped")
     (note,) = source.prepare("scale: [0, 65535]\n").notes
     assert note.endswith("less than a quarter of it, so that images are nearly uniform")
+
+
+@pytest.mark.parametrize("scale", ["[10000, 20000]", "[0, 1.0e+50]"])
+def test_scale_that_leaves_no_detail_is_refused(source: Source, scale: str) -> None:
+    for name in ("a.png", "b.png"):
+        source.add(name, RNG.integers(1, 3998, (4, 6)).astype(np.uint16))
+    with pytest.raises(DatasetError, match=r"leaves no detail in any image.*scale: \[0, 4095\]"):
+        source.prepare(f"scale: {scale}\n")
+    assert not source.destination.exists()
+
+
+def test_pipe_is_reported_instead_of_read(source: Source) -> None:
+    source.add("a.png", rgb())
+    os.mkfifo(source.root / "images" / "pipe.png")
+    with pytest.raises(DatasetError, match=r"pipe\.png: is not a regular file; remove it"):
+        source.prepare()
 
 
 def test_unused_scale_and_dropped_transparency_are_noted(source: Source) -> None:
@@ -173,6 +190,11 @@ def test_contradictory_sizes_are_decided_one_by_one_or_refused(source: Source) -
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ("scale: [0, 1" + 400 * "0" + "]", r"scale must be"),
+        ("scale: [-1.7e308, 1.7e308]", r"scale must be"),
+        ("scale: [0, 5e-324]", r"scale must be"),
+        (r'label_suffix: "\0"', r"label_suffix must be"),
+        ("values: {0: [a], 1: b}", r"values\.0 must map a stored value"),
         ("scale: [5, 5]", r"scale must be .* received \[5, 5\]"),
         ("scale: 4095", "scale must be .* received 4095"),
         ("bands: [0, 1, 2]", r"bands must be .* received \[0, 1, 2\]"),
