@@ -56,8 +56,8 @@ GRACE_SECONDS = 60.0
 
 
 class Recorder:
-    """The study's `tune_hooks.TrialEvents`. Writes to the tracking store in the background; `close`
-    waits until everything is written."""
+    """Implements `training.tuner.TrialEvents`. Writes to the tracking store in the background;
+    `close` waits until everything is written."""
 
     def __init__(
         self,

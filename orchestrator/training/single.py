@@ -6,6 +6,7 @@ Ray Train would start a second process for the worker. Tune keeps this one for t
 import contextlib
 import functools
 import gc
+import logging
 import os
 import shutil
 import threading
@@ -41,6 +42,7 @@ def train_single_worker(job: Job) -> dict[str, Any]:
     train the current sources, and SystemExit if Tune stops the trial.
     """
     task = job.task
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # it logs every list of checkpoints
     preemption_announced = _preemption_watcher()
     with (
         captured_output(output_file(task.output, 0)) as upload_output,
