@@ -1,13 +1,8 @@
 """Joins a running Ray cluster, or starts one on this machine."""
 
-import atexit
 import logging
 import os
-import shlex
-import shutil
 import signal
-import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +29,7 @@ _SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it would duplicate the worker's output
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # own networks find their files as in the command
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every report of a search has an mIoU
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the command handles Ctrl-C
@@ -65,9 +61,6 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
         for key, value in _LOCAL_SETTINGS.items():
             os.environ.setdefault(key, value)
         [here] = this_machine()
-        # Never fork a process that may use a GPU, nor one on macOS, where fork breaks libraries.
-        if not here["GPU"] and sys.platform == "linux":
-            environment["py_executable"] = _fork_server_command()
         # Without the dashboard, Ray never releases the workers of a stopped trial.
         cpus = int(here["CPU"])
         context = ray.init(
@@ -95,11 +88,3 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
 def disconnect() -> None:
     """Leave the cluster; if `connect` started it, end all its processes."""
     ray.shutdown()
-
-
-def _fork_server_command() -> str:
-    """Return the command that Ray runs instead of `python` to start a worker process."""
-    directory = Path(tempfile.mkdtemp(prefix="fork-server-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    command = [sys.executable, "-S", "-I", str(Path(__file__).with_name("fork_server.py"))]
-    return shlex.join([*command, str(directory)])

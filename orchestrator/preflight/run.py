@@ -15,24 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
 
 from orchestrator.preflight.worker import PreflightTimings, smoke_test
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.storage import Storage
 from orchestrator.study.resolve import ResolvedTrial
-from orchestrator.training.diagnosis import diagnose
+from orchestrator.training.checkpoints import TrialCheckpoints
 from orchestrator.training.failures import Cause, Failure
+from orchestrator.training.group_worker import prepare_group_worker
 from orchestrator.training.job import Job
+from orchestrator.training.single import prepare_single_worker
 from orchestrator.training.tuner import run_jobs
-from orchestrator.training.worker import DEVICE, prepare_worker
+from orchestrator.training.worker import DEVICE, SCORE
 from pipelines.data.dataset import open_dataset
 from pipelines.data.storage import locate
 from pipelines.evaluation.inference import InferenceConfig
-
-_RETRY = "-again"  # suffix of the run name of a second attempt
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def run_preflight(
     say: prints a line for each trial.
     """
     folder = f"preflight-{os.getpid()}"
-    jobs = [replace(job_of(trial), storage=storage.at(folder)) for trial in trials]
+    # A second attempt if a worker was lost, because the experiment may be fine.
+    jobs = [replace(job_of(trial), storage=storage.at(folder), retries=1) for trial in trials]
     events = _Events(say, stop_requested)
     try:
         run_jobs(
@@ -92,48 +93,63 @@ def run_preflight(
 
 
 def _run(job: Job, protocols: Sequence[InferenceConfig]) -> dict[str, Any]:
-    """Run a job's workers, and once more if a worker or node was lost, because the experiment may
-    be fine."""
-    outcome, failure = _attempt(job, protocols)
-    if failure is None or not failure.retryable:
-        return outcome
-    return _attempt(replace(job, run_name=f"{job.run_name}{_RETRY}"), protocols)[0]
-
-
-def _attempt(
-    job: Job, protocols: Sequence[InferenceConfig]
-) -> tuple[dict[str, Any], Failure | None]:
-    """Return the keyword arguments of `PreflightResult` except `name`, and the failure, if any."""
+    """Return the keyword arguments of the `PreflightResult` of a job, except `name`."""
     begun = time.perf_counter()
+    if job.single_worker:
+        device = prepare_single_worker(job)
+        checkpoints = TrialCheckpoints(job)
+        metrics = _smoke_test(job, 0, device, protocols, checkpoints.add)
+    else:
+        metrics = _run_group(job, protocols)
+    timings = PreflightTimings(**metrics["timings"])
+    start = time.perf_counter() - begun - (timings.whole - timings.preparing)
+    return {"timings": timings, "start": start, "device": metrics[DEVICE]}
+
+
+def _run_group(job: Job, protocols: Sequence[InferenceConfig]) -> dict[str, Any]:
     trainer = TorchTrainer(
-        _preflight_worker,
+        _group_worker,
         train_loop_config={"job": job, "protocols": protocols},
         scaling_config=ScalingConfig(
             num_workers=job.workers, use_gpu=job.use_gpu, resources_per_worker=job.resources
         ),
         run_config=RunConfig(
-            name=job.run_name,
+            name=_group_run(job),
             storage_path=job.storage,
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
-    try:
-        metrics = trainer.fit().metrics
-    except TrainingFailedError as error:
-        failure = diagnose(error)
-        return asdict(failure), failure
-    timings = PreflightTimings(**metrics["timings"])
-    start = time.perf_counter() - begun - (timings.whole - timings.preparing)
-    return {"timings": timings, "start": start, "device": metrics[DEVICE]}, None
+    return dict(trainer.fit().metrics or {})
 
 
-def _preflight_worker(config: dict[str, Any]) -> None:
-    task = config["job"].task
-    device = prepare_worker(task, config["job"].run_name)
+def _group_run(job: Job) -> str:
+    """Return the name of an attempt's Ray Train run; Ray would resume one of the same name."""
+    return f"{job.run_name}-{job.attempt}"
+
+
+def _group_worker(config: dict[str, Any]) -> None:
+    job: Job = config["job"]
+    device = prepare_group_worker(job.task, _group_run(job))
     rank = ray.train.get_context().get_world_rank()
-    name = config["job"].run_name.removesuffix(_RETRY)
-    directory = Path(tempfile.gettempdir(), f"preflight-{name}-{rank}")
+
+    def store(directory: Path, metrics: dict[str, Any]) -> None:
+        checkpoint = ray.train.Checkpoint.from_directory(directory) if rank == 0 else None
+        ray.train.report(metrics, checkpoint=checkpoint)
+
+    _smoke_test(job, rank, device, config["protocols"], store)
+
+
+def _smoke_test(
+    job: Job,
+    rank: int,
+    device: torch.device,
+    protocols: Sequence[InferenceConfig],
+    store: Callable[[Path, dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Return the metrics of the run, after `store` has stored them with its checkpoint."""
+    task = job.task
+    directory = Path(tempfile.gettempdir(), f"preflight-{job.run_name}-{rank}")
     shutil.rmtree(directory, ignore_errors=True)  # left by a killed worker of the first attempt
     directory.mkdir(mode=0o700)
     try:
@@ -143,13 +159,11 @@ def _preflight_worker(config: dict[str, Any]) -> None:
             device,
             task.cache and task.cache.expanded(),
             directory,
-            config["protocols"],
+            protocols,
         )
         metrics = {"timings": asdict(timings), DEVICE: worker_device(device.type, task.share)}
-        checkpoint = None
-        if rank == 0:
-            checkpoint = ray.train.Checkpoint.from_directory(directory)
-        ray.train.report(metrics, checkpoint=checkpoint)
+        store(directory, {**metrics, SCORE: 0.0})
+        return metrics
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -169,12 +183,12 @@ class _Events:
         """Preflight runs have no epochs."""
 
     def finished(self, name: str, outcome: dict[str, Any]) -> None:
-        """The run succeeded, or its workers failed."""
-        self._end(PreflightResult(name, outcome.pop("timings", None), **outcome))
+        """The run succeeded."""
+        self._end(PreflightResult(name, **outcome))
 
-    def failed(self, name: str, cause: str) -> None:
-        """The driver failed."""
-        self._end(PreflightResult(name, None, message=cause))
+    def failed(self, name: str, failure: Failure) -> None:
+        """The run failed."""
+        self._end(PreflightResult(name, None, **asdict(failure)))
 
     def stopped_early(self, name: str) -> None:
         """Preflight runs are not stopped early."""

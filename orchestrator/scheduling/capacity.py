@@ -88,7 +88,9 @@ def plan_placement(
     if device == "cuda":
         _check_gpus(resources, nodes, machine_types)
     per_worker = resources.per_worker(device)
-    shape = GangShape.of(resources.fewest_workers, per_worker, driver_resources(offered))
+    # A trial of one worker is its own driver.
+    driver = driver_resources(offered) if resources.most_workers > 1 else {}
+    shape = GangShape.of(resources.fewest_workers, per_worker, driver)
     concurrent = _gangs_that_fit(shape, nodes)
     if concurrent == 0:
         raise CapacityError(_why_nothing_fits(resources, shape, nodes, offered, machine_types))

@@ -60,17 +60,23 @@ def code_version(user_code: Sequence[ModuleType] = ()) -> str:
     included, because they do not change a trained result.
     """
     digest = hashlib.sha256()
-    for name, path in _computing_sources().items():
+    for name, path in source_paths(user_code):
         digest.update(f"{name}\0".encode())
         digest.update(path.read_bytes())
-    for module in user_code:
-        for path in source_files(module):
-            digest.update(f"{module.__name__}/{path.name}\0".encode())
-            digest.update(path.read_bytes())
     for library in ("torch", "kornia"):
         # Builds of one release for different devices (2.13.0+cpu) are the same version.
         digest.update(f"{library}=={version(library).split('+')[0]}".encode())
     return digest.hexdigest()[:16]
+
+
+def source_paths(user_code: Sequence[ModuleType] = ()) -> list[tuple[str, Path]]:
+    """Return name and path of the sources that the code version covers."""
+    own = [*_computing_sources().items()]
+    return own + [
+        (f"{module.__name__}/{path.name}", path)
+        for module in user_code
+        for path in source_files(module)
+    ]
 
 
 @cache  # parsing all imports takes 0.2 s

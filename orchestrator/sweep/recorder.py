@@ -19,6 +19,7 @@ from orchestrator.sweep.progress import StudyProgress
 from orchestrator.sweep.run_writer import RunWriter
 from orchestrator.tracking.models import log_models
 from orchestrator.tracking.study_run import StudyRun
+from orchestrator.training.failures import Failure
 from orchestrator.training.stop_file import StopFile
 from orchestrator.training.worker import CODE, DEVICE, RESULTS_DIRECTORY, WORKERS
 from orchestrator.training.worker_logs import output_directory
@@ -55,8 +56,8 @@ GRACE_SECONDS = 60.0
 
 
 class Recorder:
-    """The study's `tune_hooks.TrialEvents`. Writes to the tracking store in the background; `close`
-    waits until everything is written."""
+    """Implements `training.tuner.TrialEvents`. Writes to the tracking store in the background;
+    `close` waits until everything is written."""
 
     def __init__(
         self,
@@ -141,15 +142,15 @@ class Recorder:
         seconds = None if started_at is None else time.monotonic() - started_at
         self._writer.close_run(name, partial(self._finish, name, last, best, seconds))
 
-    def failed(self, name: str, cause: str) -> None:
-        """The trial has raised an error."""
+    def failed(self, name: str, failure: Failure) -> None:
+        """The trial has failed, and is not retried."""
         if self._context.stop.requested or self._writer.is_deleted(name):
             return  # a consequence of the stop; the study's end closes the run
         self._budget.ended(name, failed=True)
-        self.failures[name] = cause
+        self.failures[name] = failure.message
         run_id = self._trials[name].run_id
-        self._writer.close_run(name, partial(self._fail, run_id, cause))
-        self._progress.ended(name, TrialState.FAILED, cause)
+        self._writer.close_run(name, partial(self._fail, run_id, failure.message))
+        self._progress.ended(name, TrialState.FAILED, failure.message)
 
     def held(self, name: str) -> None:
         """The trial has ended at a checkpoint, because a limit was reached."""

@@ -23,7 +23,14 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 from torch.distributed import DistError
 
-from orchestrator.training.failures import Cause, Failure, WrongTrialError
+from orchestrator.training.failures import (
+    Cause,
+    EditedCodeError,
+    Failure,
+    PreemptedError,
+    TrialError,
+    WrongTrialError,
+)
 from pipelines.data.dataset import DatasetError
 from pipelines.errors import is_out_of_memory
 from pipelines.evaluation.inference import NonFiniteLogitsError
@@ -39,8 +46,10 @@ _POLL_SECONDS = 0.5
 
 
 def diagnose(error: BaseException) -> Failure:
-    """Return the failure that explains an exception of `TorchTrainer.fit`: of its workers',
-    the one with the cause that `Cause` lists first."""
+    """Return the failure that explains an exception of a training or of `TorchTrainer.fit`: of its
+    workers' failures, the one with the cause that `Cause` lists first."""
+    if isinstance(error, TrialError):
+        return error.failure
     failures = [
         Failure(classify(each), _message(each), next(iter(getattr(each, "__notes__", [])), ""))
         for each in _worker_exceptions(error)
@@ -54,8 +63,12 @@ def classify(error: BaseException) -> Cause:
     if isinstance(error, OutOfMemoryError) or is_out_of_memory(error):
         return "out of memory"
     text = str(error).lower()
-    if isinstance(error, PreemptionError) or (isinstance(error, RayActorError) and error.preempted):
+    if isinstance(error, PreemptionError | PreemptedError) or (
+        isinstance(error, RayActorError) and error.preempted
+    ):
         return "preemption"
+    if isinstance(error, EditedCodeError):
+        return "edited code"
     # Ray mentions "node deaths" for killed processes, too.
     if isinstance(error, NodeDiedError) or (
         isinstance(error, ActorDiedError) and "node has died" in text

@@ -15,6 +15,7 @@ Cause = Literal[
     "preemption",
     "lost node",
     "lost worker",
+    "edited code",
 ]
 
 
@@ -31,6 +32,14 @@ def check_trial(expected: str, received: str) -> None:
         )
 
 
+class PreemptedError(RuntimeError):
+    """A training ended at a checkpoint because its machine is about to be preempted."""
+
+
+class EditedCodeError(RuntimeError):
+    """Sources were edited after this process had imported them, so it would train outdated code."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """The failure of one attempt.
@@ -45,13 +54,21 @@ class Failure:
 
     @property
     def uncounted(self) -> bool:
-        """Whether any number of these is retried, because the machine failed and not the trial."""
-        return self.cause in ("preemption", "lost node")
+        """Whether any number of these is retried, because the trial did not cause them."""
+        return self.cause in ("preemption", "lost node", "edited code")
 
     @property
     def retryable(self) -> bool:
         """Whether another attempt may succeed; an error of the training itself would recur."""
         return self.uncounted or self.cause == "lost worker"
+
+
+class TrialError(RuntimeError):
+    """An attempt to train a trial failed."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 class Attempts:

@@ -22,6 +22,7 @@ class Job:
     may_use_idle: whether it starts with all idle resources instead of `workers` only.
     expected_seconds: estimated duration.
     priority: lower values start first.
+    attempt: number of earlier attempts, which lost their workers.
     """
 
     name: str
@@ -37,6 +38,12 @@ class Job:
     may_use_idle: bool = False
     expected_seconds: float = 0.0
     priority: int = 0
+    attempt: int = 0
+
+    @property
+    def single_worker(self) -> bool:
+        """Whether the process of the trial's Tune function is its only worker."""
+        return max(self.workers, self.most_workers) == 1
 
 
 def job_of(

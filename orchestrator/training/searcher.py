@@ -17,9 +17,11 @@ _NODES_SECONDS = 2.0
 
 
 class GangSearcher(Searcher):
-    """Suggests configurations `{"job": index, "last": ...}` when the policy starts a trial.
+    """Suggests configurations `{"job": index, "attempt": ..., "last": ...}` when the policy starts
+    a trial.
 
     job: index into `trials`.
+    attempt: number of the trial's earlier attempts.
     last: whether no other trial waits.
 
     nodes: returns the cluster's nodes; called repeatedly, because nodes join and are lost.
@@ -39,6 +41,7 @@ class GangSearcher(Searcher):
         self._index = {trial.name: index for index, trial in enumerate(trials)}
         self._waiting = in_order(trials)
         self._running: dict[str, tuple[Waiting, float]] = {}
+        self._attempts = dict.fromkeys(self._index, 0)
         self._suggested = 0
         self._nodes = nodes
         self._max_concurrent = max_concurrent
@@ -49,19 +52,29 @@ class GangSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the job to start now, None if none can start now, FINISHED if none ever will."""
-        if not self._waiting or self._closed(self._suggested):
-            return Searcher.FINISHED
+        waiting = self._waiting
+        if self._closed(self._suggested):
+            waiting = [trial for trial in waiting if self._attempts[trial.name]]
+        if not waiting:  # but a running trial may need another attempt
+            return None if self._running else Searcher.FINISHED
         now = self._clock()
         running = [Running(t.gang, t.seconds, now - start) for t, start in self._running.values()]
         if now - self._nodes_read_at >= _NODES_SECONDS:
             self._current_nodes, self._nodes_read_at = self._nodes(), now
-        chosen = choose(self._waiting, running, self._current_nodes, self._max_concurrent)
+        chosen = choose(waiting, running, self._current_nodes, self._max_concurrent)
         if not chosen:
             return None
         self._waiting.remove(chosen[0])
-        self._suggested += 1
         self._running[trial_id] = chosen[0], now
-        return {"job": self._index[chosen[0].name], "last": not self._waiting}
+        name = chosen[0].name
+        attempt = self._attempts[name]
+        self._suggested += attempt == 0
+        return {"job": self._index[name], "attempt": attempt, "last": not self._waiting}
+
+    def retry(self, trial: Waiting) -> None:
+        """Start a trial again, before all others; limits on starts do not apply to it."""
+        self._attempts[trial.name] += 1
+        self._waiting.insert(0, trial)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

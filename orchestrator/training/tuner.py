@@ -1,12 +1,15 @@
 """Runs jobs with Ray Tune: which trials it ends early, and the events it passes back."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
+from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler
 
@@ -16,11 +19,19 @@ from orchestrator.scheduling.capacity import (
 )
 from orchestrator.scheduling.policy import GangShape, Node, Waiting
 from orchestrator.study.config import EarlyStopping
+from orchestrator.training.diagnosis import NodeLossDetector, diagnose
+from orchestrator.training.failures import Attempts, Failure
+from orchestrator.training.group import train_group
 from orchestrator.training.job import Job
 from orchestrator.training.searcher import GangSearcher
-from orchestrator.training.trial import TrialError, run_trial
+from orchestrator.training.single import train_single_worker
 
-# Keys of the last report of a trial's driver; the earlier reports are epochs and checkpoints.
+logger = logging.getLogger(__name__)
+# After a study, Tune would warn that it finds no metrics, because it was told not to write them.
+logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+
+# Keys of the first and the last report of a trial; those between are epochs and checkpoints.
+NODE = "node"
 FAILURE = "failure"
 OUTCOME = "outcome"
 
@@ -29,13 +40,14 @@ class TrialEvents(Protocol):
     """Receives the events of trials and decides which end early; called in this process, one call
     at a time."""
 
-    def started(self, name: str) -> None: ...
+    def started(self, name: str) -> None:
+        """The trial's processes are being started; not called again for another attempt."""
 
     def epoch(self, name: str, metrics: dict[str, Any]) -> None: ...
 
     def finished(self, name: str, outcome: dict[str, Any]) -> None: ...
 
-    def failed(self, name: str, cause: str) -> None: ...
+    def failed(self, name: str, failure: Failure) -> None: ...
 
     def stopped_early(self, name: str) -> None:
         """Early stopping ended the trial."""
@@ -121,7 +133,7 @@ class RequestStopper(tune.Stopper):
         self._channel = channel
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        if FAILURE in result or OUTCOME in result:
+        if NODE in result or FAILURE in result or OUTCOME in result:
             return False
         job = self._jobs[result["config"]["job"]]
         if self._channel.events.unwanted(job.name):
@@ -133,13 +145,23 @@ class RequestStopper(tune.Stopper):
 
 
 class EventCallback(tune.Callback):
-    """Translates Tune's callbacks into `TrialEvents`."""
+    """Translates Tune's callbacks into `TrialEvents`, and decides which failed trials to retry.
 
-    def __init__(self, jobs: Sequence[Job], channel: EventChannel) -> None:
+    A retry is another trial of Tune, which resumes from the job's last checkpoint.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], channel: EventChannel, retry: Callable[[int], None]
+    ) -> None:
+        """retry: starts another attempt of the job with this index."""
         self._jobs = jobs
         self._channel = channel
-        self._causes: dict[str, str] = {}
+        self._retry = retry
+        self._attempts = [Attempts(job.retries) for job in jobs]
+        self._detectors = [NodeLossDetector() for _ in jobs]
+        self._failures: dict[str, Failure] = {}
         self._finished: set[str] = set()
+        self._retried: set[str] = set()
 
     def _name(self, trial: TuneTrial) -> str:
         return self._jobs[trial.config["job"]].name
@@ -147,6 +169,9 @@ class EventCallback(tune.Callback):
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
     ) -> None:
+        if trial.config["attempt"]:
+            self._retried.discard(self._name(trial))
+            return
         self._channel.started += 1
         self._channel.events.started(self._name(trial))
 
@@ -158,8 +183,10 @@ class EventCallback(tune.Callback):
         result: dict[str, Any],
         **_: Any,
     ) -> None:
-        if FAILURE in result:
-            self._causes[trial.trial_id] = result[FAILURE]
+        if NODE in result:
+            self._detectors[trial.config["job"]].record({result[NODE]})
+        elif FAILURE in result:
+            self._failures[trial.trial_id] = Failure(**result[FAILURE])
         elif OUTCOME in result:
             self._finished.add(trial.trial_id)
             self._channel.events.finished(self._name(trial), result[OUTCOME])
@@ -179,8 +206,38 @@ class EventCallback(tune.Callback):
     def on_trial_error(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
     ) -> None:
-        cause = self._causes.get(trial.trial_id, "the trial's driver was lost; see Ray's logs")
-        self._channel.events.failed(self._name(trial), cause)
+        index, name = trial.config["job"], self._name(trial)
+        failure = self._failures.get(trial.trial_id) or self._lost_process(trial)
+        attempts = self._attempts[index]
+        if not attempts.retry_after(failure):
+            if failure.retryable:
+                prefix = f"a worker was lost {attempts.counted} times, the last time: "
+                failure = replace(failure, message=prefix + failure.message)
+            self._channel.events.failed(name, failure)
+        elif self._channel.ending():
+            self._channel.events.held(name)
+        elif self._channel.events.unwanted(name):
+            self._channel.events.failed(name, failure)
+        else:
+            logger.warning("%s: %s (%s), resuming", name, failure.cause, failure.message)
+            self._retried.add(name)
+            self._retry(index)
+
+    def hold_unfinished_retries(self) -> None:
+        """Report the trials whose next attempt was not started before the study was stopped."""
+        for name in self._retried:
+            self._channel.events.held(name)
+
+    def _lost_process(self, trial: TuneTrial) -> Failure:
+        """Return why the process of a trial's Tune function ended."""
+        # `Trial.get_pickled_error` reads a copy that Tune makes later.
+        path = trial.pickled_error_file
+        error = cloudpickle.loads(Path(path).read_bytes()) if path else RayActorError()
+        failure = diagnose(error)
+        detector = self._detectors[trial.config["job"]]
+        if failure.cause == "lost worker" and detector.lost_a_node():
+            return replace(failure, cause="lost node")
+        return failure
 
 
 def _is_last(job: Job, result: dict[str, Any]) -> bool:
@@ -195,7 +252,7 @@ def run_jobs(
     directory: Path,
     name: str,
     early_stopping: EarlyStopping | None = None,
-    run: Callable[[Job], dict[str, Any]] = run_trial,
+    run: Callable[[Job], dict[str, Any]] | None = None,
     nodes: Callable[[], Sequence[Node]] | None = None,
 ) -> None:
     """Run all jobs with Ray Tune, in the order of `scheduling.policy`, and report to `events`.
@@ -207,53 +264,72 @@ def run_jobs(
     directory: for Tune's own files.
     name: of Tune's experiment.
     early_stopping: stops trials whose mIoU is low compared with the others'.
-    run: the function that a job's driver executes.
+    run: what a job's Tune function executes, instead of training.
     nodes: returns the cluster's nodes at its full size; None for the connected nodes.
     """
     driver = driver_resources(ray.cluster_resources())
+    run = run or _train
 
     def trainable(config: dict[str, Any]) -> None:
+        attempt = config["attempt"]
+        may_use_idle = config["last"] or attempt > 0
+        job = replace(jobs[config["job"]], may_use_idle=may_use_idle, attempt=attempt)
+        tune.report({NODE: ray.get_runtime_context().get_node_id()})
         try:
-            outcome = run(replace(jobs[config["job"]], may_use_idle=config["last"]))
+            outcome = run(job)
             if outcome:  # empty if it was requested to stop
                 tune.report({OUTCOME: outcome})
         except Exception as error:
-            cause = (
-                str(error) if isinstance(error, TrialError) else f"{type(error).__name__}: {error}"
-            )
             # Tune's callbacks learn that a trial failed, but not why.
-            tune.report({FAILURE: cause})
+            tune.report({FAILURE: asdict(diagnose(error))})
             raise
 
-    channel = EventChannel(events)
+    def resources_of(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+        job = jobs[config["job"]]
+        return tune.PlacementGroupFactory([dict(job.resources if job.single_worker else driver)])
+
     waiting = [
         Waiting(
             job.name,
-            GangShape.of(job.workers, job.resources, driver),
+            GangShape.of(job.workers, job.resources, {} if job.single_worker else driver),
             job.expected_seconds,
             job.priority,
         )
         for job in jobs
     ]
+    channel = EventChannel(events)
+    searcher = GangSearcher(waiting, nodes or connected_nodes, max_concurrent, channel.closed)
+    callback = EventCallback(jobs, channel, lambda index: searcher.retry(waiting[index]))
     tuner = tune.Tuner(
-        tune.with_resources(trainable, dict(driver)),
+        tune.with_resources(trainable, resources_of),
         tune_config=tune.TuneConfig(
-            search_alg=GangSearcher(
-                waiting, nodes or connected_nodes, max_concurrent, channel.closed
-            ),
+            search_alg=searcher,
             scheduler=early_stopping and TableSafeASHA(early_stopping, jobs),
-            num_samples=len(jobs),
+            num_samples=-1,  # `GangSearcher` ends the study
             max_concurrent_trials=len(jobs),  # `GangSearcher` limits them
-            # A stopped trial must end its process, or the workers would continue.
-            reuse_actors=early_stopping is None,
+            reuse_actors=all(_may_reuse_process(job, early_stopping) for job in jobs),
         ),
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(directory),
             verbose=0,
-            callbacks=[EventCallback(jobs, channel)],
+            callbacks=[callback],
             stop=RequestStopper(jobs, channel),
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
     tuner.fit()
+    callback.hold_unfinished_retries()
+
+
+def _train(job: Job) -> dict[str, Any]:
+    return train_single_worker(job) if job.single_worker else train_group(job)
+
+
+def _may_reuse_process(job: Job, early_stopping: EarlyStopping | None) -> bool:
+    """Whether Tune may keep the process of a job's Tune function for the next trial."""
+    if job.single_worker:
+        # A new process frees the GPU's memory; only Linux can reset the peak of a process's memory.
+        return not job.use_gpu and sys.platform == "linux"
+    # A stopped trial must end its process, or the workers would continue.
+    return early_stopping is None

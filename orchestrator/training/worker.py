@@ -1,29 +1,25 @@
-"""One worker of a trial: runs the training loop of `pipelines` under Ray Train."""
+"""One worker of a trial: runs the training loop of `pipelines` and sends its reports."""
 
 import importlib
-import logging
 import shutil
 import socket
 import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import ray.train
-import ray.train.torch
 import torch
-from ray.train.v2._internal.execution import context
 
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.study.identity import code_version
 from orchestrator.study.user_code import modules_of
-from orchestrator.training.failures import check_trial
 from orchestrator.training.stop_file import StopFile
-from orchestrator.training.worker_logs import captured_output, log, output_file
+from orchestrator.training.worker_logs import log
 from pipelines.data.dataset import open_dataset
 from pipelines.data.node_cache import NodeCache
+from pipelines.machine import reset_peak_memory
+from pipelines.network.checkpoint import Snapshot
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training, TrainingReport
 from pipelines.training.results import write_results
@@ -66,110 +62,103 @@ class WorkerTask:
     stop_file: str
 
 
-def prepare_worker(task: WorkerTask, run: str) -> torch.device:
-    """Prepare this process for a task of the Ray Train run `run`. Return its device.
+@dataclass(frozen=True)
+class UnwrittenCheckpoint:
+    """A checkpoint in memory, and the directory on this machine to write it to, which may hold the
+    result files already."""
 
-    Raises WrongTrialError if this worker was started for another run.
-    """
-    check_trial(ray.train.get_context().get_experiment_name(), run)
+    directory: Path
+    snapshot: Snapshot
+
+    def write(self) -> Path:
+        """Write the checkpoint. Return its directory."""
+        self.snapshot.write_into(self.directory)
+        return self.directory
+
+
+class Reports(Protocol):
+    """Stores checkpoints and sends metrics to the command, while the training continues."""
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written, so that memory holds at most one."""
+
+    def send(self, metrics: dict[str, Any], checkpoint: UnwrittenCheckpoint | None) -> None:
+        """Send the metrics of a report. checkpoint: of rank 0 only; removed from this machine
+        after it was stored."""
+
+
+def prepare_process(task: WorkerTask) -> None:
+    """Prepare this process and thread for a task."""
     torch.set_num_threads(task.threads)
     for module in task.imports:
         importlib.import_module(module)
-    return ray.train.torch.get_device()
+    reset_peak_memory()
 
 
-def train_worker(config: dict[str, Any]) -> None:
-    """Run `config["task"]` of the Ray Train run `config["run"]`.
+def train_task(
+    task: WorkerTask,
+    run: str,
+    device: torch.device,
+    resume_from: Path | None,
+    reports: Reports,
+    upload_output: Callable[[], None],
+    preemption_announced: Callable[[], bool],
+) -> bool:
+    """Train until the last epoch, a stop request or a preemption; return whether the last epoch was
+    reached.
 
-    Resumes from Ray's checkpoint, if any; reports each epoch with a checkpoint; keeps the process's
-    output in the worker's log.
+    run: name of the trial's run.
+    resume_from: directory of a checkpoint; None to start from the beginning.
+    upload_output: stores this worker's log.
     """
-    task: WorkerTask = config["task"]
-    rank = ray.train.get_context().get_world_rank()
-    for name in ("ray.train", context.__file__):  # they log every report in full
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with captured_output(output_file(task.output, rank)) as upload_output:
-        _train(task, config["run"], prepare_worker(task, config["run"]), upload_output)
-
-
-def _train(
-    task: WorkerTask, run: str, device: torch.device, upload_output: Callable[[], None]
-) -> None:
     # Of the sources in this process, because those of the command may have been edited since.
     code = code_version(modules_of(task.experiment, task.imports))
     cache = task.cache and task.cache.expanded()
     dataset = open_dataset(task.dataset, task.fingerprint)
     training = Training(task.experiment, dataset, device, cache=cache)
     hardware = worker_device(device.type, task.share)
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint:
-        with checkpoint.as_directory() as directory:
-            training.restore(Path(directory))
+    if resume_from is not None:
+        training.restore(resume_from)
     epochs = task.experiment.training.epochs
     group, position = training.group, training.position
     log(f"worker {group.rank} of {group.size} on {socket.gethostname()}, {device}")
-    if checkpoint:
+    if resume_from is not None:
         log(f"resumed after epoch {position.epoch} of {epochs}, step {position.step}")
-
     if group.rank == 0:  # a worker that was killed while writing leaves its directory behind
         for leftover in Path(tempfile.gettempdir()).glob(f"{_snapshot_prefix(run)}*"):
             shutil.rmtree(leftover, ignore_errors=True)
-    written = threading.Event()
-    written.set()
 
     def send(report: TrainingReport) -> None:
         metrics: dict[str, Any] = dict(report.metrics or {})
-        if group.rank == 0:
-            log(_summary(report, epochs))
-        upload_output()
         # Ray keeps the checkpoints with the best scores, and rejects one without a score.
         metrics[SCORE] = _score(report, training)
         metrics |= {RUN: run, CODE: code, DEVICE: hardware, WORKERS: group.size}
-        if training.group.rank != 0:
-            ray.train.report(metrics)
+        if group.rank != 0:
+            upload_output()
+            reports.send(metrics, None)
             return
-        written.wait()  # at most one snapshot in memory
-        written.clear()
+        log(_summary(report, epochs))
+        upload_output()
+        reports.wait()
         directory = Path(tempfile.mkdtemp(prefix=_snapshot_prefix(run)))
-        if report.metrics is not None and report.epoch == task.experiment.training.epochs:
+        if report.metrics is not None and report.epoch == epochs:
             write_results(directory / RESULTS_DIRECTORY, training, report)
-        snapshot = report.snapshot()
-
-        def write(local: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-            """Called in a thread of Ray; if it raises, Ray stops the training with the error."""
-            try:
-                snapshot.write_into(directory)
-                storage = ray.train.get_context().get_storage()
-                return storage.persist_current_checkpoint(local, name)
-            finally:
-                written.set()
-
-        # Ray registers the checkpoint when `write` has returned, and then removes `directory`.
-        ray.train.report(
-            metrics,
-            checkpoint=ray.train.Checkpoint.from_directory(directory),
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=write,
-        )
+        reports.send(metrics, UnwrittenCheckpoint(directory, report.snapshot()))
 
     stop_requested = StopFile(task.stop_file).watch()
-    training.run(send, task.checkpoint_steps, lambda: stop_requested() or _preemption_announced())
-    if training.position.epoch < epochs and _preemption_announced():
+    training.run(send, task.checkpoint_steps, lambda: stop_requested() or preemption_announced())
+    if group.rank == 0:
+        reports.wait()
+    complete = training.position.epoch == epochs
+    if not complete and preemption_announced():
         log("ended at a checkpoint: a machine of this trial is about to be preempted")
+    return complete
 
 
 def _snapshot_prefix(run: str) -> str:
     """Return the name prefix of the directories that hold a run's checkpoints until Ray has stored
     them."""
     return f"checkpoint-{run}-"
-
-
-def _preemption_announced() -> bool:
-    """Whether Ray has announced to this worker that a machine of the trial will be preempted.
-
-    `ray.train.get_preemption_info` would synchronize the workers, which the loop does itself.
-    """
-    return context.get_train_context().preemption_context.preemption_info is not None
 
 
 def _summary(report: TrainingReport, epochs: int) -> str:

@@ -77,7 +77,7 @@ def _redirected_to(path: Path) -> Iterator[None]:
         os.dup2(file.fileno(), 2)
     try:
         yield
-    except BaseException:
+    except Exception:
         traceback.print_exc()
         raise
     finally:

@@ -10,11 +10,19 @@ from tests.support.sweep_command import STUDY
 
 @pytest.fixture
 def study(tmp_path: Path, small_streets: Path, own_store: Path) -> Path:
-    """Return the path of a study file that `orchestrator.sweep` trains in seconds."""
+    """Return the path of a study file that `orchestrator.sweep` trains in seconds, with one worker
+    per trial."""
     path = tmp_path / "study.yaml"
-    text = STUDY.replace("DATASET", str(small_streets))
+    text = STUDY.replace("DATASET", str(small_streets)).replace("workers: 2", "workers: 1")
     path.write_text(text.replace("CACHE", str(tmp_path / "cache")))
     return path
+
+
+@pytest.fixture
+def group_study(study: Path) -> Path:
+    """Return the path of the same study file, with two workers per trial."""
+    study.write_text(study.read_text().replace("workers: 1", "workers: 2"))
+    return study
 
 
 @pytest.fixture

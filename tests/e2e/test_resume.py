@@ -16,14 +16,16 @@ from tests.support.sweep_command import (
     studies_command,
     sweep,
     train_workers,
+    trial_processes,
     wait_for,
 )
 
 
 @pytest.mark.slow
-def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(study: Path) -> None:
-    """Kill a worker, stop the command, resume it, kill it and run it again: every epoch must be
-    logged exactly once."""
+def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(group_study: Path) -> None:
+    """Kill one of two workers, stop the command, resume it with one worker, kill that and the
+    command, and run it again with two: every epoch must be logged exactly once."""
+    study = group_study
     study.write_text(study.read_text().replace("epochs: 3", f"epochs: {LONG}"))
     output = study.parent / "output.txt"
     with output.open("w") as file:
@@ -73,6 +75,7 @@ def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(study: Path) -> Non
     run = trials["strong"]
     identity = run.data.tags["orchestrator.identity"][:16]
     partial = Path(tempfile.mkdtemp(prefix=f"checkpoint-{identity}-{run.info.run_id}-"))
+    study.write_text(study.read_text().replace("workers: 2", "workers: 1"))
     output = study.parent / "resumed.txt"
     with output.open("w") as file:
         process = subprocess.Popen(
@@ -80,6 +83,14 @@ def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(study: Path) -> Non
         )
     try:
         wait_for(lambda: output.read_text().count("epoch ") > 1 or process.poll() is not None, 200)
+        assert process.poll() is None, output.read_text()
+        (worker,) = trial_processes(process.pid)
+        worker.kill()
+        before = output.read_text().count("epoch ")
+        wait_for(
+            lambda: output.read_text().count("epoch ") > before + 2 or process.poll() is not None,
+            200,
+        )
         assert process.poll() is None, output.read_text()
         children = [
             child
@@ -100,6 +111,7 @@ def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(study: Path) -> Non
 
     assert not partial.exists()
 
+    study.write_text(study.read_text().replace("workers: 1", "workers: 2"))
     # The last epochs are enough to show that the trial resumed and did not start over.
     resumed = sweep(study, "--only", "strong")
     assert resumed.returncode == 0, resumed.stdout

@@ -19,7 +19,7 @@ from tests.support.sweep_command import (
     command,
     environment,
     runs,
-    train_workers,
+    trial_processes,
     wait_for,
 )
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 def processes_of(command_id: int) -> list[psutil.Process]:
     """Return the processes of the command's cluster, including detached workers."""
-    return [*psutil.Process(command_id).children(recursive=True), *train_workers(command_id)]
+    return [*psutil.Process(command_id).children(recursive=True), *trial_processes(command_id)]
 
 
 def take_the_terminal() -> None:

@@ -27,8 +27,9 @@ def is_documented(name: str, table: Iterable[str]) -> bool:
 
 @pytest.mark.slow
 def test_study_trains_all_trials_and_a_second_run_only_reports_them(
-    study: Path, tmp_path: Path
+    group_study: Path, tmp_path: Path
 ) -> None:
+    study = group_study
     shutil.rmtree(study.parent / "storage")  # the command creates it
     first = sweep(study)
     assert first.returncode == 0, first.stdout + first.stderr

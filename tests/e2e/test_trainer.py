@@ -15,7 +15,8 @@ from orchestrator.cluster import connect
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.training.diagnosis import diagnose
-from orchestrator.training.worker import WorkerTask, train_worker
+from orchestrator.training.group_worker import train_group_worker
+from orchestrator.training.worker import WorkerTask
 from pipelines.data.dataset import open_dataset
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training, TrainingReport
@@ -74,7 +75,7 @@ def cluster() -> Iterator[None]:
 def test_worker_rejects_the_task_of_another_trial(cluster: None, tmp_path: Path) -> None:
     task = WorkerTask(Experiment(), "", "", 1, (), None, None, 1.0, str(tmp_path), "")
     trainer = TorchTrainer(
-        train_worker,
+        train_group_worker,
         train_loop_config={"task": task, "run": "theirs"},
         scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(

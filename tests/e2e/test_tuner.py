@@ -2,6 +2,7 @@
 early stopping."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from orchestrator.cluster import connect
 from orchestrator.scheduling.budget import Budget
 from orchestrator.scheduling.capacity import DRIVER_RESOURCE
 from orchestrator.study.config import EarlyStopping, Limits
+from orchestrator.training.failures import Failure, PreemptedError
 from orchestrator.training.job import Job
 from orchestrator.training.tuner import run_jobs
 from orchestrator.training.worker import WorkerTask
@@ -44,7 +46,9 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def job(name: str, workers: int = 1, seconds: float = 1.0, priority: int = 1) -> Job:
+def job(
+    name: str, workers: int = 1, seconds: float = 1.0, priority: int = 1, retries: int = 0
+) -> Job:
     experiment = Experiment(training=TrainingConfig(epochs=EPOCHS, precision="fp32"))
     task = WorkerTask(experiment, "", "", 1, (), None, None, 1.0, output="", stop_file="")
     return Job(
@@ -54,7 +58,7 @@ def job(name: str, workers: int = 1, seconds: float = 1.0, priority: int = 1) ->
         workers=workers,
         resources={"CPU": 1.0},
         use_gpu=False,
-        retries=0,
+        retries=retries,
         keep_checkpoints=1,
         storage="",
         expected_seconds=seconds,
@@ -95,8 +99,8 @@ class Events:
         assert outcome == {"last_checkpoint": name}
         self._end(name, "finished")
 
-    def failed(self, name: str, cause: str) -> None:
-        self._end(name, cause)
+    def failed(self, name: str, failure: Failure) -> None:
+        self._end(name, failure.message)
 
     def stopped_early(self, name: str) -> None:
         self._end(name, "stopped early")
@@ -189,3 +193,61 @@ def test_early_stopping_ends_the_worst_trials_without_failing_them(
     assert events.ends["9"] == "finished"
     stopped = [name for name, end in events.ends.items() if end == "stopped early"]
     assert all(events.epochs[name] < EPOCHS for name in stopped)
+
+
+def test_a_killed_process_is_replaced_before_other_trials_start(
+    cluster: None, tmp_path: Path
+) -> None:
+    def killed_once(job: Job) -> dict[str, Any]:
+        if job.name == "1" and job.attempt == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        tune.report({"epoch": 1 + job.attempt, "val/miou": 0.5})
+        return {"last_checkpoint": job.name}
+
+    jobs = [job("1", seconds=9, retries=1), job("2"), job("3")]
+    # A limit on the trials to start does not keep a started one from being resumed.
+    events = Events(jobs, Limits(trials=2))
+    run(jobs, tmp_path, events, max_concurrent=1, run=killed_once)
+    assert events.ends == dict.fromkeys("12", "finished")
+    assert events.order == ["1", "2"]
+    assert events.epochs == {"1": 2, "2": 1}
+
+
+def test_a_trial_whose_process_is_killed_again_and_again_fails(
+    cluster: None, tmp_path: Path
+) -> None:
+    def killed(job: Job) -> dict[str, Any]:
+        if job.name == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"last_checkpoint": job.name}
+
+    jobs = [job("1", retries=1), job("2")]
+    events = Events(jobs)
+    run(jobs, tmp_path, events, max_concurrent=1, run=killed)
+    assert events.ends["2"] == "finished"
+    assert events.ends["1"].startswith("a worker was lost 2 times, the last time: ActorDiedError")
+
+
+def test_a_preempted_trial_resumes_however_often(cluster: None, tmp_path: Path) -> None:
+    def preempted(job: Job) -> dict[str, Any]:
+        if job.attempt < 3:
+            raise PreemptedError("the machine is about to be preempted")
+        return {"last_checkpoint": job.name}
+
+    jobs = [job("1")]
+    events = Events(jobs)
+    run(jobs, tmp_path, events, run=preempted)
+    assert events.ends == {"1": "finished"}
+
+
+def test_a_process_trains_one_trial_after_the_other(cluster: None, tmp_path: Path) -> None:
+    def note_process(job: Job) -> dict[str, Any]:
+        with (tmp_path / "processes").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return {"last_checkpoint": job.name}
+
+    jobs = [job(str(index)) for index in range(1, 6)]
+    run(jobs, tmp_path, Events(jobs), max_concurrent=1, run=note_process)
+    processes = (tmp_path / "processes").read_text().split()
+    assert len(processes) == 5
+    assert len(set(processes)) == 1

@@ -21,7 +21,8 @@ cluster.shutdown()
 
 
 @pytest.mark.slow
-def test_second_cluster_does_not_disturb_the_workers_of_the_first(study: Path) -> None:
+def test_second_cluster_does_not_disturb_the_workers_of_the_first(group_study: Path) -> None:
+    study = group_study
     text = study.read_text().replace("epochs: 3", f"epochs: {LONG}")
     study.write_text(text.replace("workers: 2", "retries: 0, workers: 2"))
     output = study.parent / "output.txt"

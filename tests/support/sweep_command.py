@@ -95,11 +95,21 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
 
 def train_workers(pid: int) -> list[psutil.Process]:
     """Return the Ray Train workers of a command's cluster, including detached ones."""
+    return _workers(pid, "RayTrainWorker")
+
+
+def trial_processes(pid: int) -> list[psutil.Process]:
+    """Return the processes of Tune functions in a command's cluster, which train the trials of one
+    worker."""
+    return _workers(pid, "ImplicitFunc")
+
+
+def _workers(pid: int, title: str) -> list[psutil.Process]:
     raylets = {str(child.pid) for child in psutil.Process(pid).children(recursive=True)}
     workers = []
     for process in psutil.process_iter():
         try:
-            if "RayTrainWorker" not in " ".join(process.cmdline()):
+            if title not in " ".join(process.cmdline()):
                 continue
             if process.environ().get("RAY_RAYLET_PID") in raylets:
                 workers.append(process)

@@ -23,6 +23,7 @@ from orchestrator.sweep.progress import StudyProgress, TrialProgress
 from orchestrator.sweep.recorder import ActiveTrial, Recorder
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
+from orchestrator.training.failures import Failure
 from orchestrator.training.stop_file import StopFile
 from orchestrator.training.worker import RESULTS_DIRECTORY
 from pipelines.network.build import build_network
@@ -223,7 +224,7 @@ def test_limit_is_reported_only_if_a_trial_was_left_out(
     recorded = make(Limits(trials=trials))
     for name in list(recorded.trials)[:trials]:
         recorded.recorder.started(name)
-        recorded.recorder.failed(name, "no good")
+        recorded.recorder.failed(name, Failure("error", "no good"))
     recorded.recorder.close()
     reason = recorded.budget.left_out_reason()
     assert (reason is None) == (trials == 2)

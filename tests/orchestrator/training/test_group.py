@@ -8,7 +8,7 @@ from ray.train.v2.api.exceptions import ControllerError
 
 from orchestrator.training.diagnosis import diagnose
 from orchestrator.training.failures import WrongTrialError
-from orchestrator.training.trial import ReportToTune
+from orchestrator.training.group import ReportToTune
 from orchestrator.training.worker import RUN
 
 

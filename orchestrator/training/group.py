@@ -1,7 +1,6 @@
-"""The driver of one trial: a Ray Tune function that runs Ray Train workers and retries them."""
+"""Trains a trial of several workers: the process of its Tune function runs a Ray Train group."""
 
 import asyncio
-import logging
 import math
 from dataclasses import replace
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 from ray import tune
 from ray.train import (
     Checkpoint,
-    CheckpointConfig,
     FailureConfig,
     Result,
     RunConfig,
@@ -22,20 +20,16 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from orchestrator.storage import local_copy
+from orchestrator.training.checkpoints import checkpoint_config, checkpoint_uri
 from orchestrator.training.diagnosis import NodeLossDetector, diagnose
 from orchestrator.training.elastic import CheckpointObserver, ElasticScalingPolicy
-from orchestrator.training.failures import Attempts, check_trial
+from orchestrator.training.failures import Failure, TrialError, check_trial
+from orchestrator.training.group_worker import train_group_worker
 from orchestrator.training.job import Job
 from orchestrator.training.network_interface import ClusterNetworkConfig
 from orchestrator.training.stop_file import StopFile
-from orchestrator.training.worker import RUN, SCORE, train_worker
+from orchestrator.training.worker import RUN, SCORE
 from pipelines.network.checkpoint import STATE_FILE, read_history
-
-logger = logging.getLogger(__name__)
-
-
-class TrialError(RuntimeError):
-    """A trial failed; the message states the cause for users."""
 
 
 class TrialTrainer(TorchTrainer):
@@ -88,56 +82,36 @@ class ReportToTune(UserCallback):
         tune.report(metrics[0])
 
 
-def run_trial(job: Job) -> dict[str, Any]:
-    """Train one job to its last epoch. Return its last and best checkpoint, or an empty dict if it
-    was requested to stop.
+def train_group(job: Job) -> dict[str, Any]:
+    """Train one job to its last epoch with a group of workers.
 
-    Retryable failures resume from the last checkpoint, see `training.failures`. So does a training
-    that ended early because one of its machines is about to be preempted. Raises TrialError.
+    Returns its last and best checkpoint, or an empty dict if it was requested to stop. Raises
+    TrialError, also if it ended early because one of its machines is about to be preempted.
     """
-    attempts = Attempts(job.retries)
-    detector = NodeLossDetector()
-    may_use_idle = job.may_use_idle
     stop = StopFile(job.task.stop_file)
-    while True:
-        if stop.is_requested():
+    if stop.is_requested():
+        return {}
+    detector = NodeLossDetector()
+    try:
+        result = _trainer(job, detector).fit()
+    except TrainingFailedError as error:
+        failure = diagnose(error)
+        if failure.cause == "lost worker" and detector.lost_a_node():
+            failure = replace(failure, cause="lost node")
+        raise TrialError(failure) from None
+    if not _is_complete(job, result.checkpoint):
+        # Only a stop request or a preemption makes the workers end early.
+        if not job.task.stop_file or stop.is_requested():
             return {}
-        try:
-            result = _trainer(job, detector, may_use_idle).fit()
-            if _is_complete(job, result.checkpoint):
-                break
-            if not job.task.stop_file or stop.is_requested():
-                return {}
-            # Only a stop request or a preemption makes the workers end early.
-            logger.warning(
-                "%s: a machine is being preempted; resuming from the checkpoint", job.name
-            )
-        except TrainingFailedError as error:
-            failure = diagnose(error)
-            if failure.cause == "lost worker" and detector.lost_a_node():
-                failure = replace(failure, cause="lost node")
-            if not attempts.retry_after(failure):
-                prefix = f"a worker was lost {attempts.counted} times, the last time: "
-                raise TrialError((prefix if failure.retryable else "") + failure.message) from None
-            logger.warning("%s: %s (%s), resuming", job.name, failure.cause, failure.message)
-        may_use_idle = True  # the other trials have been placed meanwhile
+        raise TrialError(Failure("preemption", "a machine of the trial is about to be preempted"))
     best, _ = max(
         result.best_checkpoints or [],
         key=lambda entry: entry[1].get(SCORE, -math.inf),
     )
     return {
-        "last_checkpoint": _checkpoint_uri(result.checkpoint, job),
-        "best_checkpoint": _checkpoint_uri(best, job),
+        "last_checkpoint": checkpoint_uri(result.checkpoint, job),
+        "best_checkpoint": checkpoint_uri(best, job),
     }
-
-
-def _checkpoint_uri(checkpoint: Checkpoint, job: Job) -> str:
-    """Return a checkpoint's path, or its URI with the scheme and query of the job's storage."""
-    scheme, separator, rest = job.storage.partition("://")
-    if not separator:
-        return str(checkpoint.path)
-    _, mark, query = rest.partition("?")
-    return f"{scheme}://{checkpoint.path}{mark}{query}"
 
 
 def _is_complete(job: Job, checkpoint: Checkpoint | None) -> bool:
@@ -145,16 +119,16 @@ def _is_complete(job: Job, checkpoint: Checkpoint | None) -> bool:
     if checkpoint is None:
         return False
     # Does not download weights and momentum.
-    with local_copy(_checkpoint_uri(checkpoint, job), only=[STATE_FILE]) as directory:
+    with local_copy(checkpoint_uri(checkpoint, job), only=[STATE_FILE]) as directory:
         history = read_history(directory)
     return len(history) == job.task.experiment.training.epochs
 
 
-def _trainer(job: Job, detector: NodeLossDetector, may_use_idle: bool) -> TrialTrainer:
+def _trainer(job: Job, detector: NodeLossDetector) -> TrialTrainer:
     elastic = job.most_workers > job.workers
     return TrialTrainer(
-        train_worker,
-        may_use_idle=may_use_idle,
+        train_group_worker,
+        may_use_idle=job.may_use_idle,
         train_loop_config={"task": job.task, "run": job.run_name},
         torch_config=ClusterNetworkConfig(),
         scaling_config=ScalingConfig(
@@ -167,10 +141,6 @@ def _trainer(job: Job, detector: NodeLossDetector, may_use_idle: bool) -> TrialT
             storage_path=job.storage,
             callbacks=[ReportToTune(), detector],
             failure_config=FailureConfig(max_failures=0),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=job.keep_checkpoints,
-                checkpoint_score_attribute=SCORE,
-                checkpoint_score_order="max",
-            ),
+            checkpoint_config=checkpoint_config(job),
         ),
     )

@@ -1,0 +1,37 @@
+"""A process that trains one trial after the other, without Ray."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.training.diagnosis import diagnose
+from orchestrator.training.failures import EditedCodeError
+from orchestrator.training.single import check_sources
+from orchestrator.training.worker import WorkerTask
+from pipelines.training.experiment import Experiment
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file of a user's module."""
+    file = tmp_path / "edited_while_training.py"
+    file.write_text("WIDTH = 8\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, file.stem, raising=False)
+    return file
+
+
+def test_process_refuses_a_trial_after_its_sources_were_edited(own_module: Path) -> None:
+    imports = (own_module.stem,)
+    task = WorkerTask(Experiment(), "", "", 1, imports, None, None, 1.0, output="", stop_file="")
+    check_sources(task)
+    check_sources(task)
+    own_module.write_text("WIDTH = 16\n")
+    os.utime(own_module, ns=(0, 0))  # a coarse clock may give both versions the same time
+    with pytest.raises(EditedCodeError, match=r"edited_while_training\.py was edited") as caught:
+        check_sources(task)
+    failure = diagnose(caught.value)
+    assert failure.cause == "edited code"
+    assert failure.uncounted
