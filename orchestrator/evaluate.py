@@ -28,10 +28,12 @@ from orchestrator.evaluation.trained_model import (
     store_for_model,
     to_device,
 )
-from pipelines.data.dataset import PreparedDataset, open_dataset, split_parts
+from pipelines.data.config import split_parts
+from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.facts import check_scorable
 from pipelines.data.loading import EvaluationBatches
-from pipelines.evaluation.evaluate import EvaluationConfig, count_pixels
+from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.evaluate import count_pixels
 from pipelines.evaluation.scores import Scores
 from pipelines.preparation.embedded import dataset_location
 

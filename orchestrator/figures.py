@@ -39,9 +39,10 @@ from orchestrator.evaluation.trained_model import (
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from pipelines.data.dataset import PreparedDataset, Split, open_dataset
 from pipelines.data.loading import EvaluationBatches
+from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
 from pipelines.evaluation.counts import Counts, read_counts
-from pipelines.evaluation.evaluate import EvaluationConfig, count_pixels
-from pipelines.evaluation.inference import InferenceConfig, predict_image
+from pipelines.evaluation.evaluate import count_pixels
+from pipelines.evaluation.inference import predict_image
 from pipelines.figures.comparison import ComparedImage, draw_comparison
 from pipelines.figures.features import draw_features, extract_features
 from pipelines.figures.image_selection import ImageDifferences

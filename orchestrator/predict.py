@@ -28,7 +28,8 @@ from pipelines.data.image_io import (
 from pipelines.data.overlays import overlay
 from pipelines.data.prefetch import prefetch
 from pipelines.errors import EXIT_FAILED, is_out_of_memory
-from pipelines.evaluation.inference import InferenceConfig, predict_image
+from pipelines.evaluation.config import InferenceConfig
+from pipelines.evaluation.inference import predict_image
 from pipelines.network.precision import Numerics
 from pipelines.preparation.image_reading import (
     ImageReading,

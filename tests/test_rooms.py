@@ -85,7 +85,6 @@ SHORT_MODULES = {
     "orchestrator/cluster/worker_setup.py",
     "pipelines/data/normalization.py",
     "pipelines/data/prefetch.py",
-    "pipelines/evaluation/config.py",
     "pipelines/preparation/streets/classes.py",
 }
 
@@ -251,13 +250,19 @@ def test_modules_have_no_import_cycle() -> None:
     "file", [file for name, file in MODULES.items() if file.name == "__init__.py"], ids=str
 )
 def test_package_init_only_reexports_names(file: Path) -> None:
-    """An __init__ has a docstring and at most imports and tables of names."""
+    """An __init__ has a docstring and at most imports and tables of names; the one of `models`
+    imports its names when they are used."""
     tree = ast.parse(file.read_text())
     assert ast.get_docstring(tree)
     if file.parent.name == "streets":
         return  # it defines its one public function in __init__
     kinds = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
-    assert all(isinstance(node, kinds) for node in tree.body)
+    others = [node for node in tree.body if not isinstance(node, kinds)]
+    if file.parent == ROOT / "models":
+        names = ["if TYPE_CHECKING:", "def __getattr__(name: str) -> Any:"]
+        assert [ast.unparse(node).splitlines()[0] for node in others] == names
+    else:
+        assert not others
 
 
 def test_short_modules_are_listed() -> None:

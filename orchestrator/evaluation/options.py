@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.console import InputError
 from pipelines.data.storage import check_no_secret
-from pipelines.evaluation.inference import InferenceConfig
+from pipelines.evaluation.config import InferenceConfig
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,7 @@ from orchestrator.training.tuner import run_jobs
 from orchestrator.training.worker import DEVICE, prepare_worker
 from pipelines.data.dataset import open_dataset
 from pipelines.data.storage import locate
-from pipelines.evaluation.inference import InferenceConfig
+from pipelines.evaluation.config import InferenceConfig
 
 _RETRY = "-again"  # suffix of the run name of a second attempt
 
