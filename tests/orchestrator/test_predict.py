@@ -285,7 +285,7 @@ def test_image_that_exceeds_memory_is_skipped(
             raise error
         return torch.zeros(image.shape[:2], dtype=torch.uint8)
 
-    monkeypatch.setattr("orchestrator.predict.predict_image", predict)
+    monkeypatch.setattr("orchestrator.evaluation.predict_images.predict_image", predict)
     command = [str(finished_run.directory), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
     assert main(command) == 1
     printed = capsys.readouterr().out
