@@ -69,7 +69,7 @@ ALLOWED_IMPORTERS = {
     "mlflow": ["orchestrator/tracking/"],
     "pydantic": ["orchestrator/study/"],
     "jinja2": ["orchestrator/report/"],
-    "scipy": ["pipelines/figures/", "orchestrator/planning/", "orchestrator/report/"],
+    "scipy": ["pipelines/figures/", "orchestrator/report/"],
     "ray": [
         "orchestrator/cluster/",
         "orchestrator/training/",

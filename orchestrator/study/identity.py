@@ -35,7 +35,7 @@ def trial_identity(
     precision = experiment.training.precision
     if precision == "auto":
         raise ValueError("the precision must be resolved before computing a trial's identity")
-    described = _without_defaults(asdict(experiment), asdict(Experiment()))
+    described = _without_defaults(asdict(experiment), _defaults())
     for context in ("data.dataset", *WITHOUT_EFFECT):
         group, _, key = context.partition(".")
         described.get(group, {}).pop(key, None)
@@ -71,6 +71,11 @@ def code_version(user_code: Sequence[ModuleType] = ()) -> str:
         # Builds of one release for different devices (2.13.0+cpu) are the same version.
         digest.update(f"{library}=={version(library).split('+')[0]}".encode())
     return digest.hexdigest()[:16]
+
+
+@cache  # a study may have ten thousand trials
+def _defaults() -> dict[str, Any]:
+    return asdict(Experiment())
 
 
 @cache  # parsing all imports takes 0.2 s
