@@ -31,9 +31,9 @@ from pipelines.machine import cores
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.streets import Streets
 from pipelines.training.checkpoint_folder import CheckpointFolder, CheckpointWriter
+from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training
-from pipelines.training.optimization import TrainingConfig
 
 
 @dataclass

@@ -32,9 +32,9 @@ from pipelines.data.device_batches import prefetch_to_device
 from pipelines.machine import cores
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.streets import Streets
+from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training
-from pipelines.training.optimization import TrainingConfig
 
 
 class PeakMemory:

@@ -1,6 +1,7 @@
 """Counts a network's parameters and multiply-adds."""
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from models.fenet import FENet, FENetConfig
 from models.initialization import meta_device
@@ -48,14 +50,36 @@ def multiply_adds_by_part(
 ) -> dict[str, int]:
     """Return `count_multiply_adds` by part (see `parts`); "rest" holds what belongs to no part."""
     model = on_meta(network, classes)
+    image = torch.empty(1, 3, height, width, device="meta")
+    counts = _count_convolutions(model, image)
+    if counts is None:
+        counts = _count_all(model, image)
+    root = type(model).__name__
+    by_part = {name: counts.get(f"{root}.{name}", 0) for name in parts(model)}
+    rest = counts.get("Global", 0) - sum(by_part.values())
+    return {**by_part, "rest": rest} if rest else by_part
+
+
+def _count_all(model: nn.Module, image: Tensor) -> Mapping[str, int]:
+    """Count the multiply-adds of all products by the name of the module that computes them; those
+    of the whole network are called "Global"."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _ShapesOnly(), counter:
-        model(torch.empty(1, 3, height, width, device="meta"))
-    root = type(model).__name__
-    counts = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
-    by_part = {name: counts.get(f"{root}.{name}", 0) for name in parts(model)}
-    rest = counter.get_total_flops() // 2 - sum(by_part.values())
-    return {**by_part, "rest": rest} if rest else by_part
+        model(image)
+    return {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
+
+
+def _count_convolutions(model: nn.Module, image: Tensor) -> Mapping[str, int] | None:
+    """Return `_count_all`, or None if the network calls functions that may compute products other
+    than convolutions.
+
+    FENet does not. `FlopCounterMode` would import torch's compiler, which takes as long as
+    importing torch.
+    """
+    shapes = _ShapesOnly()
+    with torch.no_grad(), shapes, shapes.modules:
+        model(image)
+    return None if shapes.has_other_products else shapes.multiply_adds
 
 
 def parts(model: nn.Module) -> dict[str, nn.Module]:
@@ -84,15 +108,33 @@ def on_meta(network: FENetConfig | nn.Module, classes: int) -> nn.Module:
 
 
 _FILLS = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
+_SAME_SHAPE = (F.batch_norm, F.relu)
+_ELEMENTWISE = (Tensor.add, Tensor.sub, Tensor.mul)
+# Functions without products that are called as they are.
+_WITHOUT_PRODUCTS = {
+    *(torch.empty, torch.empty_like, torch.promote_types, F.max_pool2d, F.avg_pool2d),
+    *(Tensor.dim, Tensor.size, Tensor.is_contiguous, Tensor.contiguous, Tensor.new_empty),
+    *(Tensor.to, Tensor.view, Tensor.reshape, Tensor.flatten),
+}
 
 
 class _ShapesOnly(TorchFunctionMode):
     """Skips work that does not affect a count on the meta device.
 
-    Filling a tensor does nothing. Batch norm and resizing, which add no multiply-adds, return a
-    tensor of the right shape; torch would decompose them in Python, which takes most of the time of
-    a count.
+    Filling a tensor does nothing. Batch norm, sums, pooling, resizing and concatenation, which
+    add no multiply-adds, return a tensor of the right shape; torch would decompose them in Python,
+    which takes most of the time of a count.
+
+    Attributes:
+        multiply_adds: of the convolutions, by the names in `modules`.
+        has_other_products: whether a function was called that may compute other products.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modules = ModuleTracker()
+        self.multiply_adds: Counter[str] = Counter()
+        self.has_other_products = False
 
     def __torch_function__(
         self,
@@ -106,9 +148,54 @@ class _ShapesOnly(TorchFunctionMode):
         if isinstance(tensor, Tensor) and tensor.is_meta:
             if function in _FILLS or getattr(function, "__module__", None) == nn.init.__name__:
                 return tensor
-            if function is F.batch_norm:
+            if function in _SAME_SHAPE:
                 return torch.empty_like(tensor)
-            size = named.get("size")
-            if function is F.interpolate and isinstance(size, Sequence) and len(size) == 2:
+            if function in _ELEMENTWISE and len(arguments) == 2:
+                shape = _broadcast(tensor, arguments[1])
+                if shape is not None:
+                    return tensor.new_empty(shape)
+            size = _resized(function, arguments, named)
+            if size is not None:
                 return tensor.new_empty(*tensor.shape[:2], *size)
+            if function is torch.conv2d and len(arguments) > 1:
+                return self._convolution(function(*arguments, **named), arguments[1])
+        if function is torch.cat and all(tensor.is_meta for tensor in arguments[0]):
+            return _concatenated(*arguments, **named)
+        if function not in _WITHOUT_PRODUCTS and function.__name__ != "__get__":
+            self.has_other_products = True
         return function(*arguments, **named)
+
+    def _convolution(self, output: Tensor, weight: Tensor) -> Tensor:
+        for module in self.modules.parents:
+            self.multiply_adds[module] += output.numel() * weight[0].numel()
+        return output
+
+
+def _concatenated(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    shape = list(tensors[0].shape)
+    shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
+    return tensors[0].new_empty(shape)
+
+
+def _broadcast(tensor: Tensor, other: Any) -> list[int] | None:
+    """Return the shape of an elementwise result; None if the dimensions have to be aligned."""
+    if not isinstance(other, Tensor):
+        return list(tensor.shape)
+    if tensor.dim() != other.dim():
+        return None
+    return [max(sizes) for sizes in zip(tensor.shape, other.shape, strict=True)]
+
+
+def _resized(
+    function: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any]
+) -> Sequence[int] | None:
+    """Return the height and width of a resized or pooled image; None for another function."""
+    if function is F.interpolate:
+        size = named.get("size", arguments[1] if len(arguments) > 1 else None)
+    elif function is F.adaptive_avg_pool2d and not named and len(arguments) == 2:
+        size = arguments[1]
+        size = (size, size) if isinstance(size, int) else size
+    else:
+        return None
+    is_pair = isinstance(size, Sequence) and len(size) == 2
+    return size if is_pair and all(isinstance(side, int) for side in size) else None

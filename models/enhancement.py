@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.config import Start
 from models.layers import BasicBlock, ConvNormReLU, resize
-from models.registry import Registry
-
-Start = Literal["mean-blur", "low-pass"]
+from models.registry import FEM_KINDS
 
 
 class Extractor(nn.Module):
@@ -99,8 +98,6 @@ class FEM(nn.Module):
         """Return `Ft'` for target `Ft` and auxiliary `Fa`."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-
-FEM_KINDS: Registry[FEM] = Registry("FEM kind")
 
 #: Class decorator that registers a FEM kind under a name, for use in `flows`.
 register_fem = FEM_KINDS.register

@@ -1,14 +1,12 @@
 """FENet (Fig. 3): one network whose configurations give every row of the paper's tables."""
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
-from models.backbones import Backbone, backbone_class, build_backbone
+from models.backbones import Backbone, build_backbone
+from models.config import FENetConfig
 from models.dropout import ChannelDropout
-from models.enhancement import FEM_KINDS, FEMOptions, Flow, Start
+from models.enhancement import FEM_KINDS, FEMOptions, Flow
 from models.initialization import keyed_construction
 from models.layers import (
     Classifier,
@@ -18,100 +16,6 @@ from models.layers import (
     resize,
 )
 from models.pyramid import PyramidPooling
-
-
-@dataclass(frozen=True)
-class FENetConfig:
-    """The network. The default is the paper's FENet on ResNet-18, without semantic supervision.
-
-    | row of Table 1(a)       | ppm   | flows              | supervision  |
-    |-------------------------|-------|--------------------|--------------|
-    | baseline                | false | none               |              |
-    | strong baseline         | true  | none               |              |
-    | strong + DF             | true  | detail             |              |
-    | strong + SF             | true  | semantic           |              |
-    | strong + DF + SF        | true  | detail, semantic   |              |
-    | strong + DF + SF + SS(4)| true  | detail, semantic   | 1, 2, 3, 4   |
-    | strong + DF + SF + SS(2)| true  | detail, semantic   | 3, 4         |
-
-    Attributes:
-        backbone: name of a registered backbone.
-        stem: one of the backbone's stems, for ResNets "64-64-128" (as in the paper), "32-32-64" or
-            "plain". Default: the backbone's first stem.
-        channels: C, the channel depth of every level after the laterals. Default: 256 for
-            ResNet-50 and -101, 128 for ResNet-18, 64 for DFNets.
-        dilation: dilate the last two stages and keep their strides. Default, as in the paper: true
-            if `ppm` is true and the backbone supports dilation.
-        ppm: use pyramid pooling instead of the last stage's lateral.
-        flows: kinds of FEM, in the order of their flows. The levels are finally concatenated, or
-            added if there is no flow.
-        supervision: stages, counted from 1, with an auxiliary head during training.
-        structure_start: initial filter of the structure extractors; see
-            `models.enhancement.Extractor`.
-        extractor_kernel: kernel size of the extractors, an odd number.
-        dropout: rate of the channel dropout before the classifier.
-
-    Raises:
-        ValueError: a value or a combination of values is not valid.
-    """
-
-    backbone: str = "resnet18"
-    stem: str | None = None
-    channels: int | None = None
-    dilation: bool | None = None
-    ppm: bool = True
-    flows: tuple[str, ...] = ("detail", "semantic")
-    supervision: tuple[int, ...] = ()
-    structure_start: Start = "mean-blur"
-    extractor_kernel: int = 3
-    dropout: float = 0.1
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    def __post_init__(self) -> None:
-        backbone = backbone_class(self.backbone)
-        if self.stem is not None and self.stem not in backbone.stems:
-            stems = f"one of {', '.join(backbone.stems)}" if backbone.stems else "left out"
-            raise ValueError(f"stem is {self.stem!r}; with {self.backbone} it must be {stems}")
-        if self.channels is not None and self.channels < 1:
-            raise ValueError(f"channels is {self.channels}; it must be at least 1")
-        if self.dilation and not backbone.can_dilate:
-            raise ValueError(
-                f"dilation is true, but {self.backbone} does not support dilation; "
-                "remove it or set it to false"
-            )
-        for kind in self.flows:
-            if kind not in FEM_KINDS:
-                raise ValueError(f"flows has {kind!r}; known: {', '.join(sorted(FEM_KINDS))}")
-        stages = range(1, len(backbone.channels) + 1)
-        if any(stage not in stages for stage in self.supervision):
-            raise ValueError(
-                f"supervision is {list(self.supervision)}; "
-                f"the stages of {self.backbone} are {', '.join(map(str, stages))}"
-            )
-        if len(set(self.supervision)) < len(self.supervision):
-            raise ValueError(f"supervision is {list(self.supervision)}; it names a stage twice")
-        if self.structure_start not in ("mean-blur", "low-pass"):
-            raise ValueError(
-                f"structure_start is {self.structure_start!r}; it must be mean-blur or low-pass"
-            )
-        if self.extractor_kernel < 1 or self.extractor_kernel % 2 == 0:
-            raise ValueError(
-                f"extractor_kernel is {self.extractor_kernel}; it must be odd: 3, 5, 7, ..."
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
-
-    def resolved(self) -> "FENetConfig":
-        """Return the configuration with the backbone's defaults filled in."""
-        backbone = backbone_class(self.backbone)
-        default_stem = backbone.stems[0] if backbone.stems else None
-        return replace(
-            self,
-            stem=self.stem or default_stem,
-            channels=self.channels or backbone.lateral_channels,
-            dilation=self.ppm and backbone.can_dilate if self.dilation is None else self.dilation,
-        )
 
 
 class Neck(nn.Module):

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.config import LossConfig
 from models.layers import resize
 
 #: Output of a network in training: logits, or logits and auxiliary logits (by name or in order).
@@ -16,35 +16,6 @@ Output = Tensor | tuple[Tensor, Mapping[str, Tensor] | Sequence[Tensor]]
 
 #: Label of pixels that never contribute to the loss; the same in every prepared data set.
 IGNORE_INDEX = 255
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Hard example mining and the weight of the auxiliary loss.
-
-    Attributes:
-        threshold: a pixel contributes to the loss if the predicted probability of its class is
-            below this value.
-        share: fraction of a crop's pixels, the hardest of each image, that always contribute;
-            1 is plain cross-entropy.
-        auxiliary_weight: λ in equation (5).
-    """
-
-    threshold: float = 0.7
-    share: float = 0.05
-    auxiliary_weight: float = 1.0
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is {self.threshold}; it must be a probability, 0 to 1")
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"share is {self.share}; it must be a fraction, 0 to 1")
-        if self.threshold == 0 and self.share == 0:
-            raise ValueError("threshold and share are both 0, so no pixel would contribute")
-        if not (math.isfinite(self.auxiliary_weight) and self.auxiliary_weight >= 0):
-            raise ValueError(f"auxiliary_weight is {self.auxiliary_weight}; it must be 0 or more")
 
 
 class LossTerms(NamedTuple):

@@ -1,7 +1,7 @@
 """Registries of classes that a configuration names."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 C = TypeVar("C")
 
@@ -36,3 +36,12 @@ class Registry(dict[str, type[C]]):
             return cls
 
         return add
+
+
+#: Backbones by name, the values of `backbone:`. Importing `models.backbones` adds the built-in
+#: ones.
+BACKBONES: Registry[Any] = Registry("backbone")
+
+#: Kinds of FEM by name, the values of `flows:`. Importing `models.enhancement` adds the built-in
+#: ones.
+FEM_KINDS: Registry[Any] = Registry("FEM kind")

@@ -5,35 +5,15 @@ also logged to that run.
 """
 
 import argparse
-import csv
-import io
-import json
-import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
-from orchestrator.console import InputError, open_console, progress, run_command, say
-from orchestrator.evaluation.options import add_options, inference_settings, storage_directory
-from orchestrator.evaluation.records import CHECKPOINTS, log_scores
-from orchestrator.evaluation.trained_model import (
-    ModelError,
-    TrainedModel,
-    load_model,
-    store_for_model,
-    to_device,
-)
-from pipelines.data.dataset import PreparedDataset, open_dataset, split_parts
-from pipelines.data.facts import check_scorable
-from pipelines.data.loading import EvaluationBatches
-from pipelines.evaluation.evaluate import EvaluationConfig, count_pixels
-from pipelines.evaluation.scores import Scores
-from pipelines.preparation.embedded import dataset_location
+from orchestrator.console import open_console, run_command
+from orchestrator.evaluation.options import add_options
+from pipelines.imports import importing_libraries
 
 
 def main(
@@ -48,182 +28,10 @@ def main(
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> int:
-    if options.batch < 1 or options.boundary < 0:
-        raise InputError(
-            "--batch must be at least 1 and --boundary at least 0, received "
-            f"{options.batch} and {options.boundary}"
-        )
-    config = EvaluationConfig(
-        **inference_settings(options), batch=options.batch, boundary=options.boundary
-    )
-    storage = storage_directory(options)
-    store = store_for_model(options.model, storage)
-    model = load_model(options.model, store, options.imports)
-    location = dataset_location(options.dataset, storage / "datasets")
-    if Path(location).exists():
-        location = str(Path(location).resolve())  # a cluster's processes run in other directories
-    dataset = open_dataset(location)
-    _check_classes(model, dataset, options.dataset)
-    check_scorable(dataset, options.split, "choose a labeled split with --split")
-    split = dataset.split(options.split)
+    with importing_libraries():
+        from orchestrator.evaluation.evaluate_model import evaluate_model
 
-    if options.address is None:
-        numerics = to_device(model)
-        batches = EvaluationBatches(split, config.batch)
-        with progress(console) as bar:
-            task = bar.add_task("images scored", total=len(split))
-            state = count_pixels(
-                model.network,
-                batches,
-                len(model.class_names),
-                numerics,
-                config,
-                lambda images: bar.advance(task, images),
-            )
-    else:
-        # Ray takes seconds to import.
-        from orchestrator.evaluation.scoring import DatasetRef, count_on_cluster
-
-        reference = DatasetRef(location, dataset.manifest.fingerprint, options.split)
-        with progress(console) as bar:
-            state = count_on_cluster(options.address, model, reference, config, bar)
-    scores = state.scores()
-
-    notes = _notes(model, dataset, options.split)
-    if options.json or options.csv:
-        description = {
-            "model": model.name,
-            "checkpoint": model.checkpoint,
-            "dataset": dataset.manifest.name,
-            "fingerprint": dataset.manifest.fingerprint,
-            "split": options.split,
-            "images": len(split),
-            "protocol": config.protocol,
-            "notes": notes,
-        }
-        values = _values(scores, model.class_names)
-        sys.stdout.write((_as_json if options.json else _as_csv)(description, values))
-        sys.stdout.flush()
-    else:
-        say(
-            console,
-            f"{model.name} (checkpoint: {CHECKPOINTS[model.checkpoint]})\n"
-            f"on {dataset.manifest.name} {options.split}, {len(split)} images, "
-            f"protocol {config.protocol}",
-        )
-        console.print(_table(scores, model.class_names, config))
-    for note in notes:
-        say(console, f"  {note}")
-    if store is None or model.run_id is None:
-        say(console, "not logged: MODEL does not belong to a run")
-        return 0
-    name = evaluation_name(dataset, options.split, model.checkpoint, config)
-    log_scores(store, model, name, scores, dataset, options.split, config)
-    say(console, f"logged to run {model.run_id} under eval/{name}/")
-    return 0
-
-
-def evaluation_name(
-    dataset: PreparedDataset, split: str, checkpoint: str, config: EvaluationConfig
-) -> str:
-    """Return the name under which an evaluation is logged, unique to its data, split, checkpoint
-    and protocol."""
-    manifest = dataset.manifest
-    parts = [f"{manifest.name}-{manifest.fingerprint[:8]}", split, checkpoint, config.protocol]
-    if config.boundary:
-        parts.append(f"boundary-{config.boundary}")
-    return "_".join(parts)
-
-
-def _check_classes(model: TrainedModel, dataset: PreparedDataset, location: str) -> None:
-    names = [entry.name for entry in dataset.manifest.classes]
-    if len(names) != len(model.class_names):
-        raise ModelError(
-            f"{model.name} predicts {len(model.class_names)} classes "
-            f"({_shorten(model.class_names)}), but {location} has {len(names)} "
-            f"({_shorten(names)}); evaluate on data with the model's classes"
-        )
-
-
-def _shorten(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _notes(model: TrainedModel, dataset: PreparedDataset, split: str) -> list[str]:
-    """Return caveats about the scores."""
-    notes = []
-    data = model.experiment.data
-    if dataset.manifest.fingerprint == model.class_list.fingerprint:
-        if set(split_parts(split)) & set(split_parts(data.train_split)):
-            notes.append("the model was trained on these images")
-        elif split == data.validation_split and model.checkpoint == "best":
-            notes.append("this checkpoint was chosen on these images")
-    names = [entry.name for entry in dataset.manifest.classes]
-    for index, (own, other) in enumerate(zip(model.class_names, names, strict=True)):
-        if own != other:
-            notes.append(f"class {index} is {own} in the model and {other} in the data")
-    return notes
-
-
-def _values(scores: Scores, classes: Sequence[str]) -> list[tuple[str, str, float | None]]:
-    """Return (metric, class, value) of every score, from 0 to 1; the class is empty for a mean, the
-    value None for a class that occurs in no label and no prediction."""
-    metrics = scores.metrics(classes)
-    by_class = {"iou": scores.iou, "boundary_f": scores.boundary}
-    return [
-        *((name, "", value) for name, value in metrics.items() if "/" not in name),
-        *(
-            (metric, name, None if math.isnan(value) else value)
-            for metric, values in by_class.items()
-            if values is not None
-            for name, value in zip(classes, values.tolist(), strict=True)
-        ),
-    ]
-
-
-def _as_json(description: Mapping[str, Any], values: Sequence[tuple[str, str, Any]]) -> str:
-    document: dict[str, Any] = {**description, "scores": {}, "classes": {}}
-    for metric, name, value in values:
-        scores = document["classes"].setdefault(name, {}) if name else document["scores"]
-        scores[metric] = value
-    return json.dumps(document, indent=2) + "\n"
-
-
-def _as_csv(description: Mapping[str, Any], values: Sequence[tuple[str, str, Any]]) -> str:
-    """Return one line per value, with the columns that tell the lines of several files apart."""
-    names = ("model", "checkpoint", "dataset", "fingerprint", "split", "protocol")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*names, "metric", "class", "value"])
-    for value in values:
-        writer.writerow([*(description[name] for name in names), *value])
-    return text.getvalue()
-
-
-def _table(scores: Scores, classes: Sequence[str], config: EvaluationConfig) -> Table:
-    table = Table()
-    table.add_column("class")
-    table.add_column("IoU %", justify="right")
-    columns = [scores.iou.tolist()]
-    if scores.boundary is not None:
-        table.add_column(f"boundary F % ({config.boundary} px)", justify="right")
-        columns.append(scores.boundary.tolist())
-    for name, *values in zip(classes, *columns, strict=True):
-        table.add_row(name, *map(_percent, values))
-    table.add_section()
-    table.add_row("mean", *map(_percent, (scores.miou, scores.mean_boundary)[: len(columns)]))
-    table.add_section()
-    for name, value in (
-        ("pixel accuracy", scores.pixel_accuracy),
-        ("mean accuracy", scores.mean_accuracy),
-        ("frequency-weighted IoU", scores.frequency_weighted_iou),
-    ):
-        table.add_row(name, _percent(value))
-    return table
-
-
-def _percent(value: float | None) -> str:
-    return "absent" if value is None or value != value else f"{100 * value:.2f}"
+    return evaluate_model(options, console)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

@@ -7,38 +7,13 @@ status is then 1.
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 
-import torch
 from rich.console import Console
-from torch import nn
 
-from orchestrator.console import InputError, progress, run_command, say
-from orchestrator.evaluation.input_images import InputImage, find_images
-from orchestrator.evaluation.options import add_options, inference_settings, storage_directory
-from orchestrator.evaluation.trained_model import load_model, store_for_model, to_device
-from pipelines.data.image_io import (
-    Array,
-    ImageError,
-    encode_jpeg,
-    encode_palette_png,
-    encode_png,
-)
-from pipelines.data.overlays import overlay
-from pipelines.data.prefetch import prefetch
-from pipelines.errors import EXIT_FAILED, is_out_of_memory
-from pipelines.evaluation.inference import InferenceConfig, predict_image
-from pipelines.network.precision import Numerics
-from pipelines.preparation.image_reading import (
-    ImageReading,
-    ValueRange,
-    is_bands,
-    is_scale,
-    merged_range,
-    scale_note,
-)
-from pipelines.preparation.source_images import SourceImage, read_pixels
+from orchestrator.console import run_command
+from orchestrator.evaluation.options import add_options
+from pipelines.imports import importing_libraries
+from pipelines.preparation.image_reading import is_bands, is_scale
 from pipelines.submission import SUBMISSIONS
 
 
@@ -52,93 +27,10 @@ def main(
 
 
 def _predict(options: argparse.Namespace, console: Console) -> int:
-    config = InferenceConfig(**inference_settings(options))
-    out = Path(options.out).expanduser()
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; choose a folder")
-    found = find_images(options.inputs, out)
-    images = found.images
-    reading = ImageReading(options.scale, options.bands, exif="apply", file="")
-    submission = SUBMISSIONS[options.submission] if options.submission else None
-    if submission is not None:
-        submission.check_names([image.path for image in images])
-    store = store_for_model(options.model, storage_directory(options))
-    model = load_model(options.model, store, options.imports)
-    if submission is not None:
-        submission.check_classes(model.class_names)
-    numerics = to_device(model)
+    with importing_libraries():
+        from orchestrator.evaluation.predict_images import predict_images
 
-    for note in found.notes:
-        say(console, note)
-    for problem in found.problems:
-        say(console, f"skipped {problem}")
-    skipped, turned = len(found.problems), 0
-    stored: list[ValueRange | None] = []
-    with progress(console) as bar:
-        prefetched = prefetch(partial(_read, reading=reading), images, 2, 4)
-        for image, source in bar.track(prefetched, len(images), description="images"):
-            try:
-                if isinstance(source, str):
-                    raise ImageError(source)
-                classes = _classes(model.network, source.pixels, numerics, config)
-            except ImageError as error:
-                skipped += 1
-                say(console, f"skipped {image.path}: {error}")
-                continue
-            turned += source.turned
-            stored.append(source.stored)
-            if submission is not None:
-                encoded = encode_png(submission.encode(classes))
-            else:
-                colors = [entry.color for entry in model.class_list.classes]
-                encoded = encode_palette_png(classes, colors)
-            _write(image.result(out), encoded)
-            if options.overlay:
-                blended = overlay(source.pixels, classes, model.class_list.classes)
-                _write(image.result(out, ".overlay.jpg"), encode_jpeg(blended))
-    values = merged_range(stored)
-    if values is not None:
-        say(console, scale_note(reading, values))
-    if turned:
-        say(console, f"{turned} images turned upright, as their EXIF orientation says")
-    count = len(images) + len(found.problems) - skipped
-    say(console, f"{count} label maps in {out}, {skipped} images skipped")
-    return EXIT_FAILED if skipped else 0
-
-
-def _read(image: InputImage, reading: ImageReading) -> tuple[InputImage, SourceImage | str]:
-    """Return the image and its pixels, or why it cannot be read."""
-    try:
-        return image, read_pixels(image.path.read_bytes(), reading)
-    except MemoryError:
-        return image, "not enough memory to decode it; cut it into tiles"
-    except (ImageError, OSError) as error:
-        return image, str(error)
-
-
-def _classes(
-    network: nn.Module, pixels: Array, numerics: Numerics, config: InferenceConfig
-) -> Array:
-    """Predict an image's classes, uint8 (height, width). Raises ImageError if memory runs out."""
-    try:
-        return predict_image(network, torch.tensor(pixels), numerics, config).numpy()
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        if config.window is None:
-            advice = "predict it in windows, such as --window 512x512"
-        else:
-            height, width = config.window
-            advice = f"use a --window smaller than {height}x{width}, or cut the image into tiles"
-        size = f"{pixels.shape[0]} x {pixels.shape[1]} pixels"
-    # The error's traceback, which holds the tensors of the attempt, is gone here.
-    torch.cuda.empty_cache()
-    raise ImageError(f"not enough memory to predict {size} at once; {advice}")
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    return predict_images(options, console)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 
 from pipelines.config import configure, load_yaml
-from pipelines.evaluation.inference import InferenceConfig, predict_image
-from pipelines.network.build import ModelConfig, build_network
+from pipelines.evaluation.config import InferenceConfig
+from pipelines.evaluation.inference import predict_image
+from pipelines.network.build import build_network
 from pipelines.network.checkpoint import load_weights
+from pipelines.network.config import ModelConfig
 from pipelines.network.precision import Numerics
 
 EXPERIMENT_FILE = "experiment.yaml"

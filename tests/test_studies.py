@@ -10,7 +10,8 @@ from models.cost import on_meta
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.study import Study
-from pipelines.network.build import NetworkConfig, check_network
+from pipelines.network.build import check_network
+from pipelines.network.config import NetworkConfig
 
 ROOT = Path(__file__).parent.parent
 STUDIES = [

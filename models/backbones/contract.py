@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from models.registry import Registry
+from models.registry import BACKBONES
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,6 @@ class Backbone(nn.Module):
         """Return the levels of images `(N, 3, H, W)`, finest first."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-
-BACKBONES: Registry[Backbone] = Registry("backbone")
 
 #: Class decorator that registers a `Backbone` under a name, the value of `backbone:`.
 register_backbone = BACKBONES.register

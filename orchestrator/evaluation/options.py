@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.console import InputError
-from pipelines.data.storage import check_no_secret
-from pipelines.evaluation.inference import InferenceConfig
+from pipelines.evaluation.config import InferenceConfig
+
+# Suffixes of the files that `orchestrator.figures` writes.
+FORMATS = (".png", ".pdf", ".svg")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +89,8 @@ def inference_settings(options: argparse.Namespace) -> dict[str, Any]:
 def storage_directory(options: argparse.Namespace) -> Path:
     """Return the directory given by `--storage`. Raises DatasetError if it is a URI with a
     secret."""
+    from pipelines.data.storage import check_no_secret  # needs pyarrow
+
     check_no_secret(options.storage)
     return Path(options.storage).expanduser().resolve()
 

@@ -12,9 +12,8 @@ from orchestrator.study.user_code import modules_of
 from orchestrator.tracking.datasets import DatasetKey
 from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import PreparedDataset
+from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
 from pipelines.evaluation.counts import write_counts
-from pipelines.evaluation.evaluate import EvaluationConfig
-from pipelines.evaluation.inference import InferenceConfig
 from pipelines.evaluation.scores import Scores
 
 # Descriptions of the checkpoints of `TrainedModel.checkpoint`.

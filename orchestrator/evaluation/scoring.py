@@ -18,8 +18,8 @@ from orchestrator.study.user_code import modules_of, runtime_environment
 from pipelines.data.dataset import Split, open_dataset
 from pipelines.data.image_io import encode_png
 from pipelines.data.loading import EvaluationBatches
-from pipelines.evaluation.evaluate import EvaluationConfig, count_pixels, predict_image
-from pipelines.evaluation.inference import InferenceConfig
+from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
+from pipelines.evaluation.evaluate import count_pixels, predict_image
 from pipelines.evaluation.scores import ScoreState
 from pipelines.submission import SUBMISSIONS
 

@@ -15,7 +15,7 @@ from orchestrator.evaluation.trained_model import TrainedModel
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import TrackingStore
-from pipelines.evaluation.inference import InferenceConfig
+from pipelines.evaluation.config import InferenceConfig
 from pipelines.submission import pack
 
 

@@ -6,6 +6,7 @@ trials and from the few steps of preflight runs and probes. Without any, rules o
 order of magnitude.
 """
 
+import itertools
 import json
 import math
 import statistics
@@ -15,7 +16,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 Source = Literal["trial", "preflight", "probe"]
 _FORMER_SOURCES = {"canary": "preflight"}  # in measurements stored by earlier versions
@@ -232,8 +232,31 @@ def _fit(measurements: Sequence[Measurement], thumb: NDArray[np.float64]) -> NDA
     scaled = thumb * np.median(seconds / (features @ thumb))
     rows = np.vstack([features * scaled / seconds[:, None], _STIFFNESS * np.eye(len(thumb))])
     target = np.concatenate([np.ones(len(seconds)), np.full(len(thumb), _STIFFNESS)])
-    solution, _ = nnls(rows, target)
-    return solution * scaled
+    return _non_negative_least_squares(rows, target) * scaled
+
+
+def _non_negative_least_squares(
+    rows: NDArray[np.float64], target: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the non-negative x, shape (n,), that minimizes `|rows x - target|`; `rows` has full
+    rank.
+
+    Some of its values are zero, and the others minimize the sum on their own: the best of the 2^n
+    least squares over some of the columns that are non-negative. (scipy's `nnls` takes longer to
+    import than a plan of a thousand trials takes.)
+    """
+    count = rows.shape[1]
+    best, least = np.zeros(count), float(target @ target)
+    for kept in itertools.product([False, True], repeat=count):
+        solution = np.zeros(count)
+        mask = np.array(kept)
+        if not mask.any():
+            continue
+        solution[mask] = np.linalg.lstsq(rows[:, mask], target, rcond=None)[0]
+        error = float(np.sum((rows @ solution - target) ** 2))
+        if solution.min() >= 0 and error < least:
+            best, least = solution, error
+    return best
 
 
 def _spread(measurements: Sequence[Measurement], thumb: NDArray[np.float64], prior: float) -> float:

@@ -10,8 +10,7 @@ from orchestrator.scheduling.policy import GangShape, Node, Waiting, simulate
 from orchestrator.study.config import StudyConfig
 from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.resources import Resources
-from pipelines.evaluation.config import EvaluationConfig
-from pipelines.evaluation.inference import InferenceConfig
+from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
 
 _BYTES = 4  # of a float32 value
 _IN_A_CHECKPOINT = 2  # the weights and their momentum

@@ -22,7 +22,7 @@ from orchestrator.study.resources import Resources
 from orchestrator.study.study import Study
 from orchestrator.training.job import Job, job_of
 from pipelines.errors import UserError
-from pipelines.training.optimization import TrainingConfig
+from pipelines.training.config import TrainingConfig
 
 # A study that takes less than this many times its preflight runs shows its errors soon enough.
 _WORTHWHILE = 10

@@ -32,7 +32,7 @@ from orchestrator.training.tuner import run_jobs
 from orchestrator.training.worker import DEVICE, SCORE
 from pipelines.data.dataset import open_dataset
 from pipelines.data.storage import locate
-from pipelines.evaluation.inference import InferenceConfig
+from pipelines.evaluation.config import InferenceConfig
 
 
 @dataclass(frozen=True)

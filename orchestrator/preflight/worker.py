@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pipelines.data.dataset import PreparedDataset, Samples
 from pipelines.data.loading import EvaluationBatches
 from pipelines.data.node_cache import NodeCache
-from pipelines.evaluation.evaluate import EvaluationConfig, evaluate
-from pipelines.evaluation.inference import InferenceConfig
+from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
+from pipelines.evaluation.evaluate import evaluate
 from pipelines.machine import peak_resident_gib
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training, TrainingReport

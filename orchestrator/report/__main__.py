@@ -4,20 +4,13 @@ Needs neither Ray nor the data sets nor the checkpoints.
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.console import InputError, run_command, say
-from orchestrator.report.study_report import StudyReport, write_documents
-from orchestrator.study.load import load_study, override_of
-from orchestrator.study.model_cost import profile_costs
-from orchestrator.tracking.store import open_existing_store
-
-EXIT_INCOMPLETE = 1
+from orchestrator.console import run_command
+from pipelines.imports import importing_libraries
 
 
 def main(
@@ -30,28 +23,10 @@ def main(
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:
-    if options.out and Path(options.out).exists() and not Path(options.out).is_dir():
-        raise InputError(f"--out {options.out} is a file; choose a directory")
-    overrides = [override_of(text) for text in options.set]
-    study = load_study(Path(options.study), overrides, options.only)
-    storage = Path(options.storage).expanduser().resolve()
-    store = open_existing_store(storage)
-    study_report = StudyReport(study, store, costs=profile_costs(study))
-    report = study_report.read()
-    report.print(console)
-    documents = study_report.documents(report)
-    name = re.sub(r"[^\w.-]+", "-", study.config.study)
-    directory = Path(options.out) if options.out else storage / "reports" / name
-    write_documents(directory, documents)
-    names = dict.fromkeys(re.sub("/.*", "/", name) for name in documents)
-    say(console, f"\nwritten: {directory}/ ({', '.join(names)})")
-    if not options.only:
-        reason = study_report.keep(documents)
-        message = f"not saved to MLflow: {reason}"
-        if not reason:
-            message = "saved to the study's MLflow run, under report/"
-        say(console, message)
-    return 0 if report.complete else EXIT_INCOMPLETE
+    with importing_libraries():
+        from orchestrator.report.command import write_report
+
+    return write_report(options, console)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

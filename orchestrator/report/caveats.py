@@ -12,7 +12,7 @@ from orchestrator.report.comparisons import family_size
 from orchestrator.report.power import seeds_warning
 from orchestrator.report.rows import Row, expected_difference
 from orchestrator.study.study import Study
-from pipelines.data.dataset import split_parts
+from pipelines.data.config import split_parts
 
 Key = TypeVar("Key")
 

@@ -18,7 +18,7 @@ from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import modules_of
 from orchestrator.tracking.runs import TrialRun, select_run
 from pipelines.data.dataset import DatasetError, open_dataset
-from pipelines.network.precision import Precision
+from pipelines.network.config import Precision
 from pipelines.network.weights import WeightsError, locate_weights, weights_digest
 from pipelines.preparation.embedded import EMBEDDED
 

@@ -8,6 +8,7 @@ import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 Node = Mapping[str, float]  # amounts of resources, by name
 
@@ -95,10 +96,11 @@ def left_over(nodes: Sequence[Node], gangs: Iterable[GangShape]) -> list[Node] |
 
 
 def choose(
-    waiting: Sequence[Waiting],
+    waiting: Iterable[Waiting],
     running: Sequence[Running],
     nodes: Sequence[Node],
     max_concurrent: int | None = None,
+    gangs: int | None = None,
 ) -> list[Waiting]:
     """Return the trials to start now, out of `waiting`, which `in_order` has sorted.
 
@@ -107,7 +109,8 @@ def choose(
     that time or leaves enough resources for the reservation (EASY backfilling; Lifka, "The ANL/IBM
     SP scheduling system", 1995). This fills gaps without delaying a large gang forever.
 
-    max_concurrent: maximum number of running trials.
+    max_concurrent: maximum number of running trials. gangs: how many different gangs `waiting` has
+    at most; once they are all too large, the rest of `waiting` is not looked at.
     """
     free = left_over(nodes, [trial.gang for trial in running])
     if free is None:
@@ -123,6 +126,8 @@ def choose(
         left = fit(trial.gang, free)
         if left is None:
             too_large.append(trial.gang)
+            if len(too_large) == gangs:
+                break
             if reservation is None:
                 starting = [Running(other.gang, other.seconds, 0.0) for other in chosen]
                 reservation = _reserve(trial.gang, [*running, *starting], nodes)
@@ -145,17 +150,22 @@ def simulate(
     Trials that do not fit even on the empty nodes are left out.
     """
     queue = in_order(waiting)
+    gangs = len({trial.gang for trial in queue})
+    started: set[int] = set()
+    first = 0  # all trials of the queue before it have started
     times: dict[str, tuple[float, float]] = {}
     ends: list[tuple[float, int, Waiting, float]] = []
     now = 0.0
-    while queue:
+    while first < len(queue):
         running = [Running(trial.gang, trial.seconds, now - start) for _, _, trial, start in ends]
-        chosen = choose(queue, running, nodes, max_concurrent)
+        left = (trial for trial in islice(queue, first, None) if id(trial) not in started)
+        chosen = choose(left, running, nodes, max_concurrent, gangs)
         for trial in chosen:
             times[trial.name] = (now, now + trial.seconds)
             heapq.heappush(ends, (now + trial.seconds, len(times), trial, now))
-        started = {id(trial) for trial in chosen}
-        queue = [trial for trial in queue if id(trial) not in started]
+        started |= {id(trial) for trial in chosen}
+        while first < len(queue) and id(queue[first]) in started:
+            first += 1
         if not ends:
             break
         now = heapq.heappop(ends)[0]

@@ -9,7 +9,7 @@ from orchestrator.study.overlay import dotted_leaves, unknown_key
 from orchestrator.study.study import Trial
 from orchestrator.study.validation import as_json, suggestion
 from orchestrator.study.yaml_source import Keys, Problem, Source
-from pipelines.data.dataset import split_parts
+from pipelines.data.config import split_parts
 from pipelines.training.experiment import SEEDS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")

@@ -20,7 +20,7 @@ from orchestrator.study.published import (
     References,
 )
 from orchestrator.study.resources import Resources
-from pipelines.evaluation.inference import InferenceConfig
+from pipelines.evaluation.config import InferenceConfig
 
 # Columns of the report's table, and scores that may be columns, with their labels.
 TABLE_COLUMNS = (

@@ -35,7 +35,7 @@ def trial_identity(
     precision = experiment.training.precision
     if precision == "auto":
         raise ValueError("the precision must be resolved before computing a trial's identity")
-    described = _without_defaults(asdict(experiment), asdict(Experiment()))
+    described = _without_defaults(asdict(experiment), _defaults())
     for context in ("data.dataset", *WITHOUT_EFFECT):
         group, _, key = context.partition(".")
         described.get(group, {}).pop(key, None)
@@ -77,6 +77,11 @@ def source_paths(user_code: Sequence[ModuleType] = ()) -> list[tuple[str, Path]]
         for module in user_code
         for path in source_files(module)
     ]
+
+
+@cache  # a study may have ten thousand trials
+def _defaults() -> dict[str, Any]:
+    return asdict(Experiment())
 
 
 @cache  # parsing all imports takes 0.2 s

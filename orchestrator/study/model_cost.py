@@ -1,14 +1,6 @@
-"""Parameters and multiply-adds of a study's networks."""
+"""The cost of a network."""
 
 from dataclasses import dataclass
-
-from models import FENetConfig, count_parameters
-from models.cost import multiply_adds_by_part, on_meta, parts
-from orchestrator.study.config import ProfileOptions
-from orchestrator.study.study import Study, Trial
-from orchestrator.study.validation import suggestion
-from orchestrator.study.yaml_source import Problem, SourceLocation, StudyError
-from pipelines.network.build import build_network
 
 
 @dataclass(frozen=True)
@@ -25,32 +17,3 @@ class ModelCost:
     gflops: float
     size: tuple[int, int]
     values_m: float = 0.0
-
-
-def profile_costs(study: Study) -> dict[str, ModelCost]:
-    """Return the cost of each trial's network, or of the `part` its variant names, by trial name;
-    empty unless the study is of `kind: profile`. Raises StudyError if the part does not exist."""
-    if study.config.kind != "profile":
-        return {}
-    options = study.config.profile or ProfileOptions()
-    variants = study.config.variants
-    return {
-        trial.name: _cost(trial, variants[trial.variant].part, options) for trial in study.trials
-    }
-
-
-def _cost(trial: Trial, part: str | None, options: ProfileOptions) -> ModelCost:
-    config = trial.experiment.model
-    if isinstance(config, FENetConfig):
-        model = on_meta(config, options.classes)
-    else:
-        model = on_meta(build_network(config, options.classes, seed=0), options.classes)
-    by_part = multiply_adds_by_part(model, options.classes, *options.size)
-    if part is None:
-        total = sum(by_part.values())
-        return ModelCost(count_parameters(model) / 1e6, total / 1e9, options.size)
-    available = parts(model)
-    if part not in available:
-        message = f"{part!r} is not a part of this network; {suggestion(part, list(available))}"
-        raise StudyError([Problem(SourceLocation(f"variants.{trial.variant}.part"), message)])
-    return ModelCost(count_parameters(available[part]) / 1e6, by_part[part] / 1e9, options.size)

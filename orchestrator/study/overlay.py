@@ -17,7 +17,7 @@ from orchestrator.study.yaml_source import (
     StudyError,
     single_value,
 )
-from pipelines.network.build import ModelConfig, NetworkConfig
+from pipelines.network.config import ModelConfig, NetworkConfig
 from pipelines.training.experiment import Experiment
 
 # Holds the constructor arguments of a user-defined network, which may have any name.

@@ -16,7 +16,8 @@ from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.facts import check_scorable, check_trainable
 from pipelines.data.manifest import DatasetError, name_problem
 from pipelines.errors import UserError
-from pipelines.network.build import NetworkConfig, build_network, check_network
+from pipelines.network.build import build_network, check_network
+from pipelines.network.config import NetworkConfig
 from pipelines.network.init_weights import load_backbone_weights, load_initial_weights
 from pipelines.network.precision import resolve_precision
 from pipelines.network.weights import locate_weights, weights_digest

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from pipelines.data.node_cache import NodeCache
+if TYPE_CHECKING:
+    from pipelines.data.node_cache import NodeCache
+
 
 # Each GPU node has 1 of this Ray resource for its kind of GPU; a worker that requires that kind
 # reserves a small fraction of it (`ray.air.config.ScalingConfig`).
@@ -132,9 +134,11 @@ class Resources:
         """Return the GPUs of one trial, or its workers on CPUs; device-hours count these."""
         return self.fewest_workers * (self.gpus_per_worker if device == "cuda" else 1)
 
-    def cache(self) -> NodeCache | None:
+    def cache(self) -> "NodeCache | None":
         """Return the node cache; each worker expands `~` in its path itself."""
         if self.node_cache is None:
             return None
+        from pipelines.data.node_cache import NodeCache  # needs pyarrow
+
         capacity = None if self.node_cache_gib is None else int(self.node_cache_gib * 2**30)
         return NodeCache(Path(self.node_cache), capacity)

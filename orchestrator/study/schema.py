@@ -22,7 +22,7 @@ from models.enhancement import FEM_KINDS
 from orchestrator.study.conditions import VARIANT
 from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import known_keys
-from pipelines.network.build import NetworkConfig
+from pipelines.network.config import NetworkConfig
 from pipelines.training.experiment import Experiment
 
 FILE = Path(__file__).parents[1] / "study.schema.json"

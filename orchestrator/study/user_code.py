@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.study.import_closure import source_files
 from orchestrator.study.validation import check_arguments
 from orchestrator.study.yaml_source import Problem, Source, StudyError
-from pipelines.network.build import NetworkConfig, NetworkError, network_class
+from pipelines.network.config import NetworkConfig
 from pipelines.training.experiment import Experiment
 
 _PROJECT = ("models", "orchestrator", "pipelines")
@@ -45,6 +45,8 @@ def check_network_config(config: NetworkConfig, source: Source) -> None:
 
     source: the tree of `model`. Raises StudyError.
     """
+    from pipelines.network.build import NetworkError, network_class  # a network needs torch
+
     try:
         network = network_class(config)
     except NetworkError as error:

@@ -5,37 +5,15 @@ Trains missing trials, resumes interrupted ones, keeps finished ones, and prints
 
 import argparse
 import gc
-import json
 import os
-import signal
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
-from orchestrator.cluster.address import is_remote
-from orchestrator.console import (
-    capture_library_output,
-    run_command,
-    say,
-    warn,
-)
-from orchestrator.context import STOPPING, RunContext, StopRequest
-from orchestrator.planning.reconcile import ReconcileOptions
-from orchestrator.storage import Storage
-from orchestrator.study.load import load_study, override_of
-from orchestrator.study.user_code import modules_of
-from orchestrator.sweep.run import run_study
-from pipelines.data.storage import check_no_secret
-from pipelines.errors import EXIT_FAILED, EXIT_INTERRUPTED
-
-# A second Ctrl-C within this time belongs to the immediate stop already in progress.
-_CLOSING_SECONDS = 10.0
+from orchestrator.console import run_command
+from pipelines.imports import importing_libraries
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m orchestrator.sweep") -> int:
@@ -46,70 +24,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m orchestr
 
 
 def _sweep(options: argparse.Namespace, console: Console) -> int:
-    check_no_secret(options.storage)
-    if is_remote(options.address):
-        return _submit(options, console)
-    storage = Storage.parse(options.storage)
-    storage.create()
-    with capture_library_output(storage.local / "logs") as (terminal, log):
-        return run_command(
-            partial(_run, options, storage, log),
-            terminal,
-            log=log,
-            interrupted="stopped immediately; run the same command again to resume",
-        )
+    with importing_libraries():
+        from orchestrator.sweep.command import sweep
 
-
-def _run(options: argparse.Namespace, storage: Storage, log: Path, console: Console) -> int:
-    """Run the study from this machine."""
-    with _stop_on_signals(console) as stop:
-        study = load_study(
-            Path(options.study), [override_of(text) for text in options.set], options.only
-        )
-        for warning in study.warnings:
-            warn(console, str(warning))
-        context = RunContext(
-            storage,
-            options.address,
-            console,
-            log,
-            stop,
-            preflight=not options.no_preflight,
-            command=_resume_command(options),
-        )
-        finished = run_study(study, context, _reconcile_options(options), options.plan)
-    if stop.requested:
-        return EXIT_INTERRUPTED
-    return 0 if finished else EXIT_FAILED
-
-
-def _submit(options: argparse.Namespace, console: Console) -> int:
-    """Submit the study to the cluster whose dashboard is at `--address`, and follow its output."""
-    # Ray takes seconds to import.
-    from orchestrator.cluster.submit import check_before_submit, submit_study
-
-    study = load_study(
-        Path(options.study), [override_of(text) for text in options.set], options.only
-    )
-    passed_on = [
-        f"--{name}={value}" for name in ("set", "only") for value in getattr(options, name)
-    ]
-    passed_on += [f"--{name.replace('_', '-')}" for name, on in vars(options).items() if on is True]
-    check_before_submit(study, passed_on)
-    modules = {
-        module.__name__: module
-        for trial in study.trials
-        for module in modules_of(trial.experiment, study.config.imports)
-    }
-    return submit_study(
-        study.config.study,
-        study.resolved,
-        list(modules.values()),
-        passed_on,
-        options.address,
-        options.storage,
-        console,
-    )
+    return sweep(options, console)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -167,46 +85,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _reconcile_options(options: argparse.Namespace) -> ReconcileOptions:
-    return ReconcileOptions(options.retry_failed, options.retrain_stale)
-
-
-def _resume_command(options: argparse.Namespace) -> str:
-    """Return what `orchestrator.studies resume` needs in addition to the resolved study."""
-    directory = str(Path.cwd())
-    return json.dumps({"directory": directory, "only": options.only, "set": options.set})
-
-
-@contextmanager
-def _stop_on_signals(console: Console) -> Iterator[StopRequest]:
-    """Within this context, turn SIGINT, SIGTERM and SIGHUP into requests to stop."""
-    stop = StopRequest()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if stop.aborted_at is not None and now - stop.aborted_at < _CLOSING_SECONDS:
-            return  # the runs are being closed
-        if stop.requested or not stop.graceful:
-            stop.aborted_at = now
-            raise KeyboardInterrupt
-        stop.requested = True
-        say(console, f"\nstopping: {STOPPING} (repeat to stop immediately)")
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
-        numbers.append(signal.SIGHUP)
-    previous = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield stop
-    finally:
-        is_stopping = stop.requested or stop.aborted_at is not None
-        for number, handler in previous.items():
-            # Ignore further signals during a stop: there is nothing left to stop.
-            signal.signal(number, signal.SIG_IGN if is_stopping else handler)
-
-
 if __name__ == "__main__":
-    gc.freeze()  # modules are never collected; scanning them repeatedly costs a second per plan
     status = main()
-    gc.freeze()
+    gc.freeze()  # a last collection on exit would scan everything once more
     sys.exit(status)

@@ -15,7 +15,7 @@ from orchestrator.study.resolve import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.study_run import StudyRun, has_figure, keep_figure
-from pipelines.evaluation.inference import InferenceConfig
+from pipelines.evaluation.config import InferenceConfig
 
 KINDS = ("comparison", "features")
 _TIMEOUT_SECONDS = 300

@@ -6,7 +6,7 @@ They train nothing and need no data set.
 from orchestrator.console import say
 from orchestrator.context import RunContext
 from orchestrator.report.study_report import StudyReport
-from orchestrator.study.model_cost import profile_costs
+from orchestrator.study.profile_costs import profile_costs
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import open_store
 from orchestrator.tracking.study_run import StudyRun

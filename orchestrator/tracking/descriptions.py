@@ -8,7 +8,7 @@ from orchestrator.study.study import Study
 from orchestrator.tracking.mlflow_view import run_path, runs_path
 from orchestrator.tracking.runs import RunStatus, TrialRun
 from pipelines.config import dump_yaml
-from pipelines.network.build import NetworkConfig
+from pipelines.network.config import NetworkConfig
 
 _SEPARATOR = "\n\n---\n"  # between a description and how the run ended
 _MAX_LENGTH = 7500  # MLflow truncates tags at 8000 characters

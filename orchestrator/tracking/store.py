@@ -30,6 +30,7 @@ from orchestrator.tracking.runs import (
 from pipelines.data.dataset import PreparedDataset
 from pipelines.data.manifest import metric_name
 from pipelines.errors import UserError
+from pipelines.imports import importing_libraries
 
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _PARAMS_PER_BATCH = 100
@@ -85,7 +86,8 @@ class TrackingStore:
         self.tracking_uri = tracking_uri
         self.artifacts = artifacts
         try:
-            self.client = MlflowClient(tracking_uri)
+            with importing_libraries():  # SQLAlchemy, for a store in a database
+                self.client = MlflowClient(tracking_uri)
             self.client.search_experiments(max_results=1)
         except Exception as error:
             raise TrackingError(f"MLflow at {self.display_uri} cannot be used: {error}") from None

@@ -4,7 +4,52 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipelines.data.augmentation import AugmentationConfig
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Strength of each augmentation; an augmentation that is off changes no bit.
+
+    scale: smallest and largest factor of the random resize; (1, 1) turns it off.
+    flip: probability of a horizontal flip.
+    brightness, contrast, saturation: x, for a factor drawn from [1 - x, 1 + x]; at most 1.
+    hue: x, for a hue shift drawn from [-x, x] as a fraction of the color circle; at most 0.5.
+    blur: smallest and largest standard deviation of the Gaussian blur in pixels; (0, 0) turns it
+        off.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+    brightness: float = 0.25
+    contrast: float = 0.25
+    saturation: float = 0.25
+    hue: float = 0.25
+    blur: tuple[float, float] = (0.15, 1.30)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(
+                f"scale must be a smallest and a largest factor above 0, such as (0.5, 2.0); "
+                f"received {self.scale}"
+            )
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip must be a probability from 0 to 1, received {self.flip}")
+        for name, limit in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
+            if not 0 <= getattr(self, name) <= limit:
+                raise ValueError(
+                    f"{name} must be from 0 to {limit}, received {getattr(self, name)}"
+                )
+        if not (self.blur == (0, 0) or 0 < self.blur[0] <= self.blur[1]):
+            raise ValueError(
+                f"blur must be a smallest and a largest sigma above 0, such as (0.15, 1.3), "
+                f"or (0, 0) for none; received {self.blur}"
+            )
+
+
+def split_parts(name: str) -> tuple[str, ...]:
+    """Return the splits joined in a name such as `train+val`."""
+    return tuple(name.split("+"))
 
 
 @dataclass(frozen=True)
@@ -45,7 +90,7 @@ class DataConfig:
             value = getattr(self, name)
             if value is None:
                 continue
-            parts = value.split("+")
+            parts = split_parts(value)
             if not all(parts) or len(set(parts)) < len(parts):
                 raise ValueError(
                     f"{name} must name a split, or different splits joined by +, such as "

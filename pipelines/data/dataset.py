@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.data.config import split_parts
 from pipelines.data.image_io import Array, ImageError, decode_indices, decode_rgb
 from pipelines.data.manifest import (
     FORMER_INDEX_NAME,
@@ -35,7 +36,6 @@ __all__ = [
     "Samples",
     "Split",
     "open_dataset",
-    "split_parts",
 ]
 
 IGNORE_INDEX = 255
@@ -195,11 +195,6 @@ class PreparedDataset:
                 "manifest's); prepare the data set again"
             )
         return pq.read_table(pa.BufferReader(data)).combine_chunks()
-
-
-def split_parts(name: str) -> tuple[str, ...]:
-    """Return the splits joined in a name such as `train+val`."""
-    return tuple(name.split("+"))
 
 
 def open_dataset(uri: str | Path, fingerprint: str | None = None) -> PreparedDataset:

@@ -11,7 +11,8 @@ from itertools import combinations
 
 import numpy as np
 
-from pipelines.data.dataset import DatasetError, PreparedDataset, Split, split_parts
+from pipelines.data.config import split_parts
+from pipelines.data.dataset import DatasetError, PreparedDataset, Split
 from pipelines.data.manifest import Manifest
 
 _LISTED = 5  # names in a message before it says how many more there are

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from pipelines.errors import UserError
@@ -79,7 +80,7 @@ class Manifest:
         total = sum(self.class_pixels)
         return tuple(pixels / total if total else 0.0 for pixels in self.class_pixels)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash (64 hexadecimal digits) of classes, samples and labels, however encoded."""
         content = {

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.data import image_io
-from pipelines.data.dataset import PreparedDataset, Samples, Split, split_parts
+from pipelines.data.config import split_parts
+from pipelines.data.dataset import PreparedDataset, Samples, Split
 from pipelines.data.files import PARTIAL, atomic_file, partial_path
 from pipelines.data.prefetch import prefetch
 

@@ -6,7 +6,6 @@ windows are averaged; over scales and flip, the probabilities are averaged.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from models import split_output
 from pipelines.data.normalization import normalize
 from pipelines.errors import UserError
+from pipelines.evaluation.config import InferenceConfig
 from pipelines.network.precision import Numerics
 
 # Rows of the image for which full-size logits are held at once.
@@ -23,76 +23,6 @@ _ROWS = 64
 
 class NonFiniteLogitsError(UserError, RuntimeError):
     """A network returned NaN logits: its training has diverged."""
-
-
-@dataclass(frozen=True)
-class InferenceConfig:
-    """How a model is applied to an image; the default is a single scale, whole image, no flip.
-
-    scales: factors by which the image is resized; the probabilities are averaged.
-    flip: also predict the mirrored image, at every scale.
-    window: height and width in pixels of a window that slides over the resized image, cropped to a
-        smaller image; None for the whole image.
-    stride: rows and columns from one window to the next; None for two thirds of the window.
-    """
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    window: tuple[int, int] | None = None
-    stride: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        positive = all(math.isfinite(scale) and scale > 0 for scale in self.scales)
-        if not (self.scales and positive and len(set(self.scales)) == len(self.scales)):
-            raise ValueError(
-                "scales must be different factors above 0, such as (0.5, 1, 1.5); "
-                f"received {self.scales}"
-            )
-        for name, sizes in (("window", self.window), ("stride", self.stride)):
-            if sizes is not None and (len(sizes) != 2 or min(sizes) < 1):
-                raise ValueError(
-                    f"{name} must be two sizes in pixels, height and width, such as (512, 1024); "
-                    f"received {sizes}"
-                )
-        if self.stride is None:
-            return
-        if self.window is None:
-            raise ValueError(f"stride needs a window; received stride {self.stride} without one")
-        if self.stride[0] > self.window[0] or self.stride[1] > self.window[1]:
-            raise ValueError(
-                f"stride must not exceed the window {self.window}, or pixels between two windows "
-                f"would not be predicted; received {self.stride}"
-            )
-
-    @property
-    def step(self) -> tuple[int, int] | None:
-        """The effective stride; None without a window."""
-        if self.window is None or self.stride is not None:
-            return self.stride
-        height, width = self.window
-        return max(1, 2 * height // 3), max(1, 2 * width // 3)
-
-    @property
-    def views(self) -> tuple[tuple[float, bool], ...]:
-        """(scale, mirrored) of every pass over an image."""
-        mirrored = (False, True) if self.flip else (False,)
-        return tuple((scale, flipped) for scale in self.scales for flipped in mirrored)
-
-    @property
-    def protocol(self) -> str:
-        """A name that is unique to these settings, of letters, digits, `-`, `_` and `.`.
-
-        Examples: `whole`, `whole_flip`, `window-512x512-by-341x341_scales-0.5-1-1.5_flip`.
-        """
-        parts = ["whole"]
-        if self.window is not None and self.step is not None:
-            size, step = ("x".join(map(str, sizes)) for sizes in (self.window, self.step))
-            parts = [f"window-{size}-by-{step}"]
-        if self.scales != (1.0,):
-            parts.append("-".join(["scales", *(f"{scale:.9g}" for scale in self.scales)]))
-        return "_".join(parts + ["flip"] * self.flip)
 
 
 @torch.no_grad()

@@ -2,9 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -12,37 +10,11 @@ from torch import nn
 from models import FENet, FENetConfig, split_output
 from models.initialization import keyed_construction
 from pipelines.errors import UserError
+from pipelines.network.config import ModelConfig, NetworkConfig
 
 
 class NetworkError(UserError, ValueError):
     """A network that cannot be trained; the message says why."""
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """A custom network.
-
-    Random numbers that it draws from torch's generator during training depend on seed, step and
-    rank. A resumed training therefore draws the same numbers, but, unlike FENet's dropout, a
-    training with another number of workers does not.
-
-    network: `package.module:Class` of an `nn.Module` that maps images `(N, 3, H, W)` to logits
-        `(N, classes, h, w)`, or during training to `(logits, auxiliary logits)`.
-    arguments: arguments of its constructor, besides `classes`, which is always passed.
-    """
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    network: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        module, _, name = self.network.partition(":")
-        if not all(part.isidentifier() for part in [*module.split("."), name]):
-            raise ValueError(f"network is {self.network!r}; it must be package.module:Class")
-
-
-ModelConfig = FENetConfig | NetworkConfig
 
 
 def network_class(config: NetworkConfig) -> Callable[..., nn.Module]:

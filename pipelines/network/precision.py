@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Precision = Literal["auto", "bf16", "fp32"]
-MemoryFormat = Literal["auto", "channels-last", "contiguous"]
+from pipelines.network.config import MemoryFormat, Precision
 
 
 def resolve_precision(precision: Precision, device_type: str) -> Literal["bf16", "fp32"]:

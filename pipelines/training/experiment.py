@@ -15,8 +15,8 @@ from models import FENetConfig
 from pipelines.config import ConfigurationError, configure, load_yaml
 from pipelines.data.config import DataConfig
 from pipelines.evaluation.config import EvaluationConfig
-from pipelines.network.build import ModelConfig
-from pipelines.training.optimization import TrainingConfig
+from pipelines.network.config import ModelConfig
+from pipelines.training.config import TrainingConfig
 
 #: Settings of an experiment that affect its speed but not its result.
 WITHOUT_EFFECT = ("evaluation.batch",)

@@ -21,8 +21,8 @@ from orchestrator.training.failures import Failure, PreemptedError
 from orchestrator.training.job import Job
 from orchestrator.training.tuner import run_jobs
 from orchestrator.training.worker import WorkerTask
+from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment
-from pipelines.training.optimization import TrainingConfig
 
 pytestmark = pytest.mark.slow
 # Driver processes cannot import this test module, so its functions are pickled by value.

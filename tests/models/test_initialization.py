@@ -12,7 +12,8 @@ from models import FEMOptions, FENet, FENetConfig, register_backbone, register_f
 from models.backbones import BACKBONES, Backbone
 from models.cost import on_meta
 from models.enhancement import FEM_KINDS, DetailFEM
-from pipelines.network.build import NetworkConfig, build_network
+from pipelines.network.build import build_network
+from pipelines.network.config import NetworkConfig
 
 PUBLISHED = nn.Conv2d(3, 4, 1).state_dict()
 STATISTICS = {"running_mean": torch.arange(4.0), "running_var": torch.arange(1.0, 5.0)}

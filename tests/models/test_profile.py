@@ -11,9 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models import FENet, FENetConfig, count_multiply_adds, count_parameters
 from models.cost import parts
+from models.cost_table import profile
 from models.enhancement import Extractor
 from models.latency import measure_latency
-from models.profile import main, profile
+from models.profile import main
 
 
 def count_with_hooks(model: nn.Module, image: Tensor) -> int:

@@ -17,7 +17,8 @@ from orchestrator.tracking.models import register_best
 from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import open_dataset
 from pipelines.data.loading import EvaluationBatches
-from pipelines.evaluation.evaluate import EvaluationConfig, Scores, evaluate
+from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.evaluate import Scores, evaluate
 from pipelines.network.precision import Numerics
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.camvid import CamVid

@@ -22,14 +22,15 @@ from orchestrator.evaluation.input_images import find_images
 from orchestrator.evaluation.trained_model import load_model
 from orchestrator.predict import main
 from pipelines.data.manifest import ClassInfo
-from pipelines.evaluation.inference import InferenceConfig, predict_image
+from pipelines.evaluation.config import InferenceConfig
+from pipelines.evaluation.inference import predict_image
 from pipelines.network.build import build_network
 from pipelines.network.precision import Numerics
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.ade20k import ADE20K
 from pipelines.preparation.readers.cityscapes import Cityscapes
+from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment
-from pipelines.training.optimization import TrainingConfig
 from tests.support.cityscapes import make_cityscapes, official_scores
 from tests.support.finished_run import FinishedRun
 
@@ -284,7 +285,7 @@ def test_image_that_exceeds_memory_is_skipped(
             raise error
         return torch.zeros(image.shape[:2], dtype=torch.uint8)
 
-    monkeypatch.setattr("orchestrator.predict.predict_image", predict)
+    monkeypatch.setattr("orchestrator.evaluation.predict_images.predict_image", predict)
     command = [str(finished_run.directory), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
     assert main(command) == 1
     printed = capsys.readouterr().out

@@ -12,11 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from models import FENetConfig
 from pipelines.config import ConfigurationError, CoreLoader, configure, dump_yaml, load_yaml
-from pipelines.data.augmentation import AugmentationConfig
-from pipelines.data.config import DataConfig
-from pipelines.network.build import NetworkConfig
+from pipelines.data.config import AugmentationConfig, DataConfig
+from pipelines.network.config import NetworkConfig
+from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment
-from pipelines.training.optimization import TrainingConfig
 
 ADAPTERS = {kind: TypeAdapter(kind) for kind in (DataConfig, FENetConfig, TrainingConfig)}
 VALUES = (

@@ -79,7 +79,7 @@ def test_prepare_prints_progress_result_and_errors(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipelines.prepare._LINE_SECONDS", 0.0)
+    monkeypatch.setattr("pipelines.run_preparation._LINE_SECONDS", 0.0)
     arguments = ["camvid", "--source", str(camvid.directory), "--workers", "1"]
     assert main([*arguments, "--destination", str(tmp_path / "out"), "--verify"]) == 0
     printed = capsys.readouterr()

@@ -20,8 +20,8 @@ from orchestrator.study.resolve import ResolvedTrial, resolve_trials
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
+from pipelines.evaluation.config import InferenceConfig
 from pipelines.evaluation.counts import ImageCounts, write_counts
-from pipelines.evaluation.inference import InferenceConfig
 from pipelines.evaluation.scores import Scores
 from pipelines.preparation.embedded import prepare_streets
 

@@ -25,7 +25,8 @@ from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.data.dataset import DatasetError
 from pipelines.data.loading import EvaluationBatches
-from pipelines.evaluation.evaluate import EvaluationConfig, evaluate
+from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.evaluate import evaluate
 from pipelines.model_directory import write_model_directory
 from pipelines.network.build import build_network
 from pipelines.network.precision import Numerics

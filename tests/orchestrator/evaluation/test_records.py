@@ -1,7 +1,7 @@
 """The settings recorded with a score."""
 
 from orchestrator.evaluation.records import is_current, protocol_tag
-from pipelines.evaluation.inference import InferenceConfig
+from pipelines.evaluation.config import InferenceConfig
 
 
 def test_recorded_settings_distinguish_protocols() -> None:

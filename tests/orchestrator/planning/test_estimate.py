@@ -4,11 +4,20 @@ import math
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from scipy import optimize
 
-from orchestrator.planning.estimate import Calibration, Measurement, Workload
+from orchestrator.planning.estimate import (
+    Calibration,
+    Measurement,
+    Workload,
+    _non_negative_least_squares,
+)
 
 SMALL = Workload(
     gflops=1.0,
@@ -143,3 +152,14 @@ def test_measurement_json_round_trip_and_invalid_json() -> None:
     assert Measurement.from_json(quick.to_json().replace("preflight", "canary")) == quick
     for text in ("", "{", "[]", '{"device": "a"}', whole.to_json().replace("gflops", "tflops")):
         assert Measurement.from_json(text) is None
+
+
+@given(
+    rows=arrays(np.float64, st.tuples(st.integers(4, 8), st.just(4)), elements=st.floats(-9, 9)),
+    seed=st.integers(0, 99),
+)
+def test_non_negative_least_squares_is_scipys(rows: NDArray[np.float64], seed: int) -> None:
+    rows = np.vstack([rows, 0.1 * np.eye(4)])  # of full rank, as in a fit
+    target = np.random.default_rng(seed).normal(size=len(rows))
+    expected, _ = optimize.nnls(rows, target)
+    np.testing.assert_allclose(_non_negative_least_squares(rows, target), expected, atol=1e-8)

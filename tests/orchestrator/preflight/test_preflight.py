@@ -22,7 +22,7 @@ from orchestrator.study.resources import Resources
 from orchestrator.sweep.__main__ import _parser
 from orchestrator.training.diagnosis import diagnose
 from pipelines.data.dataset import open_dataset
-from pipelines.evaluation.inference import InferenceConfig
+from pipelines.evaluation.config import InferenceConfig
 
 BATCH = 4
 STUDY = """\

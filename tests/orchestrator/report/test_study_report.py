@@ -22,7 +22,7 @@ from orchestrator.report.charts import GAIN, LOSS
 from orchestrator.report.study_report import StudyReport
 from orchestrator.report.table import main_table
 from orchestrator.study.load import load_study
-from orchestrator.study.model_cost import profile_costs
+from orchestrator.study.profile_costs import profile_costs
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from pipelines.preparation.embedded import prepare_streets
 from tests.support.fabricated_studies import FEW as CITIES

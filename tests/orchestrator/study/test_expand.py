@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
 from orchestrator.study.yaml_source import StudyError
-from pipelines.network.build import NetworkConfig
+from pipelines.network.config import NetworkConfig
 
 MINIMAL = """\
 study: small

@@ -14,9 +14,9 @@ from orchestrator.study.identity import code_version, trial_identity
 from orchestrator.study.user_code import modules_of
 from pipelines.data.config import DataConfig
 from pipelines.evaluation.config import EvaluationConfig
-from pipelines.network.build import NetworkConfig
+from pipelines.network.config import NetworkConfig
+from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment, experiment_differences
-from pipelines.training.optimization import TrainingConfig
 
 ROOT = Path(__file__).parents[3]
 BASE = Experiment(training=TrainingConfig(precision="fp32"))

@@ -28,7 +28,7 @@ from orchestrator.tracking.claims import Owner
 from orchestrator.tracking.runs import RunStatus
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
-from pipelines.evaluation.evaluate import EvaluationConfig
+from pipelines.evaluation.config import EvaluationConfig
 
 STUDY = """\
 study: course

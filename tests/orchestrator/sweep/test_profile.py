@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from models.profile import profile_all
+from models.cost_table import profile_all
 from orchestrator import studies
 from orchestrator.study.load import load_study
-from orchestrator.study.model_cost import profile_costs
+from orchestrator.study.profile_costs import profile_costs
 from orchestrator.sweep.__main__ import main as sweep_main
 
 ROOT = Path(__file__).parents[3]

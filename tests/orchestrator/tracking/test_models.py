@@ -23,10 +23,11 @@ from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.inference import predict_image
 from pipelines.model_directory import write_model_directory
-from pipelines.network.build import NetworkConfig, build_network
+from pipelines.network.build import build_network
+from pipelines.network.config import NetworkConfig
 from pipelines.network.precision import Numerics
+from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment
-from pipelines.training.optimization import TrainingConfig
 from tests.support.finished_run import FinishedRun
 
 # A program with a package of the same name and without this project.

@@ -16,15 +16,9 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from pipelines.data.augmentation import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Augmentation,
-    AugmentationConfig,
-    normalize,
-)
+from pipelines.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation, normalize
 from pipelines.data.batches import SourceBatch
-from pipelines.data.config import DataConfig
+from pipelines.data.config import AugmentationConfig, DataConfig
 from pipelines.data.geometry import plan_crop
 from pipelines.data.loading import TrainingBatches
 from pipelines.data.randomness import Stream, uniform

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.data.augmentation import Augmentation, AugmentationConfig
-from pipelines.data.config import DataConfig
+from pipelines.data.augmentation import Augmentation
+from pipelines.data.config import AugmentationConfig, DataConfig
 from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
 from pipelines.data.loading import BufferPool, EvaluationBatches, TrainingBatches
 from pipelines.data.node_cache import NodeCache

@@ -12,14 +12,8 @@ from torch import Tensor, nn
 
 from pipelines.data.dataset import open_dataset
 from pipelines.data.loading import EvaluationBatches
-from pipelines.evaluation.evaluate import (
-    EvaluationConfig,
-    Scores,
-    count_pixels,
-    evaluate,
-    predict,
-    predict_image,
-)
+from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.evaluate import Scores, count_pixels, evaluate, predict, predict_image
 from pipelines.evaluation.scores import ScoreState
 from pipelines.network.precision import Numerics
 

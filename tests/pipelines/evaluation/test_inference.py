@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipelines.evaluation.inference import InferenceConfig, predict, scaled_size, window_starts
+from pipelines.evaluation.config import InferenceConfig
+from pipelines.evaluation.inference import predict, scaled_size, window_starts
 
 CLASSES = 5
 

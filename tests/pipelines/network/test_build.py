@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from models import FENetConfig
-from pipelines.network.build import NetworkConfig, NetworkError, build_network, check_network
+from pipelines.network.build import NetworkError, build_network, check_network
+from pipelines.network.config import NetworkConfig
 from pipelines.network.init_weights import load_backbone_weights
 
 

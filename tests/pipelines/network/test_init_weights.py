@@ -12,9 +12,9 @@ from pipelines.data.dataset import open_dataset
 from pipelines.network.build import build_network
 from pipelines.network.init_weights import load_initial_weights
 from pipelines.network.weights import WeightsError
+from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training
-from pipelines.training.optimization import TrainingConfig
 
 CONFIG = FENetConfig(backbone="dfnet1", channels=8, supervision=(3, 4))
 

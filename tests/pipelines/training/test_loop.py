@@ -21,20 +21,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models import FENetConfig, LossConfig
-from pipelines.data.augmentation import AugmentationConfig
-from pipelines.data.config import DataConfig
+from pipelines.data.config import AugmentationConfig, DataConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.data.device_batches import prefetch_to_device
-from pipelines.evaluation.evaluate import EvaluationConfig
+from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.inference import NonFiniteLogitsError
-from pipelines.network.build import NetworkConfig
 from pipelines.network.checkpoint import CheckpointError
+from pipelines.network.config import NetworkConfig
 from pipelines.network.precision import Numerics
 from pipelines.preparation.embedded import prepare_streets
+from pipelines.training.config import TrainingConfig
 from pipelines.training.distributed import RankMismatchError
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import NonFiniteLossError, Training, TrainingReport
-from pipelines.training.optimization import TrainingConfig
 from pipelines.training.results import write_results
 from tests.support.workers import run_workers
 

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.training.optimization import TrainingConfig, build_optimizer, learning_rate
+from pipelines.training.config import TrainingConfig
+from pipelines.training.optimization import build_optimizer, learning_rate
 
 
 def rates(steps: int, **settings: Any) -> list[float]:

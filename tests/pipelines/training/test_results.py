@@ -11,9 +11,9 @@ from PIL import Image
 from models import FENetConfig
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import open_dataset
+from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training, TrainingReport
-from pipelines.training.optimization import TrainingConfig
 from pipelines.training.results import write_results
 
 

@@ -1,0 +1,173 @@
+"""The work of `orchestrator.studies`: list, follow, stop and resume the studies of a store."""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import chdir, nullcontext
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.console import open_console, say, say_labeled
+from orchestrator.storage import Storage
+from orchestrator.study.validation import suggestion
+from orchestrator.sweep.__main__ import main as sweep_main
+from orchestrator.sweep.study_tables import studies_table, trials_table
+from orchestrator.tracking.lock import close_abandoned, request_stop
+from orchestrator.tracking.queries import StudySummary, take_snapshot
+from orchestrator.tracking.runs import TrialRun
+from orchestrator.tracking.store import TrackingError, TrackingStore, open_existing_store
+from orchestrator.tracking.superseded import newest
+from orchestrator.training.worker_logs import output_directory, output_file, read_output
+from pipelines.data.storage import check_no_secret
+
+_POLL_SECONDS = 1.0
+
+
+def _list(options: argparse.Namespace, console: Console) -> int:
+    studies = take_snapshot(_open_store(options)).studies
+    if studies:
+        console.print(studies_table(studies))
+    else:
+        say(console, f"no studies in {_local_storage(options)}")
+    return 0
+
+
+def _status(options: argparse.Namespace, console: Console) -> int:
+    store = _open_store(options)
+    study = _find_study(take_snapshot(store).studies, options.study)
+    console.print(studies_table([study]))
+    console.print(trials_table(study))
+    for run in study.trials:
+        if run.status == "FAILED":
+            say_labeled(console, "failed", "bold red", f"{run.name}: {run.reason}")
+    say(console, f"\n{store.viewing_instructions(study.experiment_id, study.parent_id)}")
+    return 0
+
+
+def _logs(options: argparse.Namespace, console: Console) -> int:
+    store = _open_store(options)
+    runs = _find_runs(take_snapshot(store).studies, options.trial, options.study)
+    trial = newest(runs)
+    if len(runs) > 1:
+        others = ", ".join(run.run_id for run in runs if run is not trial)
+        message = f"{len(runs)} runs are called {trial.name}; this is run {trial.run_id}, "
+        message += "the latest" + (", which the study does not have any more" * trial.superseded)
+        say(open_console(sys.stderr), f"{message}. The others: {others}", style="dim")
+    storage = Storage.parse(options.storage)
+    log = output_file(output_directory(storage, trial.run_id), options.worker)
+    text = read_output(log)
+    if text is None and options.follow and _is_open(store, trial):
+        say(console, f"{trial.name} has not printed anything yet", style="dim")
+    elif text is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            name = f"worker-{options.worker}.log"
+            try:
+                saved = store.download(f"runs:/{trial.run_id}/logs/{name}", Path(temporary))
+            except TrackingError:
+                raise TrackingError(
+                    f"trial {trial.name!r} has no log of worker {options.worker}"
+                ) from None
+            text = saved.read_text(errors="replace")
+    printed = 0
+    while True:
+        is_last = not (options.follow and _is_open(store, trial))
+        text = read_output(log) or text or ""
+        sys.stdout.write(text[printed:])
+        sys.stdout.flush()
+        printed = len(text)
+        if is_last:
+            return 0
+        time.sleep(_POLL_SECONDS)
+
+
+def _stop(options: argparse.Namespace, console: Console) -> int:
+    store = _open_store(options)
+    study = _find_study(take_snapshot(store).studies, options.study)
+    if study.holder is None:
+        say(console, f"study {study.name!r} is not running; nothing to stop")
+        return 0
+    request_stop(store, study)
+    say(
+        console,
+        f"asked {study.holder[0].description} to stop; its trials write a checkpoint and end "
+        "(waiting until they have; Ctrl-C ends the wait, not the stop)",
+    )
+    while _find_study(take_snapshot(store).studies, study.name).holder is not None:
+        time.sleep(_POLL_SECONDS)
+    say(console, f"study {study.name!r} is stopped; `resume` continues it")
+    return 0
+
+
+def _resume(options: argparse.Namespace, console: Console) -> int:
+    store = _open_store(options)
+    study = _find_study(take_snapshot(store).studies, options.study)
+    command = json.loads(study.command or "{}")
+    directory = Path(command.get("directory", "."))
+    arguments = [
+        f"--storage={Storage.parse(options.storage).shared}",
+        *[f"--{name}={text}" for name in ("only", "set") for text in command.get(name, [])],
+    ]
+    arguments += [f"--address={options.address}"] if options.address else []
+    arguments += ["--retry-failed"] if options.retry_failed else []
+    arguments += ["--retrain-stale"] if options.retrain_stale else []
+    with tempfile.TemporaryDirectory() as temporary:
+        uri = f"runs:/{study.parent_id}/study.resolved.yaml"
+        file = store.download(uri, Path(temporary))
+        # The study's relative paths and modules refer to the directory in which it was started.
+        sys.path.insert(0, str(directory.resolve()))
+        with chdir(directory) if directory.is_dir() else nullcontext():
+            return sweep_main([str(file), *arguments])
+
+
+COMMANDS = {
+    "list": _list,
+    "status": _status,
+    "logs": _logs,
+    "stop": _stop,
+    "resume": _resume,
+}
+
+
+def _local_storage(options: argparse.Namespace) -> Path:
+    return Storage.parse(options.storage).local
+
+
+def _open_store(options: argparse.Namespace) -> TrackingStore:
+    """Open the tracking store and close the runs of dead processes. Raises TrackingError."""
+    check_no_secret(options.storage)
+    store = open_existing_store(_local_storage(options))
+    close_abandoned(store)
+    return store
+
+
+def _find_study(studies: Sequence[StudySummary], name: str) -> StudySummary:
+    for study in studies:
+        if study.name == name:
+            return study
+    names = [study.name for study in studies]
+    raise TrackingError(f"no study is called {name!r}; {suggestion(name, names)}")
+
+
+def _find_runs(studies: Sequence[StudySummary], name: str, study: str | None) -> Sequence[TrialRun]:
+    """Return all runs of the trial called `name`, or the run with that id."""
+    if study is not None:
+        studies = [_find_study(studies, study)]
+    runs = [run for each in studies for run in each.trials]
+    matches = [run for run in runs if name in (run.name, run.run_id)]
+    if not matches:
+        names = sorted({run.name for run in runs})
+        raise TrackingError(f"no trial is called {name!r}; {suggestion(name, names)}")
+    owners = sorted({run.study for run in matches})
+    if len(owners) > 1:
+        raise TrackingError(
+            f"several studies have a trial {name!r}: {', '.join(owners)}; choose one with --study"
+        )
+    return matches
+
+
+def _is_open(store: TrackingStore, trial: TrialRun) -> bool:
+    return store.trial_run(trial.run_id).status in ("SCHEDULED", "RUNNING")

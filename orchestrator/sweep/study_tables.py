@@ -1,0 +1,83 @@
+"""Tables of studies and their trials for the terminal."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.tracking.queries import StudySummary
+from orchestrator.tracking.runs import TrialRun
+
+# A trial that the study had before its file was edited.
+_SUPERSEDED = "not in the study any more"
+
+_STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "interrupted": "yellow"}
+
+
+def studies_table(studies: Sequence[StudySummary]) -> Table:
+    """Return a table of studies: state, trials by state, best mIoU, and the process running it."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("study", "state", "trials", "best mIoU %", "started", "run by"):
+        table.add_column(name, justify="right" if name == "best mIoU %" else "left")
+    for study in studies:
+        state = "stopping" if study.holder and study.stop_requested else study.state
+        table.add_row(
+            study.name,
+            Text(state, style=_STYLES[study.state]),
+            _trial_counts(study),
+            _best(study.trials),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(study.started)),
+            f"{study.holder[0].description}, {study.holder[1]:.0f} s ago" if study.holder else "",
+        )
+    return table
+
+
+def trials_table(study: StudySummary) -> Table:
+    """Return a table of trials: state, epoch, mIoU, loss, speed, hours. Trials that the study does
+    not have any more come last."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    columns = ("trial", "state", "epoch", "mIoU %", "best %", "loss", "images/s", "hours", "run")
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("trial", "state", "run") else "right")
+    for run in sorted(study.trials, key=lambda run: (run.superseded, run.name)):
+        metrics = run.metrics
+        state = Text(run.state, style=run.state.style)
+        if run.superseded:
+            state = Text(f"{run.state}, {_SUPERSEDED}", style="dim")
+        table.add_row(
+            run.name,
+            state,
+            str(run.epoch),
+            _format(metrics.get("val/miou"), 100, ".1f"),
+            _format(metrics.get("val/best_miou"), 100, ".1f"),
+            _format(metrics.get("train/loss"), 1, ".3f"),
+            _format(metrics.get("images_per_second"), 1, ".0f"),
+            _format(metrics.get("trial/seconds"), 1 / 3600, ".2f"),
+            run.run_id[:8],
+        )
+    return table
+
+
+def _trial_counts(study: StudySummary) -> str:
+    counts = Counter(str(run.state) for run in study.trials if not run.superseded)
+    if study.links:
+        counts["linked"] = study.links
+    superseded = sum(run.superseded for run in study.trials)
+    if superseded:
+        counts[_SUPERSEDED] = superseded
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _best(trials: Sequence[TrialRun]) -> str:
+    scores = [
+        run.metrics["val/miou"]
+        for run in trials
+        if not run.superseded and "val/miou" in run.metrics
+    ]
+    return f"{100 * max(scores):.1f}" if scores else ""
+
+
+def _format(value: float | None, scale: float, spec: str) -> str:
+    return "" if value is None else format(scale * value, spec)

@@ -1,0 +1,37 @@
+"""The network of an experiment and its numerical format."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from models import FENetConfig
+
+Precision = Literal["auto", "bf16", "fp32"]
+MemoryFormat = Literal["auto", "channels-last", "contiguous"]
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """A custom network.
+
+    Random numbers that it draws from torch's generator during training depend on seed, step and
+    rank. A resumed training therefore draws the same numbers, but, unlike FENet's dropout, a
+    training with another number of workers does not.
+
+    network: `package.module:Class` of an `nn.Module` that maps images `(N, 3, H, W)` to logits
+        `(N, classes, h, w)`, or during training to `(logits, auxiliary logits)`.
+    arguments: arguments of its constructor, besides `classes`, which is always passed.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    network: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        module, _, name = self.network.partition(":")
+        if not all(part.isidentifier() for part in [*module.split("."), name]):
+            raise ValueError(f"network is {self.network!r}; it must be package.module:Class")
+
+
+ModelConfig = FENetConfig | NetworkConfig
