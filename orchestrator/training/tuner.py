@@ -26,6 +26,11 @@ from orchestrator.training.job import Job
 from orchestrator.training.searcher import GangSearcher
 from orchestrator.training.single import train_single_worker
 
+_LOST_PROCESS = (
+    "its process ended without an error of its own; it crashed or was killed, for example because "
+    "the machine ran out of memory"
+)
+
 logger = logging.getLogger(__name__)
 # After a study, Tune would warn that it finds no metrics, because it was told not to write them.
 logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
@@ -234,6 +239,8 @@ class EventCallback(tune.Callback):
         path = trial.pickled_error_file
         error = cloudpickle.loads(Path(path).read_bytes()) if path else RayActorError()
         failure = diagnose(error)
+        if failure.cause == "lost worker":
+            failure = replace(failure, message=_LOST_PROCESS)
         detector = self._detectors[trial.config["job"]]
         if failure.cause == "lost worker" and detector.lost_a_node():
             return replace(failure, cause="lost node")

@@ -225,7 +225,7 @@ def test_a_trial_whose_process_is_killed_again_and_again_fails(
     events = Events(jobs)
     run(jobs, tmp_path, events, max_concurrent=1, run=killed)
     assert events.ends["2"] == "finished"
-    assert events.ends["1"].startswith("a worker was lost 2 times, the last time: ActorDiedError")
+    assert events.ends["1"].startswith("a worker was lost 2 times, the last time: its process")
 
 
 def test_a_preempted_trial_resumes_however_often(cluster: None, tmp_path: Path) -> None:
