@@ -149,6 +149,27 @@ def test_trial_with_fixed_workers_waits_for_a_node_and_leaves_a_preempted_one(
             cluster.remove_node(node)
 
 
+def test_trial_of_one_worker_moves_from_a_lost_and_from_a_preempted_node(
+    cluster: Cluster, small_streets: Path, tmp_path: Path
+) -> None:
+    first = cluster.add_node(num_cpus=1)
+    study = StudyConfig(tmp_path, small_streets, cluster.address, workers=1)
+    try:
+        study.wait_until(lambda: f"epoch 3 of {EPOCHS}" in study.log())
+        second = cluster.add_node(num_cpus=1)
+        cluster.remove_node(first, allow_graceful=False)
+        study.wait_until(lambda: "resumed after epoch" in study.log())
+        drain(cluster.address, second.node_id)
+        study.wait_until(lambda: "about to be preempted" in study.log(), 60)
+        third = cluster.add_node(num_cpus=1)
+        study.finish()
+        assert study.log().count("resumed after epoch") == 2
+        assert study.log().count(f"epoch 2 of {EPOCHS}:") == 1
+    finally:
+        study.end()
+    cluster.remove_node(third)
+
+
 def drain(address: str, node_id: str) -> None:
     """Mark a node as about to be preempted."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address]
