@@ -11,7 +11,7 @@ from rich.text import Text
 from orchestrator.planning.estimate import Calibration, Estimate
 from orchestrator.planning.forecast import StudyForecast, TrialForecast
 from orchestrator.scheduling.capacity import Placement
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
 from pipelines.data.facts import summary, training_warnings

@@ -12,7 +12,7 @@ from orchestrator.planning.reconcile import Decision
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.scheduling.devices import device_of_kind
 from orchestrator.scheduling.policy import Node
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 
 

@@ -17,7 +17,7 @@ from orchestrator.preflight.advice import advise
 from orchestrator.preflight.run import PreflightResult, run_preflight
 from orchestrator.preflight.worker import STEPS
 from orchestrator.scheduling.capacity import Placement
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.resources import Resources
 from orchestrator.study.study import Study
 from orchestrator.training.job import Job, job_of

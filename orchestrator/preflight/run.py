@@ -22,7 +22,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from orchestrator.preflight.worker import PreflightTimings, smoke_test
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.storage import Storage
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.training.diagnosis import diagnose
 from orchestrator.training.failures import Cause, Failure
 from orchestrator.training.job import Job

@@ -28,7 +28,7 @@ from orchestrator.report.results import Result, Results
 from orchestrator.report.rows import Row, build_rows
 from orchestrator.report.table import Cell, Table, grid_table, main_table, overall_table
 from orchestrator.study.model_cost import ModelCost
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.queries import (
     Snapshot,

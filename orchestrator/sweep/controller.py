@@ -20,7 +20,7 @@ from orchestrator.report.results import Result
 from orchestrator.report.study_report import Report, StudyReport
 from orchestrator.scheduling.budget import Budget, recorded_hours
 from orchestrator.scheduling.capacity import Placement
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.figures import draw_study_figures

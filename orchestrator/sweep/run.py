@@ -14,11 +14,11 @@ from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import ReconcileOptions, reconcile
 from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.study.resolve import (
-    ResolvedTrial,
     check_protocol_splits,
     check_submission,
     resolve_trials,
 )
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of, runtime_environment
 from orchestrator.tracking.queries import take_snapshot

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.claims import Claim, settle

@@ -19,7 +19,8 @@ from orchestrator.evaluation.protocols import missing_scores
 from orchestrator.evaluation.records import protocol_tag
 from orchestrator.evaluation.submissions import missing_packages
 from orchestrator.study.config import ProtocolConfig
-from orchestrator.study.resolve import ResolvedTrial, check_protocol_splits
+from orchestrator.study.resolve import check_protocol_splits
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun

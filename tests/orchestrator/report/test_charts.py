@@ -4,13 +4,24 @@ import re
 from itertools import combinations, pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import optimize
 
 from orchestrator.report import charts
 from orchestrator.report.accuracy import Point, draw_accuracy, pareto
-from orchestrator.report.charts import GAIN, LOSS, NEUTRAL, PALETTE, as_pdf, as_svg, spread
+from orchestrator.report.charts import (
+    GAIN,
+    LOSS,
+    NEUTRAL,
+    PALETTE,
+    as_pdf,
+    as_svg,
+    isotonic_regression,
+    spread,
+)
 from orchestrator.report.curves import Curve, draw_curves
 from orchestrator.report.forest import ForestLine, draw_forest, limits_of
 
@@ -130,3 +141,9 @@ def test_curve_is_the_mean_over_the_epochs_that_all_seeds_have() -> None:
     assert band.min() == 10.0
     assert band.max() == 40.0
     assert [text.get_text() for text in axes.texts] == ["row"]
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12))
+def test_isotonic_regression_is_scipys(values: list[float]) -> None:
+    fitted = isotonic_regression(np.array(values))
+    np.testing.assert_allclose(fitted, optimize.isotonic_regression(values).x, atol=1e-9)
