@@ -7,12 +7,14 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from orchestrator.report.charts import INK, WIDTH, add_grid, row_color, style
 
 _MAX_LABELS = 24
+_WIDE_RATIO = 8  # of the highest to the lowest cost, from which the axis is logarithmic
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,12 @@ def draw_accuracy(points: Sequence[Point], title: str = "") -> Figure:
                 capsize=2,
                 linewidth=0.9,
             )
+        costs = [point.gflops for point in points]
+        if max(costs) > _WIDE_RATIO * min(costs) > 0:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("GFLOPs (multiply-adds / 1e9)")
         axes.set_ylabel("mIoU %")
         if title:

@@ -1,5 +1,6 @@
 """Runs a study: compares its file with the tracking store, then prints a plan or trains."""
 
+import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -46,6 +47,7 @@ def run_study(
         from orchestrator.sweep.profile import run_profile  # imports matplotlib
 
         return run_profile(study, context, plan_only)
+    began = time.monotonic()
     options = replace(options or ReconcileOptions(), searching=study.config.kind == "search")
     modules = {
         module.__name__: module
@@ -94,7 +96,7 @@ def run_study(
 
         report = study_report(study, store, trials)
         return SweepController(
-            study, context, options, placement, trials, store, cluster, planner, report
+            study, context, options, placement, trials, store, cluster, planner, report, began
         ).run()
     finally:
         cluster.close()

@@ -91,6 +91,7 @@ class StudyRun:
             tag.IDENTITY: trial.identity,
             tag.DATA: trial.dataset.manifest.fingerprint,
             tag.VARIANT: trial.variant,
+            tag.LABEL: trial.label,
             tag.SEED: str(trial.experiment.seed),
             **{f"{tag.AXIS}{axis}": str(value) for axis, value in trial.axes.items()},
             tag.CLAIM: "asked",
