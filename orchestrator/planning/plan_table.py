@@ -15,7 +15,7 @@ from orchestrator.scheduling.capacity import Placement
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
-from pipelines.data.facts import summary, training_warnings
+from pipelines.data.facts import sampling_warnings, summary, training_warnings
 
 _NARROW, _WIDE = 100, 140  # characters
 _NAME = 10  # characters that a trial's name gets at least
@@ -54,20 +54,29 @@ def show_plan(
 
 
 def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -> None:
-    """Print the classes and ignored pixels of each split that is used, and warnings about them."""
+    """Print the classes and ignored pixels of each split that is used, and warnings about them and
+    about the batches."""
     lines: dict[str, Text] = {}
-    used = {}
+    used, sampled = {}, {}
     for trial in trials:
         data = trial.experiment.data
         scored = tuple(study.config.scored_splits(data.validation_split))
         used[data.dataset, data.train_split, scored] = trial.dataset
+        batch = trial.experiment.training.batch
+        sampled[data.dataset, data.train_split, batch, data.crop] = trial.dataset
+
+    def warn(text: str) -> None:
+        lines.setdefault(text, Text.assemble(("warning", "yellow"), f"  {text}"))
+
     for (name, train, scored), dataset in used.items():
         for line in summary(dataset, list(dict.fromkeys([train, *scored]))):
             text = f"{name} {line}"
             lines.setdefault(text, Text(text, "dim"))
         for line in training_warnings(dataset, train, scored):
-            text = f"{name} {line}"
-            lines.setdefault(text, Text.assemble(("warning", "yellow"), f"  {text}"))
+            warn(f"{name} {line}")
+    for (name, train, batch, crop), dataset in sampled.items():
+        for line in sampling_warnings(dataset, train, batch, crop):
+            warn(f"{name} {line}")
     for styled in lines.values():
         console.print(styled, highlight=False, soft_wrap=True)
 

@@ -54,10 +54,13 @@ def resolve_trials(
         data, training = trial.experiment.data, trial.experiment.training
         # Trials with the same model, data and weights fail for the same reason; report it once.
         key = repr((trial.experiment.model, data, training.init, training.backbone_weights))
-        if key in errors:
+        data_key = repr((data.dataset, data.train_split, data.validation_split))
+        if key in errors or data_key in errors:
             continue
         try:
             resolved.append(resolver.resolve(trial))
+        except DatasetError as error:  # whatever the model and the weights
+            errors[data_key] = type(error)(f"{trial.name}: {error}")
         except UserError as error:
             errors[key] = type(error)(f"{trial.name}: {error}")
     if errors:
@@ -167,12 +170,14 @@ def check_protocol_splits(study: Study, trials: Sequence[ResolvedTrial]) -> None
     datasets = {trial.location: trial.dataset for trial in trials}
     for name, split in splits.items():
         for dataset in datasets.values():
-            check_scorable(
-                dataset,
-                split,
+            advice = (
                 f"change `protocols.{name}.split`, or use `submission` for a test set without "
-                "labels",
+                "labels"
             )
+            try:
+                check_scorable(dataset, split, advice)
+            except DatasetError as error:
+                raise DatasetError(f"protocol {name!r}: {error}") from None
 
 
 def check_submission(study: Study, trials: Sequence[ResolvedTrial]) -> None:

@@ -55,6 +55,7 @@ from pipelines.preparation.readers.folder_labels import (
     class_of_colors,
     class_of_values,
     described_classes,
+    is_name,
 )
 from pipelines.preparation.readers.pairing import pair_files, select
 from pipelines.preparation.readers.reader import Listing, Reader, Record
@@ -89,13 +90,24 @@ class Folder(Reader):
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path}: invalid YAML: {error}") from error
         _check_keys(path, "the file", content, (*KEYS, *IMAGE_KEYS))
+        title = str(content.get("name", "x"))
+        usable = bool(title.strip()) and title.isprintable() and "/" not in title
+        if not (is_name(content.get("name", "x")) and usable):
+            raise DatasetError(
+                f"{path}: name must be text without a slash, received {content['name']!r}; leave "
+                "it out to use the folder's name"
+            )
         check_image_keys(path, content)
         check_classes(path, content)
         splits = content.get("splits")
         if not isinstance(splits, dict) or not splits:
             raise DatasetError(f"{path}: splits must map names to {{images: DIR, labels: DIR}}")
         for name, split in splits.items():
-            if not SPLIT_NAME.fullmatch(str(name)):
+            if list(map(str, splits)).count(str(name)) > 1:
+                raise DatasetError(
+                    f"{path}: splits has {name!r} as a number and as text; rename one of them"
+                )
+            if not (is_name(name) and SPLIT_NAME.fullmatch(str(name))):
                 raise DatasetError(
                     f"{path}: splits.{name}: a split's name may have letters, digits, _, - and ."
                 )

@@ -90,7 +90,7 @@ def test_split_that_cannot_be_scored_is_rejected_before_training(
     for split, message in (("all", "no samples in split 'all'"), ("test", "no labeled pixel")):
         protocols = {"more": ProtocolConfig(split=split)}
         changed = replace(study, config=replace(study.config, protocols=protocols))
-        with pytest.raises(DatasetError, match=message):
+        with pytest.raises(DatasetError, match=f"protocol 'more': .*{message}"):
             check_protocol_splits(changed, trials)
 
 
