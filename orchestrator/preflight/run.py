@@ -200,4 +200,4 @@ class _Events:
         if result.timings is not None:
             timings = result.timings
             summary = f"{timings.step:.3g} s per step, {timings.memory_gib:.1f} GiB"
-        self._say(f"preflight  {result.name}: {summary}")
+        self._say(f"{result.name}: {summary}")
