@@ -90,13 +90,7 @@ class Folder(Reader):
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path}: invalid YAML: {error}") from error
         _check_keys(path, "the file", content, (*KEYS, *IMAGE_KEYS))
-        title = str(content.get("name", "x"))
-        usable = bool(title.strip()) and title.isprintable() and "/" not in title
-        if not (is_name(content.get("name", "x")) and usable):
-            raise DatasetError(
-                f"{path}: name must be text without a slash, received {content['name']!r}; leave "
-                "it out to use the folder's name"
-            )
+        _check_name(path, content)
         check_image_keys(path, content)
         check_classes(path, content)
         splits = content.get("splits")
@@ -165,6 +159,16 @@ class Folder(Reader):
     @property
     def version(self) -> str:
         return f"{self.name} 2 {(self.source / DESCRIPTION).read_text(encoding='utf-8')}"
+
+
+def _check_name(path: Path, content: Mapping[str, Any]) -> None:
+    name = content.get("name", "default")
+    text = str(name)  # becomes a part of file names
+    if not (is_name(name) and text.strip() and text.isprintable() and "/" not in text):
+        raise DatasetError(
+            f"{path}: name must be text without a slash, received {name!r}; leave it out to use "
+            "the folder's name"
+        )
 
 
 def _check_keys(path: Path, name: str, content: object, keys: tuple[str, ...]) -> None:
