@@ -62,7 +62,7 @@ class SweepController:
     finished: dict[str, TrialRun] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     _snapshot: Snapshot = field(default_factory=lambda: Snapshot((), ()), init=False)
-    # Seconds before the first trial, and when the last one ended.
+    # Seconds before the first trial, and when the last one ended, also of another study.
     _started_after: float | None = field(default=None, init=False)
     _trained_at: float = field(default=0.0, init=False)
 
@@ -221,6 +221,7 @@ class SweepController:
             if any(current[name].action != "wait" for name in waiting):
                 break
         stop.graceful = False
+        self._trained_at = time.monotonic()
 
     def _refresh(self, study_run: StudyRun) -> None:
         """Update the report in the study's run and on its page. Errors are only logged, because
