@@ -198,7 +198,7 @@ def _totals(
         table.add_row("machines", to_start or "none", "to start, besides the connected ones")
     hours = forecast.device_hours
     wall = forecast.wall.plus(overhead.seconds)
-    table.add_row("wall time", duration(wall.seconds), f"{_interval(wall)}, all of the command")
+    table.add_row("wall time", duration(wall.seconds), f"{_interval(wall)}, for the whole command")
     parts = "starting, preflight, report" if overhead.preflight else "starting, report"
     basis = "timed by earlier studies" if overhead.measured else "a rough allowance"
     table.add_row("- outside trials", duration(overhead.seconds), f"{parts}: {basis}")

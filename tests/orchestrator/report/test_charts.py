@@ -109,6 +109,19 @@ def test_labels_of_the_accuracy_chart_do_not_overlap() -> None:
         assert box.x1 <= frame.x1 + 2
 
 
+def test_costs_of_different_orders_of_magnitude_are_spread() -> None:
+    """Three of four networks have close to none of the largest one's cost."""
+    points = [point(str(cost), cost, 60 + cost / 9) for cost in (0.5, 1, 2, 90)]
+    figure = draw_accuracy(points)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    across = [axes.transAxes.inverted().transform(axes.transData.transform((p.gflops, p.miou)))[0]
+              for p in points]  # fmt: skip
+    assert min(b - a for a, b in pairwise(across)) > 0.05
+    labels = {text.get_text() for text in axes.get_xticklabels()}
+    assert {"1", "10"} <= labels
+
+
 def test_forest_plot_as_svg_and_pdf() -> None:
     limits = limits_of(LINES)
     assert limits[0] < -2 < 3 < limits[1]
@@ -129,6 +142,13 @@ def test_only_significant_differences_have_a_color() -> None:
     assert NEUTRAL in svg
     assert GAIN not in svg
     assert LOSS not in svg
+
+
+def test_ticks_are_whole_epochs() -> None:
+    series = ([(1, 10.0), (2, 20.0), (3, 30.0)],)
+    figure = draw_curves([Curve("row", 0, series)], "mIoU %")
+    figure.draw_without_rendering()
+    assert [float(tick) for tick in figure.axes[0].get_xticks()] == [1, 2, 3]
 
 
 def test_curve_is_the_mean_over_the_epochs_that_all_seeds_have() -> None:
