@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from orchestrator.report.charts import INK, WIDTH, add_grid, row_color, style
 
 _MAX_LABELS = 24
+_NARROW_SHARE = 0.1  # of the highest cost, the least length of the axis
 _WIDE_RATIO = 8  # of the highest to the lowest cost, from which the axis is logarithmic
 
 
@@ -79,6 +80,11 @@ def draw_accuracy(points: Sequence[Point], title: str = "") -> Figure:
             axes.set_title(title, loc="left", fontsize=9)
         add_grid(axes)
         axes.margins(x=0.18, y=0.16)
+        low, high = axes.get_xlim()
+        least = _NARROW_SHARE * max(costs)
+        if high - low < least:  # or networks of nearly equal cost would look far apart
+            middle = (low + high) / 2
+            axes.set_xlim(middle - least / 2, middle + least / 2)
         # A published value of a measured row has the row's color and needs no label.
         named = [point for point in points if point.kind == "measured" or point.row is None]
         if len(named) <= _MAX_LABELS:

@@ -122,6 +122,13 @@ def test_costs_of_different_orders_of_magnitude_are_spread() -> None:
     assert {"1", "10"} <= labels
 
 
+def test_nearly_equal_costs_are_close_to_each_other() -> None:
+    figure = draw_accuracy([point("a", 10.0, 60), point("b", 10.1, 62)])
+    low, high = figure.axes[0].get_xlim()
+    assert high - low > 1
+    assert low < 10.0 < 10.1 < high
+
+
 def test_forest_plot_as_svg_and_pdf() -> None:
     limits = limits_of(LINES)
     assert limits[0] < -2 < 3 < limits[1]
