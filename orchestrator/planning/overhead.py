@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from orchestrator.planning.forecast import Forecaster
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from pipelines.data.files import write_text
 
 FILE = "overhead.json"

@@ -160,7 +160,7 @@ class StudyProgress:
             elapsed = time.time() - self._started
             done = sum(trial.state == TrialState.FINISHED for trial in self.trials.values())
             line = " ".join(message.split())  # some libraries' errors have several lines
-            self.say(f"[{_clock(elapsed)}] ({done}/{len(self.trials)} done) {name}: {line}")
+            self.say(f"[{clock(elapsed)}] ({done}/{len(self.trials)} done) {name}: {line}")
 
     def _table(self) -> Table:
         """Return the trials that fit on the screen, with a summary of the study as the caption."""
@@ -192,7 +192,7 @@ class StudyProgress:
             if wide:
                 row += [_number(trial.best, ".1f", 100), _number(trial.images_per_second, ".0f")]
             row += [
-                _clock(trial.seconds_left(time.time())),
+                clock(trial.seconds_left(time.time())),
                 Text(trial.state, style=trial.state.style),
             ]
             table.add_row(*row)
@@ -224,7 +224,7 @@ class StudyProgress:
             key=lambda trial: trial.best or 0.0,
             default=None,
         )
-        text = Text(", ".join(parts) + f"; {_clock(time.time() - self._started)} elapsed")
+        text = Text(", ".join(parts) + f"; {clock(time.time() - self._started)} elapsed")
         text.append(self._time_left())
         training = [trial for trial in self.trials.values() if trial.state == TrialState.TRAINING]
         speed = sum(trial.images_per_second or 0.0 for trial in training)
@@ -251,14 +251,15 @@ class StudyProgress:
         starts = [start for trial in trials if (start := trial.start_seconds()) is not None]
         pace, start = fmean(paces), fmean(starts) if starts else 0.0
         work = [trial.work_left(now, pace, start) for trial in unfinished]
-        return f", about {_clock(max(sum(work) / max(1, self._most_running), *work))} left"
+        return f", about {clock(max(sum(work) / max(1, self._most_running), *work))} left"
 
 
 def _number(value: float | None, spec: str, scale: float = 1.0) -> str:
     return "" if value is None else format(scale * value, spec)
 
 
-def _clock(seconds: float | None) -> str:
+def clock(seconds: float | None) -> str:
+    """Format a time as `M:SS` or `H:MM:SS`; empty for None."""
     if seconds is None:
         return ""
     minutes, rest = divmod(int(seconds), 60)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.planning.plan_table import duration
+from orchestrator.sweep.progress import clock
 from orchestrator.tracking.queries import StudySummary
 from orchestrator.tracking.runs import TrialRun
 
@@ -55,7 +55,7 @@ def trials_table(study: StudySummary) -> Table:
             _format(metrics.get("val/best_miou"), 100, ".1f"),
             _format(metrics.get("train/loss"), 1, ".3f"),
             _format(metrics.get("images_per_second"), 1, ".0f"),
-            duration(metrics["trial/seconds"]) if "trial/seconds" in metrics else "",
+            clock(metrics.get("trial/seconds")),
             run.run_id[:8],
         )
     return table
