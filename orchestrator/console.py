@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -27,10 +27,28 @@ class InputError(UserError, ValueError):
     """An option or an input that cannot be used; the message says which and why."""
 
 
+class _TerminalConsole(Console):
+    """A console that is as large as its own terminal, because all standard streams may be
+    redirected."""
+
+    @property  # type: ignore[misc]  # nothing sets the size
+    def size(self) -> ConsoleDimensions:
+        """The terminal's size now; `COLUMNS` in the environment takes precedence."""
+        try:
+            width, height = os.get_terminal_size(self.file.fileno())
+        except (OSError, ValueError):
+            width = height = 0
+        if not (width and height) or "COLUMNS" in os.environ or self.is_dumb_terminal:
+            return super().size
+        return ConsoleDimensions(width, height)
+
+
 def open_console(file: TextIO | None = None) -> Console:
     """Return a console that writes to `file`, by default to standard output."""
     file = file or sys.stdout
-    return Console(file=file, width=None if file.isatty() else FILE_WIDTH, highlight=False)
+    if file.isatty():
+        return _TerminalConsole(file=file, highlight=False)
+    return Console(file=file, width=FILE_WIDTH, highlight=False)
 
 
 def say(console: Console, message: str, style: str = "") -> None:

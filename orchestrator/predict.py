@@ -49,7 +49,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--overlay",
         action="store_true",
-        help="also write NAME.overlay.jpg: class colors blended over the image",
+        help="also write NAME.overlay.jpg: class colors blended over the image, with lines between "
+        "classes and a legend below",
     )
     parser.add_argument(
         "--submission",

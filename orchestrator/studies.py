@@ -53,7 +53,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     logs = add(
         "logs", "Print the output of a trial's workers: of its latest run, if it has several."
     )
-    logs.add_argument("trial", metavar="TRIAL", help="its name in the study, or its run id")
+    logs.add_argument(
+        "trial",
+        metavar="TRIAL",
+        help="its name, with the key or label of its variant, or its run id",
+    )
     logs.add_argument("--study", help="required if several studies have a trial of that name")
     logs.add_argument(
         "--worker", type=int, default=0, metavar="RANK", help="rank of the worker (default: 0)"

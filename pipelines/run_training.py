@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from pipelines.config import ConfigurationError, dump_yaml, load_yaml
 from pipelines.data.dataset import open_dataset
-from pipelines.data.facts import check_trainable, summary, training_warnings
+from pipelines.data.facts import check_trainable, sampling_warnings, summary, training_warnings
 from pipelines.data.files import write_text
 from pipelines.data.node_cache import NodeCache
 from pipelines.errors import UserError
@@ -62,7 +62,9 @@ def _train(
     scored = [split for split in splits[1:] if split is not None]
     for line in summary(dataset, [splits[0], *scored]):
         _say(is_rank_0, line)
-    for line in training_warnings(dataset, splits[0], scored):
+    warnings = training_warnings(dataset, splits[0], scored)
+    batch, crop = experiment.training.batch, experiment.data.crop
+    for line in [*warnings, *sampling_warnings(dataset, splits[0], batch, crop)]:
         _say(is_rank_0, f"warning: {line}")
     experiment_file = out / "experiment.yaml"
     if experiment_file.exists():

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from orchestrator.console import progress, say
 from orchestrator.evaluation.scoring import DatasetRef
 from orchestrator.evaluation.trained_model import TrainedModel, load_model
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.tracking.store import TrackingStore
 
 # The tags of each later evaluation of a run, by its name.

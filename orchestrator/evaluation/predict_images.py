@@ -19,11 +19,11 @@ from pipelines.data.image_io import (
     encode_palette_png,
     encode_png,
 )
-from pipelines.data.overlays import overlay
 from pipelines.data.prefetch import prefetch
 from pipelines.errors import EXIT_FAILED, is_out_of_memory
 from pipelines.evaluation.config import InferenceConfig
 from pipelines.evaluation.inference import predict_image
+from pipelines.figures.labeled_overlay import draw_overlay
 from pipelines.network.precision import Numerics
 from pipelines.preparation.image_reading import (
     ImageReading,
@@ -79,7 +79,7 @@ def predict_images(options: argparse.Namespace, console: Console) -> int:
                 encoded = encode_palette_png(classes, colors)
             _write(image.result(out), encoded)
             if options.overlay:
-                blended = overlay(source.pixels, classes, model.class_list.classes)
+                blended = draw_overlay(source.pixels, classes, model.class_list.classes)
                 _write(image.result(out, ".overlay.jpg"), encode_jpeg(blended))
     values = merged_range(stored)
     if values is not None:

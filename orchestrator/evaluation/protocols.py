@@ -9,7 +9,7 @@ from orchestrator.evaluation.missing import Evaluations, MissingEvaluation
 from orchestrator.evaluation.records import is_current, log_scores, protocol_config
 from orchestrator.evaluation.scoring import count
 from orchestrator.evaluation.trained_model import TrainedModel
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import TrackingStore
 from pipelines.evaluation.config import EvaluationConfig

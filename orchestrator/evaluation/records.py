@@ -5,16 +5,19 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from orchestrator.evaluation.trained_model import TrainedModel
 from orchestrator.study.identity import code_version
 from orchestrator.study.user_code import modules_of
 from orchestrator.tracking.datasets import DatasetKey
 from orchestrator.tracking.store import TrackingStore
-from pipelines.data.dataset import PreparedDataset
 from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
 from pipelines.evaluation.counts import write_counts
-from pipelines.evaluation.scores import Scores
+
+if TYPE_CHECKING:
+    from orchestrator.evaluation.trained_model import TrainedModel
+    from pipelines.data.dataset import PreparedDataset
+    from pipelines.evaluation.scores import Scores
 
 # Descriptions of the checkpoints of `TrainedModel.checkpoint`.
 CHECKPOINTS = {
@@ -79,10 +82,10 @@ def evaluation_differences(
 
 def log_scores(
     store: TrackingStore,
-    model: TrainedModel,
+    model: "TrainedModel",
     name: str,
-    scores: Scores,
-    dataset: PreparedDataset,
+    scores: "Scores",
+    dataset: "PreparedDataset",
     split: str,
     config: EvaluationConfig,
 ) -> None:

@@ -103,6 +103,9 @@ class Estimate:
     def scaled(self, factor: float) -> "Estimate":
         return Estimate(self.seconds * factor, self.low * factor, self.high * factor)
 
+    def plus(self, amount: float) -> "Estimate":
+        return Estimate(self.seconds + amount, self.low + amount, self.high + amount)
+
 
 @dataclass(frozen=True)
 class Calibration:

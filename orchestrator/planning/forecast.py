@@ -8,7 +8,7 @@ from typing import Literal
 from orchestrator.planning.estimate import Calibration, Estimate, Measurement, Workload
 from orchestrator.scheduling.policy import GangShape, Node, Waiting, simulate
 from orchestrator.study.config import StudyConfig
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.resources import Resources
 from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
 

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from orchestrator.planning.estimate import Measurement
 from orchestrator.planning.forecast import workload
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.resources import Resources
 
 FILE = "measurements.jsonl"

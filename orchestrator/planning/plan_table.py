@@ -10,11 +10,12 @@ from rich.text import Text
 
 from orchestrator.planning.estimate import Calibration, Estimate
 from orchestrator.planning.forecast import StudyForecast, TrialForecast
+from orchestrator.planning.overhead import Overhead
 from orchestrator.scheduling.capacity import Placement
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
-from pipelines.data.facts import summary, training_warnings
+from pipelines.data.facts import sampling_warnings, summary, training_warnings
 
 _NARROW, _WIDE = 100, 140  # characters
 _NAME = 10  # characters that a trial's name gets at least
@@ -27,6 +28,7 @@ def show_plan(
     states: Mapping[str, TrialState],
     forecast: StudyForecast,
     calibration: Calibration,
+    overhead: Overhead,
     placement: Placement,
     device: str,
     machines: Mapping[str, int] | None,
@@ -36,6 +38,7 @@ def show_plan(
 
     states: by trial name.
     calibration: the source of the times.
+    overhead: of the command that trains the study; part of its wall time.
     device: of the calibration; empty if unknown.
     machines: how many of each type the cluster would start; None if it does not grow.
     """
@@ -46,25 +49,34 @@ def show_plan(
     )
     table = _trials(forecast.trials, states, placement, console.width)
     console.print(table, highlight=False, soft_wrap=True)
-    console.print(_totals(study, forecast, placement, machines))
+    console.print(_totals(study, forecast, overhead, placement, machines))
     console.print(_basis(calibration, device), style="dim", highlight=False, markup=False)
 
 
 def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -> None:
-    """Print the classes and ignored pixels of each split that is used, and warnings about them."""
+    """Print the classes and ignored pixels of each split that is used, and warnings about them and
+    about the batches."""
     lines: dict[str, Text] = {}
-    used = {}
+    used, sampled = {}, {}
     for trial in trials:
         data = trial.experiment.data
         scored = tuple(study.config.scored_splits(data.validation_split))
         used[data.dataset, data.train_split, scored] = trial.dataset
+        batch = trial.experiment.training.batch
+        sampled[data.dataset, data.train_split, batch, data.crop] = trial.dataset
+
+    def warn(text: str) -> None:
+        lines.setdefault(text, Text.assemble(("warning", "yellow"), f"  {text}"))
+
     for (name, train, scored), dataset in used.items():
         for line in summary(dataset, list(dict.fromkeys([train, *scored]))):
             text = f"{name} {line}"
             lines.setdefault(text, Text(text, "dim"))
         for line in training_warnings(dataset, train, scored):
-            text = f"{name} {line}"
-            lines.setdefault(text, Text.assemble(("warning", "yellow"), f"  {text}"))
+            warn(f"{name} {line}")
+    for (name, train, batch, crop), dataset in sampled.items():
+        for line in sampling_warnings(dataset, train, batch, crop):
+            warn(f"{name} {line}")
     for styled in lines.values():
         console.print(styled, highlight=False, soft_wrap=True)
 
@@ -160,13 +172,17 @@ def _wide_columns(trial: TrialForecast) -> list[str]:
         return ["", "", _size(trial.disk)]
     return [
         _interval(trial.estimate),
-        f"{trial.device_hours:.2f}",
+        _hours(trial.device_hours),
         _size(trial.disk),
     ]
 
 
 def _totals(
-    study: Study, forecast: StudyForecast, placement: Placement, machines: Mapping[str, int] | None
+    study: Study,
+    forecast: StudyForecast,
+    overhead: Overhead,
+    placement: Placement,
+    machines: Mapping[str, int] | None,
 ) -> Table:
     """Build the table of the study's totals, one per line."""
     table = Table.grid(padding=(0, 2))
@@ -181,12 +197,18 @@ def _totals(
         to_start = ", ".join(f"{count} x {name}" for name, count in machines.items())
         table.add_row("machines", to_start or "none", "to start, besides the connected ones")
     hours = forecast.device_hours
-    table.add_row("wall time", duration(forecast.wall.seconds), _interval(forecast.wall))
+    wall = forecast.wall.plus(overhead.seconds)
+    table.add_row("wall time", duration(wall.seconds), f"{_interval(wall)}, for the whole command")
+    parts = "starting, preflight, report" if overhead.preflight else "starting, report"
+    basis = "timed by earlier studies" if overhead.measured else "a rough allowance"
+    table.add_row("- outside trials", duration(overhead.seconds), f"{parts}: {basis}")
     table.add_row(
         "longest trial", duration(forecast.longest.seconds), "lower bound, however many machines"
     )
     table.add_row(
-        _hours_of(placement), f"{hours.seconds:.2f}", f"{hours.low:.2f} to {hours.high:.2f}"
+        _hours_of(placement),
+        _hours(hours.seconds),
+        f"{_hours(hours.low)} to {_hours(hours.high)}",
     )
     table.add_row("disk", _size(forecast.disk), "checkpoints, and weights in the tracking store")
     if forecast.cost is not None:
@@ -219,6 +241,11 @@ def _basis(calibration: Calibration, device: str) -> str:
 
 def _hours_of(placement: Placement) -> str:
     return f"{_device_of(placement)}-hours"
+
+
+def _hours(value: float) -> str:
+    """Format hours with two significant digits or more."""
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _device_of(placement: Placement) -> str:

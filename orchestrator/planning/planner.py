@@ -1,18 +1,20 @@
 """Estimates the training time of a study and prints its plan."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import mode
 
 from orchestrator.context import RunContext
 from orchestrator.planning.estimate import Measurement
 from orchestrator.planning.forecast import Capacity, Forecaster, StudyForecast, priorities
 from orchestrator.planning.measurements import save_measurements
+from orchestrator.planning.overhead import load_overhead, preflight_seconds
 from orchestrator.planning.plan_table import show_plan
 from orchestrator.planning.reconcile import Decision
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.scheduling.devices import device_of_kind
 from orchestrator.scheduling.policy import Node
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 
 
@@ -64,15 +66,22 @@ class Planner:
         """
         states = {name: decision.state for name, decision in decisions.items()}
         forecast = self._forecast(decisions)
-        to_train = {t.trial.identity for t in forecast.trials if t.estimate is not None}
+        todo = {t.trial.identity: t.trial for t in forecast.trials if t.estimate is not None}
+        overhead = load_overhead(self._context.storage.local, self._study.config.study)
+        if self._context.preflight:
+            seconds = preflight_seconds(
+                list(todo.values()), self.forecaster, self._placement.concurrent
+            )
+            overhead = replace(overhead, preflight=seconds)
         show_plan(
             self._study,
             states,
             forecast,
             self.forecaster.weakest,
+            overhead,
             self._placement,
             self._device,
-            machines_for(len(to_train)),
+            machines_for(len(todo)),
             self._context.console,
         )
 

@@ -17,7 +17,7 @@ from orchestrator.preflight.advice import advise
 from orchestrator.preflight.run import PreflightResult, run_preflight
 from orchestrator.preflight.worker import STEPS
 from orchestrator.scheduling.capacity import Placement
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.resources import Resources
 from orchestrator.study.study import Study
 from orchestrator.training.job import Job, job_of
@@ -169,7 +169,7 @@ class Preflight:
         """Time a few steps of at most three of the study's networks."""
         self._say("no timings for this device yet: running a short probe, saved for later plans")
         trials = spread_by_cost(self._trials)
-        self._learn(self._run(trials), trials, "probe")
+        self._learn(self._run(trials, "probe"), trials, "probe")
 
     def check(self, todo: Sequence[ResolvedTrial], decisions: Mapping[str, Decision]) -> None:
         """Check the experiments of `todo`, if that is worth its time.
@@ -184,7 +184,7 @@ class Preflight:
             f"preflight: a few steps of {count} distinct experiment{'' if count == 1 else 's'} "
             "first (skip with --no-preflight)"
         )
-        results = self._run(trials)
+        results = self._run(trials, "preflight")
         self._learn(results, trials, "preflight")
         raise_failures(results, trials, self._study.config.resources, self._placement.device)
 
@@ -193,14 +193,15 @@ class Preflight:
     ) -> None:
         self._planner.learn(measurements(results, trials, self._study.config.resources, source))
 
-    def _run(self, trials: Sequence[ResolvedTrial]) -> list[PreflightResult]:
+    def _run(self, trials: Sequence[ResolvedTrial], label: Source) -> list[PreflightResult]:
+        """Run `trials` and print a line for each, which starts with `label`."""
         return run_preflight(
             trials,
             self._job,
             [each.inference for each in self._study.config.protocols.values()],
             self._placement.max_concurrent,
             self._context.storage,
-            self._say,
+            lambda line: self._say(f"{label}  {line}"),
             lambda: self._context.stop.requested,
         )
 

@@ -22,7 +22,7 @@ from ray.train.torch import TorchTrainer
 from orchestrator.preflight.worker import PreflightTimings, smoke_test
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.storage import Storage
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.training.checkpoints import TrialCheckpoints
 from orchestrator.training.failures import Cause, Failure
 from orchestrator.training.group_worker import prepare_group_worker
@@ -214,4 +214,4 @@ class _Events:
         if result.timings is not None:
             timings = result.timings
             summary = f"{timings.step:.3g} s per step, {timings.memory_gib:.1f} GiB"
-        self._say(f"preflight  {result.name}: {summary}")
+        self._say(f"{result.name}: {summary}")

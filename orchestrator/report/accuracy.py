@@ -7,12 +7,15 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from orchestrator.report.charts import INK, WIDTH, add_grid, row_color, style
 
 _MAX_LABELS = 24
+_NARROW_SHARE = 0.1  # of the highest cost, the least length of the axis
+_WIDE_RATIO = 8  # of the highest to the lowest cost, from which the axis is logarithmic
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,23 @@ def draw_accuracy(points: Sequence[Point], title: str = "") -> Figure:
                 capsize=2,
                 linewidth=0.9,
             )
+        costs = [point.gflops for point in points]
+        if max(costs) > _WIDE_RATIO * min(costs) > 0:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("GFLOPs (multiply-adds / 1e9)")
         axes.set_ylabel("mIoU %")
         if title:
             axes.set_title(title, loc="left", fontsize=9)
         add_grid(axes)
         axes.margins(x=0.18, y=0.16)
+        low, high = axes.get_xlim()
+        least = _NARROW_SHARE * max(costs)
+        if high - low < least:  # or networks of nearly equal cost would look far apart
+            middle = (low + high) / 2
+            axes.set_xlim(middle - least / 2, middle + least / 2)
         # A published value of a measured row has the row's color and needs no label.
         named = [point for point in points if point.kind == "measured" or point.row is None]
         if len(named) <= _MAX_LABELS:

@@ -10,6 +10,8 @@ from orchestrator.report.resampled import ResampledCounts
 from orchestrator.report.rows import Row
 from orchestrator.study.study import Study
 
+_VISIBLE = 0.005  # differences in points that are smaller are shown as 0
+
 
 @dataclass(frozen=True)
 class ImageLine:
@@ -24,8 +26,8 @@ class ImageLine:
 
 @dataclass(frozen=True)
 class ImageList:
-    """The images with the highest and lowest difference of the row `label` from the row `base`; by
-    mIoU if there is no `base`."""
+    """The images on which the row `label` gains and loses most against the row `base`; those with
+    its highest and lowest mIoU if there is no `base`. With a `base`, either list may be empty."""
 
     label: str
     base: str
@@ -35,7 +37,8 @@ class ImageList:
 
 def image_list(study: Study, rows: Sequence[Row], grid_cell: tuple[str, ...]) -> ImageList | None:
     """Return the best and worst images of the last row in a grid cell that has counts and may be
-    compared with `compare_to`; None without counts, or if `report.images` is 0."""
+    compared with `compare_to`; None without counts, if no image differs, or if `report.images` is
+    0."""
     base, comparable = comparable_rows(study, rows, grid_cell)
     count = study.config.report.images
     if not comparable or not count:
@@ -64,9 +67,14 @@ def image_list(study: Study, rows: Sequence[Row], grid_cell: tuple[str, ...]) ->
         for index in order
     ]
     half = min(count, len(lines) // 2)
-    worst = tuple(reversed(lines[len(lines) - half :]))
-    label = base.label if base is not None and base_counts else ""
-    return ImageList(row.label, label, tuple(lines[:half]), worst)
+    best, worst = lines[:half], lines[::-1][:half]
+    if base is None or not base_counts:
+        return ImageList(row.label, "", tuple(best), tuple(worst))
+    best = [line for line in best if line.gain > _VISIBLE]
+    worst = [line for line in worst if line.gain < -_VISIBLE]
+    if not best and not worst:
+        return None
+    return ImageList(row.label, base.label, tuple(best), tuple(worst))
 
 
 def comparable_rows(

@@ -74,10 +74,12 @@ def p_text(value: float | None) -> str:
 
 
 def hours_text(value: float | None) -> str:
-    """Return hours; short trainings need two decimals."""
+    """Return hours, with two significant digits or more; short trainings take seconds."""
     if value is None:
         return EMPTY
-    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+    if value >= 1:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def gflops_text(value: float | None) -> str:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from scipy import optimize
+from numpy.typing import NDArray
 
 Series = Sequence[tuple[float, float]]
 
@@ -90,7 +90,7 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
     order = np.argsort(positions, kind="stable")
     gap = min(gap, (high - low) / max(1, len(positions) - 1))
     steps = gap * np.arange(len(positions))
-    fitted = optimize.isotonic_regression(np.asarray(positions, float)[order] - steps).x
+    fitted = isotonic_regression(np.asarray(positions, float)[order] - steps)
     moved = np.empty(len(positions))
     moved[order] = np.clip(fitted, low, high - steps[-1]) + steps
     return [float(value) for value in moved]
@@ -121,3 +121,20 @@ def thinned(points: Series, count: int = _MAX_POINTS) -> Series:
 def row_color(row: int | None) -> str:
     """Return the color of the variant with this index; the text color for None."""
     return INK if row is None else PALETTE[row % len(PALETTE)]
+
+
+def isotonic_regression(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the non-decreasing values closest to `values`, both `(n,)`, in least squares.
+
+    Adjacent blocks in the wrong order are merged to their mean (pool adjacent violators; Ayer et
+    al., 1955).
+    """
+    blocks: list[tuple[float, int]] = []  # mean and length
+    for value in values.tolist():
+        mean, length = value, 1
+        while blocks and blocks[-1][0] >= mean:
+            earlier, count = blocks.pop()
+            mean = (earlier * count + mean * length) / (count + length)
+            length += count
+        blocks.append((mean, length))
+    return np.repeat([mean for mean, _ in blocks], [length for _, length in blocks])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from orchestrator.report.breakdown import by_seed, comparable_rows, shared_seeds
 from orchestrator.report.cells import EMPTY, signed
@@ -115,8 +115,8 @@ def class_differences(
     p_values: list[float | None] = [None] * len(classes)
     for index, (mean, error) in enumerate(zip(means.tolist(), errors.tolist(), strict=True)):
         if error > 0:
-            p_values[index] = float(2 * stats.t.sf(abs(mean) / error, count - 1))
-    critical = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) if count > 1 else math.nan
+            p_values[index] = float(2 * special.stdtr(count - 1, -abs(mean) / error))
+    critical = float(special.stdtrit(count - 1, (1 + LEVEL) / 2)) if count > 1 else math.nan
     cells = []
     for index, corrected in enumerate(holm(p_values)):
         mean, reach = float(means[index]), critical * float(errors[index])

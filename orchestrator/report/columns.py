@@ -1,7 +1,7 @@
 """The columns of the main table: which there are, in which order, and what they show."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.report.cells import (
     EMPTY,
@@ -22,6 +22,8 @@ from orchestrator.study.published import PublishedRow
 
 # Differences with a smaller corrected p value are bold in tables and colored in figures.
 SIGNIFICANT = 0.05
+# Columns with a higher `drop_rank` are left out of LaTeX tables, unless `report.columns` has them.
+PAPER_RANK = 6
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,11 @@ def _requested(
         if config.kind != "table":
             hidden |= {"difference", "p"}
         return [_column(k, kind, rows, others) for k, kind in kinds.items() if k not in hidden]
-    return [_column(key, kinds.get(key) or _metric(config, key), rows, others) for key in keys]
+    requested = {key: kinds.get(key) or _metric(config, key) for key in keys}
+    return [
+        _column(key, replace(kind, drop_rank=min(kind.drop_rank, PAPER_RANK)), rows, others)
+        for key, kind in requested.items()
+    ]
 
 
 def compared_to(rows: Sequence[Row]) -> list[str]:

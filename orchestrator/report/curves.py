@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from matplotlib.transforms import blended_transform_factory
 
 from orchestrator.report.charts import (
@@ -54,6 +54,7 @@ def draw_curves(curves: Sequence[Curve], name: str, logarithmic: bool = False) -
             axes.yaxis.set_minor_formatter(NullFormatter())
         last = max(end[2] for end in ends)
         axes.set_xlim(min(1.0, last), last)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_title(name, loc="left", fontsize=9)
         add_grid(axes)

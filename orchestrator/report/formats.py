@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.table import Table as RichTable
 
 from orchestrator.report.cells import EMPTY
-from orchestrator.report.columns import Column
+from orchestrator.report.columns import PAPER_RANK, Column
 from orchestrator.report.rows import Row
 from orchestrator.report.table import Table
 from orchestrator.study.published import PublishedRow
@@ -23,9 +23,6 @@ _MARKDOWN = re.compile(r"([\\`*_<>|~]|\[(?=[^\]]*\]\())")
 
 # Minimum width of a column of labels, in terminal cells; longer labels are folded.
 _LABEL_WIDTH = 12
-
-# Columns with a higher `drop_rank` are left out of LaTeX tables.
-_LATEX_RANK = 6
 
 # Columns of the CSV that are left out if all of their values are missing.
 _STATISTICS = {
@@ -54,10 +51,9 @@ _LATEX = {
 Value = str | float | int | None
 
 
-def as_rich(table: Table, title: str, width: int) -> RichTable:
-    """Return a table for a terminal that is `width` cells wide. Columns that do not fit are
-    dropped, those of the highest rank first, and named in the caption."""
-    fitting = _fitted(table, width)
+def as_rich(table: Table, fitting: Table, title: str) -> RichTable:
+    """Return a table for a terminal. fitting: `fitted(table, width)`; the columns that it lacks are
+    named in the caption."""
     shown = {column.full_name for column in fitting.columns}
     dropped = dict.fromkeys(c.full_name for c in table.columns if c.full_name not in shown)
     rich = RichTable(title=title, title_justify="left", title_style="bold", caption_justify="left")
@@ -97,8 +93,13 @@ def as_markdown(table: Table) -> str:
 
 
 def as_latex(table: Table, caption: str, label: str, notes: Sequence[str]) -> str:
-    """Return a `table` environment with booktabs rules and the notes below the table. Columns of
-    little use in a paper, such as images/s, are left out; see `for_paper`."""
+    """Return a `table` environment with booktabs rules and the notes below the table.
+
+    Columns of little use in a paper, such as images/s, are left out and named in a comment; see
+    `for_paper`.
+    """
+    left_out = [column.full_name for column in table.columns if column.drop_rank > PAPER_RANK]
+    table = for_paper(table)
     shape = "".join("r" if column.numeric else "l" for column in table.columns)
     body = []
     for index, line in enumerate(table.lines):
@@ -109,6 +110,7 @@ def as_latex(table: Table, caption: str, label: str, notes: Sequence[str]) -> st
         body.append(" & ".join(_latex_cell(column, text, index) for column, text in cells) + r" \\")
     lines = [
         r"% Needs \usepackage{booktabs,graphicx}",
+        *_latex_comment(left_out),
         r"\begin{table}",
         r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{latex_text(caption)}}}",
@@ -129,10 +131,16 @@ def as_latex(table: Table, caption: str, label: str, notes: Sequence[str]) -> st
     return "\n".join(lines) + "\n"
 
 
+def _latex_comment(left_out: Sequence[str]) -> list[str]:
+    """Return the comment that names the columns that are not in the table; none if all are."""
+    names = " ".join(", ".join(left_out).split())
+    return [f"% Columns left out here (table.csv has them): {names}"] if names else []
+
+
 def for_paper(table: Table) -> Table:
     """Return the table with the columns that a paper shows."""
     table = table.without_axes()
-    columns = tuple(c for c in table.columns if c.drop_rank <= _LATEX_RANK)
+    columns = tuple(c for c in table.columns if c.drop_rank <= PAPER_RANK)
     return replace(table, columns=columns)
 
 
@@ -174,8 +182,9 @@ def latex_text(text: str) -> str:
     return _SIGNED.sub(r"$\1$", escaped)
 
 
-def _fitted(table: Table, width: int) -> Table:
-    """Return the table with only the columns that fit into `width` terminal cells."""
+def fitted(table: Table, width: int) -> Table:
+    """Return the table with only the columns that fit into `width` terminal cells; those of the
+    highest rank are dropped first."""
     kept = list(table.columns)
     while _width(kept) > width and max(column.drop_rank for column in kept) > 0:
         highest = max(column.drop_rank for column in kept)

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from orchestrator.report.breakdown import image_list
+from orchestrator.report.cells import hours_text
 from orchestrator.report.charts import as_svg, row_color, sparkline
 from orchestrator.report.classes import HeatMap
 from orchestrator.report.columns import compared_to, row_label, setting_text
@@ -80,6 +81,7 @@ def render_page(
         last=lambda result, metric: next((y for _, y in reversed(history(result, metric))), None),
         color=lambda result: row_color(indices[result.trial.variant]),
         metrics=SPARKLINES,
+        hours=hours_text,
         run_url=run_url,
         mlflow_hint=mlflow_hint,
         drawings=[

@@ -13,13 +13,13 @@ from functools import cache
 from pathlib import Path
 
 from orchestrator.study.identity import code_version, trial_identity
-from orchestrator.study.resolve import absolute
+from orchestrator.study.resolved import absolute
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import modules_of
 from orchestrator.tracking.runs import TrialRun, select_run
 from pipelines.data.dataset import DatasetError, open_dataset
 from pipelines.network.config import Precision
-from pipelines.network.weights import WeightsError, locate_weights, weights_digest
+from pipelines.network.weight_files import WeightsError, locate_weights, weights_digest
 from pipelines.preparation.embedded import EMBEDDED
 
 # Fingerprint of the data, precision, digests of the initial weights (backbone, network).

@@ -1,7 +1,7 @@
 """The notes of a report: unfinished trials, warnings, and how the scores were computed."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.report.caveats import caveats
 from orchestrator.report.columns import setting_text
@@ -30,12 +30,14 @@ class Notes:
     footnotes: tuple[str, ...]
     subjects: tuple[frozenset[str], ...]
 
-    def footnotes_on(self, columns: Collection[str]) -> tuple[str, ...]:
-        """Return the footnotes on a table with these columns, by their keys."""
-        return tuple(
-            note
-            for note, subject in zip(self.footnotes, self.subjects, strict=True)
-            if not subject or subject & set(columns)
+    def on(self, columns: Collection[str]) -> "Notes":
+        """Return the notes without the footnotes on other columns. columns: their keys."""
+        tagged = zip(self.footnotes, self.subjects, strict=True)
+        kept = [each for each in tagged if not each[1] or each[1] & set(columns)]
+        return replace(
+            self,
+            footnotes=tuple(note for note, _ in kept),
+            subjects=tuple(subject for _, subject in kept),
         )
 
 
@@ -81,7 +83,9 @@ def _unfinished(study: Study, rows: Sequence[Row]) -> list[str]:
 
 
 def _description(study: Study, result: Result) -> str:
-    text = f"{result.state}: {result.trial.name}"
+    trial = result.trial
+    label = f" ({trial.label})" if trial.label != trial.variant else ""
+    text = f"{result.state}: {trial.name}{label}"
     run = result.run
     if run is None:
         return text

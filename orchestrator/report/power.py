@@ -2,7 +2,7 @@
 
 import math
 
-from scipy import stats
+from scipy import special
 
 from orchestrator.report.seed_spread import PRIOR
 from orchestrator.report.significance import LEVEL, POWER
@@ -31,8 +31,9 @@ def power_of(
     shift = abs(difference) / deviation * math.sqrt(seeds)
     if shift > 30:  # scipy's noncentral t is unreliable here, and the power is 1
         return 1.0
-    critical = stats.t.isf(level / 2, freedom)
-    return float(stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift))
+    critical = -special.stdtrit(freedom, level / 2)
+    below, above = special.nctdtr(freedom, shift, [-critical, critical])
+    return float(below + 1 - above)
 
 
 def seeds_needed(

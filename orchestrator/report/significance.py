@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import special
 
 from orchestrator.report.bootstrap import Sampling
 from orchestrator.report.seed_spread import SeedError
@@ -292,4 +292,7 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
     if high - low <= 0:
         return low
     margin = 1e-9 * (abs(low) + abs(high) + high - low)
-    return float(optimize.brentq(function, low - margin, high + margin))
+    low, high = low - margin, high + margin
+    while low < (middle := low + (high - low) / 2) < high:  # until no number is between them
+        low, high = (middle, high) if function(middle) < 0 else (low, middle)
+    return high

@@ -19,6 +19,7 @@ from orchestrator.report.formats import (
     as_latex,
     as_markdown,
     as_rich,
+    fitted,
     for_paper,
     markdown_text,
 )
@@ -28,7 +29,7 @@ from orchestrator.report.results import Result, Results
 from orchestrator.report.rows import Row, build_rows
 from orchestrator.report.table import Cell, Table, grid_table, main_table, overall_table
 from orchestrator.study.model_cost import ModelCost
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.queries import (
     Snapshot,
@@ -105,27 +106,28 @@ class Report:
         self.print_table(console)
 
     def print_table(self, console: Console) -> None:
-        """Print the tables and the notes on them."""
+        """Print the tables and the notes on the columns that fit."""
         notes, name = self.notes, self.study.config.study
-        for title, table in self.tables:
-            heading = f"{name}: {title}" if title else name
-            console.print(as_rich(table, heading, console.width))
+        tables = self.tables
+        shown = [(title, fitted(table, console.width)) for title, table in tables]
+        for (title, table), (_, fitting) in zip(tables, shown, strict=True):
+            console.print(as_rich(table, fitting, f"{name}: {title}" if title else name))
         for line in notes.warnings:
             console.print(f"  {line}", style="bold yellow", markup=False, highlight=False)
-        for line in notes.footnotes:
+        for line in notes.on(_keys(shown)).footnotes:
             console.print(f"  {line}", style="dim", markup=False, highlight=False)
 
     def markdown(self) -> str:
         """Return the tables and notes as GitHub Markdown."""
-        notes, study = self.notes, self.study.config
+        notes, study, tables = self.notes, self.study.config, self.tables
         parts = [f"# {study.study}\n"]
         if notes.unfinished:
             parts.append("".join(f"- **{markdown_text(line)}**\n" for line in notes.unfinished))
-        for title, table in self.tables:
+        for title, table in tables:
             parts += [f"## {title}\n"] * bool(title)
             parts.append(as_markdown(table))
         lines = [f"**{markdown_text(line)}**" for line in notes.warnings]
-        lines += map(markdown_text, notes.footnotes)
+        lines += map(markdown_text, notes.on(_keys(tables)).footnotes)
         parts.append("".join(f"- {line}\n" for line in lines))
         return "\n".join(parts)
 
@@ -134,10 +136,10 @@ class Report:
         notes, tables = self.notes, []
         for title, table in self.tables:
             shown = for_paper(table)
-            lines = [*notes.unfinished, *notes.warnings, *notes.footnotes_on(shown.keys)]
+            lines = [*notes.unfinished, *notes.warnings, *notes.on(shown.keys).footnotes]
             study = re.sub(r"[^A-Za-z0-9]+", "-", self.study.config.study).strip("-").lower()
             label = "-".join(filter(None, (f"tab:{study}", table.name)))
-            tables.append(as_latex(shown, self._caption(title, table), label, lines))
+            tables.append(as_latex(table, self._caption(title, table), label, lines))
         return "\n".join(tables)
 
     def _caption(self, title: str, table: Table) -> str:
@@ -227,11 +229,13 @@ class StudyReport:
     def _page(
         self, report: Report, figures: Sequence[ReportFigure], maps: Mapping[Cell, HeatMap]
     ) -> str:
+        tables = report.tables
         return render_page(
             report.study,
             report.rows,
-            report.tables,
-            report.notes,
+            tables,
+            # The page's figures show differences whatever columns the tables have.
+            report.notes.on(_keys(tables) | {"difference", "p"}),
             figures,
             maps,
             self._history,
@@ -253,6 +257,11 @@ class StudyReport:
         if run.status == "FINISHED":
             self._histories[key] = points
         return points
+
+
+def _keys(tables: Sequence[tuple[str, Table]]) -> frozenset[str]:
+    """Return the keys of all columns of the tables."""
+    return frozenset().union(*(table.keys for _, table in tables))
 
 
 def write_documents(directory: Path, documents: Mapping[str, str | bytes]) -> None:

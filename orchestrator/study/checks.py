@@ -1,18 +1,22 @@
 """Checks across the parts of a study that their types cannot express."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from orchestrator.study.conditions import check_condition, conditions
 from orchestrator.study.config import OTHER_METRICS, SCORE_COLUMNS, TABLE_COLUMNS, StudyConfig
-from orchestrator.study.overlay import dotted_leaves, unknown_key
+from orchestrator.study.overlay import dotted_leaves, known_keys, unknown_key
 from orchestrator.study.study import Trial
-from orchestrator.study.validation import as_json, suggestion
+from orchestrator.study.validation import accepts, as_json, suggestion
 from orchestrator.study.yaml_source import Keys, Problem, Source
 from pipelines.data.config import split_parts
-from pipelines.training.experiment import SEEDS
+from pipelines.training.experiment import SEEDS, Experiment
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")
+# Longer names make file names, or MLflow's names of metrics, that are too long.
+_LONGEST_NAME = 100
+_LONGEST_PROTOCOL = 50
 _PROTOCOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -33,12 +37,14 @@ def _names(config: StudyConfig, source: Source) -> Iterator[Problem]:
     if not _NAME.fullmatch(config.study):
         message = f"`study` is {config.study!r}; use letters, digits, spaces and . _ + ( ) = -"
         yield Problem(source.location(("study",)), message)
+    yield from _too_long("`study`", config.study, _LONGEST_NAME, source, ("study",))
     if not config.variants:
         yield Problem(source.location(("variants",)), "`variants` must have at least one entry")
     for name in config.variants:
         if not _NAME.fullmatch(name):
             message = f"variant name {name!r}; use letters, digits, spaces and . _ + ( ) = -"
             yield Problem(source.location(("variants", name)), message)
+        yield from _too_long("a variant's name", name, _LONGEST_NAME, source, ("variants", name))
     labels: dict[str, str] = {}
     files: dict[str, str] = {}
     for name, variant in config.variants.items():
@@ -64,6 +70,12 @@ def _names(config: StudyConfig, source: Source) -> Iterator[Problem]:
             yield Problem(source.location(("seeds", index)), message)
 
 
+def _too_long(what: str, name: str, longest: int, source: Source, keys: Keys) -> Iterator[Problem]:
+    if len(name) > longest:
+        message = f"{what} may have {longest} characters, received {len(name)}: {as_json(name)}"
+        yield Problem(source.location(keys), message)
+
+
 def _variant_references(config: StudyConfig, source: Source) -> Iterator[Problem]:
     references: list[tuple[str, Keys, str]] = []
     if config.compare_to is not None:
@@ -82,6 +94,36 @@ def _variant_references(config: StudyConfig, source: Source) -> Iterator[Problem
             advice = suggestion(name, list(config.variants))
             message = f"`{key}` is {name!r}, which is not a variant; {advice}"
             yield Problem(source.location(location), message)
+    yield from _circular_comparisons(config, source)
+
+
+def _circular_comparisons(config: StudyConfig, source: Source) -> Iterator[Problem]:
+    """Yield each circle of rows that are compared to each other, which would count a comparison
+    more than once."""
+    reported: set[str] = set()
+    for start in config.variants:
+        chain = [start]
+        while (base := config.base_of(chain[-1])) in config.variants and base not in chain:
+            chain.append(base)
+        if base is None or base not in chain:
+            continue
+        circle = chain[chain.index(base) :]
+        if len(circle) < 2 or reported & set(circle):
+            continue
+        reported |= set(circle)
+        own = next(name for name in circle if config.variants[name].compare_to)
+        names = " -> ".join([own, *_rotated(circle, own)[1:], own])
+        message = (
+            f"`variants.{own}.compare_to` makes rows compare to each other: {names}; remove it, or "
+            "name a row outside of this circle"
+        )
+        yield Problem(source.location(("variants", own, "compare_to")), message)
+
+
+def _rotated(names: Sequence[str], first: str) -> list[str]:
+    """Return the names of a circle, starting with `first`."""
+    start = names.index(first)
+    return [*names[start:], *names[:start]]
 
 
 def _grid(config: StudyConfig, source: Source) -> Iterator[Problem]:
@@ -119,6 +161,8 @@ def _protocols(config: StudyConfig, source: Source) -> Iterator[Problem]:
         if not _PROTOCOL.fullmatch(name):
             message = f"protocol name {name!r}; use letters, digits and . _ -"
             yield Problem(source.location(("protocols", name)), message)
+        keys = ("protocols", name)
+        yield from _too_long("a protocol's name", name, _LONGEST_PROTOCOL, source, keys)
     submission = config.submission.protocol if config.submission is not None else None
     for key, chosen in (("report", config.report.protocol), ("submission", submission)):
         if chosen is not None and chosen not in config.protocols:
@@ -137,6 +181,9 @@ def _columns(config: StudyConfig, source: Source) -> Iterator[Problem]:
         if "/" not in name and name not in known:
             message = f"`report.columns` has {name!r}, which is not a column"
             yield Problem(location, f"{message}; {suggestion(name, known)}")
+        elif not all(part.strip() for part in name.split("/")):
+            message = f"`report.columns` has {name!r}, which lacks a name beside the slash"
+            yield Problem(location, f"{message}; write a metric's full name, such as `iou/CLASS`")
         elif name in ("compared_to", "difference", "p") and not compared:
             message = f"`report.columns` has {name!r}, but no row is compared"
             yield Problem(location, f"{message}; set `compare_to` in a study of `kind: table`")
@@ -148,6 +195,7 @@ def _conditions(config: StudyConfig, source: Source) -> Iterator[Problem]:
     setting = config.report.published_setting
     keys = ("report", "published_setting")
     yield from check_condition(setting, source, keys, list(config.variants))
+    yield from _setting_values(setting, source, keys)
     axes = list(config.grid)
     for index, row in enumerate(config.published):
         for key in row.when:
@@ -156,6 +204,26 @@ def _conditions(config: StudyConfig, source: Source) -> Iterator[Problem]:
                 message = f"`published.{index}.when` has {key!r}, which is not an axis of the grid"
                 location = source.location(("published", index, "when", key))
                 yield Problem(location, f"{message}; {advice}")
+
+
+def _setting_values(setting: Mapping[str, Any], source: Source, keys: Keys) -> Iterator[Problem]:
+    """Yield the values of `report.published_setting` that no experiment can have. (Those of other
+    conditions are matched with the study's cells.)"""
+    for key, wanted in setting.items():
+        if known_keys().get(key, True):  # a group of keys, or unknown: already reported
+            continue
+        if accepts(Experiment, tuple(key.split(".")), wanted):
+            continue
+        field = tuple(key.split("."))
+        values = wanted if isinstance(wanted, list) else [wanted]
+        wrong = [value for value in values if not accepts(Experiment, field, value)]
+        if wrong or not values:
+            received = as_json(wrong[0] if wrong else wanted)
+            message = (
+                f"`{'.'.join(map(str, keys))}.{key}` is {received}; write a value that `{key}` can "
+                "have in an experiment"
+            )
+            yield Problem(source.location((*keys, key)), message)
 
 
 def _kind(config: StudyConfig, source: Source) -> Iterator[Problem]:

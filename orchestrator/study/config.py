@@ -20,6 +20,7 @@ from orchestrator.study.published import (
     References,
 )
 from orchestrator.study.resources import Resources
+from pipelines.data.config import check_split_name
 from pipelines.evaluation.config import InferenceConfig
 
 # Columns of the report's table, and scores that may be columns, with their labels.
@@ -166,6 +167,11 @@ class ProtocolConfig(InferenceConfig):
 
     split: str | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split is not None:
+            check_split_name("split", self.split)
+
     @property
     def inference(self) -> InferenceConfig:
         """How the model is applied to an image."""
@@ -188,6 +194,9 @@ class Submission:
     benchmark: Literal["cityscapes", "ade20k"]
     split: str = "test"
     protocol: str | None = None
+
+    def __post_init__(self) -> None:
+        check_split_name("split", self.split)
 
 
 @dataclass(frozen=True)
@@ -223,10 +232,13 @@ class ReportOptions:
     figures: tuple[Literal["comparison", "features"], ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.expected_difference is not None and not self.expected_difference > 0:
+        if self.expected_difference is not None and not 0 < self.expected_difference <= 100:
             raise ValueError(
-                f"expected_difference must be above 0, received {self.expected_difference}"
+                "expected_difference must be above 0 and at most 100 points of mIoU, received "
+                f"{self.expected_difference}"
             )
+        if self.columns == ():
+            raise ValueError("columns must not be empty; leave it out for the default columns")
         if self.columns is not None and len(set(self.columns)) < len(self.columns):
             raise ValueError(f"columns must be different, received {list(self.columns)}")
         if self.images < 0:

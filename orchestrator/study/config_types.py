@@ -11,17 +11,18 @@ from orchestrator.study.yaml_source import Keys
 
 def field_names_at(config: type[Any], keys: Keys) -> list[str]:
     """Return the keys of the dataclass at `keys` below `config`; empty if none is there."""
-    inner = _dataclass_in(_type_at(config, keys))
+    inner = _dataclass_in(type_at(config, keys))
     return list(_types_by_key(inner)) if inner is not None else []
 
 
 def tuple_length_at(config: type[Any], keys: Keys) -> int:
     """Return the length of the tuple type at `keys` below `config`."""
-    kinds = _members(_type_at(config, keys))
+    kinds = _members(type_at(config, keys))
     return next(len(get_args(kind)) for kind in kinds if get_origin(kind) is tuple)
 
 
-def _type_at(config: type[Any], keys: Keys) -> Any:
+def type_at(config: type[Any], keys: Keys) -> Any:
+    """Return the type at `keys` below the dataclass `config`; None if it is unknown."""
     kind: Any = config
     for key in keys:
         kind = _inner_type(kind, key)

@@ -1,7 +1,7 @@
 """Resolves trials before anything runs: data set, precision, weights, model cost, code version."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path, PurePath
 from typing import Literal
@@ -10,6 +10,7 @@ from models import PretrainedReport, count_multiply_adds, count_parameters
 from models.cost import on_meta
 from orchestrator.study.identity import code_version, trial_identity
 from orchestrator.study.model_cost import ModelCost
+from orchestrator.study.resolved import ResolvedTrial, absolute
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import modules_of
 from pipelines.data.dataset import PreparedDataset, open_dataset
@@ -20,45 +21,13 @@ from pipelines.network.build import build_network, check_network
 from pipelines.network.config import NetworkConfig
 from pipelines.network.init_weights import load_backbone_weights, load_initial_weights
 from pipelines.network.precision import resolve_precision
-from pipelines.network.weights import locate_weights, weights_digest
+from pipelines.network.weight_files import locate_weights, weights_digest
 from pipelines.preparation.embedded import dataset_location
 from pipelines.submission import SUBMISSIONS
 from pipelines.training.experiment import Experiment
 
 # Maximum height and width in pixels of the image that a user-defined network is tested on.
 _TEST_SIZE = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResolvedTrial(Trial):
-    """A trial with everything resolved that its result depends on: precision, data, weights, code.
-
-    location: path or URI of the data set.
-    pretrained: which published weights its backbone loads; None if it loads none.
-    init: path or URI, readable by the workers, of the initial weights of the whole network.
-    digests: content hashes of the backbone's and the network's initial weights; None without any.
-    """
-
-    identity: str
-    code: str
-    dataset: PreparedDataset
-    location: str
-    cost: ModelCost
-    pretrained: PretrainedReport | None
-    init: str | None = None
-    digests: tuple[str | None, str | None] = (None, None)
-
-    @property
-    def worker_experiment(self) -> Experiment:
-        """The experiment for the workers: `training.init` is a file that they can read."""
-        training = replace(self.experiment.training, init=self.init)
-        return replace(self.experiment, training=training)
-
-    @property
-    def steps(self) -> int:
-        """Number of optimizer steps of the whole training."""
-        images = len(self.dataset.split(self.experiment.data.train_split))
-        return self.experiment.training.epochs * -(-images // self.experiment.training.batch)
 
 
 def resolve_trials(
@@ -85,10 +54,13 @@ def resolve_trials(
         data, training = trial.experiment.data, trial.experiment.training
         # Trials with the same model, data and weights fail for the same reason; report it once.
         key = repr((trial.experiment.model, data, training.init, training.backbone_weights))
-        if key in errors:
+        data_key = repr((data.dataset, data.train_split, data.validation_split))
+        if key in errors or data_key in errors:
             continue
         try:
             resolved.append(resolver.resolve(trial))
+        except DatasetError as error:  # whatever the model and the weights
+            errors[data_key] = type(error)(f"{trial.name}: {error}")
         except UserError as error:
             errors[key] = type(error)(f"{trial.name}: {error}")
     if errors:
@@ -164,12 +136,6 @@ class _Resolver:
         return location, open_dataset(location)
 
 
-def absolute(uri: str) -> str:
-    """Return a local path as an absolute path, because workers have another working directory;
-    URIs are unchanged."""
-    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
-
-
 def _examine_model(
     experiment: Experiment, classes: int, init: str | None
 ) -> tuple[ModelCost, PretrainedReport | None]:
@@ -204,12 +170,14 @@ def check_protocol_splits(study: Study, trials: Sequence[ResolvedTrial]) -> None
     datasets = {trial.location: trial.dataset for trial in trials}
     for name, split in splits.items():
         for dataset in datasets.values():
-            check_scorable(
-                dataset,
-                split,
+            advice = (
                 f"change `protocols.{name}.split`, or use `submission` for a test set without "
-                "labels",
+                "labels"
             )
+            try:
+                check_scorable(dataset, split, advice)
+            except DatasetError as error:
+                raise DatasetError(f"protocol {name!r}: {error}") from None
 
 
 def check_submission(study: Study, trials: Sequence[ResolvedTrial]) -> None:

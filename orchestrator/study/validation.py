@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import ErrorDetails
 
-from orchestrator.study.config_types import field_names_at, tuple_length_at
+from orchestrator.study.config_types import field_names_at, tuple_length_at, type_at
 from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError
 
 Config = TypeVar("Config")
@@ -143,6 +143,17 @@ def _placeholder(keys: Keys, placeholders: Mapping[Keys, Any]) -> Any:
 @cache  # building an adapter takes longer than a thousand validations
 def _adapter(config: Any) -> TypeAdapter[Any]:
     return TypeAdapter(config)
+
+
+def accepts(config: type[Any], keys: Keys, value: Any) -> bool:
+    """Whether the type of the field at `keys` below the dataclass `config` accepts a plain value;
+    a field's type does not express every rule of its dataclass."""
+    kind = type_at(config, keys)
+    try:
+        _adapter(kind if kind is not None else Any).validate_json(json.dumps(value), strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def check_arguments(function: Callable[..., Any], source: Source) -> None:

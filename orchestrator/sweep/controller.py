@@ -12,6 +12,7 @@ from orchestrator.context import STOPPING, RunContext
 from orchestrator.evaluation.missing import evaluate_missing
 from orchestrator.evaluation.protocols import missing_scores
 from orchestrator.evaluation.submissions import missing_packages
+from orchestrator.planning.overhead import save_overhead
 from orchestrator.planning.plan_table import placement_line
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import Decision, ReconcileOptions, reconcile
@@ -20,7 +21,7 @@ from orchestrator.report.results import Result
 from orchestrator.report.study_report import Report, StudyReport
 from orchestrator.scheduling.budget import Budget, recorded_hours
 from orchestrator.scheduling.capacity import Placement
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.figures import draw_study_figures
@@ -43,7 +44,8 @@ _POLL_SECONDS = 5.0
 class SweepController:
     """One sweep over a study.
 
-    finished: the finished runs by trial name. failures: the causes of failures by trial name.
+    began: when the command began, by `time.monotonic`. finished: the finished runs by trial name.
+    failures: the causes of failures by trial name.
     """
 
     study: Study
@@ -55,10 +57,14 @@ class SweepController:
     cluster: Cluster
     planner: Planner
     report: StudyReport
+    began: float = field(default_factory=time.monotonic)
     budget: Budget | None = None
     finished: dict[str, TrialRun] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     _snapshot: Snapshot = field(default_factory=lambda: Snapshot((), ()), init=False)
+    # Seconds before the first trial, and when the last one ended, also of another study.
+    _started_after: float | None = field(default=None, init=False)
+    _trained_at: float = field(default=0.0, init=False)
 
     def run(self) -> bool:
         """Train all unfinished trials; return whether all trials are finished."""
@@ -107,6 +113,10 @@ class SweepController:
             done = len(self.finished) == len(self.trials) and not evaluation_failures
             held = self.context.stop.requested or bool(self._limit_reached())
             status = study_status(done, held, self._other_results(report))
+            if done and self._started_after is not None:
+                end = time.monotonic() - self._trained_at
+                name = self.study.config.study
+                save_overhead(self.context.storage.local, name, self._started_after, end)
         except KeyboardInterrupt:
             status = "KILLED"
             raise
@@ -159,10 +169,13 @@ class SweepController:
         console.print(placement_line(self.study, self.placement) + "\n")
         representative = {trial.identity: trial for trial in reversed(todo)}
         unique = list(reversed(representative.values()))
+        before_preflight = time.monotonic()
         if self.context.preflight:
             Preflight(self.study, self.trials, self.placement, self.context, self.planner).check(
                 unique, decisions
             )
+        if self._started_after is None:
+            self._started_after = before_preflight - self.began
         self.budget = self.budget or self._create_budget()
         causes = train(
             unique,
@@ -175,6 +188,7 @@ class SweepController:
             self.context,
             on_finished,
         )
+        self._trained_at = time.monotonic()
         for trial in todo:
             self.failures.pop(trial.name, None)
             name = representative[trial.identity].name
@@ -207,6 +221,7 @@ class SweepController:
             if any(current[name].action != "wait" for name in waiting):
                 break
         stop.graceful = False
+        self._trained_at = time.monotonic()
 
     def _refresh(self, study_run: StudyRun) -> None:
         """Update the report in the study's run and on its page. Errors are only logged, because

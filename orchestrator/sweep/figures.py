@@ -11,7 +11,7 @@ from statistics import fmean
 from models import FENetConfig
 from orchestrator.console import say, warn
 from orchestrator.context import RunContext
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.study_run import StudyRun, has_figure, keep_figure

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from types import TracebackType
 
 from rich.console import Console, RenderableType
@@ -43,6 +44,7 @@ class TrialProgress:
     loss: float | None = None
     images_per_second: float | None = None
     resumed_at: int = 0
+    started_at: float | None = None
     first_epoch_at: float | None = None
     last_epoch_at: float | None = None
 
@@ -53,12 +55,32 @@ class TrialProgress:
             return None
         return (self.last_epoch_at - self.first_epoch_at) / (epochs - 1)
 
-    def seconds_left(self) -> float | None:
-        """Return the expected time until the last epoch; None unless the trial is training."""
-        seconds = self.seconds_per_epoch()
-        if seconds is None or self.state != TrialState.TRAINING:
+    def start_seconds(self) -> float | None:
+        """Return the time from the start of this run to its first epoch; None if unknown."""
+        pace = self.seconds_per_epoch()
+        if pace is None or self.started_at is None or self.first_epoch_at is None:
             return None
-        return seconds * (self.epochs - self.epoch)
+        return max(0.0, self.first_epoch_at - self.started_at - pace)
+
+    def work_left(self, now: float, pace: float, start: float) -> float:
+        """Return the expected seconds of training left at time `now`.
+
+        pace, start: seconds per epoch, and from the start to the first epoch, of the other trials.
+        """
+        pace = self.seconds_per_epoch() or pace
+        seconds = start + pace * (self.epochs - max(self.epoch, self.resumed_at))
+        if self.state is TrialState.TRAINING and self.last_epoch_at is not None:
+            seconds -= start + min(now - self.last_epoch_at, pace)
+        elif self.state is TrialState.STARTING and self.started_at is not None:
+            seconds -= min(now - self.started_at, start + pace)
+        return max(0.0, seconds)
+
+    def seconds_left(self, now: float) -> float | None:
+        """Return the expected time until the last epoch; None unless the trial is training."""
+        pace = self.seconds_per_epoch()
+        if pace is None or self.state != TrialState.TRAINING:
+            return None
+        return self.work_left(now, pace, 0.0)
 
 
 @dataclass
@@ -69,6 +91,7 @@ class StudyProgress:
     trials: dict[str, TrialProgress]
     _live: Live | None = field(default=None, init=False)
     _started: float = field(default_factory=time.time, init=False)
+    _most_running: int = field(default=0, init=False)
 
     @staticmethod
     def of(console: Console, trials: Sequence[TrialProgress]) -> "StudyProgress":
@@ -98,7 +121,11 @@ class StudyProgress:
 
     def started(self, name: str) -> None:
         """Call when Ray starts the trial's processes."""
-        self.trials[name].state = TrialState.STARTING
+        trial = self.trials[name]
+        trial.state, trial.started_at = TrialState.STARTING, time.time()
+        running = (TrialState.STARTING, TrialState.TRAINING)
+        count = sum(each.state in running for each in self.trials.values())
+        self._most_running = max(self._most_running, count)
         self._say_event(name, TrialState.STARTING)
 
     def epoch(self, name: str, epoch: int, metrics: dict[str, float]) -> None:
@@ -133,7 +160,7 @@ class StudyProgress:
             elapsed = time.time() - self._started
             done = sum(trial.state == TrialState.FINISHED for trial in self.trials.values())
             line = " ".join(message.split())  # some libraries' errors have several lines
-            self.say(f"[{_clock(elapsed)}] ({done}/{len(self.trials)} done) {name}: {line}")
+            self.say(f"[{clock(elapsed)}] ({done}/{len(self.trials)} done) {name}: {line}")
 
     def _table(self) -> Table:
         """Return the trials that fit on the screen, with a summary of the study as the caption."""
@@ -164,7 +191,10 @@ class StudyProgress:
             ]
             if wide:
                 row += [_number(trial.best, ".1f", 100), _number(trial.images_per_second, ".0f")]
-            row += [_clock(trial.seconds_left()), Text(trial.state, style=trial.state.style)]
+            row += [
+                clock(trial.seconds_left(time.time())),
+                Text(trial.state, style=trial.state.style),
+            ]
             table.add_row(*row)
         table.caption = self._summary(len(self.trials) - len(shown))
         table.caption_justify = "left"
@@ -194,7 +224,7 @@ class StudyProgress:
             key=lambda trial: trial.best or 0.0,
             default=None,
         )
-        text = Text(", ".join(parts) + f"; {_clock(time.time() - self._started)} elapsed")
+        text = Text(", ".join(parts) + f"; {clock(time.time() - self._started)} elapsed")
         text.append(self._time_left())
         training = [trial for trial in self.trials.values() if trial.state == TrialState.TRAINING]
         speed = sum(trial.images_per_second or 0.0 for trial in training)
@@ -207,24 +237,29 @@ class StudyProgress:
         return text
 
     def _time_left(self) -> str:
-        """Estimate the remaining time of the whole study from the epochs done so far."""
-        done = sum(trial.epoch - trial.resumed_at for trial in self.trials.values())
-        unfinished = (TrialState.WAITING, TrialState.STARTING, TrialState.TRAINING)
-        todo = sum(
-            trial.epochs - trial.epoch
-            for trial in self.trials.values()
-            if trial.state in unfinished
-        )
-        if done <= 0 or todo == 0:
+        """Estimate the time until the last trial ends, once a trial has shown its speed."""
+        now = time.time()
+        trials = self.trials.values()
+        paces = [pace for trial in trials if (pace := trial.seconds_per_epoch()) is not None]
+        unfinished = [
+            trial
+            for trial in trials
+            if trial.state in (TrialState.WAITING, TrialState.STARTING, TrialState.TRAINING)
+        ]
+        if not paces or not unfinished:
             return ""
-        return f", about {_clock((time.time() - self._started) / done * todo)} left"
+        starts = [start for trial in trials if (start := trial.start_seconds()) is not None]
+        pace, start = fmean(paces), fmean(starts) if starts else 0.0
+        work = [trial.work_left(now, pace, start) for trial in unfinished]
+        return f", about {clock(max(sum(work) / max(1, self._most_running), *work))} left"
 
 
 def _number(value: float | None, spec: str, scale: float = 1.0) -> str:
     return "" if value is None else format(scale * value, spec)
 
 
-def _clock(seconds: float | None) -> str:
+def clock(seconds: float | None) -> str:
+    """Format a time as `M:SS` or `H:MM:SS`; empty for None."""
     if seconds is None:
         return ""
     minutes, rest = divmod(int(seconds), 60)

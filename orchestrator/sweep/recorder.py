@@ -12,7 +12,7 @@ from orchestrator.planning.measurements import measurement_of_trial
 from orchestrator.scheduling.budget import Budget
 from orchestrator.storage import local_copy
 from orchestrator.study.identity import code_version
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.trial_state import TrialState
 from orchestrator.study.user_code import modules_of
 from orchestrator.sweep.progress import StudyProgress
@@ -23,7 +23,8 @@ from orchestrator.training.failures import Failure
 from orchestrator.training.stop_file import StopFile
 from orchestrator.training.worker import CODE, DEVICE, RESULTS_DIRECTORY, WORKERS
 from orchestrator.training.worker_logs import output_directory
-from pipelines.network.checkpoint import STATE_FILE, WEIGHTS_FILE, read_history
+from pipelines.network.checkpoint import STATE_FILE, read_history
+from pipelines.network.weight_files import WEIGHTS_FILE
 
 
 @dataclass

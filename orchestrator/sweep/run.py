@@ -1,5 +1,6 @@
 """Runs a study: compares its file with the tracking store, then prints a plan or trains."""
 
+import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,11 +15,11 @@ from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import ReconcileOptions, reconcile
 from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.study.resolve import (
-    ResolvedTrial,
     check_protocol_splits,
     check_submission,
     resolve_trials,
 )
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of, runtime_environment
 from orchestrator.tracking.queries import take_snapshot
@@ -46,6 +47,7 @@ def run_study(
         from orchestrator.sweep.profile import run_profile  # imports matplotlib
 
         return run_profile(study, context, plan_only)
+    began = time.monotonic()
     options = replace(options or ReconcileOptions(), searching=study.config.kind == "search")
     modules = {
         module.__name__: module
@@ -94,7 +96,7 @@ def run_study(
 
         report = study_report(study, store, trials)
         return SweepController(
-            study, context, options, placement, trials, store, cluster, planner, report
+            study, context, options, placement, trials, store, cluster, planner, report, began
         ).run()
     finally:
         cluster.close()

@@ -13,7 +13,7 @@ from orchestrator.context import RunContext
 from orchestrator.planning.forecast import Forecaster, priorities
 from orchestrator.scheduling.budget import Budget, recorded_hours
 from orchestrator.scheduling.capacity import Placement
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.sweep.progress import StudyProgress, TrialProgress
 from orchestrator.sweep.recorder import ActiveTrial, Recorder

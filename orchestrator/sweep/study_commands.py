@@ -153,11 +153,13 @@ def _find_study(studies: Sequence[StudySummary], name: str) -> StudySummary:
 
 
 def _find_runs(studies: Sequence[StudySummary], name: str, study: str | None) -> Sequence[TrialRun]:
-    """Return all runs of the trial called `name`, or the run with that id."""
+    """Return all runs of the trial called `name`, with its variant's key or label, or the run with
+    that id."""
     if study is not None:
         studies = [_find_study(studies, study)]
     runs = [run for each in studies for run in each.trials]
     matches = [run for run in runs if name in (run.name, run.run_id)]
+    matches = matches or [run for run in runs if name == run.labeled_name]
     if not matches:
         names = sorted({run.name for run in runs})
         raise TrackingError(f"no trial is called {name!r}; {suggestion(name, names)}")

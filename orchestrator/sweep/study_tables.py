@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.sweep.progress import clock
 from orchestrator.tracking.queries import StudySummary
 from orchestrator.tracking.runs import TrialRun
 
@@ -35,13 +36,13 @@ def studies_table(studies: Sequence[StudySummary]) -> Table:
 
 
 def trials_table(study: StudySummary) -> Table:
-    """Return a table of trials: state, epoch, mIoU, loss, speed, hours. Trials that the study does
-    not have any more come last."""
+    """Return a table of trials: state, epoch, mIoU, loss, speed, time. They are in the order of the
+    study file; those that the study does not have any more come last."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    columns = ("trial", "state", "epoch", "mIoU %", "best %", "loss", "images/s", "hours", "run")
+    columns = ("trial", "state", "epoch", "mIoU %", "best %", "loss", "images/s", "time", "run")
     for name in columns:
         table.add_column(name, justify="left" if name in ("trial", "state", "run") else "right")
-    for run in sorted(study.trials, key=lambda run: (run.superseded, run.name)):
+    for run in sorted(study.trials, key=lambda run: run.superseded):
         metrics = run.metrics
         state = Text(run.state, style=run.state.style)
         if run.superseded:
@@ -54,7 +55,7 @@ def trials_table(study: StudySummary) -> Table:
             _format(metrics.get("val/best_miou"), 100, ".1f"),
             _format(metrics.get("train/loss"), 1, ".3f"),
             _format(metrics.get("images_per_second"), 1, ".0f"),
-            _format(metrics.get("trial/seconds"), 1 / 3600, ".2f"),
+            clock(metrics.get("trial/seconds")),
             run.run_id[:8],
         )
     return table

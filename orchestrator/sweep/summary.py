@@ -9,7 +9,7 @@ from orchestrator.console import say, say_labeled, warn
 from orchestrator.planning.reconcile import Decision
 from orchestrator.report.results import Result
 from orchestrator.report.study_report import Report
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
 from orchestrator.tracking.models import register_best

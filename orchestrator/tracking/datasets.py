@@ -3,12 +3,15 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from pipelines.data.dataset import PreparedDataset
+if TYPE_CHECKING:
+    from pipelines.data.dataset import PreparedDataset
+
 
 _DIGEST_LENGTH = 16  # MLflow accepts 36 characters; a fingerprint has 64
 
@@ -34,13 +37,13 @@ class DatasetKey:
     digest: str
 
     @staticmethod
-    def of(dataset: PreparedDataset) -> "DatasetKey":
+    def of(dataset: "PreparedDataset") -> "DatasetKey":
         """Return the key of a prepared data set."""
         manifest = dataset.manifest
         return DatasetKey(manifest.name, manifest.fingerprint[:_DIGEST_LENGTH])
 
 
-def dataset_input(dataset: PreparedDataset, splits: Iterable[str | None]) -> DatasetInput:
+def dataset_input(dataset: "PreparedDataset", splits: Iterable[str | None]) -> DatasetInput:
     """Return a data set as a run's input. splits: the ones that the run uses; None is left out."""
     key, manifest, location = DatasetKey.of(dataset), dataset.manifest, dataset.location
     uri = location.path if location.is_local else location.uri

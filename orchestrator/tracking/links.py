@@ -6,7 +6,7 @@ final metrics of the run that it refers to, and does not count as a training.
 
 from collections.abc import Mapping
 
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.descriptions import link_note, run_name
 from orchestrator.tracking.runs import TrialRun

@@ -27,8 +27,9 @@ class StudySummary:
     """The state of a study.
 
     holder: the process that runs it, and the seconds since its last heartbeat. trials: its own
-    runs; links: the number of rows that other studies trained. started: seconds since the epoch.
-    command: the arguments of its last run, as JSON. stop_requested: by another terminal.
+    runs, in the order in which they were created, which is that of the study file. links: the
+    number of rows that other studies trained. started: seconds since the epoch. command: the
+    arguments of its last run, as JSON. stop_requested: by another terminal.
     """
 
     name: str
@@ -114,7 +115,7 @@ def _summary(parent: Run, name: str, trials: Sequence[TrialRun], links: int) -> 
         parent_id=parent.info.run_id,
         state="running" if holder else _STATES.get(parent.info.status, "interrupted"),
         holder=holder,
-        trials=sorted(trials, key=lambda run: run.name),
+        trials=trials,
         links=links,
         started=parent.info.start_time / 1000,
         command=parent.data.tags.get(tag.COMMAND, ""),

@@ -31,11 +31,11 @@ class TrialRun:
 
     code: the version of the code that trained it, several joined by `+` if it was resumed under
     another version, empty if it never started. epoch: the last recorded epoch, 0 before the first.
-    name: the trial's name in its study. reason: why it failed or was interrupted; may be empty.
-    stopped_early: by the early stopping of a search. superseded: the study no longer has this
-    trial. active_elsewhere: another live process has
-    scheduled or is training it; claimed: that process holds the claim. trials: (study, trial) of
-    the rows that it serves: its own, and those that link to it. dataset: as named by the study;
+    name: the trial's name in its study; labeled_name: the same with the variant's label. reason:
+    why it failed or was interrupted; may be empty. stopped_early: by the early stopping of a
+    search. superseded: the study no longer has this trial. active_elsewhere: another live process
+    has scheduled or is training it; claimed: that process holds the claim. trials: (study, trial)
+    of the rows that it serves: its own, and those that link to it. dataset: as named by the study;
     data: the data set's fingerprint; data_warnings: what limits the scores on it. weights:
     locations of the initial weights of the backbone and of the whole network; digests: of these
     two; None if there are none. evaluations: the settings of each later evaluation, by its name.
@@ -51,6 +51,7 @@ class TrialRun:
     epoch: int
     metrics: Mapping[str, float]
     name: str = ""
+    labeled_name: str = ""
     experiment_id: str = ""
     reason: str = ""
     stopped_early: bool = False
@@ -96,7 +97,7 @@ def read_trial_run(
     """Convert MLflow's run of a trial. study: the name of its experiment. linked: (study, trial) of
     the rows that link to it."""
     info, tags, params, metrics = run.info, run.data.tags, run.data.params, run.data.metrics
-    name = tags.get(tag.TRIAL, info.run_name)
+    name, variant = tags.get(tag.TRIAL, info.run_name), tags.get(tag.VARIANT, "")
     locations = (params.get(f"training.{key}") for key in ("backbone_weights", "init"))
     backbone, whole = (None if text in (None, "None") else text for text in locations)
     closed = tags.get(tag.ENDED)
@@ -110,6 +111,7 @@ def read_trial_run(
         epoch=int(metrics.get("epoch", 0)),
         metrics=dict(metrics),
         name=name,
+        labeled_name=tags.get(tag.LABEL, variant) + name.removeprefix(variant),
         experiment_id=info.experiment_id,
         reason=tags.get(tag.REASON, ""),
         stopped_early=tags.get(tag.STOPPED) == "early",

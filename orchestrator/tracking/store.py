@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -27,10 +28,12 @@ from orchestrator.tracking.runs import (
     shown_end,
     timestamp,
 )
-from pipelines.data.dataset import PreparedDataset
 from pipelines.data.manifest import metric_name
 from pipelines.errors import UserError
 from pipelines.imports import importing_libraries
+
+if TYPE_CHECKING:
+    from pipelines.data.dataset import PreparedDataset
 
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _PARAMS_PER_BATCH = 100
@@ -225,7 +228,7 @@ class TrackingStore:
         self.client.set_terminated(run.info.run_id, status, end)
 
     def log_dataset(
-        self, run_id: str, dataset: PreparedDataset, splits: Iterable[str | None]
+        self, run_id: str, dataset: "PreparedDataset", splits: Iterable[str | None]
     ) -> None:
         """Record a data set as an input of a run. splits: see `dataset_input`."""
         self.client.log_inputs(run_id, [dataset_input(dataset, splits)])

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.claims import Claim, settle
@@ -91,6 +91,7 @@ class StudyRun:
             tag.IDENTITY: trial.identity,
             tag.DATA: trial.dataset.manifest.fingerprint,
             tag.VARIANT: trial.variant,
+            tag.LABEL: trial.label,
             tag.SEED: str(trial.experiment.seed),
             **{f"{tag.AXIS}{axis}": str(value) for axis, value in trial.axes.items()},
             tag.CLAIM: "asked",

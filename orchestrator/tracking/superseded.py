@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.study_run import StudyRun

@@ -17,6 +17,9 @@ IDENTITY = f"{PREFIX}identity"
 VARIANT = f"{PREFIX}variant"
 """The variant's name; each variant is a row of the table."""
 
+LABEL = f"{PREFIX}label"
+"""The variant's label in the table, as it was when the run was created or resumed."""
+
 SEED = f"{PREFIX}seed"
 """The trial's seed."""
 

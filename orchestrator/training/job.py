@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.storage import Storage
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.training.worker import WorkerTask
 from orchestrator.training.worker_logs import output_directory

@@ -52,6 +52,16 @@ def split_parts(name: str) -> tuple[str, ...]:
     return tuple(name.split("+"))
 
 
+def check_split_name(key: str, value: str) -> None:
+    """Check that `value` names a split, or different splits joined by `+`. Raises ValueError."""
+    parts = split_parts(value)
+    if not all(part.strip() for part in parts) or len(set(parts)) < len(parts):
+        raise ValueError(
+            f"{key} must name a split, or different splits joined by +, such as train+val; "
+            f"received {value!r}"
+        )
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """The data of an experiment.
@@ -88,11 +98,5 @@ class DataConfig:
             raise ValueError("dataset must not be empty")
         for name in ("train_split", "validation_split"):
             value = getattr(self, name)
-            if value is None:
-                continue
-            parts = split_parts(value)
-            if not all(parts) or len(set(parts)) < len(parts):
-                raise ValueError(
-                    f"{name} must name a split, or different splits joined by +, such as "
-                    f"train+val; received {value!r}"
-                )
+            if value is not None:
+                check_split_name(name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import threading
 from functools import cached_property
@@ -241,6 +242,9 @@ def open_dataset(uri: str | Path, fingerprint: str | None = None) -> PreparedDat
 def _no_dataset_message(location: Location, sizes: dict[str, int]) -> str:
     advice = "`python -m pipelines.prepare --help` lists the supported data sets"
     if not location.exists():
+        close = _similar_dataset(location)
+        if close:
+            return f"{location.uri}: does not exist; did you mean {close}?"
         return f"{location.uri}: does not exist; {advice}"
     if any(name.endswith(".parquet") for name in sizes):
         return (
@@ -248,3 +252,13 @@ def _no_dataset_message(location: Location, sizes: dict[str, int]) -> str:
             "run its `python -m pipelines.prepare` command again"
         )
     return f"{location.uri}: holds no prepared data set (no {MANIFEST_NAME}); {advice}"
+
+
+def _similar_dataset(location: Location) -> str | None:
+    """Return the path of a prepared data set in the same local directory with a similar name."""
+    if not location.is_local:
+        return None
+    parent = location.directory.parent
+    names = [file.parent.name for file in parent.glob(f"*/{MANIFEST_NAME}")]
+    close = difflib.get_close_matches(location.directory.name, names, n=1)
+    return str(parent / close[0]) if close else None

@@ -108,6 +108,29 @@ def training_warnings(dataset: PreparedDataset, train: str, scored: Sequence[str
     return list(dict.fromkeys(lines))
 
 
+def sampling_warnings(
+    dataset: PreparedDataset, train: str, batch: int, crop: tuple[int, int]
+) -> list[str]:
+    """Return what a user must know about the batches of a training, one sentence each.
+
+    batch: images of a global batch. crop: height and width in pixels.
+    """
+    split = dataset.split(train)
+    lines = []
+    if batch > len(split):
+        lines.append(
+            f"{train}: has {_images(len(split))}, fewer than the batch of {batch}, so every step "
+            "uses images several times and an epoch is one step"
+        )
+    if not ((split.heights >= crop[0]) | (split.widths >= crop[1])).any():
+        height, width = int(split.heights.max()), int(split.widths.max())
+        lines.append(
+            f"{train}: the crop of {crop[0]} x {crop[1]} pixels is larger than every image (at "
+            f"most {height} x {width}), so the rest of a crop is padding, which is ignored"
+        )
+    return lines
+
+
 def check_classes_occur(manifest: Manifest, source: str) -> None:
     """Check that the labels of a whole data set distinguish classes.
 

@@ -153,6 +153,8 @@ def name_problem(names: Sequence[str]) -> str | None:
     recorded: dict[str, str] = {}
     for name in names:
         key = metric_name(name)
+        if not name.isprintable():
+            return f"the name {name!r} has a line break or a control character; rename the class"
         if not any(character.isalnum() for character in key):
             return f"the name {name!r} has no letter or digit; rename the class"
         if key in recorded:

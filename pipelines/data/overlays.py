@@ -31,6 +31,11 @@ def overlay(image: Pixels, labels: Pixels, classes: Sequence[ClassInfo]) -> Pixe
     return np.where((labels == IGNORE_INDEX)[..., None], image, mixed).astype(np.uint8)
 
 
+def drawable(text: str) -> str:
+    """Replace the characters that Pillow's built-in font lacks."""
+    return text.encode("latin-1", "replace").decode("latin-1")
+
+
 def mistakes(image: Pixels, label: Pixels, prediction: Pixels) -> Pixels:
     """Return the image in gray with wrongly predicted pixels in strong orange.
 

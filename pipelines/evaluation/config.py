@@ -1,7 +1,8 @@
 """How a trained model is applied to images and scored."""
 
-import math
 from dataclasses import dataclass
+
+_LARGEST_SCALE = 16  # an image has 256 times as many pixels at this scale
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class InferenceConfig:
     stride: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        positive = all(math.isfinite(scale) and scale > 0 for scale in self.scales)
-        if not (self.scales and positive and len(set(self.scales)) == len(self.scales)):
+        possible = all(0 < scale <= _LARGEST_SCALE for scale in self.scales)
+        if not (self.scales and possible and len(set(self.scales)) == len(self.scales)):
             raise ValueError(
-                "scales must be different factors above 0, such as (0.5, 1, 1.5); "
-                f"received {self.scales}"
+                f"scales must be different factors above 0 and at most {_LARGEST_SCALE}, such as "
+                f"(0.5, 1, 1.5); received {self.scales}"
             )
         for name, sizes in (("window", self.window), ("stride", self.stride)):
             if sizes is not None and (len(sizes) != 2 or min(sizes) < 1):

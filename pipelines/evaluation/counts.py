@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COUNTS_SCHEMA = pa.schema(
     [
@@ -53,8 +55,8 @@ class ImageCounts:
     counts: int64 `(images, classes, 3)`: true positives, false positives, false negatives.
     """
 
-    positions: Tensor
-    counts: Tensor
+    positions: "Tensor"
+    counts: "Tensor"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from pipelines.data.files import atomic_directory
 from pipelines.errors import UserError
+from pipelines.network.weight_files import WEIGHTS_FILE
 
-WEIGHTS_FILE = "model.safetensors"
 MOMENTUM_FILE = "momentum.safetensors"
 STATE_FILE = "state.json"
 

@@ -11,7 +11,8 @@ from models import PretrainedError, PretrainedReport, load_pretrained
 from models.backbones import Backbone
 from models.pretrained import unwrap
 from pipelines.network.build import NetworkError
-from pipelines.network.weights import WeightsError, locate_weights, read_weights
+from pipelines.network.weight_files import WeightsError, locate_weights
+from pipelines.network.weights import read_weights
 
 # Prefixes that data parallelism and compilation put before every name.
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 import zipfile
@@ -11,16 +10,8 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
-from pyarrow.fs import FileType
 
-from pipelines.data.manifest import DatasetError
-from pipelines.data.storage import locate
-from pipelines.errors import UserError
-from pipelines.network.checkpoint import WEIGHTS_FILE
-
-
-class WeightsError(UserError, ValueError):
-    """Weights that cannot be used; the message names the file and the reason."""
+from pipelines.network.weight_files import WeightsError, read_bytes
 
 
 def read_weights(uri: str | Path) -> dict[str, object]:
@@ -36,7 +27,7 @@ def read_weights(uri: str | Path) -> dict[str, object]:
         WeightsError: the file is missing, damaged or in neither format, or it is a pickle with
             objects other than tensors and plain containers.
     """
-    data = _read(uri)
+    data = read_bytes(uri)
     if _is_safetensors(data):
         try:
             return dict(safetensors.torch.load(data))
@@ -57,46 +48,6 @@ def read_weights(uri: str | Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise WeightsError(f"{uri}: holds {type(content).__name__}, not a mapping of tensors")
     return {str(key): value for key, value in content.items()}
-
-
-def locate_weights(uri: str) -> str:
-    """Return the file of weights at `uri`: `uri` itself, or the file in a directory.
-
-    The directory is a checkpoint or a model directory.
-
-    Raises:
-        WeightsError: `uri` does not exist or cannot be read.
-    """
-    try:
-        location = locate(uri)
-        kind = location.filesystem.get_file_info(location.path).type
-    except (DatasetError, OSError) as error:
-        raise WeightsError(f"{uri}: cannot be read ({error})") from error
-    if kind == FileType.NotFound:
-        raise WeightsError(f"{uri}: no such file or directory")
-    return f"{str(uri).rstrip('/')}/{WEIGHTS_FILE}" if kind == FileType.Directory else str(uri)
-
-
-def weights_digest(uri: str | Path) -> str:
-    """Return the SHA-256 of a file of weights, which identifies the weights of an experiment.
-
-    Raises:
-        WeightsError: the file cannot be read.
-    """
-    return hashlib.sha256(_read(uri)).hexdigest()
-
-
-def _read(uri: str | Path) -> bytes:
-    try:
-        location = locate(uri)
-        with location.filesystem.open_input_stream(location.path) as stream:
-            return bytes(stream.read())
-    except DatasetError as error:
-        raise WeightsError(str(error)) from error
-    except FileNotFoundError as error:
-        raise WeightsError(f"{uri}: no such file") from error
-    except OSError as error:
-        raise WeightsError(f"{uri}: cannot be read ({error})") from error
 
 
 def _is_safetensors(data: bytes) -> bool:

@@ -12,7 +12,7 @@ from pipelines.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentatio
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import IGNORE_INDEX, ClassInfo, DatasetError, PreparedDataset
 from pipelines.data.loading import TrainingBatches
-from pipelines.data.overlays import Pixels, colorize, overlay
+from pipelines.data.overlays import Pixels, colorize, drawable, overlay
 
 # All in pixels.
 LINE = 14  # height of a line of text
@@ -106,13 +106,8 @@ def _tile(images: Sequence[Pixels], title: str) -> Image.Image:
     tile = Image.new("RGB", (step * len(images) - GAP, height + LINE), "white")
     for column, pixels in enumerate(images):
         tile.paste(Image.fromarray(pixels), (column * step, LINE))
-    ImageDraw.Draw(tile).text((2, 1), _drawable(title), "black")
+    ImageDraw.Draw(tile).text((2, 1), drawable(title), "black")
     return tile
-
-
-def _drawable(text: str) -> str:
-    """Replace the characters that Pillow's built-in font lacks."""
-    return text.encode("latin-1", "replace").decode("latin-1")
 
 
 def _sheet(tiles: list[Image.Image], classes: Sequence[ClassInfo], ignored: str) -> Image.Image:
@@ -141,5 +136,5 @@ def _sheet(tiles: list[Image.Image], classes: Sequence[ClassInfo], ignored: str)
         x, y = number % per_line * ENTRY + 2, top + number // per_line * LINE + 2
         sheet.paste(Image.fromarray(pixels), (x, y))
         draw.rectangle((x, y, x + SWATCH - 1, y + SWATCH - 1), outline="black")
-        draw.text((x + SWATCH + 3, y), _drawable(name[:22]), "black")
+        draw.text((x + SWATCH + 3, y), drawable(name[:22]), "black")
     return sheet

@@ -73,6 +73,8 @@ def prepare(
     listing = reader.listing()
     if not listing.records:
         raise DatasetError(_report(reader, listing.problems or ["has no samples"]))
+    if location.is_local and reader.has_files:
+        _check_outside(location.directory, listing)
     recipe = recipe_digest(reader, listing, skip_invalid, tile)
     with _storage_errors(location), _lock(location):
         existing = _existing(location, recipe)
@@ -95,6 +97,23 @@ def prepare(
             raise
         writer.commit(manifest, location)
         return manifest
+
+
+def _check_outside(destination: Path, listing: Listing) -> None:
+    """Check that the destination is in no folder of the source's files, which it would change.
+
+    Raises:
+        DatasetError: it is.
+    """
+    files = (file for record in listing.records for file in (record.image, record.label) if file)
+    folders = {file.parent for file in files}
+    resolved = destination.resolve()
+    for folder in folders:
+        if folder.resolve() in (resolved, *resolved.parents):
+            raise DatasetError(
+                f"{destination} is in {folder}, which holds images or labels of the source; choose "
+                "another destination"
+            )
 
 
 def recipe_digest(reader: Reader, listing: Listing, skip_invalid: bool, tile: int) -> str:

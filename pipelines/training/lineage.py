@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.network.checkpoint import CheckpointError, read_state
-from pipelines.network.weights import locate_weights, weights_digest
+from pipelines.network.weight_files import locate_weights, weights_digest
 from pipelines.training.experiment import Experiment, experiment_differences
 
 #: Training settings that name a file of weights.

@@ -16,7 +16,8 @@ import torch
 from orchestrator.evaluation.records import protocol_tag
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.study.resolve import resolve_trials
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun

@@ -12,7 +12,8 @@ from orchestrator.planning.forecast import (
 )
 from orchestrator.scheduling.policy import GangShape
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.study.resolve import resolve_trials
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 
 STUDY = """\

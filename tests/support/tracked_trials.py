@@ -1,7 +1,7 @@
 """Record and plan trials without training."""
 
 from orchestrator.planning.reconcile import Decision, ReconcileOptions, decide
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.tracking.queries import take_snapshot
 from orchestrator.tracking.study_run import StudyRun
 

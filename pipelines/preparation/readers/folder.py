@@ -55,6 +55,7 @@ from pipelines.preparation.readers.folder_labels import (
     class_of_colors,
     class_of_values,
     described_classes,
+    is_name,
 )
 from pipelines.preparation.readers.pairing import pair_files, select
 from pipelines.preparation.readers.reader import Listing, Reader, Record
@@ -89,13 +90,18 @@ class Folder(Reader):
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path}: invalid YAML: {error}") from error
         _check_keys(path, "the file", content, (*KEYS, *IMAGE_KEYS))
+        _check_name(path, content)
         check_image_keys(path, content)
         check_classes(path, content)
         splits = content.get("splits")
         if not isinstance(splits, dict) or not splits:
             raise DatasetError(f"{path}: splits must map names to {{images: DIR, labels: DIR}}")
         for name, split in splits.items():
-            if not SPLIT_NAME.fullmatch(str(name)):
+            if list(map(str, splits)).count(str(name)) > 1:
+                raise DatasetError(
+                    f"{path}: splits has {name!r} as a number and as text; rename one of them"
+                )
+            if not (is_name(name) and SPLIT_NAME.fullmatch(str(name))):
                 raise DatasetError(
                     f"{path}: splits.{name}: a split's name may have letters, digits, _, - and ."
                 )
@@ -153,6 +159,16 @@ class Folder(Reader):
     @property
     def version(self) -> str:
         return f"{self.name} 2 {(self.source / DESCRIPTION).read_text(encoding='utf-8')}"
+
+
+def _check_name(path: Path, content: Mapping[str, Any]) -> None:
+    name = content.get("name", "default")
+    text = str(name)  # becomes a part of file names
+    if not (is_name(name) and text.strip() and text.isprintable() and "/" not in text):
+        raise DatasetError(
+            f"{path}: name must be text without a slash, received {name!r}; leave it out to use "
+            "the folder's name"
+        )
 
 
 def _check_keys(path: Path, name: str, content: object, keys: tuple[str, ...]) -> None:

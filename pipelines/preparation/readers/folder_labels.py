@@ -24,6 +24,9 @@ def check_classes(path: Path, content: Mapping[str, Any]) -> None:
             f"class of its own, such as `background`, and for masks of 0 and 255 write `values: "
             f"{{0: background, 255: {name}}}`"
         )
+    for name in classes:
+        if not is_name(name):
+            raise DatasetError(f"{path}: classes: the name {name!r} must be text; put it in quotes")
     names = [str(name) for name in classes]
     problem = name_problem(names)
     if problem:
@@ -58,8 +61,11 @@ def check_label_values(path: Path, content: Mapping[str, Any]) -> None:
                 "label_colors: true; keep the color to draw it in"
             )
     values = content.get("values")
-    if "values" in content and not isinstance(values, dict):
-        raise DatasetError(f"{path}: values must map stored values to classes, received {values!r}")
+    if "values" in content and not (isinstance(values, dict) and values):
+        raise DatasetError(
+            f"{path}: values must map stored values to classes, received {values!r}; leave it out "
+            "if the values are class indices"
+        )
     for value, name in (values or {}).items():
         if name not in list(classes) or not _is_stored_value(value):  # a list has no hash
             raise DatasetError(
@@ -97,6 +103,10 @@ def _check_label_colors(path: Path, content: Mapping[str, Any]) -> None:
     owners: dict[tuple[int, int, int], str] = {}
     for name, value in content["classes"].items():
         for color in _colors(value):
+            if owners.get(color) == name:
+                raise DatasetError(
+                    f"{path}: classes.{name} has the color {list(color)} twice; remove one of them"
+                )
             if color in owners:
                 raise DatasetError(
                     f"{path}: classes.{name} has the color {list(color)}, which "
@@ -146,6 +156,11 @@ def class_of_colors(description: Mapping[str, Any]) -> dict[tuple[int, int, int]
     for index, value in enumerate(description["classes"].values()):
         indices |= dict.fromkeys(_colors(value), index)
     return indices
+
+
+def is_name(value: object) -> bool:
+    """Whether a YAML value is a name: text, or a whole number that was written without quotes."""
+    return isinstance(value, str) or type(value) is int  # a bool is an int, too
 
 
 def _listed(value: object) -> list[Any]:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.study.resolve import resolve_trials
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 
 STUDY = """\

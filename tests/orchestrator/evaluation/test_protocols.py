@@ -19,7 +19,8 @@ from orchestrator.evaluation.protocols import missing_scores
 from orchestrator.evaluation.records import protocol_tag
 from orchestrator.evaluation.submissions import missing_packages
 from orchestrator.study.config import ProtocolConfig
-from orchestrator.study.resolve import ResolvedTrial, check_protocol_splits
+from orchestrator.study.resolve import check_protocol_splits
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
@@ -89,7 +90,7 @@ def test_split_that_cannot_be_scored_is_rejected_before_training(
     for split, message in (("all", "no samples in split 'all'"), ("test", "no labeled pixel")):
         protocols = {"more": ProtocolConfig(split=split)}
         changed = replace(study, config=replace(study.config, protocols=protocols))
-        with pytest.raises(DatasetError, match=message):
+        with pytest.raises(DatasetError, match=f"protocol 'more': .*{message}"):
             check_protocol_splits(changed, trials)
 
 

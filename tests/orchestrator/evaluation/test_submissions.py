@@ -10,7 +10,8 @@ import pytest
 from orchestrator.evaluation.records import protocol_tag
 from orchestrator.evaluation.submissions import missing_packages
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import ResolvedTrial, check_submission, resolve_trials
+from orchestrator.study.resolve import check_submission, resolve_trials
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from pipelines.data.dataset import DatasetError
 from pipelines.submission import SubmissionError, pack

@@ -11,9 +11,10 @@ from mlflow.tracking import MlflowClient
 from orchestrator.evaluation.trained_model import load_model, local_weights
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.study.resolve import resolve_trials
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.tracking.store import TrackingError
-from pipelines.network.weights import WeightsError
+from pipelines.network.weight_files import WeightsError
 from tests.support.finished_run import STUDY, FinishedRun
 
 

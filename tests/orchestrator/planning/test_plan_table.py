@@ -8,6 +8,7 @@ from rich.console import Console
 from orchestrator.planning.forecast import (
     Forecaster,
 )
+from orchestrator.planning.overhead import Overhead
 from orchestrator.planning.plan_table import duration, show_data, show_plan
 from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.study.trial_state import TrialState
@@ -26,12 +27,23 @@ def test_plan_fits_the_terminal(file: Path, width: int) -> None:
     placement = plan_placement(study.config.resources, [{"CPU": 2.0, "trial_driver": 9.0}])
     states = {trial.name: TrialState.MISSING for trial in trials}
     with console.capture() as capture:
-        show_plan(study, states, forecast, forecaster.weakest, placement, "device", None, console)  # type: ignore[arg-type]
+        show_plan(
+            study,
+            states,  # type: ignore[arg-type]
+            forecast,
+            forecaster.weakest,
+            Overhead(start=10.0, preflight=20.0, end=30.0, measured=True),
+            placement,
+            "device",
+            None,
+            console,
+        )
     text = capture.get()
     assert max(len(line) for line in text.splitlines()) <= width
     for name in ("identity", "GFLOPs", "epochs", "steps", "time", "wall time", "longest", "disk"):
         assert name in text
     assert "limits.gpu_hours will stop the study early" in " ".join(text.split())
+    assert "outside trials 60 s" in " ".join(text.split())
     (row,) = [line for line in text.splitlines() if "full, seed 1" in line]
     assert {"missing", "10", "30"} <= set(row.split())
 

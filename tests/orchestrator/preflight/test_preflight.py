@@ -17,7 +17,8 @@ from orchestrator.preflight.preflight import (
 from orchestrator.preflight.run import PreflightResult
 from orchestrator.preflight.worker import smoke_test
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.study.resolve import resolve_trials
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.resources import Resources
 from orchestrator.sweep.__main__ import _parser
 from orchestrator.training.diagnosis import diagnose

@@ -4,13 +4,24 @@ import re
 from itertools import combinations, pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import optimize
 
 from orchestrator.report import charts
 from orchestrator.report.accuracy import Point, draw_accuracy, pareto
-from orchestrator.report.charts import GAIN, LOSS, NEUTRAL, PALETTE, as_pdf, as_svg, spread
+from orchestrator.report.charts import (
+    GAIN,
+    LOSS,
+    NEUTRAL,
+    PALETTE,
+    as_pdf,
+    as_svg,
+    isotonic_regression,
+    spread,
+)
 from orchestrator.report.curves import Curve, draw_curves
 from orchestrator.report.forest import ForestLine, draw_forest, limits_of
 
@@ -98,6 +109,26 @@ def test_labels_of_the_accuracy_chart_do_not_overlap() -> None:
         assert box.x1 <= frame.x1 + 2
 
 
+def test_costs_of_different_orders_of_magnitude_are_spread() -> None:
+    """Three of four networks have close to none of the largest one's cost."""
+    points = [point(str(cost), cost, 60 + cost / 9) for cost in (0.5, 1, 2, 90)]
+    figure = draw_accuracy(points)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    across = [axes.transAxes.inverted().transform(axes.transData.transform((p.gflops, p.miou)))[0]
+              for p in points]  # fmt: skip
+    assert min(b - a for a, b in pairwise(across)) > 0.05
+    labels = {text.get_text() for text in axes.get_xticklabels()}
+    assert {"1", "10"} <= labels
+
+
+def test_nearly_equal_costs_are_close_to_each_other() -> None:
+    figure = draw_accuracy([point("a", 10.0, 60), point("b", 10.1, 62)])
+    low, high = figure.axes[0].get_xlim()
+    assert high - low > 1
+    assert low < 10.0 < 10.1 < high
+
+
 def test_forest_plot_as_svg_and_pdf() -> None:
     limits = limits_of(LINES)
     assert limits[0] < -2 < 3 < limits[1]
@@ -120,6 +151,13 @@ def test_only_significant_differences_have_a_color() -> None:
     assert LOSS not in svg
 
 
+def test_ticks_are_whole_epochs() -> None:
+    series = ([(1, 10.0), (2, 20.0), (3, 30.0)],)
+    figure = draw_curves([Curve("row", 0, series)], "mIoU %")
+    figure.draw_without_rendering()
+    assert [float(tick) for tick in figure.axes[0].get_xticks()] == [1, 2, 3]
+
+
 def test_curve_is_the_mean_over_the_epochs_that_all_seeds_have() -> None:
     seeds = ([(1, 10.0), (2, 20.0), (3, 90.0)], [(1, 20.0), (2, 40.0)])
     (axes,) = draw_curves([Curve("row", 0, seeds)], "mIoU %").axes
@@ -130,3 +168,9 @@ def test_curve_is_the_mean_over_the_epochs_that_all_seeds_have() -> None:
     assert band.min() == 10.0
     assert band.max() == 40.0
     assert [text.get_text() for text in axes.texts] == ["row"]
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12))
+def test_isotonic_regression_is_scipys(values: list[float]) -> None:
+    fitted = isotonic_regression(np.array(values))
+    np.testing.assert_allclose(fitted, optimize.isotonic_regression(values).x, atol=1e-9)

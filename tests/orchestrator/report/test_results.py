@@ -7,7 +7,7 @@ import pytest
 from orchestrator.report.results import Result
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from pipelines.evaluation.config import InferenceConfig
 from tests.support.fabricated_studies import (

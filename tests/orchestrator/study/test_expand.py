@@ -173,6 +173,57 @@ def test_only_keeps_matching_trials(tmp_path: Path) -> None:
             "study: small\ngrid: {model.bakbone: [dfnet1]}",
             "study.yaml:2:8: unknown key `model.bakbone`; did you mean `model.backbone`?",
         ),
+        (
+            "study: small",
+            "study: small\nreport: {columns: []}",
+            "study.yaml:2:10: `report`: columns must not be empty; leave it out",
+        ),
+        (
+            "study: small",
+            "study: small\nreport: {columns: [miou, iou/]}",
+            "study.yaml:2:26: `report.columns` has 'iou/', which lacks a name beside the slash",
+        ),
+        (
+            "study: small",
+            "study: small\nreport: {expected_difference: 1e300}",
+            "study.yaml:2:10: `report`: expected_difference must be above 0 and at most 100 points",
+        ),
+        (
+            "study: small",
+            "study: small\nreport: {published_setting: {data.dataset: [cityscapes, 5]}}",
+            "study.yaml:2:30: `report.published_setting.data.dataset` is 5; write a value that",
+        ),
+        (
+            "study: small",
+            "study: small\nreport: {published_setting: {model.backbone: []}}",
+            "study.yaml:2:30: `report.published_setting.model.backbone` is []; write a value that",
+        ),
+        (
+            "study: small",
+            'study: small\nprotocols: {test: {split: ""}}',
+            "study.yaml:2:20: `protocols.test`: split must name a split, or different splits",
+        ),
+        (
+            "study: small",
+            "study: small\nsubmission: {benchmark: cityscapes, split: ' '}",
+            "study.yaml:2:37: `submission`: split must name a split, or different splits",
+        ),
+        (
+            "study: small",
+            f"study: {'x' * 300}",
+            'study.yaml:1:1: `study` may have 100 characters, received 300: "xxx',
+        ),
+        (
+            "full: {",
+            f"{'x' * 101}: {{",
+            "study.yaml:9:3: a variant's name may have 100 characters, received 101",
+        ),
+        (
+            "set: {model: {flows: []}}",
+            "compare_to: full\n    set: {model: {flows: []}}",
+            "study.yaml:7:5: `variants.strong.compare_to` makes rows compare to each other: "
+            "strong -> full -> strong; remove it",
+        ),
         ("study: small", "study: small\ngrid: {seed: [1]}", "study.yaml:2:8: list seeds under"),
         (
             "learning_rate: 1e-2",
@@ -185,6 +236,27 @@ def test_invalid_study_is_reported(tmp_path: Path, old: str, new: str, expected:
     assert old in MINIMAL
     messages = problems(tmp_path, MINIMAL.replace(old, new, 1))
     assert any(problem.startswith(expected) for problem in messages), messages
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "{data.dataset: cityscapes, model.backbone: [resnet18, resnet101]}",
+        "{data.crop: [1024, 1024]}",
+        "{data.crop: [[1024, 1024], [512, 512]], training.init: null}",
+        "{model.network: a.b:C, variant: full}",
+    ],
+)
+def test_published_setting_has_a_value_or_a_list_of_values(tmp_path: Path, setting: str) -> None:
+    text = MINIMAL + f"report: {{published_setting: {setting}}}\n"
+    assert load(tmp_path, text).config.report.published_setting
+
+
+def test_rows_may_be_compared_in_a_chain(tmp_path: Path) -> None:
+    text = MINIMAL + "grid: {training.epochs: [1, 2]}\n"
+    text = text.replace("full: {", "last: {compare_to: full}\n  full: {")
+    config = load(tmp_path, text).config
+    assert [config.base_of(name) for name in config.variants] == [None, "full", "strong"]
 
 
 def test_all_problems_are_reported_once(tmp_path: Path) -> None:

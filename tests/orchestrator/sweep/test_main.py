@@ -27,6 +27,7 @@ def test_trials_that_cannot_run_are_reported_together(
     planned: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     missing_data = "  away: {set: {data: {dataset: nowhere}}}\n"
+    missing_data += "  also: {set: {data: {dataset: nowhere}, model: {flows: []}}}\n"
     unknown_split = "  gap: {set: {data: {train_split: trian}}}\n"
     planned.write_text(
         planned.read_text().replace("seeds:", f"{missing_data}{unknown_split}seeds:")

@@ -17,7 +17,8 @@ from orchestrator.scheduling.budget import Budget
 from orchestrator.storage import Storage
 from orchestrator.study.config import Limits
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.study.resolve import resolve_trials
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.sweep.progress import StudyProgress, TrialProgress
 from orchestrator.sweep.recorder import ActiveTrial, Recorder

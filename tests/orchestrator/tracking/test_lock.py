@@ -9,7 +9,7 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking import lock
 from orchestrator.tracking.claims import Owner

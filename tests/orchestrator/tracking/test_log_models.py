@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.study.resolve import resolve_trials
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.tracking.models import log_models
 from orchestrator.tracking.store import TrackingStore
 from pipelines.network.checkpoint import STATE_FILE, CheckpointError

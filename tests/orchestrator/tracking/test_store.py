@@ -10,7 +10,7 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
 from orchestrator.storage import Storage
-from orchestrator.study.resolve import ResolvedTrial
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.tracking.store import TrackingError, TrackingStore, open_store
 from orchestrator.tracking.study_run import StudyRun
 from tests.support.tracked_trials import finish

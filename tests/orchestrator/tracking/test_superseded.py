@@ -8,7 +8,8 @@ from mlflow.tracking import MlflowClient
 from orchestrator.storage import Storage
 from orchestrator.studies import main
 from orchestrator.study.load import load_study
-from orchestrator.study.resolve import ResolvedTrial, resolve_trials
+from orchestrator.study.resolve import resolve_trials
+from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.queries import take_snapshot
 from orchestrator.tracking.store import TrackingStore

@@ -180,6 +180,14 @@ def test_changed_fingerprint_is_rejected(copy: Path, tmp_path: Path) -> None:
         open_dataset(tmp_path / "other", fingerprint)
 
 
+def test_similar_name_is_suggested(copy: Path) -> None:
+    typo = copy.with_name(f"{copy.name}s")
+    with pytest.raises(DatasetError, match=f"{typo}: does not exist; did you mean {copy}"):
+        open_dataset(typo)
+    with pytest.raises(DatasetError, match="does not exist; `python"):
+        open_dataset(copy.with_name("xyzxyz"))
+
+
 def test_file_or_unknown_scheme_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
     for uri in (tmp_path / "file", "nowhere://bucket/data"):

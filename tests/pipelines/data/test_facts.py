@@ -17,6 +17,7 @@ from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
 from pipelines.data.facts import (
     check_trainable,
     dataset_warnings,
+    sampling_warnings,
     split_facts,
     summary,
     training_warnings,
@@ -84,6 +85,17 @@ def test_facts_and_warnings_of_labels_and_shared_images(tmp_path: Path) -> None:
     lines = dataset_warnings(dataset)
     assert lines[:3] == [unlabeled, missing, shared]
     assert lines[3].startswith("test shares 1 image of 2 with train")
+
+
+def test_batches_and_crops_that_exceed_the_images_are_reported(tmp_path: Path) -> None:
+    dataset = prepared(tmp_path, {"train": {"a": ALL, "b": ALL}})  # 8 x 12 pixels
+    assert sampling_warnings(dataset, "train", 2, (9, 12)) == []
+    large, padded = sampling_warnings(dataset, "train", 3, (9, 13))
+    assert large.startswith("train: has 2 images, fewer than the batch of 3, so every step uses")
+    assert padded == (
+        "train: the crop of 9 x 13 pixels is larger than every image (at most 8 x 12), so the rest "
+        "of a crop is padding, which is ignored"
+    )
 
 
 def test_classes_of_one_color_are_reported(tmp_path: Path) -> None:

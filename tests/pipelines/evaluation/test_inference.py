@@ -178,8 +178,13 @@ def test_protocol_names_describe_the_settings() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scales": ()}, r"scales must be different factors above 0, such as .* received \(\)"),
+        (
+            {"scales": ()},
+            r"scales must be different factors above 0 .* received \(\)",
+        ),
         ({"scales": (1.0, 0.0)}, "scales must be different factors above 0"),
+        ({"scales": (1.0, 1e9)}, "above 0 and at most 16, such as"),
+        ({"scales": (1.0, math.nan)}, "scales must be different factors above 0"),
         ({"scales": (1.0, math.inf)}, "scales must be different factors above 0"),
         ({"scales": (1.0, 1.0)}, "scales must be different factors above 0"),
         ({"window": (0, 4)}, r"window must be two sizes in pixels.* received \(0, 4\)"),

@@ -11,7 +11,7 @@ from models import FENetConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.network.build import build_network
 from pipelines.network.init_weights import load_initial_weights
-from pipelines.network.weights import WeightsError
+from pipelines.network.weight_files import WeightsError
 from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training

@@ -8,7 +8,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipelines.network.weights import WeightsError, read_weights, weights_digest
+from pipelines.network.weight_files import WeightsError, weights_digest
+from pipelines.network.weights import read_weights
 
 STATE = {"layer1.0.conv1.weight": torch.arange(6.0).reshape(1, 6, 1, 1), "bn": torch.ones(2)}
 

@@ -48,6 +48,15 @@ def test_camvid_rows_match_the_source_files(camvid: CamVidSource, tmp_path: Path
         assert split.read_encoded(index)[0] == camvid.image(index=index).read_bytes()
 
 
+def test_destination_among_the_source_files_is_rejected(camvid: CamVidSource) -> None:
+    folder = camvid.image().parent
+    for destination in (folder, folder / "deep" / "out"):
+        with pytest.raises(DatasetError, match="which holds images or labels of the source"):
+            prepare(CamVid(camvid.directory), destination)
+    assert not (folder / "deep").exists()
+    prepare(CamVid(camvid.directory), camvid.directory / "out")
+
+
 @pytest.mark.parametrize("prefix", ["/SegNet/CamVid/", "camvid/", "./", "C:/data/CamVid/"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", ";\n", " \n\n"])
 def test_published_lists_resolve_by_folder_and_name(

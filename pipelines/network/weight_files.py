@@ -1,0 +1,59 @@
+"""Locates and identifies files of weights, without loading them into torch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pyarrow.fs import FileType
+
+from pipelines.data.manifest import DatasetError
+from pipelines.data.storage import locate
+from pipelines.errors import UserError
+
+WEIGHTS_FILE = "model.safetensors"  # of a checkpoint or a model directory
+
+
+class WeightsError(UserError, ValueError):
+    """Weights that cannot be used; the message names the file and the reason."""
+
+
+def locate_weights(uri: str) -> str:
+    """Return the file of weights at `uri`: `uri` itself, or the file in a directory.
+
+    The directory is a checkpoint or a model directory.
+
+    Raises:
+        WeightsError: `uri` does not exist or cannot be read.
+    """
+    try:
+        location = locate(uri)
+        kind = location.filesystem.get_file_info(location.path).type
+    except (DatasetError, OSError) as error:
+        raise WeightsError(f"{uri}: cannot be read ({error})") from error
+    if kind == FileType.NotFound:
+        raise WeightsError(f"{uri}: no such file or directory")
+    return f"{str(uri).rstrip('/')}/{WEIGHTS_FILE}" if kind == FileType.Directory else str(uri)
+
+
+def weights_digest(uri: str | Path) -> str:
+    """Return the SHA-256 of a file of weights, which identifies the weights of an experiment.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    return hashlib.sha256(read_bytes(uri)).hexdigest()
+
+
+def read_bytes(uri: str | Path) -> bytes:
+    """Return the content of a file of weights. Raises WeightsError."""
+    try:
+        location = locate(uri)
+        with location.filesystem.open_input_stream(location.path) as stream:
+            return bytes(stream.read())
+    except DatasetError as error:
+        raise WeightsError(str(error)) from error
+    except FileNotFoundError as error:
+        raise WeightsError(f"{uri}: no such file") from error
+    except OSError as error:
+        raise WeightsError(f"{uri}: cannot be read ({error})") from error

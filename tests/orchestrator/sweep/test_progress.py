@@ -1,0 +1,52 @@
+"""The times that the terminal shows while a study trains."""
+
+import time
+
+import pytest
+from rich.console import Console
+
+from orchestrator.study.trial_state import TrialState
+from orchestrator.sweep.progress import StudyProgress, TrialProgress
+
+
+class Clock:
+    """The time that the progress sees."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(time, "time", lambda: self.now)
+
+
+def test_time_left_does_not_count_the_start_as_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four trials of 60 s for starting and 10 epochs of 5 s, two at a time."""
+    clock = Clock(monkeypatch)
+    names = ["a", "b", "c", "d"]
+    progress = StudyProgress.of(Console(), [TrialProgress(name, 10) for name in names])
+
+    def left() -> str:
+        return progress._time_left()
+
+    for name in "ab":
+        progress.started(name)
+    assert left() == ""
+    clock.now += 60
+    for epoch in range(1, 11):
+        clock.now += 5
+        for name in "ab":
+            progress.epoch(name, epoch, {"train/loss": 1.0})
+        if epoch == 2:
+            assert left() == ", about 2:30 left"  # 40 s, then 110 s
+            assert progress.trials["a"].seconds_left(clock.now) == 40
+            clock.now += 2
+            assert left() == ", about 2:28 left"
+            clock.now -= 2
+    for name in "ab":
+        progress.ended(name, TrialState.FINISHED)
+    assert left() == ", about 1:50 left"
+    for name in "cd":
+        progress.started(name)
+    clock.now += 30
+    assert left() == ", about 1:20 left"
+    for name in "cd":
+        progress.ended(name, TrialState.FAILED, "error")
+    assert left() == ""

@@ -1,0 +1,54 @@
+"""`orchestrator.studies` on recorded trials: their order, and their names."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from orchestrator.storage import Storage
+from orchestrator.studies import main
+from orchestrator.study.load import load_study
+from orchestrator.study.resolve import resolve_trials
+from orchestrator.tracking.store import TrackingStore, tracking_uri
+from orchestrator.tracking.study_run import StudyRun
+from orchestrator.training.worker_logs import output_directory, output_file
+from tests.support.tracked_trials import finish
+
+STUDY = """\
+study: named
+base:
+  data: {dataset: DATASET, crop: [32, 32]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {precision: fp32}
+variants:
+  zebra: {label: Without flows, set: {model: {flows: []}}}
+  apple: {label: FENet}
+seeds: [0, 1]
+"""
+
+
+def test_trials_have_the_files_order_and_are_found_by_label(
+    tmp_path: Path, small_streets: Path, empty_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    store = TrackingStore(tracking_uri(tmp_path), tmp_path / "artifacts")
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace("DATASET", str(small_streets)))
+    study = load_study(file)
+    study_run = StudyRun.open(store, study)
+    for trial in resolve_trials(study.trials, "cpu", tmp_path):
+        directory = output_directory(Storage.parse(str(tmp_path)), finish(study_run, trial))
+        log = Path(output_file(directory, 0))
+        log.parent.mkdir(parents=True)
+        log.write_text(f"log of {trial.name}\n")
+    study_run.close("FINISHED")
+
+    storage = ["--storage", str(tmp_path)]
+    assert main(["status", "named", *storage]) == 0
+    lines = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    names = ["zebra, seed 0", "zebra, seed 1", "apple, seed 0", "apple, seed 1"]
+    assert [line for line in lines if line in names] == names
+    for name in ("apple, seed 1", "FENet, seed 1"):
+        assert main(["logs", name, *storage]) == 0
+        assert capsys.readouterr().out == "log of apple, seed 1\n"
+    assert main(["logs", "FENet, seed 2", *storage]) == 2
