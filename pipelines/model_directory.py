@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipelines.config import dump_yaml
 from pipelines.data.manifest import ClassInfo, Manifest
-from pipelines.network.weight_files import WEIGHTS_FILE
+from pipelines.network.file_names import WEIGHTS_FILE
 from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
 from pipelines.training.experiment import Experiment
 

@@ -85,6 +85,7 @@ SHORT_MODULES = {
     "orchestrator/study/model_cost.py",
     "pipelines/data/normalization.py",
     "pipelines/data/prefetch.py",
+    "pipelines/network/file_names.py",
     "pipelines/preparation/streets/classes.py",
 }
 

@@ -24,13 +24,9 @@ from pipelines.errors import UserError
 from pipelines.model_directory import ClassList
 from pipelines.network.build import build_network
 from pipelines.network.checkpoint import load_weights
+from pipelines.network.file_names import WEIGHTS_FILE
 from pipelines.network.precision import Numerics
-from pipelines.network.weight_files import (
-    WEIGHTS_FILE,
-    WeightsError,
-    locate_weights,
-    weights_digest,
-)
+from pipelines.network.weight_files import WeightsError, locate_weights, weights_digest
 from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
 from pipelines.training.experiment import Experiment, without_removed
 

@@ -23,8 +23,8 @@ from orchestrator.training.failures import Failure
 from orchestrator.training.stop_file import StopFile
 from orchestrator.training.worker import CODE, DEVICE, RESULTS_DIRECTORY, WORKERS
 from orchestrator.training.worker_logs import output_directory
-from pipelines.network.checkpoint import STATE_FILE, read_history
-from pipelines.network.weight_files import WEIGHTS_FILE
+from pipelines.network.checkpoint import read_history
+from pipelines.network.file_names import STATE_FILE, WEIGHTS_FILE
 
 
 @dataclass

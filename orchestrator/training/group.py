@@ -29,7 +29,8 @@ from orchestrator.training.job import Job
 from orchestrator.training.network_interface import ClusterNetworkConfig
 from orchestrator.training.stop_file import StopFile
 from orchestrator.training.worker import RUN, SCORE
-from pipelines.network.checkpoint import STATE_FILE, read_history
+from pipelines.network.checkpoint import read_history
+from pipelines.network.file_names import STATE_FILE
 
 
 class TrialTrainer(TorchTrainer):

@@ -18,10 +18,7 @@ from torch import Tensor, nn
 
 from pipelines.data.files import atomic_directory
 from pipelines.errors import UserError
-from pipelines.network.weight_files import WEIGHTS_FILE
-
-MOMENTUM_FILE = "momentum.safetensors"
-STATE_FILE = "state.json"
+from pipelines.network.file_names import MOMENTUM_FILE, STATE_FILE, WEIGHTS_FILE
 
 
 class CheckpointError(UserError, ValueError):

@@ -10,8 +10,7 @@ from pyarrow.fs import FileType
 from pipelines.data.manifest import DatasetError
 from pipelines.data.storage import locate
 from pipelines.errors import UserError
-
-WEIGHTS_FILE = "model.safetensors"  # of a checkpoint or a model directory
+from pipelines.network.file_names import WEIGHTS_FILE
 
 
 class WeightsError(UserError, ValueError):

@@ -13,8 +13,7 @@ from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.model_directory import write_model_directory
 from pipelines.network.build import build_network
-from pipelines.network.checkpoint import STATE_FILE
-from pipelines.network.weight_files import WEIGHTS_FILE
+from pipelines.network.file_names import STATE_FILE, WEIGHTS_FILE
 from pipelines.training.lineage import lineage
 
 STUDY = """\

@@ -28,7 +28,7 @@ from orchestrator.training.failures import Failure
 from orchestrator.training.stop_file import StopFile
 from orchestrator.training.worker import RESULTS_DIRECTORY
 from pipelines.network.build import build_network
-from pipelines.network.checkpoint import STATE_FILE
+from pipelines.network.file_names import STATE_FILE
 from pipelines.training.lineage import lineage
 
 STUDY = """\

@@ -12,7 +12,8 @@ from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.tracking.models import log_models
 from orchestrator.tracking.store import TrackingStore
-from pipelines.network.checkpoint import STATE_FILE, CheckpointError
+from pipelines.network.checkpoint import CheckpointError
+from pipelines.network.file_names import STATE_FILE
 from pipelines.training.lineage import lineage
 from tests.support.finished_run import STUDY
 
