@@ -33,7 +33,6 @@ PUBLIC = {
 
 # Members that the project overrides or calls without importing them, by their owner.
 MEMBERS = {
-    "ray.actor": ("ActorClassID",),
     "ray.autoscaler._private.aws.node_provider.AWSNodeProvider": (
         *("_create_node", "bootstrap_config"),
     ),
@@ -45,6 +44,10 @@ MEMBERS = {
     ),
     "ray.train.torch.config._TorchBackend": ("on_start",),
     "ray.train.v2._internal.execution.callback.WorkerGroupCallback": ("after_worker_group_start",),
+    "ray.train.v2._internal.execution.checkpoint.checkpoint_manager.CheckpointManager": (
+        *("_notify", "_save_state", "_write_state_to_storage"),
+        *("best_checkpoint_results", "latest_checkpoint_result", "register_checkpoint"),
+    ),
     "ray.train.v2._internal.execution.context": ("get_train_context",),
     "ray.train.v2._internal.execution.context.TrainContext": ("get_storage",),
     "ray.train.v2._internal.execution.controller.TrainController": (
@@ -55,8 +58,15 @@ MEMBERS = {
         "make_decision_for_non_running_worker_group",
         "make_decision_for_running_worker_group",
     ),
-    "ray.train.v2._internal.execution.storage.StorageContext": ("persist_current_checkpoint",),
+    "ray.train.v2._internal.execution.preemption.PreemptionWatcher": (
+        "get_latest_preemption_info",
+    ),
+    "ray.train.v2._internal.execution.storage.StorageContext": (
+        *("checkpoint_manager_snapshot_path", "make_default_checkpoint_dir_name"),
+        "persist_current_checkpoint",
+    ),
     "ray.train.v2._internal.execution.worker_group.WorkerGroup": ("abort", "get_workers"),
+    "ray.tune.experiment.Trial": ("pickled_error_file",),
 }
 
 
