@@ -21,18 +21,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks.planning import STUDY
 from orchestrator.__main__ import COMMANDS
-from orchestrator.planning.estimate import Measurement
-from orchestrator.planning.forecast import workload
-from orchestrator.planning.measurements import save_measurements
-from orchestrator.scheduling.devices import worker_device
-from orchestrator.study.load import load_study
-from orchestrator.study.resolve import resolve_trials
-from orchestrator.tracking.store import TrackingStore, tracking_uri
-from orchestrator.tracking.study_run import StudyRun
 
 _MISTAKE = "study: mistake\nbase: {training: {epochz: 3}}\nvariants: {a: {}}\n"
 _CONFIGURATIONS = 20  # trials of one seed in STUDY
@@ -87,7 +80,11 @@ def _commands(
         commands.append((f"sweep --plan of {count} trials", line))
     recorded = directory / "recorded.yaml"
     recorded.write_text(STUDY.replace("SEEDS", "[0]").replace("planning", "recorded"))
-    _record(recorded, storage, foreign)
+    process = get_context("spawn").Process(target=_record, args=(recorded, storage, foreign))
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit("the study could not be recorded")
     for arguments in (["list"], ["status", "recorded"]):
         line = ["-m", modules["studies"], *arguments, *options]
         commands.append((f"studies {arguments[0]}", line))
@@ -97,7 +94,19 @@ def _commands(
 
 def _record(file: Path, storage: Path, foreign: int) -> None:
     """Record the study's trials as finished, and runs of another experiment; store timings of this
-    device, which a first plan would measure."""
+    device, which a first plan would measure.
+
+    Runs in a process of its own: a command inherits the peak memory of the process that starts it.
+    """
+    from orchestrator.planning.estimate import Measurement
+    from orchestrator.planning.forecast import workload
+    from orchestrator.planning.measurements import save_measurements
+    from orchestrator.scheduling.devices import worker_device
+    from orchestrator.study.load import load_study
+    from orchestrator.study.resolve import resolve_trials
+    from orchestrator.tracking.store import TrackingStore, tracking_uri
+    from orchestrator.tracking.study_run import StudyRun
+
     study = load_study(file)
     trials = resolve_trials(study.trials, "cpu", storage / "datasets")
     resources = study.config.resources
