@@ -76,13 +76,18 @@ def resampled_miou(
         raise ValueError("counts must have the same images and classes to be resampled together")
     counts = [_with_labels(entry) for entry in counts]
     images, classes, _ = counts[0].values.shape
-    pixels = [_true_union_labels(entry) for entry in counts]
+    labels = _labels(counts[0])
+    own_labels = [
+        None if np.array_equal(_labels(entry), labels) else _labels(entry) for entry in counts
+    ]
+    pixels = [_true_and_union(entry) for entry in counts]
     scores: list[list[NDArray[np.float64]]] = [[] for _ in counts]
     for weights in _weights(counts[0], replicates, max(1, _BLOCK_VALUES // max(images, classes))):
-        for blocks, columns in zip(scores, pixels, strict=True):
-            # Exact, because sums of pixels are far below 2**53.
-            true, union, labels = np.split(weights @ columns, 3, axis=1)
-            present = labels > 0
+        # Exact, because sums of pixels are far below 2**53.
+        common = weights @ labels > 0
+        for blocks, columns, own in zip(scores, pixels, own_labels, strict=True):
+            present = common if own is None else weights @ own > 0
+            true, union = np.split(weights @ columns, 2, axis=1)
             iou = np.divide(true, union, out=np.zeros_like(union), where=present)
             blocks.append(iou.sum(axis=1) / present.sum(axis=1))
     return [np.concatenate(blocks) for blocks in scores]
@@ -106,11 +111,15 @@ def _with_labels(counts: Counts) -> Counts:
     )
 
 
-def _true_union_labels(counts: Counts) -> NDArray[np.float64]:
-    """Return `(images, 3 * classes)`: true positives, the union of label and prediction, labels."""
+def _true_and_union(counts: Counts) -> NDArray[np.float64]:
+    """Return `(images, 2 * classes)`: true positives, the union of label and prediction."""
     true, union = counts.values[..., 0], counts.values.sum(axis=-1)
-    labels = true + counts.values[..., 2]
-    return np.concatenate([true, union, labels], axis=1).astype(np.float64)
+    return np.concatenate([true, union], axis=1).astype(np.float64)
+
+
+def _labels(counts: Counts) -> NDArray[np.float64]:
+    """Return the labeled pixels of each image and class, `(images, classes)`."""
+    return (counts.values[..., 0] + counts.values[..., 2]).astype(np.float64)
 
 
 def keyed_generator(*key: object) -> np.random.Generator:

@@ -109,8 +109,8 @@ class CountsReader:
         """Return the counts of a score; None if they are unreadable or of a different score."""
         with TemporaryDirectory(prefix="counts-") as directory:
             try:
-                uri = f"runs:/{score.run_id}/{score.counts_path}"
-                counts = read_counts(self.store.download(uri, Path(directory)))
+                file = self.store.download_file(score.run_id, score.counts_path, Path(directory))
+                counts = read_counts(file)
             except (TrackingError, ValueError):
                 return None
         return counts if abs(counts.miou - score.miou) <= _ROUNDING else None

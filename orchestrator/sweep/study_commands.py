@@ -38,7 +38,7 @@ def _list(options: argparse.Namespace, console: Console) -> int:
 
 def _status(options: argparse.Namespace, console: Console) -> int:
     store = _open_store(options)
-    study = _find_study(take_snapshot(store).studies, options.study)
+    study = _find_study(store, options.study)
     console.print(studies_table([study]))
     console.print(trials_table(study))
     for run in study.trials:
@@ -50,7 +50,7 @@ def _status(options: argparse.Namespace, console: Console) -> int:
 
 def _logs(options: argparse.Namespace, console: Console) -> int:
     store = _open_store(options)
-    runs = _find_runs(take_snapshot(store).studies, options.trial, options.study)
+    runs = _find_runs(store, options.trial, options.study)
     trial = newest(runs)
     if len(runs) > 1:
         others = ", ".join(run.run_id for run in runs if run is not trial)
@@ -86,7 +86,7 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
 
 def _stop(options: argparse.Namespace, console: Console) -> int:
     store = _open_store(options)
-    study = _find_study(take_snapshot(store).studies, options.study)
+    study = _find_study(store, options.study)
     if study.holder is None:
         say(console, f"study {study.name!r} is not running; nothing to stop")
         return 0
@@ -96,7 +96,7 @@ def _stop(options: argparse.Namespace, console: Console) -> int:
         f"asked {study.holder[0].description} to stop; its trials write a checkpoint and end "
         "(waiting until they have; Ctrl-C ends the wait, not the stop)",
     )
-    while _find_study(take_snapshot(store).studies, study.name).holder is not None:
+    while _find_study(store, study.name).holder is not None:
         time.sleep(_POLL_SECONDS)
     say(console, f"study {study.name!r} is stopped; `resume` continues it")
     return 0
@@ -104,7 +104,7 @@ def _stop(options: argparse.Namespace, console: Console) -> int:
 
 def _resume(options: argparse.Namespace, console: Console) -> int:
     store = _open_store(options)
-    study = _find_study(take_snapshot(store).studies, options.study)
+    study = _find_study(store, options.study)
     command = json.loads(study.command or "{}")
     directory = Path(command.get("directory", "."))
     arguments = [
@@ -144,19 +144,17 @@ def _open_store(options: argparse.Namespace) -> TrackingStore:
     return store
 
 
-def _find_study(studies: Sequence[StudySummary], name: str) -> StudySummary:
-    for study in studies:
-        if study.name == name:
-            return study
-    names = [study.name for study in studies]
+def _find_study(store: TrackingStore, name: str) -> StudySummary:
+    for study in take_snapshot(store, name).studies:
+        return study
+    names = [study.name for study in take_snapshot(store).studies]
     raise TrackingError(f"no study is called {name!r}; {suggestion(name, names)}")
 
 
-def _find_runs(studies: Sequence[StudySummary], name: str, study: str | None) -> Sequence[TrialRun]:
+def _find_runs(store: TrackingStore, name: str, study: str | None) -> Sequence[TrialRun]:
     """Return all runs of the trial called `name`, with its variant's key or label, or the run with
     that id."""
-    if study is not None:
-        studies = [_find_study(studies, study)]
+    studies = take_snapshot(store).studies if study is None else [_find_study(store, study)]
     runs = [run for each in studies for run in each.trials]
     matches = [run for run in runs if name in (run.name, run.run_id)]
     matches = matches or [run for run in runs if name == run.labeled_name]

@@ -71,9 +71,16 @@ class Snapshot:
         ]
 
 
-def take_snapshot(store: TrackingStore) -> Snapshot:
-    """Read all runs of all studies in one scan, except runs that were deleted in MLflow."""
+def take_snapshot(store: TrackingStore, study: str | None = None) -> Snapshot:
+    """Read all runs of all studies in one scan, except runs that were deleted in MLflow.
+
+    study: read only this study; rows of other studies that link to its runs are then unknown.
+    """
     names = store.studies()
+    if study is not None:
+        names = {experiment: name for experiment, name in names.items() if name == study}
+        if not names:
+            return Snapshot((), ())
     runs: dict[str, list[Run]] = {"study": [], "trial": [], "link": []}
     for run in store.search(list(names), f"tags.`{tag.KIND}` != 'none'"):
         runs[run.data.tags[tag.KIND]].append(run)

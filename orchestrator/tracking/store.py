@@ -88,6 +88,7 @@ class TrackingStore:
         leaves that to the tracking server. Raises TrackingError if the store cannot be reached."""
         self.tracking_uri = tracking_uri
         self.artifacts = artifacts
+        self._artifact_uris: dict[str, str] = {}  # of the runs that `search` has returned
         try:
             with importing_libraries():  # SQLAlchemy, for a store in a database
                 self.client = MlflowClient(tracking_uri)
@@ -147,6 +148,7 @@ class TrackingStore:
             runs += page
             token = page.token
             if not token:
+                self._artifact_uris |= {run.info.run_id: run.info.artifact_uri for run in runs}
                 return runs
 
     def log(
@@ -257,6 +259,27 @@ class TrackingStore:
             except Exception as error:
                 cause = error
         raise TrackingError(f"{uri}: not in MLflow at {self.display_uri} ({cause})")
+
+    def download_file(self, run_id: str, path: str, directory: Path) -> Path:
+        """Copy an artifact of a run that belongs to none of its models into `directory`; return its
+        path there. Raises TrackingError if it does not exist.
+
+        Asks the store for nothing if `search` has returned the run: a report reads a file of each.
+        """
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        try:
+            if run_id not in self._artifact_uris:
+                self._artifact_uris[run_id] = self.client.get_run(run_id).info.artifact_uri
+            file = mlflow.artifacts.download_artifacts(
+                f"{self._artifact_uris[run_id].rstrip('/')}/{path}",
+                dst_path=str(directory),
+                tracking_uri=self.tracking_uri,
+            )
+        except Exception as error:
+            raise TrackingError(
+                f"runs:/{run_id}/{path}: not in MLflow at {self.display_uri} ({error})"
+            ) from None
+        return Path(file)
 
     def log_evaluation(
         self,

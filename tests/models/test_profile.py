@@ -1,6 +1,8 @@
 """Parameter and multiply-add counts, the values of the paper, and the command."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -212,3 +214,35 @@ def test_invalid_arguments_are_rejected(
         main(arguments)
     assert exit_status.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_cost_is_counted_without_torchs_compiler() -> None:
+    """Importing it takes as long as importing torch."""
+    code = (
+        "import sys; from models import FENetConfig, count_multiply_adds as count;"
+        "count(FENetConfig('resnet18', structure_start='low-pass'), 19, 96, 130);"
+        "count(FENetConfig('dfnet1', ppm=False, flows=()), 19, 96, 130);"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class _Attention(nn.Module):
+    """Convolutions, and products that are not convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.linear = nn.Linear(4, 6)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.conv(images).flatten(2).transpose(1, 2)
+        projected = self.linear(features)
+        mixed = projected @ projected.transpose(1, 2) @ projected
+        return mixed.transpose(1, 2).unflatten(2, images.shape[-2:])
+
+
+def test_products_other_than_convolutions_are_counted() -> None:
+    pixels = 8 * 10
+    expected = pixels * (3 * 4 * 9 + 4 * 6) + 2 * pixels * pixels * 6
+    assert count_multiply_adds(_Attention(), 6, 8, 10) == expected

@@ -75,14 +75,15 @@ def test_counts_are_read_when_they_become_available(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While a study is being scored, the metrics are logged before the counts."""
-    download = TrackingStore.download
-    monkeypatch.setattr(TrackingStore, "download", lambda self, uri, folder: Path("/nowhere"))
+    download = TrackingStore.download_file
+    missing = lambda self, run_id, path, folder: Path("/nowhere")  # noqa: E731
+    monkeypatch.setattr(TrackingStore, "download_file", missing)
     scores = score_again(tmp_path, study_report, trials)
     first, second = study_report.read().rows
     assert [first.miou[0], second.miou[0]] == pytest.approx(scores)
     assert second.difference is not None
     assert second.difference.image_interval is None
-    monkeypatch.setattr(TrackingStore, "download", download)
+    monkeypatch.setattr(TrackingStore, "download_file", download)
     difference = study_report.read().rows[1].difference
     assert difference is not None
     assert difference.image_interval is not None
