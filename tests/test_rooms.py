@@ -59,6 +59,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "figures": {"study", "tracking", "evaluation", "console"},
         "studies": {"study", "tracking", "storage", "console", "sweep", "training.worker_logs"},
         "init": {"console"},
+        "server": {"tracking", "console"},
         "__main__": set(),  # imports each command when it runs
     },
 }

@@ -15,6 +15,7 @@ from orchestrator.console import InputError, run_command, say
 from orchestrator.report.study_report import StudyReport, write_documents
 from orchestrator.study.load import load_study, override_of
 from orchestrator.study.model_cost import profile_costs
+from orchestrator.tracking.replica import add_tracking_option
 from orchestrator.tracking.store import open_existing_store
 
 EXIT_INCOMPLETE = 1
@@ -35,7 +36,7 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     overrides = [override_of(text) for text in options.set]
     study = load_study(Path(options.study), overrides, options.only)
     storage = Path(options.storage).expanduser().resolve()
-    store = open_existing_store(storage)
+    store = open_existing_store(storage, options.tracking)
     study_report = StudyReport(study, store, costs=profile_costs(study))
     report = study_report.read()
     report.print(console)
@@ -45,7 +46,7 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     write_documents(directory, documents)
     names = dict.fromkeys(re.sub("/.*", "/", name) for name in documents)
     say(console, f"\nwritten: {directory}/ ({', '.join(names)})")
-    if not options.only:
+    if not options.only and not store.replica:
         reason = study_report.keep(documents)
         message = f"not saved to MLflow: {reason}"
         if not reason:
@@ -73,6 +74,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="the study's storage, with the tracking store unless MLFLOW_TRACKING_URI is set "
         "(default: ./storage)",
     )
+    add_tracking_option(parser)
     parser.add_argument(
         "--set",
         action="append",
