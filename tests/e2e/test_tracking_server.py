@@ -2,7 +2,6 @@
 
 import http.server
 import random
-import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,6 @@ from tests.support.heads import (
     bucket_uri,
     needs_litestream,
     start_store,
-    wait_for,
 )
 from tests.support.servers import serving
 
