@@ -29,6 +29,7 @@ from orchestrator.tracking.replica import (
     ReplicaError,
     litestream,
     litestream_environment,
+    litestream_url,
 )
 
 _STOP_SECONDS = 30
@@ -161,7 +162,7 @@ def _replicated(
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run Litestream; at the end, let it send the last changes and mark the generation as ended."""
     file = directory / "mlflow.db"
-    target = {"url": replica.litestream_url(generation), "auto-recover": True}
+    target = {"url": litestream_url(replica.uri, generation), "auto-recover": True}
     database = {"path": str(file), "replica": target}
     config = directory / "litestream.yml"
     config.write_text(json.dumps({"snapshot": _SNAPSHOT, "dbs": [database]}))

@@ -97,8 +97,8 @@ class Replica:
     def begin(self, own: str) -> str:
         """Begin a generation and return its name. own: this machine's last one, or empty.
 
-        Of two machines that begin one at the same time, at least one is refused: both record their
-        claims before they read each other's.
+        If several machines begin one at the same time, at most one succeeds: each records its claim
+        before it reads the others'.
 
         Raises InUseError if another machine is writing to the replica.
         """
@@ -113,7 +113,7 @@ class Replica:
             if other.name in (name, own) or other.state == "ended":
                 continue
             age = (mine.renewed - other.renewed).total_seconds()
-            if age < self.patience and (other.state == "running" or other.name < name):
+            if age < self.patience:
                 self.forget(name)
                 raise InUseError(
                     f"{self.uri} is in use by another machine, {other.host}, which wrote to it "
@@ -158,7 +158,7 @@ class Replica:
         for generation in self.generations():
             if generation.name == without or (moment and generation.began > moment):
                 continue
-            url = self.litestream_url(generation.name)
+            url = litestream_url(self.uri, generation.name)
             listing = json.loads(_run_litestream("ltx", "-level", "all", "-json", url))
             times = [datetime.fromisoformat(entry["timestamp"]) for entry in listing]
             if not times or (moment and moment < min(times)):
@@ -170,17 +170,18 @@ class Replica:
             return True
         return False
 
-    def litestream_url(self, generation: str) -> str:
-        """Return Litestream's URL of a generation."""
-        base, _, query = join_uri(self.uri, generation).partition("?")
-        if "://" not in base:
-            return f"file://{Path(base).expanduser().absolute()}"
-        values = {name: texts[-1] for name, texts in parse_qs(query).items()}
-        options = {"region": values["region"]} if "region" in values else {}
-        if host := values.get("endpoint_override"):
-            endpoint = host if "://" in host else f"{values.get('scheme', 'https')}://{host}"
-            options |= {"endpoint": endpoint, "forcePathStyle": "true"}
-        return f"{base}?{urlencode(options)}" if options else base
+
+def litestream_url(uri: str, generation: str) -> str:
+    """Return Litestream's URL of a generation of the replica at `uri`."""
+    base, _, query = join_uri(uri, generation).partition("?")
+    if "://" not in base:
+        return f"file://{Path(base).expanduser().absolute()}"
+    values = {name: texts[-1] for name, texts in parse_qs(query).items()}
+    options = {"region": values["region"]} if "region" in values else {}
+    if host := values.get("endpoint_override"):
+        endpoint = host if "://" in host else f"{values.get('scheme', 'https')}://{host}"
+        options |= {"endpoint": endpoint, "forcePathStyle": "true"}
+    return f"{base}?{urlencode(options)}" if options else base
 
 
 def parse_moment(text: str) -> tuple[str, datetime | None]:
