@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -90,7 +89,7 @@ def _prepare(replica: Replica, directory: Path, console: Console) -> str:
     file, mark = directory / "mlflow.db", directory / "generation"
     own = mark.read_text() if mark.exists() else ""
     newest = replica.newest()
-    if newest and newest.name == own and file.exists():
+    if newest and newest[0] == own and file.exists():
         say(console, f"continuing {replica.uri}, generation {own}")
         replica.renew(own)
         return own
@@ -168,9 +167,8 @@ def _replicated(
     config.write_text(json.dumps({"snapshot": _SNAPSHOT, "dbs": [database]}))
     command = [litestream(), "replicate", "-config", str(config)]
     environment = litestream_environment()
-    once = partial(subprocess.run, [*command, "-once"], env=environment, timeout=_STOP_SECONDS)
     # Before the server runs, so that a new generation is never empty for long.
-    if file.exists() and once().returncode != 0:
+    if file.exists() and not _send(command, environment):
         raise ReplicaError(f"litestream cannot write to {replica.uri}; its output says why")
     process = _start(command, environment, lock)
     try:
@@ -178,9 +176,17 @@ def _replicated(
     finally:
         _end(process)
         # Litestream sends the last changes when it ends, but not if it has just started.
-        with suppress(ReplicaError, subprocess.TimeoutExpired):
-            if once().returncode == 0:
+        if _send(command, environment):
+            with suppress(ReplicaError):
                 replica.record(generation, "ended")
+
+
+def _send(command: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Send all changes to the bucket; return whether that succeeded in time."""
+    with suppress(subprocess.TimeoutExpired):
+        done = subprocess.run([*command, "-once"], env=environment, timeout=_STOP_SECONDS)
+        return done.returncode == 0
+    return False
 
 
 def _supervise(
@@ -193,6 +199,7 @@ def _supervise(
     console: Console,
 ) -> int:
     """Run the server; renew the generation until a stop or the end of a process."""
+    replica.renew(generation)  # the restore may have taken minutes
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
     server = _start(command, environment, lock)
     renewed = time.monotonic()

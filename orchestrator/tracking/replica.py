@@ -45,17 +45,22 @@ State = Literal["claimed", "running", "ended"]
 
 @dataclass(frozen=True)
 class Generation:
-    """What one machine writes. renewed: by the bucket's clock. state: a machine claims a generation
-    before it may run, and has ended it if it stopped cleanly."""
+    """What one machine writes. renewed: when it last said that it runs, by the bucket's clock."""
 
     name: str
     renewed: datetime
-    host: str
-    state: State
 
     @property
     def began(self) -> datetime:
         return datetime.strptime(self.name.partition("-")[0], _NAME).replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Record:
+    """The machine of a generation. It claims one before it may run, and ends it cleanly."""
+
+    host: str
+    state: State
 
 
 class Replica:
@@ -77,22 +82,20 @@ class Replica:
         selector = pyarrow.fs.FileSelector(self._location.path, allow_not_found=True)
         try:
             infos = self._location.filesystem.get_file_info(selector)
-            generations = [
-                Generation(
-                    info.base_name.removesuffix(".json"),
-                    info.mtime,
-                    **json.loads(self._location.read(info.base_name)),
-                )
-                for info in infos
-                if info.base_name.endswith(".json")
-            ]
         except OSError as error:
             raise ReplicaError(f"{self.uri} cannot be read: {error}") from error
+        names = {info.base_name: info.mtime for info in infos if info.base_name.endswith(".json")}
+        generations = [Generation(name.removesuffix(".json"), at) for name, at in names.items()]
         return sorted(generations, key=lambda generation: generation.name, reverse=True)
 
-    def newest(self) -> Generation | None:
-        """Return the newest generation that a machine has begun to write. Raises ReplicaError."""
-        return next((each for each in self.generations() if each.state != "claimed"), None)
+    def newest(self, after: str = "") -> tuple[str, Record] | None:
+        """Return the newest generation that a machine has begun to write, if it is newer than
+        `after`. Raises ReplicaError."""
+        for generation in self.generations():
+            record = self._read(generation.name) if generation.name > after else None
+            if record is not None and record.state != "claimed":
+                return generation.name, record
+        return None
 
     def begin(self, own: str) -> str:
         """Begin a generation and return its name. own: this machine's last one, or empty.
@@ -107,16 +110,14 @@ class Replica:
             began = max(began, newest.began + timedelta(seconds=1))
         name = f"{began.strftime(_NAME)}-{secrets.token_hex(4)}"
         self.record(name, "claimed")
-        generations = self.generations()
-        (mine,) = [each for each in generations if each.name == name]
-        for other in generations:
-            if other.name in (name, own) or other.state == "ended":
-                continue
-            age = (mine.renewed - other.renewed).total_seconds()
-            if age < self.patience:
+        generations = {each.name: each.renewed for each in self.generations()}
+        for other in generations.keys() - {name, own}:
+            age = (generations[name] - generations[other]).total_seconds()
+            record = self._read(other) if age < self.patience else None
+            if record is not None and record.state != "ended":
                 self.forget(name)
                 raise InUseError(
-                    f"{self.uri} is in use by another machine, {other.host}, which wrote to it "
+                    f"{self.uri} is in use by another machine, {record.host}, which wrote to it "
                     f"{max(age, 0):.0f} s ago; end that one, or choose another name or bucket"
                 )
         self.record(name, "running")
@@ -128,10 +129,9 @@ class Replica:
         Raises InUseError if another machine has begun one after it, ReplicaError if the bucket
         cannot be used.
         """
-        newest = self.newest()
-        if newest is not None and newest.name > name:
+        if newer := self.newest(after=name):
             raise InUseError(
-                f"another machine, {newest.host}, has taken over {self.uri}; this one stops, "
+                f"another machine, {newer[1].host}, has taken over {self.uri}; this one stops, "
                 "because nothing that it records from now on would be restored"
             )
         self.record(name, "running")
@@ -144,6 +144,15 @@ class Replica:
             self._location.replace(f"{name}.json", json.dumps(record).encode())
         except OSError as error:
             raise ReplicaError(f"{self.uri} cannot be written: {error}") from error
+
+    def _read(self, name: str) -> Record | None:
+        """Return the record of a generation; None if it has been deleted in the meantime."""
+        try:
+            return Record(**json.loads(self._location.read(f"{name}.json")))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ReplicaError(f"{self.uri} cannot be read: {error}") from error
 
     def forget(self, name: str) -> None:
         """Delete the record of a generation that was not written."""

@@ -72,7 +72,7 @@ def test_claim_of_a_refused_machine_does_not_stop_the_running_one(tmp_path: Path
     replica.renew(first)
     newest = replica.newest()
     assert newest is not None
-    assert newest.name == first
+    assert newest[0] == first
 
 
 @pytest.mark.parametrize("machines", [2, 5])
