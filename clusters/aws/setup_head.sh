@@ -54,9 +54,7 @@ StateDirectory=tracking
 # Clients write artifacts directly to the bucket.
 ExecStart=$PYTHON -m orchestrator.server --directory /var/lib/tracking --port 5000 \\
   --replica s3://$BUCKET/tracking/$NAME --artifacts s3://$BUCKET/artifacts
-ExecStartPost=/usr/bin/curl --silent --fail --retry 600 --retry-all-errors --retry-delay 1 --output /dev/null http://127.0.0.1:5000/health
-# A restore may take any time. Only the command is signaled: it stops MLflow, then sends the last changes.
-TimeoutStartSec=infinity
+# Only the command is signaled: it stops MLflow, then sends the last changes.
 TimeoutStopSec=120
 KillMode=mixed
 Restart=always
@@ -66,8 +64,13 @@ WantedBy=multi-user.target
 UNIT
 sudo systemctl daemon-reload
 sudo systemctl enable --quiet tracking.service
-if ! sudo systemctl restart tracking.service; then
-  sudo journalctl --no-pager --output cat --unit tracking.service --lines 20 >&2
-  exit 1
-fi
+sudo systemctl restart tracking.service
+# A restore may take any time.
+until curl --silent --fail --max-time 15 --output /dev/null http://127.0.0.1:5000/health; do
+  if [ "$(systemctl is-active tracking.service)" != active ]; then
+    sudo journalctl --no-pager --output cat --unit tracking.service --lines 20 >&2
+    exit 1
+  fi
+  sleep 1
+done
 echo "tracking server: http://127.0.0.1:5000 on this machine; $(hostname) writes s3://$BUCKET/tracking/$NAME"
