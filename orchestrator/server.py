@@ -8,15 +8,15 @@ import argparse
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 
 from rich.console import Console
@@ -31,7 +31,7 @@ from orchestrator.tracking.replica import (
     litestream_url,
 )
 
-_STOP_SECONDS = 30
+_STOP_SECONDS = 60
 # Moments of the last two weeks can be restored.
 _SNAPSHOT = {"interval": "24h", "retention": "336h"}
 
@@ -39,49 +39,59 @@ _SNAPSHOT = {"interval": "24h", "retention": "336h"}
 def main(
     arguments: Sequence[str] | None = None, prog: str = "python -m orchestrator.server"
 ) -> int:
-    """Run the command until it is terminated. Return 0 then, 1 if MLflow or Litestream ended,
-    2 if another machine uses the replica."""
+    """Run the command until it is terminated. Return 0 then, 1 if the server ended by itself, 2 if
+    another machine uses the replica."""
     options = _parser(prog).parse_args(arguments)
     return run_command(lambda console: _serve(options, console))
 
 
 def _serve(options: argparse.Namespace, console: Console) -> int:
     directory = Path(options.directory).expanduser().resolve()
-    file = directory / "mlflow.db"
-    command = [sys.executable, "-m", "mlflow", "server", "--no-serve-artifacts"]
-    command += ["--host", options.host, "--port", str(options.port)]
-    command += ["--workers", str(options.workers), "--backend-store-uri", f"sqlite:///{file}"]
-    command += ["--default-artifact-root", options.artifacts, *options.mlflow_options]
-    return serve(Replica(options.replica), directory, command, console, upgrade=True)
+    uri = f"sqlite:///{directory / 'mlflow.db'}"
+    mlflow = [sys.executable, "-m", "mlflow"]
+    server = [*mlflow, "server", "--backend-store-uri", uri, "--workers", str(options.workers)]
+    server += ["--host", options.host, "--port", str(options.port), "--no-serve-artifacts"]
+    server += ["--default-artifact-root", options.artifacts, *options.mlflow_options]
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    # Creates the tables, or upgrades them to this version of MLflow.
+    script = f"{shlex.join([*mlflow, 'db', 'upgrade', uri])} && exec {shlex.join(server)}"
+    return serve(Replica(options.replica), directory, ["sh", "-c", script], console)
 
 
-def serve(
-    replica: Replica,
-    directory: Path,
-    command: Sequence[str],
-    console: Console,
-    upgrade: bool = False,
-) -> int:
-    """Run a server of `directory/mlflow.db` and its replication until SIGTERM or Ctrl-C.
+def serve(replica: Replica, directory: Path, command: Sequence[str], console: Console) -> int:
+    """Run a server of `directory/mlflow.db`, and its replication, until SIGTERM or Ctrl-C.
 
-    command: the server. upgrade: whether to create or upgrade MLflow's tables first. Returns 0
-    after a stop, 1 if a process ended. Raises InUseError if another machine uses the replica.
+    command: the server. Returns 0 after a stop, 1 if the server or Litestream ended. Raises
+    InUseError if another machine uses the replica.
     """
     stop = threading.Event()
-    previous = {
-        number: signal.signal(number, lambda *_: stop.set())
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        with _only_user_of(directory) as lock:
-            generation = _prepare(replica, directory, console)
-            if upgrade:
-                _upgrade_tables(directory)
-            with _replicated(replica, directory, generation, lock) as replication:
-                return _supervise(replica, generation, command, replication, lock, stop, console)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with _only_user_of(directory) as lock:
+        generation = _prepare(replica, directory, console)
+        target = {"url": litestream_url(replica.uri, generation), "auto-recover": True}
+        database = {"path": str(directory / "mlflow.db"), "replica": target}
+        config = directory / "litestream.yml"
+        config.write_text(json.dumps({"snapshot": _SNAPSHOT, "dbs": [database]}))
+        replicate = [litestream(), "replicate", "-config", str(config)]
+        # Before the server runs, so that a new generation is never empty for long.
+        if (directory / "mlflow.db").exists() and not _send(replicate):
+            raise ReplicaError(f"litestream cannot write to {replica.uri}; its output says why")
+        replica.renew(generation)  # the restore may have taken minutes
+        process = subprocess.Popen(
+            [*replicate, "-exec", shlex.join(command)],
+            env=litestream_environment(),
+            process_group=0,
+            pass_fds=(lock,),
+        )
+        try:
+            return _supervise(process, replica, generation, stop, console)
+        finally:
+            _end(process)
+            # Litestream sends the last changes when it ends, but not if it has just started.
+            with suppress(ReplicaError):
+                if _send(replicate):
+                    replica.record(generation, "ended")
 
 
 def _prepare(replica: Replica, directory: Path, console: Console) -> str:
@@ -97,20 +107,18 @@ def _prepare(replica: Replica, directory: Path, console: Console) -> str:
         _set_aside(directory, own, console)
     generation = replica.begin(own)
     shutil.rmtree(directory / ".mlflow.db-litestream", ignore_errors=True)  # of its last generation
-    try:
-        if not file.exists():
-            new = directory / "mlflow.db.restored"
-            for path in (new, directory / "mlflow-version"):
-                path.unlink(missing_ok=True)
-            if replica.restore(new, without=generation):
-                mark.write_text(generation)
-                new.rename(file)
-                say(console, f"restored {file} from {replica.uri}")
-        mark.write_text(generation)
-    except BaseException:
-        with suppress(OSError):
+    mark.write_text(generation)
+    if not file.exists():
+        new = directory / "mlflow.db.restored"
+        new.unlink(missing_ok=True)
+        try:
+            restored = replica.restore(new)
+        except ReplicaError:
             replica.forget(generation)
-        raise
+            raise
+        if restored:
+            new.rename(file)
+            say(console, f"restored {file} from {replica.uri}")
     return generation
 
 
@@ -123,24 +131,9 @@ def _set_aside(directory: Path, own: str, console: Console) -> None:
     warn(console, f"the replica went on with another machine; the old database is in {target}")
 
 
-def _upgrade_tables(directory: Path) -> None:
-    """Create MLflow's tables, or upgrade them unless this version of MLflow has done so before.
-
-    Whatever a failed upgrade leaves, the replica still has the moment before it.
-    """
-    mark, version = directory / "mlflow-version", metadata.version("mlflow")
-    if mark.exists() and mark.read_text() == version:
-        return
-    uri = f"sqlite:///{directory / 'mlflow.db'}"
-    done = subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri])
-    if done.returncode != 0:
-        raise ReplicaError(f"`mlflow db upgrade {uri}` failed with status {done.returncode}")
-    mark.write_text(version)
-
-
 @contextmanager
 def _only_user_of(directory: Path) -> Iterator[int]:
-    """Lock the directory; yields the lock, which child processes inherit and hold until they end.
+    """Lock the directory; yields the lock, which Litestream inherits and holds until it ends.
 
     Raises InputError if a server, or what is left of one, is using the directory.
     """
@@ -155,90 +148,47 @@ def _only_user_of(directory: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-@contextmanager
-def _replicated(
-    replica: Replica, directory: Path, generation: str, lock: int
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run Litestream; at the end, let it send the last changes and mark the generation as ended."""
-    file = directory / "mlflow.db"
-    target = {"url": litestream_url(replica.uri, generation), "auto-recover": True}
-    database = {"path": str(file), "replica": target}
-    config = directory / "litestream.yml"
-    config.write_text(json.dumps({"snapshot": _SNAPSHOT, "dbs": [database]}))
-    command = [litestream(), "replicate", "-config", str(config)]
-    environment = litestream_environment()
-    # Before the server runs, so that a new generation is never empty for long.
-    if file.exists() and not _send(command, environment):
-        raise ReplicaError(f"litestream cannot write to {replica.uri}; its output says why")
-    process = _start(command, environment, lock)
-    try:
-        yield process
-    finally:
-        _end(process)
-        # Litestream sends the last changes when it ends, but not if it has just started.
-        if _send(command, environment):
-            with suppress(ReplicaError):
-                replica.record(generation, "ended")
+def _supervise(
+    process: "subprocess.Popen[bytes]",
+    replica: Replica,
+    generation: str,
+    stop: threading.Event,
+    console: Console,
+) -> int:
+    """Renew the generation until a stop or the end of the process."""
+    renewed = time.monotonic()
+    while not stop.wait(0.5):
+        if process.poll() is not None:
+            warn(console, f"the server ended with exit status {process.returncode}")
+            return 1
+        if time.monotonic() - renewed < replica.patience / 3:
+            continue
+        renewed = time.monotonic()
+        try:
+            replica.renew(generation)
+        except InUseError:
+            raise
+        except ReplicaError as error:
+            warn(console, str(error))
+    return 0
 
 
-def _send(command: Sequence[str], environment: Mapping[str, str]) -> bool:
+def _send(replicate: Sequence[str]) -> bool:
     """Send all changes to the bucket; return whether that succeeded in time."""
     with suppress(subprocess.TimeoutExpired):
-        done = subprocess.run([*command, "-once"], env=environment, timeout=_STOP_SECONDS)
+        command = [*replicate, "-once"]
+        done = subprocess.run(command, env=litestream_environment(), timeout=_STOP_SECONDS)
         return done.returncode == 0
     return False
 
 
-def _supervise(
-    replica: Replica,
-    generation: str,
-    command: Sequence[str],
-    replication: "subprocess.Popen[bytes]",
-    lock: int,
-    stop: threading.Event,
-    console: Console,
-) -> int:
-    """Run the server; renew the generation until a stop or the end of a process."""
-    replica.renew(generation)  # the restore may have taken minutes
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
-    server = _start(command, environment, lock)
-    renewed = time.monotonic()
-    try:
-        while not stop.wait(0.5):
-            for name, process in (("litestream", replication), ("the server", server)):
-                if process.poll() is not None:
-                    warn(console, f"{name} ended with exit status {process.returncode}")
-                    return 1
-            if time.monotonic() - renewed < replica.patience / 3:
-                continue
-            renewed = time.monotonic()
-            try:
-                replica.renew(generation)
-            except InUseError:
-                raise
-            except ReplicaError as error:
-                warn(console, str(error))
-        return 0
-    finally:
-        _end(server)
-
-
-def _start(
-    command: Sequence[str], environment: Mapping[str, str], lock: int
-) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(command, env=environment, process_group=0, pass_fds=(lock,))
-
-
-def _end(process: "subprocess.Popen[bytes]") -> int:
-    """Terminate a process and its children; return its exit status."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        return process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Terminate Litestream and the server, and wait until they have ended."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        return process.wait()
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_SECONDS)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

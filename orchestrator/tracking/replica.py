@@ -158,14 +158,13 @@ class Replica:
         """Delete the record of a generation that was not written."""
         self._location.delete(f"{name}.json")
 
-    def restore(self, file: Path, moment: datetime | None = None, without: str = "") -> bool:
+    def restore(self, file: Path, moment: datetime | None = None) -> bool:
         """Restore the newest state, or that of a moment, into a file that does not exist yet.
 
-        without: a generation to leave out. Returns False if nothing was written until then.
-        Raises ReplicaError if Litestream fails.
+        Returns False if nothing was written until then. Raises ReplicaError if Litestream fails.
         """
         for generation in self.generations():
-            if generation.name == without or (moment and generation.began > moment):
+            if moment and generation.began > moment:
                 continue
             url = litestream_url(self.uri, generation.name)
             listing = json.loads(_run_litestream("ltx", "-level", "all", "-json", url))

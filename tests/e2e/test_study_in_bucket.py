@@ -126,7 +126,9 @@ def _run(directory: Path, name: str, *options: str, **variables: str) -> str:
 def _server(directory: Path, replica: str) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
     """Run the command of the service in clusters/aws/setup_head.sh; yield it and its URL."""
     script = (ROOT / "clusters/aws/setup_head.sh").read_text()
-    line = script[script.index("$PYTHON -m orchestrator.server") : script.index("# Only the command")]
+    line = script[
+        script.index("$PYTHON -m orchestrator.server") : script.index("# Only the command")
+    ]
     port = free_port()
     for name, value in {
         "$PYTHON": sys.executable,

@@ -2,6 +2,7 @@
 
 import http.server
 import random
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from tests.support.heads import (
     bucket_uri,
     needs_litestream,
     start_store,
+    wait_for,
 )
 from tests.support.servers import serving
 
@@ -128,10 +130,13 @@ def test_machine_stops_after_another_one_took_over(
 ) -> None:
     first, second = start("first"), start("second")
     first.run()
-    second.patience = 0  # the first one counts as lost, but goes on until its next renewal
+    assert first.process is not None
+    first.process.send_signal(signal.SIGSTOP)  # renews nothing; its database and Litestream go on
+    second.patience = 0  # the first one counts as lost
     second.run()
     restart = second.written[0][0]
-    assert first.process is not None
+    wait_for(lambda: first.written[-1][0] > restart + 20, "both write")
+    first.process.send_signal(signal.SIGCONT)
     assert first.process.wait(timeout=60) == 2
     assert "has taken over" in first.log
     lost = first.written[-1][0]
