@@ -116,7 +116,7 @@ def _run(directory: Path, name: str, *options: str, **variables: str) -> str:
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
