@@ -26,12 +26,12 @@ from orchestrator.tracking.replica import (
     InUseError,
     Replica,
     ReplicaError,
-    litestream,
     litestream_environment,
+    litestream_program,
     litestream_url,
 )
 
-_STOP_SECONDS = 60
+_START_SECONDS, _STOP_SECONDS = 600, 60  # for a full copy at the start, and for each step of a stop
 # Moments of the last two weeks can be restored.
 _SNAPSHOT = {"interval": "24h", "retention": "336h"}
 
@@ -73,9 +73,9 @@ def serve(replica: Replica, directory: Path, command: Sequence[str], console: Co
         database = {"path": str(directory / "mlflow.db"), "replica": target}
         config = directory / "litestream.yml"
         config.write_text(json.dumps({"snapshot": _SNAPSHOT, "dbs": [database]}))
-        replicate = [litestream(), "replicate", "-config", str(config)]
+        replicate = [litestream_program(), "replicate", "-config", str(config)]
         # Before the server runs, so that a new generation is never empty for long.
-        if (directory / "mlflow.db").exists() and not _send(replicate):
+        if (directory / "mlflow.db").exists() and not _send(replicate, _START_SECONDS):
             raise ReplicaError(f"litestream cannot write to {replica.uri}; its output says why")
         replica.renew(generation)  # the restore may have taken minutes
         process = subprocess.Popen(
@@ -90,7 +90,7 @@ def serve(replica: Replica, directory: Path, command: Sequence[str], console: Co
             _end(process)
             # Litestream sends the last changes when it ends, but not if it has just started.
             with suppress(ReplicaError):
-                if _send(replicate):
+                if _send(replicate, _STOP_SECONDS):
                     replica.record(generation, "ended")
 
 
@@ -173,11 +173,11 @@ def _supervise(
     return 0
 
 
-def _send(replicate: Sequence[str]) -> bool:
+def _send(replicate: Sequence[str], seconds: float) -> bool:
     """Send all changes to the bucket; return whether that succeeded in time."""
     with suppress(subprocess.TimeoutExpired):
         command = [*replicate, "-once"]
-        done = subprocess.run(command, env=litestream_environment(), timeout=_STOP_SECONDS)
+        done = subprocess.run(command, env=litestream_environment(), timeout=seconds)
         return done.returncode == 0
     return False
 

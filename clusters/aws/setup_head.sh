@@ -55,7 +55,7 @@ StateDirectory=tracking
 ExecStart=$PYTHON -m orchestrator.server --directory /var/lib/tracking --port 5000 \\
   --replica s3://$BUCKET/tracking/$NAME --artifacts s3://$BUCKET/artifacts
 # Only the command is signaled: it stops MLflow, then sends the last changes.
-TimeoutStopSec=120
+TimeoutStopSec=180
 KillMode=mixed
 Restart=always
 RestartSec=10

@@ -218,7 +218,7 @@ def add_tracking_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def litestream() -> str:
+def litestream_program() -> str:
     """Return the path of the program. Raises ReplicaError if it is not installed."""
     beside = Path(sys.executable).with_name("litestream")
     program = str(beside) if beside.exists() else shutil.which("litestream")
@@ -242,7 +242,7 @@ def litestream_environment() -> dict[str, str]:
 
 
 def _run_litestream(*arguments: str) -> str:
-    command: Sequence[str] = [litestream(), *arguments]
+    command: Sequence[str] = [litestream_program(), *arguments]
     done = subprocess.run(command, env=litestream_environment(), capture_output=True, text=True)
     if done.returncode != 0:
         lines = (done.stderr + done.stdout).strip().splitlines()

@@ -72,7 +72,9 @@ def restored(uri: str, file: Path, moment: datetime | None = None) -> list[int]:
 def test_rows_survive_the_loss_of_the_machine_at_random_moments(
     start: Callable[[str], Head], uri: str, tmp_path: Path
 ) -> None:
-    rng = random.Random()
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
     committed = reached = 0  # the last number that must be in the bucket, and that was written
     for index in range(3):
         head = start(f"head-{index}")

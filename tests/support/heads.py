@@ -15,7 +15,7 @@ import boto3
 import psutil
 import pytest
 
-from orchestrator.tracking.replica import ReplicaError, litestream
+from orchestrator.tracking.replica import ReplicaError, litestream_program
 from tests.support import ROOT
 
 BUCKET = "results"
@@ -50,7 +50,7 @@ sys.exit(run_command(lambda console: serve(replica, Path(directory), server, con
 def needs_litestream() -> pytest.MarkDecorator:
     """Return the mark of tests that run Litestream; CI installs it and skips none of them."""
     try:
-        litestream()
+        litestream_program()
     except ReplicaError as error:
         return pytest.mark.skip(reason=str(error))
     return pytest.mark.slow
