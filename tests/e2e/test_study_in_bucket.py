@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 import pyarrow.fs
 import pytest
@@ -40,6 +41,18 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # botocore's own
 ]
 
+Process: TypeAlias = "subprocess.Popen[bytes]"
+
+# Programs of the head's set-up, in its home directory.
+STUBS = {
+    "sudo": """case $1 in
+      tee) exec tee "$HOME/etc/${2##*/}" ;;
+      journalctl) echo "the journal" ;;
+    esac""",
+    "systemctl": 'cat "$HOME/state"',
+    "curl": '[ "$(cat "$HOME/state")" = active ]',
+    "python": f"""[ "$2" = pip ] || exec {sys.executable} "$@" """,
+}
 STUDY = """\
 study: in a bucket
 base:
@@ -64,7 +77,7 @@ def test_study_survives_the_loss_of_the_head_and_is_read_without_one(
         study = tmp_path / "study.yaml"
         study.write_text(STUDY.replace("DATASET", dataset))
 
-        with _server(tmp_path / "head-1", replica) as (head, url):
+        with _server(tmp_path / "head-1", store, replica) as (head, url):
             online = {"MLFLOW_TRACKING_URI": url}
             output = _run(tmp_path, "sweep", str(study), "--storage", storage, **online)
             log_text = _run(tmp_path, "studies", "logs", "strong", "--storage", storage, **online)
@@ -87,7 +100,7 @@ def test_study_survives_the_loss_of_the_head_and_is_read_without_one(
         # A new head counts the old one as lost after a while; here, at once.
         (lost,) = Replica(replica).generations()
         Replica(replica).record(lost.name, "ended")
-        with _server(tmp_path / "head-2", replica) as (_, url):
+        with _server(tmp_path / "head-2", store, replica) as (_, url):
             client = MlflowClient(url)
             (run,) = client.search_runs([client.get_experiment_by_name("load").experiment_id])
             history = client.get_metric_history(run.info.run_id, "loss")
@@ -102,8 +115,47 @@ def test_study_survives_the_loss_of_the_head_and_is_read_without_one(
         # The secret key must not appear in any object, log, database or output.
         texts = [client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys]
         texts += [path.read_bytes() for path in tmp_path.rglob("*.log")]
-        texts += [path.read_bytes() for path in tmp_path.glob("head-*/*") if path.is_file()]
+        texts += [path.read_bytes() for path in tmp_path.glob("head-*/data/*") if path.is_file()]
         assert not any(SECRET.encode() in text for text in [*texts, output.encode()])
+
+
+def test_set_up_of_the_head_shows_why_its_server_does_not_start(tmp_path: Path) -> None:
+    with start_store() as store:
+        done = _set_up_head(tmp_path, store, state="activating")
+    assert (done.returncode, done.stderr) == (1, "the journal\n")
+    done = _set_up_head(tmp_path, store, bucket="my-bucket")
+    assert done.returncode == 1
+    assert "put your own there" in done.stderr
+
+
+def _set_up_head(
+    home: Path, store: int, bucket: str = BUCKET, state: str = "active"
+) -> "subprocess.CompletedProcess[str]":
+    """Run clusters/aws/setup_head.sh with stubs; the units are in `etc`. state: of the service."""
+    (home / "bin").mkdir(exist_ok=True)
+    (home / "etc").mkdir(exist_ok=True)
+    for name, lines in STUBS.items():
+        (home / "bin" / name).write_text(f"#!/bin/bash\n{lines}\n")
+        (home / "bin" / name).chmod(0o755)
+    (home / "state").write_text(state)
+    (home / "cluster.env").write_text(f"BUCKET={bucket}\n")
+    config = "cluster_name: segmentation\nprovider: {region: us-west-2}\n"
+    (home / "ray_bootstrap_config.yaml").write_text(config)
+    script = (ROOT / "clusters/aws/setup_head.sh").read_text()
+    return subprocess.run(
+        ["bash", "-c", script.replace("/opt/orchestrator", str(home))],
+        env={
+            **os.environ,
+            **KEYS,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{store}",
+            "HOME": str(home),
+            "USER": "ubuntu",
+            "PATH": f"{home}/bin:{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
 
 
 def _run(directory: Path, name: str, *options: str, **variables: str) -> str:
@@ -123,24 +175,22 @@ def _run(directory: Path, name: str, *options: str, **variables: str) -> str:
 
 
 @contextmanager
-def _server(directory: Path, replica: str) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
-    """Run the command of the service in clusters/aws/setup_head.sh; yield it and its URL."""
-    script = (ROOT / "clusters/aws/setup_head.sh").read_text()
-    line = script[
-        script.index("$PYTHON -m orchestrator.server") : script.index("# Only the command")
-    ]
+def _server(directory: Path, store: int, replica: str) -> Iterator[tuple[Process, str]]:
+    """Run the service that the set-up of the head installs; yield its process and its URL."""
+    directory.mkdir()
+    done = _set_up_head(directory, store)
+    assert done.returncode == 0, done.stderr
+    unit = (directory / "etc" / "tracking.service").read_text()
+    line = unit[unit.index("ExecStart=") + len("ExecStart=") :].partition("\n#")[0]
     port = free_port()
     for name, value in {
-        "$PYTHON": sys.executable,
-        "/var/lib/tracking": str(directory),
+        "/var/lib/tracking": str(directory / "data"),
         "5000": str(port),
-        "s3://$BUCKET/tracking/$NAME": replica,
-        "$BUCKET": BUCKET,
-        "\\\\\n": " ",
+        f"s3://{BUCKET}/tracking/123456789012-us-west-2-segmentation": replica,
+        "\\\n": " ",
     }.items():
         assert name in line
         line = line.replace(name, value)
-    directory.mkdir()
     with (directory / "server.log").open("w") as log:
         process = subprocess.Popen(
             [*shlex.split(line), "--workers", "1"],
@@ -158,7 +208,7 @@ def _server(directory: Path, replica: str) -> Iterator[tuple["subprocess.Popen[b
             assert process.wait(timeout=120) == 0, (directory / "server.log").read_text()
 
 
-def _log_until_killed(url: str, head: "subprocess.Popen[bytes]") -> int:
+def _log_until_killed(url: str, head: Process) -> int:
     """Record a metric step by step until the head is killed after seven seconds. Return the number
     of steps that were recorded more than three seconds before."""
     client = MlflowClient(url)
