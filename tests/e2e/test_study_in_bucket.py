@@ -63,6 +63,7 @@ variants: {strong: {}}
 """
 
 
+@pytest.mark.timeout(1200)  # a dozen commands, each of which imports torch and MLflow
 def test_study_survives_the_loss_of_the_head_and_is_read_without_one(
     small_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
