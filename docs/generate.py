@@ -29,6 +29,7 @@ COMMANDS = (
     "orchestrator.predict",
     "orchestrator.figures",
     "orchestrator.studies",
+    "orchestrator.server",
     "pipelines.prepare",
     "pipelines.train",
     "models.profile",

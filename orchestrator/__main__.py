@@ -17,6 +17,7 @@ COMMANDS = {
     "sweep": ("orchestrator.sweep.__main__", "train a study's missing trials, print its table"),
     "report": ("orchestrator.report.__main__", "a study's tables and charts, from its records"),
     "studies": ("orchestrator.studies", "list, follow, stop and resume studies"),
+    "server": ("orchestrator.server", "serve MLflow from one file that a bucket has a copy of"),
     "evaluate": ("orchestrator.evaluate", "score a trained model on a data set"),
     "predict": ("orchestrator.predict", "predict the label maps of images"),
     "figures": ("orchestrator.figures", "draw what trained models predict"),

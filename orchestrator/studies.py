@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from orchestrator.console import run_command
+from orchestrator.tracking.options import add_tracking_option
 from pipelines.imports import importing_libraries
 
 
@@ -43,10 +44,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         metavar="DIR|URI",
         help="the studies' storage, as for orchestrator.sweep (default: ./storage)",
     )
+    reading = argparse.ArgumentParser(add_help=False)
+    add_tracking_option(reading)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text, parents=[common])
+        parents = [common] if name in ("stop", "resume") else [common, reading]
+        return commands.add_parser(name, help=text, description=text, parents=parents)
 
     add("list", "List all studies: state, trials, best mIoU.")
     add("status", "Show all trials of a study.").add_argument("study", metavar="STUDY")

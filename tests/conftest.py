@@ -31,7 +31,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "project")
 
 
 TESTS = Path(__file__).parent
-SERVERS = {"gcs_server", "raylet", "moto.server", "postgres", "sshd", "orchestrator.sweep"}
+SERVERS = {"gcs_server", "raylet", "moto.server", "litestream", "sshd"}
+SERVERS |= {"orchestrator.sweep", "orchestrator.server"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

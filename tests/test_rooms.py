@@ -58,6 +58,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "figures": {"evaluation", "console"},
         "studies": {"console", "sweep"},
         "init": {"console"},
+        "server": {"tracking", "console"},
         "__main__": set(),  # imports each command when it runs
     },
 }
@@ -83,6 +84,7 @@ ALLOWED_IMPORTERS = {
 SHORT_MODULES = {
     "orchestrator/cluster/worker_setup.py",
     "orchestrator/study/model_cost.py",
+    "orchestrator/tracking/options.py",
     "pipelines/data/normalization.py",
     "pipelines/data/prefetch.py",
     "pipelines/network/file_names.py",

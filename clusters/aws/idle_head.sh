@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # idle_head.sh HOURS: power off the head, which terminates it, after HOURS without worker machines, running
-# studies and logged-in users. The database has been backed up to the bucket.
+# studies and logged-in users. The bucket has a copy of the tracking store.
 set -euo pipefail
 
 HOURS=$1

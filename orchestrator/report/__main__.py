@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from orchestrator.console import run_command
+from orchestrator.tracking.options import add_tracking_option
 from pipelines.imports import importing_libraries
 
 
@@ -48,6 +49,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="the study's storage, with the tracking store unless MLFLOW_TRACKING_URI is set "
         "(default: ./storage)",
     )
+    add_tracking_option(parser)
     parser.add_argument(
         "--set",
         action="append",

@@ -30,7 +30,7 @@ def write_report(options: argparse.Namespace, console: Console) -> int:
 
         costs = profile_costs(study)
     storage = Path(options.storage).expanduser().resolve()
-    store = open_existing_store(storage)
+    store = open_existing_store(storage, options.tracking)
     study_report = StudyReport(study, store, costs=costs)
     report = study_report.read()
     report.print(console)
@@ -40,7 +40,7 @@ def write_report(options: argparse.Namespace, console: Console) -> int:
     write_documents(directory, documents)
     names = dict.fromkeys(re.sub("/.*", "/", name) for name in documents)
     say(console, f"\nwritten: {directory}/ ({', '.join(names)})")
-    if not options.only:
+    if not options.only and not store.replica:
         reason = study_report.keep(documents)
         message = f"not saved to MLflow: {reason}"
         if not reason:

@@ -32,7 +32,7 @@ def _list(options: argparse.Namespace, console: Console) -> int:
     if studies:
         console.print(studies_table(studies))
     else:
-        say(console, f"no studies in {_local_storage(options)}")
+        say(console, f"no studies in {options.tracking or _local_storage(options)}")
     return 0
 
 
@@ -52,6 +52,7 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
     store = _open_store(options)
     runs = _find_runs(store, options.trial, options.study)
     trial = newest(runs)
+    follow = options.follow and not store.replica  # a replica does not change
     if len(runs) > 1:
         others = ", ".join(run.run_id for run in runs if run is not trial)
         message = f"{len(runs)} runs are called {trial.name}; this is run {trial.run_id}, "
@@ -60,7 +61,7 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
     storage = Storage.parse(options.storage)
     log = output_file(output_directory(storage, trial.run_id), options.worker)
     text = read_output(log)
-    if text is None and options.follow and _is_open(store, trial):
+    if text is None and follow and _is_open(store, trial):
         say(console, f"{trial.name} has not printed anything yet", style="dim")
     elif text is None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -74,7 +75,7 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
             text = saved.read_text(errors="replace")
     printed = 0
     while True:
-        is_last = not (options.follow and _is_open(store, trial))
+        is_last = not (follow and _is_open(store, trial))
         text = read_output(log) or text or ""
         sys.stdout.write(text[printed:])
         sys.stdout.flush()
@@ -139,8 +140,9 @@ def _local_storage(options: argparse.Namespace) -> Path:
 def _open_store(options: argparse.Namespace) -> TrackingStore:
     """Open the tracking store and close the runs of dead processes. Raises TrackingError."""
     check_no_secret(options.storage)
-    store = open_existing_store(_local_storage(options))
-    close_abandoned(store)
+    store = open_existing_store(_local_storage(options), getattr(options, "tracking", None))
+    if not store.replica:
+        close_abandoned(store)
     return store
 
 

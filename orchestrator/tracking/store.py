@@ -3,10 +3,14 @@
 import math
 import os
 import re
+import shutil
 import sys
+import tempfile
 import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +24,7 @@ from orchestrator.storage import Storage
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.datasets import DatasetKey, dataset_input
 from orchestrator.tracking.mlflow_view import report_path, runs_path
+from orchestrator.tracking.replica import Replica, ReplicaError, parse_moment
 from orchestrator.tracking.runs import (
     RunStatus,
     TrialRun,
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     from pipelines.data.dataset import PreparedDataset
 
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
+_MLFLOW_SCHEMES = ("http:", "https:", "sqlite:", "postgresql", "mysql", "databricks")
 _PARAMS_PER_BATCH = 100
 _METRICS_PER_BATCH = 1000
 _NOT_FOUND = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
@@ -64,13 +70,17 @@ def open_store(storage: Storage) -> "TrackingStore":
     return TrackingStore(uri, None if uri.startswith("http") else storage.local / "artifacts")
 
 
-def open_existing_store(storage: Path) -> "TrackingStore":
-    """Open the store at `MLFLOW_TRACKING_URI` if set, else the SQLite file in `storage`, which must
-    exist.
+def open_existing_store(storage: Path, tracking: str | None = None) -> "TrackingStore":
+    """Open the store at `tracking`, else at `MLFLOW_TRACKING_URI`, else the SQLite file in
+    `storage`, which must exist.
 
-    Raises TrackingError if there is no such file or the server cannot be reached.
+    tracking: a tracking URI of MLflow, or `s3://BUCKET/tracking/NAME[@TIME]`, a replica.
+    Raises TrackingError if there is no such file or the server cannot be reached, ReplicaError if a
+    replica cannot be read.
     """
-    uri = tracking_uri(storage)
+    if tracking and not tracking.startswith(_MLFLOW_SCHEMES):
+        return _open_replica(tracking)
+    uri = tracking or tracking_uri(storage)
     file = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not file.exists():
         raise TrackingError(
@@ -80,12 +90,35 @@ def open_existing_store(storage: Path) -> "TrackingStore":
     return TrackingStore(uri, None)
 
 
-class TrackingStore:
-    """A tracking store. client: MLflow's client, for use inside this package only."""
+def _open_replica(tracking: str) -> "TrackingStore":
+    """Restore a replica into a temporary file and open that, to be read only."""
+    uri, moment = parse_moment(tracking)
+    directory = tempfile.mkdtemp(prefix="replica-")
+    file = Path(directory) / "mlflow.db"
+    remove = partial(shutil.rmtree, directory, ignore_errors=True)
+    try:
+        if not Replica(uri).restore(file, moment):
+            raise ReplicaError(f"--tracking {tracking}: there is no replica, or none that old")
+        store = TrackingStore(f"sqlite:///{file}", None, replica=tracking)
+    except BaseException:
+        remove()
+        raise
+    weakref.finalize(store, remove)
+    return store
 
-    def __init__(self, tracking_uri: str, artifacts: Path | None) -> None:
+
+class TrackingStore:
+    """A tracking store. client: MLflow's client, for use inside this package only.
+
+    replica: where it was restored from, if it is a copy that is only to be read.
+    """
+
+    def __init__(
+        self, tracking_uri: str, artifacts: Path | None, replica: str | None = None
+    ) -> None:
         """Connect to a tracking store. artifacts: the folder for artifacts of new studies; None
         leaves that to the tracking server. Raises TrackingError if the store cannot be reached."""
+        self.replica = replica
         self.tracking_uri = tracking_uri
         self.artifacts = artifacts
         self._artifact_uris: dict[str, str] = {}  # of the runs that `search` has returned
@@ -329,12 +362,16 @@ class TrackingStore:
     @property
     def display_uri(self) -> str:
         """The tracking URI without its password, safe to print and store."""
+        if self.replica:
+            return self.replica
         return re.sub(r"(://[^:/?#@]*):[^/?#]*@", r"\1@", self.tracking_uri)
 
     def viewing_instructions(self, experiment_id: str, parent_id: str) -> str:
         """Return instructions for opening a study's pages in MLflow. parent_id: of its run,
         which has the report."""
         table, trials = report_path(experiment_id, parent_id), runs_path(experiment_id)
+        if self.replica:
+            return f"read from {self.replica}; MLflow shows it at /{table} while its server runs"
         if self.tracking_uri.startswith("http"):
             return (
                 f"table in MLflow:  {self.display_uri}/{table}\n"

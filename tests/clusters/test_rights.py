@@ -171,8 +171,8 @@ def test_bucket_access_is_limited_to_current_objects(aws: Any) -> None:
         assert allowed("ListBucket", BUCKET)
         for action in ("GetObject", "PutObject", "DeleteObject", "AbortMultipartUpload"):
             assert allowed(action, f"{BUCKET}/storage/checkpoint")
-            # GPU machines may not access the backups of the tracking server's database.
-            assert allowed(action, f"{BUCKET}/tracking/segmentation/owner") == (principal != WORKER)
+            # GPU machines may not access the replica of the tracking server's database.
+            assert allowed(action, f"{BUCKET}/tracking/name/file") == (principal != WORKER)
             assert not allowed(action, "another/storage/checkpoint")
         # Nobody may read or delete the earlier versions of an object.
         for action in ("DeleteObjectVersion", "GetObjectVersion", "PutObjectAcl"):

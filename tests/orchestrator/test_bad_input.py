@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import evaluate, figures, predict, studies
+from orchestrator import evaluate, figures, predict, server, studies
 from orchestrator.console import open_console, run_command
 from orchestrator.report import __main__ as report
 from orchestrator.sweep import __main__ as sweep
@@ -24,6 +24,7 @@ COMMANDS: dict[str, Command] = {
     "predict": predict.main,
     "figures": figures.main,
     "studies": studies.main,
+    "server": server.main,
 }
 
 SECRET = "s3://key:hush@bucket/x"
@@ -51,6 +52,11 @@ CASES = [
     ("report STUDY --storage NEW", "NEW"),
     (f"report STUDY {STORE} --only nothing", "--only nothing"),
     (f"report STUDY {STORE} --out BROKEN", "BROKEN"),
+    ("report STUDY --storage NEW --tracking MISSING", "MISSING"),
+    (f"report STUDY --storage NEW --tracking {SECRET}", "s3://...@bucket/x"),
+    ("studies list --tracking FOLDER@2026-11-28T25:00:00Z", "2026-11-28T25:00:00Z"),
+    ("studies list --tracking FOLDER@2026-11-28T10:00:00Z", "none that old"),
+    (f"server --directory NEW --artifacts FOLDER --replica {SECRET}", "s3://...@bucket/x"),
     (f"evaluate MISSING {DATA} {STORE}", "MISSING"),
     (f"evaluate FOLDER {DATA} {STORE}", "FOLDER"),
     (f"evaluate runs:/nonsense {DATA} {STORE}", "runs:/nonsense"),
