@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import BasicBlock, ConvNormReLU, resize
+from models.layers import BasicBlock, ConvNormReLU
 from models.registry import Registry
+from models.resampling import resize
 
 Start = Literal["mean-blur", "low-pass"]
 

@@ -1,10 +1,10 @@
-"""Batch norm on one value per channel, pyramid pooling, and resizing."""
+"""Batch norm on one value per channel, and pyramid pooling."""
 
 import pytest
 import torch
 from torch import nn
 
-from models.layers import BatchNorm2d, resize
+from models.layers import BatchNorm2d
 from models.pyramid import PyramidPooling
 
 
@@ -59,8 +59,3 @@ def test_coarsest_bin_is_the_image_mean() -> None:
         expected = pyramid.projections[0](mean)
     torch.testing.assert_close(concatenated[0][:, :4], features)
     torch.testing.assert_close(concatenated[0][:, 4:7], expected)
-
-
-def test_resize_returns_input_of_the_target_size() -> None:
-    features = torch.randn(1, 2, 3, 4)
-    assert resize(features, torch.empty(1, 9, 3, 4)) is features

@@ -18,7 +18,7 @@ from pipelines.training.loop import Training, TrainingReport
 from pipelines.training.optimization import TrainingConfig
 from tests.support.host_waits import HostWaits
 
-STEPS = 3
+STEPS = 2
 
 
 class StepsDone(Exception):  # noqa: N818 - ends the training, not an error
@@ -52,13 +52,13 @@ def meta_device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     return torch.device("meta")
 
 
-@pytest.mark.parametrize("training", [{}, {"accumulation": 2}, {"gradient_clip": 1.0}])
+@pytest.mark.parametrize("training", [{}, {"accumulation": 2, "gradient_clip": 1.0}])
 def test_host_waits_once_in_a_step(
     small_streets: Path, meta_device: torch.device, training: dict[str, Any]
 ) -> None:
     experiment = Experiment(
         data=DataConfig(crop=(32, 48)),
-        model=FENetConfig(backbone="resnet18", channels=8, supervision=(3, 4)),
+        model=FENetConfig(backbone="dfnet1", channels=8, supervision=(3, 4)),
         training=TrainingConfig(batch=4, precision="fp32", **training),
     )
     run = Training(experiment, open_dataset(small_streets), meta_device)
