@@ -158,8 +158,8 @@ class FENet(nn.Module):
 
     The parts in order: backbone, `neck` (laterals and PPM), `flows`, fusion of all levels at the
     size of the finest (added without flows, concatenated with flows), `head`, and, in evaluation,
-    bilinear upsampling to the image size. `auxiliary` holds the heads of semantic supervision on the
-    backbone's stages; they have no dropout and run during training only.
+    bilinear upsampling to the image size. `auxiliary` holds the heads of semantic supervision on
+    the backbone's stages; they have no dropout and run during training only.
 
     Parts shared by two configurations have the same names and, for the same seed, the same initial
     values: `backbone`, `neck.laterals.I`, `neck.ppm`, `flows.detail`, `flows.semantic`, `head`,

@@ -122,7 +122,9 @@ class _Resampling(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         rows, columns = (
-            cached_weights(ctx.weights, ctx.size[axis], grad.shape[axis + 2], grad.dtype, grad.device)
+            cached_weights(
+                ctx.weights, ctx.size[axis], grad.shape[axis + 2], grad.dtype, grad.device
+            )
             for axis in range(2)
         )
         with without_autocast(grad.device):

@@ -143,7 +143,7 @@ class Training:
         check_ranks_agree(self.group, self.lineage)
         self.model = self.numerics.to_device(model)
         if self.group.size > 1:
-            self.model = synchronize_batch_norm(self.model, device)
+            self.model = synchronize_batch_norm(self.model)
         self.replica = self.model
         if config.compile:
             self.replica = cast(nn.Module, torch.compile(self.model))

@@ -34,11 +34,6 @@ def test_one_value_per_channel_uses_the_running_statistics() -> None:
     assert norm.weight.grad.any()
 
 
-def test_batch_norm_converts_to_sync_batch_norm() -> None:
-    converted = nn.SyncBatchNorm.convert_sync_batchnorm(PyramidPooling(4, 2))
-    assert not any(isinstance(module, BatchNorm2d) for module in converted.modules())
-
-
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 5)])
 def test_pyramid_pooling_trains_on_one_image(size: tuple[int, int]) -> None:
     pyramid = PyramidPooling(4, 3).train()

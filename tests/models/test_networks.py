@@ -236,7 +236,9 @@ def test_exported_network_matches_the_original(case: str) -> None:
 
 
 # torch's compiler creates an instance of every autograd function, and warns about it.
-IGNORE_COMPILER = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+IGNORE_COMPILER = pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)
 
 
 @pytest.fixture
