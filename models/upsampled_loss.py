@@ -43,14 +43,13 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         with without_autocast(logits.device):
             upsampling = _Upsampling(logits, labels)
             losses = torch.empty_like(labels, dtype=upsampling.logits.dtype)
+            ignored = labels == IGNORE_INDEX
+            classes = labels.masked_fill(ignored, 0)[:, None]
             for strip in upsampling.strips():
-                losses[:, strip.rows] = F.cross_entropy(
-                    upsampling.upsampled(strip),
-                    labels[:, strip.rows],
-                    ignore_index=IGNORE_INDEX,
-                    reduction="none",
-                )
-            return losses
+                log_probabilities = upsampling.upsampled(strip).log_softmax(dim=1)
+                chosen = log_probabilities.gather(1, classes[:, :, strip.rows])
+                losses[:, strip.rows] = -chosen[:, 0]
+            return losses.masked_fill_(ignored, 0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:

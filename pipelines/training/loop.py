@@ -36,7 +36,8 @@ from pipelines.network.init_weights import (
     load_backbone_weights,
     load_initial_weights,
 )
-from pipelines.network.precision import Numerics
+from pipelines.network.precision import Numerics, check_precision, has_native_bfloat16
+from pipelines.training.determinism import training_algorithms
 from pipelines.training.distributed import WorkerGroup, check_ranks_agree
 from pipelines.training.experiment import Experiment
 from pipelines.training.host_copy import HostCopy
@@ -119,6 +120,7 @@ class Training:
 
         Raises:
             DatasetError: a split is missing, or has no labels although `class_uniform` is set.
+            PrecisionError: the device would only emulate the precision.
             NetworkError, WeightsError: the network cannot be built, or weights cannot be loaded.
             BatchSizeError: the group has more workers than a batch has images.
             RankMismatchError: a rank has another experiment, other data or other weights.
@@ -128,6 +130,7 @@ class Training:
         self.cache = cache
         self.group = group or WorkerGroup.current()
         config, data = experiment.training, experiment.data
+        check_precision(config.precision, device.type, has_native_bfloat16(device.type))
         self.numerics = Numerics.choose(device, config.precision, config.memory_format)
         self.classes = [entry.name for entry in dataset.manifest.classes]
 
@@ -219,10 +222,12 @@ class Training:
         """
         progress = {"position": asdict(self.position), "history": self.history}
         check_ranks_agree(self.group, progress)
-        epochs = self.experiment.training.epochs
+        config = self.experiment.training
+        epochs = config.epochs
         evaluation_interval = self.experiment.evaluation.every
         while self.position.epoch < epochs:
-            metrics = self._train_epoch(report, report_steps, stop)
+            with training_algorithms(config.deterministic):
+                metrics = self._train_epoch(report, report_steps, stop)
             if metrics is None:
                 return
             seconds = self.position.seconds
