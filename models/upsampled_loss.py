@@ -65,14 +65,22 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
             ignored = labels == IGNORE_INDEX
             grad = grad.masked_fill(ignored, 0)[:, None]
             classes = labels.masked_fill(ignored, 0)[:, None]
-            minus_one = -torch.ones_like(grad)
             for strip in upsampling.strips():
                 # Gradient of cross-entropy: the probabilities, minus 1 for the label's class.
                 grad_strip = upsampling.upsampled(strip).softmax(dim=1)
-                grad_strip.scatter_add_(1, classes[:, :, strip.rows], minus_one[:, :, strip.rows])
+                _subtract_one(grad_strip, classes[:, :, strip.rows])
                 grad_strip.mul_(grad[:, :, strip.rows])
                 upsampling.add_gradient(grad_logits, strip, grad_strip)
             return grad_logits.to(logits.dtype), None
+
+
+def _subtract_one(values: Tensor, classes: Tensor) -> None:
+    """Subtract 1 from `values`, `(N, K, H, W)`, at each pixel's class, `(N, 1, H, W)`, in place."""
+    if torch.are_deterministic_algorithms_enabled():  # scattering would sort all pixels on CUDA
+        every_class = torch.arange(values.shape[1], device=values.device)[:, None, None]
+        values.add_(classes == every_class, alpha=-1)
+    else:
+        values.scatter_add_(1, classes, values.new_full((), -1).expand_as(classes))
 
 
 @dataclass(frozen=True)
