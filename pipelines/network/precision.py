@@ -57,7 +57,7 @@ def forbid_tf32() -> None:
     backends: Any = torch.backends  # without type annotations for these settings
     # torch itself still reads the former name of the setting, and fails if the two disagree.
     backends.cudnn.allow_tf32 = False
-    for operation in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
+    for operation in (backends.cuda.matmul, backends.cudnn.conv):
         operation.fp32_precision = "ieee"
 
 

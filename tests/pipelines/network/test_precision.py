@@ -70,7 +70,7 @@ def test_float32_on_cuda_is_not_tf32() -> None:
     try:
         assert cudnn.conv.fp32_precision == "tf32"
         Numerics.choose(torch.device("cuda"), "fp32")
-        for operation in (matmul, cudnn.conv, cudnn.rnn):
+        for operation in (matmul, cudnn.conv):
             assert operation.fp32_precision == "ieee"
         # Other libraries still read the former names.
         assert not matmul.allow_tf32

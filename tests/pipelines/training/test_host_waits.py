@@ -58,7 +58,7 @@ def test_host_waits_once_in_a_step(
 ) -> None:
     experiment = Experiment(
         data=DataConfig(crop=(32, 48)),
-        model=FENetConfig(backbone="dfnet1", channels=8, supervision=(3, 4)),
+        model=FENetConfig(backbone="dfnet1", channels=8, flows=("detail",), supervision=(4,)),
         training=TrainingConfig(batch=4, precision="fp32", **training),
     )
     run = Training(experiment, open_dataset(small_streets), meta_device)
