@@ -87,6 +87,7 @@ SHORT_MODULES = {
     "pipelines/data/prefetch.py",
     "pipelines/evaluation/config.py",
     "pipelines/preparation/streets/classes.py",
+    "pipelines/training/host_copy.py",
 }
 
 

@@ -91,6 +91,7 @@ def test_mined_pixels_are_those_of_full_upsampling(config: LossConfig) -> None:
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow
 def test_memory_of_the_loss_at_150_classes() -> None:
     """Forward and backward pass for a batch of 8 images of 1024 x 1024 with two auxiliary heads.
 

@@ -52,6 +52,7 @@ def meta_device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     return torch.device("meta")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [{}, {"accumulation": 2, "gradient_clip": 1.0}])
 def test_host_waits_once_in_a_step(
     small_streets: Path, meta_device: torch.device, training: dict[str, Any]
