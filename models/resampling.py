@@ -64,9 +64,13 @@ def cached_weights(
 ) -> Tensor:
     """Return the weights of an axis in `dtype`, computed on the device once per process.
 
-    Tensors made while torch compiles or simulates a computation are not kept.
+    Tensors made while torch compiles or simulates a computation, or in inference mode, are not kept.
     """
-    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+    if (
+        torch.compiler.is_compiling()
+        or is_in_torch_dispatch_mode()
+        or torch.is_inference_mode_enabled()
+    ):
         return weights(size, resized, device).to(dtype)
     key = (weights, size, resized, dtype, device)
     if key not in _CACHE:
