@@ -64,7 +64,8 @@ def cached_weights(
 ) -> Tensor:
     """Return the weights of an axis in `dtype`, computed on the device once per process.
 
-    Tensors made while torch compiles or simulates a computation, or in inference mode, are not kept.
+    Tensors made in inference mode, or while torch compiles or simulates a computation, are not
+    kept.
     """
     if (
         torch.compiler.is_compiling()
