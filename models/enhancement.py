@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.config import Start
-from models.layers import BasicBlock, ConvNormReLU, resize
+from models.layers import BasicBlock, ConvNormReLU
 from models.registry import FEM_KINDS
+from models.resampling import resize
 
 
 class Extractor(nn.Module):

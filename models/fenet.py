@@ -13,9 +13,9 @@ from models.layers import (
     ConvNormReLU,
     fuse_by_addition,
     fuse_by_concatenation,
-    resize,
 )
 from models.pyramid import PyramidPooling
+from models.resampling import resize
 
 
 class Neck(nn.Module):
@@ -61,9 +61,9 @@ class FENet(nn.Module):
     """The network of Fig. 3, for any number of classes and any image size.
 
     The parts in order: backbone, `neck` (laterals and PPM), `flows`, fusion of all levels at the
-    size of the finest (added without flows, concatenated with flows), `head`, and bilinear
-    upsampling to the image size. `auxiliary` holds the heads of semantic supervision on the
-    backbone's stages; they have no dropout and run during training only.
+    size of the finest (added without flows, concatenated with flows), `head`, and, in evaluation,
+    bilinear upsampling to the image size. `auxiliary` holds the heads of semantic supervision on
+    the backbone's stages; they have no dropout and run during training only.
 
     Parts shared by two configurations have the same names and, for the same seed, the same initial
     values: `backbone`, `neck.laterals.I`, `neck.ppm`, `flows.detail`, `flows.semantic`, `head`,
@@ -121,9 +121,10 @@ class FENet(nn.Module):
             images: `(N, 3, H, W)`.
 
         Returns:
-            Logits `(N, K, H, W)`, at least float32. During training with supervision, a pair of the
-            logits and the auxiliary logits `{"stage3": (N, K, H/16, W/16), ...}`, which keep the
-            size of their stage: the loss upsamples them one at a time to save memory.
+            Logits `(N, K, H, W)`, at least float32. During training, logits keep the size of their
+            features, `(N, K, H/4, W/4)`, because the loss upsamples them without holding all of
+            them; with supervision, a pair of the logits and the auxiliary logits
+            `{"stage3": (N, K, H/16, W/16), ...}`.
         """
         levels = self.backbone(images)
         auxiliary = {}
@@ -134,11 +135,10 @@ class FENet(nn.Module):
             levels = step(levels)
         fuse = fuse_by_concatenation if self.config.flows else fuse_by_addition
         logits = self.head(fuse(levels))
-        # Rounding to bfloat16 would make the logits of similar classes equal; the loss needs
-        # float32 anyway.
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        logits = resize(logits, images)
-        return (logits, auxiliary) if auxiliary else logits
+        if self.training:
+            return (logits, auxiliary) if auxiliary else logits
+        # Rounding interpolated values to bfloat16 would make the logits of similar classes equal.
+        return resize(logits.to(torch.promote_types(logits.dtype, torch.float32)), images)
 
     def features(self, images: Tensor) -> dict[str, list[Tensor]]:
         """Return the levels, finest first, after each step, as in the paper's Figures 1 and 6.

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.resampling import resize
+
 
 class Conv2d(nn.Conv2d):
     """A convolution with He's normal initialization over the fan-out."""
@@ -102,14 +104,6 @@ class BasicBlock(nn.Module):
         out = self.relu(self.bn1(self.conv1(features)))
         out = self.bn2(self.conv2(out))
         return self.relu(out + identity)
-
-
-def resize(features: Tensor, reference: Tensor) -> Tensor:
-    """Resize `features` bilinearly, up or down, to the height and width of `reference`."""
-    size = reference.shape[-2:]
-    if features.shape[-2:] == size:
-        return features
-    return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
 
 
 def fuse_by_addition(levels: list[Tensor]) -> Tensor:

@@ -5,17 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.config import LossConfig
-from models.layers import resize
+from models.upsampled_loss import IGNORE_INDEX, upsampled_cross_entropy
 
 #: Output of a network in training: logits, or logits and auxiliary logits (by name or in order).
 Output = Tensor | tuple[Tensor, Mapping[str, Tensor] | Sequence[Tensor]]
-
-#: Label of pixels that never contribute to the loss; the same in every prepared data set.
-IGNORE_INDEX = 255
 
 
 class LossTerms(NamedTuple):
@@ -38,8 +34,7 @@ class SegmentationLoss(nn.Module):
     A call returns sums and counts instead of means. Data-parallel workers add up both before
     `total` divides, so the loss does not depend on how the batch is split.
 
-    Logits are upsampled to the labels' size one term at a time, which saves a full-size copy per
-    auxiliary head.
+    Logits of any size are upsampled to the labels' size in strips, see `upsampled_loss`.
     """
 
     def __init__(self, config: LossConfig | None = None) -> None:
@@ -106,8 +101,7 @@ def mined_cross_entropy(
     Returns:
         Two float32 scalars, sum and number of pixels; the sum has a gradient.
     """
-    logits = resize(logits.float(), labels)
-    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
+    losses = upsampled_cross_entropy(logits, labels)
     valid = labels != IGNORE_INDEX
     with torch.no_grad():
         hardness = losses.masked_fill(~valid, -1).flatten(start_dim=1)

@@ -1,10 +1,10 @@
 """Pyramid pooling (Zhao et al., CVPR 2017) on the coarsest level."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import ConvNormReLU, resize
+from models.layers import ConvNormReLU
+from models.resampling import average_pool, resize
 
 
 class PyramidPooling(nn.Module):
@@ -31,6 +31,6 @@ class PyramidPooling(nn.Module):
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         pyramid = [features]
         for size, project in zip(self.bins, self.projections, strict=True):
-            pooled = resize(project(F.adaptive_avg_pool2d(features, size)), features)
+            pooled = resize(project(average_pool(features, size)), features)
             pyramid.append(pooled.contiguous(memory_format=memory_format))
         return self.output(torch.cat(pyramid, dim=1))

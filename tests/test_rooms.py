@@ -89,6 +89,7 @@ SHORT_MODULES = {
     "pipelines/data/prefetch.py",
     "pipelines/network/file_names.py",
     "pipelines/preparation/streets/classes.py",
+    "pipelines/training/host_copy.py",
 }
 
 

@@ -1,12 +1,18 @@
 """Names the device of a worker, because times are only comparable on the same device."""
 
 import platform
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 _CPU_INFO = Path("/proc/cpuinfo")
+
+# Ray's names for GPUs of NVIDIA with a compute capability below 8.0, up to Turing.
+_WITHOUT_BFLOAT16 = re.compile(
+    r"(^|-)(K\d\d|M\d\d|P\d+|V100|T4G?|T\d{3,4}|GTX|TITAN|Quadro|RTX-20\d\d)(-|$)"
+)
 
 
 def worker_device(kind: str, share: float) -> str:
@@ -36,6 +42,14 @@ def device_of_kind(devices: Iterable[str], kind: str, share: float) -> str:
         if part == _part_of_gpu(share) and _words(kind) in _words(name):
             matches.add(device)
     return matches.pop() if len(matches) == 1 else ""
+
+
+def have_bfloat16(gpu_types: Iterable[str]) -> bool:
+    """Whether all of these GPUs compute bfloat16 natively; unknown types do.
+
+    gpu_types: Ray's names, such as `L40S`, `T4` or `GeForce-RTX-2080-Ti`.
+    """
+    return not any(_WITHOUT_BFLOAT16.search(gpu_type) for gpu_type in gpu_types)
 
 
 def _part_of_gpu(share: float) -> list[str]:

@@ -20,7 +20,11 @@ from pipelines.errors import UserError
 from pipelines.network.build import build_network, check_network
 from pipelines.network.config import NetworkConfig
 from pipelines.network.init_weights import load_backbone_weights, load_initial_weights
-from pipelines.network.precision import resolve_precision
+from pipelines.network.precision import (
+    check_precision,
+    has_native_bfloat16,
+    resolve_precision,
+)
 from pipelines.network.weight_files import locate_weights, weights_digest
 from pipelines.preparation.embedded import dataset_location
 from pipelines.submission import SUBMISSIONS
@@ -36,24 +40,31 @@ def resolve_trials(
     datasets_directory: str | Path,
     imports: Sequence[str] = (),
     find_weights: Callable[[str], str] = locate_weights,
+    native_bfloat16: bool | None = None,
 ) -> list[ResolvedTrial]:
     """Open every data set and build every network of `trials`.
 
     datasets_directory: path or URI where the embedded data set is created if it does not exist.
     imports: the study's modules, which are part of the code version.
     find_weights: returns the weights file that a `training.init` names.
+    native_bfloat16: whether every device that the trials may get computes bf16 natively; by
+        default, this machine's device decides.
 
     Raises DatasetError if a data set or one of its splits is missing or has no labels, NetworkError
-    if a user-defined network cannot be run, WeightsError if weights cannot be loaded. The message
-    has one line for each failing combination of model, data and weights.
+    if a user-defined network cannot be run, WeightsError if weights cannot be loaded,
+    PrecisionError if a GPU would only emulate the precision. The message has one line for each
+    failing combination of model, data, weights and precision.
     """
-    resolver = _Resolver(device, datasets_directory, imports, find_weights)
+    if native_bfloat16 is None:
+        native_bfloat16 = has_native_bfloat16(device)
+    resolver = _Resolver(device, datasets_directory, imports, find_weights, native_bfloat16)
     resolved = []
     errors: dict[str, Exception] = {}
     for trial in trials:
         data, training = trial.experiment.data, trial.experiment.training
-        # Trials with the same model, data and weights fail for the same reason; report it once.
-        key = repr((trial.experiment.model, data, training.init, training.backbone_weights))
+        # Trials that agree in all of these fail for the same reason; report it once.
+        weights = (training.init, training.backbone_weights)
+        key = repr((trial.experiment.model, data, weights, training.precision))
         data_key = repr((data.dataset, data.train_split, data.validation_split))
         if key in errors or data_key in errors:
             continue
@@ -77,8 +88,10 @@ class _Resolver:
         datasets_directory: str | Path,
         imports: Sequence[str],
         find_weights: Callable[[str], str],
+        native_bfloat16: bool,
     ) -> None:
         self._device = device
+        self._native_bfloat16 = native_bfloat16
         self._datasets_directory = datasets_directory
         self._imports = imports
         self._open = cache(self._opened)
@@ -91,6 +104,7 @@ class _Resolver:
     def resolve(self, trial: Trial) -> ResolvedTrial:
         """See `resolve_trials`."""
         data, training = trial.experiment.data, trial.experiment.training
+        check_precision(training.precision, self._device, self._native_bfloat16)
         location, dataset = self._open(data.dataset)
         self._check_data(data.dataset, data.train_split, data.validation_split)
         classes = len(dataset.manifest.classes)
@@ -106,7 +120,7 @@ class _Resolver:
         )
         training = replace(
             training,
-            precision=resolve_precision(training.precision, self._device),
+            precision=resolve_precision(training.precision, self._native_bfloat16),
             backbone_weights=training.backbone_weights and absolute(training.backbone_weights),
         )
         experiment = replace(trial.experiment, training=training)

@@ -13,7 +13,8 @@ from orchestrator.planning.measurements import load_measurements
 from orchestrator.planning.plan_table import show_data
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import ReconcileOptions, reconcile
-from orchestrator.scheduling.capacity import plan_placement
+from orchestrator.scheduling.capacity import Placement, plan_placement
+from orchestrator.scheduling.devices import have_bfloat16
 from orchestrator.study.resolve import (
     check_protocol_splits,
     check_submission,
@@ -68,6 +69,7 @@ def run_study(
             context.storage.at("datasets"),
             study.config.imports,
             partial(local_weights, storage=context.storage),
+            native_bfloat16=_native_bfloat16(context, placement),
         )
         check_protocol_splits(study, trials)
         show_data(study, trials, context.console)
@@ -100,6 +102,17 @@ def run_study(
         ).run()
     finally:
         cluster.close()
+
+
+def _native_bfloat16(context: RunContext, placement: Placement) -> bool | None:
+    """Whether the GPUs that the trials may get compute bf16 natively; None if this machine's device
+    decides.
+
+    A command that joins a cluster may run on a machine with other GPUs, or with none.
+    """
+    if context.address is None or placement.device == "cpu":
+        return None
+    return have_bfloat16(placement.gpu_types)
 
 
 def study_report(study: Study, store: TrackingStore, trials: list[ResolvedTrial]) -> "StudyReport":

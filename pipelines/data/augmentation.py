@@ -1,7 +1,7 @@
 """Augments source windows to a training batch on the device, as in the paper.
 
 Resize, crop, padding and flip are one resampling of the source window (see `geometry`). Color
-jitter and Gaussian blur follow, with parameters drawn from each sample's key. The result of a
+jitter and Gaussian blur follow, with parameters from each sample's random numbers. The result of a
 sample does not depend on the other samples of its batch (on the CPU, bit for bit).
 """
 
@@ -25,7 +25,7 @@ from pipelines.data.config import AugmentationConfig
 from pipelines.data.dataset import IGNORE_INDEX
 from pipelines.data.geometry import AxisSampling, sample_axis
 from pipelines.data.normalization import IMAGENET_MEAN, IMAGENET_STD, normalize, per_channel
-from pipelines.data.randomness import Stream, uniform_tensor
+from pipelines.data.randomness import Stream
 
 
 class Augmentation:
@@ -71,8 +71,8 @@ class Augmentation:
 
     def _augment(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
         images, labels = self.crops(batch)
-        images = self.jitter(images, batch.sample_keys)
-        images = self.blur(images, batch.sample_keys)
+        images = self.jitter(images, batch.draws)
+        images = self.blur(images, batch.draws)
         return normalize(images, self.mean, self.std), labels
 
     def crops(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
@@ -88,11 +88,14 @@ class Augmentation:
         labels = _read_nearest(batch.labels[:, None], rows, columns)[:, 0].long()
         return images, torch.where(inside, labels, IGNORE_INDEX)
 
-    def jitter(self, images: Tensor, keys: Tensor) -> Tensor:
-        """Change brightness, contrast, saturation and hue, in this order, clamped to [0, 1]."""
+    def jitter(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Change brightness, contrast, saturation and hue, in this order, clamped to [0, 1].
+
+        draws: `SourceBatch.draws`.
+        """
 
         def factors(strength: float, stream: Stream) -> Tensor:
-            return 1 + strength * (2 * uniform_tensor(keys, stream) - 1)
+            return 1 + strength * (2 * draws[:, stream - 1] - 1)
 
         config = self.config
         if config.brightness:
@@ -108,12 +111,15 @@ class Augmentation:
             images = _shift_hue(images, shift)
         return images
 
-    def blur(self, images: Tensor, keys: Tensor) -> Tensor:
-        """Apply a Gaussian blur with one sigma per sample; images are reflected at their edges."""
+    def blur(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Apply a Gaussian blur with one sigma per sample; images are reflected at their edges.
+
+        draws: `SourceBatch.draws`.
+        """
         low, high = self.config.blur
         if high == 0:
             return images
-        sigma = low + (high - low) * uniform_tensor(keys, Stream.BLUR)
+        sigma = low + (high - low) * draws[:, Stream.BLUR - 1]
         # Three standard deviations hold 99.7 % of the kernel; reflection limits the radius.
         radius = min(math.ceil(3 * high), min(self.crop) - 1)
         kernel = get_gaussian_kernel1d(2 * radius + 1, sigma[:, None])

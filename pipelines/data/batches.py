@@ -19,6 +19,7 @@ class SourceBatch:
     geometry: int64 (batch, 2, 4), `Axis.numbers` of the rows and the columns.
     flips: bool (batch,).
     sample_keys: int64 (batch,), keys of all random numbers of a sample.
+    draws: float32 (batch, streams), random numbers in [0, 1) of each sample, see `randomness`.
     identifiers: names of the samples.
     """
 
@@ -27,6 +28,7 @@ class SourceBatch:
     geometry: Tensor
     flips: Tensor
     sample_keys: Tensor
+    draws: Tensor
     identifiers: tuple[str, ...]
 
     def __len__(self) -> int:

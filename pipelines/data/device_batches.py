@@ -36,7 +36,7 @@ def prefetch_to_device(
     """
     if device.type != "cuda":
         for batch in batches:
-            yield _augment(batch.to(device), augmentation)
+            yield _augment(batch.to(device, non_blocking=True), augmentation)
         return
     stream = torch.cuda.Stream(device)
     upcoming: TrainingBatch | None = None

@@ -19,6 +19,7 @@ from pipelines.data.config import DataConfig
 from pipelines.data.dataset import DatasetError, Samples
 from pipelines.data.geometry import CropPlan, canvas_size, plan_crop
 from pipelines.data.prefetch import prefetch
+from pipelines.data.randomness import uniform_streams
 from pipelines.data.sampling import ClassUniform, Draws, GlobalBatches
 
 
@@ -85,6 +86,7 @@ class TrainingBatches:
         self._data = data
         self._threads = threads
         self._ahead = ahead
+        self._pin = pin
         self._buffers = BufferPool(pin)
         smallest_scale = data.augmentation.scale[0]
         self._canvas = (
@@ -123,11 +125,18 @@ class TrainingBatches:
         return SourceBatch(
             windows=windows.permute(0, 3, 1, 2),
             labels=labels,
-            geometry=torch.tensor([(plan.rows.numbers, plan.columns.numbers) for plan in plans]),
-            flips=torch.tensor([plan.flip for plan in plans]),
-            sample_keys=torch.from_numpy(draws.keys),
+            geometry=self._pinned(
+                torch.tensor([(plan.rows.numbers, plan.columns.numbers) for plan in plans])
+            ),
+            flips=self._pinned(torch.tensor([plan.flip for plan in plans])),
+            sample_keys=self._pinned(torch.from_numpy(draws.keys)),
+            draws=self._pinned(torch.from_numpy(uniform_streams(draws.keys))),
             identifiers=tuple(self._split.identifiers[sample] for sample in draws.samples),
         )
+
+    def _pinned(self, values: Tensor) -> Tensor:
+        """Return `values` in pinned memory for a GPU; other copies to it block the host."""
+        return values.pin_memory() if self._pin else values
 
     def _plan(self, size: tuple[int, ...], draws: Draws, row: int) -> CropPlan:
         augmentation = self._data.augmentation

@@ -22,5 +22,9 @@ def normalize(
 
 
 def per_channel(images: Tensor, values: Sequence[float]) -> Tensor:
-    """Return one value per channel, (channels, 1, 1), with the dtype and device of `images`."""
-    return torch.tensor(tuple(values), dtype=images.dtype, device=images.device)[:, None, None]
+    """Return one value per channel, (channels, 1, 1), with the dtype and device of `images`.
+
+    The values are written by the device itself. A copy from the host would wait for all work queued
+    on a GPU.
+    """
+    return torch.stack([images.new_full((1, 1), value) for value in values])

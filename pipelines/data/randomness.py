@@ -1,8 +1,8 @@
-"""Counter-based random numbers, in numpy and in torch.
+"""Counter-based random numbers, drawn on the host.
 
-Every draw is a hash of (key, stream), so it does not depend on earlier draws, on the batch, or on
-the device. The hash is the finalizer of SplitMix64 (Steele, Lea and Flood, "Fast splittable
-pseudorandom number generators", OOPSLA 2014).
+Every draw is a hash of (key, stream), so it does not depend on earlier draws or on the batch. The
+hash is the finalizer of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
+generators", OOPSLA 2014).
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 _STEP = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
@@ -52,19 +50,15 @@ def sample_keys(
 
 
 def uniform(keys: NDArray[np.int64], stream: Stream) -> NDArray[np.float64]:
-    """Draw one number from [0, 1) per key, on the host; the same as `uniform_tensor` draws."""
+    """Draw one number from [0, 1) per int64 key: a multiple of 2^-24, exact in float32."""
     with np.errstate(over="ignore"):
         bits = _finalize(keys.view(np.uint64) + np.uint64(stream * _STEP % _WORD))
     return (bits >> np.uint64(40)).astype(np.float64) * 2.0**-24
 
 
-def uniform_tensor(keys: Tensor, stream: Stream) -> Tensor:
-    """Draw one number from [0, 1) per int64 key, float32 on the keys' device."""
-    bits = keys + _signed(stream * _STEP)
-    bits = (bits ^ _shift(bits, 30)) * _signed(_FIRST)
-    bits = (bits ^ _shift(bits, 27)) * _signed(_SECOND)
-    bits = bits ^ _shift(bits, 31)
-    return _shift(bits, 40).to(torch.float32) * 2.0**-24
+def uniform_streams(keys: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Draw one number per int64 key and stream, (n, streams); stream s is column s - 1."""
+    return np.stack([uniform(keys, stream) for stream in Stream], axis=1).astype(np.float32)
 
 
 def permutation(count: int, *key: int) -> NDArray[np.int64]:
@@ -76,14 +70,3 @@ def _finalize(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(_FIRST)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(_SECOND)
     return bits ^ (bits >> np.uint64(31))
-
-
-def _shift(bits: Tensor, count: int) -> Tensor:
-    """Shift right logically; torch's shift of int64 is arithmetic."""
-    return (bits >> count) & ((1 << (64 - count)) - 1)
-
-
-def _signed(value: int) -> int:
-    """Return the int64 with the bits of an unsigned 64-bit value."""
-    value %= _WORD
-    return value - _WORD if value >= _WORD // 2 else value

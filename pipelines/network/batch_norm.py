@@ -1,7 +1,8 @@
-"""Batch normalization over the global batch, on accelerators and CPU.
+"""Batch normalization over the global batch, on every device.
 
-torch's `SyncBatchNorm` runs on accelerators only. `CpuSyncBatchNorm` computes the same function on
-the CPU with any process group, so that any number of workers takes the same step.
+torch's `SyncBatchNorm` does not run on CPUs, makes the host wait for a GPU three times per layer,
+and cannot be compiled into one graph. `SynchronizedBatchNorm` computes the same function with any
+process group, so that any number of workers takes the same step.
 """
 
 from typing import Any
@@ -10,29 +11,25 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from pipelines.network.build import NetworkError
 
 
-def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+def synchronize_batch_norm(model: nn.Module) -> nn.Module:
     """Replace every batch norm in `model` by one that normalizes over all workers.
 
-    On the CPU, this replaces each `BatchNorm2d` with running statistics. Names, parameters and
-    buffers do not change, so checkpoints fit before and after.
+    Names, parameters and buffers do not change, so checkpoints fit before and after.
 
     Raises:
         NetworkError: the statistics of a layer would still be local to each worker, so the workers'
             networks would diverge.
     """
-    if device.type != "cpu":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    else:
-        for parent in list(model.modules()):
-            for name, child in parent.named_children():
-                if isinstance(child, nn.BatchNorm2d) and child.track_running_stats:
-                    setattr(parent, name, CpuSyncBatchNorm.like(child))
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm) and not isinstance(child, _LazyNormBase):
+                setattr(parent, name, SynchronizedBatchNorm.like(child))
     for name, module in model.named_modules():
         if _is_local(module):
             raise NetworkError(
@@ -45,7 +42,7 @@ def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
 
 def _is_local(module: nn.Module) -> bool:
     """Whether the statistics of a layer are local to a worker."""
-    if isinstance(module, CpuSyncBatchNorm | nn.SyncBatchNorm):
+    if isinstance(module, SynchronizedBatchNorm):
         return False
     # Without running statistics, instance norm treats every image independently.
     return isinstance(module, _BatchNorm) or (
@@ -53,43 +50,56 @@ def _is_local(module: nn.Module) -> bool:
     )
 
 
-class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """`BatchNorm2d` with the training statistics of the global batch.
+class SynchronizedBatchNorm(_BatchNorm):
+    """`BatchNorm1d`, `2d` or `3d` with the training statistics of the global batch.
 
-    Input and output `(batch, channels, height, width)`, float32 or bfloat16; statistics float32.
-    The batches of the workers may differ in size. Source: Ioffe and Szegedy, ICML 2015; the sums of
-    forward and backward pass run over all workers.
+    Input and output `(batch, channels, ...)`, float32 or bfloat16; statistics float32. The batches
+    of the workers may differ in size. Source: Ioffe and Szegedy, ICML 2015; the sums of forward and
+    backward pass run over all workers.
     """
 
     @classmethod
-    def like(cls, norm: nn.BatchNorm2d) -> "CpuSyncBatchNorm":
+    def like(cls, norm: _BatchNorm) -> "SynchronizedBatchNorm":
         """Return a synchronized layer that shares the parameters and buffers of `norm`."""
-        new = cls(norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
+        new = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         new.weight, new.bias = norm.weight, norm.bias
         new.running_mean, new.running_var = norm.running_mean, norm.running_var
         new.num_batches_tracked = norm.num_batches_tracked
         new.train(norm.training)
         return new
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"batch norm needs (batch, channels, ...), received {input.dim()}D")
+
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        output, mean, variance, count = _GlobalBatchNorm.apply(
-            input, self.weight, self.bias, self.eps
-        )
-        with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked += 1
-            # Without momentum, the running statistics are the means over all batches so far.
-            momentum = self.momentum
-            if momentum is None:
-                momentum = 1 / float(self.num_batches_tracked)
-            unbiased = variance * (count / (count - 1).clamp(min=1))
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(unbiased, momentum)
+        self._check_input_dim(input)
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if not self.affine:
+            weight = torch.ones(self.num_features, device=input.device)
+            bias = torch.zeros_like(weight)
+        output, mean, variance, count = _GlobalBatchNorm.apply(input, weight, bias, self.eps)
+        if self.track_running_stats:
+            self._track(mean, variance, count)
         return output
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """Update the running statistics."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        # Without momentum, the running statistics are the means over all batches so far.
+        momentum: float | Tensor | None = self.momentum
+        if momentum is None:
+            momentum = (1 / self.num_batches_tracked).to(mean.dtype)
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(unbiased, momentum)
 
 
 class _GlobalBatchNorm(torch.autograd.Function):
@@ -99,7 +109,7 @@ class _GlobalBatchNorm(torch.autograd.Function):
     def forward(
         ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        variance, mean = torch.var_mean(input.float(), dim=(0, 2, 3), correction=0)
+        mean, variance = _local_statistics(input, eps)
         count = torch.full_like(mean[:1], input.numel() / input.shape[1])
         local = torch.cat([count, mean, variance])
         gathered = [torch.empty_like(local) for _ in range(dist.get_world_size())]
@@ -113,7 +123,7 @@ class _GlobalBatchNorm(torch.autograd.Function):
         # Chan et al.: variances within the workers plus the variance of the workers' means.
         variance = (share * (variances + (means - mean).square())).sum(dim=0)
         output = F.batch_norm(input, mean, variance, weight, bias, training=False, eps=eps)
-        ctx.save_for_backward(input, weight, mean, variance, total)
+        ctx.save_for_backward(input, weight, mean, variance, counts)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance, total)
         return output, mean, variance, total
@@ -122,18 +132,82 @@ class _GlobalBatchNorm(torch.autograd.Function):
     def backward(
         ctx: Any, grad: Tensor, _mean: None, _variance: None, _total: None
     ) -> tuple[Tensor, Tensor, Tensor, None]:
-        input, weight, mean, variance, total = ctx.saved_tensors
-        inverse = torch.rsqrt(variance + ctx.eps)
-        # The gradient for fixed statistics, by torch's fused kernel ...
-        grad_input, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, input, weight, mean, variance, mean, inverse, False, ctx.eps, [True, True, True]
-        )
-        # ... plus the gradient through the statistics, an affine function of the input per channel.
-        sums = torch.stack([grad_bias, grad_weight]).float()
-        dist.all_reduce(sums)
-        scale = weight * inverse / total
-        slope = scale * inverse * sums[1]
-        offset = scale * sums[0] - slope * mean
-        # In float32 even for bfloat16 input, because slope * input and offset nearly cancel.
-        correction = torch.addcmul(offset.view(1, -1, 1, 1), input.float(), slope.view(1, -1, 1, 1))
-        return (grad_input - correction).to(input.dtype), grad_weight, grad_bias, None
+        input, weight, mean, variance, counts = ctx.saved_tensors
+        backward = _fused_backward if _has_fused_kernels(input) else _composed_backward
+        return *backward(grad, input, weight, mean, variance, counts, ctx.eps), None
+
+
+def _has_fused_kernels(input: Tensor) -> bool:
+    """Whether to use torch's kernels for synchronized batch norm, which exist for CUDA only.
+
+    The compiler fuses the plain operations itself, with their neighbors.
+    """
+    return input.is_cuda and not torch.compiler.is_compiling()
+
+
+def _local_statistics(input: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of each channel over this worker's batch, float32 `(channels,)`."""
+    if _has_fused_kernels(input):
+        mean, inverse = torch.batch_norm_stats(_dense(input), eps)
+        return mean, (inverse.square().reciprocal() - eps).clamp(min=0)
+    others = [0, *range(2, input.dim())]
+    variance, mean = torch.var_mean(input.float(), dim=others, correction=0)
+    return mean, variance
+
+
+def _fused_backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    counts: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of input, weight and bias, by two kernels for CUDA."""
+    grad, input, inverse = _dense(grad), _dense(input), torch.rsqrt(variance + eps)
+    grad_sum, weighted_sum, grad_weight, grad_bias = torch.batch_norm_backward_reduce(
+        grad, input, mean, inverse, weight, True, True, True
+    )
+    sums = torch.stack([grad_sum, weighted_sum])
+    dist.all_reduce(sums)
+    grad_input = torch.batch_norm_backward_elemt(
+        grad, input, mean, inverse, weight, sums[0], sums[1], counts.flatten().to(torch.int32)
+    )
+    return grad_input, grad_weight, grad_bias
+
+
+def _composed_backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    counts: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of input, weight and bias, by operations of every device."""
+    inverse = torch.rsqrt(variance + eps)
+    # The gradient for fixed statistics, by torch's fused kernel ...
+    grad_input, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+        grad, input, weight, mean, variance, mean, inverse, False, eps, [True, True, True]
+    )
+    # ... plus the gradient through the statistics, an affine function of the input per channel.
+    sums = torch.stack([grad_bias, grad_weight]).float()
+    dist.all_reduce(sums)
+    scale = weight * inverse / counts.sum()
+    slope = scale * inverse * sums[1]
+    offset = scale * sums[0] - slope * mean
+    # In float32 even for bfloat16 input, because slope * input and offset nearly cancel.
+    shape = (1, -1, *(1 for _ in range(2, input.dim())))
+    correction = torch.addcmul(offset.view(shape), input.float(), slope.view(shape))
+    return (grad_input - correction).to(input.dtype), grad_weight, grad_bias
+
+
+def _dense(values: Tensor) -> Tensor:
+    """Return `values` in one of the memory formats that the kernels for CUDA take."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    memory_format = formats.get(values.dim())
+    if memory_format is not None and values.is_contiguous(memory_format=memory_format):
+        return values
+    return values.contiguous()

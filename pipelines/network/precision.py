@@ -1,28 +1,62 @@
-"""Chooses the best precision and memory format for a device, and applies them to a model."""
+"""Chooses precision and memory format for a device, applies them to a model, and fixes the meaning
+of float32 on GPUs."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from pipelines.errors import UserError
 from pipelines.network.config import MemoryFormat, Precision
 
 
-def resolve_precision(precision: Precision, device_type: str) -> Literal["bf16", "fp32"]:
-    """Resolve `auto`: bf16 if the device computes bf16 convolutions natively, otherwise fp32.
+class PrecisionError(UserError, ValueError):
+    """A precision that the device does not compute natively."""
 
-    Native support means AVX512-BF16 or AMX on a CPU, Ampere or later on CUDA. If this process does
-    not see the GPU, `auto` resolves to bf16.
+
+def has_native_bfloat16(device_type: str) -> bool:
+    """Whether the device of this process computes bf16 convolutions natively.
+
+    Native support means AVX512-BF16 or AMX on a CPU, compute capability 8.0 (Ampere) or later on
+    CUDA. A GPU that this process does not see counts as native.
     """
+    if device_type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def resolve_precision(precision: Precision, native_bfloat16: bool) -> Literal["bf16", "fp32"]:
+    """Resolve `auto`: bf16 if the device computes bf16 convolutions natively, otherwise fp32."""
     if precision != "auto":
         return precision
-    if device_type == "cpu":
-        return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
-    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return "fp32"
-    return "bf16"
+    return "bf16" if native_bfloat16 else "fp32"
+
+
+def check_precision(precision: Precision, device_type: str, native_bfloat16: bool) -> None:
+    """Check that a GPU trains in `precision` without emulating it.
+
+    Raises:
+        PrecisionError: it would emulate bf16, many times slower than fp32.
+    """
+    if precision == "bf16" and device_type == "cuda" and not native_bfloat16:
+        raise PrecisionError(
+            "training.precision is bf16, but GPUs below compute capability 8.0 (such as T4 and "
+            "V100) only emulate bfloat16; set it to fp32 or auto, or use other GPUs"
+        )
+
+
+def forbid_tf32() -> None:
+    """Make float32 convolutions and matrix products on CUDA use float32, not TF32 as by default.
+
+    TF32 keeps 10 bits of each factor's mantissa. Applies to the whole process.
+    """
+    backends: Any = torch.backends  # without type annotations for these settings
+    # torch itself still reads the former name of the setting, and fails if the two disagree.
+    backends.cudnn.allow_tf32 = False
+    for operation in (backends.cuda.matmul, backends.cudnn.conv):
+        operation.fp32_precision = "ieee"
 
 
 @dataclass(frozen=True)
@@ -37,8 +71,13 @@ class Numerics:
     def choose(
         device: torch.device, precision: Precision = "auto", memory_format: MemoryFormat = "auto"
     ) -> "Numerics":
-        """Resolve `auto`; bf16 implies channels-last, the faster format for its kernels."""
-        resolved = resolve_precision(precision, device.type)
+        """Resolve `auto`; bf16 implies channels-last, the faster format for its kernels.
+
+        On CUDA, also forbids TF32 in this process.
+        """
+        if device.type == "cuda":
+            forbid_tf32()
+        resolved = resolve_precision(precision, has_native_bfloat16(device.type))
         if memory_format == "auto":
             channels_last = resolved == "bf16"
         else:

@@ -29,6 +29,10 @@ class TrainingConfig:
     backbone_weights: path or URI of published weights to initialize the backbone.
     precision, memory_format: numerical format of the network; `auto` chooses by device.
     compile: compile the network with `torch.compile`.
+    deterministic: use deterministic algorithms only, so that a training on a GPU can be repeated
+        and resumed bit for bit with the same versions and number of workers; it trains slower. A
+        network of your own with an operation that has no deterministic algorithm fails. On CPUs,
+        trainings are deterministic in any case.
 
     Raises:
         ValueError: a value is not valid; the message has the field, the value and the valid range.
@@ -54,6 +58,7 @@ class TrainingConfig:
     precision: Precision = "auto"
     memory_format: MemoryFormat = "auto"
     compile: bool = False
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulation"):

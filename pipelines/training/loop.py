@@ -36,9 +36,11 @@ from pipelines.network.init_weights import (
     load_backbone_weights,
     load_initial_weights,
 )
-from pipelines.network.precision import Numerics
+from pipelines.network.precision import Numerics, check_precision, has_native_bfloat16
+from pipelines.training.determinism import training_algorithms
 from pipelines.training.distributed import WorkerGroup, check_ranks_agree
 from pipelines.training.experiment import Experiment
+from pipelines.training.host_copy import HostCopy
 from pipelines.training.lineage import check_lineage, lineage_of_run
 from pipelines.training.optimization import build_optimizer, learning_rate
 
@@ -87,6 +89,19 @@ class TrainingReport:
     snapshot: Callable[[], Snapshot]
 
 
+@dataclass(frozen=True)
+class _StepTotals:
+    """The loss of a step over all workers and parts.
+
+    names: of the T loss terms. counts: `(T,)`, pixels that each term keeps, on the device.
+    losses_and_votes: the total loss, each term's mean, and the number of workers that want to stop.
+    """
+
+    names: tuple[str, ...]
+    counts: Tensor
+    losses_and_votes: HostCopy
+
+
 class Training:
     """The training of one experiment, on one worker of the group."""
 
@@ -105,6 +120,7 @@ class Training:
 
         Raises:
             DatasetError: a split is missing, or has no labels although `class_uniform` is set.
+            PrecisionError: the device would only emulate the precision.
             NetworkError, WeightsError: the network cannot be built, or weights cannot be loaded.
             BatchSizeError: the group has more workers than a batch has images.
             RankMismatchError: a rank has another experiment, other data or other weights.
@@ -114,6 +130,7 @@ class Training:
         self.cache = cache
         self.group = group or WorkerGroup.current()
         config, data = experiment.training, experiment.data
+        check_precision(config.precision, device.type, has_native_bfloat16(device.type))
         self.numerics = Numerics.choose(device, config.precision, config.memory_format)
         self.classes = [entry.name for entry in dataset.manifest.classes]
 
@@ -129,7 +146,7 @@ class Training:
         check_ranks_agree(self.group, self.lineage)
         self.model = self.numerics.to_device(model)
         if self.group.size > 1:
-            self.model = synchronize_batch_norm(self.model, device)
+            self.model = synchronize_batch_norm(self.model)
         self.replica = self.model
         if config.compile:
             self.replica = cast(nn.Module, torch.compile(self.model))
@@ -205,10 +222,12 @@ class Training:
         """
         progress = {"position": asdict(self.position), "history": self.history}
         check_ranks_agree(self.group, progress)
-        epochs = self.experiment.training.epochs
+        config = self.experiment.training
+        epochs = config.epochs
         evaluation_interval = self.experiment.evaluation.every
         while self.position.epoch < epochs:
-            metrics = self._train_epoch(report, report_steps, stop)
+            with training_algorithms(config.deterministic):
+                metrics = self._train_epoch(report, report_steps, stop)
             if metrics is None:
                 return
             seconds = self.position.seconds
@@ -304,24 +323,21 @@ class Training:
         batch; and whether `stop` is true on any worker, which is reduced together with the losses.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        counts = self._kept_pixels(parts) if len(parts) > 1 else None
-        sums: Tensor | None = None
+        totals: _StepTotals | None = None
+        if len(parts) > 1:
+            totals = self._reduce(self._whole_batch(parts), stop)
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
             with nullcontext() if last else self._without_gradient_sync():
                 terms = self._loss_terms(index, part)
-                if counts is None:
-                    counts = self.group.sum(terms.counts)
-                loss, _ = self.criterion.total(terms.sums, counts)
+                if totals is None:
+                    totals = self._reduce(terms, stop)
+                loss, _ = self.criterion.total(terms.sums, totals.counts)
                 # DDP averages gradients over the workers, but their losses add up to a global mean.
                 (loss * self.group.size).backward()
-            sums = terms.sums.detach() if sums is None else sums + terms.sums.detach()
-        assert sums is not None, "a batch has at least one part"
-        assert counts is not None
-        reduced = self.group.sum(torch.cat([sums, sums.new_tensor([float(stop)])]))
-        loss, per_term = self.criterion.total(reduced[:-1], counts)
-        # The only transfer to the host in a step, after all of its work is queued.
-        *losses, stop_votes = torch.cat([loss.reshape(1), per_term, reduced[-1:]]).tolist()
+        assert totals is not None, "a batch has at least one part"
+        # The only time that the host waits in a step: for the losses, while backward still runs.
+        *losses, stop_votes = totals.losses_and_votes.values()
         if not math.isfinite(losses[0]):
             samples = ", ".join(name for part in parts for name in part.identifiers)
             raise NonFiniteLossError(
@@ -332,7 +348,17 @@ class Training:
         if clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         self.optimizer.step()
-        return list(terms.names), losses, stop_votes > 0
+        return list(totals.names), losses, stop_votes > 0
+
+    def _reduce(self, terms: LossTerms, stop: bool) -> _StepTotals:
+        """Add up the loss terms and the stop requests of all workers in one exchange."""
+        vote = torch.full((1,), float(stop), device=terms.sums.device)
+        reduced = self.group.sum(torch.cat([terms.sums.detach(), terms.counts, vote]))
+        sums, counts, votes = reduced.split([len(terms.sums), len(terms.counts), 1])
+        loss, per_term = self.criterion.total(sums, counts)
+        return _StepTotals(
+            terms.names, counts, HostCopy(torch.cat([loss.reshape(1), per_term, votes]))
+        )
 
     def _loss_terms(self, index: int, part: TrainingBatch) -> LossTerms:
         """Return this worker's loss terms for the part `index` of the current step's batch."""
@@ -346,20 +372,23 @@ class Training:
         return terms
 
     @torch.no_grad()
-    def _kept_pixels(self, parts: list[TrainingBatch]) -> Tensor:
-        """Return the number of pixels that each loss term keeps in the whole batch, `(T,)`.
+    def _whole_batch(self, parts: list[TrainingBatch]) -> LossTerms:
+        """Return this worker's loss terms for the whole batch, summed over its parts.
 
-        The gradient of every part is divided by these numbers, so they are needed before the first
-        backward pass. Which pixels mining keeps depends on the network's output; this takes another
-        forward pass, whose updates of batch norm statistics are undone.
+        The gradient of every part is divided by the number of pixels that each term keeps in the
+        whole batch, so it is needed before the first backward pass. Which pixels mining keeps
+        depends on the network's output; this takes another forward pass, whose updates of batch
+        norm statistics are undone.
         """
         buffers = list(self.model.buffers())
         saved = [buffer.clone() for buffer in buffers]
         with self._without_gradient_sync():
-            counts = [self._loss_terms(index, part).counts for index, part in enumerate(parts)]
+            terms = [self._loss_terms(index, part) for index, part in enumerate(parts)]
         for buffer, value in zip(buffers, saved, strict=True):
             buffer.copy_(value)
-        return self.group.sum(torch.stack(counts).sum(dim=0))
+        sums = torch.stack([each.sums for each in terms]).sum(dim=0)
+        counts = torch.stack([each.counts for each in terms]).sum(dim=0)
+        return LossTerms(terms[0].names, sums, counts)
 
     def _without_gradient_sync(self) -> AbstractContextManager[None]:
         """Return a context in which gradients accumulate without averaging over the workers."""

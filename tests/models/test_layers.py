@@ -1,10 +1,10 @@
-"""Batch norm on one value per channel, pyramid pooling, and resizing."""
+"""Batch norm on one value per channel, and pyramid pooling."""
 
 import pytest
 import torch
 from torch import nn
 
-from models.layers import BatchNorm2d, resize
+from models.layers import BatchNorm2d
 from models.pyramid import PyramidPooling
 
 
@@ -34,11 +34,6 @@ def test_one_value_per_channel_uses_the_running_statistics() -> None:
     assert norm.weight.grad.any()
 
 
-def test_batch_norm_converts_to_sync_batch_norm() -> None:
-    converted = nn.SyncBatchNorm.convert_sync_batchnorm(PyramidPooling(4, 2))
-    assert not any(isinstance(module, BatchNorm2d) for module in converted.modules())
-
-
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 5)])
 def test_pyramid_pooling_trains_on_one_image(size: tuple[int, int]) -> None:
     pyramid = PyramidPooling(4, 3).train()
@@ -59,8 +54,3 @@ def test_coarsest_bin_is_the_image_mean() -> None:
         expected = pyramid.projections[0](mean)
     torch.testing.assert_close(concatenated[0][:, :4], features)
     torch.testing.assert_close(concatenated[0][:, 4:7], expected)
-
-
-def test_resize_returns_input_of_the_target_size() -> None:
-    features = torch.randn(1, 2, 3, 4)
-    assert resize(features, torch.empty(1, 9, 3, 4)) is features

@@ -21,7 +21,7 @@ from pipelines.data.batches import SourceBatch
 from pipelines.data.config import AugmentationConfig, DataConfig
 from pipelines.data.geometry import plan_crop
 from pipelines.data.loading import TrainingBatches
-from pipelines.data.randomness import Stream, uniform
+from pipelines.data.randomness import Stream, uniform, uniform_streams
 from pipelines.data.sampling import Draws
 
 OFF = AugmentationConfig(
@@ -140,13 +140,17 @@ def test_labels_are_never_interpolated() -> None:
     assert labels.dtype == torch.int64
 
 
+def draws_of(keys: Tensor) -> Tensor:
+    return torch.from_numpy(uniform_streams(keys.numpy()))
+
+
 def jitter_only(**strengths: float) -> tuple[np.ndarray, Tensor, Tensor]:
     """Return uint8 images (batch, height, width, 3), the jittered images, and the keys."""
     config = AugmentationConfig(**{**vars(OFF), **strengths})
     pixels = np.random.default_rng(1).integers(0, 256, (4, 10, 12, 3), dtype=np.uint8)
     keys = torch.arange(4) * 7919 + 5
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    return pixels, Augmentation(config, (10, 12)).jitter(images, keys), keys
+    return pixels, Augmentation(config, (10, 12)).jitter(images, draws_of(keys)), keys
 
 
 @pytest.mark.parametrize(
@@ -192,18 +196,18 @@ def test_hue_and_blur_match_kornia() -> None:
     augmentation = Augmentation(config, (21, 34))
     turns = torch.from_numpy(uniform(keys.numpy(), Stream.HUE)).float() - 0.5
     expected = adjust_hue(images, 2 * torch.pi * turns)
-    assert torch.allclose(augmentation.jitter(images, keys), expected, atol=1e-5)
+    assert torch.allclose(augmentation.jitter(images, draws_of(keys)), expected, atol=1e-5)
     sigmas = 0.15 + 1.15 * torch.from_numpy(uniform(keys.numpy(), Stream.BLUR)).float()
     kernel = get_gaussian_kernel1d(9, sigmas[:, None])
     expected = filter2d_separable(images, kernel, kernel, "reflect")
-    assert torch.allclose(augmentation.blur(images, keys), expected, atol=1e-5)
+    assert torch.allclose(augmentation.blur(images, draws_of(keys)), expected, atol=1e-5)
 
 
 def test_blur_is_gaussian_with_the_sigma_of_the_sample() -> None:
     config = AugmentationConfig(**{**vars(OFF), "blur": (0.15, 1.3)})
     images = torch.rand(5, 3, 30, 40, generator=torch.Generator().manual_seed(0))
     keys = torch.arange(5) * 104729
-    blurred = Augmentation(config, (30, 40)).blur(images, keys)
+    blurred = Augmentation(config, (30, 40)).blur(images, draws_of(keys))
     for row, draw in enumerate(uniform(keys.numpy(), Stream.BLUR)):
         sigma = 0.15 + 1.15 * draw
         expected = scipy.ndimage.gaussian_filter(

@@ -1,13 +1,18 @@
-"""Synchronized batch norm on the CPU against torch's batch norm on the whole batch."""
+"""Synchronized batch norm against torch's batch norm on the whole batch."""
 
+import copy
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipelines.network.batch_norm import CpuSyncBatchNorm, synchronize_batch_norm
+from pipelines.network import batch_norm
+from pipelines.network.batch_norm import SynchronizedBatchNorm, synchronize_batch_norm
 from pipelines.network.build import NetworkError
 from tests.support.workers import run_workers
 
@@ -38,7 +43,7 @@ def _worker(rank: int, size: int, shares: list[int], dtype: torch.dtype, out: Pa
     dist.init_process_group(
         "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=size
     )
-    model = synchronize_batch_norm(nn.Sequential(layer()), torch.device("cpu"))
+    model = synchronize_batch_norm(nn.Sequential(layer()))
     share = images(dtype).split(shares)[rank].requires_grad_()
     target = torch.linspace(-1, 1, 7).view(-1, 1, 1, 1).split(shares)[rank]
     output = model(share)
@@ -91,24 +96,94 @@ def test_ranks_normalize_over_the_global_batch(
         close(part["variance"], norm.running_var, scale=10)
 
 
-def test_statistics_without_momentum_are_cumulative_means(tmp_path: Path) -> None:
-    reference = nn.BatchNorm2d(CHANNELS, momentum=None)
-    synchronized = CpuSyncBatchNorm.like(nn.BatchNorm2d(CHANNELS, momentum=None))
+@pytest.fixture
+def one_worker(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process alone."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/one", rank=0, world_size=1)
-    try:
-        for batch in images(torch.float32).split(3):
-            torch.testing.assert_close(synchronized(batch), reference(batch))
-    finally:
-        dist.destroy_process_group()
-    torch.testing.assert_close(synchronized.running_mean, reference.running_mean)
-    torch.testing.assert_close(synchronized.running_var, reference.running_var)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_worker")
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nn.BatchNorm2d(CHANNELS, momentum=None), (3, CHANNELS, 4, 6)),
+        (nn.BatchNorm2d(CHANNELS, affine=False), (3, CHANNELS, 4, 6)),
+        (nn.BatchNorm2d(CHANNELS, track_running_stats=False), (3, CHANNELS, 4, 6)),
+        (nn.BatchNorm1d(CHANNELS), (9, CHANNELS)),
+        (nn.BatchNorm3d(CHANNELS, eps=0.1), (2, CHANNELS, 3, 4, 5)),
+    ],
+    ids=str,
+)
+def test_every_batch_norm_matches_torch(norm: nn.Module, shape: tuple[int, ...]) -> None:
+    synchronized = SynchronizedBatchNorm.like(copy.deepcopy(norm))
+    for seed in range(3):
+        batch = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        results = []
+        for each in (synchronized, norm):
+            features = batch.clone().requires_grad_()
+            output = each(features)
+            (output**3).sum().backward()
+            results.append((output, features.grad))
+        torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
+    for name, value in norm.state_dict().items():
+        torch.testing.assert_close(synchronized.state_dict()[name], value)
+    for actual, expected in zip(synchronized.parameters(), norm.parameters(), strict=True):
+        torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(synchronized.eval()(batch), norm.eval()(batch))
+
+
+def _stats(input: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Compute what torch's kernel for CUDA computes."""
+    variance, mean = torch.var_mean(input, dim=(0, 2, 3), correction=0)
+    return mean, torch.rsqrt(variance + eps)
+
+
+def _backward_reduce(
+    grad: Tensor, input: Tensor, mean: Tensor, inverse: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute what torch's kernel for CUDA computes."""
+    grad_sum = grad.sum(dim=(0, 2, 3))
+    weighted = (grad * (input - mean.view(1, -1, 1, 1))).sum(dim=(0, 2, 3))
+    return grad_sum, weighted, weighted * inverse, grad_sum
+
+
+def _backward_elemt(
+    grad: Tensor,
+    input: Tensor,
+    mean: Tensor,
+    inverse: Tensor,
+    weight: Tensor,
+    grad_sum: Tensor,
+    weighted_sum: Tensor,
+    counts: Tensor,
+) -> Tensor:
+    """Compute what torch's kernel for CUDA computes."""
+    assert counts.dtype == torch.int32
+    mean, inverse, weight, grad_sum, weighted_sum = (
+        each.view(1, -1, 1, 1) for each in (mean, inverse, weight, grad_sum, weighted_sum)
+    )
+    centered = (input - mean) * inverse.square() * weighted_sum / counts.sum()
+    return (grad - grad_sum / counts.sum() - centered) * inverse * weight
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_kernels_for_cuda_are_called_as_torch_defines_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch_norm, "_has_fused_kernels", lambda input: True)
+    monkeypatch.setattr(torch, "batch_norm_stats", _stats)
+    monkeypatch.setattr(torch, "batch_norm_backward_reduce", _backward_reduce)
+    monkeypatch.setattr(torch, "batch_norm_backward_elemt", _backward_elemt)
+    test_every_batch_norm_matches_torch(layer(), (3, CHANNELS, 4, 6))
 
 
 def test_conversion_keeps_names_values_and_mode() -> None:
     model = nn.Sequential(nn.Conv2d(3, CHANNELS, 1), layer()).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    converted = synchronize_batch_norm(model, torch.device("cpu"))
-    assert isinstance(converted[1], CpuSyncBatchNorm)
+    converted = synchronize_batch_norm(model)
+    assert isinstance(converted[1], SynchronizedBatchNorm)
     assert not converted[1].training
     after = converted.state_dict()
     assert list(after) == list(before)
@@ -119,28 +194,49 @@ def test_conversion_keeps_names_values_and_mode() -> None:
 def test_evaluation_uses_the_running_statistics() -> None:
     norm = layer()
     norm.running_mean.fill_(2)
-    converted = CpuSyncBatchNorm.like(norm.eval())
+    converted = SynchronizedBatchNorm.like(norm.eval())
     batch = images(torch.float32)
     assert torch.equal(converted(batch), norm(batch))
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(
     "norm",
-    [
-        nn.BatchNorm1d(CHANNELS),
-        nn.BatchNorm3d(CHANNELS),
-        nn.BatchNorm2d(CHANNELS, track_running_stats=False),
-        nn.InstanceNorm2d(CHANNELS, track_running_stats=True),
-    ],
+    [nn.LazyBatchNorm2d(), nn.InstanceNorm2d(CHANNELS, track_running_stats=True)],
     ids=lambda norm: type(norm).__name__,
 )
-def test_norms_with_per_rank_statistics_are_rejected(norm: nn.Module, device: str) -> None:
+def test_norms_with_per_rank_statistics_are_rejected(norm: nn.Module) -> None:
     plain = nn.Sequential(nn.InstanceNorm2d(CHANNELS), nn.GroupNorm(1, CHANNELS))
     model = nn.Sequential(nn.BatchNorm2d(CHANNELS), plain, norm)
-    if device == "cuda" and not isinstance(norm, nn.InstanceNorm2d):
-        assert isinstance(synchronize_batch_norm(model, torch.device(device))[2], nn.SyncBatchNorm)
-        return
     message = rf"^2 \({type(norm).__name__}\) has running statistics that would differ"
     with pytest.raises(NetworkError, match=message):
-        synchronize_batch_norm(model, torch.device(device))
+        synchronize_batch_norm(model)
+
+
+def _compiling_worker(rank: int, size: int, out: Path) -> None:
+    warnings.simplefilter("ignore", DeprecationWarning)  # of torch's compiler
+    dist.init_process_group(
+        "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=size
+    )
+    model = nn.Sequential(nn.Conv2d(3, CHANNELS, 3), layer(), nn.ReLU(), nn.Conv2d(CHANNELS, 2, 1))
+    model = synchronize_batch_norm(model).train()
+    batch = torch.randn(2, 3, 8, 9, generator=torch.Generator().manual_seed(rank))
+    explained = torch._dynamo.explain(model)(batch)
+    torch._dynamo.reset()
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
+    outputs = [each(batch) for each in (compiled, model)]
+    gradients = []
+    for each, output in zip((compiled, model), outputs, strict=True):
+        (output**2).sum().backward()
+        gradients.append([parameter.grad for parameter in each.parameters()])
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*gradients)
+    (out / f"{rank}.txt").write_text(f"{explained.graph_count} {explained.graph_break_count}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
+def test_compiles_to_one_graph_without_breaks(tmp_path: Path, size: int) -> None:
+    run_workers(_compiling_worker, (size, tmp_path), size)
+    for rank in range(size):
+        assert (tmp_path / f"{rank}.txt").read_text() == "1 0"
