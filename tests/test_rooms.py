@@ -56,7 +56,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "evaluate": {"evaluation", "console"},
         "predict": {"evaluation", "console"},
         "figures": {"evaluation", "console"},
-        "studies": {"console", "sweep"},
+        "studies": {"console", "tracking", "sweep"},
         "init": {"console"},
         "server": {"tracking", "console"},
         "__main__": set(),  # imports each command when it runs

@@ -99,6 +99,7 @@ def test_bucket_cannot_hold_the_tracking_store(
 
 def test_password_of_the_tracking_server_is_not_shown() -> None:
     store = object.__new__(TrackingStore)
+    store.replica = None
     store.tracking_uri = "https://me:hush@mlflow.lab:443"
     assert store.display_uri == "https://me@mlflow.lab:443"
     assert store.viewing_instructions("1", "ab").splitlines() == [
