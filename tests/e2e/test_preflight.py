@@ -47,13 +47,13 @@ def test_preflight_run_is_retried_once_after_losing_a_worker(
         time.sleep(1)  # until the first steps run
         workers = train_workers(process.pid)
         assert len(workers) == 2
-        assert "preflight  strong" not in output.read_text()
+        assert "probe  strong" not in output.read_text()
         workers[1].kill()
         assert process.wait(180) == 0, output.read_text()
     finally:
         process.kill()
         process.wait()
-    assert "preflight  strong: " in output.read_text()
+    assert "probe  strong: " in output.read_text()
     assert "s per step" in output.read_text()
     assert not list(temporary.glob("preflight-*"))
     assert not list((tmp_path / "storage").glob("preflight-*"))
