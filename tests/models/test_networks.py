@@ -299,6 +299,7 @@ def test_training_compiles_with_its_gradient(compiler: None) -> None:
 
 
 @pytest.mark.slow
+@IGNORE_COMPILER
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
 def test_inductor_matches_eager_results(compiler: None) -> None:
     # The whole evaluation; of training, only keyed dropout and mining, which need generated code.
