@@ -30,14 +30,13 @@ from tests.support.heads import (
     bucket_uri,
     free_port,
     kill_all,
-    needs_litestream,
     start_store,
     store_client,
     wait_for,
 )
 
 pytestmark = [
-    needs_litestream(),
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # botocore's own
 ]
 

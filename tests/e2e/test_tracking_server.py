@@ -16,13 +16,12 @@ from tests.support.heads import (
     KEYS,
     Head,
     bucket_uri,
-    needs_litestream,
     start_store,
     wait_for,
 )
 from tests.support.servers import serving
 
-pytestmark = needs_litestream()
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

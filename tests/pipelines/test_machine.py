@@ -8,7 +8,10 @@ import pytest
 from pipelines.machine import peak_resident_gib, reset_peak_memory
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the peak")
+@pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="no other system can reset the peak; trials there never share a process",
+)
 def test_peak_memory_is_that_since_the_reset() -> None:
     before = peak_resident_gib()
     array = np.ones(2**28, np.uint8)  # 0.25 GiB

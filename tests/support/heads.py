@@ -13,9 +13,7 @@ from typing import Any
 
 import boto3
 import psutil
-import pytest
 
-from orchestrator.tracking.replica import ReplicaError, litestream_program
 from tests.support import ROOT
 
 BUCKET = "results"
@@ -45,15 +43,6 @@ server = [sys.executable, "-c", writer, f"{directory}/mlflow.db"]
 replica = Replica(uri, float(patience))
 sys.exit(run_command(lambda console: serve(replica, Path(directory), server, console)))
 """
-
-
-def needs_litestream() -> pytest.MarkDecorator:
-    """Return the mark of tests that run Litestream; CI installs it and skips none of them."""
-    try:
-        litestream_program()
-    except ReplicaError as error:
-        return pytest.mark.skip(reason=str(error))
-    return pytest.mark.slow
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
