@@ -124,8 +124,8 @@ def _prepare(replica: Replica, directory: Path, console: Console) -> str:
 
 def _set_aside(directory: Path, own: str, console: Console) -> None:
     """Rename a database that another machine's generation has superseded, with its WAL."""
-    target = directory / f"outdated-{own or 'unknown'}"
-    target.mkdir(exist_ok=True)
+    target = directory / f"outdated-{own or 'unknown'}-{time.strftime('%Y%m%dT%H%M%S')}"
+    target.mkdir()  # never over an earlier one
     for path in (*directory.glob("mlflow.db*"), *directory.glob(".mlflow.db-litestream")):
         path.rename(target / path.name)
     warn(console, f"the replica went on with another machine; the old database is in {target}")

@@ -5,19 +5,18 @@ The file is a cache and may be deleted.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from orchestrator.planning.forecast import Forecaster
+from orchestrator.planning.preflight_choice import distinct, is_worthwhile, run_seconds
 from orchestrator.study.resolved import ResolvedTrial
 from pipelines.data.files import write_text
 
 FILE = "overhead.json"
-_PREFLIGHT_STEPS = 12  # time of a preflight run in optimizer steps, its validation included
-_PREFLIGHT_SHARE = 0.1  # preflight is skipped if it takes a larger share of the training
 
 
 @dataclass(frozen=True)
@@ -65,12 +64,11 @@ def preflight_seconds(
     todo: Sequence[ResolvedTrial], forecaster: Forecaster, concurrent: int
 ) -> float:
     """Estimate the preflight runs of a command that trains `todo`; 0 if it would skip them."""
-    distinct = {repr(replace(trial.experiment, seed=0)): trial for trial in todo}
-    runs = [forecaster.steps(trial, _PREFLIGHT_STEPS) for trial in distinct.values()]
-    training = sum(forecaster.trial(trial).seconds for trial in todo)
-    if sum(runs) > _PREFLIGHT_SHARE * training:
+    chosen = distinct(todo)
+    if not is_worthwhile(todo, chosen, forecaster):
         return 0.0
-    return sum(runs) / max(1, min(concurrent, len(runs)))
+    seconds = sum(run_seconds(trial, forecaster) for trial in chosen)
+    return seconds / max(1, min(concurrent, len(chosen)))
 
 
 def _recorded(storage: Path) -> dict[str, Any]:

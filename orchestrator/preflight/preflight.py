@@ -6,51 +6,25 @@ error shows within minutes instead of hours. Its times improve the estimates.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from orchestrator.context import RunContext
 from orchestrator.planning.estimate import Measurement, Source
-from orchestrator.planning.forecast import Forecaster, passes, workload
+from orchestrator.planning.forecast import passes, workload
 from orchestrator.planning.planner import Planner
+from orchestrator.planning.preflight_choice import distinct, is_worthwhile, preflight_key
 from orchestrator.planning.reconcile import Decision
 from orchestrator.preflight.advice import advise
 from orchestrator.preflight.run import PreflightResult, run_preflight
-from orchestrator.preflight.worker import STEPS
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.resources import Resources
 from orchestrator.study.study import Study
 from orchestrator.training.job import Job, job_of
 from pipelines.errors import UserError
-from pipelines.training.config import TrainingConfig
-
-# A study that takes less than this many times its preflight runs shows its errors soon enough.
-_WORTHWHILE = 10
-
-# Training settings that change neither memory nor shapes nor speed.
-_IRRELEVANT = ("epochs", "learning_rate", "momentum", "weight_decay", "schedule", "power",
-               "schedule_by", "warmup_steps")  # fmt: skip
 
 
 class PreflightError(UserError, ValueError):
     """Some experiments of the study cannot be trained; the message has a paragraph for each."""
-
-
-def preflight_key(trial: ResolvedTrial) -> tuple[str, str]:
-    """Return a key that is equal for trials that one preflight run covers, because they differ only
-    in seed, schedule and the like."""
-    experiment, defaults = trial.experiment, TrainingConfig()
-    fixed = {name: getattr(defaults, name) for name in _IRRELEVANT}
-    normalized = replace(experiment, seed=0, training=replace(experiment.training, **fixed))
-    return repr(normalized), trial.location
-
-
-def distinct(trials: Sequence[ResolvedTrial]) -> list[ResolvedTrial]:
-    """Return the first trial of each `preflight_key`."""
-    by_key: dict[tuple[str, str], ResolvedTrial] = {}
-    for trial in trials:
-        by_key.setdefault(preflight_key(trial), trial)
-    return list(by_key.values())
 
 
 def spread_by_cost(trials: Sequence[ResolvedTrial]) -> list[ResolvedTrial]:
@@ -74,16 +48,6 @@ def untested(
         if (run := decisions[trial.name].run) is not None and run.epoch > 0
     }
     return [trial for trial in distinct(todo) if preflight_key(trial) not in tested]
-
-
-def is_worthwhile(
-    todo: Sequence[ResolvedTrial], chosen: Sequence[ResolvedTrial], forecaster: Forecaster
-) -> bool:
-    """Whether the trials take more than ten times as long as a preflight run of `chosen`."""
-    if not chosen:
-        return False
-    training = sum(forecaster.trial(trial).seconds for trial in todo)
-    return training > _WORTHWHILE * sum(forecaster.steps(trial, 2 * STEPS) for trial in chosen)
 
 
 def measurements(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from orchestrator.planning.preflight_choice import STEPS
 from pipelines.data.dataset import PreparedDataset, Samples
 from pipelines.data.loading import EvaluationBatches
 from pipelines.data.node_cache import NodeCache
@@ -26,8 +27,6 @@ from pipelines.training.loop import Training, TrainingReport
 
 _WARM_UP = 2  # untimed steps, in which buffers are allocated and algorithms chosen
 _NEVER = 10**9  # epochs
-
-STEPS = 6  # optimizer steps of a preflight run
 
 
 @dataclass(frozen=True)

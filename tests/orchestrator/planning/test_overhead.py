@@ -12,8 +12,7 @@ from orchestrator.planning.overhead import (
     preflight_seconds,
     save_overhead,
 )
-from orchestrator.preflight.preflight import distinct
-from orchestrator.preflight.worker import STEPS
+from orchestrator.planning.preflight_choice import STEPS, distinct
 from tests.support.planned_study import resolved, timed
 
 

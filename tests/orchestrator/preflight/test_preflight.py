@@ -8,12 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.planning.forecast import Forecaster
-from orchestrator.preflight.preflight import (
-    PreflightError,
-    distinct,
-    is_worthwhile,
-    raise_failures,
-)
+from orchestrator.planning.preflight_choice import distinct, is_worthwhile
+from orchestrator.preflight.preflight import PreflightError, raise_failures
 from orchestrator.preflight.run import PreflightResult
 from orchestrator.preflight.worker import smoke_test
 from orchestrator.study.load import load_study

@@ -1,0 +1,49 @@
+"""Which trials need a preflight run, how long it takes, and whether it is worth that time."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from orchestrator.planning.forecast import Forecaster
+from orchestrator.study.resolved import ResolvedTrial
+from pipelines.training.config import TrainingConfig
+
+STEPS = 6  # optimizer steps of a preflight run
+
+# A study that takes less than this many times its preflight runs shows its errors soon enough.
+_WORTHWHILE = 10
+
+# Training settings that change neither memory nor shapes nor speed.
+_IRRELEVANT = ("epochs", "learning_rate", "momentum", "weight_decay", "schedule", "power",
+               "schedule_by", "warmup_steps")  # fmt: skip
+
+
+def preflight_key(trial: ResolvedTrial) -> tuple[str, str]:
+    """Return a key that is equal for trials that one preflight run covers, because they differ only
+    in seed, schedule and the like."""
+    experiment, defaults = trial.experiment, TrainingConfig()
+    fixed = {name: getattr(defaults, name) for name in _IRRELEVANT}
+    normalized = replace(experiment, seed=0, training=replace(experiment.training, **fixed))
+    return repr(normalized), trial.location
+
+
+def distinct(trials: Sequence[ResolvedTrial]) -> list[ResolvedTrial]:
+    """Return the first trial of each `preflight_key`."""
+    by_key: dict[tuple[str, str], ResolvedTrial] = {}
+    for trial in trials:
+        by_key.setdefault(preflight_key(trial), trial)
+    return list(by_key.values())
+
+
+def run_seconds(trial: ResolvedTrial, forecaster: Forecaster) -> float:
+    """Estimate the seconds of a preflight run; its validation takes as long as its steps."""
+    return forecaster.steps(trial, 2 * STEPS)
+
+
+def is_worthwhile(
+    todo: Sequence[ResolvedTrial], chosen: Sequence[ResolvedTrial], forecaster: Forecaster
+) -> bool:
+    """Whether the trials take more than ten times as long as a preflight run of `chosen`."""
+    if not chosen:
+        return False
+    training = sum(forecaster.trial(trial).seconds for trial in todo)
+    return training > _WORTHWHILE * sum(run_seconds(trial, forecaster) for trial in chosen)
