@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import optimize, special
 
 from orchestrator.report.bootstrap import Sampling
 from orchestrator.report.seed_spread import SeedError
@@ -292,31 +292,4 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
     if high - low <= 0:
         return low
     margin = 1e-9 * (abs(low) + abs(high) + high - low)
-    return bracketed_root(function, low - margin, high + margin)
-
-
-def bracketed_root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Return the root of an increasing function that is negative at `low` and positive at `high`.
-
-    Regula falsi in the Illinois variant (Dowell and Jarratt, 1971). (scipy's `brentq` takes longer
-    to import than finding all roots of a report.)
-    """
-    below, above = function(low), function(high)
-    tolerance = 1e-13 * (abs(low) + abs(high))
-    repeated = 0  # -1 or 1 if `low` or `high` was the last to move
-    for _ in range(200):
-        if below >= 0 or above <= 0:
-            break
-        middle = (low * above - high * below) / (above - below)
-        value = function(middle)
-        if value < 0:
-            step, low, below = middle - low, middle, value
-            above = above / 2 if repeated == -1 else above
-            repeated = -1
-        else:
-            step, high, above = high - middle, middle, value
-            below = below / 2 if repeated == 1 else below
-            repeated = 1
-        if value == 0 or step <= tolerance:
-            return middle
-    return low if below >= 0 else high
+    return float(optimize.brentq(function, low - margin, high + margin))

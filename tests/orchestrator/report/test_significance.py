@@ -5,15 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import stats
 
 from orchestrator.report.bootstrap import Sampling, resampled_miou, sampling_of
 from orchestrator.report.seed_spread import SeedError, seed_error
 from orchestrator.report.significance import (
     Difference,
-    Distribution,
     Pairs,
-    bracketed_root,
     compare,
     compare_means,
     holm,
@@ -157,23 +155,3 @@ def test_holm_matches_its_step_down_procedure(values: list[float | None], level:
     }
     assert rejected_by_correction == (rejected if level < 1 else {index for _, index in present})
     assert [value is None for value in corrected] == [value is None for value in values]
-
-
-@given(
-    centers=st.lists(st.floats(-100, 100), min_size=1, max_size=20),
-    error=st.floats(1e-3, 100),
-    freedom=st.floats(1, 60),
-    tail=st.floats(0.001, 0.999),
-)
-def test_bracketed_root_is_scipys(
-    centers: list[float], error: float, freedom: float, tail: float
-) -> None:
-    distribution = Distribution(np.array(centers), error, freedom)
-    reach = 1e4 * error
-    low, high = min(centers) - reach, max(centers) + reach
-
-    def function(value: float) -> float:
-        return distribution.below(value) - tail
-
-    expected = optimize.brentq(function, low, high)
-    assert bracketed_root(function, low, high) == pytest.approx(expected, abs=1e-8 * reach)
