@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 
 from orchestrator.scheduling.capacity import DRIVER_RESOURCE
+from tests.support.sweep_command import set_pace
 
 pytestmark = pytest.mark.slow
 EPOCHS = 10
@@ -37,16 +38,20 @@ class StudyConfig:
             "study": "lost machines",
             "base": {
                 "data": {"dataset": str(dataset), "crop": [32, 32]},
-                "model": {"backbone": "dfnet1", "channels": 8, "flows": []},
+                "model": {
+                    "network": "tests.support.paced_network:PacedNetwork",
+                    "arguments": {"pace": str(directory / "pace")},
+                },
                 "training": {"epochs": EPOCHS, "batch": 2, "learning_rate": 0.001},
                 "evaluation": {"every": EPOCHS},
             },
             "variants": {"strong": {}},
             "resources": {"node_cache": str(directory / "cache"), "retries": 0, **resources},
         }
-        file = directory / "study.yaml"
-        file.write_text(yaml.safe_dump(study))
-        command = [sys.executable, "-m", "orchestrator.sweep", str(file), "--no-preflight"]
+        self.file = directory / "study.yaml"
+        self.file.write_text(yaml.safe_dump(study))
+        self.set_pace(0.1)
+        command = [sys.executable, "-m", "orchestrator.sweep", str(self.file), "--no-preflight"]
         command += ["--storage", str(self.storage), "--address", address]
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
@@ -61,6 +66,10 @@ class StudyConfig:
         (trial,) = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
         history = client.get_metric_history(trial.info.run_id, "train/loss")
         return [entry.step for entry in history]
+
+    def set_pace(self, seconds: float) -> None:
+        """Set the least time of a training step. Acts at once."""
+        set_pace(self.file, seconds)
 
     def log(self, worker: int = 0) -> str:
         """Return the log of one of the trial's workers."""
@@ -82,6 +91,7 @@ class StudyConfig:
 
     def finish(self) -> None:
         """Wait for success and assert that every epoch was recorded exactly once."""
+        self.set_pace(0)
         assert self.process.wait(timeout=300) == 0, self.output.read_text()[-3000:]
         assert self.epochs() == list(range(1, EPOCHS + 1))
 
@@ -111,6 +121,7 @@ def test_trial_with_a_worker_range_continues_with_fewer_workers(
     study = StudyConfig(tmp_path, small_streets, cluster.address, workers=[1, 2])
     try:
         study.wait_until(lambda: f"epoch 3 of {EPOCHS}" in study.log())
+        study.set_pace(2)  # 14 s per epoch, so that it still trains at the next event
         assert "worker 0 of 2" in study.log()
         cluster.remove_node(lost, allow_graceful=False)
         study.finish()
@@ -129,6 +140,7 @@ def test_trial_with_fixed_workers_waits_for_a_node_and_leaves_a_preempted_one(
     study = StudyConfig(tmp_path, small_streets, cluster.address, workers=2)
     try:
         study.wait_until(lambda: f"epoch 3 of {EPOCHS}" in study.log())
+        study.set_pace(2)  # 14 s per epoch, so that it still trains at the next event
         cluster.remove_node(second, allow_graceful=False)
         third = cluster.add_node(num_cpus=1)
         study.wait_until(lambda: "resumed after epoch" in study.log())
@@ -156,6 +168,7 @@ def test_trial_of_one_worker_moves_from_a_lost_and_from_a_preempted_node(
     study = StudyConfig(tmp_path, small_streets, cluster.address, workers=1)
     try:
         study.wait_until(lambda: f"epoch 3 of {EPOCHS}" in study.log())
+        study.set_pace(2)  # 14 s per epoch, so that it still trains at the next event
         second = cluster.add_node(num_cpus=1)
         cluster.remove_node(first, allow_graceful=False)
         study.wait_until(lambda: "resumed after epoch" in study.log())

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.sweep_command import command, environment, train_workers, wait_for
+from tests.support.sweep_command import command, environment, set_pace, train_workers, wait_for
 
 STUDY = """\
 study: preflight
 base:
-  data: {dataset: DATASET, crop: [256, 256]}
-  model: {backbone: dfnet1, flows: []}
+  data: {dataset: DATASET, crop: [32, 48]}
+  model:
+    network: "tests.support.paced_network:PacedNetwork"
+    arguments: {pace: PACE}
   training: {epochs: 3, batch: 8, learning_rate: 0.01}
 variants:
   strong: {}
@@ -34,7 +36,9 @@ def test_preflight_run_is_retried_once_after_losing_a_worker(
     tmp_path: Path, small_streets: Path, temporary: Path
 ) -> None:
     study = tmp_path / "study.yaml"
-    study.write_text(STUDY.replace("DATASET", str(small_streets)))
+    text = STUDY.replace("DATASET", str(small_streets)).replace("PACE", str(tmp_path / "pace"))
+    study.write_text(text)
+    set_pace(study, 3600)
     output = tmp_path / "output.txt"
     settings = {"TMPDIR": str(temporary), "RAY_TMPDIR": "/tmp"}
     with output.open("w") as file:
@@ -43,13 +47,14 @@ def test_preflight_run_is_retried_once_after_losing_a_worker(
             command(study, "--plan"), stdout=file, env={**environment(), **settings}
         )
     try:
-        wait_for(lambda: len(list(temporary.glob("preflight-*"))) == 2, 180)
+        wait_for(lambda: len(list(temporary.glob("preflight-*"))) == 2, 400)
         time.sleep(1)  # until the first steps run
         workers = train_workers(process.pid)
         assert len(workers) == 2
         assert "probe  strong" not in output.read_text()
         workers[1].kill()
-        assert process.wait(180) == 0, output.read_text()
+        set_pace(study, 0)
+        assert process.wait(400) == 0, output.read_text()
     finally:
         process.kill()
         process.wait()

@@ -12,6 +12,7 @@ from tests.support.sweep_command import (
     command,
     environment,
     runs,
+    set_pace,
     studies,
     studies_command,
     sweep,
@@ -22,19 +23,17 @@ from tests.support.sweep_command import (
 
 
 @pytest.mark.slow
-def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(group_study: Path) -> None:
+def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(paced_study: Path) -> None:
     """Kill one of two workers, stop the command, resume it with one worker, kill that and the
     command, and run it again with two: every epoch must be logged exactly once."""
-    study = group_study
-    study.write_text(study.read_text().replace("epochs: 3", f"epochs: {LONG}"))
+    study = paced_study
+    study.write_text(study.read_text().replace("workers: 1", "workers: 2"))
     output = study.parent / "output.txt"
     with output.open("w") as file:
-        process = subprocess.Popen(
-            command(study, "--only", "strong"), stdout=file, env=environment()
-        )
+        process = subprocess.Popen(command(study), stdout=file, env=environment())
     children: list[psutil.Process] = []
     try:
-        wait_for(lambda: f"epoch 2/{LONG}" in output.read_text() or process.poll() is not None, 200)
+        wait_for(lambda: f"epoch 2/{LONG}" in output.read_text() or process.poll() is not None, 400)
         assert process.poll() is None, output.read_text()
         workers = train_workers(process.pid)
         assert len(workers) == 2
@@ -42,20 +41,17 @@ def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(group_study: Path) 
         reached = output.read_text().count("epoch ")
         wait_for(
             lambda: output.read_text().count("epoch ") > reached + 2 or process.poll() is not None,
-            200,
+            400,
         )
         assert process.poll() is None, output.read_text()
 
-        paused = train_workers(process.pid)  # keeps them training during the next commands
-        for worker in paused:
-            worker.suspend()
+        set_pace(study, 3600)  # it still trains during the next commands
         second = sweep(study)
         assert second.returncode == 2
         assert f"is being run by process {process.pid} on" in second.stdout
         assert "strong  training" in studies(study, "status", "tiny").stdout
         assert f"epoch 2 of {LONG}: train/loss" in studies(study, "logs", "strong").stdout
-        for worker in paused:
-            worker.resume()
+        set_pace(study, 0.5)
         children = psutil.Process(process.pid).children(recursive=True)
         stopped = studies(study, "stop", "tiny")
         assert stopped.returncode == 0, stopped.stdout
@@ -82,14 +78,14 @@ def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(group_study: Path) 
             studies_command(study, "resume", "tiny"), stdout=file, env=environment()
         )
     try:
-        wait_for(lambda: output.read_text().count("epoch ") > 1 or process.poll() is not None, 200)
+        wait_for(lambda: output.read_text().count("epoch ") > 1 or process.poll() is not None, 400)
         assert process.poll() is None, output.read_text()
         (worker,) = trial_processes(process.pid)
         worker.kill()
         before = output.read_text().count("epoch ")
         wait_for(
             lambda: output.read_text().count("epoch ") > before + 2 or process.poll() is not None,
-            200,
+            400,
         )
         assert process.poll() is None, output.read_text()
         children = [
@@ -112,8 +108,8 @@ def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(group_study: Path) 
     assert not partial.exists()
 
     study.write_text(study.read_text().replace("workers: 1", "workers: 2"))
-    # The last epochs are enough to show that the trial resumed and did not start over.
-    resumed = sweep(study, "--only", "strong")
+    set_pace(study, 0)
+    resumed = sweep(study)
     assert resumed.returncode == 0, resumed.stdout
     assert "1 interrupted" in resumed.stdout
     assert f"epoch 1/{LONG}" not in resumed.stdout

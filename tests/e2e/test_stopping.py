@@ -54,7 +54,7 @@ def on_a_terminal(study: Path) -> Iterator[tuple[subprocess.Popen[bytes], Callab
         os.close(terminal)
 
     process = subprocess.Popen(
-        command(study, "--only", "strong"),
+        command(study),
         stdout=end,
         stderr=end,
         env=environment(),
@@ -72,11 +72,9 @@ def on_a_terminal(study: Path) -> Iterator[tuple[subprocess.Popen[bytes], Callab
         reader.join()
 
 
-def test_study_survives_sigterm_repeated_ctrl_c_and_a_closed_terminal(study: Path) -> None:
-    study.write_text(study.read_text().replace("epochs: 3", f"epochs: {LONG}"))
-    process = subprocess.Popen(
-        command(study, "--only", "strong"), stdout=subprocess.PIPE, env=environment()
-    )
+def test_study_survives_sigterm_repeated_ctrl_c_and_a_closed_terminal(paced_study: Path) -> None:
+    study = paced_study
+    process = subprocess.Popen(command(study), stdout=subprocess.PIPE, env=environment())
     try:
         assert process.stdout is not None
         assert any(f"epoch 2/{LONG}".encode() in line for line in process.stdout)

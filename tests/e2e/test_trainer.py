@@ -1,24 +1,13 @@
-"""Concurrent trials train independently, and workers reject the task of another trial."""
+"""Concurrent trials train independently."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
 
-from orchestrator.cluster import connect
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
-from orchestrator.training.diagnosis import diagnose
-from orchestrator.training.group_worker import train_group_worker
-from orchestrator.training.worker import WorkerTask
 from pipelines.data.dataset import open_dataset
-from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training, TrainingReport
 from tests.support.sweep_command import STUDY, runs, sweep
 
@@ -58,32 +47,3 @@ def test_concurrent_trials_equal_the_same_trials_trained_one_by_one(
     finally:
         torch.set_num_threads(threads)
     assert len({trial.data.metrics["train/loss"] for trial in trials.values()}) == 4
-
-
-@pytest.fixture
-def cluster() -> Iterator[None]:
-    """Start a Ray cluster with one CPU."""
-    for name, value in connect._SETTINGS.items():
-        os.environ.setdefault(name, value)
-    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # from Ray itself
-def test_worker_rejects_the_task_of_another_trial(cluster: None, tmp_path: Path) -> None:
-    task = WorkerTask(Experiment(), "", "", 1, (), None, None, 1.0, str(tmp_path), "")
-    trainer = TorchTrainer(
-        train_group_worker,
-        train_loop_config={"task": task, "run": "theirs"},
-        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(
-            name="ours", storage_path=str(tmp_path), failure_config=FailureConfig(max_failures=0)
-        ),
-    )
-    with pytest.raises(TrainingFailedError) as caught:
-        trainer.fit()
-    failure = diagnose(caught.value)
-    assert "the workers of 'ours' received data of 'theirs'" in failure.message
-    assert not failure.retryable

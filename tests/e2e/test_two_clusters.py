@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.sweep_command import LONG, command, environment, wait_for
+from tests.support.sweep_command import command, environment, wait_for
 
 SECOND = """
 import sys
@@ -21,10 +21,9 @@ cluster.shutdown()
 
 
 @pytest.mark.slow
-def test_second_cluster_does_not_disturb_the_workers_of_the_first(group_study: Path) -> None:
-    study = group_study
-    text = study.read_text().replace("epochs: 3", f"epochs: {LONG}")
-    study.write_text(text.replace("workers: 2", "retries: 0, workers: 2"))
+def test_second_cluster_does_not_disturb_the_workers_of_the_first(paced_study: Path) -> None:
+    study = paced_study
+    study.write_text(study.read_text().replace("workers: 1", "retries: 0, workers: 2"))
     output = study.parent / "output.txt"
 
     def epochs() -> int:
@@ -33,10 +32,10 @@ def test_second_cluster_does_not_disturb_the_workers_of_the_first(group_study: P
     # Ray stores the address of the latest cluster in RAY_TMPDIR; socket paths must be short.
     with tempfile.TemporaryDirectory(prefix="ray-") as directory, output.open("w") as file:
         settings = {**environment(), "RAY_TMPDIR": directory}
-        first = subprocess.Popen(command(study, "--only", "strong"), stdout=file, env=settings)
+        first = subprocess.Popen(command(study), stdout=file, env=settings)
         second = None
         try:
-            wait_for(lambda: epochs() > 0 or first.poll() is not None, 120)
+            wait_for(lambda: epochs() > 0 or first.poll() is not None, 300)
             second = subprocess.Popen(
                 [sys.executable, "-c", SECOND],
                 stdin=subprocess.PIPE,
@@ -46,7 +45,7 @@ def test_second_cluster_does_not_disturb_the_workers_of_the_first(group_study: P
             assert second.stdout is not None
             assert second.stdout.readline() == b"it is there\n"
             reached = epochs()  # 15 epochs span several of Ray's checks, one per second
-            wait_for(lambda: epochs() > reached + 15 or first.poll() is not None, 120)
+            wait_for(lambda: epochs() > reached + 15 or first.poll() is not None, 300)
             assert first.poll() is None, output.read_text()
         finally:
             first.terminate()

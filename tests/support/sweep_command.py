@@ -32,8 +32,28 @@ variants:
 resources: {workers: 2, cpus_per_worker: 0.5, node_cache: CACHE}
 """
 
-# Epochs of a study that a test interrupts: enough that it still trains when the stop arrives.
+# Epochs of a study that a test interrupts, of two steps each.
 LONG = 60
+# One trial of one worker; the file `pace` next to the study sets the length of its steps.
+PACED_STUDY = f"""\
+study: tiny
+base:
+  data: {{dataset: DATASET, crop: [32, 48]}}
+  model:
+    network: "tests.support.paced_network:PacedNetwork"
+    arguments: {{pace: PACE}}
+  training: {{epochs: {LONG}, batch: 6, learning_rate: 0.02}}
+variants: {{strong: {{}}}}
+resources: {{workers: 1, cpus_per_worker: 0.5, node_cache: CACHE}}
+"""
+
+
+def set_pace(study: Path, seconds: float) -> None:
+    """Set the least time of a training step of a paced study. Acts at once."""
+    pace = study.parent / "pace"
+    partial = pace.with_suffix(".partial")
+    partial.write_text(str(seconds))
+    partial.replace(pace)
 
 
 def command(study: Path, *options: str) -> list[str]:
