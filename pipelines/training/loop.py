@@ -42,7 +42,9 @@ from pipelines.training.distributed import WorkerGroup, check_ranks_agree
 from pipelines.training.experiment import Experiment
 from pipelines.training.host_copy import HostCopy
 from pipelines.training.lineage import check_lineage, lineage_of_run
-from pipelines.training.optimization import build_optimizer, learning_rate
+from pipelines.training.optimization import LearningRate, build_optimizer
+from pipelines.training.parameter_groups import RATE_FACTOR
+from pipelines.training.weight_average import WeightAverage
 
 # The argument that disables the exchange of buffers before each step; renamed in torch 2.13.
 _SYNC_BUFFERS = (
@@ -122,6 +124,7 @@ class Training:
             DatasetError: a split is missing, or has no labels although `class_uniform` is set.
             PrecisionError: the device would only emulate the precision.
             NetworkError, WeightsError: the network cannot be built, or weights cannot be loaded.
+            OptimizationError: the optimizer or the schedule cannot be built.
             BatchSizeError: the group has more workers than a batch has images.
             RankMismatchError: a rank has another experiment, other data or other weights.
         """
@@ -158,7 +161,9 @@ class Training:
                 # Buffers are already equal on all workers, because the statistics are global.
                 **{_SYNC_BUFFERS: False},  # type: ignore[arg-type]
             )
+        self.average = WeightAverage(self.model, config.ema) if config.ema is not None else None
         self.optimizer = build_optimizer(self.model, config)
+        self.learning_rate = LearningRate(config)
         self.criterion = SegmentationLoss(config.loss).to(device)
         self.augmentation = Augmentation(data.augmentation, data.crop)
         self.batches = TrainingBatches(
@@ -181,6 +186,11 @@ class Training:
         self.position = Position()
         self.history: list[dict[str, float]] = []
 
+    @property
+    def scored_model(self) -> nn.Module:
+        """The network that is scored and saved: with averaged weights, or the trained one."""
+        return self.model if self.average is None else self.average.model
+
     def samples(self, split: str) -> Samples:
         """Return the samples of a split, from the node cache if there is one.
 
@@ -198,7 +208,8 @@ class Training:
             CheckpointError: it cannot be read, or has another network, data set or experiment; the
                 message lists the differences.
         """
-        state = restore_checkpoint(directory, self.model, self.optimizer)
+        average = None if self.average is None else self.average.model
+        state = restore_checkpoint(directory, self.model, self.optimizer, average)
         check_lineage(directory, self.lineage)
         self.position = Position(**state["position"])
         self.history = list(state["history"])
@@ -238,7 +249,7 @@ class Training:
             if self.validation is not None and is_due:
                 started = time.perf_counter()
                 scores = evaluate(
-                    self.model,
+                    self.scored_model,
                     self.validation,
                     len(self.classes),
                     self.numerics,
@@ -264,7 +275,8 @@ class Training:
             "position": asdict(self.position),
             "history": self.history,
         }
-        return take_snapshot(self.model, self.optimizer, state)
+        average = None if self.average is None else self.average.model
+        return take_snapshot(self.model, self.optimizer, state, average)
 
     def _train_epoch(
         self,
@@ -287,11 +299,13 @@ class Training:
             started = time.perf_counter()
             # Validation and reports may have changed the mode of the model.
             self.replica.train()
-            rate = learning_rate(config, position.epoch, position.step, steps)
-            for parameter_group in self.optimizer.param_groups:
-                parameter_group["lr"] = rate
+            rate = self.learning_rate.at(position.epoch, position.step, steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate * group.get(RATE_FACTOR, 1.0)
             parts_of_step = list(islice(parts, config.accumulation))
             names, losses, stopped = self._step(parts_of_step, rate, stop())
+            if self.average is not None:
+                self.average.update(self.model, position.epoch * steps + position.step + 1)
             position.loss_names = names
             position.loss_sums = [
                 sum(pair)
