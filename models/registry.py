@@ -121,10 +121,13 @@ class Registry(dict[str, type[C]]):
                 raise ValueError(f"{self.kind} {name}: argument `{argument}` is missing")
 
 
-def takes_argument(cls: Callable[..., Any], argument: str) -> bool:
-    """Whether the constructor of `cls` takes an argument of that name, or any."""
+def takes_argument(cls: Callable[..., Any], argument: str, declared: bool = True) -> bool:
+    """Whether the constructor of `cls` has an argument of that name.
+
+    declared: if false, `**kwargs` counts as any argument.
+    """
     named, takes_any = _parameters(cls)
-    return takes_any or argument in named
+    return argument in named or (takes_any and not declared)
 
 
 def _parameters(cls: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:

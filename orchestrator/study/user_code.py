@@ -13,9 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from models import LossTermConfig
 from orchestrator.study.import_closure import source_files
 from orchestrator.study.validation import check_arguments
-from orchestrator.study.yaml_source import Problem, Source, StudyError
+from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError
 from pipelines.network.config import NetworkConfig
 from pipelines.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from pipelines.training.experiment import Experiment
@@ -59,34 +60,39 @@ def check_network_config(config: NetworkConfig, source: Source) -> None:
 
 
 def check_training_classes(config: TrainingConfig, source: Source) -> None:
-    """Import the optimizer's and the schedule's class and check their arguments, if the study names
-    a class of its own or sets arguments.
+    """Import the classes of the optimizer, the schedule and the loss, and check their arguments, if
+    the study names a class of its own or sets arguments.
 
     source: the tree of the experiment. Raises StudyError.
     """
-    parts: dict[str, OptimizerConfig | ScheduleConfig] = {
-        "optimizer": config.optimizer_config,
-        "schedule": config.schedule_config,
+    parts: dict[Keys, OptimizerConfig | ScheduleConfig | LossTermConfig] = {
+        ("training", "optimizer"): config.optimizer_config,
+        ("training", "schedule"): config.schedule_config,
     }
-    chosen = {key: each for key, each in parts.items() if each.arguments or ":" in each.name}
+    for index, term in enumerate(config.loss.term_configs):
+        parts["training", "loss", "terms", index] = term
+    chosen = {keys: each for keys, each in parts.items() if each.arguments or ":" in each.name}
     if not chosen:
         return
     # torch is imported where it is needed only.
+    from models.loss import loss_class
     from pipelines.training.optimization import optimizer_class, schedule_class
-    from pipelines.training.parameter_groups import OptimizationError
 
-    find = {"optimizer": optimizer_class, "schedule": schedule_class}
     problems = []
-    for key, each in chosen.items():
-        keys = ("training", key)
+    for keys, each in chosen.items():
         try:
-            cls = find[key](config)
+            if isinstance(each, LossTermConfig):
+                cls: type[Any] = loss_class(each)
+            elif isinstance(each, OptimizerConfig):
+                cls = optimizer_class(config)
+            else:
+                cls = schedule_class(config)
             if each.arguments:
                 check_arguments(cls, source.subtree((*keys, "arguments")))
-        except OptimizationError as error:
-            problems.append(Problem(source.location(keys), str(error)))
         except StudyError as error:
             problems += error.problems
+        except ValueError as error:
+            problems.append(Problem(source.location(keys), str(error)))
     if problems:
         raise StudyError(problems)
 

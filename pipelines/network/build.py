@@ -28,7 +28,7 @@ def network_class(config: NetworkConfig) -> Callable[..., nn.Module]:
         NETWORKS.check_arguments(config.network, network, config.arguments, passed)
     except ValueError as error:
         raise NetworkError(str(error)) from error
-    if not takes_argument(network, "classes"):
+    if not takes_argument(network, "classes", declared=False):
         raise NetworkError(f"network {config.network}: its constructor has no argument `classes`")
     return network
 

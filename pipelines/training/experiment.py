@@ -53,7 +53,9 @@ class Experiment:
     @property
     def class_names(self) -> list[str]:
         """The classes that the experiment names as `package.module:Class`."""
-        names = [self.training.optimizer_config.name, self.training.schedule_config.name]
+        training = self.training
+        names = [training.optimizer_config.name, training.schedule_config.name]
+        names += [term.name for term in training.loss.term_configs]
         if isinstance(self.model, NetworkConfig):
             names.append(self.model.network)
         return [name for name in names if is_class_name(name)]

@@ -37,7 +37,7 @@ def optimizer_class(config: TrainingConfig) -> type[torch.optim.Optimizer]:
         OPTIMIZERS.check_arguments(chosen.name, cls, chosen.arguments, passed)
     except ValueError as error:
         raise OptimizationError(str(error)) from error
-    if config.weight_decay and not takes_argument(cls, "weight_decay"):
+    if config.weight_decay and not takes_argument(cls, "weight_decay", declared=False):
         raise OptimizationError(
             f"optimizer {chosen.name} has no weight decay; set training.weight_decay: 0, received "
             f"{config.weight_decay}"
