@@ -393,7 +393,11 @@ def without_norm(monkeypatch: pytest.MonkeyPatch) -> NetworkConfig:
     return NetworkConfig("own_module:Network")
 
 
-@pytest.mark.parametrize("loss", [LossConfig(), LossConfig(share=1)])
+@pytest.mark.parametrize(
+    "loss",
+    [LossConfig(), LossConfig(share=1), LossConfig(terms=("dice", "lovasz", "cross-entropy"))],
+    ids=["mined", "plain", "sum"],
+)
 def test_accumulation_computes_the_whole_batch(
     small_streets: Path, without_norm: NetworkConfig, loss: LossConfig
 ) -> None:
