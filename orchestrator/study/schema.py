@@ -16,8 +16,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter
 
-from models import FENetConfig
+from models import FENetConfig, LossConfig, LossTermConfig
 from models.backbones import BACKBONES
+from models.config import LOSSES
 from models.enhancement import FEM_KINDS
 from models.registry import Registry
 from orchestrator.study.conditions import VARIANT
@@ -131,6 +132,11 @@ def _partial_experiment() -> Schema:
         del name["type"]
         setting = definitions[TrainingConfig.__name__]["properties"][key]
         setting["anyOf"][0] = _names(registry)
+    term = definitions[LossTermConfig.__name__]["properties"]["name"]
+    term |= _names(LOSSES)
+    del term["type"]
+    terms = definitions[LossConfig.__name__]["properties"]["terms"]
+    terms["items"]["anyOf"][0] = _names(LOSSES)
     inlined: Schema = _inlined(whole, definitions)
     inlined["properties"]["model"] = {
         "description": "FENet's configuration, or a network of your own: `package.module:Class`, "

@@ -1,9 +1,10 @@
-"""Optimizers and schedules in a study: names, arguments, inheritance, identity and user code."""
+"""Optimizers, schedules and losses in a study: arguments, inheritance, identity, user code."""
 
 from pathlib import Path
 
 import pytest
 
+from models import LossConfig, LossTermConfig
 from orchestrator.study.identity import trial_identity
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
@@ -29,6 +30,10 @@ class Slow(torch.optim.SGD):
 class Constant:
     def __call__(self, progress):
         return 1.0
+
+class Distance(torch.nn.Module):
+    def forward(self, logits, labels):
+        return logits.square().mean()
 """
 
 
@@ -140,6 +145,48 @@ def test_invalid_optimizer_or_schedule_is_one_error_with_its_location(
     assert message in problems.pop()
 
 
+def test_terms_of_a_loss(tmp_path: Path) -> None:
+    terms = (
+        "[{name: dice, weight: 0.5}, {name: cross-entropy}, {name: focal, arguments: {gamma: 3}}]"
+    )
+    plain, other = load(tmp_path, f"loss: {{terms: {terms}}}", "loss: {terms: [lovasz]}").trials
+    assert plain.experiment.training.loss.terms == (
+        LossTermConfig("dice", 0.5),
+        "cross-entropy",
+        LossTermConfig("focal", 1.0, {"gamma": 3}),
+    )
+    assert other.experiment.training.loss == LossConfig(terms=("lovasz",))
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        (
+            "[cross_entropy]",
+            "`training.loss`: terms is 'cross_entropy'; known: boundary, cross-ent",
+        ),
+        ("dice", '3:38: `training.loss.terms` must be a list, received "dice"'),
+        ("[{name: dice, wight: 1}]", "unknown key `training.loss.terms.0.wight`; did you mean"),
+        ("[dice, {name: dice, weight: 0}]", "`training.loss.terms.1`: weight is 0.0; it must be a"),
+        (
+            "[dice, {name: focal, arguments: {gama: 2}}]",
+            "loss focal: unknown argument `gama`; known: gamma, class_weights",
+        ),
+        (
+            "[{name: focal, arguments: {gamma: much}}]",
+            '`gamma` must be a number, received "much"',
+        ),
+        ("[dice], share: 0.1", "share is 0.1, but it belongs to mined-cross-entropy"),
+    ],
+)
+def test_invalid_loss_is_one_error(tmp_path: Path, terms: str, message: str) -> None:
+    with pytest.raises(StudyError) as raised:
+        load(tmp_path, f"loss: {{terms: {terms}}}")
+    problems = {str(problem) for problem in raised.value.problems}
+    assert len(problems) == 1, problems
+    assert message in problems.pop()
+
+
 def test_conditions_match_both_forms(tmp_path: Path) -> None:
     conditions = """\
 when:
@@ -168,6 +215,7 @@ def test_own_classes_are_user_code_of_the_training(
     monkeypatch.syspath_prepend(str(tmp_path))
     own = "optimizer: {name: 'own_optimization:Slow', arguments: {factor: FACTOR}}"
     training = own.replace("FACTOR", "0.25") + ", schedule: 'own_optimization:Constant'"
+    training += ", loss: {terms: ['own_optimization:Distance']}"
     trial = load(tmp_path, training).trials[0]
     assert [module.__name__ for module in modules_of(trial.experiment, ())] == ["own_optimization"]
     assert modules_of_network(trial.experiment, ()) == []

@@ -247,7 +247,11 @@ def test_resuming_restores_any_optimizer_and_the_average(
     )
     experiment = replace(
         small_experiment(
-            optimizer=optimizer, schedule="one-cycle", schedule_by="iteration", ema=0.8
+            optimizer=optimizer,
+            schedule="one-cycle",
+            schedule_by="iteration",
+            ema=0.8,
+            loss=LossConfig(terms=("dice", "cross-entropy")),
         ),
         model=without_norm,
     )
