@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.scenes import CLASSES, open_scenes
-from models import FENetConfig, LossConfig
-from models.loss import mined_cross_entropy
+from models import FENetConfig
+from models.losses import mined_cross_entropy
 from pipelines.data.config import DataConfig
 from pipelines.data.device_batches import TrainingBatch, prefetch_to_device
 from pipelines.data.node_cache import NodeCache
@@ -291,7 +291,7 @@ def loss(setting: Setting) -> dict[str, Any]:
         logits = logits.bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_()
 
         def in_strips(logits: Tensor = logits, labels: Tensor = labels) -> None:
-            total, count = mined_cross_entropy(logits, labels, LossConfig())
+            total, count = mined_cross_entropy(logits, labels, 0.7, 0.05)
             (total / count).backward()
 
         def whole(logits: Tensor = logits, labels: Tensor = labels) -> None:

@@ -249,7 +249,7 @@ def on_the_gpu(batch: SourceBatch) -> None:
         with torch.autocast("cuda", torch.bfloat16):
             output = model(images.contiguous(memory_format=torch.channels_last))
         terms = criterion(output, targets)
-        criterion.total(terms.sums, terms.counts)[0].backward()
+        criterion.total(terms.statistics, terms.sizes)[0].backward()
         optimizer.step()
         optimizer.zero_grad()
 

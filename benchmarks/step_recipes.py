@@ -117,7 +117,7 @@ class Subject:
             return straightforward_loss(output, labels)
         with self.numerics.autocast():
             terms = self.criterion(output, labels)
-        return self.criterion.total(terms.sums, terms.counts)[0]
+        return self.criterion.total(terms.statistics, terms.sizes)[0]
 
     def update(self) -> None:
         self.optimizer.step()

@@ -132,12 +132,19 @@ def study_file_page() -> str:
 
 def _experiment_section(key: str, section: Schema) -> Iterator[str]:
     """A section of the experiment, then those inside it."""
-    objects = [kind for kind in section.get("anyOf", [section]) if "properties" in kind]
-    for kind in objects:
+    for kind in _objects(section):
         yield f"\n### `{key}`\n\n{_sentence(section)}{_table(kind['properties'], defaults=True)}"
         for name, inner in kind["properties"].items():
-            if any("properties" in each for each in inner.get("anyOf", [inner])):
-                yield from _experiment_section(f"{key}.{name}", inner)
+            yield from _experiment_section(f"{key}.{name}", inner)
+
+
+def _objects(schema: Schema) -> Iterator[Schema]:
+    """The mappings with known keys among a schema's alternatives and the entries of its lists."""
+    for kind in schema.get("anyOf", [schema]):
+        if "properties" in kind:
+            yield kind
+        elif kind.get("items"):
+            yield from _objects(kind["items"])
 
 
 def _sentence(schema: Schema) -> str:

@@ -1,10 +1,11 @@
 """The configurations of networks and losses, which are read without importing torch."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from models.registry import BACKBONES, FEM_KINDS
+from models.registry import BACKBONES, FEM_KINDS, Registry
 
 Start = Literal["mean-blur", "low-pass"]
 
@@ -152,18 +153,61 @@ class FENetConfig:
         )
 
 
+#: Losses by name, the values of `terms:`.
+LOSSES: Registry[Any] = Registry(
+    "loss",
+    {
+        "boundary": "models.region_losses:Boundary",
+        "cross-entropy": "models.losses:CrossEntropy",
+        "dice": "models.region_losses:Dice",
+        "focal": "models.losses:Focal",
+        "lovasz": "models.region_losses:Lovasz",
+        "mined-cross-entropy": "models.losses:MinedCrossEntropy",
+    },
+)
+
+#: The loss that `threshold` and `share` belong to.
+MINED = "mined-cross-entropy"
+
+
 @dataclass(frozen=True)
-class LossConfig:
-    """Hard example mining and the weight of the auxiliary loss.
+class LossTermConfig:
+    """One term of a loss.
 
     Attributes:
-        threshold: a pixel contributes to the loss if the predicted probability of its class is
-            below this value.
-        share: fraction of a crop's pixels, the hardest of each image, that always contribute;
-            1 is plain cross-entropy.
+        name: `mined-cross-entropy`, `cross-entropy`, `focal`, `dice`, `lovasz`, `boundary`, or
+            `package.module:Class` of a `models.losses.Loss` or another `nn.Module`.
+        weight: factor of the term in the sum.
+        arguments: arguments of its constructor, such as `class_weights`.
+    """
+
+    name: str
+    weight: float = 1.0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        LOSSES.check(self.name, "name")
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise ValueError(f"weight is {self.weight}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The terms of the loss, hard example mining, and the weight of the auxiliary loss.
+
+    Attributes:
+        terms: losses of each output that are added up: names, or mappings of `name`, `weight` and
+            `arguments`.
+        threshold: of `mined-cross-entropy`: a pixel contributes to the loss if the predicted
+            probability of its class is below this value.
+        share: of `mined-cross-entropy`: fraction of a crop's pixels, the hardest of each image,
+            that always contribute; 1 is plain cross-entropy.
         auxiliary_weight: λ in equation (5).
     """
 
+    terms: tuple[str | LossTermConfig, ...] = (MINED,)
     threshold: float = 0.7
     share: float = 0.05
     auxiliary_weight: float = 1.0
@@ -179,3 +223,28 @@ class LossConfig:
             raise ValueError("threshold and share are both 0, so no pixel would contribute")
         if not (math.isfinite(self.auxiliary_weight) and self.auxiliary_weight >= 0):
             raise ValueError(f"auxiliary_weight is {self.auxiliary_weight}; it must be 0 or more")
+        if not self.terms:
+            raise ValueError("terms is empty; name at least one loss")
+        for term in self.terms:
+            if isinstance(term, str):
+                LOSSES.check(term, "terms")
+        # Both forms of a term are the same trial.
+        object.__setattr__(self, "terms", tuple(_short_form(term) for term in self.terms))
+        if MINED not in {term.name for term in self.term_configs}:
+            for name in ("threshold", "share"):
+                if getattr(self, name) != getattr(LossConfig, name):
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)}, but it belongs to {MINED}, which is not "
+                        "among the terms; remove it"
+                    )
+
+    @property
+    def term_configs(self) -> tuple[LossTermConfig, ...]:
+        """`terms` in their long form."""
+        return tuple(LossTermConfig(t) if isinstance(t, str) else t for t in self.terms)
+
+
+def _short_form(term: str | LossTermConfig) -> str | LossTermConfig:
+    if isinstance(term, LossTermConfig) and term == LossTermConfig(term.name):
+        return term.name
+    return term

@@ -1,58 +1,150 @@
-"""Cross-entropy with online hard example mining, and the total loss: equation (5)."""
+"""The total loss of a network's outputs: equation (5)."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from models.config import LossConfig
-from models.upsampled_loss import IGNORE_INDEX, upsampled_cross_entropy
+from models.config import LOSSES, MINED, LossConfig, LossTermConfig
+from models.losses import ByWorker, Loss
+from models.registry import takes_argument
 
 #: Output of a network in training: logits, or logits and auxiliary logits (by name or in order).
 Output = Tensor | tuple[Tensor, Mapping[str, Tensor] | Sequence[Tensor]]
 
 
 class LossTerms(NamedTuple):
-    """One worker's contribution to the T loss terms: the main term, then one per auxiliary head.
+    """One worker's contribution to the T loss terms of each output.
 
     Attributes:
-        names: "main", then the names of the auxiliary heads.
-        sums: float32 `(T,)`, cross-entropy summed over the kept pixels, with gradient.
-        counts: float32 `(T,)`, number of kept pixels, without gradient.
+        names: "main" and the names of the auxiliary heads; if the configuration has several terms,
+            each with the name of the term: "main/dice".
+        statistics: at least float32 `(S,)`, what each term adds up, with gradient.
+        sizes: number of statistics of each term.
     """
 
     names: tuple[str, ...]
-    sums: Tensor
-    counts: Tensor
+    statistics: Tensor
+    sizes: tuple[int, ...]
 
 
 class SegmentationLoss(nn.Module):
-    """Equation (5): `L = L_p + λ Σ_i L_si`; every term is mined cross-entropy.
+    """Equation (5): `L = L_p + λ Σ_i L_si`; every term is the configured loss of one output.
 
-    A call returns sums and counts instead of means. Data-parallel workers add up both before
-    `total` divides, so the loss does not depend on how the batch is split.
-
-    Logits of any size are upsampled to the labels' size in strips, see `upsampled_loss`.
+    A call returns statistics instead of losses. Data-parallel workers add them up before `total`
+    computes the loss, so it does not depend on how the batch is divided.
     """
 
-    def __init__(self, config: LossConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: LossConfig | None = None,
+        classes: int = 0,
+        frequencies: Sequence[float] = (),
+    ) -> None:
+        """Build the losses.
+
+        Args:
+            config: the paper's by default.
+            classes: number of classes, K.
+            frequencies: each class's fraction of the labeled pixels of the training split.
+
+        Raises:
+            ValueError: a loss cannot be imported or does not take its arguments.
+        """
         super().__init__()
         self.config = config or LossConfig()
+        chosen = self.config.term_configs
+        self.weights = [term.weight for term in chosen]
+        self.names = _unique([term.name.rpartition(":")[2] for term in chosen])
+        self.losses = nn.ModuleList(
+            _build(term, self.config, classes, frequencies) for term in chosen
+        )
 
     def forward(self, output: Output, labels: Tensor) -> LossTerms:
         """Return the terms for `output`, logits `(N, K, h, w)`, and `labels`, int64 `(N, H, W)`."""
         logits, auxiliary = split_output(output)
         named = {"main": logits, **auxiliary}
-        mined = [mined_cross_entropy(term, labels, self.config) for term in named.values()]
-        sums, counts = zip(*mined, strict=True)
-        return LossTerms(tuple(named), torch.stack(sums), torch.stack(counts))
+        names = [
+            head if len(self.names) == 1 else f"{head}/{name}"
+            for head in named
+            for name in self.names
+        ]
+        statistics = [
+            loss.statistics(each, labels) for each in named.values() for loss in self.each_loss()
+        ]
+        sizes = tuple(len(each) for each in statistics)
+        return LossTerms(tuple(names), torch.cat(statistics), sizes)
 
-    def total(self, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the total loss (scalar) and each term's mean, `(T,)`, 0 if no pixel was kept."""
-        terms = sums / counts.clamp(min=1)
-        return terms[0] + self.config.auxiliary_weight * terms[1:].sum(), terms
+    def total(self, statistics: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the total loss (scalar) and each term's loss, `(T,)`.
+
+        Args:
+            statistics: of `LossTerms`, summed over workers and parts.
+            sizes: of `LossTerms`.
+        """
+        count = len(self.names)
+        values, weighted = [], []
+        for index, each in enumerate(statistics.split(list(sizes))):
+            value = self._loss(index % count).value(each)
+            values.append(value)
+            weighted.append(value * self.weights[index % count])
+        outputs = torch.stack(weighted).view(-1, count).sum(dim=1)
+        total = outputs[0] + self.config.auxiliary_weight * outputs[1:].sum()
+        return total, torch.stack(values)
+
+    def each_loss(self) -> Iterator[Loss]:
+        """Yield the loss of each term."""
+        yield from map(self._loss, range(len(self.losses)))
+
+    def _loss(self, index: int) -> Loss:
+        loss = self.losses[index]
+        assert isinstance(loss, Loss)
+        return loss
+
+
+def loss_class(term: LossTermConfig) -> type[nn.Module]:
+    """Import the class of a term.
+
+    Raises:
+        ValueError: the import fails, or the arguments do not fit the class.
+    """
+    cls: type[nn.Module] = LOSSES.find(term.name, nn.Module, "nn.Module")
+    passed = {}
+    if issubclass(cls, Loss):
+        passed["classes"] = "the number of classes of the data set"
+        passed["frequencies"] = "computed from the data set"
+    if term.name == MINED:
+        passed = {name: f"training.loss.{name}" for name in ("threshold", "share")}
+    LOSSES.check_arguments(term.name, cls, term.arguments, passed)
+    return cls
+
+
+def _build(
+    term: LossTermConfig, config: LossConfig, classes: int, frequencies: Sequence[float]
+) -> Loss:
+    cls = loss_class(term)
+    values: dict[str, object] = {}
+    if term.name == MINED:
+        values = {"threshold": config.threshold, "share": config.share}
+    elif issubclass(cls, Loss):
+        values = {"classes": classes, "frequencies": frequencies}
+        values = {name: value for name, value in values.items() if takes_argument(cls, name)}
+    try:
+        loss = cls(**values, **term.arguments)
+    except Exception as error:
+        raise ValueError(
+            f"loss {term.name}: its constructor failed ({type(error).__name__}: {error})"
+        ) from error
+    return loss if isinstance(loss, Loss) else ByWorker(loss)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Return the names, with a number where one occurs again."""
+    return [
+        name + (str(names[: index + 1].count(name)) if name in names[:index] else "")
+        for index, name in enumerate(names)
+    ]
 
 
 def split_output(output: Output) -> tuple[Tensor, dict[str, Tensor]]:
@@ -76,41 +168,3 @@ def split_output(output: Output) -> tuple[Tensor, dict[str, Tensor]]:
         f"a network returned {type(output).__name__}; it must return logits (N, K, h, w), "
         "or (logits, {name: auxiliary logits})"
     )
-
-
-def mined_cross_entropy(
-    logits: Tensor, labels: Tensor, config: LossConfig
-) -> tuple[Tensor, Tensor]:
-    """Return the sum of the cross-entropy over each image's hard pixels, and their number.
-
-    A valid pixel is kept if the probability `p` of its class is below `threshold`, or among the k
-    smallest of the image's valid pixels, with `k = round(share * H * W)`, at least 1 if `share` is
-    above 0. Pixels tied with the k-th are kept, so the result does not depend on their order; with
-    fewer than k valid pixels, all are kept. Source: Shrivastava et al., CVPR 2016, in the form used
-    by public code of related papers, which keeps pixels "below the larger of threshold and k-th
-    smallest"; here the k-th pixel itself is included.
-
-    Pixels are compared by their loss `-log p`, in float32 for any dtype of the logits. No shape
-    depends on the data and nothing is copied to the host.
-
-    Args:
-        logits: `(N, K, h, w)`, upsampled bilinearly to the labels' size.
-        labels: int64 `(N, H, W)`, classes 0 to K - 1 or 255 for pixels without a class.
-        config: threshold and share.
-
-    Returns:
-        Two float32 scalars, sum and number of pixels; the sum has a gradient.
-    """
-    losses = upsampled_cross_entropy(logits, labels)
-    valid = labels != IGNORE_INDEX
-    with torch.no_grad():
-        hardness = losses.masked_fill(~valid, -1).flatten(start_dim=1)
-        threshold_loss = -math.log(config.threshold) if config.threshold > 0 else math.inf
-        hard = hardness > threshold_loss
-        if config.share > 0:
-            k = max(1, round(config.share * hardness.shape[1]))
-            kth = hardness.topk(k, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
-            hard |= hardness >= kth
-        # Comparisons with NaN are false; without this, a diverged network would have a loss of 0.
-        kept = (hard.view_as(valid) | losses.isnan()) & valid
-    return torch.where(kept, losses, 0).sum(), kept.sum(dtype=torch.float32)

@@ -1,6 +1,12 @@
-"""Registries of classes that a configuration names."""
+"""Registries of the classes that a configuration names.
 
-from collections.abc import Callable
+A configuration names a class of its own as `package.module:Class`, and a registered one by a short
+name.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 C = TypeVar("C")
@@ -11,11 +17,14 @@ class Registry(dict[str, type[C]]):
 
     Args:
         kind: what the classes are, such as "backbone"; used in error messages.
+        built_in: `package.module:Class` by name, imported when the class is first used, so that
+            configurations are read without torch.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, built_in: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.kind = kind
+        self.built_in = dict(built_in or {})
 
     def register(self, name: str) -> Callable[[type[C]], type[C]]:
         """Class decorator that registers a class under `name`.
@@ -37,6 +46,107 @@ class Registry(dict[str, type[C]]):
 
         return add
 
+    def names(self) -> list[str]:
+        """Return the short names: built-in ones and those registered so far."""
+        return sorted({*self.built_in, *self})
+
+    def check(self, name: str, field: str) -> None:
+        """Check the form of a name without importing its class.
+
+        field: name of the configuration's field, for the message.
+
+        Raises:
+            ValueError: `name` is neither a short name nor of the form `package.module:Class`.
+        """
+        if name not in self.names() and not is_class_name(name):
+            known = f"known: {', '.join(self.names())}; or" if self.names() else "it must be"
+            raise ValueError(f"{field} is {name!r}; {known} package.module:Class")
+
+    def find(self, name: str, base: type[C], described: str) -> type[C]:
+        """Return the class of a short name, or import that of `package.module:Class`.
+
+        base: base class of all classes of this kind; described: what messages call it.
+
+        Raises:
+            ValueError: the name is unknown, the import fails, or the class has another base.
+        """
+        self.check(name, self.kind)
+        if name in self:
+            return self[name]
+        module_name, _, class_name = self.built_in.get(name, name).partition(":")
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as error:
+            raise ValueError(
+                f"{self.kind} {name}: cannot import {module_name} "
+                f"({type(error).__name__}: {error}); it must be in the working directory or be "
+                "installed"
+            ) from error
+        cls = getattr(module, class_name, None)
+        if not (inspect.isclass(cls) and issubclass(cls, base)):
+            raise ValueError(f"{self.kind} {name}: {module_name} has no {described} {class_name}")
+        return cls
+
+    def check_arguments(
+        self,
+        name: str,
+        cls: Callable[..., Any],
+        arguments: Collection[str],
+        passed: Mapping[str, str],
+    ) -> None:
+        """Check the names of the arguments for the constructor of `cls`, called `name` in messages.
+
+        A constructor with `**kwargs` may take any name; building the object shows whether it does.
+
+        passed: what the caller passes itself, by name, each with what it is.
+
+        Raises:
+            ValueError: an argument is unknown, missing, or one of `passed`.
+        """
+        named, takes_any = _parameters(cls)
+        names = [each for each in named if each not in passed]
+        for argument in arguments:
+            if argument in passed:
+                raise ValueError(
+                    f"{self.kind} {name}: remove the argument `{argument}`; it is "
+                    f"{passed[argument]}"
+                )
+            if argument not in names and not takes_any:
+                raise ValueError(
+                    f"{self.kind} {name}: unknown argument `{argument}`; "
+                    f"known: {', '.join(names) or 'none'}"
+                )
+        for argument in names:
+            if named[argument].default is inspect.Parameter.empty and argument not in arguments:
+                raise ValueError(f"{self.kind} {name}: argument `{argument}` is missing")
+
+
+def takes_argument(cls: Callable[..., Any], argument: str, declared: bool = True) -> bool:
+    """Whether the constructor of `cls` has an argument of that name.
+
+    declared: if false, `**kwargs` counts as any argument.
+    """
+    named, takes_any = _parameters(cls)
+    return argument in named or (takes_any and not declared)
+
+
+def _parameters(cls: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Return the parameters that can be passed by name, and whether `**kwargs` takes any other."""
+    parameters = inspect.signature(cls).parameters
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = {name: each for name, each in parameters.items() if each.kind in by_name}
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    return named, takes_any
+
+
+def is_class_name(name: str) -> bool:
+    """Whether `name` has the form `package.module:Class`."""
+    module, _, cls = name.partition(":")
+    return all(part.isidentifier() for part in [*module.split("."), cls])
+
+
+#: Networks have no short names.
+NETWORKS: Registry[Any] = Registry("network")
 
 #: Backbones by name, the values of `backbone:`. Importing `models.backbones` adds the built-in
 #: ones.

@@ -79,7 +79,7 @@ def _union(members: tuple[Any, ...], value: Any, key: str) -> Any:
         return None
     others = [member for member in members if member is not type(None)]
     configurations = [member for member in others if is_dataclass(member)]
-    if len(configurations) > 1 and isinstance(value, Mapping):
+    if configurations and isinstance(value, Mapping):
         # Take the dataclass that has the most of the given keys.
         def shared(member: Any) -> int:
             return len(value.keys() & {field.name for field in fields(member)})

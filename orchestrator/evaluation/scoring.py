@@ -14,7 +14,7 @@ from orchestrator.cluster.nodes import connected_nodes, nodes_at_full_size
 from orchestrator.evaluation.trained_model import TrainedModel, to_device
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resources import Resources
-from orchestrator.study.user_code import modules_of, runtime_environment
+from orchestrator.study.user_code import modules_of_network, runtime_environment
 from pipelines.data.dataset import Split, open_dataset
 from pipelines.data.image_io import encode_png
 from pipelines.data.loading import EvaluationBatches
@@ -48,7 +48,8 @@ def count_on_cluster(
 ) -> ScoreState:
     """Run `count` on the cluster at `address`. Raises UnreachableError if there is none, and
     whatever the tasks raise, such as DatasetError."""
-    modules = {module.__name__: module for module in modules_of(model.experiment, model.imports)}
+    own = modules_of_network(model.experiment, model.imports)
+    modules = {module.__name__: module for module in own}
     connect.connect(address, runtime_environment(modules))
     try:
         return count(model, dataset, config, bar)

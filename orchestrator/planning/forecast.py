@@ -11,9 +11,9 @@ from orchestrator.study.config import StudyConfig
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.resources import Resources
 from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
+from pipelines.training.config import TrainingConfig
 
 _BYTES = 4  # of a float32 value
-_IN_A_CHECKPOINT = 2  # the weights and their momentum
 _IN_THE_TRACKING_STORE = 2  # the weights of the last and the best epoch
 
 
@@ -198,8 +198,16 @@ class Forecaster:
 def disk_bytes(trial: ResolvedTrial, kept: int) -> int:
     """Return the bytes of a trial's checkpoints (the last and the `kept` best) and of the weights
     among its run's artifacts."""
-    copies = _IN_A_CHECKPOINT * (1 + kept) + _IN_THE_TRACKING_STORE
+    copies = _copies_in_a_checkpoint(trial.experiment.training) * (1 + kept)
+    copies += _IN_THE_TRACKING_STORE
     return int(copies * _BYTES * trial.cost.values_m * 1e6)
+
+
+def _copies_in_a_checkpoint(training: TrainingConfig) -> int:
+    """Return how many values a checkpoint holds for each weight: the weight, what the optimizer
+    keeps of it (two values, as AdamW, where this is unknown), and its average."""
+    of_the_optimizer = 1 if training.optimizer_config.name == "sgd" else 2
+    return 1 + of_the_optimizer + (training.ema is not None)
 
 
 def _evaluated(trial: ResolvedTrial, config: EvaluationConfig) -> tuple[int, float]:

@@ -134,7 +134,7 @@ def _score(training: Training, split: Samples, config: EvaluationConfig, times: 
             largest, batch=config.batch, rank=training.group.rank, world=training.group.size
         )
         started = time.perf_counter()
-        evaluate(training.model, batches, len(training.classes), training.numerics, config)
+        evaluate(training.scored_model, batches, len(training.classes), training.numerics, config)
         seconds = time.perf_counter() - started
     return seconds / (pixels / 1e6)
 

@@ -39,7 +39,11 @@ def resolved_values(variant: str, experiment: Mapping[str, Any]) -> dict[str, An
     model = experiment.get("model")
     if isinstance(model, str) or (isinstance(model, dict) and "network" in model):
         defaults["model"] = {}
-    return {**_filled(defaults, experiment), VARIANT: variant}
+    values = _filled(defaults, experiment)
+    for key in ("optimizer", "schedule"):
+        if isinstance(values["training"], dict) and isinstance(values["training"][key], str):
+            values["training"] = {**values["training"], key: {"name": values["training"][key]}}
+    return {**values, VARIANT: variant}
 
 
 def holds(condition: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
@@ -101,6 +105,8 @@ def why_unmet(condition: Mapping[str, Any], cells: list[dict[str, Any]]) -> str:
 def _matches(value: Any, wanted: Any) -> bool:
     if isinstance(value, tuple):
         value = list(value)
+    if isinstance(value, Mapping) and not isinstance(wanted, Mapping):
+        value = value.get("name")  # the optimizer is `adamw`
     return _equal(value, wanted) or (
         isinstance(wanted, list) and any(_equal(value, one) for one in wanted)
     )

@@ -7,7 +7,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from models import FENetConfig
-from orchestrator.study.user_code import check_network_config
+from orchestrator.study.user_code import check_network_config, check_training_classes
 from orchestrator.study.validation import closest, validate
 from orchestrator.study.yaml_source import (
     Keys,
@@ -20,17 +20,52 @@ from orchestrator.study.yaml_source import (
 from pipelines.network.config import ModelConfig, NetworkConfig
 from pipelines.training.experiment import Experiment
 
-# Holds the constructor arguments of a user-defined network, which may have any name.
-_ARGUMENTS = "model.arguments"
+#: Mappings whose keys may have any name: the arguments of constructors, and patterns.
+OPEN_MAPPINGS = (
+    "model.arguments",
+    "training.optimizer.arguments",
+    "training.optimizer.rate_factors",
+    "training.schedule.arguments",
+)
+# Settings that are a class's name, or a mapping of `name`, `arguments` and others.
+_NAMED: tuple[Keys, ...] = (("training", "optimizer"), ("training", "schedule"))
 
 
 def overlay(base: Source, override: Source) -> Source:
     """Return `base` overridden by `override`. A user-defined network inherits nothing from another
-    network."""
+    network, and another optimizer or schedule no arguments."""
     model = override.value.get("model") if isinstance(override.value, dict) else None
     if isinstance(model, dict) and "network" in model and "model" in base.value:
         base = base.without("model")
+    for keys in _NAMED:
+        base = _for_other_name(base, override, keys)
     return base.merged(override)
+
+
+def _for_other_name(base: Source, override: Source, keys: Keys) -> Source:
+    """Return `base` with the setting at `keys` as `override` inherits it."""
+    inherited, chosen = (_inner(source.value, keys) for source in (base, override))
+    if not isinstance(chosen, dict):
+        return base
+    if isinstance(inherited, str):
+        dotted = ".".join(map(str, (*keys, "name")))
+        base = base.merged(single_value(dotted, inherited, base.location(keys)))
+    elif isinstance(inherited, dict) and chosen.get("name") not in (None, inherited.get("name")):
+        kept = {key: value for key, value in inherited.items() if key != "arguments"}
+        base = base.pruned(_replaced(base.value, keys, kept))
+    return base
+
+
+def _inner(value: Any, keys: Keys) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _replaced(value: Any, keys: Keys, inner: Any) -> Any:
+    if not keys:
+        return inner
+    return {**value, keys[0]: _replaced(value[keys[0]], keys[1:], inner)}
 
 
 def read_experiment(source: Source) -> Experiment:
@@ -55,6 +90,7 @@ def read_experiment(source: Source) -> Experiment:
         problems += error.problems
     try:
         experiment = validate(source.without("model"), Experiment)
+        check_training_classes(experiment.training, source)
     except StudyError as error:
         problems += error.problems
     if problems:
@@ -71,7 +107,7 @@ def without_unknown_keys(source: Source, problems: list[Problem]) -> Source:
 
 def unknown_key(dotted: str, location: SourceLocation) -> Problem | None:
     """Return a problem if an experiment has no such dotted key."""
-    if dotted in known_keys() or dotted.startswith(f"{_ARGUMENTS}."):
+    if dotted in known_keys() or dotted.startswith(tuple(f"{key}." for key in OPEN_MAPPINGS)):
         return None
     if dotted == "seed":
         return Problem(location, "list seeds under `seeds` of the study, not in an experiment")
@@ -80,7 +116,8 @@ def unknown_key(dotted: str, location: SourceLocation) -> Problem | None:
 
 @cache
 def known_keys() -> dict[str, bool]:
-    """Return every dotted key of an experiment except `seed`, and whether it is a group of keys."""
+    """Return every dotted key of an experiment except `seed`, and whether it is a group of keys,
+    which can have no single value."""
     return {name: inner for name, inner in _keys_below(Experiment, "") if name != "seed"}
 
 
@@ -110,11 +147,15 @@ def _known_part(
             problem = Problem(source.location(keys), message)
         if problem is not None:
             problems.append(problem)
-        elif isinstance(inner, dict) and known_keys().get(dotted) and not _is_user_network(inner):
+        elif isinstance(inner, dict) and _has_keys(dotted) and not _is_user_network(inner):
             kept[key] = _known_part(inner, keys, source, problems)
         else:
             kept[key] = inner
     return kept
+
+
+def _has_keys(dotted: str) -> bool:
+    return any(key.startswith(f"{dotted}.") for key in known_keys())
 
 
 def _is_user_network(value: dict[str, Any]) -> bool:
@@ -140,11 +181,18 @@ def _keys_below(config: Any, prefix: str) -> Iterator[tuple[str, bool]]:
     for entry in fields(config):
         name = f"{prefix}{entry.name}"
         inner = _dataclasses_in(hints[entry.name])
-        yield name, bool(inner)
+        yield name, bool(inner) and not _accepts_text(hints[entry.name])
         for each in inner:
             yield from _keys_below(each, f"{name}.")
 
 
 def _dataclasses_in(kind: Any) -> list[Any]:
-    members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    return [member for member in members if is_dataclass(member)]
+    return [member for member in _members(kind) if is_dataclass(member)]
+
+
+def _accepts_text(kind: Any) -> bool:
+    return str in _members(kind)
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)

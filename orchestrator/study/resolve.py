@@ -29,6 +29,8 @@ from pipelines.network.weight_files import locate_weights, weights_digest
 from pipelines.preparation.embedded import dataset_location
 from pipelines.submission import SUBMISSIONS
 from pipelines.training.experiment import Experiment
+from pipelines.training.losses import build_loss
+from pipelines.training.optimization import check_optimization
 
 # Maximum height and width in pixels of the image that a user-defined network is tested on.
 _TEST_SIZE = 256
@@ -64,7 +66,8 @@ def resolve_trials(
         data, training = trial.experiment.data, trial.experiment.training
         # Trials that agree in all of these fail for the same reason; report it once.
         weights = (training.init, training.backbone_weights)
-        key = repr((trial.experiment.model, data, weights, training.precision))
+        own = (training.optimizer, training.schedule, training.loss)
+        key = repr((trial.experiment.model, data, weights, training.precision, own))
         data_key = repr((data.dataset, data.train_split, data.validation_split))
         if key in errors or data_key in errors:
             continue
@@ -110,7 +113,8 @@ class _Resolver:
         classes = len(dataset.manifest.classes)
         init = training.init and self._find_weights(training.init)
         weights = (training.backbone_weights, init, training.init_skip)
-        key = repr((trial.experiment.model, weights, classes, data.crop))
+        optimization = (training.optimizer, training.schedule, training.loss)
+        key = repr((trial.experiment.model, weights, classes, data.crop, optimization))
         if key not in self._models:
             self._models[key] = _examine_model(trial.experiment, classes, init)
         cost, pretrained = self._models[key]
@@ -153,14 +157,16 @@ class _Resolver:
 def _examine_model(
     experiment: Experiment, classes: int, init: str | None
 ) -> tuple[ModelCost, PretrainedReport | None]:
-    """Build the network, load its initial weights, and return its cost and which published weights
-    its backbone loads."""
+    """Build the network, load its initial weights, check its loss and optimizer, and return its
+    cost and which published weights its backbone loads."""
     config, (height, width) = experiment.model, experiment.data.crop
     if isinstance(config, NetworkConfig):
         check_network(config, classes, (min(height, _TEST_SIZE), min(width, _TEST_SIZE)))
         model = on_meta(build_network(config, classes, seed=0), classes)
     else:
         model = on_meta(config, classes)
+    check_optimization(model, experiment.training)
+    build_loss(experiment.training.loss, [1 / classes] * classes)
     weights = experiment.training.backbone_weights
     pretrained = None
     if weights is not None:

@@ -16,19 +16,32 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter
 
-from models import FENetConfig
+from models import FENetConfig, LossConfig, LossTermConfig
 from models.backbones import BACKBONES
+from models.config import LOSSES
 from models.enhancement import FEM_KINDS
+from models.registry import Registry
 from orchestrator.study.conditions import VARIANT
 from orchestrator.study.config import StudyConfig
-from orchestrator.study.overlay import known_keys
+from orchestrator.study.overlay import OPEN_MAPPINGS, known_keys
 from pipelines.network.config import NetworkConfig
+from pipelines.training.config import (
+    OPTIMIZERS,
+    SCHEDULES,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
 from pipelines.training.experiment import Experiment
 
 FILE = Path(__file__).parents[1] / "study.schema.json"
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 # A docstring line that begins the description of one field, or of several separated by commas.
 _ENTRY = re.compile(r"^\s*(\w+(?:, \w+)*): (.*)$")
+
+# Dotted keys of arguments and patterns.
+_OPEN_KEYS = "^(" + "|".join(re.escape(key) for key in OPEN_MAPPINGS) + r")\."
+_CLASS_NAME = r"^[\w.]+:\w+$"
 
 Schema = dict[str, Any]
 
@@ -109,18 +122,42 @@ def _partial_experiment() -> Schema:
     fenet["backbone"]["examples"] = _built_in(BACKBONES)
     fenet["flows"]["items"]["examples"] = _built_in(FEM_KINDS)
     network = definitions[NetworkConfig.__name__]["properties"]
-    network["network"]["pattern"] = r"^[\w.]+:\w+$"
+    network["network"]["pattern"] = _CLASS_NAME
+    for key, kind, registry in (
+        ("optimizer", OptimizerConfig, OPTIMIZERS),
+        ("schedule", ScheduleConfig, SCHEDULES),
+    ):
+        name = definitions[kind.__name__]["properties"]["name"]
+        name |= _names(registry)
+        del name["type"]
+        setting = definitions[TrainingConfig.__name__]["properties"][key]
+        setting["anyOf"][0] = _names(registry)
+    term = definitions[LossTermConfig.__name__]["properties"]["name"]
+    term |= _names(LOSSES)
+    del term["type"]
+    terms = definitions[LossConfig.__name__]["properties"]["terms"]
+    terms["items"]["anyOf"][0] = _names(LOSSES)
     inlined: Schema = _inlined(whole, definitions)
     inlined["properties"]["model"] = {
         "description": "FENet's configuration, or a network of your own: `package.module:Class`, "
         "or a mapping of `network` and `arguments`.",
         "anyOf": [
-            {"type": "string", "pattern": r"^[\w.]+:\w+$"},
+            {"type": "string", "pattern": _CLASS_NAME},
             {"type": "object", "properties": {**fenet, **network}, "additionalProperties": False},
         ],
     }
     del inlined["properties"]["seed"]
     return _without_defaults_of_objects(inlined)
+
+
+def _names(registry: Registry[Any]) -> Schema:
+    """Return the schema of a short name, or of a class's name."""
+    return {
+        "anyOf": [
+            {"type": "string", "enum": sorted(registry.built_in)},
+            {"type": "string", "pattern": _CLASS_NAME},
+        ]
+    }
 
 
 def _built_in(registered: Mapping[str, type[Any]]) -> list[str]:
@@ -135,7 +172,7 @@ def _condition() -> Schema:
         "description": "Dotted keys of the experiment, or `variant`, each with a value or a list "
         "of values.",
         "properties": {key: {} for key in [VARIANT, *keys]},
-        "patternProperties": {r"^model\.arguments\.": {}},
+        "patternProperties": {_OPEN_KEYS: {}},
         "additionalProperties": False,
     }
 
@@ -144,7 +181,7 @@ def _grid() -> Schema:
     values = {"anyOf": [{"type": "array", "minItems": 1}, {"type": "null"}]}
     return {
         "properties": dict.fromkeys(known_keys(), values),
-        "patternProperties": {r"^model\.arguments\.": values},
+        "patternProperties": {_OPEN_KEYS: values},
         "additionalProperties": False,
     }
 

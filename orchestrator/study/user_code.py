@@ -1,4 +1,4 @@
-"""User code of a study: networks, and modules that register backbones or kinds of FEM.
+"""User code of a study: the classes it names, and modules that register backbones or kinds of FEM.
 
 It is imported by the command, shipped to the workers, and included in the code version.
 """
@@ -13,13 +13,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from models import LossTermConfig
 from orchestrator.study.import_closure import source_files
 from orchestrator.study.validation import check_arguments
-from orchestrator.study.yaml_source import Problem, Source, StudyError
+from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError
 from pipelines.network.config import NetworkConfig
+from pipelines.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from pipelines.training.experiment import Experiment
 
 _PROJECT = ("models", "orchestrator", "pipelines")
+_VERSIONED = (*_PROJECT, "torch")
 # Directories of installed packages.
 _INSTALLED = {"site-packages", "dist-packages"}
 
@@ -56,13 +59,60 @@ def check_network_config(config: NetworkConfig, source: Source) -> None:
         check_arguments(network, arguments)
 
 
+def check_training_classes(config: TrainingConfig, source: Source) -> None:
+    """Import the classes of the optimizer, the schedule and the loss, and check their arguments, if
+    the study names a class of its own or sets arguments.
+
+    source: the tree of the experiment. Raises StudyError.
+    """
+    parts: dict[Keys, OptimizerConfig | ScheduleConfig | LossTermConfig] = {
+        ("training", "optimizer"): config.optimizer_config,
+        ("training", "schedule"): config.schedule_config,
+    }
+    for index, term in enumerate(config.loss.term_configs):
+        parts["training", "loss", "terms", index] = term
+    chosen = {keys: each for keys, each in parts.items() if each.arguments or ":" in each.name}
+    if not chosen:
+        return
+    # torch is imported where it is needed only.
+    from models.loss import loss_class
+    from pipelines.training.optimization import optimizer_class, schedule_class
+
+    problems = []
+    for keys, each in chosen.items():
+        try:
+            if isinstance(each, LossTermConfig):
+                cls: type[Any] = loss_class(each)
+            elif isinstance(each, OptimizerConfig):
+                cls = optimizer_class(config)
+            else:
+                cls = schedule_class(config)
+            if each.arguments:
+                check_arguments(cls, source.subtree((*keys, "arguments")))
+        except StudyError as error:
+            problems += error.problems
+        except ValueError as error:
+            problems.append(Problem(source.location(keys), str(error)))
+    if problems:
+        raise StudyError(problems)
+
+
 def modules_of(experiment: Experiment, imports: Sequence[str]) -> list[ModuleType]:
-    """Return the top-level packages or modules of user code that an experiment needs: those it
-    names, and the user code that these import."""
-    names = [*imports]
-    if isinstance(experiment.model, NetworkConfig):
-        names.append(experiment.model.network.partition(":")[0])
-    return list(_with_imported(tuple(dict.fromkeys(name.split(".")[0] for name in names))))
+    """Return the top-level packages or modules of user code that an experiment's training needs:
+    those it names, and the user code that these import."""
+    return _modules([*imports, *experiment.class_names])
+
+
+def modules_of_network(experiment: Experiment, imports: Sequence[str]) -> list[ModuleType]:
+    """Return the user code, as `modules_of`, that applying the trained network needs."""
+    model = experiment.model
+    return _modules([*imports, *([model.network] if isinstance(model, NetworkConfig) else [])])
+
+
+def _modules(names: Sequence[str]) -> list[ModuleType]:
+    packages = dict.fromkeys(name.partition(":")[0].split(".")[0] for name in names)
+    # The versions of the project and of torch are known without them.
+    return list(_with_imported(tuple(name for name in packages if name not in _VERSIONED)))
 
 
 @cache  # most trials of a study use the same modules

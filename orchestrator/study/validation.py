@@ -94,7 +94,7 @@ def examine(
             return ValidationResult(value, source, list(problems), frozenset(removed))
         except ValidationError as invalid:
             rejected: set[Keys] = set()
-            for error in invalid.errors():
+            for error in _meant(invalid.errors(), source):
                 keys = _existing_keys(error["loc"], source)
                 blamed = _blamed(error, keys, source)
                 # A node that only misses what was removed from it is not reported again.
@@ -107,6 +107,18 @@ def examine(
             return ValidationResult(None, source, list(problems), frozenset(removed))
         removed |= rejected
         source = _remove(source, rejected, placeholders)
+
+
+def _meant(errors: Sequence[ErrorDetails], source: Source) -> Iterator[ErrorDetails]:
+    """Yield the errors, without those of the members of a union that a value was not meant for:
+    text where it is a mapping, and a mapping where it is not."""
+    nodes = [_existing_keys(error["loc"], source) for error in errors]
+    for error, keys in zip(errors, nodes, strict=True):
+        has_others = sum(keys == each[: len(keys)] for each in nodes) > 1
+        is_mapping = isinstance(error["input"], dict)
+        other_kind = "string_type" if is_mapping else "dataclass_type"
+        if not (has_others and error["type"] == other_kind):
+            yield error
 
 
 def _not_finite(value: Any, keys: Keys = ()) -> Iterator[Keys]:

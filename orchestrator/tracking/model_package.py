@@ -18,7 +18,7 @@ from types import ModuleType
 import models
 import pipelines
 from orchestrator.study.import_closure import import_closure, named_sources
-from orchestrator.study.user_code import is_installed, modules_of
+from orchestrator.study.user_code import is_installed, modules_of_network
 from orchestrator.tracking.pyfunc_loader import IMPORTS
 from pipelines.training.experiment import Experiment
 
@@ -35,7 +35,7 @@ class Package:
 
 def package(experiment: Experiment, imports: Sequence[str]) -> Package:
     """Return what the experiment's network needs. imports: the modules that the study imports."""
-    own = modules_of(experiment, imports)
+    own = modules_of_network(experiment, imports)
     return _package(tuple(module for module in own), tuple(imports))
 
 

@@ -1,7 +1,5 @@
 """Builds the network of an experiment: FENet, or a custom class."""
 
-import importlib
-import inspect
 from collections.abc import Callable
 
 import torch
@@ -9,6 +7,7 @@ from torch import nn
 
 from models import FENet, FENetConfig, split_output
 from models.initialization import keyed_construction
+from models.registry import NETWORKS, takes_argument
 from pipelines.errors import UserError
 from pipelines.network.config import ModelConfig, NetworkConfig
 
@@ -23,48 +22,15 @@ def network_class(config: NetworkConfig) -> Callable[..., nn.Module]:
     Raises:
         NetworkError: the import fails, or `config.arguments` do not fit the constructor.
     """
-    module_name, _, name = config.network.partition(":")
     try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise NetworkError(
-            f"network {config.network}: cannot import {module_name} "
-            f"({type(error).__name__}: {error}); it must be in the working directory or be "
-            "installed"
-        ) from error
-    network = getattr(module, name, None)
-    if not (inspect.isclass(network) and issubclass(network, nn.Module)):
-        raise NetworkError(f"network {config.network}: {module_name} has no nn.Module {name}")
-    _check_arguments(network, config)
-    return network
-
-
-def _check_arguments(network: type[nn.Module], config: NetworkConfig) -> None:
-    """Raise NetworkError if the constructor does not take `classes` and the arguments by name.
-
-    A constructor with `**kwargs` may take any name; building the network shows whether it does.
-    """
-    parameters = inspect.signature(network).parameters
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    named = {name: each for name, each in parameters.items() if each.kind in by_name}
-    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
-    if "classes" not in named and not takes_any:
+        network: type[nn.Module] = NETWORKS.find(config.network, nn.Module, "nn.Module")
+        passed = {"classes": "the number of classes of the data set"}
+        NETWORKS.check_arguments(config.network, network, config.arguments, passed)
+    except ValueError as error:
+        raise NetworkError(str(error)) from error
+    if not takes_argument(network, "classes", declared=False):
         raise NetworkError(f"network {config.network}: its constructor has no argument `classes`")
-    names = [name for name in named if name != "classes"]
-    if "classes" in config.arguments:
-        raise NetworkError(
-            f"network {config.network}: remove the argument `classes`; it is the number of classes "
-            "of the data set"
-        )
-    for name in config.arguments:
-        if name not in names and not takes_any:
-            raise NetworkError(
-                f"network {config.network}: unknown argument `{name}`; "
-                f"known: {', '.join(names) or 'none'}"
-            )
-    for name in names:
-        if named[name].default is inspect.Parameter.empty and name not in config.arguments:
-            raise NetworkError(f"network {config.network}: argument `{name}` is missing")
+    return network
 
 
 def build_network(config: ModelConfig, classes: int, seed: int) -> nn.Module:

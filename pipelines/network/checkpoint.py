@@ -1,8 +1,8 @@
 """Checkpoint files: everything needed to resume a training exactly.
 
-A checkpoint is a directory with `model.safetensors`, `momentum.safetensors` and `state.json`; it
-holds no pickled code. All random numbers are keyed by (seed, epoch, sample), so no generator state
-is saved.
+A checkpoint is a directory with `model.safetensors`, `optimizer.safetensors` and `state.json`, and
+`trained.safetensors` if `model.safetensors` is an average of the trained weights. It holds no
+pickled code. All random numbers are keyed by (seed, epoch, sample), so no generator state is saved.
 """
 
 import json
@@ -18,7 +18,17 @@ from torch import Tensor, nn
 
 from pipelines.data.files import atomic_directory
 from pipelines.errors import UserError
-from pipelines.network.file_names import MOMENTUM_FILE, STATE_FILE, WEIGHTS_FILE
+from pipelines.network.file_names import OPTIMIZER_FILE, STATE_FILE, TRAINED_FILE, WEIGHTS_FILE
+from pipelines.network.optimizer_state import (
+    OptimizerState,
+    OptimizerStateError,
+    load_optimizer_state,
+    optimizer_state,
+)
+
+# Earlier checkpoints have the momentum buffers of SGD by parameter instead of `OPTIMIZER_FILE`.
+_EARLIER_MOMENTUM_FILE = "momentum.safetensors"
+_OPTIMIZER = "optimizer"  # key of the optimizer's numbers in the state
 
 
 class CheckpointError(UserError, ValueError):
@@ -29,13 +39,16 @@ class CheckpointError(UserError, ValueError):
 class Snapshot:
     """A copy of a training's state; the training can continue while it is written.
 
-    weights, momentum: on the CPU, row-major, by the names of the model's state and parameters.
-    state: lineage, position and history, as JSON text.
+    weights: that are scored, on the CPU, row-major, by the names of the model's state.
+    optimizer: tensors of the optimizer's state, likewise; see `OptimizerState`.
+    state: lineage, position, history and the optimizer's numbers, as JSON text.
+    trained: weights to continue from, if `weights` is their average.
     """
 
     weights: dict[str, Tensor]
-    momentum: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
     state: str
+    trained: dict[str, Tensor] | None = None
 
     def write(self, directory: Path, texts: Mapping[str, str] | None = None) -> None:
         """Write the checkpoint `directory` atomically, and wait until it is on disk.
@@ -57,26 +70,43 @@ class Snapshot:
         """Write the files into `directory`, which is created if it is missing."""
         directory.mkdir(parents=True, exist_ok=True)
         save_file(self.weights, directory / WEIGHTS_FILE)
-        save_file(self.momentum, directory / MOMENTUM_FILE)
+        save_file(self.optimizer, directory / OPTIMIZER_FILE)
+        if self.trained is not None:
+            save_file(self.trained, directory / TRAINED_FILE)
         (directory / STATE_FILE).write_text(self.state)
 
 
 def take_snapshot(
-    model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    average: nn.Module | None = None,
 ) -> Snapshot:
-    """Copy the current weights, momentum buffers and JSON-serializable `state`."""
-    momentum = {
-        name: optimizer.state[parameter]["momentum_buffer"]
-        for name, parameter in model.named_parameters()
-        if optimizer.state[parameter].get("momentum_buffer") is not None
-    }
-    return Snapshot(_copy(model.state_dict()), _copy(momentum), json.dumps(state, indent=1))
+    """Copy the current weights, the optimizer's state and the JSON-serializable `state`.
+
+    average: the network with averaged weights, if these are scored.
+
+    Raises:
+        CheckpointError: the optimizer keeps something that a checkpoint cannot hold.
+    """
+    try:
+        kept = optimizer_state(model, optimizer)
+    except OptimizerStateError as error:
+        raise CheckpointError(f"no checkpoint can be written: {error}") from error
+    weights = _copy(model.state_dict())
+    text = json.dumps({**state, _OPTIMIZER: kept.values}, indent=1)
+    if average is None:
+        return Snapshot(weights, _copy(kept.tensors), text)
+    return Snapshot(_copy(average.state_dict()), _copy(kept.tensors), text, trained=weights)
 
 
 def restore_checkpoint(
-    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    directory: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Load a checkpoint into `model` and `optimizer`; return its state.
+    """Load a checkpoint into `model`, `optimizer` and `average`; return its state.
 
     Raises:
         CheckpointError: a file is missing or damaged, or names or shapes differ from the model's;
@@ -84,17 +114,28 @@ def restore_checkpoint(
     """
     try:
         weights = load_file(directory / WEIGHTS_FILE)
-        momentum = load_file(directory / MOMENTUM_FILE)
+        trained = weights if average is None else load_file(directory / TRAINED_FILE)
         state = json.loads((directory / STATE_FILE).read_text())
+        kept = OptimizerState(_optimizer_tensors(directory), state.pop(_OPTIMIZER, {}))
     except Exception as error:
         raise CheckpointError(f"{directory}: not a readable checkpoint ({error})") from error
-    _check_fit(directory, model, weights)
-    model.load_state_dict(weights)
-    for name, parameter in model.named_parameters():
-        if name in momentum:
-            buffer = torch.empty_like(parameter).copy_(momentum[name])
-            optimizer.state[parameter]["momentum_buffer"] = buffer
-    return state
+    _check_fit(directory, model, trained)
+    model.load_state_dict(trained)
+    if average is not None:
+        _check_fit(directory, average, weights)
+        average.load_state_dict(weights)
+    try:
+        load_optimizer_state(model, optimizer, kept)
+    except (OptimizerStateError, ValueError, IndexError) as error:
+        raise CheckpointError(f"{directory}: does not fit this optimizer: {error}") from error
+    return dict(state)
+
+
+def _optimizer_tensors(directory: Path) -> dict[str, Tensor]:
+    earlier = directory / _EARLIER_MOMENTUM_FILE
+    if not earlier.exists():
+        return load_file(directory / OPTIMIZER_FILE)
+    return {f"{name}:momentum_buffer": tensor for name, tensor in load_file(earlier).items()}
 
 
 def read_state(directory: Path) -> dict[str, Any]:

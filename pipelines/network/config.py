@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models import FENetConfig
+from models.registry import NETWORKS
 
 Precision = Literal["auto", "bf16", "fp32"]
 MemoryFormat = Literal["auto", "channels-last", "contiguous"]
@@ -29,9 +30,7 @@ class NetworkConfig:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        module, _, name = self.network.partition(":")
-        if not all(part.isidentifier() for part in [*module.split("."), name]):
-            raise ValueError(f"network is {self.network!r}; it must be package.module:Class")
+        NETWORKS.check(self.network, "network")
 
 
 ModelConfig = FENetConfig | NetworkConfig

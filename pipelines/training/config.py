@@ -1,10 +1,106 @@
 """Training settings."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from models import LossConfig
+from models.registry import Registry
 from pipelines.network.config import MemoryFormat, Precision
+
+#: Optimizers by name, the values of `optimizer:`.
+OPTIMIZERS: Registry[Any] = Registry(
+    "optimizer", {"adamw": "torch.optim:AdamW", "sgd": "torch.optim:SGD"}
+)
+
+#: Learning rate schedules by name, the values of `schedule:`.
+SCHEDULES: Registry[Any] = Registry(
+    "schedule",
+    {
+        "cosine": "pipelines.training.schedules:Cosine",
+        "one-cycle": "pipelines.training.schedules:OneCycle",
+        "poly": "pipelines.training.schedules:Poly",
+        "step": "pipelines.training.schedules:Step",
+    },
+)
+
+
+@dataclass(frozen=True)
+class LayerDecay:
+    """Learning rates that decrease from a network's last layer to its first.
+
+    With n layers, layer i, counted from 1, has the learning rate times `factor^(n + 1 - i)`.
+    Parameters outside of all layers, such as the decoder's, keep the learning rate.
+
+    factor: factor between neighboring layers, above 0 and at most 1.
+    layers: patterns of parameter names, from the first layer to the last. `#` stands for a number,
+        and each number is a layer of its own: `backbone.stages.#.*`. A parameter belongs to the
+        first pattern that matches it.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    factor: float
+    layers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor <= 1:
+            raise ValueError(f"factor must be above 0 and at most 1, received {self.factor}")
+        if not self.layers:
+            raise ValueError("layers must name at least one pattern, received none")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """An optimizer and its groups of parameters.
+
+    A pattern matches names of parameters: `backbone.*`, `*.bias`. A pattern that matches no
+    parameter of the network is an error.
+
+    name: `sgd`, `adamw`, or `package.module:Class` of a `torch.optim.Optimizer`, such as
+        `torch.optim:NAdam`.
+    arguments: arguments of its constructor, such as `betas`, besides the parameters, `lr` and
+        `weight_decay`, and `momentum` of `sgd`.
+    no_decay: parameters without weight decay: `norm` for the normalization layers', `bias` for all
+        biases, or patterns.
+    rate_factors: factors of the learning rate, by pattern. A parameter that several patterns match
+        gets the product; 0 keeps it at its initial value.
+    layer_decay: learning rates that decrease from the last layer to the first; none by default.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str = "sgd"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    no_decay: tuple[str, ...] = ()
+    rate_factors: Mapping[str, float] = field(default_factory=dict)
+    layer_decay: LayerDecay | None = None
+
+    def __post_init__(self) -> None:
+        OPTIMIZERS.check(self.name, "name")
+        for pattern, factor in self.rate_factors.items():
+            if not (_is_number(factor) and math.isfinite(factor) and factor >= 0):
+                raise ValueError(
+                    f"rate_factors must be numbers from 0, received {factor} for {pattern}"
+                )
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """A learning rate schedule with arguments.
+
+    name: `poly`, `cosine`, `one-cycle`, `step`, or `package.module:Class` of a schedule.
+    arguments: arguments of its constructor.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        SCHEDULES.check(self.name, "name")
 
 
 @dataclass(frozen=True)
@@ -16,11 +112,20 @@ class TrainingConfig:
     accumulation: number of parts in which a batch is processed, to save memory. The loss is the
         mean over the pixels of all parts, but batch norm normalizes each part by itself, which
         affects the result. Above 1, a step takes an additional forward pass.
-    learning_rate, momentum, weight_decay: of SGD; weight decay applies to every parameter.
-    schedule, power: learning rate schedule, `poly` with this power or `cosine`.
+    optimizer: `sgd`, `adamw`, or `package.module:Class`; or a mapping with arguments and groups of
+        parameters.
+    learning_rate: highest learning rate.
+    weight_decay: of every parameter, unless `optimizer.no_decay` excepts it.
+    momentum: of the optimizer `sgd`; those of others are among their arguments.
+    schedule: learning rate schedule: `poly`, `cosine`, `one-cycle`, `step`, or
+        `package.module:Class`; or a mapping of `name` and `arguments`.
+    power: of the schedule `poly`.
     schedule_by: whether the learning rate changes every `epoch`, as in the paper, or `iteration`.
     warmup_steps: number of first steps in which the learning rate rises linearly to the schedule's.
     gradient_clip: maximum norm of all gradients together; no clipping if omitted.
+    ema: decay of an exponential moving average of the weights, such as 0.999. The average is
+        scored, saved and logged instead of the trained weights; none by default. Step n, counted
+        from 1, has a decay of at most n / (n + 9), so that the average forgets the first weights.
     init: path or URI of a checkpoint, a model directory or a file of weights to initialize the
         whole network; in a study also `runs:/ID/best` or `models:/NAME@ALIAS`. A trial is
         identified by the content of the weights, not by their location.
@@ -43,14 +148,16 @@ class TrainingConfig:
     epochs: int = 300
     batch: int = 8
     accumulation: int = 1
+    optimizer: str | OptimizerConfig = "sgd"
     learning_rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    schedule: Literal["poly", "cosine"] = "poly"
+    schedule: str | ScheduleConfig = "poly"
     power: float = 1.0
     schedule_by: Literal["epoch", "iteration"] = "epoch"
     warmup_steps: int = 0
     gradient_clip: float | None = None
+    ema: float | None = None
     loss: LossConfig = field(default_factory=LossConfig)
     init: str | None = None
     init_skip: tuple[str, ...] = ()
@@ -75,6 +182,16 @@ class TrainingConfig:
         for name in ("weight_decay", "power", "warmup_steps"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, received {getattr(self, name)}")
+        self._check_optimizer()
+        if isinstance(self.schedule, str):
+            SCHEDULES.check(self.schedule, "schedule")
+        # Both forms of a setting are the same trial.
+        if self.optimizer == OptimizerConfig(self.optimizer_config.name):
+            object.__setattr__(self, "optimizer", self.optimizer_config.name)
+        if self.schedule == ScheduleConfig(self.schedule_config.name):
+            object.__setattr__(self, "schedule", self.schedule_config.name)
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema must be between 0 and 1, received {self.ema}")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ValueError(f"gradient_clip must be above 0, received {self.gradient_clip}")
         if self.init_skip and self.init is None:
@@ -83,3 +200,28 @@ class TrainingConfig:
             raise ValueError(
                 "init and backbone_weights must not both be set; init includes the backbone"
             )
+
+    def _check_optimizer(self) -> None:
+        if isinstance(self.optimizer, str):
+            OPTIMIZERS.check(self.optimizer, "optimizer")
+        if self.optimizer_config.name != "sgd" and self.momentum != TrainingConfig.momentum:
+            raise ValueError(
+                f"momentum is {self.momentum}, but only the optimizer sgd has it; set arguments of "
+                f"{self.optimizer_config.name} in optimizer.arguments"
+            )
+
+    @property
+    def optimizer_config(self) -> OptimizerConfig:
+        """`optimizer` in its long form."""
+        if isinstance(self.optimizer, str):
+            return OptimizerConfig(self.optimizer)
+        return self.optimizer
+
+    @property
+    def schedule_config(self) -> ScheduleConfig:
+        """`schedule` in its long form."""
+        return ScheduleConfig(self.schedule) if isinstance(self.schedule, str) else self.schedule
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

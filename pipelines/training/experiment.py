@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 from models import FENetConfig
+from models.registry import is_class_name
 from pipelines.config import ConfigurationError, configure, load_yaml
 from pipelines.data.config import DataConfig
 from pipelines.evaluation.config import EvaluationConfig
-from pipelines.network.config import ModelConfig
+from pipelines.network.config import ModelConfig, NetworkConfig
 from pipelines.training.config import TrainingConfig
 
 #: Settings of an experiment that affect its speed but not its result.
@@ -48,6 +49,16 @@ class Experiment:
     def __post_init__(self) -> None:
         if self.seed not in SEEDS:
             raise ValueError(f"seed must be from 0 to 2^63 - 1, received {self.seed}")
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes that the experiment names as `package.module:Class`."""
+        training = self.training
+        names = [training.optimizer_config.name, training.schedule_config.name]
+        names += [term.name for term in training.loss.term_configs]
+        if isinstance(self.model, NetworkConfig):
+            names.append(self.model.network)
+        return [name for name in names if is_class_name(name)]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the experiment as nested dictionaries, including defaults."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models import LossTerms, PretrainedReport, SegmentationLoss, set_sample_keys
+from models import LossTerms, PretrainedReport, set_sample_keys
 from pipelines.data.augmentation import Augmentation
 from pipelines.data.dataset import PreparedDataset, Samples
 from pipelines.data.device_batches import TrainingBatch, prefetch_to_device
@@ -42,7 +42,10 @@ from pipelines.training.distributed import WorkerGroup, check_ranks_agree
 from pipelines.training.experiment import Experiment
 from pipelines.training.host_copy import HostCopy
 from pipelines.training.lineage import check_lineage, lineage_of_run
-from pipelines.training.optimization import build_optimizer, learning_rate
+from pipelines.training.losses import build_loss, class_frequencies
+from pipelines.training.optimization import LearningRate, build_optimizer
+from pipelines.training.parameter_groups import RATE_FACTOR
+from pipelines.training.weight_average import WeightAverage
 
 # The argument that disables the exchange of buffers before each step; renamed in torch 2.13.
 _SYNC_BUFFERS = (
@@ -93,12 +96,13 @@ class TrainingReport:
 class _StepTotals:
     """The loss of a step over all workers and parts.
 
-    names: of the T loss terms. counts: `(T,)`, pixels that each term keeps, on the device.
-    losses_and_votes: the total loss, each term's mean, and the number of workers that want to stop.
+    names: of the T loss terms. gradient: `(S,)`, of the total loss with respect to the statistics,
+    on the device. losses_and_votes: the total loss, each term's loss, and the number of workers
+    that want to stop.
     """
 
     names: tuple[str, ...]
-    counts: Tensor
+    gradient: Tensor
     losses_and_votes: HostCopy
 
 
@@ -122,6 +126,7 @@ class Training:
             DatasetError: a split is missing, or has no labels although `class_uniform` is set.
             PrecisionError: the device would only emulate the precision.
             NetworkError, WeightsError: the network cannot be built, or weights cannot be loaded.
+            OptimizationError, LossError: the optimizer, the schedule or the loss cannot be built.
             BatchSizeError: the group has more workers than a batch has images.
             RankMismatchError: a rank has another experiment, other data or other weights.
         """
@@ -158,8 +163,11 @@ class Training:
                 # Buffers are already equal on all workers, because the statistics are global.
                 **{_SYNC_BUFFERS: False},  # type: ignore[arg-type]
             )
+        self.average = WeightAverage(self.model, config.ema) if config.ema is not None else None
         self.optimizer = build_optimizer(self.model, config)
-        self.criterion = SegmentationLoss(config.loss).to(device)
+        self.learning_rate = LearningRate(config)
+        frequencies = class_frequencies(dataset.split(data.train_split))
+        self.criterion = build_loss(config.loss, frequencies).to(device)
         self.augmentation = Augmentation(data.augmentation, data.crop)
         self.batches = TrainingBatches(
             self.samples(data.train_split),
@@ -181,6 +189,11 @@ class Training:
         self.position = Position()
         self.history: list[dict[str, float]] = []
 
+    @property
+    def scored_model(self) -> nn.Module:
+        """The network that is scored and saved: with averaged weights, or the trained one."""
+        return self.model if self.average is None else self.average.model
+
     def samples(self, split: str) -> Samples:
         """Return the samples of a split, from the node cache if there is one.
 
@@ -198,7 +211,8 @@ class Training:
             CheckpointError: it cannot be read, or has another network, data set or experiment; the
                 message lists the differences.
         """
-        state = restore_checkpoint(directory, self.model, self.optimizer)
+        average = None if self.average is None else self.average.model
+        state = restore_checkpoint(directory, self.model, self.optimizer, average)
         check_lineage(directory, self.lineage)
         self.position = Position(**state["position"])
         self.history = list(state["history"])
@@ -238,7 +252,7 @@ class Training:
             if self.validation is not None and is_due:
                 started = time.perf_counter()
                 scores = evaluate(
-                    self.model,
+                    self.scored_model,
                     self.validation,
                     len(self.classes),
                     self.numerics,
@@ -264,7 +278,8 @@ class Training:
             "position": asdict(self.position),
             "history": self.history,
         }
-        return take_snapshot(self.model, self.optimizer, state)
+        average = None if self.average is None else self.average.model
+        return take_snapshot(self.model, self.optimizer, state, average)
 
     def _train_epoch(
         self,
@@ -287,11 +302,13 @@ class Training:
             started = time.perf_counter()
             # Validation and reports may have changed the mode of the model.
             self.replica.train()
-            rate = learning_rate(config, position.epoch, position.step, steps)
-            for parameter_group in self.optimizer.param_groups:
-                parameter_group["lr"] = rate
+            rate = self.learning_rate.at(position.epoch, position.step, steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate * group.get(RATE_FACTOR, 1.0)
             parts_of_step = list(islice(parts, config.accumulation))
             names, losses, stopped = self._step(parts_of_step, rate, stop())
+            if self.average is not None:
+                self.average.update(self.model, position.epoch * steps + position.step + 1)
             position.loss_names = names
             position.loss_sums = [
                 sum(pair)
@@ -332,9 +349,8 @@ class Training:
                 terms = self._loss_terms(index, part)
                 if totals is None:
                     totals = self._reduce(terms, stop)
-                loss, _ = self.criterion.total(terms.sums, totals.counts)
-                # DDP averages gradients over the workers, but their losses add up to a global mean.
-                (loss * self.group.size).backward()
+                # The chain rule: the statistics of all parts and workers add up to the batch's.
+                terms.statistics.backward(gradient=totals.gradient)
         assert totals is not None, "a batch has at least one part"
         # The only time that the host waits in a step: for the losses, while backward still runs.
         *losses, stop_votes = totals.losses_and_votes.values()
@@ -351,14 +367,17 @@ class Training:
         return list(totals.names), losses, stop_votes > 0
 
     def _reduce(self, terms: LossTerms, stop: bool) -> _StepTotals:
-        """Add up the loss terms and the stop requests of all workers in one exchange."""
-        vote = torch.full((1,), float(stop), device=terms.sums.device)
-        reduced = self.group.sum(torch.cat([terms.sums.detach(), terms.counts, vote]))
-        sums, counts, votes = reduced.split([len(terms.sums), len(terms.counts), 1])
-        loss, per_term = self.criterion.total(sums, counts)
-        return _StepTotals(
-            terms.names, counts, HostCopy(torch.cat([loss.reshape(1), per_term, votes]))
-        )
+        """Add up the statistics and the stop requests of all workers in one exchange."""
+        vote = torch.full((1,), float(stop), device=terms.statistics.device)
+        reduced = self.group.sum(torch.cat([terms.statistics, vote]))
+        statistics, votes = reduced.split([len(terms.statistics), 1])
+        statistics = statistics.clone().requires_grad_()
+        loss, per_term = self.criterion.total(statistics, terms.sizes)
+        # DDP averages gradients over the workers, but their statistics add up to the batch's.
+        scale = torch.full_like(loss, self.group.size)
+        (gradient,) = torch.autograd.grad(loss, statistics, scale)
+        losses = torch.cat([loss.detach().reshape(1), per_term.detach(), votes])
+        return _StepTotals(terms.names, gradient, HostCopy(losses))
 
     def _loss_terms(self, index: int, part: TrainingBatch) -> LossTerms:
         """Return this worker's loss terms for the part `index` of the current step's batch."""
@@ -375,10 +394,10 @@ class Training:
     def _whole_batch(self, parts: list[TrainingBatch]) -> LossTerms:
         """Return this worker's loss terms for the whole batch, summed over its parts.
 
-        The gradient of every part is divided by the number of pixels that each term keeps in the
-        whole batch, so it is needed before the first backward pass. Which pixels mining keeps
-        depends on the network's output; this takes another forward pass, whose updates of batch
-        norm statistics are undone.
+        The gradient of every part depends on the statistics of the whole batch, such as the number
+        of pixels that mining keeps, so they are needed before the first backward pass. They depend
+        on the network's output; this takes another forward pass, whose updates of batch norm
+        statistics are undone.
         """
         buffers = list(self.model.buffers())
         saved = [buffer.clone() for buffer in buffers]
@@ -386,9 +405,8 @@ class Training:
             terms = [self._loss_terms(index, part) for index, part in enumerate(parts)]
         for buffer, value in zip(buffers, saved, strict=True):
             buffer.copy_(value)
-        sums = torch.stack([each.sums for each in terms]).sum(dim=0)
-        counts = torch.stack([each.counts for each in terms]).sum(dim=0)
-        return LossTerms(terms[0].names, sums, counts)
+        statistics = torch.stack([each.statistics for each in terms]).sum(dim=0)
+        return terms[0]._replace(statistics=statistics)
 
     def _without_gradient_sync(self) -> AbstractContextManager[None]:
         """Return a context in which gradients accumulate without averaging over the workers."""

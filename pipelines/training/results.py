@@ -48,7 +48,7 @@ def write_results(directory: Path, training: Training, report: TrainingReport) -
     for position in positions:
         image, label = split.read(int(position))
         prediction = predict_image(
-            training.model, torch.tensor(image), training.numerics, experiment.evaluation
+            training.scored_model, torch.tensor(image), training.numerics, experiment.evaluation
         )
         rows.append((split.identifiers[position], image, label, prediction.numpy()))
     draw_panels(directory / "panels.png", rows, training.dataset.manifest.classes, title)

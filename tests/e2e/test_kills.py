@@ -92,7 +92,7 @@ def result(out: Path) -> tuple[list[dict[str, float]], dict[str, dict[str, torch
         {name: value for name, value in json.loads(line).items() if name not in MEASURED}
         for line in lines
     ]
-    files = ("last/model", "last/momentum", "best/model", "best/momentum")
+    files = ("last/model", "last/optimizer", "best/model", "best/optimizer")
     return history, {file: load_file(out / f"{file}.safetensors") for file in files}
 
 

@@ -44,7 +44,7 @@ def test_stored_files_can_be_read_and_copied_back(bucket: str, tmp_path: Path) -
 def test_local_copy_contains_only_the_requested_files(bucket: str) -> None:
     storage = Storage.parse(bucket)
     location = locate(storage.at("checkpoint"))
-    for name in ("state.json", "momentum", "results/counts"):
+    for name in ("state.json", "optimizer", "results/counts"):
         location.write(name, name.encode())
     with local_copy(storage.at("checkpoint"), only=["state.json", "results"]) as directory:
         names = {file.name for file in directory.rglob("*") if file.is_file()}

@@ -63,10 +63,11 @@ def test_mining_matches_plain_loops(
     terms = SegmentationLoss(config)(logits, labels)
     total, count = mine_with_loops(logits, labels, config)
     assert terms.names == ("main",)
-    assert terms.sums.dtype == terms.counts.dtype == torch.float32
-    assert terms.sums.tolist() == pytest.approx([total], rel=1e-5, abs=1e-5)
+    assert terms.statistics.dtype == torch.float32
+    kept_sum, kept = terms.statistics.tolist()
+    assert kept_sum == pytest.approx(total, rel=1e-5, abs=1e-5)
     # Exact ties (one class) may all be kept.
-    assert terms.counts.item() >= count if logits.shape[1] == 1 else terms.counts.item() == count
+    assert kept >= count if logits.shape[1] == 1 else kept == count
 
 
 def test_gradient_comes_from_kept_pixels_only() -> None:
@@ -75,7 +76,8 @@ def test_gradient_comes_from_kept_pixels_only() -> None:
     labels = torch.randint(0, 4, (2, 5, 5), generator=generator)
     labels[0, 0] = 255
     config = LossConfig(threshold=0.4, share=0.2)
-    (gradient,) = torch.autograd.grad(SegmentationLoss(config)(logits, labels).sums.sum(), logits)
+    terms = SegmentationLoss(config)(logits, labels)
+    (gradient,) = torch.autograd.grad(terms.statistics[0], logits)
 
     probabilities = logits.detach().softmax(dim=1)
     expected = torch.zeros_like(probabilities)
@@ -97,8 +99,7 @@ def test_images_are_mined_independently() -> None:
     criterion = SegmentationLoss(LossConfig(threshold=0.5, share=0.25))
     whole = criterion(logits, labels)
     halves = [criterion(logits[half], labels[half]) for half in (slice(0, 1), slice(1, 4))]
-    torch.testing.assert_close(whole.sums, halves[0].sums + halves[1].sums)
-    assert whole.counts == halves[0].counts + halves[1].counts
+    torch.testing.assert_close(whole.statistics, halves[0].statistics + halves[1].statistics)
 
 
 def test_total_is_the_weighted_sum_of_cross_entropies() -> None:
@@ -108,7 +109,7 @@ def test_total_is_the_weighted_sum_of_cross_entropies() -> None:
     labels = torch.randint(0, 3, (2, 8, 8))
     criterion = SegmentationLoss(LossConfig(threshold=1, share=1, auxiliary_weight=0.4))
     terms = criterion((logits, auxiliary), labels)
-    total, means = criterion.total(terms.sums, terms.counts)
+    total, means = criterion.total(terms.statistics, terms.sizes)
     expected = [
         torch.nn.functional.cross_entropy(
             torch.nn.functional.interpolate(term, (8, 8), mode="bilinear"), labels
@@ -124,9 +125,9 @@ def test_term_without_pixels_has_zero_loss_and_gradient() -> None:
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     criterion = SegmentationLoss()
     terms = criterion(logits, torch.full((1, 4, 4), 255))
-    total, means = criterion.total(terms.sums, terms.counts)
+    total, means = criterion.total(terms.statistics, terms.sizes)
     (gradient,) = torch.autograd.grad(total, logits)
-    assert (total.item(), means.tolist(), terms.counts.tolist()) == (0, [0], [0])
+    assert (total.item(), means.tolist(), terms.statistics.tolist()) == (0, [0], [0, 0])
     assert not gradient.any()
 
 
@@ -137,9 +138,8 @@ def test_ties_with_the_kth_hardest_pixel_are_kept() -> None:
     criterion = SegmentationLoss(LossConfig(share=0.25))
     terms = criterion(logits, labels)
     expected = math.log1p(math.exp(-3)) + 3 * math.log1p(math.exp(-4))
-    assert terms.counts.item() == 4
-    assert terms.sums.item() == pytest.approx(expected, rel=1e-5)
-    assert criterion(logits.flip(3), labels).counts.item() == 4
+    assert terms.statistics.tolist() == pytest.approx([expected, 4], rel=1e-5)
+    assert criterion(logits.flip(3), labels).statistics[1] == 4
 
 
 @pytest.mark.parametrize(
@@ -171,6 +171,9 @@ def test_unsupported_output_is_rejected(output: Any) -> None:
         ({"threshold": 0, "share": 0}, "no pixel would contribute"),
         ({"auxiliary_weight": -1}, "auxiliary_weight is -1"),
         ({"auxiliary_weight": math.nan}, "auxiliary_weight is nan"),
+        ({"terms": ()}, "terms is empty; name at least one loss"),
+        ({"terms": ("ohem",)}, "terms is 'ohem'; known: boundary, cross-entropy, dice, focal"),
+        ({"terms": ("dice",), "share": 0.1}, "share is 0.1, but it belongs to mined-cross-entropy"),
     ],
 )
 def test_invalid_settings_are_rejected(fields: dict[str, Any], message: str) -> None:

@@ -106,7 +106,7 @@ def training_loss(model: nn.Module, batch: Tensor) -> Tensor:
     labels[:, 5] = 255
     criterion = SegmentationLoss(LossConfig())
     terms = criterion(model(batch), labels)
-    return criterion.total(terms.sums, terms.counts)[0]
+    return criterion.total(terms.statistics, terms.sizes)[0]
 
 
 class TestEveryNetwork:
@@ -332,7 +332,7 @@ def test_any_image_size_and_class_count(height: int, width: int, batch: int, cla
     labels = torch.full((batch, height, width), classes - 1)
     criterion = SegmentationLoss()
     terms = criterion(model(images(height, width, batch)), labels)
-    total, _ = criterion.total(terms.sums, terms.counts)
+    total, _ = criterion.total(terms.statistics, terms.sizes)
     total.backward()
     assert total.isfinite()
     with torch.no_grad():

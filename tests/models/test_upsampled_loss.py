@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models import LossConfig, SegmentationLoss, upsampled_loss
-from models.loss import mined_cross_entropy
+from models.losses import mined_cross_entropy
 from models.upsampled_loss import upsampled_cross_entropy
 from tests.support.live_memory import PeakMemory
 
@@ -84,8 +84,8 @@ def test_mined_pixels_are_those_of_full_upsampling(config: LossConfig) -> None:
     labels[:, :5] = 255
     upsampled = F.interpolate(logits, (32, 32), mode="bilinear", align_corners=False)
     for actual, expected in zip(
-        mined_cross_entropy(logits, labels, config),
-        mined_cross_entropy(upsampled, labels, config),
+        mined_cross_entropy(logits, labels, config.threshold, config.share),
+        mined_cross_entropy(upsampled, labels, config.threshold, config.share),
         strict=True,
     ):
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
@@ -109,7 +109,7 @@ def test_memory_of_the_loss_at_150_classes() -> None:
         criterion = SegmentationLoss()
         main, *auxiliary = logits.values()
         terms = criterion((main, auxiliary), labels)
-        criterion.total(terms.sums, terms.counts)[0].backward()
+        criterion.total(terms.statistics, terms.sizes)[0].backward()
     gib = memory.peak / 2**30
     with PeakMemory() as plain:
         sum(plain_losses(each.float(), labels).sum() for each in logits.values()).backward()

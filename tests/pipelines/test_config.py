@@ -73,7 +73,14 @@ def test_configure_builds_a_nested_experiment() -> None:
         ({"training": 3}, "training must be a mapping, received 3"),
         ({"data": {"crop": [1]}}, r"data\.crop must have 2 values, received \[1\]"),
         ({"data": {"crop": 1}}, r"data\.crop must be a list, received 1"),
-        ({"training": {"schedule": "step"}}, r"training\.schedule is 'step'; known: poly, cosine"),
+        (
+            {"training": {"schedule": "linear"}},
+            "training: schedule is 'linear'; known: cosine, one-",
+        ),
+        (
+            {"training": {"optimizer": {"nam": "adamw"}}},
+            r"unknown key training\.optimizer\.nam; known: name, arguments",
+        ),
     ],
 )
 def test_error_names_the_invalid_key_or_value(values: dict[str, Any], message: str) -> None:

@@ -52,6 +52,8 @@ def test_every_study_file_is_valid_and_names_the_schema(
         {"base": {"data": {"augmentation": {"flips": 0.5}}}},
         {"base": {"training": {"epochs": "three"}}},
         {"base": {"training": {"schedule": "linear"}}},
+        {"base": {"training": {"optimizer": {"name": "adam"}}}},
+        {"base": {"training": {"optimizer": {"betas": [0.9, 0.95]}}}},
         {"base": {"seed": 3}},
         {"grid": {"model.bakbone": ["dfnet1"]}},
         {"when": [{"if": {"backbone": "dfnet1"}, "set": {"training": {"epochs": 3}}}]},
@@ -83,7 +85,8 @@ def test_schema_describes_every_key() -> None:
     bare = [entry for entry in described if "description" not in entry and entry not in conditions]
     assert not bare
     training = schema["$defs"]["PartialExperiment"]["properties"]["training"]["properties"]
-    assert training["schedule"]["enum"] == ["poly", "cosine"]
+    names = training["schedule"]["anyOf"][0]["anyOf"][0]["enum"]
+    assert names == ["cosine", "one-cycle", "poly", "step"]
     assert training["epochs"]["default"] == 300
     assert training["epochs"]["description"] == "passes over the training split."
     assert "dfnet1" in str(schema["$defs"]["PartialExperiment"]["properties"]["model"])

@@ -30,7 +30,7 @@ from pipelines.network.checkpoint import CheckpointError
 from pipelines.network.config import NetworkConfig
 from pipelines.network.precision import Numerics
 from pipelines.preparation.embedded import prepare_streets
-from pipelines.training.config import TrainingConfig
+from pipelines.training.config import OptimizerConfig, TrainingConfig
 from pipelines.training.distributed import RankMismatchError
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import NonFiniteLossError, Training, TrainingReport
@@ -239,6 +239,42 @@ def test_resuming_restores_the_torch_generator(
         assert torch.equal(value, resumed[name]), name
 
 
+def test_resuming_restores_any_optimizer_and_the_average(
+    small_streets: Path, tmp_path: Path, without_norm: NetworkConfig
+) -> None:
+    optimizer = OptimizerConfig(
+        "adamw", {"foreach": True}, no_decay=("bias",), rate_factors={"features.*": 0.5}
+    )
+    experiment = replace(
+        small_experiment(
+            optimizer=optimizer,
+            schedule="one-cycle",
+            schedule_by="iteration",
+            ema=0.8,
+            loss=LossConfig(terms=("dice", "cross-entropy")),
+        ),
+        model=without_norm,
+    )
+    history, weights = run(experiment, small_streets, save_at=tmp_path / "1")
+    run(experiment, small_streets, save_at=tmp_path / "0", report_steps=2)
+    for epoch in "01":
+        resumed_history, resumed = run(experiment, small_streets, resume=tmp_path / epoch)
+        assert resumed_history == history
+        for name, value in weights.items():
+            assert torch.equal(value, resumed[name]), name
+    # What is scored and saved is the average, not the trained weights.
+    saved = load_file(tmp_path / "1" / "model.safetensors")
+    trained = load_file(tmp_path / "1" / "trained.safetensors")
+    assert not torch.equal(saved["classifier.weight"], trained["classifier.weight"])
+    training = Training(experiment, open_dataset(small_streets), CPU)
+    training.restore(tmp_path / "1")
+    assert torch.equal(training.scored_model.state_dict()["head.weight"], saved["head.weight"])
+    last_training = replace(experiment.training, ema=None)
+    other_history, _ = run(replace(experiment, training=last_training), small_streets)
+    assert other_history[0]["train/loss"] == history[0]["train/loss"]
+    assert other_history[0]["val/pixel_accuracy"] != history[0]["val/pixel_accuracy"]
+
+
 @pytest.mark.slow
 def test_stop_request_writes_a_resumable_checkpoint(
     small_streets: Path,
@@ -361,7 +397,11 @@ def without_norm(monkeypatch: pytest.MonkeyPatch) -> NetworkConfig:
     return NetworkConfig("own_module:Network")
 
 
-@pytest.mark.parametrize("loss", [LossConfig(), LossConfig(share=1)])
+@pytest.mark.parametrize(
+    "loss",
+    [LossConfig(), LossConfig(share=1), LossConfig(terms=("dice", "lovasz", "cross-entropy"))],
+    ids=["mined", "plain", "sum"],
+)
 def test_accumulation_computes_the_whole_batch(
     small_streets: Path, without_norm: NetworkConfig, loss: LossConfig
 ) -> None:

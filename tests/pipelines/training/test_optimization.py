@@ -1,4 +1,4 @@
-"""Learning rates against their formulas, and validation of the training settings."""
+"""Learning rates against formulas and torch's schedules, groups of parameters, and settings."""
 
 import math
 from typing import Any
@@ -8,13 +8,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.training.config import TrainingConfig
-from pipelines.training.optimization import build_optimizer, learning_rate
+from pipelines.training.config import (
+    LayerDecay,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+from pipelines.training.optimization import LearningRate, build_optimizer, check_optimization
+from pipelines.training.parameter_groups import OptimizationError
 
 
 def rates(steps: int, **settings: Any) -> list[float]:
     config = TrainingConfig(**settings)
-    return [learning_rate(config, e, s, steps) for e in range(config.epochs) for s in range(steps)]
+    return [
+        LearningRate(config).at(e, s, steps) for e in range(config.epochs) for s in range(steps)
+    ]
 
 
 def test_poly_by_epoch_matches_the_paper() -> None:
@@ -41,6 +49,42 @@ def test_cosine_matches_torch() -> None:
     assert actual == pytest.approx(expected)
 
 
+def torch_rates(schedule: type[torch.optim.lr_scheduler.LRScheduler], **arguments: Any) -> Any:
+    """Return 400 rates of one of torch's schedules with the highest rate 0.3."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    scheduler = schedule(optimizer, **arguments)
+    expected = []
+    for _ in range(400):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return expected
+
+
+def test_one_cycle_matches_torch() -> None:
+    """torch reaches its last rate at the last step, one step before the end of the training."""
+    schedule = ScheduleConfig("one-cycle", {"pct_start": 0.25, "div_factor": 10})
+    actual = rates(40, epochs=10, learning_rate=0.3, schedule=schedule, schedule_by="iteration")
+    expected = torch_rates(
+        torch.optim.lr_scheduler.OneCycleLR,
+        max_lr=0.3,
+        total_steps=401,
+        pct_start=0.25,
+        div_factor=10,
+        cycle_momentum=False,
+    )
+    assert actual == pytest.approx(expected, abs=0.3 * 0.02)
+    assert max(actual) == pytest.approx(0.3)
+    assert actual[0] == pytest.approx(0.03)
+
+
+def test_step_matches_torch() -> None:
+    schedule = ScheduleConfig("step", {"milestones": [0.5, 0.75], "gamma": 0.2})
+    actual = rates(40, epochs=10, learning_rate=0.3, schedule=schedule, schedule_by="iteration")
+    expected = torch_rates(torch.optim.lr_scheduler.MultiStepLR, milestones=[200, 300], gamma=0.2)
+    assert actual == pytest.approx(expected)
+
+
 def test_warmup_rises_linearly_to_the_base_rate() -> None:
     warmup_rates = rates(10, epochs=1, learning_rate=1.0, warmup_steps=4)
     assert warmup_rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
@@ -49,12 +93,14 @@ def test_warmup_rises_linearly_to_the_base_rate() -> None:
 @given(
     epochs=st.integers(1, 20),
     steps=st.integers(1, 20),
-    schedule=st.sampled_from(["poly", "cosine"]),
+    schedule=st.sampled_from(
+        ["poly", "cosine", "one-cycle", ScheduleConfig("step", {"milestones": [0.5, 0.8]})]
+    ),
     by=st.sampled_from(["epoch", "iteration"]),
     warmup=st.integers(0, 30),
 )
 def test_rate_is_positive_and_at_most_the_base_rate(
-    epochs: int, steps: int, schedule: str, by: str, warmup: int
+    epochs: int, steps: int, schedule: str | ScheduleConfig, by: str, warmup: int
 ) -> None:
     actual = rates(steps, epochs=epochs, schedule=schedule, schedule_by=by, warmup_steps=warmup)
     assert all(0 < rate <= 0.01 for rate in actual)
@@ -62,7 +108,7 @@ def test_rate_is_positive_and_at_most_the_base_rate(
 
 def test_rate_outside_the_training_is_an_error() -> None:
     with pytest.raises(ValueError, match="epoch 3 and step 0 are outside"):
-        learning_rate(TrainingConfig(epochs=3), 3, 0, 5)
+        LearningRate(TrainingConfig(epochs=3)).at(3, 0, 5)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +124,7 @@ def test_rate_outside_the_training_is_an_error() -> None:
         ("warmup_steps", -1),
         ("gradient_clip", 0.0),
         ("accumulation", 3),
+        ("ema", 1.0),
     ],
 )
 def test_invalid_settings_are_rejected(field: str, value: float) -> None:
@@ -91,3 +138,126 @@ def test_weight_decay_applies_to_every_parameter() -> None:
     (group,) = optimizer.param_groups
     assert len(group["params"]) == 4
     assert (group["weight_decay"], group["momentum"]) == (1e-4, 0.9)
+
+
+class Network(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = torch.nn.ModuleDict(
+            {
+                "stem": torch.nn.Conv2d(3, 4, 1),
+                "layer10": torch.nn.Conv2d(4, 4, 1),
+                "layer9": torch.nn.Conv2d(4, 4, 1),
+                "norm": torch.nn.LayerNorm(4),
+            }
+        )
+        self.head = torch.nn.Conv2d(4, 2, 1)
+
+
+def settings_by_name(config: TrainingConfig) -> dict[str, tuple[float, float]]:
+    """Return the weight decay and the factor of the learning rate of each parameter."""
+    model = Network()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        names[parameter]: (group["weight_decay"], round(group["rate_factor"], 9))
+        for group in build_optimizer(model, config).param_groups
+        for parameter in group["params"]
+    }
+
+
+def test_groups_have_their_own_weight_decay_and_rate() -> None:
+    optimizer = OptimizerConfig(
+        "adamw",
+        {"betas": [0.9, 0.95]},
+        no_decay=("norm", "bias"),
+        rate_factors={"backbone.*": 0.1, "*.stem.*": 0.5},
+        layer_decay=LayerDecay(0.5, ("backbone.stem.*", "backbone.layer#.*")),
+    )
+    config = TrainingConfig(optimizer=optimizer, weight_decay=0.05)
+    assert settings_by_name(config) == {
+        # Layer 1 of 3: half of a half of a half, in addition to both patterns.
+        "backbone.stem.weight": (0.05, 0.1 * 0.5 * 0.125),
+        "backbone.stem.bias": (0.0, 0.1 * 0.5 * 0.125),
+        "backbone.layer9.weight": (0.05, 0.1 * 0.25),
+        "backbone.layer9.bias": (0.0, 0.1 * 0.25),
+        "backbone.layer10.weight": (0.05, 0.1 * 0.5),
+        "backbone.layer10.bias": (0.0, 0.1 * 0.5),
+        "backbone.norm.weight": (0.0, 0.1),
+        "backbone.norm.bias": (0.0, 0.1),
+        "head.weight": (0.05, 1.0),
+        "head.bias": (0.0, 1.0),
+    }
+    assert build_optimizer(Network(), config).param_groups[0]["betas"] == (0.9, 0.95)
+    check_optimization(Network().to("meta"), config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"optimizer": OptimizerConfig(no_decay=("neck.*",))},
+            r"training\.optimizer\.no_decay has 'neck\.\*', which matches no parameter; the "
+            r"network has parameters such as backbone\.stem\.weight, .*, in backbone, head$",
+        ),
+        (
+            {"optimizer": OptimizerConfig(layer_decay=LayerDecay(0.5, ("backbone.block#.*",)))},
+            r"training\.optimizer\.layer_decay\.layers has 'backbone\.block#\.\*', which matches",
+        ),
+        (
+            {"optimizer": OptimizerConfig("adamw", {"beta": 0.9})},
+            "optimizer adamw: unknown argument `beta`; known: betas, eps",
+        ),
+        (
+            {"optimizer": OptimizerConfig("adamw", {"lr": 0.9})},
+            "optimizer adamw: remove the argument `lr`; it is training.learning_rate",
+        ),
+        (
+            {"optimizer": OptimizerConfig("adamw", {"betas": [2, 0.9]})},
+            "optimizer adamw: its constructor failed .ValueError: Invalid beta",
+        ),
+        (
+            {"optimizer": "torch.optim:LBFGS", "weight_decay": 0.0},
+            "optimizer torch.optim:LBFGS computes the loss several times in a step",
+        ),
+        (
+            {"optimizer": "torch.optim:SparseAdam"},
+            "optimizer torch.optim:SparseAdam has no weight decay; set training.weight_decay: 0",
+        ),
+        ({"optimizer": "torch.nn:Conv2d"}, "torch.nn has no torch.optim.Optimizer Conv2d"),
+        (
+            {"schedule": ScheduleConfig("step", {"milestones": [30, 60]})},
+            "schedule step: it failed .ValueError: milestones must be increasing fractions",
+        ),
+        (
+            {"schedule": ScheduleConfig("step")},
+            "schedule step: argument `milestones` is missing",
+        ),
+        (
+            {"schedule": ScheduleConfig("poly", {"power": 2})},
+            "schedule poly: remove the argument `power`; it is training.power",
+        ),
+    ],
+)
+def test_optimizers_and_schedules_that_do_not_fit_are_rejected(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptimizationError, match=message):
+        check_optimization(Network(), TrainingConfig(**settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "adam"}, "optimizer is 'adam'; known: adamw, sgd; or package.module:Class"),
+        ({"schedule": "linear"}, "schedule is 'linear'; known: cosine, one-cycle, poly, step"),
+        ({"optimizer": "adamw", "momentum": 0.5}, "momentum is 0.5, but only the optimizer sgd"),
+    ],
+)
+def test_unknown_names_are_rejected(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**settings)
+
+
+def test_short_and_long_form_are_equal() -> None:
+    long = TrainingConfig(optimizer=OptimizerConfig("adamw"), schedule=ScheduleConfig("cosine"))
+    assert long == TrainingConfig(optimizer="adamw", schedule="cosine")

@@ -1,0 +1,260 @@
+"""Every loss: 1 worker, 2 workers and an accumulated batch equal a float64 reference.
+
+The references compute each loss on the whole batch at once, from logits that are upsampled as a
+whole; where a library has the loss, the reference is the library's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import kornia
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models import LossConfig, LossTermConfig, SegmentationLoss
+from models.config import LOSSES
+
+CLASSES = 4
+FREQUENCIES = [0.4, 0.1, 0.3, 0.2]
+Reference = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(weights: list[float] | None = None) -> Reference:
+    def reference(logits: Tensor, labels: Tensor) -> Tensor:
+        weight = None if weights is None else torch.tensor(weights, dtype=logits.dtype)
+        return F.cross_entropy(logits, labels, weight=weight, ignore_index=255)
+
+    return reference
+
+
+def mined(logits: Tensor, labels: Tensor) -> Tensor:
+    losses = F.cross_entropy(logits, labels, ignore_index=255, reduction="none")
+    kept = []
+    for image, label in zip(losses, labels, strict=True):
+        values = image[label != 255].sort(descending=True).values
+        count = max(int((values > -torch.tensor(0.7).log()).sum()), round(0.05 * label.numel()))
+        kept.append(values[:count])
+    return torch.cat(kept).mean()
+
+
+def focal(logits: Tensor, labels: Tensor) -> Tensor:
+    losses = kornia.losses.focal_loss(
+        logits, labels, alpha=None, gamma=1.5, reduction="none", ignore_index=255
+    )
+    return losses.sum() / (labels != 255).sum()
+
+
+def dice(logits: Tensor, labels: Tensor) -> Tensor:
+    """Classes without a label do not count; kornia has no such form."""
+    valid = labels != 255
+    probabilities = logits.softmax(dim=1).movedim(1, -1)[valid]
+    members = F.one_hot(labels[valid], CLASSES)
+    terms = [
+        1 - (2 * (p * m).sum() + 1) / (p.sum() + m.sum() + 1)
+        for p, m in zip(probabilities.T, members.T, strict=True)
+        if m.any()
+    ]
+    return torch.stack(terms).mean()
+
+
+def lovasz(logits: Tensor, labels: Tensor) -> Tensor:
+    """As in the authors' code: per image, without ignored pixels, over its classes."""
+    images = []
+    for image, label in zip(logits, labels, strict=True):
+        valid = label != 255
+        if not valid.any():
+            continue
+        terms = []
+        for index in label[valid].unique():
+            foreground = (label[valid] == index).double()
+            errors = (foreground - image.softmax(dim=0)[index][valid]).abs()
+            errors, order = errors.sort(descending=True)
+            foreground = foreground[order]
+            intersection = foreground.sum() - foreground.cumsum(0)
+            jaccard = 1 - intersection / (foreground.sum() + (1 - foreground).cumsum(0))
+            jaccard[1:] -= jaccard[:-1].clone()
+            terms.append(errors @ jaccard)
+        images.append(torch.stack(terms).mean())
+    return torch.stack(images).mean()
+
+
+def boundary(logits: Tensor, labels: Tensor) -> Tensor:
+    """Maxima over windows, one pixel at a time."""
+
+    def maxima(values: Tensor, distance: int) -> Tensor:
+        padded = F.pad(values, [distance] * 4, value=-torch.inf)
+        side = range(2 * distance + 1)
+        height, width = values.shape[-2:]
+        windows = [padded[..., y : y + height, x : x + width] for y in side for x in side]
+        return torch.stack(windows).amax(dim=0)
+
+    ignored = labels == 255
+    counted = maxima(ignored[:, None].double(), 2) == 0
+    probabilities = logits.softmax(dim=1) * ~ignored[:, None]
+    terms = []
+    for index in range(CLASSES):
+        maps = []
+        for values in (probabilities[:, index, None], (labels == index)[:, None].double()):
+            maps.append((maxima(1 - values, 1) - (1 - values)) * counted)
+        predicted, labeled = maps
+        if labeled.sum() > 0:
+            precision = (predicted * maxima(labeled, 1)).sum() / predicted.sum()
+            recall = (labeled * maxima(predicted, 1)).sum() / labeled.sum()
+            terms.append(1 - 2 * precision * recall / (precision + recall))
+    return torch.stack(terms).mean()
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    reference: Reference
+    arguments: dict[str, Any]
+
+
+CASES = [
+    Case("mined-cross-entropy", mined, {}),
+    Case("cross-entropy", cross_entropy(), {}),
+    Case("cross-entropy", cross_entropy([1, 2, 0.5, 0]), {"class_weights": [1, 2, 0.5, 0]}),
+    Case(
+        "cross-entropy",
+        cross_entropy([0.2 / 0.4, 0.2 / 0.1, 0.2 / 0.3, 1]),
+        {"class_weights": "median-frequency"},
+    ),
+    Case("focal", focal, {"gamma": 1.5}),
+    Case("dice", dice, {}),
+    Case("lovasz", lovasz, {}),
+    Case("boundary", boundary, {"tolerance": 1}),
+]
+
+
+def test_every_loss_has_a_reference() -> None:
+    assert {case.name for case in CASES} == LOSSES.built_in.keys()
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    """Six images of blobs, one of them without labels, and logits of half the size."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(6, CLASSES, 8, 10, generator=generator)
+    coarse = torch.randn(6, CLASSES - 1, 4, 5, generator=generator)  # the last class never occurs
+    labels = F.interpolate(coarse, (16, 20), mode="bilinear").argmax(dim=1)
+    labels[:4, :2, 5:] = 255
+    labels[5] = 255
+    return logits, labels
+
+
+def divided(criterion: SegmentationLoss, logits: Tensor, labels: Tensor, sizes: list[int]) -> Any:
+    """Return the total loss and its gradient as the training loop computes them for parts."""
+    logits = logits.clone().requires_grad_()
+    parts = [
+        criterion(*pair) for pair in zip(logits.split(sizes), labels.split(sizes), strict=True)
+    ]
+    statistics = torch.stack([part.statistics.detach() for part in parts]).sum(dim=0)
+    statistics.requires_grad_()
+    total, _ = criterion.total(statistics, parts[0].sizes)
+    (gradient,) = torch.autograd.grad(total, statistics)
+    for part in parts:
+        part.statistics.backward(gradient=gradient)
+    return total.detach(), logits.grad
+
+
+# The whole batch, two workers, and parts of different sizes.
+@pytest.mark.parametrize("sizes", [[6], [3, 3], [1, 2, 3]], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name} {case.arguments}")
+def test_divided_batch_equals_the_reference_on_the_whole_batch(
+    case: Case, sizes: list[int]
+) -> None:
+    config = LossConfig(terms=(LossTermConfig(case.name, 1.0, case.arguments),))
+    criterion = SegmentationLoss(config, CLASSES, FREQUENCIES)
+    logits, labels = batch()
+    total, gradient = divided(criterion, logits, labels, sizes)
+    exact = logits.double().requires_grad_()
+    size = (labels.shape[1], labels.shape[2])
+    expected = case.reference(F.interpolate(exact, size, mode="bilinear"), labels)
+    (expected_gradient,) = torch.autograd.grad(expected, exact)
+    torch.testing.assert_close(total.double(), expected.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name} {case.arguments}")
+def test_batch_without_labels_has_no_loss_and_no_gradient(case: Case) -> None:
+    config = LossConfig(terms=(LossTermConfig(case.name, 1.0, case.arguments),))
+    criterion = SegmentationLoss(config, CLASSES, FREQUENCIES)
+    logits, labels = batch()
+    total, gradient = divided(criterion, logits[:2], torch.full_like(labels[:2], 255), [2])
+    assert total == 0
+    assert not gradient.any()
+
+
+def test_lovasz_equals_kornias_where_every_class_occurs() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(3, CLASSES, 8, 8, generator=generator)
+    labels = torch.arange(3 * 64).view(3, 8, 8) % CLASSES
+    criterion = SegmentationLoss(LossConfig(terms=("lovasz",)))
+    total, _ = divided(criterion, logits, labels, [3])
+    torch.testing.assert_close(total, kornia.losses.lovasz_softmax_loss(logits, labels))
+
+
+def test_weighted_sum_of_losses_for_every_output() -> None:
+    terms = (LossTermConfig("dice", 0.5), "cross-entropy", "dice")
+    criterion = SegmentationLoss(LossConfig(terms=terms, auxiliary_weight=0.4), 4, FREQUENCIES)
+    logits, labels = batch()
+    output = criterion((logits, {"stage4": logits.flip(0)}), labels)
+    assert output.names == (
+        *("main/dice", "main/cross-entropy", "main/dice2"),
+        *("stage4/dice", "stage4/cross-entropy", "stage4/dice2"),
+    )
+    total, values = criterion.total(output.statistics, output.sizes)
+    first, second, third = values[:3].tolist()
+    other = values[3:].tolist()
+    expected = 0.5 * first + second + third + 0.4 * (0.5 * other[0] + other[1] + other[2])
+    assert float(total) == pytest.approx(expected)
+
+
+def test_module_of_a_library_is_averaged_over_workers_by_their_images() -> None:
+    term = LossTermConfig("torch.nn:CrossEntropyLoss", 1.0, {"ignore_index": 255})
+    criterion = SegmentationLoss(LossConfig(terms=(term,)))
+    logits, labels = batch()
+    logits, labels = logits[:5], labels[:5]
+    total, _ = divided(criterion, logits, labels, [2, 3])
+    size = (labels.shape[1], labels.shape[2])
+    halves = [
+        F.cross_entropy(
+            F.interpolate(logits[part], size, mode="bilinear"), labels[part], ignore_index=255
+        )
+        for part in (slice(0, 2), slice(2, 5))
+    ]
+    torch.testing.assert_close(total, 0.4 * halves[0] + 0.6 * halves[1])
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        (
+            LossTermConfig("dice", 1.0, {"smoth": 1}),
+            "loss dice: unknown argument `smoth`; known: smooth",
+        ),
+        (
+            LossTermConfig("cross-entropy", 1.0, {"classes": 3}),
+            "remove the argument `classes`; it is",
+        ),
+        (
+            LossTermConfig("cross-entropy", 1.0, {"class_weights": [1, 2]}),
+            r"class_weights must be 4 numbers from 0, one for each class, received \[1, 2\]",
+        ),
+        (
+            LossTermConfig("focal", 1.0, {"class_weights": "frequency"}),
+            "class_weights is 'frequency'; known: median-frequency, log-frequency; or a list",
+        ),
+        (LossTermConfig("torch.nn:Parameter"), "torch.nn has no nn.Module Parameter"),
+        (
+            LossTermConfig("mined-cross-entropy", 1.0, {"share": 1}),
+            "remove the argument `share`; it is training.loss.share",
+        ),
+    ],
+)
+def test_losses_that_do_not_fit_are_rejected(term: LossTermConfig, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SegmentationLoss(LossConfig(terms=(term,)), CLASSES, FREQUENCIES)

@@ -1,0 +1,225 @@
+"""Optimizers, schedules and losses in a study: arguments, inheritance, identity, user code."""
+
+from pathlib import Path
+
+import pytest
+
+from models import LossConfig, LossTermConfig
+from orchestrator.study.identity import trial_identity
+from orchestrator.study.load import load_study
+from orchestrator.study.study import Study
+from orchestrator.study.user_code import modules_of, modules_of_network
+from orchestrator.study.yaml_source import StudyError
+from pipelines.training.config import LayerDecay, OptimizerConfig, ScheduleConfig
+
+STUDY = """\
+study: small
+base:
+  training: {precision: fp32, TRAINING}
+variants:
+  plain: {}
+  other: {set: {training: {OTHER}}}
+"""
+OWN = """\
+import torch
+
+class Slow(torch.optim.SGD):
+    def __init__(self, params, lr: float, weight_decay: float = 0.0, factor: float = 0.5):
+        super().__init__(params, lr * factor, weight_decay=weight_decay)
+
+class Constant:
+    def __call__(self, progress):
+        return 1.0
+
+class Distance(torch.nn.Module):
+    def forward(self, logits, labels):
+        return logits.square().mean()
+"""
+
+
+def load(tmp_path: Path, training: str, other: str = "epochs: 3", more: str = "") -> Study:
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace("TRAINING", training).replace("OTHER", other) + more)
+    return load_study(file)
+
+
+def test_optimizer_is_typed_to_the_last_key(tmp_path: Path) -> None:
+    optimizer = (
+        "optimizer: {name: adamw, arguments: {betas: [0.9, 0.95]}, no_decay: [norm, bias], "
+        "rate_factors: {backbone.*: 1}, layer_decay: {factor: 0.9, layers: ['backbone.layer#.*']}}"
+    )
+    plain, other = load(tmp_path, f"{optimizer}, schedule: one-cycle").trials
+    assert plain.experiment.training.optimizer == OptimizerConfig(
+        "adamw",
+        {"betas": [0.9, 0.95]},
+        ("norm", "bias"),
+        {"backbone.*": 1.0},
+        LayerDecay(0.9, ("backbone.layer#.*",)),
+    )
+    assert other.experiment.training.schedule == "one-cycle"
+
+
+@pytest.mark.parametrize(
+    ("training", "other", "expected"),
+    [
+        # Another class inherits no arguments, but the groups, which depend on the network.
+        (
+            "optimizer: {arguments: {nesterov: true}, no_decay: [bias]}",
+            "optimizer: {name: adamw}",
+            OptimizerConfig("adamw", no_decay=("bias",)),
+        ),
+        (
+            "optimizer: {name: adamw, arguments: {eps: 1e-6}}",
+            "optimizer: {arguments: {amsgrad: true}}",
+            OptimizerConfig("adamw", {"eps": 1e-6, "amsgrad": True}),
+        ),
+        (
+            "optimizer: adamw",
+            "optimizer: {no_decay: [norm]}",
+            OptimizerConfig("adamw", {}, ("norm",)),
+        ),
+        ("optimizer: {name: adamw, arguments: {eps: 1e-6}}", "optimizer: sgd", "sgd"),
+    ],
+)
+def test_variant_overrides_the_optimizer_of_the_base(
+    tmp_path: Path, training: str, other: str, expected: object
+) -> None:
+    assert load(tmp_path, training, other).trials[1].experiment.training.optimizer == expected
+
+
+def test_schedule_with_arguments(tmp_path: Path) -> None:
+    schedule = "schedule: {name: step, arguments: {milestones: [0.5], gamma: 0.2}}"
+    _, other = load(tmp_path, "schedule: cosine", schedule).trials
+    assert other.experiment.training.schedule == ScheduleConfig(
+        "step", {"milestones": [0.5], "gamma": 0.2}
+    )
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        (
+            "optimizer: adam",
+            "3:31: `training`: optimizer is 'adam'; known: adamw, sgd; or package.module:",
+        ),
+        (
+            "optimizer: {nam: adamw}",
+            "3:43: unknown key `training.optimizer.nam`; did you mean `training.optimizer.name`",
+        ),
+        ("optimizer: 3", "3:31: `training.optimizer` must be text, received 3"),
+        (
+            "optimizer: {no_decay: norm}",
+            '3:43: `training.optimizer.no_decay` must be a list, received "norm"',
+        ),
+        (
+            "optimizer: {rate_factors: {head.*: fast}}",
+            "3:58: `training.optimizer.rate_factors.head.*` must be a number, received",
+        ),
+        (
+            "optimizer: {layer_decay: {factor: 2, layers: [a]}}",
+            "`training.optimizer.layer_decay`: factor must be above 0 and at most 1, received 2",
+        ),
+        (
+            "optimizer: {name: adamw, arguments: {beta: 1}}",
+            "3:31: optimizer adamw: unknown argument `beta`; known: betas, eps",
+        ),
+        (
+            "optimizer: {name: adamw, arguments: {eps: tiny}}",
+            '3:68: `eps` must be a number, received "tiny"',
+        ),
+        (
+            "schedule: {name: one-cycle, arguments: {pct_start: early}}",
+            '3:71: `pct_start` must be a number, received "early"',
+        ),
+        ("schedule: absent.module:Own", "schedule absent.module:Own: cannot import absent.module"),
+        ("optimizer: adamw, momentum: 0.8", "`training`: momentum is 0.8, but only the optimizer"),
+    ],
+)
+def test_invalid_optimizer_or_schedule_is_one_error_with_its_location(
+    tmp_path: Path, training: str, message: str
+) -> None:
+    with pytest.raises(StudyError) as raised:
+        load(tmp_path, training)
+    problems = {str(problem) for problem in raised.value.problems}
+    assert len(problems) == 1
+    assert message in problems.pop()
+
+
+def test_terms_of_a_loss(tmp_path: Path) -> None:
+    terms = (
+        "[{name: dice, weight: 0.5}, {name: cross-entropy}, {name: focal, arguments: {gamma: 3}}]"
+    )
+    plain, other = load(tmp_path, f"loss: {{terms: {terms}}}", "loss: {terms: [lovasz]}").trials
+    assert plain.experiment.training.loss.terms == (
+        LossTermConfig("dice", 0.5),
+        "cross-entropy",
+        LossTermConfig("focal", 1.0, {"gamma": 3}),
+    )
+    assert other.experiment.training.loss == LossConfig(terms=("lovasz",))
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        (
+            "[cross_entropy]",
+            "`training.loss`: terms is 'cross_entropy'; known: boundary, cross-ent",
+        ),
+        ("dice", '3:38: `training.loss.terms` must be a list, received "dice"'),
+        ("[{name: dice, wight: 1}]", "unknown key `training.loss.terms.0.wight`; did you mean"),
+        ("[dice, {name: dice, weight: 0}]", "`training.loss.terms.1`: weight is 0.0; it must be a"),
+        (
+            "[dice, {name: focal, arguments: {gama: 2}}]",
+            "loss focal: unknown argument `gama`; known: gamma, class_weights",
+        ),
+        (
+            "[{name: focal, arguments: {gamma: much}}]",
+            '`gamma` must be a number, received "much"',
+        ),
+        ("[dice], share: 0.1", "share is 0.1, but it belongs to mined-cross-entropy"),
+    ],
+)
+def test_invalid_loss_is_one_error(tmp_path: Path, terms: str, message: str) -> None:
+    with pytest.raises(StudyError) as raised:
+        load(tmp_path, f"loss: {{terms: {terms}}}")
+    problems = {str(problem) for problem in raised.value.problems}
+    assert len(problems) == 1, problems
+    assert message in problems.pop()
+
+
+def test_conditions_match_both_forms(tmp_path: Path) -> None:
+    conditions = """\
+when:
+  - if: {training.optimizer: sgd, training.schedule.name: poly}
+    set: {training: {epochs: 5}}
+  - if: {training.optimizer: adamw}
+    set: {training: {epochs: 7}}
+"""
+    other = "optimizer: {name: adamw, no_decay: [norm]}"
+    trials = load(tmp_path, "epochs: 2", other, conditions).trials
+    assert [trial.experiment.training.epochs for trial in trials] == [5, 7]
+
+
+def test_both_forms_of_the_default_have_the_identity_of_the_default(tmp_path: Path) -> None:
+    defaults = "optimizer: {name: sgd, arguments: {}}, schedule: {name: poly}"
+    plain, other = load(tmp_path, "epochs: 2", defaults).trials
+    assert trial_identity(plain.experiment, "0") == trial_identity(other.experiment, "0")
+    ema = load(tmp_path, "epochs: 2, ema: 0.99").trials[0]
+    assert trial_identity(plain.experiment, "0") != trial_identity(ema.experiment, "0")
+
+
+def test_own_classes_are_user_code_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_optimization.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = "optimizer: {name: 'own_optimization:Slow', arguments: {factor: FACTOR}}"
+    training = own.replace("FACTOR", "0.25") + ", schedule: 'own_optimization:Constant'"
+    training += ", loss: {terms: ['own_optimization:Distance']}"
+    trial = load(tmp_path, training).trials[0]
+    assert [module.__name__ for module in modules_of(trial.experiment, ())] == ["own_optimization"]
+    assert modules_of_network(trial.experiment, ()) == []
+    with pytest.raises(StudyError, match="`factor` must be a number"):
+        load(tmp_path, own.replace("FACTOR", "half"))
+    nadam = load(tmp_path, "optimizer: 'torch.optim:NAdam'").trials[0]
+    assert modules_of(nadam.experiment, ()) == []
