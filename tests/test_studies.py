@@ -38,10 +38,10 @@ def test_study_resolves(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert logits.shape == (1, 10, 33, 65)
 
 
-def test_quick_study_is_table_1a() -> None:
+def test_quick_study_has_rows_of_table_1a() -> None:
     study = load_study(ROOT / "ablations.yaml")
     published = [trial.reference.miou for trial in study.trials if trial.reference]
-    assert published == [73.2, 77.3, 78.8, 78.9, 79.6, 80.0, 80.1]
+    assert published == [77.3, 78.8, 78.9, 79.6]
 
 
 def published(study: Study) -> dict[tuple[str, ...], float | None]:

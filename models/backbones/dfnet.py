@@ -18,7 +18,7 @@ class Group(NamedTuple):
 
 
 class DFNet(Backbone):
-    """Two 3x3 convolutions of stride 2 (3 to 32 to 64 channels), then groups of basic blocks.
+    """Two 3x3 convolutions of stride 2 with `stem_channels`, then groups of basic blocks.
 
     The FENet paper does not say which DFNet features form the four stages. This class uses the last
     features of stride 4, 8, 16 and 32: the input of each group that halves the size, and the
@@ -39,14 +39,15 @@ class DFNet(Backbone):
             },
         ),
     )
+    stem_channels: ClassVar[tuple[int, int]] = (32, 64)
     groups: ClassVar[tuple[Group, ...]]
 
     def __init__(self) -> None:
         super().__init__()
+        first, in_channels = self.stem_channels
         self.stem = nn.Sequential(
-            ConvNormReLU(3, 32, 3, stride=2), ConvNormReLU(32, 64, 3, stride=2)
+            ConvNormReLU(3, first, 3, stride=2), ConvNormReLU(first, in_channels, 3, stride=2)
         )
-        in_channels = 64
         for group in self.groups:
             blocks = []
             for position in range(group.blocks):
@@ -75,6 +76,22 @@ class DFNet1(DFNet):
         Group("stage3", 128, 3, stride=2),
         Group("stage4", 256, 3, stride=2),
         Group("stage5", 512, 1, stride=1),
+    )
+
+
+@register_backbone("dfnet1-half")
+class DFNet1Half(DFNet):
+    """DFNet1 with half of its channels, for studies on a CPU. It has no published weights."""
+
+    channels = (32, 32, 64, 256)
+    lateral_channels = 32
+    layouts = ()
+    stem_channels = (16, 32)
+    groups = (
+        Group("stage2", 32, 3, stride=2),
+        Group("stage3", 64, 3, stride=2),
+        Group("stage4", 128, 3, stride=2),
+        Group("stage5", 256, 1, stride=1),
     )
 
 

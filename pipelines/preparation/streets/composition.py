@@ -38,7 +38,7 @@ def compose_scene(seed: int, index: int) -> Scene:
         balance=tuple(rng.normal(1, 0.05, 3).tolist()),
         contrast=rng.uniform(0.85, 1.15),
         blur=max(0.0, rng.normal(0.0012, 0.0012)),
-        noise=rng.uniform(0.006, 0.03),
+        noise=rng.uniform(0.004, 0.015),
         vignette=rng.uniform(0.0, 0.45),
         hood=rng.uniform(0.05, 0.13) if rng.random() < 0.4 else 0.0,
         border=rng.uniform(0.008, 0.03) if rng.random() < 0.25 else 0.0,
@@ -62,7 +62,7 @@ def _light(rng: np.random.Generator) -> Light:
     else:
         zenith = np.array([0.30, 0.48, 0.80]) * rng.uniform(0.7, 1.15)
         horizon = np.array([0.78 + 0.2 * warm, 0.82 - 0.1 * warm, 0.90 - 0.35 * warm])
-    dusk = rng.uniform(0.35, 0.7) if rng.random() < 0.15 else 1.0
+    dusk = rng.uniform(0.5, 0.8) if rng.random() < 0.1 else 1.0
     return Light(
         sun=(
             float(np.cos(elevation) * np.sin(azimuth)),
@@ -81,17 +81,17 @@ def _light(rng: np.random.Generator) -> Light:
 
 def _street(rng: np.random.Generator) -> Street:
     lanes = int(rng.integers(2, 5))
-    asphalt = rng.uniform(0.16, 0.42) * (1 + rng.normal(0, 0.03, 3))
+    asphalt = rng.uniform(0.14, 0.28) * (1 + rng.normal(0, 0.03, 3))
     if rng.random() < 0.3:  # red or yellow bricks
         pavement = np.array([0.50, 0.36, 0.29]) * rng.uniform(0.7, 1.2)
-    else:  # slabs, from as dark as the road to much lighter
-        pavement = np.full(3, rng.uniform(0.26, 0.62)) * (1 + rng.normal(0, 0.04, 3))
+    else:  # slabs, lighter than the road
+        pavement = np.full(3, rng.uniform(0.42, 0.66)) * (1 + rng.normal(0, 0.04, 3))
     green = rng.random() < 0.45
     verge = np.array([0.26, 0.36, 0.15]) * rng.uniform(0.7, 1.3) if green else pavement * 0.92
     side = rng.uniform(12, 45)
     return Street(
         half_width=lanes * rng.uniform(1.6, 2.0) + rng.uniform(0, 1.5),
-        sidewalk=rng.uniform(1.8, 4.5),
+        sidewalk=rng.uniform(3.0, 5.5),
         lanes=lanes,
         road=_color(asphalt),
         pavement=_color(pavement),
@@ -192,10 +192,22 @@ CARS: tuple[Color, ...] = (
     (0.12, 0.20, 0.14),
     (0.52, 0.45, 0.33),
 )
+CLOTHES: tuple[Color, ...] = (
+    (0.85, 0.45, 0.08),
+    (0.80, 0.80, 0.12),
+    (0.70, 0.12, 0.35),
+    (0.35, 0.15, 0.60),
+)
+FENCES: tuple[Color, ...] = ((0.46, 0.26, 0.10), (0.30, 0.16, 0.08), (0.62, 0.44, 0.24))
 PAINTS: tuple[Color, ...] = ((0.75, 0.08, 0.08), (0.08, 0.22, 0.60), (0.82, 0.68, 0.10))
 
 
 def _things(rng: np.random.Generator, street: Street, camera: Camera) -> list[Thing]:
+    """Return the objects of a scene.
+
+    Poles, signs, fences and people are thicker, nearer and more colorful than in a real street, so
+    that they are several pixels wide in an image of 256 x 128 pixels.
+    """
     things: list[Thing] = []
 
     def add(
@@ -215,8 +227,8 @@ def _things(rng: np.random.Generator, street: Street, camera: Camera) -> list[Th
 
     edge, walk = street.half_width, street.sidewalk
 
-    def dark_metal() -> np.ndarray:
-        return rng.uniform(0.12, 0.55) * np.array([1.0, 1.02, 1.03])
+    def metal_color() -> np.ndarray:
+        return rng.uniform(0.04, 0.16) * np.array([1.0, 1.02, 1.03])
 
     for side in (-1, 1):
         # A row of trees, or none; hedges along the buildings.
@@ -248,41 +260,41 @@ def _things(rng: np.random.Generator, street: Street, camera: Camera) -> list[Th
                 rng.uniform(1, 5),
                 _foliage(rng),
             )
-        if rng.random() < 0.55:
-            start = rng.uniform(3, 25)
+        if rng.random() < 0.75:
+            start = rng.uniform(3, 15)
             add(
                 "fence",
                 side * (edge + rng.choice([0.25, walk])),
                 start,
-                rng.uniform(0.8, 1.5),
-                rng.uniform(6, 35),
-                dark_metal(),
+                rng.uniform(1.2, 2.0),
+                rng.uniform(10, 35),
+                np.array(FENCES[rng.integers(len(FENCES))]) * rng.uniform(0.8, 1.2),
             )
         # Street lamps and poles at the curb.
         spacing, z = rng.uniform(14, 30), rng.uniform(3, 20)
-        metal, height = dark_metal(), rng.uniform(5, 8.5)
-        while z < 85:
-            add("lamp", side * (edge + 0.4), z, height, 0.13, metal)
+        metal, height, width = metal_color(), rng.uniform(5, 8.5), rng.uniform(0.3, 0.45)
+        while z < 40:
+            add("lamp", side * (edge + 0.4), z, height, width, metal)
             z += spacing
         for _ in range(int(rng.poisson(2.2))):
             add(
                 "pole",
                 side * (edge + rng.uniform(0.2, walk)),
-                rng.uniform(4, 45),
+                rng.uniform(4, 28),
                 rng.choice([0.9, 1.0, 3.0, 6.5]),
-                rng.uniform(0.07, 0.2),
-                dark_metal(),
+                rng.uniform(0.25, 0.5),
+                metal_color(),
             )
         for _ in range(int(rng.poisson(2.0))):
             paint = np.array(PAINTS[rng.integers(len(PAINTS))]) * rng.uniform(0.6, 1.1)
             add(
                 "sign",
                 side * (edge + rng.uniform(0.2, 1.2)),
-                rng.uniform(5, 50),
-                rng.uniform(2.1, 3.2),
-                rng.uniform(0.55, 1.0),
+                rng.uniform(5, 28),
+                rng.uniform(2.6, 3.6),
+                rng.uniform(1.3, 2.2),
                 paint,
-                dark_metal(),
+                metal_color(),
             )
         for _ in range(int(rng.poisson(1.0))):
             add(
@@ -304,16 +316,16 @@ def _things(rng: np.random.Generator, street: Street, camera: Camera) -> list[Th
     for x, probability in ((camera.x, 0.6), (-camera.x, 0.7)):
         if rng.random() < probability:
             _car(rng, add, x + rng.normal(0, 0.2), rng.uniform(9, 55))
-    for _ in range(int(rng.poisson(5.0))):
+    for _ in range(int(rng.poisson(6.0))):
         side = rng.choice([-1, 1])
         across = rng.random() < 0.12
         x = rng.uniform(-edge, edge) if across else side * (edge + rng.uniform(0.4, walk - 0.3))
-        clothes = rng.uniform(0.04, 0.6, 3) * 0.5 + rng.uniform(0.04, 0.5) * 0.5
+        clothes = np.array(CLOTHES[rng.integers(len(CLOTHES))]) * rng.uniform(0.7, 1.2)
         add(
             "person",
             x,
-            5 + 50 * rng.random() ** 1.3,
-            rng.choice([rng.uniform(1.5, 1.9), 1.2], p=[0.88, 0.12]),
+            4 + 20 * rng.random() ** 1.3,
+            rng.choice([rng.uniform(1.7, 2.1), 1.3], p=[0.88, 0.12]),
             0.5,
             clothes,
             rng.uniform(0.04, 0.35) * np.array([0.9, 0.95, 1.1]),

@@ -186,9 +186,9 @@ def _lamp(canvas: Canvas, thing: Thing) -> None:
     top = base - floats([0, thing.height * scale])
     side = -1.0 if thing.x > 0 else 1.0
     arm = top + floats([side * 1.4, -0.35]) * np.float32(scale)
-    canvas.capsule(top, arm, 0.08 * scale, color, distance, POLE)
+    canvas.capsule(top, arm, 0.6 * thing.width * scale, color, distance, POLE)
     end = arm + floats([side * 0.6 * scale, 0])
-    canvas.capsule(arm, end, 0.2 * scale, color * 1.2, distance, POLE)
+    canvas.capsule(arm, end, 1.2 * thing.width * scale, color * 1.2, distance, POLE)
 
 
 def _sign(canvas: Canvas, thing: Thing) -> None:
@@ -199,7 +199,7 @@ def _sign(canvas: Canvas, thing: Thing) -> None:
     light = canvas.lit(TOWARD) * 1.1
     top = base - floats([0, thing.height * scale])
     metal = np.asarray(thing.second, np.float32) * light
-    canvas.capsule(base, top, 0.07 * scale, metal, distance, POLE)
+    canvas.capsule(base, top, 0.15 * thing.width * scale, metal, distance, POLE)
     radius = thing.width / 2 * scale
     turns = {0: 14, 1: 3, 2: 4, 3: 4}[thing.shape]
     start = {0: 0.0, 1: -np.pi / 2, 2: np.pi / 4, 3: 0.0}[thing.shape]
@@ -247,15 +247,15 @@ def _person(canvas: Canvas, thing: Thing) -> None:
     hip, neck = at(0, 0.5), at(rng.uniform(-0.02, 0.02), 0.8)
     for side in (-1, 1):
         knee = at(side * (0.03 + 0.5 * abs(stride)), 0.27)
-        limb(hip, knee, 0.085, lower)
-        limb(knee, at(side * (0.04 + abs(stride)) + 0.3 * stride, 0.02), 0.07, lower)
+        limb(hip, knee, 0.12, lower)
+        limb(knee, at(side * (0.04 + abs(stride)) + 0.3 * stride, 0.02), 0.1, lower)
     coat = rng.random() < 0.35
-    limb(at(0, 0.40 if coat else 0.54), neck, 0.19 if coat else 0.17, upper)
+    limb(at(0, 0.40 if coat else 0.54), neck, 0.27 if coat else 0.24, upper)
     for side in (-1, 1):
         hand = at(side * rng.uniform(0.1, 0.16) - stride * side, 0.45)
-        limb(at(side * 0.08, 0.77), hand, 0.055, upper * np.float32(0.9))
+        limb(at(side * 0.1, 0.77), hand, 0.08, upper * np.float32(0.9))
     head = at(0, 0.91)
-    limb(head, head, 0.12, skin)
+    limb(head, head, 0.15, skin)
     limb(at(0, 0.945), at(0, 0.95), 0.1, floats([0.1, 0.08, 0.06]) * light)
     if rng.random() < 0.4:
         limb(at(0.1, 0.45), at(0.1, 0.6), 0.1, rng.uniform(0.05, 0.5, 3).astype(np.float32) * light)
@@ -265,7 +265,7 @@ def _fence(canvas: Canvas, thing: Thing) -> None:
     """Paint a fence along the street; its gaps are labeled as fence, as annotators do."""
     start, stop = thing.z, thing.z + thing.width
     color = np.asarray(thing.color, np.float32) * canvas.lit((-np.sign(thing.x), 0, 0)) * 1.2
-    solid = thing.shape == 0
+    solid = thing.shape < 2
     edges = np.linspace(start, stop, max(2, int(thing.width / 2)))
     for near, far in zip(edges[-2::-1], edges[:0:-1], strict=True):
         corners = np.array(
@@ -279,12 +279,12 @@ def _fence(canvas: Canvas, thing: Thing) -> None:
         canvas.polygon(corners, color, FENCE, 0.9 if solid else 0.0)
         if solid:
             continue
-        posts = np.linspace(near, far, 9)[:-1] if thing.shape == 1 else np.array([near])
+        posts = np.linspace(near, far, 9)[:-1] if thing.shape == 2 else np.array([near])
         for z in posts.tolist():
-            _bar(canvas, (thing.x, 0, z), (thing.x, thing.height, z), 0.03, color)
-        for share in (0.15, 0.95) if thing.shape == 1 else (0.3, 0.62, 0.95):
+            _bar(canvas, (thing.x, 0, z), (thing.x, thing.height, z), 0.1, color)
+        for share in (0.15, 0.95) if thing.shape == 2 else (0.3, 0.62, 0.95):
             y = thing.height * share
-            _bar(canvas, (thing.x, y, near), (thing.x, y, far), 0.06, color)
+            _bar(canvas, (thing.x, y, near), (thing.x, y, far), 0.12, color)
 
 
 def _bar(
