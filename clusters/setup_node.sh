@@ -17,7 +17,7 @@ if ! "$PYTHON" -m venv "$ENVIRONMENT"; then
   exit 1
 fi
 "$ENVIRONMENT/bin/python" -m pip install --quiet --disable-pip-version-check \
-  --constraint "$PROJECT/constraints.txt" --editable "${PROJECT}[cluster]"
+  --constraint "$PROJECT/constraints.txt" --editable "${PROJECT}[cluster,pretrained]"
 
 # For later commands over SSH, such as `ray down`.
 LINE="export PATH=$ENVIRONMENT/bin:\$PATH RAY_AUTH_MODE=token"

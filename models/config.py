@@ -28,6 +28,7 @@ BUILT_IN_BACKBONES = {
     "dfnet1": BuiltInBackbone((64, 64, 128, 512), 64),
     "dfnet1-half": BuiltInBackbone((32, 32, 64, 256), 32),
     "dfnet2": BuiltInBackbone((64, 128, 256, 512), 64),
+    "efficientnet-lite0": BuiltInBackbone((24, 40, 112, 320), 64),
     "resnet101": BuiltInBackbone((256, 512, 1024, 2048), 256, _RESNET_STEMS, can_dilate=True),
     "resnet18": BuiltInBackbone((64, 128, 256, 512), 128, _RESNET_STEMS, can_dilate=True),
     "resnet50": BuiltInBackbone((256, 512, 1024, 2048), 256, _RESNET_STEMS, can_dilate=True),
@@ -78,8 +79,8 @@ class FENetConfig:
         stem: one of the backbone's stems, for ResNets "64-64-128" (as in the paper), "32-32-64" or
             "plain". Default: the backbone's first stem.
         channels: C, the channel depth of every level after the laterals. Default: 256 for
-            ResNet-50 and -101, 128 for ResNet-18, 64 for DFNets (32
-            for dfnet1-half).
+            ResNet-50 and -101, 128 for ResNet-18, 32 for dfnet1-half, 64 for DFNets and
+            EfficientNet-Lite0.
         dilation: dilate the last two stages and keep their strides. Default, as in the paper: true
             if `ppm` is true and the backbone supports dilation.
         ppm: use pyramid pooling instead of the last stage's lateral.

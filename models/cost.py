@@ -108,13 +108,13 @@ def on_meta(network: FENetConfig | nn.Module, classes: int) -> nn.Module:
 
 
 _FILLS = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
-_SAME_SHAPE = (F.batch_norm, F.relu)
+_SAME_SHAPE = (F.batch_norm, F.relu, F.hardtanh)
 _ELEMENTWISE = (Tensor.add, Tensor.sub, Tensor.mul)
 # Functions without products that are called as they are.
 _WITHOUT_PRODUCTS = {
-    *(torch.empty, torch.empty_like, torch.promote_types, F.max_pool2d, F.avg_pool2d),
+    *(torch.empty, torch.empty_like, torch.promote_types, F.max_pool2d, F.avg_pool2d, F.pad),
     *(Tensor.dim, Tensor.size, Tensor.is_contiguous, Tensor.contiguous, Tensor.new_empty),
-    *(Tensor.to, Tensor.view, Tensor.reshape, Tensor.flatten),
+    *(Tensor.to, Tensor.view, Tensor.reshape, Tensor.flatten, Tensor.new_full, torch.stack),
 }
 
 
@@ -151,9 +151,7 @@ class _ShapesOnly(TorchFunctionMode):
             if function in _SAME_SHAPE:
                 return torch.empty_like(tensor)
             if function in _ELEMENTWISE and len(arguments) == 2:
-                shape = _broadcast(tensor, arguments[1])
-                if shape is not None:
-                    return tensor.new_empty(shape)
+                return tensor.new_empty(_broadcast(tensor, arguments[1]))
             size = _resized(function, arguments, named)
             if size is not None:
                 return tensor.new_empty(*tensor.shape[:2], *size)
@@ -177,13 +175,13 @@ def _concatenated(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return tensors[0].new_empty(shape)
 
 
-def _broadcast(tensor: Tensor, other: Any) -> list[int] | None:
-    """Return the shape of an elementwise result; None if the dimensions have to be aligned."""
+def _broadcast(tensor: Tensor, other: Any) -> list[int]:
+    """Return the shape of an elementwise result."""
     if not isinstance(other, Tensor):
         return list(tensor.shape)
-    if tensor.dim() != other.dim():
-        return None
-    return [max(sizes) for sizes in zip(tensor.shape, other.shape, strict=True)]
+    dims = max(tensor.dim(), other.dim())
+    aligned = ([1] * (dims - each.dim()) + list(each.shape) for each in (tensor, other))
+    return [max(sizes) for sizes in zip(*aligned, strict=True)]
 
 
 def _resized(

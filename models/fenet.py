@@ -14,6 +14,7 @@ from models.layers import (
     fuse_by_addition,
     fuse_by_concatenation,
 )
+from models.normalization import renormalize
 from models.pyramid import PyramidPooling
 from models.resampling import resize
 
@@ -118,7 +119,7 @@ class FENet(nn.Module):
         """Compute the logits of normalized images.
 
         Args:
-            images: `(N, 3, H, W)`.
+            images: `(N, 3, H, W)`, in ImageNet's normalization.
 
         Returns:
             Logits `(N, K, H, W)`, at least float32. During training, logits keep the size of their
@@ -126,7 +127,7 @@ class FENet(nn.Module):
             them; with supervision, a pair of the logits and the auxiliary logits
             `{"stage3": (N, K, H/16, W/16), ...}`.
         """
-        levels = self.backbone(images)
+        levels = self._backbone_levels(images)
         auxiliary = {}
         if self.training:
             for stage, head in zip(self.config.supervision, self.auxiliary.values(), strict=True):
@@ -148,12 +149,15 @@ class FENet(nn.Module):
             then the flows, such as "detail" (DF) and "semantic" (SF). After the neck, every level
             has C channels.
         """
-        levels = self.backbone(images)
+        levels = self._backbone_levels(images)
         levels_by_step = {"backbone": levels}
         for name, step in self._steps():
             levels = step(levels)
             levels_by_step[name] = levels
         return levels_by_step
+
+    def _backbone_levels(self, images: Tensor) -> list[Tensor]:
+        return self.backbone(renormalize(images, self.backbone.mean, self.backbone.std))
 
     def _steps(self) -> list[tuple[str, nn.Module]]:
         """Return the modules applied to the backbone's levels, in order, by name."""

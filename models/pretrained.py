@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -123,7 +123,7 @@ def unwrap(checkpoint: Mapping[str, object]) -> Mapping[str, object]:
 def _match(backbone: Backbone, state: Mapping[str, object]) -> _Match:
     native = backbone.state_dict()
     modules = {name for name, _ in backbone.named_children()}
-    prefix = _common_prefix(state, native)
+    prefix = _common_prefix(state, native, backbone.layouts)
     layout = _detect_layout(backbone, {key.removeprefix(prefix) for key in state})
 
     sources: dict[str, str] = {}
@@ -153,16 +153,22 @@ def _match(backbone: Backbone, state: Mapping[str, object]) -> _Match:
     return _Match(layout, sources, values, unused, missing, conflicts)
 
 
-def _common_prefix(state: Mapping[str, object], native: Mapping[str, Tensor]) -> str:
-    """Return the prefix that most of the checkpoint's keys put before the backbone's names."""
-    prefixes: Counter[str] = Counter()
-    for key in state:
-        parts = key.split(".")
-        for cut in range(len(parts) - 1):
-            if ".".join(parts[cut:]) in native:
-                prefixes["".join(f"{part}." for part in parts[:cut])] += 1
-                break
-    return prefixes.most_common(1)[0][0] if prefixes else ""
+def _common_prefix(
+    state: Mapping[str, object], native: Mapping[str, Tensor], layouts: Sequence[WeightLayout]
+) -> str:
+    """Return the prefix that most of the checkpoint's keys put before the backbone's names, or, if
+    none has these, before the names of one of the layouts."""
+    for layout in (_NATIVE_LAYOUT, *layouts):
+        prefixes: Counter[str] = Counter()
+        for key in state:
+            parts = key.split(".")
+            for cut in range(len(parts) - 1):
+                if _rename(".".join(parts[cut:]), layout) in native:
+                    prefixes["".join(f"{part}." for part in parts[:cut])] += 1
+                    break
+        if prefixes:
+            return prefixes.most_common(1)[0][0]
+    return ""
 
 
 def _detect_layout(backbone: Backbone, keys: set[str]) -> WeightLayout:

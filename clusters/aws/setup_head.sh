@@ -33,7 +33,7 @@ sudo systemctl daemon-reload
 sudo systemctl enable --quiet --now idle-head.timer
 
 $PYTHON -m pip install --quiet --disable-pip-version-check \
-  --constraint "$PROJECT/constraints.txt" --editable "${PROJECT}[cluster,head]"
+  --constraint "$PROJECT/constraints.txt" --editable "${PROJECT}[cluster,head,pretrained]"
 NAME=$($PYTHON -c '
 import boto3, pathlib, yaml
 config = yaml.safe_load(pathlib.Path("~/ray_bootstrap_config.yaml").expanduser().read_text())

@@ -1,6 +1,6 @@
 """Backbones, registered by name. To add one, write its class and import its module here."""
 
-from models.backbones import dfnet, resnet
+from models.backbones import dfnet, efficientnet, resnet
 from models.backbones.contract import (
     BACKBONES,
     Backbone,
@@ -17,6 +17,7 @@ __all__ = [
     "backbone_class",
     "build_backbone",
     "dfnet",
+    "efficientnet",
     "register_backbone",
     "resnet",
 ]

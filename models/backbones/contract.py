@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from models.normalization import IMAGENET_MEAN, IMAGENET_STD
 from models.registry import BACKBONES
 
 
@@ -34,12 +35,19 @@ class Backbone(nn.Module):
     tensor per level: level `i` is `(N, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))`.
     The rest of the package works with any number of levels. The constructor receives only the
     options declared here (`stem`, `dilation`).
+
+    The images are normalized by `mean` and `std`; FENet receives images in ImageNet's normalization
+    and converts them.
     """
 
     channels: ClassVar[tuple[int, ...]]
     strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
     #: Default channel depth C after the laterals.
     lateral_channels: ClassVar[int]
+
+    #: The normalization, of images in [0, 1], that the published weights were trained with.
+    mean: ClassVar[tuple[float, float, float]] = IMAGENET_MEAN
+    std: ClassVar[tuple[float, float, float]] = IMAGENET_STD
 
     #: Available stems, the default first. If empty, the constructor takes no `stem`.
     stems: ClassVar[tuple[str, ...]] = ()

@@ -32,6 +32,7 @@ from orchestrator.cluster.address import RemoteError
 from orchestrator.study.study import Study
 from pipelines.config import load_yaml
 from pipelines.data.storage import check_no_secret
+from pipelines.network.published_weights import PUBLISHED_WEIGHTS
 from pipelines.preparation.embedded import EMBEDDED
 
 # Keys of a job's metadata.
@@ -209,7 +210,9 @@ def check_before_submit(study: Study, arguments: Sequence[str]) -> None:
 
 def _is_local(location: str) -> bool:
     """Whether a location is a path that other machines resolve differently or not at all."""
-    if location == EMBEDDED or "://" in location or location.startswith(_MLFLOW_SCHEMES):
+    if location == EMBEDDED or location in PUBLISHED_WEIGHTS:
+        return False
+    if "://" in location or location.startswith(_MLFLOW_SCHEMES):
         return False
     return not PurePosixPath(location).is_absolute()
 

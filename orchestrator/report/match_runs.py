@@ -13,12 +13,13 @@ from functools import cache
 from pathlib import Path
 
 from orchestrator.study.identity import code_version, trial_identity
-from orchestrator.study.resolved import absolute
+from orchestrator.study.resolved import absolute, absolute_weights
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import modules_of
 from orchestrator.tracking.runs import TrialRun, select_run
 from pipelines.data.dataset import DatasetError, open_dataset
 from pipelines.network.config import Precision
+from pipelines.network.published_weights import PUBLISHED_WEIGHTS
 from pipelines.network.weight_files import WeightsError, locate_weights, weights_digest
 from pipelines.preparation.embedded import EMBEDDED
 
@@ -157,12 +158,12 @@ def _fingerprint(dataset: str) -> str | None:
 
 
 def _digest(weights: str) -> str | None:
-    """Return the digest of a weights file, or of the one in a checkpoint directory; None if it is
-    not here or unreadable."""
-    if not _is_here(weights):
+    """Return the digest of a weights file, or of the one in a checkpoint directory or an installed
+    package; None if it is not here or unreadable."""
+    if not (weights in PUBLISHED_WEIGHTS or _is_here(weights)):
         return None
     try:
-        return weights_digest(locate_weights(absolute(weights)))
+        return weights_digest(locate_weights(absolute_weights(weights)))
     except WeightsError:
         return None
 

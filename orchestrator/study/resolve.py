@@ -10,7 +10,7 @@ from models import PretrainedReport, count_multiply_adds, count_parameters
 from models.cost import on_meta
 from orchestrator.study.identity import code_version, trial_identity
 from orchestrator.study.model_cost import ModelCost
-from orchestrator.study.resolved import ResolvedTrial, absolute
+from orchestrator.study.resolved import ResolvedTrial, absolute, absolute_weights
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import modules_of
 from pipelines.data.dataset import PreparedDataset, open_dataset
@@ -100,7 +100,7 @@ class _Resolver:
         self._open = cache(self._opened)
         self._check_data = cache(self._checked)
         self._find_weights = cache(find_weights)
-        self._digest = cache(weights_digest)
+        self._digest = cache(lambda uri: weights_digest(locate_weights(uri)))
         self._code = cache(lambda *modules: code_version(modules))
         self._models: dict[str, tuple[ModelCost, PretrainedReport | None]] = {}
 
@@ -125,7 +125,8 @@ class _Resolver:
         training = replace(
             training,
             precision=resolve_precision(training.precision, self._native_bfloat16),
-            backbone_weights=training.backbone_weights and absolute(training.backbone_weights),
+            backbone_weights=training.backbone_weights
+            and absolute_weights(training.backbone_weights),
         )
         experiment = replace(trial.experiment, training=training)
         values = {entry.name: getattr(trial, entry.name) for entry in fields(trial)}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.study import Trial
+from pipelines.network.published_weights import PUBLISHED_WEIGHTS
 from pipelines.training.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -49,3 +50,9 @@ def absolute(uri: str) -> str:
     """Return a local path as an absolute path, because workers have another working directory;
     URIs are unchanged."""
     return uri if "://" in uri else str(Path(uri).expanduser().resolve())
+
+
+def absolute_weights(uri: str) -> str:
+    """Return `absolute(uri)`; the name of published weights is unchanged, because every machine
+    finds them in its own installation."""
+    return uri if uri in PUBLISHED_WEIGHTS else absolute(uri)

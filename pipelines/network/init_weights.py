@@ -109,7 +109,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def load_backbone_weights(model: nn.Module, uri: str) -> PretrainedReport:
-    """Load published weights into `model.backbone`.
+    """Load published weights into `model.backbone`: a path, a URI or the name of published weights.
 
     Raises:
         WeightsError: the weights cannot be read or do not fit.
@@ -121,6 +121,6 @@ def load_backbone_weights(model: nn.Module, uri: str) -> PretrainedReport:
             f"backbone_weights: {type(model).__name__} has no `backbone` of models.backbones"
         )
     try:
-        return load_pretrained(backbone, read_weights(uri))
+        return load_pretrained(backbone, read_weights(locate_weights(uri)))
     except PretrainedError as error:
         raise WeightsError(str(error)) from None

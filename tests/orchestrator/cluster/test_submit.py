@@ -112,7 +112,7 @@ def test_local_paths_are_rejected(
     assert f"--set {weights}=s3://BUCKET/weights/a.pth" in output
     assert "--set data.dataset=s3://BUCKET/data/x" in output
     assert not jobs.all
-    for location in ("s3://bucket/a.pth", "/shared/a.pth"):
+    for location in ("s3://bucket/a.pth", "/shared/a.pth", "efficientnet-lite0"):
         jobs.all.clear()
         assert send(study, "--set", f"{weights}={location}") == 0
     jobs.all.clear()

@@ -1,12 +1,17 @@
-"""The precision of a trial follows the devices that it may get."""
+"""The precision of a trial follows the devices that it may get; weights count by content."""
 
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 
+from models.backbones import build_backbone
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from pipelines.network.precision import PrecisionError
+from pipelines.network.published_weights import PUBLISHED_WEIGHTS
+from pipelines.network.weight_files import WeightsError, weights_digest
+from tests.support.published_package import install_package
 
 STUDY = """
 study: precision
@@ -32,3 +37,29 @@ def test_precision_follows_the_gpus_of_the_trials(
         return
     with pytest.raises(PrecisionError, match=r"^a.*: training\.precision is bf16, but GPUs below"):
         resolve_trials(trials, "cuda", tmp_path, native_bfloat16=False)
+
+
+def test_published_weights_are_identified_by_content(
+    small_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "efficientnet-lite0"
+    state = build_backbone(name, None, dilation=False).state_dict()
+    file = install_package(
+        PUBLISHED_WEIGHTS[name], tmp_path / "site", safetensors.torch.save(state), monkeypatch
+    )
+    copy = tmp_path / "weights.safetensors"
+    copy.write_bytes(file.read_bytes())
+    text = STUDY.replace("DATASET", str(small_streets)).replace("dfnet1", name)
+    path = tmp_path / "study.yaml"
+    path.write_text(f"{text}grid: {{training.backbone_weights: [{name}, {copy}]}}\n")
+    trials = load_study(path).trials
+    by_name, by_path = resolve_trials(trials, "cpu", tmp_path)
+    # Every worker finds the package in its own installation.
+    assert by_name.experiment.training.backbone_weights == name
+    assert by_name.digests == (weights_digest(file), None)
+    assert by_name.identity == by_path.identity
+    assert by_name.pretrained is not None
+    assert by_name.pretrained.missing == {}
+    file.unlink()
+    with pytest.raises(WeightsError, match=rf"^a.*: {name}: .*not installed on this machine"):
+        resolve_trials(trials, "cpu", tmp_path)
