@@ -3,11 +3,14 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from orchestrator.training import single
 from orchestrator.training.diagnosis import diagnose
 from orchestrator.training.failures import EditedCodeError
+from orchestrator.training.job import Job
 from orchestrator.training.single import check_sources
 from orchestrator.training.worker import WorkerTask
 from pipelines.training.experiment import Experiment
@@ -35,3 +38,22 @@ def test_process_refuses_a_trial_after_its_sources_were_edited(own_module: Path)
     failure = diagnose(caught.value)
     assert failure.cause == "edited code"
     assert failure.uncounted
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), SystemExit(0), KeyboardInterrupt()])
+def test_exit_of_user_code_is_an_error_of_the_training(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: Any) -> bool:
+        raise error
+
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    monkeypatch.setattr(single, "train_task", train)
+    single._preemption_watcher.cache_clear()
+    task = WorkerTask(Experiment(), "", "", 1, (), None, None, 1.0, str(tmp_path), stop_file="")
+    job = Job("a", "a", task, 1, {}, False, retries=0, keep_checkpoints=1, storage=str(tmp_path))
+    with pytest.raises(single.ExitRequestError) as caught:
+        single.train_single_worker(job)
+    failure = diagnose(caught.value)
+    assert failure.cause == "error"
+    assert repr(error) in failure.message
