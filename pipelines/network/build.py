@@ -26,7 +26,7 @@ def network_class(config: NetworkConfig) -> Callable[..., nn.Module]:
     module_name, _, name = config.network.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may exit when it is imported
         raise NetworkError(
             f"network {config.network}: cannot import {module_name} "
             f"({type(error).__name__}: {error}); it must be in the working directory or be "
