@@ -63,10 +63,12 @@ def train_single_worker(job: Job) -> dict[str, Any]:
                 upload_output,
                 lambda: reports.failed() or preemption_announced(),
             )
-        except (SystemExit, KeyboardInterrupt) as error:
-            if reports.failed():  # Tune stops the trial
-                raise
-            raise ExitRequestError(f"the training raised {error!r}") from error
+        except BaseException as error:
+            # Tune answers one report at a time, and an error takes a report, too.
+            reports.wait()
+            if isinstance(error, SystemExit | KeyboardInterrupt):
+                raise ExitRequestError(f"the training raised {error!r}") from error
+            raise
     gc.collect()  # frees the memory of networks with reference cycles before the next trial
     if complete:
         last = checkpoints.last()

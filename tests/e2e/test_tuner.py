@@ -251,9 +251,11 @@ def test_the_next_trial_waits_until_a_stopped_one_has_left_its_process(
     def busy(job: Job) -> dict[str, Any]:
         if job.name == "2":
             report = {"epoch": 1, "val/miou": 0.1}
-            threading.Thread(target=tune.report, args=(report,), daemon=True).start()
+            reporting = threading.Thread(target=tune.report, args=(report,), daemon=True)
+            reporting.start()
             time.sleep(4)  # a long validation
-            return {}
+            reporting.join()
+            sys.exit(0)  # as `tune.report` does in a stopped trial
         return {"last_checkpoint": job.name}
 
     jobs = [job("1", seconds=1), job("2", seconds=2)]
