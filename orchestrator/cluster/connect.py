@@ -3,11 +3,15 @@
 import logging
 import os
 import signal
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import services
 
 import models
 import orchestrator
@@ -75,13 +79,14 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
         # Without the dashboard, Ray never releases the workers of a stopped trial.
         cpus = int(here["CPU"])
         try:
-            context = ray.init(
-                "local",  # otherwise Ray would join a cluster that runs on this machine
-                num_cpus=cpus,
-                resources={DRIVER_RESOURCE: here[DRIVER_RESOURCE]},
-                include_dashboard=True,
-                **options,
-            )
+            with own_sessions():
+                context = ray.init(
+                    "local",  # otherwise Ray would join a cluster that runs on this machine
+                    num_cpus=cpus,
+                    resources={DRIVER_RESOURCE: here[DRIVER_RESOURCE]},
+                    include_dashboard=True,
+                    **options,
+                )
         except Exception as error:  # Ray has no class of its own for this
             logger.exception("Ray did not start")
             ray.shutdown()
@@ -103,6 +108,24 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
     if callable(on_sigterm):
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler would abort() the process
     return str(Path(context.address_info["session_dir"]) / "logs")
+
+
+@contextmanager
+def own_sessions() -> Iterator[None]:
+    """Within this context, start Ray's processes in sessions of their own.
+
+    `timeout` and a closed terminal signal the whole process group of the command. Ray's processes
+    would end before the trials have written their checkpoints, and then Ray ends the command.
+    """
+    if sys.platform != "linux":  # elsewhere, Ray ends its processes by their group
+        yield
+        return
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 def disconnect() -> None:
