@@ -76,7 +76,7 @@ class Registry(dict[str, type[C]]):
         module_name, _, class_name = self.built_in.get(name, name).partition(":")
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script may exit when it is imported
             raise ValueError(
                 f"{self.kind} {name}: cannot import {module_name} "
                 f"({type(error).__name__}: {error}); it must be in the working directory or be "

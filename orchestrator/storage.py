@@ -42,7 +42,13 @@ class Storage:
         return Storage(_LOCAL_ROOT.expanduser() / name.strip("-"), text)
 
     def create(self) -> None:
-        """Create the local directory. Raises StorageError if it is not writable."""
+        """Create the local directory. Raises StorageError if it is not writable, or if the tracking
+        store could not record its name."""
+        if not _is_text(self.shared):
+            raise StorageError(
+                f"--storage {self.shared!a} is not valid UTF-8; choose a directory with another "
+                "name"
+            )
         try:
             self.local.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.local):
@@ -76,6 +82,15 @@ class Storage:
         )
         file.unlink()
         return target
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be encoded; Python decodes other bytes of a file name to surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @contextmanager

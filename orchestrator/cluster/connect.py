@@ -3,11 +3,15 @@
 import logging
 import os
 import signal
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import services
 
 import models
 import orchestrator
@@ -19,8 +23,16 @@ from orchestrator.scheduling.capacity import (
     this_machine,
 )
 from orchestrator.study import user_code
+from pipelines.errors import UserError
 
 _SETUP_HOOK = f"{set_up_worker.__module__}.{set_up_worker.__name__}"
+
+
+logger = logging.getLogger(__name__)
+
+
+class ClusterStartError(UserError, RuntimeError):
+    """Ray did not start on this machine."""
 
 
 # Ray reads these when a process starts; none of them affects a result.
@@ -33,6 +45,9 @@ _SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every report of a search has an mIoU
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the command handles Ctrl-C
+    # A stopped trial ends after its current step or validation. By default, Tune waits only 2 s for
+    # that before it reuses the process, and then loses the next trial without an event.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "86400",
 }
 
 _PROJECT = (models, orchestrator, pipelines)
@@ -47,7 +62,7 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
 
     runtime_environment: of the worker processes, in addition to this project.
 
-    Raises UnreachableError if no cluster answers.
+    Raises UnreachableError if no cluster answers, ClusterStartError if none could be started.
     """
     if address is not None:
         check_address(address)
@@ -63,13 +78,23 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
         [here] = this_machine()
         # Without the dashboard, Ray never releases the workers of a stopped trial.
         cpus = int(here["CPU"])
-        context = ray.init(
-            "local",  # otherwise Ray would join a cluster that runs on this machine
-            num_cpus=cpus,
-            resources={DRIVER_RESOURCE: here[DRIVER_RESOURCE]},
-            include_dashboard=True,
-            **options,
-        )
+        try:
+            with own_sessions():
+                context = ray.init(
+                    "local",  # otherwise Ray would join a cluster that runs on this machine
+                    num_cpus=cpus,
+                    resources={DRIVER_RESOURCE: here[DRIVER_RESOURCE]},
+                    include_dashboard=True,
+                    **options,
+                )
+        except Exception as error:  # Ray has no class of its own for this
+            logger.exception("Ray did not start")
+            ray.shutdown()
+            cause = str(error).strip().partition("\n")[0]
+            raise ClusterStartError(
+                f"Ray did not start on this machine ({cause}); rerun the command when the machine "
+                "is less busy, or use a running cluster with --address"
+            ) from error
     else:
         # Worker processes do not inherit this process's environment, and the cluster's machines
         # may have sources of this project that differ from the recorded code version.
@@ -83,6 +108,24 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
     if callable(on_sigterm):
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler would abort() the process
     return str(Path(context.address_info["session_dir"]) / "logs")
+
+
+@contextmanager
+def own_sessions() -> Iterator[None]:
+    """Within this context, start Ray's processes in sessions of their own.
+
+    `timeout` and a closed terminal signal the whole process group of the command. Ray's processes
+    would end before the trials have written their checkpoints, and then Ray ends the command.
+    """
+    if sys.platform != "linux":  # elsewhere, Ray ends its processes by their group
+        yield
+        return
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 def disconnect() -> None:

@@ -33,7 +33,7 @@ def import_modules(names: Sequence[str], source: Source) -> None:
     for index, name in enumerate(names):
         try:
             importlib.import_module(name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script may exit when it is imported
             message = (
                 f"cannot import {name} ({type(error).__name__}: {error}); "
                 "put it into the working directory or install it"

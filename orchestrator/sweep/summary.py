@@ -55,7 +55,12 @@ def show_outcome(
         label, style = ("incomplete", "yellow") if name in finished else ("failed", "bold red")
         say_labeled(console, label, style, f"{name}: {cause}")
     if failures.keys() - finished.keys():
-        say(console, "  (not retried; --retry-failed resumes them)", style="dim")
+        say(
+            console,
+            "  (not retried; --retry-failed resumes them; python -m orchestrator.studies logs "
+            "TRIAL prints the output with the traceback)",
+            style="dim",
+        )
     unfinished = [name for name in decisions if name not in finished and name not in failures]
     if unfinished:
         names = "; ".join(unfinished)

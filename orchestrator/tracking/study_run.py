@@ -172,7 +172,7 @@ class StudyRun:
         self._lock.check()
         recorded = self.store.client.get_run(run_id).data.tags.get(tag.CODE, "")
         versions = recorded.split("+") if recorded else []
-        if code not in versions[-1:]:
+        if code and code not in versions[-1:]:
             versions.append(code)
         self.store.set_tags(run_id, {tag.CODE: "+".join(versions)})
 

@@ -8,6 +8,7 @@ from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.training.worker import WorkerTask
 from orchestrator.training.worker_logs import output_directory
+from pipelines.network.config import NetworkConfig
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ class Job:
     def single_worker(self) -> bool:
         """Whether the process of the trial's Tune function is its only worker."""
         return max(self.workers, self.most_workers) == 1
+
+    @property
+    def has_user_code(self) -> bool:
+        """Whether the training imports modules that the study names."""
+        is_custom = isinstance(self.task.experiment.model, NetworkConfig)
+        return is_custom or bool(self.task.imports)
 
 
 def job_of(

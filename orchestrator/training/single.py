@@ -53,15 +53,22 @@ def train_single_worker(job: Job) -> dict[str, Any]:
         last = checkpoints.last()
         resume_from = Path(stack.enter_context(last.as_directory())) if last else None
         reports = ReportsToTune(checkpoints)
-        complete = train_task(
-            task,
-            job.run_name,
-            device,
-            resume_from,
-            reports,
-            upload_output,
-            lambda: reports.failed() or preemption_announced(),
-        )
+        try:
+            complete = train_task(
+                task,
+                job.run_name,
+                device,
+                resume_from,
+                reports,
+                upload_output,
+                lambda: reports.failed() or preemption_announced(),
+            )
+        except BaseException as error:
+            # Tune answers one report at a time, and an error takes a report, too.
+            reports.wait()
+            if isinstance(error, SystemExit | KeyboardInterrupt):
+                raise ExitRequestError(f"the training raised {error!r}") from error
+            raise
     gc.collect()  # frees the memory of networks with reference cycles before the next trial
     if complete:
         last = checkpoints.last()
@@ -83,6 +90,10 @@ def prepare_single_worker(job: Job) -> torch.device:
     check_sources(job.task)
     prepare_process(job.task)
     return torch.device("cuda", 0) if job.use_gpu else torch.device("cpu")
+
+
+class ExitRequestError(RuntimeError):
+    """User code tried to end the process, for example by `sys.exit`."""
 
 
 class ReportsToTune:

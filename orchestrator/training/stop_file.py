@@ -2,8 +2,8 @@
 
 import logging
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 import pyarrow.fs
@@ -51,19 +51,25 @@ class StopFile:
         """Whether the file exists; False if the storage fails."""
         return bool(self._uri) and self._attempt(self._exists)
 
-    def watch(self) -> Callable[[], bool]:
-        """Return a function that tells whether the file exists. A thread polls the storage, so the
-        function returns immediately."""
-        requested = threading.Event()
+    @contextmanager
+    def watched(self) -> Iterator[Callable[[], bool]]:
+        """Yield a function that tells whether the file exists. A thread polls the storage within
+        this context, so the function returns immediately."""
+        requested, closed = threading.Event(), threading.Event()
 
         def poll() -> None:
-            while not self.is_requested():
-                time.sleep(_POLL_SECONDS)
-            requested.set()
+            while not closed.is_set() and not requested.is_set():
+                if self.is_requested():
+                    requested.set()
+                else:
+                    closed.wait(_POLL_SECONDS)
 
         if self._uri:
             threading.Thread(target=poll, name="stop file", daemon=True).start()
-        return requested.is_set
+        try:
+            yield requested.is_set
+        finally:
+            closed.set()
 
     @cached_property
     def _location(self) -> Location:

@@ -167,6 +167,9 @@ class EventCallback(tune.Callback):
         self._failures: dict[str, Failure] = {}
         self._finished: set[str] = set()
         self._retried: set[str] = set()
+        self._started: set[str] = set()
+        self._started_ids: set[str] = set()
+        self._restarted: set[str] = set()
 
     def _name(self, trial: TuneTrial) -> str:
         return self._jobs[trial.config["job"]].name
@@ -174,11 +177,13 @@ class EventCallback(tune.Callback):
     def on_trial_start(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any
     ) -> None:
-        if trial.config["attempt"]:
-            self._retried.discard(self._name(trial))
-            return
-        self._channel.started += 1
-        self._channel.events.started(self._name(trial))
+        name = self._name(trial)
+        self._retried.discard(name)
+        self._started_ids.add(trial.trial_id)
+        if name not in self._started:
+            self._started.add(name)
+            self._channel.started += 1
+            self._channel.events.started(name)
 
     def on_trial_result(
         self,
@@ -214,7 +219,7 @@ class EventCallback(tune.Callback):
         index, name = trial.config["job"], self._name(trial)
         failure = self._failures.get(trial.trial_id) or self._lost_process(trial)
         attempts = self._attempts[index]
-        if not attempts.retry_after(failure):
+        if not self._lost_before_start(trial) and not attempts.retry_after(failure):
             if failure.retryable:
                 prefix = f"a worker was lost {attempts.counted} times, the last time: "
                 failure = replace(failure, message=prefix + failure.message)
@@ -227,6 +232,15 @@ class EventCallback(tune.Callback):
             logger.warning("%s: %s (%s), resuming", name, failure.cause, failure.message)
             self._retried.add(name)
             self._retry(index)
+
+    def _lost_before_start(self, trial: TuneTrial) -> bool:
+        """Whether the process of an earlier trial was lost before this trial started in it. True at
+        most once for each job, because a new process may fail to start, too."""
+        name = self._name(trial)
+        if trial.trial_id in self._started_ids or name in self._restarted:
+            return False
+        self._restarted.add(name)
+        return True
 
     def hold_unfinished_retries(self) -> None:
         """Report the trials whose next attempt was not started before the study was stopped."""
@@ -288,8 +302,10 @@ def run_jobs(
                 tune.report({OUTCOME: outcome})
         except Exception as error:
             # Tune's callbacks learn that a trial failed, but not why.
-            tune.report({FAILURE: asdict(diagnose(error))})
-            raise
+            failure = diagnose(error)
+            tune.report({FAILURE: asdict(failure)})
+            # Tune takes a StopIteration for a normal end.
+            raise RuntimeError(failure.message) from error
 
     def resources_of(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
         job = jobs[config["job"]]
@@ -314,7 +330,7 @@ def run_jobs(
             scheduler=early_stopping and TableSafeASHA(early_stopping, jobs),
             num_samples=-1,  # `GangSearcher` ends the study
             max_concurrent_trials=len(jobs),  # `GangSearcher` limits them
-            reuse_actors=all(_may_reuse_process(job, early_stopping) for job in jobs),
+            reuse_actors=all(may_reuse_process(job, early_stopping) for job in jobs),
         ),
         run_config=tune.RunConfig(
             name=name,
@@ -333,10 +349,11 @@ def _train(job: Job) -> dict[str, Any]:
     return train_single_worker(job) if job.single_worker else train_group(job)
 
 
-def _may_reuse_process(job: Job, early_stopping: EarlyStopping | None) -> bool:
+def may_reuse_process(job: Job, early_stopping: EarlyStopping | None) -> bool:
     """Whether Tune may keep the process of a job's Tune function for the next trial."""
     if job.single_worker:
+        # User code may change the process, for example torch's settings or a module's globals.
         # A new process frees the GPU's memory; only Linux can reset the peak of a process's memory.
-        return not job.use_gpu and sys.platform == "linux"
+        return not job.has_user_code and not job.use_gpu and sys.platform == "linux"
     # A stopped trial must end its process, or the workers would continue.
     return early_stopping is None

@@ -145,8 +145,10 @@ def train_task(
             write_results(directory / RESULTS_DIRECTORY, training, report)
         reports.send(metrics, UnwrittenCheckpoint(directory, report.snapshot()))
 
-    stop_requested = StopFile(task.stop_file).watch()
-    training.run(send, task.checkpoint_steps, lambda: stop_requested() or preemption_announced())
+    with StopFile(task.stop_file).watched() as stop_requested:
+        training.run(
+            send, task.checkpoint_steps, lambda: stop_requested() or preemption_announced()
+        )
     if group.rank == 0:
         reports.wait()
     complete = training.position.epoch == epochs

@@ -4,6 +4,7 @@ early stopping."""
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -237,6 +238,29 @@ def test_a_preempted_trial_resumes_however_often(cluster: None, tmp_path: Path) 
     jobs = [job("1")]
     events = Events(jobs)
     run(jobs, tmp_path, events, run=preempted)
+    assert events.ends == {"1": "finished"}
+
+
+def test_the_next_trial_waits_until_a_stopped_one_has_left_its_process(
+    cluster: None, tmp_path: Path
+) -> None:
+    class DeletedTrial(Events):
+        def unwanted(self, name: str) -> bool:
+            return name == "2"
+
+    def busy(job: Job) -> dict[str, Any]:
+        if job.name == "2":
+            report = {"epoch": 1, "val/miou": 0.1}
+            reporting = threading.Thread(target=tune.report, args=(report,), daemon=True)
+            reporting.start()
+            time.sleep(4)  # a long validation
+            reporting.join()
+            sys.exit(0)  # as `tune.report` does in a stopped trial
+        return {"last_checkpoint": job.name}
+
+    jobs = [job("1", seconds=1), job("2", seconds=2)]
+    events = DeletedTrial(jobs)
+    run(jobs, tmp_path, events, max_concurrent=1, run=busy)
     assert events.ends == {"1": "finished"}
 
 

@@ -1,4 +1,4 @@
-"""The size of the console on terminals and files."""
+"""The console on terminals and files."""
 
 import os
 import pty
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.console import FILE_WIDTH, open_console
+from orchestrator.console import FILE_WIDTH, open_console, say
 
 
 def test_console_is_as_wide_as_its_own_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +28,9 @@ def test_console_is_as_wide_as_its_own_terminal(monkeypatch: pytest.MonkeyPatch)
 def test_files_have_room_for_every_column(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as file:
         assert open_console(file).width == FILE_WIDTH
+
+
+def test_names_that_are_no_text_are_printed(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w", encoding="ascii") as file:
+        say(open_console(file), "caf\xe9 \udcff")
+    assert (tmp_path / "log").read_text() == "caf\\xe9 \\udcff\n"

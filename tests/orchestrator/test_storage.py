@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.storage import Storage, local_copy
+from orchestrator.storage import Storage, StorageError, local_copy
 from orchestrator.sweep.__main__ import main as sweep
 from pipelines.data.storage import join_uri
 
@@ -25,6 +25,11 @@ def test_query_stays_at_the_end_of_a_uri() -> None:
     assert storage.is_remote
     assert storage.local.is_absolute()
     assert storage.local.name == "s3-bucket-a-b"
+
+
+def test_directory_name_must_be_text(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="not valid UTF-8"):
+        Storage.parse(f"{tmp_path}/\udcff").create()
 
 
 @given(st.text("ab?=/ ", max_size=12), st.text("abc", min_size=1, max_size=4))

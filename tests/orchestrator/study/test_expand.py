@@ -341,3 +341,16 @@ def test_invalid_custom_network_is_reported(
 def test_failed_import_is_reported_with_its_location(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, MINIMAL + "imports: [json, not_there.at_all]\n")
     assert problem.startswith("study.yaml:11:17: cannot import not_there.at_all")
+
+
+def test_module_that_exits_when_imported_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "exits_when_imported.py").write_text("raise SystemExit(2)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for text in (
+        MINIMAL + "imports: [exits_when_imported]\n",
+        MINIMAL.replace("label: FENet", "set: {model: {network: 'exits_when_imported:Net'}}"),
+    ):
+        (problem,) = problems(tmp_path, text)
+        assert "cannot import exits_when_imported (SystemExit: 2)" in problem

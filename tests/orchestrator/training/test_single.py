@@ -2,12 +2,17 @@
 
 import os
 import sys
+import threading
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from orchestrator.training import single
 from orchestrator.training.diagnosis import diagnose
 from orchestrator.training.failures import EditedCodeError
+from orchestrator.training.job import Job
 from orchestrator.training.single import check_sources
 from orchestrator.training.worker import WorkerTask
 from pipelines.training.experiment import Experiment
@@ -35,3 +40,49 @@ def test_process_refuses_a_trial_after_its_sources_were_edited(own_module: Path)
     failure = diagnose(caught.value)
     assert failure.cause == "edited code"
     assert failure.uncounted
+
+
+def job(directory: Path) -> Job:
+    task = WorkerTask(Experiment(), "", "", 1, (), None, None, 1.0, str(directory), stop_file="")
+    return Job("a", "a", task, 1, {}, False, retries=0, keep_checkpoints=1, storage=str(directory))
+
+
+@pytest.fixture
+def without_preemption(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    single._preemption_watcher.cache_clear()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), SystemExit(0), KeyboardInterrupt()])
+def test_exit_of_user_code_is_an_error_of_the_training(
+    error: BaseException,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    without_preemption: None,
+) -> None:
+    def train(*_: Any) -> bool:
+        raise error
+
+    monkeypatch.setattr(single, "train_task", train)
+    with pytest.raises(single.ExitRequestError) as caught:
+        single.train_single_worker(job(tmp_path))
+    failure = diagnose(caught.value)
+    assert failure.cause == "error"
+    assert repr(error) in failure.message
+
+
+def test_training_that_fails_after_tune_stopped_it_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_preemption: None
+) -> None:
+    """A second report would wait forever, and with it the next trial of the process."""
+
+    def train(
+        task: Any, run: Any, device: Any, last: Any, reports: single.ReportsToTune, *_: Any
+    ) -> bool:
+        reports._last = Future()
+        threading.Timer(0.1, reports._last.set_exception, [SystemExit(0)]).start()
+        raise RuntimeError("loss is not finite")
+
+    monkeypatch.setattr(single, "train_task", train)
+    with pytest.raises(SystemExit):
+        single.train_single_worker(job(tmp_path))

@@ -1,5 +1,6 @@
 """The stop file on storage that fails temporarily and on storage that works."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,12 +54,19 @@ def becomes_true(condition: Callable[[], bool]) -> bool:
 
 def test_watch_survives_failures_and_uses_one_client(storage: Storage, tmp_path: Path) -> None:
     storage.failures = 3
-    is_stop_requested = StopFile(str(tmp_path / "a.stop")).watch()
-    assert becomes_true(lambda: storage.calls > 10)
-    assert not is_stop_requested()
-    (tmp_path / "a.stop").touch()
-    assert becomes_true(is_stop_requested)
+    with StopFile(str(tmp_path / "a.stop")).watched() as is_stop_requested:
+        assert becomes_true(lambda: storage.calls > 10)
+        assert not is_stop_requested()
+        (tmp_path / "a.stop").touch()
+        assert becomes_true(is_stop_requested)
     assert storage.clients == 1
+
+
+def test_watch_ends_with_its_context(storage: Storage, tmp_path: Path) -> None:
+    with StopFile(str(tmp_path / "a.stop")).watched():
+        (thread,) = [each for each in threading.enumerate() if each.name == "stop file"]
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_unreachable_storage_means_no_request(
@@ -84,5 +92,6 @@ def test_request_is_retried_until_it_is_written(storage: Storage, tmp_path: Path
 
 def test_empty_path_disables_the_stop_file(storage: Storage) -> None:
     assert not StopFile("").is_requested()
-    assert not StopFile("").watch()()
+    with StopFile("").watched() as is_stop_requested:
+        assert not is_stop_requested()
     assert storage.clients == 0

@@ -7,13 +7,21 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.study.config import EarlyStopping
+from orchestrator.training import tuner
+from orchestrator.training.failures import Failure
+from orchestrator.training.job import Job
 from orchestrator.training.tuner import (
     FAILURE,
     OUTCOME,
+    EventCallback,
     EventChannel,
     RequestStopper,
     TableSafeASHA,
+    may_reuse_process,
 )
+from orchestrator.training.worker import WorkerTask
+from pipelines.network.config import NetworkConfig
+from pipelines.training.experiment import Experiment
 
 STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
 
@@ -97,3 +105,52 @@ def test_stop_request_ends_a_trial_at_any_report_but_the_last(request_name: str)
 
 def test_deleted_trial_ends_at_any_report() -> None:
     assert stops({"epoch": 5}, unwanted=True)
+
+
+def cpu_job(experiment: Experiment, imports: tuple[str, ...] = ()) -> Job:
+    task = WorkerTask(experiment, "", "", 1, imports, None, None, 1.0, output="", stop_file="")
+    return Job("a", "a", task, 1, {"CPU": 1.0}, False, retries=0, keep_checkpoints=1, storage="")
+
+
+def test_process_that_ran_user_code_trains_no_other_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuner.sys, "platform", "linux")
+    assert may_reuse_process(cpu_job(Experiment()), None)
+    network = NetworkConfig(network="package.module:Network")
+    assert not may_reuse_process(cpu_job(Experiment(model=network)), None)
+    assert not may_reuse_process(cpu_job(Experiment(), imports=("package.module",)), None)
+
+
+class Log(Events):
+    """Records the events of a study."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[str] = []
+
+    def started(self, name: str) -> None:
+        self.events.append("started")
+
+    def failed(self, name: str, failure: Failure) -> None:
+        self.events.append(f"failed: {failure.cause}")
+
+
+def test_loss_of_an_earlier_trials_process_does_not_count_for_the_next_trial() -> None:
+    log, retried = Log(), list[int]()
+    job = cpu_job(Experiment())
+    callback = EventCallback([job], EventChannel(log), retried.append)  # type: ignore[arg-type]
+
+    def attempt(number: int) -> Any:
+        return SimpleNamespace(
+            trial_id=str(number), config={"job": 0, "attempt": number}, pickled_error_file=None
+        )
+
+    def lose(trial: Any) -> None:
+        callback._detectors[0]._nodes = lambda: [{"NodeID": "a"}]  # a single node is never lost
+        callback.on_trial_error(0, [], trial)
+
+    lose(attempt(0))  # before it has started
+    assert (log.events, retried) == ([], [0])
+    second = attempt(1)
+    callback.on_trial_start(0, [], second)
+    lose(second)
+    assert (log.events, retried) == (["started", "failed: lost worker"], [0])
