@@ -16,8 +16,8 @@ from orchestrator.storage import Storage
 from orchestrator.study.validation import suggestion
 from orchestrator.sweep.__main__ import main as sweep_main
 from orchestrator.sweep.study_tables import studies_table, trials_table
-from orchestrator.tracking.lock import close_abandoned, request_stop
-from orchestrator.tracking.queries import StudySummary, take_snapshot
+from orchestrator.tracking.lock import request_stop
+from orchestrator.tracking.queries import StudySummary, is_training, take_snapshot
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError, TrackingStore, open_existing_store
 from orchestrator.tracking.superseded import newest
@@ -61,7 +61,7 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
     storage = Storage.parse(options.storage)
     log = output_file(output_directory(storage, trial.run_id), options.worker)
     text = read_output(log)
-    if text is None and follow and _is_open(store, trial):
+    if text is None and follow and is_training(store, trial.run_id):
         say(console, f"{trial.name} has not printed anything yet", style="dim")
     elif text is None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -75,7 +75,7 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
             text = saved.read_text(errors="replace")
     printed = 0
     while True:
-        is_last = not (follow and _is_open(store, trial))
+        is_last = not (follow and is_training(store, trial.run_id))
         text = read_output(log) or text or ""
         sys.stdout.write(text[printed:])
         sys.stdout.flush()
@@ -94,7 +94,7 @@ def _stop(options: argparse.Namespace, console: Console) -> int:
     request_stop(store, study)
     say(
         console,
-        f"asked {study.holder[0].description} to stop; its trials write a checkpoint and end "
+        f"asked {study.holder.owner.description} to stop; its trials write a checkpoint and end "
         "(waiting until they have; Ctrl-C ends the wait, not the stop)",
     )
     while _find_study(store, study.name).holder is not None:
@@ -138,12 +138,9 @@ def _local_storage(options: argparse.Namespace) -> Path:
 
 
 def _open_store(options: argparse.Namespace) -> TrackingStore:
-    """Open the tracking store and close the runs of dead processes. Raises TrackingError."""
+    """Open the tracking store. Raises TrackingError."""
     check_no_secret(options.storage)
-    store = open_existing_store(_local_storage(options), getattr(options, "tracking", None))
-    if not store.replica:
-        close_abandoned(store)
-    return store
+    return open_existing_store(_local_storage(options), getattr(options, "tracking", None))
 
 
 def _find_study(store: TrackingStore, name: str) -> StudySummary:
@@ -169,7 +166,3 @@ def _find_runs(store: TrackingStore, name: str, study: str | None) -> Sequence[T
             f"several studies have a trial {name!r}: {', '.join(owners)}; choose one with --study"
         )
     return matches
-
-
-def _is_open(store: TrackingStore, trial: TrialRun) -> bool:
-    return store.trial_run(trial.run_id).status in ("SCHEDULED", "RUNNING")
