@@ -13,6 +13,7 @@ import models
 import orchestrator
 import pipelines
 from orchestrator.cluster.address import UnreachableError, check_address
+from orchestrator.cluster.local_node import local_options
 from orchestrator.cluster.worker_setup import set_up_worker
 from orchestrator.scheduling.capacity import (
     DRIVER_RESOURCE,
@@ -68,6 +69,7 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
             num_cpus=cpus,
             resources={DRIVER_RESOURCE: here[DRIVER_RESOURCE]},
             include_dashboard=True,
+            **local_options(),
             **options,
         )
     else:

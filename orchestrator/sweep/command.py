@@ -12,7 +12,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from orchestrator.cluster.address import is_remote
+from orchestrator.cluster.address import check_address, check_dashboard, is_remote
 from orchestrator.console import capture_library_output, run_command, say, warn
 from orchestrator.context import STOPPING, RunContext, StopRequest
 from orchestrator.storage import Storage
@@ -30,7 +30,10 @@ def sweep(options: argparse.Namespace, console: Console) -> int:
     """Run or submit the study; return the command's exit status."""
     check_no_secret(options.storage)
     if is_remote(options.address):
+        check_dashboard(options.address)
         return _submit(options, console)
+    if options.address:
+        check_address(options.address)  # before libraries that take seconds to import
     storage = Storage.parse(options.storage)
     storage.create()
     with capture_library_output(storage.local / "logs") as (terminal, log):

@@ -255,7 +255,8 @@ class SweepController:
         console = self.context.console
         say(console, "computing the report", style="dim")
         report = self.report.read(self._snapshot)
-        show_outcome(report, self.finished, self.failures, decisions, console)
+        storage = self.context.storage.shared
+        show_outcome(report, self.finished, self.failures, decisions, console, storage)
         if study_run.page.is_own:
             sync_links(study_run, {trial.name: trial for trial in self.trials}, self.finished)
             register_best_trial(report, self.store, console)

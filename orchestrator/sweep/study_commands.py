@@ -16,6 +16,7 @@ from orchestrator.storage import Storage
 from orchestrator.study.validation import suggestion
 from orchestrator.sweep.__main__ import main as sweep_main
 from orchestrator.sweep.study_tables import studies_table, trials_table
+from orchestrator.sweep.summary import logs_command
 from orchestrator.tracking.lock import request_stop
 from orchestrator.tracking.queries import StudySummary, is_training, take_snapshot
 from orchestrator.tracking.runs import TrialRun
@@ -44,6 +45,7 @@ def _status(options: argparse.Namespace, console: Console) -> int:
     for run in study.trials:
         if run.status == "FAILED":
             say_labeled(console, "failed", "bold red", f"{run.name}: {run.reason}")
+            say(console, f"  output: {logs_command(run.name, options.storage)}", style="dim")
     say(console, f"\n{store.viewing_instructions(study.experiment_id, study.parent_id)}")
     return 0
 

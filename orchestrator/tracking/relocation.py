@@ -37,13 +37,14 @@ def current_uri(artifact_uri: str) -> str:
     in an open store's `artifacts`; other folders are where they were recorded.
     """
     path = Path(local_file_uri_to_path(artifact_uri))
-    if any(path.is_relative_to(directory) for directory in _directories):
+    existing = [directory for directory in _directories if directory.is_dir()]
+    if any(path.is_relative_to(directory) for directory in existing):
         return artifact_uri
     for index in range(len(path.parts) - 1):
         if path.parts[index] != ARTIFACTS:
             continue
         study = path.parts[index + 1]
-        for directory in _directories:
+        for directory in existing:
             if (directory / study).is_dir():
                 return directory.joinpath(*path.parts[index + 1 :]).as_uri()
     return artifact_uri

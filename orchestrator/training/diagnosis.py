@@ -110,7 +110,9 @@ def _message(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [""]
     # The messages of Ray and torch have many lines.
     message = lines[0] if isinstance(error, RayError | torch.OutOfMemoryError) else str(error)
-    return f"{type(error).__name__}: {message}".rstrip(": ")
+    text = f"{type(error).__name__}: {message}".rstrip(": ")
+    line = getattr(error, "user_line", "")
+    return f"{text} ({line})" if line else text
 
 
 class NodeLossDetector(WorkerGroupCallback):

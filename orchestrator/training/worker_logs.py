@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow.fs
 
 from orchestrator.storage import Storage
+from orchestrator.training.failures import user_line
 from pipelines.data.storage import join_uri, locate
 
 
@@ -77,8 +78,10 @@ def _redirected_to(path: Path) -> Iterator[None]:
         os.dup2(file.fileno(), 2)
     try:
         yield
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
+        with suppress(AttributeError):  # the traceback itself does not travel to the command
+            error.user_line = user_line(error)  # type: ignore[attr-defined]
         raise
     finally:
         sys.stdout.flush()
