@@ -1,6 +1,7 @@
 """Storage of a command: files that every machine must reach, and files of this machine only."""
 
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,14 @@ class Storage:
     def is_remote(self) -> bool:
         """Whether it is a URI, which cannot hold a tracking store: that needs a tracking server."""
         return "://" in self.shared
+
+    @property
+    def free_bytes(self) -> int | None:
+        """The free bytes of the directory's disk for this user; None for a URI."""
+        try:
+            return None if self.is_remote else shutil.disk_usage(self.local).free
+        except OSError:
+            return None
 
     def put(self, file: Path, name: str) -> str:
         """Move a local file to `name` in the shared storage; return its path or URI there."""

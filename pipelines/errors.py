@@ -1,5 +1,6 @@
 """User errors, and how a command turns its errors into a message and an exit status."""
 
+import errno
 import os
 import sys
 import traceback
@@ -30,6 +31,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
     )
+
+
+# SQLite, and libraries in other languages, report a full disk with one of these texts.
+_DISK_FULL = ("no space left on device", "disk is full", "disk quota exceeded")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one that it was raised from or during, is the lack of disk space."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        if isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(current).lower() for words in _DISK_FULL):
+            return True
+        current = current.__cause__ or current.__context__
+    return False
 
 
 def print_error(heading: str, message: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from orchestrator.cluster.cluster import Cluster
-from orchestrator.console import say, say_labeled
+from orchestrator.console import say, say_labeled, warn
 from orchestrator.context import STOPPING, RunContext
 from orchestrator.evaluation.missing import evaluate_missing
 from orchestrator.evaluation.protocols import missing_scores
@@ -170,6 +170,8 @@ class SweepController:
             style="dim",
         )
         console.print(placement_line(self.study, self.placement) + "\n")
+        if shortage := self.planner.disk_shortage(decisions):
+            warn(console, shortage)
         representative = {trial.identity: trial for trial in reversed(todo)}
         unique = list(reversed(representative.values()))
         before_preflight = time.monotonic()

@@ -12,6 +12,7 @@ from typing import Literal
 # memory makes its peers fail.
 Cause = Literal[
     "out of memory",
+    "disk full",
     "non-finite loss",
     "data",
     "network",

@@ -10,7 +10,6 @@ from orchestrator.study.load import load_study
 from orchestrator.tracking import relocation
 from orchestrator.tracking.relocation import current_uri
 from orchestrator.tracking.store import TrackingStore
-from orchestrator.tracking.study_run import StudyRun
 from tests.support.fabricated_studies import FEW, fabricate, write_study
 from tests.support.finished_run import make_finished_run
 
@@ -38,7 +37,7 @@ def test_report_of_a_moved_storage_is_the_same(
         return (out / "table.csv").read_text()
 
     before = table(own_store)
-    assert "image_interval_low" in before
+    assert "interval_low" in before
     moved = tmp_path / "bigger disk" / "storage#1"
     moved.parent.mkdir()
     shutil.move(own_store, moved)
@@ -56,10 +55,9 @@ def test_models_of_a_moved_storage_are_found_and_new_runs_are_written_there(
     store = TrackingStore(f"sqlite:///{moved / 'mlflow.db'}", moved / "artifacts")
     for uri in (f"runs:/{run.run_id}/model", f"runs:/{run.run_id}/best"):
         assert store.download(uri, tmp_path / "copies").exists()
-    study_run = StudyRun.open(store, load_study(moved / "study.yaml"))
-    store.log_artifact(study_run.parent_id, moved / "study.yaml", "new")
-    study_run.close("FINISHED")
-    assert list(moved.glob(f"artifacts/scored/{study_run.parent_id}/artifacts/new/study.yaml"))
+    new = store.client.create_run(store.client.get_run(run.run_id).info.experiment_id).info.run_id
+    store.log_artifact(new, moved / "study.yaml", "folder")
+    assert (moved / "artifacts" / "scored" / new / "artifacts" / "folder" / "study.yaml").exists()
     assert not own_store.exists()
 
 
