@@ -89,6 +89,7 @@ def run_command(
     console: by default, standard output; also shows errors. log: the file that takes standard error
     and thus all tracebacks. interrupted: printed after Ctrl-C.
     """
+    errors.open_closed_streams()
     console = console or open_console()
 
     def report(heading: str, message: str) -> None:

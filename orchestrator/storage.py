@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.fs
 
-from pipelines.data.storage import join_uri, locate
+from pipelines.data.storage import expand_home, join_uri, locate
 from pipelines.errors import UserError
 
 _LOCAL_ROOT = Path("~/.cache/segmentation-orchestrator-runs")
@@ -40,7 +40,7 @@ class Storage:
             directory = Path(text).expanduser().resolve()
             return Storage(directory, str(directory))
         name = re.sub(r"[^\w.-]+", "-", text.partition("?")[0])
-        return Storage(_LOCAL_ROOT.expanduser() / name.strip("-"), text)
+        return Storage(expand_home(_LOCAL_ROOT) / name.strip("-"), text)
 
     def create(self) -> None:
         """Create the local directory. Raises StorageError if it is not writable."""

@@ -56,6 +56,18 @@ def print_error(heading: str, message: str) -> None:
     print(f"{heading}: {message}" if message else heading, file=sys.stderr, flush=True)
 
 
+def open_closed_streams() -> None:
+    """Connect standard streams that are closed, as by `>&-`, to the null device."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
 def run_command(
     work: Callable[[], int],
     report: Callable[[str, str], None] = print_error,
@@ -71,6 +83,7 @@ def run_command(
     EXIT_INTERRUPTED; a closed output pipe gives EXIT_FAILED silently; lack of memory gives
     EXIT_FAILED and a message. Any other exception is a bug: a traceback, one line, and EXIT_FAILED.
     """
+    open_closed_streams()
     try:
         status = work()
         sys.stdout.flush()  # so that a closed pipe shows up here, not while Python exits

@@ -77,8 +77,8 @@ class RunWriter:
         if not self._has_warned:
             self._has_warned = True
             self._progress.say(
-                f"the tracking store could not be written ({_first_line(error)}); failed writes are retried "
-                "when the trial ends"
+                f"the tracking store could not be written ({_first_line(error)}); failed writes "
+                "are retried when the trial ends"
             )
 
     def _fail(self, name: str, error: Exception) -> None:
