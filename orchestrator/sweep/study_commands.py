@@ -17,8 +17,10 @@ from orchestrator.study.validation import suggestion
 from orchestrator.sweep.__main__ import main as sweep_main
 from orchestrator.sweep.study_tables import studies_table, trials_table
 from orchestrator.sweep.summary import logs_command
+from orchestrator.tracking.connection import database_file
 from orchestrator.tracking.lock import request_stop
 from orchestrator.tracking.queries import StudySummary, is_training, take_snapshot
+from orchestrator.tracking.relocation import record_current_paths
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError, TrackingStore, open_existing_store
 from orchestrator.tracking.superseded import newest
@@ -126,12 +128,32 @@ def _resume(options: argparse.Namespace, console: Console) -> int:
             return sweep_main([str(file), *arguments])
 
 
+def _relocate(options: argparse.Namespace, console: Console) -> int:
+    store = _open_store(options)
+    file = database_file(store.tracking_uri)
+    if file is None:
+        raise TrackingError(
+            f"MLflow at {store.display_uri} records where its artifacts are; only a local storage "
+            "can be moved"
+        )
+    for study in take_snapshot(store).studies:
+        if study.state == "running" and study.holder is not None:
+            raise TrackingError(
+                f"study {study.name!r} is being run by {study.holder.owner.description}; stop it "
+                "first"
+            )
+    changed = record_current_paths(file)
+    say(console, f"{changed} paths of artifacts changed to {file.parent}")
+    return 0
+
+
 COMMANDS = {
     "list": _list,
     "status": _status,
     "logs": _logs,
     "stop": _stop,
     "resume": _resume,
+    "relocate": _relocate,
 }
 
 

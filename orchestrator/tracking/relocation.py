@@ -4,6 +4,8 @@ MLflow records the absolute path of each artifact folder. Below the storage of a
 folder's path relative to `artifacts/` counts instead, for reading and for writing.
 """
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from mlflow.store.artifact import artifact_repository_registry
@@ -30,12 +32,37 @@ def register(directory: Path) -> None:
         registry.register(scheme, _RelocatedArtifacts)
 
 
+# Columns of MLflow's tables with paths of artifacts.
+_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
+
+
+def record_current_paths(database: Path) -> int:
+    """Record the current paths of a moved storage's artifacts in its database, for MLflow's own
+    pages and programs; return the number of changed entries. The store must be open."""
+    changed = 0
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        for table, column in _COLUMNS:
+            query = f"SELECT DISTINCT {column} FROM {table} WHERE {column} IS NOT NULL"
+            for (recorded,) in connection.execute(query).fetchall():
+                if (current := current_uri(recorded)) != recorded:
+                    update = f"UPDATE {table} SET {column} = ? WHERE {column} = ?"
+                    changed += connection.execute(update, (current, recorded)).rowcount
+    return changed
+
+
 def current_uri(artifact_uri: str) -> str:
     """Return the location of a local artifact folder that was recorded as `artifact_uri`.
 
     `/OLD/artifacts/STUDY/...` is found at `/NEW/artifacts/STUDY/...` if that study's folder exists
     in an open store's `artifacts`; other folders are where they were recorded.
     """
+    if "://" in artifact_uri and not artifact_uri.startswith("file:"):
+        return artifact_uri
     path = Path(local_file_uri_to_path(artifact_uri))
     existing = [directory for directory in _directories if directory.is_dir()]
     if any(path.is_relative_to(directory) for directory in existing):

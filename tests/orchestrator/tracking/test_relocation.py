@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.report.__main__ import main as report
+from orchestrator.studies import main as studies
 from orchestrator.study.load import load_study
 from orchestrator.tracking import relocation
-from orchestrator.tracking.relocation import current_uri
+from orchestrator.tracking.relocation import current_uri, record_current_paths
 from orchestrator.tracking.store import TrackingStore
 from tests.support.fabricated_studies import FEW, fabricate, write_study
 from tests.support.finished_run import make_finished_run
@@ -60,6 +61,15 @@ def test_models_of_a_moved_storage_are_found_and_new_runs_are_written_there(
     assert (moved / "artifacts" / "scored" / new / "artifacts" / "folder" / "study.yaml").exists()
     assert not own_store.exists()
 
+    recorded = store.client.get_run(run.run_id).info.artifact_uri
+    assert recorded.startswith(own_store.as_uri())
+    assert studies(["relocate", "--storage", str(moved)]) == 0
+    info = store.client.get_run(run.run_id).info
+    assert info.artifact_uri == recorded.replace(own_store.as_uri(), moved.as_uri())
+    model = store.client.get_logged_model(store.model_id(run.run_id))
+    assert model.artifact_location.startswith(moved.as_uri())
+    assert record_current_paths(moved / "mlflow.db") == 0
+
 
 def test_other_folders_are_where_they_were_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -71,5 +81,9 @@ def test_other_folders_are_where_they_were_recorded(
     assert current_uri(own) == own
     assert current_uri("file:///a/artifacts/b/artifacts/study/run") == own
     assert current_uri("/plain/path/artifacts/study/run") == own
-    for elsewhere in ("file:///old/artifacts/another/run", "file:///old/study/run"):
+    for elsewhere in (
+        "file:///old/artifacts/another/run",
+        "file:///old/study/run",
+        "s3://bucket/artifacts/study/run",
+    ):
         assert current_uri(elsewhere) == elsewhere
