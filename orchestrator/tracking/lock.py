@@ -86,7 +86,7 @@ class StudyLock:
         """
         process_lock = ProcessLock(store.locks)
         try:
-            parents = _request(store, experiment_id, name, process_lock, say)
+            parents, created = _request(store, experiment_id, name, process_lock, say)
         except BaseException:
             process_lock.release()
             raise
@@ -102,6 +102,8 @@ class StudyLock:
             # Old stop requests, and the reason why an earlier command ended, no longer apply.
             if key.startswith(tag.LOCK_REQUEST) or key in (tag.STOP, tag.REASON):
                 store.set_tags(parent_id, {key: ""})
+        if created is not None and created != parent_id:
+            store.client.delete_run(created)  # held this process's request until the heartbeat
         lock._thread.start()
         return lock
 
@@ -185,9 +187,10 @@ def _request(
     name: str,
     process_lock: ProcessLock,
     say: Callable[[str], None],
-) -> list[Run]:
+) -> tuple[list[Run], str | None]:
     """Request the study until this process may take it; return its parent runs, the one to take
-    first. Raises StudyLockedError if another live process holds it."""
+    first, and the id of a run that was created for the request. Raises StudyLockedError if another
+    live process holds the study."""
     first_signs = _signs_of_life(store, find_parents(store, experiment_id))
     while True:
         _wait_for_holders(store, experiment_id, name, first_signs, say)
@@ -208,12 +211,12 @@ def _request(
             if verdict != "wait":
                 break
             time.sleep(_SETTLING_SECONDS)
-        if created is not None and (verdict == "give way" or created != parents[0].info.run_id):
-            store.client.delete_run(created)
-        elif verdict == "give way":
-            store.set_tags(requested_on, {key: ""})
         if verdict == "take":
-            return parents
+            return parents, created
+        if created is not None:
+            store.client.delete_run(created)
+        else:
+            store.set_tags(requested_on, {key: ""})
         time.sleep(_SETTLING_SECONDS)  # until the other process has taken the study, or died
 
 
