@@ -21,6 +21,11 @@ class _RelocatedArtifacts(LocalArtifactRepository):
     def __init__(self, artifact_uri: str, *arguments: str | None, **options: str | None) -> None:
         super().__init__(current_uri(artifact_uri), *arguments, **options)
 
+    @property
+    def artifact_dir(self) -> str:
+        """The folder's current path, because MLflow keeps repositories of runs."""
+        return str(local_file_uri_to_path(current_uri(self.artifact_uri)))
+
 
 def register(directory: Path) -> None:
     """Find artifacts in `directory`, the `artifacts` folder of a storage, from now on."""
