@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
@@ -92,6 +92,7 @@ def run_command(
     console: by default, standard output; also shows errors. log: the file that takes standard error
     and thus all tracebacks. interrupted: printed after Ctrl-C.
     """
+    errors.open_closed_streams()
     console = console or open_console()
 
     def report(heading: str, message: str) -> None:
@@ -137,8 +138,9 @@ def capture_library_output(directory: Path) -> Iterator[tuple[Console, Path]]:
         yield open_console(terminal), log
     finally:
         logging.captureWarnings(False)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):  # the disk may be full
+            sys.stdout.flush()
+            sys.stderr.flush()
         os.dup2(saved_out, 1)
         os.dup2(saved_err, 2)
         os.close(saved_out)

@@ -1,6 +1,7 @@
 """Storage of a command: files that every machine must reach, and files of this machine only."""
 
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.fs
 
-from pipelines.data.storage import join_uri, locate
+from pipelines.data.storage import expand_home, join_uri, locate
 from pipelines.errors import UserError
 
 _LOCAL_ROOT = Path("~/.cache/segmentation-orchestrator-runs")
@@ -39,7 +40,7 @@ class Storage:
             directory = Path(text).expanduser().resolve()
             return Storage(directory, str(directory))
         name = re.sub(r"[^\w.-]+", "-", text.partition("?")[0])
-        return Storage(_LOCAL_ROOT.expanduser() / name.strip("-"), text)
+        return Storage(expand_home(_LOCAL_ROOT) / name.strip("-"), text)
 
     def create(self) -> None:
         """Create the local directory. Raises StorageError if it is not writable, or if the tracking
@@ -67,6 +68,14 @@ class Storage:
     def is_remote(self) -> bool:
         """Whether it is a URI, which cannot hold a tracking store: that needs a tracking server."""
         return "://" in self.shared
+
+    @property
+    def free_bytes(self) -> int | None:
+        """The free bytes of the directory's disk for this user; None for a URI."""
+        try:
+            return None if self.is_remote else shutil.disk_usage(self.local).free
+        except OSError:
+            return None
 
     def put(self, file: Path, name: str) -> str:
         """Move a local file to `name` in the shared storage; return its path or URI there."""

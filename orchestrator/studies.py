@@ -2,7 +2,8 @@
 
 `list` shows all studies in the storage, `status STUDY` its trials, `logs TRIAL` the output of a
 trial's workers. `stop STUDY` gracefully stops the command that runs the study, on whatever host,
-and `resume STUDY` continues it with the options of its last run.
+and `resume STUDY` continues it with the options of its last run. `relocate` records where a moved
+storage is.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
-        parents = [common] if name in ("stop", "resume") else [common, reading]
+        parents = [common] if name in ("stop", "resume", "relocate") else [common, reading]
         return commands.add_parser(name, help=text, description=text, parents=parents)
 
     add("list", "List all studies: state, trials, best mIoU.")
@@ -69,6 +70,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     logs.add_argument("--follow", action="store_true", help="keep printing until the trial ends")
     add("stop", "Gracefully stop a running study, on whatever host.").add_argument(
         "study", metavar="STUDY"
+    )
+    add(
+        "relocate",
+        "Record the paths of a storage that was moved, for MLflow's own pages and programs; all "
+        "other commands find its artifacts anyway.",
     )
     resume = add("resume", "Continue a study with the options of its last run, from any directory.")
     resume.add_argument("study", metavar="STUDY")

@@ -1,5 +1,6 @@
 """User errors, and how a command turns its errors into a message and an exit status."""
 
+import errno
 import os
 import sys
 import traceback
@@ -32,9 +33,39 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+# SQLite, and libraries in other languages, report a full disk with one of these texts.
+_DISK_FULL = ("no space left on device", "disk is full", "disk quota exceeded")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one that it was raised from or during, is the lack of disk space."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        if isinstance(current, OSError) and current.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(current).lower() for words in _DISK_FULL):
+            return True
+        current = current.__cause__ or current.__context__
+    return False
+
+
 def print_error(heading: str, message: str) -> None:
     """Print an error on standard error."""
     print(f"{heading}: {message}" if message else heading, file=sys.stderr, flush=True)
+
+
+def open_closed_streams() -> None:
+    """Connect standard streams that are closed, as by `>&-`, to the null device."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def run_command(
@@ -52,6 +83,7 @@ def run_command(
     EXIT_INTERRUPTED; a closed output pipe gives EXIT_FAILED silently; lack of memory gives
     EXIT_FAILED and a message. Any other exception is a bug: a traceback, one line, and EXIT_FAILED.
     """
+    open_closed_streams()
     try:
         status = work()
         sys.stdout.flush()  # so that a closed pipe shows up here, not while Python exits

@@ -1,8 +1,10 @@
 """Checks the cluster address given by `--address`."""
 
+import ipaddress
 import os
 import socket
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import grpc  # type: ignore[import-untyped]
 
@@ -55,7 +57,9 @@ def check_address(address: str, seconds: float = SECONDS) -> None:
         ) from None
     if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
         return  # a cluster with TLS refuses the insecure connection below
-    with grpc.insecure_channel(f"{host}:{port}") as channel:
+    # A proxy of the environment is no way to the cluster; Ray bypasses it, too.
+    options = [("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(f"{host}:{port}", options) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=seconds)
         except grpc.FutureTimeoutError:
@@ -64,6 +68,41 @@ def check_address(address: str, seconds: float = SECONDS) -> None:
                 f"(tried for {seconds:g} s); use the port that `ray start --head` printed, 6379 by "
                 "default"
             ) from None
+
+
+def check_dashboard(address: str, seconds: float = SECONDS) -> None:
+    """Raise RemoteError unless something listens at a dashboard's URL, or at the proxy that the
+    environment sets for it. A proxy is bypassed for an address of this machine, such as a tunnel.
+    """
+    parts = urlsplit(address)
+    try:
+        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        host, port = None, 0
+    if not host:
+        raise RemoteError(f"--address {address}: no host; use a URL such as http://localhost:8265")
+    if _is_loopback(host):
+        for name in ("no_proxy", "NO_PROXY"):
+            os.environ[name] = ",".join(filter(None, (os.environ.get(name), host)))
+    proxy = None if proxy_bypass(host) else getproxies().get(parts.scheme)
+    through = ""
+    if proxy:
+        parts = urlsplit(proxy if "://" in proxy else f"//{proxy}")
+        through = f", the proxy that the environment sets; NO_PROXY={host} bypasses it"
+        host, port = parts.hostname or "", parts.port or 80
+    try:
+        socket.create_connection((host, port), timeout=seconds).close()
+    except OSError as error:
+        raise RemoteError(
+            f"--address {address}: nothing answers at {host}, port {port} ({error}){through}"
+        ) from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _parse(address: str) -> tuple[str, int]:

@@ -17,6 +17,7 @@ import models
 import orchestrator
 import pipelines
 from orchestrator.cluster.address import UnreachableError, check_address
+from orchestrator.cluster.local_node import LocalNodeError, local_options
 from orchestrator.cluster.worker_setup import set_up_worker
 from orchestrator.scheduling.capacity import (
     DRIVER_RESOURCE,
@@ -85,8 +86,11 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
                     num_cpus=cpus,
                     resources={DRIVER_RESOURCE: here[DRIVER_RESOURCE]},
                     include_dashboard=True,
+                    **local_options(),
                     **options,
                 )
+        except LocalNodeError:
+            raise
         except Exception as error:  # Ray has no class of its own for this
             logger.exception("Ray did not start")
             ray.shutdown()

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from ray.dashboard.modules.job.pydantic_models import JobDetails
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -123,9 +125,12 @@ def _connect(address: str) -> JobSubmissionClient:
         return JobSubmissionClient(address)
     except Exception as error:  # of requests and Ray, and RuntimeError for a rejected token
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        host = urlsplit(address).hostname or ""
+        proxied = getproxies().get(urlsplit(address).scheme) and not proxy_bypass(host)
+        proxy = f"; the environment sets a proxy, which NO_PROXY={host} bypasses" if proxied else ""
         raise RemoteError(
-            f"--address {address}: cannot connect to a Ray dashboard ({reason}). Check that the "
-            "tunnel is open (`ray dashboard cluster.yaml`), the cluster's token is in "
+            f"--address {address}: cannot connect to a Ray dashboard ({reason}{proxy}). Check that "
+            "the tunnel is open (`ray dashboard cluster.yaml`), the cluster's token is in "
             "~/.ray/auth_token, and RAY_AUTH_MODE=token is set"
         ) from None
 

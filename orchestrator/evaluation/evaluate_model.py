@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cluster.address import check_address
 from orchestrator.console import InputError, progress, say
 from orchestrator.evaluation.options import inference_settings, storage_directory
 from orchestrator.evaluation.records import CHECKPOINTS, log_scores
@@ -40,6 +41,8 @@ def evaluate_model(options: argparse.Namespace, console: Console) -> int:
             "--batch must be at least 1 and --boundary at least 0, received "
             f"{options.batch} and {options.boundary}"
         )
+    if options.address is not None:
+        check_address(options.address)
     config = EvaluationConfig(
         **inference_settings(options), batch=options.batch, boundary=options.boundary
     )

@@ -195,6 +195,11 @@ class Forecaster:
         )
 
 
+def checkpoint_bytes(trial: ResolvedTrial) -> int:
+    """Return the bytes of one checkpoint."""
+    return int(_IN_A_CHECKPOINT * _BYTES * trial.cost.values_m * 1e6)
+
+
 def disk_bytes(trial: ResolvedTrial, kept: int) -> int:
     """Return the bytes of a trial's checkpoints (the last and the `kept` best) and of the weights
     among its run's artifacts."""

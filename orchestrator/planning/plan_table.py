@@ -33,6 +33,7 @@ def show_plan(
     device: str,
     machines: Mapping[str, int] | None,
     console: Console,
+    shortage: str = "",
 ) -> None:
     """Print the trials with their state and cost, then the totals of the study.
 
@@ -41,6 +42,7 @@ def show_plan(
     overhead: of the command that trains the study; part of its wall time.
     device: of the calibration; empty if unknown.
     machines: how many of each type the cluster would start; None if it does not grow.
+    shortage: a warning if the disk is too small.
     """
     counts = Counter(states[trial.trial.name] for trial in forecast.trials)
     by_state = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
@@ -51,6 +53,8 @@ def show_plan(
     console.print(table, highlight=False, soft_wrap=True)
     console.print(_totals(study, forecast, overhead, placement, machines))
     console.print(_basis(calibration, device), style="dim", highlight=False, markup=False)
+    if shortage:
+        console.print(Text.assemble(("warning", "yellow"), f"  {shortage}"), soft_wrap=True)
 
 
 def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -> None:
@@ -169,11 +173,11 @@ def _folded(text: str, width: int) -> list[str]:
 
 def _wide_columns(trial: TrialForecast) -> list[str]:
     if trial.estimate is None:
-        return ["", "", _size(trial.disk)]
+        return ["", "", size_text(trial.disk)]
     return [
         _interval(trial.estimate),
         _hours(trial.device_hours),
-        _size(trial.disk),
+        size_text(trial.disk),
     ]
 
 
@@ -210,7 +214,9 @@ def _totals(
         _hours(hours.seconds),
         f"{_hours(hours.low)} to {_hours(hours.high)}",
     )
-    table.add_row("disk", _size(forecast.disk), "checkpoints, and weights in the tracking store")
+    table.add_row(
+        "disk", size_text(forecast.disk), "checkpoints, and weights in the tracking store"
+    )
     if forecast.cost is not None:
         cost, price = forecast.cost, study.config.resources.price_per_gpu_hour
         interval = f"{cost.low:.2f} to {cost.high:.2f}, at {price:g} per GPU-hour"
@@ -256,7 +262,8 @@ def _interval(estimate: Estimate) -> str:
     return f"{duration(estimate.low)} to {duration(estimate.high)}"
 
 
-def _size(amount: float) -> str:
+def size_text(amount: float) -> str:
+    """Format a number of bytes."""
     for unit in ("kB", "MB", "GB"):
         amount /= 1000
         if amount < 999.5:

@@ -9,7 +9,7 @@ from orchestrator.planning.estimate import Measurement
 from orchestrator.planning.forecast import Capacity, Forecaster, StudyForecast, priorities
 from orchestrator.planning.measurements import save_measurements
 from orchestrator.planning.overhead import load_overhead, preflight_seconds
-from orchestrator.planning.plan_table import show_plan
+from orchestrator.planning.plan_table import show_plan, size_text
 from orchestrator.planning.reconcile import Decision
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.scheduling.devices import device_of_kind
@@ -83,6 +83,19 @@ class Planner:
             self._device,
             machines_for(len(todo)),
             self._context.console,
+            self.disk_shortage(decisions),
+        )
+
+    def disk_shortage(self, decisions: Mapping[str, Decision]) -> str:
+        """Return a warning if the disk of the storage is too small for the trials to train."""
+        storage = self._context.storage
+        available = storage.free_bytes
+        needed = self._forecast(decisions).disk
+        if available is None or available >= needed:
+            return ""
+        return (
+            f"the trials to train need about {size_text(needed)}, but the disk of "
+            f"{storage.local} has {size_text(available)} left; make room, or use another --storage"
         )
 
     def learn(self, measurements: Sequence[Measurement]) -> None:

@@ -36,6 +36,7 @@ class Budget:
         self._started = 0
         self._failed = 0
         self._left_out: str | None = None
+        self._held: str | None = None
 
     def started(self, name: str) -> None:
         """Record that a trial's processes are being started."""
@@ -66,10 +67,16 @@ class Budget:
         """Return the device-hours of a running trial since its last report."""
         return self._size[name] * (self._clock() - self._since[name]) / 3600
 
+    def hold(self, reason: str) -> None:
+        """Hold the trials like a limit that is reached, for another reason."""
+        self._held = self._held or reason
+
     def hold_reason(self) -> str | None:
         """Return the limit that makes running trials end at their next checkpoint; None if no limit
         is reached."""
         limits = self._limits
+        if self._held is not None:
+            return self._held
         if limits.gpu_hours is not None and self.device_hours >= limits.gpu_hours:
             return (
                 f"limits.gpu_hours: this study has used {self.device_hours:.3g} of "

@@ -12,14 +12,14 @@ from types import FrameType
 
 from rich.console import Console
 
-from orchestrator.cluster.address import is_remote
+from orchestrator.cluster.address import check_address, check_dashboard, is_remote
 from orchestrator.console import capture_library_output, run_command, say, warn
 from orchestrator.context import STOPPING, RunContext, StopRequest
-from orchestrator.storage import Storage
+from orchestrator.storage import Storage, StorageError
 from orchestrator.study.load import load_study, override_of
 from orchestrator.study.user_code import modules_of
 from pipelines.data.storage import check_no_secret
-from pipelines.errors import EXIT_FAILED, EXIT_INTERRUPTED
+from pipelines.errors import EXIT_FAILED, EXIT_INTERRUPTED, is_disk_full
 from pipelines.imports import importing_libraries
 
 # A second Ctrl-C within this time belongs to the immediate stop already in progress.
@@ -30,16 +30,31 @@ def sweep(options: argparse.Namespace, console: Console) -> int:
     """Run or submit the study; return the command's exit status."""
     check_no_secret(options.storage)
     if is_remote(options.address):
+        check_dashboard(options.address)
         return _submit(options, console)
+    if options.address:
+        check_address(options.address)  # before libraries that take seconds to import
     storage = Storage.parse(options.storage)
     storage.create()
     with capture_library_output(storage.local / "logs") as (terminal, log):
         return run_command(
-            partial(_run, options, storage, log),
+            partial(_run_on_disk, options, storage, log),
             terminal,
             log=log,
             interrupted="stopped immediately; run the same command again to resume",
         )
+
+
+def _run_on_disk(options: argparse.Namespace, storage: Storage, log: Path, console: Console) -> int:
+    """Run the study. Raises StorageError if a disk is full."""
+    try:
+        return _run(options, storage, log, console)
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        from orchestrator.sweep.disk_space import disk_full_message  # after the slow libraries
+
+        raise StorageError(disk_full_message(storage)) from None
 
 
 def _run(options: argparse.Namespace, storage: Storage, log: Path, console: Console) -> int:

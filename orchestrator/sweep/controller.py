@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from orchestrator.cluster.cluster import Cluster
-from orchestrator.console import say, say_labeled
+from orchestrator.console import say, say_labeled, warn
 from orchestrator.context import STOPPING, RunContext
 from orchestrator.evaluation.missing import evaluate_missing
 from orchestrator.evaluation.protocols import missing_scores
@@ -29,6 +29,7 @@ from orchestrator.sweep.refresh import ReportRefresher
 from orchestrator.sweep.run_trials import train
 from orchestrator.sweep.summary import announce, register_best_trial, show_outcome, study_status
 from orchestrator.tracking.links import sync_links
+from orchestrator.tracking.lock import close_abandoned
 from orchestrator.tracking.queries import Snapshot, take_snapshot
 from orchestrator.tracking.runs import RunStatus, TrialRun
 from orchestrator.tracking.store import TrackingStore
@@ -68,7 +69,9 @@ class SweepController:
 
     def run(self) -> bool:
         """Train all unfinished trials; return whether all trials are finished."""
-        study_run = StudyRun.open(self.store, self.study, self._request_stop)
+        study_run = StudyRun.open(
+            self.store, self.study, self._request_stop, partial(say, self.context.console)
+        )
         study_run.record_command(self.context.command)
         refresher = ReportRefresher(partial(self._refresh, study_run))
         status: RunStatus = "FAILED"
@@ -134,7 +137,7 @@ class SweepController:
 
     def _decide(self) -> dict[str, Decision]:
         """Decide what to do about each trial, given a new snapshot of the tracking store."""
-        self._snapshot = take_snapshot(self.store)
+        self._snapshot = take_snapshot(self.store, trust_clocks=False)
         runs = self._snapshot.by_identity(trial.identity for trial in self.trials)
         return reconcile(self.trials, runs, self.study.config.study, self.options)
 
@@ -167,6 +170,8 @@ class SweepController:
             style="dim",
         )
         console.print(placement_line(self.study, self.placement) + "\n")
+        if shortage := self.planner.disk_shortage(decisions):
+            warn(console, shortage)
         representative = {trial.identity: trial for trial in reversed(todo)}
         unique = list(reversed(representative.values()))
         before_preflight = time.monotonic()
@@ -221,6 +226,7 @@ class SweepController:
             if any(current[name].action != "wait" for name in waiting):
                 break
         stop.graceful = False
+        close_abandoned(self.store)  # studies that went silent during the wait
         self._trained_at = time.monotonic()
 
     def _refresh(self, study_run: StudyRun) -> None:
@@ -251,7 +257,8 @@ class SweepController:
         console = self.context.console
         say(console, "computing the report", style="dim")
         report = self.report.read(self._snapshot)
-        show_outcome(report, self.finished, self.failures, decisions, console)
+        storage = self.context.storage.shared
+        show_outcome(report, self.finished, self.failures, decisions, console, storage)
         if study_run.page.is_own:
             sync_links(study_run, {trial.name: trial for trial in self.trials}, self.finished)
             register_best_trial(report, self.store, console)

@@ -3,11 +3,14 @@
 They train nothing and need no data set.
 """
 
+from functools import partial
+
 from orchestrator.console import say
 from orchestrator.context import RunContext
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.profile_costs import profile_costs
 from orchestrator.study.study import Study
+from orchestrator.tracking.queries import find_experiment
 from orchestrator.tracking.store import open_store
 from orchestrator.tracking.study_run import StudyRun
 
@@ -19,10 +22,11 @@ def run_profile(study: Study, context: RunContext, plan_only: bool = False) -> b
     """
     costs = profile_costs(study)
     store = open_store(context.storage)
+    find_experiment(store, study.config.study)  # of somebody else: before anything is printed
     StudyReport(study, store, costs=costs).read().print(context.console)
     if plan_only:
         return True
-    study_run = StudyRun.open(store, study)
+    study_run = StudyRun.open(store, study, say=partial(say, context.console))
     study_run.record_command(context.command)
     finished = False
     try:

@@ -15,6 +15,7 @@ from orchestrator.study.identity import code_version
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.trial_state import TrialState
 from orchestrator.study.user_code import modules_of
+from orchestrator.sweep.disk_space import DiskSpace, disk_full_message
 from orchestrator.sweep.progress import StudyProgress
 from orchestrator.sweep.run_writer import RunWriter
 from orchestrator.tracking.models import log_models
@@ -70,15 +71,18 @@ class Recorder:
         on_gpu: bool,
         budget: Budget,
         on_finished: Callable[[], None],
+        space: DiskSpace | None = None,
     ) -> None:
         """trials: by trial name. stop: the file that the workers watch. on_finished: called from
-        the writer thread each time a finished trial is completely recorded."""
+        the writer thread each time a finished trial is completely recorded. space: of the disk that
+        the trials fill."""
         self.failures: dict[str, str] = {}
         self._study_run = study_run
         self._progress = progress
         self._trials = trials
         self._context = context
         self._budget = budget
+        self._space = space
         self._hours_metric = "trial/gpu_hours" if on_gpu else "trial/worker_hours"
         self._on_finished = on_finished
         self._started: set[str] = set()
@@ -98,7 +102,10 @@ class Recorder:
         return time.monotonic() - self._stopping_since > GRACE_SECONDS
 
     def hold_requested(self) -> bool:
-        """Whether the user has requested a stop, or a limit of the study is reached."""
+        """Whether the user has requested a stop, a limit of the study is reached, or the disk is
+        nearly full."""
+        if self._space is not None and (shortage := self._space.shortage()):
+            self._hold(shortage)
         return self._context.stop.requested or self._budget.hold_reason() is not None
 
     def may_start(self, pending: int) -> bool:
@@ -148,6 +155,9 @@ class Recorder:
         """The trial has failed, and is not retried."""
         if self._context.stop.requested or self._writer.is_deleted(name):
             return  # a consequence of the stop; the study's end closes the run
+        if failure.cause == "disk full":
+            self._hold(disk_full_message(self._context.storage))
+            return self.held(name)
         self._budget.ended(name, failed=True)
         self.failures[name] = failure.message
         run_id = self._trials[name].run_id
@@ -164,6 +174,12 @@ class Recorder:
         run_id = self._trials[name].run_id
         self._writer.close_run(name, lambda: self._study_run.end_trial(run_id, "KILLED", reason))
         self._progress.ended(name, TrialState.INTERRUPTED, "held at a checkpoint")
+
+    def _hold(self, reason: str) -> None:
+        """End all trials at their next checkpoint; print the reason once."""
+        if self._budget.hold_reason() is None:
+            self._progress.say(reason)
+        self._budget.hold(reason)
 
     def stopped_early(self, name: str) -> None:
         """Early stopping has ended the trial; it has not failed, and is not trained again."""

@@ -23,7 +23,7 @@ from orchestrator.study.resolve import (
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of, runtime_environment
-from orchestrator.tracking.queries import take_snapshot
+from orchestrator.tracking.queries import find_experiment, take_snapshot
 from orchestrator.tracking.store import TrackingStore, open_store
 from pipelines.preparation.embedded import EMBEDDED
 
@@ -75,6 +75,7 @@ def run_study(
         show_data(study, trials, context.console)
         check_submission(study, trials)
         store = open_store(context.storage)
+        find_experiment(store, study.config.study)  # of somebody else: before anything starts
         snapshot = take_snapshot(store)
         measurements = load_measurements(snapshot.measurements, context.storage.local)
         device = cluster.device(resources, placement)

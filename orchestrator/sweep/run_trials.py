@@ -15,6 +15,7 @@ from orchestrator.scheduling.budget import Budget, recorded_hours
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
+from orchestrator.sweep.disk_space import DiskSpace
 from orchestrator.sweep.progress import StudyProgress, TrialProgress
 from orchestrator.sweep.recorder import ActiveTrial, Recorder
 from orchestrator.tracking.descriptions import trial_note
@@ -63,7 +64,10 @@ def train(
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     stop_path = stop_file(context.storage, name)
     stop = StopFile(stop_path)
-    recorder = Recorder(study_run, progress, active, context, stop, on_gpu, budget, on_finished)
+    space = DiskSpace(context.storage, todo, placement.max_concurrent)
+    recorder = Recorder(
+        study_run, progress, active, context, stop, on_gpu, budget, on_finished, space
+    )
     first = priorities(study.config, todo)
     context.stop.graceful = True
     try:

@@ -13,6 +13,7 @@ from functools import partial
 from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.progress import StudyProgress
 from orchestrator.tracking.study_run import StudyRun
+from pipelines.errors import is_disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -76,15 +77,17 @@ class RunWriter:
         if not self._has_warned:
             self._has_warned = True
             self._progress.say(
-                f"the tracking store could not be written ({error}); failed writes are retried "
-                "when the trial ends"
+                f"the tracking store could not be written ({_first_line(error)}); failed writes "
+                "are retried when the trial ends"
             )
 
     def _fail(self, name: str, error: Exception) -> None:
         """Close the run as failed because it cannot be completed. If that fails too, the study's
-        end closes it."""
+        end closes it. Without disk space, leave it open: the next command completes it."""
+        if is_disk_full(error):
+            return self._progress.ended(name, TrialState.INTERRUPTED, "no space left on the disk")
         if self._run_exists(name):
-            message = f"its results could not be recorded: {error}"
+            message = f"its results could not be recorded: {_first_line(error)}"
             cause = self._failures.setdefault(name, message)
             self._progress.ended(name, TrialState.FAILED, message)
             self._study_run.end_trial(self._run_ids[name], "FAILED", cause)
@@ -95,6 +98,11 @@ class RunWriter:
             self._deleted.add(name)
             self._progress.ended(name, TrialState.INTERRUPTED, "its run was deleted in MLflow")
         return name not in self._deleted
+
+
+def _first_line(error: Exception) -> str:
+    """Return the message of an error without the SQL that SQLAlchemy adds."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 class BackgroundWriter:

@@ -16,8 +16,11 @@ from orchestrator.storage import Storage
 from orchestrator.study.validation import suggestion
 from orchestrator.sweep.__main__ import main as sweep_main
 from orchestrator.sweep.study_tables import studies_table, trials_table
-from orchestrator.tracking.lock import close_abandoned, request_stop
-from orchestrator.tracking.queries import StudySummary, take_snapshot
+from orchestrator.sweep.summary import logs_command
+from orchestrator.tracking.connection import database_file
+from orchestrator.tracking.lock import request_stop
+from orchestrator.tracking.queries import StudySummary, is_training, take_snapshot
+from orchestrator.tracking.relocation import record_current_paths
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError, TrackingStore, open_existing_store
 from orchestrator.tracking.superseded import newest
@@ -44,6 +47,7 @@ def _status(options: argparse.Namespace, console: Console) -> int:
     for run in study.trials:
         if run.status == "FAILED":
             say_labeled(console, "failed", "bold red", f"{run.name}: {run.reason}")
+            say(console, f"  output: {logs_command(run.name, options.storage)}", style="dim")
     say(console, f"\n{store.viewing_instructions(study.experiment_id, study.parent_id)}")
     return 0
 
@@ -61,7 +65,7 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
     storage = Storage.parse(options.storage)
     log = output_file(output_directory(storage, trial.run_id), options.worker)
     text = read_output(log)
-    if text is None and follow and _is_open(store, trial):
+    if text is None and follow and is_training(store, trial.run_id):
         say(console, f"{trial.name} has not printed anything yet", style="dim")
     elif text is None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -75,7 +79,7 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
             text = saved.read_text(errors="replace")
     printed = 0
     while True:
-        is_last = not (follow and _is_open(store, trial))
+        is_last = not (follow and is_training(store, trial.run_id))
         text = read_output(log) or text or ""
         sys.stdout.write(text[printed:])
         sys.stdout.flush()
@@ -94,7 +98,7 @@ def _stop(options: argparse.Namespace, console: Console) -> int:
     request_stop(store, study)
     say(
         console,
-        f"asked {study.holder[0].description} to stop; its trials write a checkpoint and end "
+        f"asked {study.holder.owner.description} to stop; its trials write a checkpoint and end "
         "(waiting until they have; Ctrl-C ends the wait, not the stop)",
     )
     while _find_study(store, study.name).holder is not None:
@@ -124,12 +128,32 @@ def _resume(options: argparse.Namespace, console: Console) -> int:
             return sweep_main([str(file), *arguments])
 
 
+def _relocate(options: argparse.Namespace, console: Console) -> int:
+    store = _open_store(options)
+    file = database_file(store.tracking_uri)
+    if file is None:
+        raise TrackingError(
+            f"MLflow at {store.display_uri} records where its artifacts are; only a local storage "
+            "can be moved"
+        )
+    for study in take_snapshot(store).studies:
+        if study.state == "running" and study.holder is not None:
+            raise TrackingError(
+                f"study {study.name!r} is being run by {study.holder.owner.description}; stop it "
+                "first"
+            )
+    changed = record_current_paths(file)
+    say(console, f"{changed} paths of artifacts changed to {file.parent}")
+    return 0
+
+
 COMMANDS = {
     "list": _list,
     "status": _status,
     "logs": _logs,
     "stop": _stop,
     "resume": _resume,
+    "relocate": _relocate,
 }
 
 
@@ -138,12 +162,9 @@ def _local_storage(options: argparse.Namespace) -> Path:
 
 
 def _open_store(options: argparse.Namespace) -> TrackingStore:
-    """Open the tracking store and close the runs of dead processes. Raises TrackingError."""
+    """Open the tracking store. Raises TrackingError."""
     check_no_secret(options.storage)
-    store = open_existing_store(_local_storage(options), getattr(options, "tracking", None))
-    if not store.replica:
-        close_abandoned(store)
-    return store
+    return open_existing_store(_local_storage(options), getattr(options, "tracking", None))
 
 
 def _find_study(store: TrackingStore, name: str) -> StudySummary:
@@ -169,7 +190,3 @@ def _find_runs(store: TrackingStore, name: str, study: str | None) -> Sequence[T
             f"several studies have a trial {name!r}: {', '.join(owners)}; choose one with --study"
         )
     return matches
-
-
-def _is_open(store: TrackingStore, trial: TrialRun) -> bool:
-    return store.trial_run(trial.run_id).status in ("SCHEDULED", "RUNNING")

@@ -14,7 +14,13 @@ from orchestrator.tracking.runs import TrialRun
 # A trial that the study had before its file was edited.
 _SUPERSEDED = "not in the study any more"
 
-_STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "interrupted": "yellow"}
+_STYLES = {
+    "running": "cyan",
+    "silent": "yellow",
+    "finished": "green",
+    "failed": "bold red",
+    "interrupted": "yellow",
+}
 
 
 def studies_table(studies: Sequence[StudySummary]) -> Table:
@@ -23,14 +29,15 @@ def studies_table(studies: Sequence[StudySummary]) -> Table:
     for name in ("study", "state", "trials", "best mIoU %", "started", "run by"):
         table.add_column(name, justify="right" if name == "best mIoU %" else "left")
     for study in studies:
-        state = "stopping" if study.holder and study.stop_requested else study.state
+        stopping = study.state == "running" and study.stop_requested
+        state = "stopping" if stopping else study.state
         table.add_row(
             study.name,
             Text(state, style=_STYLES[study.state]),
             _trial_counts(study),
             _best(study.trials),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(study.started)),
-            f"{study.holder[0].description}, {study.holder[1]:.0f} s ago" if study.holder else "",
+            _holder(study),
         )
     return table
 
@@ -59,6 +66,14 @@ def trials_table(study: StudySummary) -> Table:
             run.run_id[:8],
         )
     return table
+
+
+def _holder(study: StudySummary) -> str:
+    if study.holder is None:
+        return ""
+    if study.state == "silent":
+        return f"{study.holder.owner.description}, no heartbeat for {clock(study.holder.age)}"
+    return f"{study.holder.owner.description}, {study.holder.age:.0f} s ago"
 
 
 def _trial_counts(study: StudySummary) -> str:

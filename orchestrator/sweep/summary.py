@@ -1,7 +1,9 @@
 """The summaries that a sweep prints before it trains and at its end."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -15,6 +17,8 @@ from orchestrator.study.trial_state import TrialState
 from orchestrator.tracking.models import register_best
 from orchestrator.tracking.runs import RunStatus, TrialRun
 from orchestrator.tracking.store import TrackingStore
+
+DEFAULT_STORAGE = "storage"
 
 
 def announce(
@@ -44,16 +48,20 @@ def show_outcome(
     failures: Mapping[str, str],
     decisions: Mapping[str, Decision],
     console: Console,
+    storage: str = DEFAULT_STORAGE,
 ) -> None:
     """Print failed and unfinished trials, then the table.
 
     All by trial name: finished: the runs shown in the table; failures: why a training failed, or
-    which evaluation of a finished trial is missing and why; decisions: the current ones.
+    which evaluation of a finished trial is missing and why; decisions: the current ones. storage:
+    path or URI, for the commands to copy.
     """
     console.print()
     for name, cause in failures.items():
         label, style = ("incomplete", "yellow") if name in finished else ("failed", "bold red")
         say_labeled(console, label, style, f"{name}: {cause}")
+        if name not in finished:
+            say(console, f"  output: {logs_command(name, storage)}", style="dim")
     if failures.keys() - finished.keys():
         say(
             console,
@@ -63,15 +71,15 @@ def show_outcome(
         )
     unfinished = [name for name in decisions if name not in finished and name not in failures]
     if unfinished:
-        names = "; ".join(unfinished)
+        names = join_names(unfinished)
         say_labeled(console, "not finished", "yellow", f"{names} (run the same command to resume)")
     linked = sorted(
-        f"{name} (study {decision.run.study})"
+        f"{join_names([name])} (study {decision.run.study})"
         for name, decision in decisions.items()
         if decision.action == "link" and decision.run is not None
     )
     if linked:
-        say(console, f"trained by other studies: {', '.join(linked)}")
+        say(console, f"trained by other studies: {'; '.join(linked)}")
     if any(decision.state is TrialState.STALE for decision in decisions.values()):
         say(
             console,
@@ -79,6 +87,19 @@ def show_outcome(
             "them",
         )
     report.print_table(console)
+
+
+def logs_command(name: str, storage: str) -> str:
+    """Return the command that prints the output of a trial."""
+    command = ["python", "-m", "orchestrator.studies", "logs", name]
+    if storage not in (DEFAULT_STORAGE, str(Path.cwd() / DEFAULT_STORAGE)):
+        command += ["--storage", storage]
+    return shlex.join(command)
+
+
+def join_names(names: Iterable[str]) -> str:
+    """Join names of trials with semicolons; a name that has one is quoted."""
+    return "; ".join(repr(name) if ";" in name else name for name in names)
 
 
 def study_status(done: bool, held: bool, others: Iterable[Result]) -> RunStatus:

@@ -8,17 +8,12 @@ whatever the order, so two processes can never both believe that they are alone.
 """
 
 import os
+import secrets
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
-
-import psutil
-
-HEARTBEAT_SECONDS = 20.0
-
-EXPIRED_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
@@ -43,12 +38,12 @@ def settle(token: str, rivals: Iterable[Claim]) -> Literal["take", "wait", "give
 
 @dataclass(frozen=True)
 class Owner:
-    """A process: its host, its id, and its start time (seconds since the epoch), because process
-    ids are reused."""
+    """A process: its host, its id, and a random number, because process ids are reused and two
+    containers may share the host's name."""
 
     host: str
     pid: int
-    created: int
+    token: int
 
     @staticmethod
     def this_process() -> "Owner":
@@ -63,32 +58,15 @@ class Owner:
         return Owner(parts[0], int(parts[1]), int(parts[2]))
 
     def __str__(self) -> str:
-        return f"{self.host} {self.pid} {self.created}"
+        return f"{self.host} {self.pid} {self.token}"
 
     @property
     def description(self) -> str:
         """The process, for messages."""
         return f"process {self.pid} on {self.host}"
 
-    def may_be_alive(self, age: float) -> bool:
-        """Whether another process may still be running, given a heartbeat `age` seconds old.
-
-        On this host the process table decides, because a suspended process sends no heartbeat but
-        may resume. On other hosts only the heartbeat can tell.
-        """
-        if self == Owner.this_process():
-            return False
-        if self.host != socket.gethostname():
-            return age <= EXPIRED_SECONDS
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < 2
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
 
 @cache
 def _owner(pid: int) -> Owner:
-    """Return the owner `pid`, cached: its start time must not change when the host's clock does."""
-    return Owner(socket.gethostname(), pid, int(psutil.Process(pid).create_time()))
+    """Return the owner `pid`, cached: a forked process is another one."""
+    return Owner(socket.gethostname(), pid, secrets.randbits(48))

@@ -9,12 +9,19 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from orchestrator.tracking import tags as tag
-from orchestrator.tracking.claims import HEARTBEAT_SECONDS, Claim, Owner, settle
+from orchestrator.tracking.claims import Claim, Owner, settle
+from orchestrator.tracking.liveness import EXPIRED_SECONDS, HEARTBEAT_SECONDS
+from orchestrator.tracking.process_lock import ProcessLock, has_ended
 from orchestrator.tracking.queries import StudySummary
-from orchestrator.tracking.runs import RunStatus, is_abandoned, lock_holder
+from orchestrator.tracking.runs import ENDED_UNCLOSED, RunStatus
 from orchestrator.tracking.store import TrackingError, TrackingStore
 
 _SETTLING_SECONDS = 0.2
+
+# A process settles its request within a second; one that takes longer has died.
+_REQUEST_SECONDS = 30.0
+
+_HOLDER_POLL_SECONDS = 0.5
 
 STOP_CHECK_SECONDS = 3.0
 
@@ -48,6 +55,7 @@ class StudyLock:
         name: str,
         previous_status: RunStatus,
         on_stop: Callable[[str], None],
+        process_lock: ProcessLock,
     ) -> None:
         self.parent_id = parent_id
         self.lost_reason = ""
@@ -56,51 +64,46 @@ class StudyLock:
         self._checked_at = _seconds()
         self._store = store
         self._on_stop = on_stop
+        self._process_lock = process_lock
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, daemon=True)
 
     @staticmethod
     def take(
-        store: TrackingStore, experiment_id: str, name: str, on_stop: Callable[[str], None]
+        store: TrackingStore,
+        experiment_id: str,
+        name: str,
+        on_stop: Callable[[str], None],
+        say: Callable[[str], None],
     ) -> "StudyLock":
-        """Find or create the study's parent run and lock it. on_stop: called from a thread with the
-        reason why this process must stop: another terminal requested it, or the lock was lost.
+        """Find or create the study's parent run and lock it; take over a study that a process left
+        RUNNING when it died, which may take minutes to find out.
 
-        Raises StudyLockedError if another process holds the lock or takes it at this moment.
+        on_stop: called from a thread with the reason why this process must stop: another terminal
+        requested it, or the lock was lost. say: prints a line about a wait or a takeover.
+
+        Raises StudyLockedError if another live process holds the lock.
         """
-        client, token = store.client, uuid.uuid4().hex[:12]
-        request = {f"{tag.LOCK_REQUEST}{token}": _signature()}
-        parents = find_parents(store, experiment_id)
-        created = None
-        if parents:
-            requested_on = parents[0].info.run_id
-            store.set_tags(requested_on, request)
-        else:
-            requested_on = created = client.create_run(
-                experiment_id, tags={tag.KIND: "study", **request}, run_name=name
-            ).info.run_id
-        while True:
-            parents = find_parents(store, experiment_id)
-            verdict = settle(token, _rivals(parents, token))
-            if verdict == "take":
-                break
-            if verdict == "give way":
-                if created is None:
-                    client.delete_tag(requested_on, f"{tag.LOCK_REQUEST}{token}")
-                else:
-                    client.delete_run(created)
-                raise StudyLockedError(_locked_message(name, parents))
-            time.sleep(_SETTLING_SECONDS)
+        process_lock = ProcessLock(store.locks)
+        try:
+            parents, created = _request(store, experiment_id, name, process_lock, say)
+        except BaseException:
+            process_lock.release()
+            raise
+        for parent in parents:
+            if store.liveness.has_ended(parent):
+                say(_takeover_message(store, name, parent))
         parent_id = parents[0].info.run_id
-        lock = StudyLock(store, parent_id, name, parents[0].info.status, on_stop)
+        status = parents[0].info.status
+        lock = StudyLock(store, parent_id, name, status, on_stop, process_lock)
         lock._send_heartbeat()
-        client.update_run(parent_id, "RUNNING")
+        store.client.update_run(parent_id, "RUNNING")
         for key in parents[0].data.tags:
             # Old stop requests, and the reason why an earlier command ended, no longer apply.
             if key.startswith(tag.LOCK_REQUEST) or key in (tag.STOP, tag.REASON):
-                client.delete_tag(parent_id, key)
+                store.set_tags(parent_id, {key: ""})
         if created is not None and created != parent_id:
-            client.delete_run(created)
+            store.client.delete_run(created)  # held this process's request until the heartbeat
         lock._thread.start()
         return lock
 
@@ -123,6 +126,8 @@ class StudyLock:
         except MlflowException as error:
             if self._store.exists(self.parent_id):
                 raise TrackingError(f"the study's run could not be closed: {error}") from None
+        finally:
+            self._process_lock.release()
 
     def _keep_alive(self) -> None:
         last_heartbeat = _seconds()
@@ -164,6 +169,7 @@ class StudyLock:
         tags = {
             tag.OWNER: str(Owner.this_process()),
             tag.HEARTBEAT: f"{time.time():.0f}",
+            tag.PROCESS_LOCK: self._process_lock.text,
         }
         self._store.set_tags(self.parent_id, tags)
 
@@ -175,33 +181,114 @@ def find_parents(store: TrackingStore, experiment_id: str) -> list[Run]:
     return sorted(parents, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
-def _signature() -> str:
-    return f"{Owner.this_process()} {time.time():.0f}"
+def _request(
+    store: TrackingStore,
+    experiment_id: str,
+    name: str,
+    process_lock: ProcessLock,
+    say: Callable[[str], None],
+) -> tuple[list[Run], str | None]:
+    """Request the study until this process may take it; return its parent runs, the one to take
+    first, and the id of a run that was created for the request. Raises StudyLockedError if another
+    live process holds the study."""
+    first_signs = _signs_of_life(store, find_parents(store, experiment_id))
+    while True:
+        _wait_for_holders(store, experiment_id, name, first_signs, say)
+        token = uuid.uuid4().hex[:12]
+        key = f"{tag.LOCK_REQUEST}{token}"
+        request = {key: f"{Owner.this_process()} {process_lock.text}"}
+        created = None
+        if parents := find_parents(store, experiment_id):
+            requested_on = parents[0].info.run_id
+            store.set_tags(requested_on, request)
+        else:
+            tags = {tag.KIND: "study", **request}
+            run = store.client.create_run(experiment_id, tags=tags, run_name=name)
+            requested_on = created = run.info.run_id
+        while True:
+            parents = find_parents(store, experiment_id)
+            verdict = settle(token, _rivals(store, parents, key))
+            if verdict != "wait":
+                break
+            time.sleep(_SETTLING_SECONDS)
+        if verdict == "take":
+            return parents, created
+        if created is not None:
+            store.client.delete_run(created)
+        else:
+            store.set_tags(requested_on, {key: ""})
+        time.sleep(_SETTLING_SECONDS)  # until the other process has taken the study, or died
 
 
-def _rivals(parents: list[Run], token: str) -> list[Claim]:
-    rivals = [Claim("", held=True) for parent in parents if lock_holder(parent)]
+def _wait_for_holders(
+    store: TrackingStore,
+    experiment_id: str,
+    name: str,
+    first_signs: dict[str, str],
+    say: Callable[[str], None],
+) -> None:
+    """Return once no live process holds the study. Raises StudyLockedError at the first sign of
+    life that is not among `first_signs`."""
+    is_announced = False
+    while True:
+        parents = find_parents(store, experiment_id)
+        signs = _signs_of_life(store, parents)
+        if not signs:
+            return
+        for parent in parents:
+            holder = store.liveness.holder(parent)
+            if holder is None:
+                continue
+            if signs[parent.info.run_id] != first_signs.get(parent.info.run_id):
+                raise StudyLockedError(
+                    f"study {name!r} is being run by {holder.owner.description}; wait for it, stop "
+                    f"it with `python -m orchestrator.studies stop {name!r}`, or use another "
+                    "--storage"
+                )
+            if not is_announced:
+                is_announced = True
+                say(
+                    f"study {name!r} is run by {holder.owner.description}; waiting for its next "
+                    f"heartbeat (without one, this command takes over after "
+                    f"{EXPIRED_SECONDS:.0f} s)"
+                )
+        time.sleep(_HOLDER_POLL_SECONDS)
+
+
+def _signs_of_life(store: TrackingStore, parents: list[Run]) -> dict[str, str]:
+    """Return owner and heartbeat of each parent run that another process holds, by run id."""
+    return {
+        parent.info.run_id: " ".join(
+            parent.data.tags.get(key, "") for key in (tag.OWNER, tag.HEARTBEAT)
+        )
+        for parent in parents
+        if store.liveness.holder(parent)
+    }
+
+
+def _rivals(store: TrackingStore, parents: list[Run], own_key: str) -> list[Claim]:
+    """Return the claims of other processes that may be alive."""
+    rivals = [Claim("", held=True) for parent in parents if store.liveness.holder(parent)]
     for parent in parents:
         for key, value in parent.data.tags.items():
-            if not key.startswith(tag.LOCK_REQUEST) or key == f"{tag.LOCK_REQUEST}{token}":
+            if not key.startswith(tag.LOCK_REQUEST) or key == own_key:
                 continue
-            text, _, requested_at = value.rpartition(" ")
-            owner = Owner.parse(text)
-            if owner is not None and owner.may_be_alive(time.time() - float(requested_at)):
+            *_, lock_text = value.split(" ", 3)
+            waited = store.liveness.seconds_unchanged(key, value)
+            is_own = value.startswith(str(Owner.this_process()))
+            if not is_own and waited < _REQUEST_SECONDS and not has_ended(lock_text):
                 rivals.append(Claim(key.removeprefix(tag.LOCK_REQUEST), held=False))
     return rivals
 
 
-def _locked_message(name: str, parents: list[Run]) -> str:
-    for parent in parents:
-        holder = lock_holder(parent)
-        if holder is not None:
-            return (
-                f"study {name!r} is being run by {holder[0].description} (last heartbeat "
-                f"{holder[1]:.0f} s ago); wait for it, stop it with `python -m "
-                f"orchestrator.studies stop {name!r}`, or use another --storage"
-            )
-    return f"another process has just started study {name!r}; wait for it, or use another --storage"
+def _takeover_message(store: TrackingStore, name: str, parent: Run) -> str:
+    owner = Owner.parse(parent.data.tags.get(tag.OWNER, ""))
+    process = owner.description if owner else "a process"
+    if has_ended(parent.data.tags.get(tag.PROCESS_LOCK, "")):
+        return f"taking over study {name!r}: {process} ended without closing it"
+    return (
+        f"taking over study {name!r}: {process} has sent no heartbeat for {EXPIRED_SECONDS:.0f} s"
+    )
 
 
 def _seconds() -> float:
@@ -216,11 +303,12 @@ def request_stop(store: TrackingStore, study: StudySummary) -> None:
 
 
 def close_abandoned(store: TrackingStore) -> None:
-    """Close as KILLED the runs that dead processes left RUNNING, in every study."""
-    names = store.studies()
+    """Close as KILLED the runs that ended processes left RUNNING, in every study."""
     query = f"tags.`{tag.KIND}` = 'study' and attributes.status = 'RUNNING'"
-    dead = [parent for parent in store.search(list(names), query) if is_abandoned(parent)]
-    for parent in dead:
+    for parent in store.search(list(store.studies()), query):
+        # Read again, because another process may have taken the study over since.
+        if not store.liveness.has_ended(parent) or not _has_still_ended(store, parent):
+            continue
         children = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
         for run in store.search([parent.info.experiment_id], children):
             if run.info.status in ("RUNNING", "SCHEDULED"):
@@ -228,9 +316,15 @@ def close_abandoned(store: TrackingStore) -> None:
         _close(store, parent)
 
 
+def _has_still_ended(store: TrackingStore, parent: Run) -> bool:
+    try:
+        return store.liveness.has_ended(store.client.get_run(parent.info.run_id))
+    except MlflowException:
+        return False
+
+
 def _close(store: TrackingStore, run: Run) -> None:
     try:
-        reason = "its process ended without closing it"
-        store.end_run(run, "KILLED", {tag.REASON: reason})
+        store.end_run(run, "KILLED", {tag.REASON: ENDED_UNCLOSED})
     except MlflowException:
         return  # deleted in the meantime

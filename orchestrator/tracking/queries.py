@@ -6,18 +6,18 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-from mlflow.entities import Run
+from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from orchestrator.tracking import tags as tag
-from orchestrator.tracking.claims import Owner
+from orchestrator.tracking.liveness import Holder
 from orchestrator.tracking.mlflow_view import run_path
-from orchestrator.tracking.runs import FIGURES, TrialRun, lock_holder, read_trial_run
-from orchestrator.tracking.store import TrackingStore
+from orchestrator.tracking.runs import FIGURES, TrialRun, read_trial_run
+from orchestrator.tracking.store import TrackingError, TrackingStore
 
 _PORT = 5000
 
-StudyState = Literal["running", "finished", "failed", "interrupted"]
+StudyState = Literal["running", "silent", "finished", "failed", "interrupted"]
 
 _STATES: dict[str, StudyState] = {"FINISHED": "finished", "FAILED": "failed"}
 
@@ -26,17 +26,18 @@ _STATES: dict[str, StudyState] = {"FINISHED": "finished", "FAILED": "failed"}
 class StudySummary:
     """The state of a study.
 
-    holder: the process that runs it, and the seconds since its last heartbeat. trials: its own
-    runs, in the order in which they were created, which is that of the study file. links: the
-    number of rows that other studies trained. started: seconds since the epoch. command: the
-    arguments of its last run, as JSON. stop_requested: by another terminal.
+    state: `silent` if the last heartbeat of the process that runs it seems to be minutes old.
+    holder: that process. trials: its own runs, in the order in which they were created, which is
+    that of the study file. links: the number of rows that other studies trained. started: seconds
+    since the epoch. command: the arguments of its last run, as JSON. stop_requested: by another
+    terminal.
     """
 
     name: str
     experiment_id: str
     parent_id: str
     state: StudyState
-    holder: tuple[Owner, float] | None
+    holder: Holder | None
     trials: Sequence[TrialRun]
     links: int
     started: float
@@ -71,10 +72,14 @@ class Snapshot:
         ]
 
 
-def take_snapshot(store: TrackingStore, study: str | None = None) -> Snapshot:
+def take_snapshot(
+    store: TrackingStore, study: str | None = None, trust_clocks: bool = True
+) -> Snapshot:
     """Read all runs of all studies in one scan, except runs that were deleted in MLflow.
 
     study: read only this study; rows of other studies that link to its runs are then unknown.
+    trust_clocks: whether a process has ended if the time of its last heartbeat says so, which may
+    be wrong but is known at once. Commands that train trust only heartbeats that they have watched.
     """
     names = store.studies()
     if study is not None:
@@ -85,7 +90,14 @@ def take_snapshot(store: TrackingStore, study: str | None = None) -> Snapshot:
     for run in store.search(list(names), f"tags.`{tag.KIND}` != 'none'"):
         runs[run.data.tags[tag.KIND]].append(run)
     runs["trial"].sort(key=lambda run: (run.info.start_time, run.info.run_id))
-    active_studies = {parent.info.run_id for parent in runs["study"] if lock_holder(parent)}
+    active: set[str] = set()
+    ended: set[str] = set()
+    for parent in runs["study"]:
+        holder = store.liveness.holder(parent)
+        if holder is not None and not (trust_clocks and holder.is_silent):
+            active.add(parent.info.run_id)
+        elif holder is not None or store.liveness.has_ended(parent):
+            ended.add(parent.info.run_id)
     linked: dict[str, set[tuple[str, str]]] = {}
     links: dict[str, int] = {}
     for run in runs["link"]:
@@ -98,8 +110,9 @@ def take_snapshot(store: TrackingStore, study: str | None = None) -> Snapshot:
         read_trial_run(
             run,
             names[run.info.experiment_id],
-            run.data.tags.get("mlflow.parentRunId") in active_studies,
+            run.data.tags.get("mlflow.parentRunId") in active,
             linked.get(run.info.run_id, ()),
+            left_open=run.data.tags.get("mlflow.parentRunId") in ended,
         )
         for run in runs["trial"]
     ]
@@ -108,19 +121,29 @@ def take_snapshot(store: TrackingStore, study: str | None = None) -> Snapshot:
     for trial in trials:
         by_experiment[trial.experiment_id].append(trial)
     summaries = [
-        _summary(parent, names[experiment], by_experiment[experiment], links.get(experiment, 0))
+        _summary(
+            parent,
+            names[experiment],
+            by_experiment[experiment],
+            links.get(experiment, 0),
+            store.liveness.holder(parent),
+        )
         for experiment, parent in parents.items()
     ]
     return Snapshot(trials, sorted(summaries, key=lambda study: study.started))
 
 
-def _summary(parent: Run, name: str, trials: Sequence[TrialRun], links: int) -> StudySummary:
-    holder = lock_holder(parent)
+def _summary(
+    parent: Run, name: str, trials: Sequence[TrialRun], links: int, holder: Holder | None
+) -> StudySummary:
+    state = _STATES.get(parent.info.status, "interrupted")
+    if holder is not None:
+        state = "silent" if holder.is_silent else "running"
     return StudySummary(
         name=name,
         experiment_id=parent.info.experiment_id,
         parent_id=parent.info.run_id,
-        state="running" if holder else _STATES.get(parent.info.status, "interrupted"),
+        state=state,
         holder=holder,
         trials=trials,
         links=links,
@@ -128,6 +151,47 @@ def _summary(parent: Run, name: str, trials: Sequence[TrialRun], links: int) -> 
         command=parent.data.tags.get(tag.COMMAND, ""),
         stop_requested=tag.STOP in parent.data.tags,
     )
+
+
+def find_experiment(store: TrackingStore, study: str) -> Experiment | None:
+    """Return the study's experiment in MLflow; None if it does not exist yet.
+
+    Raises TrackingError if the experiment was deleted, or if it belongs to somebody else: it does
+    not bear this project's tag, and has runs or a description.
+    """
+    experiment = store.client.get_experiment_by_name(study)
+    if experiment is None:
+        return None
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"study {study!r} was deleted in MLflow; restore or purge it there, or rename the study"
+        )
+    if tag.KIND not in experiment.tags and not _may_adopt(store, experiment):
+        raise TrackingError(
+            f"MLflow at {store.display_uri} has an experiment {study!r} that is not a study of "
+            "this project; rename the study, for example with --set study=NAME"
+        )
+    return experiment
+
+
+def _may_adopt(store: TrackingStore, experiment: Experiment) -> bool:
+    """Whether an experiment without this project's tag has a study's run, or is empty."""
+    client, experiments = store.client, [experiment.experiment_id]
+    if client.search_runs(experiments, f"tags.`{tag.KIND}` = 'study'", max_results=1):
+        return True
+    is_described = "mlflow.note.content" in experiment.tags
+    return not is_described and not client.search_runs(
+        experiments, run_view_type=ViewType.ALL, max_results=1
+    )
+
+
+def is_training(store: TrackingStore, run_id: str) -> bool:
+    """Whether a trial's run is open, and the process that runs its study has not ended."""
+    run = store.client.get_run(run_id)
+    if run.info.status not in ("SCHEDULED", "RUNNING"):
+        return False
+    parent = store.client.get_run(run.data.tags["mlflow.parentRunId"])
+    return not store.liveness.has_ended(parent)
 
 
 def history(store: TrackingStore, run_id: str, metric: str) -> list[tuple[int, float]]:

@@ -1,6 +1,5 @@
-"""Reads MLflow's runs: a trial's run, who holds a study's lock, which run represents a trial."""
+"""Reads MLflow's runs: a trial's run, and which run represents a trial."""
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,11 +9,13 @@ from mlflow.entities import Run
 
 from orchestrator.study.trial_state import TrialState
 from orchestrator.tracking import tags as tag
-from orchestrator.tracking.claims import Owner
 
 RunStatus = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 FIGURES = "figures"  # the artifact folder of a study's figures
+
+# Why a run was interrupted if its process died.
+ENDED_UNCLOSED = "its process ended without closing it"
 
 _STATES: Mapping[str, TrialState] = {
     "SCHEDULED": TrialState.WAITING,
@@ -92,28 +93,34 @@ class TrialRun:
 
 
 def read_trial_run(
-    run: Run, study: str, active_elsewhere: bool = False, linked: Iterable[tuple[str, str]] = ()
+    run: Run,
+    study: str,
+    active_elsewhere: bool = False,
+    linked: Iterable[tuple[str, str]] = (),
+    left_open: bool = False,
 ) -> TrialRun:
     """Convert MLflow's run of a trial. study: the name of its experiment. linked: (study, trial) of
-    the rows that link to it."""
+    the rows that link to it. left_open: an open run counts as interrupted, because the process that
+    runs its study has ended without closing it."""
     info, tags, params, metrics = run.info, run.data.tags, run.data.params, run.data.metrics
     name, variant = tags.get(tag.TRIAL, info.run_name), tags.get(tag.VARIANT, "")
     locations = (params.get(f"training.{key}") for key in ("backbone_weights", "init"))
     backbone, whole = (None if text in (None, "None") else text for text in locations)
     closed = tags.get(tag.ENDED)
     ended_at = info.end_time / 1000 if info.end_time else None
+    left_open = left_open and info.status in ("SCHEDULED", "RUNNING")
     return TrialRun(
         run_id=info.run_id,
         study=study,
         identity=tags.get(tag.IDENTITY, ""),
-        status=info.status,
+        status="KILLED" if left_open else info.status,
         code=tags.get(tag.CODE, ""),
         epoch=int(metrics.get("epoch", 0)),
         metrics=dict(metrics),
         name=name,
         labeled_name=tags.get(tag.LABEL, variant) + name.removeprefix(variant),
         experiment_id=info.experiment_id,
-        reason=tags.get(tag.REASON, ""),
+        reason=ENDED_UNCLOSED if left_open else tags.get(tag.REASON, ""),
         stopped_early=tags.get(tag.STOPPED) == "early",
         superseded=tags.get(tag.SUPERSEDED) == "yes",
         active_elsewhere=active_elsewhere and info.status in ("SCHEDULED", "RUNNING"),
@@ -160,24 +167,6 @@ def evaluations_in(tags: Mapping[str, str]) -> dict[str, dict[str, str]]:
             name, _, setting = key.removeprefix(tag.EVALUATION).rpartition(".")
             evaluations.setdefault(name, {})[setting] = value
     return evaluations
-
-
-def lock_holder(parent: Run) -> tuple[Owner, float] | None:
-    """Return the other live process that runs a study and the seconds since its last heartbeat, or
-    None."""
-    if parent.info.status != "RUNNING":
-        return None
-    tags = parent.data.tags
-    owner = Owner.parse(tags.get(tag.OWNER, ""))
-    age = time.time() - float(tags.get(tag.HEARTBEAT, "0"))
-    return (owner, age) if owner is not None and owner.may_be_alive(age) else None
-
-
-def is_abandoned(parent: Run) -> bool:
-    """Whether a study's run is RUNNING although its process is dead."""
-    owner = Owner.parse(parent.data.tags.get(tag.OWNER, ""))
-    is_own = owner == Owner.this_process()
-    return parent.info.status == "RUNNING" and not is_own and lock_holder(parent) is None
 
 
 def select_run(runs: Iterable[TrialRun], study: str, code: str) -> TrialRun | None:

@@ -18,11 +18,13 @@ import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-from mlflow.tracking import MlflowClient
 
 from orchestrator.storage import Storage
+from orchestrator.tracking import relocation
 from orchestrator.tracking import tags as tag
+from orchestrator.tracking.connection import connect, database_file
 from orchestrator.tracking.datasets import DatasetKey, dataset_input
+from orchestrator.tracking.liveness import Liveness
 from orchestrator.tracking.mlflow_view import report_path, runs_path
 from orchestrator.tracking.replica import Replica, ReplicaError, parse_moment
 from orchestrator.tracking.runs import (
@@ -35,7 +37,6 @@ from orchestrator.tracking.runs import (
 )
 from pipelines.data.manifest import metric_name
 from pipelines.errors import UserError
-from pipelines.imports import importing_libraries
 
 if TYPE_CHECKING:
     from pipelines.data.dataset import PreparedDataset
@@ -67,7 +68,8 @@ def open_store(storage: Storage) -> "TrackingStore":
             f"--storage {storage.shared} cannot hold a tracking store; set MLFLOW_TRACKING_URI to "
             "a tracking server's address"
         )
-    return TrackingStore(uri, None if uri.startswith("http") else storage.local / "artifacts")
+    artifacts = None if uri.startswith("http") else storage.local / relocation.ARTIFACTS
+    return TrackingStore(uri, artifacts, locks=storage.local / "locks")
 
 
 def open_existing_store(storage: Path, tracking: str | None = None) -> "TrackingStore":
@@ -81,8 +83,8 @@ def open_existing_store(storage: Path, tracking: str | None = None) -> "Tracking
     if tracking and not tracking.startswith(_MLFLOW_SCHEMES):
         return _open_replica(tracking)
     uri = tracking or tracking_uri(storage)
-    file = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not file.exists():
+    file = database_file(uri)
+    if file is not None and not file.exists():
         raise TrackingError(
             f"no tracking store at {file}; pass the studies' storage with --storage, or set "
             "MLFLOW_TRACKING_URI to a tracking server's address"
@@ -114,20 +116,29 @@ class TrackingStore:
     """
 
     def __init__(
-        self, tracking_uri: str, artifacts: Path | None, replica: str | None = None
+        self,
+        tracking_uri: str,
+        artifacts: Path | None,
+        replica: str | None = None,
+        locks: Path | None = None,
     ) -> None:
         """Connect to a tracking store. artifacts: the folder for artifacts of new studies; None
-        leaves that to the tracking server. Raises TrackingError if the store cannot be reached."""
+        leaves that to the tracking server. locks: the folder for locks of the processes that run
+        studies; by default, next to the database file. Raises TrackingError if the store cannot be
+        reached."""
         self.replica = replica
         self.tracking_uri = tracking_uri
         self.artifacts = artifacts
+        self.liveness = Liveness()
         self._artifact_uris: dict[str, str] = {}  # of the runs that `search` has returned
+        file = database_file(tracking_uri)
+        self.locks = locks or (file.parent / "locks" if file else None)
         try:
-            with importing_libraries():  # SQLAlchemy, for a store in a database
-                self.client = MlflowClient(tracking_uri)
-            self.client.search_experiments(max_results=1)
+            self.client = connect(tracking_uri)
         except Exception as error:
             raise TrackingError(f"MLflow at {self.display_uri} cannot be used: {error}") from None
+        if file is not None:
+            relocation.register(file.parent.absolute() / relocation.ARTIFACTS)
         user_uri = os.environ.get(_URI_VARIABLE)
         mlflow.set_tracking_uri(tracking_uri)  # model registration only knows the global URI
         if user_uri is None:  # MLflow has set the variable, which is reserved for the user's choice
@@ -147,7 +158,9 @@ class TrackingStore:
     def make_experiment(self, name: str, location: str | None) -> None:
         """Create an experiment, unless another process was faster. location: of its artifacts."""
         try:
-            self.client.create_experiment(name, artifact_location=location)
+            self.client.create_experiment(
+                name, artifact_location=location, tags={tag.KIND: "study"}
+            )
         except MlflowException as error:
             if self.client.get_experiment_by_name(name) is None:
                 raise TrackingError(

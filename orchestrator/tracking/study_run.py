@@ -16,15 +16,9 @@ from orchestrator.tracking.claims import Claim, settle
 from orchestrator.tracking.descriptions import outcome_note, run_name, study_note, with_outcome
 from orchestrator.tracking.lock import StudyLock, StudyLockLostError, close_abandoned
 from orchestrator.tracking.mlflow_view import VIEW_TAG, study_view
-from orchestrator.tracking.queries import take_snapshot
-from orchestrator.tracking.runs import (
-    FIGURES,
-    RunStatus,
-    TrialRun,
-    lock_holder,
-    timestamp,
-)
-from orchestrator.tracking.store import TrackingError, TrackingStore
+from orchestrator.tracking.queries import find_experiment, take_snapshot
+from orchestrator.tracking.runs import ENDED_UNCLOSED, FIGURES, RunStatus, TrialRun, timestamp
+from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_page import StudyPage, take_page
 from pipelines.data.facts import training_warnings
 
@@ -52,23 +46,26 @@ class StudyRun:
 
     @staticmethod
     def open(
-        store: TrackingStore, study: Study, on_stop: Callable[[str], None] = lambda why: None
+        store: TrackingStore,
+        study: Study,
+        on_stop: Callable[[str], None] = lambda why: None,
+        say: Callable[[str], None] = lambda message: None,
     ) -> "StudyRun":
         """Lock the study, mark it as running, and close the runs that an earlier process left
-        RUNNING when it died. on_stop: called with the reason when this process must stop, see
-        `StudyLock`.
+        RUNNING when it died. on_stop: called with the reason when this process must stop, say: with
+        lines about a wait or a takeover; see `StudyLock`.
 
         Raises StudyLockedError if another process is running the study.
         """
-        close_abandoned(store)
         experiment_id = _open_experiment(store, study)
-        lock = StudyLock.take(store, experiment_id, study.config.study, on_stop)
+        lock = StudyLock.take(store, experiment_id, study.config.study, on_stop, say)
+        close_abandoned(store)
         page = take_page(store, lock.parent_id, study.overridden)
         study_run = StudyRun(store, study, experiment_id, lock, page)
         if page.is_own:
             store.client.set_experiment_tag(experiment_id, VIEW_TAG, study_view(study))
         study_run._adopt_orphans()
-        study_run._close_left_behind("its process ended without closing it")
+        study_run._close_left_behind(ENDED_UNCLOSED)
         store.client.log_text(lock.parent_id, study.text, "study.yaml")
         store.client.log_text(lock.parent_id, study.resolved, "study.resolved.yaml")
         return study_run
@@ -134,7 +131,7 @@ class StudyRun:
         lost: set[str] = set()
         open_claims = dict(trials)
         while open_claims:
-            snapshot = take_snapshot(self.store)
+            snapshot = take_snapshot(self.store, trust_clocks=False)
             runs = snapshot.by_identity(trial.identity for trial in open_claims.values())
             for run_id, trial in list(open_claims.items()):
                 others = [run for run in runs.get(trial.identity, []) if run.run_id != run_id]
@@ -247,7 +244,7 @@ class StudyRun:
     def _other_studies_run(self) -> bool:
         query = f"tags.`{tag.KIND}` = 'study' and attributes.status = 'RUNNING'"
         parents = self.store.search(list(self.store.studies()), query)
-        return any(lock_holder(parent) for parent in parents)
+        return any(self.store.liveness.holder(parent) for parent in parents)
 
     def _close_left_behind(self, reason: str) -> None:
         for status in ("RUNNING", "SCHEDULED"):
@@ -264,21 +261,20 @@ class StudyRun:
 
 def _open_experiment(store: TrackingStore, study: Study) -> str:
     """Return the id of the study's experiment; create it if necessary."""
-    client, name = store.client, study.config.study
-    if client.get_experiment_by_name(name) is None:
-        location = None
-        if store.artifacts is not None:
-            location = (store.artifacts / re.sub(r"[^\w.-]+", "-", name)).as_uri()
-        store.make_experiment(name, location)
-    experiment = client.get_experiment_by_name(name)
-    if experiment.lifecycle_stage != "active":
-        raise TrackingError(
-            f"study {name!r} was deleted in MLflow; restore or purge it there, or rename the study"
-        )
+    name = study.config.study
+    folder = None
+    if store.artifacts is not None:
+        folder = store.artifacts / re.sub(r"[^\w.-]+", "-", name)
+        folder.mkdir(parents=True, exist_ok=True)  # so that a moved storage is recognized
+    if find_experiment(store, name) is None:
+        store.make_experiment(name, folder.as_uri() if folder else None)
+    experiment = find_experiment(store, name)
+    assert experiment is not None
     # Without a kind, MLflow shows the experiment as one about language models.
-    client.set_experiment_tag(
-        experiment.experiment_id, "mlflow.experimentKind", "custom_model_development"
-    )
+    tags = {tag.KIND: "study", "mlflow.experimentKind": "custom_model_development"}
+    for key, value in tags.items():
+        if experiment.tags.get(key) != value:
+            store.client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
 
 

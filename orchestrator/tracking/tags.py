@@ -6,7 +6,8 @@
 PREFIX = "orchestrator."
 
 KIND = f"{PREFIX}kind"
-"""What a run is: `study` (the parent), `trial`, or `link` (a row that another study trained)."""
+"""What a run is: `study` (the parent), `trial`, or `link` (a row that another study trained). An
+experiment with `study` belongs to this project."""
 
 TRIAL = f"{PREFIX}trial"
 """The trial's name, unique in its study."""
@@ -85,6 +86,10 @@ OWNER = f"{PREFIX}owner"
 
 HEARTBEAT = f"{PREFIX}heartbeat"
 """On the parent: time of that process's last heartbeat, in seconds since the epoch."""
+
+PROCESS_LOCK = f"{PREFIX}process_lock"
+"""On the parent: a file that the process locks while it lives, so that others on the same machine
+can tell its end."""
 
 STOP = f"{PREFIX}stop"
 """On the parent: which process requested that the study stop, and when."""

@@ -32,7 +32,7 @@ from orchestrator.training.failures import (
     WrongTrialError,
 )
 from pipelines.data.dataset import DatasetError
-from pipelines.errors import is_out_of_memory
+from pipelines.errors import is_disk_full, is_out_of_memory
 from pipelines.evaluation.inference import NonFiniteLogitsError
 from pipelines.network.build import NetworkError
 from pipelines.network.checkpoint import CheckpointError
@@ -62,6 +62,8 @@ def classify(error: BaseException) -> Cause:
     """Return the cause of one exception."""
     if isinstance(error, OutOfMemoryError) or is_out_of_memory(error):
         return "out of memory"
+    if is_disk_full(error):
+        return "disk full"
     text = str(error).lower()
     if isinstance(error, PreemptionError | PreemptedError) or (
         isinstance(error, RayActorError) and error.preempted
@@ -110,7 +112,9 @@ def _message(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [""]
     # The messages of Ray and torch have many lines.
     message = lines[0] if isinstance(error, RayError | torch.OutOfMemoryError) else str(error)
-    return f"{type(error).__name__}: {message}".rstrip(": ")
+    text = f"{type(error).__name__}: {message}".rstrip(": ")
+    line = getattr(error, "user_line", "")
+    return f"{text} ({line})" if line else text
 
 
 class NodeLossDetector(WorkerGroupCallback):

@@ -1,12 +1,18 @@
 """The causes of a trial's failure, and which of them allow another attempt."""
 
+import sys
+import sysconfig
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 # Of the causes of several workers, the first listed explains the others: a worker that runs out of
 # memory makes its peers fail.
 Cause = Literal[
     "out of memory",
+    "disk full",
     "non-finite loss",
     "data",
     "network",
@@ -69,6 +75,36 @@ class TrialError(RuntimeError):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+
+
+# Top-level packages of this project, and directories of installed packages.
+_PROJECT = ("models", "orchestrator", "pipelines")
+_INSTALLED = {"site-packages", "dist-packages"}
+
+
+def user_line(error: BaseException) -> str:
+    """Return the last line of the user's own code in the traceback of an error, such as
+    `networks/mine.py, line 12`; empty if none of it is involved."""
+    if error.__cause__ is not None and (line := user_line(error.__cause__)):
+        return line
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [f"{name}, line {line}" for frame, line in frames if (name := _user_file(frame))]
+    if lines or error.__context__ is None:
+        return lines[-1] if lines else ""
+    return user_line(error.__context__)
+
+
+def _user_file(frame: FrameType) -> str:
+    """Return a frame's file, relative to the directory from which it is imported; empty if it is
+    part of this project, an installed package or Python."""
+    file, name = Path(frame.f_code.co_filename), frame.f_globals.get("__name__", "")
+    module = sys.modules.get(name)
+    if name.partition(".")[0] in _PROJECT or module is None or not file.is_absolute():
+        return ""
+    if _INSTALLED & set(file.parts) or file.is_relative_to(sysconfig.get_paths()["stdlib"]):
+        return ""
+    folders = name.count(".") + (file.name == "__init__.py")
+    return str(Path(*file.parts[-1 - folders :]))
 
 
 class Attempts:

@@ -6,9 +6,9 @@ from orchestrator.scheduling.capacity import Placement
 from orchestrator.storage import Storage
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
+from orchestrator.study.user_code import modules_of
 from orchestrator.training.worker import WorkerTask
 from orchestrator.training.worker_logs import output_directory
-from pipelines.network.config import NetworkConfig
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ class Job:
     @property
     def has_user_code(self) -> bool:
         """Whether the training imports modules that the study names."""
-        is_custom = isinstance(self.task.experiment.model, NetworkConfig)
-        return is_custom or bool(self.task.imports)
+        return bool(modules_of(self.task.experiment, self.task.imports))
 
 
 def job_of(

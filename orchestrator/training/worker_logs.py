@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow.fs
 
 from orchestrator.storage import Storage
+from orchestrator.training.failures import user_line
 from pipelines.data.storage import join_uri, locate
 
 
@@ -77,12 +78,16 @@ def _redirected_to(path: Path) -> Iterator[None]:
         os.dup2(file.fileno(), 2)
     try:
         yield
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        with suppress(OSError):
+            traceback.print_exc()
+        with suppress(AttributeError):  # the traceback itself does not travel to the command
+            error.user_line = user_line(error)  # type: ignore[attr-defined]
         raise
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         for number, original in zip((1, 2), saved, strict=True):
             os.dup2(original, number)
             os.close(original)
@@ -93,5 +98,6 @@ def _no_upload() -> None:
 
 
 def log(message: str) -> None:
-    """Print one line with the time."""
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}", flush=True)
+    """Print one line with the time; a full disk must not fail the training."""
+    with suppress(OSError):
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}", flush=True)

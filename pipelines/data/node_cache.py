@@ -33,6 +33,7 @@ from pipelines.data.config import split_parts
 from pipelines.data.dataset import PreparedDataset, Samples, Split
 from pipelines.data.files import PARTIAL, atomic_file, partial_path
 from pipelines.data.prefetch import prefetch
+from pipelines.data.storage import expand_home
 
 # Format version of the files; part of their names, because older files are unreadable.
 VERSION = 1
@@ -54,7 +55,7 @@ class NodeCache:
 
     def expanded(self) -> NodeCache:
         """Return the cache with `~` in its path expanded to this process's home directory."""
-        return replace(self, directory=self.directory.expanduser())
+        return replace(self, directory=expand_home(self.directory))
 
     def decoded(self, dataset: PreparedDataset, name: str, threads: int = 2) -> Samples:
         """Return the decoded copy of a split; build it with `threads` threads if it is missing.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,23 @@ _PARAMETER = re.compile(
     r"credential(?!_kind))[\w.-]*|sig|key|pwd)=)[^&#\s]+",
     re.IGNORECASE,
 )
+
+
+def expand_home(path: Path) -> Path:
+    """Expand a leading `~` for files that this program makes by itself.
+
+    Without a home directory that can be written, as in a container whose user is only a number, use
+    a private folder of the temporary directory. Raises PermissionError if that is another user's.
+    """
+    if path.parts[:1] != ("~",):
+        return path
+    home = Path(os.path.expanduser("~"))
+    if not home.is_absolute() or home == Path("/") or not os.access(home, os.W_OK | os.X_OK):
+        home = Path(tempfile.gettempdir()) / f"home-{os.getuid()}"
+        home.mkdir(mode=0o700, exist_ok=True)
+        if home.stat().st_uid != os.getuid():
+            raise PermissionError(errno.EACCES, "belongs to another user; set HOME", str(home))
+    return home.joinpath(*path.parts[1:])
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -250,7 +251,8 @@ def _lock_file(location: Location) -> Path:
     """Return the lock's path: next to a local destination, which all users share, otherwise in the
     user's temporary directory."""
     if not location.is_local:
-        name = hashlib.sha256(f"{Path.home()}\n{location.uri}".encode()).hexdigest()[:16]
+        user = os.path.expanduser("~")
+        name = hashlib.sha256(f"{user}\n{location.uri}".encode()).hexdigest()[:16]
         return Path(gettempdir()) / f"prepare-{name}.lock"
     directory = location.directory
     if directory.is_file():

@@ -1,5 +1,6 @@
 """Error messages and exit statuses of commands; only bugs print a traceback."""
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -87,3 +88,12 @@ def test_lack_of_memory_is_one_sentence(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("not enough memory: ")
     assert "sliding windows or smaller batches" in line
+
+
+@pytest.mark.parametrize("closed", ["1", "0 1 2"])
+def test_command_with_closed_streams(closed: str) -> None:
+    script = "import os, sys; from pipelines.errors import run_command; "
+    script += "sys.exit(run_command(lambda: print('output') or 0))"
+    redirections = " ".join(f"{number}>&-" for number in closed.split())
+    command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(script)} {redirections}"
+    assert subprocess.run(["sh", "-c", command]).returncode == 0

@@ -2,14 +2,21 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import grpc
 import pytest
 
-from orchestrator.cluster.address import UnreachableError, check_address
+from orchestrator.cluster.address import (
+    RemoteError,
+    UnreachableError,
+    check_address,
+    check_dashboard,
+)
 from orchestrator.evaluate import main
 from tests.support.finished_run import FinishedRun
 
@@ -62,6 +69,53 @@ def test_grpc_server_and_special_addresses_pass() -> None:
     server.stop(None).wait()
     check_address("auto")
     check_address("local")
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch, closed_port: int) -> str:
+    """Set a proxy that does not run, as for all protocols; return HOST:PORT."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    return f"127.0.0.1, port {closed_port}"
+
+
+def test_proxy_is_bypassed_for_grpc(proxy: str) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    check_address(f"127.0.0.1:{port}", seconds=2)
+    server.stop(None).wait()
+
+
+def test_proxy_is_bypassed_for_a_tunnel_and_otherwise_named(proxy: str, web_port: int) -> None:
+    check_dashboard(f"http://localhost:{web_port}")
+    check_dashboard(f"http://127.0.0.1:{web_port}")
+    with pytest.raises(RemoteError, match=f"{proxy} .*NO_PROXY=head.example.org bypasses it"):
+        check_dashboard("http://head.example.org:8265")
+
+
+def test_dashboard_that_drops_packets_is_reported_in_time() -> None:
+    began = time.monotonic()
+    with full_backlog() as port, pytest.raises(RemoteError, match="timed out"):
+        check_dashboard(f"http://127.0.0.1:{port}", seconds=0.5)
+    assert time.monotonic() - began < 3
+    with pytest.raises(RemoteError, match="no host"):
+        check_dashboard("http://")
+
+
+@contextmanager
+def full_backlog() -> Iterator[int]:
+    """Yield a port whose new connections are never answered: its queue is full."""
+    with socket.socket() as server, ExitStack() as stack:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        yield int(server.getsockname()[1])
 
 
 @pytest.mark.slow

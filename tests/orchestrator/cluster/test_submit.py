@@ -13,6 +13,7 @@ from ray.dashboard.modules.job.pydantic_models import JobDetails, JobType
 from ray.job_submission import JobStatus
 
 from orchestrator.cluster import submit
+from orchestrator.sweep import command
 from orchestrator.sweep.__main__ import main as sweep
 
 PROJECT = Path(__file__).parents[3]
@@ -60,6 +61,7 @@ class Jobs:
 def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     fake_client = Jobs()
     monkeypatch.setattr(submit, "JobSubmissionClient", lambda address: fake_client)
+    monkeypatch.setattr(command, "check_dashboard", lambda address: None)
     return fake_client
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from orchestrator.report.results import Result
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
-from orchestrator.tracking import queries
+from orchestrator.tracking.claims import Owner
 from orchestrator.tracking.links import sync_links
 from orchestrator.tracking.queries import take_snapshot
 from orchestrator.tracking.store import TrackingStore, tracking_uri
@@ -167,7 +167,8 @@ def test_trial_being_trained_by_another_study_is_listed_as_training(
     unfinished = report_of(path).read().notes.unfinished
     assert unfinished == ("missing: a", "missing: b")
     # From the view of another process.
-    monkeypatch.setattr(queries, "lock_holder", lambda parent: (None, 0.0))
+    other = Owner("another-host", 1, 1)
+    monkeypatch.setattr(Owner, "this_process", lambda: other)
     unfinished = report_of(path).read().notes.unfinished
     assert unfinished == ("missing: b", "training: a, in study other, epoch 0 of 3")
     study_run.close("KILLED")

@@ -1,6 +1,7 @@
 """The summary of failed and incomplete trials at the end of a sweep."""
 
 import io
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from orchestrator.report.rows import build_rows
 from orchestrator.report.study_report import Report
 from orchestrator.study.load import load_study
 from orchestrator.study.trial_state import TrialState
-from orchestrator.sweep.summary import show_outcome
+from orchestrator.sweep.summary import logs_command, show_outcome
 from orchestrator.tracking.runs import TrialRun
 from tests.support.fabricated_studies import PLAIN, write_study
 
@@ -23,6 +24,8 @@ def test_trained_but_unscored_trial_is_incomplete_not_failed(tmp_path: Path) -> 
     decisions = {
         "a": Decision(TrialState.FINISHED, "leave", record),
         "b": Decision(TrialState.FAILED, "leave", failed),
+        "c; d, seed 0": Decision(TrialState.INTERRUPTED, "resume", None),
+        "e, seed 0": Decision(TrialState.INTERRUPTED, "resume", None),
     }
     text = io.StringIO()
     console = Console(file=text, width=200)
@@ -31,4 +34,13 @@ def test_trained_but_unscored_trial_is_incomplete_not_failed(tmp_path: Path) -> 
     lines = text.getvalue().splitlines()
     assert "incomplete  a: not scored under flipped: stopped" in lines
     assert "failed  b: out of memory" in lines
+    assert lines[lines.index("failed  b: out of memory") + 1] == (
+        "  output: python -m orchestrator.studies logs b"
+    )
     assert "failed  a" not in text.getvalue()
+    assert "not finished  'c; d, seed 0'; e, seed 0 (run the same command to resume)" in lines
+
+
+def test_command_for_the_output_of_a_trial_can_be_copied() -> None:
+    command = logs_command("it's, 8, seed 0", "/disk 2/storage")
+    assert shlex.split(command)[3:] == ["logs", "it's, 8, seed 0", "--storage", "/disk 2/storage"]

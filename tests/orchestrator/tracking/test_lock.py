@@ -5,37 +5,115 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
+from orchestrator.studies import main
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
-from orchestrator.tracking import lock
+from orchestrator.tracking import liveness, lock
+from orchestrator.tracking import tags as tag
 from orchestrator.tracking.claims import Owner
-from orchestrator.tracking.lock import StudyLockLostError
-from orchestrator.tracking.store import TrackingError, TrackingStore
+from orchestrator.tracking.lock import StudyLockedError, StudyLockLostError
+from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
+from tests.support import ROOT
 from tests.support.tracked_trials import finish
 
-
-def test_study_run_by_a_live_process_is_rejected(
-    study_run: StudyRun, uri: str, study: Study, tmp_path: Path
-) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        created = int(psutil.Process(process.pid).create_time())
-        owner = Owner(Owner.this_process().host, process.pid, created)
-        client = MlflowClient(uri)
-        client.set_tag(study_run.parent_id, "orchestrator.owner", str(owner))
-        with pytest.raises(TrackingError, match=rf"being run by process {process.pid} on"):
-            StudyRun.open(study_run.store, study)
-    finally:
-        process.communicate(b"\n")
-    StudyRun.open(study_run.store, study)
-
-
 OTHER_OWNER = Owner("another-host", 12, 34)
+
+
+def leave_running(store: TrackingStore, study: Study, **tags: str) -> str:
+    """Create the study's run as another process would; return its id. tags: by constant's name."""
+    study_run = StudyRun.open(store, study)
+    study_run.close("FINISHED")
+    client = store.client
+    client.update_run(study_run.parent_id, "RUNNING")
+    values = {tag.OWNER: str(OTHER_OWNER), tag.HEARTBEAT: "1000", tag.PROCESS_LOCK: ""}
+    values |= {getattr(tag, name): value for name, value in tags.items()}
+    store.set_tags(study_run.parent_id, values)
+    return study_run.parent_id
+
+
+def test_live_study_is_refused_at_its_next_heartbeat(
+    store: TrackingStore, study: Study, uri: str
+) -> None:
+    """However wrong the time of its heartbeat is."""
+    parent_id = leave_running(store, study)
+    messages: list[str] = []
+
+    def beat(message: str) -> None:
+        messages.append(message)
+        MlflowClient(uri).set_tag(parent_id, tag.HEARTBEAT, "1001")
+
+    with pytest.raises(StudyLockedError, match="is being run by process 12 on another-host"):
+        StudyRun.open(store, study, say=beat)
+    (message,) = messages
+    assert "waiting for its next heartbeat" in message
+    run = store.client.get_run(parent_id)
+    assert run.info.status == "RUNNING"
+    assert run.data.tags[tag.OWNER] == str(OTHER_OWNER)
+    assert not [key for key in run.data.tags if key.startswith(tag.LOCK_REQUEST)]
+
+
+def test_silent_study_is_taken_over_and_the_command_says_so(
+    store: TrackingStore, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heartbeat has the current time, so a clock would not find it silent."""
+    monkeypatch.setattr(liveness, "EXPIRED_SECONDS", 0.5)
+    leave_running(store, study, HEARTBEAT=f"{time.time():.0f}")
+    messages: list[str] = []
+    began = time.monotonic()
+    study_run = StudyRun.open(store, study, say=messages.append)
+    assert time.monotonic() - began > 0.5
+    study_run.close("FINISHED")
+    waiting, takeover = messages
+    assert "waiting for its next heartbeat" in waiting
+    assert "taking over study 'ledger test': process 12 on another-host has sent" in takeover
+
+
+def test_study_of_a_killed_process_of_this_machine_is_taken_over_at_once(
+    store: TrackingStore, study: Study, tmp_path: Path
+) -> None:
+    script = "import sys, os; from pathlib import Path; "
+    script += "from orchestrator.tracking.process_lock import ProcessLock; "
+    script += "lock = ProcessLock(Path(sys.argv[1])); print(lock.text, flush=True); os.abort()"
+    text = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ).stdout.strip()
+    leave_running(store, study, PROCESS_LOCK=text, HEARTBEAT=f"{time.time():.0f}")
+    messages: list[str] = []
+    StudyRun.open(store, study, say=messages.append).close("FINISHED")
+    assert messages == [
+        "taking over study 'ledger test': process 12 on another-host ended without closing it"
+    ]
+
+
+def test_request_of_a_dead_process_delays_but_does_not_block(
+    store: TrackingStore, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_REQUEST_SECONDS", 1.0)
+    study_run = StudyRun.open(store, study)
+    study_run.close("FINISHED")
+    key = f"{tag.LOCK_REQUEST}000000000000"
+    store.set_tags(study_run.parent_id, {key: f"{OTHER_OWNER} "})
+    StudyRun.open(store, study).close("FINISHED")
+    assert key not in store.client.get_run(study_run.parent_id).data.tags
+
+
+def test_looking_at_a_study_changes_nothing(
+    store: TrackingStore, study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A heartbeat that seems to be days old: the clock of one of the machines may be wrong."""
+    parent_id = leave_running(store, study)
+    before = store.client.get_run(parent_id).to_dictionary()
+    storage = ["--storage", str(tmp_path)]
+    assert main(["list", *storage]) == 0
+    assert main(["status", "ledger test", *storage]) == 0
+    output = capsys.readouterr().out
+    assert "silent" in output
+    assert "process 12 on another-host, no heartbeat for" in output
+    assert store.client.get_run(parent_id).to_dictionary() == before
 
 
 def take_over(study_run: StudyRun) -> str:

@@ -12,7 +12,9 @@ from mlflow.tracking import MlflowClient
 from orchestrator.planning.reconcile import Decision
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
-from orchestrator.tracking import runs, store
+from orchestrator.tracking import runs
+from orchestrator.tracking import store as store_module
+from orchestrator.tracking.store import TrackingError, TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from tests.support.tracked_trials import decision_on, finish
 
@@ -25,7 +27,7 @@ def move_clock(monkeypatch: pytest.MonkeyPatch, **ahead: float) -> None:
         def now(cls, tz: Any = None) -> "Clock":
             return cls.fromtimestamp((datetime.now(tz) + timedelta(**ahead)).timestamp(), tz)
 
-    for module in (runs, store):
+    for module in (runs, store_module):
         monkeypatch.setattr(module, "datetime", Clock)
 
 
@@ -235,3 +237,28 @@ def test_runs_of_a_dead_process_are_closed_and_the_parent_is_reused(
     assert reopened.store.trial_run(run_id).status == "KILLED"
     assert decision_on(reopened, trial).state == "interrupted"
     reopened.close("FINISHED")
+
+
+def test_experiment_of_somebody_else_is_refused_and_not_changed(
+    store: TrackingStore, study: Study
+) -> None:
+    client = store.client
+    experiment_id = client.create_experiment("ledger test", tags={"mlflow.note.content": "mine"})
+    client.create_run(experiment_id)
+    before = client.get_experiment_by_name("ledger test")
+    with pytest.raises(TrackingError, match=r"'ledger test' that is not a study of this project"):
+        StudyRun.open(store, study)
+    assert client.get_experiment_by_name("ledger test").tags == before.tags
+    assert len(client.search_runs([experiment_id])) == 1
+
+
+def test_empty_experiment_and_one_of_an_earlier_version_are_adopted(
+    store: TrackingStore, study: Study
+) -> None:
+    client = store.client
+    experiment_id = client.create_experiment("ledger test")  # for example with its own location
+    StudyRun.open(store, study).close("FINISHED")
+    client.delete_experiment_tag(experiment_id, "orchestrator.kind")
+    StudyRun.open(store, study).close("FINISHED")
+    tags = client.get_experiment_by_name("ledger test").tags
+    assert tags["orchestrator.kind"] == "study"

@@ -1,0 +1,104 @@
+"""What Ray needs on this machine to start a cluster: a short directory, shared memory, a token.
+
+Ray's defaults fail with a long TMPDIR, as on Slurm, with a `/tmp/ray` of another user, without a
+home directory, and in containers with little shared memory.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import UserError
+
+# The longest path of a socket, and the longest that Ray makes below its directory.
+_SOCKET_LIMIT = 107
+_SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
+_LONGEST = _SOCKET_LIMIT - len(_SOCKET)
+
+_SHARED_MEMORY = Path("/dev/shm")
+_OBJECT_STORE_BYTES = 256 << 20
+
+
+class LocalNodeError(UserError, OSError):
+    """Ray cannot start on this machine; the message says why and what to do."""
+
+
+def local_options() -> dict[str, Any]:
+    """Return options of `ray.init` for a cluster on this machine; set its token if necessary.
+
+    Raises LocalNodeError if there is no directory for Ray's files.
+    """
+    _provide_token()
+    directory = ray_directory()
+    options: dict[str, Any] = {"_temp_dir": str(directory)}
+    if _free_shared_memory() < 2 * _OBJECT_STORE_BYTES:
+        # Trials exchange small objects only, so files on a disk serve as well.
+        options |= {
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "_plasma_directory": str(directory),
+        }
+    return options
+
+
+def ray_directory() -> Path:
+    """Return a directory for Ray's files that is short enough for sockets and can be written."""
+    directories = [_usual()] if "RAY_TMPDIR" in os.environ else list(_candidates())
+    for directory in directories:
+        if len(str(directory)) <= _LONGEST and _is_usable(directory):
+            return directory
+    tried = ", ".join(map(str, directories))
+    raise LocalNodeError(
+        f"Ray cannot use {tried}: its directory needs at most {_LONGEST} characters and must be "
+        "writable. Set RAY_TMPDIR to the parent of such a directory"
+    )
+
+
+def _usual() -> Path:
+    """Return Ray's own choice."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"
+
+
+def _candidates() -> Iterator[Path]:
+    yield _usual()
+    yield Path("/tmp/ray")
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        yield Path(runtime) / "ray"
+    for parent in ("/tmp", "/var/tmp"):
+        yield Path(parent) / f"ray-{os.getuid()}"
+
+
+def _is_usable(directory: Path) -> bool:
+    """Whether this user can write the directory, or Ray can create it."""
+    if directory.name != "ray":  # the fallbacks have names that others could take
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+            if directory.stat().st_uid != os.getuid():
+                return False
+        except OSError:
+            return False
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def _free_shared_memory() -> int:
+    """Return the free bytes of `/dev/shm`; 0 if it is missing or cannot be written."""
+    try:
+        if not os.access(_SHARED_MEMORY, os.W_OK):
+            return 0
+        return shutil.disk_usage(_SHARED_MEMORY).free
+    except OSError:
+        return 0
+
+
+def _provide_token() -> None:
+    """Set a token for a cluster that only this command uses, where Ray cannot save one at home."""
+    if {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    home = Path(os.path.expanduser("~"))
+    token = home / ".ray" / "auth_token"
+    usable = home.is_absolute() and home != Path("/") and os.access(home, os.W_OK)
+    if not token.exists() and not usable:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -1,0 +1,160 @@
+"""Connects to a tracking store: within ten seconds, or with a sentence that says why not.
+
+MLflow by itself retries for minutes, without output, and two processes that create the same
+database file at the same moment break it.
+"""
+
+import fcntl
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import sqlalchemy
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.tracking import MlflowClient
+
+from pipelines.imports import importing_libraries
+
+_SECONDS = 9.0
+_PAUSE_SECONDS = 0.5
+_SQLITE = "sqlite:///"
+
+
+def connect(tracking_uri: str) -> MlflowClient:
+    """Return a client whose store has answered; create the database file if it is missing.
+
+    Raises OSError, ValueError or MlflowException; the text says what is wrong.
+    """
+    if (file := database_file(tracking_uri)) is not None:
+        with _alone(file):
+            if not file.exists() or file.stat().st_size == 0:
+                _create(file)
+            _check_database(file)
+            return _connected(tracking_uri)
+    if tracking_uri.startswith(("http:", "https:")):
+        if not urlsplit(tracking_uri).hostname:
+            raise ValueError("the address has no host; use one such as http://HOST:5000")
+        return _server(tracking_uri)
+    if re.match(r"(postgresql|mysql)", tracking_uri):
+        _check_sql_server(tracking_uri)
+    return _connected(tracking_uri)
+
+
+def database_file(tracking_uri: str) -> Path | None:
+    """Return the SQLite file of a tracking URI; None for a server."""
+    if not tracking_uri.startswith(_SQLITE):
+        return None
+    return Path(tracking_uri.removeprefix(_SQLITE).partition("?")[0])
+
+
+def _connected(tracking_uri: str) -> MlflowClient:
+    with importing_libraries():  # SQLAlchemy, for a store in a database
+        client = MlflowClient(tracking_uri)
+    client.search_experiments(max_results=1)
+    return client
+
+
+def _server(tracking_uri: str) -> MlflowClient:
+    """Connect to a tracking server, which may have been started a moment ago."""
+    end = time.monotonic() + _SECONDS
+    while True:
+        seconds = max(1, round(end - time.monotonic()))
+        try:
+            with _limits(seconds):
+                return _connected(tracking_uri)
+        except RestException:
+            raise
+        except MlflowException as error:
+            if time.monotonic() + _PAUSE_SECONDS >= end:
+                raise ConnectionError(
+                    f"no answer within {_SECONDS:.0f} s ({_short(error)}); check the address, and "
+                    "that the server runs"
+                ) from None
+        time.sleep(_PAUSE_SECONDS)
+
+
+@contextmanager
+def _limits(seconds: int) -> Iterator[None]:
+    """Within this context, MLflow's requests do not retry and time out after `seconds`."""
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds)}
+    previous = {name: os.environ.get(name) for name in limits}
+    os.environ.update(limits)
+    try:
+        yield
+    finally:
+        for name, value in previous.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _short(error: Exception) -> str:
+    """Return the innermost cause in the text of a failed request."""
+    text = " ".join(str(error).split())
+    for pattern in (r"\[Errno -?\d+\] ([^)'\"]+)", r"(timed out)", r"error code (\d+)"):
+        if match := re.search(pattern, text):
+            return match[1] if not match[1].isdigit() else f"HTTP status {match[1]}"
+    return text if len(text) < 200 else f"{text[:200]}..."
+
+
+def _check_sql_server(tracking_uri: str) -> None:
+    """Raise ConnectionError unless a database server accepts a connection: MLflow would retry for
+    an hour."""
+    options = {"connect_timeout": int(_SECONDS)}
+    engine = sqlalchemy.create_engine(
+        tracking_uri, poolclass=sqlalchemy.NullPool, connect_args=options
+    )
+    try:
+        engine.connect().close()
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        cause = getattr(error, "orig", None) or error
+        raise ConnectionError(" ".join(str(cause).split())) from None
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Let one process at a time open the database, so that one creates it and others wait.
+
+    Where this process may not write, or the file system has no locks, nothing is locked.
+    """
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} is a directory, not a database file")
+    lock = None
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = file.with_name(f"{file.name}.lock").open("a")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _create(file: Path) -> None:
+    """Create the tables under another name, so that a process that dies leaves no half of them."""
+    new = file.with_name(f"{file.name}.new")
+    new.unlink(missing_ok=True)
+    _connected(f"{_SQLITE}{new}")
+    new.replace(file)
+
+
+def _check_database(file: Path) -> None:
+    """Raise an OSError unless the file is a database that can be read now.
+
+    Only through SQLite: closing the file by other means would release SQLite's own locks on it.
+    """
+    mode = "rw" if os.access(file, os.W_OK) and os.access(file.parent, os.W_OK) else "ro"
+    uri = f"file:{quote(str(file))}?mode={mode}"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=_SECONDS)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            raise OSError(f"another program has locked {file} for {_SECONDS:.0f} s") from None
+        raise OSError(f"{file} cannot be read ({error})") from None

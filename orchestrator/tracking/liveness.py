@@ -1,0 +1,71 @@
+"""Whether the process that runs a study is alive.
+
+The process renews a heartbeat in the tracking store. It counts as ended once this process has read
+the same heartbeat for minutes, or if the kernel has released its lock (`process_lock`). No clock,
+host name or process id decides: clocks are stepped, and containers share names and ids.
+"""
+
+import time
+from dataclasses import dataclass
+
+from mlflow.entities import Run
+
+from orchestrator.tracking import tags as tag
+from orchestrator.tracking.claims import Owner
+from orchestrator.tracking.process_lock import has_ended
+
+HEARTBEAT_SECONDS = 10.0
+
+EXPIRED_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Another process that runs a study. age: seconds since its last heartbeat, as far as the
+    clocks of the two machines agree; for display and plans only."""
+
+    owner: Owner
+    age: float
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the process has probably ended, by the age of its heartbeat."""
+        return self.age > EXPIRED_SECONDS
+
+
+class Liveness:
+    """Watches the heartbeats of other processes, as this process reads them."""
+
+    def __init__(self) -> None:
+        self._first_read: dict[str, tuple[str, float]] = {}
+
+    def holder(self, parent: Run) -> Holder | None:
+        """Return the other process that runs a study, given the study's run; None if there is none
+        or it has ended."""
+        tags = parent.data.tags
+        owner = Owner.parse(tags.get(tag.OWNER, ""))
+        if parent.info.status != "RUNNING" or owner is None or owner == Owner.this_process():
+            return None
+        if self.has_ended(parent):
+            return None
+        age = time.time() - float(tags.get(tag.HEARTBEAT, "0"))
+        return Holder(owner, max(0.0, age))
+
+    def has_ended(self, parent: Run) -> bool:
+        """Whether another process has left the study's run RUNNING and has ended."""
+        tags = parent.data.tags
+        owner = tags.get(tag.OWNER, "")
+        if parent.info.status != "RUNNING" or owner == str(Owner.this_process()):
+            return False
+        heartbeat = f"{owner} {tags.get(tag.HEARTBEAT, '')}"
+        silence = self.seconds_unchanged(parent.info.run_id, heartbeat)
+        return silence >= EXPIRED_SECONDS or has_ended(tags.get(tag.PROCESS_LOCK, ""))
+
+    def seconds_unchanged(self, key: str, value: str) -> float:
+        """Return for how long this process has read the same `value` under `key`."""
+        now = time.monotonic()
+        previous, since = self._first_read.get(key, ("", now))
+        if previous != value:
+            since = now
+        self._first_read[key] = (value, since)
+        return now - since

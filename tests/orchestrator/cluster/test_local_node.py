@@ -1,0 +1,80 @@
+"""The directory, shared memory and token of a Ray cluster on this machine."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cluster import local_node
+from orchestrator.cluster.local_node import LocalNodeError, local_options, ray_directory
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_TMPDIR", "TMPDIR", "XDG_RUNTIME_DIR", "RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The directories to choose from; by default one that cannot be written and a free one."""
+    (tmp_path / "file").touch()
+    directories = [tmp_path / "file" / "ray", tmp_path / "free" / "ray"]
+    monkeypatch.setattr(local_node, "_candidates", lambda: iter(directories))
+    monkeypatch.setattr(local_node, "_LONGEST", 1000)
+    return directories
+
+
+def test_unwritable_directory_is_skipped(candidates: list[Path]) -> None:
+    assert ray_directory() == candidates[1]
+
+
+def test_long_temporary_directory_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/tmp/" + "a" * 80)
+    directory = str(ray_directory())
+    session = "/session_2026-11-29_04-15-15_489399_1234567/sockets/plasma_store"
+    assert len(directory + session) <= 107
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_fallback_of_another_user_is_not_used(candidates: list[Path], tmp_path: Path) -> None:
+    fallback = tmp_path / f"ray-{os.getuid()}"
+    candidates[:] = [candidates[0], fallback]
+    assert ray_directory() == fallback
+    assert fallback.stat().st_mode & 0o777 == 0o700
+    os.chown(fallback, 12345, 12345)
+    with pytest.raises(LocalNodeError, match=r"Ray cannot use .*Set RAY_TMPDIR"):
+        ray_directory()
+
+
+def test_directory_that_the_user_chose_is_not_replaced(
+    candidates: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    with pytest.raises(LocalNodeError, match=f"Ray cannot use {tmp_path / 'file' / 'ray'}"):
+        ray_directory()
+
+
+@pytest.mark.parametrize("shared_memory", ["missing", "small"])
+def test_object_store_is_on_a_disk_without_shared_memory(
+    shared_memory: str, candidates: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(local_node, "_SHARED_MEMORY", tmp_path / shared_memory)
+    (tmp_path / "small").mkdir()
+    if shared_memory == "small":
+        monkeypatch.setattr(local_node, "_OBJECT_STORE_BYTES", 1 << 60)
+    options = local_options()
+    assert options["_plasma_directory"] == options["_temp_dir"] == str(candidates[1])
+
+
+def test_token_is_set_only_where_ray_cannot_save_one(
+    candidates: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    local_options()
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    monkeypatch.setenv("HOME", "/")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # so that the test's end removes it
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    local_options()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
