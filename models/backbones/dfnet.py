@@ -27,7 +27,7 @@ class DFNet(Backbone):
     """
 
     lateral_channels = 64
-    layouts = (
+    layouts: ClassVar[tuple[WeightLayout, ...]] = (
         WeightLayout(
             "SFNet",
             ("stage1.0.weight",),

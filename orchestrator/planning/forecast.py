@@ -197,15 +197,15 @@ class Forecaster:
 
 def checkpoint_bytes(trial: ResolvedTrial) -> int:
     """Return the bytes of one checkpoint."""
-    return int(_IN_A_CHECKPOINT * _BYTES * trial.cost.values_m * 1e6)
+    copies = _copies_in_a_checkpoint(trial.experiment.training)
+    return int(copies * _BYTES * trial.cost.values_m * 1e6)
 
 
 def disk_bytes(trial: ResolvedTrial, kept: int) -> int:
     """Return the bytes of a trial's checkpoints (the last and the `kept` best) and of the weights
     among its run's artifacts."""
-    copies = _copies_in_a_checkpoint(trial.experiment.training) * (1 + kept)
-    copies += _IN_THE_TRACKING_STORE
-    return int(copies * _BYTES * trial.cost.values_m * 1e6)
+    weights = int(_IN_THE_TRACKING_STORE * _BYTES * trial.cost.values_m * 1e6)
+    return checkpoint_bytes(trial) * (1 + kept) + weights
 
 
 def _copies_in_a_checkpoint(training: TrainingConfig) -> int:

@@ -24,8 +24,10 @@ class DiskSpace:
     A storage that is a URI has no limit that this machine can see.
     """
 
-    def __init__(self, storage: Storage, trials: Iterable[ResolvedTrial], concurrent: int) -> None:
-        """trials: those to train, `concurrent` at a time."""
+    def __init__(
+        self, storage: Storage, trials: Iterable[ResolvedTrial], concurrent: int | None
+    ) -> None:
+        """trials: those to train, `concurrent` at a time; None for all."""
         largest = sorted(map(checkpoint_bytes, trials), reverse=True)[:concurrent]
         self.needed = sum(largest) + _MARGIN_BYTES
         self._storage = storage
