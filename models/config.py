@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from models.registry import BACKBONES, FEM_KINDS, Registry
+from models.registry import BACKBONES, FEM_KINDS, Registry, is_class_name
 
 Start = Literal["mean-blur", "low-pass"]
 
@@ -50,14 +50,30 @@ def backbone_traits(name: str) -> BuiltInBackbone | type[Any]:
     """
     if name in BUILT_IN_BACKBONES:
         return BUILT_IN_BACKBONES[name]
-    if name not in BACKBONES:
-        raise ValueError(f"backbone is {name!r}; known: {', '.join(backbone_names())}")
-    return BACKBONES[name]
+    if name in BACKBONES:
+        return BACKBONES[name]
+    if not is_class_name(name):
+        known = ", ".join(backbone_names())
+        raise ValueError(f"backbone is {name!r}; known: {known}; or package.module:Class")
+    from models.backbones import backbone_class  # needs torch
+
+    return backbone_class(name)
 
 
 def fem_kinds() -> list[str]:
     """Return the names of all kinds of FEM: built-in ones and those registered so far."""
     return sorted({*_BUILT_IN_FEM_KINDS, *FEM_KINDS})
+
+
+def _check_fem_kind(name: str) -> None:
+    if name in fem_kinds():
+        return
+    if not is_class_name(name):
+        known = ", ".join(fem_kinds())
+        raise ValueError(f"flows has {name!r}; known: {known}; or package.module:Class")
+    from models.enhancement import fem_class  # needs torch
+
+    fem_class(name)
 
 
 @dataclass(frozen=True)
@@ -75,7 +91,7 @@ class FENetConfig:
     | strong + DF + SF + SS(2)| true  | detail, semantic   | 3, 4         |
 
     Attributes:
-        backbone: name of a registered backbone.
+        backbone: name of a registered backbone, or `package.module:Class` of a `models.Backbone`.
         stem: one of the backbone's stems, for ResNets "64-64-128" (as in the paper), "32-32-64" or
             "plain". Default: the backbone's first stem.
         channels: C, the channel depth of every level after the laterals. Default: 256 for
@@ -84,8 +100,8 @@ class FENetConfig:
         dilation: dilate the last two stages and keep their strides. Default, as in the paper: true
             if `ppm` is true and the backbone supports dilation.
         ppm: use pyramid pooling instead of the last stage's lateral.
-        flows: kinds of FEM, in the order of their flows. The levels are finally concatenated, or
-            added if there is no flow.
+        flows: kinds of FEM, in the order of their flows: names, or `package.module:Class` of a
+            `models.FEM`. The levels are finally concatenated, or added if there is no flow.
         supervision: stages, counted from 1, with an auxiliary head during training.
         structure_start: initial filter of the structure extractors; see
             `models.enhancement.Extractor`.
@@ -121,10 +137,8 @@ class FENetConfig:
                 f"dilation is true, but {self.backbone} does not support dilation; "
                 "remove it or set it to false"
             )
-        known_flows = fem_kinds()
         for kind in self.flows:
-            if kind not in known_flows:
-                raise ValueError(f"flows has {kind!r}; known: {', '.join(known_flows)}")
+            _check_fem_kind(kind)
         stages = range(1, len(backbone.channels) + 1)
         if any(stage not in stages for stage in self.supervision):
             raise ValueError(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from models.backbones import Backbone, build_backbone
 from models.config import FENetConfig
 from models.dropout import ChannelDropout
-from models.enhancement import FEM_KINDS, FEMOptions, Flow
+from models.enhancement import FEMOptions, Flow, fem_class
 from models.initialization import keyed_construction
 from models.layers import (
     Classifier,
@@ -102,7 +102,7 @@ class FENet(nn.Module):
             self.flows = nn.ModuleDict()
             for name, kind in _numbered(config.flows):
                 construction.key(f"flows.{name}")
-                self.flows[name] = Flow(FEM_KINDS[kind], levels, channels, options)
+                self.flows[name] = Flow(fem_class(kind), levels, channels, options)
             fused_channels = channels * levels if config.flows else channels
             self.head = Head(fused_channels, channels, classes, config.dropout, name="head")
             self.auxiliary = nn.ModuleDict(
@@ -165,9 +165,11 @@ class FENet(nn.Module):
 
 
 def _numbered(kinds: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return (name, kind) pairs with unique names: detail, semantic, detail2, ..."""
+    """Return (name, kind) pairs with unique names: detail, semantic, detail2, ...; a class of
+    the user is named without its package."""
+    names = [kind.rpartition(":")[2] for kind in kinds]
     named = []
-    for position, kind in enumerate(kinds):
-        earlier = kinds[:position].count(kind)
-        named.append((f"{kind}{earlier + 1}" if earlier else kind, kind))
+    for position, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+        earlier = names[:position].count(name)
+        named.append((f"{name}{earlier + 1}" if earlier else name, kind))
     return named

@@ -71,14 +71,12 @@ register_backbone = BACKBONES.register
 
 
 def backbone_class(name: str) -> type[Backbone]:
-    """Return the class registered under `name`.
+    """Return the class registered under `name`, or import that of `package.module:Class`.
 
     Raises:
-        ValueError: `name` is not registered; the message lists the registered names.
+        ValueError: there is no such backbone.
     """
-    if name not in BACKBONES:
-        raise ValueError(f"backbone is {name!r}; known: {', '.join(sorted(BACKBONES))}")
-    return BACKBONES[name]
+    return BACKBONES.find(name, Backbone, "models.Backbone")
 
 
 def build_backbone(name: str, stem: str | None, dilation: bool) -> Backbone:

@@ -277,7 +277,8 @@ class StudyConfig:
     description: Markdown shown in MLflow and in the report.
     extends: study file, or list of study files, that this file overrides; paths are relative to
         this file.
-    imports: Python modules of your own that register backbones or kinds of FEM.
+    imports: Python modules of your own that register short names of backbones or kinds of FEM;
+        classes named as `package.module:Class` need no entry.
     base: experiment that all cells start from; omitted keys have their defaults.
     variants: rows of the table, by name.
     grid: columns of the table: dotted keys of the experiment, such as `model.backbone`, each with a

@@ -105,8 +105,7 @@ def modules_of(experiment: Experiment, imports: Sequence[str]) -> list[ModuleTyp
 
 def modules_of_network(experiment: Experiment, imports: Sequence[str]) -> list[ModuleType]:
     """Return the user code, as `modules_of`, that applying the trained network needs."""
-    model = experiment.model
-    return _modules([*imports, *([model.network] if isinstance(model, NetworkConfig) else [])])
+    return _modules([*imports, *experiment.network_class_names])
 
 
 def _modules(names: Sequence[str]) -> list[ModuleType]:

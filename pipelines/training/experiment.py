@@ -56,9 +56,15 @@ class Experiment:
         training = self.training
         names = [training.optimizer_config.name, training.schedule_config.name]
         names += [term.name for term in training.loss.term_configs]
-        if isinstance(self.model, NetworkConfig):
-            names.append(self.model.network)
-        return [name for name in names if is_class_name(name)]
+        return [*filter(is_class_name, names), *self.network_class_names]
+
+    @property
+    def network_class_names(self) -> list[str]:
+        """Those of `class_names` that are parts of the network."""
+        model = self.model
+        parts = [model.network] if isinstance(model, NetworkConfig) else [model.backbone]
+        parts += [] if isinstance(model, NetworkConfig) else model.flows
+        return [name for name in parts if is_class_name(name)]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the experiment as nested dictionaries, including defaults."""

@@ -4,8 +4,11 @@ The references compute each loss on the whole batch at once, from logits that ar
 whole; where a library has the loss, the reference is the library's.
 """
 
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import kornia
@@ -258,3 +261,29 @@ def test_module_of_a_library_is_averaged_over_workers_by_their_images() -> None:
 def test_losses_that_do_not_fit_are_rejected(term: LossTermConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SegmentationLoss(LossConfig(terms=(term,)), CLASSES, FREQUENCIES)
+
+
+def test_loss_of_the_documents_adds_up() -> None:
+    """The page on own parts shows a Tversky loss; with alpha 0.5 it is Dice."""
+    page = (Path(__file__).parents[2] / "docs" / "your-network.md").read_text()
+    (code,) = [part.split("```")[0] for part in page.split("```python\n") if "my_loss.py" in part]
+    module = types.ModuleType("my_loss")
+    exec(code, module.__dict__)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "my_loss", module)
+        term = LossTermConfig("my_loss:Tversky", 1.0, {"alpha": 0.5})
+        criterion = SegmentationLoss(LossConfig(terms=(term,)))
+    logits, labels = batch()
+    whole, gradient = divided(criterion, logits, labels, [6])
+    total, other = divided(criterion, logits, labels, [1, 2, 3])
+    torch.testing.assert_close(total, whole)
+    torch.testing.assert_close(other, gradient)
+    valid = labels != 255
+    size = (labels.shape[1], labels.shape[2])
+    probabilities = F.interpolate(logits, size, mode="bilinear").softmax(dim=1)
+    terms = [
+        ((p := probabilities[:, c])[labels == c].sum(), p[valid].sum(), (labels == c).sum())
+        for c in range(CLASSES)
+    ]
+    dice = [2 * hits / (predicted + labeled + 2) for hits, predicted, labeled in terms]
+    torch.testing.assert_close(whole, 1 - torch.stack(dice).mean())

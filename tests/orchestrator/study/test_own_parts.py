@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from models import LossConfig, LossTermConfig
 from orchestrator.study.identity import trial_identity
@@ -10,6 +11,7 @@ from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of, modules_of_network
 from orchestrator.study.yaml_source import StudyError
+from pipelines.network.build import build_network
 from pipelines.training.config import LayerDecay, OptimizerConfig, ScheduleConfig
 
 STUDY = """\
@@ -34,6 +36,31 @@ class Constant:
 class Distance(torch.nn.Module):
     def forward(self, logits, labels):
         return logits.square().mean()
+"""
+
+PARTS = """\
+import torch
+from models import FEM, Backbone
+
+class Tiny(Backbone):
+    channels = (8, 8)
+    strides = (4, 8)
+    lateral_channels = 8
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 8, 4, stride=4)
+        self.second = torch.nn.Conv2d(8, 8, 2, stride=2)
+
+    def forward(self, images):
+        first = self.first(images)
+        return [first, self.second(first)]
+
+class Plain(FEM):
+    auxiliary = "finer"
+
+    def forward(self, target, auxiliary):
+        return self.theta(target + self.oper(target, auxiliary))
 """
 
 
@@ -223,3 +250,24 @@ def test_own_classes_are_user_code_of_the_training(
         load(tmp_path, own.replace("FACTOR", "half"))
     nadam = load(tmp_path, "optimizer: 'torch.optim:NAdam'").trials[0]
     assert modules_of(nadam.experiment, ()) == []
+
+
+def test_backbone_and_fem_are_named_as_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_parts_of_fenet.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "epochs: 2"
+    other = (
+        "epochs: 3}, model: {backbone: 'own_parts_of_fenet:Tiny', "
+        "flows: [detail, 'own_parts_of_fenet:Plain', 'own_parts_of_fenet:Plain']"
+    )
+    model = load(tmp_path, text, other).trials[1].experiment.model
+    network = build_network(model, classes=3, seed=0)
+    assert list(network.flows) == ["detail", "Plain", "Plain2"]  # type: ignore[arg-type]
+    assert network.backbone.built_as.startswith("backbone: own_parts_of_fenet:Tiny")  # type: ignore
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 3, 8, 8)
+    experiment = load(tmp_path, text, other).trials[1].experiment
+    assert [m.__name__ for m in modules_of_network(experiment, ())] == ["own_parts_of_fenet"]
+    with pytest.raises(StudyError, match=r"own_parts_of_fenet has no models\.Backbone Plain"):
+        load(tmp_path, text, other.replace("Tiny", "Plain"))
