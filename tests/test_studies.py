@@ -40,8 +40,8 @@ def test_study_resolves(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_quick_study_has_rows_of_table_1a() -> None:
     study = load_study(ROOT / "ablations.yaml")
-    published = [trial.reference.miou for trial in study.trials if trial.reference]
-    assert published == [77.3, 78.8, 78.9, 79.6]
+    published = dict.fromkeys(trial.published_miou for trial in study.trials)
+    assert list(published) == [77.3, 78.8, 78.9, 79.6]
 
 
 def published(study: Study) -> dict[tuple[str, ...], float | None]:

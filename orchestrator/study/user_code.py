@@ -108,10 +108,20 @@ def modules_of_network(experiment: Experiment, imports: Sequence[str]) -> list[M
     return _modules([*imports, *experiment.network_class_names])
 
 
+def has_user_code(experiment: Experiment, imports: Sequence[str]) -> bool:
+    """Whether an experiment's training imports user code."""
+    return bool(_packages([*imports, *experiment.class_names]))
+
+
 def _modules(names: Sequence[str]) -> list[ModuleType]:
+    return list(_with_imported(_packages(names)))
+
+
+def _packages(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the top-level names of modules and classes, except the project's and torch's, whose
+    versions are known."""
     packages = dict.fromkeys(name.partition(":")[0].split(".")[0] for name in names)
-    # The versions of the project and of torch are known without them.
-    return list(_with_imported(tuple(name for name in packages if name not in _VERSIONED)))
+    return tuple(name for name in packages if name not in _VERSIONED)
 
 
 @cache  # most trials of a study use the same modules

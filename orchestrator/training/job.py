@@ -6,7 +6,7 @@ from orchestrator.scheduling.capacity import Placement
 from orchestrator.storage import Storage
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
-from orchestrator.study.user_code import modules_of
+from orchestrator.study.user_code import has_user_code
 from orchestrator.training.worker import WorkerTask
 from orchestrator.training.worker_logs import output_directory
 
@@ -48,8 +48,8 @@ class Job:
 
     @property
     def has_user_code(self) -> bool:
-        """Whether the training imports modules that the study names."""
-        return bool(modules_of(self.task.experiment, self.task.imports))
+        """Whether the training imports user code."""
+        return has_user_code(self.task.experiment, self.task.imports)
 
 
 def job_of(

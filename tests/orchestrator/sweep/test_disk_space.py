@@ -14,6 +14,7 @@ from orchestrator.sweep import disk_space
 from orchestrator.sweep.disk_space import DiskSpace, disk_full_message
 from orchestrator.training.diagnosis import diagnose
 from pipelines.errors import is_disk_full
+from pipelines.training.experiment import Experiment
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def trial_of(millions: float) -> Any:
-    return SimpleNamespace(cost=SimpleNamespace(values_m=millions))
+    return SimpleNamespace(cost=SimpleNamespace(values_m=millions), experiment=Experiment())
 
 
 def test_trials_are_held_while_their_checkpoints_still_fit(
