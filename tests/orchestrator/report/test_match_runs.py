@@ -4,8 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from safetensors.torch import save_file
 
+from models.backbones import build_backbone
 from orchestrator.report.results import Result
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
@@ -15,8 +17,10 @@ from orchestrator.tracking.queries import take_snapshot
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.network.build import build_network
+from pipelines.network.published_weights import PUBLISHED_WEIGHTS
 from pipelines.preparation.embedded import prepare_streets
 from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
+from tests.support.published_package import install_package
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -83,6 +87,29 @@ def test_available_weights_are_matched_by_content(tmp_path: Path, small_streets:
     assert variant_of(result_of["a"]) == variant_of(result_of["b"]) == "b"
     (tmp_path / "two.safetensors").write_bytes(b"others")
     assert results(path)["b"].state == "missing"
+
+
+@pytest.mark.slow
+def test_published_weights_are_matched_by_content(
+    tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "efficientnet-lite0"
+    state = build_backbone(name, None, dilation=False).state_dict()
+    file = install_package(
+        PUBLISHED_WEIGHTS[name], tmp_path / "site", safetensors.torch.save(state), monkeypatch
+    )
+    text = PLAIN.replace("backbone: dfnet1", f"backbone: {name}").replace(
+        "training: {", f"training: {{backbone_weights: {name}, "
+    )
+    path = write_study(tmp_path, small_streets, text)
+    (trial, *_) = fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    assert trial.experiment.training.backbone_weights == name
+    assert {variant: variant_of(result) for variant, result in results(path).items()} == {
+        "a": "a",
+        "b": "b",
+    }
+    file.write_bytes(b"others")
+    assert {result.state for result in results(path).values()} == {"missing"}
 
 
 @pytest.mark.slow
