@@ -55,9 +55,7 @@ def backbone_traits(name: str) -> BuiltInBackbone | type[Any]:
     if not is_class_name(name):
         known = ", ".join(backbone_names())
         raise ValueError(f"backbone is {name!r}; known: {known}; or package.module:Class")
-    from models.backbones import backbone_class  # needs torch
-
-    return backbone_class(name)
+    return BACKBONES.find(name)
 
 
 def fem_kinds() -> list[str]:
@@ -71,9 +69,7 @@ def _check_fem_kind(name: str) -> None:
     if not is_class_name(name):
         known = ", ".join(fem_kinds())
         raise ValueError(f"flows has {name!r}; known: {known}; or package.module:Class")
-    from models.enhancement import fem_class  # needs torch
-
-    fem_class(name)
+    FEM_KINDS.find(name)
 
 
 @dataclass(frozen=True)
@@ -173,6 +169,7 @@ class FENetConfig:
 #: Losses by name, the values of `terms:`.
 LOSSES: Registry[Any] = Registry(
     "loss",
+    "torch.nn:Module",
     {
         "boundary": "models.region_losses:Boundary",
         "cross-entropy": "models.losses:CrossEntropy",

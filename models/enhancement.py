@@ -104,15 +104,6 @@ class FEM(nn.Module):
 register_fem = FEM_KINDS.register
 
 
-def fem_class(kind: str) -> type[FEM]:
-    """Return the class registered under `kind`, or import that of `package.module:Class`.
-
-    Raises:
-        ValueError: there is no such kind of FEM.
-    """
-    return FEM_KINDS.find(kind, FEM, "models.FEM")
-
-
 @register_fem("detail")
 class DetailFEM(FEM):
     """Equation (3): `Ft' = Θ(Ft + Φ(cat(E(Ft), down(E(Fa)))))`.

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from models.backbones import Backbone, build_backbone
 from models.config import FENetConfig
 from models.dropout import ChannelDropout
-from models.enhancement import FEMOptions, Flow, fem_class
+from models.enhancement import FEM_KINDS, FEMOptions, Flow
 from models.initialization import keyed_construction
 from models.layers import (
     Classifier,
@@ -102,7 +102,7 @@ class FENet(nn.Module):
             self.flows = nn.ModuleDict()
             for name, kind in _numbered(config.flows):
                 construction.key(f"flows.{name}")
-                self.flows[name] = Flow(fem_class(kind), levels, channels, options)
+                self.flows[name] = Flow(FEM_KINDS.find(kind), levels, channels, options)
             fused_channels = channels * levels if config.flows else channels
             self.head = Head(fused_channels, channels, classes, config.dropout, name="head")
             self.auxiliary = nn.ModuleDict(

@@ -109,7 +109,7 @@ def loss_class(term: LossTermConfig) -> type[nn.Module]:
     Raises:
         ValueError: the import fails, or the arguments do not fit the class.
     """
-    cls: type[nn.Module] = LOSSES.find(term.name, nn.Module, "nn.Module")
+    cls: type[nn.Module] = LOSSES.find(term.name)
     passed = {}
     if issubclass(cls, Loss):
         passed["classes"] = "the number of classes of the data set"

@@ -17,13 +17,17 @@ class Registry(dict[str, type[C]]):
 
     Args:
         kind: what the classes are, such as "backbone"; used in error messages.
+        base: base class of all of them, as `package.module:Class`; any class by default.
         built_in: `package.module:Class` by name, imported when the class is first used, so that
             configurations are read without torch.
     """
 
-    def __init__(self, kind: str, built_in: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, kind: str, base: str = "builtins:object", built_in: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__()
         self.kind = kind
+        self.base = base
         self.built_in = dict(built_in or {})
 
     def register(self, name: str) -> Callable[[type[C]], type[C]]:
@@ -62,10 +66,8 @@ class Registry(dict[str, type[C]]):
             known = f"known: {', '.join(self.names())}; or" if self.names() else "it must be"
             raise ValueError(f"{field} is {name!r}; {known} package.module:Class")
 
-    def find(self, name: str, base: type[C], described: str) -> type[C]:
+    def find(self, name: str) -> type[C]:
         """Return the class of a short name, or import that of `package.module:Class`.
-
-        base: base class of all classes of this kind; described: what messages call it.
 
         Raises:
             ValueError: the name is unknown, the import fails, or the class has another base.
@@ -83,7 +85,10 @@ class Registry(dict[str, type[C]]):
                 "installed"
             ) from error
         cls = getattr(module, class_name, None)
+        base_module, _, base_name = self.base.partition(":")
+        base: type[C] = getattr(importlib.import_module(base_module), base_name)
         if not (inspect.isclass(cls) and issubclass(cls, base)):
+            described = "class" if base is object else self.base.replace(":", ".")
             raise ValueError(f"{self.kind} {name}: {module_name} has no {described} {class_name}")
         return cls
 
@@ -146,12 +151,12 @@ def is_class_name(name: str) -> bool:
 
 
 #: Networks have no short names.
-NETWORKS: Registry[Any] = Registry("network")
+NETWORKS: Registry[Any] = Registry("network", "torch.nn:Module")
 
 #: Backbones by name, the values of `backbone:`. Importing `models.backbones` adds the built-in
 #: ones.
-BACKBONES: Registry[Any] = Registry("backbone")
+BACKBONES: Registry[Any] = Registry("backbone", "models:Backbone")
 
 #: Kinds of FEM by name, the values of `flows:`. Importing `models.enhancement` adds the built-in
 #: ones.
-FEM_KINDS: Registry[Any] = Registry("FEM kind")
+FEM_KINDS: Registry[Any] = Registry("FEM kind", "models:FEM")

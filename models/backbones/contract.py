@@ -76,7 +76,8 @@ def backbone_class(name: str) -> type[Backbone]:
     Raises:
         ValueError: there is no such backbone.
     """
-    return BACKBONES.find(name, Backbone, "models.Backbone")
+    cls: type[Backbone] = BACKBONES.find(name)
+    return cls
 
 
 def build_backbone(name: str, stem: str | None, dilation: bool) -> Backbone:

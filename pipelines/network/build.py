@@ -23,7 +23,7 @@ def network_class(config: NetworkConfig) -> Callable[..., nn.Module]:
         NetworkError: the import fails, or `config.arguments` do not fit the constructor.
     """
     try:
-        network: type[nn.Module] = NETWORKS.find(config.network, nn.Module, "nn.Module")
+        network: type[nn.Module] = NETWORKS.find(config.network)
         passed = {"classes": "the number of classes of the data set"}
         NETWORKS.check_arguments(config.network, network, config.arguments, passed)
     except ValueError as error:

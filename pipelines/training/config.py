@@ -11,13 +11,13 @@ from pipelines.network.config import MemoryFormat, Precision
 
 #: Optimizers by name, the values of `optimizer:`.
 OPTIMIZERS: Registry[Any] = Registry(
-    "optimizer", {"adamw": "torch.optim:AdamW", "sgd": "torch.optim:SGD"}
+    "optimizer", "torch.optim:Optimizer", {"adamw": "torch.optim:AdamW", "sgd": "torch.optim:SGD"}
 )
 
 #: Learning rate schedules by name, the values of `schedule:`.
 SCHEDULES: Registry[Any] = Registry(
     "schedule",
-    {
+    built_in={
         "cosine": "pipelines.training.schedules:Cosine",
         "one-cycle": "pipelines.training.schedules:OneCycle",
         "poly": "pipelines.training.schedules:Poly",

@@ -24,9 +24,7 @@ def optimizer_class(config: TrainingConfig) -> type[torch.optim.Optimizer]:
     """
     chosen = config.optimizer_config
     try:
-        cls: type[torch.optim.Optimizer] = OPTIMIZERS.find(
-            chosen.name, torch.optim.Optimizer, "torch.optim.Optimizer"
-        )
+        cls: type[torch.optim.Optimizer] = OPTIMIZERS.find(chosen.name)
         passed = {
             next(iter(inspect.signature(cls).parameters)): "the network's parameters",
             "lr": "training.learning_rate",
@@ -101,7 +99,7 @@ def schedule_class(config: TrainingConfig) -> type[Any]:
     chosen = config.schedule_config
     passed = {"power": "training.power"} if chosen.name == "poly" else {}
     try:
-        cls: type[Any] = SCHEDULES.find(chosen.name, object, "class")
+        cls: type[Any] = SCHEDULES.find(chosen.name)
         SCHEDULES.check_arguments(chosen.name, cls, chosen.arguments, passed)
     except ValueError as error:
         raise OptimizationError(str(error)) from error

@@ -251,7 +251,7 @@ def test_module_of_a_library_is_averaged_over_workers_by_their_images() -> None:
             LossTermConfig("focal", 1.0, {"class_weights": "frequency"}),
             "class_weights is 'frequency'; known: median-frequency, log-frequency; or a list",
         ),
-        (LossTermConfig("torch.nn:Parameter"), "torch.nn has no nn.Module Parameter"),
+        (LossTermConfig("torch.nn:Parameter"), "torch.nn has no torch.nn.Module Parameter"),
         (
             LossTermConfig("mined-cross-entropy", 1.0, {"share": 1}),
             "remove the argument `share`; it is training.loss.share",

@@ -308,9 +308,9 @@ def test_custom_network(tmp_path: Path, custom_network: str) -> None:
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        ("MODULE:Large", "network MODULE:Large: MODULE has no nn.Module Large"),
+        ("MODULE:Large", "network MODULE:Large: MODULE has no torch.nn.Module Large"),
         ("MODULE_:Small", "network MODULE_:Small: cannot import MODULE_"),
-        ("MODULE:nn", "network MODULE:nn: MODULE has no nn.Module nn"),
+        ("MODULE:nn", "network MODULE:nn: MODULE has no torch.nn.Module nn"),
         (
             "{network: 'MODULE:Small', arguments: {with: 3}}",
             "unknown argument `with`; known: width",

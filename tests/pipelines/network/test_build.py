@@ -79,8 +79,8 @@ def test_untrainable_networks_are_rejected(broken: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("network", "arguments", "message"),
     [
-        ("own_module:function", {}, "own_module has no nn.Module function"),
-        ("own_module:Absent", {}, "own_module has no nn.Module Absent"),
+        ("own_module:function", {}, "own_module has no torch.nn.Module function"),
+        ("own_module:Absent", {}, "own_module has no torch.nn.Module Absent"),
         ("torch.nn:ReLU", {}, "its constructor has no argument `classes`"),
         ("own_module:Linear", {"depth": 3}, "unknown argument `depth`; known: width, broken"),
     ],
