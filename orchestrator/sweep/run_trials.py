@@ -64,7 +64,7 @@ def train(
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     stop_path = stop_file(context.storage, name)
     stop = StopFile(stop_path)
-    space = DiskSpace(context.storage, todo, placement.max_concurrent)
+    space = DiskSpace(context.storage, todo, placement.concurrent)
     recorder = Recorder(
         study_run, progress, active, context, stop, on_gpu, budget, on_finished, space
     )

@@ -16,6 +16,7 @@ from orchestrator.study.config import Limits
 from orchestrator.study.resources import Resources
 from orchestrator.sweep import recorder
 from orchestrator.sweep.recorder import ActiveTrial, Recorder
+from orchestrator.training.failures import Failure
 from orchestrator.training.stop_file import StopFile
 from orchestrator.training.worker import CODE, DEVICE, WORKERS
 
@@ -165,3 +166,17 @@ def test_unreadable_checkpoint_fails_the_trial(recording: TrialRecording, tmp_pa
     ((status, reason),) = recording.study.ended
     assert status == "FAILED"
     assert reason == recording.recorder.failures[NAME]
+
+
+def test_full_disk_holds_the_study_instead_of_failing_the_trial(
+    recording: TrialRecording, tmp_path: Path
+) -> None:
+    recording.recorder.failed(NAME, Failure("disk full", "OSError: No space left on device"))
+    assert recording.recorder.hold_requested()
+    assert not recording.recorder.may_start(0)
+    recording.recorder.close()
+    assert recording.recorder.failures == {}
+    ((status, reason),) = recording.study.ended
+    assert status == "KILLED"
+    assert reason.startswith("held at a checkpoint: no space left on the disk of ")
+    assert "rerun the same command" in (recording.budget.left_out_reason() or "")

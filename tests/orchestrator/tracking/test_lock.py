@@ -1,5 +1,6 @@
 """The lock of a study: only one process at a time writes its runs."""
 
+import os
 import subprocess
 import sys
 import time
@@ -195,3 +196,23 @@ def test_study_closed_by_another_process_is_not_written(
     assert "closed" in messages[0]
     study_run.close("FINISHED")
     assert store.client.get_run(study_run.parent_id).info.status == "KILLED"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+def test_looking_on_from_another_container_shows_a_living_study(
+    store: TrackingStore, study: Study, tmp_path: Path
+) -> None:
+    """The other container has other process ids, and the same host name."""
+    study_run = StudyRun.open(store, study)
+    before = store.client.get_run(study_run.parent_id).to_dictionary()
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m"]
+    command += ["orchestrator.studies", "list", "--storage", str(tmp_path)]
+    listing = subprocess.check_output(command, text=True, cwd=ROOT)
+    assert "ledger test  running" in listing
+    after = store.client.get_run(study_run.parent_id).to_dictionary()
+    for run in (before, after):
+        run["data"]["tags"].pop(tag.HEARTBEAT)  # the study renews it meanwhile
+    assert after == before
+    study_run.check_lock()
+    study_run.close("FINISHED")
