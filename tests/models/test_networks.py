@@ -99,14 +99,16 @@ def images(height: int = 64, width: int = 96, batch: int = 2) -> Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
+CRITERION = SegmentationLoss(LossConfig())
+
+
 def training_loss(model: nn.Module, batch: Tensor) -> Tensor:
     """Return the total loss of one training step on synthetic labels."""
     labels = torch.zeros(batch.shape[0], *batch.shape[2:], dtype=torch.int64, device=batch.device)
     labels[:, ::3] = CLASSES - 1
     labels[:, 5] = 255
-    criterion = SegmentationLoss(LossConfig())
-    terms = criterion(model(batch), labels)
-    return criterion.total(terms.statistics, terms.sizes)[0]
+    terms = CRITERION(model(batch), labels)
+    return CRITERION.total(terms.statistics, terms.sizes)[0]
 
 
 class TestEveryNetwork:
