@@ -33,7 +33,7 @@ def local_options() -> dict[str, Any]:
     """
     _provide_token()
     directory = ray_directory()
-    options: dict[str, Any] = {"_temp_dir": str(directory)}
+    options: dict[str, Any] = {} if directory == _usual() else {"_temp_dir": str(directory)}
     if _free_shared_memory() < 2 * _OBJECT_STORE_BYTES:
         # Trials exchange small objects only, so files on a disk serve as well.
         options |= {
