@@ -114,6 +114,25 @@ def take_snapshot(store: TrackingStore, study: str | None = None) -> Snapshot:
     return Snapshot(trials, sorted(summaries, key=lambda study: study.started))
 
 
+def shared_file_warning(store: TrackingStore, snapshot: Snapshot) -> str:
+    """Return a warning if processes on other hosts write to the store's SQLite file, or an empty
+    string. Its locks are unreliable on NFS."""
+    if not store.tracking_uri.startswith("sqlite:"):
+        return ""
+    others = [
+        f"study {study.name!r} on {study.holder[0].host}"
+        for study in snapshot.studies
+        if study.holder is not None and study.holder[0].host != Owner.this_process().host
+    ]
+    if not others:
+        return ""
+    return (
+        f"{', '.join(others)} also writes to {store.tracking_uri}, and a SQLite file on NFS can be "
+        "damaged when several hosts write to it; run one study at a time, or set "
+        "MLFLOW_TRACKING_URI to a tracking server (docs/cluster.md)"
+    )
+
+
 def _summary(parent: Run, name: str, trials: Sequence[TrialRun], links: int) -> StudySummary:
     holder = lock_holder(parent)
     return StudySummary(

@@ -14,6 +14,7 @@ from orchestrator.study.study import Study
 from orchestrator.tracking import lock
 from orchestrator.tracking.claims import Owner
 from orchestrator.tracking.lock import StudyLockLostError
+from orchestrator.tracking.queries import shared_file_warning, take_snapshot
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from tests.support.tracked_trials import finish
@@ -75,6 +76,16 @@ def test_study_taken_over_by_another_process_is_not_written(
     assert store.client.get_run(study_run.parent_id).info.status == "RUNNING"
     tags = store.client.get_run(study_run.parent_id).data.tags
     assert tags["orchestrator.owner"] == str(OTHER_OWNER)
+
+
+def test_file_to_which_another_host_writes_is_reported(study_run: StudyRun) -> None:
+    store = study_run.store
+    assert shared_file_warning(store, take_snapshot(store)) == ""
+    tags = {"orchestrator.owner": str(OTHER_OWNER), "orchestrator.heartbeat": f"{time.time():.0f}"}
+    store.set_tags(study_run.parent_id, tags)
+    message = shared_file_warning(store, take_snapshot(store))
+    assert "study 'ledger test' on another-host also writes to sqlite:///" in message
+    assert "MLFLOW_TRACKING_URI" in message
 
 
 def test_suspended_process_checks_the_lock_before_it_writes(
