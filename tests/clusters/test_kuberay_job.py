@@ -177,8 +177,6 @@ def test_tracking_server_accepts_the_address_that_the_pods_use(
     assert not is_allowed_host_header(allowed.split(","), "example.com")
     name, (port,) = service["metadata"]["name"], service["spec"]["ports"]
     assert host == f"{name}.default.svc:{port['port']}"
-        host == f"{service['metadata']['name']}.default.svc:{service['spec']['ports'][0]['port']}"
-    )
 
 
 def test_study_plans_with_the_maximum_size_of_the_cluster(documents: list[dict[str, Any]]) -> None:

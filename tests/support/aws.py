@@ -42,12 +42,20 @@ WORKER = {"CPU": 8.0, "GPU": 1.0}
 
 @pytest.fixture
 def aws_config(tmp_path: Path) -> dict[str, Any]:
-    """Return the content of cluster.yaml, with the path of an existing private key."""
+    """Return the content of cluster.yaml with machines of four GPUs instead of one, and with the
+    path of an existing private key."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    use_large_machines(config)
     key = tmp_path / "key.pem"
     key.write_text("a private key")
     config["auth"]["ssh_private_key"] = str(key)
     return config
+
+
+def use_large_machines(config: dict[str, Any]) -> None:
+    """Exchange the two `max_workers`, as cluster.yaml describes."""
+    small, gpu = (config["available_node_types"][name] for name in ("small", "gpu"))
+    small["max_workers"], gpu["max_workers"] = gpu["max_workers"], small["max_workers"]
 
 
 @pytest.fixture
