@@ -142,6 +142,15 @@ def test_missing_capacity_is_reported(aws: Any, config: dict[str, Any]) -> None:
         create(provider_of(config, spot=[], on_demand=0), config, 1)
 
 
+def test_failing_set_ups_do_not_start_machines_forever(
+    aws: Any, config: dict[str, Any], tmp_path: Path
+) -> None:
+    provider = provider_of(config, spot=[99], on_demand=99)
+    head = start_head(config, provider)
+    autoscale(config, provider, head, tmp_path, rounds=20, setup_fails=True)
+    assert launched_machines(aws).count("spot") == 4  # two for the two trials, and two more
+
+
 def test_no_on_demand_machines_if_the_fallback_is_disabled(
     aws: Any, config: dict[str, Any]
 ) -> None:
