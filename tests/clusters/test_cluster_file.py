@@ -19,7 +19,7 @@ from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 
 from orchestrator.scheduling.capacity import DRIVER_RESOURCE, plan_placement
 from orchestrator.study.resources import Resources
-from tests.support.aws import SSH_FROM
+from tests.support.aws import SSH_FROM, use_large_machines
 
 PROJECT = Path(__file__).parents[2]
 
@@ -145,9 +145,9 @@ def test_autoscaler_starts_the_number_of_nodes_that_gangs_need(aws_config: dict[
     assert launched(aws_config, [], WORKER) == ({}, 0)
 
 
-def test_first_study_starts_small_machines() -> None:
-    config = yaml.safe_load((PROJECT / "cluster.yaml").read_text())
-    assert launched(config, [1], {"CPU": 1.0, "GPU": 1.0}) == ({"small": 1}, 0)
+def test_cluster_file_starts_small_machines(aws_config: dict[str, Any]) -> None:
+    use_large_machines(aws_config)  # exchanges them back
+    assert launched(aws_config, [1], {"CPU": 1.0, "GPU": 1.0}) == ({"small": 1}, 0)
 
 
 def test_autoscaler_starts_only_whole_gangs_within_max_workers(aws_config: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ JOB = f"--gpus-per-node=0 --cpus-per-task=1 {ROOT}/clusters/slurm.sbatch study.y
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(bool(missing_programs()), reason=f"needs {missing_programs()}"),
 ]
 
@@ -59,7 +60,7 @@ def test_study_trains_on_two_nodes(slurm: Slurm) -> None:
 
 def wait_for_worker_log(slurm: Slurm, job: str, text: str) -> None:
     """Wait until the log of bob's worker contains a text while his job runs."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + 800
     while text not in worker_log(slurm):
         assert slurm.state(job) in ("PENDING", "RUNNING"), slurm.log("bob", job)
         assert time.monotonic() < end, slurm.log("bob", job)

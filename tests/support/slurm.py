@@ -72,7 +72,7 @@ class Slurm:
         shown = self.run(USERS[0], f"scontrol show job --oneliner {job}")
         return shown.partition("JobState=")[2].partition(" ")[0]
 
-    def wait(self, job: str, seconds: float = 240) -> str:
+    def wait(self, job: str, seconds: float = 800) -> str:
         """Wait until a job has ended; return its final state."""
         end = time.monotonic() + seconds
         while (state := self.state(job)) in _ACTIVE:
