@@ -127,9 +127,9 @@ def shared_file_warning(store: TrackingStore, snapshot: Snapshot) -> str:
     if not others:
         return ""
     return (
-        f"{', '.join(others)} also writes to {store.tracking_uri}, and a SQLite file on NFS can be "
-        "damaged when several hosts write to it; run one study at a time, or set "
-        "MLFLOW_TRACKING_URI to a tracking server (docs/cluster.md)"
+        f"other hosts write to {store.tracking_uri} ({', '.join(others)}), which can damage a "
+        "SQLite file on NFS; run one study at a time, or set MLFLOW_TRACKING_URI to a tracking "
+        "server (docs/cluster.md)"
     )
 
 
