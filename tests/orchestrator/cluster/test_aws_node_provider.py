@@ -151,24 +151,18 @@ def test_failing_set_ups_do_not_start_machines_forever(
     assert launched_machines(aws).count("spot") == 4  # two for the two trials, and two more
 
 
-def test_no_on_demand_machines_if_the_fallback_is_disabled(
+def test_on_demand_machines_replace_missing_spot_machines_unless_disabled(
     aws: Any, config: dict[str, Any]
 ) -> None:
-    config["provider"]["on_demand_fallback"] = False
-    with pytest.raises(NodeLaunchException, match="UnfulfillableCapacity"):
-        create(provider_of(config, spot=[1], on_demand=8), config, 2)
-    assert launched_machines(aws) == ["spot"]
-
-
-def test_account_without_the_spot_role_gets_on_demand_machines_or_instructions(
-    aws: Any, config: dict[str, Any]
-) -> None:
-    reason = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
-    create(provider_of(config, [], 1, reason), config, 1)
+    no_role = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
+    create(provider_of(config, [], 1, no_role), config, 1)
     assert launched_machines(aws) == ["on demand"]
     config["provider"]["on_demand_fallback"] = False
     with pytest.raises(NodeLaunchException, match="create-service-linked-role"):
-        create(provider_of(config, [], 1, reason), config, 1)
+        create(provider_of(config, [], 8, no_role), config, 1)
+    with pytest.raises(NodeLaunchException, match="UnfulfillableCapacity"):
+        create(provider_of(config, spot=[1], on_demand=8), config, 2)
+    assert launched_machines(aws) == ["on demand", "spot"]
 
 
 def test_no_machine_is_started_after_three_failed_set_ups(aws: Any, config: dict[str, Any]) -> None:
@@ -211,17 +205,12 @@ def test_studies_on_the_head_report_the_reason_of_a_refusal(
         return console.file.getvalue()
 
     assert output() == ""  # this machine is not a head
+    assert launched_machines(aws) == []  # no fallback for other errors than missing capacity
     (tmp_path / "ray_bootstrap_config.yaml").touch()
     assert "trials wait for machines that were refused: g6e.12xlarge: Unauthorized" in output()
     assert "add the type to `Machines`" in refusals.read_refusal()
     create(provider_of(config, [1], 0), config, 1)
     assert refusals.read_refusal() == ""
-
-
-def test_no_on_demand_fallback_for_other_errors(aws: Any, config: dict[str, Any]) -> None:
-    with pytest.raises(NodeLaunchException, match="UnauthorizedOperation"):
-        create(provider_of(config, [], 8, "UnauthorizedOperation"), config, 1)
-    assert launched_machines(aws) == []
 
 
 def test_network_interfaces_get_the_security_group_of_the_stack(
