@@ -41,7 +41,7 @@ def main(
 ) -> int:
     """Run the command until it is terminated. Return 0 then, 1 if the server ended by itself, 2 if
     another machine uses the replica."""
-    options = _parser(prog).parse_args(arguments)
+    options = server_parser(prog).parse_args(arguments)
     return run_command(lambda console: _serve(options, console))
 
 
@@ -191,7 +191,8 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             process.wait(_STOP_SECONDS)
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def server_parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Serve MLflow over one SQLite file that is replicated to a bucket. A new "

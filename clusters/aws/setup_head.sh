@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# Set up the head: the tracking server, and a timer that powers off an unused head. Reads BUCKET from
-# ~/cluster.env, and the cluster's name and region from the file that `ray up` writes. Each `ray up` runs it again.
+# Set up the head: the tracking server. Reads BUCKET from ~/cluster.env, and the cluster's name and region from
+# the file that `ray up` writes. Each `ray up` runs it again.
 set -euo pipefail
 
 PROJECT=~/segmentation-orchestrator
 PYTHON=/opt/orchestrator/bin/python
-IDLE_HOURS=12
 # shellcheck source=/dev/null
 source ~/cluster.env
 : "${BUCKET:?edit the line \`bucket\` of cluster.yaml}"
@@ -13,24 +12,6 @@ if [ "$BUCKET" = my-bucket ]; then
   echo "cluster.yaml still names the bucket 'my-bucket'; put your own there" >&2
   exit 1
 fi
-
-# First, so that a head ends even if the rest of its set-up fails.
-sudo tee /etc/systemd/system/idle-head.service > /dev/null <<UNIT
-[Unit]
-Description=End a head that nobody has used for $IDLE_HOURS hours
-[Service]
-Type=oneshot
-ExecStart=/usr/bin/bash $PROJECT/clusters/aws/idle_head.sh $IDLE_HOURS
-UNIT
-sudo tee /etc/systemd/system/idle-head.timer > /dev/null <<'UNIT'
-[Timer]
-OnBootSec=30min
-OnUnitActiveSec=10min
-[Install]
-WantedBy=timers.target
-UNIT
-sudo systemctl daemon-reload
-sudo systemctl enable --quiet --now idle-head.timer
 
 $PYTHON -m pip install --quiet --disable-pip-version-check \
   --constraint "$PROJECT/constraints.txt" --editable "${PROJECT}[cluster,head,pretrained]"

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.console import say
+from orchestrator.console import say, warn
 from orchestrator.study.trial_state import TrialState
 
 # Which trials to show first if not all of them fit on the screen.
@@ -149,6 +149,12 @@ class StudyProgress:
         """Call when the trial has ended."""
         self.trials[name].state = state
         self._say_event(name, f"{state}: {reason}" if reason else state)
+
+    def refused(self, message: str) -> None:
+        """Call when the cluster refuses to start machines, unless no trial waits for them."""
+        waiting = (TrialState.WAITING, TrialState.STARTING)
+        if any(trial.state in waiting for trial in self.trials.values()):
+            warn(self.console, f"trials wait for machines that were refused: {message}")
 
     def say(self, message: str) -> None:
         """Print a permanent line above the live table."""

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.cluster import Cluster
-from orchestrator.console import say
+from orchestrator.console import say, warn
 from orchestrator.context import RunContext
 from orchestrator.evaluation.trained_model import local_weights
 from orchestrator.planning.measurements import load_measurements
@@ -23,7 +23,7 @@ from orchestrator.study.resolve import (
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of, runtime_environment
-from orchestrator.tracking.queries import find_experiment, take_snapshot
+from orchestrator.tracking.queries import find_experiment, shared_file_warning, take_snapshot
 from orchestrator.tracking.store import TrackingStore, open_store
 from pipelines.preparation.embedded import EMBEDDED
 
@@ -77,6 +77,8 @@ def run_study(
         store = open_store(context.storage)
         find_experiment(store, study.config.study)  # of somebody else: before anything starts
         snapshot = take_snapshot(store)
+        if message := shared_file_warning(store, snapshot):
+            warn(context.console, message)
         measurements = load_measurements(snapshot.measurements, context.storage.local)
         device = cluster.device(resources, placement)
         planner = Planner(study, trials, placement, nodes, device, measurements, context)

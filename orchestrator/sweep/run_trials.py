@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.cluster.nodes import nodes_at_full_size
+from orchestrator.cluster.refusals import refusals_reported
 from orchestrator.context import RunContext
 from orchestrator.planning.forecast import Forecaster, priorities
 from orchestrator.scheduling.budget import Budget, recorded_hours
@@ -71,7 +72,7 @@ def train(
     first = priorities(study.config, todo)
     context.stop.graceful = True
     try:
-        with progress:
+        with progress, refusals_reported(progress.refused):
             run_jobs(
                 [
                     replace(

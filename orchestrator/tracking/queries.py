@@ -10,6 +10,7 @@ from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from orchestrator.tracking import tags as tag
+from orchestrator.tracking.claims import Owner
 from orchestrator.tracking.liveness import Holder
 from orchestrator.tracking.mlflow_view import run_path
 from orchestrator.tracking.runs import FIGURES, TrialRun, read_trial_run
@@ -131,6 +132,25 @@ def take_snapshot(
         for experiment, parent in parents.items()
     ]
     return Snapshot(trials, sorted(summaries, key=lambda study: study.started))
+
+
+def shared_file_warning(store: TrackingStore, snapshot: Snapshot) -> str:
+    """Return a warning if processes on other hosts write to the store's SQLite file, or an empty
+    string. Its locks are unreliable on NFS."""
+    if not store.tracking_uri.startswith("sqlite:"):
+        return ""
+    others = [
+        f"study {study.name!r} on {study.holder.owner.host}"
+        for study in snapshot.studies
+        if study.holder is not None and study.holder.owner.host != Owner.this_process().host
+    ]
+    if not others:
+        return ""
+    return (
+        f"other hosts write to {store.tracking_uri} ({', '.join(others)}), which can damage a "
+        "SQLite file on NFS; run one study at a time, or set MLFLOW_TRACKING_URI to a tracking "
+        "server (docs/cluster.md)"
+    )
 
 
 def _summary(

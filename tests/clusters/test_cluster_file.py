@@ -19,7 +19,7 @@ from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 
 from orchestrator.scheduling.capacity import DRIVER_RESOURCE, plan_placement
 from orchestrator.study.resources import Resources
-from tests.support.aws import SSH_FROM
+from tests.support.aws import SSH_FROM, use_large_machines
 
 PROJECT = Path(__file__).parents[2]
 
@@ -51,12 +51,14 @@ def test_aws_creates_and_terminates_the_configured_machines(
         for reservation in aws.describe_instances()["Reservations"]
         for one in reservation["Instances"]
     }
-    assert set(machines) == {"head", "gpu"}
+    assert set(machines) == {"head", "small", "gpu"}
     assert machines["gpu"]["InstanceLifecycle"] == "spot"
+    assert machines["small"]["InstanceType"] == "g6.xlarge"
     assert "InstanceLifecycle" not in machines["head"]
     profiles = {name: one["IamInstanceProfile"]["Arn"] for name, one in machines.items()}
     assert profiles["head"].endswith("/segmentation-head")
     assert profiles["gpu"].endswith("/segmentation-worker")
+    assert profiles["small"].endswith("/segmentation-worker")
 
     def attribute(name: str, machine: str) -> str:
         reply = aws.describe_instance_attribute(
@@ -67,9 +69,9 @@ def test_aws_creates_and_terminates_the_configured_machines(
     # Machines power themselves off. One that is only stopped would keep its disk.
     for name in machines:
         assert attribute("instanceInitiatedShutdownBehavior", name) == "terminate"
-    user_data = b64decode(attribute("userData", "gpu")).decode()
-    assert yaml.safe_load(user_data)["runcmd"] == ["systemctl enable --now ends-alone.service"]
-    assert user_data.startswith("#cloud-config\n")
+        user_data = b64decode(attribute("userData", name)).decode()
+        assert yaml.safe_load(user_data)["runcmd"] == ["systemctl enable --now ends-alone.service"]
+        assert user_data.startswith("#cloud-config\n")
 
     provider.terminate_nodes(provider.non_terminated_nodes({}))
     states = {
@@ -141,6 +143,11 @@ def test_autoscaler_starts_the_number_of_nodes_that_gangs_need(aws_config: dict[
     assert launched(aws_config, [8], WORKER) == ({"gpu": 2}, 0)
     assert launched(aws_config, [2, 2, 2, 2], WORKER) == ({"gpu": 2}, 0)
     assert launched(aws_config, [], WORKER) == ({}, 0)
+
+
+def test_cluster_file_starts_small_machines(aws_config: dict[str, Any]) -> None:
+    use_large_machines(aws_config)  # exchanges them back
+    assert launched(aws_config, [1], {"CPU": 1.0, "GPU": 1.0}) == ({"small": 1}, 0)
 
 
 def test_autoscaler_starts_only_whole_gangs_within_max_workers(aws_config: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""The service of cluster.yaml that powers off a GPU machine after its head node is lost.
+"""The service of cluster.yaml that powers off a machine that is not used.
 
-The real script runs with stubs for the clock and the process list.
+The real script runs with stubs for the clock, the process list, logins and connections.
 """
 
 import os
@@ -12,68 +12,116 @@ import pytest
 import yaml
 
 STUBS = {
-    # Each sleep of 60 s advances the clock by a minute. The script is killed after 150 minutes.
-    "sleep": '[ "$1" = 60 ] && echo $((NOW + 1)) > "$STORY/now"; ((NOW < 150)) || kill $PPID',
+    # Each sleep of 60 s advances the clock by a minute. The script is killed after END minutes.
+    "sleep": '[ "$1" = 60 ] && echo $((NOW + 1)) > "$STORY/now"; ((NOW < END)) || kill $PPID',
+    # The last option is the pattern.
     "pgrep": """
-        while read -r from until name line; do
+        status=1
+        while read -r from until line; do
           ((from <= NOW && NOW < until)) || continue
-          case $1 in
-            -x) [ "$name" = "$2" ] && exit 0 ;;
-            -f) [[ "$name $line" =~ $2 ]] && exit 0 ;;
-          esac
+          [[ $line =~ ${@: -1} ]] && echo "1 $line" && status=0
         done < "$STORY/processes"
-        exit 1""",
+        exit $status""",
+    "who": 'grep -q "^login $NOW$" "$STORY/events" && echo alice',
+    "hostname": "echo 10.0.0.5 ",
+    "ss": """
+        echo "0 0 10.0.0.5:6379 10.0.0.5:40000"
+        if grep -q "^connection $NOW$" "$STORY/events"; then
+          echo "0 0 10.0.0.5:6379 10.0.0.50:40000"
+        fi""",
     "systemctl": 'echo "$* $NOW" >> "$STORY/ended"',
 }
-RAYLET = "raylet /opt/orchestrator/lib/python3.12/site-packages/ray/core/src/ray/raylet/raylet"
+TRIAL, IDLE = "ray::RayTrainWorker.execute", "ray::IDLE"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "ended"),
     [
-        pytest.param([], 20, id="nobody set it up"),
-        pytest.param([(3, 90, "set-up"), (90, 999, RAYLET)], None, id="set up slowly"),
-        pytest.param([(3, 9, "set-up"), (9, 60, RAYLET)], 79, id="its head was lost"),
-        pytest.param([(3, 12, "set-up")], 31, id="its set-up failed"),
-        pytest.param(
-            [(1, 60, RAYLET), (61, 100, RAYLET), (119, 999, RAYLET)], None, id="Ray restarted"
-        ),
+        pytest.param([], 30, id="nobody set it up"),
+        pytest.param([(3, 190, "set-up"), (190, 300, TRIAL)], None, id="set up slowly"),
+        pytest.param([(3, 9, "set-up"), (9, 60, TRIAL)], 89, id="its head was lost"),
+        pytest.param([(3, 12, "set-up")], 41, id="its set-up failed"),
+        pytest.param([(0, 300, IDLE), (3, 60, TRIAL)], 89, id="the autoscaler failed"),
+        pytest.param([(1, 100, TRIAL), (119, 300, TRIAL)], None, id="between two trials"),
     ],
 )
-def test_machine_powers_off_when_it_is_unused(
+def test_gpu_machine_powers_off_when_it_is_unused(
     aws_config: dict[str, Any],
     tmp_path: Path,
     processes: list[tuple[int, int, str]],
     ended: int | None,
 ) -> None:
-    script = tmp_path / "ends-alone"
-    script.write_text(written_files(aws_config)["/usr/local/sbin/ends-alone"])
+    assert power_off_minute(aws_config, tmp_path, processes, 200) == ended
+
+
+@pytest.mark.parametrize(
+    ("processes", "events", "ended"),
+    [
+        pytest.param([(3, 12, "set-up")], [], 51, id="its set-up failed"),
+        pytest.param([(0, 90, IDLE)], ["login 30"], 70, id="a login"),
+        pytest.param([(0, 90, IDLE)], ["connection 30"], 70, id="a GPU machine"),
+        pytest.param([(0, 90, "python -m orchestrator.sweep s.yaml")], [], None, id="a study"),
+    ],
+)
+def test_head_powers_off_after_twelve_hours(
+    aws_config: dict[str, Any],
+    tmp_path: Path,
+    processes: list[tuple[int, int, str]],
+    events: list[str],
+    ended: int | None,
+) -> None:
+    bootstrap = tmp_path / "ray_bootstrap_config.yaml"
+    bootstrap.touch()
+    (tmp_path / "events").write_text("".join(f"{event}\n" for event in events))
+    assert power_off_minute(aws_config, tmp_path, processes, 90, bootstrap) == ended
+
+
+def power_off_minute(
+    config: dict[str, Any],
+    directory: Path,
+    processes: list[tuple[int, int, str]],
+    end: int,
+    bootstrap: Path = Path("/none"),
+) -> int | None:
+    """Run the script until minute `end`; return the minute in which it powers off, or None.
+
+    processes: (first minute, minute after the last, command line) of each.
+    """
+    script = directory / "ends-alone"
+    text = written_files(config)["/usr/local/sbin/ends-alone"]
+    for original, replacement in (
+        ("/home/ubuntu/ray_bootstrap_config.yaml", str(bootstrap)),
+        ("unused >= 720", "unused >= 40"),  # minutes, to save time
+    ):
+        assert original in text
+        text = text.replace(original, replacement)
+    script.write_text(text)
     for name, lines in STUBS.items():
-        stub = tmp_path / "bin" / name
+        stub = directory / "bin" / name
         stub.parent.mkdir(exist_ok=True)
         stub.write_text(f'#!/bin/bash\nNOW=$(< "$STORY/now")\n{lines}\n')
         stub.chmod(0o755)
-    (tmp_path / "now").write_text("0\n")
+    (directory / "now").write_text("0\n")
+    (directory / "events").touch()
     # Setup runs the commands of all machines, then those of workers. The script always runs.
-    commands = [*aws_config["setup_commands"][1:], *aws_config["worker_setup_commands"]]
-    intervals = [(0, 999, "ends-alone /bin/bash /usr/local/sbin/ends-alone")]
-    for start, end, command in processes:
-        middle = (start + end) // 2
-        halves = [(start, middle, commands[0]), (middle, end, commands[1])]
-        intervals += halves if command == "set-up" else [(start, end, command)]
-    (tmp_path / "processes").write_text(
-        "".join(f"{start} {end} {command}\n" for start, end, command in intervals)
+    commands = [*config["setup_commands"][1:], *config["worker_setup_commands"]]
+    intervals = [(0, 999, "/bin/bash /usr/local/sbin/ends-alone"), (0, 999, "ray::DashboardAgent")]
+    for start, stop, command in processes:
+        middle = (start + stop) // 2
+        halves = [(start, middle, commands[0]), (middle, stop, commands[1])]
+        intervals += halves if command == "set-up" else [(start, stop, command)]
+    (directory / "processes").write_text(
+        "".join(f"{start} {stop} {command}\n" for start, stop, command in intervals)
     )
-
-    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    path = f"{directory / 'bin'}:{os.environ['PATH']}"
     subprocess.run(
-        ["bash", str(script)], env={"PATH": path, "STORY": str(tmp_path)}, timeout=100, check=False
+        ["bash", str(script)],
+        env={"PATH": path, "STORY": str(directory), "END": str(end)},
+        timeout=100,
+        check=False,
     )
-    ended_file = tmp_path / "ended"
-    assert (ended_file.read_text() if ended_file.exists() else None) == (
-        f"poweroff {ended}\n" if ended else None
-    )
+    ended = directory / "ended"
+    return int(ended.read_text().removeprefix("poweroff ")) if ended.exists() else None
 
 
 def test_service_unit_starts_the_script(aws_config: dict[str, Any]) -> None:

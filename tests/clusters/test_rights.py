@@ -161,7 +161,18 @@ def test_nobody_may_change_foreign_machines_or_network_rules(aws: Any) -> None:
     assert states(aws) == ["running"]
 
 
-def test_bucket_access_is_limited_to_current_objects(aws: Any) -> None:
+# What each principal may do with objects below a prefix of the bucket: read, write and delete.
+BUCKET_RIGHTS = {
+    "storage": {PEOPLE: "rwd", HEAD: "rwd", WORKER: "rwd"},
+    "artifacts": {PEOPLE: "rwd", HEAD: "rwd", WORKER: "rwd"},
+    "data": {PEOPLE: "rwd", HEAD: "r", WORKER: "r"},
+    "weights": {PEOPLE: "rwd", HEAD: "r", WORKER: "r"},
+    "tracking": {PEOPLE: "rwd", HEAD: "rwd", WORKER: ""},
+    "other": {PEOPLE: "", HEAD: "", WORKER: ""},
+}
+
+
+def test_bucket_access_is_limited_to_prefixes_and_current_objects(aws: Any) -> None:
     for principal in (PEOPLE, HEAD, WORKER):
         rights = rights_of(principal)
 
@@ -169,14 +180,16 @@ def test_bucket_access_is_limited_to_current_objects(aws: Any) -> None:
             return rights.allow(Request(f"s3:{action}", f"arn:aws:s3:::{path}"))
 
         assert allowed("ListBucket", BUCKET)
-        for action in ("GetObject", "PutObject", "DeleteObject", "AbortMultipartUpload"):
-            assert allowed(action, f"{BUCKET}/storage/checkpoint")
-            # GPU machines may not access the replica of the tracking server's database.
-            assert allowed(action, f"{BUCKET}/tracking/name/file") == (principal != WORKER)
-            assert not allowed(action, "another/storage/checkpoint")
-        # Nobody may read or delete the earlier versions of an object.
-        for action in ("DeleteObjectVersion", "GetObjectVersion", "PutObjectAcl"):
-            assert not allowed(action, f"{BUCKET}/storage/checkpoint")
+        for prefix, expected in BUCKET_RIGHTS.items():
+            path = f"{BUCKET}/{prefix}/name/file"
+            actions = {"r": "GetObject", "w": "PutObject", "d": "DeleteObject"}
+            got = "".join(letter for letter, action in actions.items() if allowed(action, path))
+            assert got == expected[principal], (principal, prefix)
+            assert allowed("AbortMultipartUpload", path) == ("w" in got)
+            # Nobody may read or delete the earlier versions of an object.
+            for action in ("DeleteObjectVersion", "GetObjectVersion", "PutObjectAcl"):
+                assert not allowed(action, path)
+        assert not allowed("GetObject", "another/storage/checkpoint")
         for action in ("PutBucketVersioning", "PutLifecycleConfiguration", "PutBucketPolicy"):
             assert not allowed(action, BUCKET)
 

@@ -24,6 +24,8 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 )
 from ray.util import placement_group, remove_placement_group
 
+from tests.support.aws import use_large_machines
+
 PROJECT = Path(__file__).parents[2]
 WORKER = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:L40S": 0.001}
 STUDY = """\
@@ -54,6 +56,7 @@ def head() -> Iterator[Head]:
         port = probe.getsockname()[1]
     address = f"{ray.util.get_node_ip_address()}:{port}"
     config = yaml.safe_load((PROJECT / "cluster.yaml").read_text())
+    use_large_machines(config)
     node_types = config["available_node_types"]
     node_types[FAKE_HEAD_NODE_TYPE] = node_types.pop("head")
     for node_type in node_types.values():

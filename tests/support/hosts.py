@@ -1,20 +1,21 @@
 """Test hosts on this machine, each with its own address, processes, /tmp, home and sshd."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support import ROOT
 
-NETWORK = "10.77.31"
-BRIDGE = "segtest0"
+FIRST_USER = 30001
+_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 
 
 def missing_programs() -> str:
@@ -39,10 +40,13 @@ class Host:
 
     def run(self, command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a shell command on the host, in an interactive shell like that of a login."""
+        return self.execute("bash", "-ic", command, timeout=timeout)
+
+    def execute(self, *command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run a command on the host."""
         enter = ["nsenter", "--target", str(self.pid), "--all", "--wd=/"]
         return subprocess.run(
-            [*enter, "env", "-i", f"HOME={self.home}", "PATH=/usr/bin:/bin:/usr/sbin:/sbin"]
-            + ["bash", "-ic", command],
+            [*enter, "env", "-i", f"HOME={self.home}", f"PATH={_PATH}", *command],
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -66,43 +70,72 @@ class Hosts:
 
 
 @contextmanager
-def start_hosts(count: int) -> Iterator[Hosts]:
-    """Start `count` hosts on one bridge that this machine can reach, with a shared folder."""
+def start_hosts(count: int, users: Sequence[str] = ()) -> Iterator[Hosts]:
+    """Start `count` hosts on one bridge that this machine can reach, with a shared folder.
+
+    users: names of accounts without privileges, which all hosts have. The home of each is the
+    folder of that name in the shared folder.
+    """
     with ExitStack() as stack:
         directory = Path(
             tempfile.mkdtemp(prefix="hosts-", dir="/var/tmp")
         )  # hosts do not see this machine's /tmp
+        directory.chmod(0o755)
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         key = directory / "key"
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
         shared = directory / "shared"
         shared.mkdir()
-        _run("ip", "link", "add", BRIDGE, "type", "bridge")
-        stack.callback(_run, "ip", "link", "del", BRIDGE)
-        _run("ip", "addr", "add", f"{NETWORK}.1/24", "dev", BRIDGE)
-        _run("ip", "link", "set", BRIDGE, "up")
+        accounts = []
+        for uid, user in enumerate(users, FIRST_USER):
+            (shared / user).mkdir()
+            os.chown(shared / user, uid, uid)
+            accounts.append(f"{user}:x:{uid}:{uid}:{user}:{shared / user}:/bin/bash")
+        number = _add_bridge()
+        bridge = f"segtest{number}"
+        stack.callback(_run, "ip", "link", "del", bridge)
+        _run("ip", "addr", "add", f"{_network(number)}.1/24", "dev", bridge)
+        _run("ip", "link", "set", bridge, "up")
         started = [
-            stack.enter_context(_host(index, directory, key)) for index in range(1, count + 1)
+            stack.enter_context(_host(number, index, directory, key, accounts))
+            for index in range(1, count + 1)
         ]
         for host in started:
             _wait_for_ssh(host, key)
         yield Hosts(tuple(started), key, shared)
 
 
+def _network(number: int) -> str:
+    return f"10.77.{31 + number}"
+
+
+def _add_bridge() -> int:
+    """Add a bridge; return its number, which no other test process uses."""
+    for number in range(50):
+        name = f"segtest{number}"
+        add = ["ip", "link", "add", name, "type", "bridge"]
+        if subprocess.run(add, check=False, capture_output=True).returncode == 0:
+            return number
+    raise RuntimeError(f"cannot add a network bridge: {shlex.join(add)}")
+
+
 @contextmanager
-def _host(index: int, directory: Path, key: Path) -> Iterator[Host]:
-    name, address = f"seg-h{index}", f"{NETWORK}.{10 + index}"
+def _host(
+    number: int, index: int, directory: Path, key: Path, accounts: Sequence[str]
+) -> Iterator[Host]:
+    name, address = f"seg{number}-h{index}", f"{_network(number)}.{10 + index}"
     root = directory / name
     home = directory / f"home-{index}"
-    for folder in (root, root / "tmp", home):
+    for folder in (root, home):
         folder.mkdir(parents=True)
-    (root / "tmp").chmod(0o1777)
     # The login user is root, with a separate home folder on each host.
     passwd = Path("/etc/passwd").read_text().splitlines()
-    lines = [f"root:x:0:0:root:{home}:/bin/bash"] + [
+    lines = [f"root:x:0:0:root:{home}:/bin/bash", *accounts] + [
         line for line in passwd if not line.startswith("root:")
     ]
     (root / "passwd").write_text("\n".join(lines) + "\n")
+    # Debian and Ubuntu resolve a host's own name like this.
+    (root / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n")
     shutil.copy(f"{key}.pub", root / "authorized_keys")
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(root / "host_key"))
     (root / "sshd_config").write_text(
@@ -110,29 +143,27 @@ def _host(index: int, directory: Path, key: Path) -> Iterator[Host]:
         "UsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\nMaxStartups 100\n"
         f"PidFile {root}/sshd.pid\nMaxSessions 100\n"
     )
-    # Bind-mount the project and the environment if they are in /tmp.
-    mounted = [path for path in (ROOT, Path(sys.prefix)) if path.is_relative_to("/tmp")]
-    binds = "".join(f"mkdir -p {root}{path}; mount --bind {path} {root}{path};" for path in mounted)
     start = (
-        f"mount --bind {root}/passwd /etc/passwd; {binds} mount --rbind {root}/tmp /tmp;"
+        f"mount --bind {root}/passwd /etc/passwd; mount --bind {root}/hosts /etc/hosts;"
+        f"{_own_folders(root)}"
         f"hostname {name}; mkdir -p /run/sshd; ip link set lo up;"
         f"exec /usr/sbin/sshd -D -e -f {root}/sshd_config"
     )
     _run("ip", "netns", "add", name)
     _run("ip", "link", "add", f"{name}-out", "type", "veth", "peer", "name", f"{name}-in")
-    _run("ip", "link", "set", f"{name}-out", "master", BRIDGE, "up")
+    _run("ip", "link", "set", f"{name}-out", "master", f"segtest{number}", "up")
     _run("ip", "link", "set", f"{name}-in", "netns", name)
     _run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", f"{name}-in")
     _run("ip", "-n", name, "link", "set", f"{name}-in", "up")
     # Ray gets its own address from the default route; nothing is sent over it.
-    _run("ip", "-n", name, "route", "add", "default", "via", f"{NETWORK}.1")
+    _run("ip", "-n", name, "route", "add", "default", "via", f"{_network(number)}.1")
     with (root / "log").open("w") as log:
         process = subprocess.Popen(
             ["ip", "netns", "exec", name, "unshare", "--mount", "--pid", "--uts", "--fork"]
             + ["--kill-child", "--mount-proc", "--propagation", "private", "bash", "-c", start],
             stdout=log,
             stderr=log,
-            env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"},
+            env={"PATH": _PATH},
         )
     try:
         yield Host(name, address, _first_child(process.pid), home)
@@ -141,6 +172,30 @@ def _host(index: int, directory: Path, key: Path) -> Iterator[Host]:
         process.wait()
         for command in (["ip", "link", "del", f"{name}-out"], ["ip", "netns", "del", name]):
             subprocess.run(command, check=False, capture_output=True)
+
+
+def _own_folders(root: Path) -> str:
+    """Return shell commands that give a host its own /tmp, with the project and the environment.
+
+    Folders that only root may enter are replaced in the same way, so that other users of the host
+    can read both.
+    """
+    needed = [ROOT, Path(sys.prefix), Path(sys.base_prefix)]
+    private = {
+        next(folder for folder in reversed(path.parents) if not folder.stat().st_mode & 0o001)
+        for path in needed
+        if not all(folder.stat().st_mode & 0o001 for folder in path.parents)
+    }
+    commands = []
+    for folder in {Path("/tmp"), *private}:
+        own = Path(f"{root}{folder}")
+        own.mkdir(parents=True)
+        own.chmod(0o1777 if folder == Path("/tmp") else 0o755)
+        for path in needed:
+            if path.is_relative_to(folder):
+                commands.append(f"mkdir -p {root}{path}; mount --bind {path} {root}{path};")
+        commands.append(f"mount --rbind {own} {folder};")
+    return "".join(commands)
 
 
 def _first_child(pid: int) -> int:
