@@ -70,7 +70,7 @@ def check_address(address: str, seconds: float = SECONDS) -> None:
             ) from None
 
 
-def check_dashboard(address: str, seconds: float = SECONDS) -> None:
+def check_dashboard(address: str, seconds: float = 4.0) -> None:
     """Raise RemoteError unless something listens at a dashboard's URL, or at the proxy that the
     environment sets for it. A proxy is bypassed for an address of this machine, such as a tunnel.
     """

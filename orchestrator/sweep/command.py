@@ -30,7 +30,6 @@ def sweep(options: argparse.Namespace, console: Console) -> int:
     """Run or submit the study; return the command's exit status."""
     check_no_secret(options.storage)
     if is_remote(options.address):
-        check_dashboard(options.address)
         return _submit(options, console)
     if options.address:
         check_address(options.address)  # before libraries that take seconds to import
@@ -100,6 +99,7 @@ def _submit(options: argparse.Namespace, console: Console) -> int:
     with importing_libraries():
         from orchestrator.cluster.submit import check_before_submit, submit_study
     check_before_submit(study, passed_on)
+    check_dashboard(options.address)
     modules = {
         module.__name__: module
         for trial in study.trials

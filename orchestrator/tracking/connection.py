@@ -23,6 +23,7 @@ from pipelines.imports import importing_libraries
 _SECONDS = 9.0
 _PAUSE_SECONDS = 0.5
 _SQLITE = "sqlite:///"
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 
 def connect(tracking_uri: str) -> MlflowClient:
@@ -62,6 +63,7 @@ def _connected(tracking_uri: str) -> MlflowClient:
 def _server(tracking_uri: str) -> MlflowClient:
     """Connect to a tracking server, which may have been started a moment ago."""
     end = time.monotonic() + _SECONDS
+    may_retry = os.environ.get(_RETRIES) != "0"  # the user's setting
     while True:
         seconds = max(1, round(end - time.monotonic()))
         try:
@@ -70,7 +72,7 @@ def _server(tracking_uri: str) -> MlflowClient:
         except RestException:
             raise
         except MlflowException as error:
-            if time.monotonic() + _PAUSE_SECONDS >= end:
+            if not may_retry or time.monotonic() + _PAUSE_SECONDS >= end:
                 raise ConnectionError(
                     f"no answer within {_SECONDS:.0f} s ({_short(error)}); check the address, and "
                     "that the server runs"
@@ -81,7 +83,7 @@ def _server(tracking_uri: str) -> MlflowClient:
 @contextmanager
 def _limits(seconds: int) -> Iterator[None]:
     """Within this context, MLflow's requests do not retry and time out after `seconds`."""
-    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds)}
+    limits = {_RETRIES: "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds)}
     previous = {name: os.environ.get(name) for name in limits}
     os.environ.update(limits)
     try:
