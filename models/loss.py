@@ -18,8 +18,8 @@ class LossTerms(NamedTuple):
     """One worker's contribution to the T loss terms of each output.
 
     Attributes:
-        names: "main" and the names of the auxiliary heads; if the configuration has several terms,
-            each with the name of the term: "main/dice".
+        names: of the losses that `total` returns: of each output, "main" and the names of the
+            auxiliary heads; if the configuration has several terms, then of each term: "main/dice".
         statistics: at least float32 `(S,)`, what each term adds up, with gradient.
         sizes: number of statistics of each term.
     """
@@ -65,11 +65,9 @@ class SegmentationLoss(nn.Module):
         """Return the terms for `output`, logits `(N, K, h, w)`, and `labels`, int64 `(N, H, W)`."""
         logits, auxiliary = split_output(output)
         named = {"main": logits, **auxiliary}
-        names = [
-            head if len(self.names) == 1 else f"{head}/{name}"
-            for head in named
-            for name in self.names
-        ]
+        names = list(named)
+        if len(self.names) > 1:
+            names += [f"{head}/{name}" for head in named for name in self.names]
         statistics = [
             loss.statistics(each, labels) for each in named.values() for loss in self.each_loss()
         ]
@@ -77,7 +75,7 @@ class SegmentationLoss(nn.Module):
         return LossTerms(tuple(names), torch.cat(statistics), sizes)
 
     def total(self, statistics: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the total loss (scalar) and each term's loss, `(T,)`.
+        """Return the total loss (scalar) and the losses that `LossTerms.names` names, `(T,)`.
 
         Args:
             statistics: of `LossTerms`, summed over workers and parts.
@@ -91,7 +89,9 @@ class SegmentationLoss(nn.Module):
             weighted.append(value * self.weights[index % count])
         outputs = torch.stack(weighted).view(-1, count).sum(dim=1)
         total = outputs[0] + self.config.auxiliary_weight * outputs[1:].sum()
-        return total, torch.stack(values)
+        if count == 1:
+            return total, torch.stack(values)
+        return total, torch.cat([outputs, torch.stack(values)])
 
     def each_loss(self) -> Iterator[Loss]:
         """Yield the loss of each term."""

@@ -7,7 +7,8 @@ real study. NAME is the name of a protocol, CLASS that of a class, TERM that of 
 TRIAL_METRICS = {
     "epoch": "epochs trained",
     "train/loss": "loss, mean over the epoch's steps",
-    "train/loss/TERM": "one term of the loss, where it has several",
+    "train/loss/OUTPUT": "loss of the main output or an auxiliary one, where there are several",
+    "train/loss/OUTPUT/TERM": "one term of that loss, where `training.loss.terms` has several",
     "learning_rate": "of the epoch's last step",
     "images_per_second": "training images of all workers together",
     "memory_gib": "peak memory of one worker: of its GPU, or of its process on a CPU",

@@ -279,9 +279,11 @@ def _open_experiment(store: TrackingStore, study: Study) -> str:
 
 
 def _flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values by dotted key. A mapping by patterns, such as `backbone.*`, is one value,
+    because a tracking store rejects such names."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and all(str(name).isidentifier() for name in value):
             flat |= _flattened(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value

@@ -206,12 +206,14 @@ def test_weighted_sum_of_losses_for_every_output() -> None:
     logits, labels = batch()
     output = criterion((logits, {"stage4": logits.flip(0)}), labels)
     assert output.names == (
+        *("main", "stage4"),
         *("main/dice", "main/cross-entropy", "main/dice2"),
         *("stage4/dice", "stage4/cross-entropy", "stage4/dice2"),
     )
     total, values = criterion.total(output.statistics, output.sizes)
-    first, second, third = values[:3].tolist()
-    other = values[3:].tolist()
+    main, stage4, first, second, third, *other = values.tolist()
+    assert main == pytest.approx(0.5 * first + second + third)
+    assert float(total) == pytest.approx(main + 0.4 * stage4)
     expected = 0.5 * first + second + third + 0.4 * (0.5 * other[0] + other[1] + other[2])
     assert float(total) == pytest.approx(expected)
 

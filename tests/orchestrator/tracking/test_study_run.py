@@ -1,6 +1,7 @@
 """`StudyRun` on a real MLflow store in SQLite."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from orchestrator.tracking import runs
 from orchestrator.tracking import store as store_module
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from orchestrator.tracking.study_run import StudyRun
+from pipelines.training.config import OptimizerConfig
 from tests.support.tracked_trials import decision_on, finish
 
 
@@ -32,6 +34,10 @@ def move_clock(monkeypatch: pytest.MonkeyPatch, **ahead: float) -> None:
 
 
 def test_trial_from_start_to_finish(study_run: StudyRun, trial: ResolvedTrial, uri: str) -> None:
+    # MLflow rejects parameters named after patterns.
+    optimizer = OptimizerConfig("adamw", {"eps": 1e-6}, rate_factors={"backbone.*": 0.5})
+    training = replace(trial.experiment.training, optimizer=optimizer)
+    trial = replace(trial, experiment=replace(trial.experiment, training=training))
     run_id = study_run.begin_trial(trial, "abc123", None)
     client = MlflowClient(uri)
     assert client.get_run(run_id).info.status == "SCHEDULED"
@@ -52,6 +58,8 @@ def test_trial_from_start_to_finish(study_run: StudyRun, trial: ResolvedTrial, u
     assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["streets"]
     assert run.data.params["model.backbone"] == "dfnet1"
     assert run.data.params["training.loss.threshold"] == "0.7"
+    assert run.data.params["training.optimizer.arguments.eps"] == "1e-06"
+    assert run.data.params["training.optimizer.rate_factors"] == "{'backbone.*': 0.5}"
     assert run.data.metrics["model/gflops"] == pytest.approx(trial.cost.gflops)
     assert run.data.metrics["val/iou/traffic-sign-old"] == 0.5
     history = client.get_metric_history(run_id, "val/miou")
