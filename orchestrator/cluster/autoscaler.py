@@ -35,7 +35,7 @@ def machine_types(
     """Return the machine types besides the head's: first those that have all resources in `needed`,
     then by the autoscaler's priority.
 
-    config: of `ray up`. Types without `resources` in it are omitted.
+    config: of `ray up`. Types without `resources`, or with `max_workers: 0`, are omitted.
     """
     if config is None:
         return []
@@ -50,6 +50,7 @@ def machine_types(
         for name, node_type in config["available_node_types"].items()
         if name != config.get("head_node_type") and node_type.get("resources")
     ]
+    types = [machine for machine in types if machine.max_count > 0]
 
     def preference(machine: MachineType) -> tuple[bool, int]:
         return all(machine.offers.get(resource) for resource in needed), machine.priority

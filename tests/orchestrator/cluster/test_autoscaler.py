@@ -14,6 +14,7 @@ from orchestrator.cluster.autoscaler import (
 )
 from orchestrator.scheduling.capacity import DRIVER_RESOURCE, CapacityError, plan_placement
 from orchestrator.study.resources import Resources
+from tests.support.aws import use_large_machines
 
 PROJECT = Path(__file__).parents[3]
 HEAD = {"CPU": 0.0, DRIVER_RESOURCE: 1e6, "memory": 3e10}
@@ -21,7 +22,9 @@ HEAD = {"CPU": 0.0, DRIVER_RESOURCE: 1e6, "memory": 3e10}
 
 @pytest.fixture
 def config() -> dict[str, Any]:
+    """Return cluster.yaml with its large machine type in use."""
     loaded: dict[str, Any] = yaml.safe_load((PROJECT / "cluster.yaml").read_text())
+    use_large_machines(loaded)
     return loaded
 
 
