@@ -219,6 +219,13 @@ def _different_training(rows: Sequence[Row]) -> Iterable[str]:
                 f"Rows were trained with different {name} ({listed}); differences may come from "
                 "that."
             )
+    workers = sorted(set().union(*(row.run_values("workers") for row in rows)) - {""})
+    if len(workers) > 1:
+        yield (
+            f"Trials were trained by different numbers of workers ({', '.join(workers)}). Their "
+            "steps are the same up to rounding, but over a whole training rounding changes a score "
+            "about as much as another seed does."
+        )
     versions: dict[str, set[str]] = {}
     for row in rows:
         for result in row.finished:

@@ -79,7 +79,8 @@ class Row:
         return None if self.cost is None else self.cost.gflops
 
     def run_values(self, name: str) -> set[str]:
-        """Return the distinct values of `data`, `code` or `precision` of the runs with a score."""
+        """Return the distinct values of `data`, `code`, `precision` or `workers` of the runs with a
+        score."""
         return {getattr(result.run, name) for result in self.finished if result.run is not None}
 
 

@@ -138,7 +138,10 @@ class Recorder:
         if (code := metrics.get(CODE, trial.code)) != trial.code:  # the sources were edited
             trial.code = code
             self._writer.write(name, partial(self._study_run.record_code, trial.run_id, code))
-        trial.sizes.add(trial.workers)
+        if trial.workers not in trial.sizes:
+            trial.sizes.add(trial.workers)
+            record = partial(self._study_run.record_workers, trial.run_id, trial.workers)
+            self._writer.write(name, record)
         self._budget.worked(name, trial.devices * trial.workers)
         self._log_epoch(name, own_metrics)
         self._progress.epoch(name, int(own_metrics["epoch"]), own_metrics)

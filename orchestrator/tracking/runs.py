@@ -36,7 +36,8 @@ class TrialRun:
     why it failed or was interrupted; may be empty. stopped_early: by the early stopping of a
     search. superseded: the study no longer has this trial. active_elsewhere: another live process
     has scheduled or is training it; claimed: that process holds the claim. trials: (study, trial)
-    of the rows that it serves: its own, and those that link to it. dataset: as named by the study;
+    of the rows that it serves: its own, and those that link to it. workers: their number, several
+    joined by `+` if it changed; empty before the first epoch. dataset: as named by the study;
     data: the data set's fingerprint; data_warnings: what limits the scores on it. weights:
     locations of the initial weights of the backbone and of the whole network; digests: of these
     two; None if there are none. evaluations: the settings of each later evaluation, by its name.
@@ -64,6 +65,7 @@ class TrialRun:
     data: str = ""
     data_warnings: tuple[str, ...] = ()
     precision: str = ""
+    workers: str = ""
     weights: tuple[str | None, str | None] = (None, None)
     digests: tuple[str | None, str | None] = (None, None)
     evaluations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -130,6 +132,7 @@ def read_trial_run(
         data=tags.get(tag.DATA, ""),
         data_warnings=tuple(tags.get(tag.DATA_WARNINGS, "").splitlines()),
         precision=params.get("training.precision", ""),
+        workers=tags.get(tag.WORKERS, ""),
         weights=(backbone, whole),
         digests=(tags.get(tag.WEIGHTS), tags.get(tag.INIT)),
         evaluations=evaluations_in(tags),

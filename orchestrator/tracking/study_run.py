@@ -166,12 +166,20 @@ class StudyRun:
 
     def record_code(self, run_id: str, code: str) -> None:
         """Append the version of the code that trains the run, unless it is recorded last."""
+        self._append(run_id, tag.CODE, code)
+
+    def record_workers(self, run_id: str, workers: int) -> None:
+        """Append the number of workers that train the run, unless it is recorded last."""
+        self._append(run_id, tag.WORKERS, str(workers))
+
+    def _append(self, run_id: str, key: str, value: str) -> None:
+        """Append a value to those that a tag lists, unless it is the last one or empty."""
         self._lock.check()
-        recorded = self.store.client.get_run(run_id).data.tags.get(tag.CODE, "")
-        versions = recorded.split("+") if recorded else []
-        if code and code not in versions[-1:]:
-            versions.append(code)
-        self.store.set_tags(run_id, {tag.CODE: "+".join(versions)})
+        recorded = self.store.client.get_run(run_id).data.tags.get(key, "")
+        values = recorded.split("+") if recorded else []
+        if value and value not in values[-1:]:
+            values.append(value)
+        self.store.set_tags(run_id, {key: "+".join(values)})
 
     def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """Record one epoch's metrics at step `epoch`, in one batch."""

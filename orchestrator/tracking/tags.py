@@ -42,6 +42,9 @@ INIT = f"{PREFIX}init"
 CODE = f"{PREFIX}code"
 """Version of the code that trained the run; several, joined by `+`, if it changed."""
 
+WORKERS = f"{PREFIX}workers"
+"""Number of workers that trained the run; several, joined by `+`, if it changed."""
+
 DEVICE = f"{PREFIX}device"
 """The device that a worker computed on."""
 

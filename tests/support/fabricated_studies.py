@@ -109,12 +109,13 @@ def fabricate(
     fate: Callable[[ResolvedTrial], Fate] = lambda trial: "FINISHED",
     cities: dict[str, int] = CITIES,
     code: Callable[[ResolvedTrial], str] = lambda trial: trial.code,
+    workers: Callable[[ResolvedTrial], int] = lambda trial: 1,
 ) -> list[ResolvedTrial]:
     """Record the trials of `study` in the storage's tracking store as if they had been trained.
 
     Later variants score higher. Scores also vary by image, by city and by trial. cities: number of
-    validation images of each city. fate and code: functions from a trial to its outcome and to its
-    code version.
+    validation images of each city. fate, code and workers: functions from a trial to its outcome,
+    to its code version and to the number of its workers.
     """
     trials = resolve_trials(study.trials, "cpu", storage / "datasets")
     store = TrackingStore(tracking_uri(storage), storage / "artifacts")
@@ -125,6 +126,7 @@ def fabricate(
             continue
         run_id = study_run.begin_trial(replace(trial, code=code(trial)), None, None)
         study_run.start_trial(run_id, code(trial))
+        study_run.record_workers(run_id, workers(trial))
         ability = 0.9 + 0.12 * variants.index(trial.variant) ** 0.7
         ability += 0.15 * sum(len(str(value)) % 7 for value in trial.axes.values())
         scores, identifiers, groups = _scores(trial, ability, cities)

@@ -274,6 +274,7 @@ def test_other_code_causes_a_warning_and_other_data_or_protocol_is_not_compared(
         tmp_path / "storage",
         cities=CITIES,
         code=lambda trial: "older" if trial.variant == "b" else trial.code,
+        workers=lambda trial: 2 if trial.variant == "flip" else 1,
     )
     report = report_of(path).read()
     by_name = {row.variant: row for row in report.rows}
@@ -288,6 +289,7 @@ def test_other_code_causes_a_warning_and_other_data_or_protocol_is_not_compared(
     assert "‡ flip cannot be compared with a (scored under different protocols)" in warnings
     assert "Rows are scored under different protocols" in warnings
     assert "Rows were trained with different code versions" in warnings
+    assert "Trials were trained by different numbers of workers (1, 2)." in warnings
     assert "Trained with another version of the code than the one installed now: b." in warnings
     assert "| b\u00a0\\* |" in report.markdown()
     assert "| ‡ |" in report.markdown()

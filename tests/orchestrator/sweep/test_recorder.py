@@ -36,6 +36,7 @@ class FakeStudyRun:
         self.refused: set[int] = set()
         self.ended: list[tuple[str, ...]] = []
         self.codes: list[str] = []
+        self.workers: list[int] = []
 
     def exists(self, run_id: str) -> bool:
         return True
@@ -59,6 +60,9 @@ class FakeStudyRun:
 
     def record_code(self, run_id: str, code: str) -> None:
         self.codes.append(code)
+
+    def record_workers(self, run_id: str, workers: int) -> None:
+        self.workers.append(workers)
 
     def end_trial(self, run_id: str, *outcome: str) -> None:
         self.ended.append(outcome)
@@ -125,6 +129,13 @@ def test_hours_follow_the_current_number_of_workers(recording: TrialRecording) -
     recording.recorder.close()
     assert recording.budget.device_hours == pytest.approx(2 * 8 + 2 * 4)
     assert recording.study.epochs[2]["trial/gpu_hours"] == pytest.approx(2 * 8 + 2 * 4)
+
+
+def test_numbers_of_workers_are_recorded(recording: TrialRecording) -> None:
+    for epoch, workers in enumerate((2, 2, 1, 1), start=1):
+        recording.recorder.epoch(NAME, {**metrics_of(epoch), WORKERS: workers})
+    recording.recorder.close()
+    assert recording.study.workers == [2, 1]
 
 
 def test_code_version_of_the_workers_is_recorded(recording: TrialRecording) -> None:
