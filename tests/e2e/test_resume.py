@@ -49,12 +49,11 @@ def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(paced_study: Path) 
         second = sweep(study)
         assert second.returncode == 2
         assert f"is being run by process {process.pid} on" in second.stdout
-        assert "strong  training" in studies(study, "status", "tiny").stdout
-        assert f"epoch 2 of {LONG}: train/loss" in studies(study, "logs", "strong").stdout
+        assert "strong  training" in studies(study, "status", "tiny")
+        assert f"epoch 2 of {LONG}: train/loss" in studies(study, "logs", "strong")
         set_pace(study, 0.5)
         children = psutil.Process(process.pid).children(recursive=True)
-        stopped = studies(study, "stop", "tiny")
-        assert stopped.returncode == 0, stopped.stdout
+        studies(study, "stop", "tiny")
         assert process.wait(180) == 130
     finally:
         process.kill()
@@ -100,10 +99,10 @@ def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(paced_study: Path) 
         process.wait()
     assert "1 interrupted" in output.read_text()
     # The stop left a checkpoint, either at the end of an epoch or within one.
-    logs = studies(study, "logs", "strong").stdout
+    logs = studies(study, "logs", "strong")
     assert f"resumed after epoch {reached} of {LONG}" in logs
     wait_for(lambda: not any(child.is_running() for child in children), 180)
-    assert "strong  interrupted" in studies(study, "status", "tiny").stdout
+    assert "strong  interrupted" in studies(study, "status", "tiny")
 
     assert not partial.exists()
 
@@ -117,5 +116,5 @@ def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(paced_study: Path) 
     assert trials["strong"].info.status == "FINISHED"
     history = client.get_metric_history(trials["strong"].info.run_id, "val/miou")
     assert sorted(entry.step for entry in history) == list(range(1, LONG + 1))
-    logs = studies(study, "logs", "strong").stdout
+    logs = studies(study, "logs", "strong")
     assert f"epoch {LONG} of {LONG}: train/loss" in logs

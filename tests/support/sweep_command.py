@@ -1,15 +1,19 @@
 """Run `orchestrator.sweep` on a study of a few seconds and read its runs from MLflow."""
 
+import io
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import psutil
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+
+from orchestrator.studies import main as studies_main
 
 STUDY = """\
 study: tiny
@@ -82,15 +86,14 @@ def studies_command(study: Path, name: str, *options: str) -> list[str]:
     return [*line, *options]
 
 
-def studies(study: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run `orchestrator.studies NAME` to its end."""
-    return subprocess.run(
-        studies_command(study, name, *options),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        env=environment(),
-    )
+def studies(study: Path, name: str, *options: str) -> str:
+    """Run `orchestrator.studies NAME` in this process; return its output."""
+    arguments = studies_command(study, name, *options)
+    output = io.StringIO()
+    with redirect_stdout(output):
+        status = studies_main(arguments[arguments.index("orchestrator.studies") + 1 :])
+    assert status == 0, output.getvalue()
+    return output.getvalue()
 
 
 def runs(study: Path) -> tuple[list[Run], dict[str, Run], MlflowClient]:
