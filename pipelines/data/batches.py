@@ -20,6 +20,7 @@ class SourceBatch:
     flips: bool (batch,).
     sample_keys: int64 (batch,), keys of all random numbers of a sample.
     draws: float32 (batch, streams), random numbers in [0, 1) of each sample, see `randomness`.
+    host_keys: `sample_keys` as Python integers, which stay on the host.
     identifiers: names of the samples.
     """
 
@@ -29,6 +30,7 @@ class SourceBatch:
     flips: Tensor
     sample_keys: Tensor
     draws: Tensor
+    host_keys: tuple[int, ...]
     identifiers: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -44,7 +46,7 @@ class SourceBatch:
         moved: dict[str, Any] = {
             field.name: getattr(self, field.name).to(device, non_blocking=non_blocking)
             for field in fields(self)
-            if field.name != "identifiers"
+            if field.name not in ("host_keys", "identifiers")
         }
         return replace(self, **moved)
 

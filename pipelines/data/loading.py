@@ -131,6 +131,7 @@ class TrainingBatches:
             flips=self._pinned(torch.tensor([plan.flip for plan in plans])),
             sample_keys=self._pinned(torch.from_numpy(draws.keys)),
             draws=self._pinned(torch.from_numpy(uniform_streams(draws.keys))),
+            host_keys=tuple(draws.keys.tolist()),
             identifiers=tuple(self._split.identifiers[sample] for sample in draws.samples),
         )
 

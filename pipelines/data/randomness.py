@@ -30,6 +30,8 @@ class Stream(IntEnum):
     SATURATION = 7
     HUE = 8
     BLUR = 9
+    VERTICAL_FLIP = 10
+    ROTATE90 = 11
 
 
 def hash_integers(*parts: int | NDArray[np.int64]) -> NDArray[np.uint64]:
