@@ -60,7 +60,9 @@ class Augmentation:
         self.std = tuple(std)
         self.transforms = Transforms(config.transform_configs, self.mean)
         if compile and config.transforms:
-            raise ValueError("compile is set, but transforms cannot be compiled; remove one of both")
+            raise ValueError(
+                "compile is set, but transforms cannot be compiled; remove one of both"
+            )
         augment: Callable[[SourceBatch], tuple[Tensor, Tensor]] = self._augment
         self._compiled = torch.compile(augment, dynamic=False) if compile else None
 

@@ -50,6 +50,11 @@ class Counter(nn.Module):
         return images / self.calls
 
 
+class Strict(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        raise ValueError("too small")
+
+
 class Half(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images[..., ::2]
@@ -111,9 +116,9 @@ def test_affine_moves_image_and_label_as_scipy_does() -> None:
     label = rng.integers(0, 19, (40, 56))
     affine = TransformConfig(f"{KORNIA}RandomAffine", {"degrees": [30.0, 30.0], "p": 1.0})
     moved, classes = apply(affine, torch.from_numpy(image)[None], torch.from_numpy(label)[None])
-    # Counterclockwise about the center; the y axis points down.
+    # Clockwise about the center.
     angle = np.deg2rad(30)
-    matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     center = np.array([19.5, 27.5])
     offset = center - matrix @ center
     expected = np.stack(
@@ -185,8 +190,9 @@ def test_own_module_maps_images_and_labels() -> None:
         (f"{KORNIA}RandomCutMixV2", {}, "mixes the samples of a batch"),
         (f"{KORNIA}ImageSequential", {}, "is a container; list the transforms it contains"),
         (f"{KORNIA}RandomRotation3D", {"degrees": 3.0}, "images with two dimensions"),
-        (f"{KORNIA}RandomErasing", {"scale": [2.0, 3.0]}, "its constructor failed"),
-        (f"{KORNIA}RandomCrop", {"size": [99, 99]}, "failed on a crop of 16 x 24 pixels"),
+        (f"{KORNIA}RandomAffine", {"degrees": 3.0, "translate": [2, 3]}, "its constructor failed"),
+        (f"{KORNIA}RandomFisheye", dict.fromkeys(("center_x", "center_y", "gamma"), 1), "failed"),
+        (f"{OWN}Strict", {}, r"failed on a crop of 16 x 24 pixels \(ValueError: too small\)"),
         (f"{OWN}Half", {}, r"images must be float32 \(1, 3, 16, 24\), received float32 \(1, 3, 16"),
         (f"{OWN}Counter", {}, "changed the same sample differently the second time"),
     ],
