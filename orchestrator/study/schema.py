@@ -157,14 +157,8 @@ def _partial_experiment() -> Schema:
 
 def _names(registry: Registry[Any]) -> Schema:
     """Return the schema of a short name, or of a class's name."""
-    if not registry.built_in:
-        return {"type": "string"}  # a class's name, or one that user code registers
-    return {
-        "anyOf": [
-            {"type": "string", "enum": sorted(registry.built_in)},
-            {"type": "string", "pattern": _CLASS_NAME},
-        ]
-    }
+    short = [{"type": "string", "enum": sorted(registry.built_in)}] if registry.built_in else []
+    return {"anyOf": [*short, {"type": "string", "pattern": _CLASS_NAME}]}
 
 
 def _built_in(registered: Mapping[str, type[Any]]) -> list[str]:

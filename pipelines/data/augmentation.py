@@ -85,7 +85,8 @@ class Augmentation:
         images, labels = self.crops(batch)
         images = self.jitter(images, batch.draws)
         images = self.blur(images, batch.draws)
-        images, labels = self.transforms(images, labels, batch.host_keys)
+        if self.config.transforms:
+            images, labels = self.transforms(images, labels, batch.host_keys)
         return normalize(images, self.mean, self.std), labels
 
     def crops(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:

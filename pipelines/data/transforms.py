@@ -103,8 +103,6 @@ class Transforms:
         Raises:
             TransformError: a transform fails, or returns other shapes or types.
         """
-        if not self.modules:
-            return images, labels
         self._move(images.device)
         changed = [
             self._one(images[row : row + 1], labels[row : row + 1], key)
