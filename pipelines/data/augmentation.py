@@ -1,9 +1,9 @@
 """Augments source windows to a training batch on the device, as in the paper.
 
 Resize, crop, padding, flips and rotation are one resampling of the source window (see `geometry`).
-Color jitter and Gaussian blur follow, with parameters from each sample's random numbers, and then
-the transforms that the configuration names (see `transforms`). The result of a sample does not
-depend on the other samples of its batch (on the CPU, bit for bit).
+Color jitter and Gaussian blur follow, with parameters from each sample's random numbers, then the
+transforms that the configuration names (see `transforms`), and CutMix. The result of a sample does
+not depend on the other samples of its batch (on the CPU, bit for bit).
 """
 
 from __future__ import annotations
@@ -82,12 +82,37 @@ class Augmentation:
         return images, labels
 
     def _augment(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
+        images, labels = self._before_mixing(batch)
+        if batch.partners is not None:
+            others, other_labels = self._before_mixing(batch.partners)
+            cut = self._cut(batch.draws)
+            images = torch.where(cut[:, None], others, images)
+            labels = torch.where(cut, other_labels, labels)
+        return normalize(images, self.mean, self.std), labels
+
+    def _before_mixing(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
         images, labels = self.crops(batch)
         images = self.jitter(images, batch.draws)
         images = self.blur(images, batch.draws)
         if self.config.transforms:
             images, labels = self.transforms(images, labels, batch.host_keys)
-        return normalize(images, self.mean, self.std), labels
+        return images, labels
+
+    def _cut(self, draws: Tensor) -> Tensor:
+        """Draw the pixels that come from the partner, bool (batch, *crop).
+
+        A rectangle of the crop's shape with an area fraction uniform in [0, 1] and a uniform
+        center, clipped to the crop. Source: Yun et al., "CutMix", ICCV 2019, with α = 1.
+        """
+        is_mixed = draws[:, Stream.CUTMIX - 1] < self.config.cutmix
+        half = draws[:, Stream.CUT_AREA - 1].sqrt() / 2
+        inside = []
+        for length, stream in zip(self.crop, (Stream.CUT_ROW, Stream.CUT_COLUMN), strict=True):
+            position = (torch.arange(length, device=draws.device) + 0.5) / length
+            distance = (position - draws[:, stream - 1, None]).abs()
+            inside.append(distance < half[:, None])
+        rows, columns = inside
+        return is_mixed[:, None, None] & rows[:, :, None] & columns[:, None, :]
 
     def crops(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
         """Resize, crop, pad, flip and rotate; returns images in [0, 1] (bilinear) and labels

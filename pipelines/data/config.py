@@ -43,8 +43,10 @@ class AugmentationConfig:
     hue: x, for a hue shift drawn from [-x, x] as a fraction of the color circle; at most 0.5.
     blur: smallest and largest standard deviation of the Gaussian blur in pixels; (0, 0) turns it
         off.
-    transforms: further augmentations, applied in this order after all others: each
+    transforms: further augmentations, applied in this order after those above: each
         `package.module:Class`, or a mapping of `name` and `arguments`.
+    cutmix: probability that a rectangle of the crop is replaced, with its labels, by the same
+        rectangle of another crop, of any image of the split. Above 0, twice as much is loaded.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -59,6 +61,7 @@ class AugmentationConfig:
     vertical_flip: float = 0.0
     rotate90: float = 0.0
     transforms: tuple[str | TransformConfig, ...] = ()
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1]:
@@ -66,7 +69,7 @@ class AugmentationConfig:
                 f"scale must be a smallest and a largest factor above 0, such as (0.5, 2.0); "
                 f"received {self.scale}"
             )
-        for name in ("flip", "vertical_flip", "rotate90"):
+        for name in ("flip", "vertical_flip", "rotate90", "cutmix"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
                     f"{name} must be a probability from 0 to 1, received {getattr(self, name)}"

@@ -147,6 +147,8 @@ def check_transforms(config: AugmentationConfig, crop: tuple[int, int]) -> None:
         TransformError: a transform cannot be built, fails, or depends on more than the sample and
             its random numbers.
     """
+    if not config.transforms:
+        return
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, *crop, generator=generator)
     label = torch.randint(0, 2, (1, *crop), generator=generator)

@@ -177,6 +177,34 @@ def test_samples_that_are_not_turned_are_bitwise_unchanged() -> None:
         assert not torch.equal(plain[~kept], other[~kept])
 
 
+def test_cutmix_pastes_a_rectangle_of_another_image() -> None:
+    crop, samples = (40, 56), list(range(12))
+    config = AugmentationConfig(**{**vars(OFF), "cutmix": 0.5})
+    dataset = InMemoryImages([crop] * 12)
+    batch = load(config, crop, samples, dataset)
+    images, labels = Augmentation(config, crop)(batch)
+    keys = batch.sample_keys.numpy()
+    draws = {stream: uniform(keys, stream) for stream in Stream}
+    assert batch.partners is not None
+    assert len(set(batch.partners.identifiers)) > 3
+    rows, columns = ((np.arange(length) + 0.5) / length for length in crop)
+    mixed = 0
+    for row, sample in enumerate(samples):
+        side = np.sqrt(draws[Stream.CUT_AREA][row]) if draws[Stream.CUTMIX][row] < 0.5 else 0
+        top, left = draws[Stream.CUT_ROW][row] - side / 2, draws[Stream.CUT_COLUMN][row] - side / 2
+        cut = ((rows > top) & (rows < top + side))[:, None]
+        cut = cut & ((columns > left) & (columns < left + side))
+        mixed += cut.any()
+        other = dataset.identifiers.index(batch.partners.identifiers[row])
+        label = np.where(cut, dataset.labels[other], dataset.labels[sample])
+        image = np.where(cut[..., None], dataset.images[other], dataset.images[sample])
+        assert np.array_equal(labels[row].numpy(), label)
+        assert torch.equal(
+            images[row], normalize(torch.from_numpy(image).permute(2, 0, 1)[None])[0]
+        )
+    assert 2 < mixed < 10
+
+
 def draws_of(keys: Tensor) -> Tensor:
     return torch.from_numpy(uniform_streams(keys.numpy()))
 

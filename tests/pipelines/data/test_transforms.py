@@ -74,22 +74,20 @@ def test_ranks_share_the_augmented_batches_of_a_single_rank(streets: PreparedDat
     transforms = (
         elastic(p=0.7),
         TransformConfig(f"{OWN}Noise"),
-        TransformConfig("kornia.augmentation.auto:RandAugment", {"n": 2, "m": 10}),
+        TransformConfig("kornia.augmentation.auto:RandAugment", {"n": 1, "m": 10}),
         TransformConfig(f"{KORNIA}RandomErasing"),
     )
-    config = AugmentationConfig(vertical_flip=0.5, rotate90=0.5, transforms=transforms)
+    config = AugmentationConfig(vertical_flip=0.5, rotate90=0.5, transforms=transforms, cutmix=0.5)
     data = DataConfig(crop=(32, 32), augmentation=config)
     split = streets.split("train")
     augmentation = Augmentation(config, data.crop)
     whole = next(TrainingBatches(split, data, seed=5, global_batch=8).epoch(1))
     images, labels = augmentation(whole)
-    for world in (2, 3):
-        parts = [
-            augmentation(next(TrainingBatches(split, data, 5, 8, rank, world).epoch(1)))
-            for rank in range(world)
-        ]
-        assert torch.equal(torch.cat([part for part, _ in parts]), images)
-        assert torch.equal(torch.cat([part for _, part in parts]), labels)
+    parts = [
+        augmentation(next(TrainingBatches(split, data, 5, 8, rank, 2).epoch(1))) for rank in (0, 1)
+    ]
+    assert torch.equal(torch.cat([part for part, _ in parts]), images)
+    assert torch.equal(torch.cat([part for _, part in parts]), labels)
     for row in reversed(range(8)):
         image, label = augmentation(whole[row : row + 1])
         assert torch.equal(image[0], images[row])
