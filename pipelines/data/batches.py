@@ -41,9 +41,10 @@ class SourceBatch:
     def __getitem__(self, rows: slice) -> SourceBatch:
         """Return a slice of the samples as views, without copying."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return SourceBatch(
-            **{name: None if value is None else value[rows] for name, value in values.items()}
-        )
+        sliced: dict[str, Any] = {
+            name: None if value is None else value[rows] for name, value in values.items()
+        }
+        return SourceBatch(**sliced)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SourceBatch:
         """Return the batch on `device`; `non_blocking` copies overlap if the batch is pinned."""
