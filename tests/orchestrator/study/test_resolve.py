@@ -1,5 +1,5 @@
-"""The precision of a trial follows the devices that it may get; weights count by content; transforms
-are checked."""
+"""The precision follows the devices that a trial may get; weights count by content; transforms are
+applied."""
 
 from pathlib import Path
 
