@@ -90,7 +90,7 @@ def read_experiment(source: Source) -> Experiment:
         problems += error.problems
     try:
         experiment = validate(source.without("model"), Experiment)
-        check_training_classes(experiment.training, source)
+        check_training_classes(experiment, source)
     except StudyError as error:
         problems += error.problems
     if problems:

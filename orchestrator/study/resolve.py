@@ -13,6 +13,7 @@ from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.resolved import ResolvedTrial, absolute, absolute_weights
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import modules_of
+from pipelines.data.config import DataConfig
 from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.facts import check_scorable, check_trainable
 from pipelines.data.manifest import DatasetError, name_problem
@@ -54,8 +55,9 @@ def resolve_trials(
 
     Raises DatasetError if a data set or one of its splits is missing or has no labels, NetworkError
     if a user-defined network cannot be run, WeightsError if weights cannot be loaded,
-    PrecisionError if a GPU would only emulate the precision. The message has one line for each
-    failing combination of model, data, weights and precision.
+    PrecisionError if a GPU would only emulate the precision, TransformError if a transform cannot
+    be applied. The message has one line for each failing combination of model, data, weights and
+    precision.
     """
     if native_bfloat16 is None:
         native_bfloat16 = has_native_bfloat16(device)
@@ -103,6 +105,7 @@ class _Resolver:
         self._digest = cache(lambda uri: weights_digest(locate_weights(uri)))
         self._code = cache(lambda *modules: code_version(modules))
         self._models: dict[str, tuple[ModelCost, PretrainedReport | None]] = {}
+        self._checked_transforms: set[str] = set()
 
     def resolve(self, trial: Trial) -> ResolvedTrial:
         """See `resolve_trials`."""
@@ -118,6 +121,7 @@ class _Resolver:
         if key not in self._models:
             self._models[key] = _examine_model(trial.experiment, classes, init)
         cost, pretrained = self._models[key]
+        self._check_transforms(data)
         digests = (
             training.backbone_weights and self._digest(training.backbone_weights),
             init and self._digest(init),
@@ -149,6 +153,16 @@ class _Resolver:
         problem = name_problem([entry.name for entry in dataset.manifest.classes])
         if problem is not None:
             raise DatasetError(f"{location}: classes: {problem}, and prepare the data set again")
+
+    def _check_transforms(self, data: DataConfig) -> None:
+        """Apply the transforms of the training once. Raises TransformError."""
+        key = repr((data.augmentation.transforms, data.crop))
+        if not data.augmentation.transforms or key in self._checked_transforms:
+            return
+        from pipelines.data.transforms import check_transforms  # kornia takes seconds
+
+        check_transforms(data.augmentation, data.crop)
+        self._checked_transforms.add(key)
 
     def _opened(self, name: str) -> tuple[str, PreparedDataset]:
         location = absolute(dataset_location(name, self._datasets_directory))

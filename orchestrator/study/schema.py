@@ -24,6 +24,7 @@ from models.registry import Registry
 from orchestrator.study.conditions import VARIANT
 from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import OPEN_MAPPINGS, known_keys
+from pipelines.data.config import TRANSFORMS, AugmentationConfig, TransformConfig
 from pipelines.network.config import NetworkConfig
 from pipelines.training.config import (
     OPTIMIZERS,
@@ -132,11 +133,15 @@ def _partial_experiment() -> Schema:
         del name["type"]
         setting = definitions[TrainingConfig.__name__]["properties"][key]
         setting["anyOf"][0] = _names(registry)
-    term = definitions[LossTermConfig.__name__]["properties"]["name"]
-    term |= _names(LOSSES)
-    del term["type"]
-    terms = definitions[LossConfig.__name__]["properties"]["terms"]
-    terms["items"]["anyOf"][0] = _names(LOSSES)
+    for key, owner, item, listed in (
+        ("terms", LossConfig, LossTermConfig, LOSSES),
+        ("transforms", AugmentationConfig, TransformConfig, TRANSFORMS),
+    ):
+        name = definitions[item.__name__]["properties"]["name"]
+        name |= _names(listed)
+        del name["type"]
+        setting = definitions[owner.__name__]["properties"][key]
+        setting["items"]["anyOf"][0] = _names(listed)
     inlined: Schema = _inlined(whole, definitions)
     inlined["properties"]["model"] = {
         "description": "FENet's configuration, or a network of your own: `package.module:Class`, "
@@ -152,12 +157,8 @@ def _partial_experiment() -> Schema:
 
 def _names(registry: Registry[Any]) -> Schema:
     """Return the schema of a short name, or of a class's name."""
-    return {
-        "anyOf": [
-            {"type": "string", "enum": sorted(registry.built_in)},
-            {"type": "string", "pattern": _CLASS_NAME},
-        ]
-    }
+    short = [{"type": "string", "enum": sorted(registry.built_in)}] if registry.built_in else []
+    return {"anyOf": [*short, {"type": "string", "pattern": _CLASS_NAME}]}
 
 
 def _built_in(registered: Mapping[str, type[Any]]) -> list[str]:

@@ -17,12 +17,13 @@ from models import LossTermConfig
 from orchestrator.study.import_closure import source_files
 from orchestrator.study.validation import check_arguments
 from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError
+from pipelines.data.config import TransformConfig
 from pipelines.network.config import NetworkConfig
-from pipelines.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from pipelines.training.config import OptimizerConfig, ScheduleConfig
 from pipelines.training.experiment import Experiment
 
 _PROJECT = ("models", "orchestrator", "pipelines")
-_VERSIONED = (*_PROJECT, "torch")
+_VERSIONED = (*_PROJECT, "torch", "kornia")
 # Directories of installed packages.
 _INSTALLED = {"site-packages", "dist-packages"}
 
@@ -59,18 +60,21 @@ def check_network_config(config: NetworkConfig, source: Source) -> None:
         check_arguments(network, arguments)
 
 
-def check_training_classes(config: TrainingConfig, source: Source) -> None:
-    """Import the classes of the optimizer, the schedule and the loss, and check their arguments, if
-    the study names a class of its own or sets arguments.
+def check_training_classes(experiment: Experiment, source: Source) -> None:
+    """Import the classes of the optimizer, the schedule, the loss and the transforms, and check
+    their arguments, if the study names a class of its own or sets arguments.
 
     source: the tree of the experiment. Raises StudyError.
     """
-    parts: dict[Keys, OptimizerConfig | ScheduleConfig | LossTermConfig] = {
+    config = experiment.training
+    parts: dict[Keys, OptimizerConfig | ScheduleConfig | LossTermConfig | TransformConfig] = {
         ("training", "optimizer"): config.optimizer_config,
         ("training", "schedule"): config.schedule_config,
     }
     for index, term in enumerate(config.loss.term_configs):
         parts["training", "loss", "terms", index] = term
+    for index, transform in enumerate(experiment.data.augmentation.transform_configs):
+        parts["data", "augmentation", "transforms", index] = transform
     chosen = {keys: each for keys, each in parts.items() if each.arguments or ":" in each.name}
     if not chosen:
         return
@@ -83,6 +87,10 @@ def check_training_classes(config: TrainingConfig, source: Source) -> None:
         try:
             if isinstance(each, LossTermConfig):
                 cls: type[Any] = loss_class(each)
+            elif isinstance(each, TransformConfig):
+                from pipelines.data.transforms import transform_class  # kornia takes seconds
+
+                cls = transform_class(each)
             elif isinstance(each, OptimizerConfig):
                 cls = optimizer_class(config)
             else:
@@ -118,8 +126,8 @@ def _modules(names: Sequence[str]) -> list[ModuleType]:
 
 
 def _packages(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the top-level names of modules and classes, except the project's and torch's, whose
-    versions are known."""
+    """Return the top-level names of modules and classes, except those of this project, torch and
+    kornia, which have known versions."""
     packages = dict.fromkeys(name.partition(":")[0].split(".")[0] for name in names)
     return tuple(name for name in packages if name not in _VERSIONED)
 

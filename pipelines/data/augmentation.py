@@ -1,14 +1,16 @@
 """Augments source windows to a training batch on the device, as in the paper.
 
-Resize, crop, padding and flip are one resampling of the source window (see `geometry`). Color
-jitter and Gaussian blur follow, with parameters from each sample's random numbers. The result of a
-sample does not depend on the other samples of its batch (on the CPU, bit for bit).
+Resize, crop, padding, flips and rotation are one resampling of the source window (see `geometry`).
+Color jitter and Gaussian blur follow, with parameters from each sample's random numbers, then the
+transforms that the configuration names (see `transforms`), and CutMix. The result of a sample does
+not depend on the other samples of its batch (on the CPU, bit for bit).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,7 @@ from pipelines.data.dataset import IGNORE_INDEX
 from pipelines.data.geometry import AxisSampling, sample_axis
 from pipelines.data.normalization import IMAGENET_MEAN, IMAGENET_STD, normalize, per_channel
 from pipelines.data.randomness import Stream
+from pipelines.data.transforms import Transforms
 
 
 class Augmentation:
@@ -37,6 +40,10 @@ class Augmentation:
         mean, std: per channel, of images in [0, 1]; padding has the mean color.
         compile: fuse all operations with `torch.compile`, for a GPU. The first batch then takes
             half a minute, and results differ in the last bits.
+
+    Raises:
+        TransformError: a transform cannot be imported or built.
+        ValueError: `compile` is set although there are transforms.
     """
 
     def __init__(
@@ -51,6 +58,11 @@ class Augmentation:
         self.crop = crop
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self.transforms = Transforms(config.transform_configs, self.mean)
+        if compile and config.transforms:
+            raise ValueError(
+                "compile is set, but transforms cannot be compiled; remove one of both"
+            )
         augment: Callable[[SourceBatch], tuple[Tensor, Tensor]] = self._augment
         self._compiled = torch.compile(augment, dynamic=False) if compile else None
 
@@ -70,15 +82,44 @@ class Augmentation:
         return images, labels
 
     def _augment(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
+        images, labels = self._before_mixing(batch)
+        if batch.partners is not None:
+            others, other_labels = self._before_mixing(batch.partners)
+            cut = self._cut(batch.draws)
+            images = torch.where(cut[:, None], others, images)
+            labels = torch.where(cut, other_labels, labels)
+        return normalize(images, self.mean, self.std), labels
+
+    def _before_mixing(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
         images, labels = self.crops(batch)
         images = self.jitter(images, batch.draws)
         images = self.blur(images, batch.draws)
-        return normalize(images, self.mean, self.std), labels
+        if self.config.transforms:
+            images, labels = self.transforms(images, labels, batch.host_keys)
+        return images, labels
+
+    def _cut(self, draws: Tensor) -> Tensor:
+        """Draw the pixels that come from the partner, bool (batch, *crop).
+
+        A rectangle of the crop's shape with an area fraction uniform in [0, 1] and a uniform
+        center, clipped to the crop. Source: Yun et al., "CutMix", ICCV 2019, with α = 1.
+        """
+        is_mixed = draws[:, Stream.CUTMIX - 1] < self.config.cutmix
+        half = draws[:, Stream.CUT_AREA - 1].sqrt() / 2
+        inside = []
+        for length, stream in zip(self.crop, (Stream.CUT_ROW, Stream.CUT_COLUMN), strict=True):
+            position = (torch.arange(length, device=draws.device) + 0.5) / length
+            distance = (position - draws[:, stream - 1, None]).abs()
+            inside.append(distance < half[:, None])
+        rows, columns = inside
+        return is_mixed[:, None, None] & rows[:, :, None] & columns[:, None, :]
 
     def crops(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
-        """Resize, crop, pad and flip; returns images in [0, 1] (bilinear) and labels (nearest)."""
-        rows = sample_axis(batch.geometry[:, 0], self.crop[0], None)
-        columns = sample_axis(batch.geometry[:, 1], self.crop[1], batch.flips)
+        """Resize, crop, pad, flip and rotate; returns images in [0, 1] (bilinear) and labels
+        (nearest)."""
+        orientation = self._orientation(batch)
+        rows = sample_axis(batch.geometry[:, 0], self.crop[0], orientation.flip_rows)
+        columns = sample_axis(batch.geometry[:, 1], self.crop[1], orientation.flip_columns)
         inside = rows.inside[:, :, None] & columns.inside[:, None, :]
         if self.config.scale == (1, 1):  # every position is a pixel, so copying is exact
             images = _read_nearest(batch.windows, rows, columns).to(torch.float32) / 255
@@ -86,7 +127,32 @@ class Augmentation:
             images = _read_bilinear(batch.windows, rows, columns)
         images = torch.where(inside[:, None], images, per_channel(images, self.mean))
         labels = _read_nearest(batch.labels[:, None], rows, columns)[:, 0].long()
-        return images, torch.where(inside, labels, IGNORE_INDEX)
+        labels = torch.where(inside, labels, IGNORE_INDEX)
+        transpose = orientation.transpose
+        if transpose is not None:
+            images = torch.where(transpose[:, None, None, None], images.mT, images)
+            labels = torch.where(transpose[:, None, None], labels.mT, labels)
+        return images, labels
+
+    def _orientation(self, batch: SourceBatch) -> _Orientation:
+        """Draw the flips and the rotation of each sample."""
+        config, draws = self.config, batch.draws
+        rows, columns, transpose = None, batch.flips, None
+        if config.vertical_flip:
+            rows = draws[:, Stream.VERTICAL_FLIP - 1] < config.vertical_flip
+        if config.rotate90:
+            draw = draws[:, Stream.ROTATE90 - 1]
+            # Counterclockwise, in units of 90 degrees.
+            turns = 1 + (draw * (3 / config.rotate90)).long().clamp(max=2)
+            if self.crop[0] != self.crop[1]:
+                turns = torch.full_like(turns, 2)
+            turns = torch.where(draw < config.rotate90, turns, 0)
+            if rows is None:
+                rows = torch.zeros_like(columns)
+            # A rotation is a flip of the rows, the columns or both, and then a transposition.
+            rows, columns = rows ^ (turns >= 2), columns ^ ((turns == 1) | (turns == 2))
+            transpose = turns % 2 == 1 if self.crop[0] == self.crop[1] else None
+        return _Orientation(rows, columns, transpose)
 
     def jitter(self, images: Tensor, draws: Tensor) -> Tensor:
         """Change brightness, contrast, saturation and hue, in this order, clamped to [0, 1].
@@ -126,6 +192,14 @@ class Augmentation:
         if images.is_cpu:
             return _blur_on_cpu(images, kernel)
         return filter2d_separable(images, kernel, kernel, "reflect")
+
+
+class _Orientation(NamedTuple):
+    """The flips of each crop and its transposition after them, bool (batch,); None for no crop."""
+
+    flip_rows: Tensor | None
+    flip_columns: Tensor
+    transpose: Tensor | None
 
 
 def _read_bilinear(windows: Tensor, rows: AxisSampling, columns: AxisSampling) -> Tensor:

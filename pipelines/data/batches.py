@@ -20,7 +20,9 @@ class SourceBatch:
     flips: bool (batch,).
     sample_keys: int64 (batch,), keys of all random numbers of a sample.
     draws: float32 (batch, streams), random numbers in [0, 1) of each sample, see `randomness`.
+    host_keys: `sample_keys` as Python integers, which stay on the host.
     identifiers: names of the samples.
+    partners: the samples that `cutmix` mixes with these, in the same order; None without it.
     """
 
     windows: Tensor
@@ -29,22 +31,28 @@ class SourceBatch:
     flips: Tensor
     sample_keys: Tensor
     draws: Tensor
+    host_keys: tuple[int, ...]
     identifiers: tuple[str, ...]
+    partners: SourceBatch | None = None
 
     def __len__(self) -> int:
         return len(self.identifiers)
 
     def __getitem__(self, rows: slice) -> SourceBatch:
         """Return a slice of the samples as views, without copying."""
-        sliced = {field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        sliced: dict[str, Any] = {
+            name: None if value is None else value[rows] for name, value in values.items()
+        }
         return SourceBatch(**sliced)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SourceBatch:
         """Return the batch on `device`; `non_blocking` copies overlap if the batch is pinned."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         moved: dict[str, Any] = {
-            field.name: getattr(self, field.name).to(device, non_blocking=non_blocking)
-            for field in fields(self)
-            if field.name != "identifiers"
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in values.items()
+            if isinstance(value, Tensor | SourceBatch)
         }
         return replace(self, **moved)
 

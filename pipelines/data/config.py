@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from models.registry import Registry
+
+#: Transforms by name, the values of `transforms:`. All built-in ones are settings of their own.
+TRANSFORMS: Registry[Any] = Registry("transform", "torch.nn:Module")
+
+
+@dataclass(frozen=True)
+class TransformConfig:
+    """A transform with arguments.
+
+    name: `package.module:Class` of an augmentation of kornia, such as
+        `kornia.augmentation:RandomElasticTransform`, or of another `nn.Module`.
+    arguments: arguments of its constructor.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        TRANSFORMS.check(self.name, "name")
 
 
 @dataclass(frozen=True)
@@ -11,10 +36,17 @@ class AugmentationConfig:
 
     scale: smallest and largest factor of the random resize; (1, 1) turns it off.
     flip: probability of a horizontal flip.
+    vertical_flip: probability of a vertical flip.
+    rotate90: probability of a rotation by 90, 180 or 270 degrees, all equally likely. A crop that
+        is not square is rotated by 180 degrees.
     brightness, contrast, saturation: x, for a factor drawn from [1 - x, 1 + x]; at most 1.
     hue: x, for a hue shift drawn from [-x, x] as a fraction of the color circle; at most 0.5.
     blur: smallest and largest standard deviation of the Gaussian blur in pixels; (0, 0) turns it
         off.
+    transforms: further augmentations, applied in this order after those above: each
+        `package.module:Class`, or a mapping of `name` and `arguments`.
+    cutmix: probability that a rectangle of the crop is replaced, with its labels, by the same
+        rectangle of another crop, of any image of the split. Above 0, twice as much is loaded.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -26,6 +58,10 @@ class AugmentationConfig:
     saturation: float = 0.25
     hue: float = 0.25
     blur: tuple[float, float] = (0.15, 1.30)
+    vertical_flip: float = 0.0
+    rotate90: float = 0.0
+    transforms: tuple[str | TransformConfig, ...] = ()
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1]:
@@ -33,8 +69,11 @@ class AugmentationConfig:
                 f"scale must be a smallest and a largest factor above 0, such as (0.5, 2.0); "
                 f"received {self.scale}"
             )
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip must be a probability from 0 to 1, received {self.flip}")
+        for name in ("flip", "vertical_flip", "rotate90", "cutmix"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} must be a probability from 0 to 1, received {getattr(self, name)}"
+                )
         for name, limit in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
             if not 0 <= getattr(self, name) <= limit:
                 raise ValueError(
@@ -45,6 +84,22 @@ class AugmentationConfig:
                 f"blur must be a smallest and a largest sigma above 0, such as (0.15, 1.3), "
                 f"or (0, 0) for none; received {self.blur}"
             )
+        for transform in self.transforms:
+            if isinstance(transform, str):
+                TRANSFORMS.check(transform, "transforms")
+        # Both forms of a transform are the same trial.
+        short = tuple(
+            each.name if each == TransformConfig(each.name) else each
+            for each in self.transform_configs
+        )
+        object.__setattr__(self, "transforms", short)
+
+    @property
+    def transform_configs(self) -> tuple[TransformConfig, ...]:
+        """`transforms` in their long form."""
+        return tuple(
+            TransformConfig(each) if isinstance(each, str) else each for each in self.transforms
+        )
 
 
 def split_parts(name: str) -> tuple[str, ...]:

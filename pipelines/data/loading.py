@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from pipelines.data.dataset import DatasetError, Samples
 from pipelines.data.geometry import CropPlan, canvas_size, plan_crop
 from pipelines.data.prefetch import prefetch
 from pipelines.data.randomness import uniform_streams
-from pipelines.data.sampling import ClassUniform, Draws, GlobalBatches
+from pipelines.data.sampling import ClassUniform, Draws, GlobalBatches, partners
 
 
 class BufferPool:
@@ -108,7 +109,13 @@ class TrainingBatches:
         return prefetch(self.load, draws, self._threads, self._ahead)
 
     def load(self, draws: Draws) -> SourceBatch:
-        """Read the windows of one batch."""
+        """Read the windows of one batch, and those of its partners if `cutmix` needs them."""
+        batch = self._load(draws)
+        if not self._data.augmentation.cutmix:
+            return batch
+        return replace(batch, partners=self._load(partners(draws, len(self._split))))
+
+    def _load(self, draws: Draws) -> SourceBatch:
         count, (height, width) = len(draws.samples), self._canvas
         # Channels last, like decoded images, so that a window is copied row by row.
         windows = self._buffers.take((count, height, width, 3))
@@ -131,6 +138,7 @@ class TrainingBatches:
             flips=self._pinned(torch.tensor([plan.flip for plan in plans])),
             sample_keys=self._pinned(torch.from_numpy(draws.keys)),
             draws=self._pinned(torch.from_numpy(uniform_streams(draws.keys))),
+            host_keys=tuple(draws.keys.tolist()),
             identifiers=tuple(self._split.identifiers[sample] for sample in draws.samples),
         )
 

@@ -30,6 +30,12 @@ class Stream(IntEnum):
     SATURATION = 7
     HUE = 8
     BLUR = 9
+    VERTICAL_FLIP = 10
+    ROTATE90 = 11
+    CUTMIX = 12
+    CUT_AREA = 13
+    CUT_ROW = 14
+    CUT_COLUMN = 15
 
 
 def hash_integers(*parts: int | NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.data.randomness import permutation, sample_keys
+from pipelines.data.randomness import hash_integers, permutation, sample_keys
 from pipelines.errors import UserError
 
 Indices = NDArray[np.int64]
 
 # Distinguish permutations with the same seed and epoch.
 _CLASSES, _CENTROIDS, _MIXED = 1, 2, 3
+# Distinguishes the key of a draw's partner from other hashes of the draw's key.
+_PARTNER = -1
 
 
 class BatchSizeError(UserError, ValueError):
@@ -34,6 +36,16 @@ class Draws:
 
     def __getitem__(self, rows: slice) -> Draws:
         return Draws(self.samples[rows], self.keys[rows], self.contained[rows])
+
+
+def partners(draws: Draws, samples: int) -> Draws:
+    """Return the draw that each of `draws` is mixed with, which depends only on its key.
+
+    samples: number of samples to choose from.
+    """
+    keys = hash_integers(draws.keys, _PARTNER)
+    chosen = (keys % np.uint64(samples)).astype(np.int64)
+    return Draws(chosen, keys.view(np.int64), np.full((len(keys), 2), -1, np.int64))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from pipelines.data.device_batches import TrainingBatch, prefetch_to_device
 from pipelines.data.loading import EvaluationBatches, TrainingBatches
 from pipelines.data.node_cache import NodeCache
 from pipelines.data.randomness import hash_integers
+from pipelines.data.transforms import check_transforms
 from pipelines.errors import UserError
 from pipelines.evaluation.evaluate import Scores, evaluate
 from pipelines.machine import peak_resident_gib
@@ -127,6 +128,7 @@ class Training:
             PrecisionError: the device would only emulate the precision.
             NetworkError, WeightsError: the network cannot be built, or weights cannot be loaded.
             OptimizationError, LossError: the optimizer, the schedule or the loss cannot be built.
+            TransformError: a transform cannot be built or applied.
             BatchSizeError: the group has more workers than a batch has images.
             RankMismatchError: a rank has another experiment, other data or other weights.
         """
@@ -168,6 +170,7 @@ class Training:
         self.learning_rate = LearningRate(config)
         frequencies = class_frequencies(dataset.split(data.train_split))
         self.criterion = build_loss(config.loss, frequencies).to(device)
+        check_transforms(data.augmentation, data.crop)
         self.augmentation = Augmentation(data.augmentation, data.crop)
         self.batches = TrainingBatches(
             self.samples(data.train_split),

@@ -38,6 +38,17 @@ def test_inspect_and_preview_write_sheets_and_reject_invalid_input(
     enlarged = Image.fromarray(image).resize((320, 160), Image.Resampling.BOX)
     with Image.open(tmp_path / "c.png") as sheet:
         assert np.array_equal(np.asarray(sheet)[14:174, :320], np.asarray(enlarged))
+    transforms = [{"name": "kornia.augmentation:RandomInvert", "arguments": {"p": 1.0}}]
+    recipe["data"]["augmentation"] = {**off, "transforms": transforms}
+    (tmp_path / "plain.yaml").write_text(json.dumps(recipe))
+    assert main([*arguments, "--out", str(tmp_path / "d.png")]) == 0
+    inverted = Image.fromarray(255 - image).resize((320, 160), Image.Resampling.BOX)
+    with Image.open(tmp_path / "d.png") as sheet:
+        assert np.array_equal(np.asarray(sheet)[14:174, :320], np.asarray(inverted))
+    recipe["data"]["augmentation"] = {"transforms": ["kornia.augmentation:RandomInverse"]}
+    (tmp_path / "plain.yaml").write_text(json.dumps(recipe))
+    assert main(arguments) == 2
+    assert "has no torch.nn.Module RandomInverse" in capsys.readouterr().err
     (tmp_path / "plain.yaml").write_text("data: {crops: 3}")
     assert main(arguments) == 2
     assert "plain.yaml: unknown key data.crops" in capsys.readouterr().err

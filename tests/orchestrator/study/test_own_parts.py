@@ -1,5 +1,7 @@
-"""Optimizers, schedules and losses in a study: arguments, inheritance, identity, user code."""
+"""Optimizers, schedules, losses and transforms in a study: arguments, inheritance, identity, user
+code."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of, modules_of_network
 from orchestrator.study.yaml_source import StudyError
+from pipelines.data.config import TransformConfig
 from pipelines.network.build import build_network
 from pipelines.training.config import LayerDecay, OptimizerConfig, ScheduleConfig
 
@@ -36,6 +39,18 @@ class Constant:
 class Distance(torch.nn.Module):
     def forward(self, logits, labels):
         return logits.square().mean()
+"""
+
+TRANSFORMS = """\
+import torch
+
+class Darker(torch.nn.Module):
+    def __init__(self, factor: float = 0.5):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, images):
+        return images * self.factor
 """
 
 PARTS = """\
@@ -209,6 +224,63 @@ def test_terms_of_a_loss(tmp_path: Path) -> None:
 def test_invalid_loss_is_one_error(tmp_path: Path, terms: str, message: str) -> None:
     with pytest.raises(StudyError) as raised:
         load(tmp_path, f"loss: {{terms: {terms}}}")
+    problems = {str(problem) for problem in raised.value.problems}
+    assert len(problems) == 1, problems
+    assert message in problems.pop()
+
+
+def with_transforms(transforms: str) -> str:
+    # The last brace is that of `training` in STUDY.
+    return f"epochs: 3}}, data: {{augmentation: {{transforms: {transforms}}}"
+
+
+def test_transforms_are_typed_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_transforms.py").write_text(TRANSFORMS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    erasing = "{name: 'kornia.augmentation:RandomErasing', arguments: {p: 0.3}}"
+    transforms = f"[{erasing}, 'own_transforms:Darker', {{name: 'own_transforms:Darker'}}]"
+    plain, other = load(tmp_path, "epochs: 2", with_transforms(transforms)).trials
+    assert other.experiment.data.augmentation.transforms == (
+        TransformConfig("kornia.augmentation:RandomErasing", {"p": 0.3}),
+        "own_transforms:Darker",
+        "own_transforms:Darker",
+    )
+    assert [m.__name__ for m in modules_of(other.experiment, ())] == ["own_transforms"]
+    assert modules_of_network(other.experiment, ()) == []
+    kornia = load(tmp_path, "epochs: 2", with_transforms(f"[{erasing}]")).trials[1].experiment
+    assert modules_of(kornia, ()) == []
+    off = load(tmp_path, "epochs: 2", with_transforms("[], vertical_flip: 0, rotate90: 0"))
+    identities = [
+        trial_identity(replace(each, training=plain.experiment.training), "0")
+        for each in (plain.experiment, off.trials[1].experiment, kornia, other.experiment)
+    ]
+    assert identities[0] == identities[1]
+    assert len(set(identities)) == 3
+
+
+@pytest.mark.parametrize(
+    ("transforms", "message"),
+    [
+        ("[flip]", "`data.augmentation`: transforms is 'flip'; it must be package.module:Class"),
+        (
+            "[{name: 'a:B', argument: {}}]",
+            "unknown key `data.augmentation.transforms.0.argument`; did",
+        ),
+        ("['absent.module:Own']", "transform absent.module:Own: cannot import absent.module"),
+        (
+            "[{name: 'kornia.augmentation:RandomErasing', arguments: {scala: 1}}]",
+            "6:75: transform kornia.augmentation:RandomErasing: unknown argument `scala`; known: ",
+        ),
+        (
+            "[{name: 'kornia.augmentation:RandomElasticTransform', arguments: {alpha: [a, 1]}}]",
+            '`alpha` must be a number, received "a"',
+        ),
+        ("['kornia.augmentation:RandomMixUpV2']", "RandomMixUpV2 mixes the samples of a batch"),
+    ],
+)
+def test_invalid_transform_is_one_error(tmp_path: Path, transforms: str, message: str) -> None:
+    with pytest.raises(StudyError) as raised:
+        load(tmp_path, "epochs: 2", with_transforms(transforms))
     problems = {str(problem) for problem in raised.value.problems}
     assert len(problems) == 1, problems
     assert message in problems.pop()

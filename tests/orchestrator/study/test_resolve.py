@@ -1,4 +1,5 @@
-"""The precision of a trial follows the devices that it may get; weights count by content."""
+"""The precision follows the devices that a trial may get; weights count by content; transforms are
+applied."""
 
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import safetensors.torch
 from models.backbones import build_backbone
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
+from pipelines.data.transforms import TransformError
 from pipelines.network.precision import PrecisionError
 from pipelines.network.published_weights import PUBLISHED_WEIGHTS
 from pipelines.network.weight_files import WeightsError, weights_digest
@@ -63,3 +65,17 @@ def test_published_weights_are_identified_by_content(
     file.unlink()
     with pytest.raises(WeightsError, match=rf"^a.*: {name}: .*not installed on this machine"):
         resolve_trials(trials, "cpu", tmp_path)
+
+
+def test_transform_that_fails_is_reported_before_training(
+    small_streets: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "study.yaml"
+    transform = "{name: 'kornia.augmentation:RandomResizedCrop', arguments: {size: [SIZE], p: 1.0}}"
+    variant = f"variants: {{a: {{set: {{data: {{augmentation: {{transforms: [{transform}]}}}}}}}}}}"
+    text = STUDY.replace("DATASET", str(small_streets)).replace("variants: {a: {}}", variant)
+    path.write_text(text.replace("SIZE", "32, 48"))
+    assert len(resolve_trials(load_study(path).trials, "cpu", tmp_path)) == 1
+    path.write_text(text.replace("SIZE", "16, 24"))
+    with pytest.raises(TransformError, match=r"^a.*: images must be float32 \(1, 3, 32, 48\)"):
+        resolve_trials(load_study(path).trials, "cpu", tmp_path)

@@ -140,6 +140,71 @@ def test_labels_are_never_interpolated() -> None:
     assert labels.dtype == torch.int64
 
 
+@pytest.mark.parametrize("crop", [(40, 40), (40, 56)])
+def test_vertical_flip_and_rotation_equal_numpy(crop: tuple[int, int]) -> None:
+    config = AugmentationConfig(**{**vars(OFF), "vertical_flip": 0.5, "rotate90": 0.6})
+    samples = list(range(24))
+    dataset = InMemoryImages([crop] * 24)
+    batch = load(config, crop, samples, dataset)
+    images, labels = Augmentation(config, crop).crops(batch)
+    keys = batch.sample_keys.numpy()
+    flips, draws = uniform(keys, Stream.VERTICAL_FLIP), uniform(keys, Stream.ROTATE90)
+    all_turns = set()
+    for row, sample in enumerate(samples):
+        turns = 0
+        if draws[row] < 0.6:
+            turns = 1 + int(draws[row] / 0.2) if crop[0] == crop[1] else 2
+        all_turns.add(turns)
+        for result, source in (
+            (images[row].permute(1, 2, 0).numpy(), np.float32(dataset.images[sample]) / 255),
+            (labels[row].numpy(), dataset.labels[sample]),
+        ):
+            flipped = source[::-1] if flips[row] < 0.5 else source
+            assert np.array_equal(result, np.rot90(flipped, turns))
+    assert all_turns == ({0, 1, 2, 3} if crop[0] == crop[1] else {0, 2})
+
+
+def test_samples_that_are_not_turned_are_bitwise_unchanged() -> None:
+    crop, samples = (32, 32), [0, 1, 2, 3, 4, 5] * 3
+    default, turned = AugmentationConfig(), AugmentationConfig(vertical_flip=0.3, rotate90=0.3)
+    batch = load(default, crop, samples, IMAGES)
+    keys = batch.sample_keys.numpy()
+    kept = (uniform(keys, Stream.VERTICAL_FLIP) >= 0.3) & (uniform(keys, Stream.ROTATE90) >= 0.3)
+    assert 0 < kept.sum() < len(samples)
+    results = [Augmentation(config, crop)(batch) for config in (default, turned)]
+    for plain, other in zip(*results, strict=True):
+        assert torch.equal(plain[kept], other[kept])
+        assert not torch.equal(plain[~kept], other[~kept])
+
+
+def test_cutmix_pastes_a_rectangle_of_another_image() -> None:
+    crop, samples = (40, 56), list(range(12))
+    config = AugmentationConfig(**{**vars(OFF), "cutmix": 0.5})
+    dataset = InMemoryImages([crop] * 12)
+    batch = load(config, crop, samples, dataset)
+    images, labels = Augmentation(config, crop)(batch)
+    keys = batch.sample_keys.numpy()
+    draws = {stream: uniform(keys, stream) for stream in Stream}
+    assert batch.partners is not None
+    assert len(set(batch.partners.identifiers)) > 3
+    rows, columns = ((np.arange(length) + 0.5) / length for length in crop)
+    mixed = 0
+    for row, sample in enumerate(samples):
+        side = np.sqrt(draws[Stream.CUT_AREA][row]) if draws[Stream.CUTMIX][row] < 0.5 else 0
+        top, left = draws[Stream.CUT_ROW][row] - side / 2, draws[Stream.CUT_COLUMN][row] - side / 2
+        cut = ((rows > top) & (rows < top + side))[:, None]
+        cut = cut & ((columns > left) & (columns < left + side))
+        mixed += cut.any()
+        other = dataset.identifiers.index(batch.partners.identifiers[row])
+        label = np.where(cut, dataset.labels[other], dataset.labels[sample])
+        image = np.where(cut[..., None], dataset.images[other], dataset.images[sample])
+        assert np.array_equal(labels[row].numpy(), label)
+        assert torch.equal(
+            images[row], normalize(torch.from_numpy(image).permute(2, 0, 1)[None])[0]
+        )
+    assert 2 < mixed < 10
+
+
 def draws_of(keys: Tensor) -> Tensor:
     return torch.from_numpy(uniform_streams(keys.numpy()))
 
@@ -230,6 +295,8 @@ def test_normalize_accepts_bytes_and_unit_floats() -> None:
         ("scale", (2.0, 0.5), "scale must be a smallest and a largest factor"),
         ("scale", (0.0, 1.0), "above 0"),
         ("flip", 1.5, "probability from 0 to 1, received 1.5"),
+        ("rotate90", -0.5, "rotate90 must be a probability from 0 to 1, received -0.5"),
+        ("transforms", ("flip",), "transforms is 'flip'; it must be package.module:Class"),
         ("hue", 0.7, "hue must be from 0 to 0.5, received 0.7"),
         ("contrast", -0.1, "contrast must be from 0 to 1"),
         ("blur", (0.0, 1.0), r"or \(0, 0\) for none"),
