@@ -101,7 +101,7 @@ class _Resolver:
         self._check_data = cache(self._checked)
         self._find_weights = cache(find_weights)
         self._digest = cache(lambda uri: weights_digest(locate_weights(uri)))
-        self._code = cache(lambda *modules: code_version(modules))
+        self._code = cache(lambda modules, libraries: code_version(modules, libraries))
         self._models: dict[str, tuple[ModelCost, PretrainedReport | None]] = {}
 
     def resolve(self, trial: Trial) -> ResolvedTrial:
@@ -133,7 +133,9 @@ class _Resolver:
         return ResolvedTrial(
             **values | {"experiment": experiment},
             identity=trial_identity(experiment, dataset.manifest.fingerprint, *digests),
-            code=self._code(*modules_of(experiment, self._imports)),
+            code=self._code(
+                tuple(modules_of(experiment, self._imports)), experiment.libraries
+            ),
             dataset=dataset,
             location=location,
             cost=cost,
