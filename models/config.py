@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
+from models.hugging_face.configuration import resolve
 from models.registry import BACKBONES, FEM_KINDS, Registry, is_class_name, library_and_name
 
 Start = Literal["mean-blur", "low-pass"]
@@ -50,7 +51,6 @@ def backbone_traits(name: str, arguments: Mapping[str, Any]) -> Any:
     """
     if library_and_name(name) is not None:
         from models.backbones import hugging_face  # imports torch
-        from models.hugging_face.configuration import resolve
 
         return hugging_face.backbone_traits(*resolve(name, arguments))
     if arguments:
@@ -171,11 +171,15 @@ class FENetConfig:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
 
     def resolved(self) -> "FENetConfig":
-        """Return the configuration with the backbone's defaults filled in."""
+        """Return the configuration with the backbone's defaults filled in, and a saved model
+        replaced by its type and arguments."""
         backbone = backbone_traits(self.backbone, self.backbone_arguments)
+        name, arguments = resolve(self.backbone, self.backbone_arguments)
         default_stem = backbone.stems[0] if backbone.stems else None
         return replace(
             self,
+            backbone=name,
+            backbone_arguments=arguments,
             stem=self.stem or default_stem,
             channels=self.channels or backbone.lateral_channels,
             dilation=self.ppm and backbone.can_dilate if self.dilation is None else self.dilation,

@@ -72,7 +72,9 @@ class Registry(dict[str, type[C]]):
         """
         if name in self.names() or is_class_name(name) or self._library(name) is not None:
             return
-        forms = " or ".join([*(f"{prefix}:NAME" for prefix in self.libraries), "package.module:Class"])
+        forms = " or ".join(
+            [*(f"{prefix}:NAME" for prefix in self.libraries), "package.module:Class"]
+        )
         known = f"known: {', '.join(self.names())}; or" if self.names() else "it must be"
         raise ValueError(f"{field} is {name!r}; {known} {forms}")
 

@@ -27,6 +27,7 @@ class Traits:
 
     channels, strides: by level. stages: names of the model's stages that return features.
     has_pyramid: whether the levels are a feature pyramid, because all features have one stride.
+    feature_channels: channels by stage.
     unused: names of the model's parameters that no level depends on.
     """
 
@@ -34,6 +35,7 @@ class Traits:
     strides: tuple[float, ...]
     stages: tuple[str, ...]
     has_pyramid: bool
+    feature_channels: tuple[int, ...]
     unused: frozenset[str]
 
     # As `BuiltInBackbone` and `Backbone` declare them.
@@ -64,10 +66,12 @@ def _traits(name: str, text: str) -> Traits:
         config.out_features = list(config.stage_names)
         _, levels = _probe(name, config)
         # The last stage of each stride: a stem has that of the first stage, or one of its own.
-        last = {_stride(level): stage for level, stage in zip(levels, config.stage_names, strict=True)}
+        last = {
+            _stride(level): stage for level, stage in zip(levels, config.stage_names, strict=True)
+        }
         config.out_features = [*last.values()][-_MAX_LEVELS:]
     model, levels = _probe(name, config)
-    channels = [level.shape[1] for level in levels]
+    channels = features = tuple(level.shape[1] for level in levels)
     strides = [_stride(level) for level in levels]
     has_pyramid = len(set(strides)) == 1
     if has_pyramid:
@@ -78,9 +82,14 @@ def _traits(name: str, text: str) -> Traits:
             )
         channels = _pyramid_channels(channels)
         strides = [strides[0] * factor for factor in _PYRAMID]
-    whole = [int(stride) if stride == int(stride) else stride for stride in strides]
-    stages = tuple(config.out_features)
-    return Traits(tuple(channels), tuple(whole), stages, has_pyramid, unreached(model, levels))
+    return Traits(
+        channels,
+        tuple(int(stride) if stride == int(stride) else stride for stride in strides),
+        tuple(config.out_features),
+        has_pyramid,
+        features,
+        unreached(model, levels),
+    )
 
 
 def _probe(name: str, config: Any) -> tuple[nn.Module, list[Tensor]]:
@@ -100,10 +109,15 @@ def _stride(level: Tensor) -> float:
     return PROBE_SIZE / level.shape[-1]
 
 
-def _pyramid_channels(channels: list[int]) -> list[int]:
+def _by_level(channels: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the input channels of the pyramid's levels."""
+    return channels if len(channels) == len(_PYRAMID) else channels * len(_PYRAMID)
+
+
+def _pyramid_channels(channels: tuple[int, ...]) -> tuple[int, ...]:
     """Return the channels of the pyramid's levels, from those of one feature or of one by level."""
-    widths = channels if len(channels) == len(_PYRAMID) else channels * len(_PYRAMID)
-    return [widths[0] // 4, widths[1] // 2, *widths[2:]]
+    widths = _by_level(channels)
+    return (widths[0] // 4, widths[1] // 2, *widths[2:])
 
 
 class FeaturePyramid(nn.Module):
@@ -117,9 +131,9 @@ class FeaturePyramid(nn.Module):
         in_channels: of the only feature, or of the feature for each level.
     """
 
-    def __init__(self, in_channels: list[int]) -> None:
+    def __init__(self, in_channels: tuple[int, ...]) -> None:
         super().__init__()
-        widths = in_channels if len(in_channels) == len(_PYRAMID) else in_channels * len(_PYRAMID)
+        widths = _by_level(in_channels)
         self.finest = nn.Sequential(
             nn.ConvTranspose2d(widths[0], widths[0] // 2, kernel_size=2, stride=2),
             BatchNorm2d(widths[0] // 2),
@@ -162,7 +176,7 @@ class HuggingFaceBackbone(Backbone):
         freeze(self.model, traits.unused)
         self.pyramid: FeaturePyramid | None = None
         if traits.has_pyramid:
-            self.pyramid = FeaturePyramid(list(self.model.channels))
+            self.pyramid = FeaturePyramid(traits.feature_channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         height, width = images.shape[2:]
@@ -174,6 +188,8 @@ class HuggingFaceBackbone(Backbone):
         rows, columns = padded.shape[2:]
         return [
             # ceil(H / stride) without floating-point numbers.
-            level[..., : -(-height * level.shape[2] // rows), : -(-width * level.shape[3] // columns)]
+            level[
+                ..., : -(-height * level.shape[2] // rows), : -(-width * level.shape[3] // columns)
+            ]
             for level in levels
         ]

@@ -35,7 +35,15 @@ _NORMALIZATION = ("image_mean", "image_std")
 
 #: Entries of a saved configuration that do not describe the network, or that the data set decides.
 _IGNORED = {
-    *("_name_or_path", "architectures", "dtype", "id2label", "label2id", "model_type", "num_labels"),
+    *(
+        "_name_or_path",
+        "architectures",
+        "dtype",
+        "id2label",
+        "label2id",
+        "model_type",
+        "num_labels",
+    ),
     *("problem_type", "torch_dtype", "transformers_version"),
 }
 
@@ -148,7 +156,7 @@ def model_config(kind: Kind, name: str, arguments: Mapping[str, Any]) -> Any:
     types = getattr(import_module("transformers.models.auto.modeling_auto"), _TYPES[kind])
     if model_type not in types:
         close = get_close_matches(model_type, list(types), 1)
-        advice = f"did you mean {_PREFIX}{close[0]}?" if close else f"known: {', '.join(types)};"
+        advice = f"did you mean {_PREFIX}{close[0]}?" if close else f"known: {', '.join(types)}."
         raise ValueError(
             f"transformers has no {kind} of type {model_type!r}; {advice} A folder is written "
             f"{_PREFIX}./FOLDER, a model on the hub {_PREFIX}OWNER/NAME"

@@ -44,9 +44,7 @@ class HuggingFaceNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Return the logits of normalized images `(N, 3, H, W)`: `(N, K, h, w)`, during training
         with the auxiliary logits if there are any."""
-        output = self.model(
-            pixel_values=renormalize(images, self.mean, self.std), return_dict=True
-        )
+        output = self.model(pixel_values=renormalize(images, self.mean, self.std), return_dict=True)
         auxiliary, self._auxiliary = self._auxiliary, None
         if self.training and auxiliary is not None:
             return output.logits, {"auxiliary": auxiliary}

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +30,14 @@ def load_saved(
     tensors = {
         str(key): value for key, value in unwrap(checkpoint).items() if isinstance(value, Tensor)
     }
-    name = f"hf:{model.config.model_type}"
+    config: Any = model.config
+    name = f"hf:{config.model_type}"
     # The library draws values for missing tensors.
     with quiet(), torch.random.fork_rng(devices=[]):
         try:
             loaded, details = type(model).from_pretrained(  # type: ignore[attr-defined]
                 None,
-                config=copy.deepcopy(model.config),
+                config=copy.deepcopy(config),
                 state_dict=tensors,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,

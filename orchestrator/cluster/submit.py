@@ -30,11 +30,11 @@ from rich.console import Console
 import models
 import orchestrator
 import pipelines
+from models.hugging_face.configuration import is_saved
 from orchestrator.cluster.address import RemoteError
 from orchestrator.study.study import Study
 from pipelines.config import load_yaml
 from pipelines.data.storage import check_no_secret
-from models.hugging_face.configuration import is_saved
 from pipelines.network.published_weights import PUBLISHED_WEIGHTS
 from pipelines.preparation.embedded import EMBEDDED
 

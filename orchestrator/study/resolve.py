@@ -133,9 +133,7 @@ class _Resolver:
         return ResolvedTrial(
             **values | {"experiment": experiment},
             identity=trial_identity(experiment, dataset.manifest.fingerprint, *digests),
-            code=self._code(
-                tuple(modules_of(experiment, self._imports)), experiment.libraries
-            ),
+            code=self._code(tuple(modules_of(experiment, self._imports)), experiment.libraries),
             dataset=dataset,
             location=location,
             cost=cost,

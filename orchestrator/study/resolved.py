@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.hugging_face.configuration import is_saved
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.study import Trial
-from models.hugging_face.configuration import is_saved
 from pipelines.network.published_weights import PUBLISHED_WEIGHTS
 from pipelines.training.experiment import Experiment
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from models import FENet, FENetConfig, split_output
-from models.initialization import keyed_construction
 from models.hugging_face.configuration import model_config, normalization, resolve
 from models.hugging_face.network import HuggingFaceNetwork
+from models.initialization import keyed_construction
 from models.registry import NETWORKS, library_and_name, takes_argument
 from pipelines.errors import UserError
 from pipelines.network.config import ModelConfig, NetworkConfig
