@@ -243,7 +243,7 @@ def _known_arguments(config_class: Any) -> frozenset[str]:
 
 
 def _read_json(file: Path | None) -> dict[str, Any]:
-    """Return the content of a file, or nothing if it does not exist and is not the configuration."""
+    """Return the content of a file; nothing if it is optional and does not exist."""
     if file is None or (not file.is_file() and file.name != _CONFIG_FILE):
         return {}
     try:

@@ -56,8 +56,8 @@ def code_version(user_code: Sequence[ModuleType] = (), libraries: Sequence[str] 
     """Return 16 hexadecimal digits that identify the code that computes a result.
 
     The hash covers the sources that importing the training loop executes, the versions of torch,
-    kornia and `libraries`, and the sources of `user_code`. Commands, dataset readers and plotting code are not
-    included, because they do not change a trained result.
+    kornia and `libraries`, and the sources of `user_code`. Commands, dataset readers and plotting
+    code are not included, because they do not change a trained result.
     """
     digest = hashlib.sha256()
     for name, path in source_paths(user_code):

@@ -87,7 +87,7 @@ def test_trained_model_needs_no_folder(small_streets: Path, tmp_path: Path) -> N
     assert main([str(experiment), "--dataset", str(small_streets), "--out", str(out)]) == 0
     assert "layout: transformers" in next(out.rglob("pretrained.txt")).read_text()
     shutil.rmtree(folder)
-    checkpoint = next(path.parent for path in out.rglob("experiment.yaml"))
+    checkpoint = next(path.parent for path in out.rglob("classes.yaml"))
     model = SegmentationModel(checkpoint)
     images = torch.zeros(1, 48, 96, 3, dtype=torch.uint8).numpy()
     assert model.predict(images).shape == (1, 48, 96)
