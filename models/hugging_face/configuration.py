@@ -14,8 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from models.normalization import IMAGENET_MEAN, IMAGENET_STD
-
 Kind = Literal["backbone", "network"]
 
 _PREFIX = "hf:"
@@ -180,6 +178,8 @@ def normalization(arguments: Mapping[str, Any]) -> tuple[tuple[float, ...], tupl
     Raises:
         ValueError: a value is not three numbers, or a deviation is not above 0.
     """
+    from models.normalization import IMAGENET_MEAN, IMAGENET_STD  # imports torch
+
     values = []
     defaults = (IMAGENET_MEAN, IMAGENET_STD)
     for key, default in zip(_NORMALIZATION, defaults, strict=True):
@@ -210,8 +210,9 @@ def _normalization_arguments(name: str, preprocessor: Mapping[str, Any]) -> dict
     mean: list[float] = [0.0] * 3
     std: list[float] = [1.0] * 3
     if preprocessor.get("do_normalize", True):
-        mean = preprocessor.get("image_mean", list(IMAGENET_MEAN))
-        std = preprocessor.get("image_std", list(IMAGENET_STD))
+        defaults = normalization({})
+        mean = preprocessor.get("image_mean", list(defaults[0]))
+        std = preprocessor.get("image_std", list(defaults[1]))
     # Values up to `scale` instead of up to 1 enter the network's own normalization.
     scale = 1.0
     if not preprocessor.get("do_rescale", True):
