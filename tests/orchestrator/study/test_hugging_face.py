@@ -20,7 +20,8 @@ base:
 variants:
   convnext: {{}}
   own: {{set: {{model: {{backbone: dfnet1}}}}}}
-  scratch: {{set: {{model: {{backbone: "hf:resnet", backbone_arguments: {{depths: [1, 1, 1, 1]}}}}}}}}
+  scratch:
+    set: {{model: {{backbone: "hf:resnet", backbone_arguments: {{depths: [1, 1, 1, 1]}}}}}}
 """
 
 
