@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from models.registry import BACKBONES, FEM_KINDS, Registry, is_class_name
+from models.hugging_face.configuration import resolve
+from models.registry import BACKBONES, FEM_KINDS, Registry, is_class_name, library_and_name
 
 Start = Literal["mean-blur", "low-pass"]
 
@@ -41,20 +42,31 @@ def backbone_names() -> list[str]:
     return sorted(BUILT_IN_BACKBONES.keys() | BACKBONES.keys())
 
 
-def backbone_traits(name: str) -> BuiltInBackbone | type[Any]:
-    """Return what declares a backbone's channels, stems and dilation: its class, or its entry in
-    `BUILT_IN_BACKBONES`.
+def backbone_traits(name: str, arguments: Mapping[str, Any]) -> Any:
+    """Return what declares a backbone's channels, stems and dilation: its class, its entry in
+    `BUILT_IN_BACKBONES`, or an object for a model of a library.
 
     Raises:
-        ValueError: there is no such backbone; the message lists the names.
+        ValueError: there is no such backbone, or it does not take the arguments.
     """
+    if library_and_name(name) is not None:
+        from models.backbones import hugging_face  # imports torch
+
+        return hugging_face.backbone_traits(*resolve(name, arguments))
+    if arguments:
+        raise ValueError(
+            f"backbone_arguments is {dict(arguments)}, but {name} takes none; only a backbone "
+            "named hf:... does"
+        )
     if name in BUILT_IN_BACKBONES:
         return BUILT_IN_BACKBONES[name]
     if name in BACKBONES:
         return BACKBONES[name]
     if not is_class_name(name):
         known = ", ".join(backbone_names())
-        raise ValueError(f"backbone is {name!r}; known: {known}; or package.module:Class")
+        raise ValueError(
+            f"backbone is {name!r}; known: {known}; or hf:NAME or package.module:Class"
+        )
     return BACKBONES.find(name)
 
 
@@ -87,12 +99,15 @@ class FENetConfig:
     | strong + DF + SF + SS(2)| true  | detail, semantic   | 3, 4         |
 
     Attributes:
-        backbone: name of a registered backbone, or `package.module:Class` of a `models.Backbone`.
+        backbone: name of a registered backbone, `package.module:Class` of a `models.Backbone`, or
+            `hf:NAME` of a backbone in `transformers`: a type of model (`hf:convnext`), the folder
+            of a saved model (`hf:./folder`) or a model on the hub (`hf:OWNER/NAME`).
+        backbone_arguments: entries of the configuration of a backbone `hf:NAME`.
         stem: one of the backbone's stems, for ResNets "64-64-128" (as in the paper), "32-32-64" or
             "plain". Default: the backbone's first stem.
         channels: C, the channel depth of every level after the laterals. Default: 256 for
             ResNet-50 and -101, 128 for ResNet-18, 32 for dfnet1-half, 64 for DFNets and
-            EfficientNet-Lite0.
+            EfficientNet-Lite0; for `hf:NAME` 128, or 256 if a level has more than 768 channels.
         dilation: dilate the last two stages and keep their strides. Default, as in the paper: true
             if `ppm` is true and the backbone supports dilation.
         ppm: use pyramid pooling instead of the last stage's lateral.
@@ -118,11 +133,12 @@ class FENetConfig:
     structure_start: Start = "mean-blur"
     extractor_kernel: int = 3
     dropout: float = 0.1
+    backbone_arguments: Mapping[str, Any] = field(default_factory=dict)
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
-        backbone = backbone_traits(self.backbone)
+        backbone = backbone_traits(self.backbone, self.backbone_arguments)
         if self.stem is not None and self.stem not in backbone.stems:
             stems = f"one of {', '.join(backbone.stems)}" if backbone.stems else "left out"
             raise ValueError(f"stem is {self.stem!r}; with {self.backbone} it must be {stems}")
@@ -155,11 +171,15 @@ class FENetConfig:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
 
     def resolved(self) -> "FENetConfig":
-        """Return the configuration with the backbone's defaults filled in."""
-        backbone = backbone_traits(self.backbone)
+        """Return the configuration with the backbone's defaults filled in, and a saved model
+        replaced by its type and arguments."""
+        backbone = backbone_traits(self.backbone, self.backbone_arguments)
+        name, arguments = resolve(self.backbone, self.backbone_arguments)
         default_stem = backbone.stems[0] if backbone.stems else None
         return replace(
             self,
+            backbone=name,
+            backbone_arguments=arguments,
             stem=self.stem or default_stem,
             channels=self.channels or backbone.lateral_channels,
             dilation=self.ppm and backbone.can_dilate if self.dilation is None else self.dilation,

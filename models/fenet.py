@@ -95,7 +95,9 @@ class FENet(nn.Module):
 
         with keyed_construction(seed) as construction:
             construction.key("backbone")
-            self.backbone: Backbone = build_backbone(config.backbone, config.stem, config.dilation)
+            self.backbone: Backbone = build_backbone(
+                config.backbone, config.stem, config.dilation, config.backbone_arguments
+            )
             levels = len(self.backbone.channels)
             self.neck = Neck(self.backbone.channels, channels, config.ppm)
             options = FEMOptions(config.extractor_kernel, config.structure_start)

@@ -1,7 +1,7 @@
 """Registries of the classes that a configuration names.
 
-A configuration names a class of its own as `package.module:Class`, and a registered one by a short
-name.
+A configuration names a class of its own as `package.module:Class`, a registered one by a short
+name, and a model of a library as `PREFIX:NAME`.
 """
 
 import importlib
@@ -20,15 +20,22 @@ class Registry(dict[str, type[C]]):
         base: base class of all of them, as `package.module:Class`; any class by default.
         built_in: `package.module:Class` by name, imported when the class is first used, so that
             configurations are read without torch.
+        libraries: by prefix in `LIBRARIES`, the `package.module:Class` that stands for any model of
+            that library. Its constructor takes the whole name.
     """
 
     def __init__(
-        self, kind: str, base: str = "builtins:object", built_in: Mapping[str, str] | None = None
+        self,
+        kind: str,
+        base: str = "builtins:object",
+        built_in: Mapping[str, str] | None = None,
+        libraries: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.kind = kind
         self.base = base
         self.built_in = dict(built_in or {})
+        self.libraries = dict(libraries or {})
 
     def register(self, name: str) -> Callable[[type[C]], type[C]]:
         """Class decorator that registers a class under `name`.
@@ -60,11 +67,21 @@ class Registry(dict[str, type[C]]):
         field: name of the configuration's field, for the message.
 
         Raises:
-            ValueError: `name` is neither a short name nor of the form `package.module:Class`.
+            ValueError: `name` is neither a short name nor of one of the forms
+                `package.module:Class` and `PREFIX:NAME`.
         """
-        if name not in self.names() and not is_class_name(name):
-            known = f"known: {', '.join(self.names())}; or" if self.names() else "it must be"
-            raise ValueError(f"{field} is {name!r}; {known} package.module:Class")
+        if name in self.names() or is_class_name(name) or self._library(name) is not None:
+            return
+        forms = " or ".join(
+            [*(f"{prefix}:NAME" for prefix in self.libraries), "package.module:Class"]
+        )
+        known = f"known: {', '.join(self.names())}; or" if self.names() else "it must be"
+        raise ValueError(f"{field} is {name!r}; {known} {forms}")
+
+    def _library(self, name: str) -> str | None:
+        """Return the `package.module:Class` for a model of a library; None for another name."""
+        split = library_and_name(name)
+        return None if split is None else self.libraries.get(split[0])
 
     def find(self, name: str) -> type[C]:
         """Return the class of a short name, or import that of `package.module:Class`.
@@ -75,7 +92,8 @@ class Registry(dict[str, type[C]]):
         self.check(name, self.kind)
         if name in self:
             return self[name]
-        module_name, _, class_name = self.built_in.get(name, name).partition(":")
+        full_name = self._library(name) or self.built_in.get(name, name)
+        module_name, _, class_name = full_name.partition(":")
         try:
             module = importlib.import_module(module_name)
         except (Exception, SystemExit) as error:  # a script may exit when it is imported
@@ -144,18 +162,35 @@ def _parameters(cls: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], 
     return named, takes_any
 
 
+#: Prefixes of the names of a library's models: `hf:convnext` for `transformers` of Hugging Face.
+LIBRARIES = ("hf",)
+
+
+def library_and_name(name: str) -> tuple[str, str] | None:
+    """Split `PREFIX:NAME` at a prefix in `LIBRARIES`; None for another name."""
+    prefix, separator, rest = name.partition(":")
+    return (prefix, rest) if separator and rest and prefix in LIBRARIES else None
+
+
 def is_class_name(name: str) -> bool:
     """Whether `name` has the form `package.module:Class`."""
     module, _, cls = name.partition(":")
-    return all(part.isidentifier() for part in [*module.split("."), cls])
+    is_form = all(part.isidentifier() for part in [*module.split("."), cls])
+    return is_form and module not in LIBRARIES
 
 
 #: Networks have no short names.
-NETWORKS: Registry[Any] = Registry("network", "torch.nn:Module")
+NETWORKS: Registry[Any] = Registry(
+    "network", "torch.nn:Module", libraries={"hf": "models.hugging_face.network:HuggingFaceNetwork"}
+)
 
 #: Backbones by name, the values of `backbone:`. Importing `models.backbones` adds the built-in
 #: ones.
-BACKBONES: Registry[Any] = Registry("backbone", "models:Backbone")
+BACKBONES: Registry[Any] = Registry(
+    "backbone",
+    "models:Backbone",
+    libraries={"hf": "models.backbones.hugging_face:HuggingFaceBackbone"},
+)
 
 #: Kinds of FEM by name, the values of `flows:`. Importing `models.enhancement` adds the built-in
 #: ones.

@@ -66,6 +66,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
 # Libraries that only some packages or modules may import; packages end in a slash.
 ALLOWED_IMPORTERS = {
     "kornia": ["pipelines/data/augmentation.py", "pipelines/data/transforms.py"],
+    "transformers": ["models/hugging_face/"],
     "torchmetrics": ["pipelines/evaluation/"],
     "mlflow": ["orchestrator/tracking/"],
     "pydantic": ["orchestrator/study/"],

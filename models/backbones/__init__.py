@@ -1,6 +1,6 @@
 """Backbones, registered by name. To add one, write its class and import its module here."""
 
-from models.backbones import dfnet, efficientnet, resnet
+from models.backbones import dfnet, efficientnet, hugging_face, resnet
 from models.backbones.contract import (
     BACKBONES,
     Backbone,
@@ -18,6 +18,7 @@ __all__ = [
     "build_backbone",
     "dfnet",
     "efficientnet",
+    "hugging_face",
     "register_backbone",
     "resnet",
 ]

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from models.normalization import IMAGENET_MEAN, IMAGENET_STD
-from models.registry import BACKBONES
+from models.registry import BACKBONES, library_and_name
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Backbone(nn.Module):
     """
 
     channels: ClassVar[tuple[int, ...]]
-    strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
+    strides: ClassVar[tuple[float, ...]] = (4, 8, 16, 32)
     #: Default channel depth C after the laterals.
     lateral_channels: ClassVar[int]
 
@@ -80,10 +80,20 @@ def backbone_class(name: str) -> type[Backbone]:
     return cls
 
 
-def build_backbone(name: str, stem: str | None, dilation: bool) -> Backbone:
-    """Build the backbone `name`; options that it does not declare are ignored."""
+def build_backbone(
+    name: str,
+    stem: str | None,
+    dilation: bool,
+    arguments: Mapping[str, Any] | None = None,
+) -> Backbone:
+    """Build the backbone `name`; options that it does not declare are ignored.
+
+    arguments: of a model of a library.
+    """
     cls = backbone_class(name)
-    options: dict[str, str | bool | None] = {}
+    options: dict[str, Any] = {}
+    if library_and_name(name) is not None:
+        options = {"name": name, "arguments": arguments or {}}
     if cls.stems:
         options["stem"] = stem
     if cls.can_dilate:

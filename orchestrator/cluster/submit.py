@@ -30,6 +30,7 @@ from rich.console import Console
 import models
 import orchestrator
 import pipelines
+from models.hugging_face.configuration import is_saved
 from orchestrator.cluster.address import RemoteError
 from orchestrator.study.study import Study
 from pipelines.config import load_yaml
@@ -209,13 +210,16 @@ def check_before_submit(study: Study, arguments: Sequence[str]) -> None:
         ):
             if location is not None and _is_local(location):
                 local.setdefault(key, set()).add(location)
+    for text in _strings(load_yaml(study.resolved)):
+        if text.startswith(("hf:.", "hf:~")):
+            local.setdefault("model", set()).add(text)
     if local:
         raise RemoteError("\n".join(_unreadable(key, sorted(local[key])) for key in local))
 
 
 def _is_local(location: str) -> bool:
     """Whether a location is a path that other machines resolve differently or not at all."""
-    if location == EMBEDDED or location in PUBLISHED_WEIGHTS:
+    if location == EMBEDDED or location in PUBLISHED_WEIGHTS or is_saved(location):
         return False
     if "://" in location or location.startswith(_MLFLOW_SCHEMES):
         return False

@@ -96,7 +96,9 @@ def log_scores(
         "checkpoint": CHECKPOINTS[model.checkpoint],
         "data": dataset.manifest.fingerprint,
         "split": split,
-        "code": code_version(modules_of(model.experiment, model.imports)),
+        "code": code_version(
+            modules_of(model.experiment, model.imports), model.experiment.libraries
+        ),
     }
     with tempfile.TemporaryDirectory(prefix="evaluation-") as directory:
         samples, files = dataset.split(split), Path(directory)

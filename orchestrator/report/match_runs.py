@@ -90,9 +90,10 @@ def current_code_versions(study: Study) -> dict[str, str]:
     codes = {}
     for trial in study.trials:
         modules = modules_of(trial.experiment, study.config.imports)
-        key = tuple(module.__name__ for module in modules)
+        libraries = trial.experiment.libraries
+        key = (*(module.__name__ for module in modules), *libraries)
         if key not in versions:
-            versions[key] = code_version(modules)
+            versions[key] = code_version(modules, libraries)
         codes[trial.name] = versions[key]
     return codes
 

@@ -52,18 +52,18 @@ def trial_identity(
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def code_version(user_code: Sequence[ModuleType] = ()) -> str:
+def code_version(user_code: Sequence[ModuleType] = (), libraries: Sequence[str] = ()) -> str:
     """Return 16 hexadecimal digits that identify the code that computes a result.
 
-    The hash covers the sources that importing the training loop executes, the versions of torch
-    and kornia, and the sources of `user_code`. Commands, dataset readers and plotting code are not
-    included, because they do not change a trained result.
+    The hash covers the sources that importing the training loop executes, the versions of torch,
+    kornia and `libraries`, and the sources of `user_code`. Commands, dataset readers and plotting
+    code are not included, because they do not change a trained result.
     """
     digest = hashlib.sha256()
     for name, path in source_paths(user_code):
         digest.update(f"{name}\0".encode())
         digest.update(path.read_bytes())
-    for library in ("torch", "kornia"):
+    for library in ("torch", "kornia", *libraries):
         # Builds of one release for different devices (2.13.0+cpu) are the same version.
         digest.update(f"{library}=={version(library).split('+')[0]}".encode())
     return digest.hexdigest()[:16]

@@ -23,6 +23,7 @@ from pipelines.training.experiment import Experiment
 #: Mappings whose keys may have any name: the arguments of constructors, and patterns.
 OPEN_MAPPINGS = (
     "model.arguments",
+    "model.backbone_arguments",
     "training.optimizer.arguments",
     "training.optimizer.rate_factors",
     "training.schedule.arguments",
@@ -33,13 +34,24 @@ _NAMED: tuple[Keys, ...] = (("training", "optimizer"), ("training", "schedule"))
 
 def overlay(base: Source, override: Source) -> Source:
     """Return `base` overridden by `override`. A user-defined network inherits nothing from another
-    network, and another optimizer or schedule no arguments."""
+    network, and another backbone, optimizer or schedule no arguments."""
     model = override.value.get("model") if isinstance(override.value, dict) else None
     if isinstance(model, dict) and "network" in model and "model" in base.value:
         base = base.without("model")
+    base = _for_other_backbone(base, override)
     for keys in _NAMED:
         base = _for_other_name(base, override, keys)
     return base.merged(override)
+
+
+def _for_other_backbone(base: Source, override: Source) -> Source:
+    inherited, chosen = (_inner(source.value, ("model",)) for source in (base, override))
+    if not (isinstance(inherited, dict) and isinstance(chosen, dict)):
+        return base
+    if chosen.get("backbone") in (None, inherited.get("backbone")):
+        return base
+    kept = {key: value for key, value in inherited.items() if key != "backbone_arguments"}
+    return base.pruned(_replaced(base.value, ("model",), kept))
 
 
 def _for_other_name(base: Source, override: Source, keys: Keys) -> Source:

@@ -103,7 +103,7 @@ class _Resolver:
         self._check_data = cache(self._checked)
         self._find_weights = cache(find_weights)
         self._digest = cache(lambda uri: weights_digest(locate_weights(uri)))
-        self._code = cache(lambda *modules: code_version(modules))
+        self._code = cache(lambda modules, libraries: code_version(modules, libraries))
         self._models: dict[str, tuple[ModelCost, PretrainedReport | None]] = {}
         self._checked_transforms: set[str] = set()
 
@@ -137,7 +137,7 @@ class _Resolver:
         return ResolvedTrial(
             **values | {"experiment": experiment},
             identity=trial_identity(experiment, dataset.manifest.fingerprint, *digests),
-            code=self._code(*modules_of(experiment, self._imports)),
+            code=self._code(tuple(modules_of(experiment, self._imports)), experiment.libraries),
             dataset=dataset,
             location=location,
             cost=cost,

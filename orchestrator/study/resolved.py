@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.hugging_face.configuration import is_saved
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.study import Trial
 from pipelines.network.published_weights import PUBLISHED_WEIGHTS
@@ -54,5 +55,5 @@ def absolute(uri: str) -> str:
 
 def absolute_weights(uri: str) -> str:
     """Return `absolute(uri)`; the name of published weights is unchanged, because every machine
-    finds them in its own installation."""
-    return uri if uri in PUBLISHED_WEIGHTS else absolute(uri)
+    finds them in its own installation or in its cache of the hub."""
+    return uri if uri in PUBLISHED_WEIGHTS or is_saved(uri) else absolute(uri)

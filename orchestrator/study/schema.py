@@ -43,6 +43,7 @@ _ENTRY = re.compile(r"^\s*(\w+(?:, \w+)*): (.*)$")
 # Dotted keys of arguments and patterns.
 _OPEN_KEYS = "^(" + "|".join(re.escape(key) for key in OPEN_MAPPINGS) + r")\."
 _CLASS_NAME = r"^[\w.]+:\w+$"
+_NETWORK_NAME = r"^(hf:.+|[\w.]+:\w+)$"
 
 Schema = dict[str, Any]
 
@@ -123,7 +124,7 @@ def _partial_experiment() -> Schema:
     fenet["backbone"]["examples"] = _built_in(BACKBONES)
     fenet["flows"]["items"]["examples"] = _built_in(FEM_KINDS)
     network = definitions[NetworkConfig.__name__]["properties"]
-    network["network"]["pattern"] = _CLASS_NAME
+    network["network"]["pattern"] = _NETWORK_NAME
     for key, kind, registry in (
         ("optimizer", OptimizerConfig, OPTIMIZERS),
         ("schedule", ScheduleConfig, SCHEDULES),
@@ -144,10 +145,10 @@ def _partial_experiment() -> Schema:
         setting["items"]["anyOf"][0] = _names(listed)
     inlined: Schema = _inlined(whole, definitions)
     inlined["properties"]["model"] = {
-        "description": "FENet's configuration, or a network of your own: `package.module:Class`, "
-        "or a mapping of `network` and `arguments`.",
+        "description": "FENet's configuration, or another network: `package.module:Class`, "
+        "`hf:NAME`, or a mapping of `network` and `arguments`.",
         "anyOf": [
-            {"type": "string", "pattern": _CLASS_NAME},
+            {"type": "string", "pattern": _NETWORK_NAME},
             {"type": "object", "properties": {**fenet, **network}, "additionalProperties": False},
         ],
     }

@@ -124,7 +124,9 @@ class Recorder:
         trial.started_at = None if trial.logged else time.monotonic()
         imports = self._study_run.study.config.imports
         with suppress(OSError):  # a source file was removed; the trial reports that
-            trial.code = code_version(modules_of(trial.trial.experiment, imports))
+            trial.code = code_version(
+                modules_of(trial.trial.experiment, imports), trial.trial.experiment.libraries
+            )
         start = partial(self._study_run.start_trial, trial.run_id, trial.code)
         self._writer.write(name, start)
         self._progress.started(name)

@@ -36,13 +36,15 @@ class Package:
 def package(experiment: Experiment, imports: Sequence[str]) -> Package:
     """Return what the experiment's network needs. imports: the modules that the study imports."""
     own = modules_of_network(experiment, imports)
-    return _package(tuple(module for module in own), tuple(imports))
+    return _package(tuple(own), tuple(imports), experiment.libraries)
 
 
 @cache  # the trials of a study share one package
-def _package(own: tuple[ModuleType, ...], imports: tuple[str, ...]) -> Package:
+def _package(
+    own: tuple[ModuleType, ...], imports: tuple[str, ...], required: tuple[str, ...]
+) -> Package:
     files = named_sources(models) | named_sources(pipelines)
-    roots, libraries = [_ENTRY], set()
+    roots, libraries = [_ENTRY], set(required)
     for module in own:
         if is_installed(module):
             libraries.add(module.__name__)

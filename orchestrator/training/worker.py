@@ -112,7 +112,7 @@ def train_task(
     upload_output: stores this worker's log.
     """
     # Of the sources in this process, because those of the command may have been edited since.
-    code = code_version(modules_of(task.experiment, task.imports))
+    code = code_version(modules_of(task.experiment, task.imports), task.experiment.libraries)
     cache = task.cache and task.cache.expanded()
     dataset = open_dataset(task.dataset, task.fingerprint)
     training = Training(task.experiment, dataset, device, cache=cache)

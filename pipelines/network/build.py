@@ -1,13 +1,16 @@
 """Builds the network of an experiment: FENet, or a custom class."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 from models import FENet, FENetConfig, split_output
+from models.hugging_face.configuration import model_config, normalization, resolve
+from models.hugging_face.network import HuggingFaceNetwork
 from models.initialization import keyed_construction
-from models.registry import NETWORKS, takes_argument
+from models.registry import NETWORKS, library_and_name, takes_argument
 from pipelines.errors import UserError
 from pipelines.network.config import ModelConfig, NetworkConfig
 
@@ -17,11 +20,13 @@ class NetworkError(UserError, ValueError):
 
 
 def network_class(config: NetworkConfig) -> Callable[..., nn.Module]:
-    """Import the class of a custom network.
+    """Import the class of a custom network; its constructor takes `classes` and the arguments.
 
     Raises:
         NetworkError: the import fails, or `config.arguments` do not fit the constructor.
     """
+    if library_and_name(config.network) is not None:
+        return _library_network(config)
     try:
         network: type[nn.Module] = NETWORKS.find(config.network)
         passed = {"classes": "the number of classes of the data set"}
@@ -31,6 +36,22 @@ def network_class(config: NetworkConfig) -> Callable[..., nn.Module]:
     if not takes_argument(network, "classes", declared=False):
         raise NetworkError(f"network {config.network}: its constructor has no argument `classes`")
     return network
+
+
+def _library_network(config: NetworkConfig) -> Callable[..., nn.Module]:
+    """Return a constructor of a library's network. Raises NetworkError."""
+    try:
+        cls: type[HuggingFaceNetwork] = NETWORKS.find(config.network)
+        name, arguments = resolve(config.network, config.arguments)
+        model_config("network", name, arguments)
+        normalization(arguments)
+    except ValueError as error:
+        raise NetworkError(f"network {config.network}: {error}") from error
+
+    def build(classes: int, **_arguments: Any) -> nn.Module:
+        return cls(name, classes, arguments)
+
+    return build
 
 
 def build_network(config: ModelConfig, classes: int, seed: int) -> nn.Module:

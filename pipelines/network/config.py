@@ -20,8 +20,11 @@ class NetworkConfig:
     training with another number of workers does not.
 
     network: `package.module:Class` of an `nn.Module` that maps images `(N, 3, H, W)` to logits
-        `(N, classes, h, w)`, or during training to `(logits, auxiliary logits)`.
-    arguments: arguments of its constructor, besides `classes`, which is always passed.
+        `(N, classes, h, w)`, or during training to `(logits, auxiliary logits)`; or `hf:NAME` of a
+        network in `transformers`: a type of model (`hf:segformer`), the folder of a saved model
+        (`hf:./folder`) or a model on the hub (`hf:OWNER/NAME`).
+    arguments: arguments of its constructor, besides `classes`, which is always passed; for
+        `hf:NAME`, entries of its configuration.
     """
 
     __pydantic_config__ = {"extra": "forbid"}

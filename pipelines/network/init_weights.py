@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from models import PretrainedError, PretrainedReport, load_pretrained
 from models.backbones import Backbone
+from models.backbones.hugging_face import HuggingFaceBackbone
+from models.hugging_face.network import HuggingFaceNetwork
+from models.hugging_face.weights import load_saved
 from models.pretrained import unwrap
 from pipelines.network.build import NetworkError
 from pipelines.network.weight_files import WeightsError, locate_weights
@@ -109,18 +112,26 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def load_backbone_weights(model: nn.Module, uri: str) -> PretrainedReport:
-    """Load published weights into `model.backbone`: a path, a URI or the name of published weights.
+    """Load published weights into `model.backbone`, or into all of a network of `transformers`.
+
+    uri: a path, a URI, the name of published weights, or `hf:OWNER/NAME` for a model on the hub.
 
     Raises:
         WeightsError: the weights cannot be read or do not fit.
         NetworkError: `model.backbone` is not a `models.backbones.Backbone`.
     """
     backbone = getattr(model, "backbone", None)
-    if not isinstance(backbone, Backbone):
+    if not isinstance(backbone, Backbone) and not isinstance(model, HuggingFaceNetwork):
         raise NetworkError(
             f"backbone_weights: {type(model).__name__} has no `backbone` of models.backbones"
         )
+    weights = read_weights(locate_weights(uri))
     try:
-        return load_pretrained(backbone, read_weights(locate_weights(uri)))
+        if isinstance(model, HuggingFaceNetwork):
+            return load_saved(model.model, weights, model.classes)
+        if isinstance(backbone, HuggingFaceBackbone):
+            return load_saved(backbone.model, weights)
+        assert isinstance(backbone, Backbone)
+        return load_pretrained(backbone, weights)
     except PretrainedError as error:
         raise WeightsError(str(error)) from None

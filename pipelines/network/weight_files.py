@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pyarrow.fs import FileType
 
+from models.hugging_face.configuration import is_saved, saved_weights
 from pipelines.data.manifest import DatasetError
 from pipelines.data.storage import locate
 from pipelines.errors import UserError
@@ -22,13 +23,19 @@ def locate_weights(uri: str) -> str:
     """Return the file of weights at `uri`: `uri` itself, or the file in a directory or package.
 
     The directory is a checkpoint or a model directory. The name of published weights (see
-    `PUBLISHED_WEIGHTS`) is replaced by the file in the installed package.
+    `PUBLISHED_WEIGHTS`) is replaced by the file in the installed package, and a model on the
+    Hugging Face hub (`hf:OWNER/NAME@REVISION`) by the file in the hub's local cache.
 
     Raises:
         WeightsError: `uri` does not exist or cannot be read, or the package is not installed.
     """
     if uri in PUBLISHED_WEIGHTS:
         return str(_published_file(uri))
+    if is_saved(uri):
+        try:
+            return str(saved_weights(uri))
+        except ValueError as error:
+            raise WeightsError(str(error)) from error
     try:
         location = locate(uri)
         kind = location.filesystem.get_file_info(location.path).type

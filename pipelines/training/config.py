@@ -131,9 +131,11 @@ class TrainingConfig:
         identified by the content of the weights, not by their location.
     init_skip: patterns of tensor names (`head.*`) that `init` does not load, such as the classifier
         of a model with other classes.
-    backbone_weights: path or URI of published weights to initialize the backbone, or
-        `efficientnet-lite0` for those of ImageNet in this project's extra `pretrained`. A trial is
-        identified by the content of the weights.
+    backbone_weights: path or URI of published weights to initialize the backbone,
+        `efficientnet-lite0` for those of ImageNet in this project's extra `pretrained`, or
+        `hf:OWNER/NAME` for a model on the Hugging Face hub. A network `hf:NAME` loads all that
+        fits. By default the weights of the model that `backbone: hf:NAME` or `network: hf:NAME`
+        names, if it is a saved one. A trial is identified by the content of the weights.
     precision, memory_format: numerical format of the network; `auto` chooses by device.
     compile: compile the network with `torch.compile`.
     deterministic: use deterministic algorithms only, so that a training on a GPU can be repeated

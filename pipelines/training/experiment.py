@@ -5,14 +5,15 @@ Other settings, such as the number of workers, are in `orchestrator.study.resour
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from models import FENetConfig
-from models.registry import is_class_name
+from models.hugging_face.configuration import is_saved, read_saved
+from models.registry import is_class_name, library_and_name
 from pipelines.config import ConfigurationError, configure, load_yaml
 from pipelines.data.config import DataConfig
 from pipelines.evaluation.config import EvaluationConfig
@@ -36,6 +37,14 @@ class Experiment:
 
     Equal experiments with the same data and code give the same weights for any number of workers.
     `seed` determines the initial parameters, the order of the samples and every augmentation.
+
+    A saved model of `transformers` (`hf:FOLDER` or `hf:OWNER/NAME`) is replaced by its type, its
+    configuration as arguments, and its weights as `training.backbone_weights`, unless that or
+    `training.init` is set. So a trained model does not need the folder, and two folders with the
+    same content are the same trial.
+
+    Raises:
+        ValueError: the seed is not valid, or a saved model cannot be read.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -49,6 +58,27 @@ class Experiment:
     def __post_init__(self) -> None:
         if self.seed not in SEEDS:
             raise ValueError(f"seed must be from 0 to 2^63 - 1, received {self.seed}")
+        if is_saved(_model_name(self.model)):
+            self._read_saved_model()
+
+    def _read_saved_model(self) -> None:
+        model, training = self.model, self.training
+        if isinstance(model, NetworkConfig):
+            saved = read_saved(model.network, model.arguments)
+            model = replace(model, network=saved.name, arguments=saved.arguments)
+        else:
+            saved = read_saved(model.backbone, model.backbone_arguments)
+            model = replace(model, backbone=saved.name, backbone_arguments=saved.arguments)
+        object.__setattr__(self, "model", model)
+        if training.init is None and training.backbone_weights is None:
+            training = replace(training, backbone_weights=saved.weights)
+            object.__setattr__(self, "training", training)
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The packages that only the model's name requires, such as `transformers` for `hf:...`."""
+        is_of_library = library_and_name(_model_name(self.model)) is not None
+        return ("transformers",) if is_of_library else ()
 
     @property
     def class_names(self) -> list[str]:
@@ -63,7 +93,7 @@ class Experiment:
     def network_class_names(self) -> list[str]:
         """Those of `class_names` that are parts of the network."""
         model = self.model
-        parts = [model.network] if isinstance(model, NetworkConfig) else [model.backbone]
+        parts = [_model_name(model)]
         parts += [] if isinstance(model, NetworkConfig) else model.flows
         return [name for name in parts if is_class_name(name)]
 
@@ -74,6 +104,10 @@ class Experiment:
     def as_json(self) -> dict[str, Any]:
         """Return `as_dict` in JSON types: lists instead of tuples."""
         return dict(json.loads(json.dumps(self.as_dict())))
+
+
+def _model_name(model: ModelConfig) -> str:
+    return model.network if isinstance(model, NetworkConfig) else model.backbone
 
 
 def experiment_differences(

@@ -1,0 +1,77 @@
+"""Networks of `transformers` for semantic segmentation, such as SegFormer and UPerNet."""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from models.hugging_face.build import build_model, freeze, probing, unreached
+from models.hugging_face.configuration import model_config, normalization
+from models.normalization import renormalize
+
+
+class HuggingFaceNetwork(nn.Module):
+    """A network of `AutoModelForSemanticSegmentation` that receives ImageNet's normalization.
+
+    Args:
+        name: `hf:TYPE`, such as `hf:segformer`.
+        classes: number of classes of the logits.
+        arguments: entries of the model's configuration, and `image_mean` and `image_std` of the
+            normalization it expects.
+
+    Raises:
+        ValueError: there is no such network, or an argument is not valid.
+    """
+
+    def __init__(self, name: str, classes: int, arguments: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.classes = classes
+        self.mean, self.std = normalization(arguments)
+        unused = _unused(name, json.dumps(arguments, sort_keys=True, default=list))
+        self.model = build_model("network", _config(name, classes, arguments))
+        freeze(self.model, unused)
+        self._auxiliary: Tensor | None = None
+        # The library computes the logits of this head, but does not return them.
+        head = getattr(self.model, "auxiliary_head", None)
+        if head is not None:
+            head.register_forward_hook(self._keep)
+
+    def _keep(self, _head: nn.Module, _features: Any, logits: Tensor) -> None:
+        self._auxiliary = logits
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Return the logits of normalized images `(N, 3, H, W)`: `(N, K, h, w)`, during training
+        with the auxiliary logits if there are any."""
+        output = self.model(pixel_values=renormalize(images, self.mean, self.std), return_dict=True)
+        auxiliary, self._auxiliary = self._auxiliary, None
+        if self.training and auxiliary is not None:
+            return output.logits, {"auxiliary": auxiliary}
+        return output.logits
+
+
+def _config(name: str, classes: int, arguments: Mapping[str, Any]) -> Any:
+    config = model_config("network", name, arguments)
+    config.num_labels = classes
+    return config
+
+
+@cache
+def _unused(name: str, text: str) -> frozenset[str]:
+    """Return the names of the parameters that the logits do not depend on."""
+    config = _config(name, 2, json.loads(text))
+    with probing() as images:
+        model = build_model("network", config)
+        kept: list[Tensor] = []
+        head = getattr(model, "auxiliary_head", None)
+        if head is not None:
+            head.register_forward_hook(lambda _head, _features, logits: kept.append(logits))
+        try:
+            logits = model(pixel_values=images, return_dict=True).logits
+        except Exception as error:
+            raise ValueError(
+                f"{name}: failed on images of {tuple(images.shape)} "
+                f"({type(error).__name__}: {error})"
+            ) from error
+    return unreached(model, [logits, *kept])
