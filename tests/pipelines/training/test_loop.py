@@ -117,12 +117,20 @@ def double_precision() -> Iterator[None]:
             torch.set_default_dtype(torch.float32)
 
 
-@functools.cache
 def _run_twice(experiment: Experiment, dataset: Path) -> list[Any]:
     """Return history and weights in float32, then in float64."""
     single = run(experiment, dataset)
     with double_precision():
         return [single, run(experiment, dataset)]
+
+
+def _three_steps(accumulation: int) -> Experiment:
+    return small_experiment(batch=14, epochs=3, accumulation=accumulation)
+
+
+@functools.cache
+def _single_process(dataset: Path, accumulation: int) -> list[Any]:
+    return _run_twice(_three_steps(accumulation), dataset)
 
 
 def _worker(rank: int, size: int, experiment: Experiment, dataset: Path, out: Path) -> None:
@@ -152,9 +160,8 @@ def test_ranks_take_the_same_steps_as_one_process(
     # rounding, which can flip a ReLU or a mined pixel. That changed one loss term by 1.5e-5 and,
     # where batch norm sees seven values (the pyramid's single bin), a variance by 1.3e-2.
     # In float64 these differences vanish, but a bug would remain visible.
-    experiment = small_experiment(batch=14, epochs=3, accumulation=accumulation)
-    single_process = _run_twice(experiment, small_streets)
-    ranks = run_on_ranks(size, experiment, small_streets, tmp_path / "out")
+    single_process = _single_process(small_streets, accumulation)
+    ranks = run_on_ranks(size, _three_steps(accumulation), small_streets, tmp_path / "out")
     tolerances = ((1e-4, 1e-2, 3e-2), (1e-12, 1e-12, 1e-11))
     for precision, (loss_tolerance, score_tolerance, weight_tolerance) in enumerate(tolerances):
         (history, weights), (rank_history, rank_weights) = (
