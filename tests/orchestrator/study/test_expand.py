@@ -319,7 +319,10 @@ def test_custom_network(tmp_path: Path, custom_network: str) -> None:
             "{network: 'MODULE:Small', arguments: {width: wide}}",
             "`width` must be a whole number, received",
         ),
-        ("{network: 'MODULE', arguments: {}}", "network is 'MODULE'; it must be package.module:C"),
+        (
+            "{network: 'MODULE', arguments: {}}",
+            "network is 'MODULE'; it must be hf:NAME or package",
+        ),
         (
             "{network: 'MODULE:Small', width: 3}",
             "unknown key `model.width`; known: network, arguments",

@@ -114,7 +114,7 @@ def test_arguments_of_an_open_constructor_are_checked(arguments: dict, message: 
 
 @pytest.mark.parametrize("network", ["own_module", "own module:X", ":X", "a:b:c", "a..b:C"])
 def test_malformed_names_are_rejected(network: str) -> None:
-    with pytest.raises(ValueError, match=r"it must be package\.module:Class"):
+    with pytest.raises(ValueError, match=r"it must be hf:NAME or package\.module:Class"):
         NetworkConfig(network)
 
 
