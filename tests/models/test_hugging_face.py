@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
@@ -19,8 +20,6 @@ from models.normalization import renormalize
 from pipelines.network.build import NetworkError, build_network, check_network
 from pipelines.network.config import NetworkConfig
 from pipelines.network.init_weights import load_backbone_weights
-
-transformers = pytest.importorskip("transformers")
 
 CONVNEXT = {"hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 1, 1]}
 VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28}

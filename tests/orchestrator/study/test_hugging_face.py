@@ -4,12 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import transformers
 
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.yaml_source import StudyError
-
-transformers = pytest.importorskip("transformers")
 
 STUDY = """\
 study: rows

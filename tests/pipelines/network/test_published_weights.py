@@ -40,7 +40,6 @@ def wave(height: int, width: int) -> torch.Tensor:
     return values.reshape(1, 3, height, width)
 
 
-@pytest.mark.skipif(WEIGHTS.path is None, reason="needs the extra `pretrained`")
 def test_backbone_matches_the_published_network() -> None:
     network = build_network(FENetConfig(NAME, channels=4), 3, seed=0)
     report = load_backbone_weights(network, NAME)

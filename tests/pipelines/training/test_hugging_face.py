@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from models import PretrainedReport
@@ -15,8 +16,6 @@ from pipelines.train import main
 from pipelines.training.experiment import Experiment, read_experiment
 from pipelines.training.lineage import lineage_of_run
 from pipelines.training.loop import Training, TrainingReport
-
-transformers = pytest.importorskip("transformers")
 
 LEVELS = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 SEGFORMER = {**LEVELS, "num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 8}
