@@ -261,12 +261,14 @@ def test_experiment_of_somebody_else_is_refused_and_not_changed(
 
 
 def test_empty_experiment_and_one_of_an_earlier_version_are_adopted(
-    store: TrackingStore, study: Study
+    store: TrackingStore, study: Study, tmp_path: Path
 ) -> None:
     client = store.client
-    experiment_id = client.create_experiment("ledger test")  # for example with its own location
+    location = tmp_path / "own location"
+    experiment_id = client.create_experiment("ledger test", location.as_uri())
     StudyRun.open(store, study).close("FINISHED")
     client.delete_experiment_tag(experiment_id, "orchestrator.kind")
     StudyRun.open(store, study).close("FINISHED")
     tags = client.get_experiment_by_name("ledger test").tags
     assert tags["orchestrator.kind"] == "study"
+    assert list(location.rglob("study.yaml"))
