@@ -138,7 +138,7 @@ class TrackingStore:
         except Exception as error:
             raise TrackingError(f"MLflow at {self.display_uri} cannot be used: {error}") from None
         if file is not None:
-            relocation.register(file.parent.absolute() / relocation.ARTIFACTS)
+            relocation.follow_moved_storage()
         user_uri = os.environ.get(_URI_VARIABLE)
         mlflow.set_tracking_uri(tracking_uri)  # model registration only knows the global URI
         if user_uri is None:  # MLflow has set the variable, which is reserved for the user's choice

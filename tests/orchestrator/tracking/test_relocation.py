@@ -3,12 +3,11 @@
 import shutil
 from pathlib import Path
 
-import pytest
+from mlflow.tracking import MlflowClient
 
 from orchestrator.report.__main__ import main as report
 from orchestrator.studies import main as studies
 from orchestrator.study.load import load_study
-from orchestrator.tracking import relocation
 from orchestrator.tracking.relocation import current_uri, record_current_paths
 from orchestrator.tracking.store import TrackingStore
 from tests.support.fabricated_studies import FEW, fabricate, write_study
@@ -71,19 +70,32 @@ def test_models_of_a_moved_storage_are_found_and_new_runs_are_written_there(
     assert record_current_paths(moved / "mlflow.db") == 0
 
 
-def test_other_folders_are_where_they_were_recorded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_folders_are_where_they_were_recorded(tmp_path: Path) -> None:
     directory = tmp_path / "artifacts"
     (directory / "study").mkdir(parents=True)
-    monkeypatch.setattr(relocation, "_directories", [directory])
+    database = tmp_path / "mlflow.db"
     own = (directory / "study" / "run").as_uri()
-    assert current_uri(own) == own
-    assert current_uri("file:///a/artifacts/b/artifacts/study/run") == own
-    assert current_uri("/plain/path/artifacts/study/run") == own
+    assert current_uri(own, database) == own
+    assert current_uri("file:///a/artifacts/b/artifacts/study/run", database) == own
+    assert current_uri("/plain/path/artifacts/study/run", database) == own
     for elsewhere in (
         "file:///old/artifacts/another/run",
         "file:///old/study/run",
         "s3://bucket/artifacts/study/run",
     ):
-        assert current_uri(elsewhere) == elsewhere
+        assert current_uri(elsewhere, database) == elsewhere
+
+
+def test_stores_with_studies_of_one_name_keep_their_own_artifacts(
+    tmp_path: Path, small_streets: Path, own_store: Path
+) -> None:
+    """An MLflow client of another storage reads its own files, also in a process that has opened
+    a storage of ours with a study of that name."""
+    run = make_finished_run(own_store, small_streets)
+    other = tmp_path / "other"
+    shutil.copytree(own_store, other)
+    TrackingStore(f"sqlite:///{other / 'mlflow.db'}", other / "artifacts")
+    shutil.rmtree(other / "artifacts" / "scored")
+    (other / "artifacts" / "scored").mkdir()
+    client = MlflowClient(f"sqlite:///{own_store / 'mlflow.db'}")
+    assert client.list_artifacts(run.run_id)
