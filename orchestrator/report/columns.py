@@ -17,7 +17,7 @@ from orchestrator.report.cells import (
     signed,
 )
 from orchestrator.report.rows import Row
-from orchestrator.study.config import SCORE_COLUMNS, StudyConfig
+from orchestrator.study.config import SCORE_LABELS, StudyConfig
 from orchestrator.study.published import PublishedRow
 
 # Differences with a smaller corrected p value are bold in tables and colored in figures.
@@ -187,7 +187,7 @@ def _metric(config: StudyConfig, key: str) -> _Kind:
     """Return the column of a metric of the runs: a score under the report's protocol, such as
     `iou/pole`, or else a metric by its full name, such as `memory_gib`."""
     protocol = config.report.protocol
-    is_score = key.split("/")[0] in SCORE_COLUMNS
+    is_score = key.split("/")[0] in SCORE_LABELS
     prefix = "val" if protocol is None else f"eval/{protocol}"
     names = [f"{prefix}/{key}"] if is_score else [key, f"model/{key}"]
 
@@ -204,7 +204,7 @@ def _metric(config: StudyConfig, key: str) -> _Kind:
 def _metric_name(key: str) -> str:
     """Return the header of a score, such as `IoU pole %`."""
     kind, _, name = key.partition("/")
-    return f"{SCORE_COLUMNS[kind]}{' ' * bool(name)}{name} %"
+    return f"{SCORE_LABELS[kind]}{' ' * bool(name)}{name} %"
 
 
 def _first(metrics: Mapping[str, float], names: Sequence[str]) -> float | None:
