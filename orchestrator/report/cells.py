@@ -43,13 +43,13 @@ def mean_and_deviation(values: Sequence[float], digits: int = 1) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def row_difference(row: Row) -> str:
-    """Return the difference of a row, or the mark of a row that is not comparable."""
+def row_difference(row: Row, difference: Difference | None) -> str:
+    """Return one of the differences of a row, or the mark of a row that is not comparable."""
     if row.incomparable:
         return INCOMPARABLE
-    if row.difference is None:
+    if difference is None:
         return EMPTY
-    text = difference_text(row.difference)
+    text = difference_text(difference)
     return f"{text}\u00a0{MIXED}" if row.mixed_difference else text
 
 

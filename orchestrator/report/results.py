@@ -52,7 +52,7 @@ class Results:
         self._study = study
         self._store = store
         self._identities = identities
-        self._counts = CountsReader(store)
+        self._counts = CountsReader(store, study.config.report.resampled_metrics)
 
     def read(self, snapshot: Snapshot | None = None) -> list[Result]:
         """Return the results in the order of the study. snapshot: of the tracking store; None takes

@@ -271,7 +271,7 @@ def check_metrics(config: StudyConfig, trials: Sequence[Trial], source: Source) 
         if key in (*TABLE_COLUMNS, *OTHER_METRICS):
             message = f"a metric has the key {key!r}, which is a column; set another `key`"
             problems.append(Problem(source.location(("base", "evaluation", "metrics")), message))
-    scores = [*dict.fromkeys((*(name for name in SCORE_LABELS if name != "iou"), *keys))]
+    scores = dict.fromkeys(n for n in (*SCORE_LABELS, *keys) if n not in ("iou", "miou"))
     columns = [*TABLE_COLUMNS, *scores, *OTHER_METRICS]
     others = [name for name in (*COUNTED, *keys) if name != "miou"]
     for index, name in enumerate(config.report.columns or ()):

@@ -23,6 +23,7 @@ from orchestrator.study.published import (
 from orchestrator.study.resources import Resources
 from pipelines.data.config import check_split_name
 from pipelines.evaluation.config import (
+    COUNTED,
     EvaluationConfig,
     InferenceConfig,
     MetricConfig,
@@ -279,6 +280,18 @@ class ReportOptions:
             raise ValueError(f"columns must be different, received {list(self.columns)}")
         if self.images < 0:
             raise ValueError(f"images must not be negative, received {self.images}")
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """The metrics in `columns` as `difference/METRIC`."""
+        prefix = "difference/"
+        return tuple(n.removeprefix(prefix) for n in self.columns or () if n.startswith(prefix))
+
+    @property
+    def resampled_metrics(self) -> tuple[str, ...]:
+        """The metrics besides mIoU that `columns` need the statistics of each image for."""
+        counted = [name for name in self.columns or () if name in COUNTED and name != "miou"]
+        return tuple(dict.fromkeys((*self.differences, *counted)))
 
 
 @dataclass(frozen=True)

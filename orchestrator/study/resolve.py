@@ -58,8 +58,8 @@ def resolve_trials(
     Raises DatasetError if a data set or one of its splits is missing or has no labels, NetworkError
     if a user-defined network cannot be run, WeightsError if weights cannot be loaded,
     PrecisionError if a GPU would only emulate the precision, TransformError or MetricError if a
-    transform or a metric cannot be applied. The message has one line for each failing combination of model, data, weights and
-    precision.
+    transform or a metric cannot be applied. The message has one line for each failing combination
+    of model, data, weights and precision.
     """
     if native_bfloat16 is None:
         native_bfloat16 = has_native_bfloat16(device)

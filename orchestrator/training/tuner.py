@@ -25,6 +25,7 @@ from orchestrator.training.group import train_group
 from orchestrator.training.job import Job
 from orchestrator.training.searcher import GangSearcher
 from orchestrator.training.single import train_single_worker
+from pipelines.evaluation.config import COUNTED
 from pipelines.evaluation.measuring import metric_class
 
 _LOST_PROCESS = (
@@ -270,6 +271,8 @@ def _is_last(job: Job, result: dict[str, Any]) -> bool:
 def _higher_is_better(metric: str, jobs: Sequence[Job]) -> bool:
     """Whether a high score is a good one. All jobs compute the metric."""
     key = metric.split("/")[0]
+    if key in (*COUNTED, "iou"):
+        return True
     for config in jobs[0].task.experiment.evaluation.metric_configs:
         if config.key == key:
             return metric_class(config).higher_is_better

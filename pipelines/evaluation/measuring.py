@@ -14,7 +14,7 @@ from pipelines.errors import UserError
 # Imported here, so that they are among the sources that decide a result.
 from pipelines.evaluation import boundaries, calibration  # noqa: F401
 from pipelines.evaluation.config import METRICS, MetricConfig
-from pipelines.evaluation.metrics import Array, ClassMetric, Metric
+from pipelines.evaluation.metrics import Array, ClassMetric, Metric, undefined_as_nan
 
 
 class MetricError(UserError, ValueError):
@@ -125,7 +125,7 @@ def _checked(config: MetricConfig, metric: Metric, classes: int) -> ImageMetric:
             for each in (labels, torch.full_like(labels, IGNORE_INDEX))
         ]
     ).numpy()
-    _check_score(image_metric, np.stack([sums, sums[::-1]]), classes)
+    _check_score(image_metric, np.stack([sums, 3 * sums[::-1]]), classes)
     return image_metric
 
 
@@ -140,8 +140,9 @@ def _check_score(image_metric: ImageMetric, sums: Array, classes: int) -> None:
     if isinstance(metric, ClassMetric):
         name, function, shape = "class_scores", metric.class_scores, (classes,)
     try:
-        scores = np.asarray(function(sums), np.float64)
-        alone = np.asarray(function(sums[0, 0]), np.float64)
+        with undefined_as_nan():
+            scores = np.asarray(function(sums), np.float64)
+            alone = np.asarray(function(sums[0, 0]), np.float64)
     except Exception as error:
         raise MetricError(
             f"metric {key}: {name} failed on sums of shape {sums.shape} ({type(error).__name__}: "

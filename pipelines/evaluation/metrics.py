@@ -5,6 +5,7 @@ add up, so a score does not depend on how workers share the images, and can be c
 sample of them: the report's intervals draw images again and again.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -73,14 +74,16 @@ class Measured:
     @property
     def score(self) -> float:
         """The score over all images; NaN if it is undefined."""
-        return float(self.metric.score(self.statistics.sum(axis=0)))
+        with undefined_as_nan():
+            return float(self.metric.score(self.statistics.sum(axis=0)))
 
     @property
     def class_scores(self) -> Array | None:
         """The score of each class, `(classes,)`; None if the metric has a single score."""
         if not isinstance(self.metric, ClassMetric):
             return None
-        return self.metric.class_scores(self.statistics.sum(axis=0))
+        with undefined_as_nan():
+            return self.metric.class_scores(self.statistics.sum(axis=0))
 
 
 class _MeanIoU(ClassMetric):
@@ -134,6 +137,11 @@ COUNT_METRICS: dict[str, Metric] = {
     "mean_accuracy": _MeanAccuracy(),
     "frequency_weighted_iou": _FrequencyWeightedIoU(),
 }
+
+
+def undefined_as_nan() -> AbstractContextManager[None]:
+    """Return a context in which 0 / 0 is NaN without a warning."""
+    return np.errstate(divide="ignore", invalid="ignore")
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:

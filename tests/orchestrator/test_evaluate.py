@@ -119,8 +119,8 @@ def test_all_digits_are_printed_as_json_and_csv(
     document = json.loads(captured.out)
     assert (document["images"], document["protocol"]) == (5, "whole")
     assert document["scores"]["miou"] == scores.miou
-    assert document["scores"]["pixel_accuracy"] == scores.pixel_accuracy
-    assert document["scores"]["boundary_f"] == scores.mean_boundary
+    assert document["scores"]["pixel_accuracy"] == scores.counted["pixel_accuracy"]
+    assert document["scores"]["boundary_f"] == scores.measured[0].score
     iou = [document["classes"][name]["iou"] for name in names]
     expected_iou = [None if math.isnan(value) else value for value in scores.iou.tolist()]
     assert iou == expected_iou
