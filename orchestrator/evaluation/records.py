@@ -48,8 +48,10 @@ def protocol_tag(config: InferenceConfig) -> str:
 
 def _described(metric: MetricConfig) -> dict[str, Any]:
     """Return what identifies a metric's scores: its configuration, and the code of an own one."""
-    code = {"code": user_code_version(modules_named([metric.name]))}
-    return {**asdict(metric), **(code if is_class_name(metric.name) else {})}
+    described = asdict(metric)
+    if is_class_name(metric.name):
+        described["code"] = user_code_version(modules_named([metric.name]))
+    return described
 
 
 def is_current(

@@ -340,7 +340,7 @@ def test_metrics_are_typed_and_part_of_the_identity(
         ("[{name: boundary_f, argument: {}}]", "unknown key `evaluation.metrics.0.argument`; did"),
         (
             "[{name: boundary_f, arguments: {pixels: 3}}]",
-            "6:51: metric boundary_f: unknown argument `pixels`; known: tolerance",
+            "6:63: metric boundary_f: unknown argument `pixels`; known: tolerance",
         ),
         (
             "[{name: boundary_f, arguments: {tolerance: wide}}]",

@@ -158,6 +158,25 @@ def test_shifted_edge_matches_within_the_tolerance() -> None:
     assert boundary_scores(shifted, label, 2, 2).tolist() == [1, 1]
 
 
+@given(seeds, st.integers(1, 3))
+def test_metric_of_the_examples_matches_scipy(seed: int, width: int) -> None:
+    probabilities, labels = images(seed)
+    config = MetricConfig("examples.trimap:TrimapIoU", {"width": width})
+    (measured,) = scores_of(probabilities, labels, config).measured
+    counts = np.zeros((4, 2))
+    for prediction, label in zip(probabilities.argmax(1).numpy(), labels.numpy(), strict=True):
+        highest, lowest = (
+            function(np.where(label == 255, outside, label), 2 * width + 1, mode="nearest")
+            for function, outside in ((ndimage.maximum_filter, -1), (ndimage.minimum_filter, 256))
+        )
+        band = (label != 255) & (highest != lowest)
+        for k in range(4):
+            ours, true = band & (prediction == k), band & (label == k)
+            counts[k] += (ours & true).sum(), (ours | true).sum()
+    expected = counts[:, 0] / np.where(counts[:, 1], counts[:, 1], np.nan)
+    np.testing.assert_allclose(measured.class_scores, expected)
+
+
 @given(seeds, st.permutations(range(5)), st.integers(0, 5))
 def test_scores_follow_from_the_sums_over_images_in_any_division(
     seed: int, order: list[int], first: int

@@ -29,11 +29,13 @@ def test_metrics_of_a_known_matrix() -> None:
     assert scores.iou[:2].tolist() == [4 / 6, 2 / 4]
     assert math.isnan(scores.iou[2])
     assert scores.miou == (4 / 6 + 2 / 4) / 2
+    assert scores.counted["dice"] == pytest.approx((8 / 10 + 4 / 6) / 2)
     assert scores.counted["pixel_accuracy"] == 6 / 8
     assert scores.counted["mean_accuracy"] == (4 / 6 + 1) / 2
     assert scores.counted["frequency_weighted_iou"] == pytest.approx(6 / 8 * 4 / 6 + 2 / 8 * 2 / 4)
     assert scores.metrics(["a", "b", "c"]).keys() == {
         "miou",
+        "dice",
         "pixel_accuracy",
         "mean_accuracy",
         "frequency_weighted_iou",
@@ -116,8 +118,9 @@ def test_one_class_and_one_image_keep_all_dimensions() -> None:
 
 
 def test_repeated_images_and_unknown_classes_are_rejected() -> None:
-    state = filled_state(slice(None))
     prediction, label = example()
+    state = ScoreState(4, 3)
+    state.update(prediction, label, torch.arange(3))
     state.update(prediction[:1], label[:1], torch.tensor([2]))
     with pytest.raises(RuntimeError, match="0 images were not counted, and 1 more than once"):
         state.scores()
