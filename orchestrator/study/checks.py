@@ -5,13 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.study.conditions import check_condition, conditions
-from orchestrator.study.config import OTHER_METRICS, SCORE_LABELS, TABLE_COLUMNS, StudyConfig
+from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import dotted_leaves, known_keys, unknown_key
 from orchestrator.study.study import Trial
 from orchestrator.study.validation import accepts, as_json, suggestion
 from orchestrator.study.yaml_source import Keys, Problem, Source
 from pipelines.data.config import split_parts
-from pipelines.evaluation.config import COUNTED
 from pipelines.training.experiment import SEEDS, Experiment
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")
@@ -28,7 +27,6 @@ def check_study(config: StudyConfig, source: Source) -> list[Problem]:
         *_variant_references(config, source),
         *_grid(config, source),
         *_protocols(config, source),
-        *_columns(config, source),
         *_conditions(config, source),
         *_kind(config, source),
     ]
@@ -173,19 +171,6 @@ def _protocols(config: StudyConfig, source: Source) -> Iterator[Problem]:
             yield Problem(source.location((key, "protocol")), message)
 
 
-def _columns(config: StudyConfig, source: Source) -> Iterator[Problem]:
-    """Yield requested columns that no run can have; see also `check_metrics`."""
-    compared = config.kind == "table" and any(map(config.base_of, config.variants))
-    for index, name in enumerate(config.report.columns or ()):
-        location = source.location(("report", "columns", index))
-        if not all(part.strip() for part in name.split("/")):
-            message = f"`report.columns` has {name!r}, which lacks a name beside the slash"
-            yield Problem(location, f"{message}; write a metric's full name, such as `iou/CLASS`")
-        elif name.split("/")[0] in ("compared_to", "difference", "p") and not compared:
-            message = f"`report.columns` has {name!r}, but no row is compared"
-            yield Problem(location, f"{message}; set `compare_to` in a study of `kind: table`")
-
-
 def _conditions(config: StudyConfig, source: Source) -> Iterator[Problem]:
     for keys, condition in conditions(config, source):
         yield from check_condition(condition, source, keys, list(config.variants))
@@ -258,49 +243,6 @@ def check_splits(config: StudyConfig, trials: Sequence[Trial], source: Source) -
         "`data.validation_split` is null; set that, or `split` of the protocol"
     )
     return [Problem(source.location(("report", "protocol")), message)]
-
-
-def check_metrics(config: StudyConfig, trials: Sequence[Trial], source: Source) -> list[Problem]:
-    """Return the names in `report.columns` and `early_stopping` that are no metric of the trials,
-    and the keys of metrics that have another meaning."""
-    problems = []
-    protocol = config.report.protocol if config.report.protocol in config.protocols else None
-    scored = [config.evaluation_under(protocol, t.experiment.evaluation) for t in trials]
-    keys = dict.fromkeys(metric.key for each in scored for metric in each.metric_configs)
-    for key in keys:
-        if key in (*TABLE_COLUMNS, *OTHER_METRICS):
-            message = f"a metric has the key {key!r}, which is a column; set another `key`"
-            problems.append(Problem(source.location(("base", "evaluation", "metrics")), message))
-    scores = dict.fromkeys(n for n in (*SCORE_LABELS, *keys) if n not in ("iou", "miou"))
-    columns = [*TABLE_COLUMNS, *scores, *OTHER_METRICS]
-    others = [name for name in (*COUNTED, *keys) if name != "miou"]
-    for index, name in enumerate(config.report.columns or ()):
-        location, metric = source.location(("report", "columns", index)), name.partition("/")[2]
-        if "/" not in name and name not in columns:
-            message = f"`report.columns` has {name!r}, which is not a column"
-            problems.append(Problem(location, f"{message}; {suggestion(name, columns)}"))
-        elif name.startswith("difference/") and metric and metric not in others:
-            message = f"`report.columns` has {name!r}, but no trial has the metric {metric!r}"
-            problems.append(Problem(location, f"{message}; {suggestion(metric, others)}"))
-    if config.early_stopping is not None:
-        problems += _objective(config.early_stopping.metric, trials, source)
-    return problems
-
-
-def _objective(metric: str, trials: Sequence[Trial], source: Source) -> list[Problem]:
-    """Return a problem if some trial has no such score while it trains."""
-    kind = metric.split("/")[0]
-    for trial in trials:
-        keys = [each.key for each in trial.experiment.evaluation.metric_configs]
-        known = [*COUNTED, *keys]
-        by_class = kind != metric and kind in ("iou", *keys)
-        if metric not in known and not by_class:
-            message = (
-                f"`early_stopping.metric` is {metric!r}, which {trial.name} does not compute; "
-                f"{suggestion(metric, known)}"
-            )
-            return [Problem(source.location(("early_stopping", "metric")), message)]
-    return []
 
 
 def check_workers(config: StudyConfig, trials: Sequence[Trial], source: Source) -> list[Problem]:

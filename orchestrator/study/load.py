@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.study.checks import (
-    check_metrics,
     check_splits,
     check_study,
     check_workers,
@@ -15,6 +14,7 @@ from orchestrator.study.checks import (
 )
 from orchestrator.study.config import StudyConfig, field_names
 from orchestrator.study.expand import expand
+from orchestrator.study.metric_checks import check_metrics
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import check_protocol_metrics, import_modules
 from orchestrator.study.validation import ANY, closest, examine, suggestion

@@ -392,6 +392,16 @@ def test_name_of_an_unknown_metric_is_one_error(tmp_path: Path, more: str, messa
     assert message in problems.pop()
 
 
+def test_one_key_with_several_settings_is_not_compared(tmp_path: Path) -> None:
+    base = "epochs: 2}, evaluation: {metrics: [boundary_f]"
+    other = with_metrics("[{name: boundary_f, arguments: {tolerance: 5}}]")
+    load(tmp_path, base, other)
+    for columns in ("boundary_f", "boundary_f/road", "difference/boundary_f"):
+        more = f"report: {{columns: [{columns}]}}\ncompare_to: plain\n"
+        with pytest.raises(StudyError, match="has other settings in other than in plain, so it"):
+            load(tmp_path, base, other, more)
+
+
 def test_protocols_add_metrics_to_those_of_the_trials(tmp_path: Path) -> None:
     more = """\
 protocols:
