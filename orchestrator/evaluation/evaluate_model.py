@@ -31,7 +31,7 @@ from pipelines.data.config import split_parts
 from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.facts import check_scorable
 from pipelines.data.loading import EvaluationBatches
-from pipelines.evaluation.config import EvaluationConfig, metric_configs
+from pipelines.evaluation.config import EvaluationConfig, MetricConfig, metric_configs
 from pipelines.evaluation.evaluate import count_pixels
 from pipelines.evaluation.scores import Scores
 from pipelines.preparation.embedded import dataset_location
@@ -116,16 +116,21 @@ def evaluate_model(options: argparse.Namespace, console: Console) -> int:
 
 def _evaluation_config(options: argparse.Namespace) -> EvaluationConfig:
     """Return the settings of the evaluation. Raises InputError if they are not valid."""
-    settings = {
-        **inference_settings(options),
-        "batch": options.batch,
-        "boundary": options.boundary,
-    }
+    settings = inference_settings(options)
     try:
-        metrics = [load_yaml(text) for text in options.metrics]
-        return configure(EvaluationConfig, {**settings, "metrics": metrics})
-    except (ConfigurationError, yaml.YAMLError) as error:
+        metrics = tuple(_metric_config(text) for text in options.metrics)
+        return EvaluationConfig(
+            **settings, batch=options.batch, boundary=options.boundary, metrics=metrics
+        )
+    except ConfigurationError as error:
+        raise InputError(str(error)) from None
+    except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"--metric: {error}") from None
+
+
+def _metric_config(text: str) -> MetricConfig:
+    value = load_yaml(text)
+    return configure(MetricConfig, value if isinstance(value, dict) else {"name": value}, "--metric")
 
 
 def evaluation_name(

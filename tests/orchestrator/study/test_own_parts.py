@@ -393,7 +393,7 @@ def test_name_of_an_unknown_metric_is_one_error(tmp_path: Path, more: str, messa
 
 
 def test_one_key_with_several_settings_is_not_compared(tmp_path: Path) -> None:
-    base = "epochs: 2}, evaluation: {metrics: [boundary_f]"
+    base = "epochs: 2}\n  evaluation: {metrics: [boundary_f]"
     other = with_metrics("[{name: boundary_f, arguments: {tolerance: 5}}]")
     load(tmp_path, base, other)
     for columns in ("boundary_f", "boundary_f/road", "difference/boundary_f"):
@@ -424,7 +424,7 @@ report: {protocol: whole, columns: [miou, calibration_error]}
 @pytest.mark.parametrize("metric", ["miou", "dice", "iou/road", "boundary_iou", "boundary_iou/sky"])
 def test_search_is_ranked_by_any_metric_of_the_trials(tmp_path: Path, metric: str) -> None:
     more = f"kind: search\nearly_stopping: {{metric: {metric}}}\n"
-    study = load(tmp_path, "epochs: 2}, evaluation: {metrics: [boundary_iou]", more=more)
+    study = load(tmp_path, "epochs: 2}\n  evaluation: {metrics: [boundary_iou]", more=more)
     assert study.config.early_stopping is not None
     assert study.config.early_stopping.metric == metric
 
