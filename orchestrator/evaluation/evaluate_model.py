@@ -130,7 +130,8 @@ def _evaluation_config(options: argparse.Namespace) -> EvaluationConfig:
 
 def _metric_config(text: str) -> MetricConfig:
     value = load_yaml(text)
-    return configure(MetricConfig, value if isinstance(value, dict) else {"name": value}, "--metric")
+    values = value if isinstance(value, dict) else {"name": value}
+    return configure(MetricConfig, values, "--metric")
 
 
 def evaluation_name(
