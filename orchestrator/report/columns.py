@@ -215,7 +215,10 @@ def _difference(config: StudyConfig, rows: Sequence[Row], key: str) -> _Kind:
     name = f"difference in {score.label if score else key}"
     if any(key in row.differences and row.differences[key].interval for row in rows):
         name += " [95\u00a0% CI]"
-    return _Kind(name, lambda row: row_difference(row, row.differences.get(key)), drop_rank=1)
+    digits = 2 if score is None or score.factor == 100 else 4
+    return _Kind(
+        name, lambda row: row_difference(row, row.differences.get(key), digits), drop_rank=1
+    )
 
 
 def _first(metrics: Mapping[str, float], names: Sequence[str]) -> float | None:
