@@ -211,9 +211,9 @@ def test_batches_are_loaded_by_a_thread_for_each_core(
             next(batches)
             loading = [each for each in threading.enumerate() if each.name.startswith("loading")]
             assert 0 < len(loading) <= 2 * threads
+        assert training.threads == threads
     finally:
         torch.set_num_threads(default)
-    assert training.threads == threads
 
 
 @pytest.mark.slow
