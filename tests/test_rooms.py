@@ -30,7 +30,10 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "submission": {"errors", "data", "preparation"},
         "run_preparation": {"errors", "machine", "data", "preparation", "training"},
         "prepare": {"errors", "machine", "imports", "preparation", "run_preparation"},
-        "run_training": {"errors", "config", "data", "preparation", "training", "model_directory"},
+        "run_training": {
+            *("errors", "config", "data", "network", "evaluation", "preparation"),
+            *("training", "model_directory"),
+        },
         "train": {"errors", "imports", "run_training"},
     },
     "orchestrator": {

@@ -14,7 +14,11 @@ from orchestrator.cluster.nodes import connected_nodes, nodes_at_full_size
 from orchestrator.evaluation.trained_model import TrainedModel, to_device
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resources import Resources
-from orchestrator.study.user_code import modules_of_network, runtime_environment
+from orchestrator.study.user_code import (
+    modules_of_network,
+    network_has_user_code,
+    runtime_environment,
+)
 from pipelines.data.dataset import Split, open_dataset
 from pipelines.data.image_io import encode_png
 from pipelines.data.loading import EvaluationBatches
@@ -98,7 +102,11 @@ def _in_shares(
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     devices = gpus or sum(int(node.get("CPU", 0)) for node in nodes)
     shares = max(1, min(parts, _SHARES * devices))
-    remote_task = task.options(num_cpus=1, num_gpus=1 if gpus else 0)
+    options: dict[str, Any] = {"num_cpus": 1, "num_gpus": 1 if gpus else 0}
+    if network_has_user_code(model.experiment, model.imports):
+        # User code may change the process, so its next task would not be like the first.
+        options["max_calls"] = 1
+    remote_task = ray.remote(**options)(task)
     model_ref = ray.put(model)
     pending = [remote_task.remote(model_ref, *arguments, share, shares) for share in range(shares)]
     bar_task = bar.add_task(f"shares {verb}, {devices} at a time", total=shares)
@@ -125,7 +133,6 @@ def _machines() -> list[Node]:
     return [max(to_come, key=lambda node: (node.get("GPU", 0.0), node.get("CPU", 0.0)))]
 
 
-@ray.remote
 def _count(
     model: TrainedModel, dataset: DatasetRef, config: EvaluationConfig, share: int, shares: int
 ) -> ScoreState:
@@ -135,7 +142,6 @@ def _count(
     return state.cpu()
 
 
-@ray.remote
 def _predict(
     model: TrainedModel,
     dataset: DatasetRef,

@@ -14,12 +14,14 @@ from types import ModuleType
 from typing import Any
 
 from models import LossTermConfig
+from models.registry import ClassConfig
+from models.user_code import describe
 from orchestrator.study.import_closure import source_files
 from orchestrator.study.validation import check_arguments
 from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError
 from pipelines.data.config import TransformConfig
 from pipelines.network.config import NetworkConfig
-from pipelines.training.config import OptimizerConfig, ScheduleConfig
+from pipelines.training.config import OptimizerConfig
 from pipelines.training.experiment import Experiment
 
 _PROJECT = ("models", "orchestrator", "pipelines")
@@ -36,8 +38,8 @@ def import_modules(names: Sequence[str], source: Source) -> None:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:  # a script may exit when it is imported
             message = (
-                f"cannot import {name} ({type(error).__name__}: {error}); "
-                "put it into the working directory or install it"
+                f"cannot import {name} ({describe(error)}); put it into the working directory or "
+                "install it"
             )
             problems.append(Problem(source.location(("imports", index)), message))
     if problems:
@@ -67,7 +69,7 @@ def check_training_classes(experiment: Experiment, source: Source) -> None:
     source: the tree of the experiment. Raises StudyError.
     """
     config = experiment.training
-    parts: dict[Keys, OptimizerConfig | ScheduleConfig | LossTermConfig | TransformConfig] = {
+    parts: dict[Keys, ClassConfig] = {
         ("training", "optimizer"): config.optimizer_config,
         ("training", "schedule"): config.schedule_config,
     }
@@ -119,6 +121,11 @@ def modules_of_network(experiment: Experiment, imports: Sequence[str]) -> list[M
 def has_user_code(experiment: Experiment, imports: Sequence[str]) -> bool:
     """Whether an experiment's training imports user code."""
     return bool(_packages([*imports, *experiment.class_names]))
+
+
+def network_has_user_code(experiment: Experiment, imports: Sequence[str]) -> bool:
+    """Whether applying a trained network imports user code."""
+    return bool(_packages([*imports, *experiment.network_class_names]))
 
 
 def _modules(names: Sequence[str]) -> list[ModuleType]:

@@ -103,7 +103,7 @@ class TableSafeASHA(ASHAScheduler):
 
     def __init__(self, settings: EarlyStopping, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
-        epochs = max(job.task.experiment.training.epochs for job in jobs)
+        epochs = max(job.epochs for job in jobs)
         super().__init__(
             time_attr="epoch",
             metric="val/miou",
@@ -263,7 +263,7 @@ class EventCallback(tune.Callback):
 
 def _is_last(job: Job, result: dict[str, Any]) -> bool:
     """Whether a report is that of the job's last epoch."""
-    return bool(result.get("epoch") == job.task.experiment.training.epochs)
+    return bool(result.get("epoch") == job.epochs)
 
 
 def run_jobs(

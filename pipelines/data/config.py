@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.registry import Registry
+from models.registry import ClassConfig, Registry
 
 #: Transforms by name, the values of `transforms:`. All built-in ones are settings of their own.
 TRANSFORMS: Registry[Any] = Registry("transform", "torch.nn:Module")
 
 
 @dataclass(frozen=True)
-class TransformConfig:
+class TransformConfig(ClassConfig):
     """A transform with arguments.
 
     name: `package.module:Class` of an augmentation of kornia, such as
@@ -21,13 +20,7 @@ class TransformConfig:
     arguments: arguments of its constructor.
     """
 
-    __pydantic_config__ = {"extra": "forbid"}
-
-    name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        TRANSFORMS.check(self.name, "name")
+    registry = TRANSFORMS
 
 
 @dataclass(frozen=True)
@@ -84,22 +77,13 @@ class AugmentationConfig:
                 f"blur must be a smallest and a largest sigma above 0, such as (0.15, 1.3), "
                 f"or (0, 0) for none; received {self.blur}"
             )
-        for transform in self.transforms:
-            if isinstance(transform, str):
-                TRANSFORMS.check(transform, "transforms")
-        # Both forms of a transform are the same trial.
-        short = tuple(
-            each.name if each == TransformConfig(each.name) else each
-            for each in self.transform_configs
-        )
+        short = tuple(each.short_form() for each in self.transform_configs)
         object.__setattr__(self, "transforms", short)
 
     @property
     def transform_configs(self) -> tuple[TransformConfig, ...]:
         """`transforms` in their long form."""
-        return tuple(
-            TransformConfig(each) if isinstance(each, str) else each for each in self.transforms
-        )
+        return tuple(TransformConfig.read(each, "transforms") for each in self.transforms)
 
 
 def split_parts(name: str) -> tuple[str, ...]:

@@ -193,9 +193,9 @@ def test_terms_of_a_loss(tmp_path: Path) -> None:
     )
     plain, other = load(tmp_path, f"loss: {{terms: {terms}}}", "loss: {terms: [lovasz]}").trials
     assert plain.experiment.training.loss.terms == (
-        LossTermConfig("dice", 0.5),
+        LossTermConfig("dice", weight=0.5),
         "cross-entropy",
-        LossTermConfig("focal", 1.0, {"gamma": 3}),
+        LossTermConfig("focal", {"gamma": 3}),
     )
     assert other.experiment.training.loss == LossConfig(terms=("lovasz",))
 
