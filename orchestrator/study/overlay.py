@@ -30,6 +30,8 @@ OPEN_MAPPINGS = (
 )
 # Settings that are a class's name, or a mapping of `name`, `arguments` and others.
 _NAMED: tuple[Keys, ...] = (("training", "optimizer"), ("training", "schedule"))
+# Patterns of parameters' names; null removes an inherited one, which another network may not have.
+_PATTERNS: Keys = ("training", "optimizer", "rate_factors")
 # Settings of `training` that replace each other.
 _LENGTHS = ("epochs", "steps")
 
@@ -112,6 +114,7 @@ def read_experiment(source: Source) -> Experiment:
     if isinstance(model, str) and ":" in model:
         source = source.merged(single_value("model.network", model, source.location(("model",))))
         model = source.value["model"]
+    source = _without_removed_patterns(source)
     tree = source.subtree(("model",)) if "model" in source.value else Source(source.name, {})
     problems: list[Problem] = []
     config: ModelConfig = FENetConfig()
@@ -133,6 +136,15 @@ def read_experiment(source: Source) -> Experiment:
     if problems:
         raise StudyError(problems)
     return replace(experiment, model=config)
+
+
+def _without_removed_patterns(source: Source) -> Source:
+    """Return an experiment without the patterns that a later layer has set to null."""
+    patterns = _inner(source.value, _PATTERNS)
+    for pattern, factor in patterns.items() if isinstance(patterns, dict) else ():
+        if factor is None:
+            source = _without(source, (*_PATTERNS, pattern))
+    return source
 
 
 def without_unknown_keys(source: Source, problems: list[Problem]) -> Source:

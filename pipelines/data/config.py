@@ -40,6 +40,8 @@ class AugmentationConfig:
         `package.module:Class`, or a mapping of `name` and `arguments`.
     cutmix: probability that a rectangle of the crop is replaced, with its labels, by the same
         rectangle of another crop, of any image of the split. Above 0, twice as much is loaded.
+    classmix: probability that all pixels of half of the classes of another crop are pasted instead;
+        `cutmix` and `classmix` are at most 1 together.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -55,6 +57,7 @@ class AugmentationConfig:
     rotate90: float = 0.0
     transforms: tuple[str | TransformConfig, ...] = ()
     cutmix: float = 0.0
+    classmix: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1]:
@@ -62,11 +65,16 @@ class AugmentationConfig:
                 f"scale must be a smallest and a largest factor above 0, such as (0.5, 2.0); "
                 f"received {self.scale}"
             )
-        for name in ("flip", "vertical_flip", "rotate90", "cutmix"):
+        for name in ("flip", "vertical_flip", "rotate90", "cutmix", "classmix"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
                     f"{name} must be a probability from 0 to 1, received {getattr(self, name)}"
                 )
+        if self.cutmix + self.classmix > 1:
+            raise ValueError(
+                "classmix and cutmix must be at most 1 together, because a crop is mixed once; "
+                f"received {self.classmix} and {self.cutmix}"
+            )
         for name, limit in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
             if not 0 <= getattr(self, name) <= limit:
                 raise ValueError(
@@ -79,6 +87,11 @@ class AugmentationConfig:
             )
         short = tuple(each.short_form() for each in self.transform_configs)
         object.__setattr__(self, "transforms", short)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether crops are mixed with others."""
+        return self.cutmix > 0 or self.classmix > 0
 
     @property
     def transform_configs(self) -> tuple[TransformConfig, ...]:

@@ -1,9 +1,11 @@
-"""The cost of an experiment's network, counted without computing anything."""
+"""The cost of an experiment's network."""
+
+from contextlib import suppress
 
 from torch import nn
 
 from models import FENetConfig
-from models.cost import multiply_adds_by_part, on_meta
+from models.cost import computed_multiply_adds_by_part, multiply_adds_by_part, on_meta
 from models.user_code import failures_as
 from pipelines.network.build import NetworkError, build_network, network_name
 from pipelines.network.config import ModelConfig
@@ -26,13 +28,16 @@ def multiply_adds(
 ) -> dict[str, int]:
     """Count the multiply-adds of one image by part; see `models.cost.multiply_adds_by_part`.
 
+    Nothing is computed, unless the network's operations depend on values.
+
     model: of `network_on_meta`. size: height and width in pixels.
 
     Raises:
-        NetworkError: the network does not take images of this size, or its operations depend on
-            values, which do not exist on the meta device.
+        NetworkError: the network does not take images of this size.
     """
-    height, width = size
-    failed = f"{network_name(config)}: failed on an image of {height} x {width} pixels"
+    with suppress(Exception):
+        return multiply_adds_by_part(model, classes, *size)
+    network = build_network(config, classes, seed=0).eval()
+    failed = f"{network_name(config)}: failed on an image of {size[0]} x {size[1]} pixels"
     with failures_as(NetworkError, failed):
-        return multiply_adds_by_part(model, classes, height, width)
+        return computed_multiply_adds_by_part(network, *size)

@@ -94,7 +94,7 @@ def test_type_alone_is_a_backbone(name: str) -> None:
 
 
 def test_model_for_images_of_one_size() -> None:
-    arguments = {"image_size": [64, 48], "depths": [1] * 3, "embed_dim": 8, "query_stride": [2, 2]}
+    arguments = {"image_size": [64, 48], "depths": [1] * 3, "embed_dim": 8, "num_query_pool": 2}
     config = FENetConfig("hf:hiera", backbone_arguments=arguments, channels=8)
     check_network(config, 4, (64, 48))
     with pytest.raises(NetworkError, match=r"FENet with backbone hf:hiera: failed on images of"):

@@ -156,6 +156,21 @@ def test_network_for_images_of_one_size(own_module: types.ModuleType, small_stre
     check_evaluation(FENetConfig("dfnet1"), 7, EvaluationConfig(), split)
 
 
+class Branching(Linear):
+    def forward(self, images: Tensor) -> object:
+        logits = self.layer(images)
+        return logits if logits.sum() > 0 else -logits
+
+
+def test_operations_that_depend_on_values_are_counted(own_module: types.ModuleType) -> None:
+    own_module.Branching = Branching  # type: ignore[attr-defined]
+    counts = [
+        multiply_adds(network_on_meta(config, 7), config, 7, (24, 32))
+        for config in (NetworkConfig(f"own_module:{name}") for name in ("Linear", "Branching"))
+    ]
+    assert counts[0] == counts[1] == {"layer": 7 * 3 * 3 * 3 * 24 * 32}
+
+
 @pytest.mark.parametrize(
     ("network", "arguments", "message"),
     [
