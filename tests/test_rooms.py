@@ -16,6 +16,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
     "pipelines": {
         "namesakes": set(),
         "errors": set(),
+        "gpu": set(),
         "machine": set(),
         "imports": set(),
         "config": {"errors"},
@@ -31,7 +32,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "run_preparation": {"errors", "machine", "data", "preparation", "training"},
         "prepare": {"errors", "machine", "imports", "preparation", "run_preparation"},
         "run_training": {
-            *("errors", "config", "data", "network", "evaluation", "preparation"),
+            *("errors", "gpu", "config", "data", "network", "evaluation", "preparation"),
             *("training", "model_directory"),
         },
         "train": {"errors", "imports", "run_training"},
