@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import ray
@@ -102,11 +103,8 @@ def _in_shares(
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     devices = gpus or sum(int(node.get("CPU", 0)) for node in nodes)
     shares = max(1, min(parts, _SHARES * devices))
-    options: dict[str, Any] = {"num_cpus": 1, "num_gpus": 1 if gpus else 0}
-    if network_has_user_code(model.experiment, model.imports):
-        # User code may change the process, so its next task would not be like the first.
-        options["max_calls"] = 1
-    remote_task = ray.remote(**options)(task)
+    once = network_has_user_code(model.experiment, model.imports)
+    remote_task = _remote_task(task, bool(gpus), once)
     model_ref = ray.put(model)
     pending = [remote_task.remote(model_ref, *arguments, share, shares) for share in range(shares)]
     bar_task = bar.add_task(f"shares {verb}, {devices} at a time", total=shares)
@@ -121,6 +119,13 @@ def _in_shares(
         for reference in pending:
             ray.cancel(reference)
         bar.remove_task(bar_task)
+
+
+@cache  # Ray warns about a function that is made remote again and again
+def _remote_task(task: Any, on_gpu: bool, once: bool) -> Any:
+    """Return a Ray task. once: end its process after it, because user code may change it."""
+    options = {"num_cpus": 1, "num_gpus": int(on_gpu)} | ({"max_calls": 1} if once else {})
+    return ray.remote(**options)(task)
 
 
 def _machines() -> list[Node]:

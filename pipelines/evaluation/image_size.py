@@ -1,6 +1,7 @@
 """Checks, before a training, that a network takes images of the size that validation gives it."""
 
 from pipelines.data.dataset import Split
+from pipelines.errors import is_out_of_memory
 from pipelines.evaluation.config import InferenceConfig
 from pipelines.evaluation.inference import scaled_size
 from pipelines.network.build import NetworkError, is_custom
@@ -24,6 +25,8 @@ def check_evaluation(
         try:
             multiply_adds(network, model, classes, size)
         except NetworkError as error:
+            if error.__cause__ is not None and is_out_of_memory(error.__cause__):
+                continue  # the machine that trains may have more memory
             raise NetworkError(
                 f"validation: {error}; set evaluation.window to a size that the network takes"
             ) from error

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 from rich.progress import Progress
 
@@ -31,16 +30,13 @@ def test_process_that_ran_user_code_scores_no_other_share(
     trained: Any, calls: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks: list[Any] = []
-    remote = ray.remote
+    remote_task = scoring._remote_task
 
-    def record(**options: Any) -> Any:
-        def decorate(task: Any) -> Any:
-            tasks.append(remote(**options)(task))
-            return SimpleNamespace(remote=lambda *_: 0)
+    def record(*arguments: Any) -> Any:
+        tasks.append(remote_task(*arguments))
+        return SimpleNamespace(remote=lambda *_: 0)
 
-        return decorate
-
-    monkeypatch.setattr(scoring.ray, "remote", record)
+    monkeypatch.setattr(scoring, "_remote_task", record)
     monkeypatch.setattr(scoring.ray, "put", lambda model: model)
     monkeypatch.setattr(scoring.ray, "wait", lambda waiting: (waiting[:1], waiting[1:]))
     monkeypatch.setattr(scoring.ray, "get", lambda _: "counted")
@@ -75,7 +71,7 @@ def test_failed_share_cancels_the_others(
     monkeypatch.setattr(scoring.ray, "cancel", canceled.append)
     monkeypatch.setattr(scoring, "_machines", lambda: [{"CPU": 1.0}])
     share_of = SimpleNamespace(remote=lambda *arguments: arguments[-2])
-    monkeypatch.setattr(scoring.ray, "remote", lambda **_: lambda _task: share_of)
+    monkeypatch.setattr(scoring, "_remote_task", lambda *_: share_of)
     bar = Progress(disable=True)
     shares = scoring._in_shares(None, model(FENetConfig()), (), 4, bar, "scored")
     assert next(shares) == "counted"
