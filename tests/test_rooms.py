@@ -95,7 +95,6 @@ SHORT_MODULES = {
     "pipelines/network/file_names.py",
     "pipelines/preparation/streets/classes.py",
     "pipelines/training/host_copy.py",
-    "pipelines/training/weight_average.py",
 }
 
 
