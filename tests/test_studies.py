@@ -119,7 +119,7 @@ def test_trials_of_a_table_have_distinct_identities(
     assert len({resolved_trial.identity for resolved_trial in resolved}) == len(study.trials)
     images = 6 if name == "table-3b" else 4
     for resolved_trial in resolved:
-        assert resolved_trial.steps == 300 * -(-images // 8)
+        assert resolved_trial.duration.steps == 300 * -(-images // 8)
         assert resolved_trial.pretrained is not None
         assert not resolved_trial.pretrained.missing
 

@@ -95,7 +95,9 @@ def _description(study: Study, result: Result) -> str:
     if run.study != study.config.study:
         text += f", in study {run.study}"
     epoch = int(run.metrics.get("epoch", 0))
-    text += f", epoch {epoch} of {result.trial.experiment.training.epochs}"
+    training = trial.experiment.training
+    # How many epochs `training.steps` takes depends on the data set.
+    text += f", epoch {epoch} of {training.epochs or f'a training of {training.steps} steps'}"
     if result.score_mismatch:
         text += (
             "; the score recorded under this protocol was made with other settings: "

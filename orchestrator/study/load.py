@@ -15,6 +15,7 @@ from orchestrator.study.checks import (
 from orchestrator.study.config import StudyConfig, field_names
 from orchestrator.study.expand import expand
 from orchestrator.study.metric_checks import check_metrics
+from orchestrator.study.overlay import inheritable
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import check_protocol_metrics, import_modules
 from orchestrator.study.validation import ANY, closest, examine, suggestion
@@ -162,11 +163,20 @@ def _read(
             inherited = _read(file, chain, problems, unreadable)
             for key in _NOT_INHERITED:
                 inherited = inherited.without(key)
-            base = base.merged(inherited)
+            base = _extended_by(base, inherited)
     if not unreadable:
         problems += _unused_nulls(base, source)
     # An entry that an extended file removes and this file defines again starts empty.
-    return _without_removed(base).merged(source)
+    return _extended_by(_without_removed(base), source)
+
+
+def _extended_by(base: Source, source: Source) -> Source:
+    """Return a study file overridden by one that extends it."""
+    variants = source.value.get("variants")
+    names = variants if isinstance(variants, dict) else {}
+    for keys in (("base",), *(("variants", name, "set") for name in names)):
+        base = inheritable(base, source, keys)
+    return base.merged(source)
 
 
 def _extended(source: Source) -> list[tuple[Keys, str]]:

@@ -6,8 +6,7 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Literal
 
-from models import PretrainedReport, count_multiply_adds, count_parameters
-from models.cost import on_meta
+from models import PretrainedReport, count_parameters
 from orchestrator.study.identity import code_version, trial_identity
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.resolved import ResolvedTrial, absolute, absolute_weights
@@ -19,9 +18,10 @@ from pipelines.data.facts import check_scorable, check_trainable
 from pipelines.data.manifest import DatasetError, name_problem
 from pipelines.errors import UserError
 from pipelines.evaluation.config import metric_configs
+from pipelines.evaluation.image_size import check_evaluation
 from pipelines.evaluation.measuring import MetricError, build_metrics
 from pipelines.network.build import build_network, check_network
-from pipelines.network.config import NetworkConfig
+from pipelines.network.cost import multiply_adds, network_on_meta
 from pipelines.network.init_weights import load_backbone_weights, load_initial_weights
 from pipelines.network.precision import (
     check_precision,
@@ -34,9 +34,6 @@ from pipelines.submission import SUBMISSIONS
 from pipelines.training.experiment import Experiment
 from pipelines.training.losses import build_loss
 from pipelines.training.optimization import check_optimization
-
-# Maximum height and width in pixels of the image that a user-defined network is tested on.
-_TEST_SIZE = 256
 
 
 def resolve_trials(
@@ -108,6 +105,7 @@ class _Resolver:
         self._code = cache(lambda modules, libraries: code_version(modules, libraries))
         self._models: dict[str, tuple[ModelCost, PretrainedReport | None]] = {}
         self._checked_transforms: set[str] = set()
+        self._checked_evaluations: set[str] = set()
 
     def resolve(self, trial: Trial) -> ResolvedTrial:
         """See `resolve_trials`."""
@@ -124,6 +122,7 @@ class _Resolver:
             self._models[key] = _examine_model(trial.experiment, classes, init)
         cost, pretrained = self._models[key]
         self._check_transforms(data)
+        self._check_evaluation(trial.experiment, dataset)
         digests = (
             training.backbone_weights and self._digest(training.backbone_weights),
             init and self._digest(init),
@@ -166,6 +165,16 @@ class _Resolver:
         check_transforms(data.augmentation, data.crop)
         self._checked_transforms.add(key)
 
+    def _check_evaluation(self, experiment: Experiment, dataset: PreparedDataset) -> None:
+        """Check that the network takes the images of the validation. Raises NetworkError."""
+        split = experiment.data.validation_split
+        key = repr((experiment.model, experiment.data.dataset, split, experiment.evaluation))
+        if split is None or key in self._checked_evaluations:
+            return
+        classes = len(dataset.manifest.classes)
+        check_evaluation(experiment.model, classes, experiment.evaluation, dataset.split(split))
+        self._checked_evaluations.add(key)
+
     def _opened(self, name: str) -> tuple[str, PreparedDataset]:
         location = absolute(dataset_location(name, self._datasets_directory))
         return location, open_dataset(location)
@@ -177,11 +186,8 @@ def _examine_model(
     """Build the network, load its initial weights, check its loss, optimizer and metrics, and
     return its cost and which published weights its backbone loads."""
     config, (height, width) = experiment.model, experiment.data.crop
-    if isinstance(config, NetworkConfig):
-        check_network(config, classes, (min(height, _TEST_SIZE), min(width, _TEST_SIZE)))
-        model = on_meta(build_network(config, classes, seed=0), classes)
-    else:
-        model = on_meta(config, classes)
+    check_network(config, classes, (height, width))
+    model = network_on_meta(config, classes)
     check_optimization(model, experiment.training)
     build_loss(experiment.training.loss, [1 / classes] * classes)
     build_metrics(experiment.evaluation.metric_configs, classes)
@@ -192,10 +198,11 @@ def _examine_model(
     if init is not None:
         skip = experiment.training.init_skip
         load_initial_weights(build_network(config, classes, seed=0), init, skip)
+    by_part = multiply_adds(model, config, classes, (height, width))
     cost = ModelCost(
         parameters_m=count_parameters(model) / 1e6,
         values_m=sum(value.numel() for value in model.state_dict().values()) / 1e6,
-        gflops=count_multiply_adds(model, classes, height, width) / 1e9,
+        gflops=sum(by_part.values()) / 1e9,
         size=(height, width),
     )
     return cost, pretrained

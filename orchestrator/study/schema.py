@@ -135,6 +135,9 @@ def _partial_experiment() -> Schema:
         del name["type"]
         setting = definitions[TrainingConfig.__name__]["properties"][key]
         setting["anyOf"][0] = _names(registry)
+    # Null removes an inherited pattern.
+    factors = definitions[OptimizerConfig.__name__]["properties"]["rate_factors"]
+    factors["additionalProperties"] = {"type": ["number", "null"]}
     for key, owner, item, listed in (
         ("terms", LossConfig, LossTermConfig, LOSSES),
         ("transforms", AugmentationConfig, TransformConfig, TRANSFORMS),

@@ -14,6 +14,8 @@ from types import ModuleType
 from typing import Any
 
 from models import LossTermConfig
+from models.registry import ClassConfig
+from models.user_code import describe
 from orchestrator.study.config import ProtocolConfig
 from orchestrator.study.import_closure import source_files
 from orchestrator.study.validation import check_arguments
@@ -21,10 +23,8 @@ from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError
 from pipelines.data.config import TransformConfig
 from pipelines.evaluation.config import MetricConfig, metric_configs
 from pipelines.network.config import NetworkConfig
-from pipelines.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from pipelines.training.config import OptimizerConfig, TrainingConfig
 from pipelines.training.experiment import Experiment
-
-_Part = OptimizerConfig | ScheduleConfig | LossTermConfig | TransformConfig | MetricConfig
 
 _PROJECT = ("models", "orchestrator", "pipelines")
 _VERSIONED = (*_PROJECT, "torch", "kornia")
@@ -40,8 +40,8 @@ def import_modules(names: Sequence[str], source: Source) -> None:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:  # a script may exit when it is imported
             message = (
-                f"cannot import {name} ({type(error).__name__}: {error}); "
-                "put it into the working directory or install it"
+                f"cannot import {name} ({describe(error)}); put it into the working directory or "
+                "install it"
             )
             problems.append(Problem(source.location(("imports", index)), message))
     if problems:
@@ -71,7 +71,7 @@ def check_training_classes(experiment: Experiment, source: Source) -> None:
     source: the tree of the experiment. Raises StudyError.
     """
     config = experiment.training
-    parts: dict[Keys, _Part] = {
+    parts: dict[Keys, ClassConfig] = {
         ("training", "optimizer"): config.optimizer_config,
         ("training", "schedule"): config.schedule_config,
     }
@@ -89,7 +89,7 @@ def check_protocol_metrics(protocols: Mapping[str, ProtocolConfig], source: Sour
 
     source: the tree of the study.
     """
-    parts: dict[Keys, _Part] = {
+    parts: dict[Keys, ClassConfig] = {
         ("protocols", name, "metrics", index): metric
         for name, protocol in protocols.items()
         for index, metric in enumerate(metric_configs(protocol.metrics))
@@ -97,7 +97,7 @@ def check_protocol_metrics(protocols: Mapping[str, ProtocolConfig], source: Sour
     _check_parts(parts, source, TrainingConfig())
 
 
-def _check_parts(parts: Mapping[Keys, _Part], source: Source, training: TrainingConfig) -> None:
+def _check_parts(parts: Mapping[Keys, ClassConfig], source: Source, training: TrainingConfig) -> None:
     """Check the parts with a class or arguments of the user's own. Raises StudyError."""
     problems = []
     for keys, each in parts.items():
@@ -115,7 +115,7 @@ def _check_parts(parts: Mapping[Keys, _Part], source: Source, training: Training
         raise StudyError(problems)
 
 
-def _part_class(part: _Part, training: TrainingConfig) -> type[Any]:
+def _part_class(part: ClassConfig, training: TrainingConfig) -> type[Any]:
     """Import the class of a part. Raises ValueError."""
     # torch and kornia take seconds, so they are imported where they are needed only.
     if isinstance(part, LossTermConfig):
@@ -151,6 +151,11 @@ def modules_of_network(experiment: Experiment, imports: Sequence[str]) -> list[M
 def has_user_code(experiment: Experiment, imports: Sequence[str]) -> bool:
     """Whether an experiment's training imports user code."""
     return bool(_packages([*imports, *experiment.class_names]))
+
+
+def network_has_user_code(experiment: Experiment, imports: Sequence[str]) -> bool:
+    """Whether applying a trained network imports user code."""
+    return bool(_packages([*imports, *experiment.network_class_names]))
 
 
 def modules_named(names: Sequence[str]) -> list[ModuleType]:

@@ -105,7 +105,7 @@ class TableSafeASHA(ASHAScheduler):
 
     def __init__(self, settings: EarlyStopping, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
-        epochs = max(job.task.experiment.training.epochs for job in jobs)
+        epochs = max(job.epochs for job in jobs)
         super().__init__(
             time_attr="epoch",
             metric=f"val/{settings.metric}",
@@ -266,7 +266,7 @@ class EventCallback(tune.Callback):
 
 def _is_last(job: Job, result: dict[str, Any]) -> bool:
     """Whether a report is that of the job's last epoch."""
-    return bool(result.get("epoch") == job.task.experiment.training.epochs)
+    return bool(result.get("epoch") == job.epochs)
 
 
 def _higher_is_better(metric: str, jobs: Sequence[Job]) -> bool:

@@ -1,11 +1,10 @@
 """How a trained model is applied to images and scored."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from models.registry import Registry, is_class_name
+from models.registry import ClassConfig, Registry, is_class_name
 
 #: Metrics that every evaluation computes, from the pixel counts of each image.
 COUNTED = ("miou", "dice", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
@@ -98,7 +97,7 @@ class InferenceConfig:
 
 
 @dataclass(frozen=True)
-class MetricConfig:
+class MetricConfig(ClassConfig):
     """A metric with arguments.
 
     name: `boundary_f`, `boundary_iou`, `calibration_error`, or `package.module:Class` of a
@@ -108,14 +107,13 @@ class MetricConfig:
         name, or the name of the class.
     """
 
-    __pydantic_config__ = {"extra": "forbid"}
-
-    name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
     key: str = ""
 
+    registry = METRICS
+
     def __post_init__(self) -> None:
-        _check_metric_name(self.name, "name")
+        _check_not_counted(self.name, "name")
+        super().__post_init__()
         if not self.key:
             object.__setattr__(self, "key", self.name.rpartition(":")[2])
         if not _KEY.fullmatch(self.key) or self.key in _RESERVED:
@@ -125,32 +123,29 @@ class MetricConfig:
             )
 
 
-def _check_metric_name(name: str, field_name: str) -> None:
+def _check_not_counted(name: object, field: str) -> None:
     if name in COUNTED:
-        raise ValueError(f"{field_name} is {name!r}, which is always computed; remove it")
-    METRICS.check(name, field_name)
+        raise ValueError(f"{field} is {name!r}, which is always computed; remove it")
 
 
 def checked_metrics(metrics: tuple[str | MetricConfig, ...]) -> tuple[str | MetricConfig, ...]:
-    """Return a configuration's metrics, each without arguments and key as its name alone.
+    """Return a configuration's metrics, each in its short form.
 
     Raises:
-        ValueError: a metric is unknown.
+        ValueError: a metric is unknown, or two have the same key.
     """
-    for metric in metrics:
-        if isinstance(metric, str):
-            _check_metric_name(metric, "metrics")
-    # Both forms of a metric are the same trial.
-    return tuple(m.name if m == MetricConfig(m.name) else m for m in metric_configs(metrics))
+    return tuple(config.short_form() for config in metric_configs(metrics))
 
 
 def metric_configs(metrics: tuple[str | MetricConfig, ...]) -> tuple[MetricConfig, ...]:
     """Return a configuration's metrics in their long form.
 
     Raises:
-        ValueError: two metrics have the same key.
+        ValueError: a metric is unknown, or two have the same key.
     """
-    configs = tuple(MetricConfig(each) if isinstance(each, str) else each for each in metrics)
+    for each in metrics:
+        _check_not_counted(each, "metrics")
+    configs = tuple(MetricConfig.read(each, "metrics") for each in metrics)
     keys = [config.key for config in configs]
     for key in keys:
         if keys.count(key) > 1:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from models.registry import takes_argument
+from models.user_code import describe, failures_as
 from pipelines.data.dataset import IGNORE_INDEX
-from pipelines.errors import UserError
+from pipelines.errors import UserError, is_out_of_memory
 
 # Imported here, so that they are among the sources that decide a result.
 from pipelines.evaluation import boundaries, calibration  # noqa: F401
@@ -46,13 +47,13 @@ class ImageMetric:
         more = {"probabilities": probabilities} if self.takes_probabilities else {}
         try:
             result = self.metric.statistics(prediction, labels, **more)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            # The lack of memory keeps its class, because it may be temporary.
+            kind = MemoryError if is_out_of_memory(error) else MetricError
             height, width = labels.shape
-            raise MetricError(
+            raise kind(
                 f"metric {self.key}: it failed on an image of {height} x {width} pixels "
-                f"({type(error).__name__}: {error})"
+                f"({describe(error)})"
             ) from error
         if not isinstance(result, Tensor):
             received = type(result).__name__
@@ -94,12 +95,8 @@ def build_metric(config: MetricConfig, classes: int) -> Metric:
     """
     cls = metric_class(config)
     passed = {"classes": classes} if takes_argument(cls, "classes") else {}
-    try:
+    with failures_as(MetricError, f"metric {config.name}: its constructor failed"):
         return cls(**config.arguments, **passed)
-    except Exception as error:
-        raise MetricError(
-            f"metric {config.name}: its constructor failed ({type(error).__name__}: {error})"
-        ) from error
 
 
 def build_metrics(configs: Sequence[MetricConfig], classes: int) -> list[ImageMetric]:
@@ -139,15 +136,10 @@ def _check_score(image_metric: ImageMetric, sums: Array, classes: int) -> None:
     name, function, shape = "score", metric.score, ()
     if isinstance(metric, ClassMetric):
         name, function, shape = "class_scores", metric.class_scores, (classes,)
-    try:
-        with undefined_as_nan():
-            scores = np.asarray(function(sums), np.float64)
-            alone = np.asarray(function(sums[0, 0]), np.float64)
-    except Exception as error:
-        raise MetricError(
-            f"metric {key}: {name} failed on sums of shape {sums.shape} ({type(error).__name__}: "
-            f"{error})"
-        ) from error
+    failure = f"metric {key}: {name} failed on sums of shape {sums.shape}"
+    with failures_as(MetricError, failure), undefined_as_nan():
+        scores = np.asarray(function(sums), np.float64)
+        alone = np.asarray(function(sums[0, 0]), np.float64)
     if scores.shape != (2, 2, *shape) or alone.shape != shape:
         raise MetricError(
             f"metric {key}: {name} of sums {sums.shape} must have shape {(2, 2, *shape)}, and of "

@@ -28,11 +28,9 @@ STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
 
 
 def job(name: str, epochs: int) -> Any:
-    experiment = SimpleNamespace(
-        training=SimpleNamespace(epochs=epochs),
-        evaluation=EvaluationConfig(metrics=("calibration_error",)),
-    )
-    return SimpleNamespace(name=name, task=SimpleNamespace(experiment=experiment))
+    experiment = SimpleNamespace(evaluation=EvaluationConfig(metrics=("calibration_error",)))
+    task = SimpleNamespace(experiment=experiment)
+    return SimpleNamespace(name=name, epochs=epochs, task=task)
 
 
 class Search:
@@ -124,7 +122,7 @@ def test_deleted_trial_ends_at_any_report() -> None:
 
 def cpu_job(experiment: Experiment, imports: tuple[str, ...] = ()) -> Job:
     task = WorkerTask(experiment, "", "", 1, imports, None, None, 1.0, output="", stop_file="")
-    return Job("a", "a", task, 1, {"CPU": 1.0}, False, retries=0, keep_checkpoints=1, storage="")
+    return Job("a", "a", task, 2, 1, {"CPU": 1.0}, False, retries=0, keep_checkpoints=1, storage="")
 
 
 def test_process_that_ran_user_code_trains_no_other_trial(monkeypatch: pytest.MonkeyPatch) -> None:
