@@ -97,7 +97,9 @@ def check_protocol_metrics(protocols: Mapping[str, ProtocolConfig], source: Sour
     _check_parts(parts, source, TrainingConfig())
 
 
-def _check_parts(parts: Mapping[Keys, ClassConfig], source: Source, training: TrainingConfig) -> None:
+def _check_parts(
+    parts: Mapping[Keys, ClassConfig], source: Source, training: TrainingConfig
+) -> None:
     """Check the parts with a class or arguments of the user's own. Raises StudyError."""
     problems = []
     for keys, each in parts.items():
