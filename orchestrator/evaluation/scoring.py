@@ -53,7 +53,7 @@ def count_on_cluster(
 ) -> ScoreState:
     """Run `count` on the cluster at `address`. Raises UnreachableError if there is none, and
     whatever the tasks raise, such as DatasetError."""
-    own = modules_of_network(model.experiment, model.imports)
+    own = modules_of_network(model.experiment, [*model.imports, *config.metric_class_names])
     modules = {module.__name__: module for module in own}
     connect.connect(address, runtime_environment(modules))
     try:

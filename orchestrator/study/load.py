@@ -6,12 +6,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.study.checks import check_splits, check_study, check_workers, overlapping_splits
+from orchestrator.study.checks import (
+    check_splits,
+    check_study,
+    check_workers,
+    overlapping_splits,
+)
 from orchestrator.study.config import StudyConfig, field_names
 from orchestrator.study.expand import expand
+from orchestrator.study.metric_checks import check_metrics
 from orchestrator.study.overlay import inheritable
 from orchestrator.study.study import Study, Trial
-from orchestrator.study.user_code import import_modules
+from orchestrator.study.user_code import check_protocol_metrics, import_modules
 from orchestrator.study.validation import ANY, closest, examine, suggestion
 from orchestrator.study.yaml_source import (
     Keys,
@@ -89,6 +95,7 @@ def load_study(
     problems += check_study(config, source)
     try:
         import_modules(config.imports, source)
+        check_protocol_metrics(config.protocols, source)
     except StudyError as error:
         raise StudyError([*problems, *error.problems]) from None
     trials, expansion_problems, unused = expand(config, source, experiment_overrides)
@@ -96,6 +103,7 @@ def load_study(
         *expansion_problems,
         *check_splits(config, trials, source),
         *check_workers(config, trials, source),
+        *check_metrics(config, trials, source),
     ]
     # A condition that no cell meets is an error, unless `--set` may have changed its keys.
     if problems or (unused and not overrides):

@@ -17,7 +17,9 @@ from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.facts import check_scorable, check_trainable
 from pipelines.data.manifest import DatasetError, name_problem
 from pipelines.errors import UserError
+from pipelines.evaluation.config import metric_configs
 from pipelines.evaluation.image_size import check_evaluation
+from pipelines.evaluation.measuring import MetricError, build_metrics
 from pipelines.network.build import build_network, check_network
 from pipelines.network.cost import multiply_adds, network_on_meta
 from pipelines.network.init_weights import load_backbone_weights, load_initial_weights
@@ -52,9 +54,9 @@ def resolve_trials(
 
     Raises DatasetError if a data set or one of its splits is missing or has no labels, NetworkError
     if a user-defined network cannot be run, WeightsError if weights cannot be loaded,
-    PrecisionError if a GPU would only emulate the precision, TransformError if a transform cannot
-    be applied. The message has one line for each failing combination of model, data, weights and
-    precision.
+    PrecisionError if a GPU would only emulate the precision, TransformError or MetricError if a
+    transform or a metric cannot be applied. The message has one line for each failing combination
+    of model, data, weights and precision.
     """
     if native_bfloat16 is None:
         native_bfloat16 = has_native_bfloat16(device)
@@ -65,7 +67,7 @@ def resolve_trials(
         data, training = trial.experiment.data, trial.experiment.training
         # Trials that agree in all of these fail for the same reason; report it once.
         weights = (training.init, training.backbone_weights)
-        own = (training.optimizer, training.schedule, training.loss)
+        own = (training.optimizer, training.schedule, training.loss, trial.experiment.evaluation)
         key = repr((trial.experiment.model, data, weights, training.precision, own))
         data_key = repr((data.dataset, data.train_split, data.validation_split))
         if key in errors or data_key in errors:
@@ -114,8 +116,8 @@ class _Resolver:
         classes = len(dataset.manifest.classes)
         init = training.init and self._find_weights(training.init)
         weights = (training.backbone_weights, init, training.init_skip)
-        optimization = (training.optimizer, training.schedule, training.loss)
-        key = repr((trial.experiment.model, weights, classes, data.crop, optimization))
+        own = (training.optimizer, training.schedule, training.loss, trial.experiment.evaluation)
+        key = repr((trial.experiment.model, weights, classes, data.crop, own))
         if key not in self._models:
             self._models[key] = _examine_model(trial.experiment, classes, init)
         cost, pretrained = self._models[key]
@@ -181,13 +183,14 @@ class _Resolver:
 def _examine_model(
     experiment: Experiment, classes: int, init: str | None
 ) -> tuple[ModelCost, PretrainedReport | None]:
-    """Build the network, load its initial weights, check its loss and optimizer, and return its
-    cost and which published weights its backbone loads."""
+    """Build the network, load its initial weights, check its loss, optimizer and metrics, and
+    return its cost and which published weights its backbone loads."""
     config, (height, width) = experiment.model, experiment.data.crop
     check_network(config, classes, (height, width))
     model = network_on_meta(config, classes)
     check_optimization(model, experiment.training)
     build_loss(experiment.training.loss, [1 / classes] * classes)
+    build_metrics(experiment.evaluation.metric_configs, classes)
     weights = experiment.training.backbone_weights
     pretrained = None
     if weights is not None:
@@ -205,9 +208,15 @@ def _examine_model(
     return cost, pretrained
 
 
-def check_protocol_splits(study: Study, trials: Sequence[ResolvedTrial]) -> None:
+def check_protocols(study: Study, trials: Sequence[ResolvedTrial]) -> None:
     """Check before training that the data sets have the splits that the protocols name, with
-    labels. Raises DatasetError if not."""
+    labels, and that the protocols' metrics work. Raises DatasetError or MetricError if not."""
+    for name, protocol in study.config.protocols.items():
+        for classes in {len(trial.dataset.manifest.classes) for trial in trials}:
+            try:
+                build_metrics(metric_configs(protocol.metrics), classes)
+            except MetricError as error:
+                raise MetricError(f"protocol {name!r}: {error}") from None
     splits = {name: each.split for name, each in study.config.protocols.items() if each.split}
     datasets = {trial.location: trial.dataset for trial in trials}
     for name, split in splits.items():

@@ -31,8 +31,11 @@ def predict(
     images: Tensor,
     size: tuple[int, int],
     config: InferenceConfig | None = None,
+    probabilities: Tensor | None = None,
 ) -> Tensor:
     """Return class indices, int64 `(batch, height, width)` of `size`, for normalized `images`.
+
+    probabilities: is filled with those of the classes, float32 `(batch, classes, height, width)`.
 
     Memory is bounded by the network's output of one pass and, with several passes, the sum of the
     probabilities, float32 `(batch, classes, height, width)`; full-size logits are computed a strip
@@ -48,6 +51,8 @@ def predict(
         logits = _logits(model, images, config, scale, mirrored)
         for rows, strip in _strips(logits, mirrored, size):
             prediction[:, rows] = strip.argmax(dim=1)
+            if probabilities is not None:
+                probabilities[:, :, rows] = strip.softmax(dim=1)
         return prediction
     total: Tensor | None = None
     for scale, mirrored in config.views:
@@ -59,6 +64,8 @@ def predict(
         # Free this pass's logits before the next pass allocates its own.
         del logits, strip
     assert total is not None, "views is never empty"
+    if probabilities is not None:
+        torch.div(total, len(config.views), out=probabilities)
     return torch.argmax(total, dim=1, out=prediction)
 
 

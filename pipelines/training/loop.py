@@ -29,6 +29,7 @@ from pipelines.data.randomness import hash_integers
 from pipelines.data.transforms import check_transforms
 from pipelines.errors import UserError
 from pipelines.evaluation.evaluate import Scores, evaluate
+from pipelines.evaluation.measuring import build_metrics
 from pipelines.machine import peak_resident_gib
 from pipelines.network.batch_norm import synchronize_batch_norm
 from pipelines.network.build import build_network
@@ -135,6 +136,7 @@ class Training:
             NetworkError, WeightsError: the network cannot be built, or weights cannot be loaded.
             OptimizationError, LossError: the optimizer, the schedule or the loss cannot be built.
             TransformError: a transform cannot be built or applied.
+            MetricError: a metric cannot be built or applied.
             BatchSizeError: the group has more workers than a batch has images.
             RankMismatchError: a rank has another experiment, other data or other weights.
         """
@@ -180,6 +182,7 @@ class Training:
         frequencies = class_frequencies(train)
         self.criterion = build_loss(config.loss, frequencies).to(device)
         check_transforms(data.augmentation, data.crop)
+        build_metrics(experiment.evaluation.metric_configs, len(self.classes))
         self.augmentation = Augmentation(data.augmentation, data.crop)
         self.batches = TrainingBatches(
             self.samples(data.train_split),

@@ -113,6 +113,7 @@ COMPUTING = (
     "pipelines/training/loop.py",
     "pipelines/data/augmentation.py",
     "pipelines/evaluation/scores.py",
+    "pipelines/evaluation/boundaries.py",
     "models/backbones/resnet.py",
 )
 NOT_COMPUTING = (
