@@ -30,6 +30,7 @@ pytestmark = [
 PEOPLE, HEAD, WORKER = "segmentation", "segmentation-head", "segmentation-worker"
 # Actions that docs/aws.md tells people to take in addition to Ray's commands.
 BY_HAND = {"ec2:CreateKeyPair", "ec2:GetConsoleOutput", "ssm:GetParameter"}
+BY_HAND |= {"cloudformation:DescribeStacks", "iam:GetRole", "servicequotas:GetServiceQuota"}
 
 
 def test_template_is_valid_for_cloudformation() -> None:
