@@ -50,5 +50,5 @@ class AutoscalerHeartbeat:
             return ""
         return (
             "Ray's autoscaler has stopped, so no machines are started, and idle ones end only by "
-            "themselves after 30 minutes; run `ray up cluster.yaml` again, then the study"
+            "themselves after 30 minutes; restart the head (`ray up cluster.yaml`), then the study"
         )

@@ -103,10 +103,9 @@ def _stack(client: Any, region: str, types: set[str]) -> list[str]:
 def _bucket(client: Any, region: str, config: Mapping[str, Any]) -> list[str]:
     from botocore.exceptions import ClientError
 
-    match = re.search(r"BUCKET=(\S+)", str(config.get("metadata", {}).get("bucket", "")))
-    if match is None:
+    name = config.get("metadata", {}).get("bucket")
+    if name is None:
         return []
-    name = match[1]
     try:
         reply = client.head_bucket(Bucket=name)
     except ClientError as error:

@@ -22,7 +22,7 @@ def hourly_price(
 
     config: of `ray up`. The price is that of on-demand machines, which spot machines never exceed.
     """
-    provider = config["provider"]
+    provider = config.get("provider", {})
     if "aws" not in f"{provider.get('type')} {provider.get('module', '')}":
         return None
     counts = Counter({config["head_node_type"]: 1}) + Counter(machines)

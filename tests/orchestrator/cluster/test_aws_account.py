@@ -110,6 +110,8 @@ def test_price_is_that_of_all_machines_and_its_age_is_stated(aws_config: dict[st
     assert unknown is not None
     assert unknown.bound(1.0) is None
     assert "m7i.2xlarge, g6e.12xlarge in eu-west-1" in unknown.basis
+    del aws_config["provider"]  # as on Kubernetes
+    assert hourly_price(aws_config, {"gpu": 2}) is None
 
 
 def test_file_offers_what_it_may_start(
