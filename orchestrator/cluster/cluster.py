@@ -34,6 +34,15 @@ class Cluster:
         if not self.logs:
             self.logs = connect.connect(self._address, self._environment)
 
+    def check(self) -> list[str]:
+        """Check that the nodes have what trials need; return warnings. Raises NodeError."""
+        if self._address is None:
+            return []
+        from orchestrator.cluster.check_nodes import check_nodes
+
+        self.start()
+        return check_nodes()
+
     def close(self) -> None:
         """Leave the cluster, or end the one that was started on this machine."""
         if self.logs:

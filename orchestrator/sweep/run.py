@@ -84,6 +84,8 @@ def run_study(
         if message := shared_file_warning(store, snapshot):
             warn(context.console, message)
         measurements = load_measurements(snapshot.measurements, context.storage.local)
+        for message in () if plan_only else cluster.check():
+            warn(context.console, message)
         device = cluster.device(resources, placement)
         planner = Planner(study, trials, placement, nodes, device, measurements, context)
         if plan_only:
