@@ -18,7 +18,7 @@ $PYTHON -m pip install --quiet --disable-pip-version-check --constraint "$PROJEC
   --editable "${PROJECT}[cluster,head,pretrained]"
 chmod 600 ~/.ray/auth_token
 LINE="export PATH=/opt/orchestrator/bin:\$PATH RAY_AUTH_MODE=token"    # for commands over SSH
-grep -qxF "$LINE" ~/.bashrc || echo "$LINE" >> ~/.bashrc
+grep -qsxF "$LINE" ~/.bashrc || echo "$LINE" >> ~/.bashrc
 
 service() { # service NAME [OPTIONS] COMMAND: run a command that is restarted whenever it ends
   sudo systemctl stop "$1" 2> /dev/null || true

@@ -124,8 +124,8 @@ def test_study_survives_the_loss_of_the_head_and_is_read_without_one(
 def test_set_up_of_the_head_shows_why_its_server_does_not_start(tmp_path: Path) -> None:
     with start_store() as store:
         done = _set_up_head(tmp_path, store, state="activating")
-    assert (done.returncode, done.stderr) == (1, "the journal\n")
-    done = _set_up_head(tmp_path, store, bucket="my-bucket")
+        assert (done.returncode, done.stderr) == (1, "the journal\n")
+        done = _set_up_head(tmp_path, store, bucket="my-bucket")
     assert done.returncode == 1
     assert "edit the line `bucket`" in done.stderr
 
