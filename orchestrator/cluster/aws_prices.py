@@ -28,7 +28,8 @@ def hourly_price(
     counts = Counter({config["head_node_type"]: 1}) + Counter(machines)
     types: Counter[str] = Counter()
     for name, count in counts.items():
-        types[config["available_node_types"][name]["node_config"]["InstanceType"]] += count
+        node_config = config["available_node_types"][name].get("node_config", {})
+        types[node_config.get("InstanceType", f"node type {name}")] += count
     table = yaml.safe_load(_TABLE.read_text(encoding="utf-8"))
     prices = table["usd_per_hour"] if provider["region"] in table["regions"] else {}
     idle_hours = config.get("idle_timeout_minutes", 5) / 60
