@@ -90,6 +90,7 @@ def test_only_ssh_is_open_and_only_to_the_configured_addresses(
     assert from_outside == [(22, 22, SSH_FROM)]
     assert among_machines == [("-1", group)]
 
+    assert aws_config["auth"]["ssh_proxy_use_node_id"]  # the port is not needed
     started = " ".join(aws_config["head_start_ray_commands"])
     assert "--dashboard-host=127.0.0.1" in started
     assert "RAY_AUTH_MODE=token" in started

@@ -28,6 +28,7 @@ resources: {workers: 2, cpus_per_worker: 1}
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(bool(missing_programs()), reason=f"needs {missing_programs()}"),
 ]
 
@@ -64,7 +65,7 @@ def hosts(small_streets: Path) -> Iterator[Hosts]:
             }.items():
                 assert name in document
                 block = block.replace(name, value)
-            return head.execute("bash", "-ec", block, timeout=900)
+            return head.execute("bash", "-ec", block, timeout=1500)
 
         result = run(start)
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
