@@ -26,6 +26,7 @@ from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of, runtime_environment
 from orchestrator.tracking.queries import find_experiment, shared_file_warning, take_snapshot
 from orchestrator.tracking.store import TrackingStore, open_store
+from pipelines.machine import core_limit
 from pipelines.preparation.embedded import EMBEDDED
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def run_study(
         resources = study.config.resources
         nodes, kinds = cluster.offers(resources)
         placement = plan_placement(resources, nodes, kinds)
+        if cluster.is_local and (limit := core_limit()):
+            say(context.console, limit, "dim")
         names = {trial.experiment.data.dataset for trial in study.trials}
         embedded = "; the embedded set is made on first use" if EMBEDDED in names else ""
         say(context.console, f"opening the data{embedded}", "dim")
