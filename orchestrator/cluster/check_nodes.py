@@ -62,8 +62,6 @@ def check_nodes() -> list[str]:
 
     Raises NodeError if a node lacks a package, or has another version of one that decides results.
     """
-    from orchestrator.scheduling.capacity import DRIVER_RESOURCE  # torch may be missing on a node
-
     nodes = [node for node in ray.nodes() if node["Alive"]]
     task = ray.remote(num_cpus=0)(installed_versions)
     replies = [
@@ -80,10 +78,20 @@ def check_nodes() -> list[str]:
             continue
         if problem := node_problem(node["NodeManagerAddress"], versions, own):
             raise NodeError(problem)
-    if len(nodes) > 1 and not any(DRIVER_RESOURCE in node["Resources"] for node in nodes):
-        option = f"--resources='{{\"{DRIVER_RESOURCE}\":1000000}}'"
-        return [
-            f"no node has the resource {DRIVER_RESOURCE}, so a trial's driver may run on a node "
-            f"that is lost later; start the head with {option}"
-        ]
-    return []
+    return driver_warnings([node["Resources"] for node in nodes])
+
+
+def driver_warnings(nodes: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return a warning if trials' drivers may run on any of several nodes.
+
+    nodes: the resources of each.
+    """
+    from orchestrator.scheduling.capacity import DRIVER_RESOURCE  # torch may be missing on a node
+
+    if len(nodes) < 2 or any(DRIVER_RESOURCE in node for node in nodes):
+        return []
+    option = f"--resources='{{\"{DRIVER_RESOURCE}\":1000000}}'"
+    return [
+        f"no node has the resource {DRIVER_RESOURCE}, so a trial's driver may run on a node that "
+        f"is lost later; start the head with {option}"
+    ]

@@ -10,7 +10,7 @@ from ray._private import services
 from ray._private.utils import check_version_info
 
 from orchestrator.cluster import connect
-from orchestrator.cluster.check_nodes import installed_versions, node_problem
+from orchestrator.cluster.check_nodes import driver_warnings, installed_versions, node_problem
 from orchestrator.cluster.connect import own_sessions
 
 
@@ -52,3 +52,10 @@ def test_missing_packages_and_other_versions_of_a_node_are_named() -> None:
     problem = node_problem("10.0.0.7", other, own)
     assert "node 10.0.0.7 lacks kornia, pyarrow and has torch 1.0 instead of" in problem
     assert "numpy" not in problem
+
+
+def test_missing_resource_of_drivers_is_reported() -> None:
+    (warning,) = driver_warnings([{"CPU": 4.0}, {"CPU": 4.0}])
+    assert """start the head with --resources='{"trial_driver":1000000}'""" in warning
+    assert not driver_warnings([{"CPU": 4.0}])
+    assert not driver_warnings([{"CPU": 4.0, "trial_driver": 1e6}, {"CPU": 4.0}])
