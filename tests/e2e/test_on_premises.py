@@ -55,7 +55,7 @@ def hosts(small_streets: Path) -> Iterator[Hosts]:
             f"IdentityFile {started.key}\nStrictHostKeyChecking no\nLogLevel ERROR\n"
         )
 
-        project_bin = f"PATH={project}/.venv/bin:$PATH\n"
+        stop = "PATH=/shared/segmentation-orchestrator/.venv/bin:$PATH\n" + stop
 
         def run(block: str) -> "subprocess.CompletedProcess[str]":
             for name, value in {
@@ -73,11 +73,11 @@ def hosts(small_streets: Path) -> Iterator[Hosts]:
             result = run(start)
             if "timed out during startup" not in result.stderr:
                 break
-            run(project_bin + stop)
+            run(stop)
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
         assert "2 workers each" in result.stdout
         yield started
-        assert run(project_bin + stop).returncode == 0
+        assert run(stop).returncode == 0
         running = "pgrep -a 'raylet|gcs_server'"
         assert not any(host.execute("sh", "-c", running).stdout for host in started.each)
 
