@@ -13,6 +13,7 @@ from orchestrator.planning.plan_table import show_plan, size_text
 from orchestrator.planning.reconcile import Decision
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.scheduling.devices import device_of_kind
+from orchestrator.scheduling.launch import Launch
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
@@ -57,12 +58,12 @@ class Planner:
     def show(
         self,
         decisions: Mapping[str, Decision],
-        machines_for: Callable[[int], Mapping[str, int] | None],
-    ) -> None:
-        """Print the plan (`--plan`).
+        launch_for: Callable[[int], Launch | None],
+    ) -> bool:
+        """Print the plan (`--plan`); return whether no obstacle is known.
 
-        machines_for: given a number of trials, returns how many machines of each type the cluster
-        would start for them; None if it does not grow.
+        launch_for: given a number of trials, returns the machines that the cluster would start for
+        them; None if it does not grow.
         """
         states = {name: decision.state for name, decision in decisions.items()}
         forecast = self._forecast(decisions)
@@ -73,6 +74,7 @@ class Planner:
                 list(todo.values()), self.forecaster, self._placement.concurrent
             )
             overhead = replace(overhead, preflight=seconds)
+        launch = launch_for(len(todo))
         show_plan(
             self._study,
             states,
@@ -81,10 +83,11 @@ class Planner:
             overhead,
             self._placement,
             self._device,
-            machines_for(len(todo)),
+            launch,
             self._context.console,
             self.disk_shortage(decisions),
         )
+        return launch is None or not launch.obstacles
 
     def disk_shortage(self, decisions: Mapping[str, Decision]) -> str:
         """Return a warning if the disk of the storage is too small for the trials to train."""

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.cluster import Cluster
+from orchestrator.cluster.cluster_file import ClusterFile, is_cluster_file
 from orchestrator.console import say, warn
 from orchestrator.context import RunContext
 from orchestrator.evaluation.trained_model import local_weights
@@ -41,7 +42,7 @@ def run_study(
     """Train unfinished trials and print the table; return whether all trials are finished.
 
     options: which trials to train in addition to missing and interrupted ones. plan_only: show the
-    trials and their state, and train nothing.
+    trials and their state, train nothing, and return whether no obstacle is known.
 
     Raises DatasetError, CapacityError or TrackingError before anything is trained.
     """
@@ -56,7 +57,10 @@ def run_study(
         for trial in study.trials
         for module in modules_of(trial.experiment, study.config.user_code)
     }
-    cluster = Cluster(context.address, runtime_environment(modules))
+    if context.address is not None and is_cluster_file(context.address):
+        cluster: Cluster = ClusterFile(context.address)
+    else:
+        cluster = Cluster(context.address, runtime_environment(modules))
     try:
         resources = study.config.resources
         nodes, kinds = cluster.offers(resources)
@@ -83,6 +87,8 @@ def run_study(
         if message := shared_file_warning(store, snapshot):
             warn(context.console, message)
         measurements = load_measurements(snapshot.measurements, context.storage.local)
+        for message in () if plan_only else cluster.check():
+            warn(context.console, message)
         device = cluster.device(resources, placement)
         planner = Planner(study, trials, placement, nodes, device, measurements, context)
         if plan_only:
@@ -98,8 +104,7 @@ def run_study(
 
                 cluster.start()
                 Preflight(study, trials, placement, context, planner).probe()
-            planner.show(decisions, partial(cluster.machines_to_launch, placement))
-            return True
+            return planner.show(decisions, partial(cluster.launch, placement))
         from orchestrator.sweep.controller import SweepController  # Ray takes seconds to import
 
         report = study_report(study, store, trials)
