@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console
@@ -23,19 +24,9 @@ _GAP = "  "
 _SOURCES = {"trial": "finished trials", "preflight": "preflight runs", "probe": "a short probe"}
 
 
-def show_plan(
-    study: Study,
-    states: Mapping[str, TrialState],
-    forecast: StudyForecast,
-    calibration: Calibration,
-    overhead: Overhead,
-    placement: Placement,
-    device: str,
-    machines: Mapping[str, int] | None,
-    console: Console,
-    shortage: str = "",
-) -> None:
-    """Print the trials with their state and cost, then the totals of the study.
+@dataclass(frozen=True)
+class StudyPlan:
+    """The plan of a study.
 
     states: by trial name.
     calibration: the source of the times.
@@ -44,17 +35,39 @@ def show_plan(
     machines: how many of each type the cluster would start; None if it does not grow.
     shortage: a warning if the disk is too small.
     """
+
+    study: Study
+    states: Mapping[str, TrialState]
+    forecast: StudyForecast
+    calibration: Calibration
+    overhead: Overhead
+    placement: Placement
+    device: str
+    machines: Mapping[str, int] | None
+    shortage: str = ""
+
+    @property
+    def wall(self) -> Estimate:
+        """Seconds that the whole command takes; 0 if there is nothing to train."""
+        idle = all(trial.estimate is None for trial in self.forecast.trials)
+        return self.forecast.wall if idle else self.forecast.wall.plus(self.overhead.seconds)
+
+
+def show_plan(plan: StudyPlan, console: Console) -> None:
+    """Print the trials with their state and cost, then the totals of the study."""
+    states, forecast = plan.states, plan.forecast
     counts = Counter(states[trial.trial.name] for trial in forecast.trials)
     by_state = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     console.print(
-        f"[bold]{study.config.study}[/]: {len(forecast.trials)} trials: {by_state}", highlight=False
+        f"[bold]{plan.study.config.study}[/]: {len(forecast.trials)} trials: {by_state}",
+        highlight=False,
     )
-    table = _trials(forecast.trials, states, placement, console.width)
+    table = _trials(forecast.trials, states, plan.placement, console.width)
     console.print(table, highlight=False, soft_wrap=True)
-    console.print(_totals(study, forecast, overhead, placement, machines))
-    console.print(_basis(calibration, device), style="dim", highlight=False, markup=False)
-    if shortage:
-        console.print(Text.assemble(("warning", "yellow"), f"  {shortage}"), soft_wrap=True)
+    console.print(_totals(plan))
+    console.print(_basis(plan.calibration, plan.device), style="dim", highlight=False, markup=False)
+    if plan.shortage:
+        console.print(Text.assemble(("warning", "yellow"), f"  {plan.shortage}"), soft_wrap=True)
 
 
 def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -> None:
@@ -181,14 +194,10 @@ def _wide_columns(trial: TrialForecast) -> list[str]:
     ]
 
 
-def _totals(
-    study: Study,
-    forecast: StudyForecast,
-    overhead: Overhead,
-    placement: Placement,
-    machines: Mapping[str, int] | None,
-) -> Table:
+def _totals(plan: StudyPlan) -> Table:
     """Build the table of the study's totals, one per line."""
+    study, forecast, overhead = plan.study, plan.forecast, plan.overhead
+    placement, machines, wall = plan.placement, plan.machines, plan.wall
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)
@@ -201,7 +210,6 @@ def _totals(
         to_start = ", ".join(f"{count} x {name}" for name, count in machines.items())
         table.add_row("machines", to_start or "none", "to start, besides the connected ones")
     hours = forecast.device_hours
-    wall = forecast.wall.plus(overhead.seconds)
     table.add_row("wall time", duration(wall.seconds), f"{_interval(wall)}, for the whole command")
     parts = "starting, preflight, report" if overhead.preflight else "starting, report"
     basis = "timed by earlier studies" if overhead.measured else "a rough allowance"

@@ -15,7 +15,6 @@ from orchestrator.report.columns import compared_to, empty_columns, row_label
 from orchestrator.report.comparisons import OverallDifference, compare_rows
 from orchestrator.report.figures import MIOU, ReportFigure, class_maps, draw_figures
 from orchestrator.report.formats import (
-    as_csv,
     as_latex,
     as_markdown,
     as_rich,
@@ -25,6 +24,7 @@ from orchestrator.report.formats import (
 )
 from orchestrator.report.html import render_page
 from orchestrator.report.notes import Notes, notes_on
+from orchestrator.report.records import Value, as_csv, table_records
 from orchestrator.report.results import Result, Results
 from orchestrator.report.rows import Row, build_rows
 from orchestrator.report.table import Cell, Table, grid_table, main_table, overall_table
@@ -158,7 +158,11 @@ class Report:
 
     def csv(self) -> str:
         """Return the table as CSV, with full precision and all columns."""
-        return as_csv(self.study, self.rows, self.study.config.published)
+        return as_csv(self.records())
+
+    def records(self) -> list[dict[str, Value]]:
+        """Return the lines of the CSV, by column."""
+        return table_records(self.study, self.rows, self.study.config.published)
 
 
 @dataclass
