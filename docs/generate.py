@@ -28,6 +28,7 @@ COMMANDS = (
     "orchestrator.evaluate",
     "orchestrator.predict",
     "orchestrator.figures",
+    "orchestrator.export",
     "orchestrator.studies",
     "orchestrator.server",
     "pipelines.prepare",

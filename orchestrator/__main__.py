@@ -20,6 +20,7 @@ COMMANDS = {
     "server": ("orchestrator.server", "serve MLflow from one file that a bucket has a copy of"),
     "evaluate": ("orchestrator.evaluate", "score a trained model on a data set"),
     "predict": ("orchestrator.predict", "predict the label maps of images"),
+    "export": ("orchestrator.export", "write a trained model as torch.export and ONNX files"),
     "figures": ("orchestrator.figures", "draw what trained models predict"),
     "prepare": ("pipelines.prepare", "convert a data set into Parquet shards"),
     "train": ("pipelines.train", "train one experiment without Ray and MLflow"),

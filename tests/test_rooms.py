@@ -56,6 +56,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "evaluate": {"evaluation", "console"},
         "predict": {"evaluation", "console"},
         "figures": {"evaluation", "console"},
+        "export": {"evaluation", "console"},
         "studies": {"console", "tracking", "sweep"},
         "api": {
             *("console", "storage", "context", "study", "cluster", "planning", "report", "sweep"),

@@ -23,6 +23,7 @@ PARSING = {
     "orchestrator.evaluate": _RICH,
     "orchestrator.predict": _RICH | _READERS,
     "orchestrator.figures": _RICH,
+    "orchestrator.export": _RICH,
     "pipelines.prepare": _READERS,
     "pipelines.train": set(),
     "models.profile": set(),

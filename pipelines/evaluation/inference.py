@@ -49,6 +49,33 @@ def predict(
         for rows, strip in _strips(logits, mirrored, size):
             prediction[:, rows] = strip.argmax(dim=1)
         return prediction
+    total = _summed_probabilities(model, images, size, config)
+    return torch.argmax(total, dim=1, out=prediction)
+
+
+@torch.no_grad()
+def predict_probabilities(
+    model: nn.Module, image: Tensor, numerics: Numerics, config: InferenceConfig | None = None
+) -> Tensor:
+    """Return the probabilities of the classes, float32 `(classes, height, width)`, averaged over
+    scales and flip, of `image`, uint8 `(height, width, 3)`."""
+    config = config or InferenceConfig()
+    training = model.training
+    model.eval()
+    try:
+        images = normalize(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device))
+        size = (image.shape[0], image.shape[1])
+        with numerics.autocast():
+            total = _summed_probabilities(model, numerics.to_memory_format(images), size, config)
+        return (total[0] / len(config.views)).cpu()
+    finally:
+        model.train(training)
+
+
+def _summed_probabilities(
+    model: nn.Module, images: Tensor, size: tuple[int, int], config: InferenceConfig
+) -> Tensor:
+    """Return the sum over all views of the probabilities, float32 `(batch, classes, *size)`."""
     total: Tensor | None = None
     for scale, mirrored in config.views:
         logits = _logits(model, images, config, scale, mirrored)
@@ -59,7 +86,7 @@ def predict(
         # Free this pass's logits before the next pass allocates its own.
         del logits, strip
     assert total is not None, "views is never empty"
-    return torch.argmax(total, dim=1, out=prediction)
+    return total
 
 
 @torch.no_grad()

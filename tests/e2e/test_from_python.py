@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from orchestrator.planning.measurements import save_measurements
+from orchestrator.scheduling.devices import worker_device
+from tests.support.planned_study import resolved, timed, write_planned_study
 from tests.support.sweep_command import environment
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +29,9 @@ def test_example_runs_to_its_end(tmp_path: Path, small_streets: Path, own_store:
         assert old in text
         text = text.replace(old, new)
     script.write_text(text)
+    planned, trials = resolved(write_planned_study(tmp_path, small_streets))
+    measured = replace(timed(trials[0], planned), device=worker_device("cpu", 1.0))
+    save_measurements(own_store, [measured])  # otherwise, the plan starts Ray to time a few steps
     process = subprocess.run(
         [sys.executable, str(script)],
         cwd=tmp_path,
