@@ -25,6 +25,7 @@ COMMANDS = (
     "orchestrator.init",
     "orchestrator.sweep.__main__",
     "orchestrator.report.__main__",
+    "orchestrator.bundle.__main__",
     "orchestrator.evaluate",
     "orchestrator.predict",
     "orchestrator.figures",

@@ -16,6 +16,7 @@ COMMANDS = {
     "init": ("orchestrator.init", "write a first study file into the working directory"),
     "sweep": ("orchestrator.sweep.__main__", "train a study's missing trials, print its table"),
     "report": ("orchestrator.report.__main__", "a study's tables and charts, from its records"),
+    "bundle": ("orchestrator.bundle.__main__", "the supplementary material of a study"),
     "studies": ("orchestrator.studies", "list, follow, stop and resume studies"),
     "server": ("orchestrator.server", "serve MLflow from one file that a bucket has a copy of"),
     "evaluate": ("orchestrator.evaluate", "score a trained model on a data set"),

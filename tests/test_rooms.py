@@ -53,6 +53,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
             *("console", "storage", "context", "study", "tracking", "scheduling", "cluster"),
             *("planning", "training", "preflight", "evaluation", "report"),
         },
+        "bundle": {"console", "storage", "study", "tracking", "report", "sweep"},
         "evaluate": {"evaluation", "console"},
         "predict": {"evaluation", "console"},
         "figures": {"evaluation", "console"},

@@ -20,6 +20,7 @@ PARSING = {
     "orchestrator.sweep": _RICH,
     "orchestrator.report": _RICH,
     "orchestrator.studies": _RICH,
+    "orchestrator.bundle": _RICH,
     "orchestrator.evaluate": _RICH,
     "orchestrator.predict": _RICH | _READERS,
     "orchestrator.figures": _RICH,

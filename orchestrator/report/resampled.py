@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from orchestrator.report.bootstrap import (
     resampled_miou,
     sampling_of,
 )
-from orchestrator.tracking.store import TrackingError, TrackingStore
+from orchestrator.tracking.store import TrackingError
 from pipelines.evaluation.counts import Counts, mean_over_classes, read_counts
 
 # Number of trials whose counts are in memory at a time.
@@ -25,11 +26,21 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class ScoreRef:
-    """A run's mIoU in [0, 1], and the artifact path of the counts it was computed from."""
+    """A run's mIoU in [0, 1], and the artifact path of the counts it was computed from. metric: the
+    mIoU's name in MLflow."""
 
     run_id: str
     counts_path: str
     miou: float
+    metric: str = "val/miou"
+
+
+class CountsSource(Protocol):
+    """A tracking store, or what else holds the artifacts of runs."""
+
+    def download_file(self, run_id: str, path: str, directory: Path) -> Path:
+        """Return the path of an artifact, copied into `directory` if it is not a local file. Raises
+        TrackingError if it does not exist."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ class ResampledCounts:
 class CountsReader:
     """Reads and resamples the counts of scores, each once; missing counts are tried again."""
 
-    store: TrackingStore
+    source: CountsSource
     _cache: dict[ScoreRef, ResampledCounts] = field(default_factory=dict)
 
     def read(self, scores: Iterable[ScoreRef]) -> dict[ScoreRef, ResampledCounts]:
@@ -109,7 +120,7 @@ class CountsReader:
         """Return the counts of a score; None if they are unreadable or of a different score."""
         with TemporaryDirectory(prefix="counts-") as directory:
             try:
-                file = self.store.download_file(score.run_id, score.counts_path, Path(directory))
+                file = self.source.download_file(score.run_id, score.counts_path, Path(directory))
                 counts = read_counts(file)
             except (TrackingError, ValueError):
                 return None

@@ -37,6 +37,7 @@ from orchestrator.tracking.queries import (
     parent_run_id,
     run_url,
     study_figures,
+    take_snapshot,
     viewing_instructions,
 )
 from orchestrator.tracking.store import TrackingStore
@@ -191,7 +192,7 @@ class StudyReport:
 
     def read(self, snapshot: Snapshot | None = None) -> Report:
         """Read the report from the tracking store. snapshot: of the store; None takes one now."""
-        results = self._results.read(snapshot)
+        results = self._results.read(snapshot or take_snapshot(self.store))
         compared = compare_rows(self.study, build_rows(self.study, results, self.costs))
         selected = {trial.name for trial in self.study.trials}
         rows = [
