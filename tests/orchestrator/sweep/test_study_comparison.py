@@ -8,13 +8,8 @@ from orchestrator.studies import main
 from orchestrator.study.load import load_study
 from tests.support.fabricated_studies import FEW, PLAIN, fabricate, write_study
 
-OTHER = (
-    PLAIN.replace("study: plain", "study: other")
-    .replace("epochs: 3", "epochs: 4")
-    .replace(
-        "  b: {set: {model: {flows: []}}}\n", "  b: {set: {model: {flows: [detail]}}}\n  c: {}\n"
-    )
-)
+OTHER = PLAIN.replace("study: plain", "study: other").replace("epochs: 3", "epochs: 4")
+OTHER = OTHER.replace("flows: []}}}\n", "flows: [detail]}}}\n  c: {}\n")
 
 
 def test_differences_are_listed(
