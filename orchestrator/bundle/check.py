@@ -12,6 +12,7 @@ import numpy as np
 
 from orchestrator.bundle.content import (
     DESCRIPTION,
+    OWN,
     SOURCES,
     STUDY_FILE,
     Bundle,
@@ -117,7 +118,7 @@ def bundled_study(bundle: Bundle, directory: Path) -> Study:
 @contextmanager
 def _own_modules(directory: Path) -> Iterator[None]:
     """Search the bundle's own sources last."""
-    path = str(directory / SOURCES / "own")
+    path = str(directory / SOURCES / OWN)
     sys.path.append(path)
     try:
         yield

@@ -22,6 +22,7 @@ DESCRIPTION = "bundle.json"
 STUDY_FILE = "study.resolved.yaml"
 ORIGINAL_FILE = "study.yaml"
 COUNTS, DATASETS, SOURCES, TABLES, WEIGHTS = "counts", "datasets", "sources", "tables", "weights"
+OWN = "own"  # the user's modules, in SOURCES
 
 History = Mapping[str, list[list[float]]]
 

@@ -3,18 +3,18 @@
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import models
-import pipelines
 from orchestrator.bundle.content import (
     COUNTS,
     DATASETS,
     DESCRIPTION,
     ORIGINAL_FILE,
+    OWN,
     SOURCES,
     STUDY_FILE,
     TABLES,
@@ -29,6 +29,7 @@ from orchestrator.report.match_runs import current_code_versions
 from orchestrator.report.results import Result, score_of
 from orchestrator.report.study_report import Report, StudyReport, write_documents
 from orchestrator.study.identity import source_paths
+from orchestrator.study.import_closure import source_files
 from orchestrator.study.resolved import absolute
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import modules_of
@@ -113,14 +114,16 @@ def _write_counts(study: Study, result: Result, store: TrackingStore, directory:
 def _write_sources(study: Study, codes: Mapping[str, str], directory: Path) -> dict[str, Sources]:
     """Copy the sources that decide the results; return them by code version."""
     representatives: dict[str, Trial] = {codes[trial.name]: trial for trial in study.trials}
-    roots = [Path(str(package.__file__)).parents[1] for package in (models, pipelines)]
     sources = {}
     for code, trial in representatives.items():
         experiment = trial.experiment
+        modules = modules_of(experiment, study.config.imports)
+        own = {path: place for module in modules for path, place in _own_places(module)}
         files = []
-        for name, path in source_paths(modules_of(experiment, study.config.imports)):
-            root = next((root for root in roots if path.is_relative_to(root)), None)
-            place = path.relative_to(root).as_posix() if root else f"own/{name}"
+        for name, path in source_paths(modules):
+            is_package = path.name == "__init__.py"
+            place = f"{name.replace('.', '/')}{'/__init__' * is_package}.py"
+            place = own.get(path, place)
             target = directory / SOURCES / place
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
@@ -131,6 +134,14 @@ def _write_sources(study: Study, codes: Mapping[str, str], directory: Path) -> d
         }
         sources[code] = Sources(tuple(files), libraries)
     return sources
+
+
+def _own_places(module: ModuleType) -> Iterator[tuple[Path, str]]:
+    """Yield the files of a module or package of the user, and where they are importable from."""
+    paths = [Path(path) for path in getattr(module, "__path__", [])]
+    root = (paths[0] if paths else Path(str(module.__file__))).parent
+    for path in source_files(module):
+        yield path, f"{OWN}/{path.relative_to(root).as_posix()}"
 
 
 def _write_weights(

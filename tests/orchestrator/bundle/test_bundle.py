@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +123,26 @@ def test_zip_of_an_incomplete_study(
     assert f"--out {archive} exists" in capsys.readouterr().out
     assert main([str(archive), "--check"]) == 0
     assert "1 trials have no run: b" in capsys.readouterr().out
+
+
+def test_own_modules_travel_with_the_bundle(
+    tmp_path: Path, small_streets: Path, own_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = tmp_path / "code"
+    (code / "own_parts" / "inner").mkdir(parents=True)
+    (code / "own_single.py").write_text("")
+    (code / "own_parts" / "__init__.py").write_text("")
+    (code / "own_parts" / "inner" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(code)
+    text = f"{PLAIN}imports: [own_parts.inner, own_single]\n"
+    file = write_study(tmp_path, small_streets, text)
+    fabricate(load_study(file), own_store, cities=FEW)
+    out = tmp_path / "bundle"
+    assert main([str(file), "--storage", str(own_store), "--out", str(out)]) == 0
+    shutil.rmtree(code)
+    for name in [name for name in sys.modules if name.startswith("own_")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main([str(out), "--check"]) == 0
 
 
 @pytest.mark.parametrize("name", ["nothing", "study.yaml"])
