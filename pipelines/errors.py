@@ -22,7 +22,27 @@ class UserError(Exception):
 
 
 # PyTorch reports a failed allocation as a RuntimeError with one of these texts.
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "cuda_error_out_of_memory",
+)
+
+# CUDA's descriptions of errors that the hardware or its driver causes, see `cudaError` in the CUDA
+# Runtime API.
+_GPU_FAULTS = (
+    "uncorrectable ecc error",
+    "uncorrectable nvlink error",
+    "hardware stack error",
+    "gpu is lost",
+    "cuda error: unknown error",
+    "no cuda-capable device is detected",
+    "cuda-capable device(s) is/are busy or unavailable",
+    "all cuda-capable devices are busy or unavailable",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -31,6 +51,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
     )
+
+
+def is_gpu_fault(error: BaseException) -> bool:
+    """Whether a GPU or its driver failed, and not the computation."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _GPU_FAULTS)
 
 
 # SQLite, and libraries in other languages, report a full disk with one of these texts.

@@ -16,6 +16,7 @@ from pipelines.data.facts import check_trainable, sampling_warnings, summary, tr
 from pipelines.data.files import write_text
 from pipelines.data.node_cache import NodeCache
 from pipelines.errors import UserError
+from pipelines.gpu import gpu_problem
 from pipelines.model_directory import metadata_files
 from pipelines.preparation.embedded import dataset_location
 from pipelines.training.checkpoint_folder import CheckpointFolder, CheckpointWriter
@@ -26,6 +27,8 @@ from pipelines.training.results import write_results
 
 def run_training(options: argparse.Namespace) -> int:
     """Train the experiment; return the command's exit status."""
+    if options.device != "cpu" and (problem := gpu_problem()):
+        raise UserError(f"--device {options.device}: {problem}")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no GPU on this machine")
     distributed = "RANK" in os.environ and "WORLD_SIZE" in os.environ

@@ -16,6 +16,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
     "pipelines": {
         "namesakes": set(),
         "errors": set(),
+        "gpu": set(),
         "machine": set(),
         "imports": set(),
         "config": {"errors"},
@@ -30,7 +31,15 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "submission": {"errors", "data", "preparation"},
         "run_preparation": {"errors", "machine", "data", "preparation", "training"},
         "prepare": {"errors", "machine", "imports", "preparation", "run_preparation"},
-        "run_training": {"errors", "config", "data", "preparation", "training", "model_directory"},
+        "run_training": {
+            "errors",
+            "gpu",
+            "config",
+            "data",
+            "preparation",
+            "training",
+            "model_directory",
+        },
         "train": {"errors", "imports", "run_training"},
     },
     "orchestrator": {

@@ -7,10 +7,11 @@ planning for this machine is fast.
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.scheduling.capacity import MachineType, Placement, this_machine
+from orchestrator.scheduling.capacity import CapacityError, MachineType, Placement, this_machine
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resources import Resources
+from pipelines.gpu import gpu_problem
 
 
 class Cluster:
@@ -40,10 +41,18 @@ class Cluster:
 
             connect.disconnect()
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the cluster is this machine alone."""
+        return self._address is None
+
     def offers(self, resources: Resources) -> tuple[list[Node], list[MachineType]]:
         """Return the cluster's nodes at its full size, and the machine types it may start for these
-        workers. Raises UnreachableError."""
+        workers. Raises UnreachableError, and CapacityError if torch cannot use this machine's
+        GPUs."""
         if self._address is None:
+            if resources.device != "cpu" and (problem := gpu_problem()):
+                raise CapacityError(f"resources.device is {resources.device}: {problem}")
             return this_machine(), []
         from orchestrator.cluster import nodes
 

@@ -11,6 +11,7 @@ from orchestrator.scheduling.capacity import MachineType, Placement
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.scheduling.policy import GangShape, Node, fit
 from orchestrator.study.resources import Resources
+from pipelines.errors import UserError
 
 _TASK_SECONDS = 30.0
 
@@ -57,7 +58,8 @@ def connected_nodes() -> list[Node]:
 def device_name(resources: Resources, placement: Placement) -> str:
     """Return the name of a worker's device, see `scheduling.devices`.
 
-    Runs a task on a node that has the free resources of a worker; empty if there is none.
+    Runs a task on a node that has the free resources of a worker; empty if there is none. Raises
+    UserError if torch cannot use the GPUs of that node.
     """
     share = resources.share(placement.device)
     if fit(GangShape.of(1, placement.per_worker), free_nodes()) is None:
@@ -68,6 +70,9 @@ def device_name(resources: Resources, placement: Placement) -> str:
     reference = task.remote(placement.device, share)
     try:
         return str(ray.get(reference, timeout=_TASK_SECONDS))
-    except RayError:
+    except RayError as error:
+        cause = getattr(error, "cause", None)  # of what the task raised
+        if isinstance(cause, UserError):
+            raise UserError(f"on a node of the cluster, {cause}") from None
         ray.cancel(reference)
         return ""

@@ -59,10 +59,11 @@ def show_plan(plan: StudyPlan, console: Console) -> None:
     counts = Counter(states[trial.trial.name] for trial in forecast.trials)
     by_state = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     console.print(
-        f"[bold]{plan.study.config.study}[/]: {len(forecast.trials)} trials: {by_state}",
+        f"[bold]{plan.study.config.study}[/]: {trial_count(len(forecast.trials))}: {by_state}",
         highlight=False,
     )
-    table = _trials(forecast.trials, states, plan.placement, console.width)
+    rule = "-" if console.options.ascii_only else "─"
+    table = _trials(forecast.trials, states, plan.placement, console.width, rule)
     console.print(table, highlight=False, soft_wrap=True)
     console.print(_totals(plan))
     console.print(_basis(plan.calibration, plan.device), style="dim", highlight=False, markup=False)
@@ -98,13 +99,18 @@ def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -
         console.print(styled, highlight=False, soft_wrap=True)
 
 
+def trial_count(count: int) -> str:
+    """Return `1 trial`, `2 trials`, and so on."""
+    return f"{count} trial{'' if count == 1 else 's'}"
+
+
 def placement_line(study: Study, placement: Placement) -> str:
     """Describe how many trials run at a time, and on which devices."""
     resources = study.config.resources
     fewest, most = resources.fewest_workers, resources.most_workers
     workers = f"{fewest} to {most}" if most > fewest else str(fewest)
     line = (
-        f"{placement.concurrent} trial{'' if placement.concurrent == 1 else 's'} at a time, "
+        f"{trial_count(placement.concurrent)} at a time, "
         f"{workers} worker{'' if most == 1 else 's'} each, on {placement.device}"
     )
     if placement.gpu_types:
@@ -130,8 +136,11 @@ def _trials(
     states: Mapping[str, TrialState],
     placement: Placement,
     width: int,
+    rule: str,
 ) -> Text:
     """Build the table of trials, with as many columns as fit into `width` characters.
+
+    rule: the character of the line below the header.
 
     It is text instead of rich's table, which takes half a minute for ten thousand rows.
     """
@@ -169,7 +178,7 @@ def _trials(
         table.append(_GAP + _GAP.join(cells), "bold" if index == 0 else "")
         table.append("".join(f"\n{part}" for part in rest) + "\n")
         if index == 0:
-            table.append("─" * (name_width + sum(widths) + len(_GAP) * len(widths)) + "\n")
+            table.append(rule * (name_width + sum(widths) + len(_GAP) * len(widths)) + "\n")
     return table
 
 

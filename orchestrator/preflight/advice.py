@@ -81,6 +81,10 @@ _OTHER_CAUSES: dict[Cause, Callable[[Experiment], str]] = {
     "network": lambda _: "fix the network's code: the trial would fail in the same way",
     "checkpoint": lambda _: "check free space and permissions of the storage (--storage)",
     "error": lambda _: "see the message above, and its traceback in the log file printed above",
+    "GPU fault": lambda _: (
+        "look for Xid in the machine's dmesg and for ECC errors in nvidia-smi -q; reset or replace "
+        "the GPU, then rerun the command"
+    ),
     "preemption": lambda _: "rerun the command: a machine was preempted",
     "lost node": lambda _: "rerun the command: a machine was lost",
     "lost worker": lambda _: (

@@ -43,7 +43,10 @@ class Placement:
 
 
 def this_machine() -> list[Node]:
-    """Return the node of a cluster on this machine, without starting it."""
+    """Return the node of a cluster on this machine, without starting it.
+
+    Its GPU is 0 if torch cannot use the machine's GPUs.
+    """
     cpus = float(cores())
     return [{"CPU": cpus, "GPU": float(torch.cuda.device_count()), DRIVER_RESOURCE: _MANY}]
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import torch
 
+from pipelines.errors import UserError
+from pipelines.gpu import gpu_problem
+
 _CPU_INFO = Path("/proc/cpuinfo")
 
 # Ray's names for GPUs of NVIDIA with a compute capability below 8.0, up to Turing.
@@ -22,8 +25,12 @@ def worker_device(kind: str, share: float) -> str:
 
     kind: `cpu` or `cuda`.
     share: number of cores or GPUs of the worker.
+
+    Raises UserError if torch cannot use the machine's GPUs.
     """
     if kind == "cuda":
+        if problem := gpu_problem():
+            raise UserError(problem)
         return ", ".join([torch.cuda.get_device_name(), *_part_of_gpu(share)])
     return f"{_processor()}, {share:g} core{'' if share == 1 else 's'}"
 

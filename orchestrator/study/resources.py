@@ -32,9 +32,11 @@ class Resources:
         `[low, high]`. With a range, a trial starts as soon as `low` workers fit, grows to at most
         `high` on idle machines that no other trial waits for, and continues with fewer after losing
         a machine. The batch size counts all workers together in either case.
-    cpus_per_worker: CPU cores of each worker, and its number of torch threads.
+    cpus_per_worker: CPU cores of each worker: its number of torch threads, and of threads that load
+        images.
     device: `auto` uses GPUs if the cluster has any, and CPUs otherwise.
-    gpus_per_worker: GPUs of each worker; below 1, workers share a GPU. Ignored on CPUs.
+    gpus_per_worker: GPUs of each worker; below 1, workers share a GPU and each may use that part
+        of its memory. Ignored on CPUs.
     concurrent_trials: maximum number of trials that run at once; as many as fit by default.
     node_cache: directory on each node where all trials share decoded data; null disables the cache.
     node_cache_gib: maximum size of the node cache in GiB; limited by the free disk space only by

@@ -32,6 +32,7 @@ from orchestrator.tracking.queries import (
     take_snapshot,
 )
 from orchestrator.tracking.store import TrackingStore, open_store
+from pipelines.machine import core_limit
 from pipelines.preparation.embedded import EMBEDDED
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
         resources = study.config.resources
         nodes, kinds = cluster.offers(resources)
         placement = plan_placement(resources, nodes, kinds)
+        if cluster.is_local and (limit := core_limit()):
+            say(context.console, limit, "dim")
         names = {trial.experiment.data.dataset for trial in study.trials}
         embedded = "; the embedded set is made on first use" if EMBEDDED in names else ""
         say(context.console, f"opening the data{embedded}", "dim")

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -53,8 +54,18 @@ class TrackingError(UserError, RuntimeError):
 
 
 def tracking_uri(storage: Path) -> str:
-    """Return `MLFLOW_TRACKING_URI` if set, else the SQLite file in the storage."""
-    return os.environ.get(_URI_VARIABLE) or f"sqlite:///{storage / 'mlflow.db'}"
+    """Return `MLFLOW_TRACKING_URI` if set, else the SQLite file in the storage.
+
+    Raises TrackingError if no URI can name that file.
+    """
+    if uri := os.environ.get(_URI_VARIABLE):
+        return uri
+    if "?" in str(storage):
+        raise TrackingError(
+            f"storage {storage}: MLflow takes the part after '?' for options of the database; "
+            "choose a path without '?'"
+        )
+    return f"sqlite:///{storage / 'mlflow.db'}"
 
 
 def open_store(storage: Storage) -> "TrackingStore":
@@ -393,7 +404,7 @@ class TrackingStore:
         server = "http://127.0.0.1:5000"
         return (
             f"to see the results, run:  {sys.executable} -m mlflow ui "
-            f"--backend-store-uri {self.display_uri}\n"
+            f"--backend-store-uri {shlex.quote(self.display_uri)}\n"
             f"and open the table:       {server}/{table}\n"
             f"or the trials:            {server}/{trials}"
         )

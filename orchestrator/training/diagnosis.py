@@ -32,7 +32,7 @@ from orchestrator.training.failures import (
     WrongTrialError,
 )
 from pipelines.data.dataset import DatasetError
-from pipelines.errors import is_disk_full, is_out_of_memory
+from pipelines.errors import is_disk_full, is_gpu_fault, is_out_of_memory
 from pipelines.evaluation.inference import NonFiniteLogitsError
 from pipelines.network.build import NetworkError
 from pipelines.network.checkpoint import CheckpointError
@@ -64,6 +64,8 @@ def classify(error: BaseException) -> Cause:
         return "out of memory"
     if is_disk_full(error):
         return "disk full"
+    if is_gpu_fault(error):
+        return "GPU fault"
     text = str(error).lower()
     if isinstance(error, PreemptionError | PreemptedError) or (
         isinstance(error, RayActorError) and error.preempted

@@ -18,6 +18,7 @@ Cause = Literal[
     "network",
     "checkpoint",
     "error",
+    "GPU fault",
     "preemption",
     "lost node",
     "lost worker",
@@ -66,7 +67,7 @@ class Failure:
     @property
     def retryable(self) -> bool:
         """Whether another attempt may succeed; an error of the training itself would recur."""
-        return self.uncounted or self.cause == "lost worker"
+        return self.uncounted or self.cause in ("GPU fault", "lost worker")
 
 
 class TrialError(RuntimeError):

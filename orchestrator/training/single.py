@@ -32,6 +32,7 @@ from orchestrator.training.worker import (
     train_task,
 )
 from orchestrator.training.worker_logs import captured_output, output_file
+from pipelines.gpu import gpu_problem
 
 
 def train_single_worker(job: Job) -> dict[str, Any]:
@@ -85,10 +86,17 @@ def train_single_worker(job: Job) -> dict[str, Any]:
 def prepare_single_worker(job: Job) -> torch.device:
     """Prepare this process for a job of one worker. Return its device.
 
-    Raises EditedCodeError if sources that this process has imported were edited since.
+    A job with part of a GPU may use that part of the GPU's memory.
+
+    Raises EditedCodeError if sources that this process has imported were edited since, and
+    RuntimeError if torch cannot use the GPUs of this machine.
     """
+    if job.use_gpu and (problem := gpu_problem()):
+        raise RuntimeError(problem)
     check_sources(job.task)
     prepare_process(job.task)
+    if (share := job.resources.get("GPU", 1.0)) < 1:
+        torch.cuda.set_per_process_memory_fraction(share)
     return torch.device("cuda", 0) if job.use_gpu else torch.device("cpu")
 
 

@@ -221,7 +221,8 @@ class EventCallback(tune.Callback):
         attempts = self._attempts[index]
         if not self._lost_before_start(trial) and not attempts.retry_after(failure):
             if failure.retryable:
-                prefix = f"a worker was lost {attempts.counted} times, the last time: "
+                what = "a GPU failed" if failure.cause == "GPU fault" else "a worker was lost"
+                prefix = f"{what} {attempts.counted} times, the last time: "
                 failure = replace(failure, message=prefix + failure.message)
             self._channel.events.failed(name, failure)
         elif self._channel.ending():

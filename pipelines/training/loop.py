@@ -179,6 +179,8 @@ class Training:
             global_batch=config.batch // config.accumulation,
             rank=self.group.rank,
             world=self.group.size,
+            threads=self.threads,
+            ahead=max(4, self.threads),
             pin=device.type == "cuda",
         )
         self.validation: EvaluationBatches | None = None
@@ -188,6 +190,8 @@ class Training:
                 batch=experiment.evaluation.batch,
                 rank=self.group.rank,
                 world=self.group.size,
+                threads=self.threads,
+                ahead=self.threads,
             )
         self.position = Position()
         self.history: list[dict[str, float]] = []
@@ -197,6 +201,11 @@ class Training:
         """The network that is scored and saved: with averaged weights, or the trained one."""
         return self.model if self.average is None else self.average.model
 
+    @property
+    def threads(self) -> int:
+        """Number of loading threads: one for each core of this worker, at least 2."""
+        return max(2, torch.get_num_threads())
+
     def samples(self, split: str) -> Samples:
         """Return the samples of a split, from the node cache if there is one.
 
@@ -205,7 +214,7 @@ class Training:
         """
         if self.cache is None:
             return self.dataset.split(split)
-        return self.cache.decoded(self.dataset, split)
+        return self.cache.decoded(self.dataset, split, self.threads)
 
     def restore(self, directory: Path) -> None:
         """Resume from a checkpoint.

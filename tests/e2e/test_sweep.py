@@ -2,7 +2,9 @@
 
 import csv
 import re
+import shlex
 import shutil
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,10 +15,7 @@ from safetensors.torch import load_file
 from orchestrator.tracking.recorded import STUDY_ARTIFACTS, TRIAL_ARTIFACTS, TRIAL_METRICS
 from orchestrator.tracking.store import TrackingStore
 from pipelines.preparation.embedded import prepare_streets
-from tests.support.sweep_command import (
-    runs,
-    sweep,
-)
+from tests.support.sweep_command import command, environment, runs, sweep
 
 
 def is_documented(name: str, table: Iterable[str]) -> bool:
@@ -104,11 +103,17 @@ def test_study_trains_all_trials_and_a_second_run_only_reports_them(
 
 
 @pytest.mark.slow
-def test_failed_trial_does_not_affect_the_others(study: Path) -> None:
+def test_failed_trial_does_not_affect_the_others(study: Path, tmp_path: Path) -> None:
+    """Neither does an environment without UTF-8, with few file descriptors, an odd path, another
+    working directory and a study from a pipe."""
+    text = study.read_text()
+    odd = tmp_path / "a b#1%\N{LATIN SMALL LETTER U WITH DIAERESIS}"
+    odd.mkdir()
+    study = odd / "study.yaml"
     study.write_text(
-        study.read_text()
-        .replace("supervision: [3, 4]}", "supervision: [3, 4]}, data: {dataset: D}")
-        .replace("epochs: 3", "epochs: 1")
+        text.replace("supervision: [3, 4]}", "supervision: [3, 4]}, data: {dataset: D}").replace(
+            "epochs: 3", "epochs: 1"
+        )
     )
     broken = study.parent / "broken"
     prepare_streets(broken, train=6, val=2, size=(32, 64))
@@ -119,8 +124,17 @@ def test_failed_trial_does_not_affect_the_others(study: Path) -> None:
     content[middle : middle + 200] = bytes(200)
     shard.write_bytes(content)
 
-    done = sweep(study)
+    limited = f"ulimit -n 256; cat {shlex.quote(str(study))} | {shlex.join(command(study))}"
+    done = subprocess.run(
+        ["sh", "-c", limited.replace(f" {shlex.quote(str(study))} --", " /dev/stdin --")],
+        capture_output=True,
+        encoding="latin-1",
+        env={**environment(), "LC_ALL": "C", "PYTHONIOENCODING": "latin-1", "COLUMNS": "20"},
+        cwd="/",
+        timeout=400,
+    )
     assert done.returncode == 1, done.stdout
+    assert "\\u" not in done.stdout, "a character that this terminal lacks"
     failed = [line for line in done.stdout.splitlines() if line.startswith("failed ")]
     assert len(failed) == 1, done.stdout
     (line,) = failed

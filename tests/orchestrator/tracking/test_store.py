@@ -110,3 +110,9 @@ def test_password_of_the_tracking_server_is_not_shown() -> None:
     ]
     store.tracking_uri = "sqlite:////storage/mlflow.db"
     assert store.display_uri == store.tracking_uri
+
+
+def test_storage_that_no_uri_can_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"choose a path without '\?'"):
+        open_store(Storage.parse(str(tmp_path / "what?")))
+    assert not (tmp_path / "what").exists()

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -196,6 +197,23 @@ def test_same_seed_is_bitwise_reproducible(
         assert torch.equal(value, second[1][name]), name
     other = run(replace(small_experiment(), seed=4), small_streets)
     assert other[0] != first[0]
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (5, 5)])
+def test_batches_are_loaded_by_a_thread_for_each_core(
+    small_streets: Path, cores: int, threads: int
+) -> None:
+    default = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        training = Training(small_experiment(batch=2), open_dataset(small_streets), CPU)
+        for batches in (training.batches.epoch(0), iter(training.validation or [])):
+            next(batches)
+            loading = [each for each in threading.enumerate() if each.name.startswith("loading")]
+            assert 0 < len(loading) <= 2 * threads
+        assert training.threads == threads
+    finally:
+        torch.set_num_threads(default)
 
 
 @pytest.mark.slow
