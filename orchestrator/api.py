@@ -3,6 +3,7 @@
 import html
 import io
 import json
+import os
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ class Study:
 
         Raises StudyError with all problems of the study at once.
         """
-        self._set = {key: json.dumps(value) for key, value in (set or {}).items()}
+        self._set = {key: json.dumps(value, default=_plain) for key, value in (set or {}).items()}
         self._only = [only] if isinstance(only, str) else list(only)
         self._storage = str(storage)
         self._tracking = tracking
@@ -102,7 +103,13 @@ class Study:
         """
         if self._study.config.kind == "profile":
             raise InputError(f"{self.name} is a profile, which trains nothing; see its report()")
-        with self._context(self._options(address)) as (context, _):
+        options = self._options(address)
+        if is_remote(options.address):
+            raise InputError(
+                f"plan() cannot submit to the dashboard {options.address}; use the command "
+                "orchestrator sweep --plan, or the address of the cluster on one of its nodes"
+            )
+        with self._context(options) as (context, _):
             with importing_libraries():
                 from orchestrator.sweep.run import plan_study
             for warning in self._study.warnings:
@@ -277,6 +284,11 @@ class ReportView:
         page = html.escape(str(self._documents["report.html"]))
         style = f"width: 100%; height: {_FRAME_HEIGHT}px; border: 0"
         return f'<iframe srcdoc="{page}" style="{style}"></iframe>'
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy scalar as a number, and a path as text. Raises TypeError for other types."""
+    return value.item() if hasattr(value, "item") else os.fspath(value)
 
 
 def _printed(show: Callable[[Console], None]) -> str:

@@ -43,7 +43,7 @@ def test_mapping_and_file_are_the_same_study(tmp_path: Path, small_streets: Path
     values["base"]["training"]["epochs"] = np.int64(3)
     given, read = load_study(values), load_study(file)
     assert (given.config, given.trials, given.resolved) == (read.config, read.trials, read.resolved)
-    assert Study(values, set={"training.epochs": 9}, only="b").trials == ["b"]
+    assert Study(values, set={"training.epochs": np.int64(9)}, only="b").trials == ["b"]
     assert repr(Study(values)) == "<Study 'plain': 2 trials>"
 
 
