@@ -117,6 +117,7 @@ def study_file_page() -> str:
         "profile": "ProfileOptions",
         "resources": "Resources",
         "limits": "Limits",
+        "notify": "NotifyOptions",
         "early_stopping": "EarlyStopping",
     }
     for title, definition in sections.items():

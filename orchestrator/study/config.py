@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from orchestrator.study.notifications import NotifyOptions
 from orchestrator.study.published import (
     EnteredScore,
     EnteredScores,
@@ -297,6 +298,7 @@ class StudyConfig:
     report: options of the report.
     resources: resources of each trial; they do not change a result.
     limits: limits on what the study may use.
+    notify: who is notified when a command that trains ends.
     early_stopping: rule by which a `kind: search` study stops trials early; no trial is stopped
         early by default.
     """
@@ -322,6 +324,7 @@ class StudyConfig:
     report: ReportOptions = field(default_factory=ReportOptions)
     resources: Resources = field(default_factory=Resources)
     limits: Limits = field(default_factory=Limits)
+    notify: NotifyOptions = field(default_factory=NotifyOptions)
     early_stopping: EarlyStopping | None = None
 
     def scored_split(self, protocol: str | None, validation_split: str | None) -> str | None:

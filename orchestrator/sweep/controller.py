@@ -25,6 +25,7 @@ from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.figures import draw_study_figures
+from orchestrator.sweep.notification import check_notifications, message, send
 from orchestrator.sweep.refresh import ReportRefresher
 from orchestrator.sweep.run_trials import train
 from orchestrator.sweep.summary import announce, register_best_trial, show_outcome, study_status
@@ -69,11 +70,13 @@ class SweepController:
 
     def run(self) -> bool:
         """Train all unfinished trials; return whether all trials are finished."""
+        check_notifications(self.study.config.notify)
         study_run = StudyRun.open(
             self.store, self.study, self._request_stop, partial(say, self.context.console)
         )
         study_run.record_command(self.context.command)
         refresher = ReportRefresher(partial(self._refresh, study_run))
+        has_trained = False
         status: RunStatus = "FAILED"
         done = False
         try:
@@ -92,6 +95,7 @@ class SweepController:
                     and trial.identity not in attempted
                 ]
                 if todo:
+                    has_trained = True
                     attempted |= {trial.identity for trial in todo}
                     self._train(study_run, todo, decisions, refresher.request)
                 elif any(decision.action == "wait" for decision in decisions.values()):
@@ -126,7 +130,21 @@ class SweepController:
         finally:
             refresher.close()
             study_run.close(status)
+            if has_trained:
+                self._notify(study_run, status)
         return done
+
+    def _notify(self, study_run: StudyRun, status: RunStatus) -> None:
+        content = message(
+            self.study.config.study,
+            status,
+            len(self.trials),
+            len(self.finished),
+            self.failures,
+            self._limit_reached() or "",
+            self.store.page_address(study_run.experiment_id, study_run.parent_id),
+        )
+        send(self.study.config.notify, content, self.context.console)
 
     def _request_stop(self, reason: str) -> None:
         """Stop because another terminal requested it or another process took over the study; print

@@ -390,6 +390,12 @@ class TrackingStore:
             return self.replica
         return re.sub(r"(://[^:/?#@]*):[^/?#]*@", r"\1@", self.tracking_uri)
 
+    def page_address(self, experiment_id: str, parent_id: str) -> str:
+        """Return the address of a study's table on the tracking server; empty without a server."""
+        if not self.tracking_uri.startswith("http"):
+            return ""
+        return f"{self.display_uri}/{report_path(experiment_id, parent_id)}"
+
     def viewing_instructions(self, experiment_id: str, parent_id: str) -> str:
         """Return instructions for opening a study's pages in MLflow. parent_id: of its run,
         which has the report."""

@@ -1,6 +1,7 @@
 """orchestrator.sweep on real studies with Ray Tune, Ray Train and MLflow."""
 
 import csv
+import json
 import re
 import shlex
 import shutil
@@ -115,6 +116,9 @@ def test_failed_trial_does_not_affect_the_others(study: Path, tmp_path: Path) ->
             "epochs: 3", "epochs: 1"
         )
     )
+    received = tmp_path / "received.json"
+    with study.open("a") as file:
+        file.write(f"""notify: {{command: [sh, -c, 'cat > "$0"', "{received}"]}}\n""")
     broken = study.parent / "broken"
     prepare_streets(broken, train=6, val=2, size=(32, 64))
     study.write_text(study.read_text().replace("dataset: D}", f"dataset: {broken}}}"))
@@ -135,6 +139,8 @@ def test_failed_trial_does_not_affect_the_others(study: Path, tmp_path: Path) ->
     )
     assert done.returncode == 1, done.stdout
     assert "\\u" not in done.stdout, "a character that this terminal lacks"
+    notification = json.loads(received.read_text())
+    assert notification["text"].startswith("tiny: failed, 2 of 3 trials finished; full failed: ")
     failed = [line for line in done.stdout.splitlines() if line.startswith("failed ")]
     assert len(failed) == 1, done.stdout
     (line,) = failed
