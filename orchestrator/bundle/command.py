@@ -11,7 +11,7 @@ from orchestrator.bundle.check import check_bundle
 from orchestrator.bundle.content import opened, pack
 from orchestrator.bundle.replay import replay
 from orchestrator.bundle.write import write_bundle
-from orchestrator.console import InputError, say, say_labeled
+from orchestrator.console import InputError, say, say_labeled, warn
 from orchestrator.report.command import open_report
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study, override_of
@@ -46,6 +46,12 @@ def _write(options: argparse.Namespace, console: Console) -> int:
         raise InputError(f"--out {out} exists; choose a new name")
     overrides = [override_of(text) for text in options.set]
     study = load_study(Path(options.source), overrides)
+    if "$" not in (study.config.notify.url or "$"):
+        warn(
+            console,
+            "the study file in the bundle has the webhook of notify.url; write a variable such as "
+            "$WEBHOOK if it is secret",
+        )
     storage = Storage.parse(options.storage).local
     study_report = open_report(study, storage, options.tracking)
     out.parent.mkdir(parents=True, exist_ok=True)
