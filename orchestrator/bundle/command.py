@@ -97,11 +97,11 @@ def _replay(options: argparse.Namespace, console: Console) -> int:
         arguments += [f"--address={options.address}"] if options.address else []
         sweep_options = sweep_parser().parse_args(arguments)
         with (
-            open_log(sweep_options) as (place, terminal, log),
+            open_log(sweep_options) as (run_storage, terminal, log),
             stop_on_signals(terminal) as stop,
-            readable_disk_errors(place),
+            readable_disk_errors(run_storage),
         ):
-            context = run_context(sweep_options, place, log, terminal, stop)
+            context = run_context(sweep_options, run_storage, log, terminal, stop)
             return run_here(study, context, sweep_options)
 
     with opened(Path(options.source).expanduser()) as directory:

@@ -144,12 +144,12 @@ class BundledCounts:
 
 def digests(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of each file of a bundle other than `bundle.json`, by its path."""
-    found = {}
+    by_path = {}
     for file in sorted(path for path in directory.rglob("*") if path.is_file()):
         name = file.relative_to(directory).as_posix()
         if name != DESCRIPTION:
-            found[name] = file_digest(file)
-    return found
+            by_path[name] = file_digest(file)
+    return by_path
 
 
 def file_digest(file: Path) -> str:

@@ -130,14 +130,16 @@ def _notes(bundle: Bundle, recorded: TrialRun, run: TrialRun) -> tuple[str, ...]
         for name in ("code", "precision", "workers")
         if getattr(run, name) != getattr(recorded, name)
     ]
-    here, there = environment(), bundle.environment
+    here, recorded_environment = environment(), bundle.environment
+    pairs = [(key, here[key], recorded_environment[key]) for key in ("platform", "machine")]
+    versions = (each["packages"].get("torch") for each in (here, recorded_environment))
+    pairs.append(("torch", *versions))
     notes += [
-        f"{key} is {here[key]} here and {there[key]} in {DESCRIPTION}"
-        for key in ("platform", "machine")
-        if here[key] != there[key]
+        f"{name} is {current} here and {before} in {DESCRIPTION}"
+        for name, current, before in pairs
+        if current != before
     ]
-    torch = here["packages"].get("torch"), there["packages"].get("torch")
-    return (*notes, *([f"torch is {torch[0]} here and {torch[1]} there"] * (torch[0] != torch[1])))
+    return tuple(notes)
 
 
 @contextmanager

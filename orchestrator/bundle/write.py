@@ -118,16 +118,16 @@ def _write_sources(study: Study, codes: Mapping[str, str], directory: Path) -> d
     for code, trial in representatives.items():
         experiment = trial.experiment
         modules = modules_of(experiment, study.config.imports)
-        own = {path: place for module in modules for path, place in _own_places(module)}
+        own = {path: name for module in modules for path, name in _own_paths(module)}
         files = []
         for name, path in source_paths(modules):
             is_package = path.name == "__init__.py"
-            place = f"{name.replace('.', '/')}{'/__init__' * is_package}.py"
-            place = own.get(path, place)
-            target = directory / SOURCES / place
+            default = f"{name.replace('.', '/')}{'/__init__' * is_package}.py"
+            copied = own.get(path, default)
+            target = directory / SOURCES / copied
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-            files.append((name, f"{SOURCES}/{place}"))
+            files.append((name, f"{SOURCES}/{copied}"))
         libraries = {
             library: metadata.version(library).split("+")[0]
             for library in ("torch", "kornia", *experiment.libraries)
@@ -136,8 +136,8 @@ def _write_sources(study: Study, codes: Mapping[str, str], directory: Path) -> d
     return sources
 
 
-def _own_places(module: ModuleType) -> Iterator[tuple[Path, str]]:
-    """Yield the files of a module or package of the user, and where they are importable from."""
+def _own_paths(module: ModuleType) -> Iterator[tuple[Path, str]]:
+    """Yield the files of a module or package of the user, with their paths below SOURCES."""
     paths = [Path(path) for path in getattr(module, "__path__", [])]
     root = (paths[0] if paths else Path(str(module.__file__))).parent
     for path in source_files(module):
@@ -185,9 +185,9 @@ def _write_datasets(
     runs: Mapping[str, TrialRun], storage: Path, directory: Path
 ) -> list[dict[str, str]]:
     """Return the data sets of the runs; copy the manifests of those on this machine."""
-    known = {run.data: run.dataset for run in runs.values()}
+    locations = {run.data: run.dataset for run in runs.values()}
     datasets = []
-    for fingerprint, location in known.items():
+    for fingerprint, location in locations.items():
         manifest = _manifest(fingerprint, location, storage)
         entry = {"location": location, "fingerprint": fingerprint}
         if manifest is not None:
@@ -201,9 +201,9 @@ def _write_datasets(
 def _manifest(fingerprint: str, location: str, storage: Path) -> Manifest | None:
     """Return the manifest of a data set; None if it is not on this machine."""
     embedded = [str(file.parent) for file in storage.glob(f"datasets/*/{MANIFEST_NAME}")]
-    for place in (absolute(location), *embedded):
+    for candidate in (absolute(location), *embedded):
         try:
-            manifest = open_dataset(place).manifest
+            manifest = open_dataset(candidate).manifest
         except (DatasetError, OSError):
             continue
         if manifest.fingerprint == fingerprint:
