@@ -5,7 +5,6 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import chdir, nullcontext
 from pathlib import Path
 
@@ -13,17 +12,20 @@ from rich.console import Console
 
 from orchestrator.console import open_console, say, say_labeled
 from orchestrator.storage import Storage
-from orchestrator.study.validation import suggestion
 from orchestrator.sweep.__main__ import main as sweep_main
-from orchestrator.sweep.stored_studies import find_study, local_storage, open_store
+from orchestrator.sweep.stored_studies import (
+    find_runs,
+    find_study,
+    local_storage,
+    open_store,
+)
 from orchestrator.sweep.study_tables import studies_table, trials_table
 from orchestrator.sweep.summary import logs_command
 from orchestrator.tracking.connection import database_file
 from orchestrator.tracking.lock import request_stop
 from orchestrator.tracking.queries import is_training, take_snapshot
 from orchestrator.tracking.relocation import record_current_paths
-from orchestrator.tracking.runs import TrialRun
-from orchestrator.tracking.store import TrackingError, TrackingStore
+from orchestrator.tracking.store import TrackingError
 from orchestrator.tracking.superseded import newest
 from orchestrator.training.worker_logs import output_directory, output_file, read_output
 
@@ -54,7 +56,7 @@ def _status(options: argparse.Namespace, console: Console) -> int:
 
 def _logs(options: argparse.Namespace, console: Console) -> int:
     store = open_store(options)
-    runs = _find_runs(store, options.trial, options.study)
+    runs = find_runs(store, options.trial, options.study)
     trial = newest(runs)
     follow = options.follow and not store.replica  # a replica does not change
     if len(runs) > 1:
@@ -162,21 +164,3 @@ COMMANDS = {
     "compare": _compare,
     "relocate": _relocate,
 }
-
-
-def _find_runs(store: TrackingStore, name: str, study: str | None) -> Sequence[TrialRun]:
-    """Return all runs of the trial called `name`, with its variant's key or label, or the run with
-    that id."""
-    studies = take_snapshot(store).studies if study is None else [find_study(store, study)]
-    runs = [run for each in studies for run in each.trials]
-    matches = [run for run in runs if name in (run.name, run.run_id)]
-    matches = matches or [run for run in runs if name == run.labeled_name]
-    if not matches:
-        names = sorted({run.name for run in runs})
-        raise TrackingError(f"no trial is called {name!r}; {suggestion(name, names)}")
-    owners = sorted({run.study for run in matches})
-    if len(owners) > 1:
-        raise TrackingError(
-            f"several studies have a trial {name!r}: {', '.join(owners)}; choose one with --study"
-        )
-    return matches
