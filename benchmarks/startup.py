@@ -126,7 +126,7 @@ def _record(file: Path, storage: Path, foreign: int) -> None:
     for trial in trials:
         run_id = study_run.begin_trial(trial, None, None)
         study_run.start_trial(run_id, trial.code)
-        for epoch in range(1, trial.experiment.training.epochs + 1):
+        for epoch in range(1, trial.duration.epochs + 1):
             study_run.log_epoch(run_id, epoch, {"val/miou": 0.1 * epoch, "train/loss": 1 / epoch})
         study_run.end_trial(run_id, "FINISHED", "")
     study_run.close("FINISHED")

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from models.hugging_face.configuration import resolve
-from models.registry import BACKBONES, FEM_KINDS, Registry, is_class_name, library_and_name
+from models.registry import (
+    BACKBONES,
+    FEM_KINDS,
+    ClassConfig,
+    Registry,
+    is_class_name,
+    library_and_name,
+)
 
 Start = Literal["mean-blur", "low-pass"]
 
@@ -60,14 +67,23 @@ def backbone_traits(name: str, arguments: Mapping[str, Any]) -> Any:
         )
     if name in BUILT_IN_BACKBONES:
         return BUILT_IN_BACKBONES[name]
-    if name in BACKBONES:
-        return BACKBONES[name]
-    if not is_class_name(name):
+    if name not in BACKBONES and not is_class_name(name):
         known = ", ".join(backbone_names())
         raise ValueError(
             f"backbone is {name!r}; known: {known}; or hf:NAME or package.module:Class"
         )
-    return BACKBONES.find(name)
+    cls = BACKBONES.find(name)
+    for attribute in ("channels", "lateral_channels"):
+        if not hasattr(cls, attribute):
+            raise ValueError(
+                f"backbone {name}: its class declares no `{attribute}`; see models.Backbone"
+            )
+    return cls
+
+
+def is_built_in(name: str) -> bool:
+    """Whether `name` is that of a backbone or a kind of FEM of this project."""
+    return name in BUILT_IN_BACKBONES or name in _BUILT_IN_FEM_KINDS
 
 
 def fem_kinds() -> list[str]:
@@ -205,24 +221,22 @@ MINED = "mined-cross-entropy"
 
 
 @dataclass(frozen=True)
-class LossTermConfig:
+class LossTermConfig(ClassConfig):
     """One term of a loss.
 
     Attributes:
         name: `mined-cross-entropy`, `cross-entropy`, `focal`, `dice`, `lovasz`, `boundary`, or
             `package.module:Class` of a `models.losses.Loss` or another `nn.Module`.
-        weight: factor of the term in the sum.
         arguments: arguments of its constructor, such as `class_weights`.
+        weight: factor of the term in the sum.
     """
 
-    name: str
     weight: float = 1.0
-    arguments: Mapping[str, Any] = field(default_factory=dict)
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    registry = LOSSES
 
     def __post_init__(self) -> None:
-        LOSSES.check(self.name, "name")
+        super().__post_init__()
         if not (math.isfinite(self.weight) and self.weight > 0):
             raise ValueError(f"weight is {self.weight}; it must be above 0")
 
@@ -259,11 +273,8 @@ class LossConfig:
             raise ValueError(f"auxiliary_weight is {self.auxiliary_weight}; it must be 0 or more")
         if not self.terms:
             raise ValueError("terms is empty; name at least one loss")
-        for term in self.terms:
-            if isinstance(term, str):
-                LOSSES.check(term, "terms")
-        # Both forms of a term are the same trial.
-        object.__setattr__(self, "terms", tuple(_short_form(term) for term in self.terms))
+        terms = tuple(LossTermConfig.read(term, "terms").short_form() for term in self.terms)
+        object.__setattr__(self, "terms", terms)
         if MINED not in {term.name for term in self.term_configs}:
             for name in ("threshold", "share"):
                 if getattr(self, name) != getattr(LossConfig, name):
@@ -275,10 +286,4 @@ class LossConfig:
     @property
     def term_configs(self) -> tuple[LossTermConfig, ...]:
         """`terms` in their long form."""
-        return tuple(LossTermConfig(t) if isinstance(t, str) else t for t in self.terms)
-
-
-def _short_form(term: str | LossTermConfig) -> str | LossTermConfig:
-    if isinstance(term, LossTermConfig) and term == LossTermConfig(term.name):
-        return term.name
-    return term
+        return tuple(LossTermConfig.read(term, "terms") for term in self.terms)

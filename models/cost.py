@@ -52,8 +52,16 @@ def multiply_adds_by_part(
     model = on_meta(network, classes)
     image = torch.empty(1, 3, height, width, device="meta")
     counts = _count_convolutions(model, image)
-    if counts is None:
-        counts = _count_all(model, image)
+    return _by_part(model, counts if counts is not None else _count_all(model, image))
+
+
+def computed_multiply_adds_by_part(model: nn.Module, height: int, width: int) -> dict[str, int]:
+    """Return `multiply_adds_by_part` of a model in evaluation mode with operations that depend on
+    values: it is run on a black image."""
+    return _by_part(model, _count_all(model, torch.zeros(1, 3, height, width)))
+
+
+def _by_part(model: nn.Module, counts: Mapping[str, int]) -> dict[str, int]:
     root = type(model).__name__
     by_part = {name: counts.get(f"{root}.{name}", 0) for name in parts(model)}
     rest = counts.get("Global", 0) - sum(by_part.values())

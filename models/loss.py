@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from models.config import LOSSES, MINED, LossConfig, LossTermConfig
 from models.losses import ByWorker, Loss
 from models.registry import takes_argument
+from models.user_code import failures_as
 
 #: Output of a network in training: logits, or logits and auxiliary logits (by name or in order).
 Output = Tensor | tuple[Tensor, Mapping[str, Tensor] | Sequence[Tensor]]
@@ -130,12 +131,8 @@ def _build(
     elif issubclass(cls, Loss):
         values = {"classes": classes, "frequencies": frequencies}
         values = {name: value for name, value in values.items() if takes_argument(cls, name)}
-    try:
+    with failures_as(ValueError, f"loss {term.name}: its constructor failed"):
         loss = cls(**values, **term.arguments)
-    except Exception as error:
-        raise ValueError(
-            f"loss {term.name}: its constructor failed ({type(error).__name__}: {error})"
-        ) from error
     return loss if isinstance(loss, Loss) else ByWorker(loss)
 
 

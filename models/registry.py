@@ -7,7 +7,10 @@ name, and a model of a library as `PREFIX:NAME`.
 import importlib
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self, TypeVar
+
+from models.user_code import describe
 
 C = TypeVar("C")
 
@@ -98,9 +101,8 @@ class Registry(dict[str, type[C]]):
             module = importlib.import_module(module_name)
         except (Exception, SystemExit) as error:  # a script may exit when it is imported
             raise ValueError(
-                f"{self.kind} {name}: cannot import {module_name} "
-                f"({type(error).__name__}: {error}); it must be in the working directory or be "
-                "installed"
+                f"{self.kind} {name}: cannot import {module_name} ({describe(error)}); it must be "
+                "in the working directory or be installed"
             ) from error
         cls = getattr(module, class_name, None)
         base_module, _, base_name = self.base.partition(":")
@@ -142,6 +144,44 @@ class Registry(dict[str, type[C]]):
         for argument in names:
             if named[argument].default is inspect.Parameter.empty and argument not in arguments:
                 raise ValueError(f"{self.kind} {name}: argument `{argument}` is missing")
+
+
+@dataclass(frozen=True)
+class ClassConfig:
+    """A class with arguments; a configuration may also be the name alone.
+
+    name: short name of the registry, or `package.module:Class`.
+    arguments: arguments of its constructor.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    #: Registry of the names; set by each subclass.
+    registry: ClassVar[Registry[Any]]
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        self.registry.check(self.name, "name")
+
+    @classmethod
+    def read(cls, value: str | Self, field: str) -> Self:
+        """Return `value`, or the configuration of a class that is given by its name alone.
+
+        field: name of the configuration's field, for messages.
+
+        Raises:
+            ValueError: the name has a form that the registry does not know.
+        """
+        if isinstance(value, cls):
+            return value
+        assert isinstance(value, str)
+        cls.registry.check(value, field)
+        return cls(value)
+
+    def short_form(self) -> str | Self:
+        """Return the name alone if nothing else is set, so that both forms are the same trial."""
+        return self.name if self == type(self)(self.name) else self
 
 
 def takes_argument(cls: Callable[..., Any], argument: str, declared: bool = True) -> bool:

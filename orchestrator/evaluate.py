@@ -54,6 +54,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         metavar="PIXELS",
         help="also compute the boundary F-score with this tolerance",
     )
+    parser.add_argument(
+        "--metric",
+        dest="metrics",
+        action="append",
+        default=[],
+        metavar="METRIC",
+        help="another metric: its name, `package.module:Class`, or a mapping such as "
+        "'{name: boundary_iou, arguments: {distance: 0.005}}'; repeatable",
+    )
     output = parser.add_mutually_exclusive_group()
     output.add_argument(
         "--json",

@@ -16,8 +16,10 @@ from pipelines.data.facts import check_trainable, sampling_warnings, summary, tr
 from pipelines.data.files import write_text
 from pipelines.data.node_cache import NodeCache
 from pipelines.errors import UserError
+from pipelines.evaluation.image_size import check_evaluation
 from pipelines.gpu import gpu_problem
 from pipelines.model_directory import metadata_files
+from pipelines.network.build import check_network
 from pipelines.preparation.embedded import dataset_location
 from pipelines.training.checkpoint_folder import CheckpointFolder, CheckpointWriter
 from pipelines.training.experiment import Experiment, experiment_differences, read_experiment
@@ -60,6 +62,10 @@ def _train(
     dataset = open_dataset(dataset_location(experiment.data.dataset, out.parent))
     splits = experiment.data.train_split, experiment.data.validation_split
     check_trainable(dataset, *splits)
+    classes = len(dataset.manifest.classes)
+    check_network(experiment.model, classes, experiment.data.crop)
+    if splits[1] is not None:
+        check_evaluation(experiment.model, classes, experiment.evaluation, dataset.split(splits[1]))
     training = Training(experiment, dataset, device, cache=cache)
     is_rank_0 = training.group.rank == 0
     scored = [split for split in splits[1:] if split is not None]
@@ -102,7 +108,7 @@ def _train(
             if not is_rank_0:
                 return
             writer.wait()  # hold one snapshot in memory, not two
-            if report.metrics is not None and report.epoch == experiment.training.epochs:
+            if report.metrics is not None and report.epoch == training.duration.epochs:
                 # Written before the last checkpoint, so that a finished training has results.
                 shutil.rmtree(out / "results", ignore_errors=True)
                 write_results(out / "results", training, report)
@@ -110,7 +116,7 @@ def _train(
             writer.start(partial(folder.save, snapshot, position.epoch, position.step))
             if report.metrics is not None:
                 _write_history(out, training)
-                _say(is_rank_0, _line(report, experiment.training.epochs))
+                _say(is_rank_0, _line(report, training.duration.epochs))
 
         if is_rank_0:
             _write_history(out, training)

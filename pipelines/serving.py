@@ -93,7 +93,9 @@ class SegmentationModel:
             return np.stack([self.predict(image, params) for image in pixels])
         image = torch.tensor(pixels)
         if output == "probabilities":
-            return predict_probabilities(self.network, image, self.numerics, self.inference).numpy()
+            return predict_probabilities(
+                self.network, image, self.numerics, len(self.classes), self.inference
+            ).numpy()
         classes = predict_image(self.network, image, self.numerics, self.inference).numpy()
         colors: np.ndarray = self.palette[classes]
         return colors if output == "colors" else classes

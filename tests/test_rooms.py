@@ -32,13 +32,8 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "run_preparation": {"errors", "machine", "data", "preparation", "training"},
         "prepare": {"errors", "machine", "imports", "preparation", "run_preparation"},
         "run_training": {
-            "errors",
-            "gpu",
-            "config",
-            "data",
-            "preparation",
-            "training",
-            "model_directory",
+            *("errors", "gpu", "config", "data", "network", "evaluation", "preparation"),
+            *("training", "model_directory"),
         },
         "train": {"errors", "imports", "run_training"},
     },
@@ -105,7 +100,6 @@ SHORT_MODULES = {
     "pipelines/network/file_names.py",
     "pipelines/preparation/streets/classes.py",
     "pipelines/training/host_copy.py",
-    "pipelines/training/weight_average.py",
 }
 
 

@@ -10,6 +10,8 @@ from models.cost import on_meta
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.study import Study
+from pipelines.evaluation.config import metric_configs
+from pipelines.evaluation.measuring import build_metrics
 from pipelines.network.build import check_network
 from pipelines.network.config import NetworkConfig
 
@@ -30,6 +32,10 @@ def test_study_resolves(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = load_study(path)
     assert study.trials
     assert not study.warnings
+    protocols = [metric_configs(each.metrics) for each in study.config.protocols.values()]
+    trained = [trial.experiment.evaluation.metric_configs for trial in study.trials]
+    for metrics in {repr(each): each for each in (*protocols, *trained)}.values():
+        build_metrics(metrics, 10)
     for model in {repr(t.experiment.model): t.experiment.model for t in study.trials}.values():
         if isinstance(model, NetworkConfig):
             check_network(model, 10, (64, 64))
@@ -113,7 +119,7 @@ def test_trials_of_a_table_have_distinct_identities(
     assert len({resolved_trial.identity for resolved_trial in resolved}) == len(study.trials)
     images = 6 if name == "table-3b" else 4
     for resolved_trial in resolved:
-        assert resolved_trial.steps == 300 * -(-images // 8)
+        assert resolved_trial.duration.steps == 300 * -(-images // 8)
         assert resolved_trial.pretrained is not None
         assert not resolved_trial.pretrained.missing
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones.contract import Backbone
-from models.hugging_face.build import PROBE_SIZE, build_model, freeze, probing, unreached
+from models.hugging_face.build import build_model, freeze, probe, unreached
 from models.hugging_face.configuration import model_config, normalization
 from models.layers import BatchNorm2d
 
@@ -62,17 +62,16 @@ def _traits(name: str, text: str) -> Traits:
     arguments = json.loads(text)
     normalization(arguments)
     config = model_config("backbone", name, arguments)
+    if not getattr(config, "stage_names", None):
+        raise ValueError(f"{name}: its configuration names no stages; choose another backbone")
     if not any(key in arguments for key in ("out_features", "out_indices")):
         config.out_features = list(config.stage_names)
-        _, levels = _probe(name, config)
+        _, _, strides = _probe(name, config)
         # The last stage of each stride: a stem has that of the first stage, or one of its own.
-        last = {
-            _stride(level): stage for level, stage in zip(levels, config.stage_names, strict=True)
-        }
+        last = dict(zip(strides, config.stage_names, strict=True))
         config.out_features = [*last.values()][-_MAX_LEVELS:]
-    model, levels = _probe(name, config)
+    model, levels, strides = _probe(name, config)
     channels = features = tuple(level.shape[1] for level in levels)
-    strides = [_stride(level) for level in levels]
     has_pyramid = len(set(strides)) == 1
     if has_pyramid:
         if len(levels) not in (1, len(_PYRAMID)):
@@ -92,21 +91,12 @@ def _traits(name: str, text: str) -> Traits:
     )
 
 
-def _probe(name: str, config: Any) -> tuple[nn.Module, list[Tensor]]:
-    """Build a model on the meta device and run it."""
-    with probing() as images:
-        model = build_model("backbone", config)
-        try:
-            return model, list(model(images).feature_maps)
-        except Exception as error:
-            raise ValueError(
-                f"{name}: failed on images of {tuple(images.shape)} "
-                f"({type(error).__name__}: {error})"
-            ) from error
-
-
-def _stride(level: Tensor) -> float:
-    return PROBE_SIZE / level.shape[-1]
+def _probe(name: str, config: Any) -> tuple[nn.Module, list[Tensor], list[float]]:
+    """Return a model on the meta device, its levels, and their strides."""
+    model, images, levels = probe(
+        "backbone", name, config, lambda model, images: list(model(images).feature_maps)
+    )
+    return model, levels, [images.shape[-1] / level.shape[-1] for level in levels]
 
 
 def _by_level(channels: tuple[int, ...]) -> tuple[int, ...]:

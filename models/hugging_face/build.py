@@ -1,18 +1,21 @@
 """Builds models of `transformers`, and finds the parameters that their outputs depend on."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from models.hugging_face.configuration import Kind, transformers
 from models.initialization import meta_device
+from models.user_code import failures_as
 
-#: Side in pixels of the images that a model is probed with: a multiple of the usual patch sizes and
-#: strides (14, 16, 28, 32).
-PROBE_SIZE = 224
+Result = TypeVar("Result")
+
+# Side in pixels of the images that a model is probed with: a multiple of the usual patch sizes and
+# strides (14, 16, 28, 32).
+_PROBE_SIZE = 224
 
 _CLASSES = {"backbone": "AutoBackbone", "network": "AutoModelForSemanticSegmentation"}
 
@@ -23,24 +26,46 @@ def build_model(kind: Kind, config: Any) -> nn.Module:
     Raises:
         ValueError: it cannot be built.
     """
-    with quiet():
-        try:
-            model: nn.Module = getattr(transformers(), _CLASSES[kind]).from_config(config)
-        except Exception as error:
-            raise ValueError(
-                f"hf:{config.model_type}: cannot be built ({type(error).__name__}: {error})"
-            ) from error
+    with quiet(), failures_as(ValueError, f"hf:{config.model_type}: cannot be built"):
+        model: nn.Module = getattr(transformers(), _CLASSES[kind]).from_config(config)
     return model
 
 
-@contextmanager
-def probing() -> Iterator[Tensor]:
-    """Yield a batch of two images on the meta device; models built within are on it too.
+def probe(
+    kind: Kind, name: str, config: Any, run: Callable[[nn.Module, Tensor], Result]
+) -> tuple[nn.Module, Tensor, Result]:
+    """Build a model on the meta device and run it on two images.
 
-    The caller's random state is unchanged.
+    The images have 224 x 224 pixels or, if the model fails on these, the size that its
+    configuration states. The caller's random state is unchanged.
+
+    Returns:
+        The model, the images, and the result of `run`.
+
+    Raises:
+        ValueError: the model cannot be built, or fails.
     """
+    failures: list[ValueError] = []
     with torch.random.fork_rng(devices=[]), meta_device():
-        yield torch.empty(2, 3, PROBE_SIZE, PROBE_SIZE)
+        model = build_model(kind, config)
+        for size in dict.fromkeys([(_PROBE_SIZE, _PROBE_SIZE), _own_size(config)]):
+            images = torch.empty(2, 3, *size)
+            try:
+                with failures_as(ValueError, f"{name}: failed on images of {tuple(images.shape)}"):
+                    return model, images, run(model, images)
+            except ValueError as error:
+                failures.append(error)
+    raise failures[-1]
+
+
+def _own_size(config: Any) -> tuple[int, int]:
+    """Return the height and width of the images that a configuration states, if it does."""
+    size = getattr(config, "image_size", None)
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, list | tuple) and len(size) == 2:
+        return size[0], size[1]
+    return _PROBE_SIZE, _PROBE_SIZE
 
 
 def unreached(model: nn.Module, outputs: Iterable[Tensor]) -> frozenset[str]:

@@ -167,9 +167,21 @@ def model_config(kind: Kind, name: str, arguments: Mapping[str, Any]) -> Any:
             advice = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}"
             raise ValueError(f"{name}: unknown argument `{key}`; {advice}")
     try:
-        return library.AutoConfig.for_model(model_type, **entries)
+        config = library.AutoConfig.for_model(model_type, **entries)
     except Exception as error:  # the library validates with errors of its own
         raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
+    _use_lists(config)
+    return config
+
+
+def _use_lists(config: Any) -> None:
+    """Replace tuples in a configuration by lists, as a saved one has them; ConvNeXt cannot be built
+    from the library's own defaults."""
+    for key, value in list(vars(config).items()):
+        if isinstance(value, tuple):
+            setattr(config, key, list(value))
+        elif isinstance(value, transformers().PreTrainedConfig):
+            _use_lists(value)
 
 
 def normalization(arguments: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models.hugging_face.build import build_model, freeze, probing, unreached
+from models.hugging_face.build import build_model, freeze, probe, unreached
 from models.hugging_face.configuration import model_config, normalization
 from models.normalization import renormalize
 
@@ -61,17 +61,13 @@ def _config(name: str, classes: int, arguments: Mapping[str, Any]) -> Any:
 def _unused(name: str, text: str) -> frozenset[str]:
     """Return the names of the parameters that the logits do not depend on."""
     config = _config(name, 2, json.loads(text))
-    with probing() as images:
-        model = build_model("network", config)
+
+    def logits(model: nn.Module, images: Tensor) -> list[Tensor]:
         kept: list[Tensor] = []
         head = getattr(model, "auxiliary_head", None)
         if head is not None:
             head.register_forward_hook(lambda _head, _features, logits: kept.append(logits))
-        try:
-            logits = model(pixel_values=images, return_dict=True).logits
-        except Exception as error:
-            raise ValueError(
-                f"{name}: failed on images of {tuple(images.shape)} "
-                f"({type(error).__name__}: {error})"
-            ) from error
-    return unreached(model, [logits, *kept])
+        return [model(pixel_values=images, return_dict=True).logits, *kept]
+
+    model, _, outputs = probe("network", name, config, logits)
+    return unreached(model, outputs)

@@ -4,8 +4,9 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
@@ -38,6 +39,7 @@ from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from pipelines.data.dataset import DatasetError, open_dataset
 from pipelines.data.manifest import MANIFEST_NAME, Manifest
+from pipelines.evaluation.statistics_file import STATISTICS_FILE
 from pipelines.network.file_names import WEIGHTS_FILE
 
 # Compared epoch by epoch when a trial is trained again.
@@ -109,6 +111,11 @@ def _write_counts(study: Study, result: Result, store: TrackingStore, directory:
     with tempfile.TemporaryDirectory(prefix="counts-") as temporary:
         file = store.download_file(score.run_id, score.counts_path, Path(temporary))
         shutil.copyfile(file, target)
+        # Statistics by image of the study's other metrics, which not every run has.
+        path = str(PurePosixPath(score.counts_path).with_name(STATISTICS_FILE))
+        with suppress(TrackingError):
+            file = store.download_file(score.run_id, path, Path(temporary))
+            shutil.copyfile(file, target.with_name(STATISTICS_FILE))
 
 
 def _write_sources(study: Study, codes: Mapping[str, str], directory: Path) -> dict[str, Sources]:

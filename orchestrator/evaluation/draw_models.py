@@ -207,12 +207,11 @@ def _recorded_counts(
     experiment, fingerprint = model.experiment, dataset.manifest.fingerprint
     if store is None or model.run_id is None or model.checkpoint == "best":
         return None
-    boundary = experiment.evaluation.boundary
     files = [
         f"eval/{name}/counts.arrow"
         for name, tags in store.evaluations(model.run_id).items()
         if tags.get("checkpoint") != CHECKPOINTS["best"]
-        and is_current(tags, config, boundary, fingerprint, split)
+        and is_current(tags, config, fingerprint, split)
     ]
     if (
         model.class_list.fingerprint == fingerprint

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -24,11 +25,13 @@ from orchestrator.evaluation.trained_model import (
     store_for_model,
     to_device,
 )
+from orchestrator.study.config import SCORE_LABELS
+from pipelines.config import ConfigurationError, configure, load_yaml
 from pipelines.data.config import split_parts
 from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.facts import check_scorable
 from pipelines.data.loading import EvaluationBatches
-from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.config import EvaluationConfig, MetricConfig, metric_configs
 from pipelines.evaluation.evaluate import count_pixels
 from pipelines.evaluation.scores import Scores
 from pipelines.preparation.embedded import dataset_location
@@ -43,9 +46,7 @@ def evaluate_model(options: argparse.Namespace, console: Console) -> int:
         )
     if options.address is not None:
         check_address(options.address)
-    config = EvaluationConfig(
-        **inference_settings(options), batch=options.batch, boundary=options.boundary
-    )
+    config = _evaluation_config(options)
     storage = storage_directory(options)
     store = store_for_model(options.model, storage)
     model = load_model(options.model, store, options.imports)
@@ -113,6 +114,26 @@ def evaluate_model(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _evaluation_config(options: argparse.Namespace) -> EvaluationConfig:
+    """Return the settings of the evaluation. Raises InputError if they are not valid."""
+    settings = inference_settings(options)
+    try:
+        metrics = tuple(_metric_config(text) for text in options.metrics)
+        return EvaluationConfig(
+            **settings, batch=options.batch, boundary=options.boundary, metrics=metrics
+        )
+    except ConfigurationError as error:
+        raise InputError(str(error)) from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"--metric: {error}") from None
+
+
+def _metric_config(text: str) -> MetricConfig:
+    value = load_yaml(text)
+    values = value if isinstance(value, dict) else {"name": value}
+    return configure(MetricConfig, values, "--metric")
+
+
 def evaluation_name(
     dataset: PreparedDataset, split: str, checkpoint: str, config: EvaluationConfig
 ) -> str:
@@ -122,6 +143,7 @@ def evaluation_name(
     parts = [f"{manifest.name}-{manifest.fingerprint[:8]}", split, checkpoint, config.protocol]
     if config.boundary:
         parts.append(f"boundary-{config.boundary}")
+    parts += [metric.key for metric in metric_configs(config.metrics)]
     return "_".join(parts)
 
 
@@ -159,13 +181,11 @@ def _values(scores: Scores, classes: Sequence[str]) -> list[tuple[str, str, floa
     """Return (metric, class, value) of every score, from 0 to 1; the class is empty for a mean, the
     value None for a class that occurs in no label and no prediction."""
     metrics = scores.metrics(classes)
-    by_class = {"iou": scores.iou, "boundary_f": scores.boundary}
     return [
         *((name, "", value) for name, value in metrics.items() if "/" not in name),
         *(
             (metric, name, None if math.isnan(value) else value)
-            for metric, values in by_class.items()
-            if values is not None
+            for metric, values in scores.class_scores.items()
             for name, value in zip(classes, values.tolist(), strict=True)
         ),
     ]
@@ -193,23 +213,29 @@ def _as_csv(description: Mapping[str, Any], values: Sequence[tuple[str, str, Any
 def _table(scores: Scores, classes: Sequence[str], config: EvaluationConfig) -> Table:
     table = Table()
     table.add_column("class")
-    table.add_column("IoU %", justify="right")
-    columns = [scores.iou.tolist()]
-    if scores.boundary is not None:
-        table.add_column(f"boundary F % ({config.boundary} px)", justify="right")
-        columns.append(scores.boundary.tolist())
-    for name, *values in zip(classes, *columns, strict=True):
-        table.add_row(name, *map(_percent, values))
+    percent = {each.key: each.metric.in_percent for each in scores.measured}
+    columns = scores.class_scores
+    for key in columns:
+        tolerance = f" ({config.boundary} px)" if key == "boundary_f" and config.boundary else ""
+        unit = " %" if percent.get(key, True) else ""
+        table.add_column(f"{SCORE_LABELS.get(key, key)}{unit}{tolerance}", justify="right")
+    formats = [_percent if percent.get(key, True) else _plain for key in columns]
+    for name, *values in zip(classes, *columns.values(), strict=True):
+        table.add_row(name, *(show(value) for show, value in zip(formats, values, strict=True)))
     table.add_section()
-    table.add_row("mean", *map(_percent, (scores.miou, scores.mean_boundary)[: len(columns)]))
+    means = [scores.miou, *(each.score for each in scores.measured if each.key in columns)]
+    table.add_row("mean", *(show(mean) for show, mean in zip(formats, means, strict=True)))
     table.add_section()
-    for name, value in (
-        ("pixel accuracy", scores.pixel_accuracy),
-        ("mean accuracy", scores.mean_accuracy),
-        ("frequency-weighted IoU", scores.frequency_weighted_iou),
-    ):
-        table.add_row(name, _percent(value))
+    others = {key: value for key, value in scores.counted.items() if key != "miou"}
+    others |= {each.key: each.score for each in scores.measured if each.key not in columns}
+    for key, value in others.items():
+        show = _percent if percent.get(key, True) else _plain
+        table.add_row(SCORE_LABELS.get(key, key), show(value))
     return table
+
+
+def _plain(value: float) -> str:
+    return "absent" if value != value else f"{value:.4g}"
 
 
 def _percent(value: float | None) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.progress import Progress
 
 from orchestrator.evaluation.missing import Evaluations, MissingEvaluation
-from orchestrator.evaluation.records import is_current, log_scores, protocol_config
+from orchestrator.evaluation.records import is_current, log_scores
 from orchestrator.evaluation.scoring import count
 from orchestrator.evaluation.trained_model import TrainedModel
 from orchestrator.study.resolved import ResolvedTrial
@@ -53,10 +53,8 @@ def missing_scores(
             split = study.config.scored_split(name, trial.experiment.data.validation_split)
             if split is None:
                 continue
-            config = protocol_config(protocol, trial.experiment.evaluation)
+            config = protocol.evaluation(trial.experiment.evaluation)
             tags = recorded.get(name, {})
-            if (run_id, name) not in seen and not is_current(
-                tags, config, config.boundary, fingerprint, split
-            ):
+            if (run_id, name) not in seen and not is_current(tags, config, fingerprint, split):
                 seen.add((run_id, name))
                 yield MissingScore(trial, run_id, name, split, config)

@@ -5,14 +5,21 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.study.identity import code_version
-from orchestrator.study.user_code import modules_of
+from models.registry import is_class_name
+from orchestrator.study.identity import code_version, user_code_version
+from orchestrator.study.user_code import modules_named, modules_of
 from orchestrator.tracking.datasets import DatasetKey
 from orchestrator.tracking.store import TrackingStore
-from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
+from pipelines.evaluation.config import (
+    EvaluationConfig,
+    InferenceConfig,
+    MetricConfig,
+    metric_configs,
+)
 from pipelines.evaluation.counts import write_counts
+from pipelines.evaluation.statistics_file import write_statistics
 
 if TYPE_CHECKING:
     from orchestrator.evaluation.trained_model import TrainedModel
@@ -27,40 +34,39 @@ CHECKPOINTS = {
 }
 
 
-def protocol_tag(config: InferenceConfig, boundary: int = 0) -> str:
-    """Return the tag, in JSON, that records how a model was applied."""
+def protocol_tag(config: InferenceConfig) -> str:
+    """Return the tag, in JSON, that records how a model was applied and which metrics were
+    computed."""
     inference = {key: getattr(config, key) for key in asdict(InferenceConfig())}
-    return json.dumps({**inference, "stride": config.step, "boundary": boundary})
+    recorded = {**inference, "stride": config.step, "boundary": 0}
+    if isinstance(config, EvaluationConfig):
+        recorded["boundary"] = config.boundary
+        if config.metrics:  # older tags have no such entry
+            recorded["metrics"] = [_described(each) for each in metric_configs(config.metrics)]
+    return json.dumps(recorded)
 
 
-def protocol_config(protocol: InferenceConfig, training: EvaluationConfig) -> EvaluationConfig:
-    """Return the configuration that scores a trial under a study's protocol. training: the trial's
-    own evaluation during training, which sets batch size and boundary tolerance."""
-    inference = {key: getattr(protocol, key) for key in asdict(InferenceConfig())}
-    return EvaluationConfig(**inference, batch=training.batch, boundary=training.boundary)
+def _described(metric: MetricConfig) -> dict[str, Any]:
+    """Return what identifies a metric's scores: its configuration, and the code of an own one."""
+    described = asdict(metric)
+    if is_class_name(metric.name):
+        described["code"] = user_code_version(modules_named([metric.name]))
+    return described
 
 
 def is_current(
-    recorded: Mapping[str, str],
-    config: InferenceConfig,
-    boundary: int,
-    fingerprint: str,
-    split: str,
+    recorded: Mapping[str, str], config: InferenceConfig, fingerprint: str, split: str
 ) -> bool:
     """Whether an evaluation with the tags `recorded` is the requested one."""
-    return not evaluation_differences(recorded, config, boundary, fingerprint, split)
+    return not evaluation_differences(recorded, config, fingerprint, split)
 
 
 def evaluation_differences(
-    recorded: Mapping[str, str],
-    config: InferenceConfig,
-    boundary: int,
-    fingerprint: str,
-    split: str,
+    recorded: Mapping[str, str], config: InferenceConfig, fingerprint: str, split: str
 ) -> list[str]:
     """Describe how an evaluation with the tags `recorded` differs from the requested one; empty if
-    it does not."""
-    recorded_protocol, protocol = recorded.get("protocol"), protocol_tag(config, boundary)
+    it does not. It may have more metrics."""
+    recorded_protocol, protocol = recorded.get("protocol"), protocol_tag(config)
     if not recorded_protocol:
         return ["its settings were not recorded"]
     requested = {"data": fingerprint, "split": split}
@@ -71,13 +77,21 @@ def evaluation_differences(
     ]
     if recorded_protocol == protocol:
         return differences
-    recorded_settings = json.loads(recorded_protocol)
+    recorded_settings, settings = json.loads(recorded_protocol), json.loads(protocol)
+    computed = recorded_settings.get("metrics", [])
+    differences += [
+        f"metric {metric['key']} is missing or has other settings"
+        for metric in settings.pop("metrics", [])
+        if metric not in computed
+    ]
+    if settings["boundary"] == 0:
+        del settings["boundary"]
     differences += [
         f"{key} {recorded_settings.get(key, 'unknown')}, not {value}"
-        for key, value in json.loads(protocol).items()
+        for key, value in settings.items()
         if key not in recorded_settings or recorded_settings[key] != value
     ]
-    return differences or ["other settings"]
+    return differences
 
 
 def log_scores(
@@ -92,7 +106,7 @@ def log_scores(
     """Record scores and per-image counts with the model's run, under `eval/NAME/`."""
     assert model.run_id is not None, "the model belongs to a run"
     tags = {
-        "protocol": protocol_tag(config, config.boundary),
+        "protocol": protocol_tag(config),
         "checkpoint": CHECKPOINTS[model.checkpoint],
         "data": dataset.manifest.fingerprint,
         "split": split,
@@ -106,6 +120,8 @@ def log_scores(
         assert scores.images is not None, "the images were counted"
         path = files / "counts.arrow"
         write_counts(path, scores.images, samples.identifiers, names, samples.groups)
+        configs = config.metric_configs
+        write_statistics(files, scores.images, scores.measured, configs, samples.identifiers)
         store.log_dataset(model.run_id, dataset, [split])
         store.log_evaluation(
             model.run_id,

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import ray
@@ -14,7 +15,11 @@ from orchestrator.cluster.nodes import connected_nodes, nodes_at_full_size
 from orchestrator.evaluation.trained_model import TrainedModel, to_device
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resources import Resources
-from orchestrator.study.user_code import modules_of_network, runtime_environment
+from orchestrator.study.user_code import (
+    modules_of_network,
+    network_has_user_code,
+    runtime_environment,
+)
 from pipelines.data.dataset import Split, open_dataset
 from pipelines.data.image_io import encode_png
 from pipelines.data.loading import EvaluationBatches
@@ -48,7 +53,7 @@ def count_on_cluster(
 ) -> ScoreState:
     """Run `count` on the cluster at `address`. Raises UnreachableError if there is none, and
     whatever the tasks raise, such as DatasetError."""
-    own = modules_of_network(model.experiment, model.imports)
+    own = modules_of_network(model.experiment, [*model.imports, *config.metric_class_names])
     modules = {module.__name__: module for module in own}
     connect.connect(address, runtime_environment(modules))
     try:
@@ -98,7 +103,8 @@ def _in_shares(
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     devices = gpus or sum(int(node.get("CPU", 0)) for node in nodes)
     shares = max(1, min(parts, _SHARES * devices))
-    remote_task = task.options(num_cpus=1, num_gpus=1 if gpus else 0)
+    once = network_has_user_code(model.experiment, model.imports)
+    remote_task = _remote_task(task, bool(gpus), once)
     model_ref = ray.put(model)
     pending = [remote_task.remote(model_ref, *arguments, share, shares) for share in range(shares)]
     bar_task = bar.add_task(f"shares {verb}, {devices} at a time", total=shares)
@@ -115,6 +121,13 @@ def _in_shares(
         bar.remove_task(bar_task)
 
 
+@cache  # Ray warns about a function that is made remote again and again
+def _remote_task(task: Any, on_gpu: bool, once: bool) -> Any:
+    """Return a Ray task. once: end its process after it, because user code may change it."""
+    options = {"num_cpus": 1, "num_gpus": int(on_gpu)} | ({"max_calls": 1} if once else {})
+    return ray.remote(**options)(task)
+
+
 def _machines() -> list[Node]:
     """Return the resources of the connected nodes, or of one that the autoscaler can start if they
     have no CPU or GPU."""
@@ -125,7 +138,6 @@ def _machines() -> list[Node]:
     return [max(to_come, key=lambda node: (node.get("GPU", 0.0), node.get("CPU", 0.0)))]
 
 
-@ray.remote
 def _count(
     model: TrainedModel, dataset: DatasetRef, config: EvaluationConfig, share: int, shares: int
 ) -> ScoreState:
@@ -135,7 +147,6 @@ def _count(
     return state.cpu()
 
 
-@ray.remote
 def _predict(
     model: TrainedModel,
     dataset: DatasetRef,

@@ -71,7 +71,7 @@ def missing_packages(
             continue
         tags = evaluations(run_id).get(name, {})
         fingerprint = trial.dataset.manifest.fingerprint
-        if not is_current(tags, config, 0, fingerprint, submission.split):
+        if not is_current(tags, config, fingerprint, submission.split):
             yield MissingPackage(
                 trial, run_id, name, submission.split, config, submission.benchmark, directory
             )

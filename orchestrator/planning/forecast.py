@@ -71,8 +71,9 @@ def workload(trial: ResolvedTrial, resources: Resources) -> Workload:
 
 def remaining(trial: ResolvedTrial, done: int) -> tuple[int, int]:
     """Return the numbers of optimizer steps and validations that follow the first `done` epochs."""
-    epochs, every = trial.experiment.training.epochs, trial.experiment.evaluation.every
-    steps = trial.steps // epochs * max(0, epochs - done)
+    duration, every = trial.duration, trial.experiment.evaluation.every
+    epochs = duration.epochs
+    steps = duration.steps - duration.steps_before(done)
     if trial.experiment.data.validation_split is None:
         return steps, 0
     validations = epochs // every - min(done, epochs) // every

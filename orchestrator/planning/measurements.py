@@ -55,8 +55,10 @@ def measurement_of_trial(
     validations = [entry["val/seconds"] for entry in history if "val/seconds" in entry]
     start = None
     if wall is not None:
-        images = trial.steps / training.epochs * training.batch  # of one epoch
-        computing = sum(images / speed for speed in speeds) + sum(validations)
+        steps = map(trial.duration.steps_in, range(len(speeds)))
+        computing = sum(
+            count * training.batch / speed for count, speed in zip(steps, speeds, strict=True)
+        ) + sum(validations)
         start = max(0.0, wall - computing)
     return Measurement(
         workload(trial, resources),

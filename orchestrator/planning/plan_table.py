@@ -158,8 +158,8 @@ def _trials(
             entry.trial.identity[: 8 if width < _NARROW else 12],
             f"{entry.trial.cost.parameters_m:.2f}",
             f"{entry.trial.cost.gflops:.2f}",
-            str(entry.trial.experiment.training.epochs),
-            str(entry.trial.steps),
+            str(entry.trial.duration.epochs),
+            str(entry.trial.duration.steps),
             "" if entry.estimate is None else duration(entry.estimate.seconds),
         ]
         rows.append(row + _wide_columns(entry) if wide else row)

@@ -13,7 +13,7 @@ STEPS = 6  # optimizer steps of a preflight run
 _WORTHWHILE = 10
 
 # Training settings that change neither memory nor shapes nor speed.
-_IRRELEVANT = ("epochs", "learning_rate", "momentum", "weight_decay", "schedule", "power",
+_IRRELEVANT = ("epochs", "steps", "learning_rate", "momentum", "weight_decay", "schedule", "power",
                "schedule_by", "warmup_steps")  # fmt: skip
 
 

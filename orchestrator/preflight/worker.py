@@ -64,7 +64,7 @@ def smoke_test(
     begun = time.perf_counter()
     endless = replace(  # no epoch ends within a few steps
         experiment,
-        training=replace(experiment.training, epochs=_NEVER),
+        training=replace(experiment.training, epochs=_NEVER, steps=None),
         evaluation=replace(experiment.evaluation, every=_NEVER),
     )
     with _stage("preparing"):

@@ -1,4 +1,4 @@
-"""Bootstrap of mIoU over images: its variation due to the choice of validation images.
+"""Bootstrap of scores over images: their variation due to the choice of validation images.
 
 Images from one drive or city are not independent. With six groups or more, whole groups are drawn
 (Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8). Fewer groups
@@ -19,7 +19,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evaluation.counts import Counts
+from pipelines.evaluation.counts import Counts, mean_over_classes
+from pipelines.evaluation.metrics import (
+    COUNT_METRICS,
+    ClassMetric,
+    Measured,
+    Metric,
+    undefined_as_nan,
+)
 
 REPLICATES = 10_000
 # With fewer groups, images are drawn within each group.
@@ -66,31 +73,68 @@ def resampled_miou(
     counts: Sequence[Counts], replicates: int = REPLICATES
 ) -> list[NDArray[np.float64]]:
     """Return the mIoU in [0, 1] of each replicate, `(replicates,)` float64 for each of `counts`.
+    Raises ValueError as `resampled_scores` does."""
+    measured = [[count_metric(each, "miou")] for each in counts]
+    return [scores["miou"] for scores in resampled_scores(counts, measured, replicates)]
 
-    mIoU is computed from the summed counts of a replicate's images. Raises ValueError unless all
-    `counts` have the same images, classes and labels.
+
+def resampled_scores(
+    counts: Sequence[Counts],
+    measured: Sequence[Sequence[Measured]],
+    replicates: int = REPLICATES,
+) -> list[dict[str, NDArray[np.float64]]]:
+    """Return the scores of each replicate, `(replicates,)` float64, by metric for each of `counts`.
+
+    Scores are computed from the summed statistics of a replicate's images; those of classes over
+    the classes in its labels. Raises ValueError unless all `counts` have the same images and
+    classes.
+
+    measured: metrics of the same images as `counts`.
     """
     if not counts:
         return []
     if not all(entry.same_images(counts[0]) for entry in counts):
         raise ValueError("counts must have the same images and classes to be resampled together")
-    counts = [_with_labels(entry) for entry in counts]
-    images, classes, _ = counts[0].values.shape
-    labels = _labels(counts[0])
-    own_labels = [
-        None if np.array_equal(_labels(entry), labels) else _labels(entry) for entry in counts
+    kept = [_labeled_images(entry) for entry in counts]
+    labels = [_labels(entry)[images] for entry, images in zip(counts, kept, strict=True)]
+    metrics = [
+        [replace(each, statistics=each.statistics[images]) for each in own]
+        for own, images in zip(measured, kept, strict=True)
     ]
-    pixels = [_true_and_union(entry) for entry in counts]
-    scores: list[list[NDArray[np.float64]]] = [[] for _ in counts]
-    for weights in _weights(counts[0], replicates, max(1, _BLOCK_VALUES // max(images, classes))):
+    first = _with_labels(counts[0])
+    images = len(first.identifiers)
+    lengths = [each.statistics.shape[1] for own in metrics for each in own]
+    blocks: list[dict[str, list[NDArray[np.float64]]]] = [{} for _ in counts]
+    rows = max(1, _BLOCK_VALUES // max(images, *lengths, labels[0].shape[1]))
+    for weights in _weights(first, replicates, rows):
         # Exact, because sums of pixels are far below 2**53.
-        common = weights @ labels > 0
-        for blocks, columns, own in zip(scores, pixels, own_labels, strict=True):
-            present = common if own is None else weights @ own > 0
-            true, union = np.split(weights @ columns, 2, axis=1)
-            iou = np.divide(true, union, out=np.zeros_like(union), where=present)
-            blocks.append(iou.sum(axis=1) / present.sum(axis=1))
-    return [np.concatenate(blocks) for blocks in scores]
+        common = weights @ labels[0] > 0
+        for scores, own, own_labels in zip(blocks, metrics, labels, strict=True):
+            same = own_labels is labels[0] or np.array_equal(own_labels, labels[0])
+            present = common if same else weights @ own_labels > 0
+            for each in own:
+                block = labeled_score(each.metric, weights @ each.statistics, present)
+                scores.setdefault(each.key, []).append(block)
+    return [{key: np.concatenate(parts) for key, parts in scores.items()} for scores in blocks]
+
+
+def labeled_score(
+    metric: Metric, sums: NDArray[np.float64], labeled: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return the score, `(...)`, over the classes that occur in the labels.
+
+    sums: float64 `(..., S)`. labeled: bool `(..., classes)`.
+    """
+    with undefined_as_nan():
+        if not isinstance(metric, ClassMetric):
+            return metric.score(sums)
+        return mean_over_classes(np.where(labeled, metric.class_scores(sums), np.nan))
+
+
+def count_metric(counts: Counts, name: str) -> Measured:
+    """Return one of `COUNT_METRICS` with the counts as its statistics."""
+    statistics = counts.values.reshape(len(counts.values), -1).astype(np.float64)
+    return Measured(name, COUNT_METRICS[name], statistics)
 
 
 def labeled_classes(counts: Counts) -> NDArray[np.bool_]:
@@ -99,22 +143,20 @@ def labeled_classes(counts: Counts) -> NDArray[np.bool_]:
     return np.asarray(labels.sum(axis=0) > 0)
 
 
+def _labeled_images(counts: Counts) -> list[int]:
+    return np.flatnonzero(counts.values.sum(axis=(1, 2))).tolist()
+
+
 def _with_labels(counts: Counts) -> Counts:
     """Return `counts` without the images that have no labeled pixel: they add nothing to any sum,
     and a replicate that consists of them alone would have no mIoU."""
-    labeled = np.flatnonzero(counts.values.sum(axis=(1, 2))).tolist()
+    labeled = _labeled_images(counts)
     return replace(
         counts,
         identifiers=tuple(counts.identifiers[index] for index in labeled),
         groups=tuple(counts.groups[index] for index in labeled),
         values=counts.values[labeled],
     )
-
-
-def _true_and_union(counts: Counts) -> NDArray[np.float64]:
-    """Return `(images, 2 * classes)`: true positives, the union of label and prediction."""
-    true, union = counts.values[..., 0], counts.values.sum(axis=-1)
-    return np.concatenate([true, union], axis=1).astype(np.float64)
 
 
 def _labels(counts: Counts) -> NDArray[np.float64]:

@@ -43,26 +43,26 @@ def mean_and_deviation(values: Sequence[float], digits: int = 1) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def row_difference(row: Row) -> str:
-    """Return the difference of a row, or the mark of a row that is not comparable."""
+def row_difference(row: Row, difference: Difference | None, digits: int = 2) -> str:
+    """Return one of the differences of a row, or the mark of a row that is not comparable."""
     if row.incomparable:
         return INCOMPARABLE
-    if row.difference is None:
+    if difference is None:
         return EMPTY
-    text = difference_text(row.difference)
+    text = difference_text(difference, digits)
     return f"{text}\u00a0{MIXED}" if row.mixed_difference else text
 
 
-def difference_text(difference: Difference) -> str:
+def difference_text(difference: Difference, digits: int = 2) -> str:
     """Return a difference with its interval, or with half the width of its interval over images
     only."""
-    text = signed(difference.mean)
+    text = signed(difference.mean, digits)
     if difference.interval is not None:
         low, high = difference.interval
-        return f"{text} [{signed(low)}, {signed(high)}]"
+        return f"{text} [{signed(low, digits)}, {signed(high, digits)}]"
     if difference.image_interval is not None:
         low, high = difference.image_interval
-        return f"{text} (images\u00a0±{(high - low) / 2:.2f})"
+        return f"{text} (images\u00a0±{(high - low) / 2:.{digits}f})"
     return text
 
 

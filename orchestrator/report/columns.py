@@ -17,7 +17,8 @@ from orchestrator.report.cells import (
     signed,
 )
 from orchestrator.report.rows import Row
-from orchestrator.study.config import SCORE_COLUMNS, StudyConfig
+from orchestrator.report.scores import Score, find_score
+from orchestrator.study.config import StudyConfig
 from orchestrator.study.published import PublishedRow
 
 # Differences with a smaller corrected p value are bold in tables and colored in figures.
@@ -84,7 +85,7 @@ def _requested(
         if config.kind != "table":
             hidden |= {"difference", "p"}
         return [_column(k, kind, rows, others) for k, kind in kinds.items() if k not in hidden]
-    requested = {key: kinds.get(key) or _metric(config, key) for key in keys}
+    requested = {key: kinds.get(key) or _metric(config, rows, key) for key in keys}
     return [
         _column(key, replace(kind, drop_rank=min(kind.drop_rank, PAPER_RANK)), rows, others)
         for key, kind in requested.items()
@@ -133,7 +134,9 @@ def _kinds(config: StudyConfig, rows: Sequence[Row]) -> dict[str, _Kind]:
             lambda row: row_label(config, row.base) if row.base else EMPTY,
             drop_rank=1,
         ),
-        "difference": _Kind(difference, row_difference, drop_rank=1),
+        "difference": _Kind(
+            difference, lambda row: row_difference(row, row.difference), drop_rank=1
+        ),
         "p": _Kind(
             "p, adjusted",
             lambda row: p_text(row.difference.p_adjusted if row.difference else None),
@@ -183,28 +186,39 @@ def _kinds(config: StudyConfig, rows: Sequence[Row]) -> dict[str, _Kind]:
     }
 
 
-def _metric(config: StudyConfig, key: str) -> _Kind:
+def _metric(config: StudyConfig, rows: Sequence[Row], key: str) -> _Kind:
     """Return the column of a metric of the runs: a score under the report's protocol, such as
-    `iou/pole`, or else a metric by its full name, such as `memory_gib`."""
-    protocol = config.report.protocol
-    is_score = key.split("/")[0] in SCORE_COLUMNS
-    prefix = "val" if protocol is None else f"eval/{protocol}"
-    names = [f"{prefix}/{key}"] if is_score else [key, f"model/{key}"]
+    `iou/pole`, the difference in one, or else a metric by its full name, such as `memory_gib`."""
+    if key.startswith("difference/"):
+        return _difference(config, rows, key.removeprefix("difference/"))
+    score = find_score(config, rows, key)
+    if score is not None:
+        return _Kind(score.name, lambda row: _score_text(score, row), drop_rank=1)
+    names = [key, f"model/{key}"]
 
     def text(row: Row) -> str:
         metrics = [result.run.metrics for result in row.finished if result.run is not None]
         values = [value for each in metrics if (value := _first(each, names)) is not None]
-        if is_score:
-            return mean_and_deviation([100 * value for value in values])
         return f"{sum(values) / len(values):.4g}" if values else EMPTY
 
-    return _Kind(_metric_name(key) if is_score else key, text, drop_rank=1)
+    return _Kind(key, text, drop_rank=1)
 
 
-def _metric_name(key: str) -> str:
-    """Return the header of a score, such as `IoU pole %`."""
-    kind, _, name = key.partition("/")
-    return f"{SCORE_COLUMNS[kind]}{' ' * bool(name)}{name} %"
+def _score_text(score: Score, row: Row) -> str:
+    values = list(score.values(row).values())
+    return mean_and_deviation(values, 1 if score.factor == 100 else 3)
+
+
+def _difference(config: StudyConfig, rows: Sequence[Row], key: str) -> _Kind:
+    """Return the column of the differences in another metric than mIoU."""
+    score = find_score(config, rows, key)
+    name = f"difference in {score.label if score else key}"
+    if any(key in row.differences and row.differences[key].interval for row in rows):
+        name += " [95\u00a0% CI]"
+    digits = 2 if score is None or score.factor == 100 else 4
+    return _Kind(
+        name, lambda row: row_difference(row, row.differences.get(key), digits), drop_rank=1
+    )
 
 
 def _first(metrics: Mapping[str, float], names: Sequence[str]) -> float | None:

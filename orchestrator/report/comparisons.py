@@ -14,9 +14,12 @@ from scipy import special
 from orchestrator.report.bootstrap import Sampling
 from orchestrator.report.resampled import ResampledCounts
 from orchestrator.report.rows import Row
+from orchestrator.report.scores import Score, find_score
 from orchestrator.report.seed_spread import SeedError, seed_error
 from orchestrator.report.significance import Difference, Pairs, compare, compare_means, holm
 from orchestrator.study.study import Study
+
+_MIOU = Score("miou", "mIoU", "", 100.0)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ def compare_rows(study: Study, rows: Sequence[Row]) -> Comparisons:
     # The trials of a search may be stopped early, so their scores are not compared.
     if study.config.kind != "table":
         return Comparisons(list(rows), [])
+    found = [find_score(study.config, rows, key) for key in study.config.report.differences]
+    scores = [score for score in found if score is not None]
     by_place = {(row.variant, row.grid_cell): row for row in rows}
     compared = []
     pairs: dict[str, dict[tuple[str, ...], Pairs]] = {}
@@ -61,10 +66,17 @@ def compare_rows(study: Study, rows: Sequence[Row]) -> Comparisons:
         # Two variants that share a run are the same training, so there is nothing to compare.
         seeds = sorted(row.miou.keys() & base.miou.keys())
         if not row.incomparable and seeds and not _run_ids(row) & _run_ids(base):
-            pair = _pairs(row, base, seeds, _alike(study, rows, base))
+            alike = _alike(study, rows, base)
+            pair = _pairs(row, base, alike, _MIOU)
+            assert pair is not None, "both rows have a score of the shared seeds"
             pairs.setdefault(row.variant, {})[row.grid_cell] = pair
-            mixed = _is_mixed(row, base, seeds)
-            row = replace(row, difference=compare(row.base, pair), mixed_difference=mixed)
+            others = {score.key: _pairs(row, base, alike, score) for score in scores}
+            row = replace(
+                row,
+                difference=compare(row.base, pair),
+                differences={k: compare(row.base, each) for k, each in others.items() if each},
+                mixed_difference=_is_mixed(row, base, seeds),
+            )
         compared.append(row)
     overall = _overall(compared, pairs)
     return _adjusted(compared, overall)
@@ -150,33 +162,32 @@ def interaction_p(pairs: Sequence[Pairs]) -> float | None:
     return float(special.fdtrc(degrees, freedom, statistic))
 
 
-def _pairs(row: Row, base: Row, seeds: Sequence[int], alike: Sequence[Row]) -> Pairs:
-    """Return the paired differences of a row over the shared seeds. alike: the rows whose spread
-    over seeds is pooled."""
-    ours, theirs = _counts(row), _counts(base)
-    counts = [side.get(seed) for side in (ours, theirs) for seed in seeds]
-    available = [each for each in counts if each is not None]
-    by_seed = {seed: row.miou[seed] - base.miou[seed] for seed in seeds}
+def _pairs(row: Row, base: Row, alike: Sequence[Row], score: Score) -> Pairs | None:
+    """Return the paired differences of a row over the seeds that both have a score of; None if
+    there are none. alike: the rows whose spread over seeds is pooled."""
+    own, other = _values(row, score), _values(base, score)
+    seeds = sorted(own.keys() & other.keys())
+    if not seeds:
+        return None
+    ours, theirs = _resampled(row, score), _resampled(base, score)
+    sides = [side.get(seed) for side in (ours, theirs) for seed in seeds]
+    available = [each for each in sides if each is not None]
+    by_seed = {seed: own[seed] - other[seed] for seed in seeds}
     replicates: NDArray[np.float64] | None = None
     sampling: Sampling | None = None
-    if len(available) == len(counts) and _same_images(available):
-        by_seed = {
-            seed: 100 * (ours[seed].labeled_miou - theirs[seed].labeled_miou) for seed in seeds
-        }
-        replicates = np.stack(
-            [100 * (ours[seed].resampled - theirs[seed].resampled) for seed in seeds]
-        )
-        sampling = available[0].sampling
-    error = _seed_error(row, base, by_seed, alike)
-    return Pairs(by_seed, replicates, sampling, error)
+    if len(available) == len(sides) and _same_images([each.counts for each in available]):
+        by_seed = {seed: ours[seed].labeled - theirs[seed].labeled for seed in seeds}
+        replicates = np.stack([ours[seed].replicates - theirs[seed].replicates for seed in seeds])
+        sampling = available[0].counts.sampling
+    return Pairs(by_seed, replicates, sampling, _seed_error(row, base, by_seed, alike, score))
 
 
 def _seed_error(
-    row: Row, base: Row, by_seed: Mapping[int, float], alike: Sequence[Row]
+    row: Row, base: Row, by_seed: Mapping[int, float], alike: Sequence[Row], score: Score
 ) -> SeedError | None:
     compared = row.variant, base.variant
-    others = [_labeled_miou(each) for each in alike if each.variant not in compared]
-    return seed_error(_labeled_miou(row), _labeled_miou(base), others, list(by_seed.values()))
+    others = [_labeled(each, score) for each in alike if each.variant not in compared]
+    return seed_error(_labeled(row, score), _labeled(base, score), others, list(by_seed.values()))
 
 
 def _alike(study: Study, rows: Sequence[Row], base: Row) -> list[Row]:
@@ -193,17 +204,44 @@ def _alike(study: Study, rows: Sequence[Row], base: Row) -> list[Row]:
     return alike
 
 
-def _counts(row: Row) -> dict[int, ResampledCounts]:
-    return {
-        result.trial.experiment.seed: result.counts
-        for result in row.finished
-        if result.counts is not None
-    }
+def _values(row: Row, score: Score) -> dict[int, float]:
+    """Return the score of each trial that has one, by seed."""
+    return row.miou if score == _MIOU else score.values(row)
 
 
-def _labeled_miou(row: Row) -> dict[int, float]:
-    """Return mIoU in percent by seed, over the classes in the labels where counts are known."""
-    return row.miou | {seed: 100 * each.labeled_miou for seed, each in _counts(row).items()}
+@dataclass(frozen=True)
+class _Resampled:
+    """A score of one trial in the table's units: over the classes in the labels, and of each
+    bootstrap replicate, `(replicates,)`."""
+
+    counts: ResampledCounts
+    labeled: float
+    replicates: NDArray[np.float64]
+
+
+def _resampled(row: Row, score: Score) -> dict[int, _Resampled]:
+    """Return the resampled score of each trial that has one, by seed."""
+    resampled = {}
+    for result in row.finished:
+        counts = result.counts
+        if counts is None:
+            continue
+        labeled, replicates = counts.labeled_miou, counts.resampled
+        if score != _MIOU:
+            other = counts.others.get(score.key)
+            if other is None or other.resampled is None:
+                continue
+            labeled, replicates = other.labeled, other.resampled
+        resampled[result.trial.experiment.seed] = _Resampled(
+            counts, score.factor * labeled, score.factor * replicates
+        )
+    return resampled
+
+
+def _labeled(row: Row, score: Score) -> dict[int, float]:
+    """Return a score by seed, over the classes in the labels where statistics are known."""
+    known = {seed: each.labeled for seed, each in _resampled(row, score).items()}
+    return _values(row, score) | known
 
 
 def _same_images(counts: Sequence[ResampledCounts]) -> bool:

@@ -105,7 +105,7 @@ def _line(study: Study, row: Row, several_bases: bool) -> ForestLine:
         return ForestLine(label, None, None, (), None, False, text)
     text = signed(difference.mean)
     if difference.interval is not None:
-        text = row_difference(row)
+        text = row_difference(row, difference)
     if difference.p_adjusted is not None:
         p = p_text(difference.p_adjusted)
         text += f"  p {p}" if p.startswith("<") else f"  p = {p}"

@@ -9,6 +9,7 @@ from orchestrator.report.comparisons import OverallDifference
 from orchestrator.report.difference_notes import difference_notes, overall_notes
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row
+from orchestrator.report.scores import find_score
 from orchestrator.study.config import ProfileOptions
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
@@ -94,7 +95,9 @@ def _description(study: Study, result: Result) -> str:
     if run.study != study.config.study:
         text += f", in study {run.study}"
     epoch = int(run.metrics.get("epoch", 0))
-    text += f", epoch {epoch} of {result.trial.experiment.training.epochs}"
+    training = trial.experiment.training
+    # How many epochs `training.steps` takes depends on the data set.
+    text += f", epoch {epoch} of {training.epochs or f'a training of {training.steps} steps'}"
     if result.score_mismatch:
         text += (
             "; the score recorded under this protocol was made with other settings: "
@@ -121,8 +124,10 @@ def _footnotes(
     seeds = len(study.config.seeds)
     if seeds > 1:
         yield (f"± is one standard deviation over the n seeds that finished ({seeds} planned).",)
+    differences = [f"difference/{key}" for key in study.config.report.differences]
     for note in difference_notes(study, rows):
-        yield note, "difference", "p"
+        yield note, "difference", "p", *differences
+    yield from _other_metrics(study, rows)
     for note in overall_notes(overall):
         yield note, "interaction"
     if any(row.difference is not None and row.difference.shown for row in rows):
@@ -147,6 +152,28 @@ def _footnotes(
             "the row's trials.",
             "images_per_second",
             "hours",
+        )
+
+
+def _other_metrics(study: Study, rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:
+    """Yield the notes on the metrics other than mIoU."""
+    keys = study.config.report.differences
+    if any(row.differences for row in rows):
+        yield (
+            "Differences in other metrics than mIoU have intervals of the same kind, from the sums "
+            "of each image. They are not among the comparisons of the study, so they have no p.",
+            *(f"difference/{key}" for key in keys),
+        )
+    names = dict.fromkeys((*keys, *(study.config.report.columns or ())))
+    scores = [find_score(study.config, rows, name) for name in names]
+    lower = [score for score in scores if score is not None and not score.higher_is_better]
+    if lower:
+        listed = ", ".join(dict.fromkeys(score.label for score in lower))
+        keys_of_lower = [score.key for score in lower]
+        yield (
+            f"Lower is better: {listed}.",
+            *keys_of_lower,
+            *(f"difference/{key}" for key in keys_of_lower),
         )
 
 

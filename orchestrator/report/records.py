@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from orchestrator.report.rows import Row
+from orchestrator.report.scores import find_score
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
 
@@ -54,6 +55,24 @@ def as_csv(records: Sequence[Mapping[str, Value]]) -> str:
     return buffer.getvalue()
 
 
+def _other_scores(study: Study, row: Row) -> dict[str, Value]:
+    """Return the scores and differences in `report.columns`, in the table's units."""
+    line: dict[str, Value] = {}
+    columns = [name for name in study.config.report.columns or () if name != "miou"]
+    for key in columns:
+        score = find_score(study.config, [row], key)
+        values = list(score.values(row).values()) if score is not None else []
+        if values:
+            line[f"{key}_mean"] = statistics.fmean(values)
+            line[f"{key}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+    for key in study.config.report.differences:
+        difference = row.differences.get(key)
+        low, high = (difference.interval if difference else None) or (None, None)
+        line[f"difference/{key}"] = difference.mean if difference else None
+        line |= {f"difference/{key}_low": low, f"difference/{key}_high": high}
+    return line
+
+
 def _line(study: Study, row: Row) -> dict[str, Value]:
     values, difference, cost = list(row.miou.values()), row.difference, row.cost
     reference = row.reference
@@ -76,6 +95,7 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
         **{f"miou_seed_{seed}": row.miou.get(seed) for seed in study.config.seeds},
         "best_miou_mean": statistics.fmean(row.best.values()) if row.best else None,
         "entered_miou_mean": statistics.fmean(row.entered.values()) if row.entered else None,
+        **_other_scores(study, row),
         "compared_to": row.base or None,
         "difference": difference.mean if difference else None,
         "difference_n": len(difference.seeds) if difference else None,

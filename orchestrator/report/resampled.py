@@ -1,22 +1,28 @@
-"""Per-trial IoU and bootstrap replicates, from the per-image counts in the tracking store."""
+"""Per-trial scores and bootstrap replicates, from the statistics by image in the tracking store."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.report.bootstrap import (
     Sampling,
+    count_metric,
     labeled_classes,
-    resampled_miou,
+    labeled_score,
+    resampled_scores,
     sampling_of,
 )
 from orchestrator.tracking.store import TrackingError
 from pipelines.evaluation.counts import Counts, mean_over_classes, read_counts
+from pipelines.evaluation.metrics import COUNT_METRICS, Measured
+from pipelines.evaluation.statistics_file import STATISTICS_FILE, read_statistics
+
+Content = TypeVar("Content")
 
 # Number of trials whose counts are in memory at a time.
 _BATCH = 16
@@ -44,6 +50,20 @@ class CountsSource(Protocol):
 
 
 @dataclass(frozen=True)
+class ResampledScore:
+    """A metric of one trial.
+
+    score: over all images, as an evaluation computes it. labeled: over the classes in the labels.
+    resampled: of each bootstrap replicate over the classes in its labels, `(replicates,)`; None if
+        some replicate has no score.
+    """
+
+    score: float
+    labeled: float
+    resampled: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
 class ResampledCounts:
     """IoU in [0, 1] from the per-image counts of one trial, float64.
 
@@ -52,6 +72,7 @@ class ResampledCounts:
     image_miou: mIoU of each image by itself, `(images,)`.
     resampled: mIoU of each bootstrap replicate over the classes in its labels, `(replicates,)`.
     sampling: how the replicates draw images.
+    others: the other requested metrics that the trial has, by key.
     """
 
     identifiers: tuple[str, ...]
@@ -62,6 +83,7 @@ class ResampledCounts:
     image_miou: NDArray[np.float64]
     resampled: NDArray[np.float64]
     sampling: Sampling
+    others: Mapping[str, ResampledScore] = field(default_factory=dict)
 
     @property
     def labeled_miou(self) -> float:
@@ -79,9 +101,13 @@ class ResampledCounts:
 
 @dataclass
 class CountsReader:
-    """Reads and resamples the counts of scores, each once; missing counts are tried again."""
+    """Reads and resamples the counts of scores, each once; missing counts are tried again.
+
+    metrics: keys of the metrics to resample besides mIoU.
+    """
 
     source: CountsSource
+    metrics: tuple[str, ...] = ()
     _cache: dict[ScoreRef, ResampledCounts] = field(default_factory=dict)
 
     def read(self, scores: Iterable[ScoreRef]) -> dict[ScoreRef, ResampledCounts]:
@@ -98,30 +124,70 @@ class CountsReader:
 
     def _resample(self, scores: Iterable[ScoreRef]) -> None:
         """Add the scores to the cache; counts of the same images are resampled together."""
-        waiting = {score: counts for score in scores if (counts := self._download(score))}
+        waiting = {score: counts for score in scores if (counts := self._counts(score))}
         while waiting:
             first = next(iter(waiting.values()))
             alike = {each: counts for each, counts in waiting.items() if counts.same_images(first)}
-            resampled = resampled_miou(list(alike.values()))
-            for (score, counts), replicates in zip(alike.items(), resampled, strict=True):
+            measured = [
+                [count_metric(counts, "miou"), *self._others(score, counts)]
+                for score, counts in alike.items()
+            ]
+            resampled = resampled_scores(list(alike.values()), measured)
+            for (score, counts), own, replicates in zip(
+                alike.items(), measured, resampled, strict=True
+            ):
+                labeled = labeled_classes(counts)
                 self._cache[score] = ResampledCounts(
                     counts.identifiers,
                     counts.groups,
                     counts.classes,
                     counts.iou,
-                    labeled_classes(counts),
+                    labeled,
                     counts.image_miou,
-                    replicates,
+                    replicates["miou"],
                     sampling_of(counts),
+                    {
+                        each.key: _resampled_score(each, labeled, replicates[each.key])
+                        for each in own[1:]
+                    },
                 )
                 del waiting[score]
 
-    def _download(self, score: ScoreRef) -> Counts | None:
+    def _counts(self, score: ScoreRef) -> Counts | None:
         """Return the counts of a score; None if they are unreadable or of a different score."""
+        counts = self._download(score.run_id, score.counts_path, read_counts)
+        return counts if counts and abs(counts.miou - score.miou) <= _ROUNDING else None
+
+    def _others(self, score: ScoreRef, counts: Counts) -> list[Measured]:
+        """Return the requested metrics that a run has, with their statistics of the same images."""
+        found = [count_metric(counts, key) for key in self.metrics if key in COUNT_METRICS]
+        if len(found) == len(self.metrics):
+            return found
+        path = str(PurePosixPath(score.counts_path).with_name(STATISTICS_FILE))
+        statistics = self._download(score.run_id, path, read_statistics)
+        if statistics is None or statistics.identifiers != counts.identifiers:
+            return found
+        # torch is imported where it is needed only.
+        from pipelines.evaluation.measuring import build_metric
+
+        return found + [
+            Measured(key, build_metric(config, len(counts.classes)), statistics.values[key])
+            for key, config in statistics.configs.items()
+            if key in self.metrics
+        ]
+
+    def _download(self, run_id: str, path: str, read: Callable[[Path], Content]) -> Content | None:
+        """Return the content of a run's file; None if it is missing or unreadable."""
         with TemporaryDirectory(prefix="counts-") as directory:
             try:
-                file = self.source.download_file(score.run_id, score.counts_path, Path(directory))
-                counts = read_counts(file)
+                return read(self.source.download_file(run_id, path, Path(directory)))
             except (TrackingError, ValueError):
                 return None
-        return counts if abs(counts.miou - score.miou) <= _ROUNDING else None
+
+
+def _resampled_score(
+    measured: Measured, labeled: NDArray[np.bool_], replicates: NDArray[np.float64]
+) -> ResampledScore:
+    own = labeled_score(measured.metric, measured.statistics.sum(axis=0), labeled)
+    finite = bool(np.isfinite(replicates).all())
+    return ResampledScore(measured.score, float(own), replicates if finite else None)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from orchestrator.evaluation.records import evaluation_differences, protocol_config
+from orchestrator.evaluation.records import evaluation_differences
 from orchestrator.report.match_runs import Match, current_code_versions, find_runs
 from orchestrator.report.resampled import CountsReader, CountsSource, ResampledCounts, ScoreRef
 from orchestrator.study.study import Study, Trial
@@ -56,7 +56,7 @@ class Results:
         self._study = study
         self._identities = identities
         self._codes = codes
-        self._counts = CountsReader(source)
+        self._counts = CountsReader(source, study.config.report.resampled_metrics)
 
     def read(self, snapshot: Snapshot) -> list[Result]:
         """Return the results in the order of the study. snapshot: of the tracking store."""
@@ -94,10 +94,10 @@ class Results:
         if miou is None or recorded is None:
             return replace(result, state=TrialState.NOT_SCORED)
         # Another study may use the same protocol name, and this study may have been edited.
-        config = protocol_config(self._study.config.protocols[name], trial.experiment.evaluation)
+        config = self._study.config.evaluation_under(name, trial.experiment.evaluation)
         validation = trial.experiment.data.validation_split
         split = self._study.config.scored_split(name, validation) or ""
-        mismatch = evaluation_differences(recorded, config, config.boundary, run.data, split)
+        mismatch = evaluation_differences(recorded, config, run.data, split)
         if mismatch:
             text = "; ".join(mismatch)
             return replace(result, state=TrialState.NOT_SCORED, score_mismatch=text)

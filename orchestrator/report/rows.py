@@ -1,7 +1,7 @@
 """The rows of a study's table: one per variant and grid cell, aggregated over seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchestrator.report.results import Result
@@ -22,6 +22,7 @@ class Row:
     base: variant that the row is compared to; empty if none.
     difference: from the row of `base` in the same grid cell; None if it cannot be computed.
     mixed_difference: whether it pairs trainings with different code or precision.
+    differences: in other metrics than mIoU, by metric, without adjusted p values.
     incomparable: why the row must not be compared with `base`; empty if it may.
     published_elsewhere: whether the published values are of another data set, backbone or other
         setting than this row (`report.published_setting`).
@@ -46,6 +47,7 @@ class Row:
     entered: dict[int, float]
     difference: Difference | None = None
     mixed_difference: bool = False
+    differences: Mapping[str, Difference] = field(default_factory=dict)
     incomparable: str = ""
 
     @property

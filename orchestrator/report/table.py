@@ -129,7 +129,7 @@ def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
             (
                 "difference",
                 "difference [95\u00a0% CI]" if with_interval else "difference",
-                [EMPTY if row is None else row_difference(row) for row in cells],
+                [EMPTY if row is None else row_difference(row, row.difference) for row in cells],
                 blank,
                 1,
             ),

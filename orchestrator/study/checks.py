@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.study.conditions import check_condition, conditions
-from orchestrator.study.config import OTHER_METRICS, SCORE_COLUMNS, TABLE_COLUMNS, StudyConfig
+from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import dotted_leaves, known_keys, unknown_key
 from orchestrator.study.study import Trial
 from orchestrator.study.validation import accepts, as_json, suggestion
@@ -27,7 +27,6 @@ def check_study(config: StudyConfig, source: Source) -> list[Problem]:
         *_variant_references(config, source),
         *_grid(config, source),
         *_protocols(config, source),
-        *_columns(config, source),
         *_conditions(config, source),
         *_kind(config, source),
     ]
@@ -170,23 +169,6 @@ def _protocols(config: StudyConfig, source: Source) -> Iterator[Problem]:
             advice = suggestion(chosen, known) if known else "the study has no `protocols`"
             message = f"`{key}.protocol` is {chosen!r}, which is not a protocol; {advice}"
             yield Problem(source.location((key, "protocol")), message)
-
-
-def _columns(config: StudyConfig, source: Source) -> Iterator[Problem]:
-    """Yield requested columns that no run can have; names with a slash are metrics of the runs."""
-    known = [*TABLE_COLUMNS, *(name for name in SCORE_COLUMNS if name != "iou"), *OTHER_METRICS]
-    compared = config.kind == "table" and any(map(config.base_of, config.variants))
-    for index, name in enumerate(config.report.columns or ()):
-        location = source.location(("report", "columns", index))
-        if "/" not in name and name not in known:
-            message = f"`report.columns` has {name!r}, which is not a column"
-            yield Problem(location, f"{message}; {suggestion(name, known)}")
-        elif not all(part.strip() for part in name.split("/")):
-            message = f"`report.columns` has {name!r}, which lacks a name beside the slash"
-            yield Problem(location, f"{message}; write a metric's full name, such as `iou/CLASS`")
-        elif name in ("compared_to", "difference", "p") and not compared:
-            message = f"`report.columns` has {name!r}, but no row is compared"
-            yield Problem(location, f"{message}; set `compare_to` in a study of `kind: table`")
 
 
 def _conditions(config: StudyConfig, source: Source) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from models.registry import is_class_name
 from orchestrator.study.notifications import NotifyOptions
 from orchestrator.study.published import (
     EnteredScore,
@@ -22,9 +23,16 @@ from orchestrator.study.published import (
 )
 from orchestrator.study.resources import Resources
 from pipelines.data.config import check_split_name
-from pipelines.evaluation.config import InferenceConfig
+from pipelines.evaluation.config import (
+    COUNTED,
+    EvaluationConfig,
+    InferenceConfig,
+    MetricConfig,
+    checked_metrics,
+    metric_configs,
+)
 
-# Columns of the report's table, and scores that may be columns, with their labels.
+# Columns of the report's table.
 TABLE_COLUMNS = (
     "miou",
     "n",
@@ -41,11 +49,16 @@ TABLE_COLUMNS = (
     "images_per_second",
     "hours",
 )
-SCORE_COLUMNS = {
+# Labels of scores. Metrics with a key or a class of the user's own have their key.
+SCORE_LABELS = {
+    "miou": "mIoU",
+    "dice": "Dice",
     "pixel_accuracy": "pixel accuracy",
     "mean_accuracy": "mean accuracy",
     "frequency_weighted_iou": "frequency-weighted IoU",
     "boundary_f": "boundary F",
+    "boundary_iou": "boundary IoU",
+    "calibration_error": "calibration error",
     "iou": "IoU",
 }
 OTHER_METRICS = ("memory_gib", "learning_rate", "epoch")
@@ -85,12 +98,15 @@ class EarlyStopping:
     grace_epochs: epochs that every trial gets; the first rung.
     reduction: factor between rungs: one in `reduction` trials continues, to `reduction` times the
         epochs.
+    metric: score on the validation split by which trials are ranked: `miou`, another one of each
+        evaluation, such as `dice` or `iou/CLASS`, or the key of a metric in `evaluation.metrics`.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
 
     grace_epochs: int = 10
     reduction: int = 3
+    metric: str = "miou"
 
     def __post_init__(self) -> None:
         if self.grace_epochs < 1:
@@ -162,22 +178,42 @@ class ProtocolConfig(InferenceConfig):
     """How the last checkpoint is scored under a protocol: inference settings and a split.
 
     split: split whose images are scored; each trial's `data.validation_split` by default.
+    metrics: metrics computed in addition to those of each trial's `evaluation`: names, or mappings
+        of `name`, `arguments` and `key`. Trials that are finished are scored again, not trained.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
 
     split: str | None = None
+    metrics: tuple[str | MetricConfig, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.split is not None:
             check_split_name("split", self.split)
+        object.__setattr__(self, "metrics", checked_metrics(self.metrics))
 
     @property
     def inference(self) -> InferenceConfig:
         """How the model is applied to an image."""
-        return InferenceConfig(
-            **{entry.name: getattr(self, entry.name) for entry in fields(InferenceConfig)}
+        return InferenceConfig(**self._inference_settings)
+
+    @property
+    def _inference_settings(self) -> dict[str, Any]:
+        return {entry.name: getattr(self, entry.name) for entry in fields(InferenceConfig)}
+
+    def evaluation(self, training: EvaluationConfig) -> EvaluationConfig:
+        """Return how a trial is scored under the protocol. training: the trial's own evaluation
+        during training, which sets batch size and metrics; the protocol adds metrics, or replaces
+        those with the same key."""
+        added = metric_configs(self.metrics)
+        keys = {metric.key for metric in added}
+        kept = [metric for metric in metric_configs(training.metrics) if metric.key not in keys]
+        return EvaluationConfig(
+            **self._inference_settings,
+            batch=training.batch,
+            boundary=0 if "boundary_f" in keys else training.boundary,
+            metrics=(*kept, *added),
         )
 
 
@@ -215,8 +251,9 @@ class ReportOptions:
     columns: columns of the table after the variant, in this order: `miou`, `n`, `compared_to`,
         `difference`, `p`, `entered`, `published`, `published_difference`, `published_elsewhere`,
         `best`, `parameters_m`, `gflops`, `images_per_second`, `hours`, or any metric of the trials'
-        runs, such as `pixel_accuracy`, `boundary_f`, `iou/pole` (these under the report's protocol)
-        or `memory_gib`. By default, the named ones that have values.
+        runs, such as `dice`, `boundary_f`, `iou/pole` (these under the report's protocol), the key
+        of a metric of `evaluation.metrics`, or `memory_gib`. `difference/dice` is the difference in
+        another metric than mIoU. By default, the named ones that have values.
     images: number of images listed as best, and number listed as worst; 0 lists none.
     figures: figures drawn when the study ends: `comparison` (images on which the last row and
         `compare_to` differ most) and `features` (feature maps before and after the flows); both by
@@ -244,6 +281,18 @@ class ReportOptions:
             raise ValueError(f"columns must be different, received {list(self.columns)}")
         if self.images < 0:
             raise ValueError(f"images must not be negative, received {self.images}")
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """The metrics in `columns` as `difference/METRIC`."""
+        prefix = "difference/"
+        return tuple(n.removeprefix(prefix) for n in self.columns or () if n.startswith(prefix))
+
+    @property
+    def resampled_metrics(self) -> tuple[str, ...]:
+        """The metrics besides mIoU that `columns` need the statistics of each image for."""
+        counted = [name for name in self.columns or () if name in COUNTED and name != "miou"]
+        return tuple(dict.fromkeys((*self.differences, *counted)))
 
 
 @dataclass(frozen=True)
@@ -326,6 +375,19 @@ class StudyConfig:
     limits: Limits = field(default_factory=Limits)
     notify: NotifyOptions = field(default_factory=NotifyOptions)
     early_stopping: EarlyStopping | None = None
+
+    @property
+    def user_code(self) -> tuple[str, ...]:
+        """The user code that the study itself names: `imports` and the protocols' own metrics."""
+        metrics = [m for each in self.protocols.values() for m in metric_configs(each.metrics)]
+        return (*self.imports, *(m.name for m in metrics if is_class_name(m.name)))
+
+    def evaluation_under(
+        self, protocol: str | None, evaluation: EvaluationConfig
+    ) -> EvaluationConfig:
+        """Return how a trial is scored under a protocol, None for during training. evaluation: the
+        trial's own."""
+        return evaluation if protocol is None else self.protocols[protocol].evaluation(evaluation)
 
     def scored_split(self, protocol: str | None, validation_split: str | None) -> str | None:
         """Return the split that a trial is scored on under a protocol, None for the one used during

@@ -69,6 +69,16 @@ def code_version(user_code: Sequence[ModuleType] = (), libraries: Sequence[str] 
     return digest.hexdigest()[:16]
 
 
+def user_code_version(user_code: Sequence[ModuleType]) -> str:
+    """Return 16 hexadecimal digits that identify the sources of `user_code` alone."""
+    digest = hashlib.sha256()
+    for module in user_code:
+        for path in source_files(module):
+            digest.update(f"{module.__name__}/{path.name}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def source_paths(user_code: Sequence[ModuleType] = ()) -> list[tuple[str, Path]]:
     """Return name and path of the sources that the code version covers."""
     own = [*_computing_sources().items()]

@@ -6,11 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.study.checks import check_splits, check_study, check_workers, overlapping_splits
+from orchestrator.study.checks import (
+    check_splits,
+    check_study,
+    check_workers,
+    overlapping_splits,
+)
 from orchestrator.study.config import StudyConfig, field_names
 from orchestrator.study.expand import expand
+from orchestrator.study.metric_checks import check_metrics
+from orchestrator.study.overlay import inheritable
 from orchestrator.study.study import Study, Trial
-from orchestrator.study.user_code import import_modules
+from orchestrator.study.user_code import check_protocol_metrics, import_modules
 from orchestrator.study.validation import ANY, closest, examine, suggestion
 from orchestrator.study.yaml_source import (
     Keys,
@@ -98,6 +105,7 @@ def load_study(
     problems += check_study(config, source)
     try:
         import_modules(config.imports, source)
+        check_protocol_metrics(config.protocols, source)
     except StudyError as error:
         raise StudyError([*problems, *error.problems]) from None
     trials, expansion_problems, unused = expand(config, source, experiment_overrides)
@@ -105,6 +113,7 @@ def load_study(
         *expansion_problems,
         *check_splits(config, trials, source),
         *check_workers(config, trials, source),
+        *check_metrics(config, trials, source),
     ]
     # A condition that no cell meets is an error, unless `--set` may have changed its keys.
     if problems or (unused and not overrides):
@@ -175,11 +184,20 @@ def _extended_source(
             inherited = _read(file, chain, problems, unreadable)
             for key in _NOT_INHERITED:
                 inherited = inherited.without(key)
-            base = base.merged(inherited)
+            base = _extended_by(base, inherited)
     if not unreadable:
         problems += _unused_nulls(base, source)
     # An entry that an extended file removes and this file defines again starts empty.
-    return _without_removed(base).merged(source)
+    return _extended_by(_without_removed(base), source)
+
+
+def _extended_by(base: Source, source: Source) -> Source:
+    """Return a study file overridden by one that extends it."""
+    variants = source.value.get("variants")
+    names = variants if isinstance(variants, dict) else {}
+    for keys in (("base",), *(("variants", name, "set") for name in names)):
+        base = inheritable(base, source, keys)
+    return base.merged(source)
 
 
 def _extended(source: Source) -> list[tuple[Keys, str]]:

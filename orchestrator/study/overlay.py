@@ -30,28 +30,47 @@ OPEN_MAPPINGS = (
 )
 # Settings that are a class's name, or a mapping of `name`, `arguments` and others.
 _NAMED: tuple[Keys, ...] = (("training", "optimizer"), ("training", "schedule"))
+# Patterns of parameters' names; null removes an inherited one, which another network may not have.
+_PATTERNS: Keys = ("training", "optimizer", "rate_factors")
+# Settings of `training` that replace each other.
+_LENGTHS = ("epochs", "steps")
 
 
 def overlay(base: Source, override: Source) -> Source:
-    """Return `base` overridden by `override`. A user-defined network inherits nothing from another
-    network, and another backbone, optimizer or schedule no arguments."""
-    model = override.value.get("model") if isinstance(override.value, dict) else None
-    if isinstance(model, dict) and "network" in model and "model" in base.value:
-        base = base.without("model")
-    base = _for_other_backbone(base, override)
+    """Return the partial experiment `base` overridden by `override`; see `inheritable`."""
+    return inheritable(base, override).merged(override)
+
+
+def inheritable(base: Source, override: Source, prefix: Keys = ()) -> Source:
+    """Return `base` without what a partial experiment in `override` does not inherit.
+
+    A user-defined network inherits nothing from another network; another backbone, optimizer or
+    schedule inherits no arguments; and `training.epochs` and `training.steps` replace each other.
+
+    prefix: keys of the partial experiment in both trees.
+    """
+    chosen = _inner(override.value, (*prefix, "model"))
+    if isinstance(chosen, dict) and "network" in chosen:
+        base = _without(base, (*prefix, "model"))
+    base = _for_other_backbone(base, override, (*prefix, "model"))
     for keys in _NAMED:
-        base = _for_other_name(base, override, keys)
-    return base.merged(override)
+        base = _for_other_name(base, override, (*prefix, *keys))
+    training = _inner(override.value, (*prefix, "training"))
+    if isinstance(training, dict):
+        for key, other in (_LENGTHS, _LENGTHS[::-1]):
+            if training.get(key) is not None and other not in training:
+                base = _without(base, (*prefix, "training", other))
+    return base
 
 
-def _for_other_backbone(base: Source, override: Source) -> Source:
-    inherited, chosen = (_inner(source.value, ("model",)) for source in (base, override))
+def _for_other_backbone(base: Source, override: Source, keys: Keys) -> Source:
+    """Return `base` with the model at `keys` as `override` inherits it."""
+    inherited, chosen = (_inner(source.value, keys) for source in (base, override))
     if not (isinstance(inherited, dict) and isinstance(chosen, dict)):
         return base
     if chosen.get("backbone") in (None, inherited.get("backbone")):
         return base
-    kept = {key: value for key, value in inherited.items() if key != "backbone_arguments"}
-    return base.pruned(_replaced(base.value, ("model",), kept))
+    return _without(base, (*keys, "backbone_arguments"))
 
 
 def _for_other_name(base: Source, override: Source, keys: Keys) -> Source:
@@ -60,12 +79,20 @@ def _for_other_name(base: Source, override: Source, keys: Keys) -> Source:
     if not isinstance(chosen, dict):
         return base
     if isinstance(inherited, str):
-        dotted = ".".join(map(str, (*keys, "name")))
-        base = base.merged(single_value(dotted, inherited, base.location(keys)))
-    elif isinstance(inherited, dict) and chosen.get("name") not in (None, inherited.get("name")):
-        kept = {key: value for key, value in inherited.items() if key != "arguments"}
-        base = base.pruned(_replaced(base.value, keys, kept))
+        locations = {**base.locations, (*keys, "name"): base.location(keys)}
+        return Source(base.name, _replaced(base.value, keys, {"name": inherited}), locations)
+    if isinstance(inherited, dict) and chosen.get("name") not in (None, inherited.get("name")):
+        base = _without(base, (*keys, "arguments"))
     return base
+
+
+def _without(base: Source, keys: Keys) -> Source:
+    """Return `base` without the node at `keys`, if it has one."""
+    parent = _inner(base.value, keys[:-1])
+    if not isinstance(parent, dict) or keys[-1] not in parent:
+        return base
+    kept = {key: value for key, value in parent.items() if key != keys[-1]}
+    return base.pruned(_replaced(base.value, keys[:-1], kept))
 
 
 def _inner(value: Any, keys: Keys) -> Any:
@@ -87,6 +114,7 @@ def read_experiment(source: Source) -> Experiment:
     if isinstance(model, str) and ":" in model:
         source = source.merged(single_value("model.network", model, source.location(("model",))))
         model = source.value["model"]
+    source = _without_removed_patterns(source)
     tree = source.subtree(("model",)) if "model" in source.value else Source(source.name, {})
     problems: list[Problem] = []
     config: ModelConfig = FENetConfig()
@@ -108,6 +136,15 @@ def read_experiment(source: Source) -> Experiment:
     if problems:
         raise StudyError(problems)
     return replace(experiment, model=config)
+
+
+def _without_removed_patterns(source: Source) -> Source:
+    """Return an experiment without the patterns that a later layer has set to null."""
+    patterns = _inner(source.value, _PATTERNS)
+    for pattern, factor in patterns.items() if isinstance(patterns, dict) else ():
+        if factor is None:
+            source = _without(source, (*_PATTERNS, pattern))
+    return source
 
 
 def without_unknown_keys(source: Source, problems: list[Problem]) -> Source:

@@ -1,13 +1,13 @@
 """Counts the costs of the networks of a `kind: profile` study."""
 
-from models import FENetConfig, count_parameters
-from models.cost import multiply_adds_by_part, on_meta, parts
+from models import count_parameters
+from models.cost import parts
 from orchestrator.study.config import ProfileOptions
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.validation import suggestion
 from orchestrator.study.yaml_source import Problem, SourceLocation, StudyError
-from pipelines.network.build import build_network
+from pipelines.network.cost import multiply_adds, network_on_meta
 
 
 def profile_costs(study: Study) -> dict[str, ModelCost]:
@@ -24,11 +24,8 @@ def profile_costs(study: Study) -> dict[str, ModelCost]:
 
 def _cost(trial: Trial, part: str | None, options: ProfileOptions) -> ModelCost:
     config = trial.experiment.model
-    if isinstance(config, FENetConfig):
-        model = on_meta(config, options.classes)
-    else:
-        model = on_meta(build_network(config, options.classes, seed=0), options.classes)
-    by_part = multiply_adds_by_part(model, options.classes, *options.size)
+    model = network_on_meta(config, options.classes)
+    by_part = multiply_adds(model, config, options.classes, options.size)
     if part is None:
         total = sum(by_part.values())
         return ModelCost(count_parameters(model) / 1e6, total / 1e9, options.size)

@@ -6,8 +6,7 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import Literal
 
-from models import PretrainedReport, count_multiply_adds, count_parameters
-from models.cost import on_meta
+from models import PretrainedReport, count_parameters
 from orchestrator.study.identity import code_version, trial_identity
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.resolved import ResolvedTrial, absolute, absolute_weights
@@ -18,8 +17,11 @@ from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.facts import check_scorable, check_trainable
 from pipelines.data.manifest import DatasetError, name_problem
 from pipelines.errors import UserError
+from pipelines.evaluation.config import metric_configs
+from pipelines.evaluation.image_size import check_evaluation
+from pipelines.evaluation.measuring import MetricError, build_metrics
 from pipelines.network.build import build_network, check_network
-from pipelines.network.config import NetworkConfig
+from pipelines.network.cost import multiply_adds, network_on_meta
 from pipelines.network.init_weights import load_backbone_weights, load_initial_weights
 from pipelines.network.precision import (
     check_precision,
@@ -32,9 +34,6 @@ from pipelines.submission import SUBMISSIONS
 from pipelines.training.experiment import Experiment
 from pipelines.training.losses import build_loss
 from pipelines.training.optimization import check_optimization
-
-# Maximum height and width in pixels of the image that a user-defined network is tested on.
-_TEST_SIZE = 256
 
 
 def resolve_trials(
@@ -55,9 +54,9 @@ def resolve_trials(
 
     Raises DatasetError if a data set or one of its splits is missing or has no labels, NetworkError
     if a user-defined network cannot be run, WeightsError if weights cannot be loaded,
-    PrecisionError if a GPU would only emulate the precision, TransformError if a transform cannot
-    be applied. The message has one line for each failing combination of model, data, weights and
-    precision.
+    PrecisionError if a GPU would only emulate the precision, TransformError or MetricError if a
+    transform or a metric cannot be applied. The message has one line for each failing combination
+    of model, data, weights and precision.
     """
     if native_bfloat16 is None:
         native_bfloat16 = has_native_bfloat16(device)
@@ -68,7 +67,7 @@ def resolve_trials(
         data, training = trial.experiment.data, trial.experiment.training
         # Trials that agree in all of these fail for the same reason; report it once.
         weights = (training.init, training.backbone_weights)
-        own = (training.optimizer, training.schedule, training.loss)
+        own = (training.optimizer, training.schedule, training.loss, trial.experiment.evaluation)
         key = repr((trial.experiment.model, data, weights, training.precision, own))
         data_key = repr((data.dataset, data.train_split, data.validation_split))
         if key in errors or data_key in errors:
@@ -106,6 +105,7 @@ class _Resolver:
         self._code = cache(lambda modules, libraries: code_version(modules, libraries))
         self._models: dict[str, tuple[ModelCost, PretrainedReport | None]] = {}
         self._checked_transforms: set[str] = set()
+        self._checked_evaluations: set[str] = set()
 
     def resolve(self, trial: Trial) -> ResolvedTrial:
         """See `resolve_trials`."""
@@ -116,12 +116,13 @@ class _Resolver:
         classes = len(dataset.manifest.classes)
         init = training.init and self._find_weights(training.init)
         weights = (training.backbone_weights, init, training.init_skip)
-        optimization = (training.optimizer, training.schedule, training.loss)
-        key = repr((trial.experiment.model, weights, classes, data.crop, optimization))
+        own = (training.optimizer, training.schedule, training.loss, trial.experiment.evaluation)
+        key = repr((trial.experiment.model, weights, classes, data.crop, own))
         if key not in self._models:
             self._models[key] = _examine_model(trial.experiment, classes, init)
         cost, pretrained = self._models[key]
         self._check_transforms(data)
+        self._check_evaluation(trial.experiment, dataset)
         digests = (
             training.backbone_weights and self._digest(training.backbone_weights),
             init and self._digest(init),
@@ -164,6 +165,16 @@ class _Resolver:
         check_transforms(data.augmentation, data.crop)
         self._checked_transforms.add(key)
 
+    def _check_evaluation(self, experiment: Experiment, dataset: PreparedDataset) -> None:
+        """Check that the network takes the images of the validation. Raises NetworkError."""
+        split = experiment.data.validation_split
+        key = repr((experiment.model, experiment.data.dataset, split, experiment.evaluation))
+        if split is None or key in self._checked_evaluations:
+            return
+        classes = len(dataset.manifest.classes)
+        check_evaluation(experiment.model, classes, experiment.evaluation, dataset.split(split))
+        self._checked_evaluations.add(key)
+
     def _opened(self, name: str) -> tuple[str, PreparedDataset]:
         location = absolute(dataset_location(name, self._datasets_directory))
         return location, open_dataset(location)
@@ -172,16 +183,14 @@ class _Resolver:
 def _examine_model(
     experiment: Experiment, classes: int, init: str | None
 ) -> tuple[ModelCost, PretrainedReport | None]:
-    """Build the network, load its initial weights, check its loss and optimizer, and return its
-    cost and which published weights its backbone loads."""
+    """Build the network, load its initial weights, check its loss, optimizer and metrics, and
+    return its cost and which published weights its backbone loads."""
     config, (height, width) = experiment.model, experiment.data.crop
-    if isinstance(config, NetworkConfig):
-        check_network(config, classes, (min(height, _TEST_SIZE), min(width, _TEST_SIZE)))
-        model = on_meta(build_network(config, classes, seed=0), classes)
-    else:
-        model = on_meta(config, classes)
+    check_network(config, classes, (height, width))
+    model = network_on_meta(config, classes)
     check_optimization(model, experiment.training)
     build_loss(experiment.training.loss, [1 / classes] * classes)
+    build_metrics(experiment.evaluation.metric_configs, classes)
     weights = experiment.training.backbone_weights
     pretrained = None
     if weights is not None:
@@ -189,18 +198,25 @@ def _examine_model(
     if init is not None:
         skip = experiment.training.init_skip
         load_initial_weights(build_network(config, classes, seed=0), init, skip)
+    by_part = multiply_adds(model, config, classes, (height, width))
     cost = ModelCost(
         parameters_m=count_parameters(model) / 1e6,
         values_m=sum(value.numel() for value in model.state_dict().values()) / 1e6,
-        gflops=count_multiply_adds(model, classes, height, width) / 1e9,
+        gflops=sum(by_part.values()) / 1e9,
         size=(height, width),
     )
     return cost, pretrained
 
 
-def check_protocol_splits(study: Study, trials: Sequence[ResolvedTrial]) -> None:
+def check_protocols(study: Study, trials: Sequence[ResolvedTrial]) -> None:
     """Check before training that the data sets have the splits that the protocols name, with
-    labels. Raises DatasetError if not."""
+    labels, and that the protocols' metrics work. Raises DatasetError or MetricError if not."""
+    for name, protocol in study.config.protocols.items():
+        for classes in {len(trial.dataset.manifest.classes) for trial in trials}:
+            try:
+                build_metrics(metric_configs(protocol.metrics), classes)
+            except MetricError as error:
+                raise MetricError(f"protocol {name!r}: {error}") from None
     splits = {name: each.split for name, each in study.config.protocols.items() if each.split}
     datasets = {trial.location: trial.dataset for trial in trials}
     for name, split in splits.items():

@@ -8,6 +8,7 @@ from models.hugging_face.configuration import is_saved
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.study import Trial
 from pipelines.network.published_weights import PUBLISHED_WEIGHTS
+from pipelines.training.duration import Duration
 from pipelines.training.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ class ResolvedTrial(Trial):
         return replace(self.experiment, training=training)
 
     @property
-    def steps(self) -> int:
-        """Number of optimizer steps of the whole training."""
+    def duration(self) -> Duration:
+        """The length of the training."""
         images = len(self.dataset.split(self.experiment.data.train_split))
-        return self.experiment.training.epochs * -(-images // self.experiment.training.batch)
+        return Duration.of(self.experiment.training, images)
 
 
 def absolute(uri: str) -> str:

@@ -25,6 +25,7 @@ from orchestrator.study.conditions import VARIANT
 from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import OPEN_MAPPINGS, known_keys
 from pipelines.data.config import TRANSFORMS, AugmentationConfig, TransformConfig
+from pipelines.evaluation.config import METRICS, EvaluationConfig, MetricConfig
 from pipelines.network.config import NetworkConfig
 from pipelines.training.config import (
     OPTIMIZERS,
@@ -134,9 +135,13 @@ def _partial_experiment() -> Schema:
         del name["type"]
         setting = definitions[TrainingConfig.__name__]["properties"][key]
         setting["anyOf"][0] = _names(registry)
+    # Null removes an inherited pattern.
+    factors = definitions[OptimizerConfig.__name__]["properties"]["rate_factors"]
+    factors["additionalProperties"] = {"type": ["number", "null"]}
     for key, owner, item, listed in (
         ("terms", LossConfig, LossTermConfig, LOSSES),
         ("transforms", AugmentationConfig, TransformConfig, TRANSFORMS),
+        ("metrics", EvaluationConfig, MetricConfig, METRICS),
     ):
         name = definitions[item.__name__]["properties"]["name"]
         name |= _names(listed)

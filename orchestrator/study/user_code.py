@@ -14,12 +14,16 @@ from types import ModuleType
 from typing import Any
 
 from models import LossTermConfig
+from models.registry import ClassConfig
+from models.user_code import describe
+from orchestrator.study.config import ProtocolConfig
 from orchestrator.study.import_closure import source_files
 from orchestrator.study.validation import check_arguments
 from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError
 from pipelines.data.config import TransformConfig
+from pipelines.evaluation.config import MetricConfig, metric_configs
 from pipelines.network.config import NetworkConfig
-from pipelines.training.config import OptimizerConfig, ScheduleConfig
+from pipelines.training.config import OptimizerConfig, TrainingConfig
 from pipelines.training.experiment import Experiment
 
 _PROJECT = ("models", "orchestrator", "pipelines")
@@ -36,8 +40,8 @@ def import_modules(names: Sequence[str], source: Source) -> None:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:  # a script may exit when it is imported
             message = (
-                f"cannot import {name} ({type(error).__name__}: {error}); "
-                "put it into the working directory or install it"
+                f"cannot import {name} ({describe(error)}); put it into the working directory or "
+                "install it"
             )
             problems.append(Problem(source.location(("imports", index)), message))
     if problems:
@@ -61,13 +65,13 @@ def check_network_config(config: NetworkConfig, source: Source) -> None:
 
 
 def check_training_classes(experiment: Experiment, source: Source) -> None:
-    """Import the classes of the optimizer, the schedule, the loss and the transforms, and check
-    their arguments, if the study names a class of its own or sets arguments.
+    """Import the classes of the optimizer, the schedule, the loss, the transforms and the metrics,
+    and check their arguments, if the study names a class of its own or sets arguments.
 
     source: the tree of the experiment. Raises StudyError.
     """
     config = experiment.training
-    parts: dict[Keys, OptimizerConfig | ScheduleConfig | LossTermConfig | TransformConfig] = {
+    parts: dict[Keys, ClassConfig] = {
         ("training", "optimizer"): config.optimizer_config,
         ("training", "schedule"): config.schedule_config,
     }
@@ -75,26 +79,34 @@ def check_training_classes(experiment: Experiment, source: Source) -> None:
         parts["training", "loss", "terms", index] = term
     for index, transform in enumerate(experiment.data.augmentation.transform_configs):
         parts["data", "augmentation", "transforms", index] = transform
-    chosen = {keys: each for keys, each in parts.items() if each.arguments or ":" in each.name}
-    if not chosen:
-        return
-    # torch is imported where it is needed only.
-    from models.loss import loss_class
-    from pipelines.training.optimization import optimizer_class, schedule_class
+    for index, metric in enumerate(metric_configs(experiment.evaluation.metrics)):
+        parts["evaluation", "metrics", index] = metric
+    _check_parts(parts, source, config)
 
+
+def check_protocol_metrics(protocols: Mapping[str, ProtocolConfig], source: Source) -> None:
+    """Import the classes of the protocols' metrics, and check their arguments. Raises StudyError.
+
+    source: the tree of the study.
+    """
+    parts: dict[Keys, ClassConfig] = {
+        ("protocols", name, "metrics", index): metric
+        for name, protocol in protocols.items()
+        for index, metric in enumerate(metric_configs(protocol.metrics))
+    }
+    _check_parts(parts, source, TrainingConfig())
+
+
+def _check_parts(
+    parts: Mapping[Keys, ClassConfig], source: Source, training: TrainingConfig
+) -> None:
+    """Check the parts with a class or arguments of the user's own. Raises StudyError."""
     problems = []
-    for keys, each in chosen.items():
+    for keys, each in parts.items():
+        if not each.arguments and ":" not in each.name:
+            continue
         try:
-            if isinstance(each, LossTermConfig):
-                cls: type[Any] = loss_class(each)
-            elif isinstance(each, TransformConfig):
-                from pipelines.data.transforms import transform_class  # kornia takes seconds
-
-                cls = transform_class(each)
-            elif isinstance(each, OptimizerConfig):
-                cls = optimizer_class(config)
-            else:
-                cls = schedule_class(config)
+            cls = _part_class(each, training)
             if each.arguments:
                 check_arguments(cls, source.subtree((*keys, "arguments")))
         except StudyError as error:
@@ -105,15 +117,37 @@ def check_training_classes(experiment: Experiment, source: Source) -> None:
         raise StudyError(problems)
 
 
+def _part_class(part: ClassConfig, training: TrainingConfig) -> type[Any]:
+    """Import the class of a part. Raises ValueError."""
+    # torch and kornia take seconds, so they are imported where they are needed only.
+    if isinstance(part, LossTermConfig):
+        from models.loss import loss_class
+
+        return loss_class(part)
+    if isinstance(part, TransformConfig):
+        from pipelines.data.transforms import transform_class
+
+        return transform_class(part)
+    if isinstance(part, MetricConfig):
+        from pipelines.evaluation.measuring import metric_class
+
+        return metric_class(part)
+    from pipelines.training.optimization import optimizer_class, schedule_class
+
+    if isinstance(part, OptimizerConfig):
+        return optimizer_class(training)
+    return schedule_class(training)
+
+
 def modules_of(experiment: Experiment, imports: Sequence[str]) -> list[ModuleType]:
     """Return the top-level packages or modules of user code that an experiment's training needs:
     those it names, and the user code that these import."""
-    return _modules([*imports, *experiment.class_names])
+    return modules_named([*imports, *experiment.class_names])
 
 
 def modules_of_network(experiment: Experiment, imports: Sequence[str]) -> list[ModuleType]:
     """Return the user code, as `modules_of`, that applying the trained network needs."""
-    return _modules([*imports, *experiment.network_class_names])
+    return modules_named([*imports, *experiment.network_class_names])
 
 
 def has_user_code(experiment: Experiment, imports: Sequence[str]) -> bool:
@@ -121,7 +155,14 @@ def has_user_code(experiment: Experiment, imports: Sequence[str]) -> bool:
     return bool(_packages([*imports, *experiment.class_names]))
 
 
-def _modules(names: Sequence[str]) -> list[ModuleType]:
+def network_has_user_code(experiment: Experiment, imports: Sequence[str]) -> bool:
+    """Whether applying a trained network imports user code."""
+    return bool(_packages([*imports, *experiment.network_class_names]))
+
+
+def modules_named(names: Sequence[str]) -> list[ModuleType]:
+    """Return the top-level packages or modules of user code among modules and classes, and the user
+    code that these import."""
     return list(_with_imported(_packages(names)))
 
 

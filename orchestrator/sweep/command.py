@@ -120,7 +120,7 @@ def submit(study: Study, options: argparse.Namespace, console: Console) -> int:
     modules = {
         module.__name__: module
         for trial in study.trials
-        for module in modules_of(trial.experiment, study.config.imports)
+        for module in modules_of(trial.experiment, study.config.user_code)
     }
     return submit_study(
         study.config.study,

@@ -33,10 +33,11 @@ _OTHER_LINES = 6  # lines of the screen for header, summary and prompt
 @dataclass
 class TrialProgress:
     """The progress of one trial. miou (of the last validation) and best are in [0, 1]; times are in
-    seconds since the epoch."""
+    seconds since the epoch. last_epoch: length of the last epoch, as a fraction of the others'."""
 
     name: str
     epochs: int
+    last_epoch: float = 1.0
     state: TrialState = TrialState.WAITING
     epoch: int = 0
     miou: float | None = None
@@ -68,7 +69,8 @@ class TrialProgress:
         pace, start: seconds per epoch, and from the start to the first epoch, of the other trials.
         """
         pace = self.seconds_per_epoch() or pace
-        seconds = start + pace * (self.epochs - max(self.epoch, self.resumed_at))
+        epochs = self.epochs - max(self.epoch, self.resumed_at)
+        seconds = start + pace * max(0.0, epochs - 1 + self.last_epoch)
         if self.state is TrialState.TRAINING and self.last_epoch_at is not None:
             seconds -= start + min(now - self.last_epoch_at, pace)
         elif self.state is TrialState.STARTING and self.started_at is not None:

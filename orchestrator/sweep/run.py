@@ -18,7 +18,7 @@ from orchestrator.planning.reconcile import ReconcileOptions, reconcile
 from orchestrator.scheduling.capacity import Placement, plan_placement
 from orchestrator.scheduling.devices import have_bfloat16
 from orchestrator.study.resolve import (
-    check_protocol_splits,
+    check_protocols,
     check_submission,
     resolve_trials,
 )
@@ -124,7 +124,7 @@ def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
     modules = {
         module.__name__: module
         for trial in study.trials
-        for module in modules_of(trial.experiment, study.config.imports)
+        for module in modules_of(trial.experiment, study.config.user_code)
     }
     cluster = Cluster(context.address, runtime_environment(modules))
     try:
@@ -144,7 +144,7 @@ def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
             partial(local_weights, storage=context.storage),
             native_bfloat16=_native_bfloat16(context, placement),
         )
-        check_protocol_splits(study, trials)
+        check_protocols(study, trials)
         show_data(study, trials, context.console)
         check_submission(study, trials)
         store = open_store(context.storage)

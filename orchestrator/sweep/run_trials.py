@@ -55,7 +55,8 @@ def train(
         [
             TrialProgress(
                 name,
-                each.trial.experiment.training.epochs,
+                each.trial.duration.epochs,
+                each.trial.duration.last_epoch,
                 resumed_at=max(each.logged, default=0),
             )
             for name, each in active.items()

@@ -1,7 +1,8 @@
 """What this project records in MLflow besides tags: metrics and artifacts, with their meaning.
 
 `docs/reference/mlflow.md` is generated from these tables; a test holds them against the runs of a
-real study. NAME is the name of a protocol, CLASS that of a class, TERM that of a term of the loss.
+real study. NAME is the name of a protocol, CLASS that of a class, TERM that of a term of the loss,
+KEY that of a metric.
 """
 
 TRIAL_METRICS = {
@@ -15,11 +16,12 @@ TRIAL_METRICS = {
     "val/miou": "mean IoU on the validation split, in [0, 1]",
     "val/best_miou": "the highest `val/miou` so far",
     "val/iou/CLASS": "IoU of one class",
+    "val/dice": "mean Dice score over the classes",
     "val/pixel_accuracy": "share of labeled pixels that are right",
     "val/mean_accuracy": "mean over the classes of the share of their pixels that are right",
     "val/frequency_weighted_iou": "IoU weighted by the classes' frequencies",
-    "val/boundary_f": "boundary F-score, mean over the classes; with `evaluation.boundary`",
-    "val/boundary_f/CLASS": "boundary F-score of one class",
+    "val/KEY": "the score of a metric of `evaluation.metrics`, such as `val/boundary_f`",
+    "val/KEY/CLASS": "its score of one class, if it has scores of classes",
     "val/seconds": "duration of the validation",
     "eval/NAME/METRIC": "the scores of the last checkpoint under the protocol NAME",
     "model/parameters_m": "parameters, in millions",
@@ -32,12 +34,13 @@ TRIAL_METRICS = {
 TRIAL_ARTIFACTS = {
     "confusion.csv, confusion.png": "confusion matrix of the last epoch",
     "counts.arrow": "true positives, false positives and false negatives by image and class",
+    "statistics.arrow": "the sums of each image behind the metrics of `evaluation.metrics`",
     "panels.png": "validation images with label, prediction and errors",
     "pretrained.txt, init.txt": "which published or initial weights were loaded",
     "logs/": "output of the workers",
     "model": "the last checkpoint as an MLflow model: `runs:/ID/model`",
     "best/": "the checkpoint with the highest `val/miou`: `runs:/ID/best`",
-    "eval/NAME/": "counts by image of a later evaluation",
+    "eval/NAME/": "counts and statistics by image of a later evaluation",
 }
 
 STUDY_ARTIFACTS = {

@@ -122,7 +122,7 @@ def _is_complete(job: Job, checkpoint: Checkpoint | None) -> bool:
     # Does not download weights and momentum.
     with local_copy(checkpoint_uri(checkpoint, job), only=[STATE_FILE]) as directory:
         history = read_history(directory)
-    return len(history) == job.task.experiment.training.epochs
+    return len(history) == job.epochs
 
 
 def _trainer(job: Job, detector: NodeLossDetector) -> TrialTrainer:

@@ -17,6 +17,7 @@ class Job:
 
     run_name: name of the Ray Train run, which identifies it when it is resumed.
     task: passed to each of the `workers`.
+    epochs: of the whole training.
     resources: of each worker.
     storage: path or URI of the directory for checkpoints.
     most_workers: upper limit where idle resources allow more than `workers`.
@@ -29,6 +30,7 @@ class Job:
     name: str
     run_name: str
     task: WorkerTask
+    epochs: int
     workers: int
     resources: dict[str, float]
     use_gpu: bool
@@ -82,6 +84,7 @@ def job_of(
             output=output_directory(storage, run_id),
             stop_file=stop,
         ),
+        epochs=trial.duration.epochs,
         workers=resources.fewest_workers,
         most_workers=resources.most_workers,
         resources=placement.per_worker,

@@ -25,6 +25,8 @@ from orchestrator.training.group import train_group
 from orchestrator.training.job import Job
 from orchestrator.training.searcher import GangSearcher
 from orchestrator.training.single import train_single_worker
+from pipelines.evaluation.config import COUNTED
+from pipelines.evaluation.measuring import metric_class
 
 _LOST_PROCESS = (
     "its process ended without an error of its own; it crashed or was killed, for example because "
@@ -96,18 +98,18 @@ class EventChannel:
 
 
 class TableSafeASHA(ASHAScheduler):
-    """ASHA on the trials' mIoU that never stops a trial at its last epoch.
+    """ASHA on a score of the trials that never stops a trial at its last epoch.
 
     Such a trial is complete, and ends by itself after writing its results.
     """
 
     def __init__(self, settings: EarlyStopping, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
-        epochs = max(job.task.experiment.training.epochs for job in jobs)
+        epochs = max(job.epochs for job in jobs)
         super().__init__(
             time_attr="epoch",
-            metric="val/miou",
-            mode="max",
+            metric=f"val/{settings.metric}",
+            mode="max" if _higher_is_better(settings.metric, jobs) else "min",
             max_t=max(epochs, settings.grace_epochs),
             grace_period=settings.grace_epochs,
             reduction_factor=settings.reduction,
@@ -264,7 +266,18 @@ class EventCallback(tune.Callback):
 
 def _is_last(job: Job, result: dict[str, Any]) -> bool:
     """Whether a report is that of the job's last epoch."""
-    return bool(result.get("epoch") == job.task.experiment.training.epochs)
+    return bool(result.get("epoch") == job.epochs)
+
+
+def _higher_is_better(metric: str, jobs: Sequence[Job]) -> bool:
+    """Whether a high score is a good one. All jobs compute the metric."""
+    key = metric.split("/")[0]
+    if key in (*COUNTED, "iou"):
+        return True
+    for config in jobs[0].task.experiment.evaluation.metric_configs:
+        if config.key == key:
+            return metric_class(config).higher_is_better
+    return True
 
 
 def run_jobs(
@@ -285,7 +298,7 @@ def run_jobs(
     max_concurrent: maximum number of running jobs; None for as many as fit.
     directory: for Tune's own files.
     name: of Tune's experiment.
-    early_stopping: stops trials whose mIoU is low compared with the others'.
+    early_stopping: stops trials that score worse than the others.
     run: what a job's Tune function executes, instead of training.
     nodes: returns the cluster's nodes at its full size; None for the connected nodes.
     """

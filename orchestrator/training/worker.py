@@ -119,7 +119,7 @@ def train_task(
     hardware = worker_device(device.type, task.share)
     if resume_from is not None:
         training.restore(resume_from)
-    epochs = task.experiment.training.epochs
+    epochs = training.duration.epochs
     group, position = training.group, training.position
     log(f"worker {group.rank} of {group.size} on {socket.gethostname()}, {device}")
     if resume_from is not None:

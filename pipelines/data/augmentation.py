@@ -2,8 +2,8 @@
 
 Resize, crop, padding, flips and rotation are one resampling of the source window (see `geometry`).
 Color jitter and Gaussian blur follow, with parameters from each sample's random numbers, then the
-transforms that the configuration names (see `transforms`), and CutMix. The result of a sample does
-not depend on the other samples of its batch (on the CPU, bit for bit).
+transforms that the configuration names (see `transforms`), and CutMix or ClassMix. The result of a
+sample does not depend on the other samples of its batch (on the CPU, bit for bit).
 """
 
 from __future__ import annotations
@@ -85,9 +85,11 @@ class Augmentation:
         images, labels = self._before_mixing(batch)
         if batch.partners is not None:
             others, other_labels = self._before_mixing(batch.partners)
-            cut = self._cut(batch.draws)
-            images = torch.where(cut[:, None], others, images)
-            labels = torch.where(cut, other_labels, labels)
+            pasted = self._cut(batch.draws)
+            if batch.class_draws is not None:
+                pasted |= self._half_of_classes(batch.draws, batch.class_draws, other_labels)
+            images = torch.where(pasted[:, None], others, images)
+            labels = torch.where(pasted, other_labels, labels)
         return normalize(images, self.mean, self.std), labels
 
     def _before_mixing(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
@@ -113,6 +115,24 @@ class Augmentation:
             inside.append(distance < half[:, None])
         rows, columns = inside
         return is_mixed[:, None, None] & rows[:, :, None] & columns[:, None, :]
+
+    def _half_of_classes(self, draws: Tensor, class_draws: Tensor, others: Tensor) -> Tensor:
+        """Draw the pixels that come from the partner, bool (batch, *crop): those of half of its
+        classes, rounded down, but no ignored ones.
+
+        Source: Olsson et al., "ClassMix", WACV 2021.
+
+        draws, class_draws: of `SourceBatch`. others: labels of the partners, int64 (batch, *crop).
+        """
+        draw = draws[:, Stream.CUTMIX - 1, None]
+        is_mixed = (draw >= self.config.cutmix) & (draw < self.config.cutmix + self.config.classmix)
+        flat = others.flatten(1)
+        present = torch.zeros(len(others), IGNORE_INDEX + 1, dtype=torch.bool, device=draws.device)
+        present = present.scatter(1, flat, True)[:, :IGNORE_INDEX]
+        # Positions in a random order of the classes that are present.
+        position = class_draws.where(present, torch.inf).argsort(dim=1).argsort(dim=1)
+        chosen = is_mixed & present & (position < present.sum(dim=1, keepdim=True) // 2)
+        return F.pad(chosen, (0, 1)).gather(1, flat).view_as(others)
 
     def crops(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
         """Resize, crop, pad, flip and rotate; returns images in [0, 1] (bilinear) and labels

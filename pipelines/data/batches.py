@@ -22,7 +22,9 @@ class SourceBatch:
     draws: float32 (batch, streams), random numbers in [0, 1) of each sample, see `randomness`.
     host_keys: `sample_keys` as Python integers, which stay on the host.
     identifiers: names of the samples.
-    partners: the samples that `cutmix` mixes with these, in the same order; None without it.
+    partners: the samples that these are mixed with, in the same order; None without mixing.
+    class_draws: float32 (batch, classes), random numbers in [0, 1) that order the classes for
+        `classmix`; None without it.
     """
 
     windows: Tensor
@@ -34,6 +36,7 @@ class SourceBatch:
     host_keys: tuple[int, ...]
     identifiers: tuple[str, ...]
     partners: SourceBatch | None = None
+    class_draws: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.identifiers)

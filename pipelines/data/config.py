@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.registry import Registry
+from models.registry import ClassConfig, Registry
 
 #: Transforms by name, the values of `transforms:`. All built-in ones are settings of their own.
 TRANSFORMS: Registry[Any] = Registry("transform", "torch.nn:Module")
 
 
 @dataclass(frozen=True)
-class TransformConfig:
+class TransformConfig(ClassConfig):
     """A transform with arguments.
 
     name: `package.module:Class` of an augmentation of kornia, such as
@@ -21,13 +20,7 @@ class TransformConfig:
     arguments: arguments of its constructor.
     """
 
-    __pydantic_config__ = {"extra": "forbid"}
-
-    name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        TRANSFORMS.check(self.name, "name")
+    registry = TRANSFORMS
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,8 @@ class AugmentationConfig:
         `package.module:Class`, or a mapping of `name` and `arguments`.
     cutmix: probability that a rectangle of the crop is replaced, with its labels, by the same
         rectangle of another crop, of any image of the split. Above 0, twice as much is loaded.
+    classmix: probability that all pixels of half of the classes of another crop are pasted instead;
+        `cutmix` and `classmix` are at most 1 together.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -62,6 +57,7 @@ class AugmentationConfig:
     rotate90: float = 0.0
     transforms: tuple[str | TransformConfig, ...] = ()
     cutmix: float = 0.0
+    classmix: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1]:
@@ -69,11 +65,16 @@ class AugmentationConfig:
                 f"scale must be a smallest and a largest factor above 0, such as (0.5, 2.0); "
                 f"received {self.scale}"
             )
-        for name in ("flip", "vertical_flip", "rotate90", "cutmix"):
+        for name in ("flip", "vertical_flip", "rotate90", "cutmix", "classmix"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
                     f"{name} must be a probability from 0 to 1, received {getattr(self, name)}"
                 )
+        if self.cutmix + self.classmix > 1:
+            raise ValueError(
+                "classmix and cutmix must be at most 1 together, because a crop is mixed once; "
+                f"received {self.classmix} and {self.cutmix}"
+            )
         for name, limit in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
             if not 0 <= getattr(self, name) <= limit:
                 raise ValueError(
@@ -84,22 +85,18 @@ class AugmentationConfig:
                 f"blur must be a smallest and a largest sigma above 0, such as (0.15, 1.3), "
                 f"or (0, 0) for none; received {self.blur}"
             )
-        for transform in self.transforms:
-            if isinstance(transform, str):
-                TRANSFORMS.check(transform, "transforms")
-        # Both forms of a transform are the same trial.
-        short = tuple(
-            each.name if each == TransformConfig(each.name) else each
-            for each in self.transform_configs
-        )
+        short = tuple(each.short_form() for each in self.transform_configs)
         object.__setattr__(self, "transforms", short)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether crops are mixed with others."""
+        return self.cutmix > 0 or self.classmix > 0
 
     @property
     def transform_configs(self) -> tuple[TransformConfig, ...]:
         """`transforms` in their long form."""
-        return tuple(
-            TransformConfig(each) if isinstance(each, str) else each for each in self.transforms
-        )
+        return tuple(TransformConfig.read(each, "transforms") for each in self.transforms)
 
 
 def split_parts(name: str) -> tuple[str, ...]:

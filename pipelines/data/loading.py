@@ -17,10 +17,10 @@ from torch import Tensor
 
 from pipelines.data.batches import EvaluationBatch, SourceBatch
 from pipelines.data.config import DataConfig
-from pipelines.data.dataset import DatasetError, Samples
+from pipelines.data.dataset import IGNORE_INDEX, DatasetError, Samples
 from pipelines.data.geometry import CropPlan, canvas_size, plan_crop
 from pipelines.data.prefetch import prefetch
-from pipelines.data.randomness import uniform_streams
+from pipelines.data.randomness import uniform_classes, uniform_streams
 from pipelines.data.sampling import ClassUniform, Draws, GlobalBatches, partners
 
 
@@ -109,11 +109,16 @@ class TrainingBatches:
         return prefetch(self.load, draws, self._threads, self._ahead)
 
     def load(self, draws: Draws) -> SourceBatch:
-        """Read the windows of one batch, and those of its partners if `cutmix` needs them."""
+        """Read the windows of one batch, and those of its partners if they are mixed."""
         batch = self._load(draws)
-        if not self._data.augmentation.cutmix:
+        augmentation = self._data.augmentation
+        if not augmentation.mixes:
             return batch
-        return replace(batch, partners=self._load(partners(draws, len(self._split))))
+        batch = replace(batch, partners=self._load(partners(draws, len(self._split))))
+        if not augmentation.classmix:
+            return batch
+        class_draws = torch.from_numpy(uniform_classes(draws.keys, IGNORE_INDEX))
+        return replace(batch, class_draws=self._pinned(class_draws))
 
     def _load(self, draws: Draws) -> SourceBatch:
         count, (height, width) = len(draws.samples), self._canvas

@@ -16,6 +16,8 @@ _STEP = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
 _SECOND = 0x94D049BB133111EB
 _WORD = 1 << 64
+# Distinguishes the draws by class from other hashes of a sample's key.
+_CLASSES = -2
 
 
 class Stream(IntEnum):
@@ -65,6 +67,12 @@ def uniform(keys: NDArray[np.int64], stream: Stream) -> NDArray[np.float64]:
 def uniform_streams(keys: NDArray[np.int64]) -> NDArray[np.float32]:
     """Draw one number per int64 key and stream, (n, streams); stream s is column s - 1."""
     return np.stack([uniform(keys, stream) for stream in Stream], axis=1).astype(np.float32)
+
+
+def uniform_classes(keys: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+    """Draw one number from [0, 1) per int64 key and class, (n, classes)."""
+    bits = hash_integers(keys[:, None], _CLASSES, np.arange(classes))
+    return ((bits >> np.uint64(40)).astype(np.float64) * 2.0**-24).astype(np.float32)
 
 
 def permutation(count: int, *key: int) -> NDArray[np.int64]:

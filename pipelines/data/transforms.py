@@ -18,11 +18,12 @@ from kornia.augmentation.auto.base import PolicyAugmentBase
 from kornia.augmentation.base import _BasicAugmentationBase
 from torch import Tensor, nn
 
+from models.user_code import describe, failures_as
 from pipelines.data.config import TRANSFORMS, AugmentationConfig, TransformConfig
 from pipelines.data.dataset import IGNORE_INDEX
 from pipelines.data.normalization import IMAGENET_MEAN, per_channel
 from pipelines.data.randomness import hash_integers
-from pipelines.errors import UserError
+from pipelines.errors import UserError, is_out_of_memory
 
 # Arguments of kornia's geometric augmentations that choose the color outside of the image, with 0.
 _FILLS = {"fill": 0.0, "fill_value": torch.zeros(())}
@@ -128,12 +129,12 @@ class Transforms:
             try:
                 with _seeded(int(hash_integers(key, index)), image.device):
                     changed = _apply(module, image, label, self.fill)
-            except (MemoryError, torch.OutOfMemoryError):
-                raise
-            except Exception as error:
-                raise TransformError(
+            except (Exception, SystemExit) as error:
+                # The lack of memory keeps its class, because it may be temporary.
+                kind = MemoryError if is_out_of_memory(error) else TransformError
+                raise kind(
                     f"transform {name}: it failed on a crop of {image.shape[2]} x {image.shape[3]} "
-                    f"pixels ({type(error).__name__}: {error})"
+                    f"pixels ({describe(error)})"
                 ) from error
             _check_result(name, changed, image, label)
             image, label = changed[0].clamp(0, 1), changed[1]
@@ -165,14 +166,12 @@ def check_transforms(config: AugmentationConfig, crop: tuple[int, int]) -> None:
 
 def _build(config: TransformConfig, index: int) -> nn.Module:
     cls = transform_class(config)
-    try:
-        # All workers get the same parameters if the constructor draws them.
-        with _seeded(index, torch.device("cpu")):
-            module = cls(**config.arguments)
-    except Exception as error:
-        raise TransformError(
-            f"transform {config.name}: its constructor failed ({type(error).__name__}: {error})"
-        ) from error
+    # All workers get the same parameters if the constructor draws them.
+    with (
+        failures_as(TransformError, f"transform {config.name}: its constructor failed"),
+        _seeded(index, torch.device("cpu")),
+    ):
+        module = cls(**config.arguments)
     if isinstance(module, PolicyAugmentBase):
         return kornia.augmentation.AugmentationSequential(module, data_keys=["input", "mask"])
     return module

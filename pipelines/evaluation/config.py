@@ -1,7 +1,28 @@
 """How a trained model is applied to images and scored."""
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
+from models.registry import ClassConfig, Registry, is_class_name
+
+#: Metrics that every evaluation computes, from the pixel counts of each image.
+COUNTED = ("miou", "dice", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
+
+#: Other metrics by name, the values of `metrics:`.
+METRICS: Registry[Any] = Registry(
+    "metric",
+    "pipelines.evaluation.metrics:Metric",
+    {
+        "boundary_f": "pipelines.evaluation.boundaries:BoundaryF",
+        "boundary_iou": "pipelines.evaluation.boundaries:BoundaryIoU",
+        "calibration_error": "pipelines.evaluation.calibration:CalibrationError",
+    },
+)
+
+# Names under which an evaluation records other values.
+_RESERVED = (*COUNTED, "iou", "best_miou", "seconds")
+_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _LARGEST_SCALE = 16  # an image has 256 times as many pixels at this scale
 
 
@@ -76,13 +97,75 @@ class InferenceConfig:
 
 
 @dataclass(frozen=True)
+class MetricConfig(ClassConfig):
+    """A metric with arguments.
+
+    name: `boundary_f`, `boundary_iou`, `calibration_error`, or `package.module:Class` of a
+        `pipelines.evaluation.metrics.Metric`.
+    arguments: arguments of its constructor, such as `tolerance`.
+    key: name of its scores in the tracking store and in `report.columns`; by default the short
+        name, or the name of the class.
+    """
+
+    key: str = ""
+
+    registry = METRICS
+
+    def __post_init__(self) -> None:
+        _check_metric_name(self.name, "name")
+        if not self.key:
+            object.__setattr__(self, "key", self.name.rpartition(":")[2])
+        if not _KEY.fullmatch(self.key) or self.key in _RESERVED:
+            raise ValueError(
+                f"key of a metric must be a letter followed by letters, digits and . _ -, and none "
+                f"of {', '.join(_RESERVED)}; received {self.key!r}"
+            )
+
+
+def _check_metric_name(name: str, field_name: str) -> None:
+    if name in COUNTED:
+        raise ValueError(f"{field_name} is {name!r}, which is always computed; remove it")
+    METRICS.check(name, field_name)
+
+
+def checked_metrics(metrics: tuple[str | MetricConfig, ...]) -> tuple[str | MetricConfig, ...]:
+    """Return a configuration's metrics, each without arguments and key as its name alone.
+
+    Raises:
+        ValueError: a metric is unknown.
+    """
+    for metric in metrics:
+        if isinstance(metric, str):
+            _check_metric_name(metric, "metrics")
+    # Both forms of a metric are the same trial.
+    return tuple(metric.short_form() for metric in metric_configs(metrics))
+
+
+def metric_configs(metrics: tuple[str | MetricConfig, ...]) -> tuple[MetricConfig, ...]:
+    """Return a configuration's metrics in their long form.
+
+    Raises:
+        ValueError: two metrics have the same key.
+    """
+    configs = tuple(MetricConfig(each) if isinstance(each, str) else each for each in metrics)
+    keys = [config.key for config in configs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"metrics has {key!r} twice; give one of them another key")
+    return configs
+
+
+@dataclass(frozen=True)
 class EvaluationConfig(InferenceConfig):
     """How a model is scored; the default is a single scale on whole images.
 
     batch: images of one size that a worker reads together; does not change the score, because the
         network is applied to one image at a time.
     every: validate every this many epochs; the last epoch is always validated.
-    boundary: tolerance in pixels of the boundary F-score; 0 to skip it.
+    boundary: tolerance in pixels of the boundary F-score; 0 to skip it. Short for the metric
+        `boundary_f`.
+    metrics: metrics computed in addition to those from pixel counts: names, or mappings of `name`,
+        `arguments` and `key`.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -90,6 +173,7 @@ class EvaluationConfig(InferenceConfig):
     batch: int = 4
     every: int = 1
     boundary: int = 0
+    metrics: tuple[str | MetricConfig, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,3 +184,21 @@ class EvaluationConfig(InferenceConfig):
             raise ValueError(
                 f"boundary must be a tolerance in pixels, or 0 to skip it; received {self.boundary}"
             )
+        object.__setattr__(self, "metrics", checked_metrics(self.metrics))
+        metric_configs(self._all_metrics)
+
+    @property
+    def _all_metrics(self) -> tuple[str | MetricConfig, ...]:
+        if not self.boundary:
+            return self.metrics
+        return (MetricConfig("boundary_f", {"tolerance": self.boundary}), *self.metrics)
+
+    @property
+    def metric_configs(self) -> tuple[MetricConfig, ...]:
+        """`boundary` and `metrics` in their long form."""
+        return metric_configs(self._all_metrics)
+
+    @property
+    def metric_class_names(self) -> list[str]:
+        """The metrics named as `package.module:Class`."""
+        return [config.name for config in self.metric_configs if is_class_name(config.name)]

@@ -24,7 +24,7 @@ COUNTS_SCHEMA = pa.schema(
 )
 
 
-def class_iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def class_iou(counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
     """Return intersection over union, `(...)` in [0, 1].
 
     A class that occurs in neither the labels nor the predictions (all three counts are 0) has IoU

@@ -9,6 +9,7 @@ from pipelines.data.loading import EvaluationBatches
 from pipelines.data.normalization import normalize
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.inference import predict, predict_image
+from pipelines.evaluation.measuring import build_metrics
 from pipelines.evaluation.scores import Scores, ScoreState
 from pipelines.network.precision import Numerics
 
@@ -34,7 +35,7 @@ def evaluate(
     The workers' `batches` must partition the split, so that every image counts once. The model's
     training mode is restored.
 
-    Raises ValueError if a label is not below `classes`.
+    Raises ValueError if a label is not below `classes`, MetricError if a metric cannot be used.
     """
     return count_pixels(model, batches, classes, numerics, config).scores()
 
@@ -53,7 +54,8 @@ def count_pixels(
     advance: called with 1 after each image.
     """
     config = config or EvaluationConfig()
-    state = ScoreState(classes, len(batches.identifiers), config.boundary).to(numerics.device)
+    metrics = build_metrics(config.metric_configs, classes)
+    state = ScoreState(classes, len(batches.identifiers), metrics).to(numerics.device)
     # A worker without images must still take part in the sum over workers.
     nothing = torch.empty(0, 1, 1, dtype=torch.int64, device=numerics.device)
     state.update(nothing, nothing, torch.empty(0))
@@ -68,10 +70,14 @@ def count_pixels(
                 batch.images.split(1), batch.labels.split(1), batch.indices.split(1), strict=True
             ):
                 pixels = normalize(image.to(numerics.device, non_blocking=True))
+                probabilities = None
+                if state.takes_probabilities:
+                    probabilities = pixels.new_empty((1, classes, *size))
                 with numerics.autocast():
-                    prediction = predict(model, numerics.to_memory_format(pixels), size, config)
+                    pixels = numerics.to_memory_format(pixels)
+                    prediction = predict(model, pixels, size, config, probabilities)
                 truth = label.to(numerics.device, torch.int64, non_blocking=True)
-                state.update(prediction, truth, position)
+                state.update(prediction, truth, position, probabilities)
                 if advance is not None:
                     advance(1)
         return state

@@ -31,8 +31,11 @@ def predict(
     images: Tensor,
     size: tuple[int, int],
     config: InferenceConfig | None = None,
+    probabilities: Tensor | None = None,
 ) -> Tensor:
     """Return class indices, int64 `(batch, height, width)` of `size`, for normalized `images`.
+
+    probabilities: is filled with those of the classes, float32 `(batch, classes, height, width)`.
 
     Memory is bounded by the network's output of one pass and, with several passes, the sum of the
     probabilities, float32 `(batch, classes, height, width)`; full-size logits are computed a strip
@@ -48,34 +51,9 @@ def predict(
         logits = _logits(model, images, config, scale, mirrored)
         for rows, strip in _strips(logits, mirrored, size):
             prediction[:, rows] = strip.argmax(dim=1)
+            if probabilities is not None:
+                probabilities[:, :, rows] = strip.softmax(dim=1)
         return prediction
-    total = _summed_probabilities(model, images, size, config)
-    return torch.argmax(total, dim=1, out=prediction)
-
-
-@torch.no_grad()
-def predict_probabilities(
-    model: nn.Module, image: Tensor, numerics: Numerics, config: InferenceConfig | None = None
-) -> Tensor:
-    """Return the probabilities of the classes, float32 `(classes, height, width)`, averaged over
-    scales and flip, of `image`, uint8 `(height, width, 3)`."""
-    config = config or InferenceConfig()
-    training = model.training
-    model.eval()
-    try:
-        images = normalize(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device))
-        size = (image.shape[0], image.shape[1])
-        with numerics.autocast():
-            total = _summed_probabilities(model, numerics.to_memory_format(images), size, config)
-        return (total[0] / len(config.views)).cpu()
-    finally:
-        model.train(training)
-
-
-def _summed_probabilities(
-    model: nn.Module, images: Tensor, size: tuple[int, int], config: InferenceConfig
-) -> Tensor:
-    """Return the sum over all views of the probabilities, float32 `(batch, classes, *size)`."""
     total: Tensor | None = None
     for scale, mirrored in config.views:
         logits = _logits(model, images, config, scale, mirrored)
@@ -86,7 +64,9 @@ def _summed_probabilities(
         # Free this pass's logits before the next pass allocates its own.
         del logits, strip
     assert total is not None, "views is never empty"
-    return total
+    if probabilities is not None:
+        torch.div(total, len(config.views), out=probabilities)
+    return torch.argmax(total, dim=1, out=prediction)
 
 
 @torch.no_grad()
@@ -102,6 +82,28 @@ def predict_image(
         with numerics.autocast():
             prediction = predict(model, numerics.to_memory_format(images), size, config)
         return prediction[0].to("cpu", torch.uint8)
+    finally:
+        model.train(training)
+
+
+def predict_probabilities(
+    model: nn.Module,
+    image: Tensor,
+    numerics: Numerics,
+    classes: int,
+    config: InferenceConfig | None = None,
+) -> Tensor:
+    """Return the probabilities of the classes, float32 `(classes, height, width)`, averaged over
+    scales and flip, of `image`, uint8 `(height, width, 3)`."""
+    training = model.training
+    model.eval()
+    try:
+        images = normalize(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device))
+        size = (image.shape[0], image.shape[1])
+        probabilities = images.new_empty((1, classes, *size))
+        with numerics.autocast():
+            predict(model, numerics.to_memory_format(images), size, config, probabilities)
+        return probabilities[0].cpu()
     finally:
         model.train(training)
 

@@ -7,12 +7,17 @@ import torch
 from torch import nn
 
 from models import FENet, FENetConfig, split_output
+from models.config import is_built_in
 from models.hugging_face.configuration import model_config, normalization, resolve
 from models.hugging_face.network import HuggingFaceNetwork
 from models.initialization import keyed_construction
 from models.registry import NETWORKS, library_and_name, takes_argument
+from models.user_code import failures_as
 from pipelines.errors import UserError
 from pipelines.network.config import ModelConfig, NetworkConfig
+
+# Maximum height and width in pixels of the images that a network is first checked with.
+_SMALL = 256
 
 
 class NetworkError(UserError, ValueError):
@@ -61,43 +66,71 @@ def build_network(config: ModelConfig, classes: int, seed: int) -> nn.Module:
     pretrained weights; see `models.initialization`.
 
     Raises:
-        NetworkError: a custom network cannot be built.
+        NetworkError: the constructor of a custom network, backbone or FEM fails.
     """
     if isinstance(config, FENetConfig):
-        return FENet(config, classes, seed=seed)
+        with failures_as(NetworkError, f"{network_name(config)}: its constructor failed"):
+            return FENet(config, classes, seed=seed)
     build = network_class(config)
-    with keyed_construction(seed) as construction:
-        try:
-            network = build(classes=classes, **config.arguments)
-            construction.initialize(network)
-        except Exception as error:
-            raise NetworkError(
-                f"network {config.network}: its constructor failed "
-                f"({type(error).__name__}: {error})"
-            ) from error
+    with (
+        keyed_construction(seed) as construction,
+        failures_as(NetworkError, f"{network_name(config)}: its constructor failed"),
+    ):
+        network = build(classes=classes, **config.arguments)
+        construction.initialize(network)
     return network
 
 
-def check_network(config: NetworkConfig, classes: int, crop: tuple[int, int]) -> None:
-    """Run a batch of two images through a custom network, in training and in evaluation mode.
+def network_name(config: ModelConfig) -> str:
+    """Return what an error calls a network: its name, or the parts of FENet that are not built
+    in."""
+    if isinstance(config, NetworkConfig):
+        return f"network {config.network}"
+    parts = _custom_parts(config)
+    return f"FENet with {', '.join(parts)}" if parts else "FENet"
+
+
+def _custom_parts(config: FENetConfig) -> list[str]:
+    named = [("backbone", config.backbone), *(("FEM", kind) for kind in config.flows)]
+    return [f"{part} {name}" for part, name in dict.fromkeys(named) if not is_built_in(name)]
+
+
+def is_custom(config: ModelConfig) -> bool:
+    """Whether a network, or a part of FENet, is not one of this project."""
+    return isinstance(config, NetworkConfig) or bool(_custom_parts(config))
+
+
+def check_network(config: ModelConfig, classes: int, crop: tuple[int, int]) -> None:
+    """Run a batch of two images through a custom network, or through FENet with custom parts, in
+    training and in evaluation mode.
+
+    Images of at most 256 x 256 pixels are tried first, because they are much faster.
 
     Raises:
-        NetworkError: the network fails, or its output is not logits.
+        NetworkError: the network fails on crops, or its output is not logits.
     """
+    if not is_custom(config):
+        return
     model = build_network(config, classes, seed=0)
-    images = torch.zeros(2, 3, *crop)
+    small = min(crop[0], _SMALL), min(crop[1], _SMALL)
+    try:
+        _check_output(model, network_name(config), classes, small)
+    except NetworkError:
+        if small == crop:
+            raise
+        # A network for images of a fixed size fails on others.
+        _check_output(model, network_name(config), classes, crop)
+
+
+@torch.no_grad()
+def _check_output(model: nn.Module, name: str, classes: int, size: tuple[int, int]) -> None:
+    images = torch.zeros(2, 3, *size)
     for mode in (True, False):
-        try:
-            with torch.no_grad():
-                logits, auxiliary = split_output(model.train(mode)(images))
-        except Exception as error:
-            raise NetworkError(
-                f"network {config.network}: failed on images of {tuple(images.shape)} "
-                f"({type(error).__name__}: {error})"
-            ) from error
-        for name, term in {"logits": logits, **auxiliary}.items():
+        with failures_as(NetworkError, f"{name}: failed on images of {tuple(images.shape)}"):
+            logits, auxiliary = split_output(model.train(mode)(images))
+        for output, term in {"logits": logits, **auxiliary}.items():
             if term.ndim != 4 or tuple(term.shape[:2]) != (2, classes):
                 raise NetworkError(
-                    f"network {config.network}: {name} are {tuple(term.shape)} for images of "
+                    f"{name}: {output} are {tuple(term.shape)} for images of "
                     f"{tuple(images.shape)}; they must be (2, {classes}, height, width)"
                 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models import LossConfig
-from models.registry import Registry
+from models.registry import ClassConfig, Registry
 from pipelines.network.config import MemoryFormat, Precision
 
 #: Optimizers by name, the values of `optimizer:`.
@@ -52,7 +52,7 @@ class LayerDecay:
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(ClassConfig):
     """An optimizer and its groups of parameters.
 
     A pattern matches names of parameters: `backbone.*`, `*.bias`. A pattern that matches no
@@ -69,16 +69,15 @@ class OptimizerConfig:
     layer_decay: learning rates that decrease from the last layer to the first; none by default.
     """
 
-    __pydantic_config__ = {"extra": "forbid"}
-
     name: str = "sgd"
-    arguments: Mapping[str, Any] = field(default_factory=dict)
     no_decay: tuple[str, ...] = ()
     rate_factors: Mapping[str, float] = field(default_factory=dict)
     layer_decay: LayerDecay | None = None
 
+    registry = OPTIMIZERS
+
     def __post_init__(self) -> None:
-        OPTIMIZERS.check(self.name, "name")
+        super().__post_init__()
         for pattern, factor in self.rate_factors.items():
             if not (_is_number(factor) and math.isfinite(factor) and factor >= 0):
                 raise ValueError(
@@ -87,20 +86,14 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class ScheduleConfig:
+class ScheduleConfig(ClassConfig):
     """A learning rate schedule with arguments.
 
     name: `poly`, `cosine`, `one-cycle`, `step`, or `package.module:Class` of a schedule.
     arguments: arguments of its constructor.
     """
 
-    __pydantic_config__ = {"extra": "forbid"}
-
-    name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        SCHEDULES.check(self.name, "name")
+    registry = SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -108,6 +101,8 @@ class TrainingConfig:
     """Training settings; the defaults are the paper's for Cityscapes (section 4.1).
 
     epochs: passes over the training split.
+    steps: number of optimizer steps, instead of `epochs`; the last epoch is then usually shorter.
+        Validation and checkpoints are still by epoch.
     batch: images per step, over all workers.
     accumulation: number of parts in which a batch is processed, to save memory. The loss is the
         mean over the pixels of all parts, but batch norm normalizes each part by itself, which
@@ -149,7 +144,8 @@ class TrainingConfig:
 
     __pydantic_config__ = {"extra": "forbid"}
 
-    epochs: int = 300
+    epochs: int | None = 300
+    steps: int | None = None
     batch: int = 8
     accumulation: int = 1
     optimizer: str | OptimizerConfig = "sgd"
@@ -172,9 +168,11 @@ class TrainingConfig:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "accumulation"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, received {getattr(self, name)}")
+        for name in ("epochs", "steps", "batch", "accumulation"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, received {value}")
+        self._choose_length()
         if self.batch % self.accumulation:
             raise ValueError(
                 f"accumulation must divide batch, received {self.accumulation} and {self.batch}"
@@ -186,14 +184,13 @@ class TrainingConfig:
         for name in ("weight_decay", "power", "warmup_steps"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, received {getattr(self, name)}")
-        self._check_optimizer()
-        if isinstance(self.schedule, str):
-            SCHEDULES.check(self.schedule, "schedule")
-        # Both forms of a setting are the same trial.
-        if self.optimizer == OptimizerConfig(self.optimizer_config.name):
-            object.__setattr__(self, "optimizer", self.optimizer_config.name)
-        if self.schedule == ScheduleConfig(self.schedule_config.name):
-            object.__setattr__(self, "schedule", self.schedule_config.name)
+        object.__setattr__(self, "optimizer", self.optimizer_config.short_form())
+        object.__setattr__(self, "schedule", self.schedule_config.short_form())
+        if self.optimizer_config.name != "sgd" and self.momentum != TrainingConfig.momentum:
+            raise ValueError(
+                f"momentum is {self.momentum}, but only the optimizer sgd has it; set arguments of "
+                f"{self.optimizer_config.name} in optimizer.arguments"
+            )
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema must be between 0 and 1, received {self.ema}")
         if self.gradient_clip is not None and not self.gradient_clip > 0:
@@ -205,26 +202,27 @@ class TrainingConfig:
                 "init and backbone_weights must not both be set; init includes the backbone"
             )
 
-    def _check_optimizer(self) -> None:
-        if isinstance(self.optimizer, str):
-            OPTIMIZERS.check(self.optimizer, "optimizer")
-        if self.optimizer_config.name != "sgd" and self.momentum != TrainingConfig.momentum:
-            raise ValueError(
-                f"momentum is {self.momentum}, but only the optimizer sgd has it; set arguments of "
-                f"{self.optimizer_config.name} in optimizer.arguments"
-            )
+    def _choose_length(self) -> None:
+        """Check that `epochs` or `steps` is set; `steps` replaces the default of `epochs`."""
+        if self.epochs is None and self.steps is None:
+            raise ValueError("epochs and steps are both null; set one of them")
+        if self.steps is not None:
+            if self.epochs not in (None, TrainingConfig.epochs):
+                raise ValueError(
+                    f"steps must not be set together with epochs, received {self.steps} and "
+                    f"{self.epochs}; remove one of them"
+                )
+            object.__setattr__(self, "epochs", None)
 
     @property
     def optimizer_config(self) -> OptimizerConfig:
         """`optimizer` in its long form."""
-        if isinstance(self.optimizer, str):
-            return OptimizerConfig(self.optimizer)
-        return self.optimizer
+        return OptimizerConfig.read(self.optimizer, "optimizer")
 
     @property
     def schedule_config(self) -> ScheduleConfig:
         """`schedule` in its long form."""
-        return ScheduleConfig(self.schedule) if isinstance(self.schedule, str) else self.schedule
+        return ScheduleConfig.read(self.schedule, "schedule")
 
 
 def _is_number(value: object) -> bool:

@@ -6,11 +6,12 @@ Without a process group, the process is a group of one.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.errors import UserError
 from pipelines.training.experiment import experiment_differences
@@ -55,6 +56,24 @@ class WorkerGroup:
         if self.size > 1:
             dist.all_gather_object(texts, text)
         return texts
+
+
+def keep_gradient_strides(model: nn.Module) -> None:
+    """Give each gradient the strides of its parameter.
+
+    Where a convolution's input has its channels last, its gradient may differ from its weight in
+    the strides of dimensions of size 1. These address the same memory, but data-parallel training
+    warns about them.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.is_contiguous() and 1 in parameter.shape:
+            parameter.register_hook(partial(_with_strides, parameter.stride()))
+
+
+def _with_strides(strides: tuple[int, ...], gradient: Tensor) -> Tensor:
+    if gradient.is_contiguous():
+        return gradient.as_strided(gradient.shape, strides)
+    return gradient
 
 
 class RankMismatchError(UserError, RuntimeError):

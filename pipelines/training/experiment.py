@@ -87,6 +87,7 @@ class Experiment:
         names = [training.optimizer_config.name, training.schedule_config.name]
         names += [term.name for term in training.loss.term_configs]
         names += [transform.name for transform in self.data.augmentation.transform_configs]
+        names += self.evaluation.metric_class_names
         return [*filter(is_class_name, names), *self.network_class_names]
 
     @property

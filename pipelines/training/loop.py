@@ -6,8 +6,8 @@ callable, and runs the same way alone, in a test, and as one worker of a distrib
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from inspect import signature
 from itertools import islice
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import LossTerms, PretrainedReport, set_sample_keys
+from models.user_code import describe
 from pipelines.data.augmentation import Augmentation
 from pipelines.data.dataset import PreparedDataset, Samples
 from pipelines.data.device_batches import TrainingBatch, prefetch_to_device
@@ -28,6 +29,7 @@ from pipelines.data.randomness import hash_integers
 from pipelines.data.transforms import check_transforms
 from pipelines.errors import UserError
 from pipelines.evaluation.evaluate import Scores, evaluate
+from pipelines.evaluation.measuring import build_metrics
 from pipelines.machine import peak_resident_gib
 from pipelines.network.batch_norm import synchronize_batch_norm
 from pipelines.network.build import build_network
@@ -39,7 +41,12 @@ from pipelines.network.init_weights import (
 )
 from pipelines.network.precision import Numerics, check_precision, has_native_bfloat16
 from pipelines.training.determinism import training_algorithms
-from pipelines.training.distributed import WorkerGroup, check_ranks_agree
+from pipelines.training.distributed import (
+    WorkerGroup,
+    check_ranks_agree,
+    keep_gradient_strides,
+)
+from pipelines.training.duration import Duration
 from pipelines.training.experiment import Experiment
 from pipelines.training.host_copy import HostCopy
 from pipelines.training.lineage import check_lineage, lineage_of_run
@@ -129,6 +136,7 @@ class Training:
             NetworkError, WeightsError: the network cannot be built, or weights cannot be loaded.
             OptimizationError, LossError: the optimizer, the schedule or the loss cannot be built.
             TransformError: a transform cannot be built or applied.
+            MetricError: a metric cannot be built or applied.
             BatchSizeError: the group has more workers than a batch has images.
             RankMismatchError: a rank has another experiment, other data or other weights.
         """
@@ -158,6 +166,7 @@ class Training:
         if config.compile:
             self.replica = cast(nn.Module, torch.compile(self.model))
         if self.group.size > 1:
+            keep_gradient_strides(self.model)
             self.replica = DistributedDataParallel(
                 self.replica,
                 device_ids=[device] if device.type == "cuda" else None,
@@ -167,10 +176,13 @@ class Training:
             )
         self.average = WeightAverage(self.model, config.ema) if config.ema is not None else None
         self.optimizer = build_optimizer(self.model, config)
-        self.learning_rate = LearningRate(config)
-        frequencies = class_frequencies(dataset.split(data.train_split))
+        train = dataset.split(data.train_split)
+        self.duration = Duration.of(config, len(train))
+        self.learning_rate = LearningRate(config, self.duration)
+        frequencies = class_frequencies(train)
         self.criterion = build_loss(config.loss, frequencies).to(device)
         check_transforms(data.augmentation, data.crop)
+        build_metrics(experiment.evaluation.metric_configs, len(self.classes))
         self.augmentation = Augmentation(data.augmentation, data.crop)
         self.batches = TrainingBatches(
             self.samples(data.train_split),
@@ -235,7 +247,7 @@ class Training:
         report_steps: int | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Train the remaining epochs; call `report` after each epoch.
+        """Train the remaining epochs; call `report` after each, also after a shorter last one.
 
         report_steps: also call `report` after this number of steps within an epoch.
         stop: called by every worker in every step. Once it returns true on any of them, the step is
@@ -249,7 +261,7 @@ class Training:
         progress = {"position": asdict(self.position), "history": self.history}
         check_ranks_agree(self.group, progress)
         config = self.experiment.training
-        epochs = config.epochs
+        epochs = self.duration.epochs
         evaluation_interval = self.experiment.evaluation.every
         while self.position.epoch < epochs:
             with training_algorithms(config.deterministic):
@@ -304,7 +316,8 @@ class Training:
         Returns its metrics, or None if `stop` ended it early.
         """
         config, position = self.experiment.training, self.position
-        steps = -(-len(self.batches) // config.accumulation)
+        steps = self.duration.steps_in(position.epoch)
+        steps_before = self.duration.steps_before(position.epoch)
         parts = prefetch_to_device(
             self.batches.epoch(position.epoch, position.step * config.accumulation),
             self.augmentation,
@@ -314,13 +327,14 @@ class Training:
             started = time.perf_counter()
             # Validation and reports may have changed the mode of the model.
             self.replica.train()
-            rate = self.learning_rate.at(position.epoch, position.step, steps)
+            rate = self.learning_rate.at(position.epoch, position.step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group.get(RATE_FACTOR, 1.0)
             parts_of_step = list(islice(parts, config.accumulation))
-            names, losses, stopped = self._step(parts_of_step, rate, stop())
+            with self._naming_memory_settings():
+                names, losses, stopped = self._step(parts_of_step, rate, stop())
             if self.average is not None:
-                self.average.update(self.model, position.epoch * steps + position.step + 1)
+                self.average.update(self.model, steps_before + position.step + 1)
             position.loss_names = names
             position.loss_sums = [
                 sum(pair)
@@ -342,6 +356,18 @@ class Training:
         metrics["learning_rate"] = rate
         metrics["images_per_second"] = steps * config.batch / position.seconds
         return metrics
+
+    @contextmanager
+    def _naming_memory_settings(self) -> Iterator[None]:
+        """Add the settings that decide a step's memory to a MemoryError, which may have no text."""
+        config, crop = self.experiment.training, self.experiment.data.crop
+        try:
+            yield
+        except MemoryError as error:
+            raise MemoryError(
+                f"a step with training.batch {config.batch} in {config.accumulation} parts and "
+                f"data.crop {list(crop)} ({describe(error)})"
+            ) from error
 
     def _step(
         self, parts: list[TrainingBatch], rate: float, stop: bool

@@ -3,6 +3,7 @@
 import torch
 
 from models import LossConfig, SegmentationLoss
+from models.user_code import failures_as
 from pipelines.data.dataset import Split
 from pipelines.errors import UserError
 
@@ -27,13 +28,9 @@ def build_loss(config: LossConfig, frequencies: list[float]) -> SegmentationLoss
     labels = torch.full((2, 8, 8), 255)
     labels[0] = torch.arange(64).reshape(8, 8) % classes
     for term, loss in zip(config.term_configs, criterion.each_loss(), strict=True):
-        try:
+        with failures_as(LossError, f"loss {term.name}: it failed on a small batch"):
             statistics = loss.statistics(torch.zeros(2, classes, 4, 4), labels)
             value = loss.value(statistics)
-        except Exception as error:
-            raise LossError(
-                f"loss {term.name}: it failed on a small batch ({type(error).__name__}: {error})"
-            ) from error
         if statistics.ndim != 1 or value.ndim != 0:
             raise LossError(
                 f"loss {term.name}: statistics must have one dimension and value none, received "

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from models.registry import takes_argument
+from models.user_code import failures_as
 from pipelines.training.config import OPTIMIZERS, SCHEDULES, TrainingConfig
+from pipelines.training.duration import Duration
 from pipelines.training.parameter_groups import OptimizationError, parameter_groups
 
 # Built-in optimizers use torch's fused form unless the arguments choose another one.
@@ -82,12 +84,8 @@ def _construct(groups: list[dict[str, Any]], config: TrainingConfig) -> torch.op
         arguments["fused"] = True
     if chosen.name == "sgd":
         arguments["momentum"] = config.momentum
-    try:
+    with failures_as(OptimizationError, f"optimizer {chosen.name}: its constructor failed"):
         return cls(groups, lr=config.learning_rate, **arguments)  # type: ignore[call-arg]
-    except Exception as error:
-        raise OptimizationError(
-            f"optimizer {chosen.name}: its constructor failed ({type(error).__name__}: {error})"
-        ) from error
 
 
 def schedule_class(config: TrainingConfig) -> type[Any]:
@@ -115,13 +113,9 @@ def build_schedule(config: TrainingConfig) -> Callable[[float], float]:
     chosen = config.schedule_config
     cls = schedule_class(config)
     arguments = {"power": config.power} if chosen.name == "poly" else {}
-    try:
+    with failures_as(OptimizationError, f"schedule {chosen.name}: it failed"):
         schedule = cls(**arguments, **chosen.arguments)
         first = float(schedule(0.0))
-    except Exception as error:
-        raise OptimizationError(
-            f"schedule {chosen.name}: it failed ({type(error).__name__}: {error})"
-        ) from error
     if not (math.isfinite(first) and first >= 0):
         raise OptimizationError(
             f"schedule {chosen.name}: the factor of the learning rate must be at least 0, "
@@ -133,30 +127,29 @@ def build_schedule(config: TrainingConfig) -> Callable[[float], float]:
 class LearningRate:
     """The learning rate at each step of a training."""
 
-    def __init__(self, config: TrainingConfig) -> None:
+    def __init__(self, config: TrainingConfig, duration: Duration) -> None:
         """Import the schedule. Raises OptimizationError as `build_schedule` does."""
         self._config = config
+        self._duration = duration
         self._schedule = build_schedule(config)
 
-    def at(self, epoch: int, step: int, steps: int) -> float:
+    def at(self, epoch: int, step: int) -> float:
         """Return the learning rate at `step` of `epoch`, both counted from 0.
 
-        The schedule gives a factor for the progress in [0, 1), in whole epochs or in steps.
-        Warm-up multiplies the rate by `(n + 1) / (warmup_steps + 1)` at step `n` of the training.
-
-        steps: steps per epoch.
+        The schedule gives a factor for the progress in [0, 1): the fraction of all steps that
+        precede this epoch or, with `schedule_by: iteration`, this step. Warm-up multiplies the rate
+        by `(n + 1) / (warmup_steps + 1)` at step `n` of the training.
 
         Raises:
             OptimizationError: a schedule of the user returns no valid factor.
         """
-        config = self._config
-        global_step = epoch * steps + step
-        if not (0 <= epoch < config.epochs and 0 <= step < steps):
+        config, duration = self._config, self._duration
+        if not (0 <= epoch < duration.epochs and 0 <= step < duration.steps_in(epoch)):
             raise ValueError(f"epoch {epoch} and step {step} are outside the training")
-        if config.schedule_by == "epoch":
-            progress = epoch / config.epochs
-        else:
-            progress = global_step / (config.epochs * steps)
+        first_step = duration.steps_before(epoch)
+        global_step = first_step + step
+        done = first_step if config.schedule_by == "epoch" else global_step
+        progress = done / duration.steps
         factor = float(self._schedule(progress))
         if not (math.isfinite(factor) and factor >= 0):
             raise OptimizationError(

@@ -13,7 +13,9 @@ from pipelines.training.config import LayerDecay, OptimizerConfig
 #: Factor of a group's learning rate; a key of the optimizer's groups.
 RATE_FACTOR = "rate_factor"
 
-_MAX_SHOWN = 5
+_MAX_SHOWN = 12
+# Parts of a name without a number that are shown.
+_MAX_DEPTH = 3
 
 
 class OptimizationError(UserError, ValueError):
@@ -103,8 +105,21 @@ def _matches(key: str, pattern: str, named: Mapping[str, nn.Parameter]) -> set[s
 
 
 def _unmatched(key: str, pattern: str, named: Mapping[str, nn.Parameter]) -> OptimizationError:
-    modules = list(dict.fromkeys(name.partition(".")[0] for name in named))
+    groups = _groups(named)
+    more = f" and {len(groups) - _MAX_SHOWN} more groups" if len(groups) > _MAX_SHOWN else ""
     return OptimizationError(
-        f"training.{key} has {pattern!r}, which matches no parameter; the network has parameters "
-        f"such as {', '.join(list(named)[:_MAX_SHOWN])}, in {', '.join(modules)}"
+        f"training.{key} has {pattern!r}, which matches no parameter; those of the network are "
+        f"{', '.join(groups[:_MAX_SHOWN])}{more} (# stands for a number)"
     )
+
+
+def _groups(named: Mapping[str, nn.Parameter]) -> list[str]:
+    """Return patterns that describe all parameters: up to the first number in a name, as `#`, or
+    without its last part."""
+    patterns: dict[str, None] = {}
+    for name in named:
+        parts = name.split(".")
+        numbers = [index for index, part in enumerate(parts) if part.isdecimal()]
+        start = parts[: numbers[0]] + ["#"] if numbers else parts[:-1][:_MAX_DEPTH]
+        patterns[".".join([*start, "*"] if start else [name])] = None
+    return list(patterns)

@@ -8,6 +8,7 @@ import torch
 
 from pipelines.evaluation.counts import write_counts
 from pipelines.evaluation.inference import predict_image
+from pipelines.evaluation.statistics_file import write_statistics
 from pipelines.figures.panels import draw_confusion, draw_panels
 from pipelines.training.loop import Training, TrainingReport
 
@@ -17,10 +18,10 @@ PANEL_ROWS = 5
 def write_results(directory: Path, training: Training, report: TrainingReport) -> None:
     """Write the result files into `directory`.
 
-    `confusion.csv`, `confusion.png`, `counts.arrow` (per image and class) and `panels.png` need a
-    validation split. `pretrained.txt` or `init.txt` list the weights that were loaded and those
-    that were not. The panels show images spaced evenly over the validation split, the same for
-    every variant.
+    `confusion.csv`, `confusion.png`, `counts.arrow` (per image and class), `statistics.arrow` (per
+    image, for the experiment's own choice of metrics) and `panels.png` need a validation split.
+    `pretrained.txt` or `init.txt` list the weights that were loaded and those that were not. The
+    panels show images spaced evenly over the validation split, the same for every variant.
     """
     directory.mkdir(parents=True)
     if training.pretrained is not None:
@@ -43,6 +44,8 @@ def write_results(directory: Path, training: Training, report: TrainingReport) -
     counts = report.scores.images
     assert counts is not None, "the images were counted"
     write_counts(directory / "counts.arrow", counts, split.identifiers, names, split.groups)
+    configs = experiment.evaluation.metric_configs
+    write_statistics(directory, counts, report.scores.measured, configs, split.identifiers)
     positions = np.linspace(0, len(split) - 1, min(PANEL_ROWS, len(split))).round().astype(int)
     rows = []
     for position in positions:

@@ -56,6 +56,7 @@ def job(
         name=name,
         run_name=name,
         task=task,
+        epochs=EPOCHS,
         workers=workers,
         resources={"CPU": 1.0},
         use_gpu=False,

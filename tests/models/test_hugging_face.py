@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
 from models import FENet, FENetConfig, PretrainedError
+from models.backbones.hugging_face import backbone_traits
 from models.cost import count_multiply_adds
 from models.hugging_face import configuration
 from models.hugging_face.configuration import normalization, read_saved
@@ -82,6 +83,22 @@ def test_backbone_declares_what_it_returns(name: str) -> None:
             sizes = [[-(-size // stride) for size in images.shape[2:]] for stride in strides]
             assert [list(level.shape[2:]) for level in levels] == sizes
             assert tuple(level.shape[1] for level in levels) == backbone.channels
+
+
+@pytest.mark.parametrize("name", ["convnext", "swin", "dinov2"])
+def test_type_alone_is_a_backbone(name: str) -> None:
+    """The library's own defaults hold tuples, which some of its models do not take."""
+    traits = backbone_traits(f"hf:{name}", {})
+    assert traits.channels[-1] == 768
+    assert len(traits.strides) == 4
+
+
+def test_model_for_images_of_one_size() -> None:
+    arguments = {"image_size": [64, 48], "depths": [1] * 3, "embed_dim": 8, "num_query_pool": 2}
+    config = FENetConfig("hf:hiera", backbone_arguments=arguments, channels=8)
+    check_network(config, 4, (64, 48))
+    with pytest.raises(NetworkError, match=r"FENet with backbone hf:hiera: failed on images of"):
+        check_network(config, 4, (96, 96))
 
 
 @pytest.mark.parametrize("name", BACKBONES)

@@ -169,7 +169,7 @@ def divided(criterion: SegmentationLoss, logits: Tensor, labels: Tensor, sizes: 
 def test_divided_batch_equals_the_reference_on_the_whole_batch(
     case: Case, sizes: list[int]
 ) -> None:
-    config = LossConfig(terms=(LossTermConfig(case.name, 1.0, case.arguments),))
+    config = LossConfig(terms=(LossTermConfig(case.name, case.arguments),))
     criterion = SegmentationLoss(config, CLASSES, FREQUENCIES)
     logits, labels = batch()
     total, gradient = divided(criterion, logits, labels, sizes)
@@ -183,7 +183,7 @@ def test_divided_batch_equals_the_reference_on_the_whole_batch(
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name} {case.arguments}")
 def test_batch_without_labels_has_no_loss_and_no_gradient(case: Case) -> None:
-    config = LossConfig(terms=(LossTermConfig(case.name, 1.0, case.arguments),))
+    config = LossConfig(terms=(LossTermConfig(case.name, case.arguments),))
     criterion = SegmentationLoss(config, CLASSES, FREQUENCIES)
     logits, labels = batch()
     total, gradient = divided(criterion, logits[:2], torch.full_like(labels[:2], 255), [2])
@@ -201,7 +201,7 @@ def test_lovasz_equals_kornias_where_every_class_occurs() -> None:
 
 
 def test_weighted_sum_of_losses_for_every_output() -> None:
-    terms = (LossTermConfig("dice", 0.5), "cross-entropy", "dice")
+    terms = (LossTermConfig("dice", weight=0.5), "cross-entropy", "dice")
     criterion = SegmentationLoss(LossConfig(terms=terms, auxiliary_weight=0.4), 4, FREQUENCIES)
     logits, labels = batch()
     output = criterion((logits, {"stage4": logits.flip(0)}), labels)
@@ -219,7 +219,7 @@ def test_weighted_sum_of_losses_for_every_output() -> None:
 
 
 def test_module_of_a_library_is_averaged_over_workers_by_their_images() -> None:
-    term = LossTermConfig("torch.nn:CrossEntropyLoss", 1.0, {"ignore_index": 255})
+    term = LossTermConfig("torch.nn:CrossEntropyLoss", {"ignore_index": 255})
     criterion = SegmentationLoss(LossConfig(terms=(term,)))
     logits, labels = batch()
     logits, labels = logits[:5], labels[:5]
@@ -238,24 +238,24 @@ def test_module_of_a_library_is_averaged_over_workers_by_their_images() -> None:
     ("term", "message"),
     [
         (
-            LossTermConfig("dice", 1.0, {"smoth": 1}),
+            LossTermConfig("dice", {"smoth": 1}),
             "loss dice: unknown argument `smoth`; known: smooth",
         ),
         (
-            LossTermConfig("cross-entropy", 1.0, {"classes": 3}),
+            LossTermConfig("cross-entropy", {"classes": 3}),
             "remove the argument `classes`; it is",
         ),
         (
-            LossTermConfig("cross-entropy", 1.0, {"class_weights": [1, 2]}),
+            LossTermConfig("cross-entropy", {"class_weights": [1, 2]}),
             r"class_weights must be 4 numbers from 0, one for each class, received \[1, 2\]",
         ),
         (
-            LossTermConfig("focal", 1.0, {"class_weights": "frequency"}),
+            LossTermConfig("focal", {"class_weights": "frequency"}),
             "class_weights is 'frequency'; known: median-frequency, log-frequency; or a list",
         ),
         (LossTermConfig("torch.nn:Parameter"), "torch.nn has no torch.nn.Module Parameter"),
         (
-            LossTermConfig("mined-cross-entropy", 1.0, {"share": 1}),
+            LossTermConfig("mined-cross-entropy", {"share": 1}),
             "remove the argument `share`; it is training.loss.share",
         ),
     ],
@@ -273,7 +273,7 @@ def test_loss_of_the_documents_adds_up() -> None:
     exec(code, module.__dict__)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "my_loss", module)
-        term = LossTermConfig("my_loss:Tversky", 1.0, {"alpha": 0.5})
+        term = LossTermConfig("my_loss:Tversky", {"alpha": 0.5})
         criterion = SegmentationLoss(LossConfig(terms=(term,)))
     logits, labels = batch()
     whole, gradient = divided(criterion, logits, labels, [6])

@@ -17,7 +17,7 @@ from orchestrator.tracking.models import register_best
 from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import open_dataset
 from pipelines.data.loading import EvaluationBatches
-from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.config import EvaluationConfig, MetricConfig
 from pipelines.evaluation.evaluate import Scores, evaluate
 from pipelines.network.precision import Numerics
 from pipelines.preparation.prepare_dataset import prepare
@@ -111,7 +111,11 @@ def test_all_digits_are_printed_as_json_and_csv(
 ) -> None:
     model, data = str(finished_run.directory.parent / "last"), str(finished_run.dataset)
     options = ["--dataset", data, "--storage", str(tmp_path / "storage"), "--boundary", "2"]
-    scores = expected(finished_run, "last", EvaluationConfig(boundary=2))
+    options += ["--metric", "calibration_error"]
+    options += ["--metric", "{name: boundary_iou, arguments: {distance: 0.1}, key: wide}"]
+    wide = MetricConfig("boundary_iou", {"distance": 0.1}, "wide")
+    config = EvaluationConfig(boundary=2, metrics=("calibration_error", wide))
+    scores = expected(finished_run, "last", config)
     names = [entry.name for entry in open_dataset(finished_run.dataset).manifest.classes]
     assert main([model, *options, "--json"]) == 0
     captured = capsys.readouterr()
@@ -119,8 +123,11 @@ def test_all_digits_are_printed_as_json_and_csv(
     document = json.loads(captured.out)
     assert (document["images"], document["protocol"]) == (5, "whole")
     assert document["scores"]["miou"] == scores.miou
-    assert document["scores"]["pixel_accuracy"] == scores.pixel_accuracy
-    assert document["scores"]["boundary_f"] == scores.mean_boundary
+    assert document["scores"]["pixel_accuracy"] == scores.counted["pixel_accuracy"]
+    assert document["scores"]["boundary_f"] == scores.measured[0].score
+    assert document["scores"]["calibration_error"] == scores.measured[1].score
+    assert "wide" in document["classes"][names[0]]
+    assert "calibration_error" not in document["classes"][names[0]]
     iou = [document["classes"][name]["iou"] for name in names]
     expected_iou = [None if math.isnan(value) else value for value in scores.iou.tolist()]
     assert iou == expected_iou
@@ -207,6 +214,10 @@ def test_bad_input_is_reported(
         ("--stride needs a window; received stride (4, 4)", model_directory, ["--stride", "4x4"]),
         ("--scales must be different factors above 0", model_directory, ["--scales", "0,1"]),
         ("--batch must be at least 1", model_directory, ["--batch", "0"]),
+        ("--metric: name is 'border'; known: bound", model_directory, ["--metric", "border"]),
+        ("--metric.name must be str", model_directory, ["--metric", "3"]),
+        ("--metric: metrics has 'a' twice", model_directory, ["--metric", "{name: b:a}"] * 2),
+        ("cannot import own.absent", model_directory, ["--metric", "own.absent:Metric"]),
         ("cannot import no_such_module", model_directory, ["--import", "no_such_module"]),
     ):
         assert message in error_output(run, capsys, model, *options), message

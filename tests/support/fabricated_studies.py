@@ -23,7 +23,10 @@ from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.evaluation.config import InferenceConfig
 from pipelines.evaluation.counts import ImageCounts, write_counts
+from pipelines.evaluation.measuring import build_metrics
+from pipelines.evaluation.metrics import Measured
 from pipelines.evaluation.scores import Scores
+from pipelines.evaluation.statistics_file import write_statistics
 from pipelines.preparation.embedded import prepare_streets
 
 CITIES = {"frankfurt": 267, "lindau": 59, "munster": 174}
@@ -137,7 +140,12 @@ def fabricate(
                 classes = [entry.name for entry in trial.dataset.manifest.classes]
                 assert scores.images is not None
                 write_counts(path, scores.images, identifiers, classes, groups)
-                store.log_artifact(run_id, path)
+                configs = trial.experiment.evaluation.metric_configs
+                write_statistics(
+                    Path(directory), scores.images, scores.measured, configs, identifiers
+                )
+                for file in Path(directory).iterdir():
+                    store.log_artifact(run_id, file)
         study_run.end_trial(
             run_id, fate(trial), "loss nan in epoch 12, step 3" if fate(trial) == "FAILED" else ""
         )
@@ -199,7 +207,12 @@ def _scores(
     confusion += torch.diag(values[:, :-1, 2].sum(0), 1)
     confusion[-1, 0] += values[:, -1, 2].sum()
     identifiers = [f"{city}_{index:06d}" for index, city in enumerate(groups)]
-    return Scores(confusion, ImageCounts(torch.arange(count), values)), identifiers, [*groups]
+    measured = tuple(
+        Measured(each.key, each.metric, 1 + trial_rng.random((count, each.length)))
+        for each in build_metrics(trial.experiment.evaluation.metric_configs, classes)
+    )
+    scores = Scores(confusion, ImageCounts(torch.arange(count), values), measured)
+    return scores, identifiers, [*groups]
 
 
 def _log_history(

@@ -19,7 +19,7 @@ from orchestrator.evaluation.protocols import missing_scores
 from orchestrator.evaluation.records import protocol_tag
 from orchestrator.evaluation.submissions import missing_packages
 from orchestrator.study.config import ProtocolConfig
-from orchestrator.study.resolve import check_protocol_splits
+from orchestrator.study.resolve import check_protocols
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import TrackingStore, tracking_uri
@@ -67,7 +67,7 @@ def test_protocol_is_missing_until_recorded_with_its_settings(
 def test_protocol_with_a_split_scores_that_split(study: Study, trials: list[ResolvedTrial]) -> None:
     protocol = ProtocolConfig(split="train")
     study = replace(study, config=replace(study.config, protocols={"train": protocol}))
-    check_protocol_splits(study, trials)
+    check_protocols(study, trials)
     run_ids = {UNVALIDATED: "first", VALIDATED: "second"}
     missing = list(missing_scores(study, trials, run_ids, lambda _: {}))
     # A trial without a validation split is scored, too.
@@ -91,7 +91,7 @@ def test_split_that_cannot_be_scored_is_rejected_before_training(
         protocols = {"more": ProtocolConfig(split=split)}
         changed = replace(study, config=replace(study.config, protocols=protocols))
         with pytest.raises(DatasetError, match=f"protocol 'more': .*{message}"):
-            check_protocol_splits(changed, trials)
+            check_protocols(changed, trials)
 
 
 @pytest.mark.slow

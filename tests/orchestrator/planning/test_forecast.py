@@ -22,6 +22,12 @@ def test_remaining_steps_and_validations(file: Path) -> None:
     assert remaining(trials[0], 4) == (18, 2)
     assert remaining(trials[0], 9) == (3, 1)
     assert remaining(trials[0], 10) == (0, 0)
+    training = replace(trials[0].experiment.training, epochs=None, steps=14)
+    trial = replace(trials[0], experiment=replace(trials[0].experiment, training=training))
+    # 14 steps are 4 epochs and 2 steps; validation after epochs 4 and 5, the last.
+    assert remaining(trial, 0) == (14, 2)
+    assert remaining(trial, 4) == (2, 1)
+    assert remaining(trial, 5) == (0, 0)
 
 
 def test_forecast_schedules_the_trials_on_the_nodes(file: Path) -> None:

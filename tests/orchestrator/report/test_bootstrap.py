@@ -8,10 +8,13 @@ from scipy import stats
 
 from orchestrator.report.bootstrap import (
     Sampling,
+    count_metric,
     labeled_classes,
     resampled_miou,
+    resampled_scores,
     sampling_of,
 )
+from pipelines.evaluation.metrics import Measured, Metric
 from tests.support.fabricated_counts import counts_of, naive_miou, random_counts
 
 SIX = (*("a",) * 3, *("b",) * 2, "c", "d", "e", "f", "f")
@@ -48,6 +51,42 @@ def test_replicates_match_a_brute_force_bootstrap(groups: tuple[str | None, ...]
     )
     assert replicates.std() == pytest.approx(np.std(expected), rel=0.06)
     assert stats.ks_2samp(replicates, expected).statistic < 0.05
+
+
+def test_metrics_share_the_draws_of_the_images() -> None:
+    """With one class, Dice is a function of IoU in each replicate."""
+    counts = counts_of(random_counts(1, (None,) * 9).values[:, :1])
+    measured = [count_metric(counts, "dice"), count_metric(counts, "pixel_accuracy")]
+    (scores,) = resampled_scores([counts], [measured], 500)
+    (iou,) = resampled_miou([counts], 500)
+    np.testing.assert_allclose(scores["dice"], 2 * iou / (1 + iou))
+    assert scores["pixel_accuracy"].std() > 0
+
+
+class MeanOfImages(Metric):
+    def score(self, sums: np.ndarray) -> np.ndarray:
+        return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+def test_replicates_of_a_metric_follow_from_its_sums() -> None:
+    """The mean of independent values has a known standard error."""
+    counts = random_counts(1, (None,) * 40)
+    values = np.random.default_rng(5).random(40)
+    statistics = np.stack([values, np.ones(40)], axis=1)
+    own = Measured("own", MeanOfImages(), statistics)
+    (scores,) = resampled_scores([counts], [[own]], 20_000)
+    assert scores["own"].mean() == pytest.approx(values.mean(), abs=0.002)
+    assert scores["own"].std() == pytest.approx(values.std() / math.sqrt(40), rel=0.03)
+
+
+def test_classes_of_a_replicate_are_those_in_its_labels() -> None:
+    """The rare class has no label in some replicates, where a false positive must not count."""
+    values = np.ones((4, 3, 3), np.int64)
+    values[1:, 2, [0, 2]] = 0
+    counts = counts_of(values)
+    (dice,) = resampled_scores([counts], [[count_metric(counts, "dice")]], 200)
+    assert dice["dice"].max() == pytest.approx(0.5)
+    assert len(np.unique(dice["dice"].round(9))) > 1
 
 
 def test_sampling_describes_the_draws() -> None:

@@ -422,6 +422,54 @@ def test_report_columns_select_metrics_of_the_runs(tmp_path: Path, small_streets
     assert "left out" in warning
 
 
+def test_other_metrics_have_differences_with_intervals(tmp_path: Path, small_streets: Path) -> None:
+    text = PLAIN.replace(
+        "  training:", "  evaluation: {metrics: [boundary_iou, calibration_error]}\n  training:"
+    )
+    text += """seeds: [0, 1, 2]
+report: {columns: [miou, difference, dice, difference/dice, boundary_iou, difference/boundary_iou,
+                   calibration_error, difference/calibration_error]}
+"""
+    path = write_study(tmp_path, small_streets, text)
+    trials = fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    report = report_of(path).read()
+    store = TrackingStore(tracking_uri(tmp_path / "storage"), None)
+    (line,) = [line for line in csv.DictReader(io.StringIO(report.csv())) if line["variant"] == "b"]
+    by_variant: dict[str, list[dict[str, float]]] = {"a": [], "b": []}
+    for row in report.rows:
+        for result in row.results:
+            assert result.run is not None
+            by_variant[row.variant].append(store.trial_run(result.run.run_id).metrics)
+    assert len(by_variant["b"]) == len(trials) // 2
+    for key in ("dice", "boundary_iou", "calibration_error"):
+        values = [100 * metrics[f"val/{key}"] for metrics in by_variant["b"]]
+        assert float(line[f"{key}_mean"]) == pytest.approx(statistics.fmean(values))
+        low, mean, high = (float(line[f"difference/{key}{end}"]) for end in ("_low", "", "_high"))
+        others = [100 * metrics[f"val/{key}"] for metrics in by_variant["a"]]
+        assert mean == pytest.approx(statistics.fmean(values) - statistics.fmean(others))
+        assert low < mean < high
+    header = report.markdown().split("| variant |")[1].splitlines()[0]
+    assert "difference in Dice [95\u00a0% CI]" in header
+    assert "boundary IoU % |" in header
+    assert "Lower is better: calibration error." in report.markdown()
+    assert "so they have no p" in report.markdown()
+
+
+def test_dice_of_older_runs_follows_from_their_counts(tmp_path: Path, small_streets: Path) -> None:
+    columns = "report: {columns: [miou, dice, difference/dice]}\n"
+    path = write_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1]\n" + columns)
+    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    report = report_of(path).read()
+    expected = [line["dice_mean"] for line in csv.DictReader(io.StringIO(report.csv()))]
+    for row in report.rows:
+        for result in row.results:
+            assert result.run is not None
+            del result.run.metrics["val/dice"]  # type: ignore[attr-defined]
+    lines = list(csv.DictReader(io.StringIO(report.csv())))
+    assert [float(line["dice_mean"]) for line in lines] == pytest.approx(list(map(float, expected)))
+    assert lines[1]["difference/dice_low"]
+
+
 def test_run_deleted_in_mlflow_is_missing(tmp_path: Path, small_streets: Path) -> None:
     path = write_study(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)

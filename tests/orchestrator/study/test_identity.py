@@ -72,6 +72,7 @@ def test_data_is_identified_by_content_not_by_path() -> None:
         replace(BASE, data=DataConfig(crop=(512, 1024))),
         replace(BASE, training=TrainingConfig(precision="bf16")),
         replace(BASE, training=TrainingConfig(precision="fp32", epochs=301)),
+        replace(BASE, training=TrainingConfig(precision="fp32", steps=300)),
         replace(BASE, evaluation=EvaluationConfig(every=2)),
     ],
     ids=lambda experiment: repr(experiment)[:40],
@@ -112,6 +113,7 @@ COMPUTING = (
     "pipelines/training/loop.py",
     "pipelines/data/augmentation.py",
     "pipelines/evaluation/scores.py",
+    "pipelines/evaluation/boundaries.py",
     "models/backbones/resnet.py",
 )
 NOT_COMPUTING = (

@@ -70,6 +70,33 @@ def problems(directory: Path, files: Mapping[str, str], **options: Any) -> list[
     return [str(problem).replace(f"{directory}/", "") for problem in caught.value.problems]
 
 
+def test_steps_and_epochs_replace_each_other(tmp_path: Path) -> None:
+    """Also where another file, a variant or the command line sets the other one."""
+    text = """\
+study: lengths
+extends: recipe.yaml
+base: {training: {steps: 40}}
+variants:
+  plain: {}
+  longer: {set: {training: {epochs: 7}}}
+  shorter: {set: {training: {steps: 9}}}
+"""
+    files = {"recipe.yaml": RECIPE, "study.yaml": text}
+
+    def lengths(**options: Any) -> list[tuple[int | None, int | None]]:
+        trainings = [trial.experiment.training for trial in load(tmp_path, files, **options).trials]
+        return [(training.epochs, training.steps) for training in trainings]
+
+    assert lengths() == [(None, 40), (7, None), (None, 9)]
+    assert lengths(overrides=[("training.epochs", "1")]) == [(1, None)] * 3
+    assert lengths(overrides=[("training.steps", "2")]) == [(None, 2)] * 3
+    both = {"study.yaml": text.replace("{steps: 40}", "{steps: 40, epochs: 5}")}
+    assert problems(tmp_path, files | both) == [
+        "study.yaml:3:19: `training`: steps must not be set together with epochs, received 40 and "
+        "5; remove one of them"
+    ]
+
+
 def test_study_overrides_the_files_it_extends(tmp_path: Path) -> None:
     study = load(tmp_path, {"recipe.yaml": RECIPE, "study.yaml": STUDY})
     assert list(study.config.variants) == ["strong", "full"]

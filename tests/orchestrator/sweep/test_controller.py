@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.context import RunContext, StopRequest
-from orchestrator.evaluation.records import protocol_config, protocol_tag
+from orchestrator.evaluation.records import protocol_tag
 from orchestrator.planning.reconcile import ReconcileOptions
 from orchestrator.report.study_report import StudyReport
 from orchestrator.scheduling.capacity import plan_placement
@@ -246,9 +246,9 @@ def test_best_model_is_chosen_by_the_latest_scores(swept_study: SweptStudy) -> N
         study = load_study(swept_study.file)
         trials = {c.name: c for c in resolve_trials(study.trials, "cpu", swept_study.file.parent)}
         for run_id, name in swept_study.names.items():
-            config = protocol_config(study.config.protocols["flip"], EvaluationConfig())
+            config = study.config.protocols["flip"].evaluation(EvaluationConfig())
             tags = {
-                "protocol": protocol_tag(config, config.boundary),
+                "protocol": protocol_tag(config),
                 "data": trials[name].dataset.manifest.fingerprint,
                 "split": "val",
                 "checkpoint": "last",

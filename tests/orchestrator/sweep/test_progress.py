@@ -50,3 +50,13 @@ def test_time_left_does_not_count_the_start_as_training(monkeypatch: pytest.Monk
     for name in "cd":
         progress.ended(name, TrialState.FAILED, "error")
     assert left() == ""
+
+
+def test_time_left_knows_a_shorter_last_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    progress = StudyProgress.of(Console(), [TrialProgress("a", 4, last_epoch=0.2)])
+    progress.started("a")
+    for epoch in (1, 2):
+        clock.now += 5
+        progress.epoch("a", epoch, {"train/loss": 1.0})
+    assert progress.trials["a"].seconds_left(clock.now) == pytest.approx(5 + 1)

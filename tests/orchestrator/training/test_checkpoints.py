@@ -23,6 +23,7 @@ def job(tmp_path: Path) -> Job:
         name="trial",
         run_name="run",
         task=task,
+        epochs=2,
         workers=1,
         resources={"CPU": 1.0},
         use_gpu=False,

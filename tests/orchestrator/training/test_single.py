@@ -44,7 +44,9 @@ def test_process_refuses_a_trial_after_its_sources_were_edited(own_module: Path)
 
 def job(directory: Path) -> Job:
     task = WorkerTask(Experiment(), "", "", 1, (), None, None, 1.0, str(directory), stop_file="")
-    return Job("a", "a", task, 1, {}, False, retries=0, keep_checkpoints=1, storage=str(directory))
+    return Job(
+        "a", "a", task, 2, 1, {}, False, retries=0, keep_checkpoints=1, storage=str(directory)
+    )
 
 
 @pytest.fixture

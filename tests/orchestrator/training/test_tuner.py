@@ -20,6 +20,7 @@ from orchestrator.training.tuner import (
     may_reuse_process,
 )
 from orchestrator.training.worker import WorkerTask
+from pipelines.evaluation.config import EvaluationConfig
 from pipelines.network.config import NetworkConfig
 from pipelines.training.experiment import Experiment
 
@@ -27,18 +28,22 @@ STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
 
 
 def job(name: str, epochs: int) -> Any:
-    training = SimpleNamespace(epochs=epochs)
-    return SimpleNamespace(
-        name=name, task=SimpleNamespace(experiment=SimpleNamespace(training=training))
+    experiment = SimpleNamespace(
+        evaluation=EvaluationConfig(metrics=("calibration_error",)),
     )
+    task = SimpleNamespace(experiment=experiment)
+    return SimpleNamespace(name=name, epochs=epochs, task=task)
 
 
 class Search:
     """Trials that report in turn, one job each."""
 
-    def __init__(self, *epochs: int, grace: int = 10, reduction: int = 3) -> None:
+    def __init__(
+        self, *epochs: int, grace: int = 10, reduction: int = 3, metric: str = "miou"
+    ) -> None:
+        self.metric = metric
         jobs = [job(str(index), trial_epochs) for index, trial_epochs in enumerate(epochs)]
-        self.scheduler = TableSafeASHA(EarlyStopping(grace, reduction), jobs)
+        self.scheduler = TableSafeASHA(EarlyStopping(grace, reduction, metric), jobs)
         self.trials: list[Any] = [
             SimpleNamespace(trial_id=str(index), config={"job": index})
             for index in range(len(jobs))
@@ -46,8 +51,8 @@ class Search:
         for trial in self.trials:
             self.scheduler.on_trial_add(None, trial)
 
-    def report(self, index: int, epoch: int, miou: float) -> str:
-        result = {"epoch": epoch, "val/miou": miou, "config/job": index}
+    def report(self, index: int, epoch: int, score: float) -> str:
+        result = {"epoch": epoch, f"val/{self.metric}": score, "config/job": index}
         return self.scheduler.on_trial_result(None, self.trials[index], result)
 
 
@@ -63,6 +68,16 @@ def test_worse_trial_is_stopped_at_a_rung_before_its_end() -> None:
     search = Search(30, 30)
     assert search.report(0, 10, 0.5) == CONTINUE
     assert search.report(1, 10, 0.1) == STOP
+
+
+@pytest.mark.parametrize(
+    ("metric", "good", "bad"),
+    [("dice", 0.5, 0.1), ("iou/road", 0.5, 0.1), ("calibration_error", 0.1, 0.5)],
+)
+def test_trials_are_ranked_by_the_metric_of_the_study(metric: str, good: float, bad: float) -> None:
+    search = Search(30, 30, metric=metric)
+    assert search.report(0, 10, good) == CONTINUE
+    assert search.report(1, 10, bad) == STOP
 
 
 def test_last_epoch_is_that_of_each_trial() -> None:
@@ -109,7 +124,7 @@ def test_deleted_trial_ends_at_any_report() -> None:
 
 def cpu_job(experiment: Experiment, imports: tuple[str, ...] = ()) -> Job:
     task = WorkerTask(experiment, "", "", 1, imports, None, None, 1.0, output="", stop_file="")
-    return Job("a", "a", task, 1, {"CPU": 1.0}, False, retries=0, keep_checkpoints=1, storage="")
+    return Job("a", "a", task, 2, 1, {"CPU": 1.0}, False, retries=0, keep_checkpoints=1, storage="")
 
 
 def test_process_that_ran_user_code_trains_no_other_trial(monkeypatch: pytest.MonkeyPatch) -> None:

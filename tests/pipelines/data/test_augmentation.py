@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -203,6 +204,47 @@ def test_cutmix_pastes_a_rectangle_of_another_image() -> None:
             images[row], normalize(torch.from_numpy(image).permute(2, 0, 1)[None])[0]
         )
     assert 2 < mixed < 10
+
+
+def test_classmix_pastes_half_of_the_classes_of_another_image() -> None:
+    crop, samples = (40, 56), list(range(12))
+    config = AugmentationConfig(**{**vars(OFF), "cutmix": 0.2, "classmix": 0.5})
+    dataset = InMemoryImages([crop] * 12)
+    for label in dataset.labels:  # 5 classes by column, and an ignored row
+        label[:] = np.arange(crop[1]) % 5
+        label[3] = 255
+    batch = load(config, crop, samples, dataset)
+    images, labels = Augmentation(config, crop)(batch)
+    cut_only = replace(batch, class_draws=None)
+    cut_images, _ = Augmentation(config, crop)(cut_only)
+    draws = uniform(batch.sample_keys.numpy(), Stream.CUTMIX)
+    assert batch.partners is not None
+    pasted_classes = []
+    for row, sample in enumerate(samples):
+        if not 0.2 <= draws[row] < 0.7:
+            assert torch.equal(images[row], cut_images[row])
+            continue
+        other = dataset.identifiers.index(batch.partners.identifiers[row])
+        both = (dataset.images[sample], dataset.images[other])
+        own, partner = (
+            normalize(torch.from_numpy(image).permute(2, 0, 1)[None])[0] for image in both
+        )
+        if sample == other:
+            continue
+        changed = (images[row] != own).any(dim=0).numpy()
+        chosen = [each for each in range(5) if changed[labels[row].numpy() == each].any()]
+        assert len(chosen) == 2
+        pasted = np.isin(dataset.labels[other], chosen)
+        assert torch.equal(images[row], torch.where(torch.from_numpy(pasted), partner, own))
+        assert np.array_equal(labels[row].numpy(), dataset.labels[sample])
+        pasted_classes.append(tuple(chosen))
+    assert len(pasted_classes) > 3
+    assert len(set(pasted_classes)) > 1
+
+
+def test_mixing_probabilities_are_at_most_one_together() -> None:
+    with pytest.raises(ValueError, match=r"at most 1 together.*received 0\.6 and 0\.5"):
+        AugmentationConfig(cutmix=0.5, classmix=0.6)
 
 
 def draws_of(keys: Tensor) -> Tensor:

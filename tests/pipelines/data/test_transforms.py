@@ -55,6 +55,15 @@ class Strict(nn.Module):
         raise ValueError("too small")
 
 
+class Failing(nn.Module):
+    def __init__(self, memory: bool) -> None:
+        super().__init__()
+        self.error = MemoryError() if memory else SystemExit(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise self.error
+
+
 class Half(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images[..., ::2]
@@ -191,6 +200,7 @@ def test_own_module_maps_images_and_labels() -> None:
         (f"{KORNIA}RandomAffine", {"degrees": 3.0, "translate": [2, 3]}, "its constructor failed"),
         (f"{KORNIA}RandomFisheye", dict.fromkeys(("center_x", "center_y", "gamma"), 1), "failed"),
         (f"{OWN}Strict", {}, r"failed on a crop of 16 x 24 pixels \(ValueError: too small\)"),
+        (f"{OWN}Failing", {"memory": False}, r"a crop of 16 x 24 pixels \(SystemExit: 3\)"),
         (f"{OWN}Half", {}, r"images must be float32 \(1, 3, 16, 24\), received float32 \(1, 3, 16"),
         (f"{OWN}Counter", {}, "changed the same sample differently the second time"),
     ],
@@ -198,4 +208,10 @@ def test_own_module_maps_images_and_labels() -> None:
 def test_unusable_transform_is_an_error(name: str, arguments: dict, message: str) -> None:
     config = AugmentationConfig(transforms=(TransformConfig(name, arguments),))
     with pytest.raises(TransformError, match=message):
+        check_transforms(config, (16, 24))
+
+
+def test_lack_of_memory_in_a_transform_names_it() -> None:
+    config = AugmentationConfig(transforms=(TransformConfig(f"{OWN}Failing", {"memory": True}),))
+    with pytest.raises(MemoryError, match=r"Failing: it failed on a crop of 16 x 24 .*MemoryError"):
         check_transforms(config, (16, 24))

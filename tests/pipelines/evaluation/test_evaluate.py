@@ -130,7 +130,7 @@ def test_metrics_match_their_definitions(rows: list[list[int]]) -> None:
     if pixels:
         assert scores.miou == pytest.approx(sum(ious) / len(ious))
         correct = sum(rows[k][k] for k in range(len(rows)))
-        assert scores.pixel_accuracy == pytest.approx(correct / pixels)
+        assert scores.counted["pixel_accuracy"] == pytest.approx(correct / pixels)
 
 
 def test_prediction_has_the_requested_size() -> None:
@@ -180,8 +180,8 @@ def test_evaluation_applies_inference_protocol_and_boundary() -> None:
                 confusion[row, column] += hits.sum()
     assert torch.equal(scores.confusion, confusion)
     assert scores.confusion.tolist() != naive_confusion(split, model, 4).tolist()
-    assert scores.boundary is not None
-    assert evaluate(model, EvaluationBatches(split, 3), 4, CPU).boundary is None
+    assert [each.key for each in scores.measured] == ["boundary_f"]
+    assert evaluate(model, EvaluationBatches(split, 3), 4, CPU).measured == ()
 
 
 def test_unknown_class_in_a_label_is_reported() -> None:

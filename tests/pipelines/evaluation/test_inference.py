@@ -122,10 +122,15 @@ def test_prediction_matches_plain_loops_in_float64(config: InferenceConfig, stri
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, 18, 22, generator=generator)
     size = (19, 20)  # the size of the label, not of the image
-    predictions = predict(NeighborhoodNetwork(stride), images, size, config)
+    filled = torch.empty(2, CLASSES, *size)
+    predictions = predict(NeighborhoodNetwork(stride), images, size, config, filled)
+    assert torch.equal(predictions, predict(NeighborhoodNetwork(stride), images, size, config))
     reference = NeighborhoodNetwork(stride).double()
-    for image, prediction in zip(images.double(), predictions, strict=True):
+    for image, prediction, probabilities in zip(
+        images.double(), predictions, filled.double(), strict=True
+    ):
         scores = naive_scores(reference, image, size, config)
+        assert torch.allclose(probabilities, scores, atol=1e-5)
         best = scores.topk(2, dim=0)
         # Where float32 cannot separate the two best classes, either is correct.
         clear = best.values[0] - best.values[1] > 1e-5
@@ -139,7 +144,7 @@ def test_prediction_matches_plain_loops_in_float64(config: InferenceConfig, stri
 def test_probabilities_are_the_mean_over_all_views(config: InferenceConfig) -> None:
     image = torch.randint(256, (10, 12, 3), dtype=torch.uint8)
     numerics = Numerics.choose(torch.device("cpu"), "fp32")
-    probabilities = predict_probabilities(NeighborhoodNetwork(), image, numerics, config)
+    probabilities = predict_probabilities(NeighborhoodNetwork(), image, numerics, CLASSES, config)
     normalized = normalize(image.permute(2, 0, 1)[None])[0].double()
     expected = naive_scores(NeighborhoodNetwork().double(), normalized, (10, 12), config)
     torch.testing.assert_close(probabilities.double(), expected, rtol=1e-4, atol=1e-5)

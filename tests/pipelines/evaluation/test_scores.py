@@ -3,7 +3,6 @@
 import math
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -12,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pipelines.evaluation.config import MetricConfig
 from pipelines.evaluation.counts import ImageCounts, write_counts
-from pipelines.evaluation.scores import Scores, ScoreState, boundary_scores
+from pipelines.evaluation.measuring import build_metrics
+from pipelines.evaluation.scores import Scores, ScoreState
 from tests.support.workers import run_workers
 
 matrices = st.integers(1, 6).flatmap(
@@ -28,11 +29,13 @@ def test_metrics_of_a_known_matrix() -> None:
     assert scores.iou[:2].tolist() == [4 / 6, 2 / 4]
     assert math.isnan(scores.iou[2])
     assert scores.miou == (4 / 6 + 2 / 4) / 2
-    assert scores.pixel_accuracy == 6 / 8
-    assert scores.mean_accuracy == (4 / 6 + 1) / 2
-    assert scores.frequency_weighted_iou == pytest.approx(6 / 8 * 4 / 6 + 2 / 8 * 2 / 4)
+    assert scores.counted["dice"] == pytest.approx((8 / 10 + 4 / 6) / 2)
+    assert scores.counted["pixel_accuracy"] == 6 / 8
+    assert scores.counted["mean_accuracy"] == (4 / 6 + 1) / 2
+    assert scores.counted["frequency_weighted_iou"] == pytest.approx(6 / 8 * 4 / 6 + 2 / 8 * 2 / 4)
     assert scores.metrics(["a", "b", "c"]).keys() == {
         "miou",
+        "dice",
         "pixel_accuracy",
         "mean_accuracy",
         "frequency_weighted_iou",
@@ -51,63 +54,9 @@ def test_metrics_match_their_definitions(rows: list[list[int]]) -> None:
         assert scores.miou == pytest.approx(sum(ious.values()) / len(ious))
     if sum(label):
         recalls = [rows[k][k] / label[k] for k in range(n) if label[k]]
-        assert scores.mean_accuracy == pytest.approx(sum(recalls) / len(recalls))
+        assert scores.counted["mean_accuracy"] == pytest.approx(sum(recalls) / len(recalls))
         weighted = sum(label[k] / sum(label) * iou for k, iou in ious.items())
-        assert scores.frequency_weighted_iou == pytest.approx(weighted)
-
-
-def naive_boundary(predicted: np.ndarray, label: np.ndarray, k: int, tolerance: int) -> float:
-    height, width = label.shape
-    predicted = np.where(label == 255, 255, predicted)
-
-    def boundary(classes: np.ndarray) -> set[tuple[int, int]]:
-        predicted_boundary = set()
-        for row in range(height):
-            for column in range(width):
-                for down, right in ((0, 1), (1, 0), (0, -1), (-1, 0)):
-                    y, x = row + down, column + right
-                    if not (0 <= y < height and 0 <= x < width) or classes[row, column] != k:
-                        continue
-                    if classes[y, x] not in (k, 255):
-                        predicted_boundary.add((row, column))
-        return predicted_boundary
-
-    def near(points: set[tuple[int, int]], others: set[tuple[int, int]]) -> float:
-        hits = [any(max(abs(y - b), abs(x - a)) <= tolerance for b, a in others) for y, x in points]
-        return sum(hits) / len(hits) if hits else 0.0
-
-    predicted_boundary, true_boundary = boundary(predicted), boundary(label)
-    if not predicted_boundary and not true_boundary:
-        return math.nan
-    precision, recall = (
-        near(predicted_boundary, true_boundary),
-        near(true_boundary, predicted_boundary),
-    )
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
-def test_boundary_score_matches_a_naive_loop(
-    seed: int, tolerance: int, height: int, width: int
-) -> None:
-    random = np.random.default_rng(seed)
-    label = random.choice(np.array([0, 0, 0, 1, 2, 255]), (height, width))
-    predicted = np.where(random.random((height, width)) < 0.8, label, 0)
-    predicted[predicted == 255] = 1
-    scores = boundary_scores(torch.from_numpy(predicted), torch.from_numpy(label), 4, tolerance)
-    for k in range(4):
-        expected = naive_boundary(predicted, label, k, tolerance)
-        assert scores[k].item() == pytest.approx(expected, nan_ok=True)
-
-
-def test_shifted_edge_matches_within_the_tolerance() -> None:
-    label = torch.zeros(8, 12, dtype=torch.int64)
-    label[:, 6:] = 1
-    shifted = label.roll(2, dims=1)
-    shifted[:, :2] = 0
-    assert boundary_scores(label, label, 2, 1).tolist() == [1, 1]
-    assert boundary_scores(shifted, label, 2, 1).tolist() == [0, 0]
-    assert boundary_scores(shifted, label, 2, 2).tolist() == [1, 1]
+        assert scores.counted["frequency_weighted_iou"] == pytest.approx(weighted)
 
 
 def example(images: int = 3) -> tuple[Tensor, Tensor]:
@@ -118,11 +67,26 @@ def example(images: int = 3) -> tuple[Tensor, Tensor]:
     return prediction, label
 
 
-def filled_state(rows: slice, boundary: int = 2) -> ScoreState:
+METRICS = (
+    MetricConfig("boundary_f", {"tolerance": 2}),
+    MetricConfig("boundary_iou"),
+    MetricConfig("calibration_error"),
+)
+
+
+def filled_state(rows: slice) -> ScoreState:
     prediction, label = example()
-    state = ScoreState(4, 3, boundary)
-    state.update(prediction[rows], label[rows], torch.arange(3)[rows])
+    probabilities = torch.rand((3, 4, 6, 7), generator=torch.Generator().manual_seed(1))
+    state = ScoreState(4, 3, build_metrics(METRICS, 4))
+    state.update(prediction[rows], label[rows], torch.arange(3)[rows], probabilities[rows])
     return state
+
+
+def parts_of(scores: Scores) -> list[Tensor]:
+    assert scores.images is not None
+    statistics = [torch.from_numpy(each.statistics) for each in scores.measured]
+    assert len(statistics) == len(METRICS)
+    return [scores.confusion, scores.images.counts, scores.images.positions, *statistics]
 
 
 def test_per_image_counts_sum_to_the_confusion_matrix() -> None:
@@ -154,8 +118,9 @@ def test_one_class_and_one_image_keep_all_dimensions() -> None:
 
 
 def test_repeated_images_and_unknown_classes_are_rejected() -> None:
-    state = filled_state(slice(None))
     prediction, label = example()
+    state = ScoreState(4, 3)
+    state.update(prediction, label, torch.arange(3))
     state.update(prediction[:1], label[:1], torch.tensor([2]))
     with pytest.raises(RuntimeError, match="0 images were not counted, and 1 more than once"):
         state.scores()
@@ -194,9 +159,7 @@ def _worker(rank: int, out: Path) -> None:
     try:
         # All images on one rank, none on the other.
         scores = filled_state(slice(None) if rank == 0 else slice(0)).scores()
-        assert scores.images is not None
-        parts = [scores.confusion, scores.images.counts, scores.images.positions, scores.boundary]
-        torch.save(parts, out / f"{rank}.pt")
+        torch.save(parts_of(scores), out / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
 
@@ -204,9 +167,7 @@ def _worker(rank: int, out: Path) -> None:
 @pytest.mark.slow
 def test_two_ranks_compute_one_score(tmp_path: Path) -> None:
     run_workers(_worker, (tmp_path,), 2)
-    single = filled_state(slice(None)).scores()
-    assert single.images is not None
-    expected = [single.confusion, single.images.counts, single.images.positions, single.boundary]
+    expected = parts_of(filled_state(slice(None)).scores())
     for rank in range(2):
         for received, value in zip(torch.load(tmp_path / f"{rank}.pt"), expected, strict=True):
             assert torch.equal(received, value)

@@ -2,14 +2,19 @@
 
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from models import FENetConfig
+from models import Backbone, FENetConfig
+from pipelines.data.dataset import open_dataset
+from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.image_size import check_evaluation
 from pipelines.network.build import NetworkError, build_network, check_network
 from pipelines.network.config import NetworkConfig
+from pipelines.network.cost import multiply_adds, network_on_meta
 from pipelines.network.init_weights import load_backbone_weights
 
 
@@ -20,12 +25,21 @@ class Linear(nn.Module):
         super().__init__()
         if broken == "constructor":
             raise RuntimeError("no such thing")
+        if broken == "exit":
+            sys.exit("unsupported")
         self.layer = nn.Conv2d(3, classes + (broken == "classes"), width, padding="same")
         self.broken = broken
 
     def forward(self, images: Tensor) -> object:
         if self.broken == "forward":
             raise RuntimeError("it broke")
+        if self.broken == "memory":
+            raise MemoryError
+        if self.broken == "exit in training" and self.training:
+            sys.exit()
+        # A number is the height of the only images that the network takes.
+        if self.broken.isdecimal() and images.shape[2] != int(self.broken):
+            raise ValueError("wrong size")
         if self.broken == "training" and self.training:
             return {"logits": self.layer(images)}
         logits = self.layer(images)
@@ -41,12 +55,13 @@ class Configurable(Linear):
 
 
 @pytest.fixture(autouse=True)
-def own_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     module = types.ModuleType("own_module")
     module.Linear = Linear
     module.Configurable = Configurable
     module.function = lambda classes: None
     monkeypatch.setitem(sys.modules, "own_module", module)
+    return module
 
 
 def test_seed_determines_weights_and_preserves_the_torch_generator() -> None:
@@ -65,7 +80,11 @@ def test_seed_determines_weights_and_preserves_the_torch_generator() -> None:
     ("broken", "message"),
     [
         ("constructor", r"its constructor failed \(RuntimeError: no such thing\)"),
+        ("exit", r"its constructor failed \(SystemExit: unsupported\)"),
         ("forward", r"failed on images of \(2, 3, 32, 32\) \(RuntimeError: it broke\)"),
+        ("memory", r"failed on images of \(2, 3, 32, 32\) \(MemoryError\)"),
+        ("exit in training", r"failed on images of \(2, 3, 32, 32\) \(SystemExit\)"),
+        ("48", r"failed on images of \(2, 3, 32, 32\) \(ValueError: wrong size\)"),
         ("classes", r"logits are \(2, 8, 32, 32\) .*they must be \(2, 7, height, width\)"),
         ("training", r"a network returned dict; it must return logits"),
     ],
@@ -74,6 +93,82 @@ def test_untrainable_networks_are_rejected(broken: str, message: str) -> None:
     config = NetworkConfig("own_module:Linear", {"broken": broken})
     with pytest.raises(NetworkError, match=message):
         check_network(config, 7, (32, 32))
+
+
+class Coarse(Backbone):
+    """A backbone; `channels` may differ from what it returns."""
+
+    channels = (8, 12)
+    strides = (2, 4)
+    lateral_channels = 8
+    widths = (8, 12)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, self.widths[0], 2, stride=2)
+        self.second = nn.Conv2d(self.widths[0], self.widths[1], 2, stride=2)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        first = self.first(images)
+        return [first, self.second(first)]
+
+
+class Wider(Coarse):
+    widths = (8, 16)
+
+
+class Exiting(Coarse):
+    def __init__(self) -> None:
+        sys.exit(4)
+
+
+class Undeclared(Backbone):
+    channels = (8,)
+
+
+def test_own_backbone_is_checked(own_module: types.ModuleType) -> None:
+    for cls in (Coarse, Wider, Exiting, Undeclared):
+        setattr(own_module, cls.__name__, cls)
+    check_network(FENetConfig("own_module:Coarse", channels=8), 7, (32, 32))
+    for name, message in (
+        ("Wider", r"FENet with backbone own_module:Wider: failed on images of \(2, 3, 32, 32\)"),
+        ("Exiting", r"FENet with backbone own_module:Exiting: its constructor .*SystemExit: 4"),
+    ):
+        with pytest.raises(NetworkError, match=message):
+            check_network(FENetConfig(f"own_module:{name}", channels=8), 7, (32, 32))
+    with pytest.raises(ValueError, match="Undeclared: its class declares no `lateral_channels`"):
+        FENetConfig("own_module:Undeclared")
+
+
+def test_network_for_images_of_one_size(own_module: types.ModuleType, small_streets: Path) -> None:
+    """It must fit the crop, and validation needs a window of its size."""
+    config = NetworkConfig("own_module:Linear", {"broken": "288"})
+    check_network(config, 7, (288, 288))
+    network = network_on_meta(config, 7)
+    assert sum(multiply_adds(network, config, 7, (288, 288)).values()) > 0
+    with pytest.raises(NetworkError, match="failed on an image of 64 x 32 pixels"):
+        multiply_adds(network, config, 7, (64, 32))
+    split = open_dataset(small_streets).split("val")  # 32 x 64 pixels
+    with pytest.raises(NetworkError, match=r"^validation: .* image of 32 x 64 .*evaluation\.w"):
+        check_evaluation(config, 7, EvaluationConfig(), split)
+    fitting = NetworkConfig("own_module:Linear", {"broken": "16"})
+    check_evaluation(fitting, 7, EvaluationConfig(window=(16, 16)), split)
+    check_evaluation(FENetConfig("dfnet1"), 7, EvaluationConfig(), split)
+
+
+class Branching(Linear):
+    def forward(self, images: Tensor) -> object:
+        logits = self.layer(images)
+        return logits if logits.sum() > 0 else -logits
+
+
+def test_operations_that_depend_on_values_are_counted(own_module: types.ModuleType) -> None:
+    own_module.Branching = Branching  # type: ignore[attr-defined]
+    counts = [
+        multiply_adds(network_on_meta(config, 7), config, 7, (24, 32))
+        for config in (NetworkConfig(f"own_module:{name}") for name in ("Linear", "Branching"))
+    ]
+    assert counts[0] == counts[1] == {"layer": 7 * 3 * 3 * 3 * 24 * 32}
 
 
 @pytest.mark.parametrize(

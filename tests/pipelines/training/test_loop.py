@@ -32,7 +32,7 @@ from pipelines.network.config import NetworkConfig
 from pipelines.network.precision import Numerics
 from pipelines.preparation.embedded import prepare_streets
 from pipelines.training.config import OptimizerConfig, TrainingConfig
-from pipelines.training.distributed import RankMismatchError
+from pipelines.training.distributed import RankMismatchError, keep_gradient_strides
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import NonFiniteLossError, Training, TrainingReport
 from pipelines.training.results import write_results
@@ -366,6 +366,44 @@ def test_last_epoch_is_always_validated(small_streets: Path) -> None:
     experiment = replace(small_experiment(epochs=3), evaluation=EvaluationConfig(every=2))
     history, _ = run(experiment, small_streets)
     assert ["val/miou" in entry for entry in history] == [False, True, True]
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 1, 1), (6, 1, 3, 3), (1, 4, 3, 3), (6, 4, 3, 3)])
+def test_gradients_have_the_strides_of_their_parameters(shape: tuple[int, ...]) -> None:
+    """Convolutions of images with channels last return such gradients."""
+    model = nn.ParameterList([nn.Parameter(torch.zeros(shape))])
+    outputs, inputs, height, width = shape
+    gradient = torch.randn(outputs, height, width, inputs).permute(0, 3, 1, 2)
+    assert gradient.stride() != model[0].stride()
+    keep_gradient_strides(model)
+    model[0].backward(gradient)
+    assert torch.equal(model[0].grad, gradient)
+    assert model[0].grad.stride() == model[0].stride()
+
+
+def test_steps_end_within_an_epoch(small_streets: Path, tmp_path: Path) -> None:
+    """The last epoch has 2 of 3 steps, and resumes bit for bit from its first one."""
+    experiment = replace(
+        small_experiment(epochs=None, steps=5, ema=0.9, schedule_by="iteration"),
+        evaluation=EvaluationConfig(every=3),
+    )
+    history, weights = run(experiment, small_streets)
+    assert ["val/miou" in entry for entry in history] == [False, True]
+    assert history[-1]["learning_rate"] == pytest.approx(0.01 * (1 - 4 / 5))
+    reports: list[TrainingReport] = []
+
+    def keep_within_last_epoch(report: TrainingReport) -> None:
+        reports.append(report)
+        if report.metrics is None and report.epoch == 2:
+            report.snapshot().write(tmp_path / "checkpoint")
+
+    Training(experiment, open_dataset(small_streets), CPU).run(keep_within_last_epoch, 1)
+    # Steps 1 and 2 of the first epoch and its end, then step 1 and the end of the second.
+    assert [report.metrics is None for report in reports] == [True, True, False, True, False]
+    resumed, resumed_weights = run(experiment, small_streets, resume=tmp_path / "checkpoint")
+    assert resumed == history
+    for name, value in weights.items():
+        assert torch.equal(value, resumed_weights[name]), name
 
 
 def test_joined_splits_train_without_validation(small_streets: Path, tmp_path: Path) -> None:

@@ -14,15 +14,16 @@ from pipelines.training.config import (
     ScheduleConfig,
     TrainingConfig,
 )
+from pipelines.training.duration import Duration
 from pipelines.training.optimization import LearningRate, build_optimizer, check_optimization
 from pipelines.training.parameter_groups import OptimizationError
 
 
-def rates(steps: int, **settings: Any) -> list[float]:
+def rates(epoch_steps: int, **settings: Any) -> list[float]:
     config = TrainingConfig(**settings)
-    return [
-        LearningRate(config).at(e, s, steps) for e in range(config.epochs) for s in range(steps)
-    ]
+    duration = Duration.of(config, images=epoch_steps * config.batch)
+    rate = LearningRate(config, duration)
+    return [rate.at(e, s) for e in range(duration.epochs) for s in range(duration.steps_in(e))]
 
 
 def test_poly_by_epoch_matches_the_paper() -> None:
@@ -34,6 +35,36 @@ def test_poly_by_epoch_matches_the_paper() -> None:
 def test_poly_by_iteration_decays_every_step() -> None:
     by_step = rates(5, epochs=2, learning_rate=1.0, power=0.9, schedule_by="iteration")
     assert by_step == pytest.approx([(1 - n / 10) ** 0.9 for n in range(10)])
+
+
+@given(epoch_steps=st.integers(1, 9), steps=st.integers(1, 40), images_over=st.integers(0, 3))
+def test_steps_cut_the_last_epoch(epoch_steps: int, steps: int, images_over: int) -> None:
+    images = epoch_steps * 4 - images_over
+    duration = Duration.of(TrainingConfig(steps=steps, batch=4), images)
+    lengths = [duration.steps_in(epoch) for epoch in range(duration.epochs)]
+    assert sum(lengths) == steps
+    assert lengths[:-1] == [epoch_steps] * (duration.epochs - 1)
+    assert duration.last_epoch == pytest.approx(lengths[-1] / epoch_steps)
+    assert Duration.of(TrainingConfig(epochs=3, batch=4), images) == Duration(
+        epoch_steps, 3 * epoch_steps
+    )
+
+
+def test_steps_and_epochs_of_the_same_length_have_the_same_rates() -> None:
+    for by in ("epoch", "iteration"):
+        settings = {"schedule": "cosine", "schedule_by": by, "warmup_steps": 3}
+        assert rates(5, epochs=4, **settings) == rates(5, steps=20, **settings)
+    # Each epoch has the rate of its first step; the last one has two of five steps.
+    by_epoch = rates(5, steps=12, learning_rate=1.0)
+    assert by_epoch == pytest.approx([1.0] * 5 + [1 - 5 / 12] * 5 + [1 - 10 / 12] * 2)
+
+
+def test_steps_replace_epochs() -> None:
+    assert TrainingConfig(steps=40).epochs is None
+    with pytest.raises(ValueError, match="steps must not be set together with epochs, received 4"):
+        TrainingConfig(steps=4, epochs=2)
+    with pytest.raises(ValueError, match="epochs and steps are both null"):
+        TrainingConfig(epochs=None)
 
 
 def test_cosine_matches_torch() -> None:
@@ -108,13 +139,16 @@ def test_rate_is_positive_and_at_most_the_base_rate(
 
 def test_rate_outside_the_training_is_an_error() -> None:
     with pytest.raises(ValueError, match="epoch 3 and step 0 are outside"):
-        LearningRate(TrainingConfig(epochs=3)).at(3, 0, 5)
+        LearningRate(TrainingConfig(epochs=3), Duration(5, 15)).at(3, 0)
+    with pytest.raises(ValueError, match="epoch 2 and step 4 are outside"):
+        LearningRate(TrainingConfig(steps=14), Duration(5, 14)).at(2, 4)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("epochs", 0),
+        ("steps", 0),
         ("batch", 0),
         ("learning_rate", 0.0),
         ("learning_rate", math.nan),
@@ -196,8 +230,9 @@ def test_groups_have_their_own_weight_decay_and_rate() -> None:
     [
         (
             {"optimizer": OptimizerConfig(no_decay=("neck.*",))},
-            r"training\.optimizer\.no_decay has 'neck\.\*', which matches no parameter; the "
-            r"network has parameters such as backbone\.stem\.weight, .*, in backbone, head$",
+            r"training\.optimizer\.no_decay has 'neck\.\*', which matches no parameter; those of "
+            r"the network are backbone\.stem\.\*, backbone\.layer10\.\*, backbone\.layer9\.\*, "
+            r"backbone\.norm\.\*, head\.\* \(# stands for a number\)$",
         ),
         (
             {"optimizer": OptimizerConfig(layer_decay=LayerDecay(0.5, ("backbone.block#.*",)))},

@@ -24,3 +24,14 @@ def test_average_follows_its_formula_and_copies_integers() -> None:
             torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
     assert average.model.state_dict()["1.num_batches_tracked"] == 14
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
+
+
+def test_shared_value_is_averaged_once() -> None:
+    shared = nn.Linear(2, 2)
+    model = nn.ModuleDict({"first": shared, "again": shared})
+    start = shared.weight.detach().clone()
+    average = WeightAverage(model, decay=0.5)
+    with torch.no_grad():
+        shared.weight += 1
+    average.update(model, number=91)  # 91 / (91 + 9) is above the decay
+    torch.testing.assert_close(average.model["again"].weight, start + 0.5)  # type: ignore[index]

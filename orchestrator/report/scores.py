@@ -1,0 +1,69 @@
+"""The scores that a table's columns show besides mIoU, and their values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.report.rows import Row
+from orchestrator.study.config import SCORE_LABELS, StudyConfig
+from pipelines.evaluation.config import MetricConfig
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score by its name under the report's protocol, such as `dice` or `iou/pole`.
+
+    prefix: of its name in the tracking store. factor: to the values that the table shows.
+    """
+
+    key: str
+    label: str
+    prefix: str
+    factor: float
+    higher_is_better: bool = True
+
+    @property
+    def name(self) -> str:
+        """The header of its column, such as `IoU pole %`."""
+        return f"{self.label} %" if self.factor == 100 else self.label
+
+    def values(self, row: Row) -> dict[int, float]:
+        """Return the score of each trial of a row that has one, by seed."""
+        values: dict[int, float] = {}
+        for result in row.finished:
+            value = None
+            if result.run is not None:
+                value = result.run.metrics.get(f"{self.prefix}/{self.key}")
+            if value is None and result.counts is not None and self.key in result.counts.others:
+                # Runs of older code did not record all metrics of the counts.
+                value = result.counts.others[self.key].score
+            if value is not None:
+                values[result.trial.experiment.seed] = self.factor * value
+        return values
+
+
+def find_score(config: StudyConfig, rows: Sequence[Row], key: str) -> Score | None:
+    """Return the score of that name; None if there is no such metric in any evaluation."""
+    kind, _, class_name = key.partition("/")
+    metric = _metrics(config, rows).get(kind)
+    if metric is None and kind not in SCORE_LABELS:
+        return None
+    label = SCORE_LABELS.get(kind, kind) + f" {class_name}" * bool(class_name)
+    protocol = config.report.protocol
+    prefix = "val" if protocol is None else f"eval/{protocol}"
+    if metric is None:
+        return Score(key, label, prefix, 100.0)
+    # torch is imported where it is needed only.
+    from pipelines.evaluation.measuring import metric_class
+
+    cls = metric_class(metric)
+    return Score(key, label, prefix, 100.0 if cls.in_percent else 1.0, cls.higher_is_better)
+
+
+def _metrics(config: StudyConfig, rows: Sequence[Row]) -> Mapping[str, MetricConfig]:
+    protocol = config.report.protocol
+    evaluations = [
+        config.evaluation_under(protocol, result.trial.experiment.evaluation)
+        for row in rows
+        for result in row.results[:1]
+    ]
+    return {metric.key: metric for each in evaluations for metric in each.metric_configs}

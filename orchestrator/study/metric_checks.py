@@ -1,0 +1,112 @@
+"""Checks of the metrics that a study names: in the columns of its report, and for a search."""
+
+from collections.abc import Iterator, Sequence
+
+from orchestrator.study.config import OTHER_METRICS, SCORE_LABELS, TABLE_COLUMNS, StudyConfig
+from orchestrator.study.study import Trial
+from orchestrator.study.validation import suggestion
+from orchestrator.study.yaml_source import Problem, Source
+from pipelines.evaluation.config import COUNTED
+
+# Metrics by key: their different settings, each with the name of a trial.
+_Settings = dict[str, dict[str, str]]
+
+
+def check_metrics(config: StudyConfig, trials: Sequence[Trial], source: Source) -> list[Problem]:
+    """Return the names in `report.columns` and `early_stopping` that are no metric of the trials,
+    and the metrics that have different settings under one name.
+
+    trials: all of the study's; empty if it has other problems.
+    """
+    protocol = config.report.protocol if config.report.protocol in config.protocols else None
+    shown = _settings(config, trials, protocol)
+    problems = [*_compared_columns(config, source), *_columns(config, shown, source)]
+    if trials:
+        problems += [
+            *_unknown_columns(config, shown, source),
+            *_same_keys(config, shown, _settings(config, trials, None), source),
+            *_objective(config, trials, source),
+        ]
+    return list(dict.fromkeys(problems))
+
+
+def _settings(config: StudyConfig, trials: Sequence[Trial], protocol: str | None) -> _Settings:
+    settings: _Settings = {}
+    for trial in trials:
+        evaluation = config.evaluation_under(protocol, trial.experiment.evaluation)
+        for metric in evaluation.metric_configs:
+            settings.setdefault(metric.key, {}).setdefault(repr(metric), trial.name)
+    return settings
+
+
+def _same_keys(
+    config: StudyConfig, shown: _Settings, trained: _Settings, source: Source
+) -> Iterator[Problem]:
+    """Yield the metrics that are compared although their settings differ."""
+    names = [(name.removeprefix("difference/"), shown) for name in config.report.columns or ()]
+    if config.early_stopping is not None:
+        names.append((config.early_stopping.metric, trained))
+    for name, settings in names:
+        trials = list(settings.get(name.split("/")[0], {}).values())
+        if len(trials) > 1:
+            message = (
+                f"metric {name!r} has other settings in {trials[1]} than in {trials[0]}, so it "
+                "cannot be compared; set another `key`"
+            )
+            yield Problem(source.location(("base", "evaluation", "metrics")), message)
+
+
+def _compared_columns(config: StudyConfig, source: Source) -> Iterator[Problem]:
+    """Yield the columns of comparisons in a study without any."""
+    if config.kind == "table" and any(map(config.base_of, config.variants)):
+        return
+    for index, name in enumerate(config.report.columns or ()):
+        if name.split("/")[0] in ("compared_to", "difference", "p"):
+            message = f"`report.columns` has {name!r}, but no row is compared"
+            location = source.location(("report", "columns", index))
+            yield Problem(location, f"{message}; set `compare_to` in a study of `kind: table`")
+
+
+def _columns(config: StudyConfig, shown: _Settings, source: Source) -> Iterator[Problem]:
+    """Yield columns whose names have an empty part, and metrics that are named like a column."""
+    for key in shown:
+        if key in (*TABLE_COLUMNS, *OTHER_METRICS):
+            message = f"a metric has the key {key!r}, which is a column; set another `key`"
+            yield Problem(source.location(("base", "evaluation", "metrics")), message)
+    for index, name in enumerate(config.report.columns or ()):
+        if not all(part.strip() for part in name.split("/")):
+            message = f"`report.columns` has {name!r}, which lacks a name beside the slash"
+            location = source.location(("report", "columns", index))
+            yield Problem(location, f"{message}; write a metric's full name, such as `iou/CLASS`")
+
+
+def _unknown_columns(config: StudyConfig, shown: _Settings, source: Source) -> Iterator[Problem]:
+    """Yield requested columns that no run can have; names with a slash are metrics of the runs."""
+    scores = dict.fromkeys(n for n in (*SCORE_LABELS, *shown) if n not in ("iou", "miou"))
+    columns = [*TABLE_COLUMNS, *scores, *OTHER_METRICS]
+    compared = [name for name in (*COUNTED, *shown) if name != "miou"]
+    for index, name in enumerate(config.report.columns or ()):
+        location = source.location(("report", "columns", index))
+        kind, _, metric = name.partition("/")
+        if "/" not in name and name not in columns:
+            message = f"`report.columns` has {name!r}, which is not a column"
+            yield Problem(location, f"{message}; {suggestion(name, columns)}")
+        elif kind == "difference" and metric and metric not in compared:
+            message = f"`report.columns` has {name!r}, but no trial has the metric {metric!r}"
+            yield Problem(location, f"{message}; {suggestion(metric, compared)}")
+
+
+def _objective(config: StudyConfig, trials: Sequence[Trial], source: Source) -> Iterator[Problem]:
+    """Yield a problem if some trial does not compute the objective while it trains."""
+    if config.early_stopping is None:
+        return
+    metric = config.early_stopping.metric
+    kind = metric.split("/")[0]
+    for trial in trials:
+        keys = [each.key for each in trial.experiment.evaluation.metric_configs]
+        known = [*COUNTED, *keys]
+        if metric not in known and not (kind != metric and kind in ("iou", *keys)):
+            message = f"`early_stopping.metric` is {metric!r}, which {trial.name} does not compute"
+            location = source.location(("early_stopping", "metric"))
+            yield Problem(location, f"{message}; {suggestion(metric, known)}")
+            return
