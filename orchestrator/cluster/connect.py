@@ -72,6 +72,10 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
     """
     if address is not None:
         check_address(address)
+    if ray.is_initialized():
+        raise ClusterStartError(
+            "this process already uses Ray; call ray.shutdown() before the study runs"
+        )
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
     on_sigterm = signal.getsignal(signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console
@@ -24,19 +25,9 @@ _GAP = "  "
 _SOURCES = {"trial": "finished trials", "preflight": "preflight runs", "probe": "a short probe"}
 
 
-def show_plan(
-    study: Study,
-    states: Mapping[str, TrialState],
-    forecast: StudyForecast,
-    calibration: Calibration,
-    overhead: Overhead,
-    placement: Placement,
-    device: str,
-    launch: Launch | None,
-    console: Console,
-    shortage: str = "",
-) -> None:
-    """Print the trials with their state and cost, then the totals of the study.
+@dataclass(frozen=True)
+class StudyPlan:
+    """The plan of a study.
 
     states: by trial name.
     calibration: the source of the times.
@@ -45,20 +36,42 @@ def show_plan(
     launch: the machines that the cluster would start; None if it does not grow.
     shortage: a warning if the disk is too small.
     """
+
+    study: Study
+    states: Mapping[str, TrialState]
+    forecast: StudyForecast
+    calibration: Calibration
+    overhead: Overhead
+    placement: Placement
+    device: str
+    launch: Launch | None
+    shortage: str = ""
+
+    @property
+    def wall(self) -> Estimate:
+        """Seconds that the whole command takes; 0 if there is nothing to train."""
+        idle = all(trial.estimate is None for trial in self.forecast.trials)
+        return self.forecast.wall if idle else self.forecast.wall.plus(self.overhead.seconds)
+
+
+def show_plan(plan: StudyPlan, console: Console) -> None:
+    """Print the trials with their state and cost, then the totals of the study."""
+    states, forecast = plan.states, plan.forecast
     counts = Counter(states[trial.trial.name] for trial in forecast.trials)
     by_state = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     console.print(
-        f"[bold]{study.config.study}[/]: {trial_count(len(forecast.trials))}: {by_state}",
+        f"[bold]{plan.study.config.study}[/]: {trial_count(len(forecast.trials))}: {by_state}",
         highlight=False,
     )
     rule = "-" if console.options.ascii_only else "─"
-    table = _trials(forecast.trials, states, placement, console.width, rule)
+    table = _trials(forecast.trials, states, plan.placement, console.width, rule)
     console.print(table, highlight=False, soft_wrap=True)
-    console.print(_totals(study, forecast, overhead, placement, launch))
-    console.print(_basis(calibration, device), style="dim", highlight=False, markup=False)
+    launch = plan.launch
+    console.print(_totals(plan))
+    console.print(_basis(plan.calibration, plan.device), style="dim", highlight=False, markup=False)
     for remark in launch.remarks if launch else ():
         console.print(remark, style="dim", highlight=False, markup=False, soft_wrap=True)
-    for warning in (*(launch.obstacles if launch else ()), *filter(None, [shortage])):
+    for warning in (*(launch.obstacles if launch else ()), *filter(None, [plan.shortage])):
         console.print(Text.assemble(("warning", "yellow"), f"  {warning}"), soft_wrap=True)
 
 
@@ -194,14 +207,10 @@ def _wide_columns(trial: TrialForecast) -> list[str]:
     ]
 
 
-def _totals(
-    study: Study,
-    forecast: StudyForecast,
-    overhead: Overhead,
-    placement: Placement,
-    launch: Launch | None,
-) -> Table:
+def _totals(plan: StudyPlan) -> Table:
     """Build the table of the study's totals, one per line."""
+    study, forecast, overhead = plan.study, plan.forecast, plan.overhead
+    placement, launch, wall = plan.placement, plan.launch, plan.wall
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)
@@ -214,7 +223,6 @@ def _totals(
         to_start = ", ".join(f"{count} x {name}" for name, count in launch.machines.items())
         table.add_row("machines", to_start or "none", "to start, besides the connected ones")
     hours = forecast.device_hours
-    wall = forecast.wall.plus(overhead.seconds)
     table.add_row("wall time", duration(wall.seconds), f"{_interval(wall)}, for the whole command")
     parts = "starting, preflight, report" if overhead.preflight else "starting, report"
     basis = "timed by earlier studies" if overhead.measured else "a rough allowance"

@@ -1,4 +1,4 @@
-"""Estimates the training time of a study and prints its plan."""
+"""Estimates the training time of a study and makes its plan."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from orchestrator.planning.estimate import Measurement
 from orchestrator.planning.forecast import Capacity, Forecaster, StudyForecast, priorities
 from orchestrator.planning.measurements import save_measurements
 from orchestrator.planning.overhead import load_overhead, preflight_seconds
-from orchestrator.planning.plan_table import show_plan, size_text
+from orchestrator.planning.plan_table import StudyPlan, size_text
 from orchestrator.planning.reconcile import Decision
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.scheduling.devices import device_of_kind
@@ -55,12 +55,12 @@ class Planner:
         """Whether a node is up and its device has no measurements yet."""
         return self.forecaster.weakest.source is None and self._device_is_certain
 
-    def show(
+    def plan(
         self,
         decisions: Mapping[str, Decision],
         launch_for: Callable[[int], Launch | None],
-    ) -> bool:
-        """Print the plan (`--plan`); return whether no obstacle is known.
+    ) -> StudyPlan:
+        """Return the plan, which `--plan` prints.
 
         launch_for: given a number of trials, returns the machines that the cluster would start for
         them; None if it does not grow.
@@ -74,8 +74,7 @@ class Planner:
                 list(todo.values()), self.forecaster, self._placement.concurrent
             )
             overhead = replace(overhead, preflight=seconds)
-        launch = launch_for(len(todo))
-        show_plan(
+        return StudyPlan(
             self._study,
             states,
             forecast,
@@ -83,11 +82,9 @@ class Planner:
             overhead,
             self._placement,
             self._device,
-            launch,
-            self._context.console,
+            launch_for(len(todo)),
             self.disk_shortage(decisions),
         )
-        return launch is None or not launch.obstacles
 
     def disk_shortage(self, decisions: Mapping[str, Decision]) -> str:
         """Return a warning if the disk of the storage is too small for the trials to train."""

@@ -15,11 +15,13 @@ from rich.console import Console
 from orchestrator.console import run_command
 from pipelines.imports import importing_libraries
 
+_PROG = "python -m orchestrator.sweep"
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m orchestrator.sweep") -> int:
+
+def main(arguments: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Run the command; return its exit status: 0 all trials finished, 1 some failed, 2 bad input,
     130 interrupted."""
-    options = _parser(prog).parse_args(arguments)
+    options = parser(prog).parse_args(arguments)
     return run_command(partial(_sweep, options))
 
 
@@ -30,7 +32,8 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
     return sweep(options, console)
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def parser(prog: str = _PROG) -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Train every missing trial of a study and print its table.",
