@@ -25,13 +25,21 @@ _Weights = Callable[[int, int, torch.device], Tensor]
 def resize(features: Tensor, reference: Tensor) -> Tensor:
     """Resize `features` bilinearly, up or down, to the height and width of `reference`."""
     size = (reference.shape[-2], reference.shape[-1])
-    if features.shape[-2:] == size:
+    # An exported network is for every size: the comparison must not become part of it.
+    if not torch.compiler.is_exporting() and features.shape[-2:] == size:
         return features
     return _resample(features, size, _interpolate, bilinear_weights)
 
 
 def average_pool(features: Tensor, bins: int) -> Tensor:
     """Average `features`, `(N, C, H, W)`, over a grid of `bins` x `bins` cells of equal size."""
+    if torch.compiler.is_exporting():
+        # torch would export its kernel for one size only.
+        rows, columns = (
+            pooling_weights(size, bins, features.device).to(features.dtype)
+            for size in features.shape[-2:]
+        )
+        return rows @ features @ columns.t()
     return _resample(features, (bins, bins), F.adaptive_avg_pool2d, pooling_weights)
 
 

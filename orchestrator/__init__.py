@@ -3,6 +3,24 @@
 A study flows through the packages in this order: study -> planning -> preflight -> scheduling ->
 training -> tracking -> evaluation -> report; `sweep` drives them on a cluster that `cluster`
 provides. Only this package imports Ray, MLflow and pydantic.
+
+    from orchestrator import Study
+
+`Study` is imported when it is first used (PEP 562), so that importing the package is fast.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 import orchestrator.namesakes  # noqa: F401  exits where another `models` would be imported
+
+if TYPE_CHECKING:
+    from orchestrator.api import Study
+
+__all__ = ["Study"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("orchestrator.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -51,7 +51,8 @@ def open_console(file: TextIO | None = None) -> Console:
         file.reconfigure(errors="backslashreplace")
     if file.isatty():
         return _TerminalConsole(file=file, highlight=False)
-    return Console(file=file, width=FILE_WIDTH, highlight=False)
+    # In a notebook, rich would otherwise make an HTML output of each line.
+    return Console(file=file, width=FILE_WIDTH, highlight=False, force_jupyter=False)
 
 
 def say(console: Console, message: str, style: str = "") -> None:
@@ -117,19 +118,27 @@ def _say_error(console: Console, heading: str, message: str) -> None:
 def capture_library_output(directory: Path) -> Iterator[tuple[Console, Path]]:
     """Redirect standard output and error, of Python and of native code, to a log in `directory`.
 
-    Yields a console that writes to the real standard output, and the log's path.
+    Yields a console that writes to the real standard output, and the log's path. In a notebook,
+    that output is the cell's.
     """
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     sys.stdout.flush()
     sys.stderr.flush()
     saved_out, saved_err = os.dup(1), os.dup(2)
-    # Unbuffered, because a signal handler may print in the middle of another print.
-    terminal = io.TextIOWrapper(
-        cast("BinaryIO", PipeTolerantStream(os.dup(1), "w")),
-        encoding=sys.stdout.encoding or "utf-8",
-        write_through=True,
-    )
+    streams = sys.stdout, sys.stderr
+    replaced = not _is_descriptor(sys.stdout, 1)
+    if replaced:
+        # Libraries may keep these streams after the context, so they never close the descriptors.
+        sys.stdout, sys.stderr = (os.fdopen(fd, "w", 1, closefd=False) for fd in (1, 2))
+        terminal = streams[0]
+    else:
+        # Unbuffered, because a signal handler may print in the middle of another print.
+        terminal = io.TextIOWrapper(
+            cast("BinaryIO", PipeTolerantStream(os.dup(1), "w")),
+            encoding=sys.stdout.encoding or "utf-8",
+            write_through=True,
+        )
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -145,7 +154,18 @@ def capture_library_output(directory: Path) -> Iterator[tuple[Console, Path]]:
         os.dup2(saved_err, 2)
         os.close(saved_out)
         os.close(saved_err)
-        terminal.close()
+        if replaced:
+            sys.stdout, sys.stderr = streams
+        else:
+            terminal.close()
+
+
+def _is_descriptor(stream: TextIO, number: int) -> bool:
+    """Whether a stream writes to this file descriptor; that of a notebook does not."""
+    try:
+        return stream.fileno() == number
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 class PipeTolerantStream(io.FileIO):

@@ -1,9 +1,9 @@
-"""`python -m orchestrator.studies`: list, inspect, stop, and resume studies from any terminal.
+"""`python -m orchestrator.studies`: list, inspect, compare, stop, and resume studies.
 
 `list` shows all studies in the storage, `status STUDY` its trials, `logs TRIAL` the output of a
-trial's workers. `stop STUDY` gracefully stops the command that runs the study, on whatever host,
-and `resume STUDY` continues it with the options of its last run. `relocate` records where a moved
-storage is.
+trial's workers, and `compare A B` how two studies and their tables differ. `stop STUDY` gracefully
+stops the command that runs the study, on whatever host, and `resume STUDY` continues it with the
+options of its last run. `relocate` records where a moved storage is.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="List, inspect, stop, and resume studies from any terminal.",
+        description="List, inspect, compare, stop, and resume studies from any terminal.",
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -54,6 +54,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=parents)
 
     add("list", "List all studies: state, trials, best mIoU.")
+    compare = add("compare", "Show how two studies differ: settings, trials, and scores.")
+    for name in ("first", "second"):
+        compare.add_argument(
+            name, metavar="STUDY", help="a study in the storage, or a study file (.yaml)"
+        )
     add("status", "Show all trials of a study.").add_argument("study", metavar="STUDY")
     logs = add(
         "logs", "Print the output of a trial's workers: of its latest run, if it has several."

@@ -5,7 +5,7 @@ model in MLflow contains this module and everything it imports.
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 
 from pipelines.config import configure, load_yaml
 from pipelines.evaluation.config import InferenceConfig
-from pipelines.evaluation.inference import predict_image
+from pipelines.evaluation.inference import predict_image, predict_probabilities
 from pipelines.network.build import build_network
 from pipelines.network.checkpoint import load_weights
 from pipelines.network.config import ModelConfig
@@ -23,6 +23,8 @@ from pipelines.network.precision import Numerics
 
 EXPERIMENT_FILE = "experiment.yaml"
 CLASSES_FILE = "classes.yaml"
+
+OUTPUTS = ("classes", "probabilities", "colors")  # of `predict`; the first is the default
 
 
 class SegmentationModel:
@@ -58,12 +60,24 @@ class SegmentationModel:
         self.numerics = Numerics.choose(device, training["precision"], training["memory_format"])
         self.network = self.numerics.to_device(network.eval())
 
-    def predict(self, images: np.ndarray | Sequence[object]) -> np.ndarray:
+    def get_raw_model(self) -> "SegmentationModel":
+        """Return this model; so does `get_raw_model` of the model in MLflow."""
+        return self
+
+    def predict(
+        self, images: np.ndarray | Sequence[object], params: Mapping[str, Any] | None = None
+    ) -> np.ndarray:
         """Return class indices, uint8 `(height, width)`, for an image, uint8 `(height, width, 3)`.
 
-        Several images of one size, `(images, height, width, 3)`, return `(images, height, width)`.
-        Raises ValueError for anything else.
+        params: `{"output": "probabilities"}` returns float32 `(classes, height, width)` instead,
+        and `{"output": "colors"}` the palette's colors, uint8 `(height, width, 3)`.
+
+        Several images of one size, `(images, height, width, 3)`, return an array with one result
+        for each image. Raises ValueError for anything else.
         """
+        output = (params or {}).get("output", OUTPUTS[0])
+        if output not in OUTPUTS:
+            raise ValueError(f"output is {output!r}; use one of {', '.join(OUTPUTS)}")
         pixels = np.asarray(images)
         if isinstance(images, list) and pixels.dtype.kind in "iu":
             # Arrays that arrive as JSON have lost their dtype.
@@ -76,9 +90,15 @@ class SegmentationModel:
         if pixels.dtype != np.uint8 or not shaped:
             raise ValueError(f"received {pixels.dtype} {pixels.shape}; {_EXPECTED}")
         if pixels.ndim == 4:
-            return np.stack([self.predict(image) for image in pixels])
+            return np.stack([self.predict(image, params) for image in pixels])
         image = torch.tensor(pixels)
-        return predict_image(self.network, image, self.numerics, self.inference).numpy()
+        if output == "probabilities":
+            return predict_probabilities(
+                self.network, image, self.numerics, len(self.classes), self.inference
+            ).numpy()
+        classes = predict_image(self.network, image, self.numerics, self.inference).numpy()
+        colors: np.ndarray = self.palette[classes]
+        return colors if output == "colors" else classes
 
 
 _EXPECTED = (

@@ -1,4 +1,4 @@
-"""Estimates the training time of a study and prints its plan."""
+"""Estimates the training time of a study and makes its plan."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,10 +9,11 @@ from orchestrator.planning.estimate import Measurement
 from orchestrator.planning.forecast import Capacity, Forecaster, StudyForecast, priorities
 from orchestrator.planning.measurements import save_measurements
 from orchestrator.planning.overhead import load_overhead, preflight_seconds
-from orchestrator.planning.plan_table import show_plan, size_text
+from orchestrator.planning.plan_table import StudyPlan, size_text
 from orchestrator.planning.reconcile import Decision
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.scheduling.devices import device_of_kind
+from orchestrator.scheduling.launch import Launch
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
@@ -54,15 +55,15 @@ class Planner:
         """Whether a node is up and its device has no measurements yet."""
         return self.forecaster.weakest.source is None and self._device_is_certain
 
-    def show(
+    def plan(
         self,
         decisions: Mapping[str, Decision],
-        machines_for: Callable[[int], Mapping[str, int] | None],
-    ) -> None:
-        """Print the plan (`--plan`).
+        launch_for: Callable[[int], Launch | None],
+    ) -> StudyPlan:
+        """Return the plan, which `--plan` prints.
 
-        machines_for: given a number of trials, returns how many machines of each type the cluster
-        would start for them; None if it does not grow.
+        launch_for: given a number of trials, returns the machines that the cluster would start for
+        them; None if it does not grow.
         """
         states = {name: decision.state for name, decision in decisions.items()}
         forecast = self._forecast(decisions)
@@ -73,7 +74,7 @@ class Planner:
                 list(todo.values()), self.forecaster, self._placement.concurrent
             )
             overhead = replace(overhead, preflight=seconds)
-        show_plan(
+        return StudyPlan(
             self._study,
             states,
             forecast,
@@ -81,8 +82,7 @@ class Planner:
             overhead,
             self._placement,
             self._device,
-            machines_for(len(todo)),
-            self._context.console,
+            launch_for(len(todo)),
             self.disk_shortage(decisions),
         )
 

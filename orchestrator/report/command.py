@@ -4,13 +4,18 @@ import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from orchestrator.console import InputError, say
 from orchestrator.study.load import load_study, override_of
 from orchestrator.study.model_cost import ModelCost
+from orchestrator.study.study import Study
 from pipelines.imports import importing_libraries
+
+if TYPE_CHECKING:
+    from orchestrator.report.study_report import StudyReport
 
 EXIT_INCOMPLETE = 1
 
@@ -21,17 +26,10 @@ def write_report(options: argparse.Namespace, console: Console) -> int:
         raise InputError(f"--out {options.out} is a file; choose a directory")
     overrides = [override_of(text) for text in options.set]
     study = load_study(Path(options.study), overrides, options.only)
-    with importing_libraries():  # a broken study is reported before
-        from orchestrator.report.study_report import StudyReport, write_documents
-        from orchestrator.tracking.store import open_existing_store
-    costs: Mapping[str, ModelCost] = {}
-    if study.config.kind == "profile":
-        from orchestrator.study.profile_costs import profile_costs  # builds the networks with torch
-
-        costs = profile_costs(study)
     storage = Path(options.storage).expanduser().resolve()
-    store = open_existing_store(storage, options.tracking)
-    study_report = StudyReport(study, store, costs=costs)
+    study_report = open_report(study, storage, options.tracking)
+    with importing_libraries():
+        from orchestrator.report.study_report import write_documents
     report = study_report.read()
     report.print(console)
     documents = study_report.documents(report)
@@ -40,10 +38,23 @@ def write_report(options: argparse.Namespace, console: Console) -> int:
     write_documents(directory, documents)
     names = dict.fromkeys(re.sub("/.*", "/", name) for name in documents)
     say(console, f"\nwritten: {directory}/ ({', '.join(names)})")
-    if not options.only and not store.replica:
+    if not options.only and not study_report.store.replica:
         reason = study_report.keep(documents)
         message = f"not saved to MLflow: {reason}"
         if not reason:
             message = "saved to the study's MLflow run, under report/"
         say(console, message)
     return 0 if report.complete else EXIT_INCOMPLETE
+
+
+def open_report(study: Study, storage: Path, tracking: str | None) -> "StudyReport":
+    """Return the report of a study from its tracking store; see `open_existing_store`."""
+    with importing_libraries():  # a broken study is reported before
+        from orchestrator.report.study_report import StudyReport
+        from orchestrator.tracking.store import open_existing_store
+    costs: Mapping[str, ModelCost] = {}
+    if study.config.kind == "profile":
+        from orchestrator.study.profile_costs import profile_costs  # builds the networks with torch
+
+        costs = profile_costs(study)
+    return StudyReport(study, open_existing_store(storage, tracking), costs=costs)

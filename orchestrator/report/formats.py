@@ -1,9 +1,6 @@
-"""Writes the report's tables for terminals, Markdown, LaTeX and CSV."""
+"""Writes the report's tables for terminals, Markdown and LaTeX."""
 
-import csv
-import io
 import re
-import statistics
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,23 +10,13 @@ from rich.table import Table as RichTable
 
 from orchestrator.report.cells import EMPTY
 from orchestrator.report.columns import PAPER_RANK, Column
-from orchestrator.report.rows import Row
-from orchestrator.report.scores import find_score
 from orchestrator.report.table import Table
-from orchestrator.study.published import PublishedRow
-from orchestrator.study.study import Study
 
 # Markdown's special characters, and brackets that begin a link.
 _MARKDOWN = re.compile(r"([\\`*_<>|~]|\[(?=[^\]]*\]\())")
 
 # Minimum width of a column of labels, in terminal cells; longer labels are folded.
 _LABEL_WIDTH = 12
-
-# Columns of the CSV that are left out if all of their values are missing.
-_STATISTICS = {
-    *("interval_low", "interval_high", "p", "p_holm", "comparisons", "smallest_detectable"),
-    *("image_interval_low", "image_interval_high"),
-}
 
 _SIGNED = re.compile(r"(?<![\w.])([+-]\d[\d.]*)")
 
@@ -48,8 +35,6 @@ _LATEX = {
     "*": r"$^*$",
     "λ": r"$\lambda$",
 }
-
-Value = str | float | int | None
 
 
 def as_rich(table: Table, fitting: Table, title: str) -> RichTable:
@@ -212,105 +197,3 @@ def _escaped(text: str) -> str:
 def markdown_text(text: str) -> str:
     """Escape plain text for Markdown."""
     return _MARKDOWN.sub(r"\\\1", text)
-
-
-def as_csv(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> str:
-    """Return the table as CSV: mIoU in percent, differences in percentage points, missing values
-    empty. The column `kind` is `trained` or `published`."""
-    lines = [_line(study, row) for row in rows]
-    lines += [
-        {
-            "kind": "published",
-            "label": other.label,
-            **{axis: str(other.when[axis]) for axis in study.config.grid if axis in other.when},
-            "parameters_m": other.parameters_m,
-            "gflops": other.gflops,
-            "published_miou": other.miou,
-            "source": other.source,
-        }
-        for other in others
-    ]
-    names = dict.fromkeys(name for line in lines for name in line)
-    # Without a test, there is no column that looks like one.
-    for name in _STATISTICS & names.keys():
-        if all(line.get(name) is None for line in lines):
-            del names[name]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(names), extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return buffer.getvalue()
-
-
-def _other_scores(study: Study, row: Row) -> dict[str, Value]:
-    """Return the scores and differences in `report.columns`, in the table's units."""
-    line: dict[str, Value] = {}
-    columns = [name for name in study.config.report.columns or () if name != "miou"]
-    for key in columns:
-        score = find_score(study.config, [row], key)
-        values = list(score.values(row).values()) if score is not None else []
-        if values:
-            line[f"{key}_mean"] = statistics.fmean(values)
-            line[f"{key}_sd"] = statistics.stdev(values) if len(values) > 1 else None
-    for key in study.config.report.differences:
-        difference = row.differences.get(key)
-        low, high = (difference.interval if difference else None) or (None, None)
-        line[f"difference/{key}"] = difference.mean if difference else None
-        line |= {f"difference/{key}_low": low, f"difference/{key}_high": high}
-    return line
-
-
-def _line(study: Study, row: Row) -> dict[str, Value]:
-    values, difference, cost = list(row.miou.values()), row.difference, row.cost
-    reference = row.reference
-    low, high = (difference.interval if difference else None) or (None, None)
-    image_low, image_high = (difference.image_interval if difference else None) or (None, None)
-    experiment, protocol = row.results[0].trial.experiment, study.config.report.protocol
-    scoring = experiment.evaluation if protocol is None else study.config.protocols[protocol]
-    states = {result.state for result in row.results if result.miou is None}
-    return {
-        "kind": "trained",
-        "variant": row.variant,
-        "label": row.label,
-        **{axis: str(row.axes[axis]) for axis in study.config.grid},
-        "split": study.config.scored_split(protocol, experiment.data.validation_split),
-        "protocol": scoring.protocol,
-        "n": len(values),
-        "seeds_requested": len(row.results),
-        "miou_mean": statistics.fmean(values) if values else None,
-        "miou_sd": statistics.stdev(values) if len(values) > 1 else None,
-        **{f"miou_seed_{seed}": row.miou.get(seed) for seed in study.config.seeds},
-        "best_miou_mean": statistics.fmean(row.best.values()) if row.best else None,
-        "entered_miou_mean": statistics.fmean(row.entered.values()) if row.entered else None,
-        **_other_scores(study, row),
-        "compared_to": row.base or None,
-        "difference": difference.mean if difference else None,
-        "difference_n": len(difference.seeds) if difference else None,
-        "difference_sd": difference.deviation if difference else None,
-        "difference_method": difference.method if difference else None,
-        "difference_sd_used": difference.spread if difference else None,
-        "interval_low": low,
-        "interval_high": high,
-        "p": difference.p if difference else None,
-        "p_holm": difference.p_adjusted if difference else None,
-        "comparisons": difference.comparisons if difference and difference.p is not None else None,
-        "smallest_detectable": difference.detectable if difference else None,
-        "image_interval_low": image_low,
-        "image_interval_high": image_high,
-        "published_miou": row.published,
-        "published_elsewhere": int(row.published_elsewhere) if row.published else None,
-        "published_difference": row.published_difference,
-        "source": reference.source if reference else None,
-        "parameters_m": cost.parameters_m if cost else None,
-        "gflops": cost.gflops if cost else None,
-        "published_parameters_m": reference.parameters_m if reference else None,
-        "published_gflops": reference.gflops if reference else None,
-        "images_per_second": row.images_per_second,
-        "hours": row.hours,
-        "unfinished": " ".join(sorted(states)),
-        "stale": int(row.stale),
-        "uncertain": "; ".join(sorted({r.uncertainty for r in row.results if r.uncertainty})),
-        "incomparable": row.incomparable,
-        **{name: " ".join(sorted(row.run_values(name))) for name in ("data", "code", "precision")},
-        "runs": " ".join(result.run.run_id for result in row.finished if result.run is not None),
-    }

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from orchestrator.report.bootstrap import (
     resampled_scores,
     sampling_of,
 )
-from orchestrator.tracking.store import TrackingError, TrackingStore
+from orchestrator.tracking.store import TrackingError
 from pipelines.evaluation.counts import Counts, mean_over_classes, read_counts
 from pipelines.evaluation.metrics import COUNT_METRICS, Measured
 from pipelines.evaluation.statistics_file import STATISTICS_FILE, read_statistics
@@ -32,11 +32,21 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class ScoreRef:
-    """A run's mIoU in [0, 1], and the artifact path of the counts it was computed from."""
+    """A run's mIoU in [0, 1], and the artifact path of the counts it was computed from. metric: the
+    mIoU's name in MLflow."""
 
     run_id: str
     counts_path: str
     miou: float
+    metric: str = "val/miou"
+
+
+class CountsSource(Protocol):
+    """A tracking store, or what else holds the artifacts of runs."""
+
+    def download_file(self, run_id: str, path: str, directory: Path) -> Path:
+        """Return the path of an artifact, copied into `directory` if it is not a local file. Raises
+        TrackingError if it does not exist."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ class CountsReader:
     metrics: keys of the metrics to resample besides mIoU.
     """
 
-    store: TrackingStore
+    source: CountsSource
     metrics: tuple[str, ...] = ()
     _cache: dict[ScoreRef, ResampledCounts] = field(default_factory=dict)
 
@@ -170,7 +180,7 @@ class CountsReader:
         """Return the content of a run's file; None if it is missing or unreadable."""
         with TemporaryDirectory(prefix="counts-") as directory:
             try:
-                return read(self.store.download_file(run_id, path, Path(directory)))
+                return read(self.source.download_file(run_id, path, Path(directory)))
             except (TrackingError, ValueError):
                 return None
 

@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 
 from orchestrator.evaluation.records import evaluation_differences
 from orchestrator.report.match_runs import Match, current_code_versions, find_runs
-from orchestrator.report.resampled import CountsReader, ResampledCounts, ScoreRef
+from orchestrator.report.resampled import CountsReader, CountsSource, ResampledCounts, ScoreRef
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.trial_state import TrialState
-from orchestrator.tracking.queries import Snapshot, take_snapshot
+from orchestrator.tracking.queries import Snapshot
 from orchestrator.tracking.runs import TrialRun
-from orchestrator.tracking.store import TrackingStore
 
 
 @dataclass(frozen=True)
@@ -43,22 +42,25 @@ class Result:
 class Results:
     """Reads the results of one study repeatedly while it runs; counts are read once.
 
-    identities: the trials' identities by name, if they have been resolved.
+    identities: the trials' identities by name, if they have been resolved. codes: the code versions
+    by trial name that count as current; by default, those of the code here.
     """
 
     def __init__(
-        self, study: Study, store: TrackingStore, identities: Mapping[str, str] | None = None
+        self,
+        study: Study,
+        source: CountsSource,
+        identities: Mapping[str, str] | None = None,
+        codes: Mapping[str, str] | None = None,
     ) -> None:
         self._study = study
-        self._store = store
         self._identities = identities
-        self._counts = CountsReader(store, study.config.report.resampled_metrics)
+        self._codes = codes
+        self._counts = CountsReader(source, study.config.report.resampled_metrics)
 
-    def read(self, snapshot: Snapshot | None = None) -> list[Result]:
-        """Return the results in the order of the study. snapshot: of the tracking store; None takes
-        one now."""
-        snapshot = snapshot or take_snapshot(self._store)
-        codes = current_code_versions(self._study)
+    def read(self, snapshot: Snapshot) -> list[Result]:
+        """Return the results in the order of the study. snapshot: of the tracking store."""
+        codes = self._codes or current_code_versions(self._study)
         matches = find_runs(self._study, snapshot.trials, codes, self._identities)
         results = [
             self._result(trial, matches[trial.name], codes[trial.name])
@@ -66,7 +68,7 @@ class Results:
             else Result(trial, None, TrialState.MISSING)
             for trial in self._study.trials
         ]
-        scores = [self._score(result) for result in results]
+        scores = [score_of(self._study, result) for result in results]
         counts = self._counts.read(score for score in scores if score is not None)
         return [
             result if score is None else replace(result, counts=counts.get(score))
@@ -101,13 +103,16 @@ class Results:
             return replace(result, state=TrialState.NOT_SCORED, score_mismatch=text)
         return replace(result, miou=_percent(miou), scored_stale=recorded.get("code") != code)
 
-    def _score(self, result: Result) -> ScoreRef | None:
-        if result.run is None or result.miou is None:
-            return None
-        name = self._study.config.report.protocol
-        prefix, folder = ("val", "") if name is None else (f"eval/{name}", f"eval/{name}/")
-        miou = result.run.metrics[f"{prefix}/miou"]
-        return ScoreRef(result.run.run_id, f"{folder}counts.arrow", miou)
+
+def score_of(study: Study, result: Result) -> ScoreRef | None:
+    """Return the score of a trial in the report, and where its counts are; None if it has none."""
+    if result.run is None or result.miou is None:
+        return None
+    name = study.config.report.protocol
+    prefix, folder = ("val", "") if name is None else (f"eval/{name}", f"eval/{name}/")
+    metric = f"{prefix}/miou"
+    counts = f"{folder}counts.arrow"
+    return ScoreRef(result.run.run_id, counts, result.run.metrics[metric], metric)
 
 
 def _percent(value: float | None) -> float | None:

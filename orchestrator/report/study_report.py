@@ -15,7 +15,6 @@ from orchestrator.report.columns import compared_to, empty_columns, row_label
 from orchestrator.report.comparisons import OverallDifference, compare_rows
 from orchestrator.report.figures import MIOU, ReportFigure, class_maps, draw_figures
 from orchestrator.report.formats import (
-    as_csv,
     as_latex,
     as_markdown,
     as_rich,
@@ -25,6 +24,7 @@ from orchestrator.report.formats import (
 )
 from orchestrator.report.html import render_page
 from orchestrator.report.notes import Notes, notes_on
+from orchestrator.report.records import Value, as_csv, table_records
 from orchestrator.report.results import Result, Results
 from orchestrator.report.rows import Row, build_rows
 from orchestrator.report.table import Cell, Table, grid_table, main_table, overall_table
@@ -37,6 +37,7 @@ from orchestrator.tracking.queries import (
     parent_run_id,
     run_url,
     study_figures,
+    take_snapshot,
     viewing_instructions,
 )
 from orchestrator.tracking.store import TrackingStore
@@ -158,7 +159,11 @@ class Report:
 
     def csv(self) -> str:
         """Return the table as CSV, with full precision and all columns."""
-        return as_csv(self.study, self.rows, self.study.config.published)
+        return as_csv(self.records())
+
+    def records(self) -> list[dict[str, Value]]:
+        """Return the lines of the CSV, by column."""
+        return table_records(self.study, self.rows, self.study.config.published)
 
 
 @dataclass
@@ -187,7 +192,7 @@ class StudyReport:
 
     def read(self, snapshot: Snapshot | None = None) -> Report:
         """Read the report from the tracking store. snapshot: of the store; None takes one now."""
-        results = self._results.read(snapshot)
+        results = self._results.read(snapshot or take_snapshot(self.store))
         compared = compare_rows(self.study, build_rows(self.study, results, self.costs))
         selected = {trial.name for trial in self.study.trials}
         rows = [

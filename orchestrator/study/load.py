@@ -2,7 +2,7 @@
 
 import fnmatch
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from orchestrator.study.yaml_source import (
     Source,
     SourceLocation,
     StudyError,
+    mapping_source,
     parse_yaml,
     read_yaml,
     single_value,
@@ -48,9 +49,11 @@ _REQUIRED = ("base", "variants", "grid", "kind", "protocols")
 
 
 def load_study(
-    path: Path, overrides: Sequence[tuple[str, str]] = (), only: Sequence[str] = ()
+    path: Path | Mapping[str, Any],
+    overrides: Sequence[tuple[str, str]] = (),
+    only: Sequence[str] = (),
 ) -> Study:
-    """Read, validate and expand a study file.
+    """Read, validate and expand a study file, or a study given as a mapping of the same keys.
 
     overrides: `(dotted key, YAML text)` pairs of the command line. A key of the study itself
         (`resources.workers`, `seeds`) overrides the file. A key of the experiment
@@ -62,7 +65,14 @@ def load_study(
     """
     problems: list[Problem] = []
     unreadable: list[Problem] = []
-    source = _without_removed(_read(path, (), problems, unreadable))
+    if isinstance(path, Path):
+        source = _read(path, (), problems, unreadable)
+        text = path.read_text(encoding="utf-8")
+    else:
+        source = mapping_source(path, "the study")
+        text = dump_yaml(source.value)
+        source = _extended_source(source, Path(), (), problems, unreadable)
+    source = _without_removed(source)
     if unreadable and "variants" not in source.value:
         # The missing file may define them; the rest is checked anyway.
         source = source.merged(Source(source.name, {"variants": {"placeholder": {}}}))
@@ -111,7 +121,7 @@ def load_study(
     return Study(
         config,
         _only(trials, only),
-        path.read_text(encoding="utf-8"),
+        text,
         _resolved(source, overrides),
         (*unused, *overlapping_splits(trials, source)),
         trials,
@@ -146,10 +156,21 @@ def _read(
     source = read_yaml(path, problems)
     if not isinstance(source.value, dict):
         raise StudyError([Problem(source.location(()), "a study must be a mapping of keys")])
-    chain = (*chain, path.resolve())
+    return _extended_source(source, path.parent, (*chain, path.resolve()), problems, unreadable)
+
+
+def _extended_source(
+    source: Source,
+    directory: Path,
+    chain: tuple[Path, ...],
+    problems: list[Problem],
+    unreadable: list[Problem],
+) -> Source:
+    """Return a study merged over the files it extends. directory: that their paths are relative to;
+    see `_read`."""
     base = Source(source.name, {})
     for keys, name in _extended(source):
-        file = Path(os.path.normpath(path.parent / Path(name).expanduser()))
+        file = Path(os.path.normpath(directory / Path(name).expanduser()))
         location = source.location(keys)
         if file.resolve() in chain:
             cycle = [*chain[chain.index(file.resolve()) :], file]

@@ -15,11 +15,13 @@ from rich.console import Console
 from orchestrator.console import run_command
 from pipelines.imports import importing_libraries
 
+_PROG = "python -m orchestrator.sweep"
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m orchestrator.sweep") -> int:
+
+def main(arguments: Sequence[str] | None = None, prog: str = _PROG) -> int:
     """Run the command; return its exit status: 0 all trials finished, 1 some failed, 2 bad input,
     130 interrupted."""
-    options = _parser(prog).parse_args(arguments)
+    options = parser(prog).parse_args(arguments)
     return run_command(partial(_sweep, options))
 
 
@@ -30,7 +32,8 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
     return sweep(options, console)
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def parser(prog: str = _PROG) -> argparse.ArgumentParser:
+    """Return the parser of the command's options."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Train every missing trial of a study and print its table.",
@@ -63,7 +66,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         default=os.environ.get("RAY_ADDRESS"),
         help="a running Ray cluster: host:port or auto on one of its nodes, or from anywhere the "
         "URL of its dashboard (http://localhost:8265), which submits the study to it; by default, "
-        "a cluster is started on this machine",
+        "a cluster is started on this machine. With --plan also a file of `ray up`, such as "
+        "cluster.yaml: its price, and whether the account may start it",
     )
     parser.add_argument(
         "--plan", action="store_true", help="show the trials and their state; train nothing"

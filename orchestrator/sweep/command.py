@@ -3,20 +3,22 @@
 import argparse
 import json
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
 from orchestrator.cluster.address import check_address, check_dashboard, is_remote
+from orchestrator.cluster.cluster_file import check_only_planned, is_cluster_file
 from orchestrator.console import capture_library_output, run_command, say, warn
 from orchestrator.context import STOPPING, RunContext, StopRequest
 from orchestrator.storage import Storage, StorageError
 from orchestrator.study.load import load_study, override_of
+from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of
 from pipelines.data.storage import check_no_secret
 from pipelines.errors import EXIT_FAILED, EXIT_INTERRUPTED, is_disk_full
@@ -28,26 +30,52 @@ _CLOSING_SECONDS = 10.0
 
 def sweep(options: argparse.Namespace, console: Console) -> int:
     """Run or submit the study; return the command's exit status."""
+
+    def load() -> Study:
+        overrides = [override_of(text) for text in options.set]
+        return load_study(Path(options.study), overrides, options.only)
+
     check_no_secret(options.storage)
     if is_remote(options.address):
-        return _submit(options, console)
-    if options.address:
-        check_address(options.address)  # before libraries that take seconds to import
-    storage = Storage.parse(options.storage)
-    storage.create()
-    with capture_library_output(storage.local / "logs") as (terminal, log):
+        return submit(load(), options, console)
+    with open_log(options) as (storage, terminal, log):
+
+        def run(console: Console) -> int:
+            with stop_on_signals(console) as stop, readable_disk_errors(storage):
+                study = load()
+                context = run_context(options, storage, log, console, stop)
+                finished = run_here(study, context, options)
+            if stop.requested:
+                return EXIT_INTERRUPTED
+            return 0 if finished else EXIT_FAILED
+
         return run_command(
-            partial(_run_on_disk, options, storage, log),
+            run,
             terminal,
             log=log,
             interrupted="stopped immediately; run the same command again to resume",
         )
 
 
-def _run_on_disk(options: argparse.Namespace, storage: Storage, log: Path, console: Console) -> int:
-    """Run the study. Raises StorageError if a disk is full."""
+@contextmanager
+def open_log(options: argparse.Namespace) -> Iterator[tuple[Storage, Console, Path]]:
+    """Check `--address`, create the storage, and redirect the libraries' output to a log there;
+    see `capture_library_output`."""
+    if is_cluster_file(options.address):
+        check_only_planned(options.address, options.plan)
+    elif options.address:
+        check_address(options.address)  # before libraries that take seconds to import
+    storage = Storage.parse(options.storage)
+    storage.create()
+    with capture_library_output(storage.local / "logs") as (terminal, log):
+        yield storage, terminal, log
+
+
+@contextmanager
+def readable_disk_errors(storage: Storage) -> Iterator[None]:
+    """Within this context, raise StorageError if a disk is full."""
     try:
-        return _run(options, storage, log, console)
+        yield
     except Exception as error:
         if not is_disk_full(error):
             raise
@@ -56,42 +84,34 @@ def _run_on_disk(options: argparse.Namespace, storage: Storage, log: Path, conso
         raise StorageError(disk_full_message(storage)) from None
 
 
-def _run(options: argparse.Namespace, storage: Storage, log: Path, console: Console) -> int:
-    """Run the study from this machine."""
-    with _stop_on_signals(console) as stop:
-        study = load_study(
-            Path(options.study), [override_of(text) for text in options.set], options.only
-        )
-        for warning in study.warnings:
-            warn(console, str(warning))
-        with importing_libraries():  # a broken study is reported before
-            from orchestrator.planning.reconcile import ReconcileOptions
-            from orchestrator.sweep.run import run_study
-        context = RunContext(
-            storage,
-            options.address,
-            console,
-            log,
-            stop,
-            preflight=not options.no_preflight,
-            command=_resume_command(options),
-        )
-        finished = run_study(
-            study,
-            context,
-            ReconcileOptions(options.retry_failed, options.retrain_stale),
-            options.plan,
-        )
-    if stop.requested:
-        return EXIT_INTERRUPTED
-    return 0 if finished else EXIT_FAILED
-
-
-def _submit(options: argparse.Namespace, console: Console) -> int:
-    """Submit the study to the cluster whose dashboard is at `--address`, and follow its output."""
-    study = load_study(
-        Path(options.study), [override_of(text) for text in options.set], options.only
+def run_context(
+    options: argparse.Namespace, storage: Storage, log: Path, console: Console, stop: StopRequest
+) -> RunContext:
+    """Return the context of a run with the command's options."""
+    return RunContext(
+        storage,
+        options.address,
+        console,
+        log,
+        stop,
+        preflight=not options.no_preflight,
+        command=_resume_command(options),
     )
+
+
+def run_here(study: Study, context: RunContext, options: argparse.Namespace) -> bool:
+    """Run or plan the study from this machine; return whether all trials are finished."""
+    for warning in study.warnings:
+        warn(context.console, str(warning))
+    with importing_libraries():  # a broken study is reported before
+        from orchestrator.planning.reconcile import ReconcileOptions
+        from orchestrator.sweep.run import run_study
+    reconcile_options = ReconcileOptions(options.retry_failed, options.retrain_stale)
+    return run_study(study, context, reconcile_options, options.plan)
+
+
+def submit(study: Study, options: argparse.Namespace, console: Console) -> int:
+    """Submit the study to the cluster whose dashboard is at `--address`, and follow its output."""
     passed_on = [
         f"--{name}={value}" for name in ("set", "only") for value in getattr(options, name)
     ]
@@ -123,9 +143,15 @@ def _resume_command(options: argparse.Namespace) -> str:
 
 
 @contextmanager
-def _stop_on_signals(console: Console) -> Iterator[StopRequest]:
-    """Within this context, turn SIGINT, SIGTERM and SIGHUP into requests to stop."""
+def stop_on_signals(console: Console, is_command: bool = True) -> Iterator[StopRequest]:
+    """Within this context, turn SIGINT, SIGTERM and SIGHUP into requests to stop.
+
+    is_command: the process ends after the context, and ignores further signals during a stop.
+    """
     stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread receives signals
+        return
 
     def handle(number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -147,4 +173,4 @@ def _stop_on_signals(console: Console) -> Iterator[StopRequest]:
         is_stopping = stop.requested or stop.aborted_at is not None
         for number, handler in previous.items():
             # Ignore further signals during a stop: there is nothing left to stop.
-            signal.signal(number, signal.SIG_IGN if is_stopping else handler)
+            signal.signal(number, signal.SIG_IGN if is_stopping and is_command else handler)

@@ -1,16 +1,19 @@
 """Runs a study: compares its file with the tracking store, then prints a plan or trains."""
 
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.cluster import Cluster
+from orchestrator.cluster.cluster_file import ClusterFile, is_cluster_file
 from orchestrator.console import say, warn
 from orchestrator.context import RunContext
 from orchestrator.evaluation.trained_model import local_weights
 from orchestrator.planning.measurements import load_measurements
-from orchestrator.planning.plan_table import show_data
+from orchestrator.planning.plan_table import StudyPlan, show_data, show_plan
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import ReconcileOptions, reconcile
 from orchestrator.scheduling.capacity import Placement, plan_placement
@@ -23,7 +26,12 @@ from orchestrator.study.resolve import (
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of, runtime_environment
-from orchestrator.tracking.queries import find_experiment, shared_file_warning, take_snapshot
+from orchestrator.tracking.queries import (
+    Snapshot,
+    find_experiment,
+    shared_file_warning,
+    take_snapshot,
+)
 from orchestrator.tracking.store import TrackingStore, open_store
 from pipelines.machine import core_limit
 from pipelines.preparation.embedded import EMBEDDED
@@ -41,7 +49,7 @@ def run_study(
     """Train unfinished trials and print the table; return whether all trials are finished.
 
     options: which trials to train in addition to missing and interrupted ones. plan_only: show the
-    trials and their state, and train nothing.
+    trials and their state, train nothing, and return whether no obstacle is known.
 
     Raises DatasetError, CapacityError or TrackingError before anything is trained.
     """
@@ -49,14 +57,83 @@ def run_study(
         from orchestrator.sweep.profile import run_profile  # imports matplotlib
 
         return run_profile(study, context, plan_only)
+    if plan_only:
+        plan = plan_study(study, context, options)
+        show_plan(plan, context.console)
+        return plan.launch is None or not plan.launch.obstacles
     began = time.monotonic()
-    options = replace(options or ReconcileOptions(), searching=study.config.kind == "search")
+    with _prepared(study, context) as prepared:
+        for message in prepared.cluster.check():
+            warn(context.console, message)
+        from orchestrator.sweep.controller import SweepController  # Ray takes seconds to import
+
+        return SweepController(
+            study,
+            context,
+            _options(study, options),
+            prepared.placement,
+            prepared.trials,
+            prepared.store,
+            prepared.cluster,
+            prepared.planner,
+            study_report(study, prepared.store, prepared.trials),
+            began,
+        ).run()
+
+
+def plan_study(
+    study: Study, context: RunContext, options: ReconcileOptions | None = None
+) -> StudyPlan:
+    """Return the plan of a study; times a few training steps if nothing is known about its device.
+
+    Raises DatasetError, CapacityError or TrackingError.
+    """
+    with _prepared(study, context) as prepared:
+        trials, placement, planner = prepared.trials, prepared.placement, prepared.planner
+        cluster = prepared.cluster
+        runs = prepared.snapshot.by_identity(trial.identity for trial in trials)
+        decisions = reconcile(trials, runs, study.config.study, _options(study, options))
+        # Running trials would distort the timings of a probe, and may leave no room for it.
+        idle = all(decision.action != "wait" for decision in decisions.values())
+        will_train = any(decision.will_train for decision in decisions.values())
+        if planner.probe_would_help and idle and will_train:
+            from orchestrator.preflight.preflight import (
+                Preflight,  # Ray takes seconds to import
+            )
+
+            cluster.start()
+            Preflight(study, trials, placement, context, planner).probe()
+        return planner.plan(decisions, partial(cluster.launch, placement))
+
+
+def _options(study: Study, options: ReconcileOptions | None) -> ReconcileOptions:
+    return replace(options or ReconcileOptions(), searching=study.config.kind == "search")
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a plan and a training need: nodes, resolved trials, the tracking store's state."""
+
+    cluster: Cluster
+    placement: Placement
+    trials: list[ResolvedTrial]
+    store: TrackingStore
+    snapshot: Snapshot
+    planner: Planner
+
+
+@contextmanager
+def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
+    """Resolve the trials and read the tracking store; leave the cluster at the end."""
     modules = {
         module.__name__: module
         for trial in study.trials
         for module in modules_of(trial.experiment, study.config.user_code)
     }
-    cluster = Cluster(context.address, runtime_environment(modules))
+    if context.address is not None and is_cluster_file(context.address):
+        cluster: Cluster = ClusterFile(context.address)
+    else:
+        cluster = Cluster(context.address, runtime_environment(modules))
     try:
         resources = study.config.resources
         nodes, kinds = cluster.offers(resources)
@@ -85,27 +162,7 @@ def run_study(
         measurements = load_measurements(snapshot.measurements, context.storage.local)
         device = cluster.device(resources, placement)
         planner = Planner(study, trials, placement, nodes, device, measurements, context)
-        if plan_only:
-            runs = snapshot.by_identity(trial.identity for trial in trials)
-            decisions = reconcile(trials, runs, study.config.study, options)
-            # Running trials would distort the timings of a probe, and may leave no room for it.
-            idle = all(decision.action != "wait" for decision in decisions.values())
-            will_train = any(decision.will_train for decision in decisions.values())
-            if planner.probe_would_help and idle and will_train:
-                from orchestrator.preflight.preflight import (
-                    Preflight,  # Ray takes seconds to import
-                )
-
-                cluster.start()
-                Preflight(study, trials, placement, context, planner).probe()
-            planner.show(decisions, partial(cluster.machines_to_launch, placement))
-            return True
-        from orchestrator.sweep.controller import SweepController  # Ray takes seconds to import
-
-        report = study_report(study, store, trials)
-        return SweepController(
-            study, context, options, placement, trials, store, cluster, planner, report, began
-        ).run()
+        yield _Prepared(cluster, placement, trials, store, snapshot, planner)
     finally:
         cluster.close()
 

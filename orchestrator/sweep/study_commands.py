@@ -5,7 +5,6 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import chdir, nullcontext
 from pathlib import Path
 
@@ -13,35 +12,38 @@ from rich.console import Console
 
 from orchestrator.console import open_console, say, say_labeled
 from orchestrator.storage import Storage
-from orchestrator.study.validation import suggestion
 from orchestrator.sweep.__main__ import main as sweep_main
+from orchestrator.sweep.stored_studies import (
+    find_runs,
+    find_study,
+    local_storage,
+    open_store,
+)
 from orchestrator.sweep.study_tables import studies_table, trials_table
 from orchestrator.sweep.summary import logs_command
 from orchestrator.tracking.connection import database_file
 from orchestrator.tracking.lock import request_stop
-from orchestrator.tracking.queries import StudySummary, is_training, take_snapshot
+from orchestrator.tracking.queries import is_training, take_snapshot
 from orchestrator.tracking.relocation import record_current_paths
-from orchestrator.tracking.runs import TrialRun
-from orchestrator.tracking.store import TrackingError, TrackingStore, open_existing_store
+from orchestrator.tracking.store import TrackingError
 from orchestrator.tracking.superseded import newest
 from orchestrator.training.worker_logs import output_directory, output_file, read_output
-from pipelines.data.storage import check_no_secret
 
 _POLL_SECONDS = 1.0
 
 
 def _list(options: argparse.Namespace, console: Console) -> int:
-    studies = take_snapshot(_open_store(options)).studies
+    studies = take_snapshot(open_store(options)).studies
     if studies:
         console.print(studies_table(studies))
     else:
-        say(console, f"no studies in {options.tracking or _local_storage(options)}")
+        say(console, f"no studies in {options.tracking or local_storage(options)}")
     return 0
 
 
 def _status(options: argparse.Namespace, console: Console) -> int:
-    store = _open_store(options)
-    study = _find_study(store, options.study)
+    store = open_store(options)
+    study = find_study(store, options.study)
     console.print(studies_table([study]))
     console.print(trials_table(study))
     for run in study.trials:
@@ -53,8 +55,8 @@ def _status(options: argparse.Namespace, console: Console) -> int:
 
 
 def _logs(options: argparse.Namespace, console: Console) -> int:
-    store = _open_store(options)
-    runs = _find_runs(store, options.trial, options.study)
+    store = open_store(options)
+    runs = find_runs(store, options.trial, options.study)
     trial = newest(runs)
     follow = options.follow and not store.replica  # a replica does not change
     if len(runs) > 1:
@@ -90,8 +92,8 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
 
 
 def _stop(options: argparse.Namespace, console: Console) -> int:
-    store = _open_store(options)
-    study = _find_study(store, options.study)
+    store = open_store(options)
+    study = find_study(store, options.study)
     if study.holder is None:
         say(console, f"study {study.name!r} is not running; nothing to stop")
         return 0
@@ -101,15 +103,15 @@ def _stop(options: argparse.Namespace, console: Console) -> int:
         f"asked {study.holder.owner.description} to stop; its trials write a checkpoint and end "
         "(waiting until they have; Ctrl-C ends the wait, not the stop)",
     )
-    while _find_study(store, study.name).holder is not None:
+    while find_study(store, study.name).holder is not None:
         time.sleep(_POLL_SECONDS)
     say(console, f"study {study.name!r} is stopped; `resume` continues it")
     return 0
 
 
 def _resume(options: argparse.Namespace, console: Console) -> int:
-    store = _open_store(options)
-    study = _find_study(store, options.study)
+    store = open_store(options)
+    study = find_study(store, options.study)
     command = json.loads(study.command or "{}")
     directory = Path(command.get("directory", "."))
     arguments = [
@@ -129,7 +131,7 @@ def _resume(options: argparse.Namespace, console: Console) -> int:
 
 
 def _relocate(options: argparse.Namespace, console: Console) -> int:
-    store = _open_store(options)
+    store = open_store(options)
     file = database_file(store.tracking_uri)
     if file is None:
         raise TrackingError(
@@ -147,46 +149,18 @@ def _relocate(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace, console: Console) -> int:
+    from orchestrator.sweep.study_comparison import compare_studies  # imports matplotlib
+
+    return compare_studies(options, console)
+
+
 COMMANDS = {
     "list": _list,
     "status": _status,
     "logs": _logs,
     "stop": _stop,
     "resume": _resume,
+    "compare": _compare,
     "relocate": _relocate,
 }
-
-
-def _local_storage(options: argparse.Namespace) -> Path:
-    return Storage.parse(options.storage).local
-
-
-def _open_store(options: argparse.Namespace) -> TrackingStore:
-    """Open the tracking store. Raises TrackingError."""
-    check_no_secret(options.storage)
-    return open_existing_store(_local_storage(options), getattr(options, "tracking", None))
-
-
-def _find_study(store: TrackingStore, name: str) -> StudySummary:
-    for study in take_snapshot(store, name).studies:
-        return study
-    names = [study.name for study in take_snapshot(store).studies]
-    raise TrackingError(f"no study is called {name!r}; {suggestion(name, names)}")
-
-
-def _find_runs(store: TrackingStore, name: str, study: str | None) -> Sequence[TrialRun]:
-    """Return all runs of the trial called `name`, with its variant's key or label, or the run with
-    that id."""
-    studies = take_snapshot(store).studies if study is None else [_find_study(store, study)]
-    runs = [run for each in studies for run in each.trials]
-    matches = [run for run in runs if name in (run.name, run.run_id)]
-    matches = matches or [run for run in runs if name == run.labeled_name]
-    if not matches:
-        names = sorted({run.name for run in runs})
-        raise TrackingError(f"no trial is called {name!r}; {suggestion(name, names)}")
-    owners = sorted({run.study for run in matches})
-    if len(owners) > 1:
-        raise TrackingError(
-            f"several studies have a trial {name!r}: {', '.join(owners)}; choose one with --study"
-        )
-    return matches

@@ -11,7 +11,7 @@ from mlflow.entities import LoggedModelOutput, Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.tracking import pyfunc_loader
@@ -20,7 +20,9 @@ from orchestrator.tracking.datasets import DatasetKey
 from orchestrator.tracking.model_package import Package, package
 from orchestrator.tracking.store import TrackingStore
 from pipelines.data.image_io import Array
+from pipelines.data.manifest import ClassInfo
 from pipelines.model_directory import write_model_directory
+from pipelines.serving import OUTPUTS
 from pipelines.training.lineage import WEIGHTS, check_lineage, lineage
 
 MODEL = "model"
@@ -45,6 +47,7 @@ def log_model(
     directory: Path,
     package: Package,
     example: np.ndarray,
+    classes: Sequence[ClassInfo],
     tags: Mapping[str, str],
     step: int,
     dataset: DatasetKey,
@@ -52,8 +55,9 @@ def log_model(
     """Record the model `directory` as the model of a run: `runs:/ID/model`.
 
     `mlflow.pyfunc.load_model` loads it as a predictor of label maps wherever the libraries of
-    `package` are installed. example: an image, uint8 `(height, width, 3)`. tags: shown with the
-    model. step: the model's epoch. dataset: the one it was trained and scored on.
+    `package` are installed. example: an image, uint8 `(height, width, 3)`. classes: those
+    that it predicts. tags: shown with the model. step: the model's epoch. dataset: the one it was
+    trained and scored on.
 
     The model has the run's parameters and the run's current metrics that describe it.
     """
@@ -70,7 +74,8 @@ def log_model(
         model_type="segmentation",
     )
     (directory / pyfunc_loader.SOURCES).write_bytes(package.sources)
-    signature = ModelSignature(Schema([_IMAGE_SPEC]), Schema([_LABEL_SPEC]))
+    params = ParamSchema([ParamSpec("output", DataType.string, OUTPUTS[0])])
+    signature = ModelSignature(Schema([_IMAGE_SPEC]), Schema([_LABEL_SPEC]), params)
     # Turns off MLflow's input check, which would reject a list of images; the model checks itself.
     signature._is_signature_from_type_hint = True
     with tempfile.TemporaryDirectory(prefix="model-") as temporary:
@@ -83,7 +88,11 @@ def log_model(
             pip_requirements=[f"mlflow=={mlflow.__version__}", *package.requirements],
             signature=signature,
             input_example=example,
-            metadata=dict(tags),
+            metadata={
+                **tags,
+                "classes": [entry.name for entry in classes],
+                "palette": [list(entry.color) for entry in classes],
+            },
             mlflow_model=Model(
                 artifact_path=model.artifact_location,
                 run_id=run_id,
@@ -193,6 +202,7 @@ def log_models(
             directory,
             package(experiment, imports),
             _example(trial),
+            manifest.classes,
             tags,
             step=int(metrics["epoch"]),
             dataset=DatasetKey.of(trial.dataset),

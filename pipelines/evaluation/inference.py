@@ -86,6 +86,28 @@ def predict_image(
         model.train(training)
 
 
+def predict_probabilities(
+    model: nn.Module,
+    image: Tensor,
+    numerics: Numerics,
+    classes: int,
+    config: InferenceConfig | None = None,
+) -> Tensor:
+    """Return the probabilities of the classes, float32 `(classes, height, width)`, averaged over
+    scales and flip, of `image`, uint8 `(height, width, 3)`."""
+    training = model.training
+    model.eval()
+    try:
+        images = normalize(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device))
+        size = (image.shape[0], image.shape[1])
+        probabilities = images.new_empty((1, classes, *size))
+        with numerics.autocast():
+            predict(model, numerics.to_memory_format(images), size, config, probabilities)
+        return probabilities[0].cpu()
+    finally:
+        model.train(training)
+
+
 def window_starts(size: int, window: int, step: int) -> list[int]:
     """Return the starts of the windows on an axis of `size` pixels, `step` pixels apart.
 

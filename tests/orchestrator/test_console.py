@@ -2,12 +2,13 @@
 
 import os
 import pty
+import sys
 import termios
 from pathlib import Path
 
 import pytest
 
-from orchestrator.console import FILE_WIDTH, open_console, say
+from orchestrator.console import FILE_WIDTH, capture_library_output, open_console, say
 
 
 def test_console_is_as_wide_as_its_own_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,3 +35,17 @@ def test_names_that_are_no_text_are_printed(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w", encoding="ascii") as file:
         say(open_console(file), "caf\xe9 \udcff")
     assert (tmp_path / "log").read_text() == "caf\\xe9 \\udcff\n"
+
+
+def test_notebook_shows_only_the_lines_of_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The standard streams write to a cell, not to file descriptors, as they do under capsys."""
+    with capture_library_output(tmp_path) as (console, log):
+        say(console, "epoch 1")
+        print("from Python")
+        print("a warning", file=sys.stderr)
+        os.write(1, b"from native code\n")
+    print("after")
+    assert capsys.readouterr() == ("epoch 1\nafter\n", "")
+    assert log.read_text().splitlines() == ["from Python", "a warning", "from native code"]

@@ -9,7 +9,7 @@ from orchestrator.planning.forecast import (
     Forecaster,
 )
 from orchestrator.planning.overhead import Overhead
-from orchestrator.planning.plan_table import duration, show_data, show_plan
+from orchestrator.planning.plan_table import StudyPlan, duration, show_data, show_plan
 from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.study.trial_state import TrialState
 from pipelines.data.facts import summary, training_warnings
@@ -27,17 +27,17 @@ def test_plan_fits_the_terminal(file: Path, width: int) -> None:
     placement = plan_placement(study.config.resources, [{"CPU": 2.0, "trial_driver": 9.0}])
     states = {trial.name: TrialState.MISSING for trial in trials}
     with console.capture() as capture:
-        show_plan(
+        plan = StudyPlan(
             study,
-            states,  # type: ignore[arg-type]
+            states,
             forecast,
             forecaster.weakest,
             Overhead(start=10.0, preflight=20.0, end=30.0, measured=True),
             placement,
             "device",
             None,
-            console,
         )
+        show_plan(plan, console)
     text = capture.get()
     assert max(len(line) for line in text.splitlines()) <= width
     for name in ("identity", "GFLOPs", "epochs", "steps", "time", "wall time", "longest", "disk"):

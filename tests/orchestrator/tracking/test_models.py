@@ -40,6 +40,9 @@ model = mlflow.pyfunc.load_model(sys.argv[2])
 images = np.load("images.npy")
 np.save("labels.npy", model.predict(images))
 np.save("first.npy", model.predict(images[0]))
+np.save("probabilities.npy", model.predict(images, params={"output": "probabilities"}))
+np.save("colors.npy", model.predict(images, params={"output": "colors"}))
+np.save("palette.npy", model.get_raw_model().palette)
 np.save("example.npy", model.predict(model.input_example))
 try:
     model.predict(images.astype(np.float32))
@@ -89,6 +92,14 @@ def test_another_program_predicts_the_same_label_maps(
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, np.stack(expected))
     np.testing.assert_array_equal(np.load(tmp_path / "first.npy"), expected[0])
+    probabilities = np.load(tmp_path / "probabilities.npy")
+    assert probabilities.dtype == np.float32
+    np.testing.assert_array_equal(probabilities.argmax(1), labels)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    palette = np.load(tmp_path / "palette.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "colors.npy"), palette[labels])
+    np.testing.assert_array_equal(json.loads(metadata)["palette"], palette)
+    assert json.loads(metadata)["classes"] == model.class_names
     height, width = np.load(tmp_path / "example.npy").shape
     assert (height % 32, width % 32) == (0, 0)
 

@@ -28,7 +28,9 @@ STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
 
 
 def job(name: str, epochs: int) -> Any:
-    experiment = SimpleNamespace(evaluation=EvaluationConfig(metrics=("calibration_error",)))
+    experiment = SimpleNamespace(
+        evaluation=EvaluationConfig(metrics=("calibration_error",)),
+    )
     task = SimpleNamespace(experiment=experiment)
     return SimpleNamespace(name=name, epochs=epochs, task=task)
 

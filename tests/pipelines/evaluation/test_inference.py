@@ -9,8 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pipelines.data.normalization import normalize
 from pipelines.evaluation.config import InferenceConfig
-from pipelines.evaluation.inference import predict, scaled_size, window_starts
+from pipelines.evaluation.inference import (
+    predict,
+    predict_probabilities,
+    scaled_size,
+    window_starts,
+)
+from pipelines.network.precision import Numerics
 
 CLASSES = 5
 
@@ -129,6 +136,18 @@ def test_prediction_matches_plain_loops_in_float64(config: InferenceConfig, stri
         clear = best.values[0] - best.values[1] > 1e-5
         assert clear.float().mean() > 0.99
         assert torch.equal(prediction[clear], best.indices[0][clear])
+
+
+@pytest.mark.parametrize(
+    "config", [InferenceConfig(), InferenceConfig(scales=(0.5, 1.5), flip=True)]
+)
+def test_probabilities_are_the_mean_over_all_views(config: InferenceConfig) -> None:
+    image = torch.randint(256, (10, 12, 3), dtype=torch.uint8)
+    numerics = Numerics.choose(torch.device("cpu"), "fp32")
+    probabilities = predict_probabilities(NeighborhoodNetwork(), image, numerics, CLASSES, config)
+    normalized = normalize(image.permute(2, 0, 1)[None])[0].double()
+    expected = naive_scores(NeighborhoodNetwork().double(), normalized, (10, 12), config)
+    torch.testing.assert_close(probabilities.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 @given(st.integers(1, 200), st.integers(1, 80), st.integers(1, 80))

@@ -1,0 +1,205 @@
+"""Checks a bundle without the data: recomputes every score and the table from the counts."""
+
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.bundle.content import (
+    DESCRIPTION,
+    OWN,
+    SOURCES,
+    STUDY_FILE,
+    Bundle,
+    BundledCounts,
+    BundleError,
+    digests,
+)
+from orchestrator.report.comparisons import compare_rows
+from orchestrator.report.records import table_records
+from orchestrator.report.results import Results, score_of
+from orchestrator.report.rows import build_rows
+from orchestrator.study.load import load_study
+from orchestrator.study.study import Study
+from orchestrator.tracking.queries import Snapshot
+from pipelines.data.manifest import metric_name
+from pipelines.evaluation.counts import Counts, class_iou, mean_over_classes, read_counts
+
+# Scores and statistics are equal up to this share: libraries add in another order.
+_TOLERANCE = 1e-9
+# Not computed from the counts: texts about the machine that wrote the bundle.
+_TEXTS = ("uncertain",)
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The result of a check. scores, cells: numbers of recomputed scores and of compared values of
+    the table. problems: one sentence each; empty if the bundle is correct. notes: what the counts
+    cannot show."""
+
+    scores: int
+    cells: int
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def check_bundle(directory: Path) -> CheckResult:
+    """Check the files, the scores of all trials and all values of the table.
+
+    Imports the study's own modules, if it has any, from here or else from the bundle. Raises
+    BundleError or StudyError if the bundle cannot be read.
+    """
+    bundle = Bundle.read(directory)
+    problems = [*_changed_files(bundle, directory), *_wrong_sources(bundle, directory)]
+    study = bundled_study(bundle, directory)
+    source = BundledCounts(directory)
+    results = Results(study, source, _identities(bundle, study), bundle.codes).read(
+        Snapshot(list({run.run_id: run for run in bundle.runs.values()}.values()), ())
+    )
+    scores = 0
+    for result in results:
+        score = score_of(study, result)
+        if score is None or result.run is None:
+            continue
+        try:
+            counts = read_counts(source.download_file(score.run_id, score.counts_path, directory))
+        except ValueError as error:
+            problems.append(f"{result.trial.name}: {error}")
+            continue
+        prefix = score.metric.removesuffix("miou")
+        for name, value in scores_of(counts).items():
+            recorded = result.run.metrics.get(metric_name(f"{prefix}{name}"))
+            if recorded is None:
+                continue
+            scores += 1
+            if not _equal(recorded, value):
+                problems.append(
+                    f"{result.trial.name}: {prefix}{name} is {recorded!r} in the bundle, but its "
+                    f"counts give {value!r}"
+                )
+    rows = compare_rows(study, build_rows(study, results)).rows
+    recomputed = table_records(study, rows, study.config.published)
+    cells, wrong = _compare(bundle.table, recomputed)
+    return CheckResult(scores, cells, (*problems, *wrong), _notes(bundle, study))
+
+
+def scores_of(counts: Counts) -> dict[str, float]:
+    """Return the metrics that counts by image and class determine, by their names in MLflow without
+    the prefix. NaN values, of absent classes, are left out."""
+    totals = counts.values.sum(axis=0)
+    iou, labeled = class_iou(totals), totals[:, 0] + totals[:, 2]
+    accuracy = np.divide(
+        totals[:, 0], labeled, out=np.full(len(labeled), np.nan), where=labeled > 0
+    )
+    pixels = labeled.sum()
+    with np.errstate(invalid="ignore"):  # of images without a labeled pixel
+        metrics = {
+            "miou": mean_over_classes(iou),
+            "pixel_accuracy": totals[:, 0].sum() / pixels,
+            "mean_accuracy": mean_over_classes(accuracy),
+            "frequency_weighted_iou": (np.nan_to_num(iou) * labeled).sum() / pixels,
+        }
+    metrics |= {f"iou/{name}": value for name, value in zip(counts.classes, iou, strict=True)}
+    return {name: float(value) for name, value in metrics.items() if not math.isnan(value)}
+
+
+def bundled_study(bundle: Bundle, directory: Path) -> Study:
+    """Load the study of a bundle. Its own modules are imported from here, or else from the bundle's
+    sources."""
+    with _own_modules(directory):
+        return load_study(directory / STUDY_FILE, bundle.overrides)
+
+
+@contextmanager
+def _own_modules(directory: Path) -> Iterator[None]:
+    """Search the bundle's own sources last."""
+    path = str(directory / SOURCES / OWN)
+    sys.path.append(path)
+    try:
+        yield
+    finally:
+        sys.path.remove(path)
+
+
+def _identities(bundle: Bundle, study: Study) -> dict[str, str]:
+    missing = [name for name in bundle.runs if name not in {t.name for t in study.trials}]
+    if missing:
+        raise BundleError(
+            f"{STUDY_FILE} has no trial {missing[0]!r}, but {DESCRIPTION} has its run; the bundle "
+            "was changed"
+        )
+    return {
+        trial.name: bundle.runs[trial.name].identity if trial.name in bundle.runs else ""
+        for trial in study.trials
+    }
+
+
+def _changed_files(bundle: Bundle, directory: Path) -> Iterator[str]:
+    present = digests(directory)
+    for name, digest in bundle.files.items():
+        if name not in present:
+            yield f"{name} is missing"
+        elif present[name] != digest:
+            yield f"{name} was changed (its SHA-256 differs)"
+
+
+def _wrong_sources(bundle: Bundle, directory: Path) -> Iterator[str]:
+    for code, sources in bundle.sources.items():
+        try:
+            version = sources.code_version(directory)
+        except OSError:
+            continue  # reported as missing
+        if version != code:
+            yield f"the sources have the code version {version}, not {code}"
+
+
+def _compare(
+    recorded: list[dict[str, Any]], recomputed: list[dict[str, Any]]
+) -> tuple[int, list[str]]:
+    """Compare two tables; return the number of compared values and the differences."""
+    if len(recorded) != len(recomputed):
+        return 0, [f"the table has {len(recorded)} lines, but the counts give {len(recomputed)}"]
+    cells, problems = 0, []
+    for expected, line in zip(recorded, recomputed, strict=True):
+        for column in dict.fromkeys([*expected, *line]):
+            if column in _TEXTS:
+                continue
+            cells += 1
+            before, after = expected.get(column), line.get(column)
+            if not _equal(before, after):
+                problems.append(
+                    f"{expected.get('label')}: {column} is {before!r} in the table, but the counts "
+                    f"give {after!r}"
+                )
+    return cells, problems
+
+
+def _equal(first: object, second: object) -> bool:
+    if isinstance(first, float) and isinstance(second, float | int):
+        return math.isclose(first, second, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+    return first == second
+
+
+def _notes(bundle: Bundle, study: Study) -> tuple[str, ...]:
+    notes = []
+    other = sorted(name for name, run in bundle.runs.items() if run.code not in bundle.sources)
+    if other:
+        notes.append(
+            f"{len(other)} trials were trained by another code version than the bundled sources: "
+            f"{'; '.join(other[:3])}{'; ...' if len(other) > 3 else ''}"
+        )
+    if any(_has_boundary(run.metrics) for run in bundle.runs.values()):
+        notes.append("boundary F-scores need the predictions; they were not recomputed")
+    missing = [trial.name for trial in study.trials if trial.name not in bundle.runs]
+    if missing:
+        notes.append(f"{len(missing)} trials have no run: {'; '.join(missing)}")
+    return tuple(notes)
+
+
+def _has_boundary(metrics: Mapping[str, float]) -> bool:
+    return any("boundary_f" in name for name in metrics)

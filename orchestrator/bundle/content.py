@@ -1,0 +1,188 @@
+"""The content of a bundle: its files, and `bundle.json`, which describes them."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.tracking.runs import TrialRun
+from orchestrator.tracking.store import TrackingError
+from pipelines.errors import UserError
+
+FORMAT = "segmentation-bundle"
+# Increase it whenever older code cannot read newer bundles correctly, or newer code older ones.
+VERSION = 1
+DESCRIPTION = "bundle.json"
+STUDY_FILE = "study.resolved.yaml"
+ORIGINAL_FILE = "study.yaml"
+COUNTS, DATASETS, SOURCES, TABLES, WEIGHTS = "counts", "datasets", "sources", "tables", "weights"
+OWN = "own"  # the user's modules, in SOURCES
+
+History = Mapping[str, list[list[float]]]
+
+
+class BundleError(UserError, ValueError):
+    """A bundle that cannot be read or checked; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The sources of one code version.
+
+    files: (name in the code version, path in the bundle), in the order of the code version's hash.
+    libraries: versions that are part of it.
+    """
+
+    files: tuple[tuple[str, str], ...]
+    libraries: Mapping[str, str]
+
+    def code_version(self, directory: Path) -> str:
+        """Return the code version of the files in a bundle's directory."""
+        digest = hashlib.sha256()
+        for name, path in self.files:
+            digest.update(f"{name}\0".encode())
+            digest.update((directory / path).read_bytes())
+        for library, version in self.libraries.items():
+            digest.update(f"{library}=={version}".encode())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What `bundle.json` holds.
+
+    overrides: each `--set` as (key, YAML text). runs: by trial name, of the trials that have one.
+    codes: the code version at the time of the bundle, by trial name. sources: by code version.
+    weights: SHA-256 of the last checkpoint's weights, by run id. histories: by run id, the metrics
+    of each epoch as (epoch, value). table: the lines of the table, by column. datasets: of each
+    data set, its location and fingerprint. environment: versions of Python and of all packages, and
+    the platform. files: SHA-256 by path.
+    """
+
+    study: str
+    overrides: tuple[tuple[str, str], ...]
+    runs: Mapping[str, TrialRun]
+    codes: Mapping[str, str]
+    sources: Mapping[str, Sources]
+    weights: Mapping[str, str]
+    histories: Mapping[str, History]
+    table: list[dict[str, Any]]
+    datasets: list[dict[str, str]]
+    environment: Mapping[str, Any]
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the text of `bundle.json`."""
+        document = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return json.dumps(document, indent=1, default=sorted) + "\n"
+
+    @staticmethod
+    def read(directory: Path) -> "Bundle":
+        """Read `bundle.json`. Raises BundleError."""
+        file = directory / DESCRIPTION
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            if values.pop("format") != FORMAT:
+                raise ValueError("another format")
+            version = values.pop("version")
+            if version != VERSION:
+                raise BundleError(
+                    f"{file} has version {version}, but this is for version {VERSION}; use the "
+                    "project's release that wrote it"
+                )
+            return Bundle(
+                **values
+                | {
+                    "overrides": tuple((key, text) for key, text in values["overrides"]),
+                    "runs": {name: _run(run) for name, run in values["runs"].items()},
+                    "sources": {
+                        code: Sources(tuple((n, p) for n, p in each["files"]), each["libraries"])
+                        for code, each in values["sources"].items()
+                    },
+                }
+            )
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, BundleError):
+                raise
+            raise BundleError(
+                f"{directory} is not a bundle ({DESCRIPTION}: {error}); orchestrator.bundle "
+                "STUDY.yaml --out DIR writes one"
+            ) from None
+
+
+def _run(values: Mapping[str, Any]) -> TrialRun:
+    return TrialRun(
+        **{
+            **values,
+            "data_warnings": tuple(values["data_warnings"]),
+            "trials": frozenset((study, trial) for study, trial in values["trials"]),
+            "weights": tuple(values["weights"]),
+            "digests": tuple(values["digests"]),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class BundledCounts:
+    """The counts in a bundle, where a report expects those of a tracking store."""
+
+    directory: Path
+
+    def download_file(self, run_id: str, path: str, directory: Path) -> Path:
+        """Return the path of a run's file. Raises TrackingError."""
+        file = self.directory / COUNTS / run_id / path
+        if not file.is_file():
+            raise TrackingError(f"{file}: not in the bundle")
+        return file
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a bundle other than `bundle.json`, by its path."""
+    by_path = {}
+    for file in sorted(path for path in directory.rglob("*") if path.is_file()):
+        name = file.relative_to(directory).as_posix()
+        if name != DESCRIPTION:
+            by_path[name] = file_digest(file)
+    return by_path
+
+
+def file_digest(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def pack(directory: Path, archive: Path) -> None:
+    """Write the files of a directory to a zip archive."""
+    partial = archive.with_name(f"{archive.name}.partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as target:
+        for file in sorted(path for path in directory.rglob("*") if path.is_file()):
+            target.write(file, file.relative_to(directory).as_posix())
+    partial.replace(archive)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Path]:
+    """Yield the directory of a bundle, which may be a zip archive. Raises BundleError."""
+    if path.is_dir():
+        yield path
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise BundleError(
+            f"{path} cannot be opened ({error}); give the directory or zip file of a bundle"
+        ) from None
+    temporary = tempfile.mkdtemp(prefix="bundle-")
+    try:
+        with archive:
+            archive.extractall(temporary)
+        yield Path(temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,160 @@
+"""Trains one trial of a bundle again and compares it with the bundle, bit for bit."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.bundle.check import bundled_study
+from orchestrator.bundle.content import (
+    COUNTS,
+    DESCRIPTION,
+    STUDY_FILE,
+    Bundle,
+    BundleError,
+    file_digest,
+)
+from orchestrator.bundle.write import REPLAYED, environment, last_weights
+from orchestrator.report.results import score_of
+from orchestrator.report.study_report import StudyReport
+from orchestrator.study.load import load_study
+from orchestrator.study.study import Study
+from orchestrator.study.validation import suggestion
+from orchestrator.tracking.queries import history
+from orchestrator.tracking.runs import TrialRun
+from orchestrator.tracking.store import TrackingStore, open_existing_store
+from pipelines.evaluation.counts import read_counts
+
+# Trains the study's selected trials in a storage; returns whether they are finished.
+Train = Callable[[Study, Path], bool]
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """The result of a replay. same: what is equal bit for bit. problems: what is not, one sentence
+    each. notes: differences of the circumstances that may be the cause."""
+
+    same: tuple[str, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def replay(
+    directory: Path, name: str, storage: Path, dataset: str | None, train: Train
+) -> ReplayResult:
+    """Train the trial `name` of a bundle again, with as many workers, and compare it.
+
+    storage: of the replay; another replay of the trial there is compared without training again.
+    dataset: location of the data set here; by default, as in the study.
+
+    Raises BundleError if the bundle has no such finished trial or the data differ.
+    """
+    bundle = Bundle.read(directory)
+    if name not in bundle.runs:
+        raise BundleError(f"no trial {name!r} has a run; {suggestion(name, list(bundle.runs))}")
+    recorded = bundle.runs[name]
+    if recorded.status != "FINISHED":
+        raise BundleError(
+            f"trial {name!r} is not finished in the bundle; choose one that is finished"
+        )
+    bundled_study(bundle, directory)  # imports its own modules
+    overrides = [*bundle.overrides, ("resources.workers", recorded.workers.split("+")[-1] or "1")]
+    overrides += [("training.precision", recorded.precision)] if recorded.precision else []
+    # Nobody is notified, and no program of the bundle is started.
+    overrides += [("notify.url", "null"), ("notify.command", "[]")]
+    overrides += [("data.dataset", dataset)] if dataset is not None else []
+    study = load_study(directory / STUDY_FILE, overrides, [_literal(name)])
+    with _own_store():
+        if not train(study, storage):
+            raise BundleError(f"trial {name!r} could not be trained again; its error is above")
+        store = open_existing_store(storage)
+        (result,) = [
+            result
+            for row in StudyReport(study, store).read().rows
+            for result in row.results
+            if result.trial.name == name
+        ]
+        assert result.run is not None, "the trial is finished"
+        if result.run.data != recorded.data:
+            raise BundleError(
+                f"the data set here has the fingerprint {result.run.data[:12]}, but the trial was "
+                f"trained on {recorded.data[:12]}; give its location with --dataset"
+            )
+        same, problems = _compare(bundle, directory, study, recorded, result.run, store)
+        score = score_of(study, result)
+        if score is not None:
+            with tempfile.TemporaryDirectory(prefix="counts-") as temporary:
+                path = Path(temporary)
+                counts = read_counts(store.download_file(score.run_id, score.counts_path, path))
+                file = directory / COUNTS / recorded.run_id / score.counts_path
+                equal = file.is_file() and bool((read_counts(file).values == counts.values).all())
+            (same if equal else problems).append("the counts by image and class")
+    return ReplayResult(tuple(same), tuple(problems), _notes(bundle, recorded, result.run))
+
+
+def _compare(
+    bundle: Bundle,
+    directory: Path,
+    study: Study,
+    recorded: TrialRun,
+    run: TrialRun,
+    store: TrackingStore,
+) -> tuple[list[str], list[str]]:
+    """Compare weights and metrics of each epoch; return what is equal and what is not."""
+    same: list[str] = []
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="weights-") as temporary:
+        file = last_weights(store, run.run_id, Path(temporary))
+        digest = None if file is None else file_digest(file)
+    if recorded.run_id in bundle.weights:
+        equal = bundle.weights[recorded.run_id] == digest
+        (same if equal else problems).append("the weights of the last checkpoint")
+    for metric in REPLAYED:
+        before = bundle.histories[recorded.run_id].get(metric, [])
+        after = [[epoch, value] for epoch, value in history(store, run.run_id, metric)]
+        if before == after:
+            same += [f"{metric} of {len(before)} epochs"] if before else []
+            continue
+        pairs = zip(before, after, strict=False)
+        first = next((int(old[0]) for old, new in pairs if old != new), "the last")
+        problems.append(f"{metric}, from epoch {first} on")
+    return same, problems
+
+
+def _notes(bundle: Bundle, recorded: TrialRun, run: TrialRun) -> tuple[str, ...]:
+    """Return differences of code, precision and worker count."""
+    notes = [
+        f"{name} is {getattr(run, name)} here and {getattr(recorded, name)} in {DESCRIPTION}"
+        for name in ("code", "precision", "workers")
+        if getattr(run, name) != getattr(recorded, name)
+    ]
+    here, recorded_environment = environment(), bundle.environment
+    pairs = [(key, here[key], recorded_environment[key]) for key in ("platform", "machine")]
+    versions = (each["packages"].get("torch") for each in (here, recorded_environment))
+    pairs.append(("torch", *versions))
+    notes += [
+        f"{name} is {current} here and {before} in {DESCRIPTION}"
+        for name, current, before in pairs
+        if current != before
+    ]
+    return tuple(notes)
+
+
+@contextmanager
+def _own_store() -> Iterator[None]:
+    """Within this context, a storage holds its own tracking store, whatever the environment says:
+    a replay must not be linked to the run that it repeats."""
+    saved: Mapping[str, str] = {
+        key: os.environ.pop(key) for key in ("MLFLOW_TRACKING_URI",) if key in os.environ
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(saved)
+
+
+def _literal(name: str) -> str:
+    """Return a pattern of `--only` that matches this name only."""
+    return "".join(f"[{character}]" if character in "*?[" else character for character in name)

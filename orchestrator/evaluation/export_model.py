@@ -1,0 +1,168 @@
+"""The work of `orchestrator.export`: write a trained model as files for other programs, and check
+that they compute what torch computes."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from models.normalization import IMAGENET_MEAN, IMAGENET_STD
+from models.resampling import resize
+from orchestrator.console import InputError, say
+from orchestrator.evaluation.options import storage_directory
+from orchestrator.evaluation.trained_model import TrainedModel, load_model, store_for_model
+from orchestrator.storage import Storage
+from pipelines.data.dataset import DatasetError, open_dataset
+from pipelines.data.normalization import normalize
+from pipelines.network.export import (
+    METADATA,
+    ExportError,
+    export_program,
+    save_onnx,
+    save_program,
+    whole_image_logits,
+)
+from pipelines.preparation.embedded import dataset_location
+
+Predict = Callable[[Tensor], Tensor]
+
+FILES = {"torch": "model.pt2", "onnx": "model.onnx"}
+# Logits may differ by this share of the largest one: kernels add in another order.
+_TOLERANCE = 1e-3
+_CHECKED_IMAGES = 4
+# Coarse features of a smaller image, or of a part of it, have one row: a size of its own in torch.
+_SMALLEST = 96
+_NOISE_SIZES = ((96, 160), (129, 75))
+
+
+def export_model(options: argparse.Namespace, console: Console) -> int:
+    """Write and check the files; return the command's exit status."""
+    out = Path(options.out).expanduser()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; choose a folder")
+    store = store_for_model(options.model, storage_directory(options))
+    model = load_model(options.model, store, options.imports)
+    images, described = _check_images(model, options)
+    say(console, f"exporting {model.name}; this takes about a minute", style="dim")
+    program = export_program(model.network)
+    out.mkdir(parents=True, exist_ok=True)
+    metadata = model_metadata(model)
+    save = {"torch": save_program, "onnx": save_onnx}
+    load = {"torch": _load_torch, "onnx": _load_onnx}
+    for kind in dict.fromkeys(options.format or FILES):
+        file = out / FILES[kind]
+        save[kind](program, file, metadata)
+        agreement = _check(model, load[kind](file), images, file)
+        say(console, f"{file}: {agreement} of {described}")
+    (out / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    say(console, f"{out / METADATA}: classes, palette and normalization, also inside each file")
+    return 0
+
+
+def model_metadata(model: TrainedModel) -> dict[str, Any]:
+    """Return what a program needs to apply the exported network and to show what it predicts."""
+    classes = model.class_list
+    return {
+        "model": model.name,
+        "classes": model.class_names,
+        "palette": [list(entry.color) for entry in classes.classes],
+        "ignore_index": classes.ignore_index,
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+        "input": "images: float32 (batch, 3, height, width), RGB from 0 to 1, minus mean, divided "
+        "by std",
+        "output": "logits: float32 (batch, classes, height, width); the class is the argmax over "
+        "axis 1, the probabilities are the softmax",
+        "dataset": classes.dataset,
+        "fingerprint": classes.fingerprint,
+        "protocol": model.experiment.evaluation.protocol,
+    }
+
+
+def _check_images(model: TrainedModel, options: argparse.Namespace) -> tuple[Sequence[Tensor], str]:
+    """Return normalized images, each `(1, 3, height, width)`, and what they are: validation images
+    and a part of each, of another size, or noise if the training's data set is not here."""
+    data = model.experiment.data
+    split = options.split or data.validation_split or data.train_split
+    try:
+        location = dataset_location(
+            options.dataset or data.dataset, Storage.parse(options.storage).at("datasets")
+        )
+        samples = open_dataset(location).split(split)
+    except (DatasetError, OSError):
+        if options.dataset:
+            raise
+        generator = torch.Generator().manual_seed(0)
+        noise = [torch.randn((1, 3, *size), generator=generator) for size in _NOISE_SIZES]
+        return noise, f"{len(noise)} random images ({data.dataset} is not here; see --dataset)"
+    images = []
+    for index in range(min(_CHECKED_IMAGES, len(samples))):
+        pixels, _ = samples.read(index)
+        whole = normalize(torch.tensor(pixels).permute(2, 0, 1)[None])
+        whole = resize(whole, whole.new_empty(_at_least(*whole.shape[-2:])))
+        height, width = whole.shape[-2:]
+        images += [whole, whole[..., : 1 + 2 * height // 3, : 1 + 3 * width // 4]]
+    return images, f"{len(images)} images and parts of images of {location} {split}"
+
+
+def _at_least(height: int, width: int) -> tuple[int, int]:
+    """Return a size of an image's proportions with sides of at least _SMALLEST pixels."""
+    scale = max(1.0, _SMALLEST / min(height, width))
+    return round(scale * height), round(scale * width)
+
+
+def _check(model: TrainedModel, exported: Predict, images: Sequence[Tensor], file: Path) -> str:
+    """Return how well the file's logits agree with torch's. Raises ExportError if they do not."""
+    largest = difference = 0.0
+    pixels = same = 0
+    for image in images:
+        expected = whole_image_logits(model.network, image)
+        height, width = image.shape[-2:]
+        try:
+            received = exported(image)
+        except Exception as error:  # torch and onnxruntime have many classes for this
+            raise ExportError(
+                f"{file} cannot be applied to an image of {height} x {width} pixels ({error}); "
+                "remove Python conditions on sizes from the network's forward"
+            ) from error
+        largest = max(largest, float(expected.abs().max()))
+        difference = max(difference, float((received - expected).abs().max()))
+        pixels += expected[:, 0].numel()
+        same += int((received.argmax(1) == expected.argmax(1)).sum())
+    text = f"logits differ by at most {difference:.1g}, {100 * same / pixels:.3f} % of the pixels"
+    text += " get the class that torch predicts,"
+    if not difference <= _TOLERANCE * max(largest, 1e-6):
+        raise ExportError(
+            f"{file} does not compute what torch computes: {text} of {len(images)} images; "
+            "do not use this file, and report the operators of your network"
+        )
+    return text.rstrip(",")
+
+
+def _load_torch(file: Path) -> Predict:
+    module = torch.export.load(file).module()
+
+    def predict(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = module(images)
+        return logits
+
+    return predict
+
+
+def _load_onnx(file: Path) -> Predict:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (images_input,) = session.get_inputs()
+
+    def predict(images: Tensor) -> Tensor:
+        feed: Mapping[str, Any] = {images_input.name: images.contiguous().numpy()}
+        return torch.from_numpy(session.run(None, feed)[0])
+
+    return predict

@@ -1,0 +1,49 @@
+"""The studies and trials that the arguments of `orchestrator.studies` name."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.storage import Storage
+from orchestrator.study.validation import suggestion
+from orchestrator.tracking.queries import StudySummary, take_snapshot
+from orchestrator.tracking.runs import TrialRun
+from orchestrator.tracking.store import TrackingError, TrackingStore, open_existing_store
+from pipelines.data.storage import check_no_secret
+
+
+def local_storage(options: argparse.Namespace) -> Path:
+    """Return the local directory of `--storage`."""
+    return Storage.parse(options.storage).local
+
+
+def open_store(options: argparse.Namespace) -> TrackingStore:
+    """Open the tracking store. Raises TrackingError."""
+    check_no_secret(options.storage)
+    return open_existing_store(local_storage(options), getattr(options, "tracking", None))
+
+
+def find_study(store: TrackingStore, name: str) -> StudySummary:
+    """Return the study called `name`. Raises TrackingError, which suggests another name."""
+    for study in take_snapshot(store, name).studies:
+        return study
+    names = [study.name for study in take_snapshot(store).studies]
+    raise TrackingError(f"no study is called {name!r}; {suggestion(name, names)}")
+
+
+def find_runs(store: TrackingStore, name: str, study: str | None) -> Sequence[TrialRun]:
+    """Return all runs of the trial called `name`, with its variant's key or label, or the run with
+    that id."""
+    studies = take_snapshot(store).studies if study is None else [find_study(store, study)]
+    runs = [run for each in studies for run in each.trials]
+    matches = [run for run in runs if name in (run.name, run.run_id)]
+    matches = matches or [run for run in runs if name == run.labeled_name]
+    if not matches:
+        names = sorted({run.name for run in runs})
+        raise TrackingError(f"no trial is called {name!r}; {suggestion(name, names)}")
+    owners = sorted({run.study for run in matches})
+    if len(owners) > 1:
+        raise TrackingError(
+            f"several studies have a trial {name!r}: {', '.join(owners)}; choose one with --study"
+        )
+    return matches

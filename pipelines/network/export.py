@@ -1,0 +1,128 @@
+"""Exports a network as a `torch.export` program and as ONNX, for images of every size.
+
+Input `images`: float32 `(batch, 3, height, width)`, normalized. Output `logits`: float32 `(batch,
+classes, height, width)`.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from models import split_output
+from models.resampling import resize
+from pipelines.errors import UserError
+
+METADATA = "metadata.json"  # the extra file of a `torch.export` archive
+_INPUT, _OUTPUT = "images", "logits"
+_AXES = {0: "batch", 2: "height", 3: "width"}
+# Unequal, and no multiple of each other: torch would otherwise export equal sizes as one.
+_EXAMPLE = (2, 3, 96, 160)
+
+
+class ExportError(UserError, RuntimeError):
+    """A network cannot be exported; the message says why."""
+
+
+class _WholeImage(nn.Module):
+    """Returns a network's main logits at the size of the images."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return resize(split_output(self.network(images))[0].float(), images)
+
+
+def whole_image_logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the logits that an exported network computes, with torch."""
+    with torch.no_grad():
+        return _WholeImage(network)(images)
+
+
+def export_program(network: nn.Module) -> ExportedProgram:
+    """Export a network in evaluation mode on the CPU. Raises ExportError."""
+    dynamic = dict.fromkeys(_AXES, torch.export.Dim.DYNAMIC)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about its own modules
+            return torch.export.export(
+                _WholeImage(network).eval(), (torch.zeros(_EXAMPLE),), dynamic_shapes=(dynamic,)
+            )
+    except Exception as error:  # torch has many classes for this
+        raise ExportError(
+            f"torch.export cannot export this network for all sizes ({_first_line(error)}); "
+            "remove Python conditions on sizes and values from its forward"
+        ) from error
+
+
+def save_program(program: ExportedProgram, file: Path, metadata: Mapping[str, Any]) -> None:
+    """Write a `torch.export` archive; `torch.export.load(file, extra_files={METADATA: ""})` returns
+    the program and fills in the metadata."""
+    torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
+
+
+def save_onnx(program: ExportedProgram, file: Path, metadata: Mapping[str, Any]) -> None:
+    """Write an ONNX file. Values of `metadata` that are not text are written as JSON.
+
+    Raises ExportError if the packages are missing or ONNX has no such operator.
+    """
+    try:
+        import onnxscript  # noqa: F401  torch imports it
+    except ModuleNotFoundError as error:
+        raise ExportError(
+            f"ONNX needs the package {error.name}; install it with pip install "
+            "'segmentation-orchestrator[onnx]', or use --format torch"
+        ) from None
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # without torchvision, it warns about operators of torchvision
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            onnx = torch.onnx.export(
+                program,
+                (torch.zeros(_EXAMPLE),),
+                dynamo=True,
+                input_names=[_INPUT],
+                output_names=[_OUTPUT],
+                verbose=False,
+            )
+    except Exception as error:
+        raise ExportError(
+            f"torch.onnx cannot export this network ({_first_line(error)}); use --format torch"
+        ) from error
+    finally:
+        logger.setLevel(level)
+    assert onnx is not None, "dynamo is used"
+    _name_axes(onnx.model)
+    onnx.model.metadata_props.update(
+        {key: each if isinstance(each, str) else json.dumps(each) for key, each in metadata.items()}
+    )
+    onnx.save(str(file))
+
+
+def _name_axes(model: Any) -> None:
+    """Name the axes of any size of all tensors after those of the input, such as `height`."""
+    import onnx_ir
+
+    (images,) = model.graph.inputs
+    names = {str(images.shape[axis]): name for axis, name in _AXES.items()}
+    outputs = [value for node in model.graph.all_nodes() for value in node.outputs]
+    for value in (images, *outputs):
+        if value.shape is not None:
+            value.shape = onnx_ir.Shape(
+                size if isinstance(size, int) else names.get(str(size), str(size))
+                for size in value.shape
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -1,0 +1,190 @@
+"""Bundles of fabricated studies: written, checked elsewhere, and compared with a replay."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from orchestrator.bundle.__main__ import main
+from orchestrator.bundle.content import Bundle, BundleError
+from orchestrator.bundle.replay import replay
+from orchestrator.study.load import load_study
+from orchestrator.study.study import Study
+from tests.support.fabricated_studies import FEW, PLAIN, fabricate, write_study
+
+SEEDS = PLAIN + "seeds: [0, 1, 2]\nreport: {columns: [miou, difference, p, iou/road]}\n"
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def written(
+    tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path
+) -> Path:
+    """Write a bundle of a study that is gone afterwards; return its directory."""
+    directory = tmp_path_factory.mktemp("bundle")
+    file = write_study(directory, small_streets, SEEDS)
+    storage = directory / "storage"
+    storage.mkdir()
+    shutil.copy(empty_store, storage)
+    out = tmp_path_factory.mktemp("bundles") / "written"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        fabricate(load_study(file), storage, cities=FEW)
+        assert main([str(file), "--storage", str(storage), "--out", str(out)]) == 0
+    shutil.rmtree(directory)
+    return out
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, written: Path) -> Path:
+    """Return the directory of a copy of the bundle, which a test may change."""
+    return shutil.copytree(written, tmp_path / "elsewhere")
+
+
+def edit(file: Path, change: Callable[[str], str]) -> None:
+    text = file.read_text()
+    assert change(text) != text
+    file.write_text(change(text))
+
+
+def test_bundle_has_everything_and_is_correct(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert {path.name for path in bundle.iterdir()} == {
+        *("bundle.json", "study.yaml", "study.resolved.yaml"),
+        *("counts", "datasets", "sources", "tables"),
+    }
+    content = Bundle.read(bundle)
+    assert len(content.runs) == 6
+    assert len(list(bundle.rglob("counts.arrow"))) == 6
+    assert (bundle / "sources" / "pipelines" / "training" / "loop.py").is_file()
+    assert content.datasets[0]["manifest"].startswith("datasets/")
+    assert content.environment["packages"]["torch"]
+    capsys.readouterr()
+    assert main([str(bundle), "--check"]) == 0
+    output = capsys.readouterr().out
+    assert "no problems" in output
+    # mIoU, three accuracies and the IoU of ten classes of six trials.
+    assert output.startswith(f"{6 * 14} scores and "), sorted(content.runs["b, seed 0"].metrics)
+
+
+def test_changed_scores_are_found(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where the changed file's SHA-256 is changed with it."""
+
+    def exchange(text: str) -> str:
+        document = json.loads(text)
+        document["table"][1]["difference"] += 0.01
+        document["runs"]["a, seed 1"]["metrics"]["val/iou/road"] += 1e-6
+        return json.dumps(document)
+
+    edit(bundle / "bundle.json", exchange)
+    edit(bundle / "tables" / "table.md", lambda text: text.replace("+", "-"))
+    edit(bundle / "sources" / "models" / "fenet.py", lambda text: text + "# changed\n")
+    capsys.readouterr()
+    assert main([str(bundle), "--check"]) == 1
+    lines = [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()[:-1]]
+    assert lines[0] == "sources/models/fenet.py was changed (its SHA-256 differs)"
+    assert lines[1] == "tables/table.md was changed (its SHA-256 differs)"
+    assert lines[2].startswith("the sources have the code version ")
+    assert lines[3].startswith("a, seed 1: val/iou/road is ")
+    assert lines[4].startswith("b: difference is ")
+    assert len(lines) == 5
+
+
+def test_changed_counts_are_found(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = next(iter(sorted(bundle.rglob("counts.arrow"))))
+    table = pa.ipc.open_file(file.read_bytes()).read_all()
+    table = table.set_column(3, "tp", pc.add(table["tp"], 1))
+    with pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    assert main([str(bundle), "--check"]) == 1
+    assert "counts.arrow was changed" in capsys.readouterr().out
+
+
+def test_zip_of_an_incomplete_study(
+    tmp_path: Path, small_streets: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_study(tmp_path, small_streets, PLAIN)
+    fate = {"b": "missing"}
+    fabricate(load_study(file), own_store, lambda t: fate.get(t.name, "FINISHED"), FEW)
+    archive = tmp_path / "bundle.zip"
+    arguments = [str(file), "--storage", str(own_store), "--out", str(archive)]
+    assert main(arguments) == 1
+    assert main(arguments) == 2
+    assert f"--out {archive} exists" in capsys.readouterr().out
+    assert main([str(archive), "--check"]) == 0
+    assert "1 trials have no run: b" in capsys.readouterr().out
+
+
+def test_own_modules_travel_with_the_bundle(
+    tmp_path: Path, small_streets: Path, own_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = tmp_path / "code"
+    (code / "own_parts" / "inner").mkdir(parents=True)
+    (code / "own_single.py").write_text("")
+    (code / "own_parts" / "__init__.py").write_text("")
+    (code / "own_parts" / "inner" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(code)
+    text = f"{PLAIN}imports: [own_parts.inner, own_single]\n"
+    file = write_study(tmp_path, small_streets, text)
+    fabricate(load_study(file), own_store, cities=FEW)
+    out = tmp_path / "bundle"
+    assert main([str(file), "--storage", str(own_store), "--out", str(out)]) == 0
+    shutil.rmtree(code)
+    for name in [name for name in sys.modules if name.startswith("own_")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main([str(out), "--check"]) == 0
+
+
+@pytest.mark.parametrize("name", ["nothing", "study.yaml"])
+def test_other_files_are_rejected(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.yaml").write_text("study: s\n")
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / name), "--check"]) == 2
+    assert main([str(tmp_path / "empty"), "--check"]) == 2
+    assert "is not a bundle" in capsys.readouterr().out
+
+
+def test_replay_compares_bit_for_bit(
+    bundle: Path, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fabricated trials are the same in every storage."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # not used
+
+    def train(study: Study, storage: Path) -> bool:
+        assert [trial.name for trial in study.trials] == ["b, seed 2"]
+        assert study.config.resources.most_workers == 1
+        storage.mkdir()
+        shutil.copy(empty_store, storage)
+        fabricate(study, storage, cities=FEW)
+        return True
+
+    result = replay(bundle, "b, seed 2", tmp_path / "again", None, train)
+    assert result.problems == ()
+    assert result.notes == ()
+    assert result.same == (
+        *("train/loss of 3 epochs", "val/miou of 3 epochs", "the counts by image and class"),
+    )
+
+    def change(text: str) -> str:
+        document = json.loads(text)
+        run_id = document["runs"]["b, seed 2"]["run_id"]
+        document["histories"][run_id]["train/loss"][1][1] += 1e-12
+        return json.dumps(document)
+
+    edit(bundle / "bundle.json", change)
+    result = replay(bundle, "b, seed 2", tmp_path / "more", None, train)
+    assert result.problems == ("train/loss, from epoch 2 on",)
+    with pytest.raises(BundleError, match="no trial 'b, seed 9' has a run"):
+        replay(bundle, "b, seed 9", tmp_path / "third", None, train)

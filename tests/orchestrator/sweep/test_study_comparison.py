@@ -1,0 +1,46 @@
+"""`studies compare`: settings, trials and scores of two studies in one store."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.studies import main
+from orchestrator.study.load import load_study
+from tests.support.fabricated_studies import FEW, PLAIN, fabricate, write_study
+
+OTHER = PLAIN.replace("study: plain", "study: other").replace("epochs: 3", "epochs: 4")
+OTHER = OTHER.replace("flows: []}}}\n", "flows: [detail]}}}\n  c: {}\n")
+
+
+def test_differences_are_listed(
+    tmp_path: Path, small_streets: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in (PLAIN, OTHER):
+        fabricate(load_study(write_study(tmp_path, small_streets, text)), own_store, cities=FEW)
+    storage = ["--storage", str(own_store)]
+    assert main(["compare", "plain", "other", *storage]) == 0
+    output = capsys.readouterr().out
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines()]
+    assert ["base.training.epochs", "3", "4"] in cells
+    assert ["variants.b.set.model.flows", "[]", '["detail"]'] in cells
+    assert ["variants.c", "-", "{}"] in cells
+    assert ["training.epochs", "3", "4", "2 of 2"] in cells
+    assert ["model.flows", "[]", '["detail"]', "1 of 2"] in cells
+    assert "only in other: 1 trials: c" in output
+    (row,) = [line for line in cells if line[:1] == ["b"]]
+    first, second = (float(text) for text in row[1:3])
+    assert float(row[3]) == pytest.approx(second - first, abs=0.02)
+    assert row[4] == "1"
+
+
+def test_study_is_equal_to_its_own_file(
+    tmp_path: Path, small_streets: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_study(tmp_path, small_streets, PLAIN)
+    fabricate(load_study(file), own_store, cities=FEW)
+    assert main(["compare", "plain", str(file), "--storage", str(own_store)]) == 0
+    output = capsys.readouterr().out
+    assert "the studies have the same settings" in output
+    assert output.count("same runs") == 2
+    assert main(["compare", "plain", "plane", "--storage", str(own_store)]) == 2
+    assert "no study is called 'plane'; did you mean" in capsys.readouterr().out

@@ -1,0 +1,114 @@
+"""A study from Python, without training."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import orchestrator
+from orchestrator import Study
+from orchestrator.planning.measurements import save_measurements
+from orchestrator.scheduling.devices import worker_device
+from orchestrator.study.load import load_study
+from orchestrator.study.yaml_source import StudyError
+from orchestrator.tracking.store import TrackingError
+from pipelines.config import load_yaml
+from tests.support.fabricated_studies import PLAIN, fabricate, write_study
+from tests.support.planned_study import resolved, timed, write_planned_study
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_import_is_light() -> None:
+    code = "import sys, orchestrator; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"torch", "ray", "mlflow", "pandas", "pydantic", "rich"} & set(loaded)
+    with pytest.raises(AttributeError, match="Studdy"):
+        _ = orchestrator.Studdy
+
+
+def test_mapping_and_file_are_the_same_study(tmp_path: Path, small_streets: Path) -> None:
+    file = write_study(tmp_path, small_streets, PLAIN)
+    values = load_yaml(file.read_text())
+    values["base"]["data"] = {"dataset": small_streets, "crop": np.array((64, 64)).tolist()}
+    values["base"]["training"]["epochs"] = np.int64(3)
+    given, read = load_study(values), load_study(file)
+    assert (given.config, given.trials, given.resolved) == (read.config, read.trials, read.resolved)
+    assert Study(values, set={"training.epochs": np.int64(9)}, only="b").trials == ["b"]
+    assert repr(Study(values)) == "<Study 'plain': 2 trials>"
+
+
+def test_mapping_may_extend_a_file(
+    tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_study(tmp_path, small_streets, PLAIN)
+    monkeypatch.chdir(tmp_path)
+    study = load_study({"study": "shorter", "extends": file.name, "seeds": (4, 5)})
+    assert [trial.name for trial in study.trials][:2] == ["a, seed 4", "a, seed 5"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"variants": {"a": {"sets": {}}}}, "the study: unknown key `variants.a.sets`"),
+        ({"variants": {"a": {}}, "seeds": object()}, "`seeds` is a object; use text, a number"),
+        ({"variants": {"a": {}}, "extends": "nowhere.yaml"}, "nowhere.yaml, which does not exist"),
+    ],
+)
+def test_mistakes_in_a_mapping_are_reported(values: dict[str, object], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        Study({"study": "s", **values})
+
+
+def test_frames_and_report_are_those_of_the_command(
+    tmp_path: Path, small_streets: Path, own_store: Path
+) -> None:
+    file = write_study(tmp_path, small_streets, PLAIN)
+    fabricate(load_study(file), own_store, lambda t: "missing" if t.name == "b" else "FINISHED")
+    study = Study(file, storage=own_store)
+    table, runs, report = study.table(), study.runs(), study.report()
+    assert list(table["variant"]) == ["a", "b"]
+    assert list(runs["state"]) == ["finished", "missing"]
+    (miou,) = runs["miou"].dropna()
+    assert miou == table["miou_mean"][0] == 100 * runs["val/miou"][0]
+    assert not report.complete
+    assert report._repr_html_().startswith('<iframe srcdoc="&lt;!')
+    report.save(tmp_path / "report")
+    lines = (tmp_path / "report" / "table.csv").read_text().splitlines()
+    assert lines[0].split(",") == list(table.columns)
+    assert "missing" in str(report)
+    assert report.markdown() == (tmp_path / "report" / "table.md").read_text()
+
+
+def test_study_without_a_store_is_reported(tmp_path: Path) -> None:
+    study = Study({"study": "s", "variants": {"a": {}}}, storage=tmp_path)
+    with pytest.raises(TrackingError, match="no tracking store"):
+        study.table()
+
+
+def test_plan_is_a_frame_and_the_text_of_the_command(
+    tmp_path: Path, small_streets: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_planned_study(tmp_path, small_streets)
+    study, trials = resolved(file)
+    kind = worker_device("cpu", 1.0)
+    measured = timed(trials[0], study, step=0.1)
+    save_measurements(own_store, [type(measured)(**{**vars(measured), "device": kind})])
+    plan = Study(file, storage=own_store).plan()
+    printed = capsys.readouterr().out
+    assert printed.startswith("opening the data")
+    assert "wall time" not in printed
+    assert list(plan.trials["state"]) == 6 * ["missing"]
+    assert (plan.trials["seconds_low"] < plan.trials["seconds_high"]).all()
+    assert plan.totals.loc["wall_seconds", "estimate"] > plan.trials["seconds"].max()
+    assert "planned: 6 trials: 6 missing" in str(plan)
+    assert os.linesep.join(str(plan).splitlines()[:1]) in plan._repr_html_()

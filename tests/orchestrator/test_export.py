@@ -1,0 +1,84 @@
+"""A trained model as files for other programs."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from models import split_output
+from orchestrator.evaluation.trained_model import load_model
+from orchestrator.export import main
+from pipelines.data.dataset import open_dataset
+from pipelines.data.normalization import normalize
+from pipelines.network.export import METADATA, ExportError, export_program, save_onnx
+from tests.support.finished_run import FinishedRun
+
+# Sizes of which none was exported: small, odd, and flat.
+SIZES = ((33, 64), (75, 133), (257, 40))
+
+
+@pytest.mark.slow
+def test_exported_model_computes_what_torch_computes(
+    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "exported"
+    assert main([str(finished_run.directory), "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("100.000 % of the pixels get the class that torch predicts") == 2
+    assert "8 images and parts of images" in printed.out
+    assert printed.err == ""
+
+    network = load_model(str(finished_run.directory), None).network
+    program = torch.export.load(out / "model.pt2").module()
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    for batch, size in enumerate(SIZES, start=1):
+        images = torch.randn(batch, 3, *size)
+        with torch.no_grad():
+            expected = split_output(network(images))[0]
+            torch.testing.assert_close(program(images), expected, rtol=1e-4, atol=1e-5)
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+    manifest = open_dataset(finished_run.dataset).manifest
+    metadata = json.loads((out / METADATA).read_text())
+    assert metadata["classes"] == [entry.name for entry in manifest.classes]
+    assert metadata["palette"] == [list(entry.color) for entry in manifest.classes]
+    pixels = torch.randint(256, (1, 3, 8, 8), dtype=torch.uint8)
+    mean, std = (torch.tensor(metadata[name])[:, None, None] for name in ("mean", "std"))
+    torch.testing.assert_close((pixels / 255 - mean) / std, normalize(pixels))
+    model = onnx.load(out / "model.onnx")
+    onnx.checker.check_model(model)
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(properties["classes"]) == metadata["classes"]
+    shape = model.graph.input[0].type.tensor_type.shape
+    axes = [axis.dim_param or axis.dim_value for axis in shape.dim]
+    assert axes == ["batch", 3, "height", "width"]
+    extra = {METADATA: ""}
+    torch.export.load(out / "model.pt2", extra_files=extra)
+    assert json.loads(extra[METADATA]) == metadata
+
+
+class _Deciding(torch.nn.Module):
+    """A network with a condition on values, which cannot be exported."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images if images.sum() > 0 else -images
+
+
+def test_network_that_cannot_be_exported_is_reported() -> None:
+    with pytest.raises(ExportError, match=r"torch\.export cannot export this network"):
+        export_program(_Deciding())
+
+
+def test_missing_onnx_is_reported(
+    finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    program = export_program(torch.nn.Conv2d(3, 4, 1))
+    with pytest.raises(ExportError, match=r"pip install 'segmentation-orchestrator\[onnx\]'"):
+        save_onnx(program, tmp_path / "model.onnx", {})
