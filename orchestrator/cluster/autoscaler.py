@@ -13,7 +13,9 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 
-from orchestrator.scheduling.capacity import MachineType
+from orchestrator.cluster.aws_prices import hourly_price
+from orchestrator.scheduling.capacity import MachineType, Placement
+from orchestrator.scheduling.launch import Launch
 from orchestrator.scheduling.policy import GangShape, Node, fit
 
 BOOTSTRAP_CONFIG = Path("~/ray_bootstrap_config.yaml")
@@ -120,6 +122,16 @@ def machines_to_launch(
         )
     )
     return {entry.instance_type: entry.count for entry in reply.to_launch}
+
+
+def launch(
+    connected: Sequence[Node], config: Mapping[str, Any], placement: Placement, trials: int
+) -> Launch:
+    """Return the machines that the cluster would start for this number of trials, and the price of
+    all that the trials use."""
+    gangs = [placement.shape] * min(trials, placement.concurrent)
+    all_machines = machines_to_launch(_heads(connected, config), config, gangs)
+    return Launch(machines_to_launch(connected, config, gangs), hourly_price(config, all_machines))
 
 
 def _heads(connected: Sequence[Node], config: Mapping[str, Any]) -> list[Node]:

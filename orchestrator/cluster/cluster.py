@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.scheduling.capacity import CapacityError, MachineType, Placement, this_machine
 from orchestrator.scheduling.devices import worker_device
+from orchestrator.scheduling.launch import Launch
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resources import Resources
 from pipelines.gpu import gpu_problem
@@ -33,6 +34,15 @@ class Cluster:
 
         if not self.logs:
             self.logs = connect.connect(self._address, self._environment)
+
+    def check(self) -> list[str]:
+        """Check that the nodes have what trials need; return warnings. Raises NodeError."""
+        if self._address is None:
+            return []
+        from orchestrator.cluster.check_nodes import check_nodes
+
+        self.start()
+        return check_nodes()
 
     def close(self) -> None:
         """Leave the cluster, or end the one that was started on this machine."""
@@ -68,11 +78,11 @@ class Cluster:
 
         return nodes.device_name(resources, placement)
 
-    def machines_to_launch(self, placement: Placement, trials: int) -> Mapping[str, int] | None:
-        """Return how many machines of each type would be started for this number of trials; None
-        if the cluster does not grow."""
+    def launch(self, placement: Placement, trials: int) -> Launch | None:
+        """Return the machines that would be started for this number of trials; None if the cluster
+        does not grow."""
         if self._address is None:
             return None
         from orchestrator.cluster import nodes
 
-        return nodes.machines_to_launch(placement, trials)
+        return nodes.launch(placement, trials)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,10 @@ logger = logging.getLogger(__name__)
 
 class ClusterStartError(UserError, RuntimeError):
     """Ray did not start on this machine."""
+
+
+class VersionMismatchError(UserError, RuntimeError):
+    """The cluster has another version of Ray or Python than this command."""
 
 
 # Ray reads these when a process starts; none of them affects a result.
@@ -113,6 +118,18 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
             context = ray.init(address=address, **options)
         except ConnectionError as error:
             raise UnreachableError(f"--address {address}: no Ray cluster ({error})") from None
+        except RuntimeError as error:
+            if "Version mismatch" not in str(error):
+                raise
+            # Ray's message lists the versions of Ray and Python, cluster first.
+            ray_there, python_there, ray_here, python_here = re.findall(
+                r"(?:Ray|Python): (\S+)", str(error)
+            )
+            raise VersionMismatchError(
+                f"--address {address}: the cluster runs Ray {ray_there} on Python {python_there}, "
+                f"this command Ray {ray_here} on Python {python_here}; all of these must be the "
+                "same, including the last number"
+            ) from None
     if callable(on_sigterm):
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler would abort() the process
     return str(Path(context.address_info["session_dir"]) / "logs")

@@ -9,6 +9,7 @@ from ray.exceptions import RayError
 from orchestrator.cluster import autoscaler
 from orchestrator.scheduling.capacity import MachineType, Placement
 from orchestrator.scheduling.devices import worker_device
+from orchestrator.scheduling.launch import Launch
 from orchestrator.scheduling.policy import GangShape, Node, fit
 from orchestrator.study.resources import Resources
 from pipelines.errors import UserError
@@ -27,27 +28,22 @@ def free_nodes() -> list[Mapping[str, float]]:
 def nodes_at_full_size(resources: Resources) -> list[Node]:
     """Return the nodes of the connected cluster at its full size, for these workers."""
     config = autoscaler.read_bootstrap_config()
-    return autoscaler.nodes_at_full_size(connected_nodes(), config, _needed(resources))
+    return autoscaler.nodes_at_full_size(connected_nodes(), config, resources.needed())
 
 
 def machine_types(resources: Resources) -> list[MachineType]:
     """Return the machine types that the connected cluster may start, best for these workers first;
     empty if it does not grow."""
-    return autoscaler.machine_types(autoscaler.read_bootstrap_config(), _needed(resources))
+    return autoscaler.machine_types(autoscaler.read_bootstrap_config(), resources.needed())
 
 
-def machines_to_launch(placement: Placement, trials: int) -> dict[str, int] | None:
-    """Return how many machines of each type the connected cluster would start for this number of
-    trials; None if it does not grow."""
+def launch(placement: Placement, trials: int) -> Launch | None:
+    """Return the machines that the connected cluster would start for this number of trials; None if
+    it does not grow."""
     config = autoscaler.read_bootstrap_config()
     if config is None:
         return None
-    gangs = [placement.shape] * min(trials, placement.concurrent)
-    return autoscaler.machines_to_launch(connected_nodes(), config, gangs)
-
-
-def _needed(resources: Resources) -> list[str]:
-    return list(resources.per_worker("cpu" if resources.device == "cpu" else "cuda"))
+    return autoscaler.launch(connected_nodes(), config, placement, trials)
 
 
 def connected_nodes() -> list[Node]:

@@ -1,4 +1,4 @@
-"""Passes the reason why a cloud refuses machines from the autoscaler to the studies on the head.
+"""Reports to the studies on the head why a cloud refuses machines, and that the autoscaler stopped.
 
 Ray's autoscaler drops the reason. The node provider writes it to a file on the head, where the
 studies' processes run, too.
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from orchestrator.cluster.autoscaler import BOOTSTRAP_CONFIG
+from orchestrator.cluster.autoscaler_heartbeat import AutoscalerHeartbeat
 
 FILE = BOOTSTRAP_CONFIG.with_name("ray_machines_refused.txt")
 _POLL_SECONDS = 5.0
@@ -41,17 +42,21 @@ def read_refusal() -> str:
 
 
 @contextmanager
-def refusals_reported(report: Callable[[str], None]) -> Iterator[None]:
-    """Within this context, call `report` from a thread with each new reason of a refusal."""
+def problems_reported(
+    refused: Callable[[str], None], warn: Callable[[str], None]
+) -> Iterator[None]:
+    """Within this context, call `refused` from a thread with each new reason of a refusal, and
+    `warn` when the autoscaler has stopped."""
     ended = threading.Event()
+    heartbeat = AutoscalerHeartbeat()
 
     def poll() -> None:
-        last = ""
+        last = dict.fromkeys((refused, warn), "")
         while not ended.wait(_POLL_SECONDS):
-            message = read_refusal()
-            if message and message != last:
-                report(message)
-            last = message
+            for report, message in ((refused, read_refusal()), (warn, heartbeat.message())):
+                if message and message != last[report]:
+                    report(message)
+                last[report] = message
 
     thread = threading.Thread(target=poll, name="refusals", daemon=True)
     thread.start()

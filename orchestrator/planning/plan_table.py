@@ -13,6 +13,7 @@ from orchestrator.planning.estimate import Calibration, Estimate
 from orchestrator.planning.forecast import StudyForecast, TrialForecast
 from orchestrator.planning.overhead import Overhead
 from orchestrator.scheduling.capacity import Placement
+from orchestrator.scheduling.launch import HourlyPrice, Launch
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
@@ -32,7 +33,7 @@ class StudyPlan:
     calibration: the source of the times.
     overhead: of the command that trains the study; part of its wall time.
     device: of the calibration; empty if unknown.
-    machines: how many of each type the cluster would start; None if it does not grow.
+    launch: the machines that the cluster would start; None if it does not grow.
     shortage: a warning if the disk is too small.
     """
 
@@ -43,8 +44,13 @@ class StudyPlan:
     overhead: Overhead
     placement: Placement
     device: str
-    machines: Mapping[str, int] | None
+    launch: Launch | None
     shortage: str = ""
+
+    @property
+    def has_obstacle(self) -> bool:
+        """Whether it is known that the cluster cannot start the machines."""
+        return self.launch is not None and bool(self.launch.obstacles)
 
     @property
     def wall(self) -> Estimate:
@@ -67,8 +73,11 @@ def show_plan(plan: StudyPlan, console: Console) -> None:
     console.print(table, highlight=False, soft_wrap=True)
     console.print(_totals(plan))
     console.print(_basis(plan.calibration, plan.device), style="dim", highlight=False, markup=False)
-    if plan.shortage:
-        console.print(Text.assemble(("warning", "yellow"), f"  {plan.shortage}"), soft_wrap=True)
+    launch = plan.launch
+    for remark in launch.remarks if launch else ():
+        console.print(remark, style="dim", highlight=False, markup=False, soft_wrap=True)
+    for warning in (*(launch.obstacles if launch else ()), *filter(None, [plan.shortage])):
+        console.print(Text.assemble(("warning", "yellow"), f"  {warning}"), soft_wrap=True)
 
 
 def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -> None:
@@ -206,7 +215,7 @@ def _wide_columns(trial: TrialForecast) -> list[str]:
 def _totals(plan: StudyPlan) -> Table:
     """Build the table of the study's totals, one per line."""
     study, forecast, overhead = plan.study, plan.forecast, plan.overhead
-    placement, machines, wall = plan.placement, plan.machines, plan.wall
+    placement, launch, wall = plan.placement, plan.launch, plan.wall
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)
@@ -215,8 +224,8 @@ def _totals(plan: StudyPlan) -> Table:
     table.add_row("to train", str(len(to_train)), placement_line(study, placement))
     if not to_train:
         return table
-    if machines is not None:
-        to_start = ", ".join(f"{count} x {name}" for name, count in machines.items())
+    if launch is not None:
+        to_start = ", ".join(f"{count} x {name}" for name, count in launch.machines.items())
         table.add_row("machines", to_start or "none", "to start, besides the connected ones")
     hours = forecast.device_hours
     table.add_row("wall time", duration(wall.seconds), f"{_interval(wall)}, for the whole command")
@@ -238,11 +247,38 @@ def _totals(plan: StudyPlan) -> Table:
         cost, price = forecast.cost, study.config.resources.price_per_gpu_hour
         interval = f"{cost.low:.2f} to {cost.high:.2f}, at {price:g} per GPU-hour"
         table.add_row("cost", f"{cost.seconds:.2f}", interval)
+    if launch is not None and launch.price is not None:
+        for row in _price_rows(launch.price, wall.high / 3600, study.config.limits.wall_hours):
+            table.add_row(*row)
     limit = study.config.limits.gpu_hours
     if limit is not None and hours.high > limit:
         certainty = "will" if hours.low > limit else "may"
         table.add_row("limit", f"{limit:g}", f"limits.gpu_hours {certainty} stop the study early")
     return table
+
+
+def _price_rows(
+    price: HourlyPrice, hours: float, limit: float | None
+) -> list[tuple[str, str, str]]:
+    """Return the rows with the hourly price of the machines and the most that the study costs.
+
+    hours: upper end of the wall time. limit: `limits.wall_hours`.
+    """
+    rows = [("price", _dollars(price.dollars, " per hour"), price.basis)]
+    used, reason = hours, "the upper end of the wall time; limits.wall_hours would ensure it"
+    if limit is not None and limit < hours:
+        used, reason = limit, "limits.wall_hours"
+    elif limit is not None:
+        reason = "the upper end of the wall time"
+    bound = price.bound(used)
+    if bound is not None:
+        around = f"and {duration(3600 * price.unused_hours)} to set up and idle"
+        rows.append(("- at most", _dollars(bound), f"{duration(3600 * used)} ({reason}) {around}"))
+    return rows
+
+
+def _dollars(amount: float | None, unit: str = "") -> str:
+    return "unknown" if amount is None else f"${amount:.2f}{unit}"
 
 
 def _basis(calibration: Calibration, device: str) -> str:

@@ -13,6 +13,7 @@ from orchestrator.planning.plan_table import StudyPlan, size_text
 from orchestrator.planning.reconcile import Decision
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.scheduling.devices import device_of_kind
+from orchestrator.scheduling.launch import Launch
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
@@ -57,12 +58,12 @@ class Planner:
     def plan(
         self,
         decisions: Mapping[str, Decision],
-        machines_for: Callable[[int], Mapping[str, int] | None],
+        launch_for: Callable[[int], Launch | None],
     ) -> StudyPlan:
         """Return the plan, which `--plan` prints.
 
-        machines_for: given a number of trials, returns how many machines of each type the cluster
-        would start for them; None if it does not grow.
+        launch_for: given a number of trials, returns the machines that the cluster would start for
+        them; None if it does not grow.
         """
         states = {name: decision.state for name, decision in decisions.items()}
         forecast = self._forecast(decisions)
@@ -81,7 +82,7 @@ class Planner:
             overhead,
             self._placement,
             self._device,
-            machines_for(len(todo)),
+            launch_for(len(todo)),
             self.disk_shortage(decisions),
         )
 

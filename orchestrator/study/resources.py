@@ -128,6 +128,10 @@ class Resources:
                 resources[ACCELERATOR + self.accelerator] = _ACCELERATOR_SHARE
         return resources
 
+    def needed(self) -> list[str]:
+        """Return the names of the Ray resources that a machine for these workers should have."""
+        return list(self.per_worker("cpu" if self.device == "cpu" else "cuda"))
+
     def share(self, device: Literal["cpu", "cuda"]) -> float:
         """Return the GPUs of one worker, or its CPU cores."""
         return self.gpus_per_worker if device == "cuda" else self.cpus_per_worker

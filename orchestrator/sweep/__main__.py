@@ -66,7 +66,8 @@ def parser(prog: str = _PROG) -> argparse.ArgumentParser:
         default=os.environ.get("RAY_ADDRESS"),
         help="a running Ray cluster: host:port or auto on one of its nodes, or from anywhere the "
         "URL of its dashboard (http://localhost:8265), which submits the study to it; by default, "
-        "a cluster is started on this machine",
+        "a cluster is started on this machine. With --plan also a file of `ray up`, such as "
+        "cluster.yaml: its price, and whether the account may start it",
     )
     parser.add_argument(
         "--plan", action="store_true", help="show the trials and their state; train nothing"

@@ -13,6 +13,7 @@ from types import FrameType
 from rich.console import Console
 
 from orchestrator.cluster.address import check_address, check_dashboard, is_remote
+from orchestrator.cluster.cluster_file import check_only_planned, is_cluster_file
 from orchestrator.console import capture_library_output, run_command, say, warn
 from orchestrator.context import STOPPING, RunContext, StopRequest
 from orchestrator.storage import Storage, StorageError
@@ -60,7 +61,9 @@ def sweep(options: argparse.Namespace, console: Console) -> int:
 def open_log(options: argparse.Namespace) -> Iterator[tuple[Storage, Console, Path]]:
     """Check `--address`, create the storage, and redirect the libraries' output to a log there;
     see `capture_library_output`."""
-    if options.address:
+    if is_cluster_file(options.address):
+        check_only_planned(options.address, options.plan)
+    elif options.address:
         check_address(options.address)  # before libraries that take seconds to import
     storage = Storage.parse(options.storage)
     storage.create()

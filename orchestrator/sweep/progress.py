@@ -158,6 +158,10 @@ class StudyProgress:
         if any(trial.state in waiting for trial in self.trials.values()):
             warn(self.console, f"trials wait for machines that were refused: {message}")
 
+    def warn(self, message: str) -> None:
+        """Print a warning above the live table."""
+        warn(self.console, message)
+
     def say(self, message: str) -> None:
         """Print a permanent line above the live table."""
         say(self.console, message)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster.cluster import Cluster
+from orchestrator.cluster.cluster_file import ClusterFile, is_cluster_file
 from orchestrator.console import say, warn
 from orchestrator.context import RunContext
 from orchestrator.evaluation.trained_model import local_weights
@@ -48,7 +49,7 @@ def run_study(
     """Train unfinished trials and print the table; return whether all trials are finished.
 
     options: which trials to train in addition to missing and interrupted ones. plan_only: show the
-    trials and their state, and train nothing.
+    trials and their state, train nothing, and return whether no obstacle is known.
 
     Raises DatasetError, CapacityError or TrackingError before anything is trained.
     """
@@ -57,8 +58,9 @@ def run_study(
 
         return run_profile(study, context, plan_only)
     if plan_only:
-        show_plan(plan_study(study, context, options), context.console)
-        return True
+        plan = plan_study(study, context, options)
+        show_plan(plan, context.console)
+        return not plan.has_obstacle
     began = time.monotonic()
     with _prepared(study, context) as prepared:
         from orchestrator.sweep.controller import SweepController  # Ray takes seconds to import
@@ -84,7 +86,7 @@ def plan_study(
 
     Raises DatasetError, CapacityError or TrackingError.
     """
-    with _prepared(study, context) as prepared:
+    with _prepared(study, context, plan_only=True) as prepared:
         trials, placement, planner = prepared.trials, prepared.placement, prepared.planner
         cluster = prepared.cluster
         runs = prepared.snapshot.by_identity(trial.identity for trial in trials)
@@ -99,7 +101,7 @@ def plan_study(
 
             cluster.start()
             Preflight(study, trials, placement, context, planner).probe()
-        return planner.plan(decisions, partial(cluster.machines_to_launch, placement))
+        return planner.plan(decisions, partial(cluster.launch, placement))
 
 
 def _options(study: Study, options: ReconcileOptions | None) -> ReconcileOptions:
@@ -119,14 +121,17 @@ class _Prepared:
 
 
 @contextmanager
-def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
+def _prepared(study: Study, context: RunContext, plan_only: bool = False) -> Iterator[_Prepared]:
     """Resolve the trials and read the tracking store; leave the cluster at the end."""
     modules = {
         module.__name__: module
         for trial in study.trials
         for module in modules_of(trial.experiment, study.config.user_code)
     }
-    cluster = Cluster(context.address, runtime_environment(modules))
+    if context.address is not None and is_cluster_file(context.address):
+        cluster: Cluster = ClusterFile(context.address)
+    else:
+        cluster = Cluster(context.address, runtime_environment(modules))
     try:
         resources = study.config.resources
         nodes, kinds = cluster.offers(resources)
@@ -153,6 +158,8 @@ def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
         if message := shared_file_warning(store, snapshot):
             warn(context.console, message)
         measurements = load_measurements(snapshot.measurements, context.storage.local)
+        for message in () if plan_only else cluster.check():
+            warn(context.console, message)
         device = cluster.device(resources, placement)
         planner = Planner(study, trials, placement, nodes, device, measurements, context)
         yield _Prepared(cluster, placement, trials, store, snapshot, planner)

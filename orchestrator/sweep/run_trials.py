@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator.cluster.nodes import nodes_at_full_size
-from orchestrator.cluster.refusals import refusals_reported
+from orchestrator.cluster.refusals import problems_reported
 from orchestrator.context import RunContext
 from orchestrator.planning.forecast import Forecaster, priorities
 from orchestrator.scheduling.budget import Budget, recorded_hours
@@ -73,7 +73,7 @@ def train(
     first = priorities(study.config, todo)
     context.stop.graceful = True
     try:
-        with progress, refusals_reported(progress.refused):
+        with progress, problems_reported(progress.refused, progress.warn):
             run_jobs(
                 [
                     replace(

@@ -1,4 +1,4 @@
-"""The service of cluster.yaml that powers off a machine that is not used.
+"""The user data of cluster.yaml that powers off a machine that is not used.
 
 The real script runs with stubs for the clock, the process list, logins and connections.
 """
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 STUBS = {
     # Each sleep of 60 s advances the clock by a minute. The script is killed after END minutes.
@@ -30,6 +29,7 @@ STUBS = {
           echo "0 0 10.0.0.5:6379 10.0.0.50:40000"
         fi""",
     "systemctl": 'echo "$* $NOW" >> "$STORY/ended"',
+    "systemd-run": 'exec bash "${@: -2}"',
 }
 TRIAL, IDLE = "ray::RayTrainWorker.execute", "ray::IDLE"
 
@@ -88,7 +88,7 @@ def power_off_minute(
     processes: (first minute, minute after the last, command line) of each.
     """
     script = directory / "ends-alone"
-    text = written_files(config)["/usr/local/sbin/ends-alone"]
+    text = config["available_node_types"]["gpu"]["node_config"]["UserData"]
     for original, replacement in (
         ("/home/ubuntu/ray_bootstrap_config.yaml", str(bootstrap)),
         ("unused >= 720", "unused >= 40"),  # minutes, to save time
@@ -103,15 +103,13 @@ def power_off_minute(
         stub.chmod(0o755)
     (directory / "now").write_text("0\n")
     (directory / "events").touch()
-    # Setup runs the commands of all machines, then those of workers. The script always runs.
-    commands = [*config["setup_commands"][1:], *config["worker_setup_commands"]]
-    intervals = [(0, 999, "/bin/bash /usr/local/sbin/ends-alone"), (0, 999, "ray::DashboardAgent")]
-    for start, stop, command in processes:
-        middle = (start + stop) // 2
-        halves = [(start, middle, commands[0]), (middle, stop, commands[1])]
-        intervals += halves if command == "set-up" else [(start, stop, command)]
+    (command,) = config["worker_setup_commands"]
+    always = [(0, 999, f"/bin/bash {script} watch"), (0, 999, "ray::DashboardAgent")]
     (directory / "processes").write_text(
-        "".join(f"{start} {stop} {command}\n" for start, stop, command in intervals)
+        "".join(
+            f"{start} {stop} {command if line == 'set-up' else line}\n"
+            for start, stop, line in [*always, *processes]
+        )
     )
     path = f"{directory / 'bin'}:{os.environ['PATH']}"
     subprocess.run(
@@ -122,17 +120,3 @@ def power_off_minute(
     )
     ended = directory / "ended"
     return int(ended.read_text().removeprefix("poweroff ")) if ended.exists() else None
-
-
-def test_service_unit_starts_the_script(aws_config: dict[str, Any]) -> None:
-    files = written_files(aws_config)
-    unit = files["/etc/systemd/system/ends-alone.service"].splitlines()
-    assert "ExecStart=/usr/local/sbin/ends-alone" in unit
-    assert files["/usr/local/sbin/ends-alone"].startswith("#!/bin/bash\n")
-
-
-def written_files(config: dict[str, Any]) -> dict[str, str]:
-    """Return path -> content of the files that cloud-init writes on a GPU machine."""
-    text = config["available_node_types"]["gpu"]["node_config"]["UserData"]
-    files = yaml.safe_load(text)["write_files"]
-    return {file["path"]: file["content"] for file in files}

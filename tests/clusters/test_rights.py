@@ -29,7 +29,10 @@ pytestmark = [
 
 PEOPLE, HEAD, WORKER = "segmentation", "segmentation-head", "segmentation-worker"
 # Actions that docs/aws.md tells people to take in addition to Ray's commands.
-BY_HAND = {"ec2:CreateKeyPair", "ec2:GetConsoleOutput", "ssm:GetParameter"}
+BY_HAND = {"ec2:CreateKeyPair", "ssm:StartSession"}
+BY_HAND |= {"cloudformation:DescribeStacks", "iam:GetRole", "servicequotas:GetServiceQuota"}
+# Actions of the head's agent of Session Manager.
+AGENT = {"ssm:UpdateInstanceInformation", "ssmmessages:*"}
 
 
 def test_template_is_valid_for_cloudformation() -> None:
@@ -41,9 +44,8 @@ def test_documented_command_sets_all_required_parameters() -> None:
     document = (TEMPLATE.parents[2] / "docs/aws.md").read_text()
     parameters = load(str(TEMPLATE))["Parameters"]
     required = {name for name, parameter in parameters.items() if "Default" not in parameter}
-    for text in (document, TEMPLATE.read_text()):
-        (command,) = re.findall(r"aws cloudformation deploy(?:.*\\\n)+.*", text)
-        assert required == set(re.findall(r"\b(\w+)=", command))
+    (command,) = re.findall(r"aws cloudformation deploy(?:.*\\\n)+.*", document)
+    assert required == set(re.findall(r"\b(\w+)=", command))
     for name in parameters:
         assert re.search(rf"^\|.*`{name}[`=]", document, re.MULTILINE), name
 
@@ -97,7 +99,7 @@ def test_head_node_may_start_and_terminate_gpu_machines(
         provider.terminate_nodes(workers)
     assert not refused
     assert states(aws) == ["running"] + ["terminated"] * len(workers)
-    assert machines_actions(rights) == called
+    assert machines_actions(rights) - AGENT == called
 
 
 @pytest.fixture
@@ -148,6 +150,7 @@ def test_nobody_may_change_foreign_machines_or_network_rules(aws: Any) -> None:
         lambda: aws.stop_instances(InstanceIds=[foreign]),
         lambda: aws.create_tags(Resources=[foreign], Tags=[tag]),  # would allow to terminate it
         lambda: aws.get_console_output(InstanceId=foreign),
+        lambda: boto3.client("ssm").start_session(Target=foreign),
         lambda: aws.authorize_security_group_ingress(GroupName="segmentation"),
         lambda: aws.create_security_group(GroupName="open", Description="to all"),
         lambda: boto3.client("iam").create_access_key(UserName="administrator"),

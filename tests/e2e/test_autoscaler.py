@@ -24,6 +24,8 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 )
 from ray.util import placement_group, remove_placement_group
 
+from orchestrator.cluster import autoscaler_heartbeat
+from orchestrator.cluster.autoscaler_heartbeat import AutoscalerHeartbeat, autoscaler_round
 from tests.support.aws import use_large_machines
 
 PROJECT = Path(__file__).parents[2]
@@ -100,8 +102,7 @@ def head() -> Iterator[Head]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RAY_AUTH_MODE", "disabled")
-            _wait_until(lambda: _answers(address), 180)
-            ray.init(address=address, log_to_driver=False)
+            _wait_until(lambda: _joins(address), 300)
             yield Head(address, directory)
             ray.shutdown()
     finally:
@@ -134,6 +135,29 @@ def test_autoscaler_starts_the_needed_nodes_and_removes_idle_ones(
     _wait_until(lambda: _machines() == 0, 120)
 
 
+def test_stopped_autoscaler_is_reported(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(head.home))
+    monkeypatch.setattr(autoscaler_heartbeat, "_SILENT_SECONDS", 15)
+    heartbeat = AutoscalerHeartbeat()
+    first = autoscaler_round()
+    assert first is not None
+    _wait_until(lambda: autoscaler_round() != first, 60)  # it works
+    assert heartbeat.message() == ""
+    (monitor,) = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "autoscaler" in (command := " ".join(process.info["cmdline"] or []))
+        and "monitor.py" in command
+        and str(head.home) in command
+    ]
+    monitor.suspend()  # without it, `ray start --block` would end the head
+    try:
+        _wait_until(lambda: "autoscaler has stopped" in heartbeat.message(), 60)
+    finally:
+        monitor.resume()
+    _wait_until(lambda: heartbeat.message() == "", 60)
+
+
 def _study(head: Head, study: Path, tmp_path: Path, *more: str, status: int = 0) -> str:
     command = [sys.executable, "-m", "orchestrator.sweep", str(study), "--plan", *more]
     command += ["--address", head.address, "--storage", str(tmp_path / "storage")]
@@ -148,10 +172,12 @@ def _machines() -> int:
     return sum(node["Alive"] for node in ray.nodes()) - 1
 
 
-def _answers(address: str) -> bool:
-    host, _, port = address.partition(":")
-    with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0
+def _joins(address: str) -> bool:
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except ConnectionError:
+        return False
+    return True
 
 
 def _wait_until(condition: Callable[[], bool], seconds: float) -> None:

@@ -45,10 +45,12 @@ Process: TypeAlias = "subprocess.Popen[bytes]"
 # Programs of the head's set-up, in its home directory.
 STUBS = {
     "sudo": """case $1 in
-      tee) exec tee "$HOME/etc/${2##*/}" ;;
+      systemd-run) shift && printf '%q ' "$@" > "$HOME/service" ;;
       journalctl) echo "the journal" ;;
     esac""",
     "systemctl": 'cat "$HOME/state"',
+    "cloud-init": "",
+    "python3": "",
     "curl": '[ "$(cat "$HOME/state")" = active ]',
     "python": f"""[ "$2" = pip ] || exec {sys.executable} "$@" """,
 }
@@ -122,28 +124,29 @@ def test_study_survives_the_loss_of_the_head_and_is_read_without_one(
 def test_set_up_of_the_head_shows_why_its_server_does_not_start(tmp_path: Path) -> None:
     with start_store() as store:
         done = _set_up_head(tmp_path, store, state="activating")
-    assert (done.returncode, done.stderr) == (1, "the journal\n")
-    done = _set_up_head(tmp_path, store, bucket="my-bucket")
+        assert (done.returncode, done.stderr) == (1, "the journal\n")
+        done = _set_up_head(tmp_path, store, bucket="my-bucket")
     assert done.returncode == 1
-    assert "put your own there" in done.stderr
+    assert "edit the line `bucket`" in done.stderr
 
 
 def _set_up_head(
     home: Path, store: int, bucket: str = BUCKET, state: str = "active"
 ) -> "subprocess.CompletedProcess[str]":
-    """Run clusters/aws/setup_head.sh with stubs; the units are in `etc`. state: of the service."""
+    """Run clusters/aws/setup.sh with stubs; the service is in `service`. state: of the service."""
     (home / "bin").mkdir(exist_ok=True)
-    (home / "etc").mkdir(exist_ok=True)
+    (home / ".ray").mkdir(exist_ok=True)
+    (home / ".ray" / "auth_token").touch()
     for name, lines in STUBS.items():
         (home / "bin" / name).write_text(f"#!/bin/bash\n{lines}\n")
         (home / "bin" / name).chmod(0o755)
     (home / "state").write_text(state)
-    (home / "cluster.env").write_text(f"BUCKET={bucket}\n")
-    config = "cluster_name: segmentation\nprovider: {region: us-west-2}\n"
+    config = f"cluster_name: segmentation\nmetadata: {{bucket: {bucket}}}\n"
+    config += "provider: {region: us-west-2}\n"
     (home / "ray_bootstrap_config.yaml").write_text(config)
-    script = (ROOT / "clusters/aws/setup_head.sh").read_text()
+    script = (ROOT / "clusters/aws/setup.sh").read_text()
     return subprocess.run(
-        ["bash", "-c", script.replace("/opt/orchestrator", str(home))],
+        ["bash", "-c", script.replace("/opt/orchestrator", str(home)), "setup", "head"],
         env={
             **os.environ,
             **KEYS,
@@ -180,14 +183,13 @@ def _server(directory: Path, store: int, replica: str) -> Iterator[tuple[Process
     directory.mkdir()
     done = _set_up_head(directory, store)
     assert done.returncode == 0, done.stderr
-    unit = (directory / "etc" / "tracking.service").read_text()
-    line = unit[unit.index("ExecStart=") + len("ExecStart=") :].partition("\n#")[0]
+    service = (directory / "service").read_text()
+    line = service[service.index(str(directory / "bin")) :]
     port = free_port()
     for name, value in {
         "/var/lib/tracking": str(directory / "data"),
         "5000": str(port),
         f"s3://{BUCKET}/tracking/123456789012-us-west-2-segmentation": replica,
-        "\\\n": " ",
     }.items():
         assert name in line
         line = line.replace(name, value)

@@ -34,6 +34,7 @@ PUBLIC = {
 # Members that the project overrides or calls without importing them, by their owner.
 MEMBERS = {
     "ray._private.services": ("ConsolePopen",),
+    "ray._raylet.InnerGcsClient": ("get_cluster_status",),
     "ray.autoscaler._private.aws.node_provider.AWSNodeProvider": (
         *("_create_node", "bootstrap_config"),
     ),

@@ -56,7 +56,9 @@ def _applies(statement: Mapping[str, Any], requested: Request) -> bool:
         _matches(statement["Action"], requested.action)
         and _matches(statement["Resource"], requested.resource)
         and all(
-            key in requested.facts and _OPERATORS[operator](values, requested.facts[key])
+            _OPERATORS[operator.removesuffix("IfExists")](values, requested.facts[key])
+            if key in requested.facts
+            else operator.endswith("IfExists")
             for operator, conditions in statement.get("Condition", {}).items()
             for key, values in conditions.items()
         )
@@ -139,11 +141,11 @@ def _requests(client: Any, operation: str, parameters: Mapping[str, Any]) -> Ite
     arn = f"arn:aws:ec2:{client.meta.region_name}:{ACCOUNT}:"
     if action == "ec2:RunInstances":
         yield from _machines(parameters, arn, region)
-    elif action in ("ec2:CreateTags", "ec2:TerminateInstances", "ec2:GetConsoleOutput"):
+    elif action in ("ec2:CreateTags", "ec2:TerminateInstances", "ssm:StartSession"):
         machines = parameters.get("Resources") or parameters.get("InstanceIds")
-        for machine in machines or [parameters["InstanceId"]]:
+        for machine in machines or [parameters["Target"]]:
             query = {"Filters": [{"Name": "resource-id", "Values": [machine]}]}
-            reply = _CALL(client, "DescribeTags", query)
+            reply = _CALL(boto3.client("ec2"), "DescribeTags", query)
             tags = {f"aws:ResourceTag/{tag['Key']}": tag["Value"] for tag in reply["Tags"]}
             yield Request(action, f"{arn}instance/{machine}", region | tags)
     elif action == "ec2:CreateKeyPair":

@@ -197,7 +197,7 @@ def test_studies_on_the_head_report_the_reason_of_a_refusal(
 
     def output() -> str:
         """Refuse machines; return what a running study prints."""
-        with refusals.refusals_reported(progress.refused):
+        with refusals.problems_reported(progress.refused, progress.warn):
             with pytest.raises(NodeLaunchException):
                 create(provider, config, 1)
             time.sleep(0.2)

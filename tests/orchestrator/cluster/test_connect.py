@@ -1,11 +1,16 @@
 """Joining and starting a cluster, without Ray's processes."""
 
 import os
+import platform
 import sys
 
 import pytest
+import ray
 from ray._private import services
+from ray._private.utils import check_version_info
 
+from orchestrator.cluster import connect
+from orchestrator.cluster.check_nodes import driver_warnings, installed_versions, node_problem
 from orchestrator.cluster.connect import own_sessions
 
 
@@ -21,3 +26,36 @@ def test_signals_to_the_commands_group_do_not_reach_rays_processes() -> None:
         process.kill()
         process.wait()
     assert services.ConsolePopen is original
+
+
+def test_other_versions_of_ray_and_python_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = {"ray_version": "2.59.0", "python_version": "3.11.1"}
+
+    def init(**_: object) -> None:
+        check_version_info(cluster, "this node")  # as Ray does when it joins a cluster
+
+    monkeypatch.setattr(connect, "check_address", lambda address: None)
+    monkeypatch.setattr(connect.ray, "init", init)
+    here = f"{ray.__version__} on Python {platform.python_version()}"
+    with pytest.raises(connect.VersionMismatchError) as error:
+        connect.connect("10.0.0.5:6379", {})
+    assert "the cluster runs Ray 2.59.0 on Python 3.11.1, this command Ray " + here in str(
+        error.value
+    )
+
+
+def test_missing_packages_and_other_versions_of_a_node_are_named() -> None:
+    own = installed_versions()
+    assert node_problem("10.0.0.7", own, own) == ""
+    other = {**own, "torch": "1.0", "numpy": "1.0"}
+    del other["kornia"], other["pyarrow"]
+    problem = node_problem("10.0.0.7", other, own)
+    assert "node 10.0.0.7 lacks kornia, pyarrow and has torch 1.0 instead of" in problem
+    assert "numpy" not in problem
+
+
+def test_missing_resource_of_drivers_is_reported() -> None:
+    (warning,) = driver_warnings([{"CPU": 4.0}, {"CPU": 4.0}])
+    assert """start the head with --resources='{"trial_driver":1000000}'""" in warning
+    assert not driver_warnings([{"CPU": 4.0}])
+    assert not driver_warnings([{"CPU": 4.0, "trial_driver": 1e6}, {"CPU": 4.0}])

@@ -1,6 +1,6 @@
 """Submitting a study to a cluster: what may leave this machine, and which job a command follows.
 
-A fake replaces Ray's job client; test_ray_up.py uses the real one."""
+A fake replaces Ray's job client; test_on_premises.py uses the real one."""
 
 import re
 import shlex

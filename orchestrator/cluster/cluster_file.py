@@ -1,0 +1,86 @@
+"""A cluster that is not running: the machines that a file of `ray up` may start, for `--plan`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.cluster.cluster import Cluster
+from orchestrator.scheduling.capacity import MachineType, Placement
+from orchestrator.scheduling.launch import Launch
+from orchestrator.scheduling.policy import Node
+from orchestrator.study.resources import Resources
+from pipelines.errors import UserError
+
+
+class ClusterFileError(UserError, ValueError):
+    """A cluster file cannot be read, or cannot be planned with."""
+
+
+def is_cluster_file(address: str | None) -> bool:
+    """Whether an address names a cluster file instead of a cluster."""
+    return address is not None and address.endswith((".yaml", ".yml"))
+
+
+class ClusterFile(Cluster):
+    """The cluster that `ray up` would start from a file. Planning with it starts nothing.
+
+    Raises ClusterFileError if the file does not describe a cluster with an autoscaler.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, {})
+        try:
+            config = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ClusterFileError(f"--address {path}: {error}") from None
+        if not isinstance(config, dict) or "available_node_types" not in config:
+            raise ClusterFileError(
+                f"--address {path} has no `available_node_types`, so its machines are unknown; "
+                "use a file such as cluster.yaml, or the address of a running cluster"
+            )
+        self._config: dict[str, Any] = config
+        head = config["available_node_types"][config["head_node_type"]]
+        self._head: list[Node] = [
+            {name: float(amount) for name, amount in head.get("resources", {}).items()}
+        ]
+
+    def offers(self, resources: Resources) -> tuple[list[Node], list[MachineType]]:
+        """Return the nodes at full size, and the machine types, best for these workers first."""
+        from orchestrator.cluster import autoscaler  # Ray takes seconds to import
+
+        needed = resources.needed()
+        return (
+            autoscaler.nodes_at_full_size(self._head, self._config, needed),
+            autoscaler.machine_types(self._config, needed),
+        )
+
+    def device(self, resources: Resources, placement: Placement) -> str:
+        """Return an empty name: no node is up."""
+        return ""
+
+    def launch(self, placement: Placement, trials: int) -> Launch:
+        """Return the machines for this number of trials, their price, and what the account would
+        refuse."""
+        from orchestrator.cluster import autoscaler
+        from orchestrator.cluster.aws_account import check_account
+
+        launch = autoscaler.launch(self._head, self._config, placement, trials)
+        if launch.price is None:
+            return launch
+        check = check_account(self._config, launch.machines)
+        return replace(launch, obstacles=tuple(check.obstacles), remarks=tuple(check.remarks()))
+
+    def start(self) -> None:
+        """Raise ClusterFileError: a file is not a running cluster."""
+        raise ClusterFileError(f"run `ray up {self._address}` first")
+
+
+def check_only_planned(path: str, plan: bool) -> None:
+    """Raise ClusterFileError if a study is to be trained on a file."""
+    if not plan:
+        raise ClusterFileError(
+            f"--address {path} is a file, which only --plan accepts; run `ray up {path}` and "
+            f"`ray dashboard {path}`, then use --address http://localhost:8265"
+        )
