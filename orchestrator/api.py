@@ -103,7 +103,7 @@ class Study:
         """
         if self._study.config.kind == "profile":
             raise InputError(f"{self.name} is a profile, which trains nothing; see its report()")
-        options = self._options(address)
+        options = self._options(address, "--plan")
         if is_remote(options.address):
             raise InputError(
                 f"plan() cannot submit to the dashboard {options.address}; use the command "

@@ -48,6 +48,11 @@ class StudyPlan:
     shortage: str = ""
 
     @property
+    def has_obstacle(self) -> bool:
+        """Whether it is known that the cluster cannot start the machines."""
+        return self.launch is not None and bool(self.launch.obstacles)
+
+    @property
     def wall(self) -> Estimate:
         """Seconds that the whole command takes; 0 if there is nothing to train."""
         idle = all(trial.estimate is None for trial in self.forecast.trials)

@@ -60,7 +60,7 @@ def run_study(
     if plan_only:
         plan = plan_study(study, context, options)
         show_plan(plan, context.console)
-        return plan.launch is None or not plan.launch.obstacles
+        return not plan.has_obstacle
     began = time.monotonic()
     with _prepared(study, context) as prepared:
         for message in prepared.cluster.check():
@@ -88,7 +88,7 @@ def plan_study(
 
     Raises DatasetError, CapacityError or TrackingError.
     """
-    with _prepared(study, context) as prepared:
+    with _prepared(study, context, plan_only=True) as prepared:
         trials, placement, planner = prepared.trials, prepared.placement, prepared.planner
         cluster = prepared.cluster
         runs = prepared.snapshot.by_identity(trial.identity for trial in trials)
@@ -123,7 +123,7 @@ class _Prepared:
 
 
 @contextmanager
-def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
+def _prepared(study: Study, context: RunContext, plan_only: bool = False) -> Iterator[_Prepared]:
     """Resolve the trials and read the tracking store; leave the cluster at the end."""
     modules = {
         module.__name__: module
