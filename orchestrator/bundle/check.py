@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
 from orchestrator.tracking.queries import Snapshot
 from pipelines.data.manifest import metric_name
-from pipelines.evaluation.counts import Counts, class_iou, mean_over_classes, read_counts
+from pipelines.evaluation.counts import Counts, class_iou, read_counts
+from pipelines.evaluation.metrics import COUNT_METRICS, undefined_as_nan
 
 # Scores and statistics are equal up to this share: libraries add in another order.
 _TOLERANCE = 1e-9
@@ -61,8 +62,9 @@ def check_bundle(directory: Path) -> CheckResult:
     results = Results(study, source, _identities(bundle, study), bundle.codes).read(
         Snapshot(list({run.run_id: run for run in bundle.runs.values()}.values()), ())
     )
-    scores = 0
+    scores, rescored = 0, []
     for result in results:
+        rescored.append(result)
         score = score_of(study, result)
         if score is None or result.run is None:
             continue
@@ -72,17 +74,21 @@ def check_bundle(directory: Path) -> CheckResult:
             problems.append(f"{result.trial.name}: {error}")
             continue
         prefix = score.metric.removesuffix("miou")
-        for name, value in scores_of(counts).items():
-            recorded = result.run.metrics.get(metric_name(f"{prefix}{name}"))
+        given = {metric_name(f"{prefix}{name}"): v for name, v in scores_of(counts).items()}
+        rescored[-1] = replace(
+            result, run=replace(result.run, metrics={**result.run.metrics, **given})
+        )
+        for name, value in given.items():
+            recorded = result.run.metrics.get(name)
             if recorded is None:
                 continue
             scores += 1
             if not _equal(recorded, value):
                 problems.append(
-                    f"{result.trial.name}: {prefix}{name} is {recorded!r} in the bundle, but its "
+                    f"{result.trial.name}: {name} is {recorded!r} in the bundle, but its "
                     f"counts give {value!r}"
                 )
-    rows = compare_rows(study, build_rows(study, results)).rows
+    rows = compare_rows(study, build_rows(study, rescored)).rows
     recomputed = table_records(study, rows, study.config.published)
     cells, wrong = _compare(bundle.table, recomputed)
     return CheckResult(scores, cells, (*problems, *wrong), _notes(bundle, study))
@@ -91,20 +97,11 @@ def check_bundle(directory: Path) -> CheckResult:
 def scores_of(counts: Counts) -> dict[str, float]:
     """Return the metrics that counts by image and class determine, by their names in MLflow without
     the prefix. NaN values, of absent classes, are left out."""
-    totals = counts.values.sum(axis=0)
-    iou, labeled = class_iou(totals), totals[:, 0] + totals[:, 2]
-    accuracy = np.divide(
-        totals[:, 0], labeled, out=np.full(len(labeled), np.nan), where=labeled > 0
-    )
-    pixels = labeled.sum()
-    with np.errstate(invalid="ignore"):  # of images without a labeled pixel
-        metrics = {
-            "miou": mean_over_classes(iou),
-            "pixel_accuracy": totals[:, 0].sum() / pixels,
-            "mean_accuracy": mean_over_classes(accuracy),
-            "frequency_weighted_iou": (np.nan_to_num(iou) * labeled).sum() / pixels,
-        }
-    metrics |= {f"iou/{name}": value for name, value in zip(counts.classes, iou, strict=True)}
+    totals = counts.values.sum(axis=0).astype(np.float64)
+    with undefined_as_nan():
+        metrics = {name: metric.score(totals.ravel()) for name, metric in COUNT_METRICS.items()}
+    iou = zip(counts.classes, class_iou(totals), strict=True)
+    metrics |= {f"iou/{name}": value for name, value in iou}
     return {name: float(value) for name, value in metrics.items() if not math.isnan(value)}
 
 

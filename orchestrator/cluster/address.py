@@ -28,6 +28,24 @@ class RemoteError(UserError, RuntimeError):
     """A study cannot be submitted to the cluster."""
 
 
+class ClusterFileError(UserError, ValueError):
+    """A cluster file cannot be read, or cannot be planned with."""
+
+
+def is_cluster_file(address: str | None) -> bool:
+    """Whether an address names a cluster file instead of a cluster."""
+    return address is not None and address.endswith((".yaml", ".yml"))
+
+
+def check_only_planned(path: str, plan: bool) -> None:
+    """Raise ClusterFileError if a study is to be trained on a file."""
+    if not plan:
+        raise ClusterFileError(
+            f"--address {path} is a file, which only --plan accepts; run `ray up {path}` and "
+            f"`ray dashboard {path}`, then use --address http://localhost:8265"
+        )
+
+
 def is_remote(address: str | None) -> bool:
     """Whether an address is that of a dashboard, to which a study is submitted as a job.
 

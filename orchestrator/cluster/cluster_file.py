@@ -6,21 +6,12 @@ from typing import Any
 
 import yaml
 
+from orchestrator.cluster.address import ClusterFileError
 from orchestrator.cluster.cluster import Cluster
 from orchestrator.scheduling.capacity import MachineType, Placement
 from orchestrator.scheduling.launch import Launch
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resources import Resources
-from pipelines.errors import UserError
-
-
-class ClusterFileError(UserError, ValueError):
-    """A cluster file cannot be read, or cannot be planned with."""
-
-
-def is_cluster_file(address: str | None) -> bool:
-    """Whether an address names a cluster file instead of a cluster."""
-    return address is not None and address.endswith((".yaml", ".yml"))
 
 
 class ClusterFile(Cluster):
@@ -75,12 +66,3 @@ class ClusterFile(Cluster):
     def start(self) -> None:
         """Raise ClusterFileError: a file is not a running cluster."""
         raise ClusterFileError(f"run `ray up {self._address}` first")
-
-
-def check_only_planned(path: str, plan: bool) -> None:
-    """Raise ClusterFileError if a study is to be trained on a file."""
-    if not plan:
-        raise ClusterFileError(
-            f"--address {path} is a file, which only --plan accepts; run `ray up {path}` and "
-            f"`ray dashboard {path}`, then use --address http://localhost:8265"
-        )

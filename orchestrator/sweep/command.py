@@ -12,8 +12,13 @@ from types import FrameType
 
 from rich.console import Console
 
-from orchestrator.cluster.address import check_address, check_dashboard, is_remote
-from orchestrator.cluster.cluster_file import check_only_planned, is_cluster_file
+from orchestrator.cluster.address import (
+    check_address,
+    check_dashboard,
+    check_only_planned,
+    is_cluster_file,
+    is_remote,
+)
 from orchestrator.console import capture_library_output, run_command, say, warn
 from orchestrator.context import STOPPING, RunContext, StopRequest
 from orchestrator.storage import Storage, StorageError

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from orchestrator.cluster.address import is_cluster_file
 from orchestrator.cluster.cluster import Cluster
-from orchestrator.cluster.cluster_file import ClusterFile, is_cluster_file
+from orchestrator.cluster.cluster_file import ClusterFile
 from orchestrator.console import say, warn
 from orchestrator.context import RunContext
 from orchestrator.evaluation.trained_model import local_weights

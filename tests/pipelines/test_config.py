@@ -66,7 +66,7 @@ def test_configure_builds_a_nested_experiment() -> None:
     ("values", "message"),
     [
         ({"trainig": {}}, "unknown key trainig; known: data, model, training"),
-        ({"training": {"epoch": 3}}, r"unknown key training\.epoch; known: epochs, batch"),
+        ({"training": {"epoch": 3}}, r"unknown key training\.epoch; known: epochs, steps, batch"),
         ({"training": {"epochs": "3"}}, r"training\.epochs must be int, received '3'"),
         ({"training": {"epochs": True}}, r"training\.epochs must be int, received True"),
         ({"training": {"epochs": 0}}, "training: epochs must be at least 1, received 0"),

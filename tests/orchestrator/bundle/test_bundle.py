@@ -73,8 +73,8 @@ def test_bundle_has_everything_and_is_correct(
     assert main([str(bundle), "--check"]) == 0
     output = capsys.readouterr().out
     assert "no problems" in output
-    # mIoU, three accuracies and the IoU of ten classes of six trials.
-    assert output.startswith(f"{6 * 14} scores and "), sorted(content.runs["b, seed 0"].metrics)
+    # mIoU, Dice, three accuracies and the IoU of ten classes of six trials.
+    assert output.startswith(f"{6 * 15} scores and "), sorted(content.runs["b, seed 0"].metrics)
 
 
 def test_changed_scores_are_found(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

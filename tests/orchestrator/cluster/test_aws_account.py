@@ -9,9 +9,10 @@ import boto3
 import pytest
 import yaml
 
+from orchestrator.cluster.address import ClusterFileError
 from orchestrator.cluster.aws_account import check_account
 from orchestrator.cluster.aws_prices import hourly_price
-from orchestrator.cluster.cluster_file import ClusterFile, ClusterFileError
+from orchestrator.cluster.cluster_file import ClusterFile
 from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.study.resources import Resources
 from orchestrator.sweep.__main__ import main as sweep

@@ -16,7 +16,7 @@ from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.resources import Resources
-from orchestrator.sweep.__main__ import _parser
+from orchestrator.sweep.__main__ import parser
 from orchestrator.training.diagnosis import diagnose
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.config import InferenceConfig
@@ -161,7 +161,7 @@ def test_one_preflight_run_covers_all_seeds_and_schedules(
 
 def test_former_option_name_works_and_is_hidden() -> None:
     for option in ("--no-preflight", "--no-canary"):
-        assert _parser("sweep").parse_args(["study.yaml", option]).no_preflight
-    assert not _parser("sweep").parse_args(["study.yaml"]).no_preflight
-    assert "--no-preflight" in _parser("sweep").format_help()
-    assert "--no-canary" not in _parser("sweep").format_help()
+        assert parser("sweep").parse_args(["study.yaml", option]).no_preflight
+    assert not parser("sweep").parse_args(["study.yaml"]).no_preflight
+    assert "--no-preflight" in parser("sweep").format_help()
+    assert "--no-canary" not in parser("sweep").format_help()
