@@ -12,7 +12,7 @@ a model predicts it, as the benchmarks do.)
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,6 +23,7 @@ from pipelines.evaluation.counts import Counts, mean_over_classes
 from pipelines.evaluation.metrics import (
     COUNT_METRICS,
     ClassMetric,
+    GroupIoU,
     Measured,
     Metric,
     undefined_as_nan,
@@ -131,10 +132,19 @@ def labeled_score(
         return mean_over_classes(np.where(labeled, metric.class_scores(sums), np.nan))
 
 
-def count_metric(counts: Counts, name: str) -> Measured:
-    """Return one of `COUNT_METRICS` with the counts as its statistics."""
+def count_metric(
+    counts: Counts, name: str, groups: Mapping[str, Sequence[str]] | None = None
+) -> Measured:
+    """Return a metric with the counts as its statistics.
+
+    name: one of `COUNT_METRICS`, or `iou/NAME` of a class or of one of the `groups` of classes.
+    """
     statistics = counts.values.reshape(len(counts.values), -1).astype(np.float64)
-    return Measured(name, COUNT_METRICS[name], statistics)
+    _, _, own = name.partition("iou/")
+    if not own:
+        return Measured(name, COUNT_METRICS[name], statistics)
+    members = [counts.classes.index(each) for each in (groups or {}).get(own, (own,))]
+    return Measured(name, GroupIoU(members), statistics)
 
 
 def labeled_classes(counts: Counts) -> NDArray[np.bool_]:

@@ -1,6 +1,6 @@
 """Per-trial scores and bootstrap replicates, from the statistics by image in the tracking store."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -103,11 +103,12 @@ class ResampledCounts:
 class CountsReader:
     """Reads and resamples the counts of scores, each once; missing counts are tried again.
 
-    metrics: keys of the metrics to resample besides mIoU.
+    metrics: keys of the metrics to resample besides mIoU. class_groups: groups of classes by name.
     """
 
     source: CountsSource
     metrics: tuple[str, ...] = ()
+    class_groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     _cache: dict[ScoreRef, ResampledCounts] = field(default_factory=dict)
 
     def read(self, scores: Iterable[ScoreRef]) -> dict[ScoreRef, ResampledCounts]:
@@ -160,7 +161,11 @@ class CountsReader:
 
     def _others(self, score: ScoreRef, counts: Counts) -> list[Measured]:
         """Return the requested metrics that a run has, with their statistics of the same images."""
-        found = [count_metric(counts, key) for key in self.metrics if key in COUNT_METRICS]
+        found = [
+            count_metric(counts, key, self.class_groups)
+            for key in self.metrics
+            if key in COUNT_METRICS or key.startswith("iou/")
+        ]
         if len(found) == len(self.metrics):
             return found
         path = str(PurePosixPath(score.counts_path).with_name(STATISTICS_FILE))

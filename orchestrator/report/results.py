@@ -56,7 +56,8 @@ class Results:
         self._study = study
         self._identities = identities
         self._codes = codes
-        self._counts = CountsReader(source, study.config.report.resampled_metrics)
+        report = study.config.report
+        self._counts = CountsReader(source, report.resampled_metrics, report.class_groups)
 
     def read(self, snapshot: Snapshot) -> list[Result]:
         """Return the results in the order of the study. snapshot: of the tracking store."""

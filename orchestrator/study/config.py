@@ -254,6 +254,8 @@ class ReportOptions:
         runs, such as `dice`, `boundary_f`, `iou/pole` (these under the report's protocol), the key
         of a metric of `evaluation.metrics`, or `memory_gib`. `difference/dice` is the difference in
         another metric than mIoU. By default, the named ones that have values.
+    class_groups: lists of classes by name, such as `thin: [pole, fence]`. `iou/thin` is then a
+        column with their mean IoU, and `difference/iou/thin` the difference in it.
     images: number of images listed as best, and number listed as worst; 0 lists none.
     figures: figures drawn when the study ends: `comparison` (images on which the last row and
         `compare_to` differ most) and `features` (feature maps before and after the flows); both by
@@ -266,6 +268,7 @@ class ReportOptions:
     expected_difference: float | None = None
     published_setting: dict[str, Any] = field(default_factory=dict)
     columns: tuple[str, ...] | None = None
+    class_groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     images: int = 5
     figures: tuple[Literal["comparison", "features"], ...] | None = None
 
@@ -291,7 +294,12 @@ class ReportOptions:
     @property
     def resampled_metrics(self) -> tuple[str, ...]:
         """The metrics besides mIoU that `columns` need the statistics of each image for."""
-        counted = [name for name in self.columns or () if name in COUNTED and name != "miou"]
+        groups = {f"iou/{name}" for name in self.class_groups}
+        counted = [
+            name
+            for name in self.columns or ()
+            if name in groups or (name in COUNTED and name != "miou")
+        ]
         return tuple(dict.fromkeys((*self.differences, *counted)))
 
 

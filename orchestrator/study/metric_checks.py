@@ -91,7 +91,7 @@ def _unknown_columns(config: StudyConfig, shown: _Settings, source: Source) -> I
         if "/" not in name and name not in columns:
             message = f"`report.columns` has {name!r}, which is not a column"
             yield Problem(location, f"{message}; {suggestion(name, columns)}")
-        elif kind == "difference" and metric and metric not in compared:
+        elif kind == "difference" and metric not in ("", *compared) and metric[:4] != "iou/":
             message = f"`report.columns` has {name!r}, but no trial has the metric {metric!r}"
             yield Problem(location, f"{message}; {suggestion(metric, compared)}")
 

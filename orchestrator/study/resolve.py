@@ -12,6 +12,7 @@ from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.resolved import ResolvedTrial, absolute, absolute_weights
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import modules_of
+from orchestrator.study.validation import suggestion
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.facts import check_scorable, check_trainable
@@ -229,6 +230,30 @@ def check_protocols(study: Study, trials: Sequence[ResolvedTrial]) -> None:
                 check_scorable(dataset, split, advice)
             except DatasetError as error:
                 raise DatasetError(f"protocol {name!r}: {error}") from None
+
+
+def check_class_groups(study: Study, trials: Sequence[ResolvedTrial]) -> None:
+    """Check that the data sets have the classes that `report.class_groups` and the columns of
+    differences name. Raises DatasetError if not."""
+    report = study.config.report
+    groups = [(f"report.class_groups.{name}", each) for name, each in report.class_groups.items()]
+    compared = [name.removeprefix("iou/") for name in report.differences if name[:4] == "iou/"]
+    groups += [("report.columns", (each,)) for each in compared if each not in report.class_groups]
+    datasets = {trial.location: trial.dataset for trial in trials}
+    for location, dataset in datasets.items():
+        classes = [entry.name for entry in dataset.manifest.classes]
+        for key, names in groups:
+            for name in names:
+                if name not in classes:
+                    raise DatasetError(
+                        f"{key} has {name!r}, which is no class of {location}; "
+                        f"{suggestion(name, classes)}"
+                    )
+        for name in report.class_groups:
+            if name in classes:
+                raise DatasetError(
+                    f"report.class_groups.{name} has the name of a class of {location}; use another"
+                )
 
 
 def check_submission(study: Study, trials: Sequence[ResolvedTrial]) -> None:

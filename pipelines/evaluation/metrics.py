@@ -5,6 +5,7 @@ add up, so a score does not depend on how workers share the images, and can be c
 sample of them: the report's intervals draw images again and again.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,17 @@ class _MeanIoU(ClassMetric):
 
     def class_scores(self, sums: Array) -> Array:
         return class_iou(_by_class(sums))
+
+
+class GroupIoU(ClassMetric):
+    """Mean of TP / (TP + FP + FN) over some of the classes. members: their positions."""
+
+    def __init__(self, members: Sequence[int]) -> None:
+        self._members = list(members)
+
+    def class_scores(self, sums: Array) -> Array:
+        iou = class_iou(_by_class(sums))
+        return np.where(np.isin(np.arange(iou.shape[-1]), self._members), iou, np.nan)
 
 
 class _Dice(ClassMetric):

@@ -19,7 +19,7 @@ from orchestrator.evaluation.protocols import missing_scores
 from orchestrator.evaluation.records import protocol_tag
 from orchestrator.evaluation.submissions import missing_packages
 from orchestrator.study.config import ProtocolConfig
-from orchestrator.study.resolve import check_protocols
+from orchestrator.study.resolve import check_class_groups, check_protocols
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import TrackingStore, tracking_uri
@@ -92,6 +92,27 @@ def test_split_that_cannot_be_scored_is_rejected_before_training(
         changed = replace(study, config=replace(study.config, protocols=protocols))
         with pytest.raises(DatasetError, match=f"protocol 'more': .*{message}"):
             check_protocols(changed, trials)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"class_groups": {"thin": ("pole", "fense")}},
+            r"thin has 'fense', .* did you mean `fence`",
+        ),
+        ({"class_groups": {"pole": ("pole",)}}, r"class_groups\.pole has the name of a class"),
+        ({"columns": ("difference/iou/poles",)}, r"report\.columns has 'poles', which is no"),
+    ],
+)
+def test_groups_of_unknown_classes_are_rejected_before_training(
+    study: Study, trials: list[ResolvedTrial], options: dict[str, Any], message: str
+) -> None:
+    report = replace(study.config.report, class_groups={"thin": ("pole", "fence")})
+    check_class_groups(replace(study, config=replace(study.config, report=report)), trials)
+    report = replace(study.config.report, **options)
+    with pytest.raises(DatasetError, match=message):
+        check_class_groups(replace(study, config=replace(study.config, report=report)), trials)
 
 
 @pytest.mark.slow

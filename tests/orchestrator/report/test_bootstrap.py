@@ -63,6 +63,18 @@ def test_metrics_share_the_draws_of_the_images() -> None:
     assert scores["pixel_accuracy"].std() > 0
 
 
+def test_group_of_classes_is_the_mean_of_its_classes() -> None:
+    counts = random_counts(1, (None,) * 9)
+    groups = {"thin": (counts.classes[0], counts.classes[2]), "all": counts.classes}
+    names = ["iou/thin", "iou/all", *(f"iou/{name}" for name in counts.classes)]
+    measured = [count_metric(counts, name, groups) for name in names]
+    (scores,) = resampled_scores([counts], [measured], 500)
+    single = [scores[f"iou/{name}"] for name in counts.classes]
+    np.testing.assert_allclose(scores["iou/thin"], np.nanmean([single[0], single[2]], axis=0))
+    np.testing.assert_allclose(scores["iou/all"], resampled_miou([counts], 500)[0])
+    assert measured[0].score == pytest.approx((counts.iou[0] + counts.iou[2]) / 2)
+
+
 class MeanOfImages(Metric):
     def score(self, sums: np.ndarray) -> np.ndarray:
         return np.asarray(sums[..., 0] / sums[..., 1])

@@ -470,6 +470,22 @@ def test_dice_of_older_runs_follows_from_their_counts(tmp_path: Path, small_stre
     assert lines[1]["difference/dice_low"]
 
 
+def test_groups_of_classes_are_columns(tmp_path: Path, small_streets: Path) -> None:
+    options = """
+report:
+  class_groups: {thin: [pole, fence]}
+  columns: [miou, iou/thin, difference/iou/thin, iou/pole, iou/fence, difference/iou/pole]
+"""
+    path = write_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1]" + options)
+    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    for line in csv.DictReader(io.StringIO(report_of(path).read().csv())):
+        mean = (float(line["iou/pole_mean"]) + float(line["iou/fence_mean"])) / 2
+        assert float(line["iou/thin_mean"]) == pytest.approx(mean)
+    low, difference, high = (float(line[f"difference/iou/thin{e}"]) for e in ("_low", "", "_high"))
+    assert low < difference < high
+    assert line["difference/iou/pole_low"]
+
+
 def test_run_deleted_in_mlflow_is_missing(tmp_path: Path, small_streets: Path) -> None:
     path = write_study(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
