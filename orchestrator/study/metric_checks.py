@@ -75,7 +75,7 @@ def _columns(config: StudyConfig, shown: _Settings, source: Source) -> Iterator[
             yield Problem(source.location(("base", "evaluation", "metrics")), message)
     for index, name in enumerate(config.report.columns or ()):
         if not all(part.strip() for part in name.split("/")):
-            message = f"`report.columns` has {name!r}, which lacks a name beside the slash"
+            message = f"`report.columns` has {name!r}, which lacks a name before or after the slash"
             location = source.location(("report", "columns", index))
             yield Problem(location, f"{message}; write a metric's full name, such as `iou/CLASS`")
 
