@@ -181,7 +181,8 @@ def test_only_keeps_matching_trials(tmp_path: Path) -> None:
         (
             "study: small",
             "study: small\nreport: {columns: [miou, iou/]}",
-            "study.yaml:2:26: `report.columns` has 'iou/', which lacks a name before or after the slash",
+            "study.yaml:2:26: `report.columns` has 'iou/', which lacks a name before or after "
+            "the slash",
         ),
         (
             "study: small",
