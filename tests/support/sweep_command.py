@@ -75,7 +75,7 @@ def environment() -> dict[str, str]:
 def sweep(study: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the sweep command to its end."""
     return subprocess.run(
-        command(study, *options), capture_output=True, text=True, timeout=400, env=environment()
+        command(study, *options), capture_output=True, text=True, timeout=600, env=environment()
     )
 
 
