@@ -234,7 +234,8 @@ def test_exported_network_matches_the_original(case: str) -> None:
     model, batch = copy.deepcopy(cached_network(case)).eval(), images()
     exported = torch.export.export(model, (batch,)).module()
     with torch.no_grad():
-        torch.testing.assert_close(exported(batch), model(batch))
+        # An exported network resizes with torch's own operator, which rounds differently.
+        torch.testing.assert_close(exported(batch), model(batch), rtol=1e-4, atol=1e-4)
 
 
 # torch's compiler creates an instance of every autograd function, and warns about it.

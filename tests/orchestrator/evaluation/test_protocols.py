@@ -130,7 +130,7 @@ def test_scores_and_packages_are_recorded(
     ) -> Iterator[Any]:
         shares = min(2, parts)
         for share in range(shares):
-            yield task._function(model, *work, share, shares)
+            yield task(model, *work, share, shares)
 
     monkeypatch.setattr(scoring, "_in_shares", run_in_process)
     store = TrackingStore(tracking_uri(own_store), tmp_path / "artifacts")
