@@ -118,6 +118,8 @@ def study_file_page() -> str:
         "resources": "Resources",
         "limits": "Limits",
         "notify": "NotifyOptions",
+        "mirror": "MirrorOptions",
+        "mirror.wandb": "WandbOptions",
         "early_stopping": "EarlyStopping",
     }
     for title, definition in sections.items():

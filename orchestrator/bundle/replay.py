@@ -62,8 +62,9 @@ def replay(
     bundled_study(bundle, directory)  # imports its own modules
     overrides = [*bundle.overrides, ("resources.workers", recorded.workers.split("+")[-1] or "1")]
     overrides += [("training.precision", recorded.precision)] if recorded.precision else []
-    # Nobody is notified, and no program of the bundle is started.
+    # Nobody is notified, no program of the bundle is started, and nothing is written elsewhere.
     overrides += [("notify.url", "null"), ("notify.command", "[]")]
+    overrides += [("mirror.tensorboard", "null"), ("mirror.wandb", "null")]
     overrides += [("data.dataset", dataset)] if dataset is not None else []
     study = load_study(directory / STUDY_FILE, overrides, [_literal(name)])
     with _own_store():

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from models.registry import is_class_name
+from orchestrator.study.mirrors import MirrorOptions
 from orchestrator.study.notifications import NotifyOptions
 from orchestrator.study.published import (
     EnteredScore,
@@ -356,6 +357,7 @@ class StudyConfig:
     resources: resources of each trial; they do not change a result.
     limits: limits on what the study may use.
     notify: who is notified when a command that trains ends.
+    mirror: other programs that receive the metrics while trials train.
     early_stopping: rule by which a `kind: search` study stops trials early; no trial is stopped
         early by default.
     """
@@ -382,6 +384,7 @@ class StudyConfig:
     resources: Resources = field(default_factory=Resources)
     limits: Limits = field(default_factory=Limits)
     notify: NotifyOptions = field(default_factory=NotifyOptions)
+    mirror: MirrorOptions = field(default_factory=MirrorOptions)
     early_stopping: EarlyStopping | None = None
 
     @property

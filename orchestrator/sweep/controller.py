@@ -25,6 +25,7 @@ from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.figures import draw_study_figures
+from orchestrator.sweep.mirrors import check_mirrors
 from orchestrator.sweep.notification import check_notifications, message, send
 from orchestrator.sweep.refresh import ReportRefresher
 from orchestrator.sweep.run_trials import train
@@ -71,6 +72,7 @@ class SweepController:
     def run(self) -> bool:
         """Train all unfinished trials; return whether all trials are finished."""
         check_notifications(self.study.config.notify)
+        check_mirrors(self.study.config.mirror)
         study_run = StudyRun.open(
             self.store, self.study, self._request_stop, partial(say, self.context.console)
         )

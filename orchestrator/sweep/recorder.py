@@ -16,6 +16,7 @@ from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.trial_state import TrialState
 from orchestrator.study.user_code import modules_of
 from orchestrator.sweep.disk_space import DiskSpace, disk_full_message
+from orchestrator.sweep.mirrors import Mirrors
 from orchestrator.sweep.progress import StudyProgress
 from orchestrator.sweep.run_writer import RunWriter
 from orchestrator.tracking.models import log_models
@@ -90,6 +91,8 @@ class Recorder:
         self._stopping_since: float | None = None
         run_ids = {name: trial.run_id for name, trial in trials.items()}
         self._writer = RunWriter(study_run, run_ids, progress, self.failures)
+        config = study_run.study.config
+        self._mirrors = Mirrors(config.mirror, config.study, progress.say)
 
     def stop_requested(self) -> bool:
         """Whether to end the trials now. This is `GRACE_SECONDS` after the user's request, because
@@ -167,6 +170,7 @@ class Recorder:
         self.failures[name] = failure.message
         run_id = self._trials[name].run_id
         self._writer.close_run(name, partial(self._fail, run_id, failure.message))
+        self._mirrors.end(run_id, False)
         self._progress.ended(name, TrialState.FAILED, failure.message)
 
     def held(self, name: str) -> None:
@@ -178,6 +182,7 @@ class Recorder:
         reason = f"held at a checkpoint: {limit}" if limit else "the study was stopped"
         run_id = self._trials[name].run_id
         self._writer.close_run(name, lambda: self._study_run.end_trial(run_id, "KILLED", reason))
+        self._mirrors.end(run_id, False)
         self._progress.ended(name, TrialState.INTERRUPTED, "held at a checkpoint")
 
     def _hold(self, reason: str) -> None:
@@ -191,6 +196,7 @@ class Recorder:
         self._budget.ended(name)
         run_id = self._trials[name].run_id
         self._writer.close_run(name, lambda: self._study_run.end_early(run_id))
+        self._mirrors.end(run_id, True)
         self._progress.ended(name, TrialState.STOPPED_EARLY, "by its rank among the trials")
 
     def close(self) -> None:
@@ -198,10 +204,12 @@ class Recorder:
         if not self._context.stop.requested and self._trials.keys() - self._started:
             self._budget.leave_out()
         self._writer.drain()
+        self._mirrors.close()
 
     def cancel(self) -> None:
         """Stop writing; the checkpoints' history is recorded when the study resumes."""
         self._writer.cancel()
+        self._mirrors.cancel()
 
     def _measurement(
         self, trial: ActiveTrial, history: Sequence[dict[str, float]], seconds: float | None
@@ -232,9 +240,9 @@ class Recorder:
             history = read_history(final)
             for metrics in history:  # record epochs whose reports were lost
                 if (epoch := int(metrics["epoch"])) not in trial.logged:
-                    self._study_run.log_epoch(
-                        trial.run_id, epoch, self._metrics_to_log(trial, metrics)
-                    )
+                    to_log = self._metrics_to_log(trial, metrics)
+                    self._study_run.log_epoch(trial.run_id, epoch, to_log)
+                    self._mirrors.log(trial.trial, trial.run_id, to_log)
             self._study_run.confirm_epoch(trial.run_id, history[-1])
             if measurement := self._measurement(trial, history, seconds):
                 self._study_run.log_measurement(trial.run_id, trial.device, measurement)
@@ -249,6 +257,7 @@ class Recorder:
                 history[-1],
             )
         self._study_run.end_trial(trial.run_id, "FINISHED")
+        self._mirrors.end(trial.run_id, True)
         self._progress.ended(name, TrialState.FINISHED)
         self._on_finished()
 
@@ -272,6 +281,7 @@ class Recorder:
         to_log = self._metrics_to_log(trial, metrics)
         log_epoch = self._study_run.log_epoch
         self._writer.write(name, lambda: log_epoch(trial.run_id, epoch, to_log))
+        self._mirrors.log(trial.trial, trial.run_id, to_log)
 
     def _metrics_to_log(self, trial: ActiveTrial, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return the metrics to record for an epoch, and mark the epoch as logged."""

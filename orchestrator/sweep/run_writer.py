@@ -4,20 +4,14 @@ The tracking store may be unreachable for a while. Failed writes are retried bef
 closed. A run is reported as failed only if it cannot be completed even then.
 """
 
-import logging
-import queue
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from orchestrator.study.trial_state import TrialState
+from orchestrator.sweep.background_writer import BackgroundWriter, Task
 from orchestrator.sweep.progress import StudyProgress
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.errors import is_disk_full
-
-logger = logging.getLogger(__name__)
-
-_Task = Callable[[], None]
 
 
 class RunWriter:
@@ -38,16 +32,16 @@ class RunWriter:
         self._run_ids = run_ids
         self._progress = progress
         self._failures = failures
-        self._retries: dict[str, list[_Task]] = {name: [] for name in run_ids}
+        self._retries: dict[str, list[Task]] = {name: [] for name in run_ids}
         self._has_warned = False
         self._deleted: set[str] = set()
         self._writer = BackgroundWriter()
 
-    def write(self, name: str, task: _Task) -> None:
+    def write(self, name: str, task: Task) -> None:
         """Queue a write to a trial's run; if it fails, it is retried before the run is closed."""
         self._writer.submit(task, lambda error: self._retry_later(name, task, error))
 
-    def close_run(self, name: str, task: _Task) -> None:
+    def close_run(self, name: str, task: Task) -> None:
         """Queue the last write to a trial's run, after retries of all failed ones."""
         self._writer.submit(partial(self._close, name, task), partial(self._fail, name))
 
@@ -63,14 +57,14 @@ class RunWriter:
         """Drop all queued writes."""
         self._writer.cancel()
 
-    def _close(self, name: str, task: _Task) -> None:
+    def _close(self, name: str, task: Task) -> None:
         retries = self._retries[name]
         while retries:
             retries[0]()
             del retries[0]
         task()
 
-    def _retry_later(self, name: str, task: _Task, error: Exception) -> None:
+    def _retry_later(self, name: str, task: Task, error: Exception) -> None:
         if not self._run_exists(name):
             return
         self._retries[name].append(task)
@@ -103,43 +97,3 @@ class RunWriter:
 def _first_line(error: Exception) -> str:
     """Return the message of an error without the SQL that SQLAlchemy adds."""
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-class BackgroundWriter:
-    """A thread that runs tasks in order until `drain` or `cancel`."""
-
-    def __init__(self) -> None:
-        self._tasks: queue.SimpleQueue[tuple[_Task, Callable[[Exception], None]] | None]
-        self._tasks = queue.SimpleQueue()
-        self._cancelled = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
-        self._thread.start()
-
-    def submit(self, task: _Task, on_error: Callable[[Exception], None]) -> None:
-        """Run `task` after all earlier ones; if it raises, call `on_error` on the writer's thread.
-        Errors of both are logged and do not affect later tasks."""
-        self._tasks.put((task, on_error))
-
-    def drain(self) -> None:
-        """Wait until all tasks are done, and end the thread."""
-        self._tasks.put(None)
-        self._thread.join()
-
-    def cancel(self) -> None:
-        """End the thread after the current task; drop the others."""
-        self._cancelled.set()
-        self.drain()
-
-    def _work(self) -> None:
-        while (entry := self._tasks.get()) is not None:
-            if self._cancelled.is_set():
-                continue
-            task, on_error = entry
-            try:
-                task()
-            except Exception as error:
-                logger.exception("a write to the tracking store failed")
-                try:
-                    on_error(error)
-                except Exception:  # the store may still be unreachable
-                    logger.exception("the error handler failed too")

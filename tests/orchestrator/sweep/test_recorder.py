@@ -13,6 +13,7 @@ from orchestrator.context import RunContext, StopRequest
 from orchestrator.scheduling.budget import Budget
 from orchestrator.storage import Storage
 from orchestrator.study.config import Limits
+from orchestrator.study.mirrors import MirrorOptions
 from orchestrator.study.resources import Resources
 from orchestrator.sweep import recorder
 from orchestrator.sweep.recorder import ActiveTrial, Recorder
@@ -27,7 +28,9 @@ class FakeStudyRun:
     """A fake study run that notes the calls for one trial; writes block while `gate` is closed."""
 
     def __init__(self, resources: Resources) -> None:
-        config = SimpleNamespace(imports=(), resources=resources)
+        config = SimpleNamespace(
+            study="flows", imports=(), resources=resources, mirror=MirrorOptions()
+        )
         self.study = SimpleNamespace(config=config)
         self.store = self
         self.gate = threading.Event()

@@ -11,6 +11,7 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 from safetensors.torch import save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from orchestrator.context import RunContext, StopRequest
 from orchestrator.scheduling.budget import Budget
@@ -104,9 +105,9 @@ def make(
     shutil.copy(empty_store, tmp_path)
     studies: list[RecordedStudy] = []
 
-    def build(limits: Limits | None = None) -> RecordedStudy:
+    def build(limits: Limits | None = None, more: str = "") -> RecordedStudy:
         file = tmp_path / "study.yaml"
-        file.write_text(STUDY.replace("DATASET", str(small_streets)))
+        file.write_text(STUDY.replace("DATASET", str(small_streets)) + more)
         studies.append(RecordedStudy(load_study(file), tmp_path, limits or Limits()))
         return studies[-1]
 
@@ -151,6 +152,22 @@ def test_finished_run_has_every_epoch_despite_a_failed_write(
     assert record.metrics["val/miou"] == 0.5
     assert record.metrics["trial/seconds"] == 20.0
     assert "could not be written" in recorded.console.export_text()
+
+
+def test_copies_have_every_epoch_that_mlflow_has(
+    make: Callable[..., RecordedStudy], tmp_path: Path
+) -> None:
+    """Also epochs whose report was lost, which are read from the checkpoint."""
+    recorded = make(more=f"mirror: {{tensorboard: {tmp_path}/events}}\n")
+    recorded.recorder.started("one")
+    recorded.recorder.epoch("one", dict(EPOCHS[0]))
+    recorded.recorder.finished("one", recorded.checkpoint("one"))
+    recorded.recorder.close()
+    run_id = recorded.trials["one"].run_id
+    events = EventAccumulator(str(tmp_path / "events" / "by hand" / "one" / run_id[:8])).Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("val/miou")]
+    assert shown == [(1, 0.25), (2, 0.5)]
+    assert recorded.epochs("one") == [1, 2]
 
 
 def test_code_version_is_recorded_despite_a_failed_start(

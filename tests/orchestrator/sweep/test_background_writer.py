@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from orchestrator.sweep.run_writer import BackgroundWriter
+from orchestrator.sweep.background_writer import BackgroundWriter
 
 
 def test_failing_write_does_not_affect_later_writes(caplog: pytest.LogCaptureFixture) -> None:
