@@ -178,7 +178,7 @@ def test_unknown_command_is_rejected(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as exit_error:
         orchestrator(["swep", "study.yaml"])
     assert exit_error.value.code == 2
-    assert "no command 'swep'; there are init, sweep" in capsys.readouterr().err
+    assert "unknown command 'swep'; use one of init, sweep" in capsys.readouterr().err
     assert orchestrator([]) == 2
 
 
@@ -241,12 +241,12 @@ def test_pinned_packages_take_precedence_over_the_path(
 ) -> None:
     for folder in ("ours", "theirs"):
         (tmp_path / folder / "namesake").mkdir(parents=True)
-        (tmp_path / folder / "namesake" / "__init__.py").write_text(f"whose = {folder!r}")
+        (tmp_path / folder / "namesake" / "__init__.py").write_text(f"ORIGIN = {folder!r}")
     monkeypatch.syspath_prepend(tmp_path / "ours")
     pinned = PinnedPackages("namesake")
     monkeypatch.syspath_prepend(tmp_path / "theirs")
     monkeypatch.setattr(sys, "meta_path", [pinned, *sys.meta_path])
-    assert import_module("namesake").whose == "ours"
+    assert import_module("namesake").ORIGIN == "ours"
     assert import_module("json").__name__ == "json"
 
 

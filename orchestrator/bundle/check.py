@@ -31,7 +31,7 @@ from pipelines.data.manifest import metric_name
 from pipelines.evaluation.counts import Counts, class_iou, read_counts
 from pipelines.evaluation.metrics import COUNT_METRICS, undefined_as_nan
 
-# Scores and statistics are equal up to this share: libraries add in another order.
+# Relative tolerance of scores and statistics, because libraries may sum in another order.
 _TOLERANCE = 1e-9
 # Not computed from the counts: texts about the machine that wrote the bundle.
 _TEXTS = ("uncertain",)

@@ -2,9 +2,9 @@
 
 A replica is a directory, such as `s3://BUCKET/tracking/NAME`. Each machine that serves the store
 replicates into its own generation, a directory named after the time at which it began. Two machines
-therefore never write to the same files. Beside it, the object `GENERATION.json` says which machine
-writes it; that machine renews the object as long as it runs. The newest generation is the valid
-one: a new machine restores it, and a machine that is not the newest any more stops.
+therefore never write to the same files. Next to it, the object `GENERATION.json` names the machine
+that writes it; that machine renews the object as long as it runs. The newest generation is the
+valid one: a new machine restores it, and a machine that is not the newest any more stops.
 """
 
 import json
@@ -208,8 +208,8 @@ def parse_moment(text: str) -> tuple[str, datetime | None]:
 
 def litestream_program() -> str:
     """Return the path of the program. Raises ReplicaError if it is not installed."""
-    beside = Path(sys.executable).with_name("litestream")
-    program = str(beside) if beside.exists() else shutil.which("litestream")
+    installed = Path(sys.executable).with_name("litestream")
+    program = str(installed) if installed.exists() else shutil.which("litestream")
     if program is None:
         raise ReplicaError(
             "the program litestream is not installed; install this project's extra, "
