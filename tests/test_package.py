@@ -86,6 +86,7 @@ def names_in(wheel: Path) -> list[str]:
         return archive.namelist()
 
 
+@pytest.mark.slow
 def test_wheel_has_all_runtime_files_and_nothing_else(wheel: Path) -> None:
     names = names_in(wheel)
     sources = {
@@ -113,6 +114,7 @@ def test_wheel_states_its_license_and_no_author(wheel: Path) -> None:
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
 
 
+@pytest.mark.slow
 def test_editable_install_uses_a_path_file(project: Path, tmp_path: Path) -> None:
     """An import hook would be hidden by a folder `models` in the working directory."""
     editable = build(project, "editable", tmp_path)

@@ -1,6 +1,7 @@
 """Check the import rules of the architecture: which package may import which."""
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,7 @@ def name_of(file: Path) -> str:
 MODULES = {name_of(file): file for top_level in TOP_LEVEL for file in files(top_level)}
 
 
+@functools.cache  # parsing all files takes seconds
 def imported(file: Path) -> set[str]:
     """Return the absolute names of all modules that a file imports."""
     names: set[str] = set()
@@ -226,7 +228,6 @@ def test_table_has_no_cycle(top_level: str) -> None:
         earlier.add(package)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("library", ALLOWED_IMPORTERS)
 def test_library_is_imported_only_where_allowed(library: str) -> None:
     users = [

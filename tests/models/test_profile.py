@@ -121,6 +121,7 @@ PUBLISHED = [
 ]
 
 
+@pytest.mark.slow
 def test_costs_match_the_tables_of_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -216,6 +217,7 @@ def test_invalid_arguments_are_rejected(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_cost_is_counted_without_torchs_compiler() -> None:
     """Importing it takes as long as importing torch."""
     code = (

@@ -116,6 +116,7 @@ def test_unreadable_images_are_reported_and_skipped(
     assert files(out) == {"good.png"}
 
 
+@pytest.mark.slow
 def test_official_script_reads_a_cityscapes_submission(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +141,7 @@ def test_official_script_reads_a_cityscapes_submission(
     assert len([name for name in files(results) if name.endswith("_leftImg8bit.png")]) == 3
 
 
+@pytest.mark.slow
 def test_ade20k_submission_starts_at_one(tmp_path: Path) -> None:
     model = saved_model(tmp_path / "model", ADE20K(Path()).classes)
     image = write_image(tmp_path / "ADE_test_00000001.jpg")

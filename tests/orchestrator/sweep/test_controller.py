@@ -31,7 +31,7 @@ from orchestrator.tracking.study_run import StudyRun
 from pipelines.evaluation.config import EvaluationConfig
 
 STUDY = """\
-study: course
+study: swept
 description: Three rows.
 compare_to: weak
 base:
@@ -129,7 +129,7 @@ class SweptStudy:
 
     @property
     def parent_run(self) -> Any:
-        experiment = self.store.client.get_experiment_by_name("course").experiment_id
+        experiment = self.store.client.get_experiment_by_name("swept").experiment_id
         (run,) = self.store.search([experiment], "tags.`orchestrator.kind` = 'study'")
         return run
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
@@ -73,6 +73,7 @@ def eroded_boundary(mask: np.ndarray, ignored: np.ndarray, pixels: int) -> np.nd
     return mask & ~inner
 
 
+@pytest.mark.slow
 @given(seeds, st.sampled_from([0.05, 0.1, 0.2, 0.5]))
 def test_boundary_iou_matches_scipy(seed: int, distance: float) -> None:
     probabilities, labels = images(seed)
@@ -177,6 +178,8 @@ def test_metric_of_the_examples_matches_scipy(seed: int, width: int) -> None:
     np.testing.assert_allclose(measured.class_scores, expected)
 
 
+@pytest.mark.slow
+@settings(max_examples=20)
 @given(seeds, st.permutations(range(5)), st.integers(0, 5))
 def test_scores_follow_from_the_sums_over_images_in_any_division(
     seed: int, order: list[int], first: int
