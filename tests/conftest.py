@@ -39,10 +39,9 @@ SERVERS |= {"orchestrator.sweep", "orchestrator.server"}
 SLOW_FIXTURES = {"empty_store", "aws_config"}
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests with slow fixtures. Run files with slow tests first, so that parallel runs end
-    with short files."""
+    """Mark tests with slow fixtures, before `-m` selects. Run files with slow tests first, so that
+    parallel runs end with short files."""
     for item in items:
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)

@@ -299,3 +299,16 @@ def test_short_modules_are_listed() -> None:
 def test_no_file_has_a_vague_name() -> None:
     vague = {"utils", "helpers", "misc", "common"}
     assert not [file for top_level in TOP_LEVEL for file in files(top_level) if file.stem in vague]
+
+
+@pytest.mark.parametrize("top_level", TOP_LEVEL)
+def test_test_files_are_named_after_what_they_test(top_level: str) -> None:
+    """`test_MODULE.py` or `test_MODULE_ASPECT.py`; MODULE may also be a package or `__main__`."""
+    unknown = []
+    for file in sorted((ROOT / "tests" / top_level).rglob("test_*.py")):
+        package = ROOT / file.parent.relative_to(ROOT / "tests")
+        modules = {path.stem.strip("_") for path in package.iterdir()}
+        words = file.stem.split("_")[1:]
+        if not modules & {"_".join(words[:count]) for count in range(1, len(words) + 1)}:
+            unknown.append(file.relative_to(ROOT).as_posix())
+    assert not unknown

@@ -1,4 +1,4 @@
-"""Behavior required of every backbone and network variant."""
+"""Behavior required of every backbone and every variant of FENet."""
 
 import copy
 import functools
