@@ -77,7 +77,7 @@ class TwoLevels(Backbone):
         return levels
 
 
-CASES["backbone-of-ones-own"] = FENetConfig("two-levels", supervision=(1, 2))
+CASES["custom-backbone"] = FENetConfig("two-levels", supervision=(1, 2))
 
 
 # For tests that compile or export.
@@ -90,7 +90,7 @@ SHALLOW = {
     "resnet50": replace(FENETS["resnet50"], backbone=f"{SHALLOW_BACKBONES}:ShallowResNet50"),
     "dfnet1": replace(FENETS["dfnet1"], backbone=f"{SHALLOW_BACKBONES}:ShallowDFNet1"),
     "baseline": replace(VARIANTS["baseline"], backbone=f"{SHALLOW_BACKBONES}:ShallowDFNet1"),
-    "backbone-of-ones-own": CASES["backbone-of-ones-own"],
+    "custom-backbone": CASES["custom-backbone"],
 }
 
 
@@ -308,7 +308,7 @@ def test_training_compiles_without_graph_breaks(case: str, compiler: None) -> No
 @IGNORE_COMPILER
 @pytest.mark.slow
 def test_training_compiles_with_its_gradient(compiler: None) -> None:
-    compare_training(copy.deepcopy(cached_network("backbone-of-ones-own")), "aot_eager")
+    compare_training(copy.deepcopy(cached_network("custom-backbone")), "aot_eager")
 
 
 @pytest.mark.slow
@@ -316,7 +316,7 @@ def test_training_compiles_with_its_gradient(compiler: None) -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
 def test_inductor_matches_eager_results(compiler: None) -> None:
     # The whole evaluation; of training, only keyed dropout and mining, which need generated code.
-    compare_evaluation(copy.deepcopy(cached_network("backbone-of-ones-own")), "inductor")
+    compare_evaluation(copy.deepcopy(cached_network("custom-backbone")), "inductor")
 
     dropout = ChannelDropout(0.5, "head").train()
     set_sample_keys(dropout, torch.tensor([-(2**40), 3]))

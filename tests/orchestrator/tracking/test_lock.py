@@ -103,7 +103,7 @@ def test_request_of_a_dead_process_delays_but_does_not_block(
     assert key not in store.client.get_run(study_run.parent_id).data.tags
 
 
-def test_looking_at_a_study_changes_nothing(
+def test_reading_a_study_changes_nothing(
     store: TrackingStore, study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A heartbeat that seems to be days old: the clock of one of the machines may be wrong."""
@@ -212,7 +212,7 @@ def test_study_closed_by_another_process_is_not_written(
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
-def test_looking_on_from_another_container_shows_a_living_study(
+def test_running_study_of_another_container_is_shown_as_running(
     store: TrackingStore, study: Study, tmp_path: Path
 ) -> None:
     """The other container has other process ids, and the same host name."""
