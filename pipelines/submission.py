@@ -19,7 +19,7 @@ class SubmissionError(UserError, ValueError):
 
 
 @dataclass(frozen=True)
-class Submission:
+class SubmissionFormat:
     """The format of one benchmark's test server.
 
     classes: the classes that a model must predict, in order. values: uint8 `(classes,)`, the
@@ -66,8 +66,8 @@ class Submission:
         return self.values[prediction]
 
 
-SUBMISSIONS: Mapping[str, Submission] = {
-    "cityscapes": Submission(
+SUBMISSIONS: Mapping[str, SubmissionFormat] = {
+    "cityscapes": SubmissionFormat(
         "cityscapes",
         tuple(name for _, name, _ in cityscapes.CLASSES),
         np.array([label_id for label_id, _, _ in cityscapes.CLASSES], np.uint8),
@@ -75,7 +75,7 @@ SUBMISSIONS: Mapping[str, Submission] = {
         "berlin_000000_000019_leftImg8bit.png",
     ),
     # 0 means "other", which models do not predict.
-    "ade20k": Submission(
+    "ade20k": SubmissionFormat(
         "ade20k",
         tuple(name for name, _ in ade20k.CLASSES),
         np.arange(1, len(ade20k.CLASSES) + 1, dtype=np.uint8),

@@ -312,3 +312,14 @@ def test_test_files_are_named_after_what_they_test(top_level: str) -> None:
         if not modules & {"_".join(words[:count]) for count in range(1, len(words) + 1)}:
             unknown.append(file.relative_to(ROOT).as_posix())
     assert not unknown
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    modules: dict[str, list[str]] = {}
+    for name, file in MODULES.items():
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                modules.setdefault(node.name, []).append(name)
+    # `orchestrator.Study` is what users hold; it wraps the expanded study.
+    del modules["Study"]
+    assert not {name: found for name, found in modules.items() if len(found) > 1}

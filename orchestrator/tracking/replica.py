@@ -55,7 +55,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Record:
+class MachineRecord:
     """The machine of a generation. It claims one before it may run, and ends it cleanly."""
 
     host: str
@@ -87,7 +87,7 @@ class Replica:
         generations = [Generation(name.removesuffix(".json"), at) for name, at in names.items()]
         return sorted(generations, key=lambda generation: generation.name, reverse=True)
 
-    def newest(self, after: str = "") -> tuple[str, Record] | None:
+    def newest(self, after: str = "") -> tuple[str, MachineRecord] | None:
         """Return the newest generation that a machine has begun to write, if it is newer than
         `after`. Raises ReplicaError."""
         for generation in self.generations():
@@ -144,10 +144,10 @@ class Replica:
         except OSError as error:
             raise ReplicaError(f"{self.uri} cannot be written: {error}") from error
 
-    def _read(self, name: str) -> Record | None:
+    def _read(self, name: str) -> MachineRecord | None:
         """Return the record of a generation; None if it has been deleted in the meantime."""
         try:
-            return Record(**json.loads(self._location.read(f"{name}.json")))
+            return MachineRecord(**json.loads(self._location.read(f"{name}.json")))
         except FileNotFoundError:
             return None
         except OSError as error:
