@@ -1,5 +1,6 @@
 """Pretrained weights in every published layout, built with the published tensor names."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,6 +72,11 @@ def torchvision(name: str) -> State:
 
 def numbered(name: str) -> State:
     """MIT CSAIL layout: conv1, bn1, conv2, bn2, conv3, bn3."""
+    return dict(_numbered(name))
+
+
+@functools.lru_cache(maxsize=1)  # most tests use it, and the random numbers take time
+def _numbered(name: str) -> State:
     publisher = Publisher()
     publisher.stem([(f"conv{i}", f"bn{i}") for i in (1, 2, 3)], (64, 64, 128))
     publisher.resnet(name, 128)

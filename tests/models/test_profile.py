@@ -37,6 +37,7 @@ def count_with_hooks(model: nn.Module, image: Tensor) -> int:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [

@@ -37,6 +37,7 @@ def scores_of(probabilities: Tensor, labels: Tensor, *metrics: MetricConfig) -> 
     return state.scores()
 
 
+@settings(max_examples=40)
 @given(seeds)
 def test_metrics_of_counts_match_torchmetrics(seed: int) -> None:
     probabilities, labels = images(seed)
@@ -56,6 +57,7 @@ def test_metrics_of_counts_match_torchmetrics(seed: int) -> None:
     assert counted["frequency_weighted_iou"] == pytest.approx(float((weights * iou).sum()))
 
 
+@settings(max_examples=40)
 @given(seeds, st.integers(1, 20))
 def test_calibration_error_matches_torchmetrics(seed: int, bins: int) -> None:
     probabilities, labels = images(seed)
@@ -159,6 +161,7 @@ def test_shifted_edge_matches_within_the_tolerance() -> None:
     assert boundary_scores(shifted, label, 2, 2).tolist() == [1, 1]
 
 
+@settings(max_examples=40)
 @given(seeds, st.integers(1, 3))
 def test_metric_of_the_examples_matches_scipy(seed: int, width: int) -> None:
     probabilities, labels = images(seed)
