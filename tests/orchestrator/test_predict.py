@@ -192,7 +192,7 @@ def test_submission_with_reordered_classes_is_rejected(
     image = write_image(tmp_path / "berlin_000000_000019.png")
     options = [str(image), "--out", str(tmp_path / "out"), "--submission", "cityscapes"]
     assert main([model, *options]) == 2
-    assert "class 0 must be 'road', and the model's is 'bicycle'" in capsys.readouterr().out
+    assert "class 0 must be 'road', but the model's is 'bicycle'" in capsys.readouterr().out
 
 
 def test_pattern_keeps_the_folders_below_its_fixed_part(tmp_path: Path) -> None:
