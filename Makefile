@@ -39,7 +39,7 @@ types: install-test
 test: lint types
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Without Ray, servers and whatever else takes long.
+# Without Ray, servers and the tests marked `slow`: about a minute.
 test-fast: install-test
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  -m "not slow" --ignore tests/e2e

@@ -188,7 +188,8 @@ def _type(schema: Schema) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    """A text as one cell of a Markdown table, which must not have line breaks."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def mlflow_page() -> str:

@@ -23,7 +23,7 @@ class Cost:
 
 
 @dataclass
-class Row:
+class CostRow:
     """A row of the table, or an object of `--json`; None for a value that is not available."""
 
     name: str
@@ -39,7 +39,7 @@ class Row:
 
 def profile(
     name: str, backbone: str, classes: int, height: int, width: int, latency: bool = False
-) -> Row:
+) -> CostRow:
     """Return the row of one of `CONFIGURATIONS`, with its parts; `latency`: measure it, too."""
     config = replace(CONFIGURATIONS[name], backbone=backbone)
     model = on_meta(config, classes)
@@ -48,7 +48,7 @@ def profile(
         _PART_NAMES.get(part, part): Cost(count_parameters(module) / 1e6, multiply_adds[part] / 1e9)
         for part, module in parts(model).items()
     }
-    row = Row(
+    row = CostRow(
         name,
         backbone,
         count_parameters(model) / 1e6,
@@ -62,7 +62,7 @@ def profile(
     return _with_paper_values(row, classes, height, width)
 
 
-def _with_paper_values(row: Row, classes: int, height: int, width: int) -> Row:
+def _with_paper_values(row: CostRow, classes: int, height: int, width: int) -> CostRow:
     """Add the paper's values if they were reported for these classes and this size."""
     params, gflops = PAPER.get((row.backbone, row.name), (None, None))
     row.paper_params_m = params if classes == 19 else None
@@ -72,7 +72,7 @@ def _with_paper_values(row: Row, classes: int, height: int, width: int) -> Row:
 
 def profile_all(
     names: list[str], backbones: list[str], classes: int, height: int, width: int, latency: bool
-) -> list[Row]:
+) -> list[CostRow]:
     """Return a row per configuration and backbone, and after "fenet" one for each flow alone."""
     rows = []
     for backbone in backbones:
@@ -82,12 +82,12 @@ def profile_all(
             if name == "fenet":
                 for flow in ("df", "sf"):
                     cost = row.parts[flow]
-                    alone = Row(flow, backbone, cost.params_m, cost.gflops)
+                    alone = CostRow(flow, backbone, cost.params_m, cost.gflops)
                     rows.append(_with_paper_values(alone, classes, height, width))
     return rows
 
 
-def table(rows: list[Row], with_parts: bool, latency: bool) -> str:
+def table(rows: list[CostRow], with_parts: bool, latency: bool) -> str:
     """Format the rows as aligned text: our value, the paper's value, difference in percent."""
     head = ["backbone", "network", "params M", "paper", "diff %", "GFLOPs", "paper", "diff %"]
     lines = [[*head, "ms", "peak MiB"] if latency else head]

@@ -14,18 +14,18 @@ from importlib import import_module
 # By name: the module whose `main(arguments, prog)` runs the command, and its line in --help.
 COMMANDS = {
     "init": ("orchestrator.init", "write a first study file into the working directory"),
-    "sweep": ("orchestrator.sweep.__main__", "train a study's missing trials, print its table"),
-    "report": ("orchestrator.report.__main__", "a study's tables and charts, from its records"),
-    "bundle": ("orchestrator.bundle.__main__", "the supplementary material of a study"),
-    "studies": ("orchestrator.studies", "list, follow, stop and resume studies"),
-    "server": ("orchestrator.server", "serve MLflow from one file that a bucket has a copy of"),
+    "sweep": ("orchestrator.sweep.__main__", "train a study's missing trials and print its table"),
+    "report": ("orchestrator.report.__main__", "write a study's tables and charts"),
+    "bundle": ("orchestrator.bundle.__main__", "write, check or replay supplementary material"),
+    "studies": ("orchestrator.studies", "list, compare, follow, stop and resume studies"),
+    "server": ("orchestrator.server", "serve MLflow from a file that is replicated to a bucket"),
     "evaluate": ("orchestrator.evaluate", "score a trained model on a data set"),
     "predict": ("orchestrator.predict", "predict the label maps of images"),
     "export": ("orchestrator.export", "write a trained model as torch.export and ONNX files"),
     "figures": ("orchestrator.figures", "draw what trained models predict"),
-    "prepare": ("pipelines.prepare", "convert a data set into Parquet shards"),
+    "prepare": ("pipelines.prepare", "convert a data set to Parquet shards"),
     "train": ("pipelines.train", "train one experiment without Ray and MLflow"),
-    "profile": ("models.profile", "parameters, GFLOPs and latency of the networks"),
+    "profile": ("models.profile", "print parameters, GFLOPs and latency of networks"),
 }
 _DISTRIBUTION = "segmentation-orchestrator"
 
@@ -53,12 +53,12 @@ def _help(arguments: Sequence[str]) -> int:
         prog="orchestrator",
         usage="orchestrator COMMAND ...",
         description="Ablation studies of semantic segmentation networks.",
-        epilog=f"commands (COMMAND --help says more):\n{listed}",
+        epilog=f"commands (COMMAND --help shows the options):\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     if arguments and not arguments[0].startswith("-"):
-        parser.error(f"no command {arguments[0]!r}; there are {', '.join(COMMANDS)}")
+        parser.error(f"unknown command {arguments[0]!r}; use one of {', '.join(COMMANDS)}")
     if parser.parse_args(arguments).version:
         print(f"{_DISTRIBUTION} {_version()}")
         return 0

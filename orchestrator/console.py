@@ -47,7 +47,7 @@ def open_console(file: TextIO | None = None) -> Console:
     """Return a console that writes to `file`, by default to standard output."""
     file = file or sys.stdout
     if isinstance(file, io.TextIOWrapper):
-        # File names may hold bytes that are no text, and terminals may lack the table's lines.
+        # File names may not be valid text, and terminals may lack the table's lines.
         file.reconfigure(errors="backslashreplace")
     if file.isatty():
         return _TerminalConsole(file=file, highlight=False)

@@ -128,7 +128,7 @@ def _set_aside(directory: Path, own: str, console: Console) -> None:
     target.mkdir()  # never over an earlier one
     for path in (*directory.glob("mlflow.db*"), *directory.glob(".mlflow.db-litestream")):
         path.rename(target / path.name)
-    warn(console, f"the replica went on with another machine; the old database is in {target}")
+    warn(console, f"another machine continued the replica; the old database was moved to {target}")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Label maps as the benchmarks' servers want them."""
+"""Encodes and packs label maps in the formats that benchmarks' test servers accept."""
 
 import re
 import zipfile
@@ -19,60 +19,63 @@ class SubmissionError(UserError, ValueError):
 
 
 @dataclass(frozen=True)
-class Submission:
-    """The form of one benchmark.
+class SubmissionFormat:
+    """The format of one benchmark's test server.
 
-    classes: the model's, in order; values: uint8 `(classes,)`, what the server calls them.
-    frame: how a file's name must begin, by which the server finds the picture; example: of one.
+    classes: the classes that a model must predict, in order. values: uint8 `(classes,)`, the
+    server's value of each class. image_name: matches the part of a file's name by which the server
+    identifies the image. example: a file name that matches.
     """
 
     name: str
     classes: tuple[str, ...]
     values: NDArray[np.uint8]
-    frame: re.Pattern[str]
+    image_name: re.Pattern[str]
     example: str
 
     def check_classes(self, classes: Sequence[str]) -> None:
-        """Raises SubmissionError where a model's `classes` are not the benchmark's."""
+        """Raise SubmissionError unless a model's `classes` are those of the benchmark."""
         if len(classes) != len(self.classes):
             raise SubmissionError(
-                f"{self.name} wants {len(self.classes)} classes, and the model predicts "
+                f"{self.name} has {len(self.classes)} classes, but the model predicts "
                 f"{len(classes)}"
             )
         for index, (own, wanted) in enumerate(zip(classes, self.classes, strict=True)):
             if own != wanted:
                 raise SubmissionError(
-                    f"{self.name}: class {index} must be {wanted!r}, and the model's is {own!r}"
+                    f"{self.name}: class {index} must be {wanted!r}, but the model's is {own!r}"
                 )
 
     def check_names(self, paths: Sequence[PurePath]) -> None:
-        """Raises SubmissionError where the server would not know a picture, or find one twice."""
+        """Raise SubmissionError if a name does not identify an image, or two identify the same."""
         seen: dict[str, PurePath] = {}
         for path in paths:
-            found = self.frame.match(path.name)
-            if found is None:
+            match = self.image_name.match(path.name)
+            if match is None:
                 raise SubmissionError(
-                    f"{path}: {self.name} knows its pictures by names such as {self.example}"
+                    f"{path} is not named like an image of {self.name}, such as {self.example}"
                 )
-            other = seen.setdefault(found.group(), path)
+            other = seen.setdefault(match.group(), path)
             if other != path:
-                raise SubmissionError(f"{path} and {other} are the same picture of {self.name}")
+                raise SubmissionError(
+                    f"{path} and {other} are the same image of {self.name}; remove one of them"
+                )
 
     def encode(self, prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Class indices, uint8 `(height, width)`, as the server's values."""
+        """Convert class indices, uint8 `(height, width)`, to the server's values."""
         return self.values[prediction]
 
 
-SUBMISSIONS: Mapping[str, Submission] = {
-    "cityscapes": Submission(
+SUBMISSIONS: Mapping[str, SubmissionFormat] = {
+    "cityscapes": SubmissionFormat(
         "cityscapes",
         tuple(name for _, name, _ in cityscapes.CLASSES),
         np.array([label_id for label_id, _, _ in cityscapes.CLASSES], np.uint8),
         re.compile(r"[A-Za-z-]+_\d{6}_\d{6}(?!\d)"),
         "berlin_000000_000019_leftImg8bit.png",
     ),
-    # 0 is "other", which no class of the model is.
-    "ade20k": Submission(
+    # 0 means "other", which models do not predict.
+    "ade20k": SubmissionFormat(
         "ade20k",
         tuple(name for name, _ in ade20k.CLASSES),
         np.arange(1, len(ade20k.CLASSES) + 1, dtype=np.uint8),
@@ -83,9 +86,9 @@ SUBMISSIONS: Mapping[str, Submission] = {
 
 
 def pack(path: Path, files: Mapping[str, bytes]) -> None:
-    """Write PNG files, by the identifiers of their images, to a zip archive for a server.
+    """Write a zip archive for a test server, atomically. Equal files give an equal archive.
 
-    The archive is written atomically. Equal files give an equal archive.
+    files: PNG files by the identifiers of their images.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with (

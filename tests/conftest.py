@@ -35,8 +35,16 @@ SERVERS = {"gcs_server", "raylet", "moto.server", "litestream", "sshd"}
 SERVERS |= {"orchestrator.sweep", "orchestrator.server"}
 
 
+# A tracking store and a simulated AWS account take seconds.
+SLOW_FIXTURES = {"empty_store", "aws_config"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files with slow tests first, so that parallel runs end with short files."""
+    """Mark tests with slow fixtures, before `-m` selects. Run files with slow tests first, so that
+    parallel runs end with short files."""
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -41,6 +41,7 @@ def test_every_row_is_checked(experiments: dict[str, Experiment]) -> None:
     assert list(experiments) == list(USES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", USES)
 def test_row_takes_a_step_with_its_own_part(
     row: str, experiments: dict[str, Experiment], small_streets: Path

@@ -86,6 +86,7 @@ def names_in(wheel: Path) -> list[str]:
         return archive.namelist()
 
 
+@pytest.mark.slow
 def test_wheel_has_all_runtime_files_and_nothing_else(wheel: Path) -> None:
     names = names_in(wheel)
     sources = {
@@ -113,6 +114,7 @@ def test_wheel_states_its_license_and_no_author(wheel: Path) -> None:
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
 
 
+@pytest.mark.slow
 def test_editable_install_uses_a_path_file(project: Path, tmp_path: Path) -> None:
     """An import hook would be hidden by a folder `models` in the working directory."""
     editable = build(project, "editable", tmp_path)
@@ -178,7 +180,7 @@ def test_unknown_command_is_rejected(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as exit_error:
         orchestrator(["swep", "study.yaml"])
     assert exit_error.value.code == 2
-    assert "no command 'swep'; there are init, sweep" in capsys.readouterr().err
+    assert "unknown command 'swep'; use one of init, sweep" in capsys.readouterr().err
     assert orchestrator([]) == 2
 
 
@@ -241,12 +243,12 @@ def test_pinned_packages_take_precedence_over_the_path(
 ) -> None:
     for folder in ("ours", "theirs"):
         (tmp_path / folder / "namesake").mkdir(parents=True)
-        (tmp_path / folder / "namesake" / "__init__.py").write_text(f"whose = {folder!r}")
+        (tmp_path / folder / "namesake" / "__init__.py").write_text(f"ORIGIN = {folder!r}")
     monkeypatch.syspath_prepend(tmp_path / "ours")
     pinned = PinnedPackages("namesake")
     monkeypatch.syspath_prepend(tmp_path / "theirs")
     monkeypatch.setattr(sys, "meta_path", [pinned, *sys.meta_path])
-    assert import_module("namesake").whose == "ours"
+    assert import_module("namesake").ORIGIN == "ours"
     assert import_module("json").__name__ == "json"
 
 

@@ -1,6 +1,7 @@
 """Check the import rules of the architecture: which package may import which."""
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +115,7 @@ def name_of(file: Path) -> str:
 MODULES = {name_of(file): file for top_level in TOP_LEVEL for file in files(top_level)}
 
 
+@functools.cache  # parsing all files takes seconds
 def imported(file: Path) -> set[str]:
     """Return the absolute names of all modules that a file imports."""
     names: set[str] = set()
@@ -226,7 +228,6 @@ def test_table_has_no_cycle(top_level: str) -> None:
         earlier.add(package)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("library", ALLOWED_IMPORTERS)
 def test_library_is_imported_only_where_allowed(library: str) -> None:
     users = [
@@ -298,3 +299,27 @@ def test_short_modules_are_listed() -> None:
 def test_no_file_has_a_vague_name() -> None:
     vague = {"utils", "helpers", "misc", "common"}
     assert not [file for top_level in TOP_LEVEL for file in files(top_level) if file.stem in vague]
+
+
+@pytest.mark.parametrize("top_level", TOP_LEVEL)
+def test_test_files_are_named_after_what_they_test(top_level: str) -> None:
+    """`test_MODULE.py` or `test_MODULE_ASPECT.py`; MODULE may also be a package or `__main__`."""
+    unknown = []
+    for file in sorted((ROOT / "tests" / top_level).rglob("test_*.py")):
+        package = ROOT / file.parent.relative_to(ROOT / "tests")
+        modules = {path.stem.strip("_") for path in package.iterdir()}
+        words = file.stem.split("_")[1:]
+        if not modules & {"_".join(words[:count]) for count in range(1, len(words) + 1)}:
+            unknown.append(file.relative_to(ROOT).as_posix())
+    assert not unknown
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    modules: dict[str, list[str]] = {}
+    for name, file in MODULES.items():
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                modules.setdefault(node.name, []).append(name)
+    # `orchestrator.Study` is what users hold; it wraps the expanded study.
+    del modules["Study"]
+    assert not {name: found for name, found in modules.items() if len(found) > 1}

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # a process for each command
+
 _RICH = {"rich", "markdown_it", "mdurl", "pygments"}
 _READERS = {"numpy", "PIL", "yaml", "_yaml"}
 _STUDY = {"pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"}

@@ -26,12 +26,12 @@ from orchestrator.report.results import Results, score_of
 from orchestrator.report.rows import build_rows
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
-from orchestrator.tracking.queries import Snapshot
+from orchestrator.tracking.queries import StoreSnapshot
 from pipelines.data.manifest import metric_name
 from pipelines.evaluation.counts import Counts, class_iou, read_counts
 from pipelines.evaluation.metrics import COUNT_METRICS, undefined_as_nan
 
-# Scores and statistics are equal up to this share: libraries add in another order.
+# Relative tolerance of scores and statistics, because libraries may sum in another order.
 _TOLERANCE = 1e-9
 # Not computed from the counts: texts about the machine that wrote the bundle.
 _TEXTS = ("uncertain",)
@@ -60,7 +60,7 @@ def check_bundle(directory: Path) -> CheckResult:
     study = bundled_study(bundle, directory)
     source = BundledCounts(directory)
     results = Results(study, source, _identities(bundle, study), bundle.codes).read(
-        Snapshot(list({run.run_id: run for run in bundle.runs.values()}.values()), ())
+        StoreSnapshot(list({run.run_id: run for run in bundle.runs.values()}.values()), ())
     )
     scores, rescored = 0, []
     for result in results:

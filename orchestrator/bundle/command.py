@@ -49,8 +49,8 @@ def _write(options: argparse.Namespace, console: Console) -> int:
     if "$" not in (study.config.notify.url or "$"):
         warn(
             console,
-            "the study file in the bundle has the webhook of notify.url; write a variable such as "
-            "$WEBHOOK if it is secret",
+            "the bundled study file contains the webhook address of notify.url; if that is secret, "
+            "use an environment variable such as $WEBHOOK instead",
         )
     storage = Storage.parse(options.storage).local
     study_report = open_report(study, storage, options.tracking)

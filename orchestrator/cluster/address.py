@@ -29,7 +29,7 @@ class RemoteError(UserError, RuntimeError):
 
 
 class ClusterFileError(UserError, ValueError):
-    """A cluster file cannot be read, or cannot be planned with."""
+    """A cluster file that cannot be read, or that does not describe a cluster to plan with."""
 
 
 def is_cluster_file(address: str | None) -> bool:
@@ -75,7 +75,7 @@ def check_address(address: str, seconds: float = SECONDS) -> None:
         ) from None
     if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
         return  # a cluster with TLS refuses the insecure connection below
-    # A proxy of the environment is no way to the cluster; Ray bypasses it, too.
+    # Bypass the environment's proxy, as Ray does.
     options = [("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(f"{host}:{port}", options) as channel:
         try:

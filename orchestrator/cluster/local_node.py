@@ -33,7 +33,7 @@ def local_options() -> dict[str, Any]:
     """
     _provide_token()
     directory = ray_directory()
-    options: dict[str, Any] = {} if directory == _usual() else {"_temp_dir": str(directory)}
+    options: dict[str, Any] = {} if directory == _ray_default() else {"_temp_dir": str(directory)}
     if _free_shared_memory() < 2 * _OBJECT_STORE_BYTES:
         # Trials exchange small objects only, so files on a disk serve as well.
         options |= {
@@ -45,7 +45,7 @@ def local_options() -> dict[str, Any]:
 
 def ray_directory() -> Path:
     """Return a directory for Ray's files that is short enough for sockets and can be written."""
-    directories = [_usual()] if "RAY_TMPDIR" in os.environ else list(_candidates())
+    directories = [_ray_default()] if "RAY_TMPDIR" in os.environ else list(_candidates())
     for directory in directories:
         if len(str(directory)) <= _LONGEST and _is_usable(directory):
             return directory
@@ -56,13 +56,13 @@ def ray_directory() -> Path:
     )
 
 
-def _usual() -> Path:
-    """Return Ray's own choice."""
+def _ray_default() -> Path:
+    """Return the directory that Ray itself would use."""
     return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"
 
 
 def _candidates() -> Iterator[Path]:
-    yield _usual()
+    yield _ray_default()
     yield Path("/tmp/ray")
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         yield Path(runtime) / "ray"

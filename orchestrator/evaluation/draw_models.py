@@ -263,7 +263,7 @@ def _score_note(scored: Sequence[Counts]) -> str:
 
 
 def _mean_of_seeds(scored: Sequence[Sequence[Counts]]) -> str:
-    """Return what the scores of the two models are means of; empty if each has one seed."""
+    """Return `mean of N seeds`, for the title; empty if both models have one seed."""
     numbers = dict.fromkeys(len(side) for side in scored)
     seeds = " and ".join(str(number) for number in numbers)
     return f"mean of {seeds} seeds" if max(numbers) > 1 else ""

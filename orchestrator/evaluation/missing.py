@@ -1,6 +1,6 @@
-"""Evaluations that finished trials still lack, and the loop that makes up for them.
+"""Evaluations that finished trials still lack, and the loop that runs them.
 
-The tracking store decides, as for training: what it has already is not evaluated again, and a
+As for training, the tracking store decides: what it already has is not evaluated again, and a
 protocol that is added later also scores trials that were trained before.
 """
 
@@ -40,7 +40,7 @@ class MissingEvaluation(ABC):
     @property
     @abstractmethod
     def failure(self) -> str:
-        """What a failure leaves undone, for messages."""
+        """What is missing if the evaluation fails, for messages."""
 
     @abstractmethod
     def evaluate(self, model: TrainedModel, store: TrackingStore, bar: Progress) -> str:

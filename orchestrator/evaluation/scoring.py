@@ -51,7 +51,7 @@ class DatasetRef:
 def count_on_cluster(
     address: str, model: TrainedModel, dataset: DatasetRef, config: EvaluationConfig, bar: Progress
 ) -> ScoreState:
-    """Run `count` on the cluster at `address`. Raises UnreachableError if there is none, and
+    """Run `count` on the cluster at `address`. Raises UnreachableError if none answers, and
     whatever the tasks raise, such as DatasetError."""
     own = modules_of_network(model.experiment, [*model.imports, *config.metric_class_names])
     modules = {module.__name__: module for module in own}

@@ -84,7 +84,7 @@ def reconcile(
 ) -> dict[str, Decision]:
     """Return the decision for each trial, by its name.
 
-    runs: the runs of each identity, oldest first, as `Snapshot.by_identity` returns them.
+    runs: the runs of each identity, oldest first, as `StoreSnapshot.by_identity` returns them.
     """
     return {
         trial.name: decide(runs.get(trial.identity, ()), study, trial.code, options)

@@ -1,6 +1,6 @@
 """Runs preflight trials on the Ray cluster.
 
-Each uses the same workers, devices, data and storage as the trial it stands for, but leaves neither
+Each uses the same workers, devices, data and storage as the trial it represents, but leaves neither
 an MLflow run nor a checkpoint: only its times, or its error.
 """
 

@@ -59,7 +59,7 @@ def smoke_test(
 
     protocols: evaluation protocols of the study besides the experiment's own.
 
-    Raises whatever the training would raise, with the stage as a note.
+    Raises the errors of the training, with the stage as a note.
     """
     begun = time.perf_counter()
     endless = replace(  # no epoch ends within a few steps

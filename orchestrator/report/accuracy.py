@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from orchestrator.report.charts import INK, WIDTH, add_grid, row_color, style
 
 _MAX_LABELS = 24
-_NARROW_SHARE = 0.1  # of the highest cost, the least length of the axis
-_WIDE_RATIO = 8  # of the highest to the lowest cost, from which the axis is logarithmic
+_NARROW_SHARE = 0.1  # minimum length of the cost axis, as a share of the highest cost
+_WIDE_RATIO = 8  # ratio of highest to lowest cost from which the axis is logarithmic
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def _degenerate_classes(rows: Sequence[Row]) -> Iterable[str]:
             labeled = int(counts[0].labeled.sum())
             rest = labeled - len(never)
             consequence = (
-                "nothing was learned that a difference could show"
+                "differences between rows cannot show what was learned"
                 if rest < 2
                 else f"differences come from the other {rest}"
             )

@@ -66,11 +66,11 @@ def compare_rows(study: Study, rows: Sequence[Row]) -> Comparisons:
         # Two variants that share a run are the same training, so there is nothing to compare.
         seeds = sorted(row.miou.keys() & base.miou.keys())
         if not row.incomparable and seeds and not _run_ids(row) & _run_ids(base):
-            alike = _alike(study, rows, base)
-            pair = _pairs(row, base, alike, _MIOU)
+            pooled = _comparable_rows(study, rows, base)
+            pair = _pairs(row, base, pooled, _MIOU)
             assert pair is not None, "both rows have a score of the shared seeds"
             pairs.setdefault(row.variant, {})[row.grid_cell] = pair
-            others = {score.key: _pairs(row, base, alike, score) for score in scores}
+            others = {score.key: _pairs(row, base, pooled, score) for score in scores}
             row = replace(
                 row,
                 difference=compare(row.base, pair),
@@ -162,9 +162,9 @@ def interaction_p(pairs: Sequence[Pairs]) -> float | None:
     return float(special.fdtrc(degrees, freedom, statistic))
 
 
-def _pairs(row: Row, base: Row, alike: Sequence[Row], score: Score) -> Pairs | None:
+def _pairs(row: Row, base: Row, pooled: Sequence[Row], score: Score) -> Pairs | None:
     """Return the paired differences of a row over the seeds that both have a score of; None if
-    there are none. alike: the rows whose spread over seeds is pooled."""
+    there are none. pooled: the rows that share a pooled spread over seeds."""
     own, other = _values(row, score), _values(base, score)
     seeds = sorted(own.keys() & other.keys())
     if not seeds:
@@ -179,29 +179,29 @@ def _pairs(row: Row, base: Row, alike: Sequence[Row], score: Score) -> Pairs | N
         by_seed = {seed: ours[seed].labeled - theirs[seed].labeled for seed in seeds}
         replicates = np.stack([ours[seed].replicates - theirs[seed].replicates for seed in seeds])
         sampling = available[0].counts.sampling
-    return Pairs(by_seed, replicates, sampling, _seed_error(row, base, by_seed, alike, score))
+    return Pairs(by_seed, replicates, sampling, _seed_error(row, base, by_seed, pooled, score))
 
 
 def _seed_error(
-    row: Row, base: Row, by_seed: Mapping[int, float], alike: Sequence[Row], score: Score
+    row: Row, base: Row, by_seed: Mapping[int, float], pooled: Sequence[Row], score: Score
 ) -> SeedError | None:
     compared = row.variant, base.variant
-    others = [_labeled(each, score) for each in alike if each.variant not in compared]
+    others = [_labeled(each, score) for each in pooled if each.variant not in compared]
     return seed_error(_labeled(row, score), _labeled(base, score), others, list(by_seed.values()))
 
 
-def _alike(study: Study, rows: Sequence[Row], base: Row) -> list[Row]:
+def _comparable_rows(study: Study, rows: Sequence[Row], base: Row) -> list[Row]:
     """Return the rows of the base's grid cell that may be compared with it and are different
     trainings."""
-    alike: list[Row] = []
+    pooled: list[Row] = []
     used: set[str] = set()
     for row in rows:
         if row.grid_cell != base.grid_cell or _run_ids(row) & used:
             continue
         if row is base or (row.miou and not _incomparable(study, row, base)):
-            alike.append(row)
+            pooled.append(row)
             used |= _run_ids(row)
-    return alike
+    return pooled
 
 
 def _values(row: Row, score: Score) -> dict[int, float]:

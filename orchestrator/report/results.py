@@ -8,7 +8,7 @@ from orchestrator.report.match_runs import Match, current_code_versions, find_ru
 from orchestrator.report.resampled import CountsReader, CountsSource, ResampledCounts, ScoreRef
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.trial_state import TrialState
-from orchestrator.tracking.queries import Snapshot
+from orchestrator.tracking.queries import StoreSnapshot
 from orchestrator.tracking.runs import TrialRun
 
 
@@ -59,7 +59,7 @@ class Results:
         report = study.config.report
         self._counts = CountsReader(source, report.resampled_metrics, report.class_groups)
 
-    def read(self, snapshot: Snapshot) -> list[Result]:
+    def read(self, snapshot: StoreSnapshot) -> list[Result]:
         """Return the results in the order of the study. snapshot: of the tracking store."""
         codes = self._codes or current_code_versions(self._study)
         matches = find_runs(self._study, snapshot.trials, codes, self._identities)

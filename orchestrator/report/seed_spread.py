@@ -6,7 +6,7 @@ modeled as row + seed + residual (randomized blocks; incomplete ones if trials a
 mean square of the residuals has (rows - 1)(seeds - 1) degrees of freedom instead of seeds - 1.
 
 This assumes that rows vary about equally over seeds. The constants below were chosen in simulated
-studies of seven rows with three seeds (`tests/orchestrator/report/test_simulated_studies.py`): the
+studies of seven rows with three seeds (`test_significance_simulated.py` of the tests): the
 family-wise error stays below 5 % if the base row scatters twice as much as the others.
 """
 

@@ -32,7 +32,7 @@ from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.queries import (
-    Snapshot,
+    StoreSnapshot,
     history,
     parent_run_id,
     run_url,
@@ -190,7 +190,7 @@ class StudyReport:
         costs = {trial.name: trial.cost for trial in trials}
         return StudyReport(study, store, identities, costs)
 
-    def read(self, snapshot: Snapshot | None = None) -> Report:
+    def read(self, snapshot: StoreSnapshot | None = None) -> Report:
         """Read the report from the tracking store. snapshot: of the store; None takes one now."""
         results = self._results.read(snapshot or take_snapshot(self.store))
         compared = compare_rows(self.study, build_rows(self.study, results, self.costs))

@@ -68,7 +68,7 @@ class Budget:
         return self._size[name] * (self._clock() - self._since[name]) / 3600
 
     def hold(self, reason: str) -> None:
-        """Hold the trials like a limit that is reached, for another reason."""
+        """Hold the trials for another reason, as if a limit were reached."""
         self._held = self._held or reason
 
     def hold_reason(self) -> str | None:

@@ -94,7 +94,7 @@ def examine(
             return ValidationResult(value, source, list(problems), frozenset(removed))
         except ValidationError as invalid:
             rejected: set[Keys] = set()
-            for error in _meant(invalid.errors(), source):
+            for error in _relevant(invalid.errors(), source):
                 keys = _existing_keys(error["loc"], source)
                 blamed = _blamed(error, keys, source)
                 # A node that only misses what was removed from it is not reported again.
@@ -109,9 +109,9 @@ def examine(
         source = _remove(source, rejected, placeholders)
 
 
-def _meant(errors: Sequence[ErrorDetails], source: Source) -> Iterator[ErrorDetails]:
-    """Yield the errors, without those of the members of a union that a value was not meant for:
-    text where it is a mapping, and a mapping where it is not."""
+def _relevant(errors: Sequence[ErrorDetails], source: Source) -> Iterator[ErrorDetails]:
+    """Yield the errors except those of union members of another kind than the value: members that
+    are text for a mapping, and members that are mappings for any other value."""
     nodes = [_existing_keys(error["loc"], source) for error in errors]
     for error, keys in zip(errors, nodes, strict=True):
         has_others = sum(keys == each[: len(keys)] for each in nodes) > 1

@@ -1,4 +1,5 @@
 """`python -m orchestrator.sweep`: drives all stages of a study.
 
-May import every other package of orchestrator; only `orchestrator.studies` imports it.
+May import every other package of orchestrator except `bundle`; only `bundle`, `api` and `studies`
+import it.
 """

@@ -32,7 +32,7 @@ from orchestrator.sweep.run_trials import train
 from orchestrator.sweep.summary import announce, register_best_trial, show_outcome, study_status
 from orchestrator.tracking.links import sync_links
 from orchestrator.tracking.lock import close_abandoned
-from orchestrator.tracking.queries import Snapshot, take_snapshot
+from orchestrator.tracking.queries import StoreSnapshot, take_snapshot
 from orchestrator.tracking.runs import RunStatus, TrialRun
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
@@ -64,7 +64,7 @@ class SweepController:
     budget: Budget | None = None
     finished: dict[str, TrialRun] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    _snapshot: Snapshot = field(default_factory=lambda: Snapshot((), ()), init=False)
+    _snapshot: StoreSnapshot = field(default_factory=lambda: StoreSnapshot((), ()), init=False)
     # Seconds before the first trial, and when the last one ended, also of another study.
     _started_after: float | None = field(default=None, init=False)
     _trained_at: float = field(default=0.0, init=False)

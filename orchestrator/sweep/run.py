@@ -29,7 +29,7 @@ from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of, runtime_environment
 from orchestrator.tracking.queries import (
-    Snapshot,
+    StoreSnapshot,
     find_experiment,
     shared_file_warning,
     take_snapshot,
@@ -120,7 +120,7 @@ class _Prepared:
     placement: Placement
     trials: list[ResolvedTrial]
     store: TrackingStore
-    snapshot: Snapshot
+    snapshot: StoreSnapshot
     planner: Planner
 
 

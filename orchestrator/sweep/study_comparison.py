@@ -26,9 +26,9 @@ from orchestrator.tracking.store import TrackingStore
 from pipelines.config import load_yaml
 
 _MISSING = "-"
-# They name and describe a study, and change nothing else.
+# Keys that only name and describe a study.
 _NAMES = ("study", "description")
-# Values of runs that make scores incomparable, and what to call them.
+# Attributes of runs that make scores incomparable, with their names in messages.
 _CONDITIONS = {
     "data": "data sets",
     "code": "code versions",

@@ -139,11 +139,11 @@ def register_best_trial(report: Report, store: TrackingStore, console: Console) 
         warn(console, f"the best model could not be registered: {error}")
     else:
         if registered is not None:
-            luck = ""
+            caveat = ""
             if len(scored) > 1:
                 split = best.experiment.data.validation_split
-                luck = f", the highest of {len(scored)} trials on {split} and therefore optimistic"
-            say(console, f"best model: {registered} ({best.name}, mIoU {highest:.2f} %{luck})")
+                caveat = f", the highest of {len(scored)} trials on {split}, so it is optimistic"
+            say(console, f"best model: {registered} ({best.name}, mIoU {highest:.2f} %{caveat})")
 
 
 def _is_done(result: Result) -> bool:

@@ -1,4 +1,4 @@
-"""Connects to a tracking store: within ten seconds, or with a sentence that says why not.
+"""Connects to a tracking store within ten seconds, or fails with one sentence.
 
 MLflow by itself retries for minutes, without output, and two processes that create the same
 database file at the same moment break it.
@@ -32,7 +32,7 @@ def connect(tracking_uri: str) -> MlflowClient:
     Raises OSError, ValueError or MlflowException; the text says what is wrong.
     """
     if (file := database_file(tracking_uri)) is not None:
-        with _alone(file):
+        with _exclusive(file):
             if not file.exists() or file.stat().st_size == 0:
                 _create(file)
             _check_database(file)
@@ -119,10 +119,10 @@ def _check_sql_server(tracking_uri: str) -> None:
 
 
 @contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Let one process at a time open the database, so that one creates it and others wait.
+def _exclusive(file: Path) -> Iterator[None]:
+    """Let one process at a time open the database, so that only one creates it.
 
-    Where this process may not write, or the file system has no locks, nothing is locked.
+    Locks nothing if this process cannot write there, or if the file system has no locks.
     """
     if file.is_dir():
         raise IsADirectoryError(f"{file} is a directory, not a database file")
@@ -139,7 +139,7 @@ def _alone(file: Path) -> Iterator[None]:
 
 
 def _create(file: Path) -> None:
-    """Create the tables under another name, so that a process that dies leaves no half of them."""
+    """Create the tables under another name, so that a killed process leaves no partial database."""
     new = file.with_name(f"{file.name}.new")
     new.unlink(missing_ok=True)
     _connected(f"{_SQLITE}{new}")

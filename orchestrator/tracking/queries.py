@@ -47,7 +47,7 @@ class StudySummary:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class StoreSnapshot:
     """All of this project's runs in a tracking store, at one moment.
 
     trials: of all studies, oldest first. studies: in the order in which they were started.
@@ -75,7 +75,7 @@ class Snapshot:
 
 def take_snapshot(
     store: TrackingStore, study: str | None = None, trust_clocks: bool = True
-) -> Snapshot:
+) -> StoreSnapshot:
     """Read all runs of all studies in one scan, except runs that were deleted in MLflow.
 
     study: read only this study; rows of other studies that link to its runs are then unknown.
@@ -86,7 +86,7 @@ def take_snapshot(
     if study is not None:
         names = {experiment: name for experiment, name in names.items() if name == study}
         if not names:
-            return Snapshot((), ())
+            return StoreSnapshot((), ())
     runs: dict[str, list[Run]] = {"study": [], "trial": [], "link": []}
     for run in store.search(list(names), f"tags.`{tag.KIND}` != 'none'"):
         runs[run.data.tags[tag.KIND]].append(run)
@@ -131,10 +131,10 @@ def take_snapshot(
         )
         for experiment, parent in parents.items()
     ]
-    return Snapshot(trials, sorted(summaries, key=lambda study: study.started))
+    return StoreSnapshot(trials, sorted(summaries, key=lambda study: study.started))
 
 
-def shared_file_warning(store: TrackingStore, snapshot: Snapshot) -> str:
+def shared_file_warning(store: TrackingStore, snapshot: StoreSnapshot) -> str:
     """Return a warning if processes on other hosts write to the store's SQLite file, or an empty
     string. Its locks are unreliable on NFS."""
     if not store.tracking_uri.startswith("sqlite:"):

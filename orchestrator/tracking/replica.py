@@ -2,9 +2,9 @@
 
 A replica is a directory, such as `s3://BUCKET/tracking/NAME`. Each machine that serves the store
 replicates into its own generation, a directory named after the time at which it began. Two machines
-therefore never write to the same files. Beside it, the object `GENERATION.json` says which machine
-writes it; that machine renews the object as long as it runs. The newest generation is the valid
-one: a new machine restores it, and a machine that is not the newest any more stops.
+therefore never write to the same files. Next to it, the object `GENERATION.json` names the machine
+that writes it; that machine renews the object as long as it runs. The newest generation is the
+valid one: a new machine restores it, and a machine that is not the newest any more stops.
 """
 
 import json
@@ -55,7 +55,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Record:
+class MachineRecord:
     """The machine of a generation. It claims one before it may run, and ends it cleanly."""
 
     host: str
@@ -87,7 +87,7 @@ class Replica:
         generations = [Generation(name.removesuffix(".json"), at) for name, at in names.items()]
         return sorted(generations, key=lambda generation: generation.name, reverse=True)
 
-    def newest(self, after: str = "") -> tuple[str, Record] | None:
+    def newest(self, after: str = "") -> tuple[str, MachineRecord] | None:
         """Return the newest generation that a machine has begun to write, if it is newer than
         `after`. Raises ReplicaError."""
         for generation in self.generations():
@@ -144,10 +144,10 @@ class Replica:
         except OSError as error:
             raise ReplicaError(f"{self.uri} cannot be written: {error}") from error
 
-    def _read(self, name: str) -> Record | None:
+    def _read(self, name: str) -> MachineRecord | None:
         """Return the record of a generation; None if it has been deleted in the meantime."""
         try:
-            return Record(**json.loads(self._location.read(f"{name}.json")))
+            return MachineRecord(**json.loads(self._location.read(f"{name}.json")))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -208,8 +208,8 @@ def parse_moment(text: str) -> tuple[str, datetime | None]:
 
 def litestream_program() -> str:
     """Return the path of the program. Raises ReplicaError if it is not installed."""
-    beside = Path(sys.executable).with_name("litestream")
-    program = str(beside) if beside.exists() else shutil.which("litestream")
+    installed = Path(sys.executable).with_name("litestream")
+    program = str(installed) if installed.exists() else shutil.which("litestream")
     if program is None:
         raise ReplicaError(
             "the program litestream is not installed; install this project's extra, "

@@ -34,7 +34,7 @@ _LOST_PROCESS = (
 )
 
 logger = logging.getLogger(__name__)
-# After a study, Tune would warn that it finds no metrics, because it was told not to write them.
+# After a study, Tune would warn that it finds no metrics, because their files are turned off.
 logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
 
 # Keys of the first and the last report of a trial; those between are epochs and checkpoints.

@@ -78,10 +78,10 @@ def _decode(
     label: Array | None = None
     if label_bytes is not None:
         try:
-            picture = open_image(label_bytes, checksums=True)
+            label_image = open_image(label_bytes, checksums=True)
             check_single_page(label_bytes)
-            check_lossless(picture, label_bytes)
-            stored = reader.indices(record, picture)
+            check_lossless(label_image, label_bytes)
+            stored = reader.indices(record, label_image)
             label = class_indices(stored, reader.values(record), reader.classes)
         except ImageError as error:
             problems.append(f"{label_file}: label {error}")

@@ -26,18 +26,18 @@ LOSSY = frozenset(("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF"))
 LOSSLESS_WEBP = b"VP8L"  # the chunk at byte 12 of a lossless WebP file
 
 
-def check_lossless(picture: Image.Image, data: bytes) -> None:
+def check_lossless(image: Image.Image, data: bytes) -> None:
     """Check that the format of a label keeps every value.
 
-    data: the encoded label that `picture` was decoded from.
+    data: the encoded label that `image` was decoded from.
 
     Raises:
         ImageError: the format is lossy, so that pixels near edges have values of other classes.
     """
-    compression = str(picture.info.get("compression", "")) if picture.format == "TIFF" else ""
-    lossy_webp = picture.format == "WEBP" and data[12:16] != LOSSLESS_WEBP
-    if picture.format in LOSSY or lossy_webp or "jpeg" in compression or compression == "webp":
-        name = f"{picture.format} with {compression} compression" if compression else picture.format
+    compression = str(image.info.get("compression", "")) if image.format == "TIFF" else ""
+    lossy_webp = image.format == "WEBP" and data[12:16] != LOSSLESS_WEBP
+    if image.format in LOSSY or lossy_webp or "jpeg" in compression or compression == "webp":
+        name = f"{image.format} with {compression} compression" if compression else image.format
         raise ImageError(
             f"is a {name} file, a lossy format that changes values near edges; export the labels "
             "again as PNG (a converted copy keeps the changed values)"
@@ -45,7 +45,7 @@ def check_lossless(picture: Image.Image, data: bytes) -> None:
 
 
 def stored_values(
-    picture: Image.Image, values: Mapping[int, int], classes: Sequence[ClassInfo]
+    image: Image.Image, values: Mapping[int, int], classes: Sequence[ClassInfo]
 ) -> NDArray[np.uint16]:
     """Return the stored values of a decoded label, uint16 (height, width).
 
@@ -55,13 +55,13 @@ def stored_values(
         ImageError: colors instead of one value per pixel, or a palette in which a color and its
             index belong to different classes.
     """
-    if picture.mode == "F":
-        return _whole_numbers(picture)
-    if not is_index_image(picture):
-        raise ImageError(_explain_colors(picture, classes))
-    stored = to_indices(picture)
-    if picture.mode == "P":
-        _check_palette(picture, stored, values, classes)
+    if image.mode == "F":
+        return _whole_numbers(image)
+    if not is_index_image(image):
+        raise ImageError(_explain_colors(image, classes))
+    stored = to_indices(image)
+    if image.mode == "P":
+        _check_palette(image, stored, values, classes)
     return stored
 
 
@@ -113,10 +113,10 @@ def indices_of_colors(
     return indices
 
 
-def _explain_colors(picture: Image.Image, classes: Sequence[ClassInfo]) -> str:
+def _explain_colors(image: Image.Image, classes: Sequence[ClassInfo]) -> str:
     """Return what is wrong with a label in colors, and how to convert it."""
-    problem = f"has colors (mode {picture.mode}) instead of one index per pixel"
-    pixels = np.asarray(picture.convert("RGB"))
+    problem = f"has colors (mode {image.mode}) instead of one index per pixel"
+    pixels = np.asarray(image.convert("RGB"))
     if (pixels == pixels[..., :1]).all() and pixels.any():
         return (
             f"{problem}, all of them gray: probably indices saved with several channels; "
@@ -130,9 +130,9 @@ def _explain_colors(picture: Image.Image, classes: Sequence[ClassInfo]) -> str:
     return f"{problem}, such as {listed}, which no class has; {CONVERT} in its `classes`"
 
 
-def _whole_numbers(picture: Image.Image) -> NDArray[np.uint16]:
+def _whole_numbers(image: Image.Image) -> NDArray[np.uint16]:
     """Return the values of a label of floating-point numbers, which must be whole."""
-    values = np.asarray(picture)
+    values = np.asarray(image)
     valid = (values >= 0) & (values <= 65535) & (values == np.floor(values))
     if not valid.all():
         raise ImageError(
@@ -144,7 +144,7 @@ def _whole_numbers(picture: Image.Image) -> NDArray[np.uint16]:
 
 
 def _check_palette(
-    picture: Image.Image,
+    image: Image.Image,
     stored: NDArray[np.uint16],
     values: Mapping[int, int],
     classes: Sequence[ClassInfo],
@@ -154,7 +154,7 @@ def _check_palette(
     A palette that only makes indices visible, as VOC's, says nothing about the classes, nor does
     one with colors that no class has.
     """
-    colors = _palette(picture)
+    colors = _palette(image)
     used = np.unique(stored).tolist()
     if any(index >= len(colors) for index in used):
         return
@@ -184,8 +184,8 @@ def _check_palette(
             )
 
 
-def _palette(picture: Image.Image) -> list[tuple[int, ...]]:
-    flat = picture.getpalette("RGB") or []
+def _palette(image: Image.Image) -> list[tuple[int, ...]]:
+    flat = image.getpalette("RGB") or []
     return [tuple(flat[start : start + 3]) for start in range(0, len(flat), 3)]
 
 

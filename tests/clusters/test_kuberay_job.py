@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 import kubernetes_validate
 import pytest
 import yaml
-from mlflow.server.security_utils import is_allowed_host_header
 
 from orchestrator.cluster.autoscaler import machines_to_launch, nodes_at_full_size
 from orchestrator.scheduling.capacity import plan_placement
@@ -156,9 +155,12 @@ def test_failed_study_does_not_start_another_cluster(documents: list[dict[str, A
     assert documents[0]["spec"]["backoffLimit"] == 0
 
 
+@pytest.mark.slow
 def test_tracking_server_accepts_the_address_that_the_pods_use(
     documents: list[dict[str, Any]],
 ) -> None:
+    from mlflow.server.security_utils import is_allowed_host_header  # the server takes seconds
+
     deployment, service = read_manifest("kuberay-tracking.yaml")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     module, *arguments = [*container["command"], *container["args"]][2:]

@@ -35,6 +35,7 @@ BY_HAND |= {"cloudformation:DescribeStacks", "iam:GetRole", "servicequotas:GetSe
 AGENT = {"ssm:UpdateInstanceInformation", "ssmmessages:*"}
 
 
+@pytest.mark.slow
 def test_template_is_valid_for_cloudformation() -> None:
     errors = cfnlint.api.lint_file(TEMPLATE)
     assert not errors, "\n".join(map(str, errors))

@@ -220,6 +220,7 @@ class GatedFEM(FEM):
         return self.theta(target + gate * self.oper(target, auxiliary))
 
 
+@pytest.mark.slow
 def test_registered_fem_is_used_and_initialized_by_seed_and_name() -> None:
     config = FENetConfig("dfnet1", channels=4, flows=("gated", "semantic"))
     torch.manual_seed(3)

@@ -22,6 +22,8 @@ from pipelines.network.build import NetworkError, build_network, check_network
 from pipelines.network.config import NetworkConfig
 from pipelines.network.init_weights import load_backbone_weights
 
+pytestmark = pytest.mark.slow  # models of `transformers` take seconds to import and build
+
 CONVNEXT = {"hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 1, 1]}
 VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28}
 BACKBONES: dict[str, dict[str, Any]] = {

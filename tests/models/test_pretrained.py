@@ -1,5 +1,6 @@
 """Pretrained weights in every published layout, built with the published tensor names."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,6 +72,11 @@ def torchvision(name: str) -> State:
 
 def numbered(name: str) -> State:
     """MIT CSAIL layout: conv1, bn1, conv2, bn2, conv3, bn3."""
+    return dict(_numbered(name))
+
+
+@functools.lru_cache(maxsize=1)  # most tests use it, and the random numbers take time
+def _numbered(name: str) -> State:
     publisher = Publisher()
     publisher.stem([(f"conv{i}", f"bn{i}") for i in (1, 2, 3)], (64, 64, 128))
     publisher.resnet(name, 128)
@@ -254,6 +260,7 @@ def test_half_precision_weights_are_cast_to_the_model_dtype() -> None:
     assert torch.equal(weight, state["layer1.0.conv1.weight"].float())
 
 
+@pytest.mark.slow
 def test_missing_and_unused_tensors_are_reported() -> None:
     state = numbered("resnet18")
     del state["layer4.1.bn2.running_var"]
@@ -300,12 +307,14 @@ def test_error_names_the_options_that_fit_the_weights(
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.slow
 def test_unknown_stem_is_rejected() -> None:
     message = r"stem\.0\.conv\.weight is \(48, 3, 3, 3\) in the checkpoint.*stem can be 64-64-128"
     with pytest.raises(PretrainedError, match=message):
         load_pretrained(build("resnet18"), sequential("resnet18", (48, 48, 96)))
 
 
+@pytest.mark.slow
 def test_unknown_depth_is_rejected() -> None:
     state = numbered("resnet18")
     publisher = Publisher()
@@ -317,13 +326,12 @@ def test_unknown_depth_is_rejected() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BACKBONES))
 def test_unrelated_weights_are_rejected(name: str) -> None:
-    backbone = build(name)
-    states: list[dict[Any, object]] = [
-        {},
-        {"a.weight": torch.ones(3)},
-        {"state_dict": {"x": 1}},
-        {0: torch.ones(3)},
-    ]
-    for state in states:
-        with pytest.raises(PretrainedError, match=rf"nothing in the checkpoint fits .*{name}"):
-            load_pretrained(backbone, state)
+    with pytest.raises(PretrainedError, match=rf"nothing in the checkpoint fits .*{name}"):
+        load_pretrained(build(name), {"a.weight": torch.ones(3)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", [{}, {"state_dict": {"x": 1}}, {0: torch.ones(3)}], ids=str)
+def test_checkpoints_without_names_of_tensors_are_rejected(state: dict[Any, object]) -> None:
+    with pytest.raises(PretrainedError, match=r"nothing in the checkpoint fits .*dfnet1"):
+        load_pretrained(build("dfnet1"), state)

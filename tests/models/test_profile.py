@@ -37,6 +37,7 @@ def count_with_hooks(model: nn.Module, image: Tensor) -> int:
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -121,6 +122,7 @@ PUBLISHED = [
 ]
 
 
+@pytest.mark.slow
 def test_costs_match_the_tables_of_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -216,6 +218,7 @@ def test_invalid_arguments_are_rejected(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_cost_is_counted_without_torchs_compiler() -> None:
     """Importing it takes as long as importing torch."""
     code = (

@@ -39,6 +39,7 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
     return logits, labels, weights
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(cases(), st.sampled_from([1, 2000, 2**19]))
 def test_losses_and_gradient_equal_full_upsampling(

@@ -31,7 +31,7 @@ def test_files_have_room_for_every_column(tmp_path: Path) -> None:
         assert open_console(file).width == FILE_WIDTH
 
 
-def test_names_that_are_no_text_are_printed(tmp_path: Path) -> None:
+def test_file_names_that_are_not_valid_text_are_printed(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w", encoding="ascii") as file:
         say(open_console(file), "caf\xe9 \udcff")
     assert (tmp_path / "log").read_text() == "caf\\xe9 \\udcff\n"

@@ -9,31 +9,54 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from models import split_output
+from models import FENetConfig, split_output
 from orchestrator.evaluation.trained_model import load_model
 from orchestrator.export import main
+from pipelines.data.config import DataConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.data.normalization import normalize
+from pipelines.model_directory import write_model_directory
+from pipelines.network.build import build_network
 from pipelines.network.export import METADATA, ExportError, export_program, save_onnx
-from tests.support.finished_run import FinishedRun
+from pipelines.network.file_names import WEIGHTS_FILE
+from pipelines.training.config import TrainingConfig
+from pipelines.training.experiment import Experiment
 
 # Sizes of which none was exported: small, odd, and flat.
 SIZES = ((33, 64), (75, 133), (257, 40))
 
 
+@pytest.fixture
+def model(tmp_path: Path, small_streets: Path) -> Path:
+    """A model directory. Its network has few layers, because exporting takes time for each."""
+    experiment = Experiment(
+        data=DataConfig(str(small_streets), crop=(32, 32)),
+        model=FENetConfig("tests.support.shallow_backbones:ShallowDFNet1", channels=8),
+        training=TrainingConfig(precision="fp32"),
+    )
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    network = build_network(experiment.model, 10, seed=0)
+    save_file(dict(network.state_dict()), checkpoint / WEIGHTS_FILE)
+    directory = tmp_path / "model"
+    write_model_directory(directory, checkpoint, experiment, open_dataset(small_streets).manifest)
+    return directory
+
+
 @pytest.mark.slow
 def test_exported_model_computes_what_torch_computes(
-    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, small_streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "exported"
-    assert main([str(finished_run.directory), "--out", str(out)]) == 0
+    assert main([str(model), "--out", str(out)]) == 0
     printed = capsys.readouterr()
     assert printed.out.count("100.000 % of the pixels get the class that torch predicts") == 2
     assert "8 images and parts of images" in printed.out
     assert printed.err == ""
 
-    network = load_model(str(finished_run.directory), None).network
+    network = load_model(str(model), None).network
     program = torch.export.load(out / "model.pt2").module()
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
     for batch, size in enumerate(SIZES, start=1):
@@ -44,18 +67,18 @@ def test_exported_model_computes_what_torch_computes(
         (logits,) = session.run(["logits"], {"images": images.numpy()})
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
-    manifest = open_dataset(finished_run.dataset).manifest
+    manifest = open_dataset(small_streets).manifest
     metadata = json.loads((out / METADATA).read_text())
     assert metadata["classes"] == [entry.name for entry in manifest.classes]
     assert metadata["palette"] == [list(entry.color) for entry in manifest.classes]
     pixels = torch.randint(256, (1, 3, 8, 8), dtype=torch.uint8)
     mean, std = (torch.tensor(metadata[name])[:, None, None] for name in ("mean", "std"))
     torch.testing.assert_close((pixels / 255 - mean) / std, normalize(pixels))
-    model = onnx.load(out / "model.onnx")
-    onnx.checker.check_model(model)
-    properties = {entry.key: entry.value for entry in model.metadata_props}
+    exported = onnx.load(out / "model.onnx")
+    onnx.checker.check_model(exported)
+    properties = {entry.key: entry.value for entry in exported.metadata_props}
     assert json.loads(properties["classes"]) == metadata["classes"]
-    shape = model.graph.input[0].type.tensor_type.shape
+    shape = exported.graph.input[0].type.tensor_type.shape
     axes = [axis.dim_param or axis.dim_value for axis in shape.dim]
     assert axes == ["batch", 3, "height", "width"]
     extra = {METADATA: ""}
@@ -75,9 +98,7 @@ def test_network_that_cannot_be_exported_is_reported() -> None:
         export_program(_Deciding())
 
 
-def test_missing_onnx_is_reported(
-    finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_onnx_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     program = export_program(torch.nn.Conv2d(3, 4, 1))
     with pytest.raises(ExportError, match=r"pip install 'segmentation-orchestrator\[onnx\]'"):

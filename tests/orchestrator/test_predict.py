@@ -70,7 +70,7 @@ def test_labels_and_overlays_keep_names_and_folders(
     images, out = tmp_path / "images", tmp_path / "out"
     first = write_image(images / "day" / "a.b.png")
     write_image(images / "night" / "a.b.jpg", 1, (17, 33))
-    (images / "notes.txt").write_text("no picture")
+    (images / "notes.txt").write_text("not an image")
     gray = tmp_path / "grey.png"
     Image.fromarray(np.arange(100, dtype=np.uint8).reshape(10, 10)).save(gray)
     model = str(finished_run.directory)
@@ -104,7 +104,7 @@ def test_unreadable_images_are_reported_and_skipped(
     good_image = write_image(images / "good.png")
     (images / "cut.png").write_bytes(good_image.read_bytes()[:400])
     (images / "empty.jpg").touch()
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("not an image")
     inputs = [str(images), str(tmp_path / "notes.txt")]
     out = tmp_path / "out"
     assert main([str(finished_run.directory), *inputs, "--out", str(out)]) == 1
@@ -116,6 +116,7 @@ def test_unreadable_images_are_reported_and_skipped(
     assert files(out) == {"good.png"}
 
 
+@pytest.mark.slow
 def test_official_script_reads_a_cityscapes_submission(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +141,7 @@ def test_official_script_reads_a_cityscapes_submission(
     assert len([name for name in files(results) if name.endswith("_leftImg8bit.png")]) == 3
 
 
+@pytest.mark.slow
 def test_ade20k_submission_starts_at_one(tmp_path: Path) -> None:
     model = saved_model(tmp_path / "model", ADE20K(Path()).classes)
     image = write_image(tmp_path / "ADE_test_00000001.jpg")
@@ -172,10 +174,10 @@ def test_bad_input_is_reported_and_nothing_is_written(
         ("would both be written to", [str(image), str(twin), "--out", out]),
         ("such as berlin_000000", [str(image), "--out", out, "--submission", "cityscapes"]),
         (
-            "are the same picture",
+            "are the same image",
             [str(city), str(again), "--out", out, "--submission", "cityscapes"],
         ),
-        ("wants 19 classes", [str(city), "--out", out, "--submission", "cityscapes"]),
+        ("has 19 classes", [str(city), "--out", out, "--submission", "cityscapes"]),
         ("--window must be two sizes", [str(image), "--out", out, "--window", "0x9"]),
     ):
         assert main([model, *options]) == 2, message
@@ -190,7 +192,7 @@ def test_submission_with_reordered_classes_is_rejected(
     image = write_image(tmp_path / "berlin_000000_000019.png")
     options = [str(image), "--out", str(tmp_path / "out"), "--submission", "cityscapes"]
     assert main([model, *options]) == 2
-    assert "class 0 must be 'road', and the model's is 'bicycle'" in capsys.readouterr().out
+    assert "class 0 must be 'road', but the model's is 'bicycle'" in capsys.readouterr().out
 
 
 def test_pattern_keeps_the_folders_below_its_fixed_part(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from cfnlint.decode.cfn_yaml import loads
 from moto import mock_aws
+from ray.autoscaler._private.aws import node_provider
 from ray.autoscaler.tags import (
     STATUS_UPDATE_FAILED,
     TAG_RAY_NODE_KIND,
@@ -75,6 +76,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    monkeypatch.setattr(node_provider, "TAG_BATCH_DELAY", 0.01)  # seconds before each update
     with mock_aws():
         template = (ROOT / "clusters/aws/permissions.yaml").read_text()
         # moto treats the default value of a list parameter as a single string.

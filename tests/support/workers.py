@@ -7,7 +7,7 @@ from typing import Any
 import torch.multiprocessing as torch_multiprocessing
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["pipelines.train"])
+FORKED.set_forkserver_preload(["pipelines.run_training"])  # imports torch and kornia
 
 
 def run_workers(function: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:

@@ -70,8 +70,8 @@ class Cityscapes(Reader):
         ignored = dict.fromkeys(range(LABEL_IDS), IGNORE)
         return {**ignored, **{entry[0]: index for index, entry in enumerate(CLASSES)}}
 
-    def indices(self, record: Record, picture: Image.Image) -> NDArray[np.uint16]:
-        stored = super().indices(record, picture)
+    def indices(self, record: Record, label_image: Image.Image) -> NDArray[np.uint16]:
+        stored = super().indices(record, label_image)
         has_label_ids = record.label is not None and record.label.name.endswith(LABEL)
         if has_label_ids and (stored == IGNORE).any():
             raise ImageError(

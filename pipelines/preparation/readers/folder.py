@@ -128,10 +128,10 @@ class Folder(Reader):
     def values(self, record: Record) -> Mapping[int, int]:
         return class_of_values(self.description)
 
-    def indices(self, record: Record, picture: Image.Image) -> NDArray[np.uint16]:
+    def indices(self, record: Record, label_image: Image.Image) -> NDArray[np.uint16]:
         if not self.description.get("label_colors"):
-            return super().indices(record, picture)
-        return indices_of_colors(to_rgb(picture), class_of_colors(self.description))
+            return super().indices(record, label_image)
+        return indices_of_colors(to_rgb(label_image), class_of_colors(self.description))
 
     def listing(self) -> Listing:
         whole = Listing()

@@ -90,12 +90,12 @@ class Reader(ABC):
         label = None if record.label is None else record.label.read_bytes()
         return record.image.read_bytes(), label
 
-    def indices(self, record: Record, picture: Image.Image) -> NDArray[np.uint16]:
+    def indices(self, record: Record, label_image: Image.Image) -> NDArray[np.uint16]:
         """Return the stored values of a record's decoded label, uint16 (height, width).
 
         Raises ImageError if the label has another form, such as colors.
         """
-        return stored_values(gif_levels(picture), self.values(record), self.classes)
+        return stored_values(gif_levels(label_image), self.values(record), self.classes)
 
     @property
     def image_reading(self) -> ImageReading:

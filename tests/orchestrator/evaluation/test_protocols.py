@@ -45,6 +45,7 @@ def missing_names(
     return [entry.name for entry in missing_scores(study, trials, run_ids, lambda _: recorded)]
 
 
+@pytest.mark.slow
 def test_protocol_is_missing_until_recorded_with_its_settings(
     study: Study, trials: list[ResolvedTrial], tmp_path: Path
 ) -> None:

@@ -47,7 +47,7 @@ def test_unacceptable_submission_is_rejected_before_training(
     text = study.text.replace(str(cityscapes), str(small_streets))
     file.write_text(text.replace("split: test", "split: val"))
     streets = load_study(file)
-    with pytest.raises(SubmissionError, match="cityscapes wants 19 classes"):
+    with pytest.raises(SubmissionError, match="cityscapes has 19 classes"):
         check_submission(streets, resolve_trials(streets.trials, "cpu", tmp_path))
 
 

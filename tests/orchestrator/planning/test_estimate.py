@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -130,6 +130,7 @@ def test_interval_covers_most_trials_and_widens_with_less_data() -> None:
     )
 
 
+@settings(max_examples=40)
 @given(
     errors=st.lists(st.floats(0.2, 5.0), min_size=1, max_size=8),
     gflops=st.floats(0.01, 1000.0),

@@ -108,6 +108,7 @@ def preflight(
         return PreflightResult(name, None, 0, "", failure.cause, failure.message, failure.stage)
 
 
+@pytest.mark.slow
 def test_every_failure_is_listed_with_its_trial_and_possible_fixes(
     tmp_path: Path, small_streets: Path
 ) -> None:

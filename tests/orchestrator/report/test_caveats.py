@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,11 +35,11 @@ STUDY = PLAIN + (
 )
 
 
-def report(tmp_path: Path, dataset: Path, statuses: dict[str, str]) -> Report:
-    path = write_study(tmp_path, dataset, STUDY)
+def report(directory: Path, dataset: Path, statuses: dict[str, str]) -> Report:
+    path = write_study(directory, dataset, STUDY)
     fabricate(
         load_study(path),
-        tmp_path / "storage",
+        directory / "storage",
         lambda trial: statuses.get(trial.name, "FINISHED"),
         FEW,
         lambda trial: "older" if trial.name == "a, seed 0" else trial.code,
@@ -46,9 +47,37 @@ def report(tmp_path: Path, dataset: Path, statuses: dict[str, str]) -> Report:
     return report_of(path).read()
 
 
+@pytest.fixture(scope="module")
+def complete(
+    tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path
+) -> Report:
+    """The report of a study without failures."""
+    return new_report(tmp_path_factory.mktemp("study"), small_streets, empty_store, {})
+
+
+@pytest.fixture(scope="module")
+def with_failure(
+    tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path
+) -> Report:
+    """The report of a study in which one of three seeds of a row has failed."""
+    directory = tmp_path_factory.mktemp("study")
+    return new_report(directory, small_streets, empty_store, {"b, seed 1": "FAILED"})
+
+
+def new_report(
+    directory: Path, dataset: Path, empty_store: Path, statuses: dict[str, str]
+) -> Report:
+    """Return `report` of a study in a new tracking store."""
+    (directory / "storage").mkdir()
+    shutil.copy(empty_store, directory / "storage")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return report(directory, dataset, statuses)
+
+
 @pytest.mark.slow
-def test_notes_describe_what_is_compared(tmp_path: Path, small_streets: Path) -> None:
-    result = report(tmp_path, small_streets, {"b, seed 1": "FAILED"})
+def test_notes_describe_what_is_compared(with_failure: Report) -> None:
+    result = with_failure
     notes = "\n".join([*result.notes.warnings, *result.notes.footnotes])
     text = result.markdown()
     # One of three seeds has failed, so the means in the table are over other seeds.
@@ -72,8 +101,8 @@ def test_notes_describe_what_is_compared(tmp_path: Path, small_streets: Path) ->
 
 
 @pytest.mark.slow
-def test_figures_use_comparable_runs_only(tmp_path: Path, small_streets: Path) -> None:
-    result = report(tmp_path, small_streets, {"b, seed 1": "FAILED"})
+def test_figures_use_comparable_runs_only(with_failure: Report) -> None:
+    result = with_failure
     heat = heat_map(result.study, result.rows, ())
     assert heat is not None
     assert [line.label for line in heat.lines] == ["a", "b"]
@@ -171,8 +200,8 @@ def without_class(result: Result) -> Result:
 
 
 @pytest.mark.slow
-def test_class_that_no_row_predicts_is_named(tmp_path: Path, small_streets: Path) -> None:
-    result = report(tmp_path, small_streets, {})
+def test_class_that_no_row_predicts_is_named(complete: Report) -> None:
+    result = complete
     assert "IoU is 0" not in "\n".join(result.notes.warnings)
     rows = [replace(row, results=tuple(map(without_class, row.results))) for row in result.rows]
     counts = rows[0].results[0].counts
@@ -183,15 +212,13 @@ def test_class_that_no_row_predicts_is_named(tmp_path: Path, small_streets: Path
 
 
 @pytest.mark.slow
-def test_classes_without_labels_do_not_enter_differences(
-    tmp_path: Path, small_streets: Path
-) -> None:
+def test_classes_without_labels_do_not_enter_differences(complete: Report) -> None:
     """Two rows that differ in a few pixels predicted as a class without labels do not differ."""
     counts = random_counts(0, (None,) * 9).values
     counts[:, 2] = 0
     extra = counts.copy()
     extra[0, 2, 1] = 3  # false positives
-    result = report(tmp_path, small_streets, {})
+    result = complete
     resampled = [
         ResampledCounts(
             identifiers=each.identifiers,

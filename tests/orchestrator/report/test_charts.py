@@ -129,6 +129,7 @@ def test_nearly_equal_costs_are_close_to_each_other() -> None:
     assert low < 10.0 < 10.1 < high
 
 
+@pytest.mark.slow
 def test_forest_plot_as_svg_and_pdf() -> None:
     limits = limits_of(LINES)
     assert limits[0] < -2 < 3 < limits[1]

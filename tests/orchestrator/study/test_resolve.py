@@ -41,6 +41,7 @@ def test_precision_follows_the_gpus_of_the_trials(
         resolve_trials(trials, "cuda", tmp_path, native_bfloat16=False)
 
 
+@pytest.mark.slow
 def test_published_weights_are_identified_by_content(
     small_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

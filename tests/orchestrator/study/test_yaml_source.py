@@ -38,6 +38,7 @@ _Quoting.add_representer(
 )
 
 
+@pytest.mark.slow
 @given(TREES)
 def test_values_survive_a_round_trip(tree: dict[str, object]) -> None:
     assert parse_yaml(yaml.dump(tree, Dumper=_Quoting), "study.yaml").value == tree
@@ -139,6 +140,7 @@ def _reference_merge(base: dict, override: dict) -> dict:
     return result
 
 
+@pytest.mark.slow
 @given(TREES, TREES)
 def test_merged_tree_overrides_values_and_keeps_locations(base: dict, override: dict) -> None:
     first = parse_yaml(yaml.dump(base, Dumper=_Quoting), "below.yaml")

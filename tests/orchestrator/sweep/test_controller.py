@@ -15,11 +15,14 @@ from rich.console import Console
 from orchestrator.context import RunContext, StopRequest
 from orchestrator.evaluation.records import protocol_tag
 from orchestrator.planning.reconcile import ReconcileOptions
+from orchestrator.report import study_report as reports
 from orchestrator.report.study_report import StudyReport
 from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
+from orchestrator.study.resolved import ResolvedTrial
+from orchestrator.study.study import Study
 from orchestrator.sweep import controller, summary
 from orchestrator.sweep.controller import SweepController
 from orchestrator.sweep.run import study_report
@@ -31,7 +34,7 @@ from orchestrator.tracking.study_run import StudyRun
 from pipelines.evaluation.config import EvaluationConfig
 
 STUDY = """\
-study: course
+study: swept
 description: Three rows.
 compare_to: weak
 base:
@@ -59,6 +62,7 @@ class SweptStudy:
         self.output = ""
         self.names: dict[str, str] = {}
         self.stop = StopRequest()
+        self._resolved: dict[str, dict[str, ResolvedTrial]] = {}
 
         def register(store: TrackingStore, study: str, run_id: str) -> str:
             self.registered.append(self.names[run_id])
@@ -74,6 +78,15 @@ class SweptStudy:
         monkeypatch.setattr(summary, "register_best", register)
         monkeypatch.setattr(controller, "draw_study_figures", draw)
         monkeypatch.setattr(controller, "evaluate_finished", score)
+        # The charts of each report take a second.
+        monkeypatch.setattr(reports, "draw_figures", lambda *_: [])
+
+    def resolved(self, study: Study) -> list[ResolvedTrial]:
+        """Resolve the trials of a study once."""
+        if study.resolved not in self._resolved:
+            trials = resolve_trials(study.all_trials, "cpu", self.file.parent)
+            self._resolved[study.resolved] = {trial.name: trial for trial in trials}
+        return [self._resolved[study.resolved][trial.name] for trial in study.trials]
 
     def train(self, outcomes: Mapping[str, float | RunStatus], **overrides: str) -> None:
         """Record runs in the tracking store.
@@ -84,7 +97,7 @@ class SweptStudy:
             self.file, [(key.replace("_", "."), overrides[key]) for key in overrides]
         )
         study_run = StudyRun.open(self.store, study)
-        for trial in resolve_trials(study.trials, "cpu", self.file.parent):
+        for trial in self.resolved(study):
             outcome = outcomes.get(trial.name)
             if outcome is None:
                 continue
@@ -107,7 +120,7 @@ class SweptStudy:
         self.stop = StopRequest()
         context = RunContext(storage, None, console, storage.local / "log", self.stop)
         placement = plan_placement(study.config.resources, [{"CPU": 4.0}])
-        trials = resolve_trials(study.trials, "cpu", self.file.parent)
+        trials = self.resolved(study)
         cluster: Any = SimpleNamespace(start=lambda: None)
         planner: Any = None
         report = study_report(study, self.store, trials)
@@ -129,7 +142,7 @@ class SweptStudy:
 
     @property
     def parent_run(self) -> Any:
-        experiment = self.store.client.get_experiment_by_name("course").experiment_id
+        experiment = self.store.client.get_experiment_by_name("swept").experiment_id
         (run,) = self.store.search([experiment], "tags.`orchestrator.kind` = 'study'")
         return run
 
@@ -244,7 +257,7 @@ def test_best_model_is_chosen_by_the_latest_scores(swept_study: SweptStudy) -> N
 
     def log_scores() -> None:
         study = load_study(swept_study.file)
-        trials = {c.name: c for c in resolve_trials(study.trials, "cpu", swept_study.file.parent)}
+        trials = {trial.name: trial for trial in swept_study.resolved(study)}
         for run_id, name in swept_study.names.items():
             config = study.config.protocols["flip"].evaluation(EvaluationConfig())
             tags = {

@@ -14,7 +14,7 @@ from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 
 STUDY = """\
-study: ledger test
+study: tracking test
 description: What a **reader** sees first.
 base:
   data: {dataset: DATASET, crop: [32, 32]}

@@ -17,7 +17,7 @@ from tests.support.tracked_trials import decision_on, finish
 
 def other_study(study: Study, tmp_path: Path) -> Study:
     file = tmp_path / "other.yaml"
-    file.write_text(study.text.replace("study: ledger test", "study: another"))
+    file.write_text(study.text.replace("study: tracking test", "study: another"))
     return load_study(file)
 
 

@@ -71,7 +71,7 @@ def test_silent_study_is_taken_over_and_the_command_says_so(
     study_run.close("FINISHED")
     waiting, takeover = messages
     assert "waiting for its next heartbeat" in waiting
-    assert "taking over study 'ledger test': process 12 on another-host has sent" in takeover
+    assert "taking over study 'tracking test': process 12 on another-host has sent" in takeover
 
 
 def test_study_of_a_killed_process_of_this_machine_is_taken_over_at_once(
@@ -87,7 +87,7 @@ def test_study_of_a_killed_process_of_this_machine_is_taken_over_at_once(
     messages: list[str] = []
     StudyRun.open(store, study, say=messages.append).close("FINISHED")
     assert messages == [
-        "taking over study 'ledger test': process 12 on another-host ended without closing it"
+        "taking over study 'tracking test': process 12 on another-host ended without closing it"
     ]
 
 
@@ -103,7 +103,7 @@ def test_request_of_a_dead_process_delays_but_does_not_block(
     assert key not in store.client.get_run(study_run.parent_id).data.tags
 
 
-def test_looking_at_a_study_changes_nothing(
+def test_reading_a_study_changes_nothing(
     store: TrackingStore, study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A heartbeat that seems to be days old: the clock of one of the machines may be wrong."""
@@ -111,7 +111,7 @@ def test_looking_at_a_study_changes_nothing(
     before = store.client.get_run(parent_id).to_dictionary()
     storage = ["--storage", str(tmp_path)]
     assert main(["list", *storage]) == 0
-    assert main(["status", "ledger test", *storage]) == 0
+    assert main(["status", "tracking test", *storage]) == 0
     output = capsys.readouterr().out
     assert "silent" in output
     assert "process 12 on another-host, no heartbeat for" in output
@@ -140,7 +140,7 @@ def test_study_taken_over_by_another_process_is_not_written(
     while not messages and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(messages) == 1
-    assert "process 12 on another-host has taken over study 'ledger test'" in messages[0]
+    assert "process 12 on another-host has taken over study 'tracking test'" in messages[0]
     assert "sent no heartbeat" in messages[0]
     assert study_run.lost_reason == messages[0]
     for write in (
@@ -164,7 +164,7 @@ def test_file_to_which_another_host_writes_is_reported(study_run: StudyRun) -> N
     store.set_tags(study_run.parent_id, tags)
     message = shared_file_warning(store, take_snapshot(store))
     assert message.startswith("other hosts write to sqlite:///")
-    assert "study 'ledger test' on another-host" in message
+    assert "study 'tracking test' on another-host" in message
     assert "MLFLOW_TRACKING_URI" in message
 
 
@@ -212,7 +212,7 @@ def test_study_closed_by_another_process_is_not_written(
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
-def test_looking_on_from_another_container_shows_a_living_study(
+def test_running_study_of_another_container_is_shown_as_running(
     store: TrackingStore, study: Study, tmp_path: Path
 ) -> None:
     """The other container has other process ids, and the same host name."""
@@ -221,7 +221,7 @@ def test_looking_on_from_another_container_shows_a_living_study(
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m"]
     command += ["orchestrator.studies", "list", "--storage", str(tmp_path)]
     listing = subprocess.check_output(command, text=True, cwd=ROOT)
-    assert "ledger test  running" in listing
+    assert "tracking test  running" in listing
     after = store.client.get_run(study_run.parent_id).to_dictionary()
     for run in (before, after):
         run["data"]["tags"].pop(tag.HEARTBEAT)  # the study renews it meanwhile

@@ -200,6 +200,7 @@ def test_best_model_is_registered_once(finished_run: FinishedRun) -> None:
     client.delete_run(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "imports"),
     [

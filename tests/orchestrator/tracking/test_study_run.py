@@ -251,12 +251,12 @@ def test_experiment_of_somebody_else_is_refused_and_not_changed(
     store: TrackingStore, study: Study
 ) -> None:
     client = store.client
-    experiment_id = client.create_experiment("ledger test", tags={"mlflow.note.content": "mine"})
+    experiment_id = client.create_experiment("tracking test", tags={"mlflow.note.content": "mine"})
     client.create_run(experiment_id)
-    before = client.get_experiment_by_name("ledger test")
-    with pytest.raises(TrackingError, match=r"'ledger test' that is not a study of this project"):
+    before = client.get_experiment_by_name("tracking test")
+    with pytest.raises(TrackingError, match=r"'tracking test' that is not a study of this project"):
         StudyRun.open(store, study)
-    assert client.get_experiment_by_name("ledger test").tags == before.tags
+    assert client.get_experiment_by_name("tracking test").tags == before.tags
     assert len(client.search_runs([experiment_id])) == 1
 
 
@@ -265,10 +265,10 @@ def test_empty_experiment_and_one_of_an_earlier_version_are_adopted(
 ) -> None:
     client = store.client
     location = tmp_path / "own location"
-    experiment_id = client.create_experiment("ledger test", location.as_uri())
+    experiment_id = client.create_experiment("tracking test", location.as_uri())
     StudyRun.open(store, study).close("FINISHED")
     client.delete_experiment_tag(experiment_id, "orchestrator.kind")
     StudyRun.open(store, study).close("FINISHED")
-    tags = client.get_experiment_by_name("ledger test").tags
+    tags = client.get_experiment_by_name("tracking test").tags
     assert tags["orchestrator.kind"] == "study"
     assert list(location.rglob("study.yaml"))

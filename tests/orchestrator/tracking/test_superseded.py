@@ -63,7 +63,7 @@ def test_runs_of_an_earlier_definition_are_marked(
     assert superseded() == [True, False]
     assert logs()[0] == f"log of {second}\n"
     assert f"2 runs are called {trial.name}; this is run {second}" in logs()[1]
-    assert main(["status", "ledger test", "--storage", str(tmp_path)]) == 0
+    assert main(["status", "tracking test", "--storage", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any("1 finished, 1 not in the study any more" in line for line in lines)
     marked = [line for line in lines if "finished, not in the study any more" in line]

@@ -171,6 +171,7 @@ def test_damaged_index_is_reported(copy: Path) -> None:
         open_dataset(copy).split("val")
 
 
+@pytest.mark.slow
 def test_changed_fingerprint_is_rejected(copy: Path, tmp_path: Path) -> None:
     """Sample names are equal, so results would be recorded under the wrong fingerprint."""
     fingerprint = open_dataset(copy).manifest.fingerprint

@@ -24,6 +24,7 @@ from tests.support.camvid_source import CamVidSource
 DATA = DataConfig(crop=(24, 40))
 
 
+@pytest.mark.slow
 def test_training_batches_contain_windows_of_their_samples(streets: PreparedDataset) -> None:
     split = streets.split("train")
     batches = TrainingBatches(split, DATA, seed=0, global_batch=4)

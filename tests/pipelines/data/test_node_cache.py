@@ -26,6 +26,7 @@ def arrow_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.arrow"))
 
 
+@pytest.mark.slow
 def test_cached_split_contains_the_same_samples(streets: PreparedDataset, tmp_path: Path) -> None:
     split = streets.split("train")
     decoded = NodeCache(tmp_path).decoded(streets, "train")

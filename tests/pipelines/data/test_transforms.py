@@ -78,6 +78,7 @@ def apply(transform: TransformConfig, image: Tensor, label: Tensor) -> tuple[Ten
     return Transforms([transform])(image, label, [5])
 
 
+@pytest.mark.slow
 def test_ranks_share_the_augmented_batches_of_a_single_rank(streets: PreparedDataset) -> None:
     """Also, a batch of 8 is bitwise equal to its samples one by one."""
     transforms = (

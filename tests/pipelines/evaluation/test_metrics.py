@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
@@ -37,6 +37,7 @@ def scores_of(probabilities: Tensor, labels: Tensor, *metrics: MetricConfig) -> 
     return state.scores()
 
 
+@settings(max_examples=40)
 @given(seeds)
 def test_metrics_of_counts_match_torchmetrics(seed: int) -> None:
     probabilities, labels = images(seed)
@@ -56,6 +57,7 @@ def test_metrics_of_counts_match_torchmetrics(seed: int) -> None:
     assert counted["frequency_weighted_iou"] == pytest.approx(float((weights * iou).sum()))
 
 
+@settings(max_examples=40)
 @given(seeds, st.integers(1, 20))
 def test_calibration_error_matches_torchmetrics(seed: int, bins: int) -> None:
     probabilities, labels = images(seed)
@@ -73,6 +75,7 @@ def eroded_boundary(mask: np.ndarray, ignored: np.ndarray, pixels: int) -> np.nd
     return mask & ~inner
 
 
+@pytest.mark.slow
 @given(seeds, st.sampled_from([0.05, 0.1, 0.2, 0.5]))
 def test_boundary_iou_matches_scipy(seed: int, distance: float) -> None:
     probabilities, labels = images(seed)
@@ -158,6 +161,7 @@ def test_shifted_edge_matches_within_the_tolerance() -> None:
     assert boundary_scores(shifted, label, 2, 2).tolist() == [1, 1]
 
 
+@settings(max_examples=40)
 @given(seeds, st.integers(1, 3))
 def test_metric_of_the_examples_matches_scipy(seed: int, width: int) -> None:
     probabilities, labels = images(seed)
@@ -177,6 +181,8 @@ def test_metric_of_the_examples_matches_scipy(seed: int, width: int) -> None:
     np.testing.assert_allclose(measured.class_scores, expected)
 
 
+@pytest.mark.slow
+@settings(max_examples=20)
 @given(seeds, st.permutations(range(5)), st.integers(0, 5))
 def test_scores_follow_from_the_sums_over_images_in_any_division(
     seed: int, order: list[int], first: int

@@ -61,6 +61,7 @@ def test_checkpoints_of_other_programs_are_loaded(tmp_path: Path, prefix: str) -
     assert equal(model, network(7, seed=5))
 
 
+@pytest.mark.slow
 def test_other_class_count_requires_skipping_the_classifiers(trained: Path) -> None:
     model = network(4)
     with pytest.raises(WeightsError) as caught:
@@ -79,6 +80,7 @@ def test_other_class_count_requires_skipping_the_classifiers(trained: Path) -> N
     assert all(name in str(report) for name in report.skipped)
 
 
+@pytest.mark.slow
 def test_missing_auxiliary_heads_must_be_skipped(trained: Path) -> None:
     plain = FENetConfig(backbone="dfnet1", channels=8)
     with pytest.raises(WeightsError, match=r"model has none, init \(8, .*init_skip: \[auxiliary"):
@@ -88,6 +90,7 @@ def test_missing_auxiliary_heads_must_be_skipped(trained: Path) -> None:
     assert equal(model, network(7, seed=5))
 
 
+@pytest.mark.slow
 def test_invalid_init_settings_are_reported(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for message, uri, skip in (
@@ -107,6 +110,7 @@ def test_invalid_init_settings_are_reported(trained: Path, tmp_path: Path) -> No
         TrainingConfig(init="a", backbone_weights="b")
 
 
+@pytest.mark.slow
 def test_training_starts_from_initial_weights(small_streets: Path, tmp_path: Path) -> None:
     save_file(dict(network(10, seed=5).state_dict()), tmp_path / "weights")
     recipe = TrainingConfig(init=str(tmp_path / "weights"), init_skip=("head.*",), batch=2)

@@ -137,7 +137,7 @@ BAD: list[tuple[Callable[[CamVidSource], object], str]] = [
     (lambda source: flip_bit(source.label()), "label damaged or truncated"),
     (lambda source: source.image().write_bytes(b""), "image the file is empty"),
     (lambda source: source.label().write_bytes(b""), "label the file is empty"),
-    (lambda source: source.label().write_bytes(b"no picture"), "label not an image"),
+    (lambda source: source.label().write_bytes(b"not an image"), "label not an image"),
     (mismatched_size, "label of 12 x 15 pixels for an image of 12 x 16"),
     (rgb_label, "label has colors .mode RGB. instead of one index per pixel"),
     (unknown_value, r"label has unknown values 12 in 192 pixels; known are 0-11, 255"),

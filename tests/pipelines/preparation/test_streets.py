@@ -26,6 +26,7 @@ def test_all_classes_occur_and_some_pixels_are_void() -> None:
     assert shares[255] < 0.1
 
 
+@pytest.mark.slow
 def test_scene_does_not_depend_on_size() -> None:
     agreement = []
     for index in range(6):

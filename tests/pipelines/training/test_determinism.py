@@ -41,6 +41,7 @@ def test_settings_apply_within_the_context_only(
     assert settings() == before
 
 
+@pytest.mark.slow
 def test_training_with_deterministic_algorithms_has_the_same_result_on_a_cpu(
     small_streets: Path,
 ) -> None:

@@ -264,6 +264,7 @@ def test_resuming_restores_the_torch_generator(
         assert torch.equal(value, resumed[name]), name
 
 
+@pytest.mark.slow
 def test_resuming_restores_any_optimizer_and_the_average(
     small_streets: Path, tmp_path: Path, without_norm: NetworkConfig
 ) -> None:
@@ -362,6 +363,7 @@ def test_training_reduces_the_loss(small_streets: Path) -> None:
     assert rates == pytest.approx([0.05 * (1 - epoch / 16) for epoch in range(16)])
 
 
+@pytest.mark.slow
 def test_last_epoch_is_always_validated(small_streets: Path) -> None:
     experiment = replace(small_experiment(epochs=3), evaluation=EvaluationConfig(every=2))
     history, _ = run(experiment, small_streets)
@@ -381,6 +383,7 @@ def test_gradients_have_the_strides_of_their_parameters(shape: tuple[int, ...]) 
     assert model[0].grad.stride() == model[0].stride()
 
 
+@pytest.mark.slow
 def test_steps_end_within_an_epoch(small_streets: Path, tmp_path: Path) -> None:
     """The last epoch has 2 of 3 steps, and resumes bit for bit from its first one."""
     experiment = replace(
@@ -406,6 +409,7 @@ def test_steps_end_within_an_epoch(small_streets: Path, tmp_path: Path) -> None:
         assert torch.equal(value, resumed_weights[name]), name
 
 
+@pytest.mark.slow
 def test_joined_splits_train_without_validation(small_streets: Path, tmp_path: Path) -> None:
     data = DataConfig(
         crop=(32, 48), train_split="train+val", validation_split=None, class_uniform=0.5
@@ -460,6 +464,7 @@ def without_norm(monkeypatch: pytest.MonkeyPatch) -> NetworkConfig:
     return NetworkConfig("own_module:Network")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loss",
     [LossConfig(), LossConfig(share=1), LossConfig(terms=("dice", "lovasz", "cross-entropy"))],
@@ -520,6 +525,7 @@ def test_batch_norm_statistics_follow_each_part_once(small_streets: Path) -> Non
     assert all(counter == 2 for counter in counters)
 
 
+@pytest.mark.slow
 def test_gradient_clipping_bounds_the_update(small_streets: Path) -> None:
     def update_norm(clip: float | None) -> float:
         experiment = small_experiment(
@@ -552,6 +558,7 @@ def test_non_finite_logits_after_the_last_step_are_an_error(small_streets: Path)
         run(experiment, small_streets)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_model_is_rejected(small_streets: Path, finished: Path) -> None:
     other = replace(
         small_experiment(), model=FENetConfig(backbone="dfnet1", channels=16, supervision=(3, 4))

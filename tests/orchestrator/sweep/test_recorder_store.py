@@ -80,7 +80,7 @@ class RecordedStudy:
         """Write the checkpoint of a trial that reached its last epoch and return its outcome."""
         directory = self.storage.local / "checkpoints" / name
         (directory / RESULTS_DIRECTORY).mkdir(parents=True)
-        (directory / RESULTS_DIRECTORY / "panels.txt").write_text("a picture")
+        (directory / RESULTS_DIRECTORY / "panels.txt").write_text("an image")
         trial = self.trials[name].trial
         network = build_network(trial.worker_experiment.model, 10, seed=0)
         save_file(dict(network.state_dict()), directory / "model.safetensors")

@@ -87,7 +87,7 @@ def power_off_minute(
 
     processes: (first minute, minute after the last, command line) of each.
     """
-    script = directory / "ends-alone"
+    script = directory / "power-off"
     text = config["available_node_types"]["gpu"]["node_config"]["UserData"]
     for original, replacement in (
         ("/home/ubuntu/ray_bootstrap_config.yaml", str(bootstrap)),

@@ -15,7 +15,7 @@ import ray
 
 RAY_RELEASE = "2.60"  # the release that all uses were checked against
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "orchestrator").rglob("*.py"))
 
 # Public names are safe: Ray documents them and deprecates them before it removes them.

@@ -17,6 +17,8 @@ from pipelines.training.experiment import Experiment, read_experiment
 from pipelines.training.lineage import lineage_of_run
 from pipelines.training.loop import Training, TrainingReport
 
+pytestmark = pytest.mark.slow  # models of `transformers` take seconds to import and build
+
 LEVELS = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 SEGFORMER = {**LEVELS, "num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 8}
 MODELS = {

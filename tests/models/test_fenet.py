@@ -1,10 +1,11 @@
-"""Behavior required of every backbone and network variant."""
+"""Behavior required of every backbone and every variant of FENet."""
 
 import copy
 import functools
 import math
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -76,12 +77,30 @@ class TwoLevels(Backbone):
         return levels
 
 
-CASES["backbone-of-ones-own"] = FENetConfig("two-levels", supervision=(1, 2))
+CASES["custom-backbone"] = FENetConfig("two-levels", supervision=(1, 2))
+
+
+# For tests that compile or export.
+SHALLOW_BACKBONES = "tests.support.shallow_backbones"
+SHALLOW = {
+    "low-pass": replace(VARIANTS["low-pass"], backbone=f"{SHALLOW_BACKBONES}:ShallowResNet18"),
+    "narrow-stem": replace(
+        VARIANTS["narrow-stem"], backbone=f"{SHALLOW_BACKBONES}:ShallowResNet18"
+    ),
+    "resnet50": replace(FENETS["resnet50"], backbone=f"{SHALLOW_BACKBONES}:ShallowResNet50"),
+    "dfnet1": replace(FENETS["dfnet1"], backbone=f"{SHALLOW_BACKBONES}:ShallowDFNet1"),
+    "baseline": replace(VARIANTS["baseline"], backbone=f"{SHALLOW_BACKBONES}:ShallowDFNet1"),
+    "custom-backbone": CASES["custom-backbone"],
+}
 
 
 @functools.cache
 def cached_network(case: str) -> FENet:
     return FENet(CASES[case], CLASSES)
+
+
+def shallow_network(case: str) -> FENet:
+    return FENet(SHALLOW[case], CLASSES)
 
 
 # ResNet-101 is slow and only has more blocks of the same kind than ResNet-50.
@@ -227,11 +246,9 @@ class ConvolutionInputs(TorchFunctionMode):
 
 # One case for each kind of block, fusion, FEM and stem.
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case", ["baseline", "low-pass", "narrow-stem", "dfnet1", "resnet50", "backbone-of-ones-own"]
-)
+@pytest.mark.parametrize("case", SHALLOW)
 def test_exported_network_matches_the_original(case: str) -> None:
-    model, batch = copy.deepcopy(cached_network(case)).eval(), images()
+    model, batch = shallow_network(case).eval(), images()
     exported = torch.export.export(model, (batch,)).module()
     with torch.no_grad():
         # An exported network resizes with torch's own operator, which rounds differently.
@@ -278,27 +295,20 @@ def compare_training(model: FENet, backend: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["baseline", "low-pass"])
 def test_evaluation_compiles_without_graph_breaks(case: str, compiler: None) -> None:
-    compare_evaluation(copy.deepcopy(cached_network(case)), "eager")
+    compare_evaluation(shallow_network(case), "eager")
 
 
 @IGNORE_COMPILER
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case",
-    [
-        "low-pass",
-        "dfnet1",
-        pytest.param("resnet50", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("case", ["low-pass", "dfnet1", "resnet50"])
 def test_training_compiles_without_graph_breaks(case: str, compiler: None) -> None:
-    compare_training(copy.deepcopy(cached_network(case)), "eager")
+    compare_training(shallow_network(case), "eager")
 
 
 @IGNORE_COMPILER
 @pytest.mark.slow
 def test_training_compiles_with_its_gradient(compiler: None) -> None:
-    compare_training(copy.deepcopy(cached_network("backbone-of-ones-own")), "aot_eager")
+    compare_training(copy.deepcopy(cached_network("custom-backbone")), "aot_eager")
 
 
 @pytest.mark.slow
@@ -306,7 +316,7 @@ def test_training_compiles_with_its_gradient(compiler: None) -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
 def test_inductor_matches_eager_results(compiler: None) -> None:
     # The whole evaluation; of training, only keyed dropout and mining, which need generated code.
-    compare_evaluation(copy.deepcopy(cached_network("backbone-of-ones-own")), "inductor")
+    compare_evaluation(copy.deepcopy(cached_network("custom-backbone")), "inductor")
 
     dropout = ChannelDropout(0.5, "head").train()
     set_sample_keys(dropout, torch.tensor([-(2**40), 3]))
@@ -353,6 +363,7 @@ def test_parts_shared_by_variants_have_equal_initial_values() -> None:
                     assert torch.equal(first[name], second[name]), name
 
 
+@pytest.mark.slow
 def test_initial_values_depend_only_on_the_seed() -> None:
     config = CASES["ss4"]
     torch.manual_seed(1)

@@ -10,6 +10,8 @@ from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.yaml_source import StudyError
 
+pytestmark = pytest.mark.slow  # models of `transformers` take seconds to import and build
+
 STUDY = """\
 study: rows
 base:
