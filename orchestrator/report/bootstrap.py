@@ -19,6 +19,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.study.validation import suggestion
+from pipelines.errors import UserError
 from pipelines.evaluation.counts import Counts, mean_over_classes
 from pipelines.evaluation.metrics import (
     COUNT_METRICS,
@@ -34,6 +36,10 @@ REPLICATES = 10_000
 FEW_GROUPS = 6
 # Maximum number of 8-byte values in one array; several such arrays exist at a time.
 _BLOCK_VALUES = 2**21
+
+
+class UnknownClassError(UserError, ValueError):
+    """The report names a class that the scored images do not have."""
 
 
 @dataclass(frozen=True)
@@ -138,13 +144,20 @@ def count_metric(
     """Return a metric with the counts as its statistics.
 
     name: one of `COUNT_METRICS`, or `iou/NAME` of a class or of one of the `groups` of classes.
+    Raises UnknownClassError if there is no such class.
     """
     statistics = counts.values.reshape(len(counts.values), -1).astype(np.float64)
     _, _, own = name.partition("iou/")
     if not own:
         return Measured(name, COUNT_METRICS[name], statistics)
-    members = [counts.classes.index(each) for each in (groups or {}).get(own, (own,))]
-    return Measured(name, GroupIoU(members), statistics)
+    members = (groups or {}).get(own, (own,))
+    for each in members:
+        if each not in counts.classes:
+            raise UnknownClassError(
+                f"the report has {name!r}, but the scored images have no class {each!r}; "
+                f"{suggestion(each, list(counts.classes))}"
+            )
+    return Measured(name, GroupIoU([*map(counts.classes.index, members)]), statistics)
 
 
 def labeled_classes(counts: Counts) -> NDArray[np.bool_]:
