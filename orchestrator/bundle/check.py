@@ -109,12 +109,14 @@ def scores_of(counts: Counts, measured: Sequence[Measured] = ()) -> dict[str, fl
     names in MLflow without the prefix. NaN values, of absent classes, are left out."""
     totals = counts.values.sum(axis=0).astype(np.float64)
     with undefined_as_nan():
-        metrics = {name: metric.score(totals.ravel()) for name, metric in COUNT_METRICS.items()}
-    iou = zip(counts.classes, class_iou(totals), strict=True)
+        metrics = {
+            name: float(metric.score(totals.ravel())) for name, metric in COUNT_METRICS.items()
+        }
+    iou = zip(counts.classes, class_iou(totals).tolist(), strict=True)
     metrics |= {f"iou/{name}": value for name, value in iou}
     for each in measured:
         metrics |= each.named_scores(counts.classes)
-    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _measured(

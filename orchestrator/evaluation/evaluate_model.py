@@ -128,7 +128,7 @@ def _evaluation_config(options: argparse.Namespace) -> EvaluationConfig:
             **settings, batch=options.batch, boundary=options.boundary, metrics=metrics
         )
     except ValueError as error:
-        raise InputError(f"--{error}") from None
+        raise InputError(f"--boundary and --metric: {error}") from None
 
 
 def _metric_config(text: str) -> MetricConfig:

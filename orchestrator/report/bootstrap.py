@@ -110,9 +110,9 @@ def resampled_scores(
     ]
     first = _with_labels(counts[0])
     images = len(first.identifiers)
-    lengths = [each.statistics.shape[1] for own in metrics for each in own]
     blocks: list[dict[str, list[NDArray[np.float64]]]] = [{} for _ in counts]
-    rows = max(1, _BLOCK_VALUES // max(images, *lengths, labels[0].shape[1]))
+    # The draws within groups depend on the rows, so these must not depend on the metrics.
+    rows = max(1, _BLOCK_VALUES // max(images, labels[0].shape[1]))
     for weights in _weights(first, replicates, rows):
         # Exact, because sums of pixels are far below 2**53.
         common = weights @ labels[0] > 0
@@ -120,8 +120,12 @@ def resampled_scores(
             same = own_labels is labels[0] or np.array_equal(own_labels, labels[0])
             present = common if same else weights @ own_labels > 0
             for each in own:
-                block = labeled_score(each.metric, weights @ each.statistics, present)
-                scores.setdefault(each.key, []).append(block)
+                step = max(1, _BLOCK_VALUES // each.statistics.shape[1])
+                for start in range(0, len(weights), step):
+                    part = slice(start, start + step)
+                    sums = weights[part] @ each.statistics
+                    block = labeled_score(each.metric, sums, present[part])
+                    scores.setdefault(each.key, []).append(block)
     return [{key: np.concatenate(parts) for key, parts in scores.items()} for scores in blocks]
 
 

@@ -19,6 +19,7 @@ from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
 from pipelines.preparation.embedded import prepare_streets
 from tests.support.fabricated_studies import FEW, PLAIN, fabricate, write_study
+from tests.support.own_metric import WRONG
 
 SEEDS = PLAIN.replace("  training:", "  evaluation: {boundary: 2}\n  training:")
 SEEDS += "seeds: [0, 1, 2]\n"
@@ -147,7 +148,9 @@ def test_own_modules_travel_with_the_bundle(
     (code / "own_parts" / "__init__.py").write_text("")
     (code / "own_parts" / "inner" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(code)
+    (code / "own_metric.py").write_text(WRONG)
     text = f"{PLAIN}imports: [own_parts.inner, own_single]\n"
+    text += "protocols: {whole: {metrics: ['own_metric:Wrong']}}\n"
     file = write_study(tmp_path, small_streets, text)
     fabricate(load_study(file), own_store, cities=FEW)
     out = tmp_path / "bundle"

@@ -155,6 +155,12 @@ def test_resolved_study_contains_the_overrides(tmp_path: Path) -> None:
     assert study.text in files.values()
 
 
+def test_overrides_that_change_no_result_keep_the_page(tmp_path: Path) -> None:
+    overrides = [("notify.command", "[echo]"), ("resources.workers", "2"), ("seeds", "[3]")]
+    files = {"recipe.yaml": RECIPE, "small.yaml": STUDY}
+    assert load(tmp_path, files, overrides=overrides).overridden == ("seeds=[3]",)
+
+
 def test_set_of_an_axis_leaves_one_column(tmp_path: Path) -> None:
     files = {"recipe.yaml": RECIPE, "study.yaml": STUDY}
     study = load(tmp_path, files, overrides=[("data.class_uniform", "0.25"), ("seeds", "[7]")])
