@@ -64,7 +64,7 @@ class ImageMetric:
         elif not bool(result.isfinite().all()):
             received = "values that are not finite"
         else:
-            return result
+            return result.to(labels.device)  # of a metric that computes with NumPy
         length = f"{self.length}," if self.length else "S,"
         raise MetricError(
             f"metric {self.key}: statistics must be finite sums, float64 ({length}), received "
@@ -153,6 +153,11 @@ def _check_score(image_metric: ImageMetric, sums: Array, classes: int) -> None:
     shape: tuple[int, ...]
     name, function, shape = "score", metric.score, ()
     if isinstance(metric, ClassMetric):
+        if type(metric).score is not ClassMetric.score:
+            raise MetricError(
+                f"metric {key}: the score of a ClassMetric is the mean over its classes, but it "
+                "has another; remove `score`, or derive it from Metric"
+            )
         name, function, shape = "class_scores", metric.class_scores, (classes,)
     failure = f"metric {key}: {name} failed on sums of shape {sums.shape}"
     with failures_as(MetricError, failure), undefined_as_nan():

@@ -65,6 +65,13 @@ class Scalar(ClassMetric, Wrong):
     def class_scores(self, sums):
         return sums[..., 0]
 
+class Weighted(ClassMetric, Wrong):
+    def class_scores(self, sums):
+        return sums[..., :1].repeat(3, axis=-1)
+
+    def score(self, sums):
+        return self.class_scores(sums)[..., 0]
+
 class Broken(Wrong):
     def __init__(self):
         raise RuntimeError("no")
@@ -113,6 +120,7 @@ def test_own_metric_gets_what_its_arguments_name() -> None:
         ("FirstOnly", "score must treat each of several sums by itself"),
         ("Mixed", "score must treat each of several sums by itself"),
         ("Scalar", r"class_scores of sums \(2, 2, 2\) must have shape \(2, 2, 3\)"),
+        ("Weighted", "the score of a ClassMetric is the mean over its classes"),
         ("Changing", "statistics must not change its arguments"),
         ("Counting", "statistics must depend on its arguments alone"),
         ("Broken", r"its constructor failed \(RuntimeError: no\)"),
