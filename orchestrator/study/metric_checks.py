@@ -7,7 +7,6 @@ from orchestrator.study.study import Trial
 from orchestrator.study.validation import suggestion
 from orchestrator.study.yaml_source import Problem, Source
 from pipelines.evaluation.config import COUNTED, METRICS
-from pipelines.evaluation.metrics import ClassMetric
 
 # Metrics by key: their different settings, each with the name of a trial.
 _Settings = dict[str, dict[str, str]]
@@ -116,4 +115,6 @@ def _objective(config: StudyConfig, trials: Sequence[Trial], source: Source) -> 
 
 def _has_classes(metric: str) -> bool:
     """Whether a metric, by name, has scores of classes."""
+    from pipelines.evaluation.metrics import ClassMetric  # needs pyarrow
+
     return issubclass(METRICS.find(metric), ClassMetric)

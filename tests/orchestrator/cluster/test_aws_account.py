@@ -141,7 +141,7 @@ def test_machine_that_does_not_exist_is_an_obstacle(
     ("keys", "value", "message"),
     [
         (["available_node_types"], [], r"available_node_types: \[\] is not of type 'object'"),
-        (["head_node_type"], "boss", "head_node_type is 'boss', not one of head"),
+        (["head_node_type"], "boss", "head_node_type is 'boss', not one of "),
         (
             ["available_node_types", "gpu", "resources"],
             {"CPU": "x"},
