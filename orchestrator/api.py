@@ -3,7 +3,6 @@
 import html
 import io
 import json
-import os
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from orchestrator.context import RunContext
 from orchestrator.report.command import open_report
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study
+from orchestrator.study.yaml_source import mapping_source
 from orchestrator.sweep.__main__ import parser
 from orchestrator.sweep.command import (
     open_log,
@@ -73,7 +73,9 @@ class Study:
 
         Raises StudyError with all problems of the study at once.
         """
-        self._set = {key: json.dumps(value, default=_plain) for key, value in (set or {}).items()}
+        overrides = mapping_source(set or {}, "set").value
+        # JSON is YAML, but YAML has no escapes of surrogate pairs.
+        self._set = {key: json.dumps(each, ensure_ascii=False) for key, each in overrides.items()}
         self._only = [only] if isinstance(only, str) else list(only)
         self._storage = str(storage)
         self._tracking = tracking
@@ -284,11 +286,6 @@ class ReportView:
         page = html.escape(str(self._documents["report.html"]))
         style = f"width: 100%; height: {_FRAME_HEIGHT}px; border: 0"
         return f'<iframe srcdoc="{page}" style="{style}"></iframe>'
-
-
-def _plain(value: Any) -> Any:
-    """Return a NumPy scalar as a number, and a path as text. Raises TypeError for other types."""
-    return value.item() if hasattr(value, "item") else os.fspath(value)
 
 
 def _printed(show: Callable[[Console], None]) -> str:

@@ -79,7 +79,7 @@ ALLOWED_IMPORTERS = {
     "transformers": ["models/hugging_face/"],
     "torchmetrics": ["pipelines/evaluation/"],
     "mlflow": ["orchestrator/tracking/"],
-    "pydantic": ["orchestrator/study/"],
+    "pydantic": ["orchestrator/study/", "orchestrator/bundle/content.py"],
     "jinja2": ["orchestrator/report/"],
     "scipy": ["pipelines/figures/", "orchestrator/report/"],
     "ray": [
@@ -95,7 +95,6 @@ ALLOWED_IMPORTERS = {
 SHORT_MODULES = {
     "orchestrator/cluster/worker_setup.py",
     "orchestrator/study/model_cost.py",
-    "orchestrator/tracking/options.py",
     "pipelines/data/normalization.py",
     "pipelines/data/prefetch.py",
     "pipelines/network/file_names.py",

@@ -10,8 +10,15 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from orchestrator.console import run_command
-from orchestrator.tracking.options import add_tracking_option
+from orchestrator.tracking.options import add_report_options
 from pipelines.imports import importing_libraries
+
+# Options by the action that uses them: "" for writing a bundle.
+_USED = {
+    "": ("out", "weights", "storage", "tracking", "set"),
+    "check": (),
+    "replay": ("dataset", "address", "storage"),
+}
 
 
 def main(
@@ -19,7 +26,9 @@ def main(
 ) -> int:
     """Run the command. Return 0 if the bundle is complete or correct, 1 if trials are missing or
     something differs, 2 for bad input, 130 if interrupted."""
-    options = _parser(prog).parse_args(arguments)
+    parser = _parser(prog)
+    options = parser.parse_args(arguments)
+    _reject_unused(parser, options)
     return run_command(lambda console: _bundle(options, console))
 
 
@@ -41,47 +50,33 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         metavar="STUDY.yaml|BUNDLE",
         help="the study file; with --check or --replay, the directory or zip file of a bundle",
     )
-    parser.add_argument(
-        "--out", metavar="DIR|FILE.zip", help="new directory or zip file of the bundle"
-    )
-    parser.add_argument(
-        "--weights",
-        action="store_true",
-        help="include the weights of all last checkpoints, not only their SHA-256",
-    )
     action = parser.add_mutually_exclusive_group()
-    action.add_argument(
-        "--check",
-        action="store_true",
-        help="recompute every score and value of the table from the counts by image, without data",
-    )
-    action.add_argument(
-        "--replay",
-        metavar="TRIAL",
-        help="train this trial again and compare weights, counts and epochs bit for bit",
-    )
-    parser.add_argument(
-        "--dataset", metavar="URI", help="the data set's location here, for --replay"
-    )
-    parser.add_argument(
-        "--address", help="a running Ray cluster for --replay, as for orchestrator.sweep"
-    )
-    parser.add_argument(
-        "--storage",
-        default="storage",
-        metavar="DIR",
-        help="the study's storage, with the tracking store unless MLFLOW_TRACKING_URI is set; for "
-        "--replay, a storage of its own, without the study (default: ./storage)",
-    )
-    add_tracking_option(parser)
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key, as in the orchestrator.sweep command that ran the study; repeatable",
-    )
+    check = "recompute every score and value of the table from the sums by image, without data"
+    action.add_argument("--check", action="store_true", help=check)
+    replay = "train this trial again and compare weights, counts and epochs bit for bit"
+    action.add_argument("--replay", metavar="TRIAL", help=replay)
+    weights = "include the weights of all last checkpoints, not only their SHA-256"
+    parser.add_argument("--weights", action="store_true", help=weights)
+    for name, metavar, text in (
+        ("--out", "DIR|FILE.zip", "new directory or zip file of the bundle"),
+        ("--dataset", "URI", "the data set's location here, for --replay"),
+        ("--address", None, "a running Ray cluster for --replay, as for orchestrator.sweep"),
+    ):
+        parser.add_argument(name, metavar=metavar, help=text)
+    add_report_options(parser, "; for --replay, a storage of its own, without the study")
     return parser
+
+
+def _reject_unused(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with status 2 if an option is given that the action does not use."""
+    action = "check" if options.check else "replay" if options.replay is not None else ""
+    for names in _USED.values():
+        for name in names:
+            given = getattr(options, name) != parser.get_default(name)
+            if given and name not in _USED[action]:
+                user = next(each for each, used in _USED.items() if name in used)
+                reason = f"with --{action}" if action else f"without --{user}"
+                parser.error(f"--{name} has no effect {reason}; remove it")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,18 @@ from orchestrator.bundle.content import (
 )
 from orchestrator.report.comparisons import compare_rows
 from orchestrator.report.records import table_records
-from orchestrator.report.results import Results, score_of
+from orchestrator.report.resampled import ScoreRef
+from orchestrator.report.results import Result, Results, score_of
 from orchestrator.report.rows import build_rows
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
 from orchestrator.tracking.queries import StoreSnapshot
+from orchestrator.tracking.store import TrackingError
 from pipelines.data.manifest import metric_name
 from pipelines.evaluation.counts import Counts, class_iou, read_counts
-from pipelines.evaluation.metrics import COUNT_METRICS, undefined_as_nan
+from pipelines.evaluation.measuring import build_metrics
+from pipelines.evaluation.metrics import COUNT_METRICS, Measured, undefined_as_nan
+from pipelines.evaluation.statistics_file import STATISTICS_FILE, read_statistics
 
 # Relative tolerance of scores and statistics, because libraries may sum in another order.
 _TOLERANCE = 1e-9
@@ -62,6 +66,7 @@ def check_bundle(directory: Path) -> CheckResult:
     results = Results(study, source, _identities(bundle, study), bundle.codes).read(
         StoreSnapshot(list({run.run_id: run for run in bundle.runs.values()}.values()), ())
     )
+    unmeasured: set[str] = set()
     scores, rescored = 0, []
     for result in results:
         rescored.append(result)
@@ -70,11 +75,15 @@ def check_bundle(directory: Path) -> CheckResult:
             continue
         try:
             counts = read_counts(source.download_file(score.run_id, score.counts_path, directory))
-        except ValueError as error:
+        except (TrackingError, ValueError) as error:
             problems.append(f"{result.trial.name}: {error}")
             continue
         prefix = score.metric.removesuffix("miou")
-        given = {metric_name(f"{prefix}{name}"): v for name, v in scores_of(counts).items()}
+        measured, wrong = _measured(source, score, counts, directory)
+        problems += [f"{result.trial.name}: {each}" for each in wrong]
+        named = scores_of(counts, measured)
+        given = {metric_name(f"{prefix}{name}"): value for name, value in named.items()}
+        unmeasured |= _without_sums(study, result, measured)
         rescored[-1] = replace(
             result, run=replace(result.run, metrics={**result.run.metrics, **given})
         )
@@ -90,19 +99,54 @@ def check_bundle(directory: Path) -> CheckResult:
                 )
     rows = compare_rows(study, build_rows(study, rescored)).rows
     recomputed = table_records(study, rows, study.config.published)
-    cells, wrong = _compare(bundle.table, recomputed)
-    return CheckResult(scores, cells, (*problems, *wrong), _notes(bundle, study))
+    cells, differing = _compare(bundle.table, recomputed)
+    notes = _notes(bundle, study, sorted(unmeasured))
+    return CheckResult(scores, cells, (*problems, *differing), notes)
 
 
-def scores_of(counts: Counts) -> dict[str, float]:
-    """Return the metrics that counts by image and class determine, by their names in MLflow without
-    the prefix. NaN values, of absent classes, are left out."""
+def scores_of(counts: Counts, measured: Sequence[Measured] = ()) -> dict[str, float]:
+    """Return the metrics that counts by image and class and other sums by image determine, by their
+    names in MLflow without the prefix. NaN values, of absent classes, are left out."""
     totals = counts.values.sum(axis=0).astype(np.float64)
     with undefined_as_nan():
-        metrics = {name: metric.score(totals.ravel()) for name, metric in COUNT_METRICS.items()}
-    iou = zip(counts.classes, class_iou(totals), strict=True)
+        metrics = {
+            name: float(metric.score(totals.ravel())) for name, metric in COUNT_METRICS.items()
+        }
+    iou = zip(counts.classes, class_iou(totals).tolist(), strict=True)
     metrics |= {f"iou/{name}": value for name, value in iou}
-    return {name: float(value) for name, value in metrics.items() if not math.isnan(value)}
+    for each in measured:
+        metrics |= each.named_scores(counts.classes)
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _measured(
+    source: BundledCounts, score: ScoreRef, counts: Counts, directory: Path
+) -> tuple[list[Measured], list[str]]:
+    """Return the metrics of a score that have sums by image, and what is wrong with their file."""
+    path = str(PurePosixPath(score.counts_path).with_name(STATISTICS_FILE))
+    try:
+        statistics = read_statistics(source.download_file(score.run_id, path, directory))
+    except TrackingError:  # the study has no such metrics, or an older version trained it
+        return [], []
+    except ValueError as error:
+        return [], [str(error)]
+    if statistics.identifiers != counts.identifiers:
+        return [], [f"{STATISTICS_FILE} is of other images than counts.arrow"]
+    measured, wrong = [], []
+    for each in build_metrics([*statistics.configs.values()], len(counts.classes)):
+        sums = statistics.values[each.key]
+        if sums.shape[1] == each.length:
+            measured.append(Measured(each.key, each.metric, sums))
+        else:
+            wrong.append(f"metric {each.key} needs {each.length} sums, not {sums.shape[1]}")
+    return measured, wrong
+
+
+def _without_sums(study: Study, result: Result, measured: Sequence[Measured]) -> set[str]:
+    """Return the metrics of a trial that cannot be recomputed."""
+    protocol, own = study.config.report.protocol, result.trial.experiment.evaluation
+    configs = study.config.evaluation_under(protocol, own).metric_configs
+    return {config.key for config in configs} - {each.key for each in measured}
 
 
 def bundled_study(bundle: Bundle, directory: Path) -> Study:
@@ -124,11 +168,11 @@ def _own_modules(directory: Path) -> Iterator[None]:
 
 
 def _identities(bundle: Bundle, study: Study) -> dict[str, str]:
-    missing = [name for name in bundle.runs if name not in {t.name for t in study.trials}]
-    if missing:
+    names = {trial.name for trial in study.trials}
+    if differing := sorted((bundle.runs.keys() - names) | (names ^ bundle.codes.keys())):
         raise BundleError(
-            f"{STUDY_FILE} has no trial {missing[0]!r}, but {DESCRIPTION} has its run; the bundle "
-            "was changed"
+            f"{STUDY_FILE} and {DESCRIPTION} do not both have the trial {differing[0]!r}; the "
+            "bundle was changed"
         )
     return {
         trial.name: bundle.runs[trial.name].identity if trial.name in bundle.runs else ""
@@ -178,11 +222,13 @@ def _compare(
 
 def _equal(first: object, second: object) -> bool:
     if isinstance(first, float) and isinstance(second, float | int):
+        if math.isnan(first):
+            return math.isnan(second)
         return math.isclose(first, second, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
     return first == second
 
 
-def _notes(bundle: Bundle, study: Study) -> tuple[str, ...]:
+def _notes(bundle: Bundle, study: Study, unmeasured: Sequence[str]) -> tuple[str, ...]:
     notes = []
     other = sorted(name for name, run in bundle.runs.items() if run.code not in bundle.sources)
     if other:
@@ -190,13 +236,12 @@ def _notes(bundle: Bundle, study: Study) -> tuple[str, ...]:
             f"{len(other)} trials were trained by another code version than the bundled sources: "
             f"{'; '.join(other[:3])}{'; ...' if len(other) > 3 else ''}"
         )
-    if any(_has_boundary(run.metrics) for run in bundle.runs.values()):
-        notes.append("boundary F-scores need the predictions; they were not recomputed")
+    if unmeasured:
+        notes.append(
+            f"not recomputed: {', '.join(unmeasured)}, because not every run has sums by image of "
+            "these metrics"
+        )
     missing = [trial.name for trial in study.trials if trial.name not in bundle.runs]
     if missing:
         notes.append(f"{len(missing)} trials have no run: {'; '.join(missing)}")
     return tuple(notes)
-
-
-def _has_boundary(metrics: Mapping[str, float]) -> bool:
-    return any("boundary_f" in name for name in metrics)

@@ -57,12 +57,11 @@ def _write(options: argparse.Namespace, console: Console) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        directory = partial / study.config.study.replace("/", "-")
+        directory = partial / "bundle"
         report = write_bundle(study, overrides, study_report, storage, directory, options.weights)
-        if out.suffix == ".zip":
-            pack(directory, out)
-        else:
-            directory.rename(out)
+        if out.suffix.lower() == ".zip":
+            directory = pack(directory, partial / "bundle.zip")
+        directory.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for line in report.notes.unfinished:
@@ -102,7 +101,10 @@ def _replay(options: argparse.Namespace, console: Console) -> int:
             readable_disk_errors(run_storage),
         ):
             context = run_context(sweep_options, run_storage, log, terminal, stop)
-            return run_here(study, context, sweep_options)
+            finished = run_here(study, context, sweep_options)
+        if stop.requested:
+            raise KeyboardInterrupt
+        return finished
 
     with opened(Path(options.source).expanduser()) as directory:
         result = replay(directory, options.replay, storage, options.dataset, train)

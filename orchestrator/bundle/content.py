@@ -2,18 +2,20 @@
 
 import hashlib
 import json
-import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError
-from pipelines.errors import UserError
+from pipelines.errors import UserError, is_disk_full
 
 FORMAT = "segmentation-bundle"
 # Increase it whenever older code cannot read newer bundles correctly, or newer code older ones.
@@ -96,36 +98,19 @@ class Bundle:
                     f"{file} has version {version}, but this is for version {VERSION}; use the "
                     "project's release that wrote it"
                 )
-            return Bundle(
-                **values
-                | {
-                    "overrides": tuple((key, text) for key, text in values["overrides"]),
-                    "runs": {name: _run(run) for name, run in values["runs"].items()},
-                    "sources": {
-                        code: Sources(tuple((n, p) for n, p in each["files"]), each["libraries"])
-                        for code, each in values["sources"].items()
-                    },
-                }
-            )
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, BundleError):
-                raise
-            raise BundleError(
-                f"{directory} is not a bundle ({DESCRIPTION}: {error}); orchestrator.bundle "
-                "STUDY.yaml --out DIR writes one"
-            ) from None
-
-
-def _run(values: Mapping[str, Any]) -> TrialRun:
-    return TrialRun(
-        **{
-            **values,
-            "data_warnings": tuple(values["data_warnings"]),
-            "trials": frozenset((study, trial) for study, trial in values["trials"]),
-            "weights": tuple(values["weights"]),
-            "digests": tuple(values["digests"]),
-        }
-    )
+            return TypeAdapter(Bundle).validate_python(values)
+        except BundleError:
+            raise
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            problem = f"{where}: {first['msg']}"
+        except (AttributeError, OSError, KeyError, TypeError, ValueError) as error:
+            problem = str(error)
+        raise BundleError(
+            f"{directory} is not a bundle ({DESCRIPTION}: {problem}); orchestrator.bundle "
+            "STUDY.yaml --out DIR writes one"
+        )
 
 
 @dataclass(frozen=True)
@@ -158,31 +143,36 @@ def file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def pack(directory: Path, archive: Path) -> None:
-    """Write the files of a directory to a zip archive."""
-    partial = archive.with_name(f"{archive.name}.partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as target:
+def pack(directory: Path, archive: Path) -> Path:
+    """Write the files of a directory to a new zip archive; return its path."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
         for file in sorted(path for path in directory.rglob("*") if path.is_file()):
             target.write(file, file.relative_to(directory).as_posix())
-    partial.replace(archive)
+    return archive
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Path]:
-    """Yield the directory of a bundle, which may be a zip archive. Raises BundleError."""
+    """Yield the directory of a bundle, which may be a zip archive, of its files or of one folder
+    with them. Raises BundleError."""
     if path.is_dir():
         yield path
         return
-    try:
-        archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise BundleError(
-            f"{path} cannot be opened ({error}); give the directory or zip file of a bundle"
-        ) from None
-    temporary = tempfile.mkdtemp(prefix="bundle-")
-    try:
-        with archive:
-            archive.extractall(temporary)
-        yield Path(temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="bundle-", ignore_cleanup_errors=True) as temporary:
+        directory = Path(temporary) / path.stem
+        try:
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(directory)
+        except (EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            if is_disk_full(error):
+                raise
+            raise BundleError(
+                f"{path} cannot be opened ({error}); give the directory or zip file of a bundle"
+            ) from None
+        found = [*directory.glob(DESCRIPTION), *directory.glob(f"*/{DESCRIPTION}")]
+        if not found:
+            raise BundleError(
+                f"{path} is not a bundle, because it has no {DESCRIPTION}; orchestrator.bundle "
+                "STUDY.yaml --out FILE.zip writes one"
+            )
+        yield found[0].parent

@@ -3,9 +3,11 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from orchestrator.bundle.check import bundled_study
 from orchestrator.bundle.content import (
@@ -20,12 +22,16 @@ from orchestrator.bundle.write import REPLAYED, environment, last_weights
 from orchestrator.report.results import score_of
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.load import load_study
+from orchestrator.study.resolved import absolute
 from orchestrator.study.study import Study
 from orchestrator.study.validation import suggestion
-from orchestrator.tracking.queries import history
+from orchestrator.tracking.connection import database_file
+from orchestrator.tracking.queries import history, take_snapshot
 from orchestrator.tracking.runs import TrialRun
-from orchestrator.tracking.store import TrackingStore, open_existing_store
+from orchestrator.tracking.store import TrackingStore, open_existing_store, tracking_uri
+from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.counts import read_counts
+from pipelines.preparation.embedded import EMBEDDED
 
 # Trains the study's selected trials in a storage; returns whether they are finished.
 Train = Callable[[Study, Path], bool]
@@ -65,9 +71,14 @@ def replay(
     # Nobody is notified, no program of the bundle is started, and nothing is written elsewhere.
     overrides += [("notify.url", "null"), ("notify.command", "[]")]
     overrides += [("mirror.tensorboard", "null"), ("mirror.wandb", "null")]
-    overrides += [("data.dataset", dataset)] if dataset is not None else []
     study = load_study(directory / STUDY_FILE, overrides, [_literal(name)])
+    if dataset is not None:
+        study = _with_dataset(study, dataset)
+    location = study.trials[0].experiment.data.dataset
+    if location != EMBEDDED:  # it is made during the training
+        _check_data(open_dataset(absolute(location)).manifest.fingerprint, recorded)
     with _own_store():
+        _check_storage(bundle, storage)
         if not train(study, storage):
             raise BundleError(f"trial {name!r} could not be trained again; its error is above")
         store = open_existing_store(storage)
@@ -78,11 +89,7 @@ def replay(
             if result.trial.name == name
         ]
         assert result.run is not None, "the trial is finished"
-        if result.run.data != recorded.data:
-            raise BundleError(
-                f"the data set here has the fingerprint {result.run.data[:12]}, but the trial was "
-                f"trained on {recorded.data[:12]}; give its location with --dataset"
-            )
+        _check_data(result.run.data, recorded)
         same, problems = _compare(bundle, directory, study, recorded, result.run, store)
         score = score_of(study, result)
         if score is not None:
@@ -90,9 +97,44 @@ def replay(
                 path = Path(temporary)
                 counts = read_counts(store.download_file(score.run_id, score.counts_path, path))
                 file = directory / COUNTS / recorded.run_id / score.counts_path
-                equal = file.is_file() and bool((read_counts(file).values == counts.values).all())
+                equal = False
+                with suppress(ValueError):  # missing, or another file
+                    equal = bool(np.array_equal(read_counts(file).values, counts.values))
             (same if equal else problems).append("the counts by image and class")
     return ReplayResult(tuple(same), tuple(problems), _notes(bundle, recorded, result.run))
+
+
+def _with_dataset(study: Study, dataset: str) -> Study:
+    """Return a study with another location of the data of its selected trials. An override could
+    change an axis of the grid, and thus the trials' names."""
+    moved = {}
+    for trial in study.trials:
+        data = replace(trial.experiment.data, dataset=dataset)
+        moved[trial.name] = replace(trial, experiment=replace(trial.experiment, data=data))
+    all_trials = tuple(moved.get(trial.name, trial) for trial in study.all_trials)
+    return replace(study, trials=tuple(moved.values()), all_trials=all_trials)
+
+
+def _check_data(fingerprint: str, recorded: TrialRun) -> None:
+    """Raise BundleError unless the fingerprint is that of the data of the recorded run."""
+    if fingerprint != recorded.data:
+        raise BundleError(
+            f"the data set here has the fingerprint {fingerprint[:12]}, but the trial was trained "
+            f"on {recorded.data[:12]}; give its location with --dataset"
+        )
+
+
+def _check_storage(bundle: Bundle, storage: Path) -> None:
+    """Raise BundleError if the storage holds a run of the bundle, which would be its own replay."""
+    file = database_file(tracking_uri(storage))
+    if file is None or not file.exists():
+        return
+    recorded = {run.run_id for run in bundle.runs.values()}
+    if any(run.run_id in recorded for run in take_snapshot(open_existing_store(storage)).trials):
+        raise BundleError(
+            f"--storage {storage} holds the runs of the bundle, which a replay must not find; "
+            "choose another directory"
+        )
 
 
 def _compare(
@@ -113,7 +155,7 @@ def _compare(
         equal = bundle.weights[recorded.run_id] == digest
         (same if equal else problems).append("the weights of the last checkpoint")
     for metric in REPLAYED:
-        before = bundle.histories[recorded.run_id].get(metric, [])
+        before = bundle.histories.get(recorded.run_id, {}).get(metric, [])
         after = [[epoch, value] for epoch, value in history(store, run.run_id, metric)]
         if before == after:
             same += [f"{metric} of {len(before)} epochs"] if before else []
@@ -132,8 +174,8 @@ def _notes(bundle: Bundle, recorded: TrialRun, run: TrialRun) -> tuple[str, ...]
         if getattr(run, name) != getattr(recorded, name)
     ]
     here, recorded_environment = environment(), bundle.environment
-    pairs = [(key, here[key], recorded_environment[key]) for key in ("platform", "machine")]
-    versions = (each["packages"].get("torch") for each in (here, recorded_environment))
+    pairs = [(key, here[key], recorded_environment.get(key)) for key in ("platform", "machine")]
+    versions = (each.get("packages", {}).get("torch") for each in (here, recorded_environment))
     pairs.append(("torch", *versions))
     notes += [
         f"{name} is {current} here and {before} in {DESCRIPTION}"

@@ -33,7 +33,7 @@ from orchestrator.study.identity import source_paths
 from orchestrator.study.import_closure import source_files
 from orchestrator.study.resolved import absolute
 from orchestrator.study.study import Study, Trial
-from orchestrator.study.user_code import modules_of
+from orchestrator.study.user_code import modules_named, modules_of
 from orchestrator.tracking.queries import history
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError, TrackingStore
@@ -140,6 +140,11 @@ def _write_sources(study: Study, codes: Mapping[str, str], directory: Path) -> d
             for library in ("torch", "kornia", *experiment.libraries)
         }
         sources[code] = Sources(tuple(files), libraries)
+    for module in modules_named(study.config.user_code):  # metrics of protocols train nothing
+        for path, name in _own_paths(module):
+            target = directory / SOURCES / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
     return sources
 
 

@@ -145,8 +145,15 @@ def _missing_quotas(
     quotas: Any, ec2: Any, nodes: list[tuple[Mapping[str, Any], int]], fallback: bool
 ) -> list[str]:
     """Return the quotas that are too small for the machines of a study."""
+    from botocore.exceptions import ClientError
+
     types = sorted({node["InstanceType"] for node, _ in nodes})
-    reply = ec2.describe_instance_types(InstanceTypes=types)["InstanceTypes"]
+    try:
+        reply = ec2.describe_instance_types(InstanceTypes=types)["InstanceTypes"]
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "InvalidInstanceType":
+            raise
+        return [f"AWS says: {error.response['Error']['Message']}; edit `InstanceType`"]
     cores = {one["InstanceType"]: one["VCpuInfo"]["DefaultVCpus"] for one in reply}
     needed: Counter[str] = Counter()  # vCPUs by quota
     machines: dict[str, list[str]] = {}

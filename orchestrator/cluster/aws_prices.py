@@ -14,6 +14,12 @@ _TABLE = Path(__file__).with_suffix(".yaml")
 _SETUP_HOURS = 0.25  # of a GPU machine, before its first trial
 
 
+def is_on_aws(config: Mapping[str, Any]) -> bool:
+    """Whether the machines of a cluster are those of AWS. config: of `ray up`."""
+    provider = config.get("provider", {})
+    return "aws" in f"{provider.get('type')} {provider.get('module', '')}"
+
+
 def hourly_price(
     config: Mapping[str, Any], machines: Mapping[str, int], today: date | None = None
 ) -> HourlyPrice | None:
@@ -22,9 +28,9 @@ def hourly_price(
 
     config: of `ray up`. The price is that of on-demand machines, which spot machines never exceed.
     """
-    provider = config.get("provider", {})
-    if "aws" not in f"{provider.get('type')} {provider.get('module', '')}":
+    if not is_on_aws(config):
         return None
+    provider = config["provider"]
     counts = Counter({config["head_node_type"]: 1}) + Counter(machines)
     types: Counter[str] = Counter()
     for name, count in counts.items():

@@ -104,6 +104,8 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
             logger.exception("Ray did not start")
             ray.shutdown()
             cause = str(error).strip().partition("\n")[0]
+            if log := re.search(r"lines of (\S+) \(it contains", cause):
+                cause = f"its dashboard did not answer; its output is in {log[1]}"
             raise ClusterStartError(
                 f"Ray did not start on this machine ({cause}); rerun the command when the machine "
                 "is less busy, or use a running cluster with --address"

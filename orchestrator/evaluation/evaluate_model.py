@@ -118,14 +118,17 @@ def _evaluation_config(options: argparse.Namespace) -> EvaluationConfig:
     """Return the settings of the evaluation. Raises InputError if they are not valid."""
     settings = inference_settings(options)
     try:
-        metrics = tuple(_metric_config(text) for text in options.metrics)
-        return EvaluationConfig(
-            **settings, batch=options.batch, boundary=options.boundary, metrics=metrics
-        )
+        metrics = metric_configs(tuple(_metric_config(text) for text in options.metrics))
     except ConfigurationError as error:
         raise InputError(str(error)) from None
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"--metric: {error}") from None
+    try:
+        return EvaluationConfig(
+            **settings, batch=options.batch, boundary=options.boundary, metrics=metrics
+        )
+    except ValueError as error:
+        raise InputError(f"--boundary and --metric: {error}") from None
 
 
 def _metric_config(text: str) -> MetricConfig:

@@ -5,8 +5,10 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -23,6 +25,7 @@ from pipelines.network.export import (
     METADATA,
     ExportError,
     export_program,
+    missing_package,
     save_onnx,
     save_program,
     whole_image_logits,
@@ -54,13 +57,22 @@ def export_model(options: argparse.Namespace, console: Console) -> int:
     metadata = model_metadata(model)
     save = {"torch": save_program, "onnx": save_onnx}
     load = {"torch": _load_torch, "onnx": _load_onnx}
-    for kind in dict.fromkeys(options.format or FILES):
-        file = out / FILES[kind]
-        save[kind](program, file, metadata)
-        agreement = _check(model, load[kind](file), images, file)
-        say(console, f"{file}: {agreement} of {described}")
-    (out / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-    say(console, f"{out / METADATA}: classes, palette and normalization, also inside each file")
+    # Files get their names once all are checked.
+    with TemporaryDirectory(prefix=".export-", dir=out) as temporary:
+        directory = Path(temporary)
+        lines = []
+        for kind in dict.fromkeys(options.format or FILES):
+            file = directory / FILES[kind]
+            save[kind](program, file, metadata)
+            agreement = _check(model, load[kind](file), images, FILES[kind])
+            lines.append(f"{out / file.name}: {agreement} of {described}")
+        text = json.dumps(metadata, indent=2) + "\n"
+        (directory / METADATA).write_text(text, encoding="utf-8")
+        lines.append(f"{out / METADATA}: classes, palette and normalization, also inside each file")
+        for file in [*directory.iterdir()]:
+            file.replace(out / file.name)
+    for line in lines:
+        say(console, line)
     return 0
 
 
@@ -95,7 +107,7 @@ def _check_images(model: TrainedModel, options: argparse.Namespace) -> tuple[Seq
         )
         samples = open_dataset(location).split(split)
     except (DatasetError, OSError):
-        if options.dataset:
+        if options.dataset or options.split:
             raise
         generator = torch.Generator().manual_seed(0)
         noise = [torch.randn((1, 3, *size), generator=generator) for size in _NOISE_SIZES]
@@ -116,9 +128,9 @@ def _at_least(height: int, width: int) -> tuple[int, int]:
     return round(scale * height), round(scale * width)
 
 
-def _check(model: TrainedModel, exported: Predict, images: Sequence[Tensor], file: Path) -> str:
+def _check(model: TrainedModel, exported: Predict, images: Sequence[Tensor], file: str) -> str:
     """Return how well the file's logits agree with torch's. Raises ExportError if they do not."""
-    largest = difference = 0.0
+    largest, differences = 0.0, [0.0]
     pixels = same = 0
     for image in images:
         expected = whole_image_logits(model.network, image)
@@ -130,16 +142,23 @@ def _check(model: TrainedModel, exported: Predict, images: Sequence[Tensor], fil
                 f"{file} cannot be applied to an image of {height} x {width} pixels ({error}); "
                 "remove Python conditions on sizes from the network's forward"
             ) from error
+        if received.shape != expected.shape:
+            raise ExportError(
+                f"{file} returns {tuple(received.shape)} for an image of {height} x {width} "
+                f"pixels, but torch {tuple(expected.shape)}; remove Python conditions on sizes "
+                "from the network's forward"
+            )
         largest = max(largest, float(expected.abs().max()))
-        difference = max(difference, float((received - expected).abs().max()))
+        differences.append(float((received - expected).abs().max()))
         pixels += expected[:, 0].numel()
         same += int((received.argmax(1) == expected.argmax(1)).sum())
+    difference = float(np.max(differences))  # NaN if one is
     text = f"logits differ by at most {difference:.1g}, {100 * same / pixels:.3f} % of the pixels"
     text += " get the class that torch predicts,"
     if not difference <= _TOLERANCE * max(largest, 1e-6):
         raise ExportError(
             f"{file} does not compute what torch computes: {text} of {len(images)} images; "
-            "do not use this file, and report the operators of your network"
+            "nothing was written; report the operators of your network"
         )
     return text.rstrip(",")
 
@@ -156,7 +175,10 @@ def _load_torch(file: Path) -> Predict:
 
 
 def _load_onnx(file: Path) -> Predict:
-    import onnxruntime
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise missing_package("onnxruntime") from None
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     (images_input,) = session.get_inputs()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from orchestrator.console import run_command
-from orchestrator.tracking.options import add_tracking_option
+from orchestrator.tracking.options import add_report_options
 from pipelines.imports import importing_libraries
 
 
@@ -42,21 +42,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="directory for table.md, table.csv, table.tex, report.html and figures/ "
         "(default: reports/STUDY in the storage)",
     )
-    parser.add_argument(
-        "--storage",
-        default="storage",
-        metavar="DIR",
-        help="the study's storage, with the tracking store unless MLFLOW_TRACKING_URI is set "
-        "(default: ./storage)",
-    )
-    add_tracking_option(parser)
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a key, as in the orchestrator.sweep command that ran the study; repeatable",
-    )
+    add_report_options(parser)
     parser.add_argument(
         "--only",
         action="append",

@@ -19,6 +19,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.study.validation import suggestion
+from pipelines.errors import UserError
 from pipelines.evaluation.counts import Counts, mean_over_classes
 from pipelines.evaluation.metrics import (
     COUNT_METRICS,
@@ -34,6 +36,10 @@ REPLICATES = 10_000
 FEW_GROUPS = 6
 # Maximum number of 8-byte values in one array; several such arrays exist at a time.
 _BLOCK_VALUES = 2**21
+
+
+class UnknownClassError(UserError, ValueError):
+    """The report names a class that the scored images do not have."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +110,9 @@ def resampled_scores(
     ]
     first = _with_labels(counts[0])
     images = len(first.identifiers)
-    lengths = [each.statistics.shape[1] for own in metrics for each in own]
     blocks: list[dict[str, list[NDArray[np.float64]]]] = [{} for _ in counts]
-    rows = max(1, _BLOCK_VALUES // max(images, *lengths, labels[0].shape[1]))
+    # The draws within groups depend on the rows, so these must not depend on the metrics.
+    rows = max(1, _BLOCK_VALUES // max(images, labels[0].shape[1]))
     for weights in _weights(first, replicates, rows):
         # Exact, because sums of pixels are far below 2**53.
         common = weights @ labels[0] > 0
@@ -114,8 +120,12 @@ def resampled_scores(
             same = own_labels is labels[0] or np.array_equal(own_labels, labels[0])
             present = common if same else weights @ own_labels > 0
             for each in own:
-                block = labeled_score(each.metric, weights @ each.statistics, present)
-                scores.setdefault(each.key, []).append(block)
+                step = max(1, _BLOCK_VALUES // each.statistics.shape[1])
+                for start in range(0, len(weights), step):
+                    part = slice(start, start + step)
+                    sums = weights[part] @ each.statistics
+                    block = labeled_score(each.metric, sums, present[part])
+                    scores.setdefault(each.key, []).append(block)
     return [{key: np.concatenate(parts) for key, parts in scores.items()} for scores in blocks]
 
 
@@ -138,13 +148,20 @@ def count_metric(
     """Return a metric with the counts as its statistics.
 
     name: one of `COUNT_METRICS`, or `iou/NAME` of a class or of one of the `groups` of classes.
+    Raises UnknownClassError if there is no such class.
     """
     statistics = counts.values.reshape(len(counts.values), -1).astype(np.float64)
     _, _, own = name.partition("iou/")
     if not own:
         return Measured(name, COUNT_METRICS[name], statistics)
-    members = [counts.classes.index(each) for each in (groups or {}).get(own, (own,))]
-    return Measured(name, GroupIoU(members), statistics)
+    members = (groups or {}).get(own, (own,))
+    for each in members:
+        if each not in counts.classes:
+            raise UnknownClassError(
+                f"the report has {name!r}, but the scored images have no class {each!r}; "
+                f"{suggestion(each, list(counts.classes))}"
+            )
+    return Measured(name, GroupIoU([*map(counts.classes.index, members)]), statistics)
 
 
 def labeled_classes(counts: Counts) -> NDArray[np.bool_]:

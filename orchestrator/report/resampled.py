@@ -173,12 +173,14 @@ class CountsReader:
         if statistics is None or statistics.identifiers != counts.identifiers:
             return found
         # torch is imported where it is needed only.
-        from pipelines.evaluation.measuring import build_metric
+        from pipelines.evaluation.measuring import build_metrics
 
+        configs = [config for key, config in statistics.configs.items() if key in self.metrics]
         return found + [
-            Measured(key, build_metric(config, len(counts.classes)), statistics.values[key])
-            for key, config in statistics.configs.items()
-            if key in self.metrics
+            Measured(each.key, each.metric, statistics.values[each.key])
+            for each in build_metrics(configs, len(counts.classes))
+            # The code of an own metric may have changed since.
+            if each.length == statistics.values[each.key].shape[1]
         ]
 
     def _download(self, run_id: str, path: str, read: Callable[[Path], Content]) -> Content | None:
@@ -194,5 +196,5 @@ def _resampled_score(
     measured: Measured, labeled: NDArray[np.bool_], replicates: NDArray[np.float64]
 ) -> ResampledScore:
     own = labeled_score(measured.metric, measured.statistics.sum(axis=0), labeled)
-    finite = bool(np.isfinite(replicates).all())
+    finite = bool(np.isfinite(replicates).all() and np.isfinite(own))
     return ResampledScore(measured.score, float(own), replicates if finite else None)

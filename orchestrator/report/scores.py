@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from orchestrator.report.rows import Row
 from orchestrator.study.config import SCORE_LABELS, StudyConfig
+from pipelines.data.manifest import metric_name
 from pipelines.evaluation.config import MetricConfig
 
 
@@ -32,7 +33,7 @@ class Score:
         for result in row.finished:
             value = None
             if result.run is not None:
-                value = result.run.metrics.get(f"{self.prefix}/{self.key}")
+                value = result.run.metrics.get(metric_name(f"{self.prefix}/{self.key}"))
             if value is None and result.counts is not None and self.key in result.counts.others:
                 # Runs of older code did not record all metrics of the counts.
                 value = result.counts.others[self.key].score

@@ -285,6 +285,9 @@ class ReportOptions:
             raise ValueError(f"columns must be different, received {list(self.columns)}")
         if self.images < 0:
             raise ValueError(f"images must not be negative, received {self.images}")
+        for name, classes in self.class_groups.items():
+            if not classes:
+                raise ValueError(f"class_groups has {name!r} without classes; name at least one")
 
     @property
     def differences(self) -> tuple[str, ...]:

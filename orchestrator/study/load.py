@@ -43,7 +43,7 @@ _PLACEHOLDERS: dict[Keys, Any] = {
     ("protocols", ANY): {},
 }
 # Keys that `--set` may change without changing the table. Another `study` gets its own page.
-_TABLE_UNCHANGED = ("study", "description", "resources", "limits", "first")
+_TABLE_UNCHANGED = ("study", "description", "resources", "limits", "notify", "first")
 # If one of these is invalid, checks across the parts of the study would be misleading.
 _REQUIRED = ("base", "variants", "grid", "kind", "protocols")
 
@@ -67,10 +67,10 @@ def load_study(
     unreadable: list[Problem] = []
     if isinstance(path, Path):
         source = _read(path, (), problems, unreadable)
-        text = path.read_text(encoding="utf-8")
+        original = path.read_text(encoding="utf-8")
     else:
         source = mapping_source(path, "the study")
-        text = dump_yaml(source.value)
+        original = dump_yaml(source.value)
         source = _extended_source(source, Path(), (), problems, unreadable)
     source = _without_removed(source)
     if unreadable and "variants" not in source.value:
@@ -93,6 +93,7 @@ def load_study(
             source = _with_axis(source, axis, one, [one.at(tuple(axis.split(".")))])
         else:
             experiment_overrides.append(one)
+    problems += _lengths(experiment_overrides)
     result = examine(source, StudyConfig, placeholders=_PLACEHOLDERS)
     config = result.value
     problems += result.problems
@@ -121,7 +122,7 @@ def load_study(
     return Study(
         config,
         _only(trials, only),
-        text,
+        original,
         _resolved(source, overrides),
         (*unused, *overlapping_splits(trials, source)),
         trials,
@@ -129,6 +130,19 @@ def load_study(
             f"{key}={text}" for key, text in overrides if key.split(".")[0] not in _TABLE_UNCHANGED
         ),
     )
+
+
+def _lengths(overrides: Sequence[Source]) -> Iterator[Problem]:
+    """Yield a problem if overrides set both lengths of a training, of which the last would win."""
+    given: dict[str, str] = {}
+    for one in overrides:
+        training = one.value.get("training")
+        for key in ("epochs", "steps"):
+            if isinstance(training, dict) and training.get(key) is not None:
+                given[key] = one.name
+    if len(given) > 1:
+        message = "`training.epochs` and `training.steps` replace each other; remove one of them"
+        yield Problem(SourceLocation(" ".join(given.values())), message)
 
 
 def override_of(text: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from orchestrator.study.config import OTHER_METRICS, SCORE_LABELS, TABLE_COLUMNS
 from orchestrator.study.study import Trial
 from orchestrator.study.validation import suggestion
 from orchestrator.study.yaml_source import Problem, Source
-from pipelines.evaluation.config import COUNTED
+from pipelines.evaluation.config import COUNTED, METRICS
 
 # Metrics by key: their different settings, each with the name of a trial.
 _Settings = dict[str, dict[str, str]]
@@ -101,12 +101,20 @@ def _objective(config: StudyConfig, trials: Sequence[Trial], source: Source) -> 
     if config.early_stopping is None:
         return
     metric = config.early_stopping.metric
-    kind = metric.split("/")[0]
+    kind, _, class_name = metric.partition("/")
     for trial in trials:
-        keys = [each.key for each in trial.experiment.evaluation.metric_configs]
-        known = [*COUNTED, *keys]
-        if metric not in known and not (kind != metric and kind in ("iou", *keys)):
+        own = {each.key: each for each in trial.experiment.evaluation.metric_configs}
+        known = [*COUNTED, *own]
+        has_classes = kind == "iou" or (kind in own and _has_classes(own[kind].name))
+        if metric not in known and not (class_name and has_classes):
             message = f"`early_stopping.metric` is {metric!r}, which {trial.name} does not compute"
             location = source.location(("early_stopping", "metric"))
             yield Problem(location, f"{message}; {suggestion(metric, known)}")
             return
+
+
+def _has_classes(metric: str) -> bool:
+    """Whether a metric, by name, has scores of classes."""
+    from pipelines.evaluation.metrics import ClassMetric  # needs pyarrow
+
+    return issubclass(METRICS.find(metric), ClassMetric)

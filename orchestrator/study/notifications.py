@@ -8,6 +8,17 @@ from urllib.parse import urlsplit
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 
 
+def is_address(text: str) -> bool:
+    """Whether a text is the address of a web page."""
+    try:
+        parts = urlsplit(text)
+        port_is_valid = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    plain = text.isascii() and text.isprintable() and " " not in text
+    return plain and parts.scheme in ("http", "https") and bool(parts.hostname) and port_is_valid
+
+
 @dataclass(frozen=True)
 class NotifyOptions:
     """Who is notified when a command ends that trains: the study is finished, has failed, or is
@@ -27,10 +38,7 @@ class NotifyOptions:
     command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        address = urlsplit(self.url or "https://host")
-        if "$" not in (self.url or "") and not (
-            address.scheme in ("http", "https") and address.hostname
-        ):
+        if self.url is not None and "$" not in self.url and not is_address(self.url):
             raise ValueError(
                 f"url must be an address such as https://HOST/PATH, or a variable such as "
                 f"$WEBHOOK, received {self.url!r}"

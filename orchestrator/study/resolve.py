@@ -232,13 +232,16 @@ def check_protocols(study: Study, trials: Sequence[ResolvedTrial]) -> None:
                 raise DatasetError(f"protocol {name!r}: {error}") from None
 
 
-def check_class_groups(study: Study, trials: Sequence[ResolvedTrial]) -> None:
-    """Check that the data sets have the classes that `report.class_groups` and the columns of
-    differences name. Raises DatasetError if not."""
+def check_classes(study: Study, trials: Sequence[ResolvedTrial]) -> None:
+    """Check that the data sets have the classes that `report.class_groups`, the columns of
+    differences and `early_stopping.metric` name. Raises DatasetError if not."""
     report = study.config.report
     groups = [(f"report.class_groups.{name}", each) for name, each in report.class_groups.items()]
     compared = [name.removeprefix("iou/") for name in report.differences if name[:4] == "iou/"]
     groups += [("report.columns", (each,)) for each in compared if each not in report.class_groups]
+    if study.config.early_stopping is not None:
+        _, _, ranked = study.config.early_stopping.metric.partition("/")
+        groups += [("early_stopping.metric", (ranked,))] if ranked else []
     datasets = {trial.location: trial.dataset for trial in trials}
     for location, dataset in datasets.items():
         classes = [entry.name for entry in dataset.manifest.classes]

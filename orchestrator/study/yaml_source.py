@@ -152,19 +152,19 @@ def read_yaml(path: Path, problems: list[Problem] | None = None) -> Source:
 
 
 def mapping_source(values: Mapping[str, Any], name: str) -> Source:
-    """Return a study given as a mapping in Python; messages call it `name`. Tuples become lists,
-    paths become text, and NumPy scalars become numbers. Raises StudyError for other types."""
+    """Return a study given as a mapping in Python; messages call it `name`. Keys and paths become
+    text, tuples and arrays become lists. Raises StudyError for other types."""
     problems: list[Problem] = []
 
     def plain(value: Any, key: str) -> Any:
         if isinstance(value, Mapping):
-            return {inner: plain(each, f"{key}.{inner}") for inner, each in value.items()}
+            return {str(inner): plain(each, f"{key}.{inner}") for inner, each in value.items()}
         if isinstance(value, list | tuple | range):
             return [plain(each, f"{key}.{index}") for index, each in enumerate(value)]
         if isinstance(value, PurePath):
             return str(value)
-        if not isinstance(value, str | int | float | None) and hasattr(value, "item"):
-            value = value.item()
+        if hasattr(value, "tolist"):  # arrays, and their scalars, some of which are floats
+            return plain(value.tolist(), key)
         if not isinstance(value, str | int | float | None):
             message = (
                 f"`{key[1:]}` is a {type(value).__name__}; use text, a number, a list or a dict"

@@ -131,9 +131,11 @@ class SweepController:
             raise
         finally:
             refresher.close()
-            study_run.close(status)
-            if has_trained:
-                self._notify(study_run, status)
+            try:
+                study_run.close(status)
+            finally:
+                if has_trained and not study_run.lost_reason:
+                    self._notify(study_run, status)
         return done
 
     def _notify(self, study_run: StudyRun, status: RunStatus) -> None:

@@ -2,14 +2,18 @@
 
 import json
 import logging
+import shutil
 import subprocess
+import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from rich.console import Console
 
 from orchestrator.console import InputError, warn
-from orchestrator.study.notifications import NotifyOptions
+from orchestrator.study.notifications import NotifyOptions, is_address
 from orchestrator.tracking.runs import RunStatus
 
 logger = logging.getLogger(__name__)
@@ -20,11 +24,22 @@ _WORDS: dict[str, str] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": 
 
 
 def check_notifications(options: NotifyOptions) -> None:
-    """Raise InputError if the webhook's address needs an environment variable that is not set."""
+    """Raise InputError if the webhook needs an environment variable that is not set or holds no
+    address, or if the program does not exist."""
     if missing := options.missing_variables:
         raise InputError(
             f"notify.url is {options.url}, but the environment variable {missing[0]} is not set; "
             "set it where the command runs"
+        )
+    if options.url and not is_address(options.expanded_url):
+        raise InputError(  # without the value, which may be secret
+            f"notify.url is {options.url}, which is not an address such as https://HOST/PATH with "
+            "the values of its environment variables; change them where the command runs"
+        )
+    if options.command and shutil.which(options.command[0]) is None:
+        raise InputError(
+            f"notify.command starts {options.command[0]!r}, but there is no such program; install "
+            "it where the command runs, or give its path"
         )
 
 
@@ -80,19 +95,39 @@ def _post(url: str, content: Mapping[str, object]) -> None:
     request = urllib.request.Request(
         url, json.dumps(content).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=_URL_SECONDS):
-        pass
+    try:
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=_URL_SECONDS):
+            pass
+    except urllib.error.HTTPError:
+        raise
+    except urllib.error.URLError as error:
+        raise RuntimeError(str(error.reason)) from error
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Refuses redirects, to which urllib would send a request without the message."""
+
+    def redirect_request(self, *_: Any) -> NoReturn:
+        raise RuntimeError("it redirects to another address; set notify.url to that one")
 
 
 def _run(command: Sequence[str], content: Mapping[str, object]) -> None:
-    done = subprocess.run(
-        [*command, str(content["text"])],
-        input=json.dumps(content),
-        capture_output=True,
-        text=True,
-        timeout=_COMMAND_SECONDS,
-    )
+    # A file, because a program that goes on in the background would keep a pipe open.
+    with tempfile.TemporaryFile() as file:
+        try:
+            done = subprocess.run(
+                [*command, str(content["text"])],
+                input=json.dumps(content).encode(),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                timeout=_COMMAND_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(
+                f"{command[0]} did not end within {_COMMAND_SECONDS:g} s and was killed"
+            ) from None
+        file.seek(0)
+        output = file.read().decode(errors="replace").strip().splitlines()
     if done.returncode:
-        output = (done.stderr or done.stdout).strip().splitlines()
         detail = f" ({output[-1]})" if output else ""
         raise RuntimeError(f"{command[0]} ended with status {done.returncode}{detail}")

@@ -20,7 +20,7 @@ from orchestrator.planning.reconcile import ReconcileOptions, reconcile
 from orchestrator.scheduling.capacity import Placement, plan_placement
 from orchestrator.scheduling.devices import have_bfloat16
 from orchestrator.study.resolve import (
-    check_class_groups,
+    check_classes,
     check_protocols,
     check_submission,
     resolve_trials,
@@ -154,7 +154,7 @@ def _prepared(study: Study, context: RunContext, plan_only: bool = False) -> Ite
             native_bfloat16=_native_bfloat16(context, placement),
         )
         check_protocols(study, trials)
-        check_class_groups(study, trials)
+        check_classes(study, trials)
         show_data(study, trials, context.console)
         check_submission(study, trials)
         store = open_store(context.storage)

@@ -28,13 +28,11 @@ from pipelines.config import load_yaml
 _MISSING = "-"
 # Keys that only name and describe a study.
 _NAMES = ("study", "description")
-# Attributes of runs that make scores incomparable, with their names in messages.
-_CONDITIONS = {
-    "data": "data sets",
-    "code": "code versions",
-    "precision": "precisions",
-    "workers": "numbers of workers",
-}
+# Values of runs that make scores incomparable, and what to call them.
+_CONDITIONS = (
+    *(("data", "data sets"), ("code", "code versions")),
+    *(("precision", "precisions"), ("workers", "numbers of workers")),
+)
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ def _warnings(first: _Side, second: _Side) -> Iterator[str]:
     others = {_key(row): row for row in second.rows}
     pairs = [(row, others[_key(row)]) for row in first.rows if _key(row) in others]
     scored = [(row, other) for row, other in pairs if row.miou and other.miou]
-    for name, words in _CONDITIONS.items():
+    for name, words in _CONDITIONS:
         count = sum(row.run_values(name) != other.run_values(name) for row, other in scored)
         if count:
             yield f"{count} of {len(scored)} rows compare different {words}"

@@ -130,7 +130,7 @@ class Augmentation:
         present = torch.zeros(len(others), IGNORE_INDEX + 1, dtype=torch.bool, device=draws.device)
         present = present.scatter(1, flat, True)[:, :IGNORE_INDEX]
         # Positions in a random order of the classes that are present.
-        position = class_draws.where(present, torch.inf).argsort(dim=1).argsort(dim=1)
+        position = class_draws.where(present, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
         chosen = is_mixed & present & (position < present.sum(dim=1, keepdim=True) // 2)
         return F.pad(chosen, (0, 1)).gather(1, flat).view_as(others)
 

@@ -20,8 +20,8 @@ METRICS: Registry[Any] = Registry(
     },
 )
 
-# Names under which an evaluation records other values.
-_RESERVED = (*COUNTED, "iou", "best_miou", "seconds")
+# Names under which an evaluation records other values, in MLflow or in the statistics by image.
+_RESERVED = (*COUNTED, "iou", "best_miou", "seconds", "identifier")
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _LARGEST_SCALE = 16  # an image has 256 times as many pixels at this scale
 

@@ -1,7 +1,7 @@
 """Builds the metrics that a configuration names, and applies them to images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class ImageMetric:
         elif not bool(result.isfinite().all()):
             received = "values that are not finite"
         else:
-            return result
+            return result.to(labels.device)  # of a metric that computes with NumPy
         length = f"{self.length}," if self.length else "S,"
         raise MetricError(
             f"metric {self.key}: statistics must be finite sums, float64 ({length}), received "
@@ -113,17 +113,35 @@ def _checked(config: MetricConfig, metric: Metric, classes: int) -> ImageMetric:
         config.key, metric, takes_argument(metric.statistics, "probabilities")
     )
     labels = torch.arange(64).reshape(8, 8) % classes
-    probabilities = torch.full((classes, 8, 8), 1 / classes)
-    length = len(image_metric.statistics(labels.roll(1, dims=1), labels, probabilities))
-    image_metric = ImageMetric(config.key, metric, image_metric.takes_probabilities, length)
-    sums = torch.stack(
-        [
-            image_metric.statistics(labels.roll(1, dims=1), each, probabilities)
-            for each in (labels, torch.full_like(labels, IGNORE_INDEX))
-        ]
-    ).numpy()
+    first = _repeated_statistics(image_metric, labels, classes)
+    image_metric = replace(image_metric, length=len(first))
+    unlabeled = torch.full_like(labels, IGNORE_INDEX)
+    second = _repeated_statistics(image_metric, unlabeled, classes)
+    sums = torch.stack([first, second]).numpy()
     _check_score(image_metric, np.stack([sums, 3 * sums[::-1]]), classes)
     return image_metric
+
+
+def _repeated_statistics(image_metric: ImageMetric, labels: Tensor, classes: int) -> Tensor:
+    """Return the statistics of a small image, after checking that they depend on it alone.
+
+    labels: int64 `(8, 8)`.
+    """
+    prediction = torch.arange(64).reshape(8, 8).roll(1, dims=1) % classes
+    given = prediction, labels, torch.full((classes, 8, 8), 1 / classes)
+    passed = [each.clone() for each in given]
+    statistics = image_metric.statistics(*passed)
+    if not all(map(torch.equal, passed, given)):
+        raise MetricError(
+            f"metric {image_metric.key}: statistics must not change its arguments, which other "
+            "metrics get too; change a copy, such as labels.clone()"
+        )
+    if not torch.equal(image_metric.statistics(*passed), statistics):
+        raise MetricError(
+            f"metric {image_metric.key}: statistics must depend on its arguments alone, but two "
+            "calls with the same image gave different sums; remove its state or randomness"
+        )
+    return statistics
 
 
 def _check_score(image_metric: ImageMetric, sums: Array, classes: int) -> None:
@@ -135,6 +153,11 @@ def _check_score(image_metric: ImageMetric, sums: Array, classes: int) -> None:
     shape: tuple[int, ...]
     name, function, shape = "score", metric.score, ()
     if isinstance(metric, ClassMetric):
+        if type(metric).score is not ClassMetric.score:
+            raise MetricError(
+                f"metric {key}: the score of a ClassMetric is the mean over its classes, but it "
+                "has another; remove `score`, or derive it from Metric"
+            )
         name, function, shape = "class_scores", metric.class_scores, (classes,)
     failure = f"metric {key}: {name} failed on sums of shape {sums.shape}"
     with failures_as(MetricError, failure), undefined_as_nan():

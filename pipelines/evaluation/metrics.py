@@ -86,6 +86,14 @@ class Measured:
         with undefined_as_nan():
             return self.metric.class_scores(self.statistics.sum(axis=0))
 
+    def named_scores(self, classes: Sequence[str]) -> dict[str, float]:
+        """Return the score as `KEY` and those of the classes as `KEY/CLASS`, which may be NaN."""
+        by_class = self.class_scores
+        if by_class is None:
+            return {self.key: self.score}
+        named = [f"{self.key}/{name}" for name in classes]
+        return {self.key: self.score, **dict(zip(named, by_class.tolist(), strict=True))}
+
 
 class _MeanIoU(ClassMetric):
     """Mean of TP / (TP + FP + FN)."""

@@ -53,13 +53,13 @@ class Scores:
         }
 
     def metrics(self, classes: Sequence[str]) -> dict[str, float]:
-        """Return all metrics by name, without those that are NaN (the IoU of an absent class)."""
-        named = self.counted | {each.key: each.score for each in self.measured}
-        for key, scores in self.class_scores.items():
-            named |= {
-                f"{key}/{name}": value for name, value in zip(classes, scores.tolist(), strict=True)
-            }
-        return {name: value for name, value in named.items() if not math.isnan(value)}
+        """Return all metrics by name, without those that are not finite (the IoU of an absent class
+        is NaN)."""
+        named = self.counted
+        named |= {f"iou/{name}": v for name, v in zip(classes, self.iou.tolist(), strict=True)}
+        for each in self.measured:
+            named |= each.named_scores(classes)
+        return {name: value for name, value in named.items() if math.isfinite(value)}
 
 
 class ScoreState(torchmetrics.Metric):

@@ -30,6 +30,14 @@ class ExportError(UserError, RuntimeError):
     """A network cannot be exported; the message says why."""
 
 
+def missing_package(name: str) -> ExportError:
+    """Return the error of a package that ONNX files need."""
+    return ExportError(
+        f"ONNX needs the package {name}; install it with pip install "
+        "'segmentation-orchestrator[onnx]', or use --format torch"
+    )
+
+
 class _WholeImage(nn.Module):
     """Returns a network's main logits at the size of the images."""
 
@@ -77,10 +85,7 @@ def save_onnx(program: ExportedProgram, file: Path, metadata: Mapping[str, Any])
     try:
         import onnxscript  # noqa: F401  torch imports it
     except ModuleNotFoundError as error:
-        raise ExportError(
-            f"ONNX needs the package {error.name}; install it with pip install "
-            "'segmentation-orchestrator[onnx]', or use --format torch"
-        ) from None
+        raise missing_package(str(error.name)) from None
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # without torchvision, it warns about operators of torchvision

@@ -13,26 +13,12 @@ from orchestrator.study.resolve import resolve_trials
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.statistics_file import read_statistics
 from pipelines.training.loop import Training, TrainingReport
+from tests.support.own_metric import WRONG
 from tests.support.sweep_command import runs, sweep
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-OWN = """\
-import torch
-from pipelines.evaluation.metrics import Metric
-
-class Wrong(Metric):
-    def __init__(self, factor: float = 1.0):
-        self.factor = factor
-
-    def statistics(self, prediction, labels):
-        valid = labels != 255
-        wrong = self.factor * (prediction != labels)[valid].sum().double()
-        return torch.stack([wrong, valid.sum().double()])
-
-    def score(self, sums):
-        return sums[..., 0] / sums[..., 1]
-
+OWN = f"""{WRONG}
 class Confidence(Metric):
     def statistics(self, prediction, labels, probabilities):
         confidence = probabilities.amax(dim=0)[labels != 255].double()

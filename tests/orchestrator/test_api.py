@@ -39,11 +39,15 @@ def test_import_is_light() -> None:
 def test_mapping_and_file_are_the_same_study(tmp_path: Path, small_streets: Path) -> None:
     file = write_study(tmp_path, small_streets, PLAIN)
     values = load_yaml(file.read_text())
-    values["base"]["data"] = {"dataset": small_streets, "crop": np.array((64, 64)).tolist()}
+    values["base"]["data"] = {"dataset": small_streets, "crop": np.array((64, 64))}
     values["base"]["training"]["epochs"] = np.int64(3)
     given, read = load_study(values), load_study(file)
     assert (given.config, given.trials, given.resolved) == (read.config, read.trials, read.resolved)
     assert Study(values, set={"training.epochs": np.int64(9)}, only="b").trials == ["b"]
+    description = 'gr\u00fcn \U0001f6a6: # ["1"]'
+    overridden = Study(values, set={"description": description, "training.learning_rate": 1e-5})
+    assert overridden._study.config.description == description
+    assert overridden._study.trials[0].experiment.training.learning_rate == 1e-5
     assert repr(Study(values)) == "<Study 'plain': 2 trials>"
 
 
@@ -67,6 +71,11 @@ def test_mapping_may_extend_a_file(
 def test_mistakes_in_a_mapping_are_reported(values: dict[str, object], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         Study({"study": "s", **values})
+
+
+def test_override_of_another_type_is_reported() -> None:
+    with pytest.raises(StudyError, match=r"set: `training\.epochs` is a set; use text, a number"):
+        Study({"study": "s", "variants": {"a": {}}}, set={"training.epochs": {1, 2}})
 
 
 def test_frames_and_report_are_those_of_the_command(

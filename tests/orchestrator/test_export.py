@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from models import FENetConfig, split_output
+from orchestrator.evaluation import export_model
 from orchestrator.evaluation.trained_model import load_model
 from orchestrator.export import main
 from pipelines.data.config import DataConfig
@@ -23,6 +24,7 @@ from pipelines.network.export import METADATA, ExportError, export_program, save
 from pipelines.network.file_names import WEIGHTS_FILE
 from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment
+from tests.support.finished_run import FinishedRun
 
 # Sizes of which none was exported: small, odd, and flat.
 SIZES = ((33, 64), (75, 133), (257, 40))
@@ -96,6 +98,27 @@ class _Deciding(torch.nn.Module):
 def test_network_that_cannot_be_exported_is_reported() -> None:
     with pytest.raises(ExportError, match=r"torch\.export cannot export this network"):
         export_program(_Deciding())
+
+
+def test_file_that_computes_something_else_is_not_written(
+    finished_run: FinishedRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """NaN differs from every number."""
+    classes = len(open_dataset(finished_run.dataset).manifest.classes)
+    other = torch.nn.Conv2d(3, classes, 1)
+    torch.nn.init.constant_(other.weight, torch.nan)
+    program = export_program(other)
+    monkeypatch.setattr(export_model, "export_program", lambda _: program)
+    out = tmp_path / "exported"
+    arguments = [str(finished_run.directory), "--out", str(out), "--format", "torch"]
+    assert main(arguments) == 2
+    assert "model.pt2 does not compute what torch computes" in capsys.readouterr().out
+    assert list(out.iterdir()) == []
+    assert main([*arguments, "--split", "vall"]) == 2
+    assert "'vall'" in capsys.readouterr().out
 
 
 def test_missing_onnx_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

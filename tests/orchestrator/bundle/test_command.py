@@ -3,21 +3,27 @@
 import json
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from orchestrator.bundle.__main__ import main
-from orchestrator.bundle.content import Bundle, BundleError
+from orchestrator.bundle.content import Bundle, BundleError, pack
 from orchestrator.bundle.replay import replay
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
+from pipelines.preparation.embedded import prepare_streets
 from tests.support.fabricated_studies import FEW, PLAIN, fabricate, write_study
+from tests.support.own_metric import WRONG
 
-SEEDS = PLAIN + "seeds: [0, 1, 2]\nreport: {columns: [miou, difference, p, iou/road]}\n"
+SEEDS = PLAIN.replace("  training:", "  evaluation: {boundary: 2}\n  training:")
+SEEDS += "seeds: [0, 1, 2]\n"
+SEEDS += "report: {columns: [miou, difference, p, iou/road, boundary_f, difference/boundary_f]}\n"
 
 
 @pytest.fixture(autouse=True)
@@ -73,8 +79,8 @@ def test_bundle_has_everything_and_is_correct(
     assert main([str(bundle), "--check"]) == 0
     output = capsys.readouterr().out
     assert "no problems" in output
-    # mIoU, Dice, three accuracies and the IoU of ten classes of six trials.
-    assert output.startswith(f"{6 * 15} scores and "), sorted(content.runs["b, seed 0"].metrics)
+    # Of six trials: mIoU, Dice, three accuracies, and for all and ten classes IoU and boundary F.
+    assert output.startswith(f"{6 * 26} scores and "), sorted(content.runs["b, seed 0"].metrics)
 
 
 def test_changed_scores_are_found(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,6 +90,7 @@ def test_changed_scores_are_found(bundle: Path, capsys: pytest.CaptureFixture[st
         document = json.loads(text)
         document["table"][1]["difference"] += 0.01
         document["runs"]["a, seed 1"]["metrics"]["val/iou/road"] += 1e-6
+        document["runs"]["b, seed 0"]["metrics"]["val/boundary_f"] += 1e-6
         return json.dumps(document)
 
     edit(bundle / "bundle.json", exchange)
@@ -96,8 +103,9 @@ def test_changed_scores_are_found(bundle: Path, capsys: pytest.CaptureFixture[st
     assert lines[1] == "tables/table.md was changed (its SHA-256 differs)"
     assert lines[2].startswith("the sources have the code version ")
     assert lines[3].startswith("a, seed 1: val/iou/road is ")
-    assert lines[4].startswith("b: difference is ")
-    assert len(lines) == 5
+    assert lines[4].startswith("b, seed 0: val/boundary_f is ")
+    assert lines[5].startswith("b: difference is ")
+    assert len(lines) == 6
 
 
 def test_changed_counts_are_found(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,8 +114,14 @@ def test_changed_counts_are_found(bundle: Path, capsys: pytest.CaptureFixture[st
     table = table.set_column(3, "tp", pc.add(table["tp"], 1))
     with pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
+    statistics, counts = (sorted(bundle.rglob(f"{n}.arrow"))[-1] for n in ("statistics", "counts"))
+    statistics.unlink()
+    counts.unlink()
     assert main([str(bundle), "--check"]) == 1
-    assert "counts.arrow was changed" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "counts.arrow was changed" in output
+    assert "counts.arrow: not in the bundle" in output
+    assert "statistics.arrow is missing" in output
 
 
 def test_zip_of_an_incomplete_study(
@@ -134,7 +148,9 @@ def test_own_modules_travel_with_the_bundle(
     (code / "own_parts" / "__init__.py").write_text("")
     (code / "own_parts" / "inner" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(code)
+    (code / "own_metric.py").write_text(WRONG)
     text = f"{PLAIN}imports: [own_parts.inner, own_single]\n"
+    text += "protocols: {whole: {metrics: ['own_metric:Wrong']}}\n"
     file = write_study(tmp_path, small_streets, text)
     fabricate(load_study(file), own_store, cities=FEW)
     out = tmp_path / "bundle"
@@ -145,15 +161,74 @@ def test_own_modules_travel_with_the_bundle(
     assert main([str(out), "--check"]) == 0
 
 
-@pytest.mark.parametrize("name", ["nothing", "study.yaml"])
-def test_other_files_are_rejected(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_files_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "study.yaml").write_text("study: s\n")
     (tmp_path / "empty").mkdir()
-    assert main([str(tmp_path / name), "--check"]) == 2
-    assert main([str(tmp_path / "empty"), "--check"]) == 2
-    assert "is not a bundle" in capsys.readouterr().out
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("readme", "text")
+    for name in ("nothing", "study.yaml", "empty", "other.zip"):
+        assert main([str(tmp_path / name), "--check"]) == 2
+        output = capsys.readouterr().out
+        assert f"{tmp_path / name} is not a bundle" in output or "cannot be opened" in output
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: [],
+        lambda document: {**document, "runs": []},
+        lambda document: {**document, "runs": {"a, seed 0": {"metrics": 3}}},
+        lambda document: {**document, "codes": {}},
+        lambda document: {**document, "sources": {"0": {"files": [1]}}},
+        lambda document: {key: value for key, value in document.items() if key != "table"},
+    ],
+)
+def test_other_descriptions_are_one_error(
+    bundle: Path, change: Callable[[Any], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(bundle / "bundle.json", lambda text: json.dumps(change(json.loads(text))))
+    capsys.readouterr()
+    assert main([str(bundle), "--check"]) == 2
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("error: ")
+
+
+def test_damaged_zip_is_one_error(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = pack(bundle, tmp_path / "bundle.zip")
+    content = bytearray(archive.read_bytes())
+    for position in range(200, len(content) // 2, 997):
+        content[position] ^= 255
+    archive.write_bytes(content)
+    capsys.readouterr()
+    assert main([str(archive), "--check"]) == 2
+    assert f"{archive} cannot be opened (" in capsys.readouterr().out
+
+
+def test_zip_of_a_folder_is_checked(bundle: Path, tmp_path: Path) -> None:
+    """As most programs pack a bundle that was unpacked."""
+    (tmp_path / "outer").mkdir()
+    bundle.rename(tmp_path / "outer" / "supplement")
+    assert main([str(pack(tmp_path / "outer", tmp_path / "packed.zip")), "--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--check", "--out", "x"], "--out has no effect with --check"),
+        (["--check", "--storage", "x"], "--storage has no effect with --check"),
+        (["--replay", "t", "--set", "a=1"], "--set has no effect with --replay"),
+        (["--out", "x", "--dataset", "d"], "--dataset has no effect without --replay"),
+    ],
+)
+def test_option_that_is_not_used_is_rejected(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["bundle", *arguments])
+    assert raised.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_replay_compares_bit_for_bit(
@@ -188,3 +263,22 @@ def test_replay_compares_bit_for_bit(
     assert result.problems == ("train/loss, from epoch 2 on",)
     with pytest.raises(BundleError, match="no trial 'b, seed 9' has a run"):
         replay(bundle, "b, seed 9", tmp_path / "third", None, train)
+
+
+def test_replay_is_no_comparison_of_a_run_with_itself(
+    bundle: Path, small_streets: Path, tmp_path: Path, own_store: Path
+) -> None:
+    file = write_study(tmp_path, small_streets, PLAIN)
+    fabricate(load_study(file), own_store, cities=FEW)
+    out = tmp_path / "bundle"
+    assert main([str(file), "--storage", str(own_store), "--out", str(out)]) == 0
+
+    def train(study: Study, storage: Path) -> bool:
+        raise AssertionError("nothing is trained")
+
+    with pytest.raises(BundleError, match="holds the runs of the bundle"):
+        replay(out, "a", own_store, None, train)
+    other = tmp_path / "other"
+    prepare_streets(other, train=3, val=2, size=(32, 64))
+    with pytest.raises(BundleError, match=r"has the fingerprint .* with --dataset"):
+        replay(out, "a", tmp_path / "new", str(other), train)

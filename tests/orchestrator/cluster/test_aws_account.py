@@ -129,6 +129,51 @@ def test_file_offers_what_it_may_start(
     assert launch.remarks == ("checked: stack, bucket, spot role, images, quotas",)
 
 
+def test_machine_that_does_not_exist_is_an_obstacle(
+    account: Any, aws_config: dict[str, Any]
+) -> None:
+    aws_config["available_node_types"]["gpu"]["node_config"]["InstanceType"] = "g6e.huge"
+    obstacles = check_account(aws_config, {"gpu": 1}).obstacles
+    assert any("g6e.huge" in each and "edit `InstanceType`" in each for each in obstacles)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (["available_node_types"], [], r"available_node_types: \[\] is not of type 'object'"),
+        (["head_node_type"], "boss", "head_node_type is 'boss', not one of "),
+        (
+            ["available_node_types", "gpu", "resources"],
+            {"CPU": "x"},
+            "'x' is not of type 'integer'",
+        ),
+        (["available_node_types", "gpu", "node_config"], {}, "node_config has no InstanceType"),
+        (["max_workers"], None, "max_workers: None is not of type 'integer'"),
+        (["provider"], {"type": "aws"}, "provider has no region"),
+        (["provider"], None, "provider: None is not of type 'object'"),
+    ],
+)
+def test_file_that_ray_up_rejects_is_one_error(
+    aws_config: dict[str, Any], tmp_path: Path, keys: list[str], value: Any, message: str
+) -> None:
+    inner = aws_config
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    file = tmp_path / "cluster.yaml"
+    file.write_text(yaml.safe_dump(aws_config))
+    with pytest.raises(ClusterFileError, match=message):
+        ClusterFile(str(file))
+
+
+def test_file_that_is_no_text_is_one_error(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    for content in (b"\xff\xfe", b"a: [", b"- a"):
+        file.write_bytes(content)
+        with pytest.raises(ClusterFileError):
+            ClusterFile(str(file))
+
+
 def test_command_plans_on_a_file_and_trains_only_on_a_cluster(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,6 +44,24 @@ def test_other_versions_of_ray_and_python_are_named(monkeypatch: pytest.MonkeyPa
     )
 
 
+def test_dashboard_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises the last lines of its log."""
+
+    def init(*_: object, **__: object) -> None:
+        raise Exception(
+            "\nThe last 20 lines of /tmp/ray/session_1/logs/dashboard.log (it contains the error "
+            "message from the dashboard): \n2026-11-29 INFO head.py"
+        )
+
+    monkeypatch.setattr(connect.ray, "init", init)
+    with pytest.raises(connect.ClusterStartError) as error:
+        connect.connect(None, {})
+    assert (
+        "(its dashboard did not answer; its output is in /tmp/ray/session_1/logs/dashboard.log); "
+        "rerun" in str(error.value)
+    )
+
+
 def test_missing_packages_and_other_versions_of_a_node_are_named() -> None:
     own = installed_versions()
     assert node_problem("10.0.0.7", own, own) == ""

@@ -18,8 +18,8 @@ from orchestrator.evaluation.missing import evaluate_missing
 from orchestrator.evaluation.protocols import missing_scores
 from orchestrator.evaluation.records import protocol_tag
 from orchestrator.evaluation.submissions import missing_packages
-from orchestrator.study.config import ProtocolConfig
-from orchestrator.study.resolve import check_class_groups, check_protocols
+from orchestrator.study.config import EarlyStopping, ProtocolConfig
+from orchestrator.study.resolve import check_classes, check_protocols
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import TrackingStore, tracking_uri
@@ -110,10 +110,21 @@ def test_groups_of_unknown_classes_are_rejected_before_training(
     study: Study, trials: list[ResolvedTrial], options: dict[str, Any], message: str
 ) -> None:
     report = replace(study.config.report, class_groups={"thin": ("pole", "fence")})
-    check_class_groups(replace(study, config=replace(study.config, report=report)), trials)
+    check_classes(replace(study, config=replace(study.config, report=report)), trials)
     report = replace(study.config.report, **options)
     with pytest.raises(DatasetError, match=message):
-        check_class_groups(replace(study, config=replace(study.config, report=report)), trials)
+        check_classes(replace(study, config=replace(study.config, report=report)), trials)
+
+
+def test_search_ranked_by_an_unknown_class_is_rejected_before_training(
+    study: Study, trials: list[ResolvedTrial]
+) -> None:
+    for metric in ("miou", "iou/traffic sign"):
+        config = replace(study.config, early_stopping=EarlyStopping(metric=metric))
+        check_classes(replace(study, config=config), trials)
+    config = replace(study.config, early_stopping=EarlyStopping(metric="iou/cat"))
+    with pytest.raises(DatasetError, match=r"early_stopping\.metric has 'cat', which is no class"):
+        check_classes(replace(study, config=config), trials)
 
 
 @pytest.mark.slow

@@ -91,6 +91,16 @@ def test_replicates_of_a_metric_follow_from_its_sums() -> None:
     assert scores["own"].std() == pytest.approx(values.std() / math.sqrt(40), rel=0.03)
 
 
+def test_draws_do_not_depend_on_the_other_metrics() -> None:
+    """Trials with and without a metric stay paired, also with thousands of sums."""
+    counts = random_counts(1, ("a",) * 5 + ("b",) * 4)
+    assert sampling_of(counts).unit == "within groups"
+    own = Measured("own", MeanOfImages(), np.ones((9, 3000)))
+    (scores,) = resampled_scores([counts], [[count_metric(counts, "miou"), own]], 2000)
+    np.testing.assert_array_equal(scores["miou"], resampled_miou([counts], 2000)[0])
+    assert scores["own"].shape == (2000,)
+
+
 def test_classes_of_a_replicate_are_those_in_its_labels() -> None:
     """The rare class has no label in some replicates, where a false positive must not count."""
     values = np.ones((4, 3, 3), np.int64)

@@ -27,6 +27,7 @@ from orchestrator.tracking.store import TrackingStore, tracking_uri
 from pipelines.preparation.embedded import prepare_streets
 from tests.support.fabricated_studies import FEW as CITIES
 from tests.support.fabricated_studies import PLAIN, fabricate, report_of, write_study
+from tests.support.own_metric import WRONG
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 pytestmark = pytest.mark.usefixtures("own_store")
@@ -484,6 +485,51 @@ report:
     low, difference, high = (float(line[f"difference/iou/thin{e}"]) for e in ("_low", "", "_high"))
     assert low < difference < high
     assert line["difference/iou/pole_low"]
+
+
+def test_names_of_classes_may_have_spaces(tmp_path: Path, small_streets: Path) -> None:
+    """MLflow records `traffic-sign`."""
+    columns = "report: {columns: [miou, iou/traffic sign, difference/iou/traffic sign]}\n"
+    path = write_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1]\n" + columns)
+    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    lines = list(csv.DictReader(io.StringIO(report_of(path).read().csv())))
+    first, second = (float(line["iou/traffic sign_mean"]) for line in lines)
+    difference = float(lines[1]["difference/iou/traffic sign"])
+    assert difference == pytest.approx(second - first)
+
+
+@pytest.mark.parametrize("more", ["class_groups: {thin: [pole, fense]}, ", ""])
+def test_class_that_was_not_scored_is_one_error(
+    tmp_path: Path, small_streets: Path, more: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "iou/thin" if more else "difference/iou/fense"
+    text = f"{PLAIN}report: {{{more}columns: [miou, {name}]}}\n"
+    path = write_study(tmp_path, small_streets, text)
+    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    assert main([str(path), "--storage", str(tmp_path / "storage")]) == 2
+    output = capsys.readouterr().out
+    assert "the scored images have no class 'fense'; did you mean `fence`?" in output
+
+
+def test_interval_needs_the_metric_that_was_measured(
+    tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user has changed what the metric sums up."""
+    name = "own_metric_that_changes"
+    (tmp_path / f"{name}.py").write_text(WRONG)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = PLAIN.replace("  training:", f"  evaluation: {{metrics: ['{name}:Wrong']}}\n  training:")
+    text += "seeds: [0, 1]\nreport: {columns: [miou, Wrong, difference/Wrong]}\n"
+    path = write_study(tmp_path, small_streets, text)
+    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    before = list(csv.DictReader(io.StringIO(report_of(path).read().csv())))[1]
+    assert before["difference/Wrong_low"]
+    monkeypatch.delitem(sys.modules, name)
+    changed = WRONG.replace("stack([", "stack([valid.sum().double(), ").replace("1]", "2]")
+    (tmp_path / f"{name}.py").write_text(changed.replace("0]", "1]"))
+    after = list(csv.DictReader(io.StringIO(report_of(path).read().csv())))[1]
+    assert after["Wrong_mean"] == before["Wrong_mean"]
+    assert not after["difference/Wrong_low"]
 
 
 def test_run_deleted_in_mlflow_is_missing(tmp_path: Path, small_streets: Path) -> None:

@@ -90,6 +90,8 @@ variants:
     assert lengths() == [(None, 40), (7, None), (None, 9)]
     assert lengths(overrides=[("training.epochs", "1")]) == [(1, None)] * 3
     assert lengths(overrides=[("training.steps", "2")]) == [(None, 2)] * 3
+    with pytest.raises(StudyError, match=r"`training\.epochs` and `training\.steps` replace each"):
+        lengths(overrides=[("training.steps", "2"), ("training.epochs", "1")])
     both = {"study.yaml": text.replace("{steps: 40}", "{steps: 40, epochs: 5}")}
     assert problems(tmp_path, files | both) == [
         "study.yaml:3:19: `training`: steps must not be set together with epochs, received 40 and "
@@ -150,6 +152,13 @@ def test_resolved_study_contains_the_overrides(tmp_path: Path) -> None:
     again = tmp_path / "again.yaml"
     again.write_text(study.resolved)
     assert load_study(again, overrides).trials == study.trials
+    assert study.text in files.values()
+
+
+def test_overrides_that_change_no_result_keep_the_page(tmp_path: Path) -> None:
+    overrides = [("notify.command", "[echo]"), ("resources.workers", "2"), ("seeds", "[3]")]
+    files = {"recipe.yaml": RECIPE, "small.yaml": STUDY}
+    assert load(tmp_path, files, overrides=overrides).overridden == ("seeds=[3]",)
 
 
 def test_set_of_an_axis_leaves_one_column(tmp_path: Path) -> None:

@@ -389,6 +389,7 @@ def test_invalid_metric_is_one_error(tmp_path: Path, metrics: str, message: str)
             "kind: search\nearly_stopping: {metric: boundary_iou}",
             "`early_stopping.metric` is 'boundary_iou', which plain does not compute",
         ),
+        ("report: {class_groups: {thin: []}}", "class_groups has 'thin' without classes"),
         (
             "protocols: {whole: {metrics: [border]}}",
             "`protocols.whole`: metrics is 'border'; known: boundary_f",
@@ -442,6 +443,12 @@ def test_search_is_ranked_by_any_metric_of_the_trials(tmp_path: Path, metric: st
     study = load(tmp_path, "epochs: 2}\n  evaluation: {metrics: [boundary_iou]", more=more)
     assert study.config.early_stopping is not None
     assert study.config.early_stopping.metric == metric
+
+
+def test_search_is_not_ranked_by_classes_of_a_metric_without_them(tmp_path: Path) -> None:
+    more = "kind: search\nearly_stopping: {metric: calibration_error/road}\n"
+    with pytest.raises(StudyError, match="'calibration_error/road', which plain does not compute"):
+        load(tmp_path, "epochs: 2}\n  evaluation: {metrics: [calibration_error]", more=more)
 
 
 def test_conditions_match_both_forms(tmp_path: Path) -> None:

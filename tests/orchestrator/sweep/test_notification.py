@@ -3,6 +3,7 @@
 import http.server
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ def test_webhook_receives_the_sentence_and_the_numbers(monkeypatch: pytest.Monke
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             received.append({"path": self.path, **json.loads(body)})
-            self.send_response(404 if "wrong" in self.path else 200)
+            self.send_response(
+                404 if "wrong" in self.path else 302 if "moved" in self.path else 200
+            )
+            self.send_header("Location", "/elsewhere")
             self.end_headers()
 
         def log_message(self, *_: Any) -> None:
@@ -50,12 +54,17 @@ def test_webhook_receives_the_sentence_and_the_numbers(monkeypatch: pytest.Monke
         send(options, CONTENT, console)
         assert console.export_text() == ""
         send(NotifyOptions(url=f"{address}/wrong"), CONTENT, console)
-    (first, _) = received
+        send(NotifyOptions(url=f"{address}/moved"), CONTENT, console)
+    send(NotifyOptions(url=f"{address}/gone"), CONTENT, console)
+    (first, _, _) = received
     assert first.pop("path") == "/token"
     assert first == CONTENT
     assert first["text"] == SENTENCE
     assert (first["status"], first["finished"], first["failed"]["full"]) == ("failed", 10, "lost")
-    assert "notify.url could not be notified: HTTP Error 404" in console.export_text()
+    wrong, moved, gone = console.export_text().splitlines()
+    assert "notify.url could not be notified: HTTP Error 404" in wrong
+    assert moved.endswith("it redirects to another address; set notify.url to that one")
+    assert gone.endswith("Connection refused")
 
 
 def test_program_receives_the_sentence_and_the_numbers(tmp_path: Path) -> None:
@@ -78,11 +87,27 @@ def test_failed_delivery_is_a_warning() -> None:
     assert failed.endswith("ended with status 1 (no route)")
 
 
+def test_program_may_go_on_in_the_background() -> None:
+    """As one that starts a server of notifications, which keeps the output open."""
+    code = "import subprocess as s; s.Popen(['sleep', '30']); raise SystemExit('no route')"
+    console = Console(record=True, width=200)
+    began = time.monotonic()
+    send(NotifyOptions(command=(sys.executable, "-c", code)), CONTENT, console)
+    assert time.monotonic() - began < 20
+    assert "(no route)" in console.export_text()
+
+
 def test_unusable_addresses_are_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_WEBHOOK", raising=False)
     with pytest.raises(InputError, match="environment variable NO_SUCH_WEBHOOK is not set"):
         check_notifications(NotifyOptions(url="$NO_SUCH_WEBHOOK"))
-    for url in ("host/path", "ftp://host/x", "https://"):
+    monkeypatch.setenv("WEBHOOK", "file:///secret")
+    with pytest.raises(InputError, match=r"notify\.url is \$WEBHOOK, which is not") as raised:
+        check_notifications(NotifyOptions(url="$WEBHOOK"))
+    assert "secret" not in str(raised.value)
+    with pytest.raises(InputError, match="starts 'no-such-program', but there is no such program"):
+        check_notifications(NotifyOptions(command=("no-such-program",)))
+    for url in ("host/path", "ftp://host/x", "https://", "https://host:port/", "https://host/a b"):
         with pytest.raises(ValueError, match="url must be an address such as https://HOST/PATH"):
             NotifyOptions(url=url)
 

@@ -15,25 +15,11 @@ from pipelines.evaluation.statistics_file import (
     read_statistics,
     write_statistics,
 )
+from tests.support.own_metric import WRONG
 
-OWN = """\
+OWN = f"""{WRONG}
 import numpy as np
-import torch
-from pipelines.evaluation.metrics import ClassMetric, Metric
-
-class Wrong(Metric):
-    in_percent = False
-
-    def __init__(self, factor: float = 1.0):
-        self.factor = factor
-
-    def statistics(self, prediction, labels):
-        valid = labels != 255
-        wrong = self.factor * (prediction != labels)[valid].sum().double()
-        return torch.stack([wrong, valid.sum().double()])
-
-    def score(self, sums):
-        return np.divide(sums[..., 0], sums[..., 1])
+from pipelines.evaluation.metrics import ClassMetric
 
 class Brier(Metric):
     higher_is_better = False
@@ -79,9 +65,26 @@ class Scalar(ClassMetric, Wrong):
     def class_scores(self, sums):
         return sums[..., 0]
 
+class Weighted(ClassMetric, Wrong):
+    def class_scores(self, sums):
+        return sums[..., :1].repeat(3, axis=-1)
+
+    def score(self, sums):
+        return self.class_scores(sums)[..., 0]
+
 class Broken(Wrong):
     def __init__(self):
         raise RuntimeError("no")
+
+class Changing(Wrong):
+    def statistics(self, prediction, labels):
+        labels[labels == 255] = 0
+        return super().statistics(prediction, labels)
+
+class Counting(Wrong):
+    def statistics(self, prediction, labels):
+        self.factor += 1
+        return super().statistics(prediction, labels)
 """
 
 
@@ -117,6 +120,9 @@ def test_own_metric_gets_what_its_arguments_name() -> None:
         ("FirstOnly", "score must treat each of several sums by itself"),
         ("Mixed", "score must treat each of several sums by itself"),
         ("Scalar", r"class_scores of sums \(2, 2, 2\) must have shape \(2, 2, 3\)"),
+        ("Weighted", "the score of a ClassMetric is the mean over its classes"),
+        ("Changing", "statistics must not change its arguments"),
+        ("Counting", "statistics must depend on its arguments alone"),
         ("Broken", r"its constructor failed \(RuntimeError: no\)"),
         ("Absent", "own_metrics has no pipelines.evaluation.metrics.Metric Absent"),
     ],
@@ -139,7 +145,7 @@ def test_unknown_and_repeated_metrics_are_rejected(metrics: tuple[str, ...], mes
         EvaluationConfig(metrics=metrics)
 
 
-@pytest.mark.parametrize("key", ["miou", "iou", "best_miou", "a b", "1"])
+@pytest.mark.parametrize("key", ["miou", "iou", "best_miou", "identifier", "a b", "1"])
 def test_key_with_another_meaning_is_rejected(key: str) -> None:
     with pytest.raises(ValueError, match="key of a metric must be a letter"):
         MetricConfig("boundary_iou", {}, key)
