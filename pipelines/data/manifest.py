@@ -125,8 +125,8 @@ class Manifest:
                 raise DatasetError(f"{where}: format {document['format']!r} is not {FORMAT!r}")
             if document["version"] not in (VERSION, FORMATTED_VERSION):
                 raise DatasetError(
-                    f"{where}: format version {document['version']} is not supported (supported: "
-                    f"{VERSION} and {FORMATTED_VERSION}); prepare the data set again"
+                    f"{where}: format version {document['version']} is not {VERSION} or "
+                    f"{FORMATTED_VERSION}, the supported versions; prepare the data set again"
                 )
             # Older manifests lack these.
             document.setdefault("notes", ())

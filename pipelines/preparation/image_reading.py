@@ -99,9 +99,11 @@ def unreadable(header: Header, reading: ImageReading) -> str | None:
         if wanted == 3:
             fits = not header.tiff or header.bands in (1, 3)
         if not fits:
+            text = f"{stores}, but the model takes {wanted}"
+            if header.bands < wanted and wanted != 3:
+                return text
             shown = tuple(min(band, header.bands) for band in range(1, wanted + 1))
-            bands = reading.setting("bands", shown)
-            return f"{stores}, but the model takes {wanted}; choose them, such as {bands}"
+            return f"{text}; choose them, such as {reading.setting('bands', shown)}"
     elif header.tiff and header.bands not in (1, 3) and reading.bands is None:
         bands = reading.setting("bands", tuple(range(1, header.bands + 1)))
         return (

@@ -17,10 +17,12 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from pipelines.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation, normalize
+from models.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from pipelines.data.augmentation import Augmentation, normalize
 from pipelines.data.batches import SourceBatch
 from pipelines.data.config import AugmentationConfig, DataConfig
 from pipelines.data.geometry import plan_crop
+from pipelines.data.image_format import RGB
 from pipelines.data.loading import TrainingBatches
 from pipelines.data.randomness import Stream, uniform, uniform_streams
 from pipelines.data.sampling import Draws
@@ -40,8 +42,8 @@ class InMemoryImages:
         self.identifiers = [f"image {index}" for index in range(len(sizes))]
         self.heights = np.array([size[0] for size in sizes])
         self.widths = np.array([size[1] for size in sizes])
-
         self.centroids = np.zeros((0, 4), np.int64)
+        self.image_format = RGB
 
     def __len__(self) -> int:
         return len(self.images)
