@@ -81,6 +81,8 @@ def model_metadata(model: TrainedModel) -> dict[str, Any]:
         "classes": model.class_names,
         "palette": [list(entry.color) for entry in classes.classes],
         "ignore_index": classes.ignore_index,
+        "bits": images.bits,
+        "scale": list(images.scale),
         "mean": list(images.mean),
         "std": list(images.std),
         "input": f"images: float32 (batch, {images.channels}, height, width), {channels} {scaled}, "
