@@ -250,6 +250,8 @@ def _deep_values(data: bytes) -> NDArray[np.generic]:
         rawmode = stored_form(opened)
         kind, _, order = rawmode.partition(";16")
         if kind not in _WHOLE_BANDS or order not in _OTHER_ORDER:
+            if is_tiff(data):  # such as one with a plane for each band
+                return read_tiff(data)
             raise ImageError(
                 f"stores 16-bit values as {rawmode or image.mode}, which cannot be read here; "
                 "save it as 16-bit RGB or gray without alpha"
