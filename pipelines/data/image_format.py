@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -80,9 +80,10 @@ class ImageFormat:
         """Return what decides the input of a network; empty for 8-bit RGB images in ImageNet's
         normalization, so that their data sets keep the fingerprint they had before other formats
         were supported."""
-        if replace(self, shown=RGB.shown) == RGB:
-            return {}
-        return {name: value for name, value in asdict(self).items() if name != "shown"}
+        own, rgb = asdict(self), asdict(RGB)
+        for values in (own, rgb):
+            del values["shown"]
+        return {} if own == rgb else own
 
     def drawn(self, pixels: Pixels) -> NDArray[np.uint8]:
         """Return an image (height, width, channels) as 8-bit RGB for drawings.

@@ -21,11 +21,16 @@ FOUR_BANDS = "bands: [1, 2, 3, 4]\nbits: 16\nrgb: [4, 3, 2]\n"
 
 def write_tiff(path: Path, values: NDArray[np.generic], planar: bool = False) -> None:
     """Write (height, width, bands) as GDAL does: the first band is gray, the others are extra."""
+    is_gray = values.shape[2] == 1
+    if is_gray:
+        values = values[..., 0]
+    elif planar:
+        values = np.moveaxis(values, 2, 0)
     tifffile.imwrite(
         path,
-        np.moveaxis(values, 2, 0) if planar else values,
+        values,
         photometric="minisblack",
-        planarconfig="separate" if planar else "contig",
+        planarconfig=None if is_gray else "separate" if planar else "contig",
         compression="zlib",
         metadata=None,
     )
