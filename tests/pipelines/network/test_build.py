@@ -109,9 +109,7 @@ def test_own_networks_receive_the_number_of_channels(own_module: types.ModuleTyp
     check_network(fixed, 7, (32, 32), channels=4)
     with pytest.raises(NetworkError, match="set its argument `in_channels` to 6, or remove it"):
         check_network(fixed, 7, (32, 32), channels=6)
-    message = (
-        r"failed on images of \(2, 4, 32, 32\) .*have 4 channels, which a constructor with an "
-    )
+    message = r"failed on images of \(2, 4, 32, 32\) .*have 4 channels, which a constructor with "
     for model in (
         NetworkConfig("own_module:Linear"),
         FENetConfig("own_module:Coarse", channels=8),
