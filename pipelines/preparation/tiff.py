@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from pipelines.data.image_io import ImageError
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION = 274
@@ -49,7 +51,7 @@ def read_tiff_form(file: Path | IO[bytes]) -> TiffForm:
         ImageError: the file is damaged, or its values are of another type than numbers.
     """
     with _opened(file) as tiff:
-        page = _first_page(tiff)
+        page = tiff.pages.first
         dtype = np.dtype(page.dtype)
         if dtype.kind not in _KINDS:
             raise ImageError(f"stores {dtype} values; save it with 8 or 16 bits per value")
@@ -73,7 +75,7 @@ def read_tiff(data: bytes) -> NDArray[Any]:
         ImageError: the file is damaged, or compressed by a method that needs another package.
     """
     with _opened(io.BytesIO(data)) as tiff:
-        page = _first_page(tiff)
+        page = tiff.pages.first
         values: NDArray[Any] = page.asarray()
         axes = page.axes
     if axes == "YX":
@@ -83,17 +85,13 @@ def read_tiff(data: bytes) -> NDArray[Any]:
     return np.moveaxis(values, axes.index("S"), 2)
 
 
-def _first_page(tiff: tifffile.TiffFile) -> tifffile.TiffPage:
-    page = tiff.pages.first
-    assert isinstance(page, tifffile.TiffPage), "the first page is always complete"
-    return page
-
-
 @contextmanager
-def _opened(file: Path | IO[bytes]) -> Iterator[tifffile.TiffFile]:
+def _opened(file: Path | IO[bytes]) -> Iterator[TiffFile]:
     """Open a TIFF, and turn the errors of tifffile into ImageError."""
+    from tifffile import TiffFile  # tifffile: needed by few files
+
     try:
-        with tifffile.TiffFile(file) as tiff:
+        with TiffFile(file) as tiff:
             yield tiff
     except (ImageError, MemoryError, OSError):
         raise

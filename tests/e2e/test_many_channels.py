@@ -15,8 +15,6 @@ from safetensors.torch import load_file
 
 from orchestrator.export import main as export
 from orchestrator.predict import main as predict
-from orchestrator.study.load import load_study
-from orchestrator.study.resolve import resolve_trials
 from pipelines.prepare import main as prepare
 from pipelines.serving import SegmentationModel
 from pipelines.train import main as train
@@ -29,6 +27,7 @@ training: {epochs: 2, batch: 4, precision: fp32}
 """
 
 
+@pytest.mark.slow
 def test_from_tiff_to_onnx(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,31 +68,3 @@ def test_from_tiff_to_onnx(
     session = onnxruntime.InferenceSession("exported/model.onnx")
     (logits,) = session.run(None, {"images": normalized.astype(np.float32)})
     assert (logits[0].argmax(0) == predicted).mean() > 0.999
-
-
-STUDY = """\
-study: field
-base:
-  data: {dataset: field, crop: [64, 64]}
-  model: {channels: 8}
-variants:
-  resnet: {set: {model: {backbone: resnet18}}}
-  convnext:
-    set:
-      model:
-        backbone: hf:convnext
-        backbone_arguments: {hidden_sizes: [8, 8, 16, 16], depths: [1, 1, 1, 1]}
-  segformer:
-    set: {model: {network: "hf:segformer", arguments: {hidden_sizes: [8, 8, 8, 8]}}}
-"""
-
-
-def test_studies_take_the_channels_of_their_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_field(tmp_path / "source", images=3)
-    assert prepare(["folder", "--source", "source", "--destination", "field", "--workers=1"]) == 0
-    Path("study.yaml").write_text(STUDY)
-    trials = resolve_trials(load_study(Path("study.yaml")).trials, "cpu", tmp_path)
-    assert [trial.variant for trial in trials] == ["resnet", "convnext", "segformer"]
