@@ -112,7 +112,7 @@ def unreadable(header: Header, reading: ImageReading) -> str | None:
         )
     if reading.bits == 16 and not header.depth:
         wanted_by = f"`bits: 16` in {reading.file}" if reading.file else "the model"
-        return f"stores 8-bit values, but {wanted_by} wants 16-bit values"
+        return f"stores 8-bit values, but {wanted_by} requires 16-bit values"
     if reading.bits == 16 and "floating" in header.depth:
         return (
             "stores floating-point values, which 16 bits cannot keep; remove `bits` and set `scale`"

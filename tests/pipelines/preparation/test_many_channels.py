@@ -149,7 +149,7 @@ def test_sources_that_cannot_be_kept_are_reported(tmp_path: Path) -> None:
     source = write_field(root, images=3, size=8)
     file, values = root / "images/train/1.tif", source["1"]
     for changed, message in (
-        (values.astype(np.uint8), "stores 8-bit values, but `bits: 16` in dataset.yaml wants"),
+        (values.astype(np.uint8), "stores 8-bit values, but `bits: 16` in dataset.yaml requires"),
         (values.astype(np.float32), "stores floating-point values, which 16 bits cannot keep"),
         (values.astype(np.int32) - 9999, "of which 16 bits keep 0 to 65535"),
     ):
