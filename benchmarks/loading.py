@@ -37,7 +37,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from models import FENet, FENetConfig, LossConfig, SegmentationLoss
-from pipelines.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation
+from models.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from pipelines.data.augmentation import Augmentation
 from pipelines.data.batches import SourceBatch
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import Samples, open_dataset

@@ -29,7 +29,7 @@ def count_parameters(model: nn.Module, auxiliary: bool = False) -> int:
 
 
 def count_multiply_adds(
-    network: FENetConfig | nn.Module, classes: int, height: int, width: int
+    network: FENetConfig | nn.Module, classes: int, height: int, width: int, channels: int = 3
 ) -> int:
     """Count the multiply-adds of one image in evaluation mode (the paper's "FLOPs").
 
@@ -37,28 +37,32 @@ def count_multiply_adds(
     module passed as `network` is not changed.
 
     Args:
-        network: a configuration, or any module that maps images `(1, 3, height, width)` to logits.
+        network: a configuration, or any module that maps images `(1, channels, height, width)` to
+            logits.
         classes: number of classes; ignored for a module.
         height: image height in pixels.
         width: image width in pixels.
+        channels: of the image.
     """
-    return sum(multiply_adds_by_part(network, classes, height, width).values())
+    return sum(multiply_adds_by_part(network, classes, height, width, channels).values())
 
 
 def multiply_adds_by_part(
-    network: FENetConfig | nn.Module, classes: int, height: int, width: int
+    network: FENetConfig | nn.Module, classes: int, height: int, width: int, channels: int = 3
 ) -> dict[str, int]:
     """Return `count_multiply_adds` by part (see `parts`); "rest" holds what belongs to no part."""
-    model = on_meta(network, classes)
-    image = torch.empty(1, 3, height, width, device="meta")
+    model = on_meta(network, classes, channels)
+    image = torch.empty(1, channels, height, width, device="meta")
     counts = _count_convolutions(model, image)
     return _by_part(model, counts if counts is not None else _count_all(model, image))
 
 
-def computed_multiply_adds_by_part(model: nn.Module, height: int, width: int) -> dict[str, int]:
+def computed_multiply_adds_by_part(
+    model: nn.Module, height: int, width: int, channels: int = 3
+) -> dict[str, int]:
     """Return `multiply_adds_by_part` of a model in evaluation mode with operations that depend on
     values: it is run on a black image."""
-    return _by_part(model, _count_all(model, torch.zeros(1, 3, height, width)))
+    return _by_part(model, _count_all(model, torch.zeros(1, channels, height, width)))
 
 
 def _by_part(model: nn.Module, counts: Mapping[str, int]) -> dict[str, int]:
@@ -104,11 +108,12 @@ def parts(model: nn.Module) -> dict[str, nn.Module]:
     return modules
 
 
-def on_meta(network: FENetConfig | nn.Module, classes: int) -> nn.Module:
+def on_meta(network: FENetConfig | nn.Module, classes: int, channels: int = 3) -> nn.Module:
     """Return the network on the meta device in evaluation mode; a copy, unless it already is so."""
     if isinstance(network, FENetConfig):
         with _ShapesOnly(), meta_device():
-            return FENet(network, classes).eval().to("meta")  # a constructor may load weights
+            built = FENet(network, classes, in_channels=channels)
+            return built.eval().to("meta")  # a constructor may load weights
     is_meta = all(value.is_meta for value in network.state_dict().values())
     if is_meta and not any(module.training for module in network.modules()):
         return network

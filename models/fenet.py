@@ -75,11 +75,18 @@ class FENet(nn.Module):
         classes: K, the number of classes.
     """
 
-    def __init__(self, config: FENetConfig, classes: int, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        config: FENetConfig,
+        classes: int,
+        seed: int | None = None,
+        in_channels: int = 3,
+    ) -> None:
         """Build the network on the CPU (or under `torch.device("meta")`).
 
         seed: of the initial values; by default that of the custom network that this one is part of,
             otherwise 0.
+        in_channels: channels of the images.
 
         Raises:
             ValueError: `classes` is below 1.
@@ -96,7 +103,11 @@ class FENet(nn.Module):
         with keyed_construction(seed) as construction:
             construction.key("backbone")
             self.backbone: Backbone = build_backbone(
-                config.backbone, config.stem, config.dilation, config.backbone_arguments
+                config.backbone,
+                config.stem,
+                config.dilation,
+                config.backbone_arguments,
+                in_channels,
             )
             levels = len(self.backbone.channels)
             self.neck = Neck(self.backbone.channels, channels, config.ppm)
@@ -121,7 +132,7 @@ class FENet(nn.Module):
         """Compute the logits of normalized images.
 
         Args:
-            images: `(N, 3, H, W)`, in ImageNet's normalization.
+            images: `(N, C, H, W)`, in ImageNet's normalization or that of their data set.
 
         Returns:
             Logits `(N, K, H, W)`, at least float32. During training, logits keep the size of their

@@ -14,6 +14,9 @@ from models.initialization import meta_device
 #: Keys under which training programs store the weights within a checkpoint.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
 
+# Channels of the images that published weights were trained on.
+_PUBLISHED_CHANNELS = 3
+
 _NATIVE_LAYOUT = WeightLayout("this package", (), {})
 
 
@@ -57,6 +60,7 @@ def load_pretrained(backbone: Backbone, checkpoint: Mapping[str, object]) -> Pre
     Accepts prefixes such as `module.` or `backbone.`, wrappers such as `{"state_dict": ...}`, and
     layers that do not belong to a backbone (`fc`, decode heads). Values are cast to the backbone's
     dtype. Tensors that the checkpoint lacks keep their initial values and are reported as missing.
+    Filters of RGB images are adapted to the backbone's number of channels (see `adapt_filters`).
 
     Raises:
         PretrainedError: no key fits, or the stem, depth or width differs. The message names the
@@ -74,13 +78,55 @@ def load_pretrained(backbone: Backbone, checkpoint: Mapping[str, object]) -> Pre
             )
     if not match.fits:
         raise PretrainedError(_mismatch_message(backbone, state, match))
+    adapted = []
     with torch.no_grad():
         for name, target in backbone.state_dict().items():
-            if name in match.sources:
-                target.copy_(match.values[name])
-    return PretrainedReport(
-        match.layout.name, match.sources, match.unused, match.missing, match.layout.note
+            if name not in match.sources:
+                continue
+            value = match.values[name]
+            if value.shape != target.shape:
+                value = adapt_filters(value, backbone.in_channels)
+                adapted.append(name)
+            target.copy_(value)
+    notes = [match.layout.note, *(adaptation_note(each, backbone.in_channels) for each in adapted)]
+    note = "; ".join(filter(None, notes))
+    return PretrainedReport(match.layout.name, match.sources, match.unused, match.missing, note)
+
+
+def adapt_filters(filters: Tensor, channels: int) -> Tensor:
+    """Return the filters of a convolution of RGB images, `(out, 3, height, width)`, for images of
+    another number of channels.
+
+    One channel gets the sum of the three filters. Otherwise they are repeated in order, as often as
+    needed, times 3 / channels, so that similar channels give values of the same size as before.
+    Source: the same rule as `timm` and `segmentation_models_pytorch`.
+    """
+    if channels == 1:
+        return filters.sum(dim=1, keepdim=True)
+    repeated = filters.repeat(1, -(-channels // _PUBLISHED_CHANNELS), 1, 1)[:, :channels]
+    return repeated * (_PUBLISHED_CHANNELS / channels)
+
+
+def adaptable(stored: Sequence[int], expected: Sequence[int], channels: int) -> bool:
+    """Whether a tensor of shape `stored` holds filters of RGB images that `adapt_filters` gives the
+    shape `expected`, for images of `channels`."""
+    return (
+        len(stored) == 4
+        and channels != _PUBLISHED_CHANNELS
+        and (stored[1], expected[1]) == (_PUBLISHED_CHANNELS, channels)
+        and (stored[0], *stored[2:]) == (expected[0], *expected[2:])
     )
+
+
+def adaptation_note(name: str, channels: int) -> str:
+    """Return a sentence about adapted filters, for a report."""
+    rule = (
+        "their sum"
+        if channels == 1
+        else f"repeated in order, times {_PUBLISHED_CHANNELS}/{channels}"
+    )
+    count = "1 channel" if channels == 1 else f"{channels} channels"
+    return f"{name}: RGB filters adapted to {count} ({rule})"
 
 
 @dataclass(frozen=True)
@@ -136,7 +182,10 @@ def _match(backbone: Backbone, state: Mapping[str, object]) -> _Match:
             unused[key] = f"outside {prefix.rstrip('.')}"
         elif not isinstance(value, Tensor):
             unused[key] = f"not a tensor but {type(value).__name__}"
-        elif name in native and value.shape == native[name].shape:
+        elif name in native and (
+            value.shape == native[name].shape
+            or adaptable(value.shape, native[name].shape, backbone.in_channels)
+        ):
             sources[name], values[name] = key, value
         elif name in native:
             stored, expected = tuple(value.shape), tuple(native[name].shape)

@@ -61,15 +61,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--scale",
         type=_scale,
         metavar="LOW,HIGH",
-        help="values that become black and white, for images of more than 8 bits per value; use "
-        "the training data's `scale`",
+        help="values that become black and white, for images of more than 8 bits per value and a "
+        "model trained on 8-bit images; use the training data's `scale`",
     )
     parser.add_argument(
         "--bands",
         type=_bands,
-        metavar="R,G,B",
-        help="numbers, from 1, of the bands that become red, green and blue, for TIFF images of "
-        "several bands; use the training data's `bands`",
+        metavar="N,N,...",
+        help="numbers, from 1, of the bands that the model takes, for images with more of them; "
+        "use the training data's `bands`",
     )
     return parser
 
@@ -85,15 +85,15 @@ def _scale(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _bands(text: str) -> tuple[int, int, int]:
+def _bands(text: str) -> tuple[int, ...]:
     try:
-        red, green, blue = (int(part) for part in text.split(","))
-        if not is_bands([red, green, blue]):
+        bands = [int(part) for part in text.split(",")]
+        if not is_bands(bands):
             raise ValueError
     except ValueError:
-        message = f"write three band numbers, such as 1,2,3; received {text!r}"
+        message = f"write band numbers, such as 1,2,3; received {text!r}"
         raise argparse.ArgumentTypeError(message) from None
-    return red, green, blue
+    return tuple(bands)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipelines.config import dump_yaml
+from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.manifest import ClassInfo, Manifest
 from pipelines.network.file_names import WEIGHTS_FILE
 from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
@@ -16,7 +17,8 @@ from pipelines.training.experiment import Experiment
 
 @dataclass(frozen=True)
 class ClassList:
-    """`classes.yaml`: the classes that a model predicts, and the data set it was trained on."""
+    """`classes.yaml`: the classes that a model predicts, the data set it was trained on, and the
+    format of its images, which is left out for 8-bit RGB."""
 
     __pydantic_config__ = {"extra": "forbid"}
 
@@ -24,17 +26,22 @@ class ClassList:
     fingerprint: str
     ignore_index: int
     classes: tuple[ClassInfo, ...]
+    images: ImageFormat = RGB
 
 
 def metadata_files(experiment: Experiment, manifest: Manifest) -> dict[str, str]:
     """Return the files of a model directory other than the weights: file name to text."""
     learned = ClassList(
-        manifest.name, manifest.fingerprint, manifest.ignore_index, manifest.classes
+        manifest.name,
+        manifest.fingerprint,
+        manifest.ignore_index,
+        manifest.classes,
+        manifest.images,
     )
-    return {
-        name: dump_yaml(asdict(content))
-        for name, content in ((EXPERIMENT_FILE, experiment), (CLASSES_FILE, learned))
-    }
+    described = asdict(learned)
+    if learned.images == RGB:
+        del described["images"]
+    return {EXPERIMENT_FILE: dump_yaml(asdict(experiment)), CLASSES_FILE: dump_yaml(described)}
 
 
 def write_model_directory(

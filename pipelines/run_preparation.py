@@ -28,7 +28,7 @@ from pipelines.data.facts import dataset_warnings, summary
 from pipelines.data.image_io import check_writable, save_image
 from pipelines.errors import UserError
 from pipelines.machine import cores
-from pipelines.preparation.inspection import describe, verify
+from pipelines.preparation.inspection import describe, image_format_lines, verify
 from pipelines.preparation.prepare_dataset import Progress as ReportProgress
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers import READERS
@@ -50,7 +50,7 @@ def prepare_dataset(options: argparse.Namespace) -> int:
         print(f"skipped {problem}", file=sys.stderr)
     counts = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
     print(f"{options.destination}: {manifest.name}, {counts}, {len(manifest.classes)} classes")
-    for line in summary(dataset, list(manifest.counts)):
+    for line in [*image_format_lines(manifest.images), *summary(dataset, list(manifest.counts))]:
         print(line)
     for note in manifest.notes:
         print(f"note: {note}")

@@ -12,7 +12,13 @@ import torch.distributed as dist
 
 from pipelines.config import ConfigurationError, dump_yaml, load_yaml
 from pipelines.data.dataset import open_dataset
-from pipelines.data.facts import check_trainable, sampling_warnings, summary, training_warnings
+from pipelines.data.facts import (
+    augmentation_warnings,
+    check_trainable,
+    sampling_warnings,
+    summary,
+    training_warnings,
+)
 from pipelines.data.files import write_text
 from pipelines.data.node_cache import NodeCache
 from pipelines.errors import UserError
@@ -62,8 +68,8 @@ def _train(
     dataset = open_dataset(dataset_location(experiment.data.dataset, out.parent))
     splits = experiment.data.train_split, experiment.data.validation_split
     check_trainable(dataset, *splits)
-    classes = len(dataset.manifest.classes)
-    check_network(experiment.model, classes, experiment.data.crop)
+    classes, channels = len(dataset.manifest.classes), dataset.manifest.images.channels
+    check_network(experiment.model, classes, experiment.data.crop, channels)
     if splits[1] is not None:
         check_evaluation(experiment.model, classes, experiment.evaluation, dataset.split(splits[1]))
     training = Training(experiment, dataset, device, cache=cache)
@@ -73,7 +79,9 @@ def _train(
         _say(is_rank_0, line)
     warnings = training_warnings(dataset, splits[0], scored)
     batch, crop = experiment.training.batch, experiment.data.crop
-    for line in [*warnings, *sampling_warnings(dataset, splits[0], batch, crop)]:
+    warnings += sampling_warnings(dataset, splits[0], batch, crop)
+    warnings += augmentation_warnings(dataset.manifest.images, experiment.data.augmentation)
+    for line in warnings:
         _say(is_rank_0, f"warning: {line}")
     experiment_file = out / "experiment.yaml"
     if experiment_file.exists():

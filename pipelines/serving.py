@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pipelines.config import configure, load_yaml
+from pipelines.data.image_format import ImageFormat
 from pipelines.evaluation.config import InferenceConfig
 from pipelines.evaluation.inference import predict_image, predict_probabilities
 from pipelines.network.build import build_network
@@ -35,6 +36,7 @@ class SegmentationModel:
     Attributes:
         classes: names of the classes; class k has value k in a label map.
         palette: colors of the classes, uint8 `(classes, 3)`.
+        image_format: of the images that it takes.
     """
 
     def __init__(self, directory: Path, imports: Sequence[str] = ()) -> None:
@@ -50,11 +52,13 @@ class SegmentationModel:
         training, evaluation = experiment["training"], experiment["evaluation"]
         inference = {field.name: evaluation[field.name] for field in fields(InferenceConfig)}
         settings = configure(_Settings, {"model": experiment["model"], "inference": inference})
-        classes = _read(directory / CLASSES_FILE)["classes"]
+        learned = _read(directory / CLASSES_FILE)
+        classes = learned["classes"]
+        self.image_format = configure(ImageFormat, learned.get("images", {}), "images")
         self.classes = [str(entry["name"]) for entry in classes]
         self.palette = np.array([entry["color"] for entry in classes], np.uint8)
         self.inference = settings.inference
-        network = build_network(settings.model, len(self.classes), seed=0)
+        network = build_network(settings.model, len(self.classes), 0, self.image_format.channels)
         load_weights(directory, network)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.numerics = Numerics.choose(device, training["precision"], training["memory_format"])
@@ -67,44 +71,60 @@ class SegmentationModel:
     def predict(
         self, images: np.ndarray | Sequence[object], params: Mapping[str, Any] | None = None
     ) -> np.ndarray:
-        """Return class indices, uint8 `(height, width)`, for an image, uint8 `(height, width, 3)`.
+        """Return class indices, uint8 `(height, width)`, for an image `(height, width, channels)`
+        with the stored values of the training data: uint8 with 3 channels for RGB images.
 
         params: `{"output": "probabilities"}` returns float32 `(classes, height, width)` instead,
         and `{"output": "colors"}` the palette's colors, uint8 `(height, width, 3)`.
 
-        Several images of one size, `(images, height, width, 3)`, return an array with one result
-        for each image. Raises ValueError for anything else.
+        Several images of one size, `(images, height, width, channels)`, return an array with one
+        result for each image. Raises ValueError for anything else.
         """
         output = (params or {}).get("output", OUTPUTS[0])
         if output not in OUTPUTS:
             raise ValueError(f"output is {output!r}; use one of {', '.join(OUTPUTS)}")
-        pixels = np.asarray(images)
+        pixels, images_format = np.asarray(images), self.image_format
         if isinstance(images, list) and pixels.dtype.kind in "iu":
             # Arrays that arrive as JSON have lost their dtype.
-            if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 255):
+            largest = np.iinfo(images_format.dtype).max
+            if pixels.size and not (pixels.min() >= 0 and pixels.max() <= largest):
                 raise ValueError(
-                    f"received values from {pixels.min()} to {pixels.max()}; {_EXPECTED}"
+                    f"received values from {pixels.min()} to {pixels.max()}; "
+                    f"{_expected(images_format)}"
                 )
-            pixels = pixels.astype(np.uint8)
-        shaped = pixels.ndim in (3, 4) and pixels.shape[-1] == 3 and pixels.size
-        if pixels.dtype != np.uint8 or not shaped:
-            raise ValueError(f"received {pixels.dtype} {pixels.shape}; {_EXPECTED}")
+            pixels = pixels.astype(images_format.dtype)
+        channels = images_format.channels
+        shaped = pixels.ndim in (3, 4) and pixels.shape[-1] == channels and pixels.size
+        if pixels.dtype != images_format.dtype or not shaped:
+            raise ValueError(f"received {pixels.dtype} {pixels.shape}; {_expected(images_format)}")
         if pixels.ndim == 4:
             return np.stack([self.predict(image, params) for image in pixels])
         image = torch.tensor(pixels)
         if output == "probabilities":
             return predict_probabilities(
-                self.network, image, self.numerics, len(self.classes), self.inference
+                self.network,
+                image,
+                self.numerics,
+                len(self.classes),
+                self.inference,
+                images_format,
             ).numpy()
-        classes = predict_image(self.network, image, self.numerics, self.inference).numpy()
+        classes = predict_image(
+            self.network, image, self.numerics, self.inference, images_format
+        ).numpy()
         colors: np.ndarray = self.palette[classes]
         return colors if output == "colors" else classes
 
 
-_EXPECTED = (
-    "an image must be a uint8 array (height, width, 3) of red, green and blue from 0 to 255, "
-    "several images (images, height, width, 3)"
-)
+def _expected(image_format: ImageFormat) -> str:
+    channels = image_format.channels
+    values = f"{channels} channels, with the values of the training data,"
+    if image_format.is_stored_as_rgb:
+        values = "red, green and blue from 0 to 255,"
+    return (
+        f"an image must be a {image_format.dtype} array (height, width, {channels}) of {values} "
+        f"several images (images, height, width, {channels})"
+    )
 
 
 @dataclass(frozen=True)

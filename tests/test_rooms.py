@@ -78,6 +78,7 @@ ALLOWED_IMPORTERS = {
     "kornia": ["pipelines/data/augmentation.py", "pipelines/data/transforms.py"],
     "transformers": ["models/hugging_face/"],
     "torchmetrics": ["pipelines/evaluation/"],
+    "tifffile": ["pipelines/preparation/tiff.py"],
     "mlflow": ["orchestrator/tracking/"],
     "pydantic": ["orchestrator/study/", "orchestrator/bundle/content.py"],
     "jinja2": ["orchestrator/report/"],

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from models.normalization import IMAGENET_MEAN, IMAGENET_STD
-from models.registry import BACKBONES, library_and_name
+from models.registry import BACKBONES, library_and_name, takes_argument
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Backbone(nn.Module):
     A subclass declares `channels` and `strides`, one entry per level, and `forward` returns one
     tensor per level: level `i` is `(N, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))`.
     The rest of the package works with any number of levels. The constructor receives only the
-    options declared here (`stem`, `dilation`).
+    options declared here (`stem`, `dilation`) and, if it has such an argument, `in_channels`: the
+    number of channels of the images, passed if it is not 3.
 
     The images are normalized by `mean` and `std`; FENet receives images in ImageNet's normalization
     and converts them.
@@ -61,8 +62,11 @@ class Backbone(nn.Module):
     #: `build_backbone`.
     built_as: str = ""
 
+    #: Channels of the images; set by `build_backbone`.
+    in_channels: int = 3
+
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the levels of images `(N, 3, H, W)`, finest first."""
+        """Return the levels of images `(N, C, H, W)`, finest first."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
 
@@ -85,10 +89,12 @@ def build_backbone(
     stem: str | None,
     dilation: bool,
     arguments: Mapping[str, Any] | None = None,
+    in_channels: int = 3,
 ) -> Backbone:
     """Build the backbone `name`; options that it does not declare are ignored.
 
-    arguments: of a model of a library.
+    arguments: of a model of a library. in_channels: of the images; a backbone whose constructor has
+    no such argument must take them as it is.
     """
     cls = backbone_class(name)
     options: dict[str, Any] = {}
@@ -98,6 +104,9 @@ def build_backbone(
         options["stem"] = stem
     if cls.can_dilate:
         options["dilation"] = dilation
+    if in_channels != Backbone.in_channels and takes_argument(cls, "in_channels"):
+        options["in_channels"] = in_channels
     backbone = cls(**options)
+    backbone.in_channels = in_channels
     backbone.built_as = f"backbone: {name}" + (f", stem: {stem}" if cls.stems else "")
     return backbone

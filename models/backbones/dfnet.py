@@ -42,12 +42,13 @@ class DFNet(Backbone):
     stem_channels: ClassVar[tuple[int, int]] = (32, 64)
     groups: ClassVar[tuple[Group, ...]]
 
-    def __init__(self) -> None:
+    def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
-        first, in_channels = self.stem_channels
+        first, second = self.stem_channels
         self.stem = nn.Sequential(
-            ConvNormReLU(3, first, 3, stride=2), ConvNormReLU(first, in_channels, 3, stride=2)
+            ConvNormReLU(in_channels, first, 3, stride=2), ConvNormReLU(first, second, 3, stride=2)
         )
+        in_channels = second
         for group in self.groups:
             blocks = []
             for position in range(group.blocks):

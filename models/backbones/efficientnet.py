@@ -141,10 +141,10 @@ class EfficientNetLite0(Backbone):
         ),
     )
 
-    def __init__(self) -> None:
+    def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
+        self.stem = ConvNorm(in_channels, 32, kernel_size=3, stride=2)
         in_channels = 32
-        self.stem = ConvNorm(3, in_channels, kernel_size=3, stride=2)
         self.blocks = nn.ModuleList()
         for stage in STAGES:
             for position in range(stage.blocks):

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from models.backbones.contract import Backbone
 from models.hugging_face.build import build_model, freeze, probe, unreached
-from models.hugging_face.configuration import model_config, normalization
+from models.hugging_face.configuration import (
+    check_channels,
+    model_config,
+    normalization,
+    set_channels,
+)
 from models.layers import BatchNorm2d
 
 # Unless arguments select stages, a backbone returns at most this number of levels.
@@ -62,6 +67,7 @@ def _traits(name: str, text: str) -> Traits:
     arguments = json.loads(text)
     normalization(arguments)
     config = model_config("backbone", name, arguments)
+    set_channels(name, config, 3)  # whatever the images have, the levels are the same
     if not getattr(config, "stage_names", None):
         raise ValueError(f"{name}: its configuration names no stages; choose another backbone")
     if not any(key in arguments for key in ("out_features", "out_indices")):
@@ -148,12 +154,13 @@ class HuggingFaceBackbone(Backbone):
         name: `hf:TYPE`, such as `hf:convnext`.
         arguments: entries of the model's configuration, and `image_mean` and `image_std` of the
             normalization it expects.
+        in_channels: channels of the images.
 
     Raises:
         ValueError: there is no such backbone, or an argument is not valid.
     """
 
-    def __init__(self, name: str, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, arguments: Mapping[str, Any], in_channels: int = 3) -> None:
         super().__init__()
         traits = backbone_traits(name, arguments)
         self.channels, self.strides = traits.channels, traits.strides  # type: ignore[misc]
@@ -162,6 +169,8 @@ class HuggingFaceBackbone(Backbone):
         self.mean, self.std = mean, std  # type: ignore[misc, assignment]
         config = model_config("backbone", name, arguments)
         config.out_features = list(traits.stages)
+        check_channels(name, arguments, in_channels)
+        set_channels(name, config, in_channels)
         self.model = build_model("backbone", config)
         freeze(self.model, traits.unused)
         self.pyramid: FeaturePyramid | None = None

@@ -76,6 +76,7 @@ class ResNet(Backbone):
             original 7x7. The parameter counts of the paper's Table 2 require "64-64-128".
         dilation: dilate the 3x3 convolutions of the last two stages by 2 and 4 **and keep their
             strides** (section 4.2): the receptive field grows, sizes and cost stay the same.
+        in_channels: channels of the images.
 
     Parameters of the body are named as in torchvision, those of the stem `stem.I.conv` and
     `stem.I.norm`.
@@ -98,11 +99,11 @@ class ResNet(Backbone):
     block: ClassVar[type[BasicBlock] | type[Bottleneck]]
     depths: ClassVar[tuple[int, int, int, int]]
 
-    def __init__(self, stem: str, dilation: bool) -> None:
+    def __init__(self, stem: str, dilation: bool, in_channels: int = 3) -> None:
         super().__init__()
         widths = STEMS[stem]
         kernel_size = 7 if stem == "plain" else 3
-        inputs = (3, *widths[:-1])
+        inputs = (in_channels, *widths[:-1])
         self.stem = nn.Sequential(
             *(
                 ConvNormReLU(i, o, kernel_size, stride=2 if position == 0 else 1)

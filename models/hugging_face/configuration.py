@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from models.imagenet import IMAGENET_MEAN, IMAGENET_STD
+
 Kind = Literal["backbone", "network"]
 
 _PREFIX = "hf:"
@@ -184,14 +186,49 @@ def _use_lists(config: Any) -> None:
             _use_lists(value)
 
 
+def set_channels(name: str, config: Any, channels: int) -> None:
+    """Set the number of channels of the images in a model's configuration.
+
+    Raises:
+        ValueError: the configuration has no such entry, so the model takes three channels only.
+    """
+    parts = [config, getattr(config, "backbone_config", None)]
+    counted = [part for part in parts if hasattr(part, "num_channels")]
+    for part in counted:
+        part.num_channels = channels
+    if not counted and channels != 3:
+        raise ValueError(
+            f"{name}: its configuration has no `num_channels`, so it takes RGB images only, but "
+            f"the images have {channels} channels"
+        )
+
+
+def channels_of(config: Any) -> int:
+    """Return the number of channels of the images of a model."""
+    inner = config if hasattr(config, "num_channels") else getattr(config, "backbone_config", None)
+    return int(getattr(inner, "num_channels", 3))
+
+
+def check_channels(name: str, arguments: Mapping[str, Any], channels: int) -> None:
+    """Check the argument `num_channels`, which the images decide. A model that was saved for three
+    channels is adapted.
+
+    Raises:
+        ValueError: it is another number.
+    """
+    stated = arguments.get("num_channels", channels)
+    if stated not in (3, channels):
+        raise ValueError(
+            f"{name}: num_channels is {stated}, but the images have {channels} channels; remove it"
+        )
+
+
 def normalization(arguments: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of the images in [0, 1], by default ImageNet's.
 
     Raises:
         ValueError: a value is not three numbers, or a deviation is not above 0.
     """
-    from models.normalization import IMAGENET_MEAN, IMAGENET_STD  # imports torch
-
     values = []
     defaults = (IMAGENET_MEAN, IMAGENET_STD)
     for key, default in zip(_NORMALIZATION, defaults, strict=True):

@@ -8,7 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from models.hugging_face.build import build_model, freeze, probe, unreached
-from models.hugging_face.configuration import model_config, normalization
+from models.hugging_face.configuration import (
+    check_channels,
+    model_config,
+    normalization,
+    set_channels,
+)
 from models.normalization import renormalize
 
 
@@ -20,17 +25,21 @@ class HuggingFaceNetwork(nn.Module):
         classes: number of classes of the logits.
         arguments: entries of the model's configuration, and `image_mean` and `image_std` of the
             normalization it expects.
+        in_channels: channels of the images.
 
     Raises:
         ValueError: there is no such network, or an argument is not valid.
     """
 
-    def __init__(self, name: str, classes: int, arguments: Mapping[str, Any]) -> None:
+    def __init__(
+        self, name: str, classes: int, arguments: Mapping[str, Any], in_channels: int = 3
+    ) -> None:
         super().__init__()
         self.classes = classes
         self.mean, self.std = normalization(arguments)
         unused = _unused(name, json.dumps(arguments, sort_keys=True, default=list))
-        self.model = build_model("network", _config(name, classes, arguments))
+        check_channels(name, arguments, in_channels)
+        self.model = build_model("network", _config(name, classes, arguments, in_channels))
         freeze(self.model, unused)
         self._auxiliary: Tensor | None = None
         # The library computes the logits of this head, but does not return them.
@@ -42,7 +51,7 @@ class HuggingFaceNetwork(nn.Module):
         self._auxiliary = logits
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Return the logits of normalized images `(N, 3, H, W)`: `(N, K, h, w)`, during training
+        """Return the logits of normalized images `(N, C, H, W)`: `(N, K, h, w)`, during training
         with the auxiliary logits if there are any."""
         output = self.model(pixel_values=renormalize(images, self.mean, self.std), return_dict=True)
         auxiliary, self._auxiliary = self._auxiliary, None
@@ -51,16 +60,17 @@ class HuggingFaceNetwork(nn.Module):
         return output.logits
 
 
-def _config(name: str, classes: int, arguments: Mapping[str, Any]) -> Any:
+def _config(name: str, classes: int, arguments: Mapping[str, Any], channels: int) -> Any:
     config = model_config("network", name, arguments)
     config.num_labels = classes
+    set_channels(name, config, channels)
     return config
 
 
 @cache
 def _unused(name: str, text: str) -> frozenset[str]:
     """Return the names of the parameters that the logits do not depend on."""
-    config = _config(name, 2, json.loads(text))
+    config = _config(name, 2, json.loads(text), channels=3)
 
     def logits(model: nn.Module, images: Tensor) -> list[Tensor]:
         kept: list[Tensor] = []

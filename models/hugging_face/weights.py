@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from models.hugging_face.build import quiet
-from models.pretrained import PretrainedError, PretrainedReport, unwrap
+from models.hugging_face.configuration import channels_of
+from models.pretrained import (
+    PretrainedError,
+    PretrainedReport,
+    adapt_filters,
+    adaptation_note,
+    unwrap,
+)
 
 _MAX_SHOWN = 4
 
@@ -19,7 +26,8 @@ def load_saved(
     """Load weights of `transformers` into `model`, which it built.
 
     Tensors that the checkpoint lacks keep their initial values and are reported as missing; so is a
-    classifier for another number of classes.
+    classifier for another number of classes. Filters of RGB images are adapted to the model's
+    number of channels (see `adapt_filters`).
 
     classes: number of classes of a network; None for a backbone.
 
@@ -31,6 +39,13 @@ def load_saved(
         str(key): value for key, value in unwrap(checkpoint).items() if isinstance(value, Tensor)
     }
     config: Any = model.config
+    channels = channels_of(config)
+    adapted = []
+    if channels != 3:
+        for key, value in tensors.items():
+            if value.ndim == 4 and value.shape[1] == 3:
+                tensors[key] = adapt_filters(value, channels)
+                adapted.append(adaptation_note(key, channels))
     name = f"hf:{config.model_type}"
     # The library draws values for missing tensors.
     with quiet(), torch.random.fork_rng(devices=[]):
@@ -69,4 +84,5 @@ def load_saved(
             if key not in missing:
                 target.copy_(values[key])
     unused = dict.fromkeys(sorted(details["unexpected_keys"]), "not part of the model")
-    return PretrainedReport("transformers", {key: key for key in used}, unused, missing, "")
+    note = "; ".join(adapted)
+    return PretrainedReport("transformers", {key: key for key in used}, unused, missing, note)

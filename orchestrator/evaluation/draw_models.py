@@ -23,6 +23,7 @@ from orchestrator.evaluation.records import CHECKPOINTS, is_current
 from orchestrator.evaluation.trained_model import (
     ModelError,
     TrainedModel,
+    check_images,
     load_model,
     store_for_model,
     to_device,
@@ -76,14 +77,16 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
         for position in bar.track(chosen, description="images drawn"):
             image, label = split.read(position)
             predictions = [
-                predict_image(model.network, torch.tensor(image), each, config).numpy()
+                predict_image(
+                    model.network, torch.tensor(image), each, config, model.image_format
+                ).numpy()
                 for model, each in zip(drawn, numerics, strict=True)
             ]
             mious = [[float(each[position]) for each in side] for side in by_image]
             rows.append(
                 ComparedImage(
                     split.identifiers[position],
-                    image,
+                    split.image_format.drawn(image),
                     label,
                     predictions[0],
                     predictions[1],
@@ -147,6 +150,7 @@ def _features(options: argparse.Namespace, console: Console) -> int:
                 split.read(position)[0],
                 options.level,
                 numerics,
+                model.image_format,
             )
             for position in bar.track(chosen, description="images drawn")
         ]
@@ -193,6 +197,7 @@ def _check_classes(model: TrainedModel, dataset: PreparedDataset) -> None:
             f"({', '.join(model.class_names[:3])}, ...), but data set {dataset.manifest.name} "
             f"has {len(names)} ({', '.join(names[:3])}, ...)"
         )
+    check_images(model, dataset)
 
 
 def _recorded_counts(
@@ -245,6 +250,7 @@ def _predicted_counts(
         numerics,
         settings,
         lambda images: bar.advance(task, images),
+        model.image_format,
     )
     images = state.scores().images
     assert images is not None, "the images were counted"

@@ -21,6 +21,7 @@ from orchestrator.evaluation.records import CHECKPOINTS, log_scores
 from orchestrator.evaluation.trained_model import (
     ModelError,
     TrainedModel,
+    check_images,
     load_model,
     store_for_model,
     to_device,
@@ -55,6 +56,7 @@ def evaluate_model(options: argparse.Namespace, console: Console) -> int:
         location = str(Path(location).resolve())  # a cluster's processes run in other directories
     dataset = open_dataset(location)
     _check_classes(model, dataset, options.dataset)
+    check_images(model, dataset)
     check_scorable(dataset, options.split, "choose a labeled split with --split")
     split = dataset.split(options.split)
 
@@ -70,6 +72,7 @@ def evaluate_model(options: argparse.Namespace, console: Console) -> int:
                 numerics,
                 config,
                 lambda images: bar.advance(task, images),
+                model.image_format,
             )
     else:
         # Ray takes seconds to import.

@@ -13,11 +13,15 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from models.normalization import IMAGENET_MEAN, IMAGENET_STD
 from models.resampling import resize
 from orchestrator.console import InputError, say
 from orchestrator.evaluation.options import storage_directory
-from orchestrator.evaluation.trained_model import TrainedModel, load_model, store_for_model
+from orchestrator.evaluation.trained_model import (
+    TrainedModel,
+    check_images,
+    load_model,
+    store_for_model,
+)
 from orchestrator.storage import Storage
 from pipelines.data.dataset import DatasetError, open_dataset
 from pipelines.data.normalization import normalize
@@ -52,7 +56,7 @@ def export_model(options: argparse.Namespace, console: Console) -> int:
     model = load_model(options.model, store, options.imports)
     images, described = _check_images(model, options)
     say(console, f"exporting {model.name}; this takes about a minute", style="dim")
-    program = export_program(model.network)
+    program = export_program(model.network, model.image_format.channels)
     out.mkdir(parents=True, exist_ok=True)
     metadata = model_metadata(model)
     save = {"torch": save_program, "onnx": save_onnx}
@@ -78,16 +82,23 @@ def export_model(options: argparse.Namespace, console: Console) -> int:
 
 def model_metadata(model: TrainedModel) -> dict[str, Any]:
     """Return what a program needs to apply the exported network and to show what it predicts."""
-    classes = model.class_list
+    classes, images = model.class_list, model.image_format
+    low, high = images.scale
+    channels = "RGB" if images.is_stored_as_rgb else f"{images.channels} channels"
+    scaled = "from 0 to 1"
+    if images.bits == 16:
+        scaled += f", where {low} is 0, {high} is 1 and other values are clipped"
     return {
         "model": model.name,
         "classes": model.class_names,
         "palette": [list(entry.color) for entry in classes.classes],
         "ignore_index": classes.ignore_index,
-        "mean": list(IMAGENET_MEAN),
-        "std": list(IMAGENET_STD),
-        "input": "images: float32 (batch, 3, height, width), RGB from 0 to 1, minus mean, divided "
-        "by std",
+        "bits": images.bits,
+        "scale": list(images.scale),
+        "mean": list(images.mean),
+        "std": list(images.std),
+        "input": f"images: float32 (batch, {images.channels}, height, width), {channels} {scaled}, "
+        "minus mean, divided by std",
         "output": "logits: float32 (batch, classes, height, width); the class is the argmax over "
         "axis 1, the probabilities are the softmax",
         "dataset": classes.dataset,
@@ -97,25 +108,28 @@ def model_metadata(model: TrainedModel) -> dict[str, Any]:
 
 
 def _check_images(model: TrainedModel, options: argparse.Namespace) -> tuple[Sequence[Tensor], str]:
-    """Return normalized images, each `(1, 3, height, width)`, and what they are: validation images
-    and a part of each, of another size, or noise if the training's data set is not here."""
+    """Return normalized images, each `(1, channels, height, width)`, and what they are: validation
+    images and a part of each, of another size, or noise if the training's data set is not here."""
     data = model.experiment.data
     split = options.split or data.validation_split or data.train_split
     try:
         location = dataset_location(
             options.dataset or data.dataset, Storage.parse(options.storage).at("datasets")
         )
-        samples = open_dataset(location).split(split)
+        dataset = open_dataset(location)
+        check_images(model, dataset)
+        samples = dataset.split(split)
     except (DatasetError, OSError):
         if options.dataset or options.split:
             raise
         generator = torch.Generator().manual_seed(0)
-        noise = [torch.randn((1, 3, *size), generator=generator) for size in _NOISE_SIZES]
+        channels = model.image_format.channels
+        noise = [torch.randn((1, channels, *size), generator=generator) for size in _NOISE_SIZES]
         return noise, f"{len(noise)} random images ({data.dataset} is not here; see --dataset)"
     images = []
     for index in range(min(_CHECKED_IMAGES, len(samples))):
         pixels, _ = samples.read(index)
-        whole = normalize(torch.tensor(pixels).permute(2, 0, 1)[None])
+        whole = normalize(torch.tensor(pixels).permute(2, 0, 1)[None], model.image_format)
         whole = resize(whole, whole.new_empty(_at_least(*whole.shape[-2:])))
         height, width = whole.shape[-2:]
         images += [whole, whole[..., : 1 + 2 * height // 3, : 1 + 3 * width // 4]]

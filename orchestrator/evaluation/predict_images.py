@@ -6,12 +6,17 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import nn
 
 from orchestrator.console import InputError, progress, say
 from orchestrator.evaluation.input_images import InputImage, find_images
 from orchestrator.evaluation.options import inference_settings, storage_directory
-from orchestrator.evaluation.trained_model import load_model, store_for_model, to_device
+from orchestrator.evaluation.trained_model import (
+    TrainedModel,
+    load_model,
+    store_for_model,
+    to_device,
+)
+from pipelines.data.image_format import Pixels
 from pipelines.data.image_io import (
     Array,
     ImageError,
@@ -43,7 +48,6 @@ def predict_images(options: argparse.Namespace, console: Console) -> int:
         raise InputError(f"--out {out} is a file; choose a folder")
     found = find_images(options.inputs, out)
     images = found.images
-    reading = ImageReading(options.scale, options.bands, exif="apply", file="")
     submission = SUBMISSIONS[options.submission] if options.submission else None
     if submission is not None:
         submission.check_names([image.path for image in images])
@@ -51,7 +55,8 @@ def predict_images(options: argparse.Namespace, console: Console) -> int:
     model = load_model(options.model, store, options.imports)
     if submission is not None:
         submission.check_classes(model.class_names)
-    numerics = to_device(model)
+    numerics, images_format = to_device(model), model.image_format
+    reading = _reading(options, model)
 
     for note in found.notes:
         say(console, note)
@@ -65,7 +70,7 @@ def predict_images(options: argparse.Namespace, console: Console) -> int:
             try:
                 if isinstance(source, str):
                     raise ImageError(source)
-                classes = _classes(model.network, source.pixels, numerics, config)
+                classes = _classes(model, source.pixels, numerics, config)
             except ImageError as error:
                 skipped += 1
                 say(console, f"skipped {image.path}: {error}")
@@ -79,16 +84,39 @@ def predict_images(options: argparse.Namespace, console: Console) -> int:
                 encoded = encode_palette_png(classes, colors)
             _write(image.result(out), encoded)
             if options.overlay:
-                blended = draw_overlay(source.pixels, classes, model.class_list.classes)
+                drawn = images_format.drawn(source.pixels)
+                blended = draw_overlay(drawn, classes, model.class_list.classes)
                 _write(image.result(out, ".overlay.jpg"), encode_jpeg(blended))
     values = merged_range(stored)
-    if values is not None:
+    if values is not None and images_format.bits == 8:
         say(console, scale_note(reading, values))
     if turned:
         say(console, f"{turned} images turned upright, as their EXIF orientation says")
     count = len(images) + len(found.problems) - skipped
     say(console, f"{count} label maps in {out}, {skipped} images skipped")
     return EXIT_FAILED if skipped else 0
+
+
+def _reading(options: argparse.Namespace, model: TrainedModel) -> ImageReading:
+    """Return how images become the arrays that the model takes. Raises InputError."""
+    images = model.image_format
+    if options.bands is not None and len(options.bands) != images.channels:
+        raise InputError(
+            f"--bands names {len(options.bands)} bands, but {model.name} was trained on images of "
+            f"{images}; name {images.channels}"
+        )
+    if options.scale is not None and images.bits == 16:
+        raise InputError(
+            f"--scale has no effect, because {model.name} takes the stored 16-bit values; remove it"
+        )
+    return ImageReading(
+        options.scale,
+        options.bands,
+        exif="apply",
+        file="",
+        bits=images.bits,
+        model_channels=images.channels,
+    )
 
 
 def _read(image: InputImage, reading: ImageReading) -> tuple[InputImage, SourceImage | str]:
@@ -102,11 +130,12 @@ def _read(image: InputImage, reading: ImageReading) -> tuple[InputImage, SourceI
 
 
 def _classes(
-    network: nn.Module, pixels: Array, numerics: Numerics, config: InferenceConfig
+    model: TrainedModel, pixels: Pixels, numerics: Numerics, config: InferenceConfig
 ) -> Array:
     """Predict an image's classes, uint8 (height, width). Raises ImageError if memory runs out."""
     try:
-        return predict_image(network, torch.tensor(pixels), numerics, config).numpy()
+        image = torch.tensor(pixels)
+        return predict_image(model.network, image, numerics, config, model.image_format).numpy()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

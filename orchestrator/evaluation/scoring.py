@@ -144,7 +144,14 @@ def _count(
 ) -> ScoreState:
     _prepare_task(model)
     batches = EvaluationBatches(dataset.open(), config.batch, rank=share, world=shares)
-    state = count_pixels(model.network, batches, len(model.class_names), to_device(model), config)
+    state = count_pixels(
+        model.network,
+        batches,
+        len(model.class_names),
+        to_device(model),
+        config,
+        image_format=model.image_format,
+    )
     return state.cpu()
 
 
@@ -161,7 +168,7 @@ def _predict(
     files = {}
     for index in range(share, len(samples), shares):
         image = torch.tensor(samples.read(index)[0])
-        classes = predict_image(model.network, image, numerics, config).numpy()
+        classes = predict_image(model.network, image, numerics, config, model.image_format).numpy()
         files[samples.identifiers[index]] = encode_png(SUBMISSIONS[benchmark].encode(classes))
     return files
 

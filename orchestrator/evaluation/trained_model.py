@@ -20,6 +20,8 @@ from orchestrator.study.user_code import import_modules
 from orchestrator.study.validation import validate
 from orchestrator.study.yaml_source import Source, read_yaml
 from orchestrator.tracking.store import TrackingError, TrackingStore, open_existing_store
+from pipelines.data.dataset import PreparedDataset
+from pipelines.data.image_format import ImageFormat
 from pipelines.errors import UserError
 from pipelines.model_directory import ClassList
 from pipelines.network.build import build_network
@@ -60,6 +62,24 @@ class TrainedModel:
     def class_names(self) -> list[str]:
         """The classes, in the order of the network's outputs."""
         return [entry.name for entry in self.class_list.classes]
+
+    @property
+    def image_format(self) -> ImageFormat:
+        """The format and normalization of the images that the network was trained on."""
+        return self.class_list.images
+
+
+def check_images(model: TrainedModel, dataset: PreparedDataset) -> None:
+    """Check that the images of a data set have the channels and bits that a model was trained on.
+
+    Raises ModelError if not.
+    """
+    trained, images = model.image_format, dataset.manifest.images
+    if (trained.channels, trained.bits) != (images.channels, images.bits):
+        raise ModelError(
+            f"{model.name} was trained on images of {trained}, but {dataset.location.uri} has "
+            f"images of {images}; choose a data set prepared like the training data"
+        )
 
 
 def store_for_model(name: str, storage: Path) -> TrackingStore | None:
@@ -136,7 +156,9 @@ def _read(
     recorded = _mapping(directory / EXPERIMENT_FILE)
     experiment = read_experiment(recorded.pruned(without_removed(recorded.value)))
     class_list = validate(_mapping(directory / CLASSES_FILE), ClassList)
-    network = build_network(experiment.model, len(class_list.classes), experiment.seed)
+    network = build_network(
+        experiment.model, len(class_list.classes), experiment.seed, class_list.images.channels
+    )
     load_weights(directory, network)
     network.eval()
     return TrainedModel(name, run_id, checkpoint, experiment, class_list, network, tuple(imports))

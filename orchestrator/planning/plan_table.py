@@ -17,7 +17,12 @@ from orchestrator.scheduling.launch import HourlyPrice, Launch
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
-from pipelines.data.facts import sampling_warnings, summary, training_warnings
+from pipelines.data.facts import (
+    augmentation_warnings,
+    sampling_warnings,
+    summary,
+    training_warnings,
+)
 
 _NARROW, _WIDE = 100, 140  # characters
 _NAME = 10  # characters that a trial's name gets at least
@@ -85,12 +90,15 @@ def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -
     about the batches."""
     lines: dict[str, Text] = {}
     used, sampled = {}, {}
+    unused: list[str] = []
     for trial in trials:
         data = trial.experiment.data
         scored = tuple(study.config.scored_splits(data.validation_split))
         used[data.dataset, data.train_split, scored] = trial.dataset
         batch = trial.experiment.training.batch
         sampled[data.dataset, data.train_split, batch, data.crop] = trial.dataset
+        for line in augmentation_warnings(trial.dataset.manifest.images, data.augmentation):
+            unused.append(f"{data.dataset} {line}")
 
     def warn(text: str) -> None:
         lines.setdefault(text, Text.assemble(("warning", "yellow"), f"  {text}"))
@@ -104,6 +112,8 @@ def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -
     for (name, train, batch, crop), dataset in sampled.items():
         for line in sampling_warnings(dataset, train, batch, crop):
             warn(f"{name} {line}")
+    for text in unused:
+        warn(text)
     for styled in lines.values():
         console.print(styled, highlight=False, soft_wrap=True)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from orchestrator.planning.preflight_choice import STEPS
 from pipelines.data.dataset import PreparedDataset, Samples
+from pipelines.data.image_format import Pixels
 from pipelines.data.loading import EvaluationBatches
 from pipelines.data.node_cache import NodeCache
 from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
@@ -149,6 +150,7 @@ class _LargestSamples:
         self.groups = [split.groups[index] for index in self._indices]
         self.heights = split.heights[self._indices]
         self.widths = split.widths[self._indices]
+        self.image_format = split.image_format
 
     @property
     def centroids(self) -> NDArray[np.int64]:
@@ -157,7 +159,7 @@ class _LargestSamples:
     def __len__(self) -> int:
         return len(self._indices)
 
-    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def read(self, index: int) -> tuple[Pixels, NDArray[np.uint8]]:
         return self._split.read(int(self._indices[index]))
 
 

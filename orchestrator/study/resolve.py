@@ -16,6 +16,7 @@ from orchestrator.study.validation import suggestion
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.facts import check_scorable, check_trainable
+from pipelines.data.image_format import ImageFormat
 from pipelines.data.manifest import DatasetError, name_problem
 from pipelines.errors import UserError
 from pipelines.evaluation.config import metric_configs
@@ -114,15 +115,15 @@ class _Resolver:
         check_precision(training.precision, self._device, self._native_bfloat16)
         location, dataset = self._open(data.dataset)
         self._check_data(data.dataset, data.train_split, data.validation_split)
-        classes = len(dataset.manifest.classes)
+        classes, images = len(dataset.manifest.classes), dataset.manifest.images
         init = training.init and self._find_weights(training.init)
         weights = (training.backbone_weights, init, training.init_skip)
         own = (training.optimizer, training.schedule, training.loss, trial.experiment.evaluation)
-        key = repr((trial.experiment.model, weights, classes, data.crop, own))
+        key = repr((trial.experiment.model, weights, classes, images.channels, data.crop, own))
         if key not in self._models:
-            self._models[key] = _examine_model(trial.experiment, classes, init)
+            self._models[key] = _examine_model(trial.experiment, classes, images.channels, init)
         cost, pretrained = self._models[key]
-        self._check_transforms(data)
+        self._check_transforms(data, images)
         self._check_evaluation(trial.experiment, dataset)
         digests = (
             training.backbone_weights and self._digest(training.backbone_weights),
@@ -156,14 +157,14 @@ class _Resolver:
         if problem is not None:
             raise DatasetError(f"{location}: classes: {problem}, and prepare the data set again")
 
-    def _check_transforms(self, data: DataConfig) -> None:
+    def _check_transforms(self, data: DataConfig, images: ImageFormat) -> None:
         """Apply the transforms of the training once. Raises TransformError."""
-        key = repr((data.augmentation.transforms, data.crop))
+        key = repr((data.augmentation.transforms, data.crop, images))
         if not data.augmentation.transforms or key in self._checked_transforms:
             return
         from pipelines.data.transforms import check_transforms  # kornia takes seconds
 
-        check_transforms(data.augmentation, data.crop)
+        check_transforms(data.augmentation, data.crop, images)
         self._checked_transforms.add(key)
 
     def _check_evaluation(self, experiment: Experiment, dataset: PreparedDataset) -> None:
@@ -182,24 +183,28 @@ class _Resolver:
 
 
 def _examine_model(
-    experiment: Experiment, classes: int, init: str | None
+    experiment: Experiment, classes: int, channels: int, init: str | None
 ) -> tuple[ModelCost, PretrainedReport | None]:
     """Build the network, load its initial weights, check its loss, optimizer and metrics, and
-    return its cost and which published weights its backbone loads."""
+    return its cost and which published weights its backbone loads.
+
+    channels: of the images.
+    """
     config, (height, width) = experiment.model, experiment.data.crop
-    check_network(config, classes, (height, width))
-    model = network_on_meta(config, classes)
+    check_network(config, classes, (height, width), channels)
+    model = network_on_meta(config, classes, channels)
     check_optimization(model, experiment.training)
     build_loss(experiment.training.loss, [1 / classes] * classes)
     build_metrics(experiment.evaluation.metric_configs, classes)
     weights = experiment.training.backbone_weights
     pretrained = None
     if weights is not None:
-        pretrained = load_backbone_weights(build_network(config, classes, seed=0), weights)
+        network = build_network(config, classes, 0, channels)
+        pretrained = load_backbone_weights(network, weights)
     if init is not None:
         skip = experiment.training.init_skip
-        load_initial_weights(build_network(config, classes, seed=0), init, skip)
-    by_part = multiply_adds(model, config, classes, (height, width))
+        load_initial_weights(build_network(config, classes, 0, channels), init, skip)
+    by_part = multiply_adds(model, config, classes, (height, width), channels)
     cost = ModelCost(
         parameters_m=count_parameters(model) / 1e6,
         values_m=sum(value.numel() for value in model.state_dict().values()) / 1e6,

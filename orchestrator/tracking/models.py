@@ -19,7 +19,7 @@ from orchestrator.tracking import tags as tag
 from orchestrator.tracking.datasets import DatasetKey
 from orchestrator.tracking.model_package import Package, package
 from orchestrator.tracking.store import TrackingStore
-from pipelines.data.image_io import Array
+from pipelines.data.image_format import Pixels
 from pipelines.data.manifest import ClassInfo
 from pipelines.model_directory import write_model_directory
 from pipelines.serving import OUTPUTS
@@ -28,8 +28,6 @@ from pipelines.training.lineage import WEIGHTS, check_lineage, lineage
 MODEL = "model"
 
 _BEST = "best"
-
-_IMAGE_SPEC = TensorSpec(np.dtype(np.uint8), (-1, -1, 3))
 
 _LABEL_SPEC = TensorSpec(np.dtype(np.uint8), (-1, -1))
 
@@ -55,8 +53,8 @@ def log_model(
     """Record the model `directory` as the model of a run: `runs:/ID/model`.
 
     `mlflow.pyfunc.load_model` loads it as a predictor of label maps wherever the libraries of
-    `package` are installed. example: an image, uint8 `(height, width, 3)`. classes: those
-    that it predicts. tags: shown with the model. step: the model's epoch. dataset: the one it was
+    `package` are installed. example: an image, `(height, width, channels)`. classes: those that
+    it predicts. tags: shown with the model. step: the model's epoch. dataset: the one it was
     trained and scored on.
 
     The model has the run's parameters and the run's current metrics that describe it.
@@ -75,7 +73,8 @@ def log_model(
     )
     (directory / pyfunc_loader.SOURCES).write_bytes(package.sources)
     params = ParamSchema([ParamSpec("output", DataType.string, OUTPUTS[0])])
-    signature = ModelSignature(Schema([_IMAGE_SPEC]), Schema([_LABEL_SPEC]), params)
+    image_spec = TensorSpec(example.dtype, (-1, -1, example.shape[2]))
+    signature = ModelSignature(Schema([image_spec]), Schema([_LABEL_SPEC]), params)
     # Turns off MLflow's input check, which would reject a list of images; the model checks itself.
     signature._is_signature_from_type_hint = True
     with tempfile.TemporaryDirectory(prefix="model-") as temporary:
@@ -213,11 +212,11 @@ def log_models(
             store.log_artifact(run_id, directory, "best")
 
 
-def _example(trial: ResolvedTrial) -> Array:
+def _example(trial: ResolvedTrial) -> Pixels:
     """Return the first training image, subsampled to sides that are multiples of 32, because MLflow
     stores examples as text."""
     image, _ = trial.dataset.split(trial.experiment.data.train_split).read(0)
     step = -(-max(image.shape[:2]) // _EXAMPLE_SIZE)
-    small = image[::step, ::step]
+    small: Pixels = image[::step, ::step]
     height, width = (max(32, length // 32 * 32) for length in small.shape[:2])
     return np.ascontiguousarray(small[:height, :width])

@@ -2,14 +2,15 @@
 
 Resize, crop, padding, flips and rotation are one resampling of the source window (see `geometry`).
 Color jitter and Gaussian blur follow, with parameters from each sample's random numbers, then the
-transforms that the configuration names (see `transforms`), and CutMix or ClassMix. The result of a
+transforms that the configuration names (see `transforms`), and CutMix or ClassMix. Saturation and
+hue change only images of three channels, which are taken as red, green and blue. The result of a
 sample does not depend on the other samples of its batch (on the CPU, bit for bit).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,8 @@ from pipelines.data.batches import SourceBatch
 from pipelines.data.config import AugmentationConfig
 from pipelines.data.dataset import IGNORE_INDEX
 from pipelines.data.geometry import AxisSampling, sample_axis
-from pipelines.data.normalization import IMAGENET_MEAN, IMAGENET_STD, normalize, per_channel
+from pipelines.data.image_format import RGB, ImageFormat
+from pipelines.data.normalization import normalize, per_channel, to_unit
 from pipelines.data.randomness import Stream
 from pipelines.data.transforms import Transforms
 
@@ -37,7 +39,7 @@ class Augmentation:
     Args:
         config: strength of each augmentation.
         crop: height and width of the result in pixels.
-        mean, std: per channel, of images in [0, 1]; padding has the mean color.
+        image_format: of the source images; padding has the mean color.
         compile: fuse all operations with `torch.compile`, for a GPU. The first batch then takes
             half a minute, and results differ in the last bits.
 
@@ -50,15 +52,13 @@ class Augmentation:
         self,
         config: AugmentationConfig,
         crop: tuple[int, int],
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        image_format: ImageFormat = RGB,
         compile: bool = False,
     ) -> None:
         self.config = config
         self.crop = crop
-        self.mean = tuple(mean)
-        self.std = tuple(std)
-        self.transforms = Transforms(config.transform_configs, self.mean)
+        self.image_format = image_format
+        self.transforms = Transforms(config.transform_configs, image_format.mean)
         if compile and config.transforms:
             raise ValueError(
                 "compile is set, but transforms cannot be compiled; remove one of both"
@@ -67,7 +67,8 @@ class Augmentation:
         self._compiled = torch.compile(augment, dynamic=False) if compile else None
 
     def __call__(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
-        """Return normalized images, float32 (batch, 3, *crop), and labels, int64 (batch, *crop)."""
+        """Return normalized images, float32 (batch, channels, *crop), and labels, int64 (batch,
+        *crop)."""
         if self._compiled is not None:
             return self._compiled(batch)
         return self._augment_each(batch) if batch.windows.is_cpu else self._augment(batch)
@@ -75,7 +76,7 @@ class Augmentation:
     def _augment_each(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
         """Augment one sample at a time, which is faster on a CPU: the intermediate values of a
         whole batch exceed its caches, and new memory must be cleared by the kernel."""
-        images = torch.empty(len(batch), 3, *self.crop)
+        images = torch.empty(len(batch), self.image_format.channels, *self.crop)
         labels = torch.empty(len(batch), *self.crop, dtype=torch.int64)
         for row in range(len(batch)):
             images[row : row + 1], labels[row : row + 1] = self._augment(batch[row : row + 1])
@@ -90,7 +91,7 @@ class Augmentation:
                 pasted |= self._half_of_classes(batch.draws, batch.class_draws, other_labels)
             images = torch.where(pasted[:, None], others, images)
             labels = torch.where(pasted, other_labels, labels)
-        return normalize(images, self.mean, self.std), labels
+        return normalize(images, self.image_format), labels
 
     def _before_mixing(self, batch: SourceBatch) -> tuple[Tensor, Tensor]:
         images, labels = self.crops(batch)
@@ -141,11 +142,17 @@ class Augmentation:
         rows = sample_axis(batch.geometry[:, 0], self.crop[0], orientation.flip_rows)
         columns = sample_axis(batch.geometry[:, 1], self.crop[1], orientation.flip_columns)
         inside = rows.inside[:, :, None] & columns.inside[:, None, :]
+        windows = batch.windows
+        if self.image_format.bits > 8:
+            # Clipped to the scale before values are interpolated.
+            windows = to_unit(windows, self.image_format)
         if self.config.scale == (1, 1):  # every position is a pixel, so copying is exact
-            images = _read_nearest(batch.windows, rows, columns).to(torch.float32) / 255
+            images = _read_nearest(windows, rows, columns).to(torch.float32)
         else:
-            images = _read_bilinear(batch.windows, rows, columns)
-        images = torch.where(inside[:, None], images, per_channel(images, self.mean))
+            images = _read_bilinear(windows, rows, columns)
+        if self.image_format.bits == 8:
+            images = images / 255
+        images = torch.where(inside[:, None], images, per_channel(images, self.image_format.mean))
         labels = _read_nearest(batch.labels[:, None], rows, columns)[:, 0].long()
         labels = torch.where(inside, labels, IGNORE_INDEX)
         transpose = orientation.transpose
@@ -177,6 +184,8 @@ class Augmentation:
     def jitter(self, images: Tensor, draws: Tensor) -> Tensor:
         """Change brightness, contrast, saturation and hue, in this order, clamped to [0, 1].
 
+        Saturation and hue are changed only if there are three channels.
+
         draws: `SourceBatch.draws`.
         """
 
@@ -184,15 +193,16 @@ class Augmentation:
             return 1 + strength * (2 * draws[:, stream - 1] - 1)
 
         config = self.config
+        has_colors = images.shape[1] == RGB.channels
         if config.brightness:
             factor = factors(config.brightness, Stream.BRIGHTNESS)
             images = adjust_brightness_accumulative(images, factor)
         if config.contrast:
             images = _adjust_contrast(images, factors(config.contrast, Stream.CONTRAST))
-        if config.saturation:
+        if config.saturation and has_colors:
             factor = factors(config.saturation, Stream.SATURATION)
             images = adjust_saturation_with_gray_subtraction(images, factor)
-        if config.hue:
+        if config.hue and has_colors:
             shift = factors(config.hue, Stream.HUE) - 1
             images = _shift_hue(images, shift)
         return images
@@ -223,19 +233,18 @@ class _Orientation(NamedTuple):
 
 
 def _read_bilinear(windows: Tensor, rows: AxisSampling, columns: AxisSampling) -> Tensor:
-    """Sample uint8 (batch, 3, height, width) to float32 (batch, 3, *crop) in [0, 1]."""
-    images = F.grid_sample(
+    """Sample (batch, channels, height, width) to float32 (batch, channels, *crop)."""
+    return F.grid_sample(
         windows.to(torch.float32),
         _grid(windows, rows.position, columns.position),
         mode="bilinear",
         padding_mode="border",
         align_corners=False,
     )
-    return images / 255
 
 
 def _read_nearest(pixels: Tensor, rows: AxisSampling, columns: AxisSampling) -> Tensor:
-    """Copy the nearest pixels of uint8 (batch, channels, height, width) to (..., *crop)."""
+    """Copy the nearest pixels of (batch, channels, height, width) to (..., *crop)."""
     batch, channels, height, width = pixels.shape
     indices = rows.nearest[:, :, None] * width + columns.nearest[:, None, :]
     channels_last = pixels.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
@@ -254,10 +263,13 @@ def _grid(windows: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def _adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blend each image with its mean gray value, as Pillow and torchvision do.
 
+    Of other images than those with three channels, the gray value is the mean of the channels.
     kornia's version sums floating-point values in an order that depends on the batch; sums of
     integers do not depend on the order.
     """
-    levels = (rgb_to_grayscale(images) * 65535).round().long()
+    has_colors = images.shape[1] == RGB.channels
+    gray = rgb_to_grayscale(images) if has_colors else images.mean(dim=1, keepdim=True)
+    levels = (gray * 65535).round().long()
     mean = (levels.sum(dim=(1, 2, 3)).double() / (65535 * levels[0].numel())).to(images.dtype)
     blended = torch.lerp(mean[:, None, None, None], images, factor[:, None, None, None])
     return blended.clamp(0, 1)

@@ -13,7 +13,7 @@ from torch import Tensor
 class SourceBatch:
     """The part of each image that its crop needs, and the geometry of the crop.
 
-    windows: uint8 (batch, 3, height, width), stored channels last.
+    windows: uint8 or uint16 (batch, channels, height, width), stored channels last.
     labels: uint8 (batch, height, width). The size of windows and labels is the same for all batches
         of a data set; values beyond a sample's own window are undefined and never sampled.
     geometry: int64 (batch, 2, 4), `Axis.numbers` of the rows and the columns.
@@ -64,8 +64,8 @@ class SourceBatch:
 class EvaluationBatch:
     """Whole images of one size.
 
-    images: uint8 (batch, 3, height, width). labels: uint8 (batch, height, width). indices: int64
-    (batch,), positions in the split. identifiers: names of the samples.
+    images: uint8 or uint16 (batch, channels, height, width). labels: uint8 (batch, height, width).
+    indices: int64 (batch,), positions in the split. identifiers: names of the samples.
     """
 
     images: Tensor

@@ -16,7 +16,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.data.config import split_parts
-from pipelines.data.image_io import Array, ImageError, decode_indices, decode_rgb
+from pipelines.data.image_format import RGB, ImageFormat, Pixels
+from pipelines.data.image_io import (
+    Array,
+    ImageError,
+    decode_channels,
+    decode_indices,
+    decode_rgb,
+)
 from pipelines.data.manifest import (
     FORMER_INDEX_NAME,
     INDEX_NAME,
@@ -49,13 +56,14 @@ class Samples(Protocol):
     groups: list[str | None]
     heights: NDArray[np.int64]
     widths: NDArray[np.int64]
+    image_format: ImageFormat
 
     @property
     def centroids(self) -> NDArray[np.int64]: ...
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
+    def read(self, index: int) -> tuple[Pixels, NDArray[np.uint8]]: ...
 
 
 class Split:
@@ -66,8 +74,11 @@ class Split:
     image's pixels; None in data sets prepared before it was recorded.
     """
 
-    def __init__(self, name: str, location: Location, index: pa.Table) -> None:
+    def __init__(
+        self, name: str, location: Location, index: pa.Table, image_format: ImageFormat = RGB
+    ) -> None:
         self.name = name
+        self.image_format = image_format
         self._location = location
         self._index = index
         self._shards: list[str] = index["shard"].to_pylist()
@@ -98,8 +109,9 @@ class Split:
         ]
         return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
-    def read(self, index: int) -> tuple[Array, Array]:
-        """Decode sample `index`: image uint8 (height, width, 3), label uint8 (height, width).
+    def read(self, index: int) -> tuple[Pixels, Array]:
+        """Decode sample `index`: image (height, width, channels) of the data set's format, label
+        uint8 (height, width).
 
         All pixels of an unlabeled sample are ignored.
 
@@ -110,7 +122,7 @@ class Split:
         height, width = int(self.heights[index]), int(self.widths[index])
         sample = self._describe(index)
         try:
-            image = decode_rgb(encoded_image)
+            image = self._decode(encoded_image)
             label = (
                 np.full((height, width), IGNORE_INDEX, np.uint8)
                 if encoded_label is None
@@ -118,12 +130,19 @@ class Split:
             )
         except ImageError as error:
             raise DatasetError(f"{sample}: {error}; prepare the data set again") from error
-        if image.shape != (height, width, 3) or label.shape != (height, width):
+        expected = (height, width, self.image_format.channels), self.image_format.dtype
+        if (image.shape, image.dtype) != expected or label.shape != (height, width):
             raise DatasetError(
                 f"{sample}: image {image.shape[:2]} and label {label.shape}, but "
-                f"{(height, width)} is recorded; prepare the data set again"
+                f"{(height, width)} with {self.image_format} is recorded; prepare the data set "
+                "again"
             )
         return image, label
+
+    def _decode(self, encoded: bytes) -> Pixels:
+        if self.image_format.is_stored_as_rgb:
+            return decode_rgb(encoded)
+        return decode_channels(encoded, self.image_format.channels)
 
     def read_encoded(self, index: int) -> tuple[bytes, bytes | None]:
         """Return the stored bytes of image and label (None if unlabeled) of sample `index`.
@@ -184,7 +203,8 @@ class PreparedDataset:
                 )
         if name not in self._splits:
             rows = [self._index.filter(pc.equal(self._index["split"], part)) for part in parts]
-            self._splits[name] = Split(name, self.location, pa.concat_tables(rows))
+            table = pa.concat_tables(rows)
+            self._splits[name] = Split(name, self.location, table, self.manifest.images)
         return self._splits[name]
 
     @cached_property

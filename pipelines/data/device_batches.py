@@ -16,8 +16,8 @@ from pipelines.data.batches import SourceBatch
 class TrainingBatch:
     """The input of a training step, on the device.
 
-    images: float32 (batch, 3, height, width), normalized. labels: int64 (batch, height, width).
-    sample_keys: int64 (batch,).
+    images: float32 (batch, channels, height, width), normalized. labels: int64 (batch, height,
+    width). sample_keys: int64 (batch,).
     """
 
     images: Tensor

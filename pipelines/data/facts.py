@@ -11,8 +11,9 @@ from itertools import combinations
 
 import numpy as np
 
-from pipelines.data.config import split_parts
+from pipelines.data.config import AugmentationConfig, split_parts
 from pipelines.data.dataset import DatasetError, PreparedDataset, Split
+from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.manifest import Manifest
 
 _LISTED = 5  # names in a message before it says how many more there are
@@ -129,6 +130,19 @@ def sampling_warnings(
             f"most {height} x {width}), so the rest of a crop is padding, which is ignored"
         )
     return lines
+
+
+def augmentation_warnings(image_format: ImageFormat, augmentation: AugmentationConfig) -> list[str]:
+    """Return which settings of an augmentation have no effect on images of a format."""
+    if image_format.channels == RGB.channels:
+        return []
+    unused = [name for name in ("saturation", "hue") if getattr(augmentation, name)]
+    if not unused:
+        return []
+    return [
+        f"images of {image_format} have no {' and '.join(unused)}, so data.augmentation changes "
+        "brightness, contrast and blur only"
+    ]
 
 
 def check_classes_occur(manifest: Manifest, source: str) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.data.files import atomic_file
+from pipelines.data.image_format import Pixels
 from pipelines.errors import UserError
 
 Array = NDArray[np.uint8]
@@ -146,8 +147,11 @@ def save_image(image: Image.Image, path: Path) -> None:
         image.save(partial, format=image_format)
 
 
-def encode_png(pixels: NDArray[np.uint8], effort: int = 3) -> bytes:
-    """Encode uint8 (height, width) or (height, width, 3) as PNG; `effort` is zlib's level, 0-9."""
+def encode_png(pixels: Pixels, effort: int = 3) -> bytes:
+    """Encode uint8 (height, width) or (height, width, 3), or uint16 (height, width), as PNG.
+
+    effort: zlib's level, 0 to 9.
+    """
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=effort)
     return buffer.getvalue()
@@ -171,6 +175,32 @@ def encode_jpeg(pixels: Array, quality: int = 90) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue()
+
+
+def encode_channels(pixels: Pixels) -> bytes:
+    """Encode uint8 or uint16 (height, width, channels) as a gray PNG of the same bit depth with the
+    channels one below another, which every decoder of PNG reads.
+
+    `decode_channels` returns the same array.
+    """
+    height, width, channels = pixels.shape
+    by_channel: Pixels = np.moveaxis(pixels, 2, 0)
+    stacked = np.ascontiguousarray(by_channel).reshape(channels * height, width)
+    return encode_png(stacked)
+
+
+def decode_channels(data: bytes, channels: int) -> Pixels:
+    """Decode the bytes of `encode_channels` to uint8 or uint16 (height, width, channels).
+
+    Raises:
+        ImageError: the data is damaged, or has another number of channels.
+    """
+    image = open_image(data)
+    if image.mode not in ("L", "I;16") or image.height % channels:
+        raise ImageError(f"is no image with {channels} channels one below another")
+    stacked = np.asarray(image)
+    by_channel = stacked.reshape(channels, image.height // channels, image.width)
+    return np.ascontiguousarray(np.moveaxis(by_channel, 0, 2))
 
 
 def decode_rgb(data: bytes) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from pipelines.data.batches import EvaluationBatch, SourceBatch
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import IGNORE_INDEX, DatasetError, Samples
 from pipelines.data.geometry import CropPlan, canvas_size, plan_crop
+from pipelines.data.image_format import ImageFormat, Pixels
 from pipelines.data.prefetch import prefetch
 from pipelines.data.randomness import uniform_classes, uniform_streams
 from pipelines.data.sampling import ClassUniform, Draws, GlobalBatches, partners
@@ -33,17 +35,18 @@ class BufferPool:
 
     def __init__(self, pin: bool) -> None:
         self._pin = pin
-        self._free: dict[tuple[int, ...], list[NDArray[np.uint8]]] = {}
+        self._free: dict[tuple[tuple[int, ...], np.dtype[Any]], list[NDArray[Any]]] = {}
 
-    def take(self, shape: tuple[int, ...]) -> Tensor:
-        """Return an uninitialized uint8 tensor."""
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
+        """Return an uninitialized tensor of `dtype`, uint8 or uint16."""
         if self._pin:
-            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        free = self._free.setdefault(shape, [])
+            kind = torch.uint8 if dtype == np.uint8 else torch.uint16
+            return torch.empty(shape, dtype=kind, pin_memory=True)
+        free = self._free.setdefault((shape, dtype), [])
         try:
             buffer = free.pop()
         except IndexError:
-            buffer = np.empty(shape, np.uint8)
+            buffer = np.empty(shape, dtype)
         # The tensor and all its views keep `view` alive; then the buffer returns to the pool.
         view = buffer.view()
         weakref.finalize(view, free.append, buffer).atexit = False
@@ -123,8 +126,10 @@ class TrainingBatches:
     def _load(self, draws: Draws) -> SourceBatch:
         count, (height, width) = len(draws.samples), self._canvas
         # Channels last, like decoded images, so that a window is copied row by row.
-        windows = self._buffers.take((count, height, width, 3))
-        labels = self._buffers.take((count, height, width))
+        image_format = self._split.image_format
+        shape = (count, height, width, image_format.channels)
+        windows = self._buffers.take(shape, image_format.dtype)
+        labels = self._buffers.take((count, height, width), np.dtype(np.uint8))
         plans: list[CropPlan] = []
         for row in range(count):
             image, label = _read(self._split, int(draws.samples[row]))
@@ -207,6 +212,11 @@ class EvaluationBatches:
         return len(self._batches)
 
     @property
+    def image_format(self) -> ImageFormat:
+        """The format of the images in their data set."""
+        return self._split.image_format
+
+    @property
     def identifiers(self) -> list[str]:
         """Names of all samples of the split, in the order of `EvaluationBatch.indices`."""
         return self._split.identifiers
@@ -224,7 +234,7 @@ class EvaluationBatches:
         )
 
 
-def _read(split: Samples, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _read(split: Samples, index: int) -> tuple[Pixels, NDArray[np.uint8]]:
     """Return a sample's image and label. Turns any error into a DatasetError with its name."""
     try:
         return split.read(index)
@@ -236,5 +246,5 @@ def _read(split: Samples, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uin
         ) from error
 
 
-def _paste(canvas: NDArray[np.uint8], window: NDArray[np.uint8]) -> None:
+def _paste(canvas: Pixels, window: Pixels) -> None:
     canvas[: window.shape[0], : window.shape[1]] = window

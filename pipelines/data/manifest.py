@@ -10,11 +10,14 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.errors import UserError
 
 FORMAT = "segmentation-parquet"
 # Increase it whenever older code cannot read newer files correctly, or newer code older files.
 VERSION = 2
+# Of data sets with images other than 8-bit RGB in ImageNet's normalization.
+FORMATTED_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 # Not `.parquet`: Hugging Face `datasets` would read it as rows of the data set.
 INDEX_NAME = "index.pq"
@@ -53,11 +56,12 @@ class Manifest:
     """The content of a prepared data set.
 
     `counts`: images per split. `class_pixels`: pixels of each class over all labels;
-    `ignored_pixels`: all other pixels. `image_mean`: mean red, green and blue in [0, 1] over all
+    `ignored_pixels`: all other pixels. `image_mean`: mean of each channel in [0, 1] over all
     images. `tile`: side in pixels of the tiles of the class centroids. `index_sha256`: hash of the
     index file, which lists the rows of all shards. `skipped`: one sentence about each problem that
     excluded a sample. `recipe`: hash of source files and options. `notes`: one sentence about each
-    thing that a user should know about the source, such as files left out.
+    thing that a user should know about the source, such as files left out. `images`: the format of
+    the images.
     """
 
     name: str
@@ -66,13 +70,14 @@ class Manifest:
     counts: Mapping[str, int]
     class_pixels: tuple[int, ...]
     ignored_pixels: int
-    image_mean: tuple[float, float, float]
+    image_mean: tuple[float, ...]
     tile: int
     shards: tuple[Shard, ...]
     index_sha256: str
     skipped: tuple[str, ...] = ()
     recipe: str = ""
     notes: tuple[str, ...] = ()
+    images: ImageFormat = RGB
 
     @property
     def class_frequencies(self) -> tuple[float, ...]:
@@ -90,13 +95,16 @@ class Manifest:
             "tile": self.tile,
             "content": [(shard.split, shard.rows, shard.content) for shard in self.shards],
         }
+        computing = self.images.computing()
+        if computing:
+            content["images"] = computing
         return hashlib.sha256(_canonical_json(content).encode()).hexdigest()
 
     def to_json(self) -> str:
         """Return the text of the manifest file; `from_json` parses and checks it."""
         document = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": FORMATTED_VERSION if self.images.computing() else VERSION,
             "fingerprint": self.fingerprint,
             **asdict(self),
             "class_frequencies": self.class_frequencies,
@@ -115,12 +123,14 @@ class Manifest:
             document: dict[str, Any] = json.loads(text)
             if document["format"] != FORMAT:
                 raise DatasetError(f"{where}: format {document['format']!r} is not {FORMAT!r}")
-            if document["version"] != VERSION:
+            if document["version"] not in (VERSION, FORMATTED_VERSION):
                 raise DatasetError(
-                    f"{where}: format version {document['version']} is not {VERSION}, the only "
-                    "supported version; prepare the data set again"
+                    f"{where}: format version {document['version']} is not {VERSION} or "
+                    f"{FORMATTED_VERSION}, the supported versions; prepare the data set again"
                 )
-            document.setdefault("notes", ())  # older manifests have none
+            # Older manifests lack these.
+            document.setdefault("notes", ())
+            document.setdefault("images", {})
             values = {field.name: document[field.name] for field in fields(cls)}
             values["classes"] = tuple(
                 ClassInfo(entry["name"], tuple(entry["color"])) for entry in values["classes"]
@@ -128,9 +138,16 @@ class Manifest:
             values["shards"] = tuple(Shard(**entry) for entry in values["shards"])
             for name in ("class_pixels", "image_mean", "skipped", "notes"):
                 values[name] = tuple(values[name])
+            images: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in values["images"].items()
+            }
+            values["images"] = ImageFormat(**images)
             manifest = cls(**values)
             recorded_fingerprint = document["fingerprint"]
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except DatasetError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(
                 f"{where}: damaged manifest ({error!r}); prepare the data set again"
             ) from error

@@ -32,6 +32,7 @@ from pipelines.data import image_io
 from pipelines.data.config import split_parts
 from pipelines.data.dataset import PreparedDataset, Samples, Split
 from pipelines.data.files import PARTIAL, atomic_file, partial_path
+from pipelines.data.image_format import Pixels
 from pipelines.data.prefetch import prefetch
 from pipelines.data.storage import expand_home
 
@@ -69,7 +70,10 @@ class NodeCache:
         parts = split_parts(name)
         if len(parts) > 1:  # one copy per part, which is also used for the part alone
             return JoinedSplit(split, [self.decoded(dataset, part, threads) for part in parts])
-        size = int((split.heights * split.widths).sum()) * 4
+        # The channels of the image, and the label.
+        image_format = split.image_format
+        per_pixel = image_format.channels * image_format.dtype.itemsize + 1
+        size = int((split.heights * split.widths).sum()) * per_pixel
         content = f"{dataset.manifest.fingerprint[:32]}-{name}"
         path = self.directory / f"{content}.{VERSION}.{_decoder()}.arrow"
         try:
@@ -165,6 +169,7 @@ class DecodedSplit:
         self.heights = split.heights
         self.widths = split.widths
         self.class_pixels = split.class_pixels
+        self.image_format = split.image_format
         # The shared lock on `file` prevents eviction while this object exists.
         weakref.finalize(self, os.close, file)
 
@@ -195,13 +200,18 @@ class DecodedSplit:
     def centroids(self) -> NDArray[np.int64]:
         return self._split.centroids
 
-    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return image uint8 (height, width, 3) and label uint8 (height, width), both read-only."""
+    def read(self, index: int) -> tuple[Pixels, NDArray[np.uint8]]:
+        """Return image (height, width, channels) and label uint8 (height, width), both
+        read-only."""
         with self._reading:
             batch = self._reader.get_batch(index)
         size = (int(self.heights[index]), int(self.widths[index]))
-        image, label = (np.frombuffer(column.buffers()[2], np.uint8) for column in batch.columns)
-        return image.reshape(*size, 3), label.reshape(size)
+        dtypes = (self.image_format.dtype, np.dtype(np.uint8))
+        image, label = (
+            np.frombuffer(column.buffers()[2], dtype)
+            for column, dtype in zip(batch.columns, dtypes, strict=True)
+        )
+        return image.reshape(*size, self.image_format.channels), label.reshape(size)
 
 
 class JoinedSplit:
@@ -219,6 +229,7 @@ class JoinedSplit:
         self.heights = split.heights
         self.widths = split.widths
         self.class_pixels = split.class_pixels
+        self.image_format = split.image_format
 
     def __len__(self) -> int:
         return len(self._split)
@@ -227,8 +238,8 @@ class JoinedSplit:
     def centroids(self) -> NDArray[np.int64]:
         return self._split.centroids
 
-    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return image uint8 (height, width, 3) and label uint8 (height, width) of a sample."""
+    def read(self, index: int) -> tuple[Pixels, NDArray[np.uint8]]:
+        """Return image (height, width, channels) and label uint8 (height, width) of a sample."""
         part = bisect_right(self._starts, index) - 1
         return self._parts[part].read(index - self._starts[part])
 

@@ -1,19 +1,27 @@
-"""Normalization of images for a network."""
-
-from collections.abc import Sequence
+"""Scaling and normalization of images for a network."""
 
 import torch
 from torch import Tensor
 
-from models.normalization import IMAGENET_MEAN, IMAGENET_STD, per_channel
+from models.normalization import per_channel
+from pipelines.data.image_format import RGB, ImageFormat
 
 
-def normalize(
-    images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
-) -> Tensor:
+def to_unit(pixels: Tensor, image_format: ImageFormat) -> Tensor:
+    """Return stored values, uint8 or uint16, as float32 in [0, 1]."""
+    values = pixels.to(torch.float32)
+    low, high = image_format.scale
+    if (low, high) == (0, 255) and image_format.bits == 8:
+        return values / 255
+    return ((values - low) / (high - low)).clamp(0, 1)
+
+
+def normalize(images: Tensor, image_format: ImageFormat = RGB) -> Tensor:
     """Return `(images - mean) / std` per channel, float32.
 
-    `images`: (batch, 3, height, width), uint8 in 0 to 255 or floating point in [0, 1].
+    `images`: (batch, channels, height, width), the stored uint8 or uint16, or floating point in
+    [0, 1].
     """
-    scaled = images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images.float()
-    return (scaled - per_channel(scaled, mean)) / per_channel(scaled, std)
+    is_stored = images.dtype in (torch.uint8, torch.uint16)
+    unit = to_unit(images, image_format) if is_stored else images.float()
+    return (unit - per_channel(unit, image_format.mean)) / per_channel(unit, image_format.std)

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.data.image_format import Pixels
+
 IMAGE_COLUMNS = ("image", "label")
 IMAGE_DIGEST = "image_digest"
 
@@ -146,7 +148,7 @@ def _row(sample: Sample) -> dict[str, Any]:
     return row
 
 
-def pixels_digest(pixels: NDArray[np.uint8]) -> str:
+def pixels_digest(pixels: Pixels) -> str:
     """Return a hash of an image's size and pixels."""
     digest = hashlib.sha256(f"{pixels.shape}\n".encode())
     digest.update(np.ascontiguousarray(pixels).data)
@@ -154,7 +156,7 @@ def pixels_digest(pixels: NDArray[np.uint8]) -> str:
 
 
 def sample_digest(
-    identifier: str, split: str, image: NDArray[np.uint8] | bytes, label: NDArray[np.uint8] | None
+    identifier: str, split: str, image: Pixels | bytes, label: NDArray[np.uint8] | None
 ) -> str:
     """Return a hash of a sample's content.
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from models.user_code import describe, failures_as
 from pipelines.data.config import TRANSFORMS, AugmentationConfig, TransformConfig
 from pipelines.data.dataset import IGNORE_INDEX
-from pipelines.data.normalization import IMAGENET_MEAN, per_channel
+from pipelines.data.image_format import RGB, ImageFormat
+from pipelines.data.normalization import per_channel
 from pipelines.data.randomness import hash_integers
 from pipelines.errors import UserError, is_out_of_memory
 
@@ -73,7 +74,7 @@ class Transforms:
     - kornia's geometric augmentations move images and labels alike. Labels are copied from the
       nearest pixel. Pixels from outside of the image get the color `fill` and are ignored.
     - kornia's policies, such as RandAugment, do both.
-    - A module with an argument `labels` of its `forward` maps images, float32 (1, 3, H, W), and
+    - A module with an argument `labels` of its `forward` maps images, float32 (1, C, H, W), and
       labels, int64 (1, H, W), to both. Any other module maps images to images.
 
     Images are clamped to [0, 1] after each transform.
@@ -87,7 +88,7 @@ class Transforms:
     """
 
     def __init__(
-        self, configs: Sequence[TransformConfig], fill: Sequence[float] = IMAGENET_MEAN
+        self, configs: Sequence[TransformConfig], fill: Sequence[float] = RGB.mean
     ) -> None:
         self.fill = tuple(fill)
         self.names = [config.name for config in configs]
@@ -97,7 +98,7 @@ class Transforms:
     def __call__(
         self, images: Tensor, labels: Tensor, keys: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Return images, float32 (batch, 3, H, W), and labels, int64 (batch, H, W).
+        """Return images, float32 (batch, C, H, W), and labels, int64 (batch, H, W).
 
         keys: of the samples' random numbers.
 
@@ -132,16 +133,19 @@ class Transforms:
             except (Exception, SystemExit) as error:
                 # The lack of memory keeps its class, because it may be temporary.
                 kind = MemoryError if is_out_of_memory(error) else TransformError
+                channels = "" if image.shape[1] == 3 else f" and {image.shape[1]} channels"
                 raise kind(
                     f"transform {name}: it failed on a crop of {image.shape[2]} x {image.shape[3]} "
-                    f"pixels ({describe(error)})"
+                    f"pixels{channels} ({describe(error)})"
                 ) from error
             _check_result(name, changed, image, label)
             image, label = changed[0].clamp(0, 1), changed[1]
         return image, label
 
 
-def check_transforms(config: AugmentationConfig, crop: tuple[int, int]) -> None:
+def check_transforms(
+    config: AugmentationConfig, crop: tuple[int, int], image_format: ImageFormat = RGB
+) -> None:
     """Apply each transform to an image of the crop's size, twice with the same key.
 
     Raises:
@@ -151,10 +155,10 @@ def check_transforms(config: AugmentationConfig, crop: tuple[int, int]) -> None:
     if not config.transforms:
         return
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, *crop, generator=generator)
+    image = torch.rand(1, image_format.channels, *crop, generator=generator)
     label = torch.randint(0, 2, (1, *crop), generator=generator)
     for each in config.transform_configs:
-        transforms = Transforms([each])
+        transforms = Transforms([each], image_format.mean)
         first, _, again = (transforms(image, label, [key]) for key in (1, 2, 1))
         if not all(map(torch.equal, first, again)):
             raise TransformError(

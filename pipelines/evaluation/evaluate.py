@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from pipelines.data.image_format import ImageFormat
 from pipelines.data.loading import EvaluationBatches
 from pipelines.data.normalization import normalize
 from pipelines.evaluation.config import EvaluationConfig
@@ -48,10 +49,12 @@ def count_pixels(
     numerics: Numerics,
     config: EvaluationConfig | None = None,
     advance: Callable[[int], None] | None = None,
+    image_format: ImageFormat | None = None,
 ) -> ScoreState:
     """Return the counts of this worker's images, not yet summed over the workers.
 
-    advance: called with 1 after each image.
+    advance: called with 1 after each image. image_format: of the images that the model was trained
+    on, with their normalization; by default, that of `batches`.
     """
     config = config or EvaluationConfig()
     metrics = build_metrics(config.metric_configs, classes)
@@ -69,7 +72,8 @@ def count_pixels(
             for image, label, position in zip(
                 batch.images.split(1), batch.labels.split(1), batch.indices.split(1), strict=True
             ):
-                pixels = normalize(image.to(numerics.device, non_blocking=True))
+                stored = image.to(numerics.device, non_blocking=True)
+                pixels = normalize(stored, image_format or batches.image_format)
                 probabilities = None
                 if state.takes_probabilities:
                     probabilities = pixels.new_empty((1, classes, *size))

@@ -20,10 +20,11 @@ def check_evaluation(
     """
     if not is_custom(model):
         return
-    network = network_on_meta(model, classes)
+    channels = split.image_format.channels
+    network = network_on_meta(model, classes, channels)
     for size in _sizes(config, split):
         try:
-            multiply_adds(network, model, classes, size)
+            multiply_adds(network, model, classes, size, channels)
         except NetworkError as error:
             if error.__cause__ is not None and is_out_of_memory(error.__cause__):
                 continue  # the machine that trains may have more memory

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import split_output
+from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.normalization import normalize
 from pipelines.errors import UserError
 from pipelines.evaluation.config import InferenceConfig
@@ -71,13 +72,18 @@ def predict(
 
 @torch.no_grad()
 def predict_image(
-    model: nn.Module, image: Tensor, numerics: Numerics, config: InferenceConfig | None = None
+    model: nn.Module,
+    image: Tensor,
+    numerics: Numerics,
+    config: InferenceConfig | None = None,
+    image_format: ImageFormat = RGB,
 ) -> Tensor:
-    """Return class indices, uint8 `(height, width)`, of `image`, uint8 `(height, width, 3)`."""
+    """Return class indices, uint8 `(height, width)`, of `image`, the stored values `(height, width,
+    channels)`."""
     training = model.training
     model.eval()
     try:
-        images = normalize(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device))
+        images = normalize(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device), image_format)
         size = (image.shape[0], image.shape[1])
         with numerics.autocast():
             prediction = predict(model, numerics.to_memory_format(images), size, config)
@@ -92,13 +98,14 @@ def predict_probabilities(
     numerics: Numerics,
     classes: int,
     config: InferenceConfig | None = None,
+    image_format: ImageFormat = RGB,
 ) -> Tensor:
     """Return the probabilities of the classes, float32 `(classes, height, width)`, averaged over
-    scales and flip, of `image`, uint8 `(height, width, 3)`."""
+    scales and flip, of `image`, the stored values `(height, width, channels)`."""
     training = model.training
     model.eval()
     try:
-        images = normalize(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device))
+        images = normalize(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device), image_format)
         size = (image.shape[0], image.shape[1])
         probabilities = images.new_empty((1, classes, *size))
         with numerics.autocast():

@@ -1,5 +1,6 @@
 """Builds the network of an experiment: FENet, or a custom class."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,13 @@ from models.config import is_built_in
 from models.hugging_face.configuration import model_config, normalization, resolve
 from models.hugging_face.network import HuggingFaceNetwork
 from models.initialization import keyed_construction
-from models.registry import NETWORKS, library_and_name, takes_argument
+from models.registry import BACKBONES, NETWORKS, library_and_name, takes_argument
 from models.user_code import failures_as
 from pipelines.errors import UserError
 from pipelines.network.config import ModelConfig, NetworkConfig
+
+RGB_CHANNELS = 3
+_CHANNELS = "in_channels"
 
 # Maximum height and width in pixels of the images that a network is first checked with.
 _SMALL = 256
@@ -35,6 +39,8 @@ def network_class(config: NetworkConfig) -> Callable[..., nn.Module]:
     try:
         network: type[nn.Module] = NETWORKS.find(config.network)
         passed = {"classes": "the number of classes of the data set"}
+        if _CHANNELS not in config.arguments:
+            passed[_CHANNELS] = "the number of channels of the data set's images"
         NETWORKS.check_arguments(config.network, network, config.arguments, passed)
     except ValueError as error:
         raise NetworkError(str(error)) from error
@@ -53,14 +59,20 @@ def _library_network(config: NetworkConfig) -> Callable[..., nn.Module]:
     except ValueError as error:
         raise NetworkError(f"network {config.network}: {error}") from error
 
-    def build(classes: int, **_arguments: Any) -> nn.Module:
-        return cls(name, classes, arguments)
+    def build(classes: int, in_channels: int = RGB_CHANNELS, **_arguments: Any) -> nn.Module:
+        return cls(name, classes, arguments, in_channels)
 
     return build
 
 
-def build_network(config: ModelConfig, classes: int, seed: int) -> nn.Module:
+def build_network(
+    config: ModelConfig, classes: int, seed: int, channels: int = RGB_CHANNELS
+) -> nn.Module:
     """Build the network; its initial parameters depend only on `seed`.
+
+    The constructor of a custom network receives `channels`, the number of channels of the images,
+    as `in_channels` if it has such an argument that the configuration does not set. If there are 3,
+    the argument's default is left, because it may have another meaning.
 
     Modules are initialized by (seed, name), except where a constructor sets other values, such as
     pretrained weights; see `models.initialization`.
@@ -70,13 +82,18 @@ def build_network(config: ModelConfig, classes: int, seed: int) -> nn.Module:
     """
     if isinstance(config, FENetConfig):
         with failures_as(NetworkError, f"{network_name(config)}: its constructor failed"):
-            return FENet(config, classes, seed=seed)
+            return FENet(config, classes, seed=seed, in_channels=channels)
     build = network_class(config)
+    passed: dict[str, Any] = {"classes": classes}
+    if _CHANNELS not in config.arguments and takes_argument(build, _CHANNELS):
+        default = inspect.signature(build).parameters[_CHANNELS].default
+        if channels != RGB_CHANNELS or default is inspect.Parameter.empty:
+            passed[_CHANNELS] = channels
     with (
         keyed_construction(seed) as construction,
         failures_as(NetworkError, f"{network_name(config)}: its constructor failed"),
     ):
-        network = build(classes=classes, **config.arguments)
+        network = build(**passed, **config.arguments)
         construction.initialize(network)
     return network
 
@@ -100,31 +117,61 @@ def is_custom(config: ModelConfig) -> bool:
     return isinstance(config, NetworkConfig) or bool(_custom_parts(config))
 
 
-def check_network(config: ModelConfig, classes: int, crop: tuple[int, int]) -> None:
+def check_network(
+    config: ModelConfig, classes: int, crop: tuple[int, int], channels: int = RGB_CHANNELS
+) -> None:
     """Run a batch of two images through a custom network, or through FENet with custom parts, in
     training and in evaluation mode.
 
-    Images of at most 256 x 256 pixels are tried first, because they are much faster.
+    channels: of the images. Images of at most 256 x 256 pixels are tried first, because they are
+    much faster.
 
     Raises:
         NetworkError: the network fails on crops, or its output is not logits.
     """
     if not is_custom(config):
         return
-    model = build_network(config, classes, seed=0)
+    model = build_network(config, classes, 0, channels)
     small = min(crop[0], _SMALL), min(crop[1], _SMALL)
     try:
-        _check_output(model, network_name(config), classes, small)
-    except NetworkError:
-        if small == crop:
+        try:
+            _check_output(model, network_name(config), classes, small, channels)
+        except NetworkError:
+            if small == crop:
+                raise
+            # A network for images of a fixed size fails on others.
+            _check_output(model, network_name(config), classes, crop, channels)
+    except NetworkError as error:
+        advice = _channels_advice(config, channels)
+        if not advice:
             raise
-        # A network for images of a fixed size fails on others.
-        _check_output(model, network_name(config), classes, crop)
+        raise NetworkError(f"{error}; {advice}") from error
+
+
+def _channels_advice(config: ModelConfig, channels: int) -> str:
+    """Return what to do about a network that may take RGB images only; empty if it was built for
+    the number of channels."""
+    if channels == RGB_CHANNELS:
+        return ""
+    if isinstance(config, NetworkConfig):
+        if _CHANNELS in config.arguments:
+            return f"set its argument `{_CHANNELS}` to {channels}, or remove it"
+        takes_channels = takes_argument(network_class(config), _CHANNELS)
+    else:
+        takes_channels = takes_argument(BACKBONES.find(config.backbone), _CHANNELS)
+    if takes_channels:
+        return ""
+    return (
+        f"the data set's images have {channels} channels, which a constructor with an argument "
+        f"`{_CHANNELS}` receives"
+    )
 
 
 @torch.no_grad()
-def _check_output(model: nn.Module, name: str, classes: int, size: tuple[int, int]) -> None:
-    images = torch.zeros(2, 3, *size)
+def _check_output(
+    model: nn.Module, name: str, classes: int, size: tuple[int, int], channels: int
+) -> None:
+    images = torch.zeros(2, channels, *size)
     for mode in (True, False):
         with failures_as(NetworkError, f"{name}: failed on images of {tuple(images.shape)}"):
             logits, auxiliary = split_output(model.train(mode)(images))

@@ -19,7 +19,7 @@ class NetworkConfig:
     rank. A resumed training therefore draws the same numbers, but, unlike FENet's dropout, a
     training with another number of workers does not.
 
-    network: `package.module:Class` of an `nn.Module` that maps images `(N, 3, H, W)` to logits
+    network: `package.module:Class` of an `nn.Module` that maps images `(N, C, H, W)` to logits
         `(N, classes, h, w)`, or during training to `(logits, auxiliary logits)`; or `hf:NAME` of a
         network in `transformers`: a type of model (`hf:segformer`), the folder of a saved model
         (`hf:./folder`) or a model on the hub (`hf:OWNER/NAME`).

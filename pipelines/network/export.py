@@ -1,7 +1,7 @@
 """Exports a network as a `torch.export` program and as ONNX, for images of every size.
 
-Input `images`: float32 `(batch, 3, height, width)`, normalized. Output `logits`: float32 `(batch,
-classes, height, width)`.
+Input `images`: float32 `(batch, channels, height, width)`, normalized. Output `logits`: float32
+`(batch, classes, height, width)`.
 """
 
 import json
@@ -22,8 +22,9 @@ from pipelines.errors import UserError
 METADATA = "metadata.json"  # the extra file of a `torch.export` archive
 _INPUT, _OUTPUT = "images", "logits"
 _AXES = {0: "batch", 2: "height", 3: "width"}
-# Unequal, and no multiple of each other: torch would otherwise export equal sizes as one.
-_EXAMPLE = (2, 3, 96, 160)
+# The sizes of the example are unequal, and no multiple of each other: torch would otherwise export
+# equal sizes as one.
+_BATCH, _HEIGHT, _WIDTH = 2, 96, 160
 
 
 class ExportError(UserError, RuntimeError):
@@ -55,14 +56,18 @@ def whole_image_logits(network: nn.Module, images: Tensor) -> Tensor:
         return _WholeImage(network)(images)
 
 
-def export_program(network: nn.Module) -> ExportedProgram:
-    """Export a network in evaluation mode on the CPU. Raises ExportError."""
+def export_program(network: nn.Module, channels: int = 3) -> ExportedProgram:
+    """Export a network in evaluation mode on the CPU. Raises ExportError.
+
+    channels: of the images.
+    """
+    example = torch.zeros(_BATCH, channels, _HEIGHT, _WIDTH)
     dynamic = dict.fromkeys(_AXES, torch.export.Dim.DYNAMIC)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about its own modules
             return torch.export.export(
-                _WholeImage(network).eval(), (torch.zeros(_EXAMPLE),), dynamic_shapes=(dynamic,)
+                _WholeImage(network).eval(), (example,), dynamic_shapes=(dynamic,)
             )
     except Exception as error:  # torch has many classes for this
         raise ExportError(
@@ -94,7 +99,7 @@ def save_onnx(program: ExportedProgram, file: Path, metadata: Mapping[str, Any])
             warnings.simplefilter("ignore")
             onnx = torch.onnx.export(
                 program,
-                (torch.zeros(_EXAMPLE),),
+                program.example_inputs[0],
                 dynamo=True,
                 input_names=[_INPUT],
                 output_names=[_OUTPUT],

@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.data.image_io import Array, ImageError, encode_png, open_image
+from pipelines.data.image_format import RGB, Pixels
+from pipelines.data.image_io import (
+    Array,
+    ImageError,
+    encode_channels,
+    encode_png,
+    open_image,
+)
 from pipelines.data.shards import Centroid, Sample, pixels_digest, sample_digest
 from pipelines.preparation.image_reading import ImageReading, ValueRange
 from pipelines.preparation.labels import IGNORE, check_lossless, class_indices
@@ -21,13 +28,17 @@ from pipelines.preparation.source_images import check_single_page, read_pixels
 
 @dataclass(frozen=True)
 class CheckedSample:
-    """A checked record: a sample with the sums of its color channels, or its problems.
+    """A checked record: a sample with the sums and the sums of squares of its channels, or its
+    problems.
 
-    stored: the range of the image's stored values, if they were scaled.
+    Both sums are of values clipped to the reading's scale.
+
+    stored: the range of the image's stored values, if they have more than 8 bits.
     """
 
     sample: Sample | None
-    channel_sums: tuple[int, int, int] = (0, 0, 0)
+    channel_sums: tuple[int, ...] = ()
+    channel_squares: tuple[int, ...] = ()
     stored: ValueRange | None = None
     problems: tuple[str, ...] = ()
 
@@ -103,12 +114,12 @@ def _decode(
     classes = len(reader.classes)
     height, width = pixels.shape[:2]
     counts = np.zeros(classes, np.int64) if label is None else _counts(label, classes)
-    sums = pixels.sum(axis=(0, 1), dtype=np.int64).tolist()
+    sums, squares = _channel_sums(pixels, reading)
     sample = Sample(
         identifier=record.identifier,
         split=record.split,
         group=record.group,
-        image=image_bytes if image.as_stored else encode_png(pixels),
+        image=image_bytes if image.as_stored else _encode(pixels),
         label=None if label is None else encode_png(label, effort=6),
         height=height,
         width=width,
@@ -117,7 +128,20 @@ def _decode(
         digest=sample_digest(record.identifier, record.split, content, label),
         image_digest=pixels_digest(pixels),
     )
-    return CheckedSample(sample, (sums[0], sums[1], sums[2]), image.stored)
+    return CheckedSample(sample, sums, squares, image.stored)
+
+
+def _encode(pixels: Pixels) -> bytes:
+    is_rgb = (pixels.shape[2], pixels.dtype) == (RGB.channels, RGB.dtype)
+    return encode_png(pixels) if is_rgb else encode_channels(pixels)
+
+
+def _channel_sums(pixels: Pixels, reading: ImageReading) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the sum and the sum of squares of each channel."""
+    values: NDArray[np.int64] = pixels.reshape(-1, pixels.shape[2]).astype(np.int64)
+    if reading.bits == 16 and reading.scale is not None:
+        values = values.clip(int(reading.scale[0]), int(reading.scale[1]))
+    return tuple(values.sum(axis=0).tolist()), tuple((values**2).sum(axis=0).tolist())
 
 
 def centroids(label: Array, tile: int) -> Iterator[Centroid]:
@@ -153,7 +177,7 @@ def _counts(label: Array, classes: int) -> NDArray[np.int64]:
     return np.bincount(label.ravel(), minlength=256)[:classes]
 
 
-def _size(pixels: Array) -> str:
+def _size(pixels: Pixels) -> str:
     return f"{pixels.shape[0]} x {pixels.shape[1]}"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pipelines.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation
+from pipelines.data.augmentation import Augmentation
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import IGNORE_INDEX, ClassInfo, DatasetError, PreparedDataset
 from pipelines.data.loading import TrainingBatches
@@ -28,7 +28,7 @@ def contact_sheet(dataset: PreparedDataset, count: int = 12, width: int = 256) -
 
     Ignored pixels are hatched in the labels.
     """
-    classes = dataset.manifest.classes
+    classes, image_format = dataset.manifest.classes, dataset.manifest.images
     tiles = []
     for name, images in dataset.manifest.counts.items():
         split = dataset.split(name)
@@ -38,7 +38,8 @@ def contact_sheet(dataset: PreparedDataset, count: int = 12, width: int = 256) -
             title = f"{name}/{split.identifiers[index]}  {image.shape[0]} x {image.shape[1]}"
             if not split.class_pixels[index].any():
                 title += "  unlabeled"
-            tiles.append(_tile([_resize(image, width), _drawn_label(label, classes, width)], title))
+            drawn = _resize(image_format.drawn(image), width)
+            tiles.append(_tile([drawn, _drawn_label(label, classes, width)], title))
     return _sheet(tiles, classes, "ignored")
 
 
@@ -50,7 +51,7 @@ def preview(
     Ignored pixels, which include padding, are hatched. Raises DatasetError if `data` requests
     class-uniform sampling of a split without labels.
     """
-    classes = dataset.manifest.classes
+    classes, image_format = dataset.manifest.classes, dataset.manifest.images
     split = dataset.split(data.train_split)
     if data.class_uniform and not len(split.centroids):
         raise DatasetError(
@@ -58,14 +59,16 @@ def preview(
             f"{data.train_split!r} has no labels; use 0"
         )
     batches = TrainingBatches(split, data, seed, global_batch=min(count, len(split)))
-    augmentation = Augmentation(data.augmentation, data.crop)
-    mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
+    augmentation = Augmentation(data.augmentation, data.crop, image_format)
+    mean, std = np.array(image_format.mean), np.array(image_format.std)
+    low, high = image_format.scale
     tiles: list[Image.Image] = []
     for batch in batches.epoch(0):
         images, labels = augmentation(batch)
         for image, label, name in zip(images, labels, batch.identifiers, strict=True):
             unit = image.permute(1, 2, 0).numpy() * std + mean
-            pixels = (unit.clip(0, 1) * 255).round().astype(np.uint8)
+            stored = (low + unit.clip(0, 1) * (high - low)).round().astype(image_format.dtype)
+            pixels = image_format.drawn(stored)
             indices = label.byte().numpy()
             labeled = _resize(overlay(pixels, indices, classes), width)
             ignored = _resize(indices, width, Image.Resampling.NEAREST) == IGNORE_INDEX

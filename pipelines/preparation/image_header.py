@@ -10,6 +10,8 @@ from typing import IO
 
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from pipelines.preparation.tiff import is_tiff, read_tiff_form
+
 # EXIF orientations that exchange height and width.
 TRANSPOSED = range(5, 9)
 # Modes of one value per pixel of more than 8 bits.
@@ -28,7 +30,8 @@ class Header:
 
     size: height and width as stored. depth: what the values are, if they have more than 8 bits.
     bands: number of bands. tiff: whether bands may have any meaning. pages: number of pages or
-    frames. alpha: whether the image has transparency.
+    frames. alpha: whether the image has transparency. decodable: number of bands that Pillow
+    decodes, 0 if it does not know the form; the others of a TIFF are read by `tiff.read_tiff`.
     """
 
     size: tuple[int, int]
@@ -37,14 +40,35 @@ class Header:
     tiff: bool
     pages: int
     alpha: bool
+    decodable: int
 
 
 def read_header(file: Path | IO[bytes]) -> Header:
-    """Read an image's header. Raises OSError or another error of Pillow if it is damaged."""
+    """Read an image's header. Raises OSError, ImageError or another error if it is damaged."""
+    try:
+        return _read_by_pillow(file)
+    except Image.UnidentifiedImageError:
+        if not _is_tiff_file(file):
+            raise
+    form = read_tiff_form(file)
+    return Header(form.size, form.depth, form.bands, True, form.pages, alpha=False, decodable=0)
+
+
+def _is_tiff_file(file: Path | IO[bytes]) -> bool:
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return is_tiff(opened.read(4))
+    file.seek(0)
+    start = file.read(4)
+    file.seek(0)
+    return is_tiff(start)
+
+
+def _read_by_pillow(file: Path | IO[bytes]) -> Header:
     with Image.open(file) as image:
         rawmode = stored_form(image)
         depth = DEEP_MODES.get(image.mode, "")
-        bands = len(image.getbands())
+        bands = decodable = len(image.getbands())
         pages = getattr(image, "n_frames", 1)
         tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
         height, width = image.height, image.width
@@ -64,7 +88,7 @@ def read_header(file: Path | IO[bytes]) -> Header:
         elif image.format == "PNG" and ";16" in rawmode and not depth:
             depth = f"16-bit {image.mode}"
         alpha = image.has_transparency_data
-    return Header((height, width), depth, bands, tiff, pages, alpha)
+    return Header((height, width), depth, bands, tiff, pages, alpha, decodable)
 
 
 def orientation(image: Image.Image) -> int:
@@ -78,7 +102,13 @@ def orientation(image: Image.Image) -> int:
 
 def read_orientation(file: Path | IO[bytes]) -> int:
     """Return the EXIF orientation of an image file, decoding its pixels only where necessary."""
-    with Image.open(file) as image:
+    try:
+        opened = Image.open(file)
+    except Image.UnidentifiedImageError:
+        if not _is_tiff_file(file):
+            raise
+        return read_tiff_form(file).orientation
+    with opened as image:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             value = image.tag_v2.get(ExifTags.Base.Orientation, 1)
             return value if value in range(1, 9) else 1

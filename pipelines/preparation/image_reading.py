@@ -1,4 +1,4 @@
-"""Settings of how source images become 8-bit RGB, and what each setting solves."""
+"""Settings of how source images become arrays, and what each setting solves."""
 
 from __future__ import annotations
 
@@ -9,25 +9,52 @@ from typing import Literal
 from pipelines.preparation.image_header import Header
 
 Exif = Literal["apply", "ignore"]
+# The statistics to use, or mean and standard deviation of each channel.
+Normalization = Literal["imagenet", "dataset"] | tuple[tuple[float, ...], tuple[float, ...]]
 
+# Of 16 bits.
+LARGEST_VALUE = 65535
 # Beyond any stored value; differences and quotients of smaller numbers cannot overflow.
 _LARGEST = 1e60
 
 
 @dataclass(frozen=True)
 class ImageReading:
-    """How source images become uint8 (height, width, 3).
+    """How source images become arrays (height, width, channels).
 
-    scale: the stored values that become 0 and 255, for images of more than 8 bits per value.
-    bands: numbers, from 1, of the bands that become red, green and blue; None for the first three.
+    scale: the stored values that become 0 and 255, for images of more than 8 bits per value; with
+        `bits` 16, the values that become 0 and 1 for a network.
+    bands: numbers, from 1, of the bands that become channels; None for red, green and blue.
     exif: whether EXIF orientation is applied; None if it depends on each label's size.
     file: where `scale` and `bands` are set, for error messages; "" for command-line options.
+    bits: of the values of the arrays: 8, or 16 to keep the stored values.
+    rgb: numbers of the bands that are drawn in red, green and blue; None for the first three.
+    normalization: of a network's input; None for ImageNet's if the arrays are 8-bit RGB, and for
+        that of the data set otherwise.
+    model_channels: number of channels that a model takes, if the images are for one.
     """
 
     scale: tuple[float, float] | None = None
-    bands: tuple[int, int, int] | None = None
+    bands: tuple[int, ...] | None = None
     exif: Exif | None = None
     file: str = "dataset.yaml"
+    bits: int = 8
+    rgb: tuple[int, ...] | None = None
+    normalization: Normalization | None = None
+    model_channels: int | None = None
+
+    @property
+    def chosen_bands(self) -> tuple[int, ...] | None:
+        """The bands that become channels; None for red, green and blue."""
+        if self.bands is None and self.model_channels not in (None, 3):
+            assert self.model_channels is not None
+            return tuple(range(1, self.model_channels + 1))
+        return self.bands
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the arrays."""
+        return 3 if self.chosen_bands is None else len(self.chosen_bands)
 
     def setting(self, key: str, values: tuple[float, ...]) -> str:
         """Return how a user sets `key`: as a key of the file or as an option."""
@@ -66,9 +93,30 @@ def unreadable(header: Header, reading: ImageReading) -> str | None:
     if header.pages > 1:
         return pages_problem(header.pages)
     stores = "stores 1 band" if header.bands == 1 else f"stores {header.bands} bands"
-    if header.tiff and header.bands not in (1, 3) and reading.bands is None:
-        shown = (1, 2, 3) if header.bands > 3 else (1, 1, 1)
-        return f"{stores}, but a model sees 3; choose them with {reading.setting('bands', shown)}"
+    if reading.bands is None and reading.model_channels is not None:
+        wanted = reading.model_channels
+        fits = header.bands == wanted
+        if wanted == 3:
+            fits = not header.tiff or header.bands in (1, 3)
+        if not fits:
+            text = f"{stores}, but the model takes {wanted}"
+            if header.bands < wanted and wanted != 3:
+                return text
+            shown = tuple(min(band, header.bands) for band in range(1, wanted + 1))
+            return f"{text}; choose them, such as {reading.setting('bands', shown)}"
+    elif header.tiff and header.bands not in (1, 3) and reading.bands is None:
+        bands = reading.setting("bands", tuple(range(1, header.bands + 1)))
+        return (
+            f"{stores}, and nothing says which to keep; set {bands}, or name three for red, green "
+            "and blue"
+        )
+    if reading.bits == 16 and not header.depth:
+        wanted_by = f"`bits: 16` in {reading.file}" if reading.file else "the model"
+        return f"stores 8-bit values, but {wanted_by} requires 16-bit values"
+    if reading.bits == 16 and "floating" in header.depth:
+        return (
+            "stores floating-point values, which 16 bits cannot keep; remove `bits` and set `scale`"
+        )
     if reading.bands is not None and max(reading.bands) > header.bands:
         return f"{stores}, but `bands` names band {max(reading.bands)}"
     return None
@@ -79,7 +127,7 @@ def lacks_scale(header: Header, reading: ImageReading) -> str | None:
 
     `scale_advice` completes it.
     """
-    if not header.depth or reading.scale is not None:
+    if not header.depth or reading.scale is not None or reading.bits == 16:
         return None
     return f"stores {header.depth} values, and no scale says which become black and white"
 
@@ -96,15 +144,19 @@ def suggested_scale(stored: ValueRange) -> tuple[float, float]:
 
 def scale_advice(stored: ValueRange, reading: ImageReading) -> str:
     """Return the end of a sentence: the measured range, and the setting that would fit it."""
-    return (
+    text = (
         f"; they range from {stored.low:g} to {stored.high:g}, so that "
         f"{reading.setting('scale', suggested_scale(stored))} may be right"
     )
+    if reading.file and stored.low >= 0 and 1 < stored.high <= LARGEST_VALUE:
+        text += ", or `bits: 16` to keep them"
+    return text
 
 
 def scale_problem(reading: ImageReading, stored: ValueRange) -> str | None:
     """Return why `scale` leaves no detail in any image, or None if it does."""
-    assert reading.scale is not None, "only a scale gives a range"
+    if reading.scale is None:
+        return None
     low, high = reading.scale
     if stored.clipped < stored.values and 255 * (stored.high - stored.low) >= high - low:
         return None
@@ -115,10 +167,19 @@ def scale_problem(reading: ImageReading, stored: ValueRange) -> str | None:
     )
 
 
+def used_scale(reading: ImageReading, stored: ValueRange) -> tuple[float, float]:
+    """Return `scale`, or, if it is not set, one that clips no value."""
+    return suggested_scale(stored) if reading.scale is None else reading.scale
+
+
 def scale_note(reading: ImageReading, stored: ValueRange) -> str:
     """Return a sentence about the stored values of the images that `scale` has converted."""
-    assert reading.scale is not None, "only a scale gives a range"
-    low, high = reading.scale
+    low, high = used_scale(reading, stored)
+    if reading.scale is None:
+        return (
+            f"the images' values range from {stored.low:g} to {stored.high:g}, so that networks "
+            f"receive them with scale [{low:g}, {high:g}]"
+        )
     text = f"scale [{low:g}, {high:g}]: the images' values range from {stored.low:g} to "
     text += f"{stored.high:g}"
     if stored.clipped:
@@ -138,10 +199,10 @@ def is_scale(value: object) -> bool:
 
 
 def is_bands(value: object) -> bool:
-    """Whether a value is a list of three band numbers."""
+    """Whether a value is a list of band numbers."""
     return (
         isinstance(value, list)
-        and len(value) == 3
+        and len(value) > 0
         and all(type(number) is int and number >= 1 for number in value)
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.data.dataset import DatasetError, PreparedDataset, Split
 from pipelines.data.facts import dataset_warnings, summary
+from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.manifest import Shard
 from pipelines.data.prefetch import prefetch
 
@@ -18,6 +19,7 @@ def describe(dataset: PreparedDataset) -> str:
     """Return counts, sizes and class frequencies as lines of text."""
     manifest = dataset.manifest
     lines = [f"{manifest.name}  fingerprint {manifest.fingerprint}", ""]
+    lines += [f"images: {line}" for line in image_format_lines(manifest.images)]
     for name, count in manifest.counts.items():
         split = dataset.split(name)
         shards = [shard for shard in manifest.shards if shard.split == name]
@@ -42,6 +44,19 @@ def describe(dataset: PreparedDataset) -> str:
     lines += [f"skipped {problem}" for problem in manifest.skipped]
     lines += [f"note: {note}" for note in manifest.notes]
     return "\n".join(lines)
+
+
+def image_format_lines(images: ImageFormat) -> list[str]:
+    """Return a line about the images, unless they are 8-bit RGB in ImageNet's normalization."""
+    if images == RGB:
+        return []
+    low, high = images.scale
+    scale = "" if images.bits == 8 else f", scale [{low}, {high}]"
+    mean, std = (
+        ", ".join(f"{each:.4g}" for each in values) for values in (images.mean, images.std)
+    )
+    shown = ", ".join(map(str, images.shown))
+    return [f"{images}{scale}, mean [{mean}], std [{std}], drawn in RGB: channels {shown}"]
 
 
 def verify(

@@ -1,4 +1,4 @@
-"""Read the pixels of source images as 8-bit RGB, without losing information unnoticed.
+"""Read the pixels of source images, without losing information unnoticed.
 
 Images of more than 8 bits per value, of more than three bands, or of several pages are errors
 unless the settings say how to read them.
@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import io
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from pipelines.data.image_io import Array, ImageError, open_image, to_rgb
+from pipelines.data.image_format import Pixels
+from pipelines.data.image_io import (
+    Array,
+    ImageError,
+    open_image,
+    to_indices,
+    to_rgb,
+)
 from pipelines.preparation.image_header import (
     DEEP_MODES,
     TRANSPOSED,
@@ -25,6 +34,7 @@ from pipelines.preparation.image_header import (
     stored_form,
 )
 from pipelines.preparation.image_reading import (
+    LARGEST_VALUE,
     ImageReading,
     ValueRange,
     lacks_scale,
@@ -32,6 +42,7 @@ from pipelines.preparation.image_reading import (
     scale_advice,
     unreadable,
 )
+from pipelines.preparation.tiff import is_tiff, read_tiff
 
 # The orientation that undoes each one.
 _INVERSE = {6: 8, 8: 6}
@@ -47,7 +58,9 @@ _WHOLE_BANDS = ("RGB", "RGBA", "RGBX")
 
 def stored_range(data: bytes) -> ValueRange:
     """Return the range of the values of an image of more than 8 bits. Raises ImageError."""
-    values = _deep_values(data)
+    header = read_header(io.BytesIO(data))
+    values = read_tiff(data) if header.decodable < header.bands else _deep_values(data)
+    _check_finite(values)
     return ValueRange(float(values.min()), float(values.max()), values.size, 0)
 
 
@@ -55,12 +68,12 @@ def stored_range(data: bytes) -> ValueRange:
 class SourceImage:
     """A decoded image.
 
-    pixels: uint8 (height, width, 3). format: Pillow's name. turned: whether the file has an EXIF
-    orientation other than upright. as_stored: whether every decoder reads these pixels from the
-    file. stored: range of the stored values, if they were scaled.
+    pixels: uint8 or uint16 (height, width, channels). format: Pillow's name. turned: whether the
+    file has an EXIF orientation other than upright. as_stored: whether every decoder reads these
+    pixels from the file. stored: range of the stored values, if they have more than 8 bits.
     """
 
-    pixels: Array
+    pixels: Pixels
     format: str
     turned: bool
     as_stored: bool
@@ -73,7 +86,7 @@ def read_pixels(
     label_size: tuple[int, ...] | None = None,
     checksums: bool = False,
 ) -> SourceImage:
-    """Decode an image to 8-bit RGB.
+    """Decode an image to 8-bit RGB, or to the channels and bits of `reading`.
 
     8-bit values are kept, gray is repeated, alpha is dropped. Where `reading.exif` is None, EXIF
     orientation is applied unless `label_size`, height and width of the label, fits the stored
@@ -82,55 +95,115 @@ def read_pixels(
     Raises:
         ImageError: the image is damaged, or cannot be read without loss.
     """
-    image = open_image(data, checksums)
-    header = read_header(io.BytesIO(data))
+    image, header = _opened(data, checksums)
     problem = unreadable(header, reading)
     if problem is not None:
         raise ImageError(problem)
     problem = lacks_scale(header, reading)
     if problem is not None:
         raise ImageError(problem + scale_advice(stored_range(data), reading))
-    stored: ValueRange | None = None
-    if header.depth and reading.scale is not None:
-        pixels, stored = _scaled(_deep_values(data), reading.scale)
-    elif reading.bands is not None and header.bands > 1:
-        pixels = np.asarray(image)
+    bands = reading.chosen_bands
+    last_band = max(bands or (min(header.bands, 3),))
+    values: NDArray[Any]
+    if image is None or (header.tiff and last_band > header.decodable):
+        image, values = None, read_tiff(data)
+    elif header.depth:
+        # Pillow scales the values of a PGM.
+        exact = reading.bits == 16 and "maxval" in image.info
+        values = to_indices(image) if exact else _deep_values(data)
+    elif bands is not None and header.bands > 1:
+        values = np.asarray(image)
     else:
-        pixels = to_rgb(image)
-    pixels = _choose_bands(pixels, header, reading)
+        values = to_rgb(image)
+    if values.ndim == 3:
+        values = _choose_bands(values, header, bands)
+    pixels: NDArray[Any]
+    pixels, stored = _converted(values, header, reading)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], reading.channels, axis=2)
     upright_by_pillow = isinstance(image, TiffImagePlugin.TiffImageFile)
-    number = read_orientation(io.BytesIO(data)) if upright_by_pillow else orientation(image)
+    if image is None or upright_by_pillow:
+        number = read_orientation(io.BytesIO(data))
+    else:
+        number = orientation(image)
     fits_stored = number in TRANSPOSED and label_size == header.size != header.size[::-1]
     apply = reading.exif == "apply" or (reading.exif is None and not fits_stored)
     if upright_by_pillow and not apply:
         pixels = oriented(pixels, _INVERSE.get(number, number))
     elif apply and not upright_by_pillow:
         pixels = oriented(pixels, number)
-    alike = image.format in ("PNG", "JPEG") and image.mode == "RGB" and number == 1
+    name = "TIFF" if image is None else image.format or ""
+    alike = name in ("PNG", "JPEG") and image is not None and image.mode == "RGB" and number == 1
     return SourceImage(
         np.ascontiguousarray(pixels),
-        format=image.format or "",
+        format=name,
         turned=number != 1,
-        as_stored=alike and not header.depth and reading.bands is None,
+        as_stored=alike and not header.depth and bands is None,
         stored=stored,
     )
 
 
-def _choose_bands(pixels: Array, header: Header, reading: ImageReading) -> Array:
-    """Return the three bands that become red, green and blue."""
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    if reading.bands is None:
-        return pixels[..., :3]
-    if max(reading.bands) > pixels.shape[2]:
+def _opened(data: bytes, checksums: bool) -> tuple[Image.Image | None, Header]:
+    """Return a decoded image and its header; None for a TIFF in a form that Pillow does not know.
+
+    Raises:
+        ImageError: the image is damaged.
+    """
+    header: Header | None = None
+    if is_tiff(data):
+        with suppress(Exception):  # `open_image` says what is wrong with a damaged file
+            header = read_header(io.BytesIO(data))
+        if header is not None and header.decodable == 0:
+            return None, header
+    image = open_image(data, checksums)
+    return image, header or read_header(io.BytesIO(data))
+
+
+def _choose_bands(
+    values: NDArray[Any], header: Header, bands: tuple[int, ...] | None
+) -> NDArray[Any]:
+    """Return the bands that become channels, red, green and blue if `bands` is None."""
+    if bands is None:
+        return values[..., :3] if values.shape[2] > 1 else values[..., 0]
+    if max(bands) > values.shape[2]:
         raise ImageError(
-            f"stores {header.bands} bands, of which {pixels.shape[2]} can be read here; `bands` "
-            f"names band {max(reading.bands)}"
+            f"stores {header.bands} bands, of which {values.shape[2]} can be read here; `bands` "
+            f"names band {max(bands)}"
         )
-    return pixels[..., [number - 1 for number in reading.bands]]
+    return values[..., [number - 1 for number in bands]]
 
 
-def oriented(pixels: Array, number: int) -> Array:
+def _converted(
+    values: NDArray[Any], header: Header, reading: ImageReading
+) -> tuple[Pixels, ValueRange | None]:
+    """Return the values in the bits of the reading, and their range if they have more than 8."""
+    if not header.depth:
+        return values, None
+    _check_finite(values)
+    if reading.bits == 8:
+        assert reading.scale is not None, "lacks_scale has been checked"
+        return _scaled(values, reading.scale)
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest < 0 or highest > LARGEST_VALUE:
+        raise ImageError(
+            f"has values from {lowest:g} to {highest:g}, of which 16 bits keep 0 to "
+            f"{LARGEST_VALUE}; remove `bits` and set `scale`"
+        )
+    low, high = reading.scale or (0, LARGEST_VALUE)
+    outside = int(((values < low) | (values > high)).sum())
+    return values.astype(np.uint16), ValueRange(lowest, highest, values.size, outside)
+
+
+def _check_finite(values: NDArray[Any]) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise ImageError(
+            f"has {finite.size - finite.sum()} values that are not numbers (NaN or infinite); "
+            "replace them"
+        )
+
+
+def oriented(pixels: NDArray[Any], number: int) -> NDArray[Any]:
     """Return stored pixels (height, width, bands) as displayed with an EXIF orientation."""
     if number in TRANSPOSED:
         pixels = pixels.swapaxes(0, 1)
@@ -171,19 +244,14 @@ def _deep_values(data: bytes) -> NDArray[np.generic]:
     """Return the stored values of an image of more than 8 bits: (height, width) or with bands."""
     image = open_image(data)
     if image.mode in DEEP_MODES:
-        values = np.asarray(image)
-        finite = np.isfinite(values)
-        if not finite.all():
-            raise ImageError(
-                f"has {finite.size - finite.sum()} values that are not numbers (NaN or infinite); "
-                "replace them"
-            )
-        return values
+        return np.asarray(image)
     high = np.asarray(image)
     with Image.open(io.BytesIO(data)) as opened:
         rawmode = stored_form(opened)
         kind, _, order = rawmode.partition(";16")
         if kind not in _WHOLE_BANDS or order not in _OTHER_ORDER:
+            if is_tiff(data):  # such as one with a plane for each band
+                return read_tiff(data)
             raise ImageError(
                 f"stores 16-bit values as {rawmode or image.mode}, which cannot be read here; "
                 "save it as 16-bit RGB or gray without alpha"

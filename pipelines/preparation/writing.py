@@ -15,6 +15,7 @@ import yaml
 from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Shard, content_digest
 from pipelines.data.shards import Sample, describe_shard, encode_index, encode_shard
 from pipelines.data.storage import Location
+from pipelines.preparation.channel_statistics import channel_statistics, image_format
 from pipelines.preparation.checking import CheckedSample
 from pipelines.preparation.image_reading import ValueRange, merged_range
 from pipelines.preparation.labels import IGNORE
@@ -28,7 +29,8 @@ CARD_NAME = "README.md"
 class FinishedShard:
     """A finished shard (None if all its records were skipped) and its part of the statistics.
 
-    stored: the range of the stored values of scaled images.
+    channel_sums, channel_squares: of the channels' values and of their squares.
+    stored: the range of the stored values of images of more than 8 bits.
     """
 
     shard: Shard | None
@@ -36,6 +38,7 @@ class FinishedShard:
     pixels: int
     labeled_pixels: int
     channel_sums: list[int]
+    channel_squares: list[int]
     problems: list[str]
     stored: ValueRange | None
 
@@ -84,6 +87,7 @@ class Writer:
             pixels=sum(each.height * each.width for each in samples),
             labeled_pixels=sum(each.height * each.width for each in labeled),
             channel_sums=_column_sums([each.channel_sums for each in good]),
+            channel_squares=_column_sums([each.channel_squares for each in good]),
             problems=problems,
             stored=merged_range(each.stored for each in good),
         )
@@ -107,7 +111,7 @@ class Writer:
 
     @property
     def stored(self) -> ValueRange | None:
-        """The range of the stored values of all scaled images."""
+        """The range of the stored values of all images of more than 8 bits."""
         return merged_range(part.stored for part in self.finished.values())
 
     def finish(
@@ -117,6 +121,9 @@ class Writer:
 
         left_out: problems of the source as a whole, recorded with the problems of its samples.
         notes: what a user should know about the source.
+
+        Raises:
+            DatasetError: images cannot be normalized, because a channel is constant.
         """
         parts = [self.finished[number] for number in sorted(self.finished)]
         shards = tuple(part.shard for part in parts if part.shard is not None)
@@ -128,11 +135,9 @@ class Writer:
             sum(part.class_pixels[index] for part in parts if part.class_pixels)
             for index in range(width)
         ]
-        pixels = max(1, sum(part.pixels for part in parts))
-        red, green, blue = (
-            sum(part.channel_sums[channel] for part in parts if part.channel_sums) / pixels / 255
-            for channel in range(3)
-        )
+        images = image_format(self._reader.image_reading, self.stored, parts)
+        low, high = images.scale
+        every = channel_statistics(parts)
         return Manifest(
             name=self._reader.title,
             classes=self._reader.classes,
@@ -140,13 +145,14 @@ class Writer:
             counts=counts,
             class_pixels=tuple(class_pixels),
             ignored_pixels=sum(part.labeled_pixels for part in parts) - sum(class_pixels),
-            image_mean=(red, green, blue),
+            image_mean=tuple((mean - low) / (high - low) for mean in every.means),
             tile=tile,
             shards=shards,
             index_sha256=self._write_index(shards),
             skipped=(*left_out, *(problem for part in parts for problem in part.problems)),
             recipe=self._recipe,
             notes=tuple(notes),
+            images=images,
         )
 
     def _write_index(self, shards: Sequence[Shard]) -> str:
@@ -209,7 +215,18 @@ def dataset_card(manifest: Manifest) -> str:
     text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
     return (
         f"---\n{text}---\n\n# {manifest.name}\n\nPrepared by `pipelines.prepare`; "
-        f"`{MANIFEST_NAME}` describes it.\n"
+        f"`{MANIFEST_NAME}` describes it.\n{_stored_form(manifest)}"
+    )
+
+
+def _stored_form(manifest: Manifest) -> str:
+    """Return how to read images that are not ordinary RGB files."""
+    images = manifest.images
+    if images.is_stored_as_rgb:
+        return ""
+    return (
+        f"\nAn image has {images}. It is stored as a gray PNG with the channels one below another: "
+        f"`numpy.asarray(image).reshape({images.channels}, height, width)`.\n"
     )
 
 

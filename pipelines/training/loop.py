@@ -149,7 +149,8 @@ class Training:
         self.numerics = Numerics.choose(device, config.precision, config.memory_format)
         self.classes = [entry.name for entry in dataset.manifest.classes]
 
-        model = build_network(experiment.model, len(self.classes), experiment.seed)
+        images = dataset.manifest.images
+        model = build_network(experiment.model, len(self.classes), experiment.seed, images.channels)
         self.pretrained: PretrainedReport | None = None
         if config.backbone_weights is not None:
             self.pretrained = load_backbone_weights(model, config.backbone_weights)
@@ -181,9 +182,9 @@ class Training:
         self.learning_rate = LearningRate(config, self.duration)
         frequencies = class_frequencies(train)
         self.criterion = build_loss(config.loss, frequencies).to(device)
-        check_transforms(data.augmentation, data.crop)
+        check_transforms(data.augmentation, data.crop, images)
         build_metrics(experiment.evaluation.metric_configs, len(self.classes))
-        self.augmentation = Augmentation(data.augmentation, data.crop)
+        self.augmentation = Augmentation(data.augmentation, data.crop, images)
         self.batches = TrainingBatches(
             self.samples(data.train_split),
             data,

@@ -51,7 +51,12 @@ def write_results(directory: Path, training: Training, report: TrainingReport) -
     for position in positions:
         image, label = split.read(int(position))
         prediction = predict_image(
-            training.scored_model, torch.tensor(image), training.numerics, experiment.evaluation
+            training.scored_model,
+            torch.tensor(image),
+            training.numerics,
+            experiment.evaluation,
+            split.image_format,
         )
-        rows.append((split.identifiers[position], image, label, prediction.numpy()))
+        drawn = split.image_format.drawn(image)
+        rows.append((split.identifiers[position], drawn, label, prediction.numpy()))
     draw_panels(directory / "panels.png", rows, training.dataset.manifest.classes, title)

@@ -18,7 +18,13 @@ splits:
 #                           # `image_suffix`; with an ending (.png), only files that have it
 # scale: [0, 4095]          # stored values that become black and white, for images of 16 bits or
 #                           # of floating-point numbers
-# bands: [1, 2, 3]          # the bands of a TIFF that become red, green and blue
+# bits: 16                  # keep all 16 bits; `scale` is then what networks receive as 0 and 1,
+#                           # by default a range that clips no value
+# bands: [1, 2, 3, 4]       # the bands to keep; default: red, green and blue
+# rgb: [4, 3, 2]            # the bands that are drawn in red, green and blue; default: the first
+# normalization: dataset    # of a network's input: with the mean and standard deviation of the
+#                           # images of split `train`; or {mean: [...], std: [...]}, or imagenet;
+#                           # default: imagenet for 8-bit RGB, otherwise dataset
 # exif: apply               # labels were drawn on images as displayed, with their EXIF orientation;
 #                           # ignore: on the pixels as stored; default: as the labels' sizes show
 """

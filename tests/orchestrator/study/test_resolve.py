@@ -13,6 +13,9 @@ from pipelines.data.transforms import TransformError
 from pipelines.network.precision import PrecisionError
 from pipelines.network.published_weights import PUBLISHED_WEIGHTS
 from pipelines.network.weight_files import WeightsError, weights_digest
+from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers.folder import Folder
+from tests.support.many_channels import write_field
 from tests.support.published_package import install_package
 
 STUDY = """
@@ -80,3 +83,32 @@ def test_transform_that_fails_is_reported_before_training(
     path.write_text(text.replace("SIZE", "16, 24"))
     with pytest.raises(TransformError, match=r"^a.*: images must be float32 \(1, 3, 32, 48\)"):
         resolve_trials(load_study(path).trials, "cpu", tmp_path)
+
+
+FOUR_CHANNELS = """
+study: field
+base:
+  data: {dataset: DATASET, crop: [64, 64]}
+  model: {channels: 8}
+variants:
+  dfnet: {set: {model: {backbone: dfnet1-half}}}
+  convnext:
+    set:
+      model:
+        backbone: hf:convnext
+        backbone_arguments: {hidden_sizes: [8, 8, 16, 16], depths: [1, 1, 1, 1]}
+  segformer:
+    set:
+      model:
+        network: hf:segformer
+        arguments: {hidden_sizes: [8, 8, 8, 8], depths: [1, 1, 1, 1], decoder_hidden_size: 16}
+"""
+
+
+def test_networks_take_the_channels_of_their_data(tmp_path: Path) -> None:
+    write_field(tmp_path / "source", images=3)
+    prepare(Folder(tmp_path / "source"), tmp_path / "field")
+    path = tmp_path / "study.yaml"
+    path.write_text(FOUR_CHANNELS.replace("DATASET", str(tmp_path / "field")))
+    trials = resolve_trials(load_study(path).trials, "cpu", tmp_path)
+    assert [trial.variant for trial in trials] == ["dfnet", "convnext", "segformer"]

@@ -17,10 +17,12 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from pipelines.data.augmentation import IMAGENET_MEAN, IMAGENET_STD, Augmentation, normalize
+from models.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from pipelines.data.augmentation import Augmentation, normalize
 from pipelines.data.batches import SourceBatch
 from pipelines.data.config import AugmentationConfig, DataConfig
 from pipelines.data.geometry import plan_crop
+from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.loading import TrainingBatches
 from pipelines.data.randomness import Stream, uniform, uniform_streams
 from pipelines.data.sampling import Draws
@@ -40,8 +42,8 @@ class InMemoryImages:
         self.identifiers = [f"image {index}" for index in range(len(sizes))]
         self.heights = np.array([size[0] for size in sizes])
         self.widths = np.array([size[1] for size in sizes])
-
         self.centroids = np.zeros((0, 4), np.int64)
+        self.image_format = RGB
 
     def __len__(self) -> int:
         return len(self.images)
@@ -370,3 +372,31 @@ def test_compiled_augmentation_is_one_graph_with_equal_results() -> None:
         assert torch.equal(labels, classes)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
+
+
+def test_images_of_four_channels_and_16_bits() -> None:
+    """Scaled, clipped and standardized; saturation and hue need three channels."""
+    dataset = InMemoryImages([(8, 9), (8, 9)])
+    rng = np.random.default_rng(1)
+    dataset.images = [rng.integers(0, 65536, (8, 9, 4)).astype(np.uint16) for _ in range(2)]
+    mean, std = (0.1, 0.2, 0.3, 0.4), (0.5, 0.25, 0.5, 1.0)
+    dataset.image_format = ImageFormat(4, 16, (1000, 40000), mean, std)
+    off = AugmentationConfig(scale=(1, 1), flip=0, brightness=0, contrast=0, blur=(0, 0))
+    still = replace(off, saturation=0, hue=0)
+    images, _ = Augmentation(off, (8, 9), dataset.image_format)(load(off, (8, 9), [0, 1], dataset))
+    unit = ((np.stack(dataset.images).astype(float) - 1000) / 39000).clip(0, 1)
+    expected = ((unit - mean) / std).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(images, expected, atol=1e-6)
+    batch = load(still, (8, 9), [0, 1], dataset)
+    assert torch.equal(Augmentation(still, (8, 9), dataset.image_format)(batch)[0], images)
+
+    config = AugmentationConfig(vertical_flip=0.5, cutmix=0.5)
+    augmentation = Augmentation(config, (6, 6), dataset.image_format)
+    whole = augmentation(load(config, (6, 6), [0, 1], dataset))[0]
+    for row in range(2):
+        alone = augmentation(load(config, (6, 6), [row], dataset))[0]
+        assert torch.equal(alone[0], whole[row])
+    low, high = -(np.array(mean) / std), (1 - np.array(mean)) / std
+    channels = whole.transpose(0, 1).flatten(1).double().numpy()
+    assert (channels.min(axis=1) >= low - 1e-5).all()
+    assert (channels.max(axis=1) <= high + 1e-5).all()

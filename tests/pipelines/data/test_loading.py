@@ -14,6 +14,7 @@ import torch
 from pipelines.data.augmentation import Augmentation
 from pipelines.data.config import AugmentationConfig, DataConfig
 from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.data.image_format import RGB
 from pipelines.data.loading import BufferPool, EvaluationBatches, TrainingBatches
 from pipelines.data.node_cache import NodeCache
 from pipelines.data.prefetch import prefetch
@@ -96,6 +97,7 @@ def test_evaluation_batches_contain_images_of_one_size() -> None:
         heights = np.array([4, 6, 4, 4, 6, 4, 4])
         widths = np.array([5, 5, 5, 8, 5, 5, 5])
         centroids = np.zeros((0, 4), np.int64)
+        image_format = RGB
 
         def __len__(self) -> int:
             return 7
@@ -212,6 +214,7 @@ def test_class_uniform_requires_labels() -> None:
         identifiers = ["a"]
         heights = widths = np.array([8])
         centroids = np.zeros((0, 4), np.int64)
+        image_format = RGB
 
         def __len__(self) -> int:
             return 1
@@ -227,13 +230,13 @@ def test_class_uniform_requires_labels() -> None:
 
 def test_buffer_is_reused_only_when_unreferenced() -> None:
     pool = BufferPool(pin=False)
-    first = pool.take((4, 5))
+    first = pool.take((4, 5), np.dtype(np.uint8))
     address = first.data_ptr()
     row = first.permute(1, 0)[2:]
     del first
-    assert pool.take((4, 5)).data_ptr() != address
+    assert pool.take((4, 5), np.dtype(np.uint8)).data_ptr() != address
     del row
-    reused = [pool.take((4, 5)) for _ in range(2)]
+    reused = [pool.take((4, 5), np.dtype(np.uint8)) for _ in range(2)]
     assert address in [tensor.data_ptr() for tensor in reused]
     assert len({tensor.data_ptr() for tensor in reused}) == 2
 

@@ -10,11 +10,11 @@ import scipy.ndimage
 import torch
 from torch import Tensor, nn
 
+from models.imagenet import IMAGENET_MEAN
 from pipelines.data.augmentation import Augmentation
 from pipelines.data.config import AugmentationConfig, DataConfig, TransformConfig
 from pipelines.data.dataset import PreparedDataset
 from pipelines.data.loading import TrainingBatches
-from pipelines.data.normalization import IMAGENET_MEAN
 from pipelines.data.transforms import TransformError, Transforms, check_transforms
 
 OWN = f"{__name__}:"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pipelines.data.dataset import open_dataset
+from pipelines.data.image_format import RGB
 from pipelines.data.loading import EvaluationBatches
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.evaluate import Scores, count_pixels, evaluate, predict, predict_image
@@ -48,6 +49,7 @@ class UnevenImages:
         self.identifiers = [f"image {index}" for index in range(len(sizes))]
         self.heights = np.array([size[0] for size in sizes])
         self.widths = np.array([size[1] for size in sizes])
+        self.image_format = RGB
 
     def __len__(self) -> int:
         return len(self.samples)

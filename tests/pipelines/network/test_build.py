@@ -76,6 +76,48 @@ def test_seed_determines_weights_and_preserves_the_torch_generator() -> None:
     check_network(config, 7, (32, 32))
 
 
+class Adaptable(nn.Module):
+    """A network for any number of channels."""
+
+    def __init__(self, classes: int, in_channels: int = 5) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images)
+
+
+class Requiring(Adaptable):
+    def __init__(self, classes: int, in_channels: int) -> None:
+        super().__init__(classes, in_channels)
+
+
+def test_own_networks_receive_the_number_of_channels(own_module: types.ModuleType) -> None:
+    for cls in (Adaptable, Requiring, Coarse):
+        setattr(own_module, cls.__name__, cls)
+    adaptable, requiring = (NetworkConfig(f"own_module:{n}") for n in ("Adaptable", "Requiring"))
+    assert build_network(adaptable, 7, 0, channels=4).layer.in_channels == 4
+    assert build_network(requiring, 7, 0, channels=4).layer.in_channels == 4
+    # With three channels, a default stays, which may have another meaning.
+    assert build_network(adaptable, 7, 0).layer.in_channels == 5
+    assert build_network(requiring, 7, 0).layer.in_channels == 3
+    for config in (adaptable, requiring):
+        check_network(config, 7, (32, 32), channels=4)
+        total = multiply_adds(network_on_meta(config, 7, 4), config, 7, (32, 32), 4)
+        assert sum(total.values()) == 4 * 7 * 32 * 32
+    fixed = NetworkConfig("own_module:Adaptable", {"in_channels": 4})
+    check_network(fixed, 7, (32, 32), channels=4)
+    with pytest.raises(NetworkError, match="set its argument `in_channels` to 6, or remove it"):
+        check_network(fixed, 7, (32, 32), channels=6)
+    message = r"failed on images of \(2, 4, 32, 32\) .*have 4 channels, which a constructor with "
+    for model in (
+        NetworkConfig("own_module:Linear"),
+        FENetConfig("own_module:Coarse", channels=8),
+    ):
+        with pytest.raises(NetworkError, match=message):
+            check_network(model, 7, (32, 32), channels=4)
+
+
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
