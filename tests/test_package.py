@@ -103,6 +103,7 @@ def test_wheel_has_all_runtime_files_and_nothing_else(wheel: Path) -> None:
     assert top_level_names == {*PACKAGES, "segmentation_orchestrator"}
 
 
+@pytest.mark.slow
 def test_wheel_states_its_license_and_no_author(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("/METADATA")]

@@ -124,6 +124,7 @@ def test_trials_of_a_table_have_distinct_identities(
         assert not resolved_trial.pretrained.missing
 
 
+@pytest.mark.slow
 def test_tables_share_identical_trials(cityscapes: Path, tmp_path: Path) -> None:
     """FENet on ResNet-18 is in Table 1(a) and in Table 3(a), and is trained once."""
     overrides = [("data.dataset", str(cityscapes)), ("training.backbone_weights", "null")]

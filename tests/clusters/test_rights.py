@@ -142,6 +142,7 @@ def test_head_node_may_not_start_other_machines(aws: Any, config: dict[str, Any]
     assert states(aws) == ["running"]
 
 
+@pytest.mark.slow
 def test_nobody_may_change_foreign_machines_or_network_rules(aws: Any) -> None:
     reply = aws.run_instances(ImageId="ami-12345678", MinCount=1, MaxCount=1)
     foreign = reply["Instances"][0]["InstanceId"]
@@ -176,6 +177,7 @@ BUCKET_RIGHTS = {
 }
 
 
+@pytest.mark.slow
 def test_bucket_access_is_limited_to_prefixes_and_current_objects(aws: Any) -> None:
     for principal in (PEOPLE, HEAD, WORKER):
         rights = rights_of(principal)

@@ -154,6 +154,7 @@ def test_flow_passes_enhanced_levels_on(kind: type[FEM]) -> None:
     size=st.sampled_from([1, 3, 5, 7]),
     seed=st.integers(0, 2**31),
 )
+@pytest.mark.slow
 def test_extractor_matches_the_difference_in_value_and_gradient(
     height: int, width: int, channels: int, size: int, seed: int
 ) -> None:

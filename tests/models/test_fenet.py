@@ -352,6 +352,7 @@ def test_any_image_size_and_class_count(height: int, width: int, batch: int, cla
         assert model.eval()(images(height, width, batch)).shape == (batch, classes, height, width)
 
 
+@pytest.mark.slow
 def test_parts_shared_by_variants_have_equal_initial_values() -> None:
     states = [
         cached_network(case).state_dict() for case in CASES if CASES[case].backbone == "dfnet1"
@@ -417,6 +418,7 @@ def test_invalid_configurations_are_rejected(fields: dict[str, Any], message: st
         FENetConfig(**fields)
 
 
+@pytest.mark.slow
 def test_unset_options_get_backbone_defaults() -> None:
     assert cached_network("resnet101").config.stem == "64-64-128"
     assert FENetConfig("resnet50").resolved().channels == 256

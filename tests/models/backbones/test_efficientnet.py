@@ -94,6 +94,7 @@ def test_parameter_count_is_the_published_one_without_the_head() -> None:
     assert sum(parameter.numel() for parameter in lite0().parameters()) + head == 4_652_008
 
 
+@pytest.mark.slow
 def test_levels_match_the_published_description() -> None:
     state, backbone = published_state(), lite0().double().eval()
     report = load_pretrained(backbone, state)

@@ -65,6 +65,7 @@ def test_protocol_is_missing_until_recorded_with_its_settings(
     assert not list(missing_scores(study, trials, {UNVALIDATED: "run"}, lambda _: {}))
 
 
+@pytest.mark.slow
 def test_protocol_with_a_split_scores_that_split(study: Study, trials: list[ResolvedTrial]) -> None:
     protocol = ProtocolConfig(split="train")
     study = replace(study, config=replace(study.config, protocols={"train": protocol}))

@@ -123,6 +123,7 @@ def test_every_failure_is_listed_with_its_trial_and_possible_fixes(
         assert fix in lines[2 * index + 1]
 
 
+@pytest.mark.slow
 def test_damaged_images_are_detected(tmp_path: Path, small_streets: Path) -> None:
     copy = tmp_path / "damaged"
     shutil.copytree(small_streets, copy)
@@ -138,6 +139,7 @@ def test_damaged_images_are_detected(tmp_path: Path, small_streets: Path) -> Non
     assert f"python -m pipelines.prepare inspect {copy}" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_working_experiment_returns_its_timings(tmp_path: Path, small_streets: Path) -> None:
     network = f"{{network: '{__name__}:Sound'}}"
     (trial,) = trials_of(tmp_path, small_streets, f"  sound: {{set: {{model: {network}}}}}\n")

@@ -33,6 +33,7 @@ def own_error(values: list[float]) -> SeedError | None:
     return seed_error(*rows, [], values)
 
 
+@pytest.mark.slow
 def test_one_seed_has_an_interval_over_images_and_no_test() -> None:
     """The interval matches scipy's paired bootstrap, stretched for few images."""
     ours, base = (random_counts(seed, ("one",) * 30) for seed in (1, 2))

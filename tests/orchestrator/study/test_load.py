@@ -460,6 +460,7 @@ PARTS = st.fixed_dictionaries(
     seeds=st.lists(st.integers(0, 9), unique=True, min_size=1, max_size=2),
     parts=st.lists(st.tuples(st.sampled_from(BACKBONES), PARTS), max_size=3),
 )
+@pytest.mark.slow
 def test_expansion_is_the_naive_product(
     tmp_path: Path,
     base: dict[str, Any],

@@ -28,6 +28,7 @@ variants: {a: {}}
 
 
 @pytest.mark.parametrize("native", [True, False])
+@pytest.mark.slow
 def test_precision_follows_the_gpus_of_the_trials(
     small_streets: Path, tmp_path: Path, native: bool
 ) -> None:
@@ -105,6 +106,7 @@ variants:
 """
 
 
+@pytest.mark.slow
 def test_networks_take_the_channels_of_their_data(tmp_path: Path) -> None:
     write_field(tmp_path / "source", images=3)
     prepare(Folder(tmp_path / "source"), tmp_path / "field")

@@ -45,6 +45,7 @@ def test_values_survive_a_round_trip(tree: dict[str, object]) -> None:
 
 
 @given(TREES)
+@pytest.mark.slow
 def test_every_node_has_a_location(tree: dict[str, object]) -> None:
     source = parse_yaml(yaml.dump(tree, Dumper=_Quoting), "study.yaml")
 

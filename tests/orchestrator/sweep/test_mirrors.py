@@ -75,6 +75,7 @@ def test_tensorboard_shows_every_epoch_once_after_a_resume(
         assert shown["val/miou"] == [(1, 0.25), (2, 0.5), (3, 0.75)]
 
 
+@pytest.mark.slow
 def test_wandb_run_has_the_experiment_and_every_epoch(
     tmp_path: Path,
     trials: tuple[ResolvedTrial, ResolvedTrial],

@@ -21,6 +21,7 @@ from pipelines.preparation.embedded import prepare_streets
 from pipelines.preparation.streets import CLASSES, render_street
 
 
+@pytest.mark.slow
 def test_rows_match_the_rendered_scenes(streets: PreparedDataset) -> None:
     split = streets.split("train")
     assert len(split) == 11

@@ -46,6 +46,7 @@ def test_training_batches_contain_windows_of_their_samples(streets: PreparedData
 
 
 @pytest.mark.parametrize("class_uniform", [0.0, 0.5])
+@pytest.mark.slow
 def test_ranks_share_the_batches_of_a_single_rank(
     streets: PreparedDataset, class_uniform: float
 ) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pipelines.data.dataset import ClassInfo
@@ -27,6 +28,7 @@ def test_panels_grow_with_row_count_and_use_class_colors(tmp_path: Path) -> None
     assert heights[1] > 1.8 * heights[0]
 
 
+@pytest.mark.slow
 def test_confusion_matrix_with_an_absent_class_is_drawn(tmp_path: Path) -> None:
     confusion = np.array([[90, 10, 0], [0, 50, 0], [0, 0, 0]])
     draw_confusion(tmp_path / "confusion.png", confusion, ["a", "b", "absent"], "title")

@@ -255,6 +255,7 @@ def test_malformed_names_are_rejected(network: str) -> None:
         NetworkConfig(network)
 
 
+@pytest.mark.slow
 def test_backbone_weights_are_loaded(tmp_path) -> None:
     source = build_network(FENetConfig(), 3, seed=1).backbone
     torch.save(source.state_dict(), tmp_path / "resnet18.pth")

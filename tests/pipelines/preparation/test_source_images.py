@@ -67,6 +67,7 @@ def test_floating_point_values_are_scaled() -> None:
 
 @given(st.binary(min_size=2 * 4 * 3 * 2, max_size=2 * 4 * 3 * 2))
 @settings(max_examples=20, deadline=None)
+@pytest.mark.slow
 def test_all_16_bits_of_colors_are_read(
     tmp_path_factory: pytest.TempPathFactory, raw: bytes
 ) -> None:

@@ -248,6 +248,7 @@ class DropoutNetwork(nn.Module):
         return self.classifier(self.features(images))
 
 
+@pytest.mark.slow
 def test_resuming_restores_the_torch_generator(
     small_streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,6 +434,7 @@ def test_invalid_split_names_are_rejected() -> None:
             DataConfig(train_split=name)
 
 
+@pytest.mark.slow
 def test_total_loss_is_the_weighted_sum_of_its_terms(small_streets: Path) -> None:
     loss = LossConfig(auxiliary_weight=0.5)
     history, _ = run(small_experiment(epochs=1, loss=loss), small_streets)
@@ -512,6 +514,7 @@ def test_loss_of_an_accumulated_step_is_the_mean_over_all_labeled_pixels(
     assert training.history[0]["train/loss"] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_batch_norm_statistics_follow_each_part_once(small_streets: Path) -> None:
     experiment = small_experiment(epochs=1, batch=14, accumulation=2)
     training = Training(experiment, open_dataset(small_streets), CPU)
@@ -648,6 +651,7 @@ def test_disagreeing_ranks_refuse_to_train(
         assert difference in message
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_rejected(
     small_streets: Path, finished: Path, tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def test_filters_of_rgb_images_are_adapted(channels: int) -> None:
                 torch.testing.assert_close(level, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_saved_model_is_adapted() -> None:
     arguments = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "num_channels": 3}
     config = transformers.SegformerConfig(hidden_sizes=[8] * 4, depths=[1] * 4)
