@@ -88,9 +88,9 @@ def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -
     for trial in trials:
         data = trial.experiment.data
         scored = tuple(study.config.scored_splits(data.validation_split))
-        used[data.dataset, data.train_split, scored] = trial.dataset
+        used[data.dataset, data.trained_on, scored] = trial.dataset
         batch = trial.experiment.training.batch
-        sampled[data.dataset, data.train_split, batch, data.crop] = trial.dataset
+        sampled[data.dataset, data.trained_on, batch, data.crop] = trial.dataset
 
     def warn(text: str) -> None:
         lines.setdefault(text, Text.assemble(("warning", "yellow"), f"  {text}"))
