@@ -61,10 +61,11 @@ def fold_rows(
     available = len(set(names))
     if available < fold.count:
         grouped = fold.by == "group" and available < len(identifiers)
-        what = "groups of images, which folds never divide" if grouped else "images"
+        what = "group" if grouped else "image"
+        what += "s" if available > 1 else ""
         remedy = f"use at most {available} folds" if available > 1 else "use no folds"
         if grouped:
-            remedy += ", or divide the images themselves (`by: image`)"
+            remedy += ", or divide groups by assigning each image by itself (`by: image`)"
         raise ValueError(
             f"split {fold.split!r} has {available} {what}, too few for {fold.count} folds; {remedy}"
         )
