@@ -10,6 +10,7 @@ from orchestrator.report.rows import Row
 from orchestrator.report.significance import Difference
 from orchestrator.study.repetition import Repetition, fold_of, seed_of
 from orchestrator.study.study import Study
+from pipelines.data.split_names import parse_fold
 
 # With fewer images, intervals are too narrow (Andre et al., 2025).
 _FEW_IMAGES = 50
@@ -32,9 +33,13 @@ def difference_notes(study: Study, rows: Sequence[Row]) -> Iterable[str]:
         f"Difference: mean over {over} of row minus {base}, in points, same {same} and same images."
     )
     yield from _classes(rows)
-    yield from (
-        _intervals(rows, compared) if folds is None else _fold_intervals(folds, rows, compared)
-    )
+    if folds is None:
+        yield from _intervals(rows, compared)
+    else:
+        data = rows[0].results[0].trial.experiment.data
+        scored = study.config.scored_split(study.config.report.protocol, data.validation_split)
+        separate_images = parse_fold(scored or "") is not None
+        yield from _fold_intervals(folds, separate_images, rows, compared)
     yield from _spread(rows, compared, "seed" if folds is None else "fold")
     yield from _tests(compared)
     yield from _gaps(study, rows)
@@ -130,20 +135,30 @@ def _sampling_text(sampling: Sampling) -> str:
 
 
 def _fold_intervals(
-    folds: int, rows: Sequence[Row], compared: Sequence[tuple[Row, Difference]]
+    folds: int,
+    separate_images: bool,
+    rows: Sequence[Row],
+    compared: Sequence[tuple[Row, Difference]],
 ) -> Iterable[str]:
-    """Yield how intervals over folds were computed. folds: number of folds of the study."""
+    """Yield how intervals over folds were computed. folds: number of folds of the study.
+    separate_images: whether each is scored on its own images."""
     both = [row for row, difference in compared if difference.interval is not None]
     alone = [row for row, difference in compared if difference.image_interval is not None]
+    images = (
+        "Folds are scored on different images, so it allows for the choice of images"
+        if separate_images
+        else f"All folds are scored on the same images, which are drawn {REPLICATES:,} times"
+    )
+    factor = "1/J + 1" if folds == 2 else f"1/J + 1/{folds - 1}"
     if not both and not alone:
         yield "No intervals: the runs have no per-image pixel counts."
     if both:
         yield (
             "95 % interval (CI), for one difference at a time: Student's t over the folds, each "
-            "the mean over its seeds. Training sets of different folds share images, so the "
-            f"variance of the mean over J folds is that of a fold times 1/J + 1/{folds - 1} "
-            "instead of 1/J (Nadeau and Bengio, 2003). Folds are scored on different images, so "
-            "it allows for the choice of images; more seeds do not make it much narrower."
+            "the mean over its seeds. Folds are not independent, because each image is used in all "
+            f"of them, so the variance of the mean over J folds is that of a fold times {factor} "
+            "instead of 1/J (Nadeau and Bengio, 2003). The seeds of a fold do not count as folds. "
+            f"{images}."
         )
     if alone:
         which = "" if len(alone) == len(compared) else f" ({row_names(alone, rows)})"

@@ -10,7 +10,7 @@ studies of seven rows with three seeds (`tests/orchestrator/report/test_simulate
 family-wise error stays below 5 % if the base row scatters twice as much as the others.
 
 With folds, a fold takes the place of a seed: the mean over seeds of each fold is one observation.
-Folds are not independent, because the training sets of any two share images. So the variance of the
+Folds are not independent, because each image is used in all of them. So the variance of the
 mean over J of K folds is not the variance over folds times 1/J, but times 1/J + 1/(K - 1), the
 second term being the ratio of scored to training images (Nadeau and Bengio, "Inference for the
 Generalization Error", 2003, section 3.2: the corrected resampled t-test). Folds have different
