@@ -110,6 +110,7 @@ def study_file_page() -> str:
         "variants.NAME.reference": "Reference",
         "variants.NAME.entered": "EnteredScore",
         "when": "ConditionalConfig",
+        "folds": "FoldsConfig",
         "published": "PublishedRow",
         "protocols.NAME": "ProtocolConfig",
         "report": "ReportOptions",

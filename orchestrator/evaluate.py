@@ -40,7 +40,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--dataset", required=True, metavar="URI", help="a prepared data set, or `streets`"
     )
-    parser.add_argument("--split", default="val", help="split of the data set (default: val)")
+    parser.add_argument(
+        "--split",
+        help="split of the data set (default: val; the held-out fold for a model of a fold)",
+    )
     parser.add_argument(
         "--batch",
         type=int,

@@ -102,6 +102,8 @@ def preview_crops(options: argparse.Namespace) -> int:
         "train_split": options.split,
         "class_uniform": options.class_uniform,
     }
+    if options.split is not None:  # crops of this split, not of the experiment's folds
+        data = replace(data, folds=None, fold=None, fold_by="group", validation_split=None)
     try:
         data = replace(data, **{key: value for key, value in changes.items() if value is not None})
     except ValueError as error:

@@ -66,7 +66,7 @@ def _train(
     with model directories, to which the links `last` and `best` point."""
     cache = None if options.cache is None else NodeCache(Path(options.cache).expanduser())
     dataset = open_dataset(dataset_location(experiment.data.dataset, out.parent))
-    splits = experiment.data.train_split, experiment.data.validation_split
+    splits = experiment.data.trained_on, experiment.data.validation_split
     check_trainable(dataset, *splits)
     classes, channels = len(dataset.manifest.classes), dataset.manifest.images.channels
     check_network(experiment.model, classes, experiment.data.crop, channels)

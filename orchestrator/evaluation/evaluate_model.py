@@ -28,10 +28,11 @@ from orchestrator.evaluation.trained_model import (
 )
 from orchestrator.study.config import SCORE_LABELS
 from pipelines.config import ConfigurationError, configure, load_yaml
-from pipelines.data.config import split_parts
+from pipelines.data.config import DataConfig
 from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.facts import check_scorable
 from pipelines.data.loading import EvaluationBatches
+from pipelines.data.split_names import splits_overlap
 from pipelines.evaluation.config import EvaluationConfig, MetricConfig, metric_configs
 from pipelines.evaluation.evaluate import count_pixels
 from pipelines.evaluation.scores import Scores
@@ -57,8 +58,9 @@ def evaluate_model(options: argparse.Namespace, console: Console) -> int:
     dataset = open_dataset(location)
     _check_classes(model, dataset, options.dataset)
     check_images(model, dataset)
-    check_scorable(dataset, options.split, "choose a labeled split with --split")
-    split = dataset.split(options.split)
+    split_name = options.split or _default_split(model, dataset)
+    check_scorable(dataset, split_name, "choose a labeled split with --split")
+    split = dataset.split(split_name)
 
     if options.address is None:
         numerics = to_device(model)
@@ -78,19 +80,19 @@ def evaluate_model(options: argparse.Namespace, console: Console) -> int:
         # Ray takes seconds to import.
         from orchestrator.evaluation.scoring import DatasetRef, count_on_cluster
 
-        reference = DatasetRef(location, dataset.manifest.fingerprint, options.split)
+        reference = DatasetRef(location, dataset.manifest.fingerprint, split_name)
         with progress(console) as bar:
             state = count_on_cluster(options.address, model, reference, config, bar)
     scores = state.scores()
 
-    notes = _notes(model, dataset, options.split)
+    notes = _notes(model, dataset, split_name)
     if options.json or options.csv:
         description = {
             "model": model.name,
             "checkpoint": model.checkpoint,
             "dataset": dataset.manifest.name,
             "fingerprint": dataset.manifest.fingerprint,
-            "split": options.split,
+            "split": split_name,
             "images": len(split),
             "protocol": config.protocol,
             "notes": notes,
@@ -102,7 +104,7 @@ def evaluate_model(options: argparse.Namespace, console: Console) -> int:
         say(
             console,
             f"{model.name} (checkpoint: {CHECKPOINTS[model.checkpoint]})\n"
-            f"on {dataset.manifest.name} {options.split}, {len(split)} images, "
+            f"on {dataset.manifest.name} {split_name}, {len(split)} images, "
             f"protocol {config.protocol}",
         )
         console.print(_table(scores, model.class_names, config))
@@ -111,8 +113,8 @@ def evaluate_model(options: argparse.Namespace, console: Console) -> int:
     if store is None or model.run_id is None:
         say(console, "not logged: MODEL does not belong to a run")
         return 0
-    name = evaluation_name(dataset, options.split, model.checkpoint, config)
-    log_scores(store, model, name, scores, dataset, options.split, config)
+    name = evaluation_name(dataset, split_name, model.checkpoint, config)
+    log_scores(store, model, name, scores, dataset, split_name, config)
     say(console, f"logged to run {model.run_id} under eval/{name}/")
     return 0
 
@@ -146,7 +148,12 @@ def evaluation_name(
     """Return the name under which an evaluation is logged, unique to its data, split, checkpoint
     and protocol."""
     manifest = dataset.manifest
-    parts = [f"{manifest.name}-{manifest.fingerprint[:8]}", split, checkpoint, config.protocol]
+    parts = [
+        f"{manifest.name}-{manifest.fingerprint[:8]}",
+        split.replace(":", "-"),
+        checkpoint,
+        config.protocol,
+    ]
     if config.boundary:
         parts.append(f"boundary-{config.boundary}")
     parts += [metric.key for metric in metric_configs(config.metrics)]
@@ -167,13 +174,21 @@ def _shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
+def _default_split(model: TrainedModel, dataset: PreparedDataset) -> str:
+    """Return the fold that was held out of the model's training, or `val`."""
+    held_out = model.experiment.data.held_out
+    same = dataset.manifest.fingerprint == model.class_list.fingerprint
+    return str(held_out) if held_out is not None and same else DataConfig.validation_split or ""
+
+
 def _notes(model: TrainedModel, dataset: PreparedDataset, split: str) -> list[str]:
     """Return caveats about the scores."""
     notes = []
     data = model.experiment.data
     if dataset.manifest.fingerprint == model.class_list.fingerprint:
-        if set(split_parts(split)) & set(split_parts(data.train_split)):
-            notes.append("the model was trained on these images")
+        if splits_overlap(split, data.trained_on):
+            some = "" if data.held_out is None or split == data.trained_on else "some of "
+            notes.append(f"the model was trained on {some}these images")
         elif split == data.validation_split and model.checkpoint == "best":
             notes.append("this checkpoint was chosen on these images")
     names = [entry.name for entry in dataset.manifest.classes]

@@ -111,7 +111,7 @@ def _check_images(model: TrainedModel, options: argparse.Namespace) -> tuple[Seq
     """Return normalized images, each `(1, channels, height, width)`, and what they are: validation
     images and a part of each, of another size, or noise if the training's data set is not here."""
     data = model.experiment.data
-    split = options.split or data.validation_split or data.train_split
+    split = options.split or data.validation_split or data.trained_on
     try:
         location = dataset_location(
             options.dataset or data.dataset, Storage.parse(options.storage).at("datasets")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console
@@ -17,12 +17,14 @@ from orchestrator.scheduling.launch import HourlyPrice, Launch
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
+from pipelines.data.dataset import PreparedDataset
 from pipelines.data.facts import (
     augmentation_warnings,
     sampling_warnings,
     summary,
     training_warnings,
 )
+from pipelines.data.split_names import FoldName, parse_fold
 
 _NARROW, _WIDE = 100, 140  # characters
 _NAME = 10  # characters that a trial's name gets at least
@@ -85,6 +87,18 @@ def show_plan(plan: StudyPlan, console: Console) -> None:
         console.print(Text.assemble(("warning", "yellow"), f"  {warning}"), soft_wrap=True)
 
 
+def _folds_text(dataset: PreparedDataset, fold: FoldName) -> str:
+    """Return the number and sizes of the folds of a split."""
+    folds = [replace(fold, index=index, held_out=True) for index in range(fold.count)]
+    sizes = [len(dataset.split(str(each))) for each in folds]
+    low, high = min(sizes), max(sizes)
+    size = f"{low}" if low == high else f"{low} to {high}"
+    groups = set(dataset.split(fold.split).groups) - {None}
+    grouped = bool(groups) and fold.by == "group"
+    whole = f", which do not divide its {len(groups)} groups" if grouped else ""
+    return f"{fold.split}: {fold.count} folds of {size} images{whole}"
+
+
 def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -> None:
     """Print the classes and ignored pixels of each split that is used, and warnings about them and
     about the batches."""
@@ -94,9 +108,9 @@ def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -
     for trial in trials:
         data = trial.experiment.data
         scored = tuple(study.config.scored_splits(data.validation_split))
-        used[data.dataset, data.train_split, scored] = trial.dataset
+        used[data.dataset, data.trained_on, scored] = trial.dataset
         batch = trial.experiment.training.batch
-        sampled[data.dataset, data.train_split, batch, data.crop] = trial.dataset
+        sampled[data.dataset, data.trained_on, batch, data.crop] = trial.dataset
         for line in augmentation_warnings(trial.dataset.manifest.images, data.augmentation):
             unused.append(f"{data.dataset} {line}")
 
@@ -104,7 +118,11 @@ def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -
         lines.setdefault(text, Text.assemble(("warning", "yellow"), f"  {text}"))
 
     for (name, train, scored), dataset in used.items():
-        for line in summary(dataset, list(dict.fromkeys([train, *scored]))):
+        divided = [fold for split in (train, *scored) if (fold := parse_fold(split))]
+        whole = [fold.split for fold in divided]
+        others = [split for split in (train, *scored) if parse_fold(split) is None]
+        shown = summary(dataset, list(dict.fromkeys([*whole, *others])))
+        for line in (*shown, *(_folds_text(dataset, fold) for fold in divided)):
             text = f"{name} {line}"
             lines.setdefault(text, Text(text, "dim"))
         for line in training_warnings(dataset, train, scored):

@@ -19,10 +19,14 @@ _IRRELEVANT = ("epochs", "steps", "learning_rate", "momentum", "weight_decay", "
 
 def preflight_key(trial: ResolvedTrial) -> tuple[str, str]:
     """Return a key that is equal for trials that one preflight run covers, because they differ only
-    in seed, schedule and the like."""
+    in seed, fold, schedule and the like."""
     experiment, defaults = trial.experiment, TrainingConfig()
     fixed = {name: getattr(defaults, name) for name in _IRRELEVANT}
-    normalized = replace(experiment, seed=0, training=replace(experiment.training, **fixed))
+    data = experiment.data
+    if data.folds is not None:
+        data = replace(data, fold=0, validation_split="val")  # becomes the held-out fold
+    training = replace(experiment.training, **fixed)
+    normalized = replace(experiment, seed=0, data=data, training=training)
     return repr(normalized), trial.location
 
 

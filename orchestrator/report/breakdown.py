@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from orchestrator.report.resampled import ResampledCounts
 from orchestrator.report.rows import Row
+from orchestrator.study.repetition import Repetition, fold_of
 from orchestrator.study.study import Study
 
 _VISIBLE = 0.005  # differences in points that are smaller are shown as 0
@@ -49,12 +50,12 @@ def image_list(study: Study, rows: Sequence[Row], grid_cell: tuple[str, ...]) ->
     shared = shared_seeds(counts, base_counts)
     if not shared:
         return None
-    first = counts[shared[0]]
-    names, groups = first.identifiers, first.groups
-    miou = _image_miou([counts[seed] for seed in shared])
+    # Folds may have different images; each is scored once per seed.
+    names, groups = _images([counts[seed] for seed in shared])
+    miou = _image_miou([counts[seed] for seed in shared], names)
     base_miou = np.zeros(len(names))
     if base_counts:
-        base_miou = _image_miou([base_counts[seed] for seed in shared])
+        base_miou = _image_miou([base_counts[seed] for seed in shared], names)
     order = [int(index) for index in np.argsort(base_miou - miou) if not np.isnan(miou[index])]
     lines = [
         ImageLine(
@@ -89,25 +90,29 @@ def comparable_rows(
     return base, comparable
 
 
-def by_seed(row: Row) -> dict[int, ResampledCounts]:
-    """Return the counts of a row's trials by seed, restricted to the images of its first trial."""
+def by_seed(row: Row) -> dict[Repetition, ResampledCounts]:
+    """Return the counts of a row's trials by seed (and fold), restricted to the images of its first
+    trial (of the fold)."""
     counts = {
-        result.trial.experiment.seed: result.counts
+        result.trial.repetition: result.counts
         for result in row.finished
         if result.counts is not None
     }
-    first = next(iter(counts.values()), None)
+    first: dict[int | None, ResampledCounts] = {}
+    for repetition, each in counts.items():
+        first.setdefault(fold_of(repetition), each)
     return {
-        seed: each
-        for seed, each in counts.items()
-        if first and each.identifiers == first.identifiers
+        repetition: each
+        for repetition, each in counts.items()
+        if each.identifiers == first[fold_of(repetition)].identifiers
     }
 
 
 def shared_seeds(
-    counts: Mapping[int, ResampledCounts], base_counts: Mapping[int, ResampledCounts]
-) -> list[int]:
-    """Return the seeds that both have, scored on the same images; all seeds if there is no base."""
+    counts: Mapping[Repetition, ResampledCounts], base_counts: Mapping[Repetition, ResampledCounts]
+) -> list[Repetition]:
+    """Return the seeds (and folds) that both have, scored on the same images; all if there is no
+    base."""
     return [
         seed
         for seed, each in counts.items()
@@ -116,5 +121,18 @@ def shared_seeds(
     ]
 
 
-def _image_miou(counts: Sequence[ResampledCounts]) -> NDArray[np.float64]:
-    return np.asarray(np.mean([each.image_miou for each in counts], axis=0))
+def _images(counts: Sequence[ResampledCounts]) -> tuple[list[str], list[str | None]]:
+    """Return the names and the groups of the images of any of the counts."""
+    groups: dict[str, str | None] = {}
+    for each in counts:
+        groups |= dict(zip(each.identifiers, each.groups, strict=True))
+    return list(groups), list(groups.values())
+
+
+def _image_miou(counts: Sequence[ResampledCounts], names: Sequence[str]) -> NDArray[np.float64]:
+    """Return the mIoU of each image by itself, the mean over the counts that have it."""
+    values: dict[str, list[float]] = {name: [] for name in names}
+    for each in counts:
+        for name, value in zip(each.identifiers, each.image_miou.tolist(), strict=True):
+            values[name].append(value)
+    return np.array([np.mean(values[name]) for name in names])

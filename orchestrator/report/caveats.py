@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+import numpy as np
+
 from orchestrator.report.cells import INCOMPARABLE, MIXED, STALE, is_mixed
 from orchestrator.report.columns import row_label
 from orchestrator.report.comparisons import family_size
 from orchestrator.report.power import seeds_warning
 from orchestrator.report.rows import Row, expected_difference
 from orchestrator.study.study import Study
-from pipelines.data.config import split_parts
+from pipelines.data.split_names import general_name, splits_overlap
 
 Key = TypeVar("Key")
 
@@ -53,7 +55,10 @@ def caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
 
 def seed_caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     """Yield a warning if the study has too few seeds to detect the expected difference; none once
-    their spread has been measured, because the smallest detectable difference replaces it."""
+    their spread has been measured, because the smallest detectable difference replaces it. How much
+    differences vary over folds is not assumed."""
+    if study.config.folds is not None:
+        return
     if study.config.kind != "table" or not any(row.base for row in rows):
         return
     if any(row.difference is not None and row.difference.p is not None for row in rows):
@@ -96,15 +101,17 @@ def _degenerate_classes(rows: Sequence[Row]) -> Iterable[str]:
         if not counts or any(each.classes != counts[0].classes for each in counts):
             continue
         classes = counts[0].classes
+        labeled = np.any([each.labeled for each in counts], axis=0)
         never = [
             name
             for index, name in enumerate(classes)
-            if all(each.labeled[index] and each.iou[index] == 0 for each in counts)
+            # With folds, a class may lack labels in some of them.
+            if labeled[index]
+            and all(each.iou[index] == 0 for each in counts if each.labeled[index])
         ]
         if never:
             where = f" ({row_names(those, rows)})" if len(by_data) > 1 else ""
-            labeled = int(counts[0].labeled.sum())
-            rest = labeled - len(never)
+            rest = int(labeled.sum()) - len(never)
             consequence = (
                 "differences between rows cannot show what was learned"
                 if rest < 2
@@ -112,7 +119,7 @@ def _degenerate_classes(rows: Sequence[Row]) -> Iterable[str]:
             )
             yield (
                 f"IoU is 0 in every row{where} for: {', '.join(never)}. mIoU is the mean over all "
-                f"{labeled} classes in the labels; {consequence}."
+                f"{int(labeled.sum())} classes in the labels; {consequence}."
             )
 
 
@@ -180,7 +187,7 @@ def _different_scoring(study: Study, rows: Sequence[Row]) -> Iterable[str]:
         (study.config.scored_split(name, each.data.validation_split), row)
         for each, row in experiments
     ]
-    splits = _grouped((split, row) for split, row in scored if split is not None)
+    splits = _grouped((general_name(split), row) for split, row in scored if split is not None)
     for groups, description in (
         (protocols if name is None else {}, "under different protocols"),
         (splits, "on different splits"),
@@ -249,6 +256,6 @@ def _overlapping_splits(study: Study, row: Row) -> tuple[str, str] | None:
     """Return the splits that a row is scored and trained on if they share images, else None."""
     data = row.results[0].trial.experiment.data
     scored = study.config.scored_split(study.config.report.protocol, data.validation_split)
-    if scored is None or not set(split_parts(scored)) & set(split_parts(data.train_split)):
+    if scored is None or not splits_overlap(scored, data.trained_on):
         return None
-    return scored, data.train_split
+    return general_name(scored), general_name(data.trained_on)

@@ -1,7 +1,7 @@
 """IoU by class: how each class differs between the rows, with intervals over seeds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,11 @@ from scipy import special
 from orchestrator.report.breakdown import by_seed, comparable_rows, shared_seeds
 from orchestrator.report.cells import EMPTY, signed
 from orchestrator.report.columns import SIGNIFICANT
+from orchestrator.report.resampled import ResampledCounts
 from orchestrator.report.rows import Row
+from orchestrator.report.seed_spread import variance_factor
 from orchestrator.report.significance import LEVEL, holm
+from orchestrator.study.repetition import Repetition, fold_of
 from orchestrator.study.study import Study
 
 # The largest difference has the full color, but no difference below 5 points of IoU has.
@@ -24,9 +27,9 @@ class ClassDifference:
     """The IoU of one class, and its difference to the row that is compared to.
 
     iou: mean over seeds in percent; NaN for a class that does not occur. mean: of the differences
-    in points; None in the row that is compared to. seeds: the difference of each seed. interval:
-    95 %, over seeds (Student's t); None with one seed. significant: whether the difference is clear
-    of 0 after Holm's correction over the row's classes.
+    in points; None in the row that is compared to. seeds: the difference of each seed, or of each
+    fold with the class. interval: 95 %, over these (Student's t); None with one. significant:
+    whether the difference is clear of 0 after Holm's correction over the row's classes.
     """
 
     name: str
@@ -88,14 +91,14 @@ def heat_map(study: Study, rows: Sequence[Row], grid_cell: tuple[str, ...]) -> H
         shared = shared_seeds(counts, base_counts)
         if not shared:
             continue
-        iou = 100 * np.stack([counts[seed].iou for seed in shared])
+        iou = _over_repetitions(counts, shared)
         is_base = row is base
         if is_base or not base_counts:
-            means = iou.mean(axis=0).tolist()
+            means = _mean(iou).tolist()
             cells = [ClassDifference(*each) for each in zip(classes, means, strict=True)]
         else:
-            theirs = 100 * np.stack([base_counts[seed].iou for seed in shared])
-            cells = class_differences(classes, iou, theirs)
+            theirs = _over_repetitions(base_counts, shared)
+            cells = class_differences(classes, iou, theirs, study.config.fold_count)
         lines.append(ClassLine(row.label, is_base, tuple(cells)))
     means = [abs(cell.mean) for line in lines for cell in line.classes if cell.mean is not None]
     full = max([_FULL_COLOR, *(value for value in means if not math.isnan(value))])
@@ -103,31 +106,64 @@ def heat_map(study: Study, rows: Sequence[Row], grid_cell: tuple[str, ...]) -> H
 
 
 def class_differences(
-    classes: Sequence[str], iou: NDArray[np.float64], base: NDArray[np.float64]
+    classes: Sequence[str],
+    iou: NDArray[np.float64],
+    base: NDArray[np.float64],
+    folds: int | None = None,
 ) -> list[ClassDifference]:
-    """Return the difference of each class. iou, base: in percent, `(seeds, classes)`."""
+    """Return the difference of each class.
+
+    iou, base: in percent, `(seeds, classes)`; with folds, `(folds, classes)`, NaN for a class that
+    does not occur in a fold. folds: number of folds of the study, if any.
+    """
     differences = iou - base
-    count = len(differences)
-    means = differences.mean(axis=0)
-    errors = np.full(len(classes), np.nan)
-    if count > 1:
-        errors = differences.std(axis=0, ddof=1) / math.sqrt(count)
+    means, counts = _mean(differences), np.isfinite(differences).sum(axis=0)
+    errors, critical = np.full((2, len(classes)), np.nan)
+    for index, count in enumerate(counts.tolist()):
+        if count > 1:
+            deviation = float(np.nanstd(differences[:, index], ddof=1))
+            errors[index] = deviation * math.sqrt(variance_factor(count, folds))
+            critical[index] = special.stdtrit(count - 1, (1 + LEVEL) / 2)
     p_values: list[float | None] = [None] * len(classes)
     for index, (mean, error) in enumerate(zip(means.tolist(), errors.tolist(), strict=True)):
         if error > 0:
-            p_values[index] = float(2 * special.stdtr(count - 1, -abs(mean) / error))
-    critical = float(special.stdtrit(count - 1, (1 + LEVEL) / 2)) if count > 1 else math.nan
+            p_values[index] = float(2 * special.stdtr(counts[index] - 1, -abs(mean) / error))
     cells = []
     for index, corrected in enumerate(holm(p_values)):
-        mean, reach = float(means[index]), critical * float(errors[index])
+        mean, reach = float(means[index]), float(critical[index] * errors[index])
+        values = differences[:, index]
         cells.append(
             ClassDifference(
                 classes[index],
-                float(iou[:, index].mean()),
+                float(_mean(iou)[index]),
                 mean,
-                tuple(differences[:, index].tolist()),
+                tuple(values[np.isfinite(values)].tolist()),
                 None if math.isnan(reach) else (mean - reach, mean + reach),
                 corrected is not None and corrected < SIGNIFICANT,
             )
         )
     return cells
+
+
+def _over_repetitions(
+    counts: Mapping[Repetition, ResampledCounts], shared: Sequence[Repetition]
+) -> NDArray[np.float64]:
+    """Return the IoU in percent of each seed, or the mean over seeds of each fold, `(seeds or
+    folds, classes)`; NaN for a class that does not occur."""
+    by_fold: dict[object, list[NDArray[np.float64]]] = {}
+    for repetition in shared:
+        fold = fold_of(repetition)
+        key = repetition if fold is None else fold
+        iou, labeled = counts[repetition].iou, counts[repetition].labeled
+        # Labels of a fold may lack a class that others have.
+        shown = iou if fold is None else np.where(labeled, iou, np.nan)
+        by_fold.setdefault(key, []).append(100 * shown)
+    return np.stack([_mean(np.stack(values)) for values in by_fold.values()])
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over the first axis of the values that are not NaN; NaN if there are none."""
+    present = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(present, values, 0.0).sum(axis=0) / present.sum(axis=0)
+    return np.asarray(mean)

@@ -15,8 +15,9 @@ from orchestrator.report.bootstrap import Sampling
 from orchestrator.report.resampled import ResampledCounts
 from orchestrator.report.rows import Row
 from orchestrator.report.scores import Score, find_score
-from orchestrator.report.seed_spread import SeedError, seed_error
+from orchestrator.report.seed_spread import SeedError, fold_error, seed_error
 from orchestrator.report.significance import Difference, Pairs, compare, compare_means, holm
+from orchestrator.study.repetition import Repetition, fold_of, seed_of
 from orchestrator.study.study import Study
 
 _MIOU = Score("miou", "mIoU", "", 100.0)
@@ -64,13 +65,16 @@ def compare_rows(study: Study, rows: Sequence[Row]) -> Comparisons:
             continue
         row = replace(row, incomparable=_incomparable(study, row, base))
         # Two variants that share a run are the same training, so there is nothing to compare.
-        seeds = sorted(row.miou.keys() & base.miou.keys())
+        seeds = [
+            each for each in study.config.repetitions if each in row.miou and each in base.miou
+        ]
         if not row.incomparable and seeds and not _run_ids(row) & _run_ids(base):
             pooled = _comparable_rows(study, rows, base)
-            pair = _pairs(row, base, pooled, _MIOU)
+            folds = study.config.fold_count
+            pair = _pairs(row, base, pooled, _MIOU, folds)
             assert pair is not None, "both rows have a score of the shared seeds"
             pairs.setdefault(row.variant, {})[row.grid_cell] = pair
-            others = {score.key: _pairs(row, base, pooled, score) for score in scores}
+            others = {score.key: _pairs(row, base, pooled, score, folds) for score in scores}
             row = replace(
                 row,
                 difference=compare(row.base, pair),
@@ -162,32 +166,55 @@ def interaction_p(pairs: Sequence[Pairs]) -> float | None:
     return float(special.fdtrc(degrees, freedom, statistic))
 
 
-def _pairs(row: Row, base: Row, pooled: Sequence[Row], score: Score) -> Pairs | None:
-    """Return the paired differences of a row over the seeds that both have a score of; None if
-    there are none. pooled: the rows that share a pooled spread over seeds."""
+def _pairs(
+    row: Row, base: Row, pooled: Sequence[Row], score: Score, folds: int | None
+) -> Pairs | None:
+    """Return the paired differences of a row over the seeds (and folds) that both have a score of;
+    None if there are none. pooled: the rows that share a pooled spread. folds: number of folds of
+    the study, if any."""
     own, other = _values(row, score), _values(base, score)
-    seeds = sorted(own.keys() & other.keys())
+    seeds = sorted(own.keys() & other.keys(), key=_order)
     if not seeds:
         return None
     ours, theirs = _resampled(row, score), _resampled(base, score)
-    sides = [side.get(seed) for side in (ours, theirs) for seed in seeds]
-    available = [each for each in sides if each is not None]
     by_seed = {seed: own[seed] - other[seed] for seed in seeds}
     replicates: NDArray[np.float64] | None = None
     sampling: Sampling | None = None
-    if len(available) == len(sides) and _same_images([each.counts for each in available]):
-        by_seed = {seed: ours[seed].labeled - theirs[seed].labeled for seed in seeds}
-        replicates = np.stack([ours[seed].replicates - theirs[seed].replicates for seed in seeds])
-        sampling = available[0].counts.sampling
-    return Pairs(by_seed, replicates, sampling, _seed_error(row, base, by_seed, pooled, score))
+    separate_images = False
+    if all(seed in ours and seed in theirs for seed in seeds):
+        # Trainings of one fold share their images; folds may have the same images or others.
+        by_fold: dict[int | None, list[ResampledCounts]] = {}
+        for seed in seeds:
+            pair = ours[seed].counts, theirs[seed].counts
+            by_fold.setdefault(fold_of(seed), []).extend(pair)
+        if all(_same_images(counts) for counts in by_fold.values()):
+            by_seed = {seed: ours[seed].labeled - theirs[seed].labeled for seed in seeds}
+            replicates = np.stack([ours[s].replicates - theirs[s].replicates for s in seeds])
+            counts = [each[0] for each in by_fold.values()]
+            separate_images = not _same_images(counts)
+            sampling = counts[0].sampling
+    error = _seed_error(row, base, by_seed, pooled, score, folds)
+    return Pairs(by_seed, replicates, sampling, error, folds, separate_images)
 
 
 def _seed_error(
-    row: Row, base: Row, by_seed: Mapping[int, float], pooled: Sequence[Row], score: Score
+    row: Row,
+    base: Row,
+    by_seed: Mapping[Repetition, float],
+    pooled: Sequence[Row],
+    score: Score,
+    folds: int | None,
 ) -> SeedError | None:
     compared = row.variant, base.variant
     others = [_labeled(each, score) for each in pooled if each.variant not in compared]
-    return seed_error(_labeled(row, score), _labeled(base, score), others, list(by_seed.values()))
+    sides = _labeled(row, score), _labeled(base, score)
+    if folds is not None:
+        return fold_error(*sides, others, by_seed, folds)
+    return seed_error(*sides, others, list(by_seed.values()))
+
+
+def _order(repetition: Repetition) -> tuple[int, int]:
+    return seed_of(repetition), fold_of(repetition) or 0
 
 
 def _comparable_rows(study: Study, rows: Sequence[Row], base: Row) -> list[Row]:
@@ -204,7 +231,7 @@ def _comparable_rows(study: Study, rows: Sequence[Row], base: Row) -> list[Row]:
     return pooled
 
 
-def _values(row: Row, score: Score) -> dict[int, float]:
+def _values(row: Row, score: Score) -> dict[Repetition, float]:
     """Return the score of each trial that has one, by seed."""
     return row.miou if score == _MIOU else score.values(row)
 
@@ -219,7 +246,7 @@ class _Resampled:
     replicates: NDArray[np.float64]
 
 
-def _resampled(row: Row, score: Score) -> dict[int, _Resampled]:
+def _resampled(row: Row, score: Score) -> dict[Repetition, _Resampled]:
     """Return the resampled score of each trial that has one, by seed."""
     resampled = {}
     for result in row.finished:
@@ -232,13 +259,13 @@ def _resampled(row: Row, score: Score) -> dict[int, _Resampled]:
             if other is None or other.resampled is None:
                 continue
             labeled, replicates = other.labeled, other.resampled
-        resampled[result.trial.experiment.seed] = _Resampled(
+        resampled[result.trial.repetition] = _Resampled(
             counts, score.factor * labeled, score.factor * replicates
         )
     return resampled
 
 
-def _labeled(row: Row, score: Score) -> dict[int, float]:
+def _labeled(row: Row, score: Score) -> dict[Repetition, float]:
     """Return a score by seed, over the classes in the labels where statistics are known."""
     known = {seed: each.labeled for seed, each in _resampled(row, score).items()}
     return _values(row, score) | known
@@ -255,11 +282,11 @@ def _run_ids(row: Row) -> set[str]:
     return {result.run.run_id for result in row.results if result.run is not None}
 
 
-def _is_mixed(row: Row, base: Row, seeds: Iterable[int]) -> bool:
+def _is_mixed(row: Row, base: Row, seeds: Iterable[Repetition]) -> bool:
     """Whether the two trainings of some seed differ in code or precision."""
     ours, theirs = (
         {
-            result.trial.experiment.seed: (result.run.code, result.run.precision)
+            result.trial.repetition: (result.run.code, result.run.precision)
             for result in each.results
             if result.run is not None
         }

@@ -8,7 +8,9 @@ from orchestrator.report.columns import row_label
 from orchestrator.report.comparisons import OverallDifference
 from orchestrator.report.rows import Row
 from orchestrator.report.significance import Difference
+from orchestrator.study.repetition import Repetition, fold_of, seed_of
 from orchestrator.study.study import Study
+from pipelines.data.split_names import parse_fold
 
 # With fewer images, intervals are too narrow (Andre et al., 2025).
 _FEW_IMAGES = 50
@@ -25,12 +27,20 @@ def difference_notes(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     base = "the row it is compared to"
     if len(bases) == 1:
         base = row_label(study.config, next(iter(bases)))
+    folds = study.config.fold_count
+    over, same = ("seeds", "seed") if folds is None else ("seeds and folds", "seed, same fold")
     yield (
-        f"Difference: mean over seeds of row minus {base}, in points, same seed and same images."
+        f"Difference: mean over {over} of row minus {base}, in points, same {same} and same images."
     )
     yield from _classes(rows)
-    yield from _intervals(rows, compared)
-    yield from _seeds(rows, compared)
+    if folds is None:
+        yield from _intervals(rows, compared)
+    else:
+        data = rows[0].results[0].trial.experiment.data
+        scored = study.config.scored_split(study.config.report.protocol, data.validation_split)
+        separate_images = parse_fold(scored or "") is not None
+        yield from _fold_intervals(folds, separate_images, rows, compared)
+    yield from _spread(rows, compared, "seed" if folds is None else "fold")
     yield from _tests(compared)
     yield from _gaps(study, rows)
     yield from _published(rows)
@@ -124,8 +134,45 @@ def _sampling_text(sampling: Sampling) -> str:
     return f"{sampling.units} images"
 
 
-def _seeds(rows: Sequence[Row], compared: Sequence[tuple[Row, Difference]]) -> Iterable[str]:
-    """Yield how the spread over seeds was estimated."""
+def _fold_intervals(
+    folds: int,
+    separate_images: bool,
+    rows: Sequence[Row],
+    compared: Sequence[tuple[Row, Difference]],
+) -> Iterable[str]:
+    """Yield how intervals over folds were computed. folds: number of folds of the study.
+    separate_images: whether each is scored on its own images."""
+    both = [row for row, difference in compared if difference.interval is not None]
+    alone = [row for row, difference in compared if difference.image_interval is not None]
+    images = (
+        "Folds are scored on different images, so it allows for the choice of images"
+        if separate_images
+        else f"All folds are scored on the same images, which are drawn {REPLICATES:,} times"
+    )
+    factor = "1/J + 1" if folds == 2 else f"1/J + 1/{folds - 1}"
+    if not both and not alone:
+        yield "No intervals: the runs have no per-image pixel counts."
+    if both:
+        yield (
+            "95 % interval (CI), for one difference at a time: Student's t over the folds, each "
+            "the mean over its seeds. Folds are not independent, because each image is used in all "
+            f"of them, so the variance of the mean over J folds is that of a fold times {factor} "
+            "instead of 1/J (Nadeau and Bengio, 2003). The seeds of a fold do not count as folds. "
+            f"{images}."
+        )
+    if alone:
+        which = "" if len(alone) == len(compared) else f" ({row_names(alone, rows)})"
+        yield (
+            f'One fold{which}: "images ±" is half of the 95 % range under other images of the '
+            "fold. Training on other images can change the difference by more than that, so this "
+            "table cannot show that rows differ."
+        )
+
+
+def _spread(
+    rows: Sequence[Row], compared: Sequence[tuple[Row, Difference]], unit: str
+) -> Iterable[str]:
+    """Yield how the spread over seeds or folds was estimated. unit: `seed` or `fold`."""
     pooled = [difference for _, difference in compared if difference.method == "pooled"]
     own = [(row, difference) for row, difference in compared if difference.method == "own spread"]
     if pooled:
@@ -133,21 +180,21 @@ def _seeds(rows: Sequence[Row], compared: Sequence[tuple[Row, Difference]]) -> I
         low, high = min(spreads), max(spreads)
         spread = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
         yield (
-            f"Spread of a difference over seeds: {spread} points, pooled over the rows "
+            f"Spread of a difference over {unit}s: {spread} points, pooled over the rows "
             "with the same grid values, with extra weight for the row compared to. This assumes "
-            "that rows vary about equally over seeds; the ± of each row shows its own spread."
+            f"that rows vary about equally over {unit}s; the ± of each row shows its own spread."
         )
     if own:
         untested = [row for row, difference in own if difference.p is None]
         several = [row for row, difference in own if difference.p is not None]
-        reason = "rows vary differently over seeds or are too few to pool"
+        reason = f"rows vary differently over {unit}s or are too few to pool"
         if several:
-            yield f"Own spread over seeds instead of a pooled one, because {reason}: " + (
+            yield f"Own spread over {unit}s instead of a pooled one, because {reason}: " + (
                 f"{row_names(several, rows)}."
             )
         if untested:
             yield (
-                f"No p value for {row_names(untested, rows)}: two seeds are tested only with a "
+                f"No p value for {row_names(untested, rows)}: two {unit}s are tested only with a "
                 f"pooled spread, and here {reason}."
             )
 
@@ -186,22 +233,21 @@ def overall_notes(overall: Sequence[OverallDifference]) -> Iterable[str]:
 
 
 def _gaps(study: Study, rows: Sequence[Row]) -> Iterable[str]:
-    """Yield notes on differences over fewer seeds than planned, and on missing intervals."""
-    by_seeds: dict[tuple[int, ...], list[Row]] = {}
+    """Yield notes on differences over fewer seeds (and folds) than planned, and on missing
+    intervals."""
+    by_seeds: dict[tuple[Repetition, ...], list[Row]] = {}
     without = []
     for row in rows:
         if row.difference is None:
             continue
         shared = row.difference.seeds
-        if set(shared) != set(row.miou) or len(shared) < len(study.config.seeds):
+        if set(shared) != set(row.miou) or len(shared) < len(study.config.repetitions):
             by_seeds.setdefault(shared, []).append(row)
         if row.difference.method is None:
             without.append(row)
     for seeds, those in by_seeds.items():
-        listed = ", ".join(map(str, seeds))
-        plural = "seeds" if len(seeds) > 1 else "seed"
         yield (
-            f"{row_names(those, rows)}: the difference uses {plural} {listed}, which both rows "
+            f"{row_names(those, rows)}: the difference uses {_listed(seeds)}, which both rows "
             "finished; it is not the difference between the two means shown."
         )
     if without and len(without) < sum(row.difference is not None for row in rows):
@@ -209,6 +255,19 @@ def _gaps(study: Study, rows: Sequence[Row]) -> Iterable[str]:
             f"{row_names(without, rows)}: no interval, because per-image pixel counts are missing "
             "or were made on other images."
         )
+
+
+def _listed(repetitions: Sequence[Repetition]) -> str:
+    """Return the seeds, and the folds of each, such as `seeds 0, 2` or `seed 0 (folds 0, 1)`."""
+    by_seed: dict[int, list[int]] = {}
+    for repetition in repetitions:
+        fold = fold_of(repetition)
+        by_seed.setdefault(seed_of(repetition), []).extend([] if fold is None else [fold])
+    parts = [
+        f"{seed}" + (f" (fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))})" * bool(folds))
+        for seed, folds in by_seed.items()
+    ]
+    return f"seed{'s' * (len(parts) > 1)} {', '.join(parts)}"
 
 
 def _published(rows: Sequence[Row]) -> Iterable[str]:

@@ -71,7 +71,8 @@ def render_page(
         base_label=row_label(study.config, compare_to) if compare_to else "",
         bases=[row_label(study.config, base) for base in compared_to(rows)],
         published_setting=setting_text(study.config),
-        several_seeds=len(study.config.seeds) > 1,
+        several_seeds=len(study.config.repetitions) > 1,
+        repetitions=_repetitions(study),
         any_published=any(row.published_difference is not None for row in rows),
         heat_maps=[(titles[cell], each) for cell, each in maps.items()],
         image_lists=[
@@ -90,6 +91,13 @@ def render_page(
         study_text=study.resolved or study.text,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _repetitions(study: Study) -> str:
+    """Return what the scores of a row are means over."""
+    if study.config.fold_count is None:
+        return "seeds"
+    return "seeds and folds" if len(study.config.seeds) > 1 else "folds"
 
 
 @cache

@@ -14,6 +14,7 @@ from orchestrator.study.config import ProfileOptions
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
+from pipelines.data.split_names import general_name
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,17 @@ def _footnotes(
             "This is a search; weak trials may have been stopped early. Use it to choose a "
             "configuration. It does not support comparisons, so none are shown.",
         )
-    seeds = len(study.config.seeds)
-    if seeds > 1:
-        yield (f"± is one standard deviation over the n seeds that finished ({seeds} planned).",)
+    planned = len(study.config.repetitions)
+    if study.config.fold_count is not None:
+        seeds = len(study.config.seeds)
+        plural = "s" if seeds > 1 else ""
+        yield (
+            f"Cross-validation: mIoU is the mean over n trainings, one for each fold of each seed "
+            f"({study.config.fold_count} folds x {seeds} seed{plural} planned); ± is one standard "
+            "deviation over them. Folds differ in their images, so it is no error of the mean.",
+        )
+    elif planned > 1:
+        yield (f"± is one standard deviation over the n seeds that finished ({planned} planned).",)
     differences = [f"difference/{key}" for key in study.config.report.differences]
     for note in difference_notes(study, rows):
         yield note, "difference", "p", *differences
@@ -185,7 +194,7 @@ def _scoring(study: Study, rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:
     else:
         protocol = f"{name} ({study.config.protocols[name].protocol})"
     scored = {study.config.scored_split(name, each.data.validation_split) for each in experiments}
-    splits = ", ".join(sorted(split for split in scored if split is not None))
+    splits = ", ".join(sorted({general_name(split) for split in scored if split is not None}))
     if not splits and name is None:
         yield ("Trained without validation images, so there is no mIoU.",)
         return

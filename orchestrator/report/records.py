@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from orchestrator.report.rows import Row
 from orchestrator.report.scores import find_score
 from orchestrator.study.published import PublishedRow
+from orchestrator.study.repetition import Repetition, repetition_text
 from orchestrator.study.study import Study
+from pipelines.data.split_names import general_name
 
 Value = str | float | int | None
 
@@ -80,19 +82,20 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
     image_low, image_high = (difference.image_interval if difference else None) or (None, None)
     experiment, protocol = row.results[0].trial.experiment, study.config.report.protocol
     scoring = experiment.evaluation if protocol is None else study.config.protocols[protocol]
+    split = study.config.scored_split(protocol, experiment.data.validation_split)
     states = {result.state for result in row.results if result.miou is None}
     return {
         "kind": "trained",
         "variant": row.variant,
         "label": row.label,
         **{axis: str(row.axes[axis]) for axis in study.config.grid},
-        "split": study.config.scored_split(protocol, experiment.data.validation_split),
+        "split": None if split is None else general_name(split),
         "protocol": scoring.protocol,
         "n": len(values),
-        "seeds_requested": len(row.results),
+        **_requested(study, row),
         "miou_mean": statistics.fmean(values) if values else None,
         "miou_sd": statistics.stdev(values) if len(values) > 1 else None,
-        **{f"miou_seed_{seed}": row.miou.get(seed) for seed in study.config.seeds},
+        **{f"miou_{_key(each)}": row.miou.get(each) for each in study.config.repetitions},
         "best_miou_mean": statistics.fmean(row.best.values()) if row.best else None,
         "entered_miou_mean": statistics.fmean(row.entered.values()) if row.entered else None,
         **_other_scores(study, row),
@@ -129,6 +132,18 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
     }
 
 
+def _requested(study: Study, row: Row) -> dict[str, Value]:
+    """Return how many trainings of a row the study has."""
+    seeds = len({result.trial.experiment.seed for result in row.results})
+    folds = study.config.fold_count
+    return {"seeds_requested": seeds, **({} if folds is None else {"folds_requested": folds})}
+
+
+def _key(repetition: Repetition) -> str:
+    """Return a repetition as part of a column's name, such as `seed_0` or `seed_0_fold_2`."""
+    return repetition_text(repetition).replace(", ", "_").replace(" ", "_")
+
+
 def trial_records(study: Study, rows: Sequence[Row]) -> list[dict[str, Value]]:
     """Return one record for each trial of the rows: its settings, state, scores in percent, and run
     with all of the run's metrics under their names in MLflow."""
@@ -141,6 +156,7 @@ def trial_records(study: Study, rows: Sequence[Row]) -> list[dict[str, Value]]:
             "label": trial.label,
             **{axis: str(value) for axis, value in trial.axes.items()},
             "seed": trial.experiment.seed,
+            **({} if study.config.folds is None else {"fold": trial.experiment.data.fold}),
             "state": str(result.state),
             "miou": result.miou,
             "best_miou": result.best,

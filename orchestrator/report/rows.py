@@ -1,4 +1,5 @@
-"""The rows of a study's table: one per variant and grid cell, aggregated over seeds."""
+"""The rows of a study's table: one per variant and grid cell, aggregated over seeds and
+folds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,7 @@ from orchestrator.report.significance import Difference
 from orchestrator.study.conditions import VARIANT, holds
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.published import Reference
+from orchestrator.study.repetition import Repetition
 from orchestrator.study.study import Study, Trial
 
 
@@ -18,7 +20,7 @@ class Row:
 
     results: of all trials of the row, finished or not.
     cost: None if neither a run nor a data set determines the number of classes.
-    miou, best: in percent, by seed, of the trials that have a score.
+    miou, best: in percent, by seed (and fold), of the trials that have a score.
     base: variant that the row is compared to; empty if none.
     difference: from the row of `base` in the same grid cell; None if it cannot be computed.
     mixed_difference: whether it pairs trainings with different code or precision.
@@ -36,8 +38,8 @@ class Row:
     axes: dict[str, Any]
     results: tuple[Result, ...]
     cost: ModelCost | None
-    miou: dict[int, float]
-    best: dict[int, float]
+    miou: dict[Repetition, float]
+    best: dict[Repetition, float]
     base: str
     reference: Reference | None
     published_elsewhere: bool
@@ -142,8 +144,8 @@ def _row(
         axes=trial.axes,
         results=tuple(group),
         cost=_cost(group, costs),
-        miou={r.trial.experiment.seed: r.miou for r in group if r.miou is not None},
-        best={r.trial.experiment.seed: r.best for r in group if r.best is not None},
+        miou={r.trial.repetition: r.miou for r in group if r.miou is not None},
+        best={r.trial.repetition: r.best for r in group if r.best is not None},
         base=base,
         reference=trial.reference,
         published_elsewhere=not in_setting(study.config.report.published_setting, trial),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from orchestrator.report.rows import Row
 from orchestrator.study.config import SCORE_LABELS, StudyConfig
+from orchestrator.study.repetition import Repetition
 from pipelines.data.manifest import metric_name
 from pipelines.evaluation.config import MetricConfig
 
@@ -27,9 +28,9 @@ class Score:
         """The header of its column, such as `IoU pole %`."""
         return f"{self.label} %" if self.factor == 100 else self.label
 
-    def values(self, row: Row) -> dict[int, float]:
-        """Return the score of each trial of a row that has one, by seed."""
-        values: dict[int, float] = {}
+    def values(self, row: Row) -> dict[Repetition, float]:
+        """Return the score of each trial of a row that has one, by seed (and fold)."""
+        values: dict[Repetition, float] = {}
         for result in row.finished:
             value = None
             if result.run is not None:
@@ -38,7 +39,7 @@ class Score:
                 # Runs of older code did not record all metrics of the counts.
                 value = result.counts.others[self.key].score
             if value is not None:
-                values[result.trial.experiment.seed] = self.factor * value
+                values[result.trial.repetition] = self.factor * value
         return values
 
 

@@ -8,22 +8,32 @@ mean square of the residuals has (rows - 1)(seeds - 1) degrees of freedom instea
 This assumes that rows vary about equally over seeds. The constants below were chosen in simulated
 studies of seven rows with three seeds (`test_significance_simulated.py` of the tests): the
 family-wise error stays below 5 % if the base row scatters twice as much as the others.
+
+With folds, a fold takes the place of a seed: the mean over seeds of each fold is one observation.
+Folds are not independent, because each image is used in all of them. So the variance of the
+mean over J of K folds is not the variance over folds times 1/J, but times 1/J + 1/(K - 1), the
+second term being the ratio of scored to training images (Nadeau and Bengio, "Inference for the
+Generalization Error", 2003, section 3.2: the corrected resampled t-test). Folds have different
+validation images, so their spread includes the choice of these.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from scipy import special
+
+from orchestrator.study.repetition import Repetition, fold_of
 
 # Degrees of freedom, at most, of the pooled variance as a prior of the base row's variance.
 PRIOR = 4.0
 # Rows whose spread is above that of the others at this p value are not pooled.
 DIFFERS = 0.002
 
-Scores = Mapping[int, float]
+# A score of each training of a row; of each fold, if the mean over seeds is taken.
+Scores = Mapping[Repetition, float]
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,39 @@ def seed_error(
     moderated = (prior * pooled.mean_square + alone.freedom * base_variance) / freedom
     variance = pooled.mean_square + moderated
     return SeedError(math.sqrt(variance / count), freedom, "pooled")
+
+
+def fold_error(
+    row: Scores, base: Scores, others: Sequence[Scores], differences: Scores, folds: int
+) -> SeedError | None:
+    """Return the standard error of the mean of the paired `differences` over folds and seeds; None
+    for fewer than two folds. folds: number of folds that the split is divided into.
+
+    row, base, others: as in `seed_error`, by seed and fold.
+    """
+    by_fold = fold_means(differences)
+    rows = [fold_means(each) for each in (row, base, *others)]
+    error = seed_error(rows[0], rows[1], rows[2:], list(by_fold.values()))
+    if error is None:
+        return None
+    scale = len(by_fold) * variance_factor(len(by_fold), folds)
+    return replace(error, standard_error=math.sqrt(scale) * error.standard_error)
+
+
+def variance_factor(scored: int, folds: int | None) -> float:
+    """Return the variance of a mean over `scored` folds, or seeds if `folds` is None, divided by
+    the variance of one of them. folds: number of folds that the split is divided into."""
+    return 1 / scored + (0.0 if folds is None else 1 / (folds - 1))
+
+
+def fold_means(scores: Scores) -> dict[Repetition, float]:
+    """Return the mean over seeds of each fold, by fold."""
+    by_fold: dict[int, list[float]] = {}
+    for repetition, value in scores.items():
+        fold = fold_of(repetition)
+        assert fold is not None, "the study has folds"
+        by_fold.setdefault(fold, []).append(value)
+    return {fold: float(np.mean(by_fold[fold])) for fold in sorted(by_fold)}
 
 
 def _differs(rows: Sequence[Scores], index: int) -> bool:

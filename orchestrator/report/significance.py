@@ -1,7 +1,8 @@
 """Confidence intervals and p values of the difference between two rows of a table.
 
 The mean over seeds of the paired differences varies for two reasons: other trainings (see
-`seed_spread`) and other validation images (see `bootstrap`). Its distribution is the sum of both: a
+`seed_spread`) and other validation images (see `bootstrap`). With folds, other images are part of
+the first. Its distribution is the sum of both: a
 Student's t scaled by the standard error over seeds, and the bootstrap replicates of the mean over
 seeds. It is evaluated as a mixture of t distributions centered on the replicates, without random
 draws, so p values have neither a smallest possible value nor Monte Carlo error from seeds.
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 from orchestrator.report.bootstrap import Sampling
-from orchestrator.report.seed_spread import SeedError
+from orchestrator.report.seed_spread import SeedError, variance_factor
+from orchestrator.study.repetition import Repetition, fold_of
 
 LEVEL = 0.95
 POWER = 0.8
@@ -31,25 +33,27 @@ Method = Literal["pooled", "own spread", "images only"]
 
 @dataclass(frozen=True)
 class Difference:
-    """mIoU of one row minus that of the row `base`, in percentage points, over shared seeds.
+    """mIoU of one row minus that of the row `base`, in percentage points, over shared seeds (and
+    folds).
 
     base: variant that the row is compared to, in the same grid cell.
-    by_seed: the paired differences, over the classes that occur in the labels.
+    by_seed: the paired differences, over the classes that occur in the labels; by seed and fold
+        if there are folds.
     method: how the variation over seeds is estimated: `pooled` over the rows of the grid cell,
-        `own spread` of the compared rows, or `images only` with one shared seed. None without
-        per-image counts, which leaves out intervals and p values.
-    spread: standard deviation over seeds of a paired difference according to `method`.
-    interval: 95 % confidence interval over seeds and images; None with one seed.
+        `own spread` of the compared rows, or `images only` with one shared seed or fold. None
+        without per-image counts, which leaves out intervals and p values.
+    spread: standard deviation over seeds (or folds) of a paired difference according to `method`.
+    interval: 95 % confidence interval over seeds (or folds) and images; None with one seed.
     image_interval: 95 % interval over images only, with one seed; it says nothing about another
         training of the same rows.
-    p: two-sided p value of no difference; None with one seed, and with two unless pooled.
+    p: two-sided p value of no difference; None with one seed (or fold), and with two unless pooled.
     p_adjusted: `p` adjusted by Holm's method for all `comparisons` of the study.
     standard_error, freedom: of `mean`, over seeds and images; None without p.
     """
 
     base: str
     mean: float
-    by_seed: Mapping[int, float]
+    by_seed: Mapping[Repetition, float]
     method: Method | None = None
     spread: float | None = None
     interval: tuple[float, float] | None = None
@@ -61,8 +65,8 @@ class Difference:
     freedom: float | None = None
 
     @property
-    def seeds(self) -> tuple[int, ...]:
-        """The shared seeds."""
+    def seeds(self) -> tuple[Repetition, ...]:
+        """The shared seeds, or seeds and folds."""
         return tuple(self.by_seed)
 
     @property
@@ -130,18 +134,36 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two rows over their shared seeds.
+    """Two rows over their shared seeds, or seeds and folds.
 
     by_seed: paired differences in points of at least one seed.
     replicates: the paired differences under resampled images, `(seeds, replicates)`; None if some
         trial lacks per-image counts. sampling: how images were resampled.
-    error: standard error of the mean over the seeds; None with one seed.
+    error: standard error of the mean over the seeds or folds; None with one.
+    folds: number of folds of the study; None without folds.
+    separate_images: whether the folds are scored on different images. Their spread then includes
+        the choice of images, which must not be counted again.
     """
 
-    by_seed: Mapping[int, float]
+    by_seed: Mapping[Repetition, float]
     replicates: NDArray[np.float64] | None
     sampling: Sampling | None
     error: SeedError | None
+    folds: int | None = None
+    separate_images: bool = False
+
+    @property
+    def observations(self) -> int:
+        """The number of folds with a difference; of seeds without folds."""
+        return len({fold_of(each) if self.folds else each for each in self.by_seed})
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of a difference over folds, or seeds without folds."""
+        if self.error is None:
+            return None
+        factor = variance_factor(self.observations, self.folds)
+        return self.error.standard_error / math.sqrt(factor)
 
     @property
     def mean(self) -> float:
@@ -151,21 +173,23 @@ class Pairs:
     @property
     def has_images(self) -> bool:
         """Whether the variation over images is known."""
-        return (
-            self.replicates is not None and self.sampling is not None and self.sampling.freedom > 0
-        )
+        if self.replicates is None or self.sampling is None:
+            return False
+        return self.sampling.freedom > 0 or (self.separate_images and self.error is not None)
 
     @property
     def tested(self) -> bool:
-        """Whether there is a p value. The spread of two seeds alone has one degree of freedom,
-        which is too few for a test."""
-        enough = self.error is not None and (len(self.by_seed) > 2 or self.error.method == "pooled")
+        """Whether there is a p value. The spread of two seeds or folds alone has one degree of
+        freedom, which is too few for a test."""
+        enough = self.error is not None and (self.observations > 2 or self.error.method == "pooled")
         return self.has_images and enough
 
     def centers(self) -> NDArray[np.float64]:
         """Return the mean difference under other images, `(replicates,)`."""
         assert self.replicates is not None
         assert self.sampling is not None
+        if self.error is not None and self.separate_images:
+            return np.full(self.replicates.shape[1], self.mean)
         return image_distribution(self.mean, self.replicates, self.sampling)
 
 
@@ -180,18 +204,20 @@ def compare(base: str, pairs: Pairs) -> Difference:
     if pairs.error is None:
         interval = Distribution(centers, 0.0, 1).interval
         return replace(difference, method="images only", image_interval=interval)
-    spread = pairs.error.standard_error * math.sqrt(len(pairs.by_seed))
-    difference = replace(difference, method=pairs.error.method, spread=spread)
+    difference = replace(difference, method=pairs.error.method, spread=pairs.spread)
     return _tested(difference, centers, pairs.error, pairs.sampling.freedom, pairs.tested)
 
 
 def compare_means(base: str, cells: Sequence[Pairs]) -> Difference:
     """Return the mean difference over cells of the grid, all of which have a p value. Seeds of
-    different cells are different trainings; replicates of the same images are paired."""
+    different cells are different trainings; replicates of the same images are paired. Folds of
+    different cells are scored on the same images, so their errors may have the same sign and are
+    added, which is an upper bound."""
     errors = [pairs.error for pairs in cells if pairs.error is not None]
     count = len(cells)
+    add = sum if any(pairs.separate_images for pairs in cells) else _root_of_squares
     error = SeedError(
-        math.hypot(*(error.standard_error for error in errors)) / count,
+        add([error.standard_error for error in errors]) / count,
         _joint_freedom(*((error.standard_error, error.freedom) for error in errors)),
         "pooled" if all(error.method == "pooled" for error in errors) else "own spread",
     )
@@ -278,13 +304,17 @@ def _thinned(centers: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sort(centers)[step // 2 :: step]
 
 
+def _root_of_squares(values: Sequence[float]) -> float:
+    return math.hypot(*values)
+
+
 def _joint_freedom(*parts: tuple[float, float]) -> float:
     """Return the degrees of freedom of a sum (Welch-Satterthwaite). parts: standard errors with
     their degrees of freedom."""
     variance = sum(error**2 for error, _ in parts)
     if variance == 0:
         return min(freedom for _, freedom in parts)
-    return variance**2 / sum(error**4 / freedom for error, freedom in parts)
+    return variance**2 / sum(error**4 / freedom for error, freedom in parts if error)
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:

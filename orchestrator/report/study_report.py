@@ -151,7 +151,10 @@ class Report:
         if table.name == "overall":
             return f"{config.study}: {title[0].lower()}{title[1:]}, in points of mIoU."
         text = f"{config.study}: {title if table.name else 'mIoU %'}"
-        if len(config.seeds) > 1:
+        if config.fold_count is not None:
+            of_seeds = f" of {len(config.seeds)} seeds" if len(config.seeds) > 1 else ""
+            text += f", mean ± standard deviation over {config.fold_count} folds{of_seeds}"
+        elif len(config.seeds) > 1:
             text += f", mean ± standard deviation over {len(config.seeds)} seeds"
         if len(bases) == 1 and config.kind == "table":
             text += f"; differences to {row_label(config, bases[0])} in points"

@@ -10,7 +10,7 @@ from orchestrator.study.overlay import dotted_leaves, known_keys, unknown_key
 from orchestrator.study.study import Trial
 from orchestrator.study.validation import accepts, as_json, suggestion
 from orchestrator.study.yaml_source import Keys, Problem, Source
-from pipelines.data.config import split_parts
+from pipelines.data.split_names import splits_overlap
 from pipelines.training.experiment import SEEDS, Experiment
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")
@@ -67,6 +67,9 @@ def _names(config: StudyConfig, source: Source) -> Iterator[Problem]:
         if seed not in SEEDS:
             message = f"a seed must be from 0 to 2^63 - 1, received {seed}"
             yield Problem(source.location(("seeds", index)), message)
+    if isinstance(config.folds, int) and config.folds < 2:
+        message = f"`folds` must be at least 2, received {config.folds}"
+        yield Problem(source.location(("folds",)), message)
 
 
 def _too_long(what: str, name: str, longest: int, source: Source, keys: Keys) -> Iterator[Problem]:
@@ -128,8 +131,9 @@ def _rotated(names: Sequence[str], first: str) -> list[str]:
 def _grid(config: StudyConfig, source: Source) -> Iterator[Problem]:
     for axis, values in config.grid.items():
         location = source.location(("grid", axis))
-        if axis == "seed":
-            yield Problem(location, "list seeds under `seeds`, not as an axis of the grid")
+        if axis == "seed" or axis.startswith("data.fold"):
+            key = "seeds" if axis == "seed" else "folds"
+            yield Problem(location, f"list {key} under `{key}`, not as an axis of the grid")
             continue
         problem = unknown_key(axis, location)
         if problem is not None:
@@ -215,6 +219,12 @@ def _kind(config: StudyConfig, source: Source) -> Iterator[Problem]:
             "`early_stopping` needs `kind: search`, because a table must not compare trials that "
             "were stopped by their rank",
         )
+    if config.early_stopping is not None and config.folds is not None:
+        yield Problem(
+            source.location(("early_stopping",)),
+            "`early_stopping` cannot be used with `folds`, because it would compare scores on "
+            "different images; remove one of them",
+        )
     if config.kind != "profile":
         if config.profile is not None:
             yield Problem(source.location(("profile",)), "`profile` needs `kind: profile`")
@@ -223,7 +233,7 @@ def _kind(config: StudyConfig, source: Source) -> Iterator[Problem]:
                 location = source.location(("variants", name, "part"))
                 yield Problem(location, f"`variants.{name}.part` needs `kind: profile`")
     else:
-        for key in ("protocols", "submission"):
+        for key in ("protocols", "submission", "folds"):
             if getattr(config, key):
                 message = f"`{key}` needs trained models, but `kind: profile` trains nothing"
                 yield Problem(source.location((key,)), message)
@@ -265,7 +275,7 @@ def overlapping_splits(trials: Sequence[Trial], source: Source) -> list[Problem]
     """Return a warning for each pair of splits that validates on training images, which is
     allowed."""
     pairs = {
-        (trial.experiment.data.train_split, trial.experiment.data.validation_split)
+        (trial.experiment.data.trained_on, trial.experiment.data.validation_split)
         for trial in trials
     }
     return [
@@ -275,5 +285,5 @@ def overlapping_splits(trials: Sequence[Trial], source: Source) -> list[Problem]
             "does not measure generalization",
         )
         for train, validation in sorted(pairs, key=str)
-        if validation is not None and set(split_parts(train)) & set(split_parts(validation))
+        if validation is not None and splits_overlap(train, validation)
     ]

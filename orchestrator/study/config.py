@@ -5,6 +5,7 @@ that override those (its columns), values that depend on the cell, and seeds. Re
 are separate because they do not change a result.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -22,8 +23,9 @@ from orchestrator.study.published import (
     Reference,
     References,
 )
+from orchestrator.study.repetition import FoldsConfig, Repetition
 from orchestrator.study.resources import Resources
-from pipelines.data.config import check_split_name
+from pipelines.data.split_names import check_split_name
 from pipelines.evaluation.config import (
     COUNTED,
     EvaluationConfig,
@@ -347,10 +349,12 @@ class StudyConfig:
         list of values.
     when: values that depend on the cell, applied in order after base, variant and grid.
     seeds: seeds of each cell; every seed is one trial.
+    folds: number of folds of a cross-validation, or a mapping of `count` and `by`; every fold of
+        every seed is one trial. None by default.
     compare_to: variant that differences are computed against; no differences by default. A variant
         may have its own.
-    first: variants whose first seed is trained before everything else; by default, `compare_to` (or
-        the first variant) and the last variant.
+    first: variants whose first seed (and fold) is trained before everything else; by default,
+        `compare_to` (or the first variant) and the last variant.
     protocols: additional ways to score the last checkpoint, by name: inference settings, and the
         split, such as `test`.
     submission: predictions packaged for a test server; none by default.
@@ -377,6 +381,7 @@ class StudyConfig:
     grid: dict[str, list[Any]] = field(default_factory=dict)
     when: tuple[ConditionalConfig, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    folds: int | FoldsConfig | None = None
     compare_to: str | None = None
     first: tuple[str, ...] | None = None
     protocols: dict[str, ProtocolConfig] = field(default_factory=dict)
@@ -389,6 +394,25 @@ class StudyConfig:
     notify: NotifyOptions = field(default_factory=NotifyOptions)
     mirror: MirrorOptions = field(default_factory=MirrorOptions)
     early_stopping: EarlyStopping | None = None
+
+    @property
+    def cross_validation(self) -> FoldsConfig | None:
+        """`folds` in its long form; None without folds."""
+        if isinstance(self.folds, int):
+            return FoldsConfig(self.folds) if self.folds > 1 else None  # `checks` reports it
+        return self.folds
+
+    @property
+    def fold_count(self) -> int | None:
+        """The number of folds; None without folds."""
+        return None if self.cross_validation is None else self.cross_validation.count
+
+    @property
+    def repetitions(self) -> tuple[Repetition, ...]:
+        """What every cell is trained with: each seed, or each fold of each seed."""
+        if self.cross_validation is None:
+            return self.seeds
+        return tuple(itertools.product(self.seeds, range(self.cross_validation.count)))
 
     @property
     def user_code(self) -> tuple[str, ...]:

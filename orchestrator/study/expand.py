@@ -1,4 +1,7 @@
-"""Expands a study into trials: variants x grid x seeds, each merged over the base and validated."""
+"""Expands a study into trials: variants x grid x seeds (x folds).
+
+Each is merged over the base and validated.
+"""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +19,11 @@ from orchestrator.study.conditions import (
 from orchestrator.study.config import StudyConfig, VariantConfig
 from orchestrator.study.overlay import overlay, read_experiment, without_unknown_keys
 from orchestrator.study.published import EnteredScore, Reference
+from orchestrator.study.repetition import Repetition, fold_of, seed_of
 from orchestrator.study.study import Trial
 from orchestrator.study.validation import as_json
 from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError, single_value
+from pipelines.data.config import DataConfig
 from pipelines.training.experiment import SEEDS
 
 Published = TypeVar("Published", Reference, EnteredScore)
@@ -121,7 +126,7 @@ class _Expansion:
 
     def _trials_of(self, cell: _Cell) -> Iterator[Trial]:
         variant = cell.variant
-        seeds = [seed for seed in self.config.seeds if seed in SEEDS]  # `checks` reports others
+        repetitions = [each for each in self.config.repetitions if seed_of(each) in SEEDS]
         references = self._matching(cell, "reference", variant.references)
         entered = self._matching(cell, "entered", variant.entered_scores)
         try:
@@ -129,16 +134,32 @@ class _Expansion:
         except StudyError as error:
             self.problems += error.problems
             return
-        for seed in seeds:
+        for repetition in repetitions:  # `checks` reports seeds that are left out
+            seed = seed_of(repetition)
+            try:
+                data = self._held_out(experiment.data, fold_of(repetition))
+            except ValueError as error:
+                problem = Problem(
+                    self.source.location(("folds",)), f"`folds` of {cell.name}: {error}"
+                )
+                self.problems += [problem] if problem not in self.problems else []
+                return
             yield Trial(
-                name=trial_name(cell.name, cell.axes, seed, len(seeds) > 1),
+                name=trial_name(cell.name, cell.axes, repetition, len(self.config.seeds) > 1),
                 variant=cell.name,
                 label=variant.label or cell.name,
                 axes=cell.axes,
-                experiment=replace(experiment, seed=seed),
+                experiment=replace(experiment, data=data, seed=seed),
                 reference=next(iter(references), None),
                 entered=next((score for score in entered if score.seed == seed), None),
             )
+
+    def _held_out(self, data: DataConfig, fold: int | None) -> DataConfig:
+        """Return the data with a fold held out for validation."""
+        folds = self.config.cross_validation
+        if folds is None or fold is None:
+            return data
+        return replace(data, folds=folds.count, fold=fold, fold_by=folds.by)
 
     def _matching(self, cell: _Cell, kind: str, entries: Sequence[Published]) -> list[Published]:
         """Return the entries whose condition the cell meets."""
@@ -172,9 +193,14 @@ def _contains(value: Any, part: Any) -> bool:
     return bool(value == part)
 
 
-def trial_name(variant: str, axes: Mapping[str, Any], seed: int, several_seeds: bool) -> str:
-    """Return the variant and the axes' values, and the seed if there are several or it is not 0."""
+def trial_name(
+    variant: str, axes: Mapping[str, Any], repetition: Repetition, several_seeds: bool
+) -> str:
+    """Return the variant and the axes' values, the seed if there are several or it is not 0, and
+    the fold if there are folds."""
     parts = [variant, *(str(value) for value in axes.values())]
-    if several_seeds or seed != 0:
-        parts.append(f"seed {seed}")
+    if several_seeds or seed_of(repetition) != 0:
+        parts.append(f"seed {seed_of(repetition)}")
+    if fold_of(repetition) is not None:
+        parts.append(f"fold {fold_of(repetition)}")
     return ", ".join(parts)

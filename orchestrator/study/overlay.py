@@ -32,6 +32,11 @@ OPEN_MAPPINGS = (
 _NAMED: tuple[Keys, ...] = (("training", "optimizer"), ("training", "schedule"))
 # Patterns of parameters' names; null removes an inherited one, which another network may not have.
 _PATTERNS: Keys = ("training", "optimizer", "rate_factors")
+# Settings of an experiment that the study's own keys decide, and what to write instead.
+_OF_THE_STUDY = {
+    "seed": "list seeds under `seeds`",
+    **dict.fromkeys(("data.folds", "data.fold", "data.fold_by"), "set folds under `folds`"),
+}
 # Settings of `training` that replace each other.
 _LENGTHS = ("epochs", "steps")
 
@@ -158,16 +163,17 @@ def unknown_key(dotted: str, location: SourceLocation) -> Problem | None:
     """Return a problem if an experiment has no such dotted key."""
     if dotted in known_keys() or dotted.startswith(tuple(f"{key}." for key in OPEN_MAPPINGS)):
         return None
-    if dotted == "seed":
-        return Problem(location, "list seeds under `seeds` of the study, not in an experiment")
+    if dotted in _OF_THE_STUDY:
+        return Problem(location, f"{_OF_THE_STUDY[dotted]} of the study, not in an experiment")
     return Problem(location, f"unknown key `{dotted}`; {_suggestion(dotted)}")
 
 
 @cache
 def known_keys() -> dict[str, bool]:
-    """Return every dotted key of an experiment except `seed`, and whether it is a group of keys,
-    which can have no single value."""
-    return {name: inner for name, inner in _keys_below(Experiment, "") if name != "seed"}
+    """Return every dotted key of an experiment except those that the study sets, and whether it is
+    a group of keys, which can have no single value."""
+    keys = _keys_below(Experiment, "")
+    return {name: inner for name, inner in keys if name not in _OF_THE_STUDY}
 
 
 def dotted_leaves(value: Any, prefix: str = "") -> Iterator[str]:

@@ -71,7 +71,7 @@ def resolve_trials(
         weights = (training.init, training.backbone_weights)
         own = (training.optimizer, training.schedule, training.loss, trial.experiment.evaluation)
         key = repr((trial.experiment.model, data, weights, training.precision, own))
-        data_key = repr((data.dataset, data.train_split, data.validation_split))
+        data_key = repr((data.dataset, data.trained_on, data.validation_split))
         if key in errors or data_key in errors:
             continue
         try:
@@ -114,7 +114,7 @@ class _Resolver:
         data, training = trial.experiment.data, trial.experiment.training
         check_precision(training.precision, self._device, self._native_bfloat16)
         location, dataset = self._open(data.dataset)
-        self._check_data(data.dataset, data.train_split, data.validation_split)
+        self._check_data(data.dataset, data.trained_on, data.validation_split)
         classes, images = len(dataset.manifest.classes), dataset.manifest.images
         init = training.init and self._find_weights(training.init)
         weights = (training.backbone_weights, init, training.init_skip)

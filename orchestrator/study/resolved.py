@@ -44,7 +44,7 @@ class ResolvedTrial(Trial):
     @property
     def duration(self) -> Duration:
         """The length of the training."""
-        images = len(self.dataset.split(self.experiment.data.train_split))
+        images = len(self.dataset.split(self.experiment.data.trained_on))
         return Duration.of(self.experiment.training, images)
 
 

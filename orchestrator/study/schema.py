@@ -116,7 +116,7 @@ def study_schema() -> Schema:
 
 def _partial_experiment() -> Schema:
     """Return the schema of an experiment with all keys optional and all references inlined, without
-    `seed`, which is a key of the study."""
+    the seed and the folds, which are keys of the study."""
     whole: Schema = TypeAdapter(Experiment).json_schema()
     definitions = whole.pop("$defs")
     for kind in _dataclasses(Experiment):
@@ -158,6 +158,8 @@ def _partial_experiment() -> Schema:
         ],
     }
     del inlined["properties"]["seed"]
+    for key in ("folds", "fold", "fold_by"):
+        del inlined["properties"]["data"]["properties"][key]
     return _without_defaults_of_objects(inlined)
 
 

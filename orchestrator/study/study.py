@@ -5,13 +5,15 @@ from typing import Any
 
 from orchestrator.study.config import StudyConfig
 from orchestrator.study.published import EnteredScore, Reference
+from orchestrator.study.repetition import Repetition
 from orchestrator.study.yaml_source import Problem
 from pipelines.training.experiment import Experiment
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell of the table with one seed: an experiment with a name unique in its study.
+    """One cell of the table with one seed, and one fold if the study has folds: an experiment with
+    a name unique in its study.
 
     reference: published values for this cell. entered: score of this trial entered by hand.
     """
@@ -23,6 +25,12 @@ class Trial:
     experiment: Experiment
     reference: Reference | None
     entered: EnteredScore | None = None
+
+    @property
+    def repetition(self) -> Repetition:
+        """The seed of this training, or its seed and fold."""
+        fold = self.experiment.data.fold
+        return self.experiment.seed if fold is None else (self.experiment.seed, fold)
 
     @property
     def published_miou(self) -> float | None:

@@ -69,7 +69,8 @@ def figure_commands(
     `comparison`: `compare_to` against the last variant, for the first grid values for which both
     are finished with the same seeds. Images are selected and scored by the mean over these seeds,
     under the table's protocol; the seed that is drawn is the one with the difference closest to the
-    mean difference. `features`: the last finished variant with both flows.
+    mean difference. With folds, these are the seeds of its fold. `features`: the last finished
+    variant with both flows.
     """
     kinds = KINDS if study.config.report.figures is None else study.config.report.figures
     done = [trial for trial in trials if trial.name in finished]
@@ -82,7 +83,7 @@ def figure_commands(
         others = [
             part
             for pair in pairs
-            if pair is not drawn
+            if pair is not drawn and _split(study, pair[0]) == _split(study, drawn[0])
             for option, trial in zip(("--seed-of-a", "--seed-of-b"), pair, strict=True)
             for part in (option, _model_uri(finished[trial.name]))
         ]
@@ -101,8 +102,8 @@ def figure_commands(
 def _trials_to_compare(
     study: Study, done: Sequence[ResolvedTrial]
 ) -> list[tuple[ResolvedTrial, ResolvedTrial]]:
-    """Return pairs of trials with the same data, grid values and seed: `compare_to` and another
-    variant, one pair for each seed; empty if there is none."""
+    """Return pairs of trials with the same data, grid values, seed and fold: `compare_to` and
+    another variant, one pair for each seed and fold; empty if there is none."""
     variants = list(dict.fromkeys(trial.variant for trial in study.trials))
     reference = study.config.compare_to
     others = [variant for variant in reversed(variants) if variant != reference]
@@ -113,7 +114,7 @@ def _trials_to_compare(
             for first in done
             if (first.variant, second.variant) == (reference, variant)
             and first.axes == second.axes
-            and first.experiment.seed == second.experiment.seed
+            and first.repetition == second.repetition
             and first.location == second.location
             and first.identity != second.identity
             and _split(study, second) is not None

@@ -18,6 +18,7 @@ from orchestrator.study.trial_state import TrialState
 from orchestrator.tracking.models import register_best
 from orchestrator.tracking.runs import RunStatus, TrialRun
 from orchestrator.tracking.store import TrackingStore
+from pipelines.data.split_names import general_name
 
 DEFAULT_STORAGE = "storage"
 
@@ -141,7 +142,7 @@ def register_best_trial(report: Report, store: TrackingStore, console: Console) 
         if registered is not None:
             caveat = ""
             if len(scored) > 1:
-                split = best.experiment.data.validation_split
+                split = general_name(best.experiment.data.validation_split or "")
                 caveat = f", the highest of {len(scored)} trials on {split}, so it is optimistic"
             say(console, f"best model: {registered} ({best.name}, mIoU {highest:.2f} %{caveat})")
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.study.repetition import repetition_text
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.mlflow_view import run_path, runs_path
@@ -15,7 +16,8 @@ _MAX_LENGTH = 7500  # MLflow truncates tags at 8000 characters
 
 
 def run_name(trial: ResolvedTrial) -> str:
-    """Return variant, backbone, data set, other axes and seed: `fenet, dfnet1, streets, seed 0`."""
+    """Return variant, backbone, data set, other axes, seed and fold, such as `fenet, dfnet1,
+    streets, seed 0`."""
     experiment = trial.experiment
     model = experiment.model
     if isinstance(model, NetworkConfig):
@@ -29,7 +31,7 @@ def run_name(trial: ResolvedTrial) -> str:
         if axis not in already_named
     ]
     parts = [trial.variant, network, trial.dataset.manifest.name, *others]
-    return ", ".join([*parts, f"seed {experiment.seed}"])
+    return ", ".join([*parts, repetition_text(trial.repetition)])
 
 
 def trial_note(
@@ -87,11 +89,11 @@ def study_note(study: Study, table: str, parent_id: str, experiment_id: str) -> 
 
 
 def _baseline(trial: ResolvedTrial, study: Study) -> str | None:
-    """Return the name of the trial that this one is compared to: of the same grid values and seed,
-    if any."""
+    """Return the name of the trial that this one is compared to: of the same grid values, seed
+    and fold, if any."""
     base = study.config.base_of(trial.variant)
     for other in study.trials:
-        same = other.axes == trial.axes and other.experiment.seed == trial.experiment.seed
+        same = other.axes == trial.axes and other.repetition == trial.repetition
         if same and other.variant == base:
             return other.name
     return None

@@ -50,7 +50,7 @@ def _create_link(study_run: StudyRun, trial: ResolvedTrial, target: TrialRun) ->
         tag.IDENTITY: trial.identity,
         tag.CODE: target.code,
         tag.VARIANT: trial.variant,
-        tag.SEED: str(trial.experiment.seed),
+        **tag.repetition_tags(trial.repetition),
         **{f"{tag.AXIS}{axis}": str(value) for axis, value in trial.axes.items()},
         "mlflow.parentRunId": study_run.parent_id,
         "mlflow.note.content": link_note(target),

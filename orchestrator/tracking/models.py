@@ -193,6 +193,8 @@ def log_models(
             "variant": trial.variant,
             "seed": str(experiment.seed),
         }
+        if experiment.data.fold is not None:
+            tags["fold"] = str(experiment.data.fold)
         if "val/miou" in metrics:
             tags["miou"] = f"{metrics['val/miou']:.6f}"
         log_model(
@@ -215,7 +217,7 @@ def log_models(
 def _example(trial: ResolvedTrial) -> Pixels:
     """Return the first training image, subsampled to sides that are multiples of 32, because MLflow
     stores examples as text."""
-    image, _ = trial.dataset.split(trial.experiment.data.train_split).read(0)
+    image, _ = trial.dataset.split(trial.experiment.data.trained_on).read(0)
     step = -(-max(image.shape[:2]) // _EXAMPLE_SIZE)
     small: Pixels = image[::step, ::step]
     height, width = (max(32, length // 32 * 32) for length in small.shape[:2])

@@ -89,7 +89,7 @@ class StudyRun:
             tag.DATA: trial.dataset.manifest.fingerprint,
             tag.VARIANT: trial.variant,
             tag.LABEL: trial.label,
-            tag.SEED: str(trial.experiment.seed),
+            **tag.repetition_tags(trial.repetition),
             **{f"{tag.AXIS}{axis}": str(value) for axis, value in trial.axes.items()},
             tag.CLAIM: "asked",
             "mlflow.parentRunId": self.parent_id,
@@ -99,7 +99,7 @@ class StudyRun:
                 tags[name] = digest
         data = trial.experiment.data
         scored = self.study.config.scored_splits(data.validation_split)
-        warnings = training_warnings(trial.dataset, data.train_split, scored)
+        warnings = training_warnings(trial.dataset, data.trained_on, scored)
         if warnings:
             tags[tag.DATA_WARNINGS] = "\n".join(warnings)
         if commit:
@@ -116,7 +116,7 @@ class StudyRun:
         cost = {"model/parameters_m": trial.cost.parameters_m, "model/gflops": trial.cost.gflops}
         self.store.log(run_id, _flattened(asdict(trial.experiment)), cost)
         data = trial.experiment.data
-        self.store.log_dataset(run_id, trial.dataset, (data.train_split, data.validation_split))
+        self.store.log_dataset(run_id, trial.dataset, (data.trained_on, data.validation_split))
         client.update_run(run_id, "SCHEDULED")
         return run_id
 

@@ -3,6 +3,8 @@
 `docs/reference/mlflow.md` is generated from the string below each constant.
 """
 
+from orchestrator.study.repetition import Repetition, fold_of, seed_of
+
 PREFIX = "orchestrator."
 
 KIND = f"{PREFIX}kind"
@@ -23,6 +25,9 @@ LABEL = f"{PREFIX}label"
 
 SEED = f"{PREFIX}seed"
 """The trial's seed."""
+
+FOLD = f"{PREFIX}fold"
+"""The held-out fold of the trial, from 0; only in studies with `folds`."""
 
 AXIS = f"{PREFIX}axis."
 """Prefix: the trial's value on a grid axis, by the axis's dotted key."""
@@ -99,3 +104,10 @@ STOP = f"{PREFIX}stop"
 
 LOCK_REQUEST = f"{PREFIX}asking."
 """Prefix, on the parent: processes that are trying to take the study's lock."""
+
+
+def repetition_tags(repetition: Repetition) -> dict[str, str]:
+    """Return the tags of a trial's seed and, if there are folds, its fold."""
+    tags = {SEED: str(seed_of(repetition))}
+    fold = fold_of(repetition)
+    return tags if fold is None else {**tags, FOLD: str(fold)}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 from models.registry import ClassConfig, Registry
+from pipelines.data.split_names import FoldBy, FoldName, check_split_name, parse_fold
 
 #: Transforms by name, the values of `transforms:`. All built-in ones are settings of their own.
 TRANSFORMS: Registry[Any] = Registry("transform", "torch.nn:Module")
@@ -99,21 +100,6 @@ class AugmentationConfig:
         return tuple(TransformConfig.read(each, "transforms") for each in self.transforms)
 
 
-def split_parts(name: str) -> tuple[str, ...]:
-    """Return the splits joined in a name such as `train+val`."""
-    return tuple(name.split("+"))
-
-
-def check_split_name(key: str, value: str) -> None:
-    """Check that `value` names a split, or different splits joined by `+`. Raises ValueError."""
-    parts = split_parts(value)
-    if not all(part.strip() for part in parts) or len(set(parts)) < len(parts):
-        raise ValueError(
-            f"{key} must name a split, or different splits joined by +, such as train+val; "
-            f"received {value!r}"
-        )
-
-
 @dataclass(frozen=True)
 class DataConfig:
     """The data of an experiment.
@@ -122,9 +108,13 @@ class DataConfig:
     crop: height and width of a training crop in pixels.
     train_split: a split of the data set, or several splits joined, such as `train+val`.
     validation_split: split to score during training; null for none, as when training on all labeled
-        images for a test server.
+        images for a test server. With `folds`, it is the held-out fold and must be left out.
     class_uniform: fraction of each epoch, 0 to 1, that is sampled uniformly over classes instead of
         images; the paper uses 0.5 for Cityscapes.
+    folds: number of folds that `train_split` is divided into for cross-validation; none by default.
+    fold: the fold, from 0, that is held out for validation; the others are trained on.
+    fold_by: what is assigned to folds: `group`, so that images of the same group of the data set
+        (city, drive, patient) are in the same fold; or each `image` by itself.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -135,6 +125,9 @@ class DataConfig:
     validation_split: str | None = "val"
     class_uniform: float = 0.0
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    folds: int | None = None
+    fold: int | None = None
+    fold_by: FoldBy = "group"
 
     def __post_init__(self) -> None:
         if len(self.crop) != 2 or min(self.crop) < 1:
@@ -152,3 +145,45 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None:
                 check_split_name(name, value)
+        self._hold_out()
+
+    @property
+    def trained_on(self) -> str:
+        """The split of the training images: `train_split`, without the held-out fold."""
+        held_out = self.held_out
+        return self.train_split if held_out is None else str(replace(held_out, held_out=False))
+
+    @property
+    def held_out(self) -> FoldName | None:
+        """The held-out fold of `train_split`; None without folds."""
+        if self.folds is None or self.fold is None:
+            return None
+        return FoldName(self.train_split, self.fold, self.folds, self.fold_by)
+
+    def _hold_out(self) -> None:
+        """Set `validation_split` to the held-out fold. Raises ValueError."""
+        if (self.folds is None) != (self.fold is None):
+            raise ValueError(
+                f"folds and fold must be set together, such as 5 and 0; received {self.folds} and "
+                f"{self.fold}"
+            )
+        if self.fold_by not in get_args(FoldBy):
+            raise ValueError(
+                f"fold_by must be one of {', '.join(get_args(FoldBy))}, received {self.fold_by!r}"
+            )
+        held_out = self.held_out
+        if held_out is None:
+            if self.fold_by != "group":
+                raise ValueError(f"fold_by needs folds and fold, received {self.fold_by!r} alone")
+            return
+        if parse_fold(self.train_split) is not None:
+            raise ValueError(
+                f"train_split must be a whole split with folds, received {self.train_split!r}"
+            )
+        default = DataConfig.validation_split
+        if self.validation_split not in (default, str(held_out)):
+            raise ValueError(
+                "validation_split must be left out with folds, because the held-out fold is "
+                f"scored; received {self.validation_split!r}"
+            )
+        object.__setattr__(self, "validation_split", str(held_out))

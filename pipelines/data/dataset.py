@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import threading
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.data.config import split_parts
+from pipelines.data.folds import fold_rows
 from pipelines.data.image_format import RGB, ImageFormat, Pixels
 from pipelines.data.image_io import (
     Array,
@@ -33,6 +34,7 @@ from pipelines.data.manifest import (
     Manifest,
 )
 from pipelines.data.shards import IMAGE_COLUMNS, IMAGE_DIGEST
+from pipelines.data.split_names import FoldName, parse_fold, split_parts
 from pipelines.data.storage import Location, locate
 
 __all__ = [
@@ -108,6 +110,10 @@ class Split:
             for centroid in centroids
         ]
         return np.array(rows, dtype=np.int64).reshape(-1, 4)
+
+    def select(self, name: str, rows: Sequence[int]) -> Split:
+        """Return the split `name` of the samples at `rows`, in this order."""
+        return Split(name, self._location, self._index.take(rows), self.image_format)
 
     def read(self, index: int) -> tuple[Pixels, Array]:
         """Decode sample `index`: image (height, width, channels) of the data set's format, label
@@ -186,12 +192,17 @@ class PreparedDataset:
         self._splits: dict[str, Split] = {}
 
     def split(self, name: str) -> Split:
-        """Return the samples of split `name`; `train+val` concatenates two splits.
+        """Return the samples of split `name`; `train+val` concatenates two splits, and
+        `train:fold-0-of-5` is a fold (see `split_names`).
 
         Raises:
-            DatasetError: the split is missing or empty (the message lists the available splits), or
-                the index is damaged.
+            DatasetError: the split is missing or empty (the message lists the available splits), it
+                cannot be divided into the folds, or the index is damaged.
         """
+        if name not in self._splits and (fold := self._fold(name)) is not None:
+            self._splits[name] = self.split(fold.split).select(name, self.rows_of(fold))
+        if name in self._splits:
+            return self._splits[name]
         parts = split_parts(name)
         for part in parts:
             if not self.manifest.counts.get(part):
@@ -201,11 +212,29 @@ class PreparedDataset:
                     f"{self.location.uri}: no samples in split {part!r}; "
                     f"it has {available or 'none'}"
                 )
-        if name not in self._splits:
-            rows = [self._index.filter(pc.equal(self._index["split"], part)) for part in parts]
-            table = pa.concat_tables(rows)
-            self._splits[name] = Split(name, self.location, table, self.manifest.images)
+        rows = [self._index.filter(pc.equal(self._index["split"], part)) for part in parts]
+        table = pa.concat_tables(rows)
+        self._splits[name] = Split(name, self.location, table, self.manifest.images)
         return self._splits[name]
+
+    def rows_of(self, fold: FoldName) -> list[int]:
+        """Return the indices, in the split that is divided, of the samples of a fold, or of all
+        others.
+
+        Raises:
+            DatasetError: as `split`.
+        """
+        whole = self.split(fold.split)
+        try:
+            return fold_rows(fold, whole.identifiers, whole.groups)
+        except ValueError as error:
+            raise DatasetError(f"{self.location.uri}: {error}") from error
+
+    def _fold(self, name: str) -> FoldName | None:
+        try:
+            return parse_fold(name)
+        except ValueError as error:
+            raise DatasetError(f"split {name!r} of {self.location.uri}: {error}") from error
 
     @cached_property
     def _index(self) -> pa.Table:

@@ -11,10 +11,11 @@ from itertools import combinations
 
 import numpy as np
 
-from pipelines.data.config import AugmentationConfig, split_parts
+from pipelines.data.config import AugmentationConfig
 from pipelines.data.dataset import DatasetError, PreparedDataset, Split
 from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.manifest import Manifest
+from pipelines.data.split_names import splits_overlap
 
 _LISTED = 5  # names in a message before it says how many more there are
 
@@ -104,7 +105,7 @@ def training_warnings(dataset: PreparedDataset, train: str, scored: Sequence[str
     for split in scored:
         lines += _label_warnings(dataset, split)
         # Splits that overlap by name have a warning of their own.
-        if not set(split_parts(train)) & set(split_parts(split)):
+        if not splits_overlap(train, split):
             lines += _shared_warnings(dataset, train, split)
     return list(dict.fromkeys(lines))
 

@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.data import image_io
-from pipelines.data.config import split_parts
 from pipelines.data.dataset import PreparedDataset, Samples, Split
 from pipelines.data.files import PARTIAL, atomic_file, partial_path
 from pipelines.data.image_format import Pixels
 from pipelines.data.prefetch import prefetch
+from pipelines.data.split_names import parse_fold, split_parts
 from pipelines.data.storage import expand_home
 
 # Format version of the files; part of their names, because older files are unreadable.
@@ -67,6 +67,10 @@ class NodeCache:
             DatasetError: the split is missing, or a sample in it is damaged.
         """
         split = dataset.split(name)
+        fold = parse_fold(name)
+        if fold is not None:  # one copy of the whole split for all folds
+            whole = self.decoded(dataset, fold.split, threads)
+            return SelectedSplit(split, whole, dataset.rows_of(fold))
         parts = split_parts(name)
         if len(parts) > 1:  # one copy per part, which is also used for the part alone
             return JoinedSplit(split, [self.decoded(dataset, part, threads) for part in parts])
@@ -242,6 +246,36 @@ class JoinedSplit:
         """Return image (height, width, channels) and label uint8 (height, width) of a sample."""
         part = bisect_right(self._starts, index) - 1
         return self._parts[part].read(index - self._starts[part])
+
+
+class SelectedSplit:
+    """Some samples of a split, read from the copy of the whole split.
+
+    split: the same samples, encoded; provides everything except the pixels. whole: all samples.
+    rows: the index of each sample in `whole`.
+    """
+
+    def __init__(self, split: Split, whole: Samples, rows: Sequence[int]) -> None:
+        self._split = split
+        self._whole = whole
+        self._rows = rows
+        self.identifiers = split.identifiers
+        self.groups = split.groups
+        self.heights = split.heights
+        self.widths = split.widths
+        self.class_pixels = split.class_pixels
+        self.image_format = split.image_format
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    @property
+    def centroids(self) -> NDArray[np.int64]:
+        return self._split.centroids
+
+    def read(self, index: int) -> tuple[Pixels, NDArray[np.uint8]]:
+        """Return image (height, width, channels) and label uint8 (height, width) of a sample."""
+        return self._whole.read(self._rows[index])
 
 
 def _decoder() -> str:

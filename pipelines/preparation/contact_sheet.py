@@ -52,11 +52,11 @@ def preview(
     class-uniform sampling of a split without labels.
     """
     classes, image_format = dataset.manifest.classes, dataset.manifest.images
-    split = dataset.split(data.train_split)
+    split = dataset.split(data.trained_on)
     if data.class_uniform and not len(split.centroids):
         raise DatasetError(
             f"{dataset.location.uri}: class_uniform is {data.class_uniform}, but split "
-            f"{data.train_split!r} has no labels; use 0"
+            f"{data.trained_on!r} has no labels; use 0"
         )
     batches = TrainingBatches(split, data, seed, global_batch=min(count, len(split)))
     augmentation = Augmentation(data.augmentation, data.crop, image_format)

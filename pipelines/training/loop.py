@@ -177,7 +177,7 @@ class Training:
             )
         self.average = WeightAverage(self.model, config.ema) if config.ema is not None else None
         self.optimizer = build_optimizer(self.model, config)
-        train = dataset.split(data.train_split)
+        train = dataset.split(data.trained_on)
         self.duration = Duration.of(config, len(train))
         self.learning_rate = LearningRate(config, self.duration)
         frequencies = class_frequencies(train)
@@ -186,7 +186,7 @@ class Training:
         build_metrics(experiment.evaluation.metric_configs, len(self.classes))
         self.augmentation = Augmentation(data.augmentation, data.crop, images)
         self.batches = TrainingBatches(
-            self.samples(data.train_split),
+            self.samples(data.trained_on),
             data,
             seed=experiment.seed,
             global_batch=config.batch // config.accumulation,

@@ -15,6 +15,7 @@ from orchestrator.evaluate import main
 from orchestrator.evaluation.trained_model import load_model
 from orchestrator.tracking.models import register_best
 from orchestrator.tracking.store import TrackingStore
+from pipelines.config import dump_yaml, load_yaml
 from pipelines.data.dataset import open_dataset
 from pipelines.data.loading import EvaluationBatches
 from pipelines.evaluation.config import EvaluationConfig, MetricConfig
@@ -104,6 +105,29 @@ def test_model_directory_is_scored_without_logging(
     assert "the model was trained on these images" in printed
     assert "not logged: MODEL does not belong to a run" in printed
     assert not storage.exists()
+
+
+def test_model_of_a_fold_is_scored_on_its_held_out_fold(
+    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(finished_run.directory, model)
+    experiment = load_yaml((model / "experiment.yaml").read_text())
+    experiment["data"] |= {"folds": 2, "fold": 1}
+    (model / "experiment.yaml").write_text(dump_yaml(experiment))
+    options = ["--dataset", str(finished_run.dataset), "--storage", str(tmp_path / "storage")]
+    for split, shown, note in (
+        (None, "train:fold-1-of-2", ""),
+        ("train", "train", "the model was trained on some of these images"),
+        ("train:fold-0-of-2", "train:fold-0-of-2", "the model was trained on some of these"),
+        ("train:without-fold-1-of-2", "train:without-fold-1-of-2", "was trained on these images"),
+        ("val", "val", ""),
+    ):
+        assert main([str(model), *options, *(["--split", split] if split else [])]) == 0
+        printed = capsys.readouterr().out
+        assert f"on streets {shown}, " in printed
+        assert note in printed
+        assert ("the model was trained on" in printed) == bool(note)
 
 
 def test_all_digits_are_printed_as_json_and_csv(

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipelines.data.dataset import open_dataset
+from pipelines.evaluation.counts import read_counts
 from pipelines.serving import SegmentationModel
 from pipelines.train import main
 
@@ -50,6 +52,20 @@ def history(out: Path) -> list[dict[str, float]]:
     return [
         {k: v for k, v in json.loads(line).items() if k not in nondeterministic} for line in lines
     ]
+
+
+@pytest.mark.slow
+def test_one_fold_is_trained_and_scored(
+    experiment: Path, small_streets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = EXPERIMENT.replace("data: {", "data: {folds: 3, fold: 1, ")
+    experiment.write_text(text.replace("epochs: 3", "epochs: 1"))
+    assert train(experiment, small_streets, "fold") == 0
+    dataset = open_dataset(small_streets)
+    counts = read_counts(experiment.parent / "fold" / "results" / "counts.arrow")
+    assert list(counts.identifiers) == dataset.split("train:fold-1-of-3").identifiers
+    assert len(counts.identifiers) == 5
+    assert "train:without-fold-1-of-3: 9 images" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -184,7 +184,9 @@ def _scores(
     trial: ResolvedTrial, ability: float, cities: dict[str, int]
 ) -> tuple[Scores, list[str], list[str | None]]:
     """Return generated scores with a matching confusion matrix, and the images' IDs and groups."""
-    image_rng = np.random.default_rng(0)  # the same for all trials
+    fold = trial.experiment.data.fold
+    # The same for all trials, or for all of the same fold.
+    image_rng = np.random.default_rng(0 if fold is None else [0, fold])
     seed = trial.experiment.seed
     trial_rng = np.random.default_rng([seed, *trial.name.encode()])
     classes = len(trial.dataset.manifest.classes)
@@ -206,7 +208,8 @@ def _scores(
     confusion = torch.diag(values[..., 0].sum(0))
     confusion += torch.diag(values[:, :-1, 2].sum(0), 1)
     confusion[-1, 0] += values[:, -1, 2].sum()
-    identifiers = [f"{city}_{index:06d}" for index, city in enumerate(groups)]
+    part = "" if fold is None else f"{fold}_"
+    identifiers = [f"{city}_{part}{index:06d}" for index, city in enumerate(groups)]
     measured = tuple(
         Measured(each.key, each.metric, 1 + trial_rng.random((count, each.length)))
         for each in build_metrics(trial.experiment.evaluation.metric_configs, classes)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from orchestrator.report.seed_spread import PRIOR, residuals, seed_error
+from orchestrator.report.seed_spread import PRIOR, fold_error, fold_means, residuals, seed_error
 
 
 def rows_of(values: np.ndarray) -> list[dict[int, float]]:
@@ -63,3 +63,25 @@ def test_two_rows_or_one_seed_cannot_be_pooled() -> None:
     assert error is not None
     assert (error.method, error.freedom) == ("own spread", 1)
     assert seed_error(row, base, [], [0.5]) is None
+
+
+def test_folds_have_the_variance_of_the_corrected_resampled_t_test() -> None:
+    """Nadeau and Bengio (2003): 1/J + scored/training images, on the means over seeds."""
+    rng = np.random.default_rng(1)
+    scores = {(seed, fold): float(rng.normal(70, 1)) for fold in (0, 1, 3) for seed in (5, 2)}
+    scores[7, 1] = 71.0
+    base = dict.fromkeys(scores, 70.0)
+    differences = {key: value - 70.0 for key, value in scores.items()}
+    means = [
+        np.mean([value for (_, own), value in differences.items() if own == fold])
+        for fold in (0, 1, 3)
+    ]
+    assert fold_means(differences) == pytest.approx(dict(zip((0, 1, 3), means, strict=True)))
+    error = fold_error(scores, base, [], differences, folds=5)
+    assert error is not None
+    assert (error.method, error.freedom) == ("own spread", 2)
+    images, held_out = 100, 20
+    factor = 1 / 3 + held_out / (images - held_out)
+    assert error.standard_error**2 == pytest.approx(np.var(means, ddof=1) * factor)
+    one = {key: value for key, value in scores.items() if key[1] == 0}
+    assert fold_error(one, base, [], one, folds=5) is None

@@ -9,9 +9,10 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from orchestrator.report.bootstrap import Sampling
-from orchestrator.report.seed_spread import SeedError, seed_error
+from orchestrator.report.seed_spread import SeedError, fold_error, seed_error
 from orchestrator.report.significance import (
     Distribution,
     Pairs,
@@ -117,3 +118,46 @@ def test_intervals_of_two_rows_cover_the_truth(scenario: str, images: int, group
         below = Distribution(centers, error.standard_error, error.freedom).below(truth.mean())
         covered += 0.025 < below < 0.975
     assert 0.95 - 3.5 * 0.0126 < covered / studies <= 0.995
+
+
+def learned_differences(rng: np.random.Generator, folds: int) -> list[float]:
+    """Return the differences in squared error, by fold of a cross-validation, of two regressions
+    that are equally good: each uses one half of the features of 60 samples."""
+    images, features = 60, 20
+    inputs = rng.normal(size=(images, features))
+    target = inputs[:, 0] + inputs[:, features // 2] + rng.normal(size=images)
+    differences = []
+    for test in np.array_split(rng.permutation(images), folds):
+        train = np.setdiff1d(np.arange(images), test)
+        errors = []
+        for half in (slice(0, features // 2), slice(features // 2, features)):
+            weights = np.linalg.lstsq(inputs[train, half], target[train], rcond=None)[0]
+            errors.append(float(((target[test] - inputs[test, half] @ weights) ** 2).mean()))
+        differences.append(errors[0] - errors[1])
+    return differences
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_false_positives_over_folds_are_rare(seeds: int) -> None:
+    """The overlap of training sets makes a plain t-test reject too often, and so does counting the
+    seeds of a fold, which have its images in common, as independent."""
+    rng = np.random.default_rng(seeds)
+    studies, folds = 400, 10
+    sampling = Sampling("images", 6, 5)
+    shown = np.zeros((studies, 2), bool)
+    for study in range(studies):
+        scores = {
+            (seed, fold): value + rng.normal(0, 0.05)
+            for fold, value in enumerate(learned_differences(rng, folds))
+            for seed in range(seeds)
+        }
+        base = dict.fromkeys(scores, 0.0)
+        error = fold_error(scores, base, [], scores, folds)
+        replicates = np.zeros((len(scores), 10))
+        pairs = Pairs(scores, replicates, sampling, error, folds, separate_images=True)
+        difference = compare("base", pairs)
+        assert difference.p is not None
+        plain = stats.ttest_1samp(list(scores.values()), 0).pvalue
+        shown[study] = difference.p < 0.05, plain < 0.05
+    corrected, plain = shown.mean(axis=0)
+    assert corrected < 0.05 < 0.06 < plain
