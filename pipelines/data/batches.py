@@ -15,7 +15,8 @@ class SourceBatch:
 
     windows: uint8 or uint16 (batch, channels, height, width), stored channels last.
     labels: uint8 (batch, height, width). The size of windows and labels is the same for all batches
-        of a data set; values beyond a sample's own window are undefined and never sampled.
+        of a data set. A sample's own window is followed by a copy of its last row and column;
+        values beyond are undefined and never sampled.
     geometry: int64 (batch, 2, 4), `Axis.numbers` of the rows and the columns.
     flips: bool (batch,).
     sample_keys: int64 (batch,), keys of all random numbers of a sample.

@@ -137,6 +137,7 @@ class TrainingBatches:
             rows = slice(plan.rows.start, plan.rows.stop)
             columns = slice(plan.columns.start, plan.columns.stop)
             _paste(windows[row].numpy(), image[rows, columns])
+            _repeat_edge(windows[row].numpy(), *label[rows, columns].shape)
             _paste(labels[row].numpy(), label[rows, columns])
             plans.append(plan)
         return SourceBatch(
@@ -248,3 +249,16 @@ def _read(split: Samples, index: int) -> tuple[Pixels, NDArray[np.uint8]]:
 
 def _paste(canvas: Pixels, window: Pixels) -> None:
     canvas[: window.shape[0], : window.shape[1]] = window
+
+
+def _repeat_edge(canvas: Pixels, height: int, width: int) -> None:
+    """Repeat the last row and column of a window in the canvas's corner, where there is room.
+
+    `grid_sample` rounds positions, so a pixel at the window's edge also gets a tiny share of its
+    neighbor outside, which would otherwise be what an earlier batch left in the buffer.
+    """
+    if height < canvas.shape[0]:
+        canvas[height, :width] = canvas[height - 1, :width]
+        height += 1
+    if width < canvas.shape[1]:
+        canvas[:height, width] = canvas[:height, width - 1]

@@ -71,6 +71,43 @@ def test_ranks_share_the_batches_of_a_single_rank(
                 assert torch.equal(joined, expected)
 
 
+class ManySizes:
+    """Noise images of many sizes, from 4 to 35 pixels."""
+
+    identifiers = [str(index) for index in range(400)]
+    heights = 4 + np.arange(400) % 32
+    widths = 4 + np.arange(400) * 7 % 32
+    groups = [None] * 400
+    class_pixels = np.zeros((400, 1), np.int64)
+    centroids = np.zeros((0, 4), np.int64)
+    image_format = RGB
+
+    def __len__(self) -> int:
+        return len(self.identifiers)
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        size = (self.heights[index], self.widths[index])
+        rng = np.random.default_rng(index)
+        return rng.integers(0, 256, (*size, 3), np.uint8), rng.integers(0, 9, size, np.uint8)
+
+
+def test_former_content_of_the_buffers_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows are smaller than the buffers; positions in them are rounded."""
+    data = DataConfig(crop=(16, 16), augmentation=AugmentationConfig(scale=(0.5, 2.0)))
+    augmentation = Augmentation(data.augmentation, data.crop)
+    take = BufferPool.take
+    augmented = []
+    for content in (0, 255):
+        monkeypatch.setattr(
+            BufferPool, "take", lambda *args, value=content: take(*args).fill_(value)
+        )
+        batches = TrainingBatches(ManySizes(), data, seed=0, global_batch=20)
+        augmented.append([augmentation(batch) for batch in batches.epoch(0)])
+    for (images, labels), (others, other_labels) in zip(*augmented, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, other_labels)
+
+
 def test_epoch_resumes_from_any_step(streets: PreparedDataset) -> None:
     batches = TrainingBatches(streets.split("train"), DATA, 0, 4)
     whole = [batch.sample_keys.tolist() for batch in batches.epoch(3)]
