@@ -39,7 +39,7 @@ types: install-test
 test: lint types
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Without Ray, servers and the tests marked `slow`: about a minute.
+# Without Ray, servers and the tests marked `slow`: about two minutes on two cores.
 test-fast: install-test
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  -m "not slow" --ignore tests/e2e
