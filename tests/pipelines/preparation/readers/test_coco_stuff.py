@@ -63,7 +63,7 @@ def test_what_is_missing_or_unknown_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="not COCO-Stuff; expected images/train2017"):
         prepare(COCOStuff(root), tmp_path / "out")
     write_image(root / "images/val2017/a.jpg")
-    with pytest.raises(DatasetError, match="val: .*annotations/val2017: no such folder"):
+    with pytest.raises(DatasetError, match=r"val: .*annotations/val2017: no such folder"):
         prepare(COCOStuff(root), tmp_path / "out")
     write_label(root / "annotations/val2017/a.png", [0, 1, 11])
     with pytest.raises(DatasetError, match=r"a\.png: label has unknown values 11 in 96 pixels"):
