@@ -10,6 +10,7 @@ from pathlib import Path
 from pipelines.errors import run_command
 from pipelines.imports import importing_libraries
 from pipelines.machine import cores
+from pipelines.preparation.published_datasets import ARCHIVES, INSTRUCTIONS
 from pipelines.preparation.readers import READERS
 from pipelines.preparation.readers.streets import parse_size
 
@@ -20,14 +21,21 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
     interrupted = "interrupted"
     if options.command in READERS:
         interrupted += "; run the same command again to resume after the last finished shard"
+    if options.command == "fetch":
+        interrupted += "; run the same command again to continue"
     return run_command(lambda: _run(options), interrupted=interrupted)
 
 
 def _run(options: argparse.Namespace) -> int:
     with importing_libraries():
-        from pipelines.run_preparation import inspect_dataset, prepare_dataset, preview_crops
+        from pipelines.run_preparation import (
+            fetch_dataset,
+            inspect_dataset,
+            prepare_dataset,
+            preview_crops,
+        )
 
-    work = {"inspect": inspect_dataset, "preview": preview_crops}
+    work = {"fetch": fetch_dataset, "inspect": inspect_dataset, "preview": preview_crops}
     return work.get(options.command, prepare_dataset)(options)
 
 
@@ -35,7 +43,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Convert a data set to Parquet shards with a manifest, checking every image; "
-        "`inspect` and `preview` show a prepared data set.",
+        "`fetch` downloads a published one, `inspect` and `preview` show a prepared one.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, reader in READERS.items():
@@ -49,6 +57,24 @@ def _parser(prog: str) -> argparse.ArgumentParser:
             help="skip and record invalid samples instead of failing",
         )
         _add_verify(command)
+    fetch = commands.add_parser(
+        "fetch",
+        help="download and unpack a published data set, or say how to get it",
+        description=f"Download and unpack {', '.join(sorted(ARCHIVES))}. For the others, say where "
+        "to get them and which layout is expected.",
+    )
+    names = sorted({*ARCHIVES, *INSTRUCTIONS})
+    fetch.add_argument(
+        "name", choices=names, metavar="NAME", help=f"the data set: {', '.join(names)}"
+    )
+    fetch.add_argument(
+        "--to",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="directory for the archive and the unpacked folder; default: the working directory",
+    )
+    fetch.add_argument("--mirror", metavar="URL", help="address of the archive, if not its owner's")
     inspect = commands.add_parser("inspect", help="print class frequencies and draw samples")
     _add_verify(inspect)
     crops = commands.add_parser("preview", help="draw augmented crops with their labels")

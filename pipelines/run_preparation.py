@@ -1,8 +1,9 @@
-"""The work of `pipelines.prepare`: prepare, inspect and preview data sets."""
+"""The work of `pipelines.prepare`: fetch, prepare, inspect and preview data sets."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -14,12 +15,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.text import Text
 
@@ -28,6 +31,7 @@ from pipelines.data.facts import dataset_warnings, summary
 from pipelines.data.image_io import check_writable, save_image
 from pipelines.errors import UserError
 from pipelines.machine import cores
+from pipelines.preparation.fetching import fetch
 from pipelines.preparation.inspection import describe, image_format_lines, verify
 from pipelines.preparation.prepare_dataset import Progress as ReportProgress
 from pipelines.preparation.prepare_dataset import prepare
@@ -57,6 +61,20 @@ def prepare_dataset(options: argparse.Namespace) -> int:
     for line in dataset_warnings(dataset):
         print(f"warning: {line}")
     print(f"fingerprint {manifest.fingerprint}")
+    return 0
+
+
+def fetch_dataset(options: argparse.Namespace) -> int:
+    """Download and unpack a published data set; return the exit status."""
+    name = options.name
+    fetched = fetch(name, options.to, _progress, options.mirror)
+    if fetched.archive is None:
+        print(f"{fetched.folder}: exists already; nothing was downloaded")
+    else:
+        print(f"{fetched.folder}: unpacked from {fetched.archive}, which you may delete")
+        print(f"sha256 {fetched.sha256}, recorded in {fetched.archive.name}.sha256")
+    source = shlex.quote(str(fetched.folder))
+    print(f"next: python -m pipelines.prepare {name} --source {source} --destination data/{name}")
     return 0
 
 
@@ -115,14 +133,16 @@ def preview_crops(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[ReportProgress]:
-    """Show a bar with rate and time left; without a terminal, print a line now and then."""
+def _progress(title: str, unit: str = "samples") -> Iterator[ReportProgress]:
+    """Show a bar with rate and time left; without a terminal, print a line now and then.
+
+    A total of 0 means that it is not known.
+    """
     console = Console(stderr=True)
     columns: list[ProgressColumn] = [
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
+        *((DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else _counted(unit)),
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("[dim]{task.fields[meaning]}"),
     ]
@@ -133,12 +153,13 @@ def _progress(title: str) -> Iterator[ReportProgress]:
         def show(done: int, total: int) -> None:
             nonlocal printed
             meaning = "total" if done == total else "left"
-            bar.update(task, completed=done, total=total, meaning=meaning)
+            bar.update(task, completed=done, total=total or None, meaning=meaning)
             now = time.monotonic()
             if not console.is_terminal and now - printed >= _LINE_SECONDS:
                 printed = now
+                amount = f"{done} of {total}" if total else f"{done}"
                 print(
-                    f"{title}: {done} of {total} samples after {now - started:.0f} s",
+                    f"{title}: {amount} {unit} after {now - started:.0f} s",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -146,6 +167,14 @@ def _progress(title: str) -> Iterator[ReportProgress]:
         yield show
 
 
+def _counted(unit: str) -> tuple[ProgressColumn, ProgressColumn]:
+    return MofNCompleteColumn(), _Rate(unit)
+
+
 class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} samples/s" if task.speed else "")
+        return Text(f"{task.speed:.1f} {self.unit}/s" if task.speed else "")

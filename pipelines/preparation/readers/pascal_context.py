@@ -13,14 +13,13 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Self
 
 from pipelines.data.manifest import ClassInfo, DatasetError
 from pipelines.preparation.labels import IGNORE, voc_color
-from pipelines.preparation.readers.reader import Listing, Reader, Record
-from pipelines.preparation.source_files import read_lines
+from pipelines.preparation.readers.reader import Listing, Reader, Record, read_names
 
 OFFICIAL_ORDER = (
     "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, table, dog, horse, "
@@ -91,18 +90,8 @@ class PascalContext(Reader):
         whole = Listing()
         for split in ("train", "val"):
             path = root / LISTS / f"{split}.txt"
-            if not path.is_file():
-                continue
-            try:
-                names = [name for line in read_lines(path) for name in line.split()]
-            except (OSError, UnicodeDecodeError) as error:
-                whole.problems.append(f"{path}: cannot be read as a list of names ({error})")
-                continue
-            if not names:
-                whole.problems.append(f"{path}: lists no samples")
-            for name in names:
-                image = root / "JPEGImages" / f"{name}.jpg"
-                whole.records.append(Record(name, split, image, labels / f"{name}.png"))
+            if path.is_file():
+                whole.add(read_names(path, partial(_record, root, labels, split)))
         if not whole.records and not whole.problems:
             raise DatasetError(f"{root / LISTS}: expected lists of names, train.txt or val.txt")
         return whole
@@ -129,3 +118,7 @@ class PascalContext(Reader):
     @classmethod
     def from_arguments(cls, arguments: Namespace) -> Self:
         return cls(source=arguments.source, background=arguments.background, order=arguments.order)
+
+
+def _record(root: Path, labels: Path, split: str, name: str) -> Record:
+    return Record(name, split, root / "JPEGImages" / f"{name}.jpg", labels / f"{name}.png")

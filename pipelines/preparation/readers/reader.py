@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
@@ -17,6 +17,7 @@ from PIL import Image
 from pipelines.data.manifest import ClassInfo
 from pipelines.preparation.image_reading import Exif, ImageReading
 from pipelines.preparation.labels import IGNORE, stored_values
+from pipelines.preparation.source_files import read_lines
 from pipelines.preparation.source_images import gif_levels
 
 
@@ -137,6 +138,17 @@ def duplicates(records: Iterable[Record]) -> dict[tuple[str, str], int]:
     """Count the (split, identifier) pairs that occur more than once."""
     seen = Counter((record.split, record.identifier) for record in records)
     return {name: count for name, count in seen.items() if count > 1}
+
+
+def read_names(path: Path, record: Callable[[str], Record]) -> Listing:
+    """Return `record(name)` for each name in a list: a text file of names in lines or columns."""
+    try:
+        names = [name for line in read_lines(path) for name in line.split()]
+    except (OSError, UnicodeDecodeError) as error:
+        return Listing(problems=[f"{path}: cannot be read as a list of names ({error})"])
+    if not names:
+        return Listing(problems=[f"{path}: lists no samples"])
+    return Listing([record(name) for name in names])
 
 
 def color(number: int) -> tuple[int, int, int]:
