@@ -144,11 +144,9 @@ def _result(model: TrainedModel, scores: RecordedScores) -> dict[str, Any]:
     }
     if scores.name:
         described["config"] = scores.name
-    described["args"] = {
-        "images": scores.images,
-        "fingerprint": scores.fingerprint,
-        "protocol": scores.protocol,
-    }
+    described["args"] = {"fingerprint": scores.fingerprint, "protocol": scores.protocol}
+    if scores.images is not None:
+        described["args"]["images"] = scores.images
     return {
         "task": {"type": "image-segmentation", "name": "Semantic segmentation"},
         "dataset": described,

@@ -76,7 +76,7 @@ class ModelHub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.authorized():
-            name = self.path.removeprefix("/api/models/")
+            name = self.path.removeprefix("/api/models/").removesuffix("/revision/main")
             if name.endswith("/xet-write-token/main"):
                 address = {"casUrl": f"local://{self.chunks}", "exp": 2**32, "accessToken": TOKEN}
                 self.answer(address)

@@ -1,6 +1,5 @@
 """Pushing files to a hub; a local server takes the requests of `huggingface_hub`."""
 
-import hashlib
 import re
 import sys
 from collections.abc import Iterator
@@ -101,10 +100,10 @@ def test_large_files_are_pushed_in_chunks(
     pushed(folder)
     assert hub.repositories[NAME].files.keys() == {".gitattributes", *FILES}
     file, copy = folder / "model.safetensors", tmp_path / "copy"
-    (info,) = hf_xet.hash_files([str(file)])
-    wanted = hf_xet.PyXetDownloadInfo(str(copy), info.hash, info.file_size)
-    hf_xet.download_files([wanted], f"local://{hub.chunks}", None, None, None)
-    assert hashlib.sha256(copy.read_bytes()).digest() == hashlib.sha256(file.read_bytes()).digest()
+    (hashed,) = hf_xet.hash_files([str(file)])
+    with hf_xet.XetSession().new_file_download_group(f"local://{hub.chunks}") as group:
+        group.start_download_file(hf_xet.XetFileInfo(hashed.hash, hashed.file_size), str(copy))
+    assert copy.read_bytes() == file.read_bytes()
 
 
 @pytest.mark.usefixtures("hub")
