@@ -6,7 +6,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -166,6 +166,7 @@ def test_edited_card_is_recognized() -> None:
     assert is_edited("# Written by hand\n")
 
 
+@settings(max_examples=25)
 @given(st.lists(st.text(min_size=1), min_size=2, max_size=2), st.text(min_size=1))
 def test_any_names_are_kept(names: list[str], title: str) -> None:
     """The metadata is the same for readers of YAML 1.1 and 1.2, and the tables keep their form."""
