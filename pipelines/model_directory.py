@@ -38,10 +38,10 @@ def metadata_files(experiment: Experiment, manifest: Manifest) -> dict[str, str]
         manifest.classes,
         manifest.images,
     )
-    return texts(experiment, learned)
+    return file_texts(experiment, learned)
 
 
-def texts(experiment: Experiment, class_list: ClassList) -> dict[str, str]:
+def file_texts(experiment: Experiment, class_list: ClassList) -> dict[str, str]:
     """Return the same files of a model that has been loaded: file name to text."""
     described = asdict(class_list)
     if class_list.images == RGB:

@@ -37,7 +37,7 @@ from orchestrator.storage import Storage
 from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import DatasetError, open_dataset
 from pipelines.data.normalization import normalize
-from pipelines.model_directory import texts
+from pipelines.model_directory import file_texts
 from pipelines.network.export import (
     METADATA,
     ExportError,
@@ -130,7 +130,7 @@ def _save_model_directory(model: TrainedModel, directory: Path) -> Predict:
             backbone_weights=weights and without_folder(weights),
         ),
     )
-    for name, text in texts(experiment, model.class_list).items():
+    for name, text in file_texts(experiment, model.class_list).items():
         (directory / name).write_text(text, encoding="utf-8")
     state = model.network.state_dict()
     # Copies, because the format does not allow tensors that share memory.

@@ -16,6 +16,7 @@ from orchestrator.evaluation.recorded_scores import RecordedScores
 from orchestrator.evaluation.trained_model import TrainedModel
 from orchestrator.tracking.runs import TrialRun
 from pipelines.config import dump_yaml
+from pipelines.data.config import split_parts
 from pipelines.evaluation.config import COUNTED
 from pipelines.network.config import NetworkConfig
 
@@ -40,6 +41,13 @@ _CHECKPOINTS = {
 _SEED = (
     "It is one training with one seed. Another seed gives another score, and the card does not say "
     "how different."
+)
+_VALIDATION = (
+    "The validation split was not trained on, but settings may have been chosen by its score; a "
+    "test split gives an unbiased one."
+)
+_TRAINED_ON = (
+    "The validation split, or a part of it, was also trained on; its score is not of new images."
 )
 _DOMAIN = "Images unlike those of the training data were not scored."
 _LIBRARIES = ("segmentation-orchestrator", "torch", "kornia", "transformers")
@@ -97,7 +105,7 @@ def model_card(
         "## Use",
         *_use(model, options),
         "## Limits",
-        "\n".join(f"- {each}" for each in _limits(model, run)),
+        "\n".join(f"- {each}" for each in _limits(model, run, scores)),
         "## Versions",
         _table(("", ""), _versions(run)),
     ]
@@ -184,8 +192,8 @@ def _score_tables(model: TrainedModel, scores: Sequence[RecordedScores]) -> list
         )
         for each in scores
     ]
-    header = ("data", "evaluation", "images as", "n", *titles)
-    note = "Scores of the exported weights; `images as` is how the model was applied to an image."
+    header = ("data", "evaluation", "applied as", "images", *titles)
+    note = "Scores of the exported weights; `applied as` is how the model was applied to an image."
     return [note, _table(header, rows), _class_table(model, scores)]
 
 
@@ -253,7 +261,7 @@ def _network(model: TrainedModel) -> str:
 
 
 def without_folder(location: str) -> str:
-    """Return the last part of a path or URI: folders and buckets are nobody else's business."""
+    """Return the last part of a path or URI; folders and buckets may be private."""
     if location.startswith(("runs:", "models:", "hf:")):
         return location
     return location.rstrip("/").rpartition("/")[2]
@@ -285,8 +293,14 @@ def _use(model: TrainedModel, options: CardOptions) -> Iterable[str]:
         )
 
 
-def _limits(model: TrainedModel, run: TrialRun | None) -> Iterable[str]:
+def _limits(
+    model: TrainedModel, run: TrialRun | None, scores: Sequence[RecordedScores]
+) -> Iterable[str]:
+    data = model.experiment.data
     yield _CHECKPOINTS[model.checkpoint]
+    if any(each.split == data.validation_split for each in scores):
+        trained = {*split_parts(data.train_split)} & {*split_parts(data.validation_split or "")}
+        yield _TRAINED_ON if trained else _VALIDATION
     yield _SEED
     yield _DOMAIN
     if run is not None:

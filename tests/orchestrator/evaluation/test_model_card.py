@@ -133,11 +133,7 @@ def test_card_of_a_directory_has_no_scores() -> None:
         checkpoint="model",
         imports=("own.heads",),
         experiment=replace(MODEL.experiment, model=NetworkConfig("own.heads:Net")),
-        class_list=replace(
-            MODEL.class_list,
-            dataset="orchard",
-            images=ImageFormat(4, 16, mean=(0.5,) * 4, std=(0.5,) * 4),
-        ),
+        class_list=replace(MODEL.class_list, dataset="orchard", images=images),
     )
     text = model_card(model, None, [], CardOptions("my folder", {"safetensors": "x"}))
     assert ModelCard(text).data.to_dict() == {
@@ -150,6 +146,15 @@ def test_card_of_a_directory_has_no_scores() -> None:
     assert "The weights need these modules, which are not in this folder: own.heads." in text
     assert "onnxruntime" not in text
     assert "| 1 | sky" in text
+
+
+@pytest.mark.parametrize(("split", "trained"), [("train", False), ("train+val", True)])
+def test_card_says_whether_the_scored_images_were_trained_on(split: str, trained: bool) -> None:
+    data = replace(MODEL.experiment.data, train_split=split)
+    model = replace(MODEL, experiment=replace(MODEL.experiment, data=data))
+    text = model_card(model, RUN, SCORES, OPTIONS)
+    assert ("was also trained on" in text) == trained
+    assert ("was not trained on, but settings may have been chosen" in text) != trained
 
 
 @pytest.mark.parametrize("checkpoint", ["last", "best", "model"])
