@@ -66,6 +66,8 @@ def export_model(options: argparse.Namespace, console: Console) -> int:
     out = Path(options.out).expanduser()
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; choose a folder")
+    if out.is_dir() and out.resolve() == Path(options.model).expanduser().resolve():
+        raise InputError(f"--out {out} is the directory of the model itself; choose another folder")
     if options.push:
         check_push(options.push)
     elif options.private:

@@ -145,6 +145,15 @@ def test_exported_folder_is_pushed_with_its_card(
     assert "write OWNER/NAME" in capsys.readouterr().out
 
 
+def test_model_directory_is_not_overwritten(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file.name: file.read_bytes() for file in model.iterdir()}
+    assert main([str(model), "--out", f"{model}/../model"]) == 2
+    assert "is the directory of the model itself; choose another folder" in capsys.readouterr().out
+    assert {file.name: file.read_bytes() for file in model.iterdir()} == before
+
+
 class _Deciding(torch.nn.Module):
     """A network with a condition on values, which cannot be exported."""
 
