@@ -177,7 +177,7 @@ def test_file_that_computes_something_else_is_not_written(
     other = torch.nn.Conv2d(3, classes, 1)
     torch.nn.init.constant_(other.weight, torch.nan)
     program = export_program(other)
-    monkeypatch.setattr(export_model, "export_program", lambda _: program)
+    monkeypatch.setattr(export_model, "export_program", lambda *_: program)
     out = tmp_path / "exported"
     arguments = [str(finished_run.directory), "--out", str(out), "--format", "torch"]
     assert main(arguments) == 2
