@@ -1,7 +1,8 @@
 """`python -m orchestrator.export MODEL --out DIR`: write a trained model for other programs.
 
-The files, a `torch.export` archive and ONNX, take images of every size, and hold class names,
-palette and normalization. They are checked against torch on validation images.
+The files, a `torch.export` archive, ONNX and a model directory, take images of every size, and hold
+class names, palette and normalization. They are checked against torch on validation images. A model
+card describes them, and `--push` uploads them to a Hugging Face hub.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from pipelines.imports import importing_libraries
 def main(
     arguments: Sequence[str] | None = None, prog: str = "python -m orchestrator.export"
 ) -> int:
-    """Run the command; return its exit status: 0 written and checked, 2 bad input or a network that
-    cannot be exported, 130 interrupted."""
+    """Run the command; return its exit status: 0 written and checked, 2 bad input, a network that
+    cannot be exported or a push that failed, 130 interrupted."""
     options = _parser(prog).parse_args(arguments)
     return run_command(lambda console: _export(options, console))
 
@@ -34,7 +35,8 @@ def _export(options: argparse.Namespace, console: Console) -> int:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Write a trained model as torch.export and ONNX files, and check them.",
+        description="Write a trained model as torch.export and ONNX files and as a model "
+        "directory, check them, and describe them in a model card.",
     )
     add_model(parser, "model")
     add_locations(parser)
@@ -42,13 +44,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--out",
         required=True,
         metavar="DIR",
-        help="folder for model.pt2, model.onnx and metadata.json",
+        help="folder for model.pt2, model.onnx, metadata.json, the model directory "
+        "(experiment.yaml, classes.yaml, model.safetensors) and the card README.md",
     )
     parser.add_argument(
         "--format",
         action="append",
-        choices=["torch", "onnx"],
-        help="write this format only; repeatable (default: both). onnx needs the extra `onnx`",
+        choices=["torch", "onnx", "safetensors"],
+        help="write this format only; repeatable (default: all). onnx needs the extra `onnx`; "
+        "safetensors is the model directory",
     )
     parser.add_argument(
         "--dataset",
@@ -57,6 +61,18 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "images if it is not here)",
     )
     parser.add_argument("--split", help="its split (default: the validation split of the training)")
+    parser.add_argument(
+        "--license", metavar="ID", help="license of the weights in the card, such as apache-2.0"
+    )
+    parser.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="upload the files to this model repository of the Hugging Face hub (HF_ENDPOINT), in "
+        "one commit; needs the extra `hub`, and HF_TOKEN or hf auth login",
+    )
+    parser.add_argument(
+        "--private", action="store_true", help="create the repository of --push as a private one"
+    )
     return parser
 
 

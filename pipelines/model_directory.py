@@ -38,8 +38,13 @@ def metadata_files(experiment: Experiment, manifest: Manifest) -> dict[str, str]
         manifest.classes,
         manifest.images,
     )
-    described = asdict(learned)
-    if learned.images == RGB:
+    return file_texts(experiment, learned)
+
+
+def file_texts(experiment: Experiment, class_list: ClassList) -> dict[str, str]:
+    """Return the same files of a model that has been loaded: file name to text."""
+    described = asdict(class_list)
+    if class_list.images == RGB:
         del described["images"]
     return {EXPERIMENT_FILE: dump_yaml(asdict(experiment)), CLASSES_FILE: dump_yaml(described)}
 

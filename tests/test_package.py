@@ -128,7 +128,7 @@ def test_editable_install_uses_a_path_file(project: Path, tmp_path: Path) -> Non
 def test_tested_versions_are_within_the_bounds() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *project["optional-dependencies"]["test"]]
-    for extra in ("cluster", "head", "onnx", "pretrained"):
+    for extra in ("cluster", "head", "hub", "onnx", "pretrained"):
         lines += project["optional-dependencies"][extra]
     bounds = {
         requirement.name.lower(): requirement.specifier for requirement in map(Requirement, lines)

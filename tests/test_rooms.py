@@ -77,6 +77,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
 ALLOWED_IMPORTERS = {
     "kornia": ["pipelines/data/augmentation.py", "pipelines/data/transforms.py"],
     "transformers": ["models/hugging_face/"],
+    "huggingface_hub": ["orchestrator/evaluation/hub.py"],
     "torchmetrics": ["pipelines/evaluation/"],
     "tifffile": ["pipelines/preparation/tiff.py"],
     "mlflow": ["orchestrator/tracking/"],

@@ -1,9 +1,10 @@
-"""The work of `orchestrator.export`: write a trained model as files for other programs, and check
-that they compute what torch computes."""
+"""The work of `orchestrator.export`: write a trained model as files for other programs, check that
+they compute what torch computes, and push them to a hub."""
 
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,11 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from safetensors.torch import save_file
 from torch import Tensor
 
 from models.resampling import resize
 from orchestrator.console import InputError, say
+from orchestrator.evaluation.hub import check_push, push
+from orchestrator.evaluation.model_card import (
+    CARD,
+    CardOptions,
+    is_edited,
+    model_card,
+    without_folder,
+)
 from orchestrator.evaluation.options import storage_directory
+from orchestrator.evaluation.recorded_scores import recorded_scores
 from orchestrator.evaluation.trained_model import (
     TrainedModel,
     check_images,
@@ -23,8 +34,10 @@ from orchestrator.evaluation.trained_model import (
     store_for_model,
 )
 from orchestrator.storage import Storage
+from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import DatasetError, open_dataset
 from pipelines.data.normalization import normalize
+from pipelines.model_directory import file_texts
 from pipelines.network.export import (
     METADATA,
     ExportError,
@@ -34,11 +47,12 @@ from pipelines.network.export import (
     save_program,
     whole_image_logits,
 )
+from pipelines.network.file_names import WEIGHTS_FILE
 from pipelines.preparation.embedded import dataset_location
 
 Predict = Callable[[Tensor], Tensor]
 
-FILES = {"torch": "model.pt2", "onnx": "model.onnx"}
+FILES = {"torch": "model.pt2", "onnx": "model.onnx", "safetensors": WEIGHTS_FILE}
 # Logits may differ by this share of the largest one: kernels add in another order.
 _TOLERANCE = 1e-3
 _CHECKED_IMAGES = 4
@@ -48,36 +62,109 @@ _NOISE_SIZES = ((96, 160), (129, 75))
 
 
 def export_model(options: argparse.Namespace, console: Console) -> int:
-    """Write and check the files; return the command's exit status."""
+    """Write and check the files, and push them; return the command's exit status."""
     out = Path(options.out).expanduser()
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; choose a folder")
+    if out.is_dir() and out.resolve() == Path(options.model).expanduser().resolve():
+        raise InputError(f"--out {out} is the directory of the model itself; choose another folder")
+    if options.push:
+        check_push(options.push)
+    elif options.private:
+        raise InputError("--private is about a repository; add --push OWNER/NAME, or leave it out")
     store = store_for_model(options.model, storage_directory(options))
     model = load_model(options.model, store, options.imports)
+    kinds = list(dict.fromkeys(options.format or FILES))
     images, described = _check_images(model, options)
     say(console, f"exporting {model.name}; this takes about a minute", style="dim")
-    program = export_program(model.network, model.image_format.channels)
     out.mkdir(parents=True, exist_ok=True)
-    metadata = model_metadata(model)
-    save = {"torch": save_program, "onnx": save_onnx}
-    load = {"torch": _load_torch, "onnx": _load_onnx}
     # Files get their names once all are checked.
     with TemporaryDirectory(prefix=".export-", dir=out) as temporary:
         directory = Path(temporary)
-        lines = []
-        for kind in dict.fromkeys(options.format or FILES):
-            file = directory / FILES[kind]
-            save[kind](program, file, metadata)
-            agreement = _check(model, load[kind](file), images, FILES[kind])
-            lines.append(f"{out / file.name}: {agreement} of {described}")
-        text = json.dumps(metadata, indent=2) + "\n"
+        agreements = _write(model, kinds, directory, images)
+        lines = [f"{out / FILES[kind]}: {agreements[kind]} of {described}" for kind in kinds]
+        text = json.dumps(model_metadata(model), indent=2) + "\n"
         (directory / METADATA).write_text(text, encoding="utf-8")
         lines.append(f"{out / METADATA}: classes, palette and normalization, also inside each file")
-        for file in [*directory.iterdir()]:
-            file.replace(out / file.name)
+        lines.append(_write_card(model, store, options, out, directory))
+        written = sorted(file.name for file in directory.iterdir())
+        for name in written:
+            (directory / name).replace(out / name)
     for line in lines:
         say(console, line)
+    if options.push:
+        push(options.push, out, sorted({*written, CARD}), options.private, console)
     return 0
+
+
+def _write(
+    model: TrainedModel, kinds: Sequence[str], directory: Path, images: Sequence[Tensor]
+) -> dict[str, str]:
+    """Write the files of each kind and check them; return how well each agrees with torch."""
+    program = None
+    if {*kinds} - {"safetensors"}:
+        program = export_program(model.network, model.image_format.channels)
+    metadata = model_metadata(model)
+    save = {"torch": save_program, "onnx": save_onnx}
+    load = {"torch": _load_torch, "onnx": _load_onnx}
+    agreements = {}
+    for kind in kinds:
+        file = directory / FILES[kind]
+        if program is None or kind not in save:
+            exported = _save_model_directory(model, directory)
+        else:
+            save[kind](program, file, metadata)
+            exported = load[kind](file)
+        agreements[kind] = _check(model, exported, images, file.name)
+    return agreements
+
+
+def _save_model_directory(model: TrainedModel, directory: Path) -> Predict:
+    """Write a model directory without the paths of this machine, and load it."""
+    experiment = model.experiment
+    init, weights = experiment.training.init, experiment.training.backbone_weights
+    experiment = replace(
+        experiment,
+        data=replace(experiment.data, dataset=model.class_list.dataset),
+        training=replace(
+            experiment.training,
+            init=init and without_folder(init),
+            backbone_weights=weights and without_folder(weights),
+        ),
+    )
+    for name, text in file_texts(experiment, model.class_list).items():
+        (directory / name).write_text(text, encoding="utf-8")
+    state = model.network.state_dict()
+    # Copies, because the format does not allow tensors that share memory.
+    copies = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+    save_file(copies, directory / WEIGHTS_FILE)
+    network = load_model(str(directory), None, model.imports).network
+    return lambda images: whole_image_logits(network, images)
+
+
+def _write_card(
+    model: TrainedModel,
+    store: TrackingStore | None,
+    options: argparse.Namespace,
+    out: Path,
+    directory: Path,
+) -> str:
+    """Write the card, unless `out` has one that was written or edited by hand; return what to say
+    about it."""
+    card = out / CARD
+    if card.is_file() and is_edited(card.read_text(encoding="utf-8", errors="replace")):
+        return f"{card}: kept, because it was written or edited by hand; delete it for a new one"
+    run = None
+    if store is not None and model.run_id is not None:
+        run = store.trial_run(model.run_id)
+    scores = recorded_scores(model, run, store) if run is not None and store is not None else []
+    name = options.push.partition("/")[2] if options.push else out.resolve().name
+    files = {kind: FILES[kind] for kind in options.format or FILES}
+    described = CardOptions(name, files, options.push, options.license)
+    text = model_card(model, run, scores, described)
+    (directory / CARD).write_text(text, encoding="utf-8")
+    count = f"{len(scores)} recorded evaluation{'' if len(scores) == 1 else 's'}"
+    return f"{card}: model card with {count}"
 
 
 def model_metadata(model: TrainedModel) -> dict[str, Any]:

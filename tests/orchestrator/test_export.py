@@ -4,11 +4,13 @@ import json
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 
 from models import FENetConfig, split_output
@@ -25,6 +27,8 @@ from pipelines.network.file_names import WEIGHTS_FILE
 from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment
 from tests.support.finished_run import FinishedRun
+from tests.support.model_hub import TOKEN, ModelHub
+from tests.support.servers import serving
 
 # Sizes of which none was exported: small, odd, and flat.
 SIZES = ((33, 64), (75, 133), (257, 40))
@@ -54,17 +58,20 @@ def test_exported_model_computes_what_torch_computes(
     out = tmp_path / "exported"
     assert main([str(model), "--out", str(out)]) == 0
     printed = capsys.readouterr()
-    assert printed.out.count("100.000 % of the pixels get the class that torch predicts") == 2
+    assert printed.out.count("100.000 % of the pixels get the class that torch predicts") == 3
     assert "8 images and parts of images" in printed.out
+    assert f"{out / 'README.md'}: model card with 0 recorded evaluations" in printed.out
     assert printed.err == ""
 
     network = load_model(str(model), None).network
+    copy = load_model(str(out), None).network
     program = torch.export.load(out / "model.pt2").module()
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
     for batch, size in enumerate(SIZES, start=1):
         images = torch.randn(batch, 3, *size)
         with torch.no_grad():
             expected = split_output(network(images))[0]
+            assert torch.equal(split_output(copy(images))[0], expected)
             torch.testing.assert_close(program(images), expected, rtol=1e-4, atol=1e-5)
         (logits,) = session.run(["logits"], {"images": images.numpy()})
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
@@ -86,6 +93,65 @@ def test_exported_model_computes_what_torch_computes(
     extra = {METADATA: ""}
     torch.export.load(out / "model.pt2", extra_files=extra)
     assert json.loads(extra[METADATA]) == metadata
+
+
+@pytest.mark.slow
+def test_exported_folder_is_pushed_with_its_card(
+    finished_run: FinishedRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Hub(ModelHub):
+        pass
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    out = tmp_path / "exported"
+    arguments = [f"runs:/{finished_run.run_id}/model", "--storage", str(finished_run.storage)]
+    arguments += ["--out", str(out), "--format", "safetensors", "--license", "mit"]
+    with serving(Hub) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        assert main([*arguments, "--push", "user/fenet", "--private"]) == 0
+        assert f"{url}/user/fenet (commit " in capsys.readouterr().out
+        repository = Hub.repositories["user/fenet"]
+        written = {file.name: file.read_bytes() for file in out.iterdir()}
+        assert repository.private
+        assert repository.files == {".gitattributes": b"", **written}
+        card = ModelCard(written["README.md"].decode())
+        (score,) = card.data.eval_results
+        assert (score.dataset_name, score.dataset_split) == ("streets", "val")
+        assert (score.metric_type, score.metric_value) == ("mean_iou", 0.25)
+        assert (card.data.license, card.data.model_name) == ("mit", "fenet")
+        assert f"| MLflow run | {finished_run.run_id} |" in card.text
+        assert not [each for each in written.values() if bytes(finished_run.dataset.parent) in each]
+
+        (out / "README.md").write_text("---\nlicense: mit\n---\nBy hand\n")
+        assert main([*arguments, "--push", "user/fenet"]) == 0
+        assert "README.md: kept, because it was written or edited by hand" in (
+            capsys.readouterr().out.replace("\n", " ")
+        )
+        assert repository.files["README.md"] == b"---\nlicense: mit\n---\nBy hand\n"
+
+        assert main([*arguments, "--push", "nobody/fenet"]) == 2
+        output = capsys.readouterr().out
+        assert f"the exported files are in {out}" in output.splitlines()[-1]
+    huggingface_hub.close_session()
+
+    assert main([*arguments, "--private"]) == 2
+    assert "add --push OWNER/NAME" in capsys.readouterr().out
+    assert main([*arguments, "--push", "fenet"]) == 2
+    assert "write OWNER/NAME" in capsys.readouterr().out
+
+
+def test_model_directory_is_not_overwritten(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file.name: file.read_bytes() for file in model.iterdir()}
+    assert main([str(model), "--out", f"{model}/../model"]) == 2
+    assert "is the directory of the model itself; choose another folder" in capsys.readouterr().out
+    assert {file.name: file.read_bytes() for file in model.iterdir()} == before
 
 
 class _Deciding(torch.nn.Module):
@@ -111,7 +177,7 @@ def test_file_that_computes_something_else_is_not_written(
     other = torch.nn.Conv2d(3, classes, 1)
     torch.nn.init.constant_(other.weight, torch.nan)
     program = export_program(other)
-    monkeypatch.setattr(export_model, "export_program", lambda _: program)
+    monkeypatch.setattr(export_model, "export_program", lambda *_: program)
     out = tmp_path / "exported"
     arguments = [str(finished_run.directory), "--out", str(out), "--format", "torch"]
     assert main(arguments) == 2

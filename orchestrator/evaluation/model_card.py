@@ -1,0 +1,338 @@
+"""The model card of an exported model: `README.md` as a Hugging Face hub reads it.
+
+See https://huggingface.co/docs/hub/model-cards for the metadata.
+"""
+
+import hashlib
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from orchestrator.evaluation.recorded_scores import RecordedScores
+from orchestrator.evaluation.trained_model import TrainedModel
+from orchestrator.tracking.runs import TrialRun
+from pipelines.config import dump_yaml
+from pipelines.data.split_names import splits_overlap
+from pipelines.evaluation.config import COUNTED
+from pipelines.network.config import NetworkConfig
+
+CARD = "README.md"
+
+# Names of published data sets on the hub. Others may be private, or unknown there.
+_ON_THE_HUB = {"cityscapes": "cityscapes", "ade20k": "scene_parse_150"}
+_TITLES = {
+    "miou": "mIoU",
+    "dice": "Dice",
+    "pixel_accuracy": "Pixel accuracy",
+    "mean_accuracy": "Mean accuracy",
+    "frequency_weighted_iou": "Frequency-weighted IoU",
+}
+_HUB_METRICS = {"miou": "mean_iou", "pixel_accuracy": "accuracy"}
+_CHECKPOINTS = {
+    "last": "This is the last checkpoint of the training; it was not selected by its score.",
+    "best": "This checkpoint was selected as the best on the validation split, so its score there "
+    "is optimistic; compare the last checkpoint with published numbers.",
+    "model": "Which checkpoint of a training this is was not recorded.",
+}
+_SEED = (
+    "It is one training with one seed. Another seed gives another score, and the card does not say "
+    "how different."
+)
+_VALIDATION = (
+    "The validation split was not trained on, but settings may have been chosen by its score; a "
+    "test split gives an unbiased one."
+)
+_TRAINED_ON = (
+    "The validation split, or a part of it, was also trained on; its score is not of new images."
+)
+_DOMAIN = "Images unlike those of the training data were not scored."
+_LIBRARIES = ("segmentation-orchestrator", "torch", "kornia", "transformers")
+_MARK = re.compile(r"<!-- Written by orchestrator\.export, ([0-9a-f]{16})\. -->\n\Z")
+
+# The image is read as RGB of 8 bits; `metadata.json` has the values for others.
+_ONNX = """\
+```python
+import json
+import numpy as np, onnxruntime
+from PIL import Image
+
+session = onnxruntime.InferenceSession({file})
+about = session.get_modelmeta().custom_metadata_map
+mean, std = (np.float32(json.loads(about[key])) for key in ("mean", "std"))
+image = np.asarray(Image.open("image.png").convert("RGB"), np.float32) / 255
+images = ((image - mean) / std).transpose(2, 0, 1)[None]
+labels = session.run(["logits"], {{"images": images}})[0][0].argmax(0)  # class indices
+```
+"""
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """What the user decides about a card.
+
+    name: title, also of the scores in the metadata. files: by format, as they were exported.
+    repository: OWNER/NAME on a hub, None if the card is for a folder. license: of the weights, as
+    the hub names it; None to leave it out.
+    """
+
+    name: str
+    files: Mapping[str, str]
+    repository: str | None = None
+    license: str | None = None
+
+
+def model_card(
+    model: TrainedModel,
+    run: TrialRun | None,
+    scores: Sequence[RecordedScores],
+    options: CardOptions,
+) -> str:
+    """Return the text of the card. run: that trained the model; None if it is not known."""
+    classes = model.class_list
+    sections = [
+        f"---\n{dump_yaml(_metadata(model, scores, options))}---",
+        f"# {_text(options.name)}",
+        f"Semantic segmentation of {len(classes.classes)} classes of {_text(classes.dataset)}, "
+        f"trained with segmentation-orchestrator: {_network(model)}.",
+        "## Scores",
+        *_score_tables(model, scores),
+        "## Training",
+        _table(("", ""), _training(model, run)),
+        "## Use",
+        *_use(model, options),
+        "## Limits",
+        "\n".join(f"- {each}" for each in _limits(model, run, scores)),
+        "## Versions",
+        _table(("", ""), _versions(run)),
+    ]
+    text = "\n\n".join(section.strip("\n") for section in sections) + "\n\n"
+    return f"{text}<!-- Written by orchestrator.export, {_digest(text)}. -->\n"
+
+
+def is_edited(text: str) -> bool:
+    """Whether a card is not, or no longer, what `model_card` wrote."""
+    mark = _MARK.search(text)
+    return mark is None or mark[1] != _digest(text[: mark.start()])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _metadata(
+    model: TrainedModel, scores: Sequence[RecordedScores], options: CardOptions
+) -> dict[str, Any]:
+    dataset = model.class_list.dataset
+    tags = ["semantic-segmentation", "pytorch"] + ["onnx"] * ("onnx" in options.files)
+    metadata: dict[str, Any] = {
+        "library_name": "segmentation-orchestrator",
+        "pipeline_tag": "image-segmentation",
+        "tags": tags,
+    }
+    if options.license is not None:
+        metadata["license"] = options.license
+    if dataset in _ON_THE_HUB:
+        metadata["datasets"] = [_ON_THE_HUB[dataset]]
+    results = [_result(model, each) for each in scores if each.overall]
+    if results:
+        metadata["model-index"] = [{"name": options.name, "results": results}]
+    return metadata
+
+
+def _result(model: TrainedModel, scores: RecordedScores) -> dict[str, Any]:
+    name = _dataset(model, scores)
+    described: dict[str, Any] = {
+        "name": name,
+        "type": _ON_THE_HUB.get(name, name),
+        "split": scores.split,
+    }
+    if scores.name:
+        described["config"] = scores.name
+    described["args"] = {"fingerprint": scores.fingerprint, "protocol": scores.protocol}
+    if scores.images is not None:
+        described["args"]["images"] = scores.images
+    return {
+        "task": {"type": "image-segmentation", "name": "Semantic segmentation"},
+        "dataset": described,
+        "metrics": [
+            {"type": _HUB_METRICS.get(key, key), "value": value, "name": _TITLES.get(key, key)}
+            for key, value in _ordered(scores.overall)
+        ],
+    }
+
+
+def _ordered(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Return the metrics from pixel counts in their usual order, then the others."""
+    keys = [*(key for key in COUNTED if key in metrics), *sorted(metrics.keys() - {*COUNTED})]
+    return [(key, metrics[key]) for key in keys]
+
+
+def _dataset(model: TrainedModel, scores: RecordedScores) -> str:
+    """Return the name of the data set of a score; a part of its fingerprint if it is another."""
+    classes = model.class_list
+    return classes.dataset if scores.fingerprint == classes.fingerprint else scores.fingerprint[:12]
+
+
+def _score_tables(model: TrainedModel, scores: Sequence[RecordedScores]) -> list[str]:
+    if not scores:
+        return ["No scores are recorded with this model.", _class_table(model, [])]
+    keys = dict.fromkeys(key for each in scores for key, _ in _ordered(each.overall))
+    titles = [f"{_TITLES[key]} %" if key in _TITLES else key for key in keys]
+    rows = [
+        (
+            f"{_dataset(model, each)} {each.split}",
+            each.name or "validation",
+            each.protocol,
+            "?" if each.images is None else each.images,
+            *(_value(key, each.metrics.get(key)) for key in keys),
+        )
+        for each in scores
+    ]
+    header = ("data", "evaluation", "applied as", "images", *titles)
+    note = "Scores of the exported weights; `applied as` is how the model was applied to an image."
+    return [note, _table(header, rows), _class_table(model, scores)]
+
+
+def _class_table(model: TrainedModel, scores: Sequence[RecordedScores]) -> str:
+    """Return a table of all classes, with the IoU of each in the scores that have one."""
+    scored = [
+        each for each in scores if any(each.iou(name) is not None for name in model.class_names)
+    ]
+    rows = [
+        (index, name, *(_value("miou", each.iou(name)) for each in scored))
+        for index, name in enumerate(model.class_names)
+    ]
+    titles = [f"IoU %, {each.name or 'validation'}" for each in scored]
+    return _table(("index", "class", *titles), rows)
+
+
+def _value(key: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.2f}" if key in COUNTED else f"{value:.4g}"
+
+
+def _training(model: TrainedModel, run: TrialRun | None) -> list[tuple[str, object]]:
+    experiment, classes = model.experiment, model.class_list
+    data, training = experiment.data, experiment.training
+    length = f"{training.epochs} epochs" if training.steps is None else f"{training.steps} steps"
+    optimizer, schedule = training.optimizer_config, training.schedule_config
+    rows: list[tuple[str, object]] = []
+    if run is not None:
+        rows += [("study", run.study), ("trial", run.labeled_name), ("MLflow run", run.run_id)]
+        length += f" ({run.epoch} epochs trained)"
+    rows += [
+        ("network", _network(model)),
+        ("data set", f"{classes.dataset}, split {data.trained_on}"),
+        ("fingerprint of the data", classes.fingerprint),
+        ("images", str(model.image_format)),
+        ("crop", " x ".join(map(str, data.crop))),
+        ("length", length),
+        ("batch", training.batch),
+        (
+            "optimizer",
+            f"{optimizer.name}, learning rate {training.learning_rate:g}, "
+            f"weight decay {training.weight_decay:g}, schedule {schedule.name}",
+        ),
+        ("loss", ", ".join(term.name for term in training.loss.term_configs)),
+        ("seed", experiment.seed),
+    ]
+    starts = (("backbone", training.backbone_weights), ("whole network", training.init))
+    digests = run.digests if run is not None else (None, None)
+    for (part, location), digest in zip(starts, digests, strict=True):
+        if location is not None:
+            named = without_folder(location)
+            rows.append((f"initial weights, {part}", named + (f" ({digest})" if digest else "")))
+    return rows
+
+
+def _network(model: TrainedModel) -> str:
+    config = model.experiment.model
+    if isinstance(config, NetworkConfig):
+        named = config.network
+    else:
+        named = f"FENet on {config.backbone}, flows: {', '.join(config.flows) or 'none'}"
+    millions = sum(each.numel() for each in model.network.parameters()) / 1e6
+    return f"{named}, {millions:.2f} M parameters"
+
+
+def without_folder(location: str) -> str:
+    """Return the last part of a path or URI; folders and buckets may be private."""
+    if location.startswith(("runs:", "models:", "hf:")):
+        return location
+    return location.rstrip("/").rpartition("/")[2]
+
+
+def _use(model: TrainedModel, options: CardOptions) -> Iterable[str]:
+    folder = "."
+    if options.repository is not None:
+        folder = options.repository.partition("/")[2]
+        yield f"```sh\nhf download {options.repository} --local-dir {folder}\n```"
+    if "safetensors" in options.files:
+        imports = "".join(f" --import {shlex.quote(name)}" for name in model.imports)
+        yield (
+            "With `pip install segmentation-orchestrator`, the folder is a MODEL of its commands; "
+            "`experiment.yaml` has all settings:\n\n```sh\n"
+            f"python -m orchestrator.predict {folder} image.png --out predicted{imports}\n"
+            f"python -m orchestrator.evaluate {folder} --dataset DATASET{imports}\n```"
+        )
+    if "onnx" in options.files and model.image_format.is_stored_as_rgb:
+        yield "With onnxruntime, for images of every size:"
+        yield _ONNX.format(file=repr((Path(folder) / options.files["onnx"]).as_posix()))
+    if options.files.keys() - {"safetensors"}:
+        yield (
+            "`metadata.json` has class names, palette and normalization of "
+            + " and ".join(
+                f"`{file}`" for kind, file in options.files.items() if kind != "safetensors"
+            )
+            + "."
+        )
+
+
+def _limits(
+    model: TrainedModel, run: TrialRun | None, scores: Sequence[RecordedScores]
+) -> Iterable[str]:
+    data = model.experiment.data
+    yield _CHECKPOINTS[model.checkpoint]
+    if any(each.split == data.validation_split for each in scores):
+        overlap = splits_overlap(data.trained_on, data.validation_split or "")
+        yield _TRAINED_ON if overlap else _VALIDATION
+    yield _SEED
+    yield _DOMAIN
+    if run is not None:
+        yield from (_text(warning) for warning in run.data_warnings)
+        if run.stopped_early:
+            yield "The early stopping of a search ended its training."
+        elif run.status != "FINISHED":
+            yield f"Its training is not finished: the state of its run is {run.status}."
+    own = sorted({name.partition(":")[0] for name in model.experiment.network_class_names})
+    own = [name for name in own if name.partition(".")[0] not in ("models", "pipelines")]
+    if own:
+        yield f"The weights need these modules, which are not in this folder: {', '.join(own)}."
+
+
+def _versions(run: TrialRun | None) -> list[tuple[str, object]]:
+    rows: list[tuple[str, object]] = []
+    if run is not None and run.code:
+        rows.append(("code version of the training", run.code))
+    for library in _LIBRARIES:
+        try:
+            rows.append((f"{library}, of the export", version(library)))
+        except PackageNotFoundError:
+            continue
+    return rows
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(_text(cell) for cell in line)} |" for line in lines)
+
+
+def _text(value: object) -> str:
+    """Return a value as text within one line or cell of Markdown."""
+    text = " ".join(str(value).split())
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
