@@ -11,7 +11,8 @@ import pyarrow.fs
 import pytest
 
 from pipelines.data.dataset import DatasetError, open_dataset
-from pipelines.data.node_cache import DecodedSplit, NodeCache
+from pipelines.data.decoded_split import DecodedSplit
+from pipelines.data.node_cache import NodeCache
 from pipelines.data.storage import locate
 from pipelines.preparation import prepare_dataset
 from pipelines.preparation.embedded import prepare_streets

@@ -18,7 +18,8 @@ from PIL import Image
 
 from pipelines.data import image_io, node_cache
 from pipelines.data.dataset import DatasetError, PreparedDataset, Split, open_dataset
-from pipelines.data.node_cache import DecodedSplit, NodeCache
+from pipelines.data.decoded_split import DecodedSplit
+from pipelines.data.node_cache import NodeCache
 from pipelines.preparation.embedded import prepare_streets
 
 
