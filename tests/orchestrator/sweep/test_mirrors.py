@@ -2,6 +2,7 @@
 
 import importlib.util
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ def test_wandb_run_has_the_experiment_and_every_epoch(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    for hook in ("exit", "excepthook"):  # the library replaces them for the whole process
+        monkeypatch.setattr(sys, hook, getattr(sys, hook))
     options = MirrorOptions(wandb=WandbOptions("flows"))
     check_mirrors(options)
     mirrors = Mirrors(options, "a study", pytest.fail)
