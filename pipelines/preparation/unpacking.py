@@ -48,7 +48,8 @@ def unpack(
     progress: called with the files done and the total.
 
     Raises:
-        ArchiveError: not a zip or tar archive, damaged, without `folder`, with a path that leads
+        ArchiveError: not a zip or tar archive, damaged, encrypted or compressed in an
+            unsupported way, without `folder`, with a path that leads
             outside it, or with links in it; or the disk is full.
     """
     try:
@@ -64,12 +65,13 @@ def unpack(
                 for done, (path, member) in enumerate(chosen, start=1):
                     _write(archive, member, root / path)
                     progress(done, len(chosen))
-    except (
-        *(zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError),
-        NotImplementedError,  # a method of compression that Python's zipfile does not know
-    ) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError) as error:
         raise ArchiveError(
             f"{archive}: is damaged ({error}); delete it and download it again"
+        ) from error
+    except RuntimeError as error:  # of zipfile: a password, or an unknown compression
+        raise ArchiveError(
+            f"{archive}: cannot be read by Python ({error}); unpack it with another program"
         ) from error
     except OSError as error:
         if error.filename is not None:

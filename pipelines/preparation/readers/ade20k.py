@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.data.manifest import ClassInfo, DatasetError
-from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.pairing import pair_files
-from pipelines.preparation.readers.reader import Listing, Reader, Record, color
+from pipelines.preparation.readers.reader import Listing, Reader, Record, color, from_one
 
 FOLDER = "ADEChallengeData2016"
 
@@ -29,7 +28,7 @@ class ADE20K(Reader):
         return tuple(ClassInfo(name, color(number)) for name, number in CLASSES)
 
     def values(self, record: Record) -> Mapping[int, int]:
-        return {0: IGNORE, **{index + 1: index for index in range(len(CLASSES))}}
+        return from_one(len(CLASSES))
 
     def listing(self) -> Listing:
         root = self.source / FOLDER if (self.source / FOLDER).is_dir() else self.source

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pipelines.data.manifest import ClassInfo, DatasetError
-from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.pairing import pair_files
-from pipelines.preparation.readers.reader import Listing, Reader, Record, color
+from pipelines.preparation.readers.reader import Listing, Reader, Record, color, from_one
 
 CLASSES = (
     ("background", 0xFFFFFF),
@@ -44,7 +43,7 @@ class LoveDA(Reader):
         return tuple(ClassInfo(name, color(number)) for name, number in CLASSES)
 
     def values(self, record: Record) -> Mapping[int, int]:
-        return {0: IGNORE, **{index + 1: index for index in range(len(CLASSES))}}
+        return from_one(len(CLASSES))
 
     def listing(self) -> Listing:
         whole = Listing()

@@ -154,3 +154,8 @@ def read_names(path: Path, record: Callable[[str], Record]) -> Listing:
 def color(number: int) -> tuple[int, int, int]:
     """Convert a color written 0xRRGGBB to red, green, blue."""
     return number >> 16 & 255, number >> 8 & 255, number & 255
+
+
+def from_one(classes: int) -> dict[int, int]:
+    """Return the values of labels in which 0 is ignored and k is class k - 1."""
+    return {0: IGNORE, **{index + 1: index for index in range(classes)}}

@@ -113,3 +113,24 @@ def test_damaged_and_other_archives(tmp_path: Path) -> None:
         with pytest.raises(ArchiveError, match=message):
             unpack(archive, "CamVid", tmp_path / "CamVid")
         assert not (tmp_path / "CamVid").exists()
+
+
+@pytest.mark.parametrize(
+    ("offsets", "value", "reason"),
+    [((8, 10), 97, "compression"), ((6, 8), 1, "password")],
+    ids=["compression", "encryption"],
+)
+def test_zip_files_that_python_cannot_read(
+    tmp_path: Path, offsets: tuple[int, int], value: int, reason: str
+) -> None:
+    """offsets: of the changed field in the local and the central header."""
+    archive = tmp_path / "data.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("data/list.txt", "one")
+    content = bytearray(archive.read_bytes())
+    for signature, offset in zip((b"PK\x03\x04", b"PK\x01\x02"), offsets, strict=True):
+        content[content.index(signature) + offset] = value
+    archive.write_bytes(content)
+    with pytest.raises(ArchiveError, match=rf"{reason}.*; unpack it with another program"):
+        unpack(archive, "data", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
