@@ -74,6 +74,9 @@ def _read_by_pillow(file: Path | IO[bytes]) -> Header:
         height, width = image.height, image.width
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             bands = int(image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, bands))
+            if bands > 1 and image.mode.startswith("I;16"):
+                # Bands of 16 bits in planes: Pillow opens them, but does not decode them.
+                raise Image.UnidentifiedImageError("16-bit bands in planes")
             if max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) > 8 and not depth:
                 depth = f"16-bit {image.mode}"
             # Pillow states the size of the upright image.

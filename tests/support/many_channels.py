@@ -19,7 +19,12 @@ splits:
 FOUR_BANDS = "bands: [1, 2, 3, 4]\nbits: 16\nrgb: [4, 3, 2]\n"
 
 
-def write_tiff(path: Path, values: NDArray[np.generic], planar: bool = False) -> None:
+def write_tiff(
+    path: Path,
+    values: NDArray[np.generic],
+    planar: bool = False,
+    compression: str | None = "zlib",
+) -> None:
     """Write (height, width, bands) as GDAL does: the first band is gray, the others are extra."""
     is_gray = values.shape[2] == 1
     if is_gray:
@@ -31,7 +36,7 @@ def write_tiff(path: Path, values: NDArray[np.generic], planar: bool = False) ->
         values,
         photometric="minisblack",
         planarconfig=None if is_gray else "separate" if planar else "contig",
-        compression="zlib",
+        compression=compression,
         metadata=None,
     )
 

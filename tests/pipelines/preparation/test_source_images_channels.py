@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -59,11 +59,19 @@ def test_four_bands_of_16_bits_are_kept(tmp_path: Path) -> None:
     st.integers(1, 6),
     st.tuples(st.integers(2, 9), st.integers(2, 9)),
     st.booleans(),
+    st.sampled_from([None, "zlib"]),
     st.integers(0, 9),
 )
+@example(np.uint16, 4, (4, 5), True, None, 0)
+@example(np.uint16, 3, (4, 5), True, None, 0)
 @settings(max_examples=8, deadline=None)
 def test_any_source_is_read_back_as_it_was(
-    dtype: type, bands: int, size: tuple[int, int], planar: bool, seed: int
+    dtype: type,
+    bands: int,
+    size: tuple[int, int],
+    planar: bool,
+    compression: str | None,
+    seed: int,
 ) -> None:
     generator = np.random.default_rng(seed)
     values = generator.integers(0, np.iinfo(dtype).max + 1, (*size, bands)).astype(dtype)
@@ -73,7 +81,7 @@ def test_any_source_is_read_back_as_it_was(
         root = Path(folder) / "source"
         write_field(root, f"bands: {numbers}\nbits: {bits}\n", images=3, size=8)
         for file in root.glob("images/*/*.tif"):
-            write_tiff(file, values, planar)
+            write_tiff(file, values, planar, compression)
             label = np.zeros(size, np.uint8)
             label[0] = 1
             Image.fromarray(label).save(root / "labels" / file.parent.name / f"{file.stem}.png")
