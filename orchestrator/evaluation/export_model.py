@@ -68,7 +68,7 @@ def export_model(options: argparse.Namespace, console: Console) -> int:
         raise InputError(f"--out {out} is a file; choose a folder")
     if out.is_dir() and out.resolve() == Path(options.model).expanduser().resolve():
         raise InputError(f"--out {out} is the directory of the model itself; choose another folder")
-    if options.push:
+    if options.push is not None:
         check_push(options.push)
     elif options.private:
         raise InputError("--private is about a repository; add --push OWNER/NAME, or leave it out")

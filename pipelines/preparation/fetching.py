@@ -53,6 +53,10 @@ def fetch(
             f"Then run: python -m pipelines.prepare {name} --source FOLDER --destination DIR"
         )
     archive = ARCHIVES[name]
+    if mirror == "":
+        raise UserError("--mirror is empty; give the address of the archive, or leave it out")
+    if str(directory).startswith(("s3:", "gs:", "http:", "https:", "file:")):
+        raise UserError(f"--to {directory} is not a directory of this machine; name one")
     directory.mkdir(parents=True, exist_ok=True)
     folder, file = directory / archive.folder, directory / archive.file
     lock = directory / f".{archive.file}.lock"

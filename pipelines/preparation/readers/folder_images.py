@@ -72,7 +72,9 @@ def _check_normalization(path: Path, value: object, channels: int) -> None:
         return
     if isinstance(value, dict) and set(value) == {"mean", "std"}:
         mean, std = value["mean"], value["std"]
-        if _are_numbers(mean, channels) and _are_numbers(std, channels) and min(std) > 0:
+        are_numbers = _are_numbers(mean, channels) and _are_numbers(std, channels)
+        # Values from 0 to 255 would make every image black.
+        if are_numbers and min(mean) >= 0 and max(mean) <= 1 and min(std) > 0 and max(std) <= 1:
             return
     choices = "`imagenet`, `dataset` or" if channels == 3 else "`dataset` or"
     raise DatasetError(

@@ -98,3 +98,23 @@ def test_instructions_for_what_cannot_be_fetched(
 
 def test_every_published_data_set_is_covered() -> None:
     assert {*ARCHIVES, *INSTRUCTIONS} == READERS.keys() - {"streets", "folder"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mirror", ""], "--mirror is empty"),
+        (["--to", "s3://bucket/x"], "is not a directory of this machine"),
+    ],
+)
+def test_empty_addresses_and_remote_folders_are_refused(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fetch", "ade20k", *options]) == 2
+    assert message in "".join(capsys.readouterr())
+    assert not list(tmp_path.iterdir())
