@@ -79,6 +79,7 @@ ALLOWED_IMPORTERS = {
     "transformers": ["models/hugging_face/"],
     "huggingface_hub": ["orchestrator/evaluation/hub.py"],
     "torchmetrics": ["pipelines/evaluation/"],
+    "optuna": ["orchestrator/planning/proposals.py"],
     "tifffile": ["pipelines/preparation/tiff.py"],
     "mlflow": ["orchestrator/tracking/"],
     "pydantic": ["orchestrator/study/", "orchestrator/bundle/content.py"],

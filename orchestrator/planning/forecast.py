@@ -84,10 +84,12 @@ def remaining(trial: ResolvedTrial, done: int) -> tuple[int, int]:
 
 def priorities(config: StudyConfig, trials: Sequence[ResolvedTrial]) -> dict[str, int]:
     """Return each identity's start priority: 0 (first) for the trials that make the table readable
-    early, which are the first seed (and fold) of the first variants; 1 for the others."""
+    early, which are the first seed (and fold, and sample) of the first variants; 1 for the
+    others."""
     by_identity: dict[str, int] = {}
     for trial in trials:
-        first = trial.repetition == config.repetitions[0]
+        first_sample = trial.sample is None or trial.sample.number == 0
+        first = trial.repetition == config.repetitions[0] and first_sample
         early = trial.variant in config.first_variants and first
         by_identity[trial.identity] = min(by_identity.get(trial.identity, 1), int(not early))
     return by_identity

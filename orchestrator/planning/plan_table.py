@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console
@@ -14,17 +14,9 @@ from orchestrator.planning.forecast import StudyForecast, TrialForecast
 from orchestrator.planning.overhead import Overhead
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.scheduling.launch import HourlyPrice, Launch
-from orchestrator.study.resolved import ResolvedTrial
+from orchestrator.study.sampling import value_text
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
-from pipelines.data.dataset import PreparedDataset
-from pipelines.data.facts import (
-    augmentation_warnings,
-    sampling_warnings,
-    summary,
-    training_warnings,
-)
-from pipelines.data.split_names import FoldName, parse_fold
 
 _NARROW, _WIDE = 100, 140  # characters
 _NAME = 10  # characters that a trial's name gets at least
@@ -78,6 +70,8 @@ def show_plan(plan: StudyPlan, console: Console) -> None:
     rule = "-" if console.options.ascii_only else "─"
     table = _trials(forecast.trials, states, plan.placement, console.width, rule)
     console.print(table, highlight=False, soft_wrap=True)
+    for line in _sample_lines(plan):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     launch = plan.launch
     console.print(_totals(plan))
     console.print(_basis(plan.calibration, plan.device), style="dim", highlight=False, markup=False)
@@ -87,53 +81,31 @@ def show_plan(plan: StudyPlan, console: Console) -> None:
         console.print(Text.assemble(("warning", "yellow"), f"  {warning}"), soft_wrap=True)
 
 
-def _folds_text(dataset: PreparedDataset, fold: FoldName) -> str:
-    """Return the number and sizes of the folds of a split."""
-    folds = [replace(fold, index=index, held_out=True) for index in range(fold.count)]
-    sizes = [len(dataset.split(str(each))) for each in folds]
-    low, high = min(sizes), max(sizes)
-    size = f"{low}" if low == high else f"{low} to {high}"
-    groups = set(dataset.split(fold.split).groups) - {None}
-    grouped = bool(groups) and fold.by == "group"
-    whole = f", which do not divide its {len(groups)} groups" if grouped else ""
-    return f"{fold.split}: {fold.count} folds of {size} images{whole}"
-
-
-def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -> None:
-    """Print the classes and ignored pixels of each split that is used, and warnings about them and
-    about the batches."""
-    lines: dict[str, Text] = {}
-    used, sampled = {}, {}
-    unused: list[str] = []
-    for trial in trials:
-        data = trial.experiment.data
-        scored = tuple(study.config.scored_splits(data.validation_split))
-        used[data.dataset, data.trained_on, scored] = trial.dataset
-        batch = trial.experiment.training.batch
-        sampled[data.dataset, data.trained_on, batch, data.crop] = trial.dataset
-        for line in augmentation_warnings(trial.dataset.manifest.images, data.augmentation):
-            unused.append(f"{data.dataset} {line}")
-
-    def warn(text: str) -> None:
-        lines.setdefault(text, Text.assemble(("warning", "yellow"), f"  {text}"))
-
-    for (name, train, scored), dataset in used.items():
-        divided = [fold for split in (train, *scored) if (fold := parse_fold(split))]
-        whole = [fold.split for fold in divided]
-        others = [split for split in (train, *scored) if parse_fold(split) is None]
-        shown = summary(dataset, list(dict.fromkeys([*whole, *others])))
-        for line in (*shown, *(_folds_text(dataset, fold) for fold in divided)):
-            text = f"{name} {line}"
-            lines.setdefault(text, Text(text, "dim"))
-        for line in training_warnings(dataset, train, scored):
-            warn(f"{name} {line}")
-    for (name, train, batch, crop), dataset in sampled.items():
-        for line in sampling_warnings(dataset, train, batch, crop):
-            warn(f"{name} {line}")
-    for text in unused:
-        warn(text)
-    for styled in lines.values():
-        console.print(styled, highlight=False, soft_wrap=True)
+def _sample_lines(plan: StudyPlan) -> list[str]:
+    """Return the values of each sample of a search, once if all rows share them, and how many are
+    not drawn yet."""
+    sampling = plan.study.config.sampling
+    if sampling is None:
+        return []
+    lines: dict[str, None] = {}
+    numbers: dict[tuple[str, ...], set[int]] = {}
+    for each in plan.forecast.trials:
+        cell, sample = each.trial.cell, each.trial.sample
+        assert sample is not None
+        numbers.setdefault(cell, set()).add(sample.number)
+        shared = sample.number < sampling.random_count
+        name = sample.name if shared else ", ".join((*cell, sample.name))
+        values = ", ".join(f"{key} {value_text(value)}" for key, value in sample.values.items())
+        lines[f"{name}: {values}"] = None
+    if sampling.method == "tpe" and not plan.study.is_partial:
+        later = sum(sampling.count - len(known) for known in numbers.values())
+        if later:
+            trials = trial_count(later * len(plan.study.config.repetitions))
+            lines[
+                f"{later} more samples ({trials}) are drawn later, by the scores of these; the "
+                "totals are without them"
+            ] = None
+    return [*lines, ""]
 
 
 def trial_count(count: int) -> str:

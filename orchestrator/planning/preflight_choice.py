@@ -19,7 +19,13 @@ _IRRELEVANT = ("epochs", "steps", "learning_rate", "momentum", "weight_decay", "
 
 def preflight_key(trial: ResolvedTrial) -> tuple[str, str]:
     """Return a key that is equal for trials that one preflight run covers, because they differ only
-    in seed, fold, schedule and the like."""
+    in seed, fold, schedule and the like, or in samples from continuous ranges."""
+    if trial.sample is not None:
+        choices = {k: v for k, v in trial.sample.values.items() if not isinstance(v, float)}
+        relevant = {
+            k: v for k, v in choices.items() if k.removeprefix("training.") not in _IRRELEVANT
+        }
+        return repr((trial.cell, relevant)), trial.location
     experiment, defaults = trial.experiment, TrainingConfig()
     fixed = {name: getattr(defaults, name) for name in _IRRELEVANT}
     data = experiment.data

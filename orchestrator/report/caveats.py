@@ -4,6 +4,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from orchestrator.report.columns import row_label
 from orchestrator.report.comparisons import family_size
 from orchestrator.report.power import seeds_warning
 from orchestrator.report.rows import Row, expected_difference
+from orchestrator.study.search_checks import found_sample, unequal_lines, untuned_lines
 from orchestrator.study.study import Study
 from pipelines.data.split_names import general_name, splits_overlap
 
@@ -48,6 +50,7 @@ def caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
                 f"{validation}); this is not a test score: {row_names(those, rows)}."
             )
     yield from _data_warnings(rows)
+    yield from _tuning(study, rows)
     yield from _added_seeds(rows)
     yield from _degenerate_classes(rows)
     yield from seed_caveats(study, rows)
@@ -91,6 +94,34 @@ def _added_seeds(rows: Sequence[Row]) -> Iterable[str]:
             f"{', '.join(map(str, sorted(added)))}). If they were added because of the results, p "
             "is too small; choose the number of seeds beforehand."
         )
+
+
+def _tuning(study: Study, rows: Sequence[Row]) -> Iterable[str]:
+    """Yield what limits a table with values from a search: seeds that the search used, and rows
+    that were not tuned alike."""
+    config, result = study.config, study.config.search_result
+    if result is None:
+        return
+    validation = {row.results[0].trial.experiment.data.validation_split for row in rows}
+    protocol = config.report.protocol
+    scored = {general_name(config.scored_split(protocol, each) or "") for each in validation}
+    seeds = {each.trial.experiment.seed for row in rows for each in row.results}
+    shared = sorted(seeds & set(result.seeds))
+    if shared and result.split in scored:
+        plural = "s" if len(shared) > 1 else ""
+        yield (
+            f"Seed{plural} {', '.join(map(str, shared))} of this table "
+            f"{'were' if len(shared) > 1 else 'was'} used by search {result.search!r} on the same "
+            f"split ({result.split}): the best of its samples was chosen by these very scores, so "
+            "they are optimistic. Train the table with other seeds."
+        )
+    names = [
+        row_names([row], rows)
+        for row in rows
+        if found_sample(result, row.variant, asdict(row.results[0].trial.experiment)) is None
+    ]
+    for line in (*untuned_lines(result, names), *unequal_lines(result, config.variants)):
+        yield f"{line[0].upper()}{line[1:]}."
 
 
 def _degenerate_classes(rows: Sequence[Row]) -> Iterable[str]:

@@ -20,6 +20,7 @@ from orchestrator.report.rows import Row
 from orchestrator.report.scores import Score, find_score
 from orchestrator.study.config import StudyConfig
 from orchestrator.study.published import PublishedRow
+from orchestrator.study.sampling import value_text
 
 # Differences with a smaller corrected p value are bold in tables and colored in figures.
 SIGNIFICANT = 0.05
@@ -90,6 +91,20 @@ def _requested(
         _column(key, replace(kind, drop_rank=min(kind.drop_rank, PAPER_RANK)), rows, others)
         for key, kind in requested.items()
     ]
+
+
+def sample_columns(config: StudyConfig, rows: Sequence[Row | None], blank: int = 0) -> list[Column]:
+    """Return the columns with number and values of the rows' samples, none if the study does not
+    sample. blank: number of empty lines after the rows."""
+    if not config.sample:
+        return []
+    samples = [*(None if row is None else row.sample for row in rows), *[None] * blank]
+    numbers = tuple(EMPTY if each is None else str(each.number) for each in samples)
+    columns = [Column("sample", numbers, key="sample")]
+    for key in config.sample:
+        texts = tuple(EMPTY if s is None else value_text(s.values.get(key)) for s in samples)
+        columns.append(Column(key.split(".")[-1], texts, key=key))
+    return columns
 
 
 def compared_to(rows: Sequence[Row]) -> list[str]:

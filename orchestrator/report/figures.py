@@ -1,4 +1,5 @@
-"""The figures of a report: differences, accuracy against FLOPs, classes and learning curves.
+"""The figures of a report: differences, samples of a search, accuracy against FLOPs, classes and
+learning curves.
 
 Each is drawn once, for the page and as a PDF file for a paper.
 """
@@ -26,10 +27,12 @@ from orchestrator.report.forest import (
 )
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row
+from orchestrator.report.sample_plot import SampledSeries, draw_samples
+from orchestrator.report.search import best_rows, objective, tuned_rows
 from orchestrator.report.table import Cell, cell_titles
 from orchestrator.study.study import Study
 
-Kind = Literal["differences", "accuracy", "classes", "miou", "loss"]
+Kind = Literal["differences", "samples", "accuracy", "classes", "miou", "loss"]
 History = Callable[[Result, str], Series]
 
 MIOU, LOSS = "val/miou", "train/loss"
@@ -62,8 +65,10 @@ def draw_figures(
     """
     if study.config.kind == "profile":
         return []
+    samples, rows = list(_samples(study, rows)), best_rows(study, rows)
     return [
         *_differences(study, rows),
+        *samples,
         *_accuracy(study, rows),
         *_classes(study, rows, maps),
         *_curves(study, rows, history),
@@ -118,6 +123,31 @@ def _line(study: Study, row: Row, several_bases: bool) -> ForestLine:
         significant=difference.shown,
         text=f"{text}  n = {len(difference.seeds)}",
     )
+
+
+def _samples(study: Study, rows: Sequence[Row]) -> Iterator[ReportFigure]:
+    """Yield the scores of a search's samples by each sampled key, of each grid cell."""
+    if study.config.sampling is None:
+        return
+    score, tuned = objective(study, rows), tuned_rows(study, rows)
+    for cell, title in cell_titles(rows).items():
+        series = [
+            SampledSeries(
+                each.samples[0].label,
+                _index(study, each.samples[0]),
+                {
+                    row.sample.number: (row.sample.values, each.scores[row.sample.number])
+                    for row in each.samples
+                    if row.sample is not None and row.sample.number in each.scores
+                },
+                each.best.sample.number if each.best and each.best.sample else None,
+            )
+            for each in tuned
+            if each.samples[0].grid_cell == cell and each.scores
+        ]
+        if series:
+            figure = draw_samples(series, study.config.sample, score.name, title)
+            yield ReportFigure("samples", title, figure, "Scores of the samples")
 
 
 def _accuracy(study: Study, rows: Sequence[Row]) -> Iterator[ReportFigure]:

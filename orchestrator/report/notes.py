@@ -10,8 +10,10 @@ from orchestrator.report.difference_notes import difference_notes, overall_notes
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row
 from orchestrator.report.scores import find_score
-from orchestrator.study.config import ProfileOptions
+from orchestrator.study.config import ProfileOptions, score_label
 from orchestrator.study.published import PublishedRow
+from orchestrator.study.sampling import range_text
+from orchestrator.study.search_result import FILE
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
 from pipelines.data.split_names import general_name
@@ -73,12 +75,16 @@ def _unfinished(study: Study, rows: Sequence[Row]) -> list[str]:
         TrialState.WAITING,
         TrialState.STOPPED_EARLY,
     )
+    # A trial that a search stopped early is done; the table says how many there are.
+    done = {TrialState.FINISHED}
+    if study.config.sampling is not None:
+        done.add(TrialState.STOPPED_EARLY)
     selected = {trial.name for trial in study.trials}
     results = [
         result
         for row in rows
         for result in row.results
-        if result.state is not TrialState.FINISHED and result.trial.name in selected
+        if result.state not in done and result.trial.name in selected
     ]
     results.sort(key=lambda result: order.index(result.state))
     return [_description(study, result) for result in results]
@@ -118,10 +124,15 @@ def _footnotes(
     """Yield each footnote, followed by the keys of the columns it is about."""
     yield from _scoring(study, rows)
     if study.config.kind == "search":
-        yield (
-            "This is a search; weak trials may have been stopped early. Use it to choose a "
-            "configuration. It does not support comparisons, so none are shown.",
+        stopped = "; weak trials may have been stopped early" * (
+            study.config.early_stopping is not None
         )
+        yield (
+            f"This is a search{stopped}. Use it to choose a configuration. It does not support "
+            "comparisons, so none are shown.",
+        )
+    yield from _sampling(study)
+    yield from _tuning(study)
     planned = len(study.config.repetitions)
     if study.config.fold_count is not None:
         seeds = len(study.config.seeds)
@@ -155,13 +166,49 @@ def _footnotes(
     if any(row.cost is not None for row in rows):
         yield "Parameters exclude auxiliary heads.", "parameters_m"
         yield "GFLOPs: billions of multiply-adds for one training crop.", "gflops"
-    if any(row.hours is not None for row in rows):
+    if any(row.hours is not None for row in rows) and study.config.sampling is None:
         yield (
             "Images/s is training throughput, hours the time of one training; both are means over "
             "the row's trials.",
             "images_per_second",
             "hours",
         )
+
+
+def _sampling(study: Study) -> Iterable[tuple[str, ...]]:
+    """Yield the notes on the samples of a search."""
+    config, sampling = study.config, study.config.sampling
+    if sampling is None:
+        return
+    drawn = "all rows have the same samples, drawn at random"
+    if sampling.method == "tpe":
+        drawn = (
+            f"{sampling.random_count} are drawn at random, the same for all rows, and the others "
+            "by the scores of the row's own samples (TPE)"
+        )
+    ranges = "; ".join(f"{key} {range_text(each)}" for key, each in config.sample.items())
+    yield f"{sampling.count} samples of each row: {drawn}. Ranges: {ranges}.", "sample"
+    label = score_label(sampling.metric)
+    yield (
+        f"The best sample of each row is chosen by {label} on the images that it is scored on, so "
+        f"its score is optimistic. A table takes it by `from_search`, with {FILE} of this report; "
+        "train the table with other seeds.",
+        "sample",
+    )
+
+
+def _tuning(study: Study) -> Iterable[tuple[str, ...]]:
+    """Yield the note on the values that a table takes from a search."""
+    result = study.config.search_result
+    if result is None:
+        return
+    keys = ", ".join(f"{key} {range_text(each)}" for key, each in result.ranges.items())
+    seeds = f"seed{'s' if len(result.seeds) > 1 else ''} {', '.join(map(str, result.seeds))}"
+    yield (
+        f"Each row has the best of {result.samples} samples of search {result.search!r} "
+        f"({result.method}; {keys}), chosen by {score_label(result.metric)} on split "
+        f"{result.split} with {seeds}.",
+    )
 
 
 def _other_metrics(study: Study, rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:

@@ -9,6 +9,7 @@ from orchestrator.report.rows import Row
 from orchestrator.report.scores import find_score
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.repetition import Repetition, repetition_text
+from orchestrator.study.sampling import SearchSample, value_text
 from orchestrator.study.study import Study
 from pipelines.data.split_names import general_name
 
@@ -89,6 +90,7 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
         "variant": row.variant,
         "label": row.label,
         **{axis: str(row.axes[axis]) for axis in study.config.grid},
+        **_sample(row.sample),
         "split": None if split is None else general_name(split),
         "protocol": scoring.protocol,
         "n": len(values),
@@ -132,6 +134,14 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
     }
 
 
+def _sample(sample: SearchSample | None) -> dict[str, Value]:
+    """Return the number of a sample and its values; empty for None."""
+    if sample is None:
+        return {}
+    texts = {key: value_text(value) for key, value in sample.values.items()}
+    return {"sample": sample.number, **texts}
+
+
 def _requested(study: Study, row: Row) -> dict[str, Value]:
     """Return how many trainings of a row the study has."""
     seeds = len({result.trial.experiment.seed for result in row.results})
@@ -155,6 +165,7 @@ def trial_records(study: Study, rows: Sequence[Row]) -> list[dict[str, Value]]:
             "variant": trial.variant,
             "label": trial.label,
             **{axis: str(value) for axis, value in trial.axes.items()},
+            **_sample(trial.sample),
             "seed": trial.experiment.seed,
             **({} if study.config.folds is None else {"fold": trial.experiment.data.fold}),
             "state": str(result.state),

@@ -1,5 +1,5 @@
-"""The rows of a study's table: one per variant and grid cell, aggregated over seeds and
-folds."""
+"""The rows of a study's table: one per variant and grid cell (and sample of a search), aggregated
+over seeds and folds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,7 +11,11 @@ from orchestrator.study.conditions import VARIANT, holds
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.published import Reference
 from orchestrator.study.repetition import Repetition
+from orchestrator.study.sampling import SearchSample
 from orchestrator.study.study import Study, Trial
+
+# Variant, grid cell, number of the sample.
+_Group = tuple[str, tuple[str, ...], int | None]
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Row:
     published_difference: of the published mIoU, from that of `base`.
     images_per_second, hours: means over the trials that have a score.
     entered: scores in percent entered by hand, by seed.
+    sample: of a search that samples.
     """
 
     variant: str
@@ -51,6 +56,7 @@ class Row:
     mixed_difference: bool = False
     differences: Mapping[str, Difference] = field(default_factory=dict)
     incomparable: str = ""
+    sample: SearchSample | None = None
 
     @property
     def grid_cell(self) -> tuple[str, ...]:
@@ -93,10 +99,9 @@ def build_rows(
 ) -> list[Row]:
     """Return the rows in the order of the study file, without their differences (see
     `compare_rows`). costs: by trial name, if they are known before training."""
-    groups: dict[tuple[str, tuple[str, ...]], list[Result]] = {}
+    groups: dict[_Group, list[Result]] = {}
     for result in results:
-        grid_cell = tuple(map(str, result.trial.axes.values()))
-        groups.setdefault((result.trial.variant, grid_cell), []).append(result)
+        groups.setdefault(_group(result.trial, result.trial.variant), []).append(result)
     return [_row(study, group, groups, costs or {}) for group in groups.values()]
 
 
@@ -124,15 +129,21 @@ def in_setting(setting: Mapping[str, Any], trial: Trial) -> bool:
     )
 
 
+def _group(trial: Trial, variant: str) -> _Group:
+    """Return the row of a variant with the grid cell and the sample of a trial."""
+    sample = None if trial.sample is None else trial.sample.number
+    return variant, tuple(map(str, trial.axes.values())), sample
+
+
 def _row(
     study: Study,
     group: Sequence[Result],
-    groups: Mapping[tuple[str, tuple[str, ...]], list[Result]],
+    groups: Mapping[_Group, list[Result]],
     costs: Mapping[str, ModelCost],
 ) -> Row:
     trial = group[0].trial
     base = study.config.base_of(trial.variant) or ""
-    theirs = groups.get((base, tuple(map(str, trial.axes.values()))))
+    theirs = groups.get(_group(trial, base))
     published_difference = None
     if theirs and trial.published_miou is not None:
         other = theirs[0].trial.published_miou
@@ -157,6 +168,7 @@ def _row(
             for result in group
             if result.trial.entered is not None
         },
+        sample=trial.sample,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.report.rows import Row
-from orchestrator.study.config import SCORE_LABELS, StudyConfig
+from orchestrator.study.config import SCORE_LABELS, StudyConfig, score_label
 from orchestrator.study.repetition import Repetition
 from pipelines.data.manifest import metric_name
 from pipelines.evaluation.config import MetricConfig
@@ -45,11 +45,11 @@ class Score:
 
 def find_score(config: StudyConfig, rows: Sequence[Row], key: str) -> Score | None:
     """Return the score of that name; None if there is no such metric in any evaluation."""
-    kind, _, class_name = key.partition("/")
+    kind, _, _ = key.partition("/")
     metric = _metrics(config, rows).get(kind)
     if metric is None and kind not in SCORE_LABELS:
         return None
-    label = SCORE_LABELS.get(kind, kind) + f" {class_name}" * bool(class_name)
+    label = score_label(key)
     protocol = config.report.protocol
     prefix = "val" if protocol is None else f"eval/{protocol}"
     if metric is None:

@@ -27,14 +27,17 @@ from orchestrator.report.notes import Notes, notes_on
 from orchestrator.report.records import Value, as_csv, table_records
 from orchestrator.report.results import Result, Results
 from orchestrator.report.rows import Row, build_rows
+from orchestrator.report.search import best_rows, best_table, search_result
 from orchestrator.report.table import Cell, Table, grid_table, main_table, overall_table
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.resolved import ResolvedTrial
+from orchestrator.study.search_result import FILE
 from orchestrator.study.study import Study
 from orchestrator.tracking.queries import (
     StoreSnapshot,
     history,
     parent_run_id,
+    recorded_samples,
     run_url,
     study_figures,
     take_snapshot,
@@ -61,8 +64,14 @@ class Report:
 
     @property
     def tables(self) -> list[tuple[str, Table]]:
-        """The tables with their titles; if there is a grid, its table comes first."""
-        others = self.study.config.published
+        """The tables with their titles; if there is a grid, its table comes first, and so does the
+        table of the best samples."""
+        others, sampling = self.study.config.published, self.study.config.sampling
+        if sampling is not None:
+            return [
+                (f"Best of {sampling.count} samples", best_table(self.study, self.rows)),
+                ("All samples", replace(main_table(self.study, self.rows, others), name="samples")),
+            ]
         grid = grid_table(self.study, self.rows, others)
         main = main_table(self.study, self.rows, others)
         if grid is None:
@@ -107,9 +116,10 @@ class Report:
         self.print_table(console)
 
     def print_table(self, console: Console) -> None:
-        """Print the tables and the notes on the columns that fit."""
+        """Print the tables and the notes on the columns that fit. The samples of a search are too
+        many for a terminal; only the best ones are shown."""
         notes, name = self.notes, self.study.config.study
-        tables = self.tables
+        tables = [each for each in self.tables if each[1].name != "samples"]
         shown = [(title, fitted(table, console.width)) for title, table in tables]
         for (title, table), (_, fitting) in zip(tables, shown, strict=True):
             console.print(as_rich(table, fitting, f"{name}: {title}" if title else name))
@@ -182,8 +192,7 @@ class StudyReport:
     costs: Mapping[str, ModelCost] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # All trials are read whatever is shown: all comparisons of the study are one family.
-        self._results = Results(self.study.whole, self.store, self.identities)
+        self._results = self._results_of(self.study)
         self._histories: dict[tuple[str, str], Series] = {}
 
     @staticmethod
@@ -195,9 +204,15 @@ class StudyReport:
 
     def read(self, snapshot: StoreSnapshot | None = None) -> Report:
         """Read the report from the tracking store. snapshot: of the store; None takes one now."""
-        results = self._results.read(snapshot or take_snapshot(self.store))
-        compared = compare_rows(self.study, build_rows(self.study, results, self.costs))
-        selected = {trial.name for trial in self.study.trials}
+        snapshot = snapshot or take_snapshot(self.store)
+        study, reader = self.study, self._results
+        if self.identities is None and (recorded := recorded_samples(study, snapshot.trials)):
+            assert study.with_samples is not None
+            study = study.with_samples(recorded)
+            reader = self._results_of(study)
+        results = reader.read(snapshot)
+        compared = compare_rows(study, build_rows(study, results, self.costs))
+        selected = {trial.name for trial in study.trials}
         rows = [
             row
             for row in compared.rows
@@ -205,17 +220,23 @@ class StudyReport:
         ]
         shown = {row.variant for row in rows}
         overall = [each for each in compared.overall if each.variant in shown]
-        return Report(self.study, rows, overall)
+        return Report(study, rows, overall)
+
+    def _results_of(self, study: Study) -> Results:
+        # All trials are read whatever is shown: all comparisons of the study are one family.
+        return Results(study.whole, self.store, self.identities)
 
     def documents(self, report: Report) -> dict[str, str | bytes]:
         """Return the content of the report's files by file name: tables, page, and figures as
         PDF."""
-        maps = class_maps(report.study, report.rows)
+        maps = class_maps(report.study, best_rows(report.study, report.rows))
         figures = draw_figures(report.study, report.rows, self._history, maps)
+        found = search_result(report.study, report.rows)
         return {
             "table.md": report.markdown(),
             "table.csv": report.csv(),
             "table.tex": report.latex(),
+            **({} if found is None else {FILE: found.as_yaml()}),
             "report.html": self._page(report, figures, maps),
             **{f"figures/{each.name}.pdf": as_pdf(each.figure) for each in figures},
         }

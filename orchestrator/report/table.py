@@ -21,6 +21,7 @@ from orchestrator.report.columns import (
     is_significant,
     metric_columns,
     row_label,
+    sample_columns,
     setting_text,
 )
 from orchestrator.report.comparisons import OverallDifference
@@ -238,7 +239,7 @@ def _names(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) ->
         theirs = [axis_text(other.when.get(axis)) for other in others]
         name = axis.split(".")[-1]
         columns.append(Column(name, (*values, *theirs), numeric=False, key=axis))
-    return columns
+    return [*columns, *sample_columns(study.config, rows, len(others))]
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:

@@ -25,6 +25,8 @@ from orchestrator.study.published import (
 )
 from orchestrator.study.repetition import FoldsConfig, Repetition
 from orchestrator.study.resources import Resources
+from orchestrator.study.sampling import RangeConfig, SamplesConfig
+from orchestrator.study.search_result import SearchResult
 from pipelines.data.split_names import check_split_name
 from pipelines.evaluation.config import (
     COUNTED,
@@ -349,6 +351,12 @@ class StudyConfig:
         list of values.
     when: values that depend on the cell, applied in order after base, variant and grid.
     seeds: seeds of each cell; every seed is one trial.
+    sample: keys that a `kind: search` study samples, by dotted key, each with a range such as
+        `{log: [1e-3, 1]}`.
+    samples: number of samples of each row and grid cell, or a mapping of `count`, `method` and
+        others; every sample is one trial for each seed.
+    from_search: file with the best samples of a search, as its report writes them to `found.yaml`;
+        each row takes its own, over base, variant and grid. The path is relative to this file.
     folds: number of folds of a cross-validation, or a mapping of `count` and `by`; every fold of
         every seed is one trial. None by default.
     compare_to: variant that differences are computed against; no differences by default. A variant
@@ -380,6 +388,9 @@ class StudyConfig:
     base: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, list[Any]] = field(default_factory=dict)
     when: tuple[ConditionalConfig, ...] = ()
+    sample: dict[str, RangeConfig] = field(default_factory=dict)
+    samples: int | SamplesConfig | None = None
+    from_search: str | SearchResult | None = None
     seeds: tuple[int, ...] = (0,)
     folds: int | FoldsConfig | None = None
     compare_to: str | None = None
@@ -401,6 +412,20 @@ class StudyConfig:
         if isinstance(self.folds, int):
             return FoldsConfig(self.folds) if self.folds > 1 else None  # `checks` reports it
         return self.folds
+
+    @property
+    def sampling(self) -> SamplesConfig | None:
+        """`samples` in its long form; None for a study without `sample`."""
+        if not self.sample or self.samples is None:
+            return None
+        if isinstance(self.samples, int):
+            return SamplesConfig(max(1, self.samples))  # `checks` reports fewer
+        return self.samples
+
+    @property
+    def search_result(self) -> SearchResult | None:
+        """The content of `from_search`; None without it."""
+        return self.from_search if isinstance(self.from_search, SearchResult) else None
 
     @property
     def fold_count(self) -> int | None:
@@ -450,6 +475,12 @@ class StudyConfig:
             return self.first
         rows = [self.compare_to or next(iter(self.variants)), list(self.variants)[-1]]
         return tuple(dict.fromkeys(rows))
+
+
+def score_label(key: str) -> str:
+    """Return the label of a score, such as `IoU pole` of `iou/pole`."""
+    kind, _, class_name = key.partition("/")
+    return SCORE_LABELS.get(kind, kind) + f" {class_name}" * bool(class_name)
 
 
 def field_names(config: type[Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Expands a study into trials: variants x grid x seeds (x folds).
+"""Expands a study into trials: variants x grid x samples x seeds (x folds).
 
 Each is merged over the base and validated.
 """
@@ -20,9 +20,18 @@ from orchestrator.study.config import StudyConfig, VariantConfig
 from orchestrator.study.overlay import overlay, read_experiment, without_unknown_keys
 from orchestrator.study.published import EnteredScore, Reference
 from orchestrator.study.repetition import Repetition, fold_of, seed_of
+from orchestrator.study.sampling import CellName, SearchSample, random_sample
+from orchestrator.study.search_checks import found_sample
 from orchestrator.study.study import Trial
 from orchestrator.study.validation import as_json
-from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError, single_value
+from orchestrator.study.yaml_source import (
+    Keys,
+    Problem,
+    Source,
+    SourceLocation,
+    StudyError,
+    single_value,
+)
 from pipelines.data.config import DataConfig
 from pipelines.training.experiment import SEEDS
 
@@ -31,11 +40,13 @@ Published = TypeVar("Published", Reference, EnteredScore)
 
 @dataclass(frozen=True)
 class _Cell:
-    """One variant at one point of the grid: its merged values, and the same with defaults."""
+    """One variant at one point of the grid, and one sample of a search: its merged values, and the
+    same with defaults."""
 
     name: str
     variant: VariantConfig
     axes: dict[str, Any]
+    sample: SearchSample | None
     source: Source
     values: dict[str, Any]
 
@@ -43,9 +54,17 @@ class _Cell:
 class _Expansion:
     """Expands one study and collects its problems and the conditions that some cell meets."""
 
-    def __init__(self, config: StudyConfig, source: Source, overrides: Sequence[Source]) -> None:
+    def __init__(
+        self,
+        config: StudyConfig,
+        source: Source,
+        overrides: Sequence[Source],
+        proposed: Mapping[CellName, Sequence[SearchSample]],
+    ) -> None:
         self.config = config
         self.source = source
+        self.untuned: list[str] = []
+        self._proposed = proposed
         self.problems: list[Problem] = []
         self.values: list[dict[str, Any]] = []
         self._overrides = [without_unknown_keys(one, self.problems) for one in overrides]
@@ -91,18 +110,55 @@ class _Expansion:
             axes, cell = {}, row
             for axis, (index, value) in zip(grid, chosen, strict=True):
                 location = self.source.location(("grid", axis, index))
-                column = without_unknown_keys(single_value(axis, value, location), [])
-                cell = overlay(cell, column)
+                cell = self._with_value(cell, axis, value, location)
                 axes[axis] = value
-            for index, conditional in enumerate(self.config.when):
-                values = resolved_values(name, self._overridden(cell).value)
-                if holds(conditional.condition, values):
-                    self._met.add(("when", index, "if"))
-                    cell = overlay(cell, self._conditionals[index])
-            cell = self._overridden(cell)
-            self.problems += self._wrong_columns(name, axes, cell.value)
-            values = resolved_values(name, cell.value)
-            yield _Cell(name, self.config.variants[name], axes, cell, values)
+            cell = self._tuned(name, axes, cell)
+            for sample in self._samples((name, *map(str, axes.values()))):
+                yield self._cell(name, axes, cell, sample)
+
+    def _cell(
+        self, name: str, axes: dict[str, Any], cell: Source, sample: SearchSample | None
+    ) -> _Cell:
+        """Return a cell with the values of a sample, of `when` and of the command line."""
+        for key, value in sample.values.items() if sample is not None else ():
+            cell = self._with_value(cell, key, value, self.source.location(("sample", key)))
+        for index, conditional in enumerate(self.config.when):
+            values = resolved_values(name, self._overridden(cell).value)
+            if holds(conditional.condition, values):
+                self._met.add(("when", index, "if"))
+                cell = overlay(cell, self._conditionals[index])
+        cell = self._overridden(cell)
+        self.problems += self._wrong_columns(name, axes, cell.value)
+        values = resolved_values(name, cell.value)
+        return _Cell(name, self.config.variants[name], axes, sample, cell, values)
+
+    def _samples(self, cell: CellName) -> list[SearchSample | None]:
+        """Return the known samples of a row and grid cell; a single None without sampling."""
+        sampling, ranges = self.config.sampling, self.config.sample
+        if sampling is None:
+            return [None]
+        first = range(sampling.random_count)
+        drawn = [random_sample(ranges, number, sampling.seed) for number in first]
+        return [*drawn, *self._proposed.get(cell, ())]
+
+    def _tuned(self, name: str, axes: Mapping[str, Any], cell: Source) -> Source:
+        """Return a cell with the values that a search found for it."""
+        result = self.config.search_result
+        if result is None:
+            return cell
+        values = resolved_values(name, self._overridden(cell).value)
+        found = found_sample(result, name, values)
+        if found is None:
+            self.untuned.append(", ".join([name, *map(str, axes.values())]))
+            return cell
+        location = self.source.location(("from_search", "rows", result.rows.index(found)))
+        for key, value in found.values.items():
+            cell = self._with_value(cell, key, value, location)
+        return cell
+
+    def _with_value(self, cell: Source, key: str, value: Any, location: SourceLocation) -> Source:
+        """Return a cell with a value at a dotted key; an unknown key is reported by `checks`."""
+        return overlay(cell, without_unknown_keys(single_value(key, value, location), []))
 
     def _wrong_columns(
         self, name: str, axes: Mapping[str, Any], values: Mapping[str, Any]
@@ -145,13 +201,16 @@ class _Expansion:
                 self.problems += [problem] if problem not in self.problems else []
                 return
             yield Trial(
-                name=trial_name(cell.name, cell.axes, repetition, len(self.config.seeds) > 1),
+                name=trial_name(
+                    cell.name, cell.axes, cell.sample, repetition, len(self.config.seeds) > 1
+                ),
                 variant=cell.name,
                 label=variant.label or cell.name,
                 axes=cell.axes,
                 experiment=replace(experiment, data=data, seed=seed),
                 reference=next(iter(references), None),
                 entered=next((score for score in entered if score.seed == seed), None),
+                sample=cell.sample,
             )
 
     def _held_out(self, data: DataConfig, fold: int | None) -> DataConfig:
@@ -171,19 +230,37 @@ class _Expansion:
         return matching
 
 
-def expand(
-    config: StudyConfig, source: Source, overrides: Sequence[Source]
-) -> tuple[tuple[Trial, ...], list[Problem], list[Problem]]:
-    """Return the trials of a study in the order of its file, their problems and, if there are no
-    problems, a warning for each condition that no cell meets.
+@dataclass(frozen=True)
+class Expanded:
+    """The trials of a study in the order of its file, and what is wrong with them.
 
-    Later ones win: base, variant, grid, each entry of `when` whose condition holds, and the
-    `overrides`, which are partial experiments from the command line.
+    unused: conditions that no cell meets, if there are no other problems. untuned: the cells for
+    which `from_search` has no values.
     """
-    expansion = _Expansion(config, source, overrides)
+
+    trials: tuple[Trial, ...]
+    problems: list[Problem]
+    unused: list[Problem]
+    untuned: list[str]
+
+
+def expand(
+    config: StudyConfig,
+    source: Source,
+    overrides: Sequence[Source],
+    proposed: Mapping[CellName, Sequence[SearchSample]],
+) -> Expanded:
+    """Expand a study.
+
+    Later ones win: base, variant, grid, `from_search`, sample, each entry of `when` whose condition
+    holds, and the `overrides`, which are partial experiments from the command line.
+
+    proposed: samples of each cell in addition to the random ones.
+    """
+    expansion = _Expansion(config, source, overrides, proposed)
     trials = expansion.trials()
     unused = [] if expansion.problems else list(expansion.unused())
-    return trials, expansion.problems, unused
+    return Expanded(trials, expansion.problems, unused, expansion.untuned)
 
 
 def _contains(value: Any, part: Any) -> bool:
@@ -194,11 +271,17 @@ def _contains(value: Any, part: Any) -> bool:
 
 
 def trial_name(
-    variant: str, axes: Mapping[str, Any], repetition: Repetition, several_seeds: bool
+    variant: str,
+    axes: Mapping[str, Any],
+    sample: SearchSample | None,
+    repetition: Repetition,
+    several_seeds: bool,
 ) -> str:
-    """Return the variant and the axes' values, the seed if there are several or it is not 0, and
-    the fold if there are folds."""
+    """Return the variant, the axes' values and the sample, the seed if there are several or it is
+    not 0, and the fold if there are folds."""
     parts = [variant, *(str(value) for value in axes.values())]
+    if sample is not None:
+        parts.append(sample.name)
     if several_seeds or seed_of(repetition) != 0:
         parts.append(f"seed {seed_of(repetition)}")
     if fold_of(repetition) is not None:

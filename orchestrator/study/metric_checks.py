@@ -6,15 +6,15 @@ from orchestrator.study.config import OTHER_METRICS, SCORE_LABELS, TABLE_COLUMNS
 from orchestrator.study.study import Trial
 from orchestrator.study.validation import suggestion
 from orchestrator.study.yaml_source import Problem, Source
-from pipelines.evaluation.config import COUNTED, METRICS
+from pipelines.evaluation.config import COUNTED, METRICS, EvaluationConfig
 
 # Metrics by key: their different settings, each with the name of a trial.
 _Settings = dict[str, dict[str, str]]
 
 
 def check_metrics(config: StudyConfig, trials: Sequence[Trial], source: Source) -> list[Problem]:
-    """Return the names in `report.columns` and `early_stopping` that are no metric of the trials,
-    and the metrics that have different settings under one name.
+    """Return the names in `report.columns`, `early_stopping` and `samples` that are no metric of
+    the trials, and the metrics that have different settings under one name.
 
     trials: all of the study's; empty if it has other problems.
     """
@@ -25,7 +25,7 @@ def check_metrics(config: StudyConfig, trials: Sequence[Trial], source: Source) 
         problems += [
             *_unknown_columns(config, shown, source),
             *_same_keys(config, shown, _settings(config, trials, None), source),
-            *_objective(config, trials, source),
+            *_objectives(config, trials, source),
         ]
     return list(dict.fromkeys(problems))
 
@@ -44,8 +44,7 @@ def _same_keys(
 ) -> Iterator[Problem]:
     """Yield the metrics that are compared although their settings differ."""
     names = [(name.removeprefix("difference/"), shown) for name in config.report.columns or ()]
-    if config.early_stopping is not None:
-        names.append((config.early_stopping.metric, trained))
+    names += [(name, trained) for name in objectives(config).values()]
     for name, settings in names:
         trials = list(settings.get(name.split("/")[0], {}).values())
         if len(trials) > 1:
@@ -96,21 +95,45 @@ def _unknown_columns(config: StudyConfig, shown: _Settings, source: Source) -> I
             yield Problem(location, f"{message}; {suggestion(metric, compared)}")
 
 
-def _objective(config: StudyConfig, trials: Sequence[Trial], source: Source) -> Iterator[Problem]:
-    """Yield a problem if some trial does not compute the objective while it trains."""
-    if config.early_stopping is None:
-        return
-    metric = config.early_stopping.metric
-    kind, _, class_name = metric.partition("/")
-    for trial in trials:
-        own = {each.key: each for each in trial.experiment.evaluation.metric_configs}
-        known = [*COUNTED, *own]
-        has_classes = kind == "iou" or (kind in own and _has_classes(own[kind].name))
-        if metric not in known and not (class_name and has_classes):
-            message = f"`early_stopping.metric` is {metric!r}, which {trial.name} does not compute"
-            location = source.location(("early_stopping", "metric"))
-            yield Problem(location, f"{message}; {suggestion(metric, known)}")
-            return
+def objectives(config: StudyConfig) -> dict[str, str]:
+    """Return the metrics that a search compares trials by, by the key that names them."""
+    names = {}
+    if config.early_stopping is not None:
+        names["early_stopping"] = config.early_stopping.metric
+    if config.sampling is not None:
+        names["samples"] = config.sampling.metric
+    return names
+
+
+def _objectives(config: StudyConfig, trials: Sequence[Trial], source: Source) -> Iterator[Problem]:
+    """Yield a problem for each objective that some trial does not compute while it trains."""
+    for name, metric in objectives(config).items():
+        kind, _, class_name = metric.partition("/")
+        for trial in trials:
+            if trial.experiment.data.validation_split is None:
+                message = f"`{name}` compares scores, but {trial.name} has no validation split"
+                location = source.location((name,))
+                yield Problem(location, f"{message}; set `data.validation_split`")
+                break
+            own = {each.key: each for each in trial.experiment.evaluation.metric_configs}
+            known = [*COUNTED, *own]
+            has_classes = kind == "iou" or (kind in own and _has_classes(own[kind].name))
+            if metric not in known and not (class_name and has_classes):
+                message = f"`{name}.metric` is {metric!r}, which {trial.name} does not compute"
+                location = source.location((name, "metric"))
+                yield Problem(location, f"{message}; {suggestion(metric, known)}")
+                break
+
+
+def higher_is_better(evaluation: EvaluationConfig, metric: str) -> bool:
+    """Return whether a high score in a metric of an evaluation is a good one."""
+    key = metric.split("/")[0]
+    own = [each for each in evaluation.metric_configs if each.key == key]
+    if key in (*COUNTED, "iou") or not own:
+        return True
+    from pipelines.evaluation.measuring import metric_class  # needs torch
+
+    return metric_class(own[0]).higher_is_better
 
 
 def _has_classes(metric: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from models import PretrainedReport, count_parameters
 from orchestrator.study.identity import code_version, trial_identity
+from orchestrator.study.metric_checks import objectives
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.resolved import ResolvedTrial, absolute, absolute_weights
 from orchestrator.study.study import Study, Trial
@@ -239,14 +240,14 @@ def check_protocols(study: Study, trials: Sequence[ResolvedTrial]) -> None:
 
 def check_classes(study: Study, trials: Sequence[ResolvedTrial]) -> None:
     """Check that the data sets have the classes that `report.class_groups`, the columns of
-    differences and `early_stopping.metric` name. Raises DatasetError if not."""
+    differences and the metrics of a search name. Raises DatasetError if not."""
     report = study.config.report
     groups = [(f"report.class_groups.{name}", each) for name, each in report.class_groups.items()]
     compared = [name.removeprefix("iou/") for name in report.differences if name[:4] == "iou/"]
     groups += [("report.columns", (each,)) for each in compared if each not in report.class_groups]
-    if study.config.early_stopping is not None:
-        _, _, ranked = study.config.early_stopping.metric.partition("/")
-        groups += [("early_stopping.metric", (ranked,))] if ranked else []
+    for key, metric in objectives(study.config).items():
+        _, _, ranked = metric.partition("/")
+        groups += [(f"{key}.metric", (ranked,))] if ranked else []
     datasets = {trial.location: trial.dataset for trial in trials}
     for location, dataset in datasets.items():
         classes = [entry.name for entry in dataset.manifest.classes]

@@ -97,7 +97,9 @@ def study_schema() -> Schema:
         definitions[name]["properties"]["when"] |= {"$ref": "#/$defs/Condition"}
     report = definitions["ReportOptions"]["properties"]
     report["published_setting"] |= {"$ref": "#/$defs/Condition"}
-    properties["grid"] |= _grid()
+    properties["grid"] |= _by_key({"anyOf": [{"type": "array", "minItems": 1}, {"type": "null"}]})
+    limits = {"anyOf": [{"$ref": "#/$defs/RangeConfig"}, {"type": "null"}]}
+    properties["sample"] |= _by_key(limits)
     for name in ("variants", "protocols"):  # null removes an inherited entry
         entry = properties[name]["additionalProperties"]
         properties[name]["additionalProperties"] = {"anyOf": [entry, {"type": "null"}]}
@@ -186,8 +188,8 @@ def _condition() -> Schema:
     }
 
 
-def _grid() -> Schema:
-    values = {"anyOf": [{"type": "array", "minItems": 1}, {"type": "null"}]}
+def _by_key(values: Schema) -> Schema:
+    """Return the schema of a mapping by dotted keys of an experiment. values: of each key."""
     return {
         "properties": dict.fromkeys(known_keys(), values),
         "patternProperties": {_OPEN_KEYS: values},

@@ -1,11 +1,13 @@
 """An expanded study: its config and its trials."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.study.config import StudyConfig
 from orchestrator.study.published import EnteredScore, Reference
 from orchestrator.study.repetition import Repetition
+from orchestrator.study.sampling import CellName, SearchSample
 from orchestrator.study.yaml_source import Problem
 from pipelines.training.experiment import Experiment
 
@@ -16,6 +18,7 @@ class Trial:
     a name unique in its study.
 
     reference: published values for this cell. entered: score of this trial entered by hand.
+    sample: of a search that samples.
     """
 
     name: str
@@ -25,6 +28,12 @@ class Trial:
     experiment: Experiment
     reference: Reference | None
     entered: EnteredScore | None = None
+    sample: SearchSample | None = None
+
+    @property
+    def cell(self) -> CellName:
+        """The trial's row and grid cell: the variant, and the axes' values as text."""
+        return self.variant, *map(str, self.axes.values())
 
     @property
     def repetition(self) -> Repetition:
@@ -45,7 +54,8 @@ class Study:
     text: the study file as written. resolved: the study merged with the files it extends, as YAML,
     with a comment for each `--set`. warnings: problems that do not prevent running the study.
     all_trials: includes the trials that `--only` leaves out. overridden: each `--set` that changes
-    the table.
+    the table. with_samples: returns the study with the given samples of each cell in addition to
+    the random ones.
     """
 
     config: StudyConfig
@@ -55,6 +65,9 @@ class Study:
     warnings: tuple[Problem, ...] = ()
     all_trials: tuple[Trial, ...] = ()
     overridden: tuple[str, ...] = ()
+    with_samples: Callable[[Mapping[CellName, Sequence[SearchSample]]], "Study"] | None = field(
+        default=None, compare=False, repr=False
+    )
 
     @property
     def is_partial(self) -> bool:

@@ -13,7 +13,7 @@ from orchestrator.evaluation.missing import evaluate_missing
 from orchestrator.evaluation.protocols import missing_scores
 from orchestrator.evaluation.submissions import missing_packages
 from orchestrator.planning.overhead import save_overhead
-from orchestrator.planning.plan_table import placement_line
+from orchestrator.planning.plan_table import placement_line, trial_count
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import Decision, ReconcileOptions, reconcile
 from orchestrator.preflight.preflight import Preflight
@@ -43,11 +43,22 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 5.0
 
 
+@dataclass(frozen=True)
+class Extension:
+    """A search with more samples than before, and what depends on its trials."""
+
+    study: Study
+    trials: list[ResolvedTrial]
+    planner: Planner
+    report: StudyReport
+
+
 @dataclass
 class SweepController:
     """One sweep over a study.
 
-    began: when the command began, by `time.monotonic`. finished: the finished runs by trial name.
+    extended: returns a search with its next samples, None if there are none. began: when the
+    command began, by `time.monotonic`. finished: the finished runs by trial name.
     failures: the causes of failures by trial name.
     """
 
@@ -60,6 +71,9 @@ class SweepController:
     cluster: Cluster
     planner: Planner
     report: StudyReport
+    extended: Callable[
+        [Study, Sequence[ResolvedTrial], Mapping[str, Decision]], Extension | None
+    ] = field(default=lambda study, trials, decisions: None)
     began: float = field(default_factory=time.monotonic)
     budget: Budget | None = None
     finished: dict[str, TrialRun] = field(default_factory=dict)
@@ -102,6 +116,8 @@ class SweepController:
                     self._train(study_run, todo, decisions, refresher.request)
                 elif any(decision.action == "wait" for decision in decisions.values()):
                     self._wait(decisions)
+                elif not self._limit_reached() and self._extend(decisions):
+                    self._refresh(study_run)
                 else:
                     break
                 decisions = self._reconcile()
@@ -175,6 +191,17 @@ class SweepController:
             if decision.state is TrialState.FAILED and decision.run is not None:
                 self.failures.setdefault(name, decision.run.reason)
         return decisions
+
+    def _extend(self, decisions: Mapping[str, Decision]) -> bool:
+        """Add the next samples of a search; return whether there are any."""
+        extension = self.extended(self.study, self.trials, decisions)
+        if extension is None:
+            return False
+        count = len(extension.trials) - len(self.trials)
+        say(self.context.console, f"\n{trial_count(count)} more, sampled by the scores so far")
+        self.study, self.trials = extension.study, extension.trials
+        self.planner, self.report = extension.planner, extension.report
+        return True
 
     def _train(
         self,

@@ -1,7 +1,7 @@
 """Runs a study: compares its file with the tracking store, then prints a plan or trains."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,10 +13,12 @@ from orchestrator.cluster.cluster_file import ClusterFile
 from orchestrator.console import say, warn
 from orchestrator.context import RunContext
 from orchestrator.evaluation.trained_model import local_weights
+from orchestrator.planning.data_summary import show_data
 from orchestrator.planning.measurements import load_measurements
-from orchestrator.planning.plan_table import StudyPlan, show_data, show_plan
+from orchestrator.planning.plan_table import StudyPlan, show_plan
 from orchestrator.planning.planner import Planner
-from orchestrator.planning.reconcile import ReconcileOptions, reconcile
+from orchestrator.planning.proposals import next_samples, with_recorded_samples
+from orchestrator.planning.reconcile import Decision, ReconcileOptions, reconcile
 from orchestrator.scheduling.capacity import Placement, plan_placement
 from orchestrator.scheduling.devices import have_bfloat16
 from orchestrator.study.resolve import (
@@ -40,6 +42,7 @@ from pipelines.preparation.embedded import EMBEDDED
 
 if TYPE_CHECKING:
     from orchestrator.report.study_report import StudyReport
+    from orchestrator.sweep.controller import Extension
 
 
 def run_study(
@@ -70,7 +73,7 @@ def run_study(
         from orchestrator.sweep.controller import SweepController  # Ray takes seconds to import
 
         return SweepController(
-            study,
+            prepared.study,
             context,
             _options(study, options),
             prepared.placement,
@@ -78,7 +81,8 @@ def run_study(
             prepared.store,
             prepared.cluster,
             prepared.planner,
-            study_report(study, prepared.store, prepared.trials),
+            study_report(prepared.study, prepared.store, prepared.trials),
+            prepared.extended,
             began,
         ).run()
 
@@ -93,8 +97,11 @@ def plan_study(
     with _prepared(study, context, plan_only=True) as prepared:
         trials, placement, planner = prepared.trials, prepared.placement, prepared.planner
         cluster = prepared.cluster
-        runs = prepared.snapshot.by_identity(trial.identity for trial in trials)
-        decisions = reconcile(trials, runs, study.config.study, _options(study, options))
+        decisions = prepared.decisions(options)
+        extended = prepared.extended(prepared.study, trials, decisions)
+        if extended is not None:
+            trials, planner = extended.trials, extended.planner
+            decisions = replace(prepared, trials=trials).decisions(options)
         # Running trials would distort the timings of a probe, and may leave no room for it.
         idle = all(decision.action != "wait" for decision in decisions.values())
         will_train = any(decision.will_train for decision in decisions.values())
@@ -104,7 +111,7 @@ def plan_study(
             )
 
             cluster.start()
-            Preflight(study, trials, placement, context, planner).probe()
+            Preflight(prepared.study, trials, placement, context, planner).probe()
         return planner.plan(decisions, partial(cluster.launch, placement))
 
 
@@ -114,14 +121,48 @@ def _options(study: Study, options: ReconcileOptions | None) -> ReconcileOptions
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What a plan and a training need: nodes, resolved trials, the tracking store's state."""
+    """What a plan and a training need: nodes, resolved trials, the tracking store's state.
+
+    resolve: resolves the trials of a study on this device. make_planner: makes the planner of a
+    study and its trials.
+    """
 
     cluster: Cluster
     placement: Placement
+    study: Study
     trials: list[ResolvedTrial]
     store: TrackingStore
     snapshot: StoreSnapshot
     planner: Planner
+    resolve: Callable[[Study], list[ResolvedTrial]]
+    make_planner: Callable[[Study, list[ResolvedTrial]], Planner]
+
+    def decisions(self, options: ReconcileOptions | None) -> dict[str, Decision]:
+        """Return the decision for each trial, by its name."""
+        runs = self.snapshot.by_identity(trial.identity for trial in self.trials)
+        name = self.study.config.study
+        return reconcile(self.trials, runs, name, _options(self.study, options))
+
+    def extended(
+        self,
+        study: Study,
+        trials: Sequence[ResolvedTrial],
+        decisions: Mapping[str, Decision],
+    ) -> "Extension | None":
+        """Return a search with its next samples, whose earlier ones have ended; None if there are
+        none. trials: of the study. decisions: by trial name."""
+        larger = next_samples(study, trials, decisions)
+        if larger is None:
+            return None
+        from orchestrator.sweep.controller import Extension  # imports matplotlib
+
+        resolved = self.resolve(larger)
+        return Extension(
+            larger,
+            resolved,
+            self.make_planner(larger, resolved),
+            study_report(larger, self.store, resolved),
+        )
 
 
 @contextmanager
@@ -145,14 +186,8 @@ def _prepared(study: Study, context: RunContext, plan_only: bool = False) -> Ite
         names = {trial.experiment.data.dataset for trial in study.trials}
         embedded = "; the embedded set is made on first use" if EMBEDDED in names else ""
         say(context.console, f"opening the data{embedded}", "dim")
-        trials = resolve_trials(
-            study.trials,
-            placement.device,
-            context.storage.at("datasets"),
-            study.config.imports,
-            partial(local_weights, storage=context.storage),
-            native_bfloat16=_native_bfloat16(context, placement),
-        )
+        resolve = partial(_resolve, context=context, placement=placement)
+        trials = resolve(study)
         check_protocols(study, trials)
         check_classes(study, trials)
         show_data(study, trials, context.console)
@@ -160,14 +195,42 @@ def _prepared(study: Study, context: RunContext, plan_only: bool = False) -> Ite
         store = open_store(context.storage)
         find_experiment(store, study.config.study)  # of somebody else: before anything starts
         snapshot = take_snapshot(store)
+        known = with_recorded_samples(study, snapshot.trials, resolve)
+        if known is not study:
+            study, trials = known, resolve(known)
         if message := shared_file_warning(store, snapshot):
             warn(context.console, message)
         measurements = load_measurements(snapshot.measurements, context.storage.local)
         device = cluster.device(resources, placement)
-        planner = Planner(study, trials, placement, nodes, device, measurements, context)
-        yield _Prepared(cluster, placement, trials, store, snapshot, planner)
+
+        def planner(study: Study, trials: list[ResolvedTrial]) -> Planner:
+            return Planner(study, trials, placement, nodes, device, measurements, context)
+
+        yield _Prepared(
+            cluster,
+            placement,
+            study,
+            trials,
+            store,
+            snapshot,
+            planner(study, trials),
+            resolve,
+            planner,
+        )
     finally:
         cluster.close()
+
+
+def _resolve(study: Study, context: RunContext, placement: Placement) -> list[ResolvedTrial]:
+    """Resolve the trials of a study for the devices of a placement."""
+    return resolve_trials(
+        study.trials,
+        placement.device,
+        context.storage.at("datasets"),
+        study.config.imports,
+        partial(local_weights, storage=context.storage),
+        native_bfloat16=_native_bfloat16(context, placement),
+    )
 
 
 def _native_bfloat16(context: RunContext, placement: Placement) -> bool | None:

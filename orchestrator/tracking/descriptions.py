@@ -16,8 +16,8 @@ _MAX_LENGTH = 7500  # MLflow truncates tags at 8000 characters
 
 
 def run_name(trial: ResolvedTrial) -> str:
-    """Return variant, backbone, data set, other axes, seed and fold, such as `fenet, dfnet1,
-    streets, seed 0`."""
+    """Return variant, backbone, data set, other axes, sample, seed and fold, such as `fenet,
+    dfnet1, streets, seed 0`."""
     experiment = trial.experiment
     model = experiment.model
     if isinstance(model, NetworkConfig):
@@ -31,6 +31,8 @@ def run_name(trial: ResolvedTrial) -> str:
         if axis not in already_named
     ]
     parts = [trial.variant, network, trial.dataset.manifest.name, *others]
+    if trial.sample is not None:
+        parts.append(trial.sample.name)
     return ", ".join([*parts, repetition_text(trial.repetition)])
 
 
@@ -47,6 +49,10 @@ def trial_note(
         lines.append(f"Changes to the base:\n\n```yaml\n{_yaml(changes)}```")
     if trial.axes:
         lines.append(f"Grid values:\n\n```yaml\n{_yaml(trial.axes)}```")
+    if trial.sample is not None:
+        lines.append(
+            f"{trial.sample.name.capitalize()}:\n\n```yaml\n{_yaml(trial.sample.values)}```"
+        )
     base = _baseline(trial, study)
     if base is not None:
         lines.append(f"Compared with {_link(base, *run_ids[base]) if base in run_ids else base}.")
@@ -93,7 +99,11 @@ def _baseline(trial: ResolvedTrial, study: Study) -> str | None:
     and fold, if any."""
     base = study.config.base_of(trial.variant)
     for other in study.trials:
-        same = other.axes == trial.axes and other.repetition == trial.repetition
+        same = (
+            other.axes == trial.axes
+            and other.sample == trial.sample
+            and other.repetition == trial.repetition
+        )
         if same and other.variant == base:
             return other.name
     return None

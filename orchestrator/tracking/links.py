@@ -49,9 +49,7 @@ def _create_link(study_run: StudyRun, trial: ResolvedTrial, target: TrialRun) ->
         tag.RUN: target.run_id,
         tag.IDENTITY: trial.identity,
         tag.CODE: target.code,
-        tag.VARIANT: trial.variant,
-        **tag.repetition_tags(trial.repetition),
-        **{f"{tag.AXIS}{axis}": str(value) for axis, value in trial.axes.items()},
+        **tag.cell_tags(trial),
         "mlflow.parentRunId": study_run.parent_id,
         "mlflow.note.content": link_note(target),
     }

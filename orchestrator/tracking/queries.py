@@ -9,6 +9,8 @@ from typing import Literal
 from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 
+from orchestrator.study.sampling import CellName, SearchSample
+from orchestrator.study.study import Study
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.claims import Owner
 from orchestrator.tracking.liveness import Holder
@@ -267,3 +269,26 @@ def run_url(store: TrackingStore, run: TrialRun) -> str:
     server = store.display_uri if store.display_uri.startswith("http") else ""
     base = server.rstrip("/") or f"http://127.0.0.1:{_PORT}"
     return f"{base}/{run_path(run.experiment_id, run.run_id)}"
+
+
+def recorded_samples(study: Study, runs: Sequence[TrialRun]) -> dict[CellName, list[SearchSample]]:
+    """Return the samples in the runs of a search that may depend on scores, by cell. runs: of all
+    studies, oldest first. The first run of a sample decides."""
+    config, sampling = study.config, study.config.sampling
+    if sampling is None or sampling.method == "random":
+        return {}
+    recorded: dict[CellName, dict[int, SearchSample]] = {}
+    for run in runs:
+        sample = run.sample
+        if sample is None or run.study != config.study:
+            continue
+        number, keys = sample.number, sample.values.keys()
+        fits = keys == config.sample.keys() and all(
+            config.sample[key].contains(value) for key, value in sample.values.items()
+        )
+        if fits and sampling.random_count <= number < sampling.count:
+            cell = (run.variant, *(run.axes.get(axis, "") for axis in config.grid))
+            recorded.setdefault(cell, {}).setdefault(number, sample)
+    return {
+        cell: [samples[number] for number in sorted(samples)] for cell, samples in recorded.items()
+    }

@@ -7,6 +7,7 @@ from typing import Literal
 
 from mlflow.entities import Run
 
+from orchestrator.study.sampling import SearchSample
 from orchestrator.study.trial_state import TrialState
 from orchestrator.tracking import tags as tag
 
@@ -33,16 +34,17 @@ class TrialRun:
     code: the version of the code that trained it, several joined by `+` if it was resumed under
     another version, empty if it never started. epoch: the last recorded epoch, 0 before the first.
     name: the trial's name in its study; labeled_name: the same with the variant's label. reason:
-    why it failed or was interrupted; may be empty. stopped_early: by the early stopping of a
-    search. superseded: the study no longer has this trial. active_elsewhere: another live process
-    has scheduled or is training it; claimed: that process holds the claim. trials: (study, trial)
-    of the rows that it serves: its own, and those that link to it. workers: their number, several
-    joined by `+` if it changed; empty before the first epoch. dataset: as named by the study;
-    data: the data set's fingerprint; data_warnings: what limits the scores on it. weights:
-    locations of the initial weights of the backbone and of the whole network; digests: of these
-    two; None if there are none. evaluations: the settings of each later evaluation, by its name.
-    measurement: its timings as JSON. started_at: when it was scheduled; ended_at: that plus its
-    training time, see `shown_end`; closed_at: when it ended; all in seconds since the epoch.
+    why it failed or was interrupted; may be empty. variant, axes, sample: its row, the grid's
+    values as text, and its sample of a search. stopped_early: by the early stopping of a search.
+    superseded: the study no longer has this trial. active_elsewhere: another live process has
+    scheduled or is training it; claimed: that process holds the claim. trials: (study, trial) of
+    the rows that it serves: its own, and those that link to it. workers: their number, several
+    joined by `+` if it changed; empty before the first epoch. dataset: as named by the study; data:
+    the data set's fingerprint; data_warnings: what limits the scores on it. weights: locations of
+    the initial weights of the backbone and of the whole network; digests: of these two; None if
+    there are none. evaluations: the settings of each later evaluation, by its name. measurement:
+    its timings as JSON. started_at: when it was scheduled; ended_at: that plus its training time,
+    see `shown_end`; closed_at: when it ended; all in seconds since the epoch.
     """
 
     run_id: str
@@ -56,6 +58,9 @@ class TrialRun:
     labeled_name: str = ""
     experiment_id: str = ""
     reason: str = ""
+    variant: str = ""
+    axes: Mapping[str, str] = field(default_factory=dict)
+    sample: SearchSample | None = None
     stopped_early: bool = False
     superseded: bool = False
     active_elsewhere: bool = False
@@ -123,6 +128,9 @@ def read_trial_run(
         labeled_name=tags.get(tag.LABEL, variant) + name.removeprefix(variant),
         experiment_id=info.experiment_id,
         reason=ENDED_UNCLOSED if left_open else tags.get(tag.REASON, ""),
+        variant=variant,
+        axes={k.removeprefix(tag.AXIS): v for k, v in tags.items() if k.startswith(tag.AXIS)},
+        sample=tag.sample_in(tags),
         stopped_early=tags.get(tag.STOPPED) == "early",
         superseded=tags.get(tag.SUPERSEDED) == "yes",
         active_elsewhere=active_elsewhere and info.status in ("SCHEDULED", "RUNNING"),

@@ -87,10 +87,7 @@ class StudyRun:
             tag.TRIAL: trial.name,
             tag.IDENTITY: trial.identity,
             tag.DATA: trial.dataset.manifest.fingerprint,
-            tag.VARIANT: trial.variant,
-            tag.LABEL: trial.label,
-            **tag.repetition_tags(trial.repetition),
-            **{f"{tag.AXIS}{axis}": str(value) for axis, value in trial.axes.items()},
+            **tag.cell_tags(trial),
             tag.CLAIM: "asked",
             "mlflow.parentRunId": self.parent_id,
         }

@@ -3,7 +3,12 @@
 `docs/reference/mlflow.md` is generated from the string below each constant.
 """
 
-from orchestrator.study.repetition import Repetition, fold_of, seed_of
+import json
+from collections.abc import Mapping
+
+from orchestrator.study.repetition import fold_of, seed_of
+from orchestrator.study.sampling import SearchSample
+from orchestrator.study.study import Trial
 
 PREFIX = "orchestrator."
 
@@ -31,6 +36,12 @@ FOLD = f"{PREFIX}fold"
 
 AXIS = f"{PREFIX}axis."
 """Prefix: the trial's value on a grid axis, by the axis's dotted key."""
+
+SAMPLE = f"{PREFIX}sample"
+"""The number of the trial's sample, from 0; only in searches with `sample`."""
+
+SAMPLE_VALUES = f"{PREFIX}sample_values"
+"""The values of the sample, by dotted key, as JSON."""
 
 DATA = f"{PREFIX}data"
 """Fingerprint of the prepared data set."""
@@ -106,8 +117,21 @@ LOCK_REQUEST = f"{PREFIX}asking."
 """Prefix, on the parent: processes that are trying to take the study's lock."""
 
 
-def repetition_tags(repetition: Repetition) -> dict[str, str]:
-    """Return the tags of a trial's seed and, if there are folds, its fold."""
-    tags = {SEED: str(seed_of(repetition))}
-    fold = fold_of(repetition)
-    return tags if fold is None else {**tags, FOLD: str(fold)}
+def cell_tags(trial: Trial) -> dict[str, str]:
+    """Return the tags that say which trial of its study a run is: variant, grid values, sample,
+    seed, and the fold if there are folds."""
+    tags = {VARIANT: trial.variant, LABEL: trial.label, SEED: str(seed_of(trial.repetition))}
+    fold = fold_of(trial.repetition)
+    if fold is not None:
+        tags[FOLD] = str(fold)
+    if trial.sample is not None:
+        tags[SAMPLE] = str(trial.sample.number)
+        tags[SAMPLE_VALUES] = json.dumps(trial.sample.values, sort_keys=True)
+    return tags | {f"{AXIS}{axis}": str(value) for axis, value in trial.axes.items()}
+
+
+def sample_in(tags: Mapping[str, str]) -> SearchSample | None:
+    """Return the sample of a run from its tags; None if it has none."""
+    if SAMPLE_VALUES not in tags:
+        return None
+    return SearchSample(int(tags[SAMPLE]), json.loads(tags[SAMPLE_VALUES]))

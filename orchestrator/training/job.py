@@ -22,6 +22,8 @@ class Job:
     storage: path or URI of the directory for checkpoints.
     most_workers: upper limit where idle resources allow more than `workers`.
     may_use_idle: whether it starts with all idle resources instead of `workers` only.
+    ranked_among: name of the trials that early stopping ranks it among: the samples of its row in a
+        search that samples, otherwise all.
     expected_seconds: estimated duration.
     priority: lower values start first.
     attempt: number of earlier attempts, which lost their workers.
@@ -39,6 +41,7 @@ class Job:
     storage: str
     most_workers: int = 0
     may_use_idle: bool = False
+    ranked_among: str = ""
     expected_seconds: float = 0.0
     priority: int = 0
     attempt: int = 0
@@ -92,4 +95,5 @@ def job_of(
         retries=resources.retries,
         keep_checkpoints=resources.keep_checkpoints,
         storage=storage.at("trials"),
+        ranked_among="" if trial.sample is None else ", ".join(trial.cell),
     )

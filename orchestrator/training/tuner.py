@@ -11,7 +11,7 @@ import ray
 from ray import cloudpickle, tune
 from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import ASHAScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from orchestrator.cluster.nodes import connected_nodes
 from orchestrator.scheduling.capacity import (
@@ -19,14 +19,13 @@ from orchestrator.scheduling.capacity import (
 )
 from orchestrator.scheduling.policy import GangShape, Node, Waiting
 from orchestrator.study.config import EarlyStopping
+from orchestrator.study.metric_checks import higher_is_better
 from orchestrator.training.diagnosis import NodeLossDetector, diagnose
 from orchestrator.training.failures import Attempts, Failure
 from orchestrator.training.group import train_group
 from orchestrator.training.job import Job
 from orchestrator.training.searcher import GangSearcher
 from orchestrator.training.single import train_single_worker
-from pipelines.evaluation.config import COUNTED
-from pipelines.evaluation.measuring import metric_class
 
 _LOST_PROCESS = (
     "its process ended without an error of its own; it crashed or was killed, for example because "
@@ -97,34 +96,57 @@ class EventChannel:
         return {}
 
 
-class TableSafeASHA(ASHAScheduler):
+class TableSafeASHA(FIFOScheduler):
     """ASHA on a score of the trials that never stops a trial at its last epoch.
 
-    Such a trial is complete, and ends by itself after writing its results.
+    Such a trial is complete, and ends by itself after writing its results. Trials are ranked among
+    those of the same `Job.ranked_among`.
     """
 
     def __init__(self, settings: EarlyStopping, jobs: Sequence[Job]) -> None:
+        super().__init__()
         self._jobs = jobs
-        epochs = max(job.epochs for job in jobs)
-        super().__init__(
-            time_attr="epoch",
-            metric=f"val/{settings.metric}",
-            mode="max" if _higher_is_better(settings.metric, jobs) else "min",
-            max_t=max(epochs, settings.grace_epochs),
-            grace_period=settings.grace_epochs,
-            reduction_factor=settings.reduction,
-            stop_last_trials=False,
-        )
+        by_group: dict[str, list[Job]] = {}
+        for job in jobs:
+            by_group.setdefault(job.ranked_among, []).append(job)
+        evaluation = jobs[0].task.experiment.evaluation  # all jobs compute the metric
+        mode = "max" if higher_is_better(evaluation, settings.metric) else "min"
+        self._schedulers = {
+            group: ASHAScheduler(
+                time_attr="epoch",
+                metric=f"val/{settings.metric}",
+                mode=mode,
+                max_t=max(settings.grace_epochs, *(job.epochs for job in ranked)),
+                grace_period=settings.grace_epochs,
+                reduction_factor=settings.reduction,
+                stop_last_trials=False,
+            )
+            for group, ranked in by_group.items()
+        }
+
+    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
+        self._of(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_result(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
         """Return whether the trial continues, see `TrialScheduler`."""
-        action = super().on_trial_result(tune_controller, trial, result)
+        action = self._of(trial).on_trial_result(tune_controller, trial, result)
         # `stop_last_trials=False` disables Ray's stop at `max_t`, but not a rung at that epoch.
         if _is_last(self._jobs[trial.config["job"]], result):
             return str(self.CONTINUE)
         return str(action)
+
+    def on_trial_complete(
+        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
+    ) -> None:
+        self._of(trial).on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: TuneTrial) -> None:
+        self._of(trial).on_trial_remove(tune_controller, trial)
+
+    def _of(self, trial: TuneTrial) -> ASHAScheduler:
+        return self._schedulers[self._jobs[trial.config["job"]].ranked_among]
 
 
 class RequestStopper(tune.Stopper):
@@ -267,17 +289,6 @@ class EventCallback(tune.Callback):
 def _is_last(job: Job, result: dict[str, Any]) -> bool:
     """Whether a report is that of the job's last epoch."""
     return bool(result.get("epoch") == job.epochs)
-
-
-def _higher_is_better(metric: str, jobs: Sequence[Job]) -> bool:
-    """Whether a high score is a good one. All jobs compute the metric."""
-    key = metric.split("/")[0]
-    if key in (*COUNTED, "iou"):
-        return True
-    for config in jobs[0].task.experiment.evaluation.metric_configs:
-        if config.key == key:
-            return metric_class(config).higher_is_better
-    return True
 
 
 def run_jobs(

@@ -9,36 +9,43 @@ from orchestrator.planning.forecast import (
     Forecaster,
 )
 from orchestrator.planning.overhead import Overhead
-from orchestrator.planning.plan_table import StudyPlan, duration, show_data, show_plan
+from orchestrator.planning.plan_table import StudyPlan, duration, show_plan
 from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.study.trial_state import TrialState
-from pipelines.data.facts import summary, training_warnings
 from tests.support.planned_study import forecast_of, resolved, timed
 
 
-@pytest.mark.parametrize("width", [80, 120, 200])
-def test_plan_fits_the_terminal(file: Path, width: int) -> None:
+def plan_of(file: Path) -> StudyPlan:
+    """Return the plan of a study of which nothing is trained yet."""
     study, trials = resolved(file)
     forecast = forecast_of(study, trials)
     forecaster = Forecaster.of(
         trials, study.config.resources, [timed(trials[0], study)], "cpu", "device"
     )
-    console = Console(width=width, record=True, file=None, quiet=False)
     placement = plan_placement(study.config.resources, [{"CPU": 2.0, "trial_driver": 9.0}])
     states = {trial.name: TrialState.MISSING for trial in trials}
+    return StudyPlan(
+        study,
+        states,
+        forecast,
+        forecaster.weakest,
+        Overhead(start=10.0, preflight=20.0, end=30.0, measured=True),
+        placement,
+        "device",
+        None,
+    )
+
+
+def printed(plan: StudyPlan, width: int = 120) -> str:
+    console = Console(width=width, record=True, file=None, quiet=False)
     with console.capture() as capture:
-        plan = StudyPlan(
-            study,
-            states,
-            forecast,
-            forecaster.weakest,
-            Overhead(start=10.0, preflight=20.0, end=30.0, measured=True),
-            placement,
-            "device",
-            None,
-        )
         show_plan(plan, console)
-    text = capture.get()
+    return capture.get()
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_plan_fits_the_terminal(file: Path, width: int) -> None:
+    text = printed(plan_of(file), width)
     assert max(len(line) for line in text.splitlines()) <= width
     for name in ("identity", "GFLOPs", "epochs", "steps", "time", "wall time", "longest", "disk"):
         assert name in text
@@ -48,19 +55,18 @@ def test_plan_fits_the_terminal(file: Path, width: int) -> None:
     assert {"missing", "10", "30"} <= set(row.split())
 
 
-def test_data_of_a_plan_is_described_once(file: Path) -> None:
-    """All splits that trials are scored on are described, including those of protocols."""
-    with file.open("a") as study_file:
-        study_file.write("protocols: {again: {}, other: {split: train+val}}\n")
-    study, trials = resolved(file)
-    console = Console(width=80)
-    with console.capture() as capture:
-        show_data(study, trials, console)
-    name, dataset = trials[0].experiment.data.dataset, trials[0].dataset
-    expected = [f"{name} {line}" for line in summary(dataset, ["train", "val", "train+val"])]
-    warnings = training_warnings(dataset, "train", ["val", "train+val"])
-    expected += [f"warning  {name} {line}" for line in warnings]
-    assert capture.get().splitlines() == expected
+@pytest.mark.parametrize(("method", "later"), [("random", False), ("tpe", True)])
+def test_plan_lists_the_samples_of_a_search(file: Path, method: str, later: bool) -> None:
+    text = file.read_text().replace("compare_to: strong", "kind: search")
+    samples = f"samples: {{count: 5, method: {method}, startup: 3}}"
+    file.write_text(f"{text}sample: {{training.learning_rate: {{log: [1e-3, 1]}}}}\n{samples}\n")
+    lines = printed(plan_of(file)).splitlines()
+    listed = [line for line in lines if line.startswith("sample ")]
+    drawn = 3 if later else 5
+    assert [line.split(":")[0] for line in listed] == [f"sample {n}" for n in range(drawn)]
+    assert all(": training.learning_rate 0." in line for line in listed)
+    # Three rows with two seeds each.
+    assert ("6 more samples (12 trials) are drawn later" in "\n".join(lines)) == later
 
 
 @pytest.mark.parametrize(

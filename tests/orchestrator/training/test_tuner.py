@@ -27,22 +27,28 @@ from pipelines.training.experiment import Experiment
 STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
 
 
-def job(name: str, epochs: int) -> Any:
+def job(name: str, epochs: int, ranked_among: str = "") -> Any:
     experiment = SimpleNamespace(
         evaluation=EvaluationConfig(metrics=("calibration_error",)),
     )
     task = SimpleNamespace(experiment=experiment)
-    return SimpleNamespace(name=name, epochs=epochs, task=task)
+    return SimpleNamespace(name=name, epochs=epochs, task=task, ranked_among=ranked_among)
 
 
 class Search:
     """Trials that report in turn, one job each."""
 
     def __init__(
-        self, *epochs: int, grace: int = 10, reduction: int = 3, metric: str = "miou"
+        self,
+        *epochs: int,
+        grace: int = 10,
+        reduction: int = 3,
+        metric: str = "miou",
+        rows: str = "",
     ) -> None:
         self.metric = metric
-        jobs = [job(str(index), trial_epochs) for index, trial_epochs in enumerate(epochs)]
+        groups = rows or " " * len(epochs)
+        jobs = [job(str(i), epochs[i], group) for i, group in enumerate(groups)]
         self.scheduler = TableSafeASHA(EarlyStopping(grace, reduction, metric), jobs)
         self.trials: list[Any] = [
             SimpleNamespace(trial_id=str(index), config={"job": index})
@@ -78,6 +84,14 @@ def test_trials_are_ranked_by_the_metric_of_the_study(metric: str, good: float, 
     search = Search(30, 30, metric=metric)
     assert search.report(0, 10, good) == CONTINUE
     assert search.report(1, 10, bad) == STOP
+
+
+def test_samples_are_ranked_within_their_row() -> None:
+    search = Search(30, 30, 30, 30, rows="aabb")
+    assert search.report(0, 10, 0.5) == CONTINUE
+    assert search.report(2, 10, 0.2) == CONTINUE  # the first of its row
+    assert search.report(3, 10, 0.1) == STOP
+    assert search.report(1, 10, 0.4) == STOP  # better than all of the other row
 
 
 def test_last_epoch_is_that_of_each_trial() -> None:

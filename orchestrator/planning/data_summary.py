@@ -1,0 +1,67 @@
+"""Prints what a study's command says about its data before it trains."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.console import Console
+from rich.text import Text
+
+from orchestrator.study.resolved import ResolvedTrial
+from orchestrator.study.study import Study
+from pipelines.data.dataset import PreparedDataset
+from pipelines.data.facts import (
+    augmentation_warnings,
+    sampling_warnings,
+    summary,
+    training_warnings,
+)
+from pipelines.data.split_names import FoldName, parse_fold
+
+
+def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -> None:
+    """Print the classes and ignored pixels of each split that is used, and warnings about them and
+    about the batches."""
+    lines: dict[str, Text] = {}
+    used, sampled = {}, {}
+    unused: list[str] = []
+    for trial in trials:
+        data = trial.experiment.data
+        scored = tuple(study.config.scored_splits(data.validation_split))
+        used[data.dataset, data.trained_on, scored] = trial.dataset
+        batch = trial.experiment.training.batch
+        sampled[data.dataset, data.trained_on, batch, data.crop] = trial.dataset
+        for line in augmentation_warnings(trial.dataset.manifest.images, data.augmentation):
+            unused.append(f"{data.dataset} {line}")
+
+    def warn(text: str) -> None:
+        lines.setdefault(text, Text.assemble(("warning", "yellow"), f"  {text}"))
+
+    for (name, train, scored), dataset in used.items():
+        divided = [fold for split in (train, *scored) if (fold := parse_fold(split))]
+        whole = [fold.split for fold in divided]
+        others = [split for split in (train, *scored) if parse_fold(split) is None]
+        shown = summary(dataset, list(dict.fromkeys([*whole, *others])))
+        for line in (*shown, *(_folds_text(dataset, fold) for fold in divided)):
+            text = f"{name} {line}"
+            lines.setdefault(text, Text(text, "dim"))
+        for line in training_warnings(dataset, train, scored):
+            warn(f"{name} {line}")
+    for (name, train, batch, crop), dataset in sampled.items():
+        for line in sampling_warnings(dataset, train, batch, crop):
+            warn(f"{name} {line}")
+    for text in unused:
+        warn(text)
+    for styled in lines.values():
+        console.print(styled, highlight=False, soft_wrap=True)
+
+
+def _folds_text(dataset: PreparedDataset, fold: FoldName) -> str:
+    """Return the number and sizes of the folds of a split."""
+    folds = [replace(fold, index=index, held_out=True) for index in range(fold.count)]
+    sizes = [len(dataset.split(str(each))) for each in folds]
+    low, high = min(sizes), max(sizes)
+    size = f"{low}" if low == high else f"{low} to {high}"
+    groups = set(dataset.split(fold.split).groups) - {None}
+    grouped = bool(groups) and fold.by == "group"
+    whole = f", which do not divide its {len(groups)} groups" if grouped else ""
+    return f"{fold.split}: {fold.count} folds of {size} images{whole}"

@@ -1,0 +1,81 @@
+"""The best samples of a search, as its report writes them and a table takes them."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from orchestrator.study.sampling import RangeConfig
+from pipelines.config import dump_yaml
+
+FILE = "found.yaml"
+
+_HEADER = """\
+# The best sample of each row of a search. A table takes them by
+#   from_search: {file}
+"""
+
+
+@dataclass(frozen=True)
+class FoundSample:
+    """The best sample of one row in one cell of the grid.
+
+    variant: the row.
+    axes: the grid's values, by dotted key; empty without a grid.
+    values: of the sampled keys, by dotted key.
+    sample: its number.
+    score: mean over the seeds, in the units of the report.
+    tried: number of samples that ended: finished, failed or stopped early.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    variant: str
+    values: dict[str, Any]
+    sample: int
+    score: float
+    tried: int
+    axes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    search: name of the search.
+    method: how its samples were drawn.
+    samples: number of samples of each row.
+    metric: score by which the best sample was chosen.
+    split: on whose images it was chosen.
+    seeds: of each sample.
+    folds: number of folds of each seed; none without folds.
+    ranges: what was sampled, by dotted key.
+    rows: the best sample of each row that has one.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    search: str
+    method: str
+    samples: int
+    metric: str
+    split: str
+    seeds: tuple[int, ...]
+    ranges: dict[str, RangeConfig]
+    rows: tuple[FoundSample, ...]
+    folds: int | None = None
+
+    def as_yaml(self) -> str:
+        """Return the content of the file."""
+        values = asdict(self)
+        values["ranges"] = {
+            key: {name: each for name, each in limits.items() if each is not None}
+            for key, limits in values["ranges"].items()
+        }
+        if self.folds is None:
+            del values["folds"]
+        return _HEADER.format(file=FILE) + dump_yaml(_plain(values), width=90, flow_lists=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

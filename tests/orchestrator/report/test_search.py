@@ -1,0 +1,153 @@
+"""Reports of searches that sample, with fabricated trainings in a real tracking store."""
+
+import csv
+import io
+import statistics
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from orchestrator.report.__main__ import main
+from orchestrator.study.load import load_study
+from orchestrator.study.search_result import FILE
+from orchestrator.tracking.store import tracking_uri
+from tests.support.fabricated_studies import FEW, fabricate, report_of, write_study
+
+pytestmark = pytest.mark.usefixtures("own_store")
+SEARCH = """\
+study: tune
+kind: search
+base:
+  data: {dataset: DATASET, crop: [64, 64]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {epochs: 3, precision: fp32}
+variants: {strong: {label: strong baseline, set: {model: {flows: []}}}, full: {}}
+sample:
+  training.learning_rate: {log: [1e-3, 1]}
+  training.optimizer: {choice: [sgd, {name: adamw, arguments: {eps: 1e-6}}]}
+samples: 5
+seeds: [0, 1]
+"""
+TABLE = """\
+study: tuned
+compare_to: strong
+base:
+  data: {dataset: DATASET, crop: [64, 64]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {epochs: 3, precision: fp32}
+variants: {strong: {label: strong baseline, set: {model: {flows: []}}}, full: {}}
+seeds: [0, 7, 8]
+from_search: report/found.yaml
+"""
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) -> Path:
+    """A search of which one sample of row `strong` has failed with one seed."""
+    path = write_study(tmp_path_factory.mktemp("search"), small_streets, SEARCH)
+    fabricate(
+        load_study(path),
+        path.parent / "storage",
+        lambda t: "FAILED" if t.name == "strong, sample 2, seed 1" else "FINISHED",
+        FEW,
+    )
+    return path
+
+
+def recorded(path: Path) -> dict[tuple[str, int], list[float]]:
+    """Return the mIoU of each sample's seeds from the tracking store alone."""
+    client = MlflowClient(tracking_uri(path.parent / "storage"))
+    experiment = client.get_experiment_by_name("tune")
+    assert experiment is not None
+    scores: dict[tuple[str, int], list[float]] = {}
+    for run in client.search_runs([experiment.experiment_id], "tags.`orchestrator.kind` = 'trial'"):
+        tags = run.data.tags
+        if run.info.status == "FINISHED":
+            key = tags["orchestrator.variant"], int(tags["orchestrator.sample"])
+            scores.setdefault(key, []).append(100 * run.data.metrics["val/miou"])
+    return scores
+
+
+def test_the_best_sample_of_each_row_is_taken_to_a_table(search: Path, small_streets: Path) -> None:
+    scores = {key: values for key, values in recorded(search).items() if len(values) == 2}
+    assert len(scores) == 9  # all but the one of which a seed failed
+    out = search.parent / "report"
+    assert main([str(search), "--storage", str(search.parent / "storage"), "--out", str(out)]) == 1
+    table = load_study(write_study(search.parent, small_streets, TABLE))
+    result = table.config.search_result
+    assert result is not None
+    assert (result.search, result.samples, result.split, result.seeds) == ("tune", 5, "val", (0, 1))
+    trials = {trial.name: trial for trial in load_study(_again(search, small_streets)).trials}
+    for row in result.rows:
+        means = {
+            n: statistics.fmean(v) for (variant, n), v in scores.items() if variant == row.variant
+        }
+        assert row.sample == max(means, key=lambda n: means[n])
+        assert row.score == pytest.approx(means[row.sample], abs=1e-4)
+        assert row.tried == 5
+        chosen = trials[f"{row.variant}, sample {row.sample}, seed 0"].experiment.training
+        for trial in table.trials:
+            if trial.variant == row.variant:
+                assert trial.experiment.training == chosen
+
+
+def _again(search: Path, dataset: Path) -> Path:
+    path = search.parent / "again.yaml"
+    path.write_text(SEARCH.replace("DATASET", str(dataset)))
+    return path
+
+
+@pytest.fixture
+def text(search: Path, small_streets: Path) -> str:
+    return report_of(_again(search, small_streets)).read().markdown()
+
+
+def test_the_report_of_a_search(search: Path, text: str) -> None:
+    best, everything = text.split("## All samples")
+    assert "## Best of 5 samples" in best
+    lines = [line for line in best.splitlines() if line.startswith("| strong baseline")]
+    assert len(lines) == 1
+    assert "| 4 of 5 |" in lines[0]
+    assert everything.count("| strong baseline") == 5
+    assert "failed: strong, sample 2, seed 1" in best.replace("**", "")
+    assert "all rows have the same samples, drawn at random" in text
+    assert "learning\\_rate log [0.001, 1]" in text or "learning_rate log [0.001, 1]" in text
+    assert "stopped early" not in text
+    assert "difference" not in best
+    documents = report_of(search.parent / "again.yaml")
+    files = documents.documents(documents.read())
+    assert {FILE, "figures/samples.pdf"} <= files.keys()
+    page = str(files["report.html"])
+    assert "<h2>Samples</h2>" in page
+    lines_of_csv = list(csv.DictReader(io.StringIO(str(files["table.csv"]))))
+    numbers = [(line["variant"], line["sample"]) for line in lines_of_csv]
+    assert numbers == [(row, str(n)) for row in ("strong", "full") for n in range(5)]
+    assert float(lines_of_csv[0]["training.learning_rate"]) > 0
+    latex = str(files["table.tex"])
+    assert "tab:tune-best" in latex
+
+
+def test_a_table_says_where_its_values_come_from(
+    search: Path, small_streets: Path, tmp_path: Path
+) -> None:
+    (search.parent / "report").mkdir(exist_ok=True)
+    document = report_of(_again(search, small_streets))
+    found = document.documents(document.read())[FILE]
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / FILE).write_text(str(found))
+    path = write_study(tmp_path, small_streets, TABLE)
+    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    notes = report_of(path).read().notes
+    assert any("best of 5 samples of search 'tune' (random;" in note for note in notes.footnotes)
+    used = [line for line in notes.warnings if "used by search 'tune'" in line]
+    assert len(used) == 1
+    assert used[0].startswith("Seed 0 of this table was used")
+    path.write_text(path.read_text().replace("[0, 7, 8]", "[7, 8]"))
+    assert not any("used by search" in line for line in report_of(path).read().notes.warnings)
+    path.write_text(
+        path.read_text().replace("variants: {", "variants: {other: {set: {model: {ppm: false}}}, ")
+    )
+    warnings = "\n".join(report_of(path).read().notes.warnings)
+    assert "Search 'tune' has no values for other" in warnings

@@ -1,0 +1,167 @@
+"""Tables that take the best samples of a search by `from_search`."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.study.load import load_study
+from orchestrator.study.sampling import RangeConfig
+from orchestrator.study.search_result import FoundSample, SearchResult
+from orchestrator.study.study import Study
+from orchestrator.study.yaml_source import StudyError
+
+TABLE = """\
+study: table
+compare_to: a
+base:
+  data: {crop: [32, 32]}
+  model: {channels: 8}
+  training: {epochs: 3, precision: fp32, learning_rate: 0.5}
+variants: {a: {}, b: {set: {model: {flows: []}}}}
+grid: {model.backbone: [dfnet1, resnet18]}
+seeds: [1, 2]
+from_search: results/found.yaml
+"""
+RATE, OPTIMIZER = "training.learning_rate", "training.optimizer"
+
+
+def found(**changes: Any) -> SearchResult:
+    adamw = {"name": "adamw", "arguments": {"eps": 1e-6}}
+    rows = tuple(
+        FoundSample(
+            variant=variant,
+            axes={"model.backbone": backbone},
+            values={RATE: rate, OPTIMIZER: optimizer},
+            sample=3,
+            score=50.0,
+            tried=8,
+        )
+        for variant, backbone, rate, optimizer in (
+            ("a", "dfnet1", 0.1, "sgd"),
+            ("a", "resnet18", 0.02, adamw),
+            ("b", "dfnet1", 0.003, adamw),
+            ("b", "resnet18", 0.0004, "sgd"),
+        )
+    )
+    values: dict[str, Any] = {
+        "search": "tune",
+        "method": "random",
+        "samples": 8,
+        "metric": "miou",
+        "split": "val",
+        "seeds": (0,),
+        "ranges": {
+            RATE: RangeConfig(log=(1e-4, 1.0)),
+            OPTIMIZER: RangeConfig(choice=("sgd", adamw)),
+        },
+        "rows": rows,
+    }
+    return SearchResult(**(values | changes))
+
+
+def load(tmp_path: Path, result: SearchResult | str, text: str = TABLE, **options: Any) -> Study:
+    (tmp_path / "results").mkdir(exist_ok=True)
+    content = result if isinstance(result, str) else result.as_yaml()
+    (tmp_path / "results/found.yaml").write_text(content)
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return load_study(path, **options)
+
+
+def problems(tmp_path: Path, result: SearchResult | str, text: str = TABLE) -> str:
+    with pytest.raises(StudyError) as caught:
+        load(tmp_path, result, text)
+    return "\n".join(map(str, caught.value.problems))
+
+
+def test_each_cell_takes_its_own_sample(tmp_path: Path) -> None:
+    study = load(tmp_path, found())
+    assert study.config.search_result == found()
+    rates = {
+        (t.variant, t.axes["model.backbone"]): t.experiment.training.learning_rate
+        for t in study.trials
+    }
+    assert rates == {
+        ("a", "dfnet1"): 0.1,
+        ("a", "resnet18"): 0.02,
+        ("b", "dfnet1"): 0.003,
+        ("b", "resnet18"): 0.0004,
+    }
+    names = {
+        (t.variant, t.axes["model.backbone"]): t.experiment.training.optimizer_config
+        for t in study.trials
+    }
+    assert names["a", "dfnet1"].name == "sgd"
+    assert names["b", "dfnet1"].arguments == {"eps": 1e-6}
+    assert not study.warnings
+
+
+def test_the_same_training_written_out_has_the_same_experiment(tmp_path: Path) -> None:
+    tuned = load(tmp_path, found(), overrides=[("grid.model.backbone", "[dfnet1]")]).trials[0]
+    by_hand = TABLE.replace("from_search: results/found.yaml", "").replace("0.5", "0.1")
+    overrides = [("grid.model.backbone", "[dfnet1]"), (OPTIMIZER, "sgd")]
+    written = load(tmp_path, found(), by_hand, overrides=overrides).trials[0]
+    assert tuned.experiment == written.experiment
+
+
+def test_the_resolved_study_needs_no_other_file(tmp_path: Path) -> None:
+    study = load(tmp_path, found())
+    alone = tmp_path / "elsewhere.yaml"
+    alone.write_text(study.resolved)
+    assert [t.experiment for t in load_study(alone).trials] == [t.experiment for t in study.trials]
+    assert load_study(yaml.safe_load(study.resolved)).config.search_result == found()
+
+
+def test_the_command_line_wins(tmp_path: Path) -> None:
+    study = load(tmp_path, found(), overrides=[(RATE, "0.7")])
+    assert {trial.experiment.training.learning_rate for trial in study.trials} == {0.7}
+
+
+def test_rows_that_were_not_tuned_alike_are_named(tmp_path: Path) -> None:
+    one = found().rows
+    fewer = FoundSample("b", {RATE: 0.1}, 0, 1.0, tried=5, axes={"model.backbone": "dfnet1"})
+    study = load(tmp_path, found(rows=(one[0], one[1], fewer)))
+    text = "\n".join(each.message for each in study.warnings)
+    assert "search 'tune' has no values for b, resnet18" in text
+    assert "different numbers of samples (5: b, dfnet1; 8: a, dfnet1, a, resnet18)" in text
+
+
+def test_a_search_without_a_grid_tunes_all_cells(tmp_path: Path) -> None:
+    rows = (FoundSample("a", {RATE: 0.25}, 0, 1.0, 8), FoundSample("b", {RATE: 0.75}, 0, 1.0, 8))
+    study = load(tmp_path, found(rows=rows))
+    assert [t.experiment.training.learning_rate for t in study.trials] == [0.25] * 4 + [0.75] * 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("results/found.yaml", "results/none.yaml", "none.yaml, which does not exist"),
+        ("results/found.yaml", "results", "results, which is a directory"),
+        ("results/found.yaml", "study.yaml", "is not a found.yaml"),
+        ("compare_to: a", "kind: search", "`from_search` needs `kind: table`"),
+        ("{model.backbone: [dfnet1, resnet18]}", f"{{{RATE}: [1, 2]}}", "an axis of the grid"),
+        ("a: {}", "a: {set: {training: {learning_rate: 1}}}", "which is taken from a search"),
+    ],
+)
+def test_wrong_tables(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in TABLE
+    assert message in problems(tmp_path, found(), TABLE.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("sample: 3", "sampel: 3", "sampel"),
+        (f"{RATE}: 0.1", "training.learning_rat: 0.1", "did you mean `training.learning_rate`"),
+        (f"{RATE}: 0.1", f"{RATE}: fast", "learning_rate"),
+        ("search: tune", "serach: tune", "serach"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, old: str, new: str, message: str) -> None:
+    content = found().as_yaml()
+    assert old in content
+    text = problems(tmp_path, content.replace(old, new))
+    assert message in text
+    assert "found.yaml:" in text  # the line of the file
