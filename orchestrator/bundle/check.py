@@ -27,7 +27,7 @@ from orchestrator.report.results import Result, Results, score_of
 from orchestrator.report.rows import build_rows
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
-from orchestrator.tracking.queries import StoreSnapshot
+from orchestrator.tracking.queries import StoreSnapshot, recorded_samples
 from orchestrator.tracking.store import TrackingError
 from pipelines.data.manifest import metric_name
 from pipelines.evaluation.counts import Counts, class_iou, read_counts
@@ -149,11 +149,16 @@ def _without_sums(study: Study, result: Result, measured: Sequence[Measured]) ->
     return {config.key for config in configs} - {each.key for each in measured}
 
 
-def bundled_study(bundle: Bundle, directory: Path) -> Study:
-    """Load the study of a bundle. Its own modules are imported from here, or else from the bundle's
-    sources."""
+def bundled_study(
+    bundle: Bundle, directory: Path, overrides: Sequence[tuple[str, str]] | None = None
+) -> Study:
+    """Load the study of a bundle, with the samples of its runs. Its own modules are imported from
+    here, or else from the bundle's sources. overrides: by default, those of the bundle."""
     with _own_modules(directory):
-        return load_study(directory / STUDY_FILE, bundle.overrides)
+        given = bundle.overrides if overrides is None else overrides
+        study = load_study(directory / STUDY_FILE, given)
+        recorded = recorded_samples(study, list(bundle.runs.values()))
+        return study.with_samples(recorded) if study.with_samples and recorded else study
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from orchestrator.bundle.check import bundled_study
 from orchestrator.bundle.content import (
     COUNTS,
     DESCRIPTION,
-    STUDY_FILE,
     Bundle,
     BundleError,
     file_digest,
@@ -21,7 +20,6 @@ from orchestrator.bundle.content import (
 from orchestrator.bundle.write import REPLAYED, environment, last_weights
 from orchestrator.report.results import score_of
 from orchestrator.report.study_report import StudyReport
-from orchestrator.study.load import load_study
 from orchestrator.study.resolved import absolute
 from orchestrator.study.study import Study
 from orchestrator.study.validation import suggestion
@@ -65,13 +63,13 @@ def replay(
         raise BundleError(
             f"trial {name!r} is not finished in the bundle; choose one that is finished"
         )
-    bundled_study(bundle, directory)  # imports its own modules
     overrides = [*bundle.overrides, ("resources.workers", recorded.workers.split("+")[-1] or "1")]
     overrides += [("training.precision", recorded.precision)] if recorded.precision else []
     # Nobody is notified, no program of the bundle is started, and nothing is written elsewhere.
     overrides += [("notify.url", "null"), ("notify.command", "[]")]
     overrides += [("mirror.tensorboard", "null"), ("mirror.wandb", "null")]
-    study = load_study(directory / STUDY_FILE, overrides, [_literal(name)])
+    study = bundled_study(bundle, directory, overrides)
+    study = replace(study, trials=tuple(each for each in study.trials if each.name == name))
     if dataset is not None:
         study = _with_dataset(study, dataset)
     location = study.trials[0].experiment.data.dataset
@@ -196,8 +194,3 @@ def _own_store() -> Iterator[None]:
         yield
     finally:
         os.environ.update(saved)
-
-
-def _literal(name: str) -> str:
-    """Return a pattern of `--only` that matches this name only."""
-    return "".join(f"[{character}]" if character in "*?[" else character for character in name)

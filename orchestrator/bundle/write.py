@@ -60,6 +60,7 @@ def write_bundle(
     weights of the last checkpoints, not only their SHA-256.
     """
     report = study_report.read()
+    study = report.study  # with the samples of a search
     results = [result for row in report.rows for result in row.results]
     directory.mkdir(parents=True)
     (directory / ORIGINAL_FILE).write_text(study.text, encoding="utf-8")

@@ -59,6 +59,8 @@ def next_samples(
     sampling = study.config.sampling
     if sampling is None or sampling.method == "random" or study.with_samples is None:
         return None
+    if study.is_partial:  # of `--only`
+        return None
     higher = higher_is_better(trials[0].experiment.evaluation, sampling.metric)
     known: dict[CellName, dict[int, list[ResolvedTrial]]] = {}
     for trial in trials:

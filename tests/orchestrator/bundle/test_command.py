@@ -16,6 +16,7 @@ from orchestrator.bundle.__main__ import main
 from orchestrator.bundle.content import Bundle, BundleError, pack
 from orchestrator.bundle.replay import replay
 from orchestrator.study.load import load_study
+from orchestrator.study.sampling import SearchSample
 from orchestrator.study.study import Study
 from pipelines.preparation.embedded import prepare_streets
 from tests.support.fabricated_studies import FEW, PLAIN, fabricate, write_study
@@ -81,6 +82,31 @@ def test_bundle_has_everything_and_is_correct(
     assert "no problems" in output
     # Of six trials: mIoU, Dice, three accuracies, and for all and ten classes IoU and boundary F.
     assert output.startswith(f"{6 * 26} scores and "), sorted(content.runs["b, seed 0"].metrics)
+
+
+def test_bundle_of_a_search_has_its_samples(
+    tmp_path: Path, small_streets: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also those that the study file does not determine, which are read from the runs' tags."""
+    key = "training.learning_rate"
+    text = PLAIN.replace("compare_to: a", "kind: search")
+    text += f"sample: {{{key}: {{log: [1e-3, 1]}}}}\n"
+    text += "samples: {count: 3, method: tpe, startup: 1}\n"
+    file = write_study(tmp_path, small_streets, text)
+    study = load_study(file)
+    assert study.with_samples is not None
+    later = {(row,): [SearchSample(n, {key: 0.1 * n}) for n in (1, 2)] for row in ("a", "b")}
+    fabricate(study.with_samples(later), tmp_path / "storage", cities=FEW)
+    out = tmp_path / "written"
+    arguments = [str(file), "--storage", str(tmp_path / "storage"), "--out", str(out)]
+    assert main(arguments) == 0
+    runs = Bundle.read(out).runs
+    assert runs.keys() == {f"{row}, sample {n}" for row in "ab" for n in range(3)}
+    assert runs["b, sample 2"].sample == SearchSample(2, {key: 0.2})
+    assert (out / "tables" / "found.yaml").is_file()
+    capsys.readouterr()
+    assert main([str(out), "--check"]) == 0
+    assert "no problems" in capsys.readouterr().out
 
 
 def test_changed_scores_are_found(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
