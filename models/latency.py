@@ -5,10 +5,11 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 _MIB = 2**20
 
@@ -18,35 +19,70 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@dataclass(frozen=True)
+class Latency:
+    """The time and memory of forward passes.
+
+    milliseconds: of each pass. memory_mib: peak memory in MiB, of weights and features: allocated
+    memory on a GPU, growth of the process on a CPU; None if it cannot be measured (not Linux with
+    glibc).
+    """
+
+    milliseconds: tuple[float, ...]
+    memory_mib: float | None
+
+    @property
+    def median(self) -> float:
+        """The median time in milliseconds."""
+        return statistics.median(self.milliseconds)
+
+    def percentile(self, percent: int) -> float:
+        """Return the smallest time that this share of the passes, in percent, does not exceed."""
+        ordered = sorted(self.milliseconds)
+        return ordered[max(0, -(-percent * len(ordered) // 100) - 1)]
+
+
 def measure_latency(
     build: Callable[[], nn.Module], height: int, width: int, device: torch.device
 ) -> tuple[float, float | None]:
     """Return the median milliseconds of a forward pass in evaluation mode, and peak memory in MiB.
 
-    Uses one random image, float32, channels-last. Memory includes weights and features: allocated
-    memory on a GPU, growth of the process on a CPU (None unless on Linux with glibc).
+    Uses one random image, float32, channels-last. See `Latency.memory_mib`.
+    """
+
+    def prepare() -> Callable[[], object]:
+        model = build().eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        image = torch.randn(1, 3, height, width, device=device)
+        image = image.contiguous(memory_format=torch.channels_last)
+        return lambda: model(image)
+
+    latency = time_passes(prepare, device)
+    return latency.median, latency.memory_mib
+
+
+def time_passes(prepare: Callable[[], Callable[[], object]], device: torch.device) -> Latency:
+    """Time forward passes in inference mode, for about two seconds: at least 3 and at most 100,
+    after two that are not counted.
+
+    prepare: moves the model and its input to the device and returns the forward pass.
     """
     before = _start_peak(device)
-    model = build().eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    image = torch.randn(1, 3, height, width, device=device)
-    image = image.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        _timed(model, image)
-        seconds = _timed(model, image)
-        # About two seconds per network, but at least 3 and at most 100 passes.
-        repeats = min(max(round(2 / seconds), 3), 100)
-        median = statistics.median(_timed(model, image) for _ in range(repeats))
+        run = prepare()
+        _timed(run, device)
+        seconds = _timed(run, device)
+        passes = min(max(round(2 / seconds), 3), 100)
+        times = tuple(1000 * _timed(run, device) for _ in range(passes))
     peak = _peak(device)
-    memory = None if before is None or peak is None else (peak - before) / _MIB
-    return 1000 * median, memory
+    return Latency(times, None if before is None or peak is None else (peak - before) / _MIB)
 
 
-def _timed(model: nn.Module, image: Tensor) -> float:
+def _timed(run: Callable[[], object], device: torch.device) -> float:
     """Return the seconds of one forward pass."""
-    _synchronize(image.device)
+    _synchronize(device)
     start = time.perf_counter()
-    model(image)
-    _synchronize(image.device)
+    run()
+    _synchronize(device)
     return time.perf_counter() - start
 
 

@@ -94,6 +94,20 @@ def predict_files(
     return files
 
 
+def run_on_device(task: Any, model: TrainedModel, arguments: tuple[Any, ...], threads: int) -> Any:
+    """Run `task` with a model and `arguments` on the connected cluster, alone in its process and on
+    its GPU; on CPUs, with `threads` of them. Raises whatever the task raises."""
+    gpu = any(node.get("GPU") for node in _machines())
+    options = {"num_cpus": 1 if gpu else threads, "num_gpus": int(gpu), "max_calls": 1}
+    reference = ray.remote(**options)(task).remote(model, *arguments)
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    finally:
+        ray.cancel(reference)
+
+
 def _in_shares(
     task: Any, model: TrainedModel, arguments: tuple[Any, ...], parts: int, bar: Progress, verb: str
 ) -> Iterator[Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from orchestrator.report.cells import INCOMPARABLE, MIXED, STALE, is_mixed
 from orchestrator.report.columns import row_label
 from orchestrator.report.comparisons import family_size
+from orchestrator.report.latency import latency_caveats
 from orchestrator.report.power import seeds_warning
 from orchestrator.report.rows import Row, expected_difference
 from orchestrator.study.search_checks import found_sample, unequal_lines, untuned_lines
@@ -49,6 +50,7 @@ def caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
                 f"Scored on images the model was trained on (trained on {train}, scored on "
                 f"{validation}); this is not a test score: {row_names(those, rows)}."
             )
+    yield from latency_caveats(study.config, rows)
     yield from _data_warnings(rows)
     yield from _tuning(study, rows)
     yield from _added_seeds(rows)

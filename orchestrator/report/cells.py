@@ -1,5 +1,6 @@
 """The text of the cells of a report's tables: scores, differences, p values, costs."""
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -41,6 +42,16 @@ def mean_and_deviation(values: Sequence[float], digits: int = 1) -> str:
         return EMPTY
     mean = f"{statistics.fmean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def significant_text(values: Sequence[float]) -> str:
+    """Return the mean with three significant digits, and from two values on the standard deviation
+    with as many decimals."""
+    if not values:
+        return EMPTY
+    mean = statistics.fmean(values)
+    digits = max(0, 2 - math.floor(math.log10(mean))) if mean > 0 else 0
+    return mean_and_deviation(values, digits)
 
 
 def row_difference(row: Row, difference: Difference | None, digits: int = 2) -> str:

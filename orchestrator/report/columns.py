@@ -15,7 +15,9 @@ from orchestrator.report.cells import (
     row_difference,
     seeds_text,
     signed,
+    significant_text,
 )
+from orchestrator.report.latency import latency_header, latency_values
 from orchestrator.report.rows import Row
 from orchestrator.report.scores import Score, find_score
 from orchestrator.study.config import StudyConfig
@@ -193,6 +195,16 @@ def _kinds(config: StudyConfig, rows: Sequence[Row]) -> dict[str, _Kind]:
             lambda row: gflops_text(row.gflops),
             lambda other: gflops_text(other.gflops),
             drop_rank=6,
+        ),
+        "latency_ms": _Kind(
+            latency_header(config.latency),
+            lambda row: significant_text(latency_values(config, row, "latency_ms")),
+            drop_rank=6,
+        ),
+        "inference_memory_gib": _Kind(
+            "inference GiB",
+            lambda row: significant_text(latency_values(config, row, "inference_memory_gib")),
+            drop_rank=7,
         ),
         "images_per_second": _Kind(
             "images/s", lambda row: number(row.images_per_second, 1), drop_rank=7

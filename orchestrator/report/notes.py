@@ -7,6 +7,7 @@ from orchestrator.report.caveats import caveats
 from orchestrator.report.columns import setting_text
 from orchestrator.report.comparisons import OverallDifference
 from orchestrator.report.difference_notes import difference_notes, overall_notes
+from orchestrator.report.latency import latency_notes
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row
 from orchestrator.report.scores import find_score
@@ -166,6 +167,7 @@ def _footnotes(
     if any(row.cost is not None for row in rows):
         yield "Parameters exclude auxiliary heads.", "parameters_m"
         yield "GFLOPs: billions of multiply-adds for one training crop.", "gflops"
+    yield from latency_notes(study.config, rows)
     if any(row.hours is not None for row in rows) and study.config.sampling is None:
         yield (
             "Images/s is training throughput, hours the time of one training; both are means over "

@@ -5,6 +5,7 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 
+from orchestrator.report.latency import latency_record
 from orchestrator.report.rows import Row
 from orchestrator.report.scores import find_score
 from orchestrator.study.published import PublishedRow
@@ -123,6 +124,7 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
         "gflops": cost.gflops if cost else None,
         "published_parameters_m": reference.parameters_m if reference else None,
         "published_gflops": reference.gflops if reference else None,
+        **latency_record(study.config, row),
         "images_per_second": row.images_per_second,
         "hours": row.hours,
         "unfinished": " ".join(sorted(states)),

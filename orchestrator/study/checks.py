@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.study.conditions import check_condition, conditions
-from orchestrator.study.config import StudyConfig
+from orchestrator.study.config import LATENCY, StudyConfig
 from orchestrator.study.overlay import dotted_leaves, known_keys, unknown_key
 from orchestrator.study.study import Trial
 from orchestrator.study.validation import accepts, as_json, suggestion
@@ -164,6 +164,9 @@ def _protocols(config: StudyConfig, source: Source) -> Iterator[Problem]:
         if not _PROTOCOL.fullmatch(name):
             message = f"protocol name {name!r}; use letters, digits and . _ -"
             yield Problem(source.location(("protocols", name)), message)
+        if name == LATENCY:
+            message = f"a protocol cannot be named {name!r}, because latency is recorded under it"
+            yield Problem(source.location(("protocols", name)), message)
         keys = ("protocols", name)
         yield from _too_long("a protocol's name", name, _LONGEST_PROTOCOL, source, keys)
     submission = config.submission.protocol if config.submission is not None else None
@@ -233,7 +236,7 @@ def _kind(config: StudyConfig, source: Source) -> Iterator[Problem]:
                 location = source.location(("variants", name, "part"))
                 yield Problem(location, f"`variants.{name}.part` needs `kind: profile`")
     else:
-        for key in ("protocols", "submission", "folds"):
+        for key in ("protocols", "submission", "folds", "latency"):
             if getattr(config, key):
                 message = f"`{key}` needs trained models, but `kind: profile` trains nothing"
                 yield Problem(source.location((key,)), message)

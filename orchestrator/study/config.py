@@ -51,9 +51,13 @@ TABLE_COLUMNS = (
     "best",
     "parameters_m",
     "gflops",
+    "latency_ms",
+    "inference_memory_gib",
     "images_per_second",
     "hours",
 )
+# Under this name, the latency of a trial's network is recorded among its evaluations.
+LATENCY = "latency"
 # Labels of scores. Metrics with a key or a class of the user's own have their key.
 SCORE_LABELS = {
     "miou": "mIoU",
@@ -255,10 +259,11 @@ class ReportOptions:
         values apart. By default, all published values are of the study's own setting.
     columns: columns of the table after the variant, in this order: `miou`, `n`, `compared_to`,
         `difference`, `p`, `entered`, `published`, `published_difference`, `published_elsewhere`,
-        `best`, `parameters_m`, `gflops`, `images_per_second`, `hours`, or any metric of the trials'
-        runs, such as `dice`, `boundary_f`, `iou/pole` (these under the report's protocol), the key
-        of a metric of `evaluation.metrics`, or `memory_gib`. `difference/dice` is the difference in
-        another metric than mIoU. By default, the named ones that have values.
+        `best`, `parameters_m`, `gflops`, `latency_ms`, `inference_memory_gib`, `images_per_second`,
+        `hours`, or any metric of the trials' runs, such as `dice`, `boundary_f`, `iou/pole` (these
+        under the report's protocol), the key of a metric of `evaluation.metrics`, or `memory_gib`.
+        `difference/dice` is the difference in another metric than mIoU. By default, the named ones
+        that have values.
     class_groups: lists of classes by name, such as `thin: [pole, fence]`. `iou/thin` is then a
         column with their mean IoU, and `difference/iou/thin` the difference in it.
     images: number of images listed as best, and number listed as worst; 0 lists none.
@@ -334,6 +339,34 @@ class ProfileOptions:
 
 
 @dataclass(frozen=True)
+class LatencyConfig:
+    """What is timed of each finished trial's network, on the device that the study trains on.
+
+    size: height and width of the images in pixels.
+    batch: number of images in one forward pass.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    size: tuple[int, int]
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise ValueError(
+                f"size must be a height and a width of at least 1 pixel, received {list(self.size)}"
+            )
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, received {self.batch}")
+
+    @property
+    def tag(self) -> str:
+        """The text that records with a measurement what was timed."""
+        height, width = self.size
+        return f"{height}x{width}, batch {self.batch}"
+
+
+@dataclass(frozen=True)
 class StudyConfig:
     """A validated study file.
 
@@ -366,6 +399,8 @@ class StudyConfig:
     protocols: additional ways to score the last checkpoint, by name: inference settings, and the
         split, such as `test`.
     submission: predictions packaged for a test server; none by default.
+    latency: time and memory of a forward pass of each finished trial's network; not measured by
+        default.
     published: rows with published values of other methods.
     profile: inputs of the cost counts of a `kind: profile` study.
     report: options of the report.
@@ -397,6 +432,7 @@ class StudyConfig:
     first: tuple[str, ...] | None = None
     protocols: dict[str, ProtocolConfig] = field(default_factory=dict)
     submission: Submission | None = None
+    latency: LatencyConfig | None = None
     published: tuple[PublishedRow, ...] = ()
     profile: ProfileOptions | None = None
     report: ReportOptions = field(default_factory=ReportOptions)

@@ -86,6 +86,9 @@ def _unknown_columns(config: StudyConfig, shown: _Settings, source: Source) -> I
     compared = [name for name in (*COUNTED, *shown) if name != "miou"]
     for index, name in enumerate(config.report.columns or ()):
         location = source.location(("report", "columns", index))
+        if name in ("latency_ms", "inference_memory_gib") and config.latency is None:
+            message = f"`report.columns` has {name!r}, but the study does not measure it"
+            yield Problem(location, f"{message}; set `latency`")
         kind, _, metric = name.partition("/")
         if "/" not in name and name not in columns:
             message = f"`report.columns` has {name!r}, which is not a column"

@@ -9,6 +9,7 @@ from functools import partial
 from orchestrator.cluster.cluster import Cluster
 from orchestrator.console import say, say_labeled, warn
 from orchestrator.context import STOPPING, RunContext
+from orchestrator.evaluation.latency import missing_latencies
 from orchestrator.evaluation.missing import evaluate_missing
 from orchestrator.evaluation.protocols import missing_scores
 from orchestrator.evaluation.submissions import missing_packages
@@ -338,13 +339,15 @@ def evaluate_finished(
     context: RunContext,
     start_cluster: Callable[[], None],
 ) -> dict[str, str]:
-    """Score finished trials under the study's protocols and pack its submission. finished: runs by
+    """Score finished trials under the study's protocols, pack its submission and measure latencies.
+    finished: runs by
     trial name. Returns the causes of failures by trial name."""
     run_ids = {name: run.run_id for name, run in finished.items()}
     directory = context.storage.local / "submissions" / study.config.study
     missing = [
         *missing_scores(study, trials, run_ids, store.evaluations),
         *missing_packages(study, trials, run_ids, store.evaluations, directory),
+        *missing_latencies(study, trials, run_ids, store.evaluations),
     ]
     if not missing:
         return {}

@@ -1,0 +1,102 @@
+"""Measures the latency of each finished trial's network on the device that the study trains on."""
+
+import importlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from models.latency import Latency, time_passes
+from orchestrator.evaluation.missing import Evaluations, MissingEvaluation
+from orchestrator.evaluation.scoring import run_on_device
+from orchestrator.evaluation.trained_model import TrainedModel, to_device
+from orchestrator.scheduling.devices import worker_device
+from orchestrator.study.config import LATENCY, LatencyConfig
+from orchestrator.study.resolved import ResolvedTrial
+from orchestrator.study.study import Study
+from orchestrator.tracking.store import TrackingStore
+
+
+@dataclass(frozen=True)
+class MissingLatency(MissingEvaluation):
+    """A finished trial of which the latency has not been measured. threads: of torch, on a CPU."""
+
+    config: LatencyConfig
+    threads: int
+
+    @property
+    def failure(self) -> str:
+        return "its latency is not measured"
+
+    def evaluate(self, model: TrainedModel, store: TrackingStore, bar: Progress) -> str:
+        task = bar.add_task("latency", total=None)
+        try:
+            latency, device = run_on_device(
+                _measure, model, (self.config, self.threads), self.threads
+            )
+        finally:
+            bar.remove_task(task)
+        metrics = {
+            "latency_ms": latency.median,
+            "latency_ms_p5": latency.percentile(5),
+            "latency_ms_p95": latency.percentile(95),
+        }
+        if latency.memory_mib is not None:
+            metrics["inference_memory_gib"] = latency.memory_mib / 1024
+        tags = {"protocol": self.config.tag, "device": device, "code": self.trial.code}
+        with tempfile.TemporaryDirectory(prefix="latency-") as directory:
+            file = Path(directory) / "milliseconds.json"
+            file.write_text(json.dumps(latency.milliseconds), encoding="utf-8")
+            store.log_evaluation(self.run_id, LATENCY, metrics, tags, Path(directory))
+        return f"{latency.median:.3g} ms for an image, on {device}"
+
+
+def missing_latencies(
+    study: Study,
+    trials: Sequence[ResolvedTrial],
+    run_ids: Mapping[str, str],
+    evaluations: Callable[[str], Evaluations],
+) -> Iterator[MissingLatency]:
+    """Yield the missing measurements, once for each run. run_ids: of the finished trials, by trial
+    name; evaluations: returns the recorded evaluations of a run."""
+    config = study.config.latency
+    if config is None:
+        return
+    threads = max(1, int(study.config.resources.cpus_per_worker))
+    seen: set[str] = set()
+    for trial in trials:
+        run_id = run_ids.get(trial.name)
+        if run_id is None or run_id in seen:
+            continue
+        seen.add(run_id)
+        if evaluations(run_id).get(LATENCY, {}).get("protocol") != config.tag:
+            yield MissingLatency(trial, run_id, LATENCY, "", config, threads)
+
+
+def _measure(model: TrainedModel, config: LatencyConfig, threads: int) -> tuple[Latency, str]:
+    """Measure in the precision and memory format of the training; return the device, too."""
+    torch.set_num_threads(threads)
+    for module in model.imports:
+        importlib.import_module(module)
+    height, width = config.size
+    use_gpu = torch.cuda.is_available()
+
+    def prepare() -> Callable[[], Any]:
+        numerics = to_device(model)
+        shape = (config.batch, model.image_format.channels, height, width)
+        images = numerics.to_memory_format(torch.randn(shape, device=numerics.device))
+        network = model.network.eval()
+
+        def run() -> Any:
+            with numerics.autocast():
+                return network(images)
+
+        return run
+
+    latency = time_passes(prepare, torch.device("cuda" if use_gpu else "cpu"))
+    return latency, worker_device("cuda" if use_gpu else "cpu", 1 if use_gpu else threads)
