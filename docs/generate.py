@@ -115,6 +115,7 @@ def study_file_page() -> str:
         "from_search": "SearchResult",
         "from_search.rows": "FoundSample",
         "folds": "FoldsConfig",
+        "latency": "LatencyConfig",
         "published": "PublishedRow",
         "protocols.NAME": "ProtocolConfig",
         "report": "ReportOptions",

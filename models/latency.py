@@ -67,8 +67,8 @@ def time_passes(prepare: Callable[[], Callable[[], object]], device: torch.devic
     prepare: moves the model and its input to the device and returns the forward pass.
     """
     before = _start_peak(device)
+    run = prepare()
     with torch.inference_mode():
-        run = prepare()
         _timed(run, device)
         seconds = _timed(run, device)
         passes = min(max(round(2 / seconds), 3), 100)

@@ -53,7 +53,7 @@ class MissingLatency(MissingEvaluation):
             file = Path(directory) / "milliseconds.json"
             file.write_text(json.dumps(latency.milliseconds), encoding="utf-8")
             store.log_evaluation(self.run_id, LATENCY, metrics, tags, Path(directory))
-        return f"{latency.median:.3g} ms for an image, on {device}"
+        return f"{latency.median:.3g} ms for a pass, on {device}"
 
 
 def missing_latencies(

@@ -95,11 +95,12 @@ def predict_files(
 
 
 def run_on_device(task: Any, model: TrainedModel, arguments: tuple[Any, ...], threads: int) -> Any:
-    """Run `task` with a model and `arguments` on the connected cluster, alone in its process and on
-    its GPU; on CPUs, with `threads` of them. Raises whatever the task raises."""
+    """Run `task` with a model and `arguments` on the connected cluster, alone on its GPU or on
+    `threads` CPUs. Raises whatever the task raises."""
     gpu = any(node.get("GPU") for node in _machines())
-    options = {"num_cpus": 1 if gpu else threads, "num_gpus": int(gpu), "max_calls": 1}
-    reference = ray.remote(**options)(task).remote(model, *arguments)
+    once = network_has_user_code(model.experiment, model.imports)
+    remote_task = _remote_task(task, gpu, once, 1 if gpu else threads)
+    reference = remote_task.remote(ray.put(model), *arguments)
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -137,9 +138,9 @@ def _in_shares(
 
 
 @cache  # Ray warns about a function that is made remote again and again
-def _remote_task(task: Any, on_gpu: bool, once: bool) -> Any:
+def _remote_task(task: Any, on_gpu: bool, once: bool, cpus: int = 1) -> Any:
     """Return a Ray task. once: end its process after it, because user code may change it."""
-    options = {"num_cpus": 1, "num_gpus": int(on_gpu)} | ({"max_calls": 1} if once else {})
+    options = {"num_cpus": cpus, "num_gpus": int(on_gpu)} | ({"max_calls": 1} if once else {})
     return ray.remote(**options)(task)
 
 

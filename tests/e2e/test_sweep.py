@@ -30,6 +30,8 @@ def test_study_trains_all_trials_and_a_second_run_only_reports_them(
     group_study: Path, tmp_path: Path
 ) -> None:
     study = group_study
+    with study.open("a") as file:
+        file.write("latency: {size: [32, 48], batch: 2}\n")
     shutil.rmtree(study.parent / "storage")  # the command creates it
     first = sweep(study)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -57,6 +59,8 @@ def test_study_trains_all_trials_and_a_second_run_only_reports_them(
     lines = {line["variant"]: line for line in csv.DictReader(table.splitlines())}
     assert lines["twin"]["runs"] == lines["strong"]["runs"]
     assert lines["twin"]["miou_mean"] == lines["strong"]["miou_mean"]
+    assert float(lines["full"]["latency_ms_p5"]) <= float(lines["full"]["latency_ms"])
+    assert "core" in lines["full"]["latency_device"]
     figures = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "figures")}
     kinds = ("comparison", "features")
     assert figures == {f"figures/{kind}.{suffix}" for kind in kinds for suffix in ("png", "pdf")}
@@ -74,6 +78,8 @@ def test_study_trains_all_trials_and_a_second_run_only_reports_them(
         assert run.data.metrics["model/parameters_m"] > 1
         assert run.data.metrics["model/gflops"] > 0
         assert 0 < run.data.metrics["memory_gib"] < 8
+        assert 0 < run.data.metrics["eval/latency/latency_ms"] < 10_000
+        assert run.data.metrics["eval/latency/inference_memory_gib"] >= 0
         seconds = run.data.metrics["trial/seconds"]
         assert seconds > 0
         assert run.data.metrics["trial/worker_hours"] == pytest.approx(2 * seconds / 3600)
@@ -95,6 +101,8 @@ def test_study_trains_all_trials_and_a_second_run_only_reports_them(
     again = sweep(study)
     assert again.returncode == 0
     assert "3 trials: 3 finished" in again.stdout
+    assert "ms for a pass" in first.stdout
+    assert "ms for a pass" not in again.stdout
     assert row in again.stdout
     parents_after, trials_after, _ = runs(study)
     assert len(parents_after) == 1
