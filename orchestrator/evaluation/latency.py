@@ -48,7 +48,7 @@ class MissingLatency(MissingEvaluation):
         }
         if latency.memory_mib is not None:
             metrics["inference_memory_gib"] = latency.memory_mib / 1024
-        tags = {"protocol": self.config.tag, "device": device, "code": self.trial.code}
+        tags = {"timed": self.config.tag, "device": device, "code": self.trial.code}
         with tempfile.TemporaryDirectory(prefix="latency-") as directory:
             file = Path(directory) / "milliseconds.json"
             file.write_text(json.dumps(latency.milliseconds), encoding="utf-8")
@@ -74,7 +74,7 @@ def missing_latencies(
         if run_id is None or run_id in seen:
             continue
         seen.add(run_id)
-        if evaluations(run_id).get(LATENCY, {}).get("protocol") != config.tag:
+        if evaluations(run_id).get(LATENCY, {}).get("timed") != config.tag:
             yield MissingLatency(trial, run_id, LATENCY, "", config, threads)
 
 

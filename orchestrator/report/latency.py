@@ -82,5 +82,5 @@ def _measured(config: LatencyConfig | None, rows: Iterable[Row]) -> list[TrialRu
     return [
         run
         for run in runs
-        if config is not None and run.evaluations.get(LATENCY, {}).get("protocol") == config.tag
+        if config is not None and run.evaluations.get(LATENCY, {}).get("timed") == config.tag
     ]

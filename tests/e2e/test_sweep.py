@@ -85,7 +85,8 @@ def test_study_trains_all_trials_and_a_second_run_only_reports_them(
         assert run.data.metrics["trial/worker_hours"] == pytest.approx(2 * seconds / 3600)
         assert all(is_documented(name, TRIAL_METRICS) for name in run.data.metrics)
         folder = Path(client.download_artifacts(run.info.run_id, ""))
-        assert all(is_documented(entry.name, TRIAL_ARTIFACTS) for entry in folder.iterdir())
+        artifacts = {e.split("/")[0] for row in TRIAL_ARTIFACTS for e in row.split(", ")}
+        assert {entry.name for entry in folder.iterdir()} <= artifacts
         for name in ("confusion.png", "panels.png"):
             with Image.open(folder / name) as image:
                 image.load()

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from orchestrator.evaluation import latency
 from orchestrator.evaluation.latency import missing_latencies
 from orchestrator.evaluation.missing import evaluate_missing
+from orchestrator.evaluation.records import is_current
 from orchestrator.study.config import LATENCY, LatencyConfig
 from orchestrator.study.load import load_study
 from orchestrator.study.resolved import ResolvedTrial
@@ -38,9 +39,9 @@ def test_each_run_is_measured_once(timed: Study, trials: list[ResolvedTrial]) ->
     assert [each.run_id for each in missing_latencies(timed, trials, shared, lambda _: {})] == [
         "run"
     ]
-    recorded = {LATENCY: {"protocol": CONFIG.tag, "device": "any", "code": "other"}}
+    recorded = {LATENCY: {"timed": CONFIG.tag, "device": "any", "code": "other"}}
     assert not list(missing_latencies(timed, trials, shared, lambda _: recorded))
-    other = {LATENCY: {**recorded[LATENCY], "protocol": LatencyConfig((24, 24)).tag}}
+    other = {LATENCY: {**recorded[LATENCY], "timed": LatencyConfig((24, 24)).tag}}
     assert list(missing_latencies(timed, trials, shared, lambda _: other))
     unfinished = {names[0]: "run"}
     assert len(list(missing_latencies(timed, trials, unfinished, lambda _: {}))) == 1
@@ -98,7 +99,11 @@ def test_measurement_is_recorded(
     times = json.loads(file.read_text())
     assert len(times) == len(shapes) - 2  # two are not counted
     assert median == pytest.approx(sorted(times)[len(times) // 2], rel=0.5)
-    assert "core" in store.evaluations(run_id)[LATENCY]["device"]
+    tags = store.evaluations(run_id)[LATENCY]
+    assert "core" in tags["device"]
+    # It is not taken for scores of the images.
+    fingerprint = trial.dataset.manifest.fingerprint
+    assert not is_current(tags, trial.experiment.evaluation, fingerprint, "val")
     assert not list(missing_latencies(timed, [trial], {trial.name: run_id}, store.evaluations))
 
 

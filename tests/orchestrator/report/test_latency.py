@@ -30,7 +30,7 @@ def record(store: TrackingStore, run_id: str, median: float, tag: str, device: s
         "latency_ms_p95": 1.2 * median,
         "inference_memory_gib": 0.4567,
     }
-    tags = {"protocol": tag, "device": device, "code": "code"}
+    tags = {"timed": tag, "device": device, "code": "code"}
     with tempfile.TemporaryDirectory() as files:
         store.log_evaluation(run_id, LATENCY, metrics, tags, Path(files))
 
