@@ -58,7 +58,9 @@ def sweep(options: argparse.Namespace, console: Console) -> int:
             run,
             terminal,
             log=log,
-            interrupted="stopped immediately; run the same command again to resume",
+            interrupted="stopped"
+            if options.plan
+            else "stopped immediately; run the same command again to resume",
         )
 
 

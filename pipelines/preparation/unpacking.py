@@ -60,7 +60,9 @@ def unpack(
                 if (path := _path_within(archive, member.path, folder)) is not None
             ]
             if not chosen:
-                raise ArchiveError(f"{archive}: holds no folder {folder}; download another archive")
+                raise ArchiveError(
+                    f"{archive}: holds no folder {folder}; delete it and download another archive"
+                )
             with atomic_directory(destination) as root:
                 for done, (path, member) in enumerate(chosen, start=1):
                     _write(archive, member, root / path)
@@ -118,8 +120,8 @@ def _path_within(archive: Path, name: str, folder: str) -> PurePosixPath | None:
     drive = any(":" in part for part in path.parts[:1])
     if path.is_absolute() or drive or ".." in path.parts or "\0" in name:
         raise ArchiveError(
-            f"{archive}: holds {name!r}, which would be written outside the folder; download "
-            "another archive"
+            f"{archive}: holds {name!r}, which would be written outside the folder; delete it "
+            "and download another archive"
         )
     parents = path.parts[:2]
     if folder not in parents:
@@ -132,8 +134,8 @@ def _write(archive: Path, member: _Member, target: Path) -> None:
     source = member.open() if member.is_file else None
     if source is None:
         raise ArchiveError(
-            f"{archive}: holds {member.path!r}, which is a link or a device; download another "
-            "archive"
+            f"{archive}: holds {member.path!r}, which is a link or a device; delete it and "
+            "download another archive"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     with source, target.open("wb") as file:
