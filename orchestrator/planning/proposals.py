@@ -20,6 +20,7 @@ from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
 from orchestrator.tracking.queries import recorded_samples
 from orchestrator.tracking.runs import TrialRun
+from pipelines.data.manifest import metric_name
 
 if TYPE_CHECKING:
     import optuna
@@ -89,10 +90,11 @@ def _score(
 ) -> float | None:
     """Return the mean score of a sample over its seeds; None if one has failed."""
     assert config.sampling is not None
+    metric = metric_name(f"val/{config.sampling.metric}")
     values = []
     for trial in trials:
         run = decisions[trial.name].run
-        value = None if run is None else run.metrics.get(f"val/{config.sampling.metric}")
+        value = None if run is None else run.metrics.get(metric)
         if run is None or run.status != "FINISHED" or value is None or not math.isfinite(value):
             return None
         values.append(value)

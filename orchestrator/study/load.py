@@ -71,7 +71,7 @@ def load_study(
         source = mapping_source(path, "the study")
         original = dump_yaml(source.value)
         source = extended_source(source, Path(), (), problems, unreadable)
-    source = with_search_result(without_removed(source), Path(), problems)
+    source = without_removed(source)
     if unreadable and "variants" not in source.value:
         # The missing file may define them; the rest is checked anyway.
         source = source.merged(Source(source.name, {"variants": {"placeholder": {}}}))
@@ -94,6 +94,7 @@ def load_study(
             if isinstance(sampled, dict) and key in sampled:
                 source = _without_entry(source, "sample", key)
             experiment_overrides.append(one)
+    source = with_search_result(source, Path(), problems)
     problems += _lengths(experiment_overrides)
     result = examine(source, StudyConfig, placeholders=_PLACEHOLDERS)
     config = result.value

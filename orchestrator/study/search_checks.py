@@ -10,7 +10,7 @@ from orchestrator.study.conditions import holds
 from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import dotted_leaves, unknown_key
 from orchestrator.study.search_result import FILE, FoundSample, SearchResult
-from orchestrator.study.yaml_source import Keys, Problem, Source, SourceLocation, read_yaml
+from orchestrator.study.yaml_source import Keys, Problem, Source, read_yaml
 
 _FROM_SEARCH = "from_search"
 # Keys that decide how a trial is scored, so that samples of them could not be compared.
@@ -120,8 +120,8 @@ def _found(config: StudyConfig, source: Source) -> Iterator[Problem]:
     taken = {key: None for row in result.rows for key in row.values}
     for index, row in enumerate(result.rows):
         for key in row.values:
-            place = source.location((_FROM_SEARCH, "rows", index, "values", key))
-            problem = unknown_key(key, place)
+            written = source.location((_FROM_SEARCH, "rows", index, "values", key))
+            problem = unknown_key(key, written)
             if problem is not None:
                 yield problem
     for key in taken:
@@ -135,18 +135,18 @@ def _set_elsewhere(
     config: StudyConfig, source: Source, keys: Mapping[str, Any], what: str
 ) -> Iterator[Problem]:
     """Yield the sampled or found keys that a variant or `when` sets, too."""
-    places: list[Keys] = [("variants", name, "set") for name in config.variants]
-    places += [("when", index, "set") for index in range(len(config.when))]
-    for place in places:
-        if place not in source.locations:
+    overrides: list[Keys] = [("variants", name, "set") for name in config.variants]
+    overrides += [("when", index, "set") for index in range(len(config.when))]
+    for override in overrides:
+        if override not in source.locations:
             continue
-        for leaf in dotted_leaves(source.subtree(place).value):
+        for leaf in dotted_leaves(source.subtree(override).value):
             if _below(leaf, list(keys)) or any(key.startswith(f"{leaf}.") for key in keys):
                 message = (
-                    f"`{'.'.join(map(str, place))}` sets `{leaf}`, which is {what}; set it in "
+                    f"`{'.'.join(map(str, override))}` sets `{leaf}`, which is {what}; set it in "
                     "`base`, or in neither"
                 )
-                yield Problem(source.location((*place, *leaf.split("."))), message)
+                yield Problem(source.location((*override, *leaf.split("."))), message)
 
 
 def search_warnings(config: StudyConfig, source: Source, untuned: Sequence[str]) -> list[Problem]:
@@ -155,11 +155,7 @@ def search_warnings(config: StudyConfig, source: Source, untuned: Sequence[str])
     if result is None:
         return []
     lines = [*untuned_lines(result, untuned), *unequal_lines(result, config.variants)]
-    return [Problem(_place(source), line) for line in lines]
-
-
-def _place(source: Source) -> SourceLocation:
-    return source.location((_FROM_SEARCH,))
+    return [Problem(source.location((_FROM_SEARCH,)), line) for line in lines]
 
 
 def found_sample(

@@ -1,5 +1,6 @@
 """Tables that take the best samples of a search by `from_search`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,20 @@ def test_the_resolved_study_needs_no_other_file(tmp_path: Path) -> None:
 def test_the_command_line_wins(tmp_path: Path) -> None:
     study = load(tmp_path, found(), overrides=[(RATE, "0.7")])
     assert {trial.experiment.training.learning_rate for trial in study.trials} == {0.7}
+
+
+def test_the_command_line_names_a_file_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = found(rows=tuple(replace(row, values={RATE: 0.9}) for row in found().rows))
+    (tmp_path / "other.yaml").write_text(other.as_yaml())
+    monkeypatch.chdir(tmp_path)
+    study = load(tmp_path, found(), overrides=[("from_search", "other.yaml")])
+    assert {trial.experiment.training.learning_rate for trial in study.trials} == {0.9}
+    study = load(tmp_path, found(), overrides=[("from_search", "null")])
+    assert {trial.experiment.training.learning_rate for trial in study.trials} == {0.5}
+    with pytest.raises(StudyError, match=r"none\.yaml, which does not exist"):
+        load(tmp_path, found(), overrides=[("from_search", "none.yaml")])
 
 
 def test_rows_that_were_not_tuned_alike_are_named(tmp_path: Path) -> None:
