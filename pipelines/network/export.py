@@ -120,7 +120,10 @@ def save_onnx(program: ExportedProgram, file: Path, metadata: Mapping[str, Any])
 
 
 def _name_axes(model: Any) -> None:
-    """Name the axes of any size of all tensors after those of the input, such as `height`."""
+    """Name the axes of any size of all tensors after those of the input, such as `height`.
+
+    Axes without a name stay without: onnxruntime takes axes of one name for equally long.
+    """
     import onnx_ir
 
     (images,) = model.graph.inputs
@@ -129,7 +132,9 @@ def _name_axes(model: Any) -> None:
     for value in (images, *outputs):
         if value.shape is not None:
             value.shape = onnx_ir.Shape(
-                size if isinstance(size, int) else names.get(str(size), str(size))
+                size
+                if isinstance(size, int) or size.value is None
+                else names.get(str(size), str(size))
                 for size in value.shape
             )
 
