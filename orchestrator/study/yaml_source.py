@@ -3,7 +3,7 @@
 The YAML dialect is that of `pipelines.config`; in addition, a duplicate key is an error.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -105,11 +105,11 @@ class Source:
         """Return this tree overridden by `other`: mappings merge, everything else is replaced."""
         result = Source(self.name, self.value, dict(self.locations))
         result.value = _merge(self.value, other.value)
-        for keys, location in other.locations.items():
-            if not isinstance(_value_at(other.value, keys), dict):
-                for stale in [path for path in result.locations if path[: len(keys)] == keys]:
-                    del result.locations[stale]
-            result.locations[keys] = location
+        for keys in _replacing(other.value):
+            for stale in [path for path in result.locations if path[: len(keys)] == keys]:
+                del result.locations[stale]
+            result.locations[keys] = other.location(keys)
+        result.locations |= other.locations
         return result
 
 
@@ -279,6 +279,15 @@ def _value_at(value: Any, keys: Keys) -> Any:
     for key in keys:
         value = value[key]
     return value
+
+
+def _replacing(value: Any, keys: Keys = ()) -> Iterator[Keys]:
+    """Yield the keys of each list and single value of a tree, below `keys`."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _replacing(inner, (*keys, key))
+    else:
+        yield keys
 
 
 def _has(value: Any, keys: Keys) -> bool:

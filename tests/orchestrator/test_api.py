@@ -60,6 +60,17 @@ def test_mapping_may_extend_a_file(
     assert [trial.name for trial in study.trials][:2] == ["a, seed 4", "a, seed 5"]
 
 
+def test_mapping_replaces_a_longer_list(
+    tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1, 2]\n")
+    monkeypatch.chdir(tmp_path)
+    study = load_study({"study": "shorter", "extends": file.name, "seeds": [4]})
+    assert [trial.name for trial in study.trials] == ["a, seed 4", "b, seed 4"]
+    with pytest.raises(StudyError, match=r"the study: `seeds\.0` must be a whole number"):
+        load_study({"study": "shorter", "extends": file.name, "seeds": ["x"]})
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
