@@ -48,11 +48,11 @@ test-fast: install-test
 $(VENV)-timm/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-timm
 	$(VENV)-timm/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 \
-	  torchvision==0.29.1 segmentation-models-pytorch pytest pyyaml numpy pyarrow kornia torchmetrics safetensors -e '.[timm]'
+	  torchvision==0.29.1 segmentation-models-pytorch pytest pytest-timeout pyyaml numpy pyarrow kornia torchmetrics safetensors -e '.[timm]'
 	touch $@
 
 test-timm: $(VENV)-timm/installed
-	$(VENV)-timm/bin/python -m pytest tests/models/test_timm.py --noconftest
+	$(VENV)-timm/bin/python -m pytest tests/models/test_timm_weights.py --noconftest
 
 # The site, in site/.
 docs: install-docs

@@ -21,9 +21,7 @@ def load_timm(backbone: TimmBackbone, checkpoint: Mapping[str, object]) -> Pretr
         loaded = backbone.with_weights(tensors).state_dict()
     except ValueError as error:
         raise PretrainedError(f"the checkpoint does not fit {backbone.name}: {error}") from error
-    # timm renames keys and does not report what it loaded; equal values tell it.
-    keys = {_digest(value): key for key, value in tensors.items()}
-    used = {key: keys[_digest(value)] for key, value in loaded.items() if _digest(value) in keys}
+    used = _sources(loaded, tensors)
     note = ""
     channels = backbone.in_channels
     if channels != 3:
@@ -45,6 +43,29 @@ def load_timm(backbone: TimmBackbone, checkpoint: Mapping[str, object]) -> Pretr
     missing = dict.fromkeys((key for key in loaded if key not in used), "not in the checkpoint")
     unused = dict.fromkeys((k for k in tensors if k not in taken), "not part of the backbone")
     return PretrainedReport("timm", used, unused, missing, note)
+
+
+def _sources(loaded: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the checkpoint's key of each loaded tensor.
+
+    timm renames keys and does not report what it loaded; equal values show it. Of several tensors
+    with equal values, such as biases of 0, the one with the same name is taken.
+    """
+    by_name = {_plain(key): key for key in tensors}
+    by_value = {_digest(value): key for key, value in tensors.items()}
+    sources = {}
+    for key, value in loaded.items():
+        digest, named = _digest(value), by_name.get(_plain(key))
+        if named is not None and _digest(tensors[named]) == digest:
+            sources[key] = named
+        elif digest in by_value:
+            sources[key] = by_value[digest]
+    return sources
+
+
+def _plain(key: str) -> str:
+    """Return a key without its separators: `stages.0` becomes `stages_0` in a model of features."""
+    return key.replace(".", "").replace("_", "")
 
 
 def _digest(value: Tensor) -> tuple[torch.Size, bytes]:
