@@ -4,7 +4,7 @@ VENV := .venv
 STORAGE ?= storage
 STUDY ?= ablations.yaml
 
-.PHONY: install install-test install-docs sweep test test-fast lint types docs wheel clean
+.PHONY: install install-test install-docs sweep test test-fast test-timm lint types docs wheel clean
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
@@ -43,6 +43,16 @@ test: lint types
 test-fast: install-test
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  -m "not slow" --ignore tests/e2e
+
+# torchvision, which timm needs, fits one version of torch only: an environment of its own, 6 GB.
+$(VENV)-timm/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-timm
+	$(VENV)-timm/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 \
+	  torchvision==0.29.1 segmentation-models-pytorch pytest pytest-timeout pyyaml numpy pyarrow kornia torchmetrics safetensors -e '.[timm]'
+	touch $@
+
+test-timm: $(VENV)-timm/installed
+	$(VENV)-timm/bin/python -m pytest tests/models/test_timm_weights.py --noconftest
 
 # The site, in site/.
 docs: install-docs

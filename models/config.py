@@ -57,20 +57,18 @@ def backbone_traits(name: str, arguments: Mapping[str, Any]) -> Any:
         ValueError: there is no such backbone, or it does not take the arguments.
     """
     if library_and_name(name) is not None:
-        from models.backbones import hugging_face  # imports torch
-
-        return hugging_face.backbone_traits(*resolve(name, arguments))
+        return BACKBONES.find(name).traits(name, arguments)
     if arguments:
         raise ValueError(
             f"backbone_arguments is {dict(arguments)}, but {name} takes none; only a backbone "
-            "named hf:... does"
+            "named hf:... or timm:... does"
         )
     if name in BUILT_IN_BACKBONES:
         return BUILT_IN_BACKBONES[name]
     if name not in BACKBONES and not is_class_name(name):
         known = ", ".join(backbone_names())
         raise ValueError(
-            f"backbone is {name!r}; known: {known}; or hf:NAME or package.module:Class"
+            f"backbone is {name!r}; known: {known}; or hf:NAME, timm:NAME or package.module:Class"
         )
     cls = BACKBONES.find(name)
     for attribute in ("channels", "lateral_channels"):
@@ -117,13 +115,16 @@ class FENetConfig:
     Attributes:
         backbone: name of a registered backbone, `package.module:Class` of a `models.Backbone`, or
             `hf:NAME` of a backbone in `transformers`: a type of model (`hf:convnext`), the folder
-            of a saved model (`hf:./folder`) or a model on the hub (`hf:OWNER/NAME`).
-        backbone_arguments: entries of the configuration of a backbone `hf:NAME`.
+            of a saved model (`hf:./folder`) or a model on the hub (`hf:OWNER/NAME`); or
+            `timm:NAME` of a model in `timm`.
+        backbone_arguments: entries of the configuration of a backbone `hf:NAME`, or arguments of
+            the constructor of `timm:NAME`.
         stem: one of the backbone's stems, for ResNets "64-64-128" (as in the paper), "32-32-64" or
             "plain". Default: the backbone's first stem.
         channels: C, the channel depth of every level after the laterals. Default: 256 for
             ResNet-50 and -101, 128 for ResNet-18, 32 for dfnet1-half, 64 for DFNets and
-            EfficientNet-Lite0; for `hf:NAME` 128, or 256 if a level has more than 768 channels.
+            EfficientNet-Lite0; for `hf:NAME` and `timm:NAME` 128, or 256 if a level has more than
+            768 channels.
         dilation: dilate the last two stages and keep their strides. Default, as in the paper: true
             if `ppm` is true and the backbone supports dilation.
         ppm: use pyramid pooling instead of the last stage's lateral.

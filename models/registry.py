@@ -202,8 +202,8 @@ def _parameters(cls: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], 
     return named, takes_any
 
 
-#: Prefixes of the names of a library's models: `hf:convnext` for `transformers` of Hugging Face.
-LIBRARIES = ("hf",)
+#: Packages by the prefix of the names of their models, such as `hf:convnext`.
+LIBRARIES = {"hf": "transformers", "timm": "timm"}
 
 
 def library_and_name(name: str) -> tuple[str, str] | None:
@@ -229,7 +229,10 @@ NETWORKS: Registry[Any] = Registry(
 BACKBONES: Registry[Any] = Registry(
     "backbone",
     "models:Backbone",
-    libraries={"hf": "models.backbones.hugging_face:HuggingFaceBackbone"},
+    libraries={
+        "hf": "models.backbones.hugging_face:HuggingFaceBackbone",
+        "timm": "models.backbones.timm:TimmBackbone",
+    },
 )
 
 #: Kinds of FEM by name, the values of `flows:`. Importing `models.enhancement` adds the built-in

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from models import PretrainedError, PretrainedReport, load_pretrained
 from models.backbones import Backbone
 from models.backbones.hugging_face import HuggingFaceBackbone
+from models.backbones.timm import TimmBackbone
 from models.hugging_face.network import HuggingFaceNetwork
 from models.hugging_face.weights import load_saved
 from models.pretrained import unwrap
+from models.timm_weights import load_timm
 from pipelines.network.build import NetworkError
 from pipelines.network.weight_files import WeightsError, locate_weights
 from pipelines.network.weights import read_weights
@@ -131,6 +133,8 @@ def load_backbone_weights(model: nn.Module, uri: str) -> PretrainedReport:
             return load_saved(model.model, weights, model.classes)
         if isinstance(backbone, HuggingFaceBackbone):
             return load_saved(backbone.model, weights)
+        if isinstance(backbone, TimmBackbone):
+            return load_timm(backbone, weights)
         assert isinstance(backbone, Backbone)
         return load_pretrained(backbone, weights)
     except PretrainedError as error:

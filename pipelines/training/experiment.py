@@ -13,7 +13,7 @@ import yaml
 
 from models import FENetConfig
 from models.hugging_face.configuration import is_saved, read_saved
-from models.registry import is_class_name, library_and_name
+from models.registry import LIBRARIES, is_class_name, library_and_name
 from pipelines.config import ConfigurationError, configure, load_yaml
 from pipelines.data.config import DataConfig
 from pipelines.evaluation.config import EvaluationConfig
@@ -77,8 +77,8 @@ class Experiment:
     @property
     def libraries(self) -> tuple[str, ...]:
         """The packages that only the model's name requires, such as `transformers` for `hf:...`."""
-        is_of_library = library_and_name(_model_name(self.model)) is not None
-        return ("transformers",) if is_of_library else ()
+        split = library_and_name(_model_name(self.model))
+        return () if split is None else (LIBRARIES[split[0]],)
 
     @property
     def class_names(self) -> list[str]:

@@ -260,7 +260,7 @@ def test_normalization_is_that_of_the_preprocessor(tmp_path, preprocessor, mean,
         ("hf:convnext", {"num_labels": 3}, "unknown argument `num_labels`"),
         ("hf:convnext", {"image_std": [0, 1, 1]}, "image_std is"),
         ("hf:./nowhere", {}, "hf:./nowhere: no such folder"),
-        ("resnet18", {"depths": [1]}, "only a backbone named hf:... does"),
+        ("resnet18", {"depths": [1]}, "only a backbone named hf:... or timm:... does"),
     ],
 )
 def test_errors_name_what_would_work(name: str, arguments: dict[str, Any], problem: str) -> None:
