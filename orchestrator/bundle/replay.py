@@ -68,6 +68,7 @@ def replay(
     # Nobody is notified, no program of the bundle is started, and nothing is written elsewhere.
     overrides += [("notify.url", "null"), ("notify.command", "[]")]
     overrides += [("mirror.tensorboard", "null"), ("mirror.wandb", "null")]
+    overrides += [("latency", "null")]  # of another machine
     study = bundled_study(bundle, directory, overrides)
     study = replace(study, trials=tuple(each for each in study.trials if each.name == name))
     if dataset is not None:

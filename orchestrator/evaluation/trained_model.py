@@ -6,13 +6,14 @@ code is used.
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from orchestrator.storage import Storage
 from orchestrator.study.overlay import read_experiment
@@ -58,6 +59,13 @@ class TrainedModel:
     network: nn.Module
     imports: tuple[str, ...] = ()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the weights without the network: models of libraries hold objects that cannot be
+        pickled. Another process builds the network again."""
+        values = {key: value.cpu() for key, value in self.network.state_dict().items()}
+        origin = self.name, self.run_id, self.checkpoint
+        return _rebuilt, (*origin, self.experiment, self.class_list, values, self.imports)
+
     @property
     def class_names(self) -> list[str]:
         """The classes, in the order of the network's outputs."""
@@ -67,6 +75,28 @@ class TrainedModel:
     def image_format(self) -> ImageFormat:
         """The format and normalization of the images that the network was trained on."""
         return self.class_list.images
+
+
+def _rebuilt(
+    name: str,
+    run_id: str | None,
+    checkpoint: str,
+    experiment: Experiment,
+    class_list: ClassList,
+    values: Mapping[str, Tensor],
+    imports: tuple[str, ...],
+) -> TrainedModel:
+    """Return the model that was pickled with these weights."""
+    for module in imports:
+        import_module(module)
+    network = _build(experiment, class_list)
+    network.load_state_dict(values)
+    return TrainedModel(name, run_id, checkpoint, experiment, class_list, network.eval(), imports)
+
+
+def _build(experiment: Experiment, class_list: ClassList) -> nn.Module:
+    channels = class_list.images.channels
+    return build_network(experiment.model, len(class_list.classes), experiment.seed, channels)
 
 
 def check_images(model: TrainedModel, dataset: PreparedDataset) -> None:
@@ -156,9 +186,7 @@ def _read(
     recorded = _mapping(directory / EXPERIMENT_FILE)
     experiment = read_experiment(recorded.pruned(without_removed(recorded.value)))
     class_list = validate(_mapping(directory / CLASSES_FILE), ClassList)
-    network = build_network(
-        experiment.model, len(class_list.classes), experiment.seed, class_list.images.channels
-    )
+    network = _build(experiment, class_list)
     load_weights(directory, network)
     network.eval()
     return TrainedModel(name, run_id, checkpoint, experiment, class_list, network, tuple(imports))

@@ -250,14 +250,15 @@ def _different_training(rows: Sequence[Row]) -> Iterable[str]:
             f"{MIXED} The difference for {row_names(mixed_differences, rows)} compares runs with "
             "different code versions or precisions; it may not be due to the row."
         )
-    names = {"code": "code versions", "precision": "precisions"}
-    for attribute, name in names.items():
-        values = sorted(set().union(*(row.run_values(attribute) for row in rows)))
+    used = {
+        "code versions": set().union(*(row.code_versions for row in rows)),
+        "precisions": set().union(*(row.run_values("precision") for row in rows)),
+    }
+    for name, values in used.items():
         if len(values) > 1:
-            listed = ", ".join(values)
             yield (
-                f"Rows were trained with different {name} ({listed}); differences may come from "
-                "that."
+                f"Rows were trained with different {name} ({', '.join(sorted(values))}); "
+                "differences may come from that."
             )
     workers = sorted(set().union(*(row.run_values("workers") for row in rows)) - {""})
     if len(workers) > 1:

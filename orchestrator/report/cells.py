@@ -126,4 +126,5 @@ def row_marks(row: Row) -> str:
 
 def is_mixed(row: Row) -> bool:
     """Whether the seeds of a row differ in data, code or precision."""
-    return any(len(row.run_values(name)) > 1 for name in ("data", "code", "precision"))
+    mixed = any(len(row.run_values(name)) > 1 for name in ("data", "precision"))
+    return mixed or len(row.code_versions) > 1

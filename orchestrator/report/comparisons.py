@@ -13,7 +13,7 @@ from scipy import special
 
 from orchestrator.report.bootstrap import Sampling
 from orchestrator.report.resampled import ResampledCounts
-from orchestrator.report.rows import Row
+from orchestrator.report.rows import CURRENT, Row
 from orchestrator.report.scores import Score, find_score
 from orchestrator.report.seed_spread import SeedError, fold_error, seed_error
 from orchestrator.report.significance import Difference, Pairs, compare, compare_means, holm
@@ -286,7 +286,10 @@ def _is_mixed(row: Row, base: Row, seeds: Iterable[Repetition]) -> bool:
     """Whether the two trainings of some seed differ in code or precision."""
     ours, theirs = (
         {
-            result.trial.repetition: (result.run.code, result.run.precision)
+            result.trial.repetition: (
+                result.run.code if result.stale else CURRENT,
+                result.run.precision,
+            )
             for result in each.results
             if result.run is not None
         }

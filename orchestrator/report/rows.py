@@ -14,6 +14,7 @@ from orchestrator.study.repetition import Repetition
 from orchestrator.study.sampling import SearchSample
 from orchestrator.study.study import Study, Trial
 
+CURRENT = "the current one"
 # Variant, grid cell, number of the sample.
 _Group = tuple[str, tuple[str, ...], int | None]
 
@@ -87,6 +88,13 @@ class Row:
     def gflops(self) -> float | None:
         """Multiply-adds / 1e9 at the training crop's size."""
         return None if self.cost is None else self.cost.gflops
+
+    @property
+    def code_versions(self) -> set[str]:
+        """The versions of the code of the runs with a score, all current ones as one: the version
+        of a row with an own module or a model of a library counts that, too."""
+        runs = [result for result in self.finished if result.run is not None]
+        return {each.run.code if each.stale and each.run else CURRENT for each in runs}
 
     def run_values(self, name: str) -> set[str]:
         """Return the distinct values of `data`, `code`, `precision` or `workers` of the runs with a

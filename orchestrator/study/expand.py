@@ -113,6 +113,7 @@ class _Expansion:
                 cell = self._with_value(cell, axis, value, location)
                 axes[axis] = value
             cell = self._tuned(name, axes, cell)
+            self._check_ends(name, axes, cell)
             for sample in self._samples((name, *map(str, axes.values()))):
                 yield self._cell(name, axes, cell, sample)
 
@@ -140,6 +141,20 @@ class _Expansion:
         first = range(sampling.random_count)
         drawn = [random_sample(ranges, number, sampling.seed) for number in first]
         return [*drawn, *self._proposed.get(cell, ())]
+
+    def _check_ends(self, name: str, axes: dict[str, Any], cell: Source) -> None:
+        """Report the ranges of which the lowest or the highest value is not valid, because later
+        samples may be close to it."""
+        if self.config.sampling is None:
+            return
+        drawn = random_sample(self.config.sample, 0, self.config.sampling.seed).values
+        for key, limits in self.config.sample.items():
+            for end in limits.bounds or ():
+                sample = SearchSample(0, {**drawn, key: end})
+                try:
+                    read_experiment(self._cell(name, axes, cell, sample).source)
+                except StudyError as error:
+                    self.problems += error.problems
 
     def _tuned(self, name: str, axes: Mapping[str, Any], cell: Source) -> Source:
         """Return a cell with the values that a search found for it."""

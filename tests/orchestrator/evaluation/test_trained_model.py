@@ -6,15 +6,23 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
+from ray import cloudpickle
 
-from orchestrator.evaluation.trained_model import load_model, local_weights
+from models import FENetConfig
+from orchestrator.evaluation.trained_model import TrainedModel, load_model, local_weights
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.tracking.store import TrackingError
+from pipelines.data.manifest import ClassInfo
+from pipelines.model_directory import ClassList
+from pipelines.network.build import build_network
+from pipelines.network.config import ModelConfig, NetworkConfig
 from pipelines.network.weight_files import WeightsError
+from pipelines.training.experiment import Experiment
 from tests.support.finished_run import STUDY, FinishedRun
 
 
@@ -38,6 +46,39 @@ def trial(run: FinishedRun, init: str | None, skip: tuple[str, ...] = ()) -> Res
         partial(local_weights, storage=Storage.parse(str(run.storage))),
     )
     return resolved
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        FENetConfig(
+            backbone="hf:swin",
+            channels=8,
+            backbone_arguments={"embed_dim": 8, "depths": [1] * 4, "num_heads": [1, 1, 2, 2]},
+        ),
+        NetworkConfig(
+            "hf:segformer",
+            {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "decoder_hidden_size": 8},
+        ),
+    ],
+    ids=["swin", "segformer"],
+)
+def test_models_of_transformers_reach_the_workers(model: ModelConfig) -> None:
+    """Ray pickles them for its tasks, also after a forward pass."""
+    pytest.importorskip("transformers")
+    experiment = Experiment(model=model)
+    classes = tuple(ClassInfo(name, (0, 0, index)) for index, name in enumerate("abc"))
+    class_list = ClassList("made", "0" * 64, 255, classes)
+    network = build_network(model, 3, seed=5).eval()
+    trained = TrainedModel("made", "run", "last", experiment, class_list, network)
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = network(images)
+        received = cloudpickle.loads(cloudpickle.dumps(trained))
+        assert torch.equal(received.network(images), expected)
+    assert not received.network.training
+    assert (received.run_id, received.experiment) == ("run", experiment)
+    assert received.class_names == ["a", "b", "c"]
 
 
 @pytest.mark.slow

@@ -180,6 +180,8 @@ def test_a_key_set_on_the_command_line_is_not_sampled(tmp_path: Path) -> None:
         ("[0, 0.3]", "[0, 3]", "hue"),
         ("samples: 4", "samples: 4\nreport: {protocol: x}\nprotocols: {x: {}}", "report.protocol"),
         ("crop: [32, 32]", "validation_split: null", "has no validation split"),
+        # No drawn value is below 0.
+        ("{uniform: [0, 0.3]}", "{uniform: [-1e-9, 0.3]}", "hue must be"),
         (
             "samples: 4",
             "samples: {count: 9, method: tpe}\nearly_stopping: {grace_epochs: 1}",
