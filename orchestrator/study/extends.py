@@ -115,4 +115,6 @@ def without_removed(source: Source) -> Source:
         entries = value.get(section)
         if isinstance(entries, dict):
             value[section] = {name: entry for name, entry in entries.items() if entry is not None}
+        elif section == "sample" and section in value and entries is None:
+            value[section] = {}  # a table that extends its search
     return source.pruned(value)

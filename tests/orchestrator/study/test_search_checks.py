@@ -134,6 +134,17 @@ def test_the_command_line_names_a_file_relative_to_the_working_directory(
         load(tmp_path, found(), overrides=[("from_search", "none.yaml")])
 
 
+def test_a_table_may_extend_its_search(tmp_path: Path) -> None:
+    search = TABLE.replace("study: table", "study: tune\nkind: search")
+    search = search.replace("from_search: results/found.yaml", "samples: 8")
+    (tmp_path / "tune.yaml").write_text(f"{search}sample: {{{RATE}: {{log: [1e-4, 1]}}}}\n")
+    text = "study: table\nextends: tune.yaml\nkind: table\nsample: null\nsamples: null\n"
+    study = load(tmp_path, found(), f"{text}from_search: results/found.yaml\n")
+    assert not study.config.sample
+    assert len(study.trials) == 8
+    assert study.trials[0].experiment.training.learning_rate == 0.1
+
+
 def test_rows_that_were_not_tuned_alike_are_named(tmp_path: Path) -> None:
     one = found().rows
     fewer = FoundSample("b", {RATE: 0.1}, 0, 1.0, tried=5, axes={"model.backbone": "dfnet1"})
