@@ -44,11 +44,13 @@ test-fast: install-test
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  -m "not slow" --ignore tests/e2e
 
-# torchvision, which timm needs, fits one version of torch only: an environment of its own, 6 GB.
-$(VENV)-timm/installed: pyproject.toml
+# torchvision, which timm needs, fits one version of torch only: an environment of its own, 6 GB. These
+# tests need neither Ray nor MLflow.
+$(VENV)-timm/installed:
 	$(PYTHON) -m venv $(VENV)-timm
 	$(VENV)-timm/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 \
-	  torchvision==0.29.1 segmentation-models-pytorch pytest pytest-timeout pyyaml numpy pyarrow kornia torchmetrics safetensors -e '.[timm]'
+	  torchvision==0.29.1 timm segmentation-models-pytorch pytest pytest-timeout pyyaml pyarrow \
+	  kornia torchmetrics safetensors pillow tifffile fsspec filelock psutil
 	touch $@
 
 test-timm: $(VENV)-timm/installed
