@@ -66,4 +66,4 @@ wheel: | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist site
+	rm -rf $(VENV) $(VENV)-timm build dist site
