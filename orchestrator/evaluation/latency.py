@@ -1,6 +1,5 @@
 """Measures the latency of each finished trial's network on the device that the study trains on."""
 
-import importlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,8 +80,6 @@ def missing_latencies(
 def _measure(model: TrainedModel, config: LatencyConfig, threads: int) -> tuple[Latency, str]:
     """Measure in the precision and memory format of the training; return the device, too."""
     torch.set_num_threads(threads)
-    for module in model.imports:
-        importlib.import_module(module)
     height, width = config.size
     use_gpu = torch.cuda.is_available()
 

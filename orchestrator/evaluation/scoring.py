@@ -1,6 +1,5 @@
 """Applies a trained model on a Ray cluster: the images are divided into shares, one for a task."""
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -157,7 +156,7 @@ def _machines() -> list[Node]:
 def _count(
     model: TrainedModel, dataset: DatasetRef, config: EvaluationConfig, share: int, shares: int
 ) -> ScoreState:
-    _prepare_task(model)
+    torch.set_num_threads(1)
     batches = EvaluationBatches(dataset.open(), config.batch, rank=share, world=shares)
     state = count_pixels(
         model.network,
@@ -178,7 +177,7 @@ def _predict(
     share: int,
     shares: int,
 ) -> dict[str, bytes]:
-    _prepare_task(model)
+    torch.set_num_threads(1)
     samples, numerics = dataset.open(), to_device(model)
     files = {}
     for index in range(share, len(samples), shares):
@@ -186,9 +185,3 @@ def _predict(
         classes = predict_image(model.network, image, numerics, config, model.image_format).numpy()
         files[samples.identifiers[index]] = encode_png(SUBMISSIONS[benchmark].encode(classes))
     return files
-
-
-def _prepare_task(model: TrainedModel) -> None:
-    torch.set_num_threads(1)
-    for module in model.imports:
-        importlib.import_module(module)

@@ -54,10 +54,6 @@ def check_search(config: StudyConfig, source: Source) -> list[Problem]:
 def _sample(config: StudyConfig, source: Source) -> Iterator[Problem]:
     for key in config.sample:
         location = source.location(("sample", key))
-        if key == "seed" or key.startswith("data.fold"):
-            listed = "seeds" if key == "seed" else "folds"
-            yield Problem(location, f"list {listed} under `{listed}`; they cannot be sampled")
-            continue
         problem = unknown_key(key, location)
         if problem is not None:
             yield problem
