@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -43,8 +44,6 @@ def _create(name: str, arguments: Mapping[str, Any], channels: int, **options: A
     timm = _library()
     short = name.removeprefix(_PREFIX)
     if not timm.is_model(short):
-        from difflib import get_close_matches
-
         close = get_close_matches(short, timm.list_models(), 1)
         advice = f"; did you mean {_PREFIX}{close[0]}?" if close else ""
         raise ValueError(f"timm has no model {short!r}{advice}")
@@ -76,11 +75,7 @@ def _traits(name: str, text: str) -> tuple[Traits, bool]:
             info: Any = _create(name, arguments, 3).feature_info
             # The last stage of each stride: a stem may have that of the first stage.
             last = dict(zip(info.reduction(), info.out_indices, strict=True))
-            chosen = [*last.values()]
-            if len(last) == 1:  # a vision transformer: four stages, evenly spaced
-                indices = list(info.out_indices)
-                chosen = indices[-1:]
-            arguments["out_indices"] = chosen[-MAX_LEVELS:]
+            arguments["out_indices"] = [*last.values()][-MAX_LEVELS:]
         model = _create(name, arguments, 3)
         images = torch.empty(2, 3, _PROBE_SIZE, _PROBE_SIZE)
         with failures_as(ValueError, f"{name}: failed on images of {tuple(images.shape)}"):
