@@ -20,9 +20,9 @@ class FoundSample:
 
     variant: the row.
     axes: the grid's values, by dotted key; empty without a grid.
-    values: of the sampled keys, by dotted key.
-    sample: its number.
-    score: mean over the seeds, in the units of the report.
+    values: the best values, by dotted key.
+    sample: number of the best sample.
+    score: its mean over the seeds, in the units of the report.
     tried: number of samples that ended: finished, failed or stopped early.
     """
 
@@ -45,7 +45,7 @@ class SearchResult:
     samples: number of samples of each row.
     metric: score by which the best sample was chosen.
     split: on whose images it was chosen.
-    seeds: of each sample.
+    seeds: that each sample was trained with.
     folds: number of folds of each seed; none without folds.
     ranges: what was sampled, by dotted key.
     rows: the best sample of each row that has one.
