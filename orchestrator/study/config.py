@@ -25,7 +25,7 @@ from orchestrator.study.published import (
 )
 from orchestrator.study.repetition import FoldsConfig, Repetition
 from orchestrator.study.resources import Resources
-from orchestrator.study.sampling import RangeConfig, SamplesConfig
+from orchestrator.study.sampling import MAX_SAMPLES, RangeConfig, SamplesConfig
 from orchestrator.study.search_result import SearchResult
 from pipelines.data.split_names import check_split_name
 from pipelines.evaluation.config import (
@@ -58,6 +58,7 @@ TABLE_COLUMNS = (
 )
 # Under this name, the latency of a trial's network is recorded among its evaluations.
 LATENCY = "latency"
+_MAX_SIDE = 65536  # pixels
 # Labels of scores. Metrics with a key or a class of the user's own have their key.
 SCORE_LABELS = {
     "miou": "mIoU",
@@ -356,6 +357,8 @@ class LatencyConfig:
             raise ValueError(
                 f"size must be a height and a width of at least 1 pixel, received {list(self.size)}"
             )
+        if max(self.size) > _MAX_SIDE or self.batch > _MAX_SIDE:
+            raise ValueError(f"size and batch must be at most {_MAX_SIDE}")
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, received {self.batch}")
 
@@ -455,7 +458,8 @@ class StudyConfig:
         if not self.sample or self.samples is None:
             return None
         if isinstance(self.samples, int):
-            return SamplesConfig(max(1, self.samples))  # `checks` reports fewer
+            # `search_checks` reports other numbers.
+            return SamplesConfig(min(max(1, self.samples), MAX_SAMPLES))
         return self.samples
 
     @property

@@ -122,7 +122,8 @@ class _Expansion:
     ) -> _Cell:
         """Return a cell with the values of a sample, of `when` and of the command line."""
         for key, value in sample.values.items() if sample is not None else ():
-            cell = self._with_value(cell, key, value, self.source.location(("sample", key)))
+            location = self.source.location(("sample", key))
+            cell = self._with_value(cell, key, value, location, self.problems)
         for index, conditional in enumerate(self.config.when):
             values = resolved_values(name, self._overridden(cell).value)
             if holds(conditional.condition, values):
@@ -143,13 +144,13 @@ class _Expansion:
         return [*drawn, *self._proposed.get(cell, ())]
 
     def _check_ends(self, name: str, axes: dict[str, Any], cell: Source) -> None:
-        """Report the ranges of which the lowest or the highest value is not valid, because later
-        samples may be close to it."""
+        """Report the ranges of which the lowest or the highest value, or a choice, is not valid,
+        because a later sample may have it."""
         if self.config.sampling is None:
             return
         drawn = random_sample(self.config.sample, 0, self.config.sampling.seed).values
         for key, limits in self.config.sample.items():
-            for end in limits.bounds or ():
+            for end in limits.choice or limits.bounds or ():
                 sample = SearchSample(0, {**drawn, key: end})
                 try:
                     read_experiment(self._cell(name, axes, cell, sample).source)
@@ -168,12 +169,22 @@ class _Expansion:
             return cell
         location = self.source.location(("from_search", "rows", result.rows.index(found)))
         for key, value in found.values.items():
-            cell = self._with_value(cell, key, value, location)
+            cell = self._with_value(cell, key, value, location, self.problems)
         return cell
 
-    def _with_value(self, cell: Source, key: str, value: Any, location: SourceLocation) -> Source:
-        """Return a cell with a value at a dotted key; an unknown key is reported by `checks`."""
-        return overlay(cell, without_unknown_keys(single_value(key, value, location), []))
+    def _with_value(
+        self,
+        cell: Source,
+        key: str,
+        value: Any,
+        location: SourceLocation,
+        problems: list[Problem] | None = None,
+    ) -> Source:
+        """Return a cell with a value at a dotted key. problems: gets the unknown keys of the value;
+        `checks` reports those of the grid."""
+        ignored: list[Problem] = []
+        added = single_value(key, value, location)
+        return overlay(cell, without_unknown_keys(added, ignored if problems is None else problems))
 
     def _wrong_columns(
         self, name: str, axes: Mapping[str, Any], values: Mapping[str, Any]

@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+#: The maximum number of samples of a row.
+MAX_SAMPLES = 1000
+_LARGEST = 2**53  # whole numbers up to it are exact as floating-point numbers
 _DIGITS = 3  # significant digits of a value, or of the range of a uniform one
 
 #: A row of the table, in a cell of the grid: the variant, and the axes' values as text.
@@ -43,6 +46,8 @@ class RangeConfig:
         bounds = self.bounds
         if bounds is not None and not bounds[0] < bounds[1]:
             raise ValueError(f"{given[0]} must be a lower and a higher value, received {bounds}")
+        if bounds is not None and max(map(abs, bounds)) > _LARGEST:
+            raise ValueError(f"{given[0]} must be within ±{_LARGEST:g}")
         if self.log is not None and self.log[0] <= 0:
             raise ValueError(f"log must be above 0, received {list(self.log)}")
         if self.choice is not None:
@@ -118,6 +123,8 @@ class SamplesConfig:
         for name in ("count", "startup", "round"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, received {getattr(self, name)}")
+        if self.count > MAX_SAMPLES:
+            raise ValueError(f"count must be at most {MAX_SAMPLES}, received {self.count}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, received {self.seed}")
 
@@ -151,7 +158,8 @@ def value_text(value: Any) -> str:
     values."""
     if isinstance(value, dict):
         others = ", ".join(f"{k} {value_text(v)}" for k, v in _leaves(value) if k != "name")
-        return f"{value.get('name', '')} ({others})".strip() if others else str(value["name"])
+        name = str(value.get("name", ""))
+        return f"{name} ({others})".strip() if others else name or "{}"
     if isinstance(value, list):
         return f"[{', '.join(map(value_text, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.study.conditions import holds
 from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import dotted_leaves, unknown_key
+from orchestrator.study.sampling import MAX_SAMPLES
 from orchestrator.study.search_result import FILE, FoundSample, SearchResult
 from orchestrator.study.yaml_source import Keys, Problem, Source, read_yaml
 
@@ -26,8 +27,13 @@ def with_search_result(source: Source, directory: Path, problems: list[Problem])
     location = source.location((_FROM_SEARCH,))
     written_in = Path(location.name)
     base = written_in.parent if location.line is not None else directory
-    file = Path(os.path.normpath(base / Path(name).expanduser()))
-    if not file.is_file():
+    try:
+        file = Path(os.path.normpath(base / Path(name).expanduser()))
+        exists = file.is_file()
+    except (OSError, RuntimeError) as error:  # no permission, too long, no such user
+        problems.append(Problem(location, f"`from_search` names {name}, which fails: {error}"))
+        return source.without(_FROM_SEARCH)
+    if not exists:
         reason = "is a directory" if file.is_dir() else "does not exist"
         message = (
             f"`from_search` names {file}, which {reason}; the report of a finished search writes "
@@ -88,8 +94,9 @@ def _samples(config: StudyConfig, source: Source) -> Iterator[Problem]:
             "validation during training; remove it, or score the best samples in a table"
         )
         yield Problem(source.location(("report", "protocol")), message)
-    if isinstance(config.samples, int) and config.samples < 1:
-        message = f"`samples` must be at least 1, received {config.samples}"
+    if isinstance(config.samples, int) and not 1 <= config.samples <= MAX_SAMPLES:
+        message = f"`samples` must be at least 1 and at most {MAX_SAMPLES}, received "
+        message += str(config.samples)
         yield Problem(source.location(("samples",)), message)
     sampling = config.sampling
     if sampling is not None and sampling.method == "tpe" and config.early_stopping is not None:
@@ -120,6 +127,9 @@ def _found(config: StudyConfig, source: Source) -> Iterator[Problem]:
             problem = unknown_key(key, written)
             if problem is not None:
                 yield problem
+            elif _below(key, _SCORING):
+                message = f"`{key}` decides how trials are scored, so a search cannot set it"
+                yield Problem(written, message)
     for key in taken:
         if key in config.grid:
             message = f"`from_search` sets `{key}`, which is an axis of the grid; remove the axis"

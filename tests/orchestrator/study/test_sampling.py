@@ -165,7 +165,7 @@ def test_a_key_set_on_the_command_line_is_not_sampled(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("kind: search", "kind: table", "`sample` needs `kind: search`"),
-        ("samples: 4", "samples: 0", "`samples` must be at least 1, received 0"),
+        ("samples: 4", "samples: 0", "`samples` must be at least 1 and at most 1000, received 0"),
         ("samples: 4", "samples: {count: 4, method: grid}", "grid"),
         ("samples: 4", "samples: {count: 4, metric: dise}", "did you mean `dice`"),
         ("samples: 4", "samples: {count: 4, round: 0}", "round must be at least 1"),
@@ -180,6 +180,10 @@ def test_a_key_set_on_the_command_line_is_not_sampled(tmp_path: Path) -> None:
         ("[0, 0.3]", "[0, 3]", "hue"),
         ("samples: 4", "samples: 4\nreport: {protocol: x}\nprotocols: {x: {}}", "report.protocol"),
         ("crop: [32, 32]", "validation_split: null", "has no validation split"),
+        ("samples: 4", "samples: 1000000000", "at most 1000, received 1000000000"),
+        ("{name: adamw,", "{nam: adamw,", "unknown key `training.optimizer.nam`"),
+        ("[sgd, {", "[sgd, {name: nothing}, {", "nothing"),
+        ("{uniform: [0, 0.3]}", "{uniform: [-1e308, 1e308]}", "must be within"),
         # No drawn value is below 0.
         ("{uniform: [0, 0.3]}", "{uniform: [-1e-9, 0.3]}", "hue must be"),
         (
@@ -216,3 +220,4 @@ def test_values_as_text() -> None:
     assert value_text([0.5, "x"]) == "[0.5, x]"
     assert value_text({"name": "adamw", "arguments": {"eps": 1e-6}}) == "adamw (eps 1e-06)"
     assert value_text({"name": "sgd"}) == "sgd"
+    assert value_text({}) == "{}"

@@ -165,6 +165,8 @@ def test_a_search_without_a_grid_tunes_all_cells(tmp_path: Path) -> None:
     [
         ("results/found.yaml", "results/none.yaml", "none.yaml, which does not exist"),
         ("results/found.yaml", "results", "results, which is a directory"),
+        ("results/found.yaml", "x" * 300, "which fails: "),
+        ("results/found.yaml", '"~no-such-user/x"', "which fails: "),
         ("results/found.yaml", "study.yaml", "is not a found.yaml"),
         ("compare_to: a", "kind: search", "`from_search` needs `kind: table`"),
         ("{model.backbone: [dfnet1, resnet18]}", f"{{{RATE}: [1, 2]}}", "an axis of the grid"),
@@ -182,6 +184,8 @@ def test_wrong_tables(tmp_path: Path, old: str, new: str, message: str) -> None:
         ("sample: 3", "sampel: 3", "sampel"),
         (f"{RATE}: 0.1", "training.learning_rat: 0.1", "did you mean `training.learning_rate`"),
         (f"{RATE}: 0.1", f"{RATE}: fast", "learning_rate"),
+        (f"{RATE}: 0.1", "data.dataset: cityscapes", "decides how trials are scored"),
+        ("name: adamw", "nam: adamw", "unknown key `training.optimizer.nam`"),
         ("search: tune", "serach: tune", "serach"),
     ],
 )
