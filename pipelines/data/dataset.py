@@ -244,7 +244,8 @@ class PreparedDataset:
                 f"{self.location.file(self._index_name)}: damaged (its SHA-256 differs from the "
                 "manifest's); prepare the data set again"
             )
-        return pq.read_table(pa.BufferReader(data)).combine_chunks()
+        # A thread of pyarrow that releases `data` while Python exits would abort the process.
+        return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).combine_chunks()
 
 
 def open_dataset(uri: str | Path, fingerprint: str | None = None) -> PreparedDataset:

@@ -106,7 +106,9 @@ def encode_shard(samples: Sequence[Sample]) -> bytes:
 def describe_shard(file: str, data: pa.NativeFile | pa.Buffer) -> pa.Table:
     """Return the rows of shard `file` for `encode_index`: no images, but shard and row number."""
     columns = [name for name in schema().names if name not in IMAGE_COLUMNS]
-    table = pq.ParquetFile(data, page_checksum_verification=True).read(columns=columns)
+    parquet = pq.ParquetFile(data, page_checksum_verification=True)
+    # A thread of pyarrow that releases `data` while Python exits would abort the process.
+    table = parquet.read(columns=columns, use_threads=False)
     if IMAGE_DIGEST not in table.column_names:  # written by an older version, then interrupted
         table = table.append_column(IMAGE_DIGEST, pa.nulls(len(table), pa.string()))
     rows = pa.array(range(len(table)), pa.int32())

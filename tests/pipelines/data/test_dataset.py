@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from pipelines.data.image_io import decode_indices, decode_rgb, encode_png
 from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest
 from pipelines.preparation.embedded import prepare_streets
 from pipelines.preparation.streets import CLASSES, render_street
+from tests.support import ROOT
 
 
 @pytest.mark.slow
@@ -161,6 +164,25 @@ def test_flipped_bit_is_reported_when_its_row_is_read(copy: Path) -> None:
     damaged = open_dataset(copy).split("train")
     with pytest.raises(DatasetError, match=r"train-.*parquet: sample 'train-00007' cannot be read"):
         damaged.read(7)
+
+
+def test_opening_starts_no_thread_that_could_outlive_python(streets: PreparedDataset) -> None:
+    """A thread of pyarrow aborted about 1 of 50 processes that ended soon after opening."""
+    script = (
+        "import os, sys\n"
+        "from pipelines.data.dataset import open_dataset\n"
+        "from pipelines.data.shards import describe_shard\n"
+        "import pyarrow as pa\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "dataset = open_dataset(sys.argv[1])\n"
+        "dataset.split('train')\n"
+        "shard = dataset.manifest.shards[0].file\n"
+        "describe_shard(shard, pa.BufferReader(dataset.location.read(shard)))\n"
+        "print(len(os.listdir('/proc/self/task')) - before)\n"
+    )
+    command = [sys.executable, "-c", script, streets.location.uri]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0\n", "")
 
 
 def test_damaged_index_is_reported(copy: Path) -> None:
