@@ -116,6 +116,16 @@ def read_saved(name: str, arguments: Mapping[str, Any]) -> SavedModel:
     return SavedModel(_PREFIX + model_type, {**kept, **arguments}, weights)
 
 
+def saved_files(name: str) -> list[Path]:
+    """Return the files of a folder `hf:FOLDER` that hold a saved model: its configuration first,
+    then those of its normalization and its weights that exist; none for any other name."""
+    folder = Path(name.removeprefix(_PREFIX)).expanduser()
+    if not is_saved(name) or not (folder / _CONFIG_FILE).is_file():
+        return []
+    others = (folder / _PREPROCESSOR_FILE, folder / _WEIGHTS_FILE)
+    return [folder / _CONFIG_FILE, *(file for file in others if file.is_file())]
+
+
 def resolve(name: str, arguments: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """Return `hf:TYPE` and the arguments that rebuild a model, also of a saved one.
 

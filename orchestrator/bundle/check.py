@@ -20,6 +20,7 @@ from orchestrator.bundle.content import (
     BundleError,
     digests,
 )
+from orchestrator.bundle.saved_models import local_model, renamed
 from orchestrator.report.comparisons import compare_rows
 from orchestrator.report.records import table_records
 from orchestrator.report.resampled import ScoreRef
@@ -27,6 +28,7 @@ from orchestrator.report.results import Result, Results, score_of
 from orchestrator.report.rows import build_rows
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
+from orchestrator.study.yaml_source import parse_yaml
 from orchestrator.tracking.queries import StoreSnapshot, recorded_samples
 from orchestrator.tracking.store import TrackingError
 from pipelines.data.manifest import metric_name
@@ -156,7 +158,13 @@ def bundled_study(
     here, or else from the bundle's sources. overrides: by default, those of the bundle."""
     with _own_modules(directory):
         given = bundle.overrides if overrides is None else overrides
-        study = load_study(directory / STUDY_FILE, given)
+        file = directory / STUDY_FILE
+        text = file.read_text(encoding="utf-8")
+        local = renamed(text, lambda name: local_model(name, directory))
+        given = [
+            (key, renamed(each, lambda name: local_model(name, directory))) for key, each in given
+        ]
+        study = load_study(file if local == text else parse_yaml(local, str(file)).value, given)
         recorded = recorded_samples(study, list(bundle.runs.values()))
         return study.with_samples(recorded) if study.with_samples and recorded else study
 

@@ -26,6 +26,7 @@ from orchestrator.bundle.content import (
     digests,
     file_digest,
 )
+from orchestrator.bundle.saved_models import copy_saved_models, renamed
 from orchestrator.report.match_runs import current_code_versions
 from orchestrator.report.results import Result, score_of
 from orchestrator.report.study_report import Report, StudyReport, write_documents
@@ -57,14 +58,17 @@ def write_bundle(
     """Write the files of a bundle to a new directory; return the report that it holds.
 
     overrides: each `--set`. storage: where the embedded data set may be. with_weights: include the
-    weights of the last checkpoints, not only their SHA-256.
+    weights of the last checkpoints, not only their SHA-256, and those of saved models.
     """
     report = study_report.read()
     study = report.study  # with the samples of a search
     results = [result for row in report.rows for result in row.results]
     directory.mkdir(parents=True)
     (directory / ORIGINAL_FILE).write_text(study.text, encoding="utf-8")
-    (directory / STUDY_FILE).write_text(study.resolved, encoding="utf-8")
+    texts = [study.resolved, *(value for _, value in overrides)]
+    models = copy_saved_models(texts, directory, with_weights)
+    resolved = renamed(study.resolved, lambda name: models.get(name, name))
+    (directory / STUDY_FILE).write_text(resolved, encoding="utf-8")
     write_documents(directory / TABLES, study_report.documents(report))
     store = study_report.store
     for result in results:
@@ -74,7 +78,9 @@ def write_bundle(
     codes = current_code_versions(study)
     bundle = Bundle(
         study=study.config.study,
-        overrides=tuple(overrides),
+        overrides=tuple(
+            (key, renamed(value, lambda name: models.get(name, name))) for key, value in overrides
+        ),
         runs=runs,
         codes=codes,
         sources=_write_sources(study, codes, directory),

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pytest
 
 from orchestrator.bundle.__main__ import main
+from orchestrator.bundle.check import bundled_study
 from orchestrator.bundle.content import Bundle, BundleError, pack
 from orchestrator.bundle.replay import replay
 from orchestrator.study.load import load_study
@@ -185,6 +186,37 @@ def test_own_modules_travel_with_the_bundle(
     for name in [name for name in sys.modules if name.startswith("own_")]:
         monkeypatch.delitem(sys.modules, name)
     assert main([str(out), "--check"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_option", [False, True])
+def test_configurations_of_saved_models_travel_with_the_bundle(
+    tmp_path: Path, small_streets: Path, own_store: Path, by_option: bool
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    saved = tmp_path / "saved models" / "small"
+    config = transformers.ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4)
+    transformers.ConvNextModel(config).save_pretrained(saved)
+    file = write_study(tmp_path, small_streets, PLAIN)
+    overrides = [("variants.b.set.model", f"{{backbone: 'hf:{saved}', channels: 8}}")]
+    overrides += [("variants.a.set.model.channels", "16")]
+    if not by_option:
+        file = write_study(tmp_path, small_streets, load_study(file, overrides).resolved)
+        overrides = []
+    fabricate(load_study(file, overrides), own_store, cities=FEW)
+    options = [option for key, text in overrides for option in ("--set", f"{key}={text}")]
+    out = tmp_path / "bundle"
+    command = [str(file), "--storage", str(own_store), *options]
+    assert main([*command, "--out", str(out)]) == 0
+    assert main([*command, "--out", str(tmp_path / "whole"), "--weights"]) == 0
+    shutil.rmtree(saved.parent)
+    moved = out.rename(tmp_path / "elsewhere")
+    assert [path.name for path in (moved / "models" / "1-small").iterdir()] == ["config.json"]
+    assert (tmp_path / "whole" / "models" / "1-small" / "model.safetensors").is_file()
+    assert main([str(moved), "--check"]) == 0
+    study = bundled_study(Bundle.read(moved), moved)
+    backbones = {trial.variant: trial.experiment.model.backbone for trial in study.trials}
+    assert backbones["b"] == "hf:convnext"
 
 
 def test_other_files_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
