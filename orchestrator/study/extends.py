@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.study.overlay import inheritable
+from orchestrator.study.overlay import mergeable
 from orchestrator.study.validation import closest, suggestion
 from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError, read_yaml
 
@@ -39,16 +39,9 @@ def extended_source(
     see `read_study`."""
     base = Source(source.name, {})
     for keys, name in _extended(source):
-        file = Path(os.path.normpath(directory / Path(name).expanduser()))
-        location = source.location(keys)
-        if file.resolve() in chain:
-            cycle = [*chain[chain.index(file.resolve()) :], file]
-            names = " -> ".join(each.name for each in cycle)
-            unreadable.append(Problem(location, f"`extends` has a cycle: {names}"))
-        elif file.is_dir():
-            unreadable.append(Problem(location, f"`extends` names {file}, which is a directory"))
-        elif not file.is_file():
-            unreadable.append(Problem(location, f"`extends` names {file}, {_not_found(file)}"))
+        file, problem = _file(name, directory, chain)
+        if problem is not None:
+            unreadable.append(Problem(source.location(keys), f"`extends` {problem}"))
         else:
             inherited = read_study(file, chain, problems, unreadable)
             for key in _NOT_INHERITED:
@@ -65,7 +58,7 @@ def _extended_by(base: Source, source: Source) -> Source:
     variants = source.value.get("variants")
     names = variants if isinstance(variants, dict) else {}
     for keys in (("base",), *(("variants", name, "set") for name in names)):
-        base = inheritable(base, source, keys)
+        base, source = mergeable(base, source, keys)
     return base.merged(source)
 
 
@@ -77,6 +70,23 @@ def _extended(source: Source) -> list[tuple[Keys, str]]:
         return [(("extends", index), entry) for index, entry in enumerate(value)]
     message = "`extends` must be a path, or a list of paths, relative to this file"
     raise StudyError([Problem(source.location(("extends",)), message)])
+
+
+def _file(name: str, directory: Path, chain: tuple[Path, ...]) -> tuple[Path, str | None]:
+    """Return the file that `extends` names, and what is wrong with it."""
+    file = Path(name)
+    try:
+        file = Path(os.path.normpath(directory / file.expanduser()))
+        if file.resolve() in chain:
+            cycle = [*chain[chain.index(file.resolve()) :], file]
+            return file, f"has a cycle: {' -> '.join(each.name for each in cycle)}"
+        if file.is_dir():
+            return file, f"names {file}, which is a directory"
+        if not file.is_file():
+            return file, f"names {file}, {_not_found(file)}"
+    except (OSError, RuntimeError, ValueError) as error:  # no permission, too long, no such user
+        return file, f"names {name!r}, which fails: {error}"
+    return file, None
 
 
 def _not_found(file: Path) -> str:

@@ -42,12 +42,14 @@ _LENGTHS = ("epochs", "steps")
 
 
 def overlay(base: Source, override: Source) -> Source:
-    """Return the partial experiment `base` overridden by `override`; see `inheritable`."""
-    return inheritable(base, override).merged(override)
+    """Return the partial experiment `base` overridden by `override`; see `mergeable`."""
+    base, override = mergeable(base, override)
+    return base.merged(override)
 
 
-def inheritable(base: Source, override: Source, prefix: Keys = ()) -> Source:
-    """Return `base` without what a partial experiment in `override` does not inherit.
+def mergeable(base: Source, override: Source, prefix: Keys = ()) -> tuple[Source, Source]:
+    """Return two trees as they merge: `base` without what `override` does not inherit, and both
+    with a mapping for the optimizer and the schedule where one of them has a mapping.
 
     A user-defined network inherits nothing from another network; another backbone, optimizer or
     schedule inherits no arguments; and `training.epochs` and `training.steps` replace each other.
@@ -59,13 +61,13 @@ def inheritable(base: Source, override: Source, prefix: Keys = ()) -> Source:
         base = _without(base, (*prefix, "model"))
     base = _for_other_backbone(base, override, (*prefix, "model"))
     for keys in _NAMED:
-        base = _for_other_name(base, override, (*prefix, *keys))
+        base, override = _named_mergeable(base, override, (*prefix, *keys))
     training = _inner(override.value, (*prefix, "training"))
     if isinstance(training, dict):
         for key, other in (_LENGTHS, _LENGTHS[::-1]):
             if training.get(key) is not None and other not in training:
                 base = _without(base, (*prefix, "training", other))
-    return base
+    return base, override
 
 
 def _for_other_backbone(base: Source, override: Source, keys: Keys) -> Source:
@@ -78,17 +80,24 @@ def _for_other_backbone(base: Source, override: Source, keys: Keys) -> Source:
     return _without(base, (*keys, "backbone_arguments"))
 
 
-def _for_other_name(base: Source, override: Source, keys: Keys) -> Source:
-    """Return `base` with the setting at `keys` as `override` inherits it."""
-    inherited, chosen = (_inner(source.value, keys) for source in (base, override))
-    if not isinstance(chosen, dict):
-        return base
-    if isinstance(inherited, str):
-        locations = {**base.locations, (*keys, "name"): base.location(keys)}
-        return Source(base.name, _replaced(base.value, keys, {"name": inherited}), locations)
-    if isinstance(inherited, dict) and chosen.get("name") not in (None, inherited.get("name")):
+def _named_mergeable(base: Source, override: Source, keys: Keys) -> tuple[Source, Source]:
+    """Return two trees as their settings at `keys` merge; see `mergeable`."""
+    if not any(isinstance(_inner(each.value, keys), dict) for each in (base, override)):
+        return base, override
+    base, override = _with_name(base, keys), _with_name(override, keys)
+    name, chosen = (_inner(each.value, (*keys, "name")) for each in (base, override))
+    if chosen not in (None, name):
         base = _without(base, (*keys, "arguments"))
-    return base
+    return base, override
+
+
+def _with_name(source: Source, keys: Keys) -> Source:
+    """Return a tree with the mapping `{name: NAME}` where it has only NAME at `keys`."""
+    name = _inner(source.value, keys)
+    if not isinstance(name, str):
+        return source
+    locations = {**source.locations, (*keys, "name"): source.location(keys)}
+    return Source(source.name, _replaced(source.value, keys, {"name": name}), locations)
 
 
 def _without(base: Source, keys: Keys) -> Source:

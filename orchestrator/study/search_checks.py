@@ -30,7 +30,7 @@ def with_search_result(source: Source, directory: Path, problems: list[Problem])
     try:
         file = Path(os.path.normpath(base / Path(name).expanduser()))
         exists = file.is_file()
-    except (OSError, RuntimeError) as error:  # no permission, too long, no such user
+    except (OSError, RuntimeError, ValueError) as error:  # no permission, too long, no such user
         problems.append(Problem(location, f"`from_search` names {name}, which fails: {error}"))
         return source.without(_FROM_SEARCH)
     if not exists:

@@ -289,6 +289,14 @@ def test_missing_name_is_reported_with_other_problems(tmp_path: Path) -> None:
             {"away/b.yaml": "", "a.yaml": "study: a\nextends: away"},
             "a.yaml:2:1: `extends` names away, which is a",
         ),
+        (
+            {"a.yaml": f"study: a\nextends: {'b' * 300}.yaml"},
+            f"a.yaml:2:1: `extends` names '{'b' * 300}.yaml', which fails: [Errno 36] File name",
+        ),
+        (
+            {"a.yaml": "study: a\nextends: ~nobody-of-this-name/b.yaml"},
+            "a.yaml:2:1: `extends` names '~nobody-of-this-name/b.yaml', which fails: Could not",
+        ),
         ({"a.yaml": "extends: 3"}, "a.yaml:1:1: `extends` must be a path, or a list of paths"),
         (
             {

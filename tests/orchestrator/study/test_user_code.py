@@ -142,6 +142,11 @@ def test_optimizer_is_typed_to_the_last_key(tmp_path: Path) -> None:
             OptimizerConfig("adamw", {}, ("norm",)),
         ),
         ("optimizer: {name: adamw, arguments: {eps: 1e-6}}", "optimizer: sgd", "sgd"),
+        (
+            "optimizer: {name: adamw, arguments: {eps: 1e-6}, no_decay: [bias]}",
+            "optimizer: sgd",
+            OptimizerConfig("sgd", no_decay=("bias",)),
+        ),
         # Another network has other parameters.
         (
             "optimizer: {rate_factors: {backbone.*: 0.1, head.*: 2}}",
