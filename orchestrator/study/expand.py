@@ -17,7 +17,12 @@ from orchestrator.study.conditions import (
     why_unmet,
 )
 from orchestrator.study.config import StudyConfig, VariantConfig
-from orchestrator.study.overlay import overlay, read_experiment, without_unknown_keys
+from orchestrator.study.overlay import (
+    overlay,
+    read_experiment,
+    unknown_key,
+    without_unknown_keys,
+)
 from orchestrator.study.published import EnteredScore, Reference
 from orchestrator.study.repetition import Repetition, fold_of, seed_of
 from orchestrator.study.sampling import CellName, SearchSample, random_sample
@@ -110,12 +115,17 @@ class _Expansion:
             axes, cell = {}, row
             for axis, (index, value) in zip(grid, chosen, strict=True):
                 location = self.source.location(("grid", axis, index))
-                cell = self._with_value(cell, axis, value, location)
+                unknown: list[Problem] = []
+                cell = self._with_value(cell, axis, value, location, unknown)
+                if unknown and unknown_key(axis, location) is None:  # or else `checks` reports it
+                    self.problems += unknown
+                    break
                 axes[axis] = value
-            cell = self._tuned(name, axes, cell)
-            self._check_ends(name, axes, cell)
-            for sample in self._samples((name, *map(str, axes.values()))):
-                yield self._cell(name, axes, cell, sample)
+            else:
+                cell = self._tuned(name, axes, cell)
+                self._check_ends(name, axes, cell)
+                for sample in self._samples((name, *map(str, axes.values()))):
+                    yield self._cell(name, axes, cell, sample)
 
     def _cell(
         self, name: str, axes: dict[str, Any], cell: Source, sample: SearchSample | None
@@ -173,18 +183,12 @@ class _Expansion:
         return cell
 
     def _with_value(
-        self,
-        cell: Source,
-        key: str,
-        value: Any,
-        location: SourceLocation,
-        problems: list[Problem] | None = None,
+        self, cell: Source, key: str, value: Any, location: SourceLocation, problems: list[Problem]
     ) -> Source:
-        """Return a cell with a value at a dotted key. problems: gets the unknown keys of the value;
-        `checks` reports those of the grid."""
-        ignored: list[Problem] = []
+        """Return a cell with a value at a dotted key. problems: gets the unknown keys of the
+        value."""
         added = single_value(key, value, location)
-        return overlay(cell, without_unknown_keys(added, ignored if problems is None else problems))
+        return overlay(cell, without_unknown_keys(added, problems))
 
     def _wrong_columns(
         self, name: str, axes: Mapping[str, Any], values: Mapping[str, Any]

@@ -11,6 +11,7 @@ from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import dotted_leaves, unknown_key
 from orchestrator.study.sampling import MAX_SAMPLES
 from orchestrator.study.search_result import FILE, FoundSample, SearchResult
+from orchestrator.study.validation import as_json
 from orchestrator.study.yaml_source import Keys, Problem, Source, read_yaml
 
 _FROM_SEARCH = "from_search"
@@ -121,7 +122,13 @@ def _found(config: StudyConfig, source: Source) -> Iterator[Problem]:
     if config.kind != "table":
         yield Problem(location, "`from_search` needs `kind: table`; a search samples by itself")
     taken = {key: None for row in result.rows for key in row.values}
+    seen: set[str] = set()
     for index, row in enumerate(result.rows):
+        cell = as_json([row.variant, sorted(row.axes.items())])
+        if cell in seen:
+            where = source.location((_FROM_SEARCH, "rows", index))
+            yield Problem(where, f"`rows` has {row.variant!r} twice with the same axes; remove one")
+        seen.add(cell)
         for key in row.values:
             written = source.location((_FROM_SEARCH, "rows", index, "values", key))
             problem = unknown_key(key, written)
@@ -160,7 +167,11 @@ def search_warnings(config: StudyConfig, source: Source, untuned: Sequence[str])
     result = config.search_result
     if result is None:
         return []
+    others = [row.variant for row in result.rows if row.variant not in config.variants]
     lines = [*untuned_lines(result, untuned), *unequal_lines(result, config.variants)]
+    if others:
+        names = ", ".join(dict.fromkeys(others))
+        lines.append(f"search {result.search!r} has values for rows that this study lacks: {names}")
     return [Problem(source.location((_FROM_SEARCH,)), line) for line in lines]
 
 

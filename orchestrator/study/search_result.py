@@ -35,6 +35,13 @@ class FoundSample:
     tried: int
     axes: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.sample < 0 or self.tried < 1:
+            raise ValueError(
+                f"sample {self.sample} of {self.tried} that were tried is impossible; both come "
+                "from the report of a search"
+            )
+
 
 @dataclass(frozen=True)
 class SearchResult:

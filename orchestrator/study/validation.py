@@ -35,6 +35,7 @@ _EXPECTED = {
     "list_type": "a list",
     "too_short": "non-empty",
 }
+_SCALARS = ("int_type", "float_type", "bool_type", "string_type")
 # Matches any name in the keys of a placeholder.
 ANY = "*"
 
@@ -111,13 +112,12 @@ def examine(
 
 def _relevant(errors: Sequence[ErrorDetails], source: Source) -> Iterator[ErrorDetails]:
     """Yield the errors except those of union members of another kind than the value: members that
-    are text for a mapping, and members that are mappings for any other value."""
+    are scalars for a mapping, and members that are mappings for any other value."""
     nodes = [_existing_keys(error["loc"], source) for error in errors]
     for error, keys in zip(errors, nodes, strict=True):
         has_others = sum(keys == each[: len(keys)] for each in nodes) > 1
-        is_mapping = isinstance(error["input"], dict)
-        other_kind = "string_type" if is_mapping else "dataclass_type"
-        if not (has_others and error["type"] == other_kind):
+        other_kinds = _SCALARS if isinstance(error["input"], dict) else ("dataclass_type",)
+        if not (has_others and error["type"] in other_kinds):
             yield error
 
 

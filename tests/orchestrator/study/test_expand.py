@@ -225,6 +225,11 @@ def test_only_keeps_matching_trials(tmp_path: Path) -> None:
             "study.yaml:7:5: `variants.strong.compare_to` makes rows compare to each other: "
             "strong -> full -> strong; remove it",
         ),
+        (
+            "study: small",
+            "study: small\ngrid: {training.optimizer: [{name: adamw, no_decy: [norm]}]}",
+            "study.yaml:2:29: unknown key `training.optimizer.no_decy`; did you mean",
+        ),
         ("study: small", "study: small\ngrid: {seed: [1]}", "study.yaml:2:8: list seeds under"),
         (
             "learning_rate: 1e-2",

@@ -152,6 +152,11 @@ def test_rows_that_were_not_tuned_alike_are_named(tmp_path: Path) -> None:
     text = "\n".join(each.message for each in study.warnings)
     assert "search 'tune' has no values for b, resnet18" in text
     assert "different numbers of samples (5: b, dfnet1; 8: a, dfnet1, a, resnet18)" in text
+    other = FoundSample("c", {RATE: 0.1}, 0, 1.0, tried=8)
+    study = load(tmp_path, found(rows=(*found().rows, other)))
+    assert [each.message for each in study.warnings] == [
+        "search 'tune' has values for rows that this study lacks: c"
+    ]
 
 
 def test_a_search_without_a_grid_tunes_all_cells(tmp_path: Path) -> None:
@@ -187,6 +192,9 @@ def test_wrong_tables(tmp_path: Path, old: str, new: str, message: str) -> None:
         (f"{RATE}: 0.1", "data.dataset: cityscapes", "decides how trials are scored"),
         ("name: adamw", "nam: adamw", "unknown key `training.optimizer.nam`"),
         ("search: tune", "serach: tune", "serach"),
+        ("sample: 3", "sample: -1", "sample -1 of 8 that were tried is impossible"),
+        ("tried: 8", "tried: 0", "sample 3 of 0 that were tried is impossible"),
+        ("variant: b", "variant: a", "`rows` has 'a' twice with the same axes"),
     ],
 )
 def test_wrong_files(tmp_path: Path, old: str, new: str, message: str) -> None:
