@@ -27,7 +27,7 @@ def find_study(store: TrackingStore, name: str) -> StudySummary:
     """Return the study called `name`. Raises TrackingError, which suggests another name."""
     for study in take_snapshot(store, name).studies:
         return study
-    names = [study.name for study in take_snapshot(store).studies]
+    names = sorted(store.studies().values())
     raise TrackingError(f"no study is called {name!r}; {suggestion(name, names)}")
 
 

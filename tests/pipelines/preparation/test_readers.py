@@ -397,6 +397,12 @@ def test_invalid_descriptions_are_reported(
         prepare(reader, tmp_path / "out")
 
 
+def test_description_without_classes_and_splits_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "dataset.yaml").write_text("name: orchard\n")
+    with pytest.raises(DatasetError, match="has neither `classes` nor `splits`"):
+        prepare(Folder(tmp_path), tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", [name for name in READERS if name != "streets"])
 def test_empty_and_missing_sources_are_reported(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]

@@ -1,0 +1,67 @@
+"""Writes docs/results/STUDY/ from a storage that holds the finished study.
+
+python docs/study_results.py STUDY.yaml STORAGE [--set KEY=VALUE ...]
+
+The directory then holds the report (page, tables, charts as SVG), the figures, and the
+supplementary material as a zip file, all made by the project's own commands.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES = ("comparison", "features")
+# Charts of the page, by their label, and the files that they become.
+CHARTS = {
+    "Differences between rows": "differences.svg",
+    "mIoU against FLOPs": "accuracy.svg",
+    "mIoU % over epochs": "miou.svg",
+}
+
+
+def main() -> int:
+    """Write the directory; return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", type=Path, metavar="STUDY.yaml")
+    parser.add_argument("storage", type=Path, metavar="STORAGE")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args()
+    out = ROOT / "docs" / "results" / options.study.stem
+    shutil.rmtree(out, ignore_errors=True)
+    arguments = [str(options.study), "--storage", str(options.storage)]
+    for override in options.set:
+        arguments += ["--set", override]
+    run("orchestrator.report", *arguments, "--out", str(out))
+    shutil.rmtree(out / "figures")  # the charts as PDF, which the zip file has, too
+    run("orchestrator.bundle", *arguments, "--out", str(out / "supplement.zip"))
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for label, name in CHARTS.items():
+        chart = re.search(rf'<svg role="img" aria-label="{re.escape(label)}".*?</svg>', page, re.S)
+        if chart is None:
+            print(f"the page has no chart {label!r}")
+            return 1
+        svg = chart[0].replace("<svg ", '<svg style="background: white" ', 1)
+        (out / name).write_text(svg + "\n", encoding="utf-8")
+    for name in FIGURES:
+        found = sorted(options.storage.glob(f"artifacts/*/*/artifacts/figures/{name}.png"))
+        if not found:
+            print(f"{options.storage} has no figure {name!r}; did the study end?")
+            return 1
+        shutil.copyfile(found[-1], out / f"{name}.png")
+    print(f"written: {out.relative_to(ROOT)}")
+    return 0
+
+
+def run(module: str, *arguments: str) -> None:
+    """Run a command of the project."""
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
