@@ -4,7 +4,7 @@ VENV := .venv
 STORAGE ?= storage
 STUDY ?= ablations.yaml
 
-.PHONY: install install-test install-docs sweep test test-fast test-timm lint types docs wheel clean
+.PHONY: install install-test install-docs sweep figures results test test-fast test-timm lint types docs wheel clean
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
@@ -28,6 +28,14 @@ $(VENV)/installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 sweep: install
 	$(VENV)/bin/python -m orchestrator.sweep $(STUDY) --storage $(STORAGE)
+
+# The picture of the README, from the storage of `make sweep`; needs Chromium.
+figures: install
+	$(VENV)/bin/python docs/quick_study_picture.py $(STORAGE)
+
+# docs/results/, from the storage of a finished study: make results STUDY=studies/streets.yaml
+results: install
+	$(VENV)/bin/python docs/study_results.py $(STUDY) $(STORAGE)
 
 lint: install-test
 	$(VENV)/bin/ruff check .
