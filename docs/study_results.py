@@ -11,9 +11,13 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parents[1]
+TABLES = ("report.html", "table.md", "table.csv", "table.tex")
 FIGURES = ("comparison", "features")
 # Charts of the page, by their label, and the files that they become.
 CHARTS = {
@@ -37,9 +41,12 @@ def main() -> int:
     arguments = [str(options.study), "--storage", str(options.storage)]
     for override in options.set:
         arguments += ["--set", override]
-    run("orchestrator.report", *arguments, "--out", str(out))
-    shutil.rmtree(out / "figures")  # the charts as PDF, which the zip file has, too
-    run("orchestrator.bundle", *arguments, "--out", str(out / "supplement.zip"))
+    out.mkdir(parents=True)
+    command = [sys.executable, "-m", "orchestrator.bundle", *arguments]
+    subprocess.run([*command, "--out", str(out / "supplement.zip")], check=True)
+    with zipfile.ZipFile(out / "supplement.zip") as bundle:
+        for name in TABLES:
+            (out / name).write_bytes(bundle.read(f"tables/{name}"))
     page = (out / "report.html").read_text(encoding="utf-8")
     for label, name in CHARTS.items():
         chart = re.search(rf'<svg role="img" aria-label="{re.escape(label)}".*?</svg>', page, re.S)
@@ -53,14 +60,10 @@ def main() -> int:
         if not found:
             print(f"{options.storage} has no figure {name!r}; did the study end?")
             return 1
-        shutil.copyfile(found[-1], out / f"{name}.png")
+        with Image.open(found[-1]) as figure:
+            figure.convert("RGB").quantize(256).save(out / f"{name}.png", optimize=True)
     print(f"written: {out.relative_to(ROOT)}")
     return 0
-
-
-def run(module: str, *arguments: str) -> None:
-    """Run a command of the project."""
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -69,11 +70,16 @@ def write_bundle(
     models = copy_saved_models(texts, directory, with_weights)
     resolved = renamed(study.resolved, lambda name: models.get(name, name))
     (directory / STUDY_FILE).write_text(resolved, encoding="utf-8")
-    write_documents(directory / TABLES, study_report.documents(report))
+    write_documents(directory / TABLES, study_report.documents(report, links=False))
     store = study_report.store
     for result in results:
         _write_counts(study, result, store, directory)
-    runs = {result.trial.name: result.run for result in results if result.run is not None}
+    runs = {
+        # The data set's name here and now, which need not be that of the training's machine.
+        result.trial.name: replace(result.run, dataset=result.trial.experiment.data.dataset)
+        for result in results
+        if result.run is not None
+    }
     distinct = {run.run_id: run for run in runs.values()}
     codes = current_code_versions(study)
     bundle = Bundle(

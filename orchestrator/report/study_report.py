@@ -226,9 +226,12 @@ class StudyReport:
         # All trials are read whatever is shown: all comparisons of the study are one family.
         return Results(study.whole, self.store, self.identities)
 
-    def documents(self, report: Report) -> dict[str, str | bytes]:
+    def documents(self, report: Report, links: bool = True) -> dict[str, str | bytes]:
         """Return the content of the report's files by file name: tables, page, and figures as
-        PDF."""
+        PDF.
+
+        links: whether the page links to the runs in MLflow and says how to start it here.
+        """
         maps = class_maps(report.study, best_rows(report.study, report.rows))
         figures = draw_figures(report.study, report.rows, self._history, maps)
         found = search_result(report.study, report.rows)
@@ -237,7 +240,7 @@ class StudyReport:
             "table.csv": report.csv(),
             "table.tex": report.latex(),
             **({} if found is None else {FILE: found.as_yaml()}),
-            "report.html": self._page(report, figures, maps),
+            "report.html": self._page(report, figures, maps, links),
             **{f"figures/{each.name}.pdf": as_pdf(each.figure) for each in figures},
         }
 
@@ -256,9 +259,13 @@ class StudyReport:
         return ""
 
     def _page(
-        self, report: Report, figures: Sequence[ReportFigure], maps: Mapping[Cell, HeatMap]
+        self,
+        report: Report,
+        figures: Sequence[ReportFigure],
+        maps: Mapping[Cell, HeatMap],
+        links: bool,
     ) -> str:
-        tables = report.tables
+        tables, name = report.tables, report.study.config.study
         return render_page(
             report.study,
             report.rows,
@@ -268,9 +275,9 @@ class StudyReport:
             figures,
             maps,
             self._history,
-            lambda result: run_url(self.store, result.run) if result.run else "",
-            viewing_instructions(self.store, report.study.config.study),
-            study_figures(self.store, report.study.config.study),
+            lambda result: run_url(self.store, result.run) if links and result.run else "",
+            viewing_instructions(self.store, name) if links else "",
+            study_figures(self.store, name),
         )
 
     def _history(self, result: Result, metric: str) -> Series:

@@ -77,6 +77,7 @@ def test_bundle_has_everything_and_is_correct(
     assert (bundle / "sources" / "pipelines" / "training" / "loop.py").is_file()
     assert content.datasets[0]["manifest"].startswith("datasets/")
     assert content.environment["packages"]["torch"]
+    assert "mlflow ui" not in (bundle / "tables" / "report.html").read_text()
     capsys.readouterr()
     assert main([str(bundle), "--check"]) == 0
     output = capsys.readouterr().out
