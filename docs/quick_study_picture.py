@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageChops
 
 ROOT = Path(__file__).resolve().parents[1]
-WIDTH = 1000  # pixels
+WIDTH = 1060  # pixels
 MARGIN = 16
 
 
@@ -34,7 +34,7 @@ def main(storage: str) -> int:
         page = (directory / "report" / "report.html").as_uri()
         shot = directory / "page.png"
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        options += [f"--window-size={WIDTH},872", f"--screenshot={shot}", page]
+        options += [f"--window-size={WIDTH},842", f"--screenshot={shot}", page]
         subprocess.run([browser, *options], check=True, capture_output=True)
         with Image.open(shot) as opened:
             table = without_border(opened.convert("RGB"))
