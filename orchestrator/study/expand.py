@@ -295,6 +295,8 @@ def expand(
 
 def _contains(value: Any, part: Any) -> bool:
     """Whether `value` has everything that `part` has, and possibly more."""
+    if isinstance(value, dict) and isinstance(part, str):  # a class in its short form
+        return bool(value.get("name") == part)
     if isinstance(value, dict) and isinstance(part, dict):
         return all(key in value and _contains(value[key], part[key]) for key in part)
     return bool(value == part)

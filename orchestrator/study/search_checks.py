@@ -129,6 +129,10 @@ def _found(config: StudyConfig, source: Source) -> Iterator[Problem]:
             where = source.location((_FROM_SEARCH, "rows", index))
             yield Problem(where, f"`rows` has {row.variant!r} twice with the same axes; remove one")
         seen.add(cell)
+        if row.sample >= result.samples or row.tried > result.samples:
+            where = source.location((_FROM_SEARCH, "rows", index))
+            message = f"sample {row.sample} of {row.tried} that were tried is impossible with "
+            yield Problem(where, message + f"`samples: {result.samples}`")
         for key in row.values:
             written = source.location((_FROM_SEARCH, "rows", index, "values", key))
             problem = unknown_key(key, written)
@@ -137,6 +141,8 @@ def _found(config: StudyConfig, source: Source) -> Iterator[Problem]:
             elif _below(key, _SCORING):
                 message = f"`{key}` decides how trials are scored, so a search cannot set it"
                 yield Problem(written, message)
+            elif key not in result.ranges:
+                yield Problem(written, f"`{key}` is not among the `ranges` of the search")
     for key in taken:
         if key in config.grid:
             message = f"`from_search` sets `{key}`, which is an axis of the grid; remove the axis"

@@ -195,6 +195,12 @@ def test_wrong_tables(tmp_path: Path, old: str, new: str, message: str) -> None:
         ("sample: 3", "sample: -1", "sample -1 of 8 that were tried is impossible"),
         ("tried: 8", "tried: 0", "sample 3 of 0 that were tried is impossible"),
         ("variant: b", "variant: a", "`rows` has 'a' twice with the same axes"),
+        (
+            "samples: 8",
+            "samples: 3",
+            "sample 3 of 8 that were tried is impossible with `samples: 3`",
+        ),
+        (f"{RATE}: 0.1", "training.epochs: 1", "`training.epochs` is not among the `ranges`"),
     ],
 )
 def test_wrong_files(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -161,6 +161,16 @@ def test_variant_overrides_the_optimizer_of_the_base(
     assert load(tmp_path, training, other).trials[1].experiment.training.optimizer == expected
 
 
+def test_grid_may_name_the_optimizer_within_a_mapping(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "study: a\nbase: {training: {optimizer: {name: adamw, no_decay: [norm]}}}\n"
+        "variants: {a: {}}\ngrid: {training: [{optimizer: sgd}]}\n"
+    )
+    (trial,) = load_study(path).trials
+    assert trial.experiment.training.optimizer == OptimizerConfig("sgd", no_decay=("norm",))
+
+
 def test_schedule_with_arguments(tmp_path: Path) -> None:
     schedule = "schedule: {name: step, arguments: {milestones: [0.5], gamma: 0.2}}"
     _, other = load(tmp_path, "schedule: cosine", schedule).trials
