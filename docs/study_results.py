@@ -7,6 +7,7 @@ supplementary material as a zip file, all made by the project's own commands.
 """
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = "tables/report.html"
 TABLES = ("report.html", "table.md", "table.csv", "table.tex")
 FIGURES = ("comparison", "features")
 # Charts of the page, by their label, and the files that they become.
@@ -47,6 +49,7 @@ def main() -> int:
     with zipfile.ZipFile(out / "supplement.zip") as bundle:
         for name in TABLES:
             (out / name).write_bytes(bundle.read(f"tables/{name}"))
+    leave_out_page(out / "supplement.zip")
     page = (out / "report.html").read_text(encoding="utf-8")
     for label, name in CHARTS.items():
         chart = re.search(rf'<svg role="img" aria-label="{re.escape(label)}".*?</svg>', page, re.S)
@@ -64,6 +67,19 @@ def main() -> int:
             figure.convert("RGB").quantize(256).save(out / f"{name}.png", optimize=True)
     print(f"written: {out.relative_to(ROOT)}")
     return 0
+
+
+def leave_out_page(archive: Path) -> None:
+    """Remove the page, which is beside the zip file and makes up half of it, from a bundle."""
+    with zipfile.ZipFile(archive) as bundle:
+        files = {name: bundle.read(name) for name in bundle.namelist()}
+    del files[PAGE]
+    description = json.loads(files["bundle.json"])
+    del description["files"][PAGE]
+    files["bundle.json"] = (json.dumps(description, indent=1) + "\n").encode()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as bundle:
+        for name, content in files.items():
+            bundle.writestr(name, content)
 
 
 if __name__ == "__main__":
