@@ -106,8 +106,8 @@ def run_command(
     interrupted: printed after Ctrl-C.
 
     A UserError, and an OSError that names a file, gives EXIT_BAD_INPUT and a message; Ctrl-C gives
-    EXIT_INTERRUPTED; a closed output pipe gives EXIT_FAILED silently; lack of memory gives
-    EXIT_FAILED and a message. Any other exception is a bug: a traceback, one line, and EXIT_FAILED.
+    EXIT_INTERRUPTED; a closed output pipe gives EXIT_FAILED silently; lack of memory or of disk
+    space gives EXIT_FAILED and a message. Any other exception is a bug: a traceback, one line, and EXIT_FAILED.
     """
     open_closed_streams()
     try:
@@ -121,6 +121,9 @@ def run_command(
         _discard_output()
         return EXIT_FAILED
     except OSError as error:
+        if error.filename is None and is_disk_full(error):
+            report("error", "the disk is full; make room and run the same command again")
+            return EXIT_FAILED
         if error.filename is None:
             return _internal_error(error, report)
         report("error", f"{os.fsdecode(error.filename)}: {error.strerror or error}")

@@ -1,5 +1,7 @@
 """Error messages and exit statuses of commands; only bugs print a traceback."""
 
+import errno
+import os
 import shlex
 import subprocess
 import sys
@@ -88,6 +90,16 @@ def test_lack_of_memory_is_one_sentence(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("not enough memory: ")
     assert "sliding windows or smaller batches" in line
+
+
+def test_full_disk_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as zipfile and pyarrow raise it
+
+    assert run_command(work) == 1
+    assert capsys.readouterr().err == (
+        "error: the disk is full; make room and run the same command again\n"
+    )
 
 
 @pytest.mark.parametrize("closed", ["1", "0 1 2"])
