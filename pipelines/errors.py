@@ -107,7 +107,8 @@ def run_command(
 
     A UserError, and an OSError that names a file, gives EXIT_BAD_INPUT and a message; Ctrl-C gives
     EXIT_INTERRUPTED; a closed output pipe gives EXIT_FAILED silently; lack of memory or of disk
-    space gives EXIT_FAILED and a message. Any other exception is a bug: a traceback, one line, and EXIT_FAILED.
+    space gives EXIT_FAILED and a message. Any other exception is a bug: a traceback, one line, and
+    EXIT_FAILED.
     """
     open_closed_streams()
     try:
