@@ -71,7 +71,7 @@ class Numerics:
     def choose(
         device: torch.device, precision: Precision = "auto", memory_format: MemoryFormat = "auto"
     ) -> "Numerics":
-        """Resolve `auto`; bf16 implies channels-last, the faster format for its kernels.
+        """Resolve `auto`: channels-last on a CPU and in bf16, where convolutions are faster with it.
 
         On CUDA, also forbids TF32 in this process.
         """
@@ -79,7 +79,7 @@ class Numerics:
             forbid_tf32()
         resolved = resolve_precision(precision, has_native_bfloat16(device.type))
         if memory_format == "auto":
-            channels_last = resolved == "bf16"
+            channels_last = resolved == "bf16" or device.type == "cpu"
         else:
             channels_last = memory_format == "channels-last"
         return Numerics(device, resolved, channels_last)

@@ -131,7 +131,9 @@ class TrainingConfig:
         `hf:OWNER/NAME` for a model on the Hugging Face hub. A network `hf:NAME` loads all that
         fits. By default the weights of the model that `backbone: hf:NAME` or `network: hf:NAME`
         names, if it is a saved one. A trial is identified by the content of the weights.
-    precision, memory_format: numerical format of the network; `auto` chooses by device.
+    precision: number format of the network; `auto` is bf16 where the device computes it natively.
+    memory_format: order of an image's values in memory; `auto` is channels-last on a CPU and in
+        bf16, and contiguous otherwise. It changes results by rounding only.
     compile: compile the network with `torch.compile`.
     deterministic: use deterministic algorithms only, so that a training on a GPU can be repeated
         and resumed bit for bit with the same versions and number of workers; it trains slower. A

@@ -27,7 +27,16 @@ def test_auto_on_cpu_follows_native_onednn_support(
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
     assert resolve_precision("auto", has_native_bfloat16("cpu")) == expected
-    assert Numerics.choose(CPU).channels_last == native
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "channels_last"),
+    [("cpu", "fp32", True), ("cpu", "bf16", True), ("cuda", "fp32", False), ("cuda", "bf16", True)],
+)
+def test_auto_memory_format_follows_device_and_precision(
+    device: str, precision: str, channels_last: bool
+) -> None:
+    assert Numerics.choose(torch.device(device), precision).channels_last == channels_last
 
 
 @pytest.mark.parametrize("memory_format", ["channels-last", "contiguous"])
