@@ -32,7 +32,7 @@ def class_iou(counts: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.flo
 
     counts: `(..., 3)`: true positives, false positives, false negatives.
     """
-    union = counts.sum(axis=-1)
+    union = counts[..., 0] + counts[..., 1] + counts[..., 2]  # faster than a sum over 3 values
     return np.divide(counts[..., 0], union, out=np.full(union.shape, np.nan), where=union > 0)
 
 

@@ -71,7 +71,7 @@ class Numerics:
     def choose(
         device: torch.device, precision: Precision = "auto", memory_format: MemoryFormat = "auto"
     ) -> "Numerics":
-        """Resolve `auto`: channels-last on a CPU and in bf16, where convolutions are faster with it.
+        """Resolve `auto`: channels-last on a CPU and in bf16, where it makes convolutions faster.
 
         On CUDA, also forbids TF32 in this process.
         """
