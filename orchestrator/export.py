@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from orchestrator.console import run_command
-from orchestrator.evaluation.options import add_locations, add_model
+from orchestrator.evaluation.options import add_locations, add_model, parse_size
 from pipelines.imports import importing_libraries
 
 
@@ -53,6 +53,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         choices=["torch", "onnx", "safetensors"],
         help="write this format only; repeatable (default: all). onnx needs the extra `onnx`; "
         "safetensors is the model directory",
+    )
+    parser.add_argument(
+        "--size",
+        type=parse_size,
+        metavar="HxW",
+        help="height and width of the only images that model.pt2 and model.onnx take, one at a "
+        "time, for a network that cannot be exported for every size",
     )
     parser.add_argument(
         "--dataset",

@@ -40,8 +40,10 @@ from pipelines.data.normalization import normalize
 from pipelines.model_directory import file_texts
 from pipelines.network.export import (
     METADATA,
+    ONE_SIZE,
     ExportError,
     export_program,
+    first_line,
     missing_package,
     save_onnx,
     save_program,
@@ -72,6 +74,8 @@ def export_model(options: argparse.Namespace, console: Console) -> int:
         check_push(options.push)
     elif options.private:
         raise InputError("--private is about a repository; add --push OWNER/NAME, or leave it out")
+    if options.size is not None and min(options.size) < 1:
+        raise InputError("--size must be at least 1x1")
     store = store_for_model(options.model, storage_directory(options))
     model = load_model(options.model, store, options.imports)
     kinds = list(dict.fromkeys(options.format or FILES))
@@ -81,9 +85,9 @@ def export_model(options: argparse.Namespace, console: Console) -> int:
     # Files get their names once all are checked.
     with TemporaryDirectory(prefix=".export-", dir=out) as temporary:
         directory = Path(temporary)
-        agreements = _write(model, kinds, directory, images)
+        agreements = _write(model, kinds, directory, images, options.size)
         lines = [f"{out / FILES[kind]}: {agreements[kind]} of {described}" for kind in kinds]
-        text = json.dumps(model_metadata(model), indent=2) + "\n"
+        text = json.dumps(model_metadata(model, options.size), indent=2) + "\n"
         (directory / METADATA).write_text(text, encoding="utf-8")
         lines.append(f"{out / METADATA}: classes, palette and normalization, also inside each file")
         lines.append(_write_card(model, store, options, out, directory))
@@ -98,13 +102,17 @@ def export_model(options: argparse.Namespace, console: Console) -> int:
 
 
 def _write(
-    model: TrainedModel, kinds: Sequence[str], directory: Path, images: Sequence[Tensor]
+    model: TrainedModel,
+    kinds: Sequence[str],
+    directory: Path,
+    images: Sequence[Tensor],
+    size: tuple[int, int] | None,
 ) -> dict[str, str]:
     """Write the files of each kind and check them; return how well each agrees with torch."""
     program = None
     if {*kinds} - {"safetensors"}:
-        program = export_program(model.network, model.image_format.channels)
-    metadata = model_metadata(model)
+        program = export_program(model.network, model.image_format.channels, size)
+    metadata = model_metadata(model, size)
     save = {"torch": save_program, "onnx": save_onnx}
     load = {"torch": _load_torch, "onnx": _load_onnx}
     agreements = {}
@@ -115,7 +123,7 @@ def _write(
         else:
             save[kind](program, file, metadata)
             exported = load[kind](file)
-        agreements[kind] = _check(model, exported, images, file.name)
+        agreements[kind] = _check(model, exported, images, file.name, size)
     return agreements
 
 
@@ -160,21 +168,25 @@ def _write_card(
     scores = recorded_scores(model, run, store) if run is not None and store is not None else []
     name = options.push.partition("/")[2] if options.push else out.resolve().name
     files = {kind: FILES[kind] for kind in options.format or FILES}
-    described = CardOptions(name, files, options.push, options.license)
+    described = CardOptions(name, files, options.push, options.license, options.size)
     text = model_card(model, run, scores, described)
     (directory / CARD).write_text(text, encoding="utf-8")
     count = f"{len(scores)} recorded evaluation{'' if len(scores) == 1 else 's'}"
     return f"{card}: model card with {count}"
 
 
-def model_metadata(model: TrainedModel) -> dict[str, Any]:
-    """Return what a program needs to apply the exported network and to show what it predicts."""
+def model_metadata(model: TrainedModel, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Return what a program needs to apply the exported network and to show what it predicts.
+
+    size: height and width of the images, if the network takes no others.
+    """
     classes, images = model.class_list, model.image_format
     low, high = images.scale
     channels = "RGB" if images.is_stored_as_rgb else f"{images.channels} channels"
     scaled = "from 0 to 1"
     if images.bits == 16:
         scaled += f", where {low} is 0, {high} is 1 and other values are clipped"
+    batch, height, width = ("batch", "height", "width") if size is None else (1, *size)
     return {
         "model": model.name,
         "classes": model.class_names,
@@ -184,10 +196,10 @@ def model_metadata(model: TrainedModel) -> dict[str, Any]:
         "scale": list(images.scale),
         "mean": list(images.mean),
         "std": list(images.std),
-        "input": f"images: float32 (batch, {images.channels}, height, width), {channels} {scaled}, "
-        "minus mean, divided by std",
-        "output": "logits: float32 (batch, classes, height, width); the class is the argmax over "
-        "axis 1, the probabilities are the softmax",
+        "input": f"images: float32 ({batch}, {images.channels}, {height}, {width}), {channels} "
+        f"{scaled}, minus mean, divided by std",
+        "output": f"logits: float32 ({batch}, classes, {height}, {width}); the class is the argmax "
+        "over axis 1, the probabilities are the softmax",
         "dataset": classes.dataset,
         "fingerprint": classes.fingerprint,
         "protocol": model.experiment.evaluation.protocol,
@@ -196,7 +208,8 @@ def model_metadata(model: TrainedModel) -> dict[str, Any]:
 
 def _check_images(model: TrainedModel, options: argparse.Namespace) -> tuple[Sequence[Tensor], str]:
     """Return normalized images, each `(1, channels, height, width)`, and what they are: validation
-    images and a part of each, of another size, or noise if the training's data set is not here."""
+    images and a part of each, of another size, or noise if the training's data set is not here.
+    With `--size`, all images have that size."""
     data = model.experiment.data
     split = options.split or data.validation_split or data.trained_on
     try:
@@ -211,16 +224,21 @@ def _check_images(model: TrainedModel, options: argparse.Namespace) -> tuple[Seq
             raise
         generator = torch.Generator().manual_seed(0)
         channels = model.image_format.channels
-        noise = [torch.randn((1, channels, *size), generator=generator) for size in _NOISE_SIZES]
+        sizes = [options.size] * len(_NOISE_SIZES) if options.size else _NOISE_SIZES
+        noise = [torch.randn((1, channels, *size), generator=generator) for size in sizes]
         return noise, f"{len(noise)} random images ({data.dataset} is not here; see --dataset)"
     images = []
     for index in range(min(_CHECKED_IMAGES, len(samples))):
         pixels, _ = samples.read(index)
         whole = normalize(torch.tensor(pixels).permute(2, 0, 1)[None], model.image_format)
-        whole = resize(whole, whole.new_empty(_at_least(*whole.shape[-2:])))
-        height, width = whole.shape[-2:]
-        images += [whole, whole[..., : 1 + 2 * height // 3, : 1 + 3 * width // 4]]
-    return images, f"{len(images)} images and parts of images of {location} {split}"
+        size = options.size or _at_least(*whole.shape[-2:])
+        whole = resize(whole, whole.new_empty(size))
+        images.append(whole)
+        if options.size is None:
+            height, width = size
+            images.append(whole[..., : 1 + 2 * height // 3, : 1 + 3 * width // 4])
+    kind = "images and parts of images" if options.size is None else "images, resized,"
+    return images, f"{len(images)} {kind} of {location} {split}"
 
 
 def _at_least(height: int, width: int) -> tuple[int, int]:
@@ -229,8 +247,15 @@ def _at_least(height: int, width: int) -> tuple[int, int]:
     return round(scale * height), round(scale * width)
 
 
-def _check(model: TrainedModel, exported: Predict, images: Sequence[Tensor], file: str) -> str:
+def _check(
+    model: TrainedModel,
+    exported: Predict,
+    images: Sequence[Tensor],
+    file: str,
+    size: tuple[int, int] | None,
+) -> str:
     """Return how well the file's logits agree with torch's. Raises ExportError if they do not."""
+    advice = ONE_SIZE if size is None else "report the operators of your network"
     largest, differences = 0.0, [0.0]
     pixels = same = 0
     for image in images:
@@ -240,14 +265,13 @@ def _check(model: TrainedModel, exported: Predict, images: Sequence[Tensor], fil
             received = exported(image)
         except Exception as error:  # torch and onnxruntime have many classes for this
             raise ExportError(
-                f"{file} cannot be applied to an image of {height} x {width} pixels ({error}); "
-                "remove Python conditions on sizes from the network's forward"
+                f"{file} cannot be applied to an image of {height} x {width} pixels "
+                f"({first_line(error)}); {advice}"
             ) from error
         if received.shape != expected.shape:
             raise ExportError(
                 f"{file} returns {tuple(received.shape)} for an image of {height} x {width} "
-                f"pixels, but torch {tuple(expected.shape)}; remove Python conditions on sizes "
-                "from the network's forward"
+                f"pixels, but torch {tuple(expected.shape)}; {advice}"
             )
         largest = max(largest, float(expected.abs().max()))
         differences.append(float((received - expected).abs().max()))

@@ -76,13 +76,15 @@ class CardOptions:
 
     name: title, also of the scores in the metadata. files: by format, as they were exported.
     repository: OWNER/NAME on a hub, None if the card is for a folder. license: of the weights, as
-    the hub names it; None to leave it out.
+    the hub names it; None to leave it out. size: height and width of the only images that the
+    exported networks take; None if they take every size.
     """
 
     name: str
     files: Mapping[str, str]
     repository: str | None = None
     license: str | None = None
+    size: tuple[int, int] | None = None
 
 
 def model_card(
@@ -281,7 +283,10 @@ def _use(model: TrainedModel, options: CardOptions) -> Iterable[str]:
             f"python -m orchestrator.evaluate {folder} --dataset DATASET{imports}\n```"
         )
     if "onnx" in options.files and model.image_format.is_stored_as_rgb:
-        yield "With onnxruntime, for images of every size:"
+        if options.size is None:
+            yield "With onnxruntime, for images of every size:"
+        else:
+            yield "With onnxruntime, for one image of {} x {} pixels:".format(*options.size)
         yield _ONNX.format(file=repr((Path(folder) / options.files["onnx"]).as_posix()))
     if options.files.keys() - {"safetensors"}:
         yield (

@@ -43,14 +43,14 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--window",
-        type=_size,
+        type=parse_size,
         metavar="HxW",
         help="predict with a sliding window of this height and width in pixels instead of the "
         "whole image",
     )
     parser.add_argument(
         "--stride",
-        type=_size,
+        type=parse_size,
         metavar="HxW",
         help="rows and columns from one window to the next (default: two thirds of the window)",
     )
@@ -103,7 +103,8 @@ def _scales(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(message) from None
 
 
-def _size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
+    """Parse `HEIGHTxWIDTH` to (height, width)."""
     height, _, width = text.partition("x")
     try:
         return int(height), int(width)

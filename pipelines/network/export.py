@@ -1,9 +1,10 @@
-"""Exports a network as a `torch.export` program and as ONNX, for images of every size.
+"""Exports a network as a `torch.export` program and as ONNX, for images of every size or of one.
 
 Input `images`: float32 `(batch, channels, height, width)`, normalized. Output `logits`: float32
 `(batch, classes, height, width)`.
 """
 
+import copy
 import json
 import logging
 import warnings
@@ -25,6 +26,11 @@ _AXES = {0: "batch", 2: "height", 3: "width"}
 # The sizes of the example are unequal, and no multiple of each other: torch would otherwise export
 # equal sizes as one.
 _BATCH, _HEIGHT, _WIDTH = 2, 96, 160
+ONE_SIZE = (
+    "remove Python conditions on sizes from the network's forward, or export it for images of one "
+    "size with --size HxW"
+)
+_MESSAGE_LENGTH = 200
 
 
 class ExportError(UserError, RuntimeError):
@@ -50,29 +56,51 @@ class _WholeImage(nn.Module):
         return resize(split_output(self.network(images))[0].float(), images)
 
 
+def _with_plain_attention(network: nn.Module) -> nn.Module:
+    """Return a copy in which models of transformers compute attention by matrix products: ONNX has
+    no equal for all memory layouts of the fused one."""
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if hasattr(module, "set_attn_implementation"):
+            module.set_attn_implementation("eager")
+    return network
+
+
 def whole_image_logits(network: nn.Module, images: Tensor) -> Tensor:
     """Return the logits that an exported network computes, with torch."""
     with torch.no_grad():
         return _WholeImage(network)(images)
 
 
-def export_program(network: nn.Module, channels: int = 3) -> ExportedProgram:
+def export_program(
+    network: nn.Module, channels: int = 3, size: tuple[int, int] | None = None
+) -> ExportedProgram:
     """Export a network in evaluation mode on the CPU. Raises ExportError.
 
     channels: of the images.
+    size: height and width of the one image that the program takes; None for batches and images of
+        every size.
     """
-    example = torch.zeros(_BATCH, channels, _HEIGHT, _WIDTH)
-    dynamic = dict.fromkeys(_AXES, torch.export.Dim.DYNAMIC)
+    batch, (height, width) = (1, size) if size else (_BATCH, (_HEIGHT, _WIDTH))
+    example = torch.zeros(batch, channels, height, width)
+    dynamic = None if size else (dict.fromkeys(_AXES, torch.export.Dim.DYNAMIC),)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about its own modules
             return torch.export.export(
-                _WholeImage(network).eval(), (example,), dynamic_shapes=(dynamic,)
+                _WholeImage(_with_plain_attention(network)).eval(),
+                (example,),
+                dynamic_shapes=dynamic,
             )
     except Exception as error:  # torch has many classes for this
+        if size:
+            raise ExportError(
+                f"torch.export cannot export this network for {height} x {width} pixels "
+                f"({first_line(error)}); remove Python conditions on values from its forward"
+            ) from error
         raise ExportError(
-            f"torch.export cannot export this network for all sizes ({_first_line(error)}); "
-            "remove Python conditions on sizes and values from its forward"
+            f"torch.export cannot export this network for all sizes ({first_line(error)}); "
+            f"{ONE_SIZE}"
         ) from error
 
 
@@ -107,7 +135,7 @@ def save_onnx(program: ExportedProgram, file: Path, metadata: Mapping[str, Any])
             )
     except Exception as error:
         raise ExportError(
-            f"torch.onnx cannot export this network ({_first_line(error)}); use --format torch"
+            f"torch.onnx cannot export this network ({first_line(error)}); use --format torch"
         ) from error
     finally:
         logger.setLevel(level)
@@ -139,5 +167,7 @@ def _name_axes(model: Any) -> None:
             )
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, shortened."""
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return line if len(line) <= _MESSAGE_LENGTH else f"{line[:_MESSAGE_LENGTH]}..."

@@ -37,17 +37,23 @@ SIZES = ((33, 64), (75, 133), (257, 40))
 @pytest.fixture
 def model(tmp_path: Path, small_streets: Path) -> Path:
     """A model directory. Its network has few layers, because exporting takes time for each."""
+    config = FENetConfig("tests.support.shallow_backbones:ShallowDFNet1", channels=8)
+    return _write_model(tmp_path, small_streets, config)
+
+
+def _write_model(folder: Path, dataset: Path, config: FENetConfig) -> Path:
+    """Write a model directory of an untrained network in `folder`; return its path."""
     experiment = Experiment(
-        data=DataConfig(str(small_streets), crop=(32, 32)),
-        model=FENetConfig("tests.support.shallow_backbones:ShallowDFNet1", channels=8),
+        data=DataConfig(str(dataset), crop=(32, 32)),
+        model=config,
         training=TrainingConfig(precision="fp32"),
     )
-    checkpoint = tmp_path / "checkpoint"
+    checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
     network = build_network(experiment.model, 10, seed=0)
     save_file(dict(network.state_dict()), checkpoint / WEIGHTS_FILE)
-    directory = tmp_path / "model"
-    write_model_directory(directory, checkpoint, experiment, open_dataset(small_streets).manifest)
+    directory = folder / "model"
+    write_model_directory(directory, checkpoint, experiment, open_dataset(dataset).manifest)
     return directory
 
 
@@ -93,6 +99,35 @@ def test_exported_model_computes_what_torch_computes(
     extra = {METADATA: ""}
     torch.export.load(out / "model.pt2", extra_files=extra)
     assert json.loads(extra[METADATA]) == metadata
+
+
+@pytest.mark.slow
+def test_network_with_windows_is_exported_for_one_size(
+    small_streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The second layer of the first stage shifts its windows.
+    swin = {"embed_dim": 8, "depths": [2, 1], "num_heads": [1, 1], "window_size": 4}
+    config = FENetConfig("hf:swin", channels=8, flows=(), ppm=False, backbone_arguments=swin)
+    model = _write_model(tmp_path, small_streets, config)
+    out = tmp_path / "exported"
+    arguments = [str(model), "--out", str(out), "--format", "onnx", "--format", "torch"]
+    assert main([*arguments, "--size", "40x56"]) == 0
+    assert "4 images, resized, of" in capsys.readouterr().out
+    images = torch.randn(1, 3, 40, 56)
+    with torch.no_grad():
+        expected = split_output(load_model(str(model), None).network(images))[0]
+    expected = torch.nn.functional.interpolate(expected, (40, 56), mode="bilinear")
+    program = torch.export.load(out / "model.pt2").module()
+    torch.testing.assert_close(program(images), expected, rtol=1e-4, atol=1e-5)
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == [1, 3, 40, 56]
+    (logits,) = session.run(["logits"], {"images": images.numpy()})
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    assert "(1, 3, 40, 56)" in json.loads((out / METADATA).read_text())["input"]
+    assert "for one image of 40 x 56 pixels" in (out / "README.md").read_text()
+
+    assert main([*arguments, "--size", "0x56"]) == 2
+    assert "--size must be at least 1x1" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -162,7 +197,9 @@ class _Deciding(torch.nn.Module):
 
 
 def test_network_that_cannot_be_exported_is_reported() -> None:
-    with pytest.raises(ExportError, match=r"torch\.export cannot export this network"):
+    with pytest.raises(
+        ExportError, match=r"cannot export this network for all sizes .*; .* --size HxW"
+    ):
         export_program(_Deciding())
 
 
