@@ -17,6 +17,7 @@ from orchestrator.bundle.content import (
     BundleError,
     file_digest,
 )
+from orchestrator.bundle.saved_models import missing_weights
 from orchestrator.bundle.write import REPLAYED, environment, last_weights
 from orchestrator.report.results import score_of
 from orchestrator.report.study_report import StudyReport
@@ -53,7 +54,8 @@ def replay(
     storage: of the replay; another replay of the trial there is compared without training again.
     dataset: location of the data set here; by default, as in the study.
 
-    Raises BundleError if the bundle has no such finished trial or the data differ.
+    Raises BundleError if the bundle has no such finished trial or not the weights that it starts
+    from, or the data differ.
     """
     bundle = Bundle.read(directory)
     if name not in bundle.runs:
@@ -71,6 +73,11 @@ def replay(
     overrides += [("latency", "null")]  # of another machine
     study = bundled_study(bundle, directory, overrides)
     study = replace(study, trials=tuple(each for each in study.trials if each.name == name))
+    if model := missing_weights(study.trials[0].experiment.training.backbone_weights, directory):
+        raise BundleError(
+            f"trial {name!r} starts from the weights of the saved model {model}, which this bundle "
+            "does not hold; write the bundle with --weights to train it again"
+        )
     if dataset is not None:
         study = _with_dataset(study, dataset)
     location = study.trials[0].experiment.data.dataset

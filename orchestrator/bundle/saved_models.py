@@ -41,6 +41,16 @@ def local_model(name: str, directory: Path) -> str:
     return f"hf:{directory.resolve() / MODELS / name.removeprefix(_NAME)}"
 
 
+def missing_weights(location: str | None, directory: Path) -> str | None:
+    """Return the name of the saved model in a bundle whose weights `location` names, if the bundle
+    was written without them, otherwise None."""
+    if location is None:
+        return None
+    path = Path(location)
+    inside = path.is_relative_to(directory.resolve() / MODELS)
+    return path.parent.name if inside and not path.exists() else None
+
+
 def renamed(text: str, rename: Callable[[str], str]) -> str:
     """Return a YAML text with each string renamed; comments are kept at its top only."""
     value = _parsed(text)

@@ -61,8 +61,9 @@ def _with_plain_attention(network: nn.Module) -> nn.Module:
     no equal for all memory layouts of the fused one."""
     network = copy.deepcopy(network)
     for module in network.modules():
-        if hasattr(module, "set_attn_implementation"):
-            module.set_attn_implementation("eager")
+        choose: Any = getattr(module, "set_attn_implementation", None)
+        if choose is not None:
+            choose("eager")
     return network
 
 

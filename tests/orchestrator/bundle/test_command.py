@@ -192,7 +192,11 @@ def test_own_modules_travel_with_the_bundle(
 @pytest.mark.slow
 @pytest.mark.parametrize("by_option", [False, True])
 def test_configurations_of_saved_models_travel_with_the_bundle(
-    tmp_path: Path, small_streets: Path, own_store: Path, by_option: bool
+    tmp_path: Path,
+    small_streets: Path,
+    own_store: Path,
+    by_option: bool,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     transformers = pytest.importorskip("transformers")
     saved = tmp_path / "saved models" / "small"
@@ -218,6 +222,9 @@ def test_configurations_of_saved_models_travel_with_the_bundle(
     study = bundled_study(Bundle.read(moved), moved)
     backbones = {trial.variant: trial.experiment.model.backbone for trial in study.trials}
     assert backbones["b"] == "hf:convnext"
+    capsys.readouterr()
+    assert main([str(moved), "--replay", "b", "--storage", str(tmp_path / "again")]) == 2
+    assert "write the bundle with --weights" in capsys.readouterr().out
 
 
 def test_other_files_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
