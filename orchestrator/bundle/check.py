@@ -2,9 +2,10 @@
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +16,7 @@ from orchestrator.bundle.content import (
     OWN,
     SOURCES,
     STUDY_FILE,
+    TABLES,
     Bundle,
     BundledCounts,
     BundleError,
@@ -22,10 +24,11 @@ from orchestrator.bundle.content import (
 )
 from orchestrator.bundle.saved_models import local_model, renamed
 from orchestrator.report.comparisons import compare_rows
-from orchestrator.report.records import table_records
+from orchestrator.report.records import as_csv, table_records
 from orchestrator.report.resampled import ScoreRef
 from orchestrator.report.results import Result, Results, score_of
 from orchestrator.report.rows import build_rows
+from orchestrator.report.study_report import Report
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
 from orchestrator.study.yaml_source import parse_yaml
@@ -99,9 +102,14 @@ def check_bundle(directory: Path) -> CheckResult:
                     f"{result.trial.name}: {name} is {recorded!r} in the bundle, but its "
                     f"counts give {value!r}"
                 )
-    rows = compare_rows(study, build_rows(study, rescored)).rows
-    recomputed = table_records(study, rows, study.config.published)
+    compared = compare_rows(study, build_rows(study, rescored))
+    recomputed = table_records(study, compared.rows, study.config.published)
     cells, differing = _compare(bundle.table, recomputed)
+    report = Report(study, compared.rows, compared.overall)
+    texts = {"table.md": report.markdown(), "table.tex": report.latex()}
+    if bundle.table and not differing:
+        texts["table.csv"] = as_csv(bundle.table)
+    differing += _wrong_tables(bundle, directory, texts)
     notes = _notes(bundle, study, sorted(unmeasured))
     return CheckResult(scores, cells, (*problems, *differing), notes)
 
@@ -210,6 +218,21 @@ def _wrong_sources(bundle: Bundle, directory: Path) -> Iterator[str]:
             continue  # reported as missing
         if version != code:
             yield f"the sources have the code version {version}, not {code}"
+
+
+def _wrong_tables(bundle: Bundle, directory: Path, texts: Mapping[str, str]) -> Iterator[str]:
+    """Yield the tables, other than those whose SHA-256 differs, that do not have these texts."""
+    present = digests(directory)
+    for file, text in texts.items():
+        name = f"{TABLES}/{file}"
+        if name not in present or present[name] != bundle.files.get(name):
+            continue
+        lines = (directory / name).read_text(encoding="utf-8").splitlines()
+        pairs = zip_longest(lines, text.splitlines())
+        for number, (line, expected) in enumerate(pairs, start=1):
+            if line != expected:
+                yield f"{name}: line {number} is {line!r}, but the counts give {expected!r}"
+                break
 
 
 def _compare(

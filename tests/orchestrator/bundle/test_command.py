@@ -1,5 +1,6 @@
 """Bundles of fabricated studies: written, checked elsewhere, and compared with a replay."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -134,6 +135,24 @@ def test_changed_scores_are_found(bundle: Path, capsys: pytest.CaptureFixture[st
     assert lines[4].startswith("b, seed 0: val/boundary_f is ")
     assert lines[5].startswith("b: difference is ")
     assert len(lines) == 6
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.md", "table.tex"])
+def test_changed_tables_are_found(
+    bundle: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the SHA-256 is changed with them."""
+    file = bundle / "tables" / name
+    before = hashlib.sha256(file.read_bytes()).hexdigest()
+    edit(file, lambda text: text.replace("5", "6"))
+    after = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert after != before
+    edit(bundle / "bundle.json", lambda text: text.replace(before, after))
+    capsys.readouterr()
+    assert main([str(bundle), "--check"]) == 1
+    (line, _) = capsys.readouterr().out.splitlines()
+    assert f"tables/{name}: line " in line
+    assert ", but the counts give " in line
 
 
 def test_changed_counts_are_found(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
