@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.study.conditions import holds
 from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import dotted_leaves, unknown_key
-from orchestrator.study.sampling import MAX_SAMPLES
+from orchestrator.study.sampling import MAX_SAMPLES, range_text
 from orchestrator.study.search_result import FILE, FoundSample, SearchResult
 from orchestrator.study.validation import as_json
 from orchestrator.study.yaml_source import Keys, Problem, Source, read_yaml
@@ -143,6 +143,10 @@ def _found(config: StudyConfig, source: Source) -> Iterator[Problem]:
                 yield Problem(written, message)
             elif key not in result.ranges:
                 yield Problem(written, f"`{key}` is not among the `ranges` of the search")
+            elif not result.ranges[key].contains(row.values[key]):
+                message = f"`{key}` is {row.values[key]!r}, which the search's range "
+                message += f"{range_text(result.ranges[key])} does not contain"
+                yield Problem(written, message)
     for key in taken:
         if key in config.grid:
             message = f"`from_search` sets `{key}`, which is an axis of the grid; remove the axis"

@@ -1,7 +1,7 @@
 """The best samples of a search, as its report writes them and a table takes them."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.study.sampling import RangeConfig
 from pipelines.config import dump_yaml
@@ -61,7 +61,7 @@ class SearchResult:
     __pydantic_config__ = {"extra": "forbid"}
 
     search: str
-    method: str
+    method: Literal["random", "tpe"]
     samples: int
     metric: str
     split: str
@@ -69,6 +69,14 @@ class SearchResult:
     ranges: dict[str, RangeConfig]
     rows: tuple[FoundSample, ...]
     folds: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, received {self.samples}")
+        if not self.seeds:
+            raise ValueError("seeds must have at least one seed, received none")
+        if self.folds is not None and self.folds < 2:
+            raise ValueError(f"folds must be at least 2, received {self.folds}")
 
     def as_yaml(self) -> str:
         """Return the content of the file."""

@@ -201,6 +201,10 @@ def test_wrong_tables(tmp_path: Path, old: str, new: str, message: str) -> None:
             "sample 3 of 8 that were tried is impossible with `samples: 3`",
         ),
         (f"{RATE}: 0.1", "training.epochs: 1", "`training.epochs` is not among the `ranges`"),
+        (f"{RATE}: 0.1", f"{RATE}: 5.0", "is 5.0, which the search's range"),
+        ("samples: 8", "samples: 0", "samples must be at least 1, received 0"),
+        ("seeds: [0]", "seeds: []", "seeds must have at least one seed"),
+        ("method: random", "method: magic", "known: random, tpe"),
     ],
 )
 def test_wrong_files(tmp_path: Path, old: str, new: str, message: str) -> None:
