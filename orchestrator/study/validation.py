@@ -243,7 +243,10 @@ def _problem(error: ErrorDetails, source: Source, config: type[Any], prefix: str
         ]
         message = f"`{name}` is {as_json(received)}; {suggestion(str(received), known)}"
         return Problem(location, message)
-    return Problem(location, f"`{name}` {_expected(error)}, received {as_json(received)}")
+    expected = _expected(error)
+    if kind in _SCALARS and (known := field_names_at(config, keys)):
+        expected += f" or a mapping with {', '.join(known)}"
+    return Problem(location, f"`{name}` {expected}, received {as_json(received)}")
 
 
 def _dotted(keys: Keys, prefix: str) -> str:

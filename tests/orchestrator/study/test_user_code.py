@@ -190,7 +190,7 @@ def test_schedule_with_arguments(tmp_path: Path) -> None:
             "optimizer: {nam: adamw}",
             "3:43: unknown key `training.optimizer.nam`; did you mean `training.optimizer.name`",
         ),
-        ("optimizer: 3", "3:31: `training.optimizer` must be text, received 3"),
+        ("optimizer: 3", "3:31: `training.optimizer` must be text or a mapping with name, "),
         (
             "optimizer: {no_decay: norm}",
             '3:43: `training.optimizer.no_decay` must be a list, received "norm"',
