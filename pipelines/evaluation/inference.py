@@ -20,6 +20,8 @@ from pipelines.network.precision import Numerics
 
 # Rows of the image for which full-size logits are held at once.
 _ROWS = 64
+# Windows pass through the network together up to this number of pixels, an image of Cityscapes.
+_WINDOW_PIXELS = 2**21
 
 
 class NonFiniteLogitsError(UserError, RuntimeError):
@@ -183,15 +185,25 @@ def _window_logits(
     """Return logits at the size of `images`, averaged where windows overlap."""
     size = (images.shape[-2], images.shape[-1])
     height, width = min(window[0], size[0]), min(window[1], size[1])
+    corners = [
+        (top, left)
+        for top in window_starts(size[0], height, step[0])
+        for left in window_starts(size[1], width, step[1])
+    ]
+    at_once = max(1, _WINDOW_PIXELS // (len(images) * height * width))
     total: Tensor | None = None
     windows = torch.zeros(size, device=images.device)
-    for top in window_starts(size[0], height, step[0]):
-        for left in window_starts(size[1], width, step[1]):
-            rows, columns = slice(top, top + height), slice(left, left + width)
-            logits = split_output(model(images[:, :, rows, columns]))[0].float()
-            if total is None:
-                total = logits.new_zeros((*logits.shape[:2], *size))
-            total[:, :, rows, columns] += _resize(logits, (height, width))
+    for first in range(0, len(corners), at_once):
+        areas = [
+            (slice(top, top + height), slice(left, left + width))
+            for top, left in corners[first : first + at_once]
+        ]
+        parts = torch.cat([images[:, :, rows, columns] for rows, columns in areas])
+        logits = split_output(model(parts))[0].float()
+        if total is None:
+            total = logits.new_zeros((len(images), logits.shape[1], *size))
+        for (rows, columns), part in zip(areas, logits.split(len(images)), strict=True):
+            total[:, :, rows, columns] += _resize(part, (height, width))
             windows[rows, columns] += 1
     assert total is not None, "there is at least one window"
     return total.div_(windows)

@@ -220,3 +220,24 @@ def test_protocol_names_describe_the_settings() -> None:
 def test_invalid_settings_are_rejected(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         InferenceConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("batch", "window", "expected"),
+    [(1, (512, 512), [8, 4]), (2, (512, 512), [8, 8, 8]), (1, (1024, 1024), [2, 1])],
+)
+def test_windows_share_a_pass_of_two_million_pixels(
+    batch: int, window: tuple[int, int], expected: list[int]
+) -> None:
+    passes = []
+
+    def network(images: Tensor) -> Tensor:
+        passes.append(len(images))
+        return nn.functional.avg_pool2d(images, 64)
+
+    images = torch.zeros(batch, 3, 1024, 3 * 1024)
+    config = InferenceConfig(window=window, stride=window)
+    module = nn.Module()
+    module.forward = network
+    predict(module, images, (1024, 3 * 1024), config)
+    assert passes == expected
