@@ -20,6 +20,7 @@ from orchestrator.sweep.mirrors import Mirrors
 from orchestrator.sweep.progress import StudyProgress
 from orchestrator.sweep.run_writer import RunWriter
 from orchestrator.tracking.models import log_models
+from orchestrator.tracking.store import now_ms
 from orchestrator.tracking.study_run import StudyRun
 from orchestrator.training.failures import Failure
 from orchestrator.training.stop_file import StopFile
@@ -279,8 +280,9 @@ class Recorder:
         if epoch in trial.logged:
             return
         to_log = self._metrics_to_log(trial, metrics)
-        log_epoch = self._study_run.log_epoch
-        self._writer.write(name, lambda: log_epoch(trial.run_id, epoch, to_log))
+        # With the time of now, a retry adds nothing if only the store's answer was lost.
+        log_epoch = partial(self._study_run.log_epoch, trial.run_id, epoch, to_log, now_ms())
+        self._writer.write(name, log_epoch)
         self._mirrors.log(trial.trial, trial.run_id, to_log)
 
     def _metrics_to_log(self, trial: ActiveTrial, metrics: Mapping[str, float]) -> dict[str, float]:

@@ -53,6 +53,11 @@ class TrackingError(UserError, RuntimeError):
     """A request to the tracking store failed; the message says why and what to do."""
 
 
+def now_ms() -> int:
+    """Return the time in milliseconds since 1970, as the store keeps it of metrics."""
+    return int(time.time() * 1000)
+
+
 def tracking_uri(storage: Path) -> str:
     """Return `MLFLOW_TRACKING_URI` if set, else the SQLite file in the storage.
 
@@ -216,7 +221,7 @@ class TrackingStore:
     ) -> None:
         """Record a new run's settings and first metrics in as few requests as possible."""
         entries = [Param(name, str(value)) for name, value in params.items()]
-        now = int(time.time() * 1000)
+        now = now_ms()
         self.client.log_batch(
             run_id,
             params=entries[:_PARAMS_PER_BATCH],
@@ -232,14 +237,15 @@ class TrackingStore:
         step: int,
         model_id: str | None = None,
         dataset: DatasetKey | None = None,
+        time_ms: int | None = None,
     ) -> None:
         """Record metrics at one step, in batches; with `model_id`, also as that model's. dataset:
-        the one on which they were measured. Skips values that are not finite, which some stores
-        cannot hold."""
+        the one on which they were measured. time_ms: see `now_ms`; by default now. Skips values
+        that are not finite, which some stores cannot hold."""
         name, digest = (dataset.name, dataset.digest) if dataset else (None, None)
-        now = int(time.time() * 1000)
+        time_ms = now_ms() if time_ms is None else time_ms
         entries = [
-            Metric(metric_name(key), value, now, step, model_id, name, digest)
+            Metric(metric_name(key), value, time_ms, step, model_id, name, digest)
             for key, value in metrics.items()
             if math.isfinite(value)
         ]

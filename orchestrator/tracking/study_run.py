@@ -178,10 +178,16 @@ class StudyRun:
             values.append(value)
         self.store.set_tags(run_id, {key: "+".join(values)})
 
-    def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Record one epoch's metrics at step `epoch`, in one batch."""
+    def log_epoch(
+        self, run_id: str, epoch: int, metrics: Mapping[str, float], time_ms: int | None = None
+    ) -> None:
+        """Record one epoch's metrics at step `epoch`, in one batch.
+
+        time_ms: see `now_ms`; by default now. Repeated with the same time, after an error that left
+        open whether the store has them, it adds nothing that the store has.
+        """
         self._lock.check()
-        self.store.log_metrics(run_id, {**metrics, "epoch": epoch}, step=epoch)
+        self.store.log_metrics(run_id, {**metrics, "epoch": epoch}, epoch, time_ms=time_ms)
 
     def confirm_epoch(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Make the run's latest metrics those of its last checkpoint.

@@ -50,7 +50,9 @@ class FakeStudyRun:
     def log_artifact(self, run_id: str, path: Path, folder: str | None = None) -> None:
         assert self.gate.wait(10)
 
-    def log_epoch(self, run_id: str, epoch: int, metrics: dict[str, float]) -> None:
+    def log_epoch(
+        self, run_id: str, epoch: int, metrics: dict[str, float], time_ms: int | None = None
+    ) -> None:
         assert self.gate.wait(10)
         if epoch in self.refused:
             self.refused.remove(epoch)

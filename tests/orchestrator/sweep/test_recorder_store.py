@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -152,6 +153,32 @@ def test_finished_run_has_every_epoch_despite_a_failed_write(
     assert record.metrics["val/miou"] == 0.5
     assert record.metrics["trial/seconds"] == 20.0
     assert "could not be written" in recorded.console.export_text()
+
+
+def test_epoch_whose_answer_was_lost_is_recorded_once(
+    make: Callable[..., RecordedStudy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is killed after it stored an epoch and before it answered."""
+    recorded = make()
+    recorded.recorder.started("one")
+    log_batch = recorded.store.client.log_batch
+    answers = iter([False])
+
+    def lose_the_first_answer(*args: Any, **named: Any) -> None:
+        log_batch(*args, **named)
+        if "metrics" in named and not next(answers, True):
+            raise_outage()
+
+    monkeypatch.setattr(recorded.store.client, "log_batch", lose_the_first_answer)
+    for epoch in EPOCHS:
+        recorded.recorder.epoch("one", dict(epoch))
+    recorded.recorder.finished("one", recorded.checkpoint("one"))
+    recorded.recorder.close()
+    assert recorded.status("one") == "FINISHED"
+    assert "could not be written" in recorded.console.export_text()
+    for name in ("epoch", "val/miou", "train/loss"):
+        history = recorded.store.client.get_metric_history(recorded.trials["one"].run_id, name)
+        assert [entry.step for entry in history] == [1, 2]
 
 
 def test_copies_have_every_epoch_that_mlflow_has(
