@@ -76,6 +76,8 @@ def export_model(options: argparse.Namespace, console: Console) -> int:
         raise InputError("--private is about a repository; add --push OWNER/NAME, or leave it out")
     if options.size is not None and min(options.size) < 1:
         raise InputError("--size must be at least 1x1")
+    if options.size is not None and {*(options.format or FILES)} == {"safetensors"}:
+        raise InputError("--size has no effect on --format safetensors; leave it out")
     store = store_for_model(options.model, storage_directory(options))
     model = load_model(options.model, store, options.imports)
     kinds = list(dict.fromkeys(options.format or FILES))

@@ -206,10 +206,10 @@ def keyed_generator(*key: object) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16])))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)  # 10 MB for 1000 images
 def _draws(
     identifiers: tuple[str, ...], groups: tuple[str | None, ...], replicates: int, block: int
-) -> list[NDArray[np.uint16]]:
+) -> list[NDArray[np.uint8]]:
     """Return how often each image occurs in each replicate, `(at most block, images)` at a time."""
     sampling = _sampling(groups)
     generator = keyed_generator("images", identifiers, groups)
@@ -234,11 +234,11 @@ def _draws(
     blocks = []
     for first in range(0, replicates, block):
         rows = min(block, replicates - first)
-        drawn = np.zeros((rows, len(numbers)), np.uint16)
+        drawn = np.zeros((rows, len(numbers)), np.uint8)
         for units in strata:
             chosen = generator.integers(len(units), size=(rows, len(units)))
             chosen += len(units) * np.arange(rows)[:, None]
             counted = np.bincount(chosen.ravel(), minlength=rows * len(units))
-            drawn[:, units] = counted.reshape(rows, len(units))
+            drawn[:, units] = counted.reshape(rows, len(units))  # above 255 with p < 1e-500
         blocks.append(drawn[:, unit_of_image])
     return blocks

@@ -128,6 +128,8 @@ def test_network_with_windows_is_exported_for_one_size(
 
     assert main([*arguments, "--size", "0x56"]) == 2
     assert "--size must be at least 1x1" in capsys.readouterr().out
+    assert main([*arguments[:3], "--format", "safetensors", "--size", "40x56"]) == 2
+    assert "--size has no effect on --format safetensors" in capsys.readouterr().out
 
 
 @pytest.mark.slow
