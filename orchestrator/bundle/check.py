@@ -208,6 +208,9 @@ def _changed_files(bundle: Bundle, directory: Path) -> Iterator[str]:
             yield f"{name} is missing"
         elif present[name] != digest:
             yield f"{name} was changed (its SHA-256 differs)"
+    for name in sorted(present.keys() - bundle.files.keys()):
+        if not PurePosixPath(name).name.startswith("."):
+            yield f"{name} is not listed in {DESCRIPTION}, so it is no part of this bundle"
 
 
 def _wrong_sources(bundle: Bundle, directory: Path) -> Iterator[str]:
@@ -225,10 +228,14 @@ def _wrong_tables(bundle: Bundle, directory: Path, texts: Mapping[str, str]) -> 
     present = digests(directory)
     for file, text in texts.items():
         name = f"{TABLES}/{file}"
-        if name not in present or present[name] != bundle.files.get(name):
+        if name not in present:
+            if name not in bundle.files:
+                yield f"{name} is missing"
             continue
-        lines = (directory / name).read_text(encoding="utf-8").splitlines()
-        pairs = zip_longest(lines, text.splitlines())
+        if present[name] != bundle.files.get(name, present[name]):
+            continue
+        lines = (directory / name).read_text(encoding="utf-8", errors="replace").splitlines()
+        pairs = zip_longest(lines, text.splitlines(), fillvalue="")
         for number, (line, expected) in enumerate(pairs, start=1):
             if line != expected:
                 yield f"{name}: line {number} is {line!r}, but the counts give {expected!r}"

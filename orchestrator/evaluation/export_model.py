@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from models.resampling import resize
@@ -60,6 +60,7 @@ _TOLERANCE = 1e-3
 _CHECKED_IMAGES = 4
 # Coarse features of a smaller image, or of a part of it, have one row: a size of its own in torch.
 _SMALLEST = 96
+_LARGEST = 8192  # of --size: the activations of larger images do not fit into memory
 _NOISE_SIZES = ((96, 160), (129, 75))
 
 
@@ -74,8 +75,8 @@ def export_model(options: argparse.Namespace, console: Console) -> int:
         check_push(options.push)
     elif options.private:
         raise InputError("--private is about a repository; add --push OWNER/NAME, or leave it out")
-    if options.size is not None and min(options.size) < 1:
-        raise InputError("--size must be at least 1x1")
+    if options.size is not None and not 1 <= min(options.size) <= max(options.size) <= _LARGEST:
+        raise InputError(f"--size must be at least 1x1 and at most {_LARGEST}x{_LARGEST}")
     if options.size is not None and {*(options.format or FILES)} == {"safetensors"}:
         raise InputError("--size has no effect on --format safetensors; leave it out")
     store = store_for_model(options.model, storage_directory(options))
@@ -115,15 +116,15 @@ def _write(
     if {*kinds} - {"safetensors"}:
         program = export_program(model.network, model.image_format.channels, size)
     metadata = model_metadata(model, size)
-    save = {"torch": save_program, "onnx": save_onnx}
+    writers = {"torch": save_program, "onnx": save_onnx}
     load = {"torch": _load_torch, "onnx": _load_onnx}
     agreements = {}
     for kind in kinds:
         file = directory / FILES[kind]
-        if program is None or kind not in save:
+        if program is None or kind not in writers:
             exported = _save_model_directory(model, directory)
         else:
-            save[kind](program, file, metadata)
+            writers[kind](program, file, metadata)
             exported = load[kind](file)
         agreements[kind] = _check(model, exported, images, file.name, size)
     return agreements
@@ -147,7 +148,7 @@ def _save_model_directory(model: TrainedModel, directory: Path) -> Predict:
     state = model.network.state_dict()
     # Copies, because the format does not allow tensors that share memory.
     copies = {name: tensor.contiguous().clone() for name, tensor in state.items()}
-    save_file(copies, directory / WEIGHTS_FILE)
+    (directory / WEIGHTS_FILE).write_bytes(save(copies))  # `save_file` keeps others from reading it
     network = load_model(str(directory), None, model.imports).network
     return lambda images: whole_image_logits(network, images)
 

@@ -7,6 +7,7 @@ from typing import Any
 from orchestrator.study.conditions import check_condition, conditions
 from orchestrator.study.config import LATENCY, StudyConfig
 from orchestrator.study.overlay import dotted_leaves, known_keys, unknown_key
+from orchestrator.study.repetition import MAX_FOLDS
 from orchestrator.study.study import Trial
 from orchestrator.study.validation import accepts, as_json, suggestion
 from orchestrator.study.yaml_source import Keys, Problem, Source
@@ -67,8 +68,8 @@ def _names(config: StudyConfig, source: Source) -> Iterator[Problem]:
         if seed not in SEEDS:
             message = f"a seed must be from 0 to 2^63 - 1, received {seed}"
             yield Problem(source.location(("seeds", index)), message)
-    if isinstance(config.folds, int) and config.folds < 2:
-        message = f"`folds` must be at least 2, received {config.folds}"
+    if isinstance(config.folds, int) and not 2 <= config.folds <= MAX_FOLDS:
+        message = f"`folds` must be at least 2 and at most {MAX_FOLDS}, received {config.folds}"
         yield Problem(source.location(("folds",)), message)
 
 

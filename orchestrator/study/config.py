@@ -23,7 +23,7 @@ from orchestrator.study.published import (
     Reference,
     References,
 )
-from orchestrator.study.repetition import FoldsConfig, Repetition
+from orchestrator.study.repetition import MAX_FOLDS, FoldsConfig, Repetition
 from orchestrator.study.resources import Resources
 from orchestrator.study.sampling import MAX_SAMPLES, RangeConfig, SamplesConfig
 from orchestrator.study.search_result import SearchResult
@@ -449,7 +449,8 @@ class StudyConfig:
     def cross_validation(self) -> FoldsConfig | None:
         """`folds` in its long form; None without folds."""
         if isinstance(self.folds, int):
-            return FoldsConfig(self.folds) if self.folds > 1 else None  # `checks` reports it
+            # `checks` reports other numbers.
+            return FoldsConfig(self.folds) if 1 < self.folds <= MAX_FOLDS else None
         return self.folds
 
     @property

@@ -8,6 +8,9 @@ from pipelines.data.split_names import FoldBy
 Repetition = int | tuple[int, int]
 
 
+MAX_FOLDS = 1000
+
+
 @dataclass(frozen=True)
 class FoldsConfig:
     """Cross-validation: each cell and seed is trained once for each fold.
@@ -24,8 +27,10 @@ class FoldsConfig:
     by: FoldBy = "group"
 
     def __post_init__(self) -> None:
-        if self.count < 2:
-            raise ValueError(f"count must be at least 2, received {self.count}")
+        if not 2 <= self.count <= MAX_FOLDS:
+            raise ValueError(
+                f"count must be at least 2 and at most {MAX_FOLDS}, received {self.count}"
+            )
 
 
 def seed_of(repetition: Repetition) -> int:

@@ -92,7 +92,8 @@ class RangeConfig:
             return any(value == one and type(value) is type(one) for one in self.choice)
         assert self.bounds is not None
         low, high = self.bounds
-        return isinstance(value, int | float) and low <= value <= high
+        kind = int if self.integer is not None else int | float
+        return isinstance(value, kind) and low <= value <= high
 
 
 @dataclass(frozen=True)

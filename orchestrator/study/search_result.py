@@ -36,6 +36,8 @@ class FoundSample:
     axes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("values must have the values that the search found, received none")
         if self.sample < 0 or self.tried < 1:
             raise ValueError(
                 f"sample {self.sample} of {self.tried} that were tried is impossible; both come "

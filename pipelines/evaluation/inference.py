@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models import split_output
 from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.normalization import normalize
-from pipelines.errors import UserError
+from pipelines.errors import UserError, is_gpu_fault, is_out_of_memory
 from pipelines.evaluation.config import InferenceConfig
 from pipelines.network.precision import Numerics
 
@@ -26,6 +26,10 @@ _WINDOW_PIXELS = 2**21
 
 class NonFiniteLogitsError(UserError, RuntimeError):
     """A network returned NaN logits: its training has diverged."""
+
+
+class WindowError(UserError, RuntimeError):
+    """A network cannot be applied to windows of the size asked for."""
 
 
 @torch.no_grad()
@@ -44,7 +48,7 @@ def predict(
     probabilities, float32 `(batch, classes, height, width)`; full-size logits are computed a strip
     of rows at a time.
 
-    Raises NonFiniteLogitsError if the network returns NaN.
+    Raises NonFiniteLogitsError if the network returns NaN, WindowError if it cannot take a window.
     """
     config = config or InferenceConfig()
     prediction = torch.empty((len(images), *size), dtype=torch.int64, device=images.device)
@@ -199,7 +203,7 @@ def _window_logits(
             for top, left in corners[first : first + at_once]
         ]
         parts = torch.cat([images[:, :, rows, columns] for rows, columns in areas])
-        logits = split_output(model(parts))[0].float()
+        logits = _window_pass(model, parts)
         if total is None:
             total = logits.new_zeros((len(images), logits.shape[1], *size))
         for (rows, columns), part in zip(areas, logits.split(len(images)), strict=True):
@@ -207,6 +211,21 @@ def _window_logits(
             windows[rows, columns] += 1
     assert total is not None, "there is at least one window"
     return total.div_(windows)
+
+
+def _window_pass(model: nn.Module, parts: Tensor) -> Tensor:
+    """Return the logits of windows, float32. Raises WindowError if the network cannot take them."""
+    try:
+        return split_output(model(parts))[0].float()
+    except RuntimeError as error:  # torch has no class of its own for sizes that do not fit
+        if is_out_of_memory(error) or is_gpu_fault(error):
+            raise
+        height, width = parts.shape[-2:]
+        reason = str(error).splitlines()[0]
+        raise WindowError(
+            f"the network cannot be applied to windows of {height} x {width} pixels ({reason}); "
+            "choose a larger window"
+        ) from error
 
 
 def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:

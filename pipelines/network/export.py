@@ -5,6 +5,7 @@ Input `images`: float32 `(batch, channels, height, width)`, normalized. Output `
 """
 
 import copy
+import io
 import json
 import logging
 import warnings
@@ -97,7 +98,8 @@ def export_program(
         if size:
             raise ExportError(
                 f"torch.export cannot export this network for {height} x {width} pixels "
-                f"({first_line(error)}); remove Python conditions on values from its forward"
+                f"({first_line(error)}); choose a larger --size, or remove Python conditions on "
+                "values from its forward"
             ) from error
         raise ExportError(
             f"torch.export cannot export this network for all sizes ({first_line(error)}); "
@@ -108,7 +110,10 @@ def export_program(
 def save_program(program: ExportedProgram, file: Path, metadata: Mapping[str, Any]) -> None:
     """Write a `torch.export` archive; `torch.export.load(file, extra_files={METADATA: ""})` returns
     the program and fills in the metadata."""
-    torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
+    # Not to the file itself, because torch aborts the process if the disk is full.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={METADATA: json.dumps(metadata)})
+    file.write_bytes(buffer.getvalue())
 
 
 def save_onnx(program: ExportedProgram, file: Path, metadata: Mapping[str, Any]) -> None:

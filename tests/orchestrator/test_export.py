@@ -126,8 +126,9 @@ def test_network_with_windows_is_exported_for_one_size(
     assert "(1, 3, 40, 56)" in json.loads((out / METADATA).read_text())["input"]
     assert "for one image of 40 x 56 pixels" in (out / "README.md").read_text()
 
-    assert main([*arguments, "--size", "0x56"]) == 2
-    assert "--size must be at least 1x1" in capsys.readouterr().out
+    for size in ("0x56", "40x999999999999999"):
+        assert main([*arguments, "--size", size]) == 2
+        assert "--size must be at least 1x1 and at most 8192x8192" in capsys.readouterr().out
     assert main([*arguments[:3], "--format", "safetensors", "--size", "40x56"]) == 2
     assert "--size has no effect on --format safetensors" in capsys.readouterr().out
 

@@ -155,6 +155,29 @@ def test_changed_tables_are_found(
     assert ", but the counts give " in line
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_tables_that_are_unlisted_or_no_text_are_found(
+    bundle: Path, listed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = bundle / "tables" / "table.csv"
+    before = hashlib.sha256(table.read_bytes()).hexdigest()
+    table.write_bytes(table.read_bytes() + b"\xe4")
+    after = hashlib.sha256(table.read_bytes()).hexdigest()
+
+    def change(text: str) -> str:
+        document = json.loads(text.replace(before, after))
+        if not listed:
+            del document["files"]["tables/table.csv"]
+        return json.dumps(document)
+
+    edit(bundle / "bundle.json", change)
+    capsys.readouterr()
+    assert main([str(bundle), "--check"]) == 1
+    output = capsys.readouterr().out
+    assert "tables/table.csv: line " in output
+    assert ("tables/table.csv is not listed in bundle.json" in output) != listed
+
+
 def test_changed_counts_are_found(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = next(iter(sorted(bundle.rglob("counts.arrow"))))
     table = pa.ipc.open_file(file.read_bytes()).read_all()

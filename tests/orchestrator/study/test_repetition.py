@@ -96,8 +96,9 @@ def test_an_experiment_without_folds_is_that_of_older_code(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("folds: 1", "study.yaml:8:1: `folds` must be at least 2, received 1"),
-        ("folds: {count: 0}", "count must be at least 2, received 0"),
+        ("folds: 1", "study.yaml:8:1: `folds` must be at least 2 and at most 1000, received 1"),
+        ("folds: {count: 0}", "count must be at least 2 and at most 1000, received 0"),
+        ("folds: 1000000", "`folds` must be at least 2 and at most 1000, received 1000000"),
         ("folds: {count: 3, by: city}", "folds.by"),
         ("grid: {data.fold: [0, 1]}", "list folds under `folds`, not as an axis of the grid"),
         ("when: [{if: {data.fold: 0}, set: {seed: 1}}]", "set folds under `folds` of the study"),

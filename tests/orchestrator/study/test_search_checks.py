@@ -123,7 +123,10 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
 def test_the_command_line_names_a_file_relative_to_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = found(rows=tuple(replace(row, values={RATE: 0.9}) for row in found().rows))
+    other = found(
+        rows=tuple(replace(row, values={RATE: 0.9}) for row in found().rows),
+        ranges={RATE: RangeConfig(log=(1e-4, 1.0))},
+    )
     (tmp_path / "other.yaml").write_text(other.as_yaml())
     monkeypatch.chdir(tmp_path)
     study = load(tmp_path, found(), overrides=[("from_search", "other.yaml")])
@@ -202,6 +205,8 @@ def test_wrong_tables(tmp_path: Path, old: str, new: str, message: str) -> None:
         ),
         (f"{RATE}: 0.1", "training.epochs: 1", "`training.epochs` is not among the `ranges`"),
         (f"{RATE}: 0.1", f"{RATE}: 5.0", "is 5.0, which the search's range"),
+        ("log: [0.0001, 1.0]", "integer: [0, 1]", "is 0.1, which the search's range"),
+        (f"{RATE}: 0.1, {OPTIMIZER}: sgd", "", "values must have the values that the search found"),
         ("samples: 8", "samples: 0", "samples must be at least 1, received 0"),
         ("seeds: [0]", "seeds: []", "seeds must have at least one seed"),
         ("method: random", "method: magic", "known: random, tpe"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipelines.data.normalization import normalize
 from pipelines.evaluation.config import InferenceConfig
 from pipelines.evaluation.inference import (
+    WindowError,
     predict,
     predict_probabilities,
     scaled_size,
@@ -241,3 +242,9 @@ def test_windows_share_a_pass_of_two_million_pixels(
     module.forward = network
     predict(module, images, (1024, 3 * 1024), config)
     assert passes == expected
+
+
+def test_window_that_a_network_cannot_take_is_reported() -> None:
+    network = nn.Conv2d(3, CLASSES, kernel_size=9)
+    with pytest.raises(WindowError, match=r"windows of 4 x 8 pixels .* choose a larger window"):
+        predict(network, torch.zeros(1, 3, 32, 32), (32, 32), InferenceConfig(window=(4, 8)))
