@@ -65,7 +65,8 @@ def check_bundle(directory: Path) -> CheckResult:
     BundleError or StudyError if the bundle cannot be read.
     """
     bundle = Bundle.read(directory)
-    problems = [*_changed_files(bundle, directory), *_wrong_sources(bundle, directory)]
+    present = digests(directory)
+    problems = [*_changed_files(bundle, present), *_wrong_sources(bundle, directory)]
     study = bundled_study(bundle, directory)
     source = BundledCounts(directory)
     results = Results(study, source, _identities(bundle, study), bundle.codes).read(
@@ -109,7 +110,7 @@ def check_bundle(directory: Path) -> CheckResult:
     texts = {"table.md": report.markdown(), "table.tex": report.latex()}
     if bundle.table and not differing:
         texts["table.csv"] = as_csv(bundle.table)
-    differing += _wrong_tables(bundle, directory, texts)
+    differing += _wrong_tables(bundle, directory, present, texts)
     notes = _notes(bundle, study, sorted(unmeasured))
     return CheckResult(scores, cells, (*problems, *differing), notes)
 
@@ -201,8 +202,7 @@ def _identities(bundle: Bundle, study: Study) -> dict[str, str]:
     }
 
 
-def _changed_files(bundle: Bundle, directory: Path) -> Iterator[str]:
-    present = digests(directory)
+def _changed_files(bundle: Bundle, present: Mapping[str, str]) -> Iterator[str]:
     for name, digest in bundle.files.items():
         if name not in present:
             yield f"{name} is missing"
@@ -223,9 +223,13 @@ def _wrong_sources(bundle: Bundle, directory: Path) -> Iterator[str]:
             yield f"the sources have the code version {version}, not {code}"
 
 
-def _wrong_tables(bundle: Bundle, directory: Path, texts: Mapping[str, str]) -> Iterator[str]:
-    """Yield the tables, other than those whose SHA-256 differs, that do not have these texts."""
-    present = digests(directory)
+def _wrong_tables(
+    bundle: Bundle, directory: Path, present: Mapping[str, str], texts: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield the tables, other than those whose SHA-256 differs, that do not have these texts.
+
+    present: SHA-256 by path.
+    """
     for file, text in texts.items():
         name = f"{TABLES}/{file}"
         if name not in present:

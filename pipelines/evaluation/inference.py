@@ -221,7 +221,7 @@ def _window_pass(model: nn.Module, parts: Tensor) -> Tensor:
         if is_out_of_memory(error) or is_gpu_fault(error):
             raise
         height, width = parts.shape[-2:]
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise WindowError(
             f"the network cannot be applied to windows of {height} x {width} pixels ({reason}); "
             "choose a larger window"
