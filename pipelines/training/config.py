@@ -132,8 +132,8 @@ class TrainingConfig:
         fits. By default the weights of the model that `backbone: hf:NAME` or `network: hf:NAME`
         names, if it is a saved one. A trial is identified by the content of the weights.
     precision: number format of the network; `auto` is bf16 where the device computes it natively.
-    memory_format: order of an image's values in memory; `auto` is channels-last on a CPU and in
-        bf16, and contiguous otherwise. It changes results by rounding only.
+    memory_format: order of an image's values in memory; `auto` is contiguous on a GPU in fp32,
+        otherwise channels-last, which is mostly faster. It changes results by rounding only.
     compile: compile the network with `torch.compile`.
     deterministic: use deterministic algorithms only, so that a training on a GPU can be repeated
         and resumed bit for bit with the same versions and number of workers; it trains slower. A
