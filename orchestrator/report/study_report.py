@@ -1,8 +1,10 @@
 """The report of a study: read from the tracking store, written as files, saved to its run."""
 
+import errno
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -255,7 +257,12 @@ class StudyReport:
             return page.note
         with tempfile.TemporaryDirectory(prefix="report-") as directory:
             write_documents(Path(directory), documents)
-            self.store.log_artifact(parent, Path(directory), FOLDER)
+            try:
+                self.store.log_artifact(parent, Path(directory), FOLDER)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
+                return f"the study's artifacts cannot be written ({error})"
         return ""
 
     def _page(
@@ -301,9 +308,11 @@ def _keys(tables: Sequence[tuple[str, Table]]) -> frozenset[str]:
 
 
 def write_documents(directory: Path, documents: Mapping[str, str | bytes]) -> None:
-    """Write the files to a directory, each atomically."""
-    for name, content in documents.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as partial:
+    """Write the files to a directory. They get their names once all are written, so that a full
+    disk leaves none of them, and no new table beside an old page."""
+    with ExitStack() as files:
+        for name, content in documents.items():
+            path = directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = files.enter_context(atomic_file(path))
             partial.write_bytes(content.encode() if isinstance(content, str) else content)

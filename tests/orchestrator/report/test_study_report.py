@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import errno
 import io
 import os
 import re
@@ -19,7 +20,7 @@ from PIL import Image
 
 from orchestrator.report.__main__ import main
 from orchestrator.report.charts import GAIN, LOSS
-from orchestrator.report.study_report import StudyReport
+from orchestrator.report.study_report import StudyReport, write_documents
 from orchestrator.report.table import main_table
 from orchestrator.study.load import load_study
 from orchestrator.study.profile_costs import profile_costs
@@ -562,7 +563,15 @@ def test_report_is_logged_to_the_study_and_counts_are_read_once(
     path = write_study(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
     study_report = report_of(path)
-    assert study_report.keep(study_report.documents(study_report.read())) == ""
+    documents = study_report.documents(study_report.read())
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.MonkeyPatch.context() as patch:  # a study of somebody else
+        patch.setattr(study_report.store, "log_artifact", refuse)
+        assert "artifacts cannot be written" in study_report.keep(documents)
+    assert study_report.keep(documents) == ""
     client = MlflowClient(tracking_uri(tmp_path / "storage"))
     experiment = client.get_experiment_by_name("plain")
     assert experiment is not None
@@ -641,3 +650,15 @@ def test_out_that_is_a_file_is_reported_before_anything_is_read(
     assert main([str(tmp_path / "study.yaml"), "--out", str(out)]) == 2
     assert f"--out {out} is a file; choose a directory" in capsys.readouterr().out
     assert out.read_text() == "mine"
+
+
+def test_files_that_cannot_all_be_written_leave_none(tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "table.md").write_text("old")
+    (folder / "figures").write_text("no folder")
+    documents = {"table.md": "new", "table.csv": "new", "figures/miou.pdf": b"new"}
+    with pytest.raises(OSError, match="figures"):
+        write_documents(folder, documents)
+    assert {file.name for file in folder.iterdir()} == {"table.md", "figures"}
+    assert (folder / "table.md").read_text() == "old"
