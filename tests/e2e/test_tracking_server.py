@@ -63,9 +63,8 @@ def numbers(file: Path) -> list[int]:
 
 
 def restored(uri: str, file: Path, moment: datetime | None = None) -> list[int]:
-    """Return the numbers in the replica, at a moment."""
-    assert Replica(uri).restore(file, moment)
-    return numbers(file)
+    """Return the numbers in the replica, at a moment; none if nothing had been sent by then."""
+    return numbers(file) if Replica(uri).restore(file, moment) else []
 
 
 def test_rows_survive_the_loss_of_the_machine_at_random_moments(
@@ -81,10 +80,10 @@ def test_rows_survive_the_loss_of_the_machine_at_random_moments(
         head.run()
         # All but the last seconds of the machine before it, and no other number, was restored.
         assert committed < head.written[0][0] <= reached + 2
-        time.sleep(rng.uniform(0, 3))
+        time.sleep(rng.uniform(0, 6))
         killed = head.kill()
         reached = head.written[-1][0]
-        kept = [number for number, at in head.written if at < killed - 3]
+        kept = [number for number, at in head.written if at < killed - 4]
         committed = max(kept, default=head.written[0][0] - 1)
     rows = restored(uri, tmp_path / "restored.db")
     assert rows == list(range(1, len(rows) + 1))
