@@ -2,10 +2,12 @@
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 EXIT_FAILED = 1
 # argparse's own status for options it rejects.
@@ -103,7 +105,8 @@ def run_command(
 
     work: the command; returns its own status.
     report: prints an error from a heading and a message (which may be empty).
-    interrupted: printed after Ctrl-C.
+    interrupted: printed after Ctrl-C, or after SIGTERM or SIGHUP, which act alike: temporary files
+    are deleted.
 
     A UserError, and an OSError that names a file, gives EXIT_BAD_INPUT and a message; Ctrl-C gives
     EXIT_INTERRUPTED; a closed output pipe gives EXIT_FAILED silently; lack of memory or of disk
@@ -112,7 +115,8 @@ def run_command(
     """
     open_closed_streams()
     try:
-        status = work()
+        with _signals_interrupt():
+            status = work()
         sys.stdout.flush()  # so that a closed pipe shows up here, not while Python exits
         return status
     except UserError as error:
@@ -138,6 +142,23 @@ def run_command(
         cause = next(iter(str(error).splitlines()), "") or type(error).__name__
         report("not enough memory", f"{cause}; sliding windows or smaller batches need less")
         return EXIT_FAILED
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Within this context, let SIGTERM and SIGHUP raise KeyboardInterrupt, unless they have another
+    handler or are ignored, as by nohup."""
+    previous = {}
+    if threading.current_thread() is threading.main_thread():  # only it may set handlers
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                previous[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            if signal.getsignal(number) is signal.default_int_handler:
+                signal.signal(number, handler)
 
 
 def _internal_error(error: Exception, report: Callable[[str, str], None]) -> int:

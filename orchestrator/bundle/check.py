@@ -209,7 +209,8 @@ def _changed_files(bundle: Bundle, present: Mapping[str, str]) -> Iterator[str]:
         elif present[name] != digest:
             yield f"{name} was changed (its SHA-256 differs)"
     for name in sorted(present.keys() - bundle.files.keys()):
-        if not PurePosixPath(name).name.startswith("."):
+        # macOS adds its own files to every folder that its Finder shows or packs.
+        if not PurePosixPath(name).name.startswith((".DS_Store", "._")):
             yield f"{name} is not listed in {DESCRIPTION}, so it is no part of this bundle"
 
 

@@ -90,9 +90,13 @@ class Bundle:
         file = directory / DESCRIPTION
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
-            if values.pop("format") != FORMAT:
-                raise ValueError("another format")
-            version = values.pop("version")
+            if not isinstance(values, dict):
+                raise ValueError("its content is not a JSON object")
+            if values.pop("format", None) != FORMAT:
+                raise ValueError(f"format is not {FORMAT!r}")
+            version = values.pop("version", None)
+            if not isinstance(version, int):
+                raise ValueError(f"version is {version!r}, not an integer")
             if version != VERSION:
                 raise BundleError(
                     f"{file} has version {version}, but this is for version {VERSION}; use the "
@@ -105,8 +109,10 @@ class Bundle:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
             problem = f"{where}: {first['msg']}"
-        except (AttributeError, OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             problem = str(error)
+        except RecursionError:
+            problem = "its values are nested too deeply"
         raise BundleError(
             f"{directory} is not a bundle ({DESCRIPTION}: {problem}); orchestrator.bundle "
             "STUDY.yaml --out DIR writes one"

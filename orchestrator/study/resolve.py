@@ -58,14 +58,15 @@ def resolve_trials(
     Raises DatasetError if a data set or one of its splits is missing or has no labels, NetworkError
     if a user-defined network cannot be run, WeightsError if weights cannot be loaded,
     PrecisionError if a GPU would only emulate the precision, TransformError or MetricError if a
-    transform or a metric cannot be applied. The message has one line for each failing combination
-    of model, data, weights and precision.
+    transform or a metric cannot be applied. The message has one line for each reason, with the
+    first trial that it concerns and the number of others.
     """
     if native_bfloat16 is None:
         native_bfloat16 = has_native_bfloat16(device)
     resolver = _Resolver(device, datasets_directory, imports, find_weights, native_bfloat16)
     resolved = []
-    errors: dict[str, Exception] = {}
+    errors: dict[str, UserError] = {}
+    concerned: dict[str, list[str]] = {}  # names of the trials, by the text of their error
     for trial in trials:
         data, training = trial.experiment.data, trial.experiment.training
         # Trials that agree in all of these fail for the same reason; report it once.
@@ -73,17 +74,26 @@ def resolve_trials(
         own = (training.optimizer, training.schedule, training.loss, trial.experiment.evaluation)
         key = repr((trial.experiment.model, data, weights, training.precision, own))
         data_key = repr((data.dataset, data.trained_on, data.validation_split))
-        if key in errors or data_key in errors:
-            continue
-        try:
-            resolved.append(resolver.resolve(trial))
-        except DatasetError as error:  # whatever the model and the weights
-            errors[data_key] = type(error)(f"{trial.name}: {error}")
-        except UserError as error:
-            errors[key] = type(error)(f"{trial.name}: {error}")
+        known = errors.get(data_key) or errors.get(key)
+        if known is None:
+            try:
+                resolved.append(resolver.resolve(trial))
+                continue
+            except UserError as error:
+                known = error
+                # Of the data, whatever the model and the weights.
+                errors[data_key if isinstance(error, DatasetError) else key] = error
+        concerned.setdefault(str(known), []).append(trial.name)
     if errors:
-        raise type(next(iter(errors.values())))("\n".join(map(str, errors.values())))
+        lines = [f"{_and_others(names)}: {text}" for text, names in concerned.items()]
+        raise type(next(iter(errors.values())))("\n".join(lines))
     return resolved
+
+
+def _and_others(names: Sequence[str]) -> str:
+    """Return the first name, and the number of others."""
+    others = len(names) - 1
+    return f"{names[0]} and {others} more" if others else names[0]
 
 
 class _Resolver:

@@ -3,6 +3,7 @@
 import errno
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,6 +58,40 @@ def test_command_status_and_custom_report_are_used() -> None:
         == 130
     )
     assert reports == [("run it again", "")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_delete_temporary_files(number: signal.Signals, tmp_path: Path) -> None:
+    code = f"""
+import sys, tempfile, time
+from pipelines.errors import run_command
+
+def work() -> int:
+    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}):
+        print("ready", flush=True)
+        time.sleep(60)
+    return 0
+
+sys.exit(run_command(work))
+"""
+    command = [sys.executable, "-c", code]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, cwd=Path.cwd(), **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as by nohup
+    try:
+        run_command(lambda: os.kill(os.getpid(), signal.SIGHUP) or 0)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_closed_pipe_ends_the_command_silently(tmp_path: Path) -> None:

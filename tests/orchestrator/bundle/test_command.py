@@ -284,6 +284,9 @@ def test_other_files_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[
     "change",
     [
         lambda document: [],
+        lambda document: "bundle",
+        lambda document: {**document, "version": "1"},
+        lambda document: {**document, "format": [1]},
         lambda document: {**document, "runs": []},
         lambda document: {**document, "runs": {"a, seed 0": {"metrics": 3}}},
         lambda document: {**document, "codes": {}},
@@ -299,6 +302,14 @@ def test_other_descriptions_are_one_error(
     assert main([str(bundle), "--check"]) == 2
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("error: ")
+
+
+def test_deeply_nested_description_is_one_error(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle / "bundle.json").write_text("[" * 100_000)
+    assert main([str(bundle), "--check"]) == 2
+    assert "nested too deeply" in capsys.readouterr().out
 
 
 def test_damaged_zip_is_one_error(

@@ -9,7 +9,9 @@ import safetensors.torch
 from models.backbones import build_backbone
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
+from pipelines.data.manifest import DatasetError
 from pipelines.data.transforms import TransformError
+from pipelines.errors import UserError
 from pipelines.network.precision import PrecisionError
 from pipelines.network.published_weights import PUBLISHED_WEIGHTS
 from pipelines.network.weight_files import WeightsError, weights_digest
@@ -43,6 +45,29 @@ def test_precision_follows_the_gpus_of_the_trials(
         return
     with pytest.raises(PrecisionError, match=r"^a.*: training\.precision is bf16, but GPUs below"):
         resolve_trials(trials, "cuda", tmp_path, native_bfloat16=False)
+
+
+def test_reason_that_many_trials_share_is_reported_once(
+    small_streets: Path, tmp_path: Path
+) -> None:
+    text = STUDY.replace("DATASET", str(small_streets))
+    path = tmp_path / "study.yaml"
+    path.write_text(text + "folds: 40\n")
+    with pytest.raises(DatasetError) as caught:
+        resolve_trials(load_study(path).trials, "cpu", tmp_path)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("a, fold 0 and 39 more: ")
+    assert line.endswith("has 14 images, too few for 40 folds; use at most 14 folds")
+    variants = """
+  b: {set: {training: {optimizer: {name: adamw, arguments: {betas: 3}}}}}
+  c: {set: {training: {optimizer: {name: adamw, arguments: {betas: 4}}}}}
+seeds: [0, 1]
+"""
+    path.write_text(text.replace(" {a: {}}", variants))
+    with pytest.raises(UserError) as raised:
+        resolve_trials(load_study(path).trials, "cpu", tmp_path)
+    (line,) = str(raised.value).splitlines()
+    assert line.startswith("b, seed 0 and 3 more: optimizer adamw: ")
 
 
 @pytest.mark.slow
