@@ -25,7 +25,8 @@ def add_model(parser: argparse.ArgumentParser, name: str) -> None:
         name,
         metavar=name.upper(),
         help="runs:/ID/model (a run's last checkpoint), runs:/ID/best (on validation), "
-        "models:/NAME@ALIAS, or a directory of experiment.yaml, model.safetensors and classes.yaml",
+        "models:/NAME@ALIAS, models:/NAME/VERSION, or a directory of experiment.yaml, "
+        "model.safetensors and classes.yaml",
     )
 
 

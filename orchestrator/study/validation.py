@@ -224,7 +224,7 @@ def _problem(error: ErrorDetails, source: Source, config: type[Any], prefix: str
     if kind in _UNKNOWN:
         known = field_names_at(config, keys[:-1])
         return Problem(location, f"unknown key `{name}`; {suggestion(str(keys[-1]), known)}")
-    if kind in _MISSING and isinstance(error["loc"][-1], int):
+    if kind == "too_long" or (kind in _MISSING and isinstance(error["loc"][-1], int)):
         message = f"`{name}` needs {tuple_length_at(config, keys)} values"
         return Problem(location, f"{message}, received {as_json(received)}")
     if kind in _MISSING:

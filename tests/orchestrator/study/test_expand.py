@@ -117,6 +117,14 @@ def test_only_keeps_matching_trials(tmp_path: Path) -> None:
             "epochs: three",
             'study.yaml:3:14: `training.epochs` must be a whole number, received "three"',
         ),
+        *(
+            (
+                "study: small",
+                f"study: small\nlatency: {{size: {size}}}",
+                f"study.yaml:2:11: `latency.size` needs 2 values, received {size}",
+            )
+            for size in ([1], [1, 2, 3])
+        ),
         ("epochs: 3", "epochs: 0", "study.yaml:3:14: `training`: epochs must be at least 1"),
         ("epochs: 3", "epochs: 2.5", "study.yaml:3:14: `training.epochs` must be a whole number"),
         (
