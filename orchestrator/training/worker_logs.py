@@ -44,23 +44,25 @@ def captured_output(uri: str) -> Iterator[Callable[[], None]]:
     Object stores cannot append. If `uri` is a URI, the whole file is uploaded when the context ends
     and whenever the yielded function is called.
     """
+    if "://" not in uri:
+        Path(uri).parent.mkdir(parents=True, exist_ok=True)
+        with _redirected_to(Path(uri)):
+            yield _no_upload
+        return
     with tempfile.TemporaryDirectory(prefix="output-") as temporary:
-        file, upload = Path(uri), _no_upload
-        if "://" in uri:
-            file = Path(temporary, "output")
-            with suppress(OSError):  # a failing log must not fail the training
-                file.write_text(read_output(uri) or "")
+        file = Path(temporary, "output")
+        with suppress(OSError):  # a failing log must not fail the training
+            file.write_text(read_output(uri) or "")
 
-            def upload() -> None:
-                with suppress(OSError):
-                    location = locate(uri)
-                    with (
-                        file.open("rb") as source,
-                        location.filesystem.open_output_stream(location.path) as target,
-                    ):
-                        shutil.copyfileobj(source, target)
+        def upload() -> None:
+            with suppress(OSError):
+                location = locate(uri)
+                with (
+                    file.open("rb") as source,
+                    location.filesystem.open_output_stream(location.path) as target,
+                ):
+                    shutil.copyfileobj(source, target)
 
-        file.parent.mkdir(parents=True, exist_ok=True)
         try:
             with _redirected_to(file):
                 yield upload
