@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from models import FENet
 from orchestrator.console import InputError, progress, say
+from orchestrator.evaluation.extract_features import extract_features
 from orchestrator.evaluation.options import (
     FORMATS,
     inference_settings,
@@ -34,10 +35,10 @@ from pipelines.data.loading import EvaluationBatches
 from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
 from pipelines.evaluation.counts import Counts, read_counts
 from pipelines.evaluation.evaluate import count_pixels
+from pipelines.evaluation.image_selection import ImageDifferences
 from pipelines.evaluation.inference import predict_image
 from pipelines.figures.comparison import ComparedImage, draw_comparison
-from pipelines.figures.features import draw_features, extract_features
-from pipelines.figures.image_selection import ImageDifferences
+from pipelines.figures.features import draw_features
 from pipelines.network.precision import Numerics
 from pipelines.preparation.embedded import dataset_location
 

@@ -5,20 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from models import FENet
 from pipelines.data.dataset import ClassInfo
-from pipelines.data.image_format import RGB, ImageFormat
-from pipelines.data.image_format import Pixels as StoredPixels
-from pipelines.data.normalization import normalize
 from pipelines.data.overlays import Pixels, colorize
-from pipelines.evaluation.inference import predict
 from pipelines.figures.layout import FONT, Layout, class_legend, shortened, show
-from pipelines.network.precision import Numerics
 
 _STEPS = {"neck": "before the flows", "detail": "after DF", "semantic": "after SF"}
 
@@ -36,31 +29,6 @@ class Features:
     image: Pixels
     maps: dict[str, NDArray[np.float32]]
     prediction: Pixels
-
-
-@torch.no_grad()
-def extract_features(
-    network: FENet,
-    identifier: str,
-    image: StoredPixels,
-    level: int,
-    numerics: Numerics,
-    image_format: ImageFormat = RGB,
-) -> Features:
-    """Return the features before the flows and after each; level 1 is the finest.
-
-    image: the stored values `(height, width, channels)`.
-    """
-    stored = torch.tensor(image).permute(2, 0, 1)[None].to(numerics.device)
-    images = normalize(stored, image_format)
-    images = numerics.to_memory_format(images)
-    with numerics.autocast():
-        levels = network.features(images)
-        prediction = predict(network, images, (image.shape[0], image.shape[1]))
-    steps = [name for name in levels if name != "backbone"]
-    maps = {name: levels[name][level - 1][0].float().mean(dim=0).cpu().numpy() for name in steps}
-    classes = prediction[0].to("cpu", torch.uint8).numpy()
-    return Features(identifier, image_format.drawn(image), maps, classes)
 
 
 def draw_features(

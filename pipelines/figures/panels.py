@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -13,7 +12,6 @@ from matplotlib.patches import Patch
 
 from pipelines.data.dataset import IGNORE_INDEX, ClassInfo
 from pipelines.data.overlays import Pixels, colorize, mistakes
-from pipelines.evaluation.scores import Scores
 from pipelines.figures.layout import unit
 
 
@@ -71,16 +69,20 @@ def draw_panels(
 
 
 def draw_confusion(
-    path: Path, confusion: npt.NDArray[np.int64], names: Sequence[str], title: str
+    path: Path,
+    confusion: npt.NDArray[np.int64],
+    iou: npt.NDArray[np.float64],
+    names: Sequence[str],
+    title: str,
 ) -> None:
     """Draw the confusion matrix as shares of each label's pixels, with IoU per class on the right.
 
     confusion: `(classes, classes)`, row = label, column = prediction, in pixels.
+    iou: `(classes,)` in [0, 1]; NaN for an absent class.
     """
     pixels = confusion.astype(np.float64)
     labeled = pixels.sum(axis=1, keepdims=True)
     shares = np.divide(pixels, labeled, out=np.zeros_like(pixels), where=labeled > 0)
-    iou = Scores(torch.from_numpy(confusion)).iou.numpy()
     size = max(4.5, 0.5 * len(names) + 2.2)
     figure = Figure(figsize=(size + 1.6, size), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)

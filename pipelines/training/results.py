@@ -38,7 +38,8 @@ def write_results(directory: Path, training: Training, report: TrainingReport) -
         writer.writerow(["label", *names])
         writer.writerows([name, *row] for name, row in zip(names, confusion, strict=True))
     title = f"epoch {report.epoch}: mIoU {100 * report.scores.miou:.1f} %, validation split"
-    draw_confusion(directory / "confusion.png", confusion, names, title)
+    iou = report.scores.iou.numpy()
+    draw_confusion(directory / "confusion.png", confusion, iou, names, title)
 
     split = training.samples(experiment.data.validation_split)
     counts = report.scores.images

@@ -31,7 +31,8 @@ def test_panels_grow_with_row_count_and_use_class_colors(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_confusion_matrix_with_an_absent_class_is_drawn(tmp_path: Path) -> None:
     confusion = np.array([[90, 10, 0], [0, 50, 0], [0, 0, 0]])
-    draw_confusion(tmp_path / "confusion.png", confusion, ["a", "b", "absent"], "title")
+    iou = np.array([0.9, 5 / 6, np.nan])
+    draw_confusion(tmp_path / "confusion.png", confusion, iou, ["a", "b", "absent"], "title")
     with Image.open(tmp_path / "confusion.png") as image_file:
         pixels = np.asarray(image_file.convert("RGB")).reshape(-1, 3)
     assert len(np.unique(pixels, axis=0)) > 50

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipelines.evaluation.counts import Counts
-from pipelines.figures.image_selection import ImageDifferences
+from pipelines.evaluation.image_selection import ImageDifferences
 
 COUNTS = arrays(np.int64, (9, 3, 3), elements=st.integers(0, 50))
 
