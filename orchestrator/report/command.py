@@ -1,6 +1,7 @@
 """The work of `orchestrator.report`: read a study's records, print and write its report."""
 
 import argparse
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,13 +29,12 @@ def write_report(options: argparse.Namespace, console: Console) -> int:
     study = load_study(Path(options.study), overrides, options.only)
     storage = Path(options.storage).expanduser().resolve()
     study_report = open_report(study, storage, options.tracking)
+    directory = _output_directory(options.out, storage, study.config.study)
     with importing_libraries():
         from orchestrator.report.study_report import write_documents
     report = study_report.read()
     report.print(console)
     documents = study_report.documents(report)
-    name = re.sub(r"[^\w.-]+", "-", study.config.study)
-    directory = Path(options.out) if options.out else storage / "reports" / name
     write_documents(directory, documents)
     names = dict.fromkeys(re.sub("/.*", "/", name) for name in documents)
     say(console, f"\nwritten: {directory}/ ({', '.join(names)})")
@@ -45,6 +45,22 @@ def write_report(options: argparse.Namespace, console: Console) -> int:
             message = "saved to the study's MLflow run, under report/"
         say(console, message)
     return 0 if report.complete else EXIT_INCOMPLETE
+
+
+def _output_directory(out: str | None, storage: Path, study: str) -> Path:
+    """Return the directory of the report's files; create it if it is the default. Raises
+    InputError."""
+    if out:
+        return Path(out)
+    directory = storage / "reports" / re.sub(r"[^\w.-]+", "-", study)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        problem = "" if os.access(directory, os.W_OK) else "it may not be written"
+    except OSError as error:
+        problem = str(error.strerror)
+    if problem:
+        raise InputError(f"{directory}: {problem}; choose a directory for the report with --out")
+    return directory
 
 
 def open_report(study: Study, storage: Path, tracking: str | None) -> "StudyReport":

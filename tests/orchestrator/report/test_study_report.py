@@ -662,3 +662,19 @@ def test_files_that_cannot_all_be_written_leave_none(tmp_path: Path) -> None:
         write_documents(folder, documents)
     assert {file.name for file in folder.iterdir()} == {"table.md", "figures"}
     assert (folder / "table.md").read_text() == "old"
+
+
+@pytest.mark.slow
+def test_storage_without_a_place_for_the_report_is_an_error_before_it_is_computed(
+    tmp_path: Path, small_streets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_study(tmp_path, small_streets, PLAIN)
+    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    (tmp_path / "storage" / "reports").write_text("not a directory")
+    command = [str(path), "--storage", str(tmp_path / "storage")]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith("choose a directory for the report with --out")
+    assert main([*command, "--out", str(tmp_path / "out")]) in (0, 1)
+    assert (tmp_path / "out" / "report.html").is_file()
