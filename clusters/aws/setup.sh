@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# setup.sh head|worker: set up a machine of cluster.yaml. Each `ray up` runs it again on the head.
+# setup.sh head|worker: set up a machine of cluster.yaml. `ray up` runs it again on the head after a change of
+# the files that it copies there.
 set -euo pipefail
 PROJECT=~/segmentation-orchestrator
 PYTHON=/opt/orchestrator/bin/python
@@ -20,10 +21,14 @@ chmod 600 ~/.ray/auth_token
 LINE="export PATH=/opt/orchestrator/bin:\$PATH RAY_AUTH_MODE=token"    # for commands over SSH
 grep -qsxF "$LINE" ~/.bashrc || echo "$LINE" >> ~/.bashrc
 
-service() { # service NAME [OPTIONS] COMMAND: run a command that is restarted whenever it ends
+service() { # service NAME COMMAND [SETTING...]: run a command now and at each boot, and again whenever it ends
   sudo systemctl stop "$1" 2> /dev/null || true
-  sudo systemd-run --quiet --collect --unit="$1" -p User="$USER" -p Restart=always -p RestartSec=10 \
-    -E RAY_AUTH_MODE=token "${@:2}"
+  printf '%s\n' '[Unit]' 'Wants=network-online.target' 'After=network-online.target nss-lookup.target' \
+    '[Service]' "User=$USER" 'Environment=RAY_AUTH_MODE=token' 'Restart=always' 'RestartSec=10' "${@:3}" \
+    "ExecStart=$2" '[Install]' 'WantedBy=multi-user.target' \
+    | sudo tee "/etc/systemd/system/$1.service" > /dev/null
+  sudo systemctl daemon-reload
+  sudo systemctl enable --quiet --now "$1"
 }
 
 if [ "$1" = worker ]; then
@@ -33,7 +38,7 @@ if [ "$1" = worker ]; then
     mkdir -p ~/.cache
     ln -sfn /opt/dlami/nvme/cache ~/.cache/segmentation-orchestrator
   fi
-  service spot-notice $PYTHON -m orchestrator.cluster.aws_preemption
+  service spot-notice "$PYTHON -m orchestrator.cluster.aws_preemption"
   exit
 fi
 
@@ -46,9 +51,9 @@ print(config["metadata"]["bucket"], "-".join([account, region, config["cluster_n
 [ "$BUCKET" != my-bucket ] || { echo "edit the line \`bucket\` of cluster.yaml" >&2 && exit 1; }
 # Clients write artifacts directly to the bucket. At the end only the command is signaled: it stops MLflow, then
 # sends the last changes.
-service tracking -p StateDirectory=tracking -p TimeoutStopSec=180 -p KillMode=mixed \
-  $PYTHON -m orchestrator.server --directory /var/lib/tracking --port 5000 \
-  --replica "s3://$BUCKET/tracking/$NAME" --artifacts "s3://$BUCKET/artifacts"
+service tracking "$PYTHON -m orchestrator.server --directory /var/lib/tracking --port 5000 \
+--replica s3://$BUCKET/tracking/$NAME --artifacts s3://$BUCKET/artifacts" \
+  StateDirectory=tracking TimeoutStopSec=180 KillMode=mixed
 # A restore may take any time.
 until curl --silent --fail --max-time 15 --output /dev/null http://127.0.0.1:5000/health; do
   if [ "$(systemctl is-active tracking)" != active ]; then

@@ -135,7 +135,8 @@ def launch(
 
 
 def _heads(connected: Sequence[Node], config: Mapping[str, Any]) -> list[Node]:
-    """Return the head among the connected nodes, which offers all resources of the head's type."""
+    """Return the head among the connected nodes, which offers all resources of the head's type. A
+    node does not list a resource of which it offers none."""
     head = config["available_node_types"].get(config.get("head_node_type"), {})
-    offers = head.get("resources", {})
+    offers = [name for name, amount in head.get("resources", {}).items() if amount]
     return [node for node in connected if all(name in node for name in offers)] if offers else []

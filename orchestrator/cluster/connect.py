@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray._private import services
+from ray.exceptions import AuthenticationError
 
 import models
 import orchestrator
@@ -120,6 +121,11 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
             context = ray.init(address=address, **options)
         except ConnectionError as error:
             raise UnreachableError(f"--address {address}: no Ray cluster ({error})") from None
+        except AuthenticationError:
+            raise UnreachableError(
+                f"--address {address}: the cluster's token is missing here, or another one is set; "
+                "copy it to ~/.ray/auth_token and set RAY_AUTH_MODE=token"
+            ) from None
         except RuntimeError as error:
             if "Version mismatch" not in str(error):
                 raise

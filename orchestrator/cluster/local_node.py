@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,25 @@ def _free_shared_memory() -> int:
 
 
 def _provide_token() -> None:
-    """Set a token for a cluster that only this command uses, where Ray cannot save one at home."""
+    """Provide a token for a cluster of this command: in the file where Ray looks for it, or for
+    this command only, where there is no home directory.
+
+    Ray itself would write the file so that other users of the machine can read it, and with it run
+    code as this user.
+    """
     if {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         return
     home = Path(os.path.expanduser("~"))
     token = home / ".ray" / "auth_token"
-    usable = home.is_absolute() and home != Path("/") and os.access(home, os.W_OK)
-    if not token.exists() and not usable:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    new = secrets.token_hex(32)
+    if token.exists():
+        with suppress(OSError):  # of another user
+            token.chmod(0o600)
+    elif home.is_absolute() and home != Path("/") and os.access(home, os.W_OK):
+        token.parent.mkdir(exist_ok=True)
+        with suppress(FileExistsError):  # another command has just written it
+            file = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(file, "w") as stream:
+                stream.write(new)
+    else:
+        os.environ["RAY_AUTH_TOKEN"] = new

@@ -84,9 +84,10 @@ def submit_study(
     digest = hashlib.sha256(json.dumps([document, command]).encode()).hexdigest()
     purpose = "plan" if "--plan" in arguments else "train"
     client = _connect(address)
-    running = None if purpose == "plan" else _running_job(client, name)
+    with _dashboard_errors(address):
+        running = None if purpose == "plan" else _running_job(client, name)
     if running is None:
-        with _working_directory(document, modules) as directory:
+        with _working_directory(document, modules) as directory, _dashboard_errors(address):
             job_id = client.submit_job(
                 entrypoint=shlex.join(command),
                 submission_id=_job_name(name, purpose),
@@ -134,6 +135,20 @@ def _connect(address: str) -> JobSubmissionClient:
             "the tunnel is open (`ray dashboard cluster.yaml`), the cluster's token is in "
             "~/.ray/auth_token, and RAY_AUTH_MODE=token is set"
         ) from None
+
+
+@contextmanager
+def _dashboard_errors(address: str) -> Iterator[None]:
+    """Within this context, turn a request that fails into a RemoteError."""
+    try:
+        yield
+    except Exception as error:  # of requests, and RuntimeError for what the dashboard refuses
+        reason = next(iter(str(error).strip().splitlines()), repr(error))
+        raise RemoteError(
+            f"--address {address}: the Ray dashboard did not take the study ({reason}). Check that "
+            "the tunnel is still open and the cluster has room for the study's files; then rerun "
+            "the same command: it finds the job if there is one"
+        ) from error
 
 
 def _job_name(study: str, purpose: str) -> str:

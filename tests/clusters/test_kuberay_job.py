@@ -17,7 +17,7 @@ from orchestrator.study.resources import Resources
 
 PROJECT = Path(__file__).parents[2]
 DOCKERFILE = PROJECT / "clusters/Dockerfile"
-HEAD = {"CPU": 0.0, "trial_driver": 1e6, "memory": 3e10}
+HEAD = {"trial_driver": 1e6, "memory": 3e10}
 
 # KubeRay's API reference, https://docs.ray.io/en/master/cluster/kubernetes/references/api.html:
 # the fields that a manifest may set and their types. A star marks a required field.

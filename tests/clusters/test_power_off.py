@@ -92,6 +92,7 @@ def power_off_minute(
     for original, replacement in (
         ("/home/ubuntu/ray_bootstrap_config.yaml", str(bootstrap)),
         ("unused >= 720", "unused >= 40"),  # minutes, to save time
+        ("/var/lib/cloud/scripts/per-boot", str(directory / "per-boot")),
     ):
         assert original in text
         text = text.replace(original, replacement)
@@ -101,6 +102,7 @@ def power_off_minute(
         stub.parent.mkdir(exist_ok=True)
         stub.write_text(f'#!/bin/bash\nNOW=$(< "$STORY/now")\n{lines}\n')
         stub.chmod(0o755)
+    (directory / "per-boot").mkdir()
     (directory / "now").write_text("0\n")
     (directory / "events").touch()
     (command,) = config["worker_setup_commands"]
@@ -118,5 +120,6 @@ def power_off_minute(
         timeout=100,
         check=False,
     )
+    assert (directory / "per-boot" / script.name).samefile(script)  # it also runs after a reboot
     ended = directory / "ended"
     return int(ended.read_text().removeprefix("poweroff ")) if ended.exists() else None

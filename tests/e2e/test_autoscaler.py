@@ -38,6 +38,15 @@ base:
 variants: {strong: {}, fenet: {set: {model: {supervision: [3]}}}}
 resources: {workers: 4, cpus_per_worker: 8, accelerator: L40S}
 """
+CORES = """\
+study: cores
+base:
+  data: {dataset: DATASET, crop: [32, 48]}
+  model: {backbone: dfnet1, channels: 8, flows: []}
+  training: {epochs: 1, batch: 6}
+variants: {strong: {}}
+resources: {workers: 2, device: cpu}
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -135,6 +144,18 @@ def test_autoscaler_starts_the_needed_nodes_and_removes_idle_ones(
     _wait_until(lambda: _machines() == 0, 120)
 
 
+def test_trial_of_several_workers_trains_on_machines_that_it_starts(
+    head: Head, small_streets: Path, tmp_path: Path
+) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(CORES.replace("DATASET", str(small_streets)))
+    output = _study(head, study, tmp_path, plan=False)
+    assert "strong: finished" in output
+    (log,) = (tmp_path / "storage" / "logs" / "trials").glob("*/worker-1.log")
+    assert "worker 1 of 2" in log.read_text()
+    _wait_until(lambda: _machines() == 0, 120)
+
+
 def test_stopped_autoscaler_is_reported(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(head.home))
     monkeypatch.setattr(autoscaler_heartbeat, "_SILENT_SECONDS", 15)
@@ -158,8 +179,11 @@ def test_stopped_autoscaler_is_reported(head: Head, monkeypatch: pytest.MonkeyPa
     _wait_until(lambda: heartbeat.message() == "", 60)
 
 
-def _study(head: Head, study: Path, tmp_path: Path, *more: str, status: int = 0) -> str:
-    command = [sys.executable, "-m", "orchestrator.sweep", str(study), "--plan", *more]
+def _study(
+    head: Head, study: Path, tmp_path: Path, *more: str, status: int = 0, plan: bool = True
+) -> str:
+    command = [sys.executable, "-m", "orchestrator.sweep", str(study), *more]
+    command += ["--plan"] if plan else ["--no-preflight"]
     command += ["--address", head.address, "--storage", str(tmp_path / "storage")]
     environment: dict[str, Any] = {**os.environ, "HOME": str(head.home)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)

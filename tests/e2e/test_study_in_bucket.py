@@ -3,6 +3,7 @@ is lost under load, the study is read from a laptop without a head, and a new he
 
 import itertools
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -45,7 +46,7 @@ Process: TypeAlias = "subprocess.Popen[bytes]"
 # Programs of the head's set-up, in its home directory.
 STUBS = {
     "sudo": """case $1 in
-      systemd-run) shift && printf '%q ' "$@" > "$HOME/service" ;;
+      tee) cat > "$HOME/$(basename "$2")" ;;
       journalctl) echo "the journal" ;;
     esac""",
     "systemctl": 'cat "$HOME/state"',
@@ -133,7 +134,8 @@ def test_set_up_of_the_head_shows_why_its_server_does_not_start(tmp_path: Path) 
 def _set_up_head(
     home: Path, store: int, bucket: str = BUCKET, state: str = "active"
 ) -> "subprocess.CompletedProcess[str]":
-    """Run clusters/aws/setup.sh with stubs; the service is in `service`. state: of the service."""
+    """Run clusters/aws/setup.sh with stubs, which write `tracking.service`. state: of the
+    service."""
     (home / "bin").mkdir(exist_ok=True)
     (home / ".ray").mkdir(exist_ok=True)
     (home / ".ray" / "auth_token").touch()
@@ -183,8 +185,8 @@ def _server(directory: Path, store: int, replica: str) -> Iterator[tuple[Process
     directory.mkdir()
     done = _set_up_head(directory, store)
     assert done.returncode == 0, done.stderr
-    service = (directory / "service").read_text()
-    line = service[service.index(str(directory / "bin")) :]
+    service = (directory / "tracking.service").read_text()
+    (line,) = re.findall(r"^ExecStart=(.*)$", service, re.M)
     port = free_port()
     for name, value in {
         "/var/lib/tracking": str(directory / "data"),

@@ -67,12 +67,27 @@ def test_object_store_is_on_a_disk_without_shared_memory(
     assert options["_plasma_directory"] == options["_temp_dir"] == str(candidates[1])
 
 
-def test_token_is_set_only_where_ray_cannot_save_one(
+def test_token_can_be_read_by_its_user_alone(
     candidates: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    token = tmp_path / ".ray" / "auth_token"
     local_options()
+    text = token.read_text()
+    assert (len(text), token.stat().st_mode & 0o777) == (64, 0o600)
+    token.chmod(0o644)  # as Ray writes it
+    local_options()
+    assert (token.read_text(), token.stat().st_mode & 0o777) == (text, 0o600)
     assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_token_without_a_home_directory_is_for_this_command_only(
+    candidates: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", "/")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "")  # so that the test's end removes it
     monkeypatch.delenv("RAY_AUTH_TOKEN")

@@ -93,6 +93,24 @@ def test_same_command_follows_its_job_and_another_is_rejected(
     assert f"ray job logs {job} --follow" in output
 
 
+@pytest.mark.parametrize("request_", ["list_jobs", "submit_job"])
+def test_failed_request_is_one_error(
+    request_: str,
+    jobs: Jobs,
+    study: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(**_: object) -> None:
+        raise OSError("Connection aborted\nby the tunnel")  # as requests.ConnectionError
+
+    monkeypatch.setattr(jobs, request_, fail)
+    assert send(study) == 2
+    output = capsys.readouterr().out
+    assert "error: --address http://127.0.0.1:9: the Ray dashboard did not take" in output
+    assert "(Connection aborted). Check" in output
+
+
 def test_plan_and_training_jobs_are_separate(jobs: Jobs, study: Path) -> None:
     assert send(study, "--plan") == send(study) == send(study, "--plan") == send(study) == 0
     plan, training, second_plan = jobs.all

@@ -56,7 +56,7 @@ def test_fractional_gpus_are_shared() -> None:
 
 def test_drivers_are_placed_on_nodes_with_their_resource() -> None:
     gang = GangShape.of(1, {"CPU": 1.0}, {"trial_driver": 1.0})
-    nodes: list[Node] = [{"CPU": 0.0, "trial_driver": 2.0}, {"CPU": 8.0}]
+    nodes: list[Node] = [{"trial_driver": 2.0}, {"CPU": 8.0}]
     assert len(choose([Waiting(str(i), gang, 1.0) for i in range(9)], [], nodes)) == 2
 
 
