@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.report.comparisons import why_incomparable
 from orchestrator.report.resampled import ResampledCounts
 from orchestrator.report.rows import Row
 from orchestrator.study.repetition import Repetition, fold_of
@@ -83,11 +84,11 @@ def comparable_rows(
 ) -> tuple[Row | None, list[Row]]:
     """Return the row of `compare_to` in a grid cell, None if it has no counts, and all rows with
     counts that may be compared with it, including itself."""
-    comparable = [
-        row for row in rows if row.grid_cell == grid_cell and not row.incomparable and by_seed(row)
-    ]
-    base = next((row for row in comparable if row.variant == study.config.compare_to), None)
-    return base, comparable
+    counted = [row for row in rows if row.grid_cell == grid_cell and by_seed(row)]
+    base = next((row for row in counted if row.variant == study.config.compare_to), None)
+    if base is None:
+        return None, [row for row in counted if not row.incomparable]
+    return base, [row for row in counted if not why_incomparable(study, row, base)]
 
 
 def by_seed(row: Row) -> dict[Repetition, ResampledCounts]:

@@ -72,6 +72,11 @@ class HeatMap:
     lines: tuple[ClassLine, ...]
     full: float
 
+    @property
+    def has_base(self) -> bool:
+        """Whether the lines other than the base's are differences to it."""
+        return any(line.is_base for line in self.lines)
+
     def intensity(self, cell: ClassDifference) -> float:
         """Return the color of a cell from -1 to 1; 0 unless its difference is clear of 0."""
         return cell.mean / self.full if cell.significant and cell.mean is not None else 0.0

@@ -63,7 +63,7 @@ def compare_rows(study: Study, rows: Sequence[Row]) -> Comparisons:
         if base is None:
             compared.append(row)
             continue
-        row = replace(row, incomparable=_incomparable(study, row, base))
+        row = replace(row, incomparable=why_incomparable(study, row, base))
         # Two variants that share a run are the same training, so there is nothing to compare.
         seeds = [
             each for each in study.config.repetitions if each in row.miou and each in base.miou
@@ -138,11 +138,24 @@ def _overall(
                 row.label,
                 row.base,
                 {cell: pair.mean for cell, pair in by_cell.items()},
-                compare_means(row.base, tested),
+                compare_means(row.base, tested, _shares_trainings(rows, variant)),
                 interaction_p(tested),
             )
         )
     return overall
+
+
+def _shares_trainings(rows: Sequence[Row], variant: str) -> bool:
+    """Whether the trainings of a variant in some cells of the grid differ only in how they are
+    scored."""
+    experiments = [row.results[0].trial.experiment for row in rows if row.variant == variant]
+    trainings = []
+    for experiment in experiments:
+        described = experiment.as_dict()
+        del described["evaluation"]
+        described["data"].pop("validation_split", None)
+        trainings.append(repr(described))
+    return len(set(trainings)) < len(trainings)
 
 
 def interaction_p(pairs: Sequence[Pairs]) -> float | None:
@@ -225,7 +238,7 @@ def _comparable_rows(study: Study, rows: Sequence[Row], base: Row) -> list[Row]:
     for row in rows:
         if row.grid_cell != base.grid_cell or _run_ids(row) & used:
             continue
-        if row is base or (row.miou and not _incomparable(study, row, base)):
+        if row is base or (row.miou and not why_incomparable(study, row, base)):
             pooled.append(row)
             used |= _run_ids(row)
     return pooled
@@ -298,7 +311,7 @@ def _is_mixed(row: Row, base: Row, seeds: Iterable[Repetition]) -> bool:
     return any(ours[seed] != theirs[seed] for seed in seeds)
 
 
-def _incomparable(study: Study, row: Row, base: Row) -> str:
+def why_incomparable(study: Study, row: Row, base: Row) -> str:
     """Return why the two must not be compared; empty if they may."""
     runs = [
         result.run for each in (row, base) for result in each.finished if result.run is not None

@@ -34,7 +34,7 @@ def difference_notes(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     )
     yield from _classes(rows)
     if folds is None:
-        yield from _intervals(rows, compared)
+        yield from _intervals(study, rows, compared)
     else:
         data = rows[0].results[0].trial.experiment.data
         scored = study.config.scored_split(study.config.report.protocol, data.validation_split)
@@ -69,14 +69,16 @@ def _classes(rows: Sequence[Row]) -> Iterable[str]:
         )
 
 
-def _intervals(rows: Sequence[Row], compared: Sequence[tuple[Row, Difference]]) -> Iterable[str]:
+def _intervals(
+    study: Study, rows: Sequence[Row], compared: Sequence[tuple[Row, Difference]]
+) -> Iterable[str]:
     """Yield how intervals were computed, by data set."""
     both = [row for row, difference in compared if difference.interval is not None]
     alone = [row for row, difference in compared if difference.image_interval is not None]
     if not both and not alone:
         yield "No intervals: the runs have no per-image pixel counts."
         return
-    samples = _samples(both or alone)
+    samples = _samples(study, both or alone)
     images = "; ".join(
         text if len(samples) == 1 else f"{dataset}: {text}"
         for dataset, sampling in samples.items()
@@ -111,19 +113,28 @@ def _intervals(rows: Sequence[Row], compared: Sequence[tuple[Row, Difference]]) 
             )
 
 
-def _samples(rows: Sequence[Row]) -> dict[str, Sampling]:
-    """Return how images were drawn, by data set."""
-    samples: dict[str, Sampling] = {}
+def _samples(study: Study, rows: Sequence[Row]) -> dict[str, Sampling]:
+    """Return how images were drawn, by data set, with its folder or split where names are equal."""
+    samples: dict[tuple[str, str], Sampling] = {}
     for row in rows:
         counts = next((r.counts for r in row.finished if r.counts is not None), None)
         if counts is not None:
-            samples.setdefault(_dataset(row), counts.sampling)
-    return samples
+            data = row.results[0].trial.experiment.data
+            split = study.config.scored_split(study.config.report.protocol, data.validation_split)
+            samples.setdefault((data.dataset.rstrip("/"), split or ""), counts.sampling)
+    return {
+        text: sampling
+        for text, (_, sampling) in zip(_names(list(samples)), samples.items(), strict=True)
+    }
 
 
-def _dataset(row: Row) -> str:
-    location = row.results[0].trial.experiment.data.dataset
-    return location.rstrip("/").rpartition("/")[2]
+def _names(datasets: Sequence[tuple[str, str]]) -> list[str]:
+    """Return distinct names of data sets and splits, as short as possible. datasets: location and
+    split of each."""
+    short = [(location.rpartition("/")[2], split) for location, split in datasets]
+    named = short if len(set(short)) == len(short) else list(datasets)
+    several = len({name for name, _ in named}) < len(named)
+    return [f"{name}, {split}" if several else name for name, split in named]
 
 
 def _sampling_text(sampling: Sampling) -> str:
@@ -235,20 +246,25 @@ def overall_notes(overall: Sequence[OverallDifference]) -> Iterable[str]:
 def _gaps(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     """Yield notes on differences over fewer seeds (and folds) than planned, and on missing
     intervals."""
-    by_seeds: dict[tuple[Repetition, ...], list[Row]] = {}
+    by_seeds: dict[tuple[tuple[Repetition, ...], bool], list[Row]] = {}
     without = []
+    seeds_of = {(row.variant, row.grid_cell): set(row.miou) for row in rows}
     for row in rows:
         if row.difference is None:
             continue
         shared = row.difference.seeds
-        if set(shared) != set(row.miou) or len(shared) < len(study.config.repetitions):
-            by_seeds.setdefault(shared, []).append(row)
+        # The base is not among the rows if `--only` leaves it out; its mean is then not shown.
+        base_seeds = seeds_of.get((row.base, row.grid_cell), set(shared))
+        differs = not set(shared) == set(row.miou) == base_seeds
+        if differs or len(shared) < len(study.config.repetitions):
+            by_seeds.setdefault((shared, differs), []).append(row)
         if row.difference.method is None:
             without.append(row)
-    for seeds, those in by_seeds.items():
+    for (seeds, differs), those in by_seeds.items():
+        means = "; it is not the difference between the two means shown" if differs else ""
         yield (
             f"{row_names(those, rows)}: the difference uses {_listed(seeds)}, which both rows "
-            "finished; it is not the difference between the two means shown."
+            f"finished{means}."
         )
     if without and len(without) < sum(row.difference is not None for row in rows):
         yield (

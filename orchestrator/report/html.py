@@ -74,6 +74,7 @@ def render_page(
         several_seeds=len(study.config.repetitions) > 1,
         repetitions=_repetitions(study),
         any_published=any(row.published_difference is not None for row in rows),
+        any_base=any(each.has_base for each in maps.values()),
         heat_maps=[(titles[cell], each) for cell, each in maps.items()],
         image_lists=[
             (titles[cell], images) for cell in titles if (images := image_list(study, rows, cell))

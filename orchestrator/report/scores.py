@@ -1,11 +1,13 @@
 """The scores that a table's columns show besides mIoU, and their values."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.report.resampled import ResampledCounts
 from orchestrator.report.rows import Row
 from orchestrator.study.config import SCORE_LABELS, StudyConfig, score_label
-from orchestrator.study.repetition import Repetition
+from orchestrator.study.repetition import Repetition, fold_of
 from pipelines.data.manifest import metric_name
 from pipelines.evaluation.config import MetricConfig
 
@@ -29,18 +31,28 @@ class Score:
         return f"{self.label} %" if self.factor == 100 else self.label
 
     def values(self, row: Row) -> dict[Repetition, float]:
-        """Return the score of each trial of a row that has one, by seed (and fold)."""
+        """Return the score of each trial of a row that has one, by seed (and fold). A fold whose
+        labels lack the class of a score has none."""
         values: dict[Repetition, float] = {}
         for result in row.finished:
             value = None
+            if fold_of(result.trial.repetition) is not None and self._is_unlabeled(result.counts):
+                continue
             if result.run is not None:
                 value = result.run.metrics.get(metric_name(f"{self.prefix}/{self.key}"))
             if value is None and result.counts is not None and self.key in result.counts.others:
                 # Runs of older code did not record all metrics of the counts.
                 value = result.counts.others[self.key].score
-            if value is not None:
+            if value is not None and math.isfinite(value):
                 values[result.trial.repetition] = self.factor * value
         return values
+
+    def _is_unlabeled(self, counts: ResampledCounts | None) -> bool:
+        """Whether this is the IoU of a class that no label of the images has."""
+        name = self.key.removeprefix("iou/")
+        if counts is None or name == self.key or name not in counts.classes:
+            return False
+        return not counts.labeled[counts.classes.index(name)]
 
 
 def find_score(config: StudyConfig, rows: Sequence[Row], key: str) -> Score | None:

@@ -208,17 +208,24 @@ def compare(base: str, pairs: Pairs) -> Difference:
     return _tested(difference, centers, pairs.error, pairs.sampling.freedom, pairs.tested)
 
 
-def compare_means(base: str, cells: Sequence[Pairs]) -> Difference:
-    """Return the mean difference over cells of the grid, all of which have a p value. Seeds of
-    different cells are different trainings; replicates of the same images are paired. Folds of
-    different cells are scored on the same images, so their errors may have the same sign and are
-    added, which is an upper bound."""
+def compare_means(base: str, cells: Sequence[Pairs], shared_trainings: bool) -> Difference:
+    """Return the mean difference over cells of the grid, all of which have a p value. Replicates of
+    the same images are paired.
+
+    shared_trainings: whether a seed gives the same training in several cells, which differ in how
+    it is scored. Otherwise, seeds of different cells are different trainings, and their errors are
+    independent. Errors of shared trainings, and of folds, whose images are the same in all cells,
+    may have the same sign and are added, which is an upper bound, with the least of the degrees of
+    freedom.
+    """
     errors = [pairs.error for pairs in cells if pairs.error is not None]
     count = len(cells)
-    add = sum if any(pairs.separate_images for pairs in cells) else _root_of_squares
+    dependent = shared_trainings or any(pairs.separate_images for pairs in cells)
+    add = sum if dependent else _root_of_squares
+    freedom = _joint_freedom(*((error.standard_error, error.freedom) for error in errors))
     error = SeedError(
         add([error.standard_error for error in errors]) / count,
-        _joint_freedom(*((error.standard_error, error.freedom) for error in errors)),
+        min(error.freedom for error in errors) if dependent else freedom,
         "pooled" if all(error.method == "pooled" for error in errors) else "own spread",
     )
     shared = [seed for seed in cells[0].by_seed if all(seed in pairs.by_seed for pairs in cells)]
@@ -229,8 +236,8 @@ def compare_means(base: str, cells: Sequence[Pairs]) -> Difference:
         error.method,
     )
     centers = np.mean([pairs.centers() for pairs in cells], axis=0)
-    freedom = min(pairs.sampling.freedom for pairs in cells if pairs.sampling is not None)
-    return _tested(difference, centers, error, freedom, True)
+    image_freedom = min(pairs.sampling.freedom for pairs in cells if pairs.sampling is not None)
+    return _tested(difference, centers, error, image_freedom, True)
 
 
 def _tested(

@@ -1,7 +1,8 @@
-"""Finds the source files that importing a module executes, by parsing import statements."""
+"""Finds the source files that importing a module executes, by parsing its text."""
 
 import ast
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from importlib.util import resolve_name
 from pathlib import Path
@@ -40,7 +41,7 @@ def import_closure(
         if name in needed:
             continue
         needed[name] = files[name]
-        imported = _imported(name, files[name])
+        imported = _imported(name, files[name]) | _named_in_texts(files[name], files)
         queue += imported & files.keys()
         others |= {entry.partition(".")[0] for entry in imported - files.keys()}
     own = {name.partition(".")[0] for name in files}
@@ -60,3 +61,10 @@ def _imported(name: str, file: Path) -> set[str]:
     return names | {
         name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)
     }
+
+
+def _named_in_texts(file: Path, files: Mapping[str, Path]) -> set[str]:
+    """Return the modules in `files` that a module names as `package.module:Class`: a registry
+    imports them when they are used."""
+    texts = re.findall(r"[\"']([\w.]+):\w+[\"']", file.read_text(encoding="utf-8"))
+    return {text for text in texts if text in files}

@@ -142,7 +142,9 @@ def register_best_trial(report: Report, store: TrackingStore, console: Console) 
         if registered is not None:
             caveat = ""
             if len(scored) > 1:
-                split = general_name(best.experiment.data.validation_split or "")
+                config = report.study.config
+                own = best.experiment.data.validation_split
+                split = general_name(config.scored_split(config.report.protocol, own) or "")
                 caveat = f", the highest of {len(scored)} trials on {split}, so it is optimistic"
             say(console, f"best model: {registered} ({best.name}, mIoU {highest:.2f} %{caveat})")
 

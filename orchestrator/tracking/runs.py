@@ -1,5 +1,6 @@
 """Reads MLflow's runs: a trial's run, and which run represents a trial."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,11 @@ _STATES: Mapping[str, TrialState] = {
     "FAILED": TrialState.FAILED,
     "KILLED": TrialState.INTERRUPTED,
 }
+
+
+# Scores of the validation, and of a later evaluation by its name.
+_SCORE = re.compile(r"(val|eval/[^/]+)/")
+_MIOU = re.compile(r"(val|eval/[^/]+)/miou")
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,24 @@ class TrialRun:
         return None if seconds is None else seconds / 3600
 
 
+def _latest_scores(run: Run) -> dict[str, float]:
+    """Return a run's metrics. MLflow keeps the last value of each: a score that the last evaluation
+    lacks, such as the IoU of a class that does not occur any more, is of an earlier one, and is
+    left out."""
+    metrics = dict(run.data.metrics)
+    evaluations = {match[1] for name in metrics if (match := _MIOU.fullmatch(name))}
+    if not evaluations:
+        return metrics
+    steps = {metric.key: metric.step for metric in run.data.to_proto().metrics}
+
+    def is_latest(name: str) -> bool:
+        match = _SCORE.match(name)
+        of = match[1] if match else ""
+        return of not in evaluations or steps[name] == steps[f"{of}/miou"]
+
+    return {name: value for name, value in metrics.items() if is_latest(name)}
+
+
 def read_trial_run(
     run: Run,
     study: str,
@@ -123,7 +147,7 @@ def read_trial_run(
         status="KILLED" if left_open else info.status,
         code=tags.get(tag.CODE, ""),
         epoch=int(metrics.get("epoch", 0)),
-        metrics=dict(metrics),
+        metrics=_latest_scores(run),
         name=name,
         labeled_name=tags.get(tag.LABEL, variant) + name.removeprefix(variant),
         experiment_id=info.experiment_id,

@@ -11,9 +11,6 @@ from models.registry import takes_argument
 from models.user_code import describe, failures_as
 from pipelines.data.dataset import IGNORE_INDEX
 from pipelines.errors import UserError, is_out_of_memory
-
-# Imported here, so that they are among the sources that decide a result.
-from pipelines.evaluation import boundaries, calibration  # noqa: F401
 from pipelines.evaluation.config import METRICS, MetricConfig
 from pipelines.evaluation.metrics import Array, ClassMetric, Metric, undefined_as_nan
 

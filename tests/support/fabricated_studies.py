@@ -6,7 +6,7 @@ and five seeds, and prints the command that shows its report.
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,12 +113,14 @@ def fabricate(
     cities: dict[str, int] = CITIES,
     code: Callable[[ResolvedTrial], str] = lambda trial: trial.code,
     workers: Callable[[ResolvedTrial], int] = lambda trial: 1,
+    lacks: Callable[[ResolvedTrial], Sequence[int]] = lambda trial: (),
 ) -> list[ResolvedTrial]:
     """Record the trials of `study` in the storage's tracking store as if they had been trained.
 
     Later variants score higher. Scores also vary by image, by city and by trial. cities: number of
-    validation images of each city. fate, code and workers: functions from a trial to its outcome,
-    to its code version and to the number of its workers.
+    validation images of each city. fate, code, workers and lacks: functions from a trial to its
+    outcome, to its code version, to the number of its workers and to the classes that none of its
+    labels has.
     """
     trials = resolve_trials(study.trials, "cpu", storage / "datasets")
     store = TrackingStore(tracking_uri(storage), storage / "artifacts")
@@ -132,7 +134,7 @@ def fabricate(
         study_run.record_workers(run_id, workers(trial))
         ability = 0.9 + 0.12 * variants.index(trial.variant) ** 0.7
         ability += 0.15 * sum(len(str(value)) % 7 for value in trial.axes.values())
-        scores, identifiers, groups = _scores(trial, ability, cities)
+        scores, identifiers, groups = _scores(trial, ability, cities, lacks(trial))
         _log_history(study_run, run_id, trial, scores, fate(trial) == "FINISHED")
         if fate(trial) == "FINISHED":
             with tempfile.TemporaryDirectory() as directory:
@@ -181,7 +183,7 @@ def evaluate_again(
 
 
 def _scores(
-    trial: ResolvedTrial, ability: float, cities: dict[str, int]
+    trial: ResolvedTrial, ability: float, cities: dict[str, int], lacks: Sequence[int] = ()
 ) -> tuple[Scores, list[str], list[str | None]]:
     """Return generated scores with a matching confusion matrix, and the images' IDs and groups."""
     fold = trial.experiment.data.fold
@@ -201,6 +203,7 @@ def _scores(
     pixels = image_rng.integers(0, 4000, (count, classes)) * (
         image_rng.random((count, classes)) < 0.8
     )
+    pixels[:, list(lacks)] = 0
     true = trial_rng.binomial(pixels, 1 / (1 + np.exp(-level)))
     missed = pixels - true
     taken = np.roll(missed, 1, axis=1)

@@ -131,7 +131,7 @@ def test_mean_over_cells_has_the_variance_of_a_mean() -> None:
     """Seeds of different cells are independent; the same images vary together."""
     error = SeedError(0.6, 40, "pooled")
     cells = [paired([1.0, 2.0, 3.0], 0.3, error), paired([2.0, 3.0, 4.0], 0.3, error)]
-    overall = compare_means("b", cells)
+    overall = compare_means("b", cells, shared_trainings=False)
     assert overall.mean == pytest.approx(2.5)
     assert overall.by_seed == {0: 1.5, 1: 2.5, 2: 3.5}
     expected = np.hypot(0.6 / np.sqrt(2), 0.3)
@@ -139,6 +139,14 @@ def test_mean_over_cells_has_the_variance_of_a_mean() -> None:
     assert overall.interval is not None
     width = overall.interval[1] - overall.interval[0]
     assert width == pytest.approx(2 * 1.985 * expected, rel=0.02)
+
+
+def test_mean_over_ways_to_score_the_same_trainings_says_no_more_than_one_of_them() -> None:
+    cell = paired([1.0, 2.0, 3.0], 0.3, SeedError(0.6, 40, "pooled"))
+    overall = compare_means("b", [cell, cell], shared_trainings=True)
+    alone = compare("b", cell)
+    assert overall.standard_error == pytest.approx(alone.standard_error)
+    assert overall.p == pytest.approx(alone.p)
 
 
 @given(st.lists(st.none() | st.floats(0, 1), max_size=9), st.floats(0.001, 1))

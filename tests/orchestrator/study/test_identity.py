@@ -6,16 +6,19 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from models import FENetConfig
-from orchestrator.study.identity import code_version, trial_identity
+from models.config import LOSSES
+from models.registry import BACKBONES, NETWORKS, Registry
+from orchestrator.study.identity import code_version, source_paths, trial_identity
 from orchestrator.study.user_code import modules_of
 from pipelines.data.config import DataConfig
-from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.config import METRICS, EvaluationConfig
 from pipelines.network.config import NetworkConfig
-from pipelines.training.config import TrainingConfig
+from pipelines.training.config import OPTIMIZERS, SCHEDULES, TrainingConfig
 from pipelines.training.experiment import Experiment, experiment_differences
 
 ROOT = Path(__file__).parents[3]
@@ -31,6 +34,19 @@ def test_explicit_defaults_do_not_change_the_identity() -> None:
 def test_identity_is_stable() -> None:
     """Do not change this value: all finished trials in existing stores would be trained again."""
     assert trial_identity(BASE, FINGERPRINT)[:16] == "dbe54d2c02773f52"
+
+
+@pytest.mark.parametrize(
+    "registry", [NETWORKS, BACKBONES, LOSSES, METRICS, OPTIMIZERS, SCHEDULES], ids=lambda r: r.kind
+)
+def test_code_version_covers_all_built_in_classes(registry: Registry[Any]) -> None:
+    covered = {name for name, _ in source_paths()}
+    named = {*registry.built_in.values(), *registry.libraries.values()}
+    modules = {name.partition(":")[0] for name in named}
+    modules |= {cls.__module__ for cls in registry.values()}
+    own = {name for name in modules if name.partition(".")[0] in ("models", "pipelines")}
+    assert own <= covered
+    assert own or registry is OPTIMIZERS
 
 
 def test_settings_without_effect_on_scores_are_ignored() -> None:

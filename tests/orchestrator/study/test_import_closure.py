@@ -13,7 +13,8 @@ def test_imports_are_followed_transitively(tmp_path: Path) -> None:
         "p.a": "from . import b\nimport json, torch.nn\n",
         "p.b": "def f():\n    from p.c.d import x\n",
         "p.c": "",
-        "p.c.d": "import yaml\n",
+        "p.c.d": "import yaml\nCLASSES = {'own': 'p.named:Class', 'other': 'host.name:80'}\n",
+        "p.named": "import numpy\n",
         "p.unused": "import kornia\n",
     }.items():
         folder = tmp_path / name.replace(".", "/")
@@ -23,4 +24,4 @@ def test_imports_are_followed_transitively(tmp_path: Path) -> None:
         files[name].write_text(text)
     needed, others = import_closure(["p.a"], files)
     assert set(needed) == set(files) - {"p.unused"}
-    assert others == {"json", "torch", "yaml"}
+    assert others == {"json", "torch", "yaml", "numpy"}

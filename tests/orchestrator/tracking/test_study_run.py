@@ -72,6 +72,30 @@ def test_trial_from_start_to_finish(study_run: StudyRun, trial: ResolvedTrial, u
     assert (record.run_id, record.epoch, record.status) == (run_id, 2, "FINISHED")
 
 
+def test_score_that_the_last_evaluation_lacks_is_left_out(
+    study_run: StudyRun, trial: ResolvedTrial, tmp_path: Path
+) -> None:
+    """MLflow keeps the last value of each metric: here, of a class that does not occur any more."""
+    run_id = study_run.begin_trial(trial, None, None)
+    study_run.start_trial(run_id, trial.code)
+    study_run.log_epoch(run_id, 1, {"train/loss": 1.0, "val/miou": 0.1, "val/iou/rare": 0.0})
+    study_run.log_epoch(run_id, 2, {"train/loss": 0.9, "val/miou": 0.2, "val/iou/road": 0.3})
+    study_run.log_epoch(run_id, 3, {"train/loss": 0.8})
+    store = study_run.store
+    for scores in ({"miou": 0.4, "iou/rare": 0.0}, {"miou": 0.5, "iou/road": 0.6}):
+        store.log_evaluation(run_id, "whole", scores, {}, tmp_path)
+    store.log_metrics(run_id, {"eval/latency/latency_ms": 3.0}, 7)
+    metrics = store.trial_run(run_id).metrics
+    assert {k: v for k, v in metrics.items() if k.startswith(("train/", "val/", "eval/"))} == {
+        "train/loss": 0.8,
+        "val/miou": 0.2,
+        "val/iou/road": 0.3,
+        "eval/whole/miou": 0.5,
+        "eval/whole/iou/road": 0.6,
+        "eval/latency/latency_ms": 3.0,
+    }
+
+
 def test_mlflow_view_sorts_trials_by_score(study_run: StudyRun, uri: str) -> None:
     experiment = MlflowClient(uri).get_experiment(study_run.experiment_id)
     view = json.loads(experiment.tags["mlflow.sharedViewState.study"])

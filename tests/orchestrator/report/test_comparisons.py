@@ -1,0 +1,144 @@
+"""Which trainings, folds and rows are compared, and what the notes say of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.report import comparisons
+from orchestrator.report.breakdown import image_list
+from orchestrator.report.classes import heat_map
+from orchestrator.report.scores import find_score
+from orchestrator.study.load import load_study
+from pipelines.data.manifest import ClassInfo
+from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
+
+pytestmark = [pytest.mark.usefixtures("own_store"), pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    ("grid", "shared"),
+    [
+        ("{evaluation.flip: [false, true]}", True),
+        ("{training.learning_rate: [0.01, 0.02]}", False),
+        ("{evaluation.flip: [false, true], training.batch: [4, 8]}", True),
+    ],
+)
+def test_cells_that_differ_only_in_scoring_share_their_trainings(
+    grid: str,
+    shared: bool,
+    tmp_path: Path,
+    small_streets: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = write_study(tmp_path, small_streets, f"{PLAIN}seeds: [0, 1, 2]\ngrid: {grid}\n")
+    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    passed = []
+    compare_means = comparisons.compare_means
+
+    def spy(base: str, cells: list[comparisons.Pairs], shared_trainings: bool) -> object:
+        passed.append(shared_trainings)
+        return compare_means(base, cells, shared_trainings)
+
+    monkeypatch.setattr(comparisons, "compare_means", spy)
+    (overall,) = report_of(path).read().overall
+    assert overall.difference.p is not None
+    assert passed == [shared]
+
+
+def test_fold_without_a_class_has_no_score_of_it(tmp_path: Path, small_streets: Path) -> None:
+    """In fold 1 the class is predicted (IoU 0), in fold 2 it does not occur (no IoU)."""
+    names = [entry.name for entry in fabricate_folds(tmp_path, small_streets)]
+    report = report_of(tmp_path / "study.yaml").read()
+    score = find_score(report.study.config, report.rows, f"iou/{names[3]}")
+    assert score is not None
+    means = []
+    for row in report.rows:
+        values = score.values(row)
+        assert sorted(fold for _, fold in values) == [0, 3, 4]
+        assert all(value > 10 for value in values.values())
+        means.append(np.mean(list(values.values())))
+    difference = report.rows[1].differences[score.key]
+    assert difference.mean == pytest.approx(means[1] - means[0], abs=0.3)
+    assert "nan" not in report.markdown()
+    (grid_cell,) = {row.grid_cell for row in report.rows}
+    map_ = heat_map(report.study, report.rows, grid_cell)
+    assert map_ is not None
+    assert map_.lines[0].classes[3].iou == pytest.approx(means[0])
+
+
+def fabricate_folds(tmp_path: Path, dataset: Path) -> Sequence[ClassInfo]:
+    """Record a study with five folds; return its classes. The fourth lacks labels in two folds."""
+    path = write_study(tmp_path, dataset, f"{PLAIN}folds: 5\n")
+    study = load_study(path)
+    trials = fabricate(
+        study,
+        tmp_path / "storage",
+        cities=FEW,
+        lacks=lambda trial: {1: (3,), 2: (2, 3)}.get(trial.experiment.data.fold or 0, ()),
+    )
+    classes = trials[0].dataset.manifest.classes
+    name = classes[3].name
+    columns = f"report: {{columns: [miou, 'iou/{name}', 'difference/iou/{name}']}}\n"
+    path.write_text(path.read_text() + columns)
+    return classes
+
+
+def test_note_on_missing_seeds_says_whether_the_means_shown_are_of_others(
+    tmp_path: Path, small_streets: Path
+) -> None:
+    variants = "  c: {set: {model: {flows: [detail]}}}\n"
+    path = write_study(tmp_path, small_streets, f"{PLAIN}{variants}seeds: [0, 1, 2]\n")
+    missing = {"a, seed 2", "b, seed 2", "c, seed 1", "c, seed 2"}
+    fabricate(
+        load_study(path),
+        tmp_path / "storage",
+        lambda trial: "missing" if trial.name in missing else "FINISHED",
+        cities=FEW,
+    )
+    notes = report_of(path).read().notes.footnotes
+    same = "b: the difference uses seeds 0, 1, which both rows finished."
+    other = "c: the difference uses seed 0, which both rows finished; it is not the difference"
+    assert sum(note == same for note in notes) == 1
+    assert sum(note.startswith(other) for note in notes) == 1
+
+
+def test_rows_are_left_out_where_they_cannot_be_compared_with_the_base_of_the_study(
+    tmp_path: Path, small_streets: Path
+) -> None:
+    variants = """\
+  b: {set: {evaluation: {flip: true}}}
+  c: {set: {evaluation: {flip: true}, model: {flows: []}}, compare_to: b}
+  d: {set: {model: {flows: [detail]}}, compare_to: b}
+"""
+    text = PLAIN.replace("  b: {set: {model: {flows: []}}}\n", variants)
+    path = write_study(tmp_path, small_streets, f"{text}seeds: [0, 1]\n")
+    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    report = report_of(path).read()
+    assert [bool(row.incomparable) for row in report.rows] == [False, True, False, True]
+    (grid_cell,) = {row.grid_cell for row in report.rows}
+    map_ = heat_map(report.study, report.rows, grid_cell)
+    assert map_ is not None
+    assert [line.label for line in map_.lines] == ["a", "d"]
+    assert map_.has_base
+    images = image_list(report.study, report.rows, grid_cell)
+    assert images is not None
+    assert (images.label, images.base) == ("d", "a")
+    # Without the base, IoU is shown instead of differences, and the caption says so.
+    map_ = heat_map(report.study, report.rows[1:], grid_cell)
+    assert map_ is not None
+    assert not map_.has_base
+
+
+def test_images_of_data_sets_with_one_name_are_told_apart(
+    tmp_path: Path, small_streets: Path
+) -> None:
+    other = tmp_path / "other" / small_streets.name
+    other.parent.mkdir()
+    other.symlink_to(small_streets)
+    grid = f"grid: {{data.dataset: [{small_streets}, {other}]}}\n"
+    path = write_study(tmp_path, small_streets, f"{PLAIN}seeds: [0, 1, 2]\n{grid}")
+    fabricate(load_study(path), tmp_path / "storage", cities={"bonn": 60})
+    notes = "\n".join(report_of(path).read().notes.footnotes)
+    assert f"{small_streets}: 60 images; {other}: 60 images" in notes
