@@ -82,8 +82,10 @@ def test_score_that_the_last_evaluation_lacks_is_left_out(
     study_run.log_epoch(run_id, 2, {"train/loss": 0.9, "val/miou": 0.2, "val/iou/road": 0.3})
     study_run.log_epoch(run_id, 3, {"train/loss": 0.8})
     store = study_run.store
+    files = tmp_path / "files"
+    files.mkdir()
     for scores in ({"miou": 0.4, "iou/rare": 0.0}, {"miou": 0.5, "iou/road": 0.6}):
-        store.log_evaluation(run_id, "whole", scores, {}, tmp_path)
+        store.log_evaluation(run_id, "whole", scores, {}, files)
     store.log_metrics(run_id, {"eval/latency/latency_ms": 3.0}, 7)
     metrics = store.trial_run(run_id).metrics
     assert {k: v for k, v in metrics.items() if k.startswith(("train/", "val/", "eval/"))} == {
