@@ -119,12 +119,12 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
         environment |= {"env_vars": dict(_SETTINGS), "py_modules": sources}
         try:
             context = ray.init(address=address, **options)
-        except ConnectionError as error:
-            raise UnreachableError(f"--address {address}: no Ray cluster ({error})") from None
-        except AuthenticationError:
+        except (ConnectionError, AuthenticationError) as error:
+            # Ray also fails to connect if the token is missing, or another one.
+            cause = next(iter(str(error).splitlines()), "")
             raise UnreachableError(
-                f"--address {address}: the cluster's token is missing here, or another one is set; "
-                "copy it to ~/.ray/auth_token and set RAY_AUTH_MODE=token"
+                f"--address {address}: no Ray cluster lets this command in ({cause}). If it has a "
+                "token, copy that to ~/.ray/auth_token and set RAY_AUTH_MODE=token"
             ) from None
         except RuntimeError as error:
             if "Version mismatch" not in str(error):

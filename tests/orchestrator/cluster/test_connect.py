@@ -8,6 +8,7 @@ import pytest
 import ray
 from ray._private import services
 from ray._private.utils import check_version_info
+from ray.exceptions import AuthenticationError
 
 from orchestrator.cluster import connect
 from orchestrator.cluster.check_nodes import driver_warnings, installed_versions, node_problem
@@ -42,6 +43,25 @@ def test_other_versions_of_ray_and_python_are_named(monkeypatch: pytest.MonkeyPa
     assert "the cluster runs Ray 2.59.0 on Python 3.11.1, this command Ray " + here in str(
         error.value
     )
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionError("Failed to connect"), AuthenticationError("no token\nsee the docs")]
+)
+def test_refused_connection_names_the_token(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray raises either if a cluster with a token is joined without it."""
+
+    def init(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(connect, "check_address", lambda address: None)
+    monkeypatch.setattr(connect.ray, "init", init)
+    with pytest.raises(connect.UnreachableError) as raised:
+        connect.connect("10.0.0.5:6379", {})
+    (line,) = str(raised.value).splitlines()
+    assert line.endswith("copy that to ~/.ray/auth_token and set RAY_AUTH_MODE=token")
 
 
 def test_dashboard_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
