@@ -22,8 +22,9 @@ from pipelines.data.split_names import general_name, splits_overlap
 Key = TypeVar("Key")
 
 
-def caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
-    """Yield one warning per line, the most serious first."""
+def caveats(study: Study, rows: Sequence[Row], planned: Sequence[Row] = ()) -> Iterable[str]:
+    """Yield one warning per line, the most serious first. planned: all rows of the study, if `rows`
+    are a part of them."""
     for (base, reason), those in _grouped(
         ((row.base, row.incomparable), row) for row in rows
     ).items():
@@ -55,13 +56,13 @@ def caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     yield from _tuning(study, rows)
     yield from _added_seeds(rows)
     yield from _degenerate_classes(rows)
-    yield from seed_caveats(study, rows)
+    yield from seed_caveats(study, rows, planned)
 
 
-def seed_caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
+def seed_caveats(study: Study, rows: Sequence[Row], planned: Sequence[Row] = ()) -> Iterable[str]:
     """Yield a warning if the study has too few seeds to detect the expected difference; none once
     their spread has been measured, because the smallest detectable difference replaces it. How much
-    differences vary over folds is not assumed."""
+    differences vary over folds is not assumed. planned: see `caveats`."""
     if study.config.folds is not None:
         return
     if study.config.kind != "table" or not any(row.base for row in rows):
@@ -70,9 +71,10 @@ def seed_caveats(study: Study, rows: Sequence[Row]) -> Iterable[str]:
         return
     difference, source = expected_difference(study, rows)
     if difference:
-        in_cell = max(Counter(row.grid_cell for row in rows).values())
+        planned = planned or rows
+        in_cell = max(Counter(row.grid_cell for row in planned).values())
         seeds = len(study.config.seeds)
-        warning = seeds_warning(seeds, difference, source, in_cell, family_size(rows))
+        warning = seeds_warning(seeds, difference, source, in_cell, family_size(planned))
         if warning:
             yield warning
 

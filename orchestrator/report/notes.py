@@ -51,16 +51,17 @@ def notes_on(
     rows: Sequence[Row],
     others: Sequence[PublishedRow],
     overall: Sequence[OverallDifference] = (),
+    planned: Sequence[Row] = (),
 ) -> Notes:
     """Return all notes on a table. others: published rows of other methods. overall: differences
-    over all cells of the grid."""
+    over all cells of the grid. planned: all rows of the study, if `rows` are a part of them."""
     if study.config.kind == "profile":
         footnotes = tuple(_profile_footnotes(study, rows, others))
         return Notes((), (), footnotes, (frozenset(),) * len(footnotes))
     tagged = list(_footnotes(study, rows, others, overall))
     return Notes(
         tuple(_unfinished(study, rows)),
-        tuple(caveats(study, rows)),
+        tuple(caveats(study, rows, planned)),
         tuple(note for note, *_ in tagged),
         tuple(frozenset(keys) for _, *keys in tagged),
     )

@@ -57,12 +57,13 @@ class Report:
     """The report of a study at one moment: its rows, and the texts generated from them.
 
     rows: those with a selected trial, with all of their seeds. overall: their differences over all
-    cells of the grid.
+    cells of the grid. planned: all rows of the study; empty if these are all.
     """
 
     study: Study
     rows: list[Row]
     overall: Sequence[OverallDifference] = ()
+    planned: Sequence[Row] = ()
 
     @property
     def tables(self) -> list[tuple[str, Table]]:
@@ -88,7 +89,8 @@ class Report:
     @property
     def notes(self) -> Notes:
         """The notes on the table."""
-        notes = notes_on(self.study, self.rows, self.study.config.published, self.overall)
+        published = self.study.config.published
+        notes = notes_on(self.study, self.rows, published, self.overall, self.planned)
         warnings = [
             f"`report.columns` has {name!r}, for which no trial has a value; it is left out."
             for name in empty_columns(self.study.config, self.rows)
@@ -103,7 +105,7 @@ class Report:
     @property
     def seed_caveats(self) -> list[str]:
         """Warnings that are known before training: whether the study has too few seeds."""
-        return list(seed_caveats(self.study, self.rows))
+        return list(seed_caveats(self.study, self.rows, self.planned))
 
     def print(self, console: Console) -> None:
         """Print the trials without a score, then the tables."""
@@ -222,7 +224,7 @@ class StudyReport:
         ]
         shown = {row.variant for row in rows}
         overall = [each for each in compared.overall if each.variant in shown]
-        return Report(study, rows, overall)
+        return Report(study, rows, overall, compared.rows)
 
     def _results_of(self, study: Study) -> Results:
         # All trials are read whatever is shown: all comparisons of the study are one family.

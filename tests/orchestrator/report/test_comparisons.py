@@ -10,6 +10,7 @@ from orchestrator.report import comparisons
 from orchestrator.report.breakdown import image_list
 from orchestrator.report.classes import heat_map
 from orchestrator.report.scores import find_score
+from orchestrator.report.study_report import StudyReport
 from orchestrator.study.load import load_study
 from pipelines.data.manifest import ClassInfo
 from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
@@ -142,3 +143,18 @@ def test_images_of_data_sets_with_one_name_are_told_apart(
     fabricate(load_study(path), tmp_path / "storage", cities={"bonn": 60})
     notes = "\n".join(report_of(path).read().notes.footnotes)
     assert f"{small_streets}: 60 images; {other}: 60 images" in notes
+
+
+def test_needed_seeds_are_those_of_the_whole_study(tmp_path: Path, small_streets: Path) -> None:
+    """Before anything is trained, whatever part of it `--only` selects."""
+    published = "reference: {miou: MIOU, source: Table 1}"
+    text = PLAIN.replace("a: {}", f"a: {{{published.replace('MIOU', '77.3')}}}")
+    text = text.replace("b: {set", f"b: {{{published.replace('MIOU', '78.8')}, set")
+    variants = "".join(f"  {name}: {{set: {{model: {{flows: [detail]}}}}}}\n" for name in "cdef")
+    path = write_study(tmp_path, small_streets, f"{text}{variants}seeds: [0, 1]\n")
+    whole = report_of(path).read().seed_caveats
+    store = report_of(path).store
+    part = StudyReport(load_study(path, only=["a*", "b*"]), store).read()
+    assert len(part.rows) == 2
+    assert part.seed_caveats == whole
+    assert len(whole) == 1
