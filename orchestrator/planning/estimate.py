@@ -224,18 +224,22 @@ def _typical(measurements: Sequence[Measurement]) -> list[Measurement]:
     return typical
 
 
+_LEAST_SHARE = 0.01
+
+
 def _fit(measurements: Sequence[Measurement], thumb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fit non-negative coefficients, shape (4,), by least squares on relative errors.
+    """Fit positive coefficients, shape (4,), by least squares on relative errors.
 
     A ridge penalty pulls them toward the proportions of the rules of thumb, so that they are
-    determined even by a single measurement.
+    determined even by a single measurement. None is below a hundredth of its rule of thumb: times
+    that differ by noise alone must not make a network's size free.
     """
     features = np.array([_features(m.workload) for m in measurements])
     seconds = np.array([m.step for m in measurements])
     scaled = thumb * np.median(seconds / (features @ thumb))
     rows = np.vstack([features * scaled / seconds[:, None], _STIFFNESS * np.eye(len(thumb))])
     target = np.concatenate([np.ones(len(seconds)), np.full(len(thumb), _STIFFNESS)])
-    return _non_negative_least_squares(rows, target) * scaled
+    return np.maximum(_non_negative_least_squares(rows, target), _LEAST_SHARE) * scaled
 
 
 def _non_negative_least_squares(

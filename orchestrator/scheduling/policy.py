@@ -82,9 +82,20 @@ def fit(gang: GangShape, free: Sequence[Node]) -> list[Node] | None:
 def workers_that_fit(worker: Mapping[str, float], nodes: Sequence[Node]) -> int:
     """Return how many workers with these resources fit, each on one node."""
     return sum(
-        min(math.floor(node.get(name, 0.0) / amount + _SLACK) for name, amount in worker.items())
+        min(
+            math.floor(node.get(name, 0.0) / _held(name, amount) + _SLACK)
+            for name, amount in worker.items()
+        )
         for node in nodes
     )
+
+
+def _held(name: str, amount: float) -> float:
+    """Return how much of a node's resource a worker holds. A part of a GPU is on one GPU, which has
+    a whole number of such parts; the rest of it is of no use to other workers of the same size."""
+    if name != "GPU" or not 0 < amount < 1:
+        return amount
+    return 1 / math.floor(1 / amount + _SLACK)
 
 
 def left_over(nodes: Sequence[Node], gangs: Iterable[GangShape]) -> list[Node] | None:
@@ -211,10 +222,11 @@ class _FreeResources:
     def _take(self, request: tuple[tuple[str, float], ...]) -> bool:
         for index in range(self._starts.get(request, 0), len(self.nodes)):
             node = self.nodes[index]
-            if all(node.get(name, 0.0) + _SLACK >= amount for name, amount in request):
+            held = [(name, _held(name, amount)) for name, amount in request]
+            if all(node.get(name, 0.0) + _SLACK >= amount for name, amount in held):
                 self._starts[request] = index
                 left = dict(node)
-                for name, amount in request:
+                for name, amount in held:
                     left[name] -= amount
                 self.nodes[index] = left
                 return True

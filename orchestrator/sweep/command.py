@@ -146,7 +146,8 @@ def submit(study: Study, options: argparse.Namespace, console: Console) -> int:
 def _resume_command(options: argparse.Namespace) -> str:
     """Return what `orchestrator.studies resume` needs in addition to the resolved study."""
     directory = str(Path.cwd())
-    return json.dumps({"directory": directory, "only": options.only, "set": options.set})
+    command = {"directory": directory, "only": options.only, "set": options.set}
+    return json.dumps({**command, "address": options.address})
 
 
 @contextmanager

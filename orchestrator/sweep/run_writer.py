@@ -1,11 +1,13 @@
 """Writes to the runs of trials, and closes no run before everything is written.
 
 The tracking store may be unreachable for a while. Failed writes are retried before the run is
-closed. A run is reported as failed only if it cannot be completed even then.
+closed. A run that cannot be completed even then is interrupted, not failed.
 """
 
 from collections.abc import Mapping
 from functools import partial
+
+from mlflow.exceptions import MlflowException
 
 from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.background_writer import BackgroundWriter, Task
@@ -76,12 +78,19 @@ class RunWriter:
             )
 
     def _fail(self, name: str, error: Exception) -> None:
-        """Close the run as failed because it cannot be completed. If that fails too, the study's
-        end closes it. Without disk space, leave it open: the next command completes it."""
+        """Close the run because it cannot be completed now. If the store is the reason, the run is
+        interrupted, and the next command completes it from its last checkpoint. If closing it fails
+        too, or without disk space, the study's end closes it."""
         if is_disk_full(error):
             return self._progress.ended(name, TrialState.INTERRUPTED, "no space left on the disk")
-        if self._run_exists(name):
-            message = f"its results could not be recorded: {_first_line(error)}"
+        if not self._run_exists(name):
+            return
+        message = f"its results could not be recorded: {_first_line(error)}"
+        if isinstance(error, MlflowException):
+            message += "; rerun the command to record them"
+            self._progress.ended(name, TrialState.INTERRUPTED, message)
+            self._study_run.end_trial(self._run_ids[name], "KILLED", message)
+        else:
             cause = self._failures.setdefault(name, message)
             self._progress.ended(name, TrialState.FAILED, message)
             self._study_run.end_trial(self._run_ids[name], "FAILED", cause)

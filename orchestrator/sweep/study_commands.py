@@ -118,7 +118,8 @@ def _resume(options: argparse.Namespace, console: Console) -> int:
         f"--storage={Storage.parse(options.storage).shared}",
         *[f"--{name}={text}" for name in ("only", "set") for text in command.get(name, [])],
     ]
-    arguments += [f"--address={options.address}"] if options.address else []
+    address = options.address or command.get("address")
+    arguments += [f"--address={address}"] if address else []
     arguments += ["--retry-failed"] if options.retry_failed else []
     arguments += ["--retrain-stale"] if options.retrain_stale else []
     with tempfile.TemporaryDirectory() as temporary:

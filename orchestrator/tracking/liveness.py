@@ -18,6 +18,10 @@ HEARTBEAT_SECONDS = 10.0
 
 EXPIRED_SECONDS = 180.0
 
+# After a longer pause between two reads, as of a tracking server that did not answer, silence is
+# counted anew: the other process could not renew its heartbeat either.
+_PAUSE_SECONDS = 60.0
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -37,7 +41,7 @@ class Liveness:
     """Watches the heartbeats of other processes, as this process reads them."""
 
     def __init__(self) -> None:
-        self._first_read: dict[str, tuple[str, float]] = {}
+        self._reads: dict[str, tuple[str, float, float]] = {}  # value, first and last read
 
     def holder(self, parent: Run) -> Holder | None:
         """Return the other process that runs a study, given the study's run; None if there is none
@@ -64,8 +68,8 @@ class Liveness:
     def seconds_unchanged(self, key: str, value: str) -> float:
         """Return for how long this process has read the same `value` under `key`."""
         now = time.monotonic()
-        previous, since = self._first_read.get(key, ("", now))
-        if previous != value:
+        previous, since, last = self._reads.get(key, ("", now, now))
+        if previous != value or now - last > _PAUSE_SECONDS:
             since = now
-        self._first_read[key] = (value, since)
+        self._reads[key] = (value, since, now)
         return now - since

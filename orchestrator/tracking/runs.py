@@ -211,14 +211,16 @@ def select_run(runs: Iterable[TrialRun], study: str, code: str) -> TrialRun | No
 
     Finished runs of any study come first, those of the current code before those of others. Then
     come runs that another process is training now, then unfinished runs of this study; unfinished
-    runs of other studies belong to them. Ties go to the study's own run, then to the latest.
+    runs of other studies belong to them. Ties go to the study's own run, then to the one with the
+    most epochs (MLflow may create a run twice if the answer to the first request is lost), then to
+    the latest.
     """
 
-    def rank(run: TrialRun) -> tuple[int, bool]:
+    def rank(run: TrialRun) -> tuple[int, bool, int]:
         own = run.study == study
         if run.status == "FINISHED":
-            return (3 if run.code == code else 2), own
-        return int(run.active_elsewhere), own
+            return (3 if run.code == code else 2), own, 0
+        return int(run.active_elsewhere), own, run.epoch
 
     candidates = [
         run

@@ -106,16 +106,23 @@ class StudyRun:
             client.update_run(run.run_id, "SCHEDULED")
             ended = dict.fromkeys((tag.STOPPED, tag.REASON, tag.STARTED, tag.ENDED), "")
             self.store.set_tags(run.run_id, {**tags, **ended})
+            if not run.dataset:  # the process that created it was interrupted
+                self._describe(run.run_id, trial)
             return run.run_id
         # The tags include the claim, so that the run never exists without it.
         created = client.create_run(self.experiment_id, run_name=run_name(trial), tags=tags)
         run_id = str(created.info.run_id)
-        cost = {"model/parameters_m": trial.cost.parameters_m, "model/gflops": trial.cost.gflops}
-        self.store.log(run_id, _flattened(asdict(trial.experiment)), cost)
-        data = trial.experiment.data
-        self.store.log_dataset(run_id, trial.dataset, (data.trained_on, data.validation_split))
+        self._describe(run_id, trial)
         client.update_run(run_id, "SCHEDULED")
         return run_id
+
+    def _describe(self, run_id: str, trial: ResolvedTrial) -> None:
+        """Record the settings, the network's cost and the data set of a trial's run."""
+        cost = {"model/parameters_m": trial.cost.parameters_m, "model/gflops": trial.cost.gflops}
+        data = trial.experiment.data
+        # The settings last: a run without them is described again.
+        self.store.log_dataset(run_id, trial.dataset, (data.trained_on, data.validation_split))
+        self.store.log(run_id, _flattened(asdict(trial.experiment)), cost)
 
     def settle_claims(self, trials: Mapping[str, ResolvedTrial]) -> set[str]:
         """Make sure that no process of another study trains the same trials. trials: by run id.

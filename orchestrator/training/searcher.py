@@ -27,6 +27,7 @@ class GangSearcher(Searcher):
     nodes: returns the cluster's nodes; called repeatedly, because nodes join and are lost.
     max_concurrent: maximum number of running trials; None for no limit.
     closed: given the number of trials suggested so far, returns whether no further one may start.
+    ending: returns whether the running trials must end; then none starts, not even another attempt.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class GangSearcher(Searcher):
         nodes: Callable[[], Sequence[Node]],
         max_concurrent: int | None,
         closed: Callable[[int], bool],
+        ending: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
@@ -46,6 +48,7 @@ class GangSearcher(Searcher):
         self._nodes = nodes
         self._max_concurrent = max_concurrent
         self._closed = closed
+        self._ending = ending
         self._clock = clock
         self._current_nodes: Sequence[Node] = ()
         self._nodes_read_at = -math.inf
@@ -55,6 +58,8 @@ class GangSearcher(Searcher):
         waiting = self._waiting
         if self._closed(self._suggested):
             waiting = [trial for trial in waiting if self._attempts[trial.name]]
+        if self._ending():
+            waiting = []
         if not waiting:  # but a running trial may need another attempt
             return None if self._running else Searcher.FINISHED
         now = self._clock()

@@ -346,7 +346,9 @@ def run_jobs(
         for job in jobs
     ]
     channel = EventChannel(events)
-    searcher = GangSearcher(waiting, nodes or connected_nodes, max_concurrent, channel.closed)
+    searcher = GangSearcher(
+        waiting, nodes or connected_nodes, max_concurrent, channel.closed, channel.ending
+    )
     callback = EventCallback(jobs, channel, lambda index: searcher.retry(waiting[index]))
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources_of),

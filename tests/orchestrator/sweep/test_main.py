@@ -35,8 +35,8 @@ def test_trials_that_cannot_run_are_reported_together(
     assert main([str(planned), "--storage", str(tmp_path / "storage"), "--plan"]) == 2
     lines = [line.strip() for line in capfd.readouterr().out.splitlines()]
     assert lines[-3] == "error:"
-    assert lines[-2].startswith("away, seed 0: ")
-    assert lines[-1].startswith("gap, seed 0: ")
+    assert lines[-2].startswith("away, seed 0 and 3 more: ")
+    assert lines[-1].startswith("gap, seed 0 and 1 more: ")
     assert "no samples in split 'trian'; it has train" in lines[-1]
 
 

@@ -211,7 +211,7 @@ def test_code_version_is_recorded_despite_a_failed_start(
     assert recorded.recorder.failures == {}
 
 
-def test_run_with_a_missing_epoch_fails(
+def test_run_with_a_missing_epoch_is_left_to_the_next_command(
     make: Callable[..., RecordedStudy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded = make()
@@ -219,8 +219,10 @@ def test_run_with_a_missing_epoch_fails(
     monkeypatch.setattr(recorded.study_run, "log_epoch", raise_outage)
     recorded.recorder.finished("one", recorded.checkpoint("one"))
     recorded.recorder.close()
-    assert recorded.status("one") == "FAILED"
-    assert "its results could not be recorded" in recorded.recorder.failures["one"]
+    record = recorded.store.trial_run(recorded.trials["one"].run_id)
+    assert record.status == "KILLED"
+    assert "its results could not be recorded" in record.reason
+    assert recorded.recorder.failures == {}
 
 
 def test_outage_is_not_a_deletion_and_does_not_affect_other_trials(
@@ -248,7 +250,7 @@ def test_outage_is_not_a_deletion_and_does_not_affect_other_trials(
     assert not recorded.recorder.unwanted("one")
     assert recorded.status("two") == "FINISHED"
     assert recorded.epochs("one") == recorded.epochs("two") == [1, 2]
-    assert "the server is away" in recorded.recorder.failures["one"]
+    assert "recorded: the server is away; rerun" in recorded.console.export_text(clear=False)
     assert "deleted" not in recorded.console.export_text()
 
 
