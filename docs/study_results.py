@@ -7,6 +7,8 @@ supplementary material as a zip file, all made by the project's own commands.
 """
 
 import argparse
+import base64
+import io
 import json
 import re
 import shutil
@@ -58,6 +60,7 @@ def main() -> int:
             return 1
         svg = chart[0].replace("<svg ", '<svg style="background: white" ', 1)
         (out / name).write_text(svg + "\n", encoding="utf-8")
+    (out / "report.html").write_text(with_smaller_images(page), encoding="utf-8")
     for name in FIGURES:
         found = sorted(options.storage.glob(f"artifacts/*/*/artifacts/figures/{name}.png"))
         if not found:
@@ -67,6 +70,19 @@ def main() -> int:
             figure.convert("RGB").quantize(256).save(out / f"{name}.png", optimize=True)
     print(f"written: {out.relative_to(ROOT)}")
     return 0
+
+
+def with_smaller_images(page: str) -> str:
+    """Return the page with its embedded images compressed more, so that it is below 1 MiB. The same
+    figures are beside it."""
+
+    def smaller(match: re.Match[str]) -> str:
+        target = io.BytesIO()
+        with Image.open(io.BytesIO(base64.b64decode(match[1]))) as image:
+            image.save(target, "JPEG", quality=70, optimize=True)
+        return f"data:image/jpeg;base64,{base64.b64encode(target.getvalue()).decode()}"
+
+    return re.sub(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", smaller, page)
 
 
 def leave_out_page(archive: Path) -> None:
