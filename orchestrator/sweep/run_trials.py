@@ -20,11 +20,13 @@ from orchestrator.sweep.disk_space import DiskSpace
 from orchestrator.sweep.progress import StudyProgress, TrialProgress
 from orchestrator.sweep.recorder import ActiveTrial, Recorder
 from orchestrator.tracking.descriptions import trial_note
+from orchestrator.tracking.queries import history
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.study_run import StudyRun
-from orchestrator.training.job import job_of
+from orchestrator.training.job import job_of, ranked_among
 from orchestrator.training.stop_file import StopFile, stop_file
-from orchestrator.training.tuner import run_jobs
+from orchestrator.training.tuner import EarlierScores, run_jobs
+from pipelines.data.manifest import metric_name
 
 
 def train(
@@ -92,6 +94,7 @@ def train(
                 context.storage.local / "tune",
                 name,
                 study.config.early_stopping,
+                _earlier_scores(study, runs, study_run),
                 nodes=partial(nodes_at_full_size, study.config.resources),
             )
         recorder.close()
@@ -102,6 +105,25 @@ def train(
         stop.withdraw()
         context.stop.graceful = False
     return recorder.failures
+
+
+def _earlier_scores(
+    study: Study, runs: Mapping[str, TrialRun], study_run: StudyRun
+) -> list[EarlierScores]:
+    """Return the recorded scores of the study's trials by which early stopping ranks them."""
+    settings = study.config.early_stopping
+    if settings is None:
+        return []
+    metric = metric_name(f"val/{settings.metric}")
+    return [
+        EarlierScores(
+            trial.name,
+            ranked_among(trial),
+            history(study_run.store, runs[trial.name].run_id, metric),
+        )
+        for trial in study.trials
+        if trial.name in runs
+    ]
 
 
 def _claim(

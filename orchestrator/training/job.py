@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.storage import Storage
 from orchestrator.study.resolved import ResolvedTrial
-from orchestrator.study.study import Study
+from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import has_user_code
 from orchestrator.training.worker import WorkerTask
 from orchestrator.training.worker_logs import output_directory
@@ -57,6 +57,11 @@ class Job:
         return has_user_code(self.task.experiment, self.task.imports)
 
 
+def ranked_among(trial: Trial) -> str:
+    """Return `Job.ranked_among` of a trial."""
+    return "" if trial.sample is None else ", ".join(trial.cell)
+
+
 def job_of(
     trial: ResolvedTrial,
     run_id: str,
@@ -95,5 +100,5 @@ def job_of(
         retries=resources.retries,
         keep_checkpoints=resources.keep_checkpoints,
         storage=storage.at("trials"),
-        ranked_among="" if trial.sample is None else ", ".join(trial.cell),
+        ranked_among=ranked_among(trial),
     )

@@ -3,9 +3,9 @@
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import ray
 from ray import cloudpickle, tune
@@ -96,16 +96,37 @@ class EventChannel:
         return {}
 
 
+@dataclass(frozen=True)
+class EarlierScores:
+    """The scores of a trial that an earlier command recorded, by ascending epoch. ranked_among: see
+    `Job`."""
+
+    name: str
+    ranked_among: str
+    scores: Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """A trial as ASHA knows it: by its name, which another attempt shares."""
+
+    trial_id: str
+
+
 class TableSafeASHA(FIFOScheduler):
     """ASHA on a score of the trials that never stops a trial at its last epoch.
 
     Such a trial is complete, and ends by itself after writing its results. Trials are ranked among
-    those of the same `Job.ranked_among`.
+    those of the same `Job.ranked_among`, those of earlier commands included: without their scores,
+    a resumed trial would enter a rung with the score of a later epoch.
     """
 
-    def __init__(self, settings: EarlyStopping, jobs: Sequence[Job]) -> None:
+    def __init__(
+        self, settings: EarlyStopping, jobs: Sequence[Job], earlier: Sequence[EarlierScores] = ()
+    ) -> None:
         super().__init__()
         self._jobs = jobs
+        metric = f"val/{settings.metric}"
         by_group: dict[str, list[Job]] = {}
         for job in jobs:
             by_group.setdefault(job.ranked_among, []).append(job)
@@ -114,7 +135,7 @@ class TableSafeASHA(FIFOScheduler):
         self._schedulers = {
             group: ASHAScheduler(
                 time_attr="epoch",
-                metric=f"val/{settings.metric}",
+                metric=metric,
                 mode=mode,
                 max_t=max(settings.grace_epochs, *(job.epochs for job in ranked)),
                 grace_period=settings.grace_epochs,
@@ -123,15 +144,22 @@ class TableSafeASHA(FIFOScheduler):
             )
             for group, ranked in by_group.items()
         }
+        for each in earlier:
+            if scheduler := self._schedulers.get(each.ranked_among):
+                known = cast(TuneTrial, _Ranked(each.name))
+                scheduler.on_trial_add(cast(Any, None), known)
+                for epoch, score in each.scores:
+                    result = {"epoch": epoch, metric: score}
+                    scheduler.on_trial_result(cast(Any, None), known, result)
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        self._of(trial).on_trial_add(tune_controller, trial)
+        self._of(trial).on_trial_add(tune_controller, self._ranked(trial))
 
     def on_trial_result(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
         """Return whether the trial continues, see `TrialScheduler`."""
-        action = self._of(trial).on_trial_result(tune_controller, trial, result)
+        action = self._of(trial).on_trial_result(tune_controller, self._ranked(trial), result)
         # `stop_last_trials=False` disables Ray's stop at `max_t`, but not a rung at that epoch.
         if _is_last(self._jobs[trial.config["job"]], result):
             return str(self.CONTINUE)
@@ -140,10 +168,13 @@ class TableSafeASHA(FIFOScheduler):
     def on_trial_complete(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> None:
-        self._of(trial).on_trial_complete(tune_controller, trial, result)
+        self._of(trial).on_trial_complete(tune_controller, self._ranked(trial), result)
 
     def on_trial_remove(self, tune_controller: Any, trial: TuneTrial) -> None:
-        self._of(trial).on_trial_remove(tune_controller, trial)
+        self._of(trial).on_trial_remove(tune_controller, self._ranked(trial))
+
+    def _ranked(self, trial: TuneTrial) -> TuneTrial:
+        return cast(TuneTrial, _Ranked(self._jobs[trial.config["job"]].name))
 
     def _of(self, trial: TuneTrial) -> ASHAScheduler:
         return self._schedulers[self._jobs[trial.config["job"]].ranked_among]
@@ -298,6 +329,7 @@ def run_jobs(
     directory: Path,
     name: str,
     early_stopping: EarlyStopping | None = None,
+    earlier: Sequence[EarlierScores] = (),
     run: Callable[[Job], dict[str, Any]] | None = None,
     nodes: Callable[[], Sequence[Node]] | None = None,
 ) -> None:
@@ -309,7 +341,8 @@ def run_jobs(
     max_concurrent: maximum number of running jobs; None for as many as fit.
     directory: for Tune's own files.
     name: of Tune's experiment.
-    early_stopping: stops trials that score worse than the others.
+    early_stopping: stops trials that score worse than the others. earlier: scores of the study's
+        trials, including those of the jobs, from earlier commands.
     run: what a job's Tune function executes, instead of training.
     nodes: returns the cluster's nodes at its full size; None for the connected nodes.
     """
@@ -354,7 +387,7 @@ def run_jobs(
         tune.with_resources(trainable, resources_of),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=early_stopping and TableSafeASHA(early_stopping, jobs),
+            scheduler=early_stopping and TableSafeASHA(early_stopping, jobs, earlier),
             num_samples=-1,  # `GangSearcher` ends the study
             max_concurrent_trials=len(jobs),  # `GangSearcher` limits them
             reuse_actors=all(may_reuse_process(job, early_stopping) for job in jobs),

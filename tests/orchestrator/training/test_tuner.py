@@ -1,5 +1,6 @@
 """Trials that Tune stops early, tested without a cluster."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from orchestrator.training.job import Job
 from orchestrator.training.tuner import (
     FAILURE,
     OUTCOME,
+    EarlierScores,
     EventCallback,
     EventChannel,
     RequestStopper,
@@ -45,17 +47,25 @@ class Search:
         reduction: int = 3,
         metric: str = "miou",
         rows: str = "",
+        earlier: Sequence[EarlierScores] = (),
     ) -> None:
         self.metric = metric
         groups = rows or " " * len(epochs)
         jobs = [job(str(i), epochs[i], group) for i, group in enumerate(groups)]
-        self.scheduler = TableSafeASHA(EarlyStopping(grace, reduction, metric), jobs)
+        self.scheduler = TableSafeASHA(EarlyStopping(grace, reduction, metric), jobs, earlier)
         self.trials: list[Any] = [
             SimpleNamespace(trial_id=str(index), config={"job": index})
             for index in range(len(jobs))
         ]
         for trial in self.trials:
             self.scheduler.on_trial_add(None, trial)
+
+    def retry(self, index: int) -> None:
+        """Replace a trial of Tune by another one of the same job."""
+        self.trials[index] = SimpleNamespace(
+            trial_id=f"{index}-again", config=self.trials[index].config
+        )
+        self.scheduler.on_trial_add(None, self.trials[index])
 
     def report(self, index: int, epoch: int, score: float) -> str:
         result = {"epoch": epoch, f"val/{self.metric}": score, "config/job": index}
@@ -92,6 +102,21 @@ def test_samples_are_ranked_within_their_row() -> None:
     assert search.report(2, 10, 0.2) == CONTINUE  # the first of its row
     assert search.report(3, 10, 0.1) == STOP
     assert search.report(1, 10, 0.4) == STOP  # better than all of the other row
+
+
+@pytest.mark.parametrize("by", ["retry", "command"])
+def test_resumed_trial_is_ranked_by_the_score_of_the_rungs_epoch(by: str) -> None:
+    earlier = [(epoch, 0.02 * epoch) for epoch in range(1, 27)]
+    known = [EarlierScores("0", " ", earlier), EarlierScores("stopped", " ", [(10, 0.1)])]
+    search = Search(90, 90, earlier=known if by == "command" else ())
+    if by == "retry":
+        for epoch, score in earlier:
+            assert search.report(0, epoch, score) == CONTINUE
+        search.retry(0)
+    assert search.report(0, 27, 0.54) == CONTINUE
+    assert search.report(1, 10, 0.21) == CONTINUE  # the other one had 0.2 there
+    assert search.report(1, 30, 0.5) == CONTINUE
+    assert search.report(0, 30, 0.4) == STOP
 
 
 def test_last_epoch_is_that_of_each_trial() -> None:
