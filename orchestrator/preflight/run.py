@@ -190,6 +190,9 @@ class _Events:
         """The run failed."""
         self._end(PreflightResult(name, None, **asdict(failure)))
 
+    def interrupted(self, name: str) -> None:
+        """Do nothing: a preflight run is repeated."""
+
     def stopped_early(self, name: str) -> None:
         """Preflight runs are not stopped early."""
 

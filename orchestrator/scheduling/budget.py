@@ -38,24 +38,36 @@ class Budget:
         self._left_out: str | None = None
         self._held: str | None = None
 
-    def started(self, name: str) -> None:
-        """Record that a trial's processes are being started."""
-        self._since[name] = self._clock()
+    def started(self, name: str, waits: bool = False) -> None:
+        """Record that a trial's processes are being started. waits: whether its workers may still
+        wait for their devices; these then count from its first report on."""
         self._size[name] = self._devices
+        if not waits:
+            self._since[name] = self._clock()
         self._started += 1
 
-    def worked(self, name: str, devices: float) -> None:
-        """Record a report of a trial, which has held `devices` since its last report."""
+    def worked(self, name: str, devices: float, seconds: float = 0.0) -> None:
+        """Record a report of a trial, which has held `devices` since its last report; for the last
+        `seconds` if it may have waited for them."""
+        if name not in self._size:
+            return
+        self._size[name] = devices
         if name in self._since:
-            self._size[name] = devices
             self._spent_hours += self._running_hours(name)
-            self._since[name] = self._clock()
+        else:
+            self._spent_hours += devices * seconds / 3600
+        self._since[name] = self._clock()
 
-    def ended(self, name: str, failed: bool = False) -> None:
-        """Record that a trial has released its devices."""
+    def interrupted(self, name: str) -> None:
+        """Record that a trial has lost its workers, and waits for others."""
         if name in self._since:
             self._spent_hours += self._running_hours(name)
             del self._since[name]
+
+    def ended(self, name: str, failed: bool = False) -> None:
+        """Record that a trial has released its devices."""
+        self.interrupted(name)
+        self._size.pop(name, None)
         self._failed += failed
 
     @property

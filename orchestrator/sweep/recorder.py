@@ -122,7 +122,8 @@ class Recorder:
 
     def started(self, name: str) -> None:
         """Ray is starting the trial's processes."""
-        self._budget.started(name)
+        resources = self._study_run.study.config.resources
+        self._budget.started(name, waits=resources.most_workers > 1)
         self._started.add(name)
         trial = self._trials[name]
         trial.started_at = None if trial.logged else time.monotonic()
@@ -148,9 +149,14 @@ class Recorder:
             trial.sizes.add(trial.workers)
             record = partial(self._study_run.record_workers, trial.run_id, trial.workers)
             self._writer.write(name, record)
-        self._budget.worked(name, trial.devices * trial.workers)
+        seconds = max(0.0, own_metrics.get("seconds", 0.0) - trial.seconds)
+        self._budget.worked(name, trial.devices * trial.workers, seconds)
         self._log_epoch(name, own_metrics)
         self._progress.epoch(name, int(own_metrics["epoch"]), own_metrics)
+
+    def interrupted(self, name: str) -> None:
+        """The trial has lost its workers; another attempt waits for others."""
+        self._budget.interrupted(name)
 
     def finished(self, name: str, outcome: dict[str, Any]) -> None:
         """The trial has reached its last epoch; its checkpoints become the run's artifacts."""

@@ -51,6 +51,9 @@ class TrialEvents(Protocol):
 
     def epoch(self, name: str, metrics: dict[str, Any]) -> None: ...
 
+    def interrupted(self, name: str) -> None:
+        """The trial has lost its workers, and another attempt waits."""
+
     def finished(self, name: str, outcome: dict[str, Any]) -> None: ...
 
     def failed(self, name: str, failure: Failure) -> None: ...
@@ -286,6 +289,7 @@ class EventCallback(tune.Callback):
             self._channel.events.failed(name, failure)
         else:
             logger.warning("%s: %s (%s), resuming", name, failure.cause, failure.message)
+            self._channel.events.interrupted(name)
             self._retried.add(name)
             self._retry(index)
 

@@ -97,6 +97,9 @@ class Events:
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:
         self.epochs[name] = metrics["epoch"]
 
+    def interrupted(self, name: str) -> None:
+        self.budget.interrupted(name)
+
     def finished(self, name: str, outcome: dict[str, Any]) -> None:
         assert outcome == {"last_checkpoint": name}
         self._end(name, "finished")

@@ -47,6 +47,28 @@ def test_gpu_hours_include_every_device_of_running_and_ended_trials() -> None:
     assert not limited.may_start()
 
 
+def test_gpu_hours_leave_out_the_wait_for_machines() -> None:
+    clock = Clock()
+    limited = budget(clock, devices=4, gpu_hours=10)
+    limited.started("a", waits=True)
+    clock.now += 9 * 3600
+    assert limited.device_hours == 0
+    clock.now += 3600
+    limited.worked("a", 4, seconds=1800)  # half an hour of its first report was training
+    assert limited.device_hours == pytest.approx(2)
+    clock.now += 900
+    limited.interrupted("a")  # it lost a machine
+    clock.now += 5 * 3600
+    assert limited.device_hours == pytest.approx(3)
+    limited.worked("a", 4, seconds=900)
+    clock.now += 900
+    limited.ended("a")
+    clock.now += 3600
+    limited.worked("a", 4, seconds=60)  # a late report
+    clock.now += 3600
+    assert limited.device_hours == pytest.approx(5)
+
+
 def test_gpu_hours_follow_the_current_number_of_workers() -> None:
     clock = Clock()
     limited = budget(clock, devices=1, gpu_hours=100)

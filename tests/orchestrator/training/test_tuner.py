@@ -184,6 +184,9 @@ class Log(Events):
     def started(self, name: str) -> None:
         self.events.append("started")
 
+    def interrupted(self, name: str) -> None:
+        self.events.append("interrupted")
+
     def failed(self, name: str, failure: Failure) -> None:
         self.events.append(f"failed: {failure.cause}")
 
@@ -203,8 +206,8 @@ def test_loss_of_an_earlier_trials_process_does_not_count_for_the_next_trial() -
         callback.on_trial_error(0, [], trial)
 
     lose(attempt(0))  # before it has started
-    assert (log.events, retried) == ([], [0])
+    assert (log.events, retried) == (["interrupted"], [0])
     second = attempt(1)
     callback.on_trial_start(0, [], second)
     lose(second)
-    assert (log.events, retried) == (["started", "failed: lost worker"], [0])
+    assert (log.events, retried) == (["interrupted", "started", "failed: lost worker"], [0])
