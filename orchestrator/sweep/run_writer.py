@@ -7,11 +7,10 @@ closed. A run that cannot be completed even then is interrupted, not failed.
 from collections.abc import Mapping
 from functools import partial
 
-from mlflow.exceptions import MlflowException
-
 from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.background_writer import BackgroundWriter, Task
 from orchestrator.sweep.progress import StudyProgress
+from orchestrator.tracking.store import is_store_error
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.errors import is_disk_full
 
@@ -86,7 +85,7 @@ class RunWriter:
         if not self._run_exists(name):
             return
         message = f"its results could not be recorded: {_first_line(error)}"
-        if isinstance(error, MlflowException):
+        if is_store_error(error):
             message += "; rerun the command to record them"
             self._progress.ended(name, TrialState.INTERRUPTED, message)
             self._study_run.end_trial(self._run_ids[name], "KILLED", message)

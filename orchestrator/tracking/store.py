@@ -53,6 +53,11 @@ class TrackingError(UserError, RuntimeError):
     """A request to the tracking store failed; the message says why and what to do."""
 
 
+def is_store_error(error: BaseException) -> bool:
+    """Whether a request to the tracking store failed, and nothing else."""
+    return isinstance(error, MlflowException)
+
+
 def now_ms() -> int:
     """Return the time in milliseconds since 1970, as the store keeps it of metrics."""
     return int(time.time() * 1000)
