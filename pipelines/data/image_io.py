@@ -45,7 +45,7 @@ def open_image(data: bytes, checksums: bool = False) -> Image.Image:
         if checksums and image.format == "PNG":
             image.verify()
             image = Image.open(io.BytesIO(data))  # a verified image cannot be decoded
-        maxval = _stated_maximum(image)
+        maxval = stated_maximum(image)
         image.load()
         if maxval is not None:
             image.info["maxval"] = maxval
@@ -67,8 +67,9 @@ def open_image(data: bytes, checksums: bool = False) -> Image.Image:
     return image
 
 
-def _stated_maximum(image: Image.Image) -> int | None:
-    """Return the largest value that the header of a PGM states, if Pillow scales it to white."""
+def stated_maximum(image: Image.Image) -> int | None:
+    """Return the largest value that the header of a PGM or PPM states, if Pillow scales it to
+    white."""
     tiles = getattr(image, "tile", [])
     if image.format != "PPM" or not tiles or not isinstance(tiles[0].args, tuple):
         return None
