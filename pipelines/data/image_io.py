@@ -10,6 +10,7 @@ from tempfile import TemporaryFile
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from pipelines.data.files import atomic_file
 from pipelines.data.image_format import Pixels
@@ -196,7 +197,15 @@ def decode_channels(data: bytes, channels: int) -> Pixels:
     Raises:
         ImageError: the data is damaged, or has another number of channels.
     """
-    image = open_image(data)
+    try:
+        # Not by `Image.open`, whose limit would count the pixels of all channels; the image's own
+        # were checked when it was prepared.
+        image = PngImageFile(io.BytesIO(data))
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises all kinds of errors for damaged data
+        raise ImageError(f"damaged or truncated ({error})") from None
     if image.mode not in ("L", "I;16") or image.height % channels:
         raise ImageError(f"is no image with {channels} channels one below another")
     stacked = np.asarray(image)
