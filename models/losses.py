@@ -128,7 +128,7 @@ class ByWorker(Loss):
 
     Does not add up: it is computed for each worker and each part of an accumulated batch by itself,
     and averaged with the numbers of images as weights. Unless it is a mean over images, it depends
-    on how the batch is divided.
+    on how the batch is divided. A share without a labeled pixel has value, weight and gradient 0.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -136,11 +136,16 @@ class ByWorker(Loss):
         self.module = module
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
-        value = self.module(full_size(logits, labels), labels)
+        labeled = (labels != IGNORE_INDEX).any()
+        # A mean over no pixel would be NaN and have a gradient of NaN, even with a weight of 0, so
+        # the loss is computed with labels of all classes.
+        every = torch.arange(labels.numel(), device=labels.device) % logits.shape[1]
+        counted = torch.where(labeled, labels, every.view_as(labels))
+        value = self.module(full_size(logits, labels), counted)
         if not (isinstance(value, Tensor) and value.ndim == 0):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"{type(self.module).__name__} returned {shape}, not a scalar")
-        images = value.new_full((), len(labels))
+        images = len(labels) * labeled.to(value.dtype)
         return torch.stack([value * images, images])
 
     def value(self, statistics: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from tempfile import TemporaryFile
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from pipelines.data.files import atomic_file
 from pipelines.data.image_format import Pixels
@@ -45,7 +46,7 @@ def open_image(data: bytes, checksums: bool = False) -> Image.Image:
         if checksums and image.format == "PNG":
             image.verify()
             image = Image.open(io.BytesIO(data))  # a verified image cannot be decoded
-        maxval = _stated_maximum(image)
+        maxval = stated_maximum(image)
         image.load()
         if maxval is not None:
             image.info["maxval"] = maxval
@@ -67,8 +68,9 @@ def open_image(data: bytes, checksums: bool = False) -> Image.Image:
     return image
 
 
-def _stated_maximum(image: Image.Image) -> int | None:
-    """Return the largest value that the header of a PGM states, if Pillow scales it to white."""
+def stated_maximum(image: Image.Image) -> int | None:
+    """Return the largest value that the header of a PGM or PPM states, if Pillow scales it to
+    white."""
     tiles = getattr(image, "tile", [])
     if image.format != "PPM" or not tiles or not isinstance(tiles[0].args, tuple):
         return None
@@ -195,7 +197,15 @@ def decode_channels(data: bytes, channels: int) -> Pixels:
     Raises:
         ImageError: the data is damaged, or has another number of channels.
     """
-    image = open_image(data)
+    try:
+        # Not by `Image.open`, whose limit would count the pixels of all channels; the image's own
+        # were checked when it was prepared.
+        image = PngImageFile(io.BytesIO(data))
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises all kinds of errors for damaged data
+        raise ImageError(f"damaged or truncated ({error})") from None
     if image.mode not in ("L", "I;16") or image.height % channels:
         raise ImageError(f"is no image with {channels} channels one below another")
     stacked = np.asarray(image)

@@ -60,10 +60,11 @@ class TrainingBatches:
         split: the samples.
         data: crop and augmentation, which decide how much of each image is loaded.
         seed: key, together with the epoch, of the order and the augmentation.
-        global_batch: samples per step over all workers.
+        global_batch: samples per batch over all workers.
         rank, world: rank of this worker and number of workers.
         threads, ahead: number of loading threads and of prefetched batches.
         pin: return batches in pinned memory, for a GPU.
+        parts: batches per step.
 
     Raises:
         BatchSizeError: a global batch has fewer samples than there are workers.
@@ -81,11 +82,12 @@ class TrainingBatches:
         threads: int = 2,
         ahead: int = 4,
         pin: bool = False,
+        parts: int = 1,
     ) -> None:
         uniform = ClassUniform(data.class_uniform, split.centroids) if data.class_uniform else None
         if uniform is not None and not len(uniform.centroids):
             raise DatasetError("class_uniform needs labels, but no sample of the split has one")
-        self.batches = GlobalBatches(len(split), seed, global_batch, rank, world, uniform)
+        self.batches = GlobalBatches(len(split), seed, global_batch, rank, world, uniform, parts)
         self._split = split
         self._data = data
         self._threads = threads
@@ -99,7 +101,7 @@ class TrainingBatches:
         )
 
     def __len__(self) -> int:
-        """Return the number of steps in an epoch."""
+        """Return the number of batches in an epoch."""
         return len(self.batches)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[SourceBatch]:

@@ -68,10 +68,10 @@ class GlobalBatches:
     """The global batches of an epoch over `samples` samples, and the rows of each for one worker.
 
     An epoch has as many draws as samples: a permutation keyed by (seed, epoch), of which
-    `class_uniform` replaces a fraction. The last batch is filled up with the epoch's first draws,
-    as further occurrences (other crops) of their samples, so that every batch is full and no draw
-    is skipped. Of each global batch of B, worker r of W takes rows r*B//W to (r+1)*B//W; W need not
-    divide B.
+    `class_uniform` replaces a fraction. The last step, of `parts` batches, is filled up with the
+    epoch's first draws, as further occurrences (other crops) of their samples, so that every step
+    is full and no draw is skipped. Of each global batch of B, worker r of W takes rows r*B//W to
+    (r+1)*B//W; W need not divide B.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class GlobalBatches:
         rank: int = 0,
         world: int = 1,
         class_uniform: ClassUniform | None = None,
+        parts: int = 1,
     ) -> None:
         if samples < 1:
             raise ValueError(f"an epoch needs at least 1 sample, received {samples}")
@@ -98,10 +99,11 @@ class GlobalBatches:
         self.rank = rank
         self.world = world
         self.class_uniform = class_uniform
+        self.parts = parts
 
     def __len__(self) -> int:
-        """Return the number of steps in an epoch."""
-        return -(-self.samples // self.batch)
+        """Return the number of batches in an epoch."""
+        return -(-self.samples // (self.batch * self.parts)) * self.parts
 
     def epoch(self, epoch: int, first_step: int = 0) -> list[Draws]:
         """Return this worker's rows of every batch of `epoch`, starting at `first_step`."""
@@ -109,12 +111,12 @@ class GlobalBatches:
         low = self.rank * self.batch // self.world
         high = (self.rank + 1) * self.batch // self.world
         return [
-            draws[step * self.batch + low : step * self.batch + high]
-            for step in range(first_step, len(self))
+            draws[index * self.batch + low : index * self.batch + high]
+            for index in range(first_step * self.parts, len(self))
         ]
 
     def _draws(self, epoch: int) -> Draws:
-        """Return the draws of an epoch for all workers, with the last batch filled up."""
+        """Return the draws of an epoch for all workers, with the last step filled up."""
         samples = permutation(self.samples, self.seed, epoch)
         contained = np.full((self.samples, 2), -1, np.int64)
         if self.class_uniform is not None:

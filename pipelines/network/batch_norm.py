@@ -5,7 +5,7 @@ and cannot be compiled into one graph. `SynchronizedBatchNorm` computes the same
 process group, so that any number of workers takes the same step.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -14,22 +14,34 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from models.layers import BatchNorm2d
 from pipelines.network.build import NetworkError
 
 
 def synchronize_batch_norm(model: nn.Module) -> nn.Module:
     """Replace every batch norm in `model` by one that normalizes over all workers.
 
-    Names, parameters and buffers do not change, so checkpoints fit before and after.
+    Names, parameters, buffers and hooks do not change, so checkpoints fit before and after. timm's
+    batch norms with an activation keep it.
 
     Raises:
         NetworkError: the statistics of a layer would still be local to each worker, so the workers'
-            networks would diverge.
+            networks would diverge; or a batch norm has a `forward` or `train` of its own.
     """
-    for parent in list(model.modules()):
+    for prefix, parent in list(model.named_modules()):
         for name, child in parent.named_children():
-            if isinstance(child, _BatchNorm) and not isinstance(child, _LazyNormBase):
+            if not isinstance(child, _BatchNorm) or isinstance(child, _LazyNormBase):
+                continue
+            if _has_activation(child):
+                setattr(parent, name, _SynchronizedBatchNormAct.like(child))
+            elif _is_ordinary(child):
                 setattr(parent, name, SynchronizedBatchNorm.like(child))
+            else:
+                raise NetworkError(
+                    f"{f'{prefix}.{name}'.lstrip('.')} ({type(child).__name__}) is a batch norm "
+                    "with its own `forward` or `train`, which cannot be synchronized over several "
+                    "workers; use BatchNorm2d and separate layers, or one worker"
+                )
     for name, module in model.named_modules():
         if _is_local(module):
             raise NetworkError(
@@ -38,6 +50,23 @@ def synchronize_batch_norm(model: nn.Module) -> nn.Module:
                 "worker"
             )
     return model
+
+
+def _has_activation(norm: _BatchNorm) -> bool:
+    """Whether a layer is timm's `BatchNormAct2d` or `SyncBatchNormAct`."""
+    is_timm = type(norm).__module__.startswith("timm.")
+    return is_timm and hasattr(norm, "drop") and hasattr(norm, "act")
+
+
+def _is_ordinary(norm: _BatchNorm) -> bool:
+    """Whether a layer does what `SynchronizedBatchNorm` does, apart from the statistics."""
+    kind = type(norm)
+    known = (_BatchNorm, nn.SyncBatchNorm, BatchNorm2d, SynchronizedBatchNorm)
+    return (
+        any(kind.forward is each.forward for each in known)
+        and kind.train is nn.Module.train
+        and not {"forward", "train"} & vars(norm).keys()
+    )
 
 
 def _is_local(module: nn.Module) -> bool:
@@ -59,13 +88,11 @@ class SynchronizedBatchNorm(_BatchNorm):
     """
 
     @classmethod
-    def like(cls, norm: _BatchNorm) -> "SynchronizedBatchNorm":
-        """Return a synchronized layer that shares the parameters and buffers of `norm`."""
-        new = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-        new.weight, new.bias = norm.weight, norm.bias
-        new.running_mean, new.running_var = norm.running_mean, norm.running_var
-        new.num_batches_tracked = norm.num_batches_tracked
-        new.train(norm.training)
+    def like(cls, norm: _BatchNorm) -> Self:
+        """Return a synchronized layer that shares everything of `norm`: parameters, buffers,
+        settings and hooks."""
+        new = cls.__new__(cls)
+        vars(new).update(vars(norm))
         return new
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -100,6 +127,17 @@ class SynchronizedBatchNorm(_BatchNorm):
         unbiased = variance * (count / (count - 1).clamp(min=1))
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(unbiased, momentum)
+
+
+class _SynchronizedBatchNormAct(SynchronizedBatchNorm):
+    """timm's `BatchNormAct2d` with the training statistics of the global batch."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self.act(self.drop(super().forward(input)))
+        return output
 
 
 class _GlobalBatchNorm(torch.autograd.Function):

@@ -73,6 +73,13 @@ def load_optimizer_state(
         else:
             raise OptimizerStateError(f"the optimizer has no parameter {name}")
     optimizer.load_state_dict({**loaded, "state": entries})
+    # torch casts the state of a parameter to its data type.
+    for name, index in indices.items():
+        state_of_parameter = optimizer.state.get(parameters[name], {})
+        for key, value in entries.get(index, {}).items():
+            kept = state_of_parameter.get(key)
+            if isinstance(value, Tensor) and isinstance(kept, Tensor) and kept.dtype != value.dtype:
+                state_of_parameter[key] = value.to(parameters[name].device)
 
 
 def _entries(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from typing import IO
 
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from pipelines.data.image_io import stated_maximum
 from pipelines.preparation.tiff import is_tiff, read_tiff_form
 
 # EXIF orientations that exchange height and width.
@@ -88,7 +89,9 @@ def _read_by_pillow(file: Path | IO[bytes]) -> Header:
                 pages = _full_pages(image)
         elif image.format == "MPO":
             pages = 1  # a photo with its depth map or its small preview
-        elif image.format == "PNG" and ";16" in rawmode and not depth:
+        elif not depth and (
+            (image.format == "PNG" and ";16" in rawmode) or (stated_maximum(image) or 0) > 255
+        ):
             depth = f"16-bit {image.mode}"
         alpha = image.has_transparency_data
     return Header((height, width), depth, bands, tiff, pages, alpha, decodable)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from multiprocessing import connection, get_context, parent_process
@@ -57,7 +57,7 @@ def prepare(
 
     Args:
         reader: reads the source.
-        destination: directory or URI; must be empty or not exist.
+        destination: directory, link to one, or URI; must be empty or not exist.
         workers: processes that decode and check samples; 1 uses this process.
         skip_invalid: skip and record invalid samples instead of failing.
         tile: side in pixels of the tiles whose class centroids are recorded.
@@ -68,7 +68,7 @@ def prepare(
             source, another data set at `destination`, or a destination that cannot be written.
         WorkerKilledError: a worker process was killed.
     """
-    location = locate(destination)
+    location = _resolved(locate(destination))
     if not reader.source.is_dir():
         raise DatasetError(f"{reader.source}: no such directory")
     listing = reader.listing()
@@ -82,6 +82,7 @@ def prepare(
         if existing is not None:
             check_classes_occur(existing, location.uri)
             return existing
+        _check_replaceable(location)
         listing, reading = survey(reader, listing)
         if not listing.records:
             raise DatasetError(_report(reader, listing.problems))
@@ -98,6 +99,26 @@ def prepare(
             raise
         writer.commit(manifest, location)
         return manifest
+
+
+def _resolved(location: Location) -> Location:
+    """Return a local location without symbolic links, which a folder cannot be renamed to."""
+    if not location.is_local:
+        return location
+    return replace(location, path=str(location.directory.resolve()))
+
+
+def _check_replaceable(location: Location) -> None:
+    """Check that a folder can be renamed to the destination.
+
+    Raises:
+        DatasetError: it is a mount point.
+    """
+    if location.is_local and os.path.ismount(location.directory):
+        raise DatasetError(
+            f"{location.uri}: is a mount point, which cannot be replaced by the finished data set; "
+            "name a new folder in it"
+        )
 
 
 def _check_outside(destination: Path, listing: Listing) -> None:

@@ -7,6 +7,8 @@ unless the settings say how to read them.
 from __future__ import annotations
 
 import io
+import math
+import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from pipelines.data.image_format import Pixels
 from pipelines.data.image_io import (
     Array,
     ImageError,
+    is_index_image,
     open_image,
     to_indices,
     to_rgb,
@@ -59,7 +62,8 @@ _WHOLE_BANDS = ("RGB", "RGBA", "RGBX")
 def stored_range(data: bytes) -> ValueRange:
     """Return the range of the values of an image of more than 8 bits. Raises ImageError."""
     header = read_header(io.BytesIO(data))
-    values = read_tiff(data) if header.decodable < header.bands else _deep_values(data)
+    unknown = header.decodable < header.bands
+    values = read_tiff(data) if unknown else _deep_values(open_image(data), data)
     _check_finite(values)
     return ValueRange(float(values.min()), float(values.max()), values.size, 0)
 
@@ -108,9 +112,7 @@ def read_pixels(
     if image is None or (header.tiff and last_band > header.decodable):
         image, values = None, read_tiff(data)
     elif header.depth:
-        # Pillow scales the values of a PGM.
-        exact = reading.bits == 16 and "maxval" in image.info
-        values = to_indices(image) if exact else _deep_values(data)
+        values = _deep_values(image, data)
     elif bands is not None and header.bands > 1:
         values = np.asarray(image)
     else:
@@ -240,9 +242,13 @@ def check_single_page(data: bytes) -> None:
         raise ImageError(pages_problem(pages))
 
 
-def _deep_values(data: bytes) -> NDArray[np.generic]:
-    """Return the stored values of an image of more than 8 bits: (height, width) or with bands."""
-    image = open_image(data)
+def _deep_values(image: Image.Image, data: bytes) -> NDArray[np.generic]:
+    """Return the stored values of an image of more than 8 bits: (height, width) or with bands.
+
+    image: of `data`, decoded by `open_image`.
+    """
+    if "maxval" in image.info:  # Pillow scales the values of a PGM or PPM
+        return to_indices(image) if is_index_image(image) else _ppm_values(data)
     if image.mode in DEEP_MODES:
         return np.asarray(image)
     high = np.asarray(image)
@@ -266,6 +272,20 @@ def _deep_values(data: bytes) -> NDArray[np.generic]:
         opened.load()
         low = np.asarray(opened)
     return high.astype(np.uint16) << 8 | low
+
+
+def _ppm_values(data: bytes) -> NDArray[np.uint16]:
+    """Return the values of an intact PPM of 16 bits: uint16 (height, width, 3)."""
+    with Image.open(io.BytesIO(data)) as image:
+        shape = (image.height, image.width, 3)
+        tile = image.tile[0]
+    count = math.prod(shape)
+    if tile.codec_name == "ppm_plain":
+        text = re.sub(rb"#[^\r\n]*", b"", data[tile.offset :])
+        values = np.array(text.split()[:count]).astype(np.uint16)
+    else:
+        values = np.frombuffer(data, ">u2", count, tile.offset).astype(np.uint16)
+    return values.reshape(shape)
 
 
 def _scaled(values: NDArray[np.generic], scale: tuple[float, float]) -> tuple[Array, ValueRange]:

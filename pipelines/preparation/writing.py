@@ -169,13 +169,14 @@ class Writer:
 
     def commit(self, manifest: Manifest, location: Location) -> None:
         """Make the complete data set visible under its final name."""
-        self._staging.delete(JOURNAL_NAME)
         self._staging.write(CARD_NAME, dataset_card(manifest).encode())
         self._staging.write(MANIFEST_NAME, manifest.to_json().encode())
         if location.is_local:
             if location.directory.exists():
                 location.directory.rmdir()
             self._staging.directory.rename(location.directory)
+        # Last, so that no failure before it loses the finished shards.
+        location.delete(JOURNAL_NAME)
 
     def discard(self) -> None:
         """Delete everything in the staging location."""

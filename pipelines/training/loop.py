@@ -195,6 +195,7 @@ class Training:
             threads=self.threads,
             ahead=max(4, self.threads),
             pin=device.type == "cuda",
+            parts=config.accumulation,
         )
         self.validation: EvaluationBatches | None = None
         if data.validation_split is not None:
@@ -320,7 +321,7 @@ class Training:
         steps = self.duration.steps_in(position.epoch)
         steps_before = self.duration.steps_before(position.epoch)
         parts = prefetch_to_device(
-            self.batches.epoch(position.epoch, position.step * config.accumulation),
+            self.batches.epoch(position.epoch, position.step),
             self.augmentation,
             self.numerics.device,
         )

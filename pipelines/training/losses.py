@@ -1,8 +1,10 @@
 """The loss of an experiment."""
 
 import torch
+from torch import Tensor
 
 from models import LossConfig, SegmentationLoss
+from models.losses import Loss
 from models.user_code import failures_as
 from pipelines.data.dataset import Split
 from pipelines.errors import UserError
@@ -18,25 +20,40 @@ def build_loss(config: LossConfig, frequencies: list[float]) -> SegmentationLoss
     frequencies: each class's fraction of the labeled pixels of the training split.
 
     Raises:
-        LossError: a loss cannot be imported or built, or fails on a batch without labels.
+        LossError: a loss cannot be imported or built, fails on a batch with or without labels, or
+            is not finite without labels.
     """
     classes = len(frequencies)
     try:
         criterion = SegmentationLoss(config, classes, frequencies)
     except ValueError as error:
         raise LossError(str(error)) from error
-    labels = torch.full((2, 8, 8), 255)
+    ignored = torch.full((2, 8, 8), 255)
+    labels = ignored.clone()
     labels[0] = torch.arange(64).reshape(8, 8) % classes
     for term, loss in zip(config.term_configs, criterion.each_loss(), strict=True):
-        with failures_as(LossError, f"loss {term.name}: it failed on a small batch"):
-            statistics = loss.statistics(torch.zeros(2, classes, 4, 4), labels)
-            value = loss.value(statistics)
-        if statistics.ndim != 1 or value.ndim != 0:
-            raise LossError(
-                f"loss {term.name}: statistics must have one dimension and value none, received "
-                f"{tuple(statistics.shape)} and {tuple(value.shape)}"
-            )
+        _try(term.name, loss, classes, labels, "a small batch")
+        value = _try(term.name, loss, classes, ignored, "a batch without labels")
+        if not value.isfinite():
+            raise LossError(f"loss {term.name}: it is {value:g} without labels, expected 0")
     return criterion
+
+
+def _try(name: str, loss: Loss, classes: int, labels: Tensor, batch: str) -> Tensor:
+    """Return the loss of uniform logits, a scalar.
+
+    Raises:
+        LossError: it cannot be computed, or has another shape.
+    """
+    with failures_as(LossError, f"loss {name}: it failed on {batch}"):
+        statistics = loss.statistics(torch.zeros(2, classes, 4, 4), labels)
+        value = loss.value(statistics)
+    if statistics.ndim != 1 or value.ndim != 0:
+        raise LossError(
+            f"loss {name}: statistics must have one dimension and value none, received "
+            f"{tuple(statistics.shape)} and {tuple(value.shape)}"
+        )
+    return value
 
 
 def class_frequencies(split: Split) -> list[float]:

@@ -56,7 +56,8 @@ def _without_decay(
         if pattern == "norm":
             names |= set(_normalization(model)) & named.keys()
         elif pattern == "bias":
-            names |= {name for name in named if name.rpartition(".")[2] == "bias"}
+            # Also `in_proj_bias` of torch's attention.
+            names |= {name for name in named if re.search(r"(^|[._])bias$", name)}
         else:
             names |= _matches("optimizer.no_decay", pattern, named)
     return names

@@ -234,6 +234,22 @@ def test_module_of_a_library_is_averaged_over_workers_by_their_images() -> None:
     torch.testing.assert_close(total, 0.4 * halves[0] + 0.6 * halves[1])
 
 
+@pytest.mark.parametrize("weight", [None, torch.tensor([0.0, 1, 2, 3])], ids=["", "weighted"])
+def test_module_of_a_library_ignores_a_share_without_labels(weight: Tensor | None) -> None:
+    arguments = {"ignore_index": 255, "weight": weight}
+    term = LossTermConfig("torch.nn:CrossEntropyLoss", arguments)
+    criterion = SegmentationLoss(LossConfig(terms=(term,)))
+    logits, labels = batch()
+    total, gradient = divided(criterion, logits[3:], labels[3:], [2, 1])
+    labeled, labeled_gradient = divided(criterion, logits[3:5], labels[3:5], [2])
+    torch.testing.assert_close(total, labeled)
+    torch.testing.assert_close(gradient[:2], labeled_gradient)
+    assert not gradient[2].any()
+    total, gradient = divided(criterion, logits[5:], labels[5:], [1])
+    assert total == 0
+    assert not gradient.any()
+
+
 @pytest.mark.parametrize(
     ("term", "message"),
     [

@@ -44,6 +44,20 @@ def test_other_number_of_channels_is_an_error() -> None:
         decode_channels(encode_channels(np.zeros((2, 3, 3), np.uint8)), 4)
 
 
+def test_limit_of_pixels_does_not_count_the_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image of the largest size that `prepare` accepts can be read with any channels."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    values = np.arange(4 * 5 * 13, dtype=np.uint16).reshape(4, 5, 13)
+    assert np.array_equal(decode_channels(encode_channels(values), 13), values)
+
+
+@pytest.mark.parametrize("keep", [0, 20, -30])
+def test_damaged_channels_are_an_error(keep: int) -> None:
+    data = encode_channels(np.arange(260, dtype=np.uint8).reshape(4, 5, 13))
+    with pytest.raises(ImageError, match="damaged or truncated"):
+        decode_channels(data[:keep], 13)
+
+
 def test_rgb_data_sets_keep_their_fingerprint(small_streets: Path) -> None:
     manifest = open_dataset(small_streets).manifest
     document = json.loads((small_streets / MANIFEST_NAME).read_text())

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from models.layers import BatchNorm2d
 from pipelines.network import batch_norm
 from pipelines.network.batch_norm import SynchronizedBatchNorm, synchronize_batch_norm
 from pipelines.network.build import NetworkError
@@ -210,6 +211,75 @@ def test_norms_with_per_rank_statistics_are_rejected(norm: nn.Module) -> None:
     message = rf"^2 \({type(norm).__name__}\) has running statistics that would differ"
     with pytest.raises(NetworkError, match=message):
         synchronize_batch_norm(model)
+
+
+class NormAct(nn.BatchNorm2d):
+    """The form of timm's `BatchNormAct2d`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop = nn.Identity()
+        self.act = nn.PReLU(channels)
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self.act(self.drop(super().forward(input)))
+        return output
+
+
+class FrozenNorm(nn.BatchNorm2d):
+    def train(self, mode: bool = True) -> "FrozenNorm":
+        super().train(False)
+        return self
+
+
+class RenamedNorm(nn.BatchNorm2d):
+    pass
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_batch_norm_of_timm_keeps_its_activation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NormAct, "__module__", "timm.layers.norm_act")
+    model = nn.Sequential(NormAct(CHANNELS))
+    converted = synchronize_batch_norm(copy.deepcopy(model))
+    assert isinstance(converted[0], SynchronizedBatchNorm)
+    batch = images(torch.float32)
+    for mode in (True, False):
+        expected = model.train(mode)(batch)
+        torch.testing.assert_close(converted.train(mode)(batch), expected, rtol=1e-4, atol=1e-4)
+    assert list(converted.state_dict()) == list(model.state_dict())
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(converted.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("norm", [NormAct(CHANNELS), FrozenNorm(CHANNELS)], ids=["act", "frozen"])
+def test_batch_norms_with_their_own_behavior_are_rejected(norm: nn.Module) -> None:
+    model = nn.Sequential(nn.Sequential(norm))
+    message = rf"^0\.0 \({type(norm).__name__}\) is a batch norm with its own `forward` or `train`"
+    with pytest.raises(NetworkError, match=message):
+        synchronize_batch_norm(model)
+
+
+def test_a_replaced_forward_is_rejected() -> None:
+    norm = layer()
+    norm.forward = lambda input: input  # type: ignore[method-assign]
+    with pytest.raises(NetworkError, match=r"^0 \(BatchNorm2d\) is a batch norm with its own"):
+        synchronize_batch_norm(nn.Sequential(norm))
+
+
+def test_subclasses_without_their_own_behavior_are_converted() -> None:
+    model = nn.Sequential(RenamedNorm(CHANNELS), nn.SyncBatchNorm(CHANNELS), BatchNorm2d(CHANNELS))
+    assert {type(each) for each in synchronize_batch_norm(model)} == {SynchronizedBatchNorm}
+
+
+def test_conversion_keeps_hooks() -> None:
+    norm, seen = layer().eval(), []
+    handle = norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    converted = synchronize_batch_norm(nn.Sequential(norm))
+    converted(images(torch.float32))
+    assert len(seen) == 1
+    handle.remove()
+    converted(images(torch.float32))
+    assert len(seen) == 1
 
 
 def _compiling_worker(rank: int, size: int, out: Path) -> None:

@@ -36,6 +36,27 @@ class Counting(torch.optim.Optimizer):
                 parameter -= group["lr"] * group["scale"] / state["count"] * parameter.grad
 
 
+class Compact(torch.optim.Optimizer):
+    """An optimizer whose state has data types other than the parameters'."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter, dtype=torch.bfloat16)
+                    state["sum"] = torch.zeros((), dtype=torch.float64)
+                    state["seen"] = torch.zeros(2, dtype=torch.int64)
+                state["momentum"].mul_(0.9).add_(parameter.grad)
+                state["sum"] += parameter.grad.double().square().sum()
+                state["seen"] += 2**25 + 1  # float32 cannot hold it
+                parameter -= group["lr"] * state["momentum"] / (1 + state["sum"])
+
+
 OPTIMIZERS: dict[str, Build] = {
     "sgd fused": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, fused=True),
     "sgd foreach": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, foreach=True),
@@ -51,6 +72,7 @@ OPTIMIZERS: dict[str, Build] = {
     "asgd": lambda p: torch.optim.ASGD(p, 0.1),
     "rprop": lambda p: torch.optim.Rprop(p, 0.1),
     "own": lambda p: Counting(p, 0.1),
+    "own with other data types": lambda p: Compact(p, 0.1),
 }
 
 
@@ -77,6 +99,11 @@ def test_resumed_optimizer_takes_the_same_steps(build: Build, tmp_path: Path) ->
     state = restore_checkpoint(tmp_path / "checkpoint", other, resumed)
     assert state == {"history": [1]}
     train(other, resumed, 3, 6)
+    for expected, actual in zip(model.parameters(), other.parameters(), strict=True):
+        for key, value in optimizer.state[expected].items():
+            if isinstance(value, torch.Tensor):
+                assert resumed.state[actual][key].dtype == value.dtype, key
+                assert torch.equal(resumed.state[actual][key], value), key
     for name, value in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
 

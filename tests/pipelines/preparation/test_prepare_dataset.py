@@ -57,6 +57,56 @@ def test_destination_among_the_source_files_is_rejected(camvid: CamVidSource) ->
     prepare(CamVid(camvid.directory), camvid.directory / "out")
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_destination_may_be_a_link(camvid: CamVidSource, tmp_path: Path, exists: bool) -> None:
+    (tmp_path / "disk").mkdir()
+    if exists:
+        (tmp_path / "disk" / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "out")
+    manifest = prepare(CamVid(camvid.directory), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert open_dataset(tmp_path / "link").manifest == manifest
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["out"]
+    assert prepare(CamVid(camvid.directory), tmp_path / "link") == manifest
+
+
+def test_mount_point_is_refused_before_any_work(
+    camvid: CamVidSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(CamVid(camvid.directory), tmp_path / "mounted")
+    monkeypatch.setattr(os.path, "ismount", lambda path: True)
+    prepare(CamVid(camvid.directory), tmp_path / "mounted")  # already there
+    checked: list[int] = []
+    with pytest.raises(DatasetError, match="is a mount point, which cannot be replaced"):
+        prepare(
+            CamVid(camvid.directory),
+            tmp_path / "other",
+            progress=lambda done, total: checked.append(done),
+        )
+    assert not checked
+    assert not (tmp_path / ".other.partial").exists()
+
+
+def test_failure_at_the_end_keeps_the_finished_shards(
+    camvid: CamVidSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Path, target: Path) -> None:
+        raise OSError("no permission")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fail)
+        with pytest.raises(DatasetError, match="no permission"):
+            prepare(CamVid(camvid.directory), tmp_path / "out")
+    progress: list[int] = []
+    prepare(
+        CamVid(camvid.directory),
+        tmp_path / "out",
+        progress=lambda done, total: progress.append(done),
+    )
+    assert progress == [6]
+    assert not (tmp_path / "out" / "journal.json").exists()
+
+
 @pytest.mark.parametrize("prefix", ["/SegNet/CamVid/", "camvid/", "./", "C:/data/CamVid/"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", ";\n", " \n\n"])
 def test_published_lists_resolve_by_folder_and_name(

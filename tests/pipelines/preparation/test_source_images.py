@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from pipelines.data.image_io import ImageError, open_image, to_indices
 from pipelines.preparation.image_header import read_orientation
 from pipelines.preparation.image_reading import ImageReading
-from pipelines.preparation.source_images import gif_levels, oriented, read_pixels
+from pipelines.preparation.source_images import gif_levels, oriented, read_pixels, stored_range
 from tests.support.deep_images import png_chunk, write_png16, write_tiff16
 
 RNG = np.random.default_rng(0)
@@ -169,6 +169,28 @@ def test_values_of_a_pgm_are_those_of_its_file(maxval: int, data: st.DataObject)
     binary = f"P5 3 2 {maxval}\n".encode() + np.array(values, kind).tobytes()
     for file in (plain, binary):
         assert to_indices(open_image(file)).ravel().tolist() == values
+
+
+@pytest.mark.parametrize("maxval", [4095, 65535])
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("plain", [False, True], ids=["binary", "plain"])
+def test_scale_means_the_values_of_a_pgm_or_ppm(plain: bool, bands: int, maxval: int) -> None:
+    values = RNG.integers(0, maxval + 1, (6, 9, bands)).astype(np.uint16)
+    kind = {(1, False): "P5", (3, False): "P6", (1, True): "P2", (3, True): "P3"}[bands, plain]
+    text = "# 7 8 9\n" + " ".join(map(str, values.ravel().tolist()))
+    body = text.encode() if plain else values.astype(">u2").tobytes()
+    data = f"{kind} 9 6 {maxval}\n".encode() + body
+    found = stored_range(data)
+    assert (found.low, found.high) == (values.min(), values.max())
+    image = read_pixels(data, ImageReading(scale=(0, maxval)))
+    expected = np.broadcast_to(scaled(values, 0, maxval), (6, 9, 3))
+    assert np.array_equal(image.pixels, expected)
+    assert image.stored is not None
+    assert (image.stored.high, image.stored.clipped) == (values.max(), 0)
+    stored = read_pixels(data, ImageReading(bits=16)).pixels
+    assert np.array_equal(stored, np.broadcast_to(values, (6, 9, 3)))
+    with pytest.raises(ImageError, match=rf"they range from {values.min()} to {values.max()}, so"):
+        read_pixels(data, ImageReading())
 
 
 def test_huge_and_unknown_tiffs_are_explained() -> None:

@@ -519,6 +519,19 @@ def test_accumulation_computes_the_whole_batch(
             torch.testing.assert_close(other_weights[name], value, rtol=1e-11, atol=1e-12)
 
 
+def test_every_accumulated_step_has_a_whole_batch(
+    small_streets: Path, without_norm: NetworkConfig
+) -> None:
+    """The epoch of 14 images ends with 6 of them in a batch of 8, filled up with 2 others."""
+    losses = []
+    for parts in (1, 4):
+        experiment = small_experiment(epochs=1, batch=8, accumulation=parts, learning_rate=1.0)
+        with double_precision():
+            history, _ = run(replace(experiment, model=without_norm), small_streets)
+        losses.append(history[0]["train/loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-12)
+
+
 def test_loss_of_an_accumulated_step_is_the_mean_over_all_labeled_pixels(
     small_streets: Path, without_norm: NetworkConfig
 ) -> None:

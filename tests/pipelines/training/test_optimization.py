@@ -225,6 +225,21 @@ def test_groups_have_their_own_weight_decay_and_rate() -> None:
     check_optimization(Network().to("meta"), config)
 
 
+def test_no_decay_of_biases_includes_those_of_attention() -> None:
+    model = torch.nn.Module()
+    model.attention = torch.nn.MultiheadAttention(4, 2, add_bias_kv=True)
+    model.relative_position_bias_table = torch.nn.Parameter(torch.zeros(3, 2))
+    config = TrainingConfig(optimizer=OptimizerConfig(no_decay=("bias",)), weight_decay=0.05)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    without_decay = {
+        names[parameter]
+        for group in build_optimizer(model, config).param_groups
+        for parameter in group["params"]
+        if group["weight_decay"] == 0
+    }
+    assert without_decay == {"attention.in_proj_bias", "attention.out_proj.bias"}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
