@@ -85,13 +85,19 @@ class _Expansion:
         self.values = [cell.values for cell in cells]
         return tuple(trial for cell in cells for trial in self._trials_of(cell))
 
+    def unmet(self, inherited: bool) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
+        """Yield the conditions that no cell meets, with their keys; call `trials` first.
+        inherited: those of extended files, or those of the study's own file."""
+        for keys, condition in conditions(self.config, self.source):
+            own = self.source.location(keys).name == self.source.name
+            if keys not in self._met and own != inherited:
+                yield keys, condition
+
     def unused(self) -> Iterator[Problem]:
         """Yield conditions that no cell meets and scores that belong to no trial; call `trials`
         first. Conditions of extended files are skipped: not every study needs all of them."""
-        for keys, condition in conditions(self.config, self.source):
-            location = self.source.location(keys)
-            if keys not in self._met and location.name == self.source.name:
-                yield Problem(location, why_unmet(condition, self.values))
+        for keys, condition in self.unmet(inherited=False):
+            yield Problem(self.source.location(keys), why_unmet(condition, self.values))
         for name, variant in self.config.variants.items():
             for score in variant.entered_scores:
                 if score.seed not in self.config.seeds:
@@ -265,13 +271,15 @@ class Expanded:
     """The trials of a study in the order of its file, and what is wrong with them.
 
     unused: conditions that no cell meets, if there are no other problems. untuned: the cells for
-    which `from_search` has no values.
+    which `from_search` has no values. unneeded: keys of the entries of extended files whose
+    condition no cell meets.
     """
 
     trials: tuple[Trial, ...]
     problems: list[Problem]
     unused: list[Problem]
     untuned: list[str]
+    unneeded: frozenset[Keys]
 
 
 def expand(
@@ -290,7 +298,12 @@ def expand(
     expansion = _Expansion(config, source, overrides, proposed)
     trials = expansion.trials()
     unused = [] if expansion.problems else list(expansion.unused())
-    return Expanded(trials, expansion.problems, unused, expansion.untuned)
+    unneeded = frozenset(
+        keys[:-1]
+        for keys, condition in expansion.unmet(inherited=True)
+        if config.sample.keys().isdisjoint(condition)  # or else a later sample may meet it
+    )
+    return Expanded(trials, expansion.problems, unused, expansion.untuned, unneeded)
 
 
 def _contains(value: Any, part: Any) -> bool:

@@ -1,7 +1,7 @@
 """Loads a study file: merges the files it extends and the command line, and expands its trials."""
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,6 @@ def load_study(
         config,
         source,
         original,
-        _resolved(source, overrides),
         tuple(overrides),
         experiment_overrides,
         tuple(only),
@@ -136,7 +135,6 @@ class _Loaded:
     config: StudyConfig
     source: Source
     text: str
-    resolved: str
     overrides: tuple[tuple[str, str], ...]
     experiment_overrides: list[Source]
     only: tuple[str, ...]
@@ -171,7 +169,7 @@ class _Loaded:
             config,
             _only(trials, self.only),
             self.text,
-            self.resolved,
+            _resolved(source, self.overrides, expanded.unneeded),
             warnings,
             trials,
             tuple(overridden),
@@ -198,12 +196,34 @@ def override_of(text: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-def _resolved(source: Source, overrides: Sequence[tuple[str, str]]) -> str:
+def _resolved(
+    source: Source, overrides: Sequence[tuple[str, str]], unneeded: Collection[Keys]
+) -> str:
     """Return the study as one YAML document. Each `--set` is a comment at the top, because a file
-    cannot express that it overrides variants, grid and `when`."""
+    cannot express that it overrides variants, grid and `when`.
+
+    unneeded: keys of inherited entries to leave out, which would be errors in the document.
+    """
     comments = [f"# --set {key}={text}".replace("\n", " ") + "\n" for key, text in overrides]
-    document = {key: value for key, value in source.value.items() if key != "extends"}
+    document = _without(source.value, {("extends",), *unneeded})
     return "".join(comments) + dump_yaml(document)
+
+
+def _without(value: Any, removed: Collection[Keys], keys: Keys = ()) -> Any:
+    """Return nested mappings and lists without the entries at `removed`."""
+    if isinstance(value, dict):
+        return {
+            key: _without(each, removed, (*keys, key))
+            for key, each in value.items()
+            if (*keys, key) not in removed
+        }
+    if isinstance(value, list):
+        return [
+            _without(each, removed, (*keys, index))
+            for index, each in enumerate(value)
+            if (*keys, index) not in removed
+        ]
+    return value
 
 
 def _override(key: str, text: str) -> Source:

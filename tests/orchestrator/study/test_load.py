@@ -529,6 +529,25 @@ def test_resolved_study_defines_the_same_trials(tmp_path: Path) -> None:
     ]
 
 
+def test_resolved_study_lacks_inherited_entries_of_no_cell(tmp_path: Path) -> None:
+    """They would be errors there, because they would no longer be inherited."""
+    variant = """
+  strong:
+    entered: {when: {training.batch: 8}, miou: 69.5, source: server}
+    reference:
+      - {when: {training.batch: 8}, miou: 70.1, source: "Table 9"}
+      - {miou: 71.1, source: "Table 9"}
+"""
+    inherited = RECIPE.replace("\nprotocols:", f"{variant}protocols:")
+    text = "study: small\nextends: recipe.yaml\ncompare_to: strong\n"
+    study = load(tmp_path, {"recipe.yaml": inherited, "study.yaml": text})
+    resolved = load(tmp_path, {"resolved.yaml": study.resolved})
+    assert resolved.trials == study.trials
+    assert resolved.config.when == ()
+    strong = resolved.config.variants["strong"]
+    assert ([each.miou for each in strong.references], strong.entered) == ([71.1], None)
+
+
 def identities(study: Study) -> list[str]:
     values = []
     for trial in study.trials:
