@@ -146,7 +146,7 @@ class _Expansion:
                 self._met.add(("when", index, "if"))
                 cell = overlay(cell, self._conditionals[index])
         cell = self._overridden(cell)
-        self.problems += self._wrong_columns(name, axes, cell.value)
+        self.problems += self._wrong_columns(name, axes, sample, cell)
         values = resolved_values(name, cell.value)
         return _Cell(name, self.config.variants[name], axes, sample, cell, values)
 
@@ -197,18 +197,24 @@ class _Expansion:
         return overlay(cell, without_unknown_keys(added, problems))
 
     def _wrong_columns(
-        self, name: str, axes: Mapping[str, Any], values: Mapping[str, Any]
+        self, name: str, axes: Mapping[str, Any], sample: SearchSample | None, cell: Source
     ) -> Iterator[Problem]:
-        """Yield axes whose values are mappings of which something else overrides a part, so that
-        the table would show values that were not trained."""
-        for axis, value in axes.items():
-            trained = value_at(axis, values)
-            if isinstance(value, dict) and not _contains(trained, value):
-                message = (
-                    f"axis `{axis}` is {as_json(value)}, but `when` or `--set` changes it to "
-                    f"{as_json(trained)} for {name}; do not override keys that the axis sets"
-                )
-                yield Problem(self.source.location(("grid", axis)), message)
+        """Yield values of axes and of the sample that something else overrides, so that the table
+        would show values that were not trained."""
+        sampled = {} if sample is None else sample.values
+        for section, what, shown in (("grid", "axis", axes), ("sample", "sampled", sampled)):
+            for key, value in shown.items():
+                location = self.source.location((section, key))
+                # Unknown keys are reported elsewhere.
+                known = without_unknown_keys(single_value(key, value, location), [])
+                trained = value_at(key, cell.value, None)
+                if not _contains(trained, value_at(key, known.value, None)):
+                    message = (
+                        f"{what} `{key}` is {as_json(value)}, but another axis, `when` or `--set` "
+                        f"changes it to {as_json(trained)} for {name}; do not override what the "
+                        f"`{section}` sets"
+                    )
+                    yield Problem(location, message)
 
     def _overridden(self, cell: Source) -> Source:
         """Return the cell with the command line's overrides."""
@@ -309,7 +315,7 @@ def expand(
 def _contains(value: Any, part: Any) -> bool:
     """Whether `value` has everything that `part` has, and possibly more."""
     if isinstance(value, dict) and isinstance(part, str):  # a class in its short form
-        return bool(value.get("name") == part)
+        return part in (value.get("name"), value.get("network"))
     if isinstance(value, dict) and isinstance(part, dict):
         return all(key in value and _contains(value[key], part[key]) for key in part)
     return bool(value == part)

@@ -196,6 +196,55 @@ def test_column_matches_the_settings_of_its_trials(tmp_path: Path, by_command: b
         load(tmp_path, files, **options)
 
 
+@pytest.mark.parametrize(
+    ("axis", "when", "overrides", "expected"),
+    [
+        ("training.epochs: [10, 20]", "{training: {steps: 5}}", [], "is 10, but .* to null"),
+        (
+            "training.optimizer: [sgd, adamw]",
+            "{training: {optimizer: {name: adamw}}}",
+            [],
+            'is "sgd", but .* to {"name": "adamw"',
+        ),
+        ("training.steps: [10]", "{}", [("training.epochs", "1")], "is 10, but .* to null"),
+        (
+            "model.backbone: [dfnet1]",
+            "{}",
+            [("model", "{backbone: resnet50}")],
+            'is "dfnet1", but .* to "resnet50"',
+        ),
+        ("model.backbone_arguments: [{a: 1}]", "{model: {backbone: dfnet2}}", [], ".* to null"),
+    ],
+)
+def test_column_of_another_value_is_reported(
+    tmp_path: Path, axis: str, when: str, overrides: list[tuple[str, str]], expected: str
+) -> None:
+    text = f"""\
+study: columns
+base: {{model: {{backbone: dfnet1}}}}
+variants: {{a: {{}}}}
+grid: {{{axis}}}
+when: [{{if: {{variant: a}}, set: {when}}}]
+"""
+    with pytest.raises(StudyError, match=f"axis `{axis.split(':')[0]}` {expected}"):
+        load(tmp_path, {"study.yaml": text}, overrides=overrides)
+
+
+def test_name_with_arguments_remains_a_column(tmp_path: Path) -> None:
+    text = """\
+study: columns
+base: {model: {backbone: dfnet1}}
+variants: {a: {}}
+grid: {training.optimizer: [sgd, adamw], training.epochs: [null], training.steps: [9]}
+when:
+  - if: {training.optimizer: adamw}
+    set: {training: {optimizer: {arguments: {eps: 1e-6}}}}
+"""
+    trials = load(tmp_path, {"study.yaml": text}).trials
+    names = [trial.experiment.training.optimizer_config.name for trial in trials]
+    assert names == ["sgd", "adamw"]
+
+
 def test_validation_on_training_data_causes_a_warning(tmp_path: Path) -> None:
     text = SAME + "  two: {set: {data: {train_split: train+val}}}\n"
     (warning,) = load(tmp_path, {"study.yaml": text.replace("{one: {}}", "\n  one: {}")}).warnings
