@@ -384,6 +384,28 @@ def test_replay_compares_bit_for_bit(
         replay(bundle, "b, seed 9", tmp_path / "third", None, train)
 
 
+def test_replay_of_a_study_with_latency_and_a_precision_axis(
+    small_streets: Path, tmp_path: Path, own_store: Path, empty_store: Path
+) -> None:
+    text = f"{PLAIN}grid: {{training.precision: [fp32, bf16]}}\nlatency: {{size: [64, 64]}}\n"
+    text += "report: {columns: [miou, latency_ms, inference_memory_gib]}\n"
+    file = write_study(tmp_path, small_streets, text)
+    fabricate(load_study(file), own_store, cities=FEW)
+    out = tmp_path / "bundle"
+    main([str(file), "--storage", str(own_store), "--out", str(out)])
+
+    def train(study: Study, storage: Path) -> bool:
+        assert study.config.latency is None
+        assert [trial.experiment.training.precision for trial in study.trials] == ["bf16"]
+        storage.mkdir()
+        shutil.copy(empty_store, storage)
+        fabricate(study, storage, cities=FEW)
+        return True
+
+    result = replay(out, "b, bf16", tmp_path / "again", None, train)
+    assert (result.problems, result.notes) == ((), ())
+
+
 def test_replay_is_no_comparison_of_a_run_with_itself(
     bundle: Path, small_streets: Path, tmp_path: Path, own_store: Path
 ) -> None:
