@@ -58,7 +58,8 @@ def load_study(
         (`resources.workers`, `seeds`) overrides the file. A key of the experiment
         (`training.epochs`) overrides variants, grid and `when`, too. An axis of the grid gets that
         single value, and so does a sampled key, which is no longer sampled.
-    only: patterns; a trial is kept if one of them matches its whole name (`*` matches anything).
+    only: names and patterns; a trial is kept if one of them is or matches its whole name (`*`
+        matches anything).
 
     Raises StudyError with all problems at once.
     """
@@ -259,7 +260,9 @@ def _only(trials: tuple[Trial, ...], patterns: Sequence[str]) -> tuple[Trial, ..
     kept = tuple(
         trial
         for trial in trials
-        if any(fnmatch.fnmatchcase(trial.name, pattern) for pattern in patterns)
+        # A name that has brackets, such as `a, [64, 64]`, does not match itself as a pattern.
+        if trial.name in patterns
+        or any(fnmatch.fnmatchcase(trial.name, pattern) for pattern in patterns)
     )
     if not kept:
         names = "; ".join(trial.name for trial in trials)
