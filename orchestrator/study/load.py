@@ -40,7 +40,7 @@ _PLACEHOLDERS: dict[Keys, Any] = {
     ("protocols", ANY): {},
 }
 # Keys that `--set` may change without changing the table. Another `study` gets its own page.
-_TABLE_UNCHANGED = ("study", "description", "resources", "limits", "notify", "first")
+_TABLE_UNCHANGED = ("study", "description", "resources", "limits", "notify", "mirror", "first")
 # An invalid part of one of these makes the whole of it invalid.
 _INDIVISIBLE = ("grid", "sample", "samples", "from_search")
 # If one of these is invalid, checks across the parts of the study would be misleading.

@@ -157,6 +157,7 @@ def test_resolved_study_contains_the_overrides(tmp_path: Path) -> None:
 
 def test_overrides_that_change_no_result_keep_the_page(tmp_path: Path) -> None:
     overrides = [("notify.command", "[echo]"), ("resources.workers", "2"), ("seeds", "[3]")]
+    overrides.append(("mirror.tensorboard", "events"))
     files = {"recipe.yaml": RECIPE, "small.yaml": STUDY}
     assert load(tmp_path, files, overrides=overrides).overridden == ("seeds=[3]",)
 
