@@ -1,5 +1,6 @@
 """Every study file in the project is valid, and the tables match the paper."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_study_resolves(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         else:
             logits = on_meta(model, 10)(torch.empty(1, 3, 33, 65, device="meta"))
             assert logits.shape == (1, 10, 33, 65)
+
+
+@pytest.mark.parametrize("path", list(ROOT.glob("studies/*.yaml")), ids=lambda path: path.name)
+def test_resolved_study_is_the_study(path: Path, tmp_path: Path) -> None:
+    """A recorded study is loaded from its resolved text, where nothing is inherited."""
+    study = load_study(path)
+    file = tmp_path / "study.resolved.yaml"
+    file.write_text(study.resolved)
+    resolved = load_study(file)
+    assert resolved.all_trials == study.all_trials
+    unmet = [each for each in study.config.when if each not in resolved.config.when]
+    kept = tuple(each for each in study.config.when if each not in unmet)
+    assert resolved.config == replace(study.config, extends=(), when=kept)
 
 
 def test_quick_study_has_rows_of_table_1a() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from orchestrator.bundle.write import REPLAYED, environment, last_weights
 from orchestrator.report.results import score_of
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.resolved import absolute
-from orchestrator.study.study import Study
+from orchestrator.study.study import Study, Trial
 from orchestrator.study.validation import suggestion
 from orchestrator.tracking.connection import database_file
 from orchestrator.tracking.queries import history, take_snapshot
@@ -30,6 +31,7 @@ from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingStore, open_existing_store, tracking_uri
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.counts import read_counts
+from pipelines.network.precision import Precision
 from pipelines.preparation.embedded import EMBEDDED
 
 # Trains the study's selected trials in a storage; returns whether they are finished.
@@ -66,20 +68,16 @@ def replay(
             f"trial {name!r} is not finished in the bundle; choose one that is finished"
         )
     overrides = [*bundle.overrides, ("resources.workers", recorded.workers.split("+")[-1] or "1")]
-    overrides += [("training.precision", recorded.precision)] if recorded.precision else []
     # Nobody is notified, no program of the bundle is started, and nothing is written elsewhere.
     overrides += [("notify.url", "null"), ("notify.command", "[]")]
     overrides += [("mirror.tensorboard", "null"), ("mirror.wandb", "null")]
-    overrides += [("latency", "null")]  # of another machine
-    study = bundled_study(bundle, directory, overrides)
+    study = _trained_as(bundled_study(bundle, directory, overrides), recorded, name, dataset)
     study = replace(study, trials=tuple(each for each in study.trials if each.name == name))
     if model := missing_weights(study.trials[0].experiment.training.backbone_weights, directory):
         raise BundleError(
             f"trial {name!r} starts from the weights of the saved model {model}, which this bundle "
             "does not hold; write the bundle with --weights to train it again"
         )
-    if dataset is not None:
-        study = _with_dataset(study, dataset)
     location = study.trials[0].experiment.data.dataset
     if location != EMBEDDED:  # it is made during the training
         _check_data(open_dataset(absolute(location)).manifest.fingerprint, recorded)
@@ -110,15 +108,29 @@ def replay(
     return ReplayResult(tuple(same), tuple(problems), _notes(bundle, recorded, result.run))
 
 
-def _with_dataset(study: Study, dataset: str) -> Study:
-    """Return a study with another location of the data of its selected trials. An override could
-    change an axis of the grid, and thus the trials' names."""
-    moved = {}
-    for trial in study.trials:
-        data = replace(trial.experiment.data, dataset=dataset)
-        moved[trial.name] = replace(trial, experiment=replace(trial.experiment, data=data))
-    all_trials = tuple(moved.get(trial.name, trial) for trial in study.all_trials)
-    return replace(study, trials=tuple(moved.values()), all_trials=all_trials)
+def _trained_as(study: Study, recorded: TrialRun, name: str, dataset: str | None) -> Study:
+    """Return a study with the recorded precision, and if `dataset` is given its location, for the
+    trial `name`, and without the latency of another machine. Overrides could change an axis of the
+    grid, and thus the trials' names, or make the study invalid."""
+
+    def changed(trial: Trial) -> Trial:
+        experiment = trial.experiment
+        if trial.name == name and recorded.precision in get_args(Precision):
+            training = replace(experiment.training, precision=cast(Precision, recorded.precision))
+            experiment = replace(experiment, training=training)
+        if trial.name == name and dataset is not None:
+            experiment = replace(experiment, data=replace(experiment.data, dataset=dataset))
+        return replace(trial, experiment=experiment)
+
+    with_samples = study.with_samples
+    return replace(
+        study,
+        config=replace(study.config, latency=None),
+        trials=tuple(map(changed, study.trials)),
+        all_trials=tuple(map(changed, study.all_trials)),
+        with_samples=with_samples
+        and (lambda samples: _trained_as(with_samples(samples), recorded, name, dataset)),
+    )
 
 
 def _check_data(fingerprint: str, recorded: TrialRun) -> None:

@@ -1,7 +1,7 @@
 """Folders of saved models that a study names (`hf:./FOLDER`), as a bundle holds them."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,16 @@ def copy_saved_models(texts: Iterable[str], directory: Path, with_weights: bool)
                 shutil.copyfile(file, target / file.name)
         found[name] = f"{_NAME}{folder}"
     return found
+
+
+def bundled_weights(location: str, models: Mapping[str, str]) -> str:
+    """Return the location of weights; if they are those of a saved model, that in the bundle.
+    models: see `copy_saved_models`."""
+    for name, bundled in models.items():
+        folder = saved_files(name)[0].parent.resolve()
+        if Path(location).is_relative_to(folder):
+            return f"{bundled.removeprefix('hf:')}/{Path(location).name}"
+    return location
 
 
 def local_model(name: str, directory: Path) -> str:

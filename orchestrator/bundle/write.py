@@ -27,7 +27,7 @@ from orchestrator.bundle.content import (
     digests,
     file_digest,
 )
-from orchestrator.bundle.saved_models import copy_saved_models, renamed
+from orchestrator.bundle.saved_models import bundled_weights, copy_saved_models, renamed
 from orchestrator.report.match_runs import current_code_versions
 from orchestrator.report.results import Result, score_of
 from orchestrator.report.study_report import Report, StudyReport, write_documents
@@ -75,8 +75,7 @@ def write_bundle(
     for result in results:
         _write_counts(study, result, store, directory)
     runs = {
-        # The data set's name here and now, which need not be that of the training's machine.
-        result.trial.name: replace(result.run, dataset=result.trial.experiment.data.dataset)
+        result.trial.name: _as_in_study(result.run, result.trial, models)
         for result in results
         if result.run is not None
     }
@@ -99,6 +98,17 @@ def write_bundle(
     )
     (directory / DESCRIPTION).write_text(bundle.to_json(), encoding="utf-8")
     return report
+
+
+def _as_in_study(run: TrialRun, trial: Trial, models: Mapping[str, str]) -> TrialRun:
+    """Return a run with the names of its data set and initial weights in the study, instead of the
+    paths of the training's machine. models: names in the bundle of saved models."""
+    training = trial.experiment.training
+    backbone, whole = (
+        location and bundled_weights(location, models)
+        for location in (training.backbone_weights, training.init)
+    )
+    return replace(run, dataset=trial.experiment.data.dataset, weights=(backbone, whole))
 
 
 def environment() -> dict[str, Any]:

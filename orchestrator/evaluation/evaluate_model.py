@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import hashlib
 import io
 import json
 import math
@@ -145,8 +146,8 @@ def _metric_config(text: str) -> MetricConfig:
 def evaluation_name(
     dataset: PreparedDataset, split: str, checkpoint: str, config: EvaluationConfig
 ) -> str:
-    """Return the name under which an evaluation is logged, unique to its data, split, checkpoint
-    and protocol."""
+    """Return the name under which an evaluation is logged, unique to its data, split, checkpoint,
+    protocol and metrics."""
     manifest = dataset.manifest
     parts = [
         f"{manifest.name}-{manifest.fingerprint[:8]}",
@@ -156,8 +157,16 @@ def evaluation_name(
     ]
     if config.boundary:
         parts.append(f"boundary-{config.boundary}")
-    parts += [metric.key for metric in metric_configs(config.metrics)]
+    parts += [_metric_name(metric) for metric in metric_configs(config.metrics)]
     return "_".join(parts)
+
+
+def _metric_name(metric: MetricConfig) -> str:
+    """Return a metric's key, with a hash of its arguments if it has any."""
+    if not metric.arguments:
+        return metric.key
+    text = json.dumps(metric.arguments, sort_keys=True)
+    return f"{metric.key}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _check_classes(model: TrainedModel, dataset: PreparedDataset, location: str) -> None:

@@ -191,7 +191,7 @@ def model_metadata(model: TrainedModel, size: tuple[int, int] | None = None) -> 
         scaled += f", where {low} is 0, {high} is 1 and other values are clipped"
     batch, height, width = ("batch", "height", "width") if size is None else (1, *size)
     return {
-        "model": model.name,
+        "model": without_folder(model.name),
         "classes": model.class_names,
         "palette": [list(entry.color) for entry in classes.classes],
         "ignore_index": classes.ignore_index,

@@ -1,6 +1,7 @@
 """Finds the input images of `orchestrator.predict`, and the path of each image's result."""
 
 import glob
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -35,30 +36,41 @@ class FoundImages:
 
 
 def find_images(inputs: Sequence[str], out: Path) -> FoundImages:
-    """Return all images that the files, folders and glob patterns `inputs` refer to.
+    """Return all images that the files, folders and glob patterns `inputs` refer to. Two links to
+    one file are two images, unless their results would have the same path.
 
     In folders, links are followed, hidden files are left out, and so are files without a known
     ending; a file given by name is always read. Skips files in `out`, unless `out` is itself an
     input.
 
-    Raises InputError if an input does not exist, or if two results would have the same path.
+    Raises InputError if an input is empty or does not exist, or if two results would have the same
+    path.
     """
-    by_path: dict[Path, InputImage] = {}
+    images: list[InputImage] = []
+    seen: set[Path | tuple[Path, Path]] = set()
     problems: list[str] = []
     notes: list[str] = []
     for text in inputs:
         found = _expand(text, out)
         for image in found.images:
-            by_path.setdefault(image.path.resolve(), image)
+            name = Path(os.path.abspath(image.path))
+            content = image.path.resolve(), image.result(out)
+            if seen.isdisjoint((name, content)):
+                images.append(image)
+            seen |= {name, content}
         problems += found.problems
         notes += found.notes
-    images = list(by_path.values())
     _check_results(images, out)
     return FoundImages(images, problems, notes)
 
 
 def _expand(text: str, out: Path) -> FoundImages:
-    path = Path(text).expanduser()
+    if not text:  # such as "$FOLDER" of a shell where it is not set
+        raise InputError("an input is empty; name a file, a folder or a pattern")
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"{text}: there is no such user; write the whole path") from None
     if path.is_dir():
         content = search(path)
         notes = [f"{text}: {note}" for note in content.notes()]

@@ -51,12 +51,13 @@ def holds(condition: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
     return all(_matches(value_at(key, values), wanted) for key, wanted in condition.items())
 
 
-def value_at(dotted: str, values: Mapping[str, Any]) -> Any:
-    """Return the value at a dotted key; a sentinel that equals no value if the key is missing."""
+def value_at(dotted: str, values: Mapping[str, Any], missing: Any = _MISSING) -> Any:
+    """Return the value at a dotted key. missing: returned if there is no such key; a sentinel that
+    equals no value by default."""
     value: Any = values
     for key in dotted.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            return _MISSING
+            return missing
         value = value[key]
     return value
 

@@ -85,13 +85,19 @@ class _Expansion:
         self.values = [cell.values for cell in cells]
         return tuple(trial for cell in cells for trial in self._trials_of(cell))
 
+    def unmet(self, inherited: bool) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
+        """Yield the conditions that no cell meets, with their keys; call `trials` first.
+        inherited: those of extended files, or those of the study's own file."""
+        for keys, condition in conditions(self.config, self.source):
+            own = self.source.location(keys).name == self.source.name
+            if keys not in self._met and own != inherited:
+                yield keys, condition
+
     def unused(self) -> Iterator[Problem]:
         """Yield conditions that no cell meets and scores that belong to no trial; call `trials`
         first. Conditions of extended files are skipped: not every study needs all of them."""
-        for keys, condition in conditions(self.config, self.source):
-            location = self.source.location(keys)
-            if keys not in self._met and location.name == self.source.name:
-                yield Problem(location, why_unmet(condition, self.values))
+        for keys, condition in self.unmet(inherited=False):
+            yield Problem(self.source.location(keys), why_unmet(condition, self.values))
         for name, variant in self.config.variants.items():
             for score in variant.entered_scores:
                 if score.seed not in self.config.seeds:
@@ -140,7 +146,7 @@ class _Expansion:
                 self._met.add(("when", index, "if"))
                 cell = overlay(cell, self._conditionals[index])
         cell = self._overridden(cell)
-        self.problems += self._wrong_columns(name, axes, cell.value)
+        self.problems += self._wrong_columns(name, axes, sample, cell)
         values = resolved_values(name, cell.value)
         return _Cell(name, self.config.variants[name], axes, sample, cell, values)
 
@@ -191,18 +197,24 @@ class _Expansion:
         return overlay(cell, without_unknown_keys(added, problems))
 
     def _wrong_columns(
-        self, name: str, axes: Mapping[str, Any], values: Mapping[str, Any]
+        self, name: str, axes: Mapping[str, Any], sample: SearchSample | None, cell: Source
     ) -> Iterator[Problem]:
-        """Yield axes whose values are mappings of which something else overrides a part, so that
-        the table would show values that were not trained."""
-        for axis, value in axes.items():
-            trained = value_at(axis, values)
-            if isinstance(value, dict) and not _contains(trained, value):
-                message = (
-                    f"axis `{axis}` is {as_json(value)}, but `when` or `--set` changes it to "
-                    f"{as_json(trained)} for {name}; do not override keys that the axis sets"
-                )
-                yield Problem(self.source.location(("grid", axis)), message)
+        """Yield values of axes and of the sample that something else overrides, so that the table
+        would show values that were not trained."""
+        sampled = {} if sample is None else sample.values
+        for section, what, shown in (("grid", "axis", axes), ("sample", "sampled", sampled)):
+            for key, value in shown.items():
+                location = self.source.location((section, key))
+                # Unknown keys are reported elsewhere.
+                known = without_unknown_keys(single_value(key, value, location), [])
+                trained = value_at(key, cell.value, None)
+                if not _contains(trained, value_at(key, known.value, None)):
+                    message = (
+                        f"{what} `{key}` is {as_json(value)}, but another axis, `when` or `--set` "
+                        f"changes it to {as_json(trained)} for {name}; do not override what the "
+                        f"`{section}` sets"
+                    )
+                    yield Problem(location, message)
 
     def _overridden(self, cell: Source) -> Source:
         """Return the cell with the command line's overrides."""
@@ -265,13 +277,15 @@ class Expanded:
     """The trials of a study in the order of its file, and what is wrong with them.
 
     unused: conditions that no cell meets, if there are no other problems. untuned: the cells for
-    which `from_search` has no values.
+    which `from_search` has no values. unneeded: keys of the entries of extended files whose
+    condition no cell meets.
     """
 
     trials: tuple[Trial, ...]
     problems: list[Problem]
     unused: list[Problem]
     untuned: list[str]
+    unneeded: frozenset[Keys]
 
 
 def expand(
@@ -290,13 +304,18 @@ def expand(
     expansion = _Expansion(config, source, overrides, proposed)
     trials = expansion.trials()
     unused = [] if expansion.problems else list(expansion.unused())
-    return Expanded(trials, expansion.problems, unused, expansion.untuned)
+    unneeded = frozenset(
+        keys[:-1]
+        for keys, condition in expansion.unmet(inherited=True)
+        if config.sample.keys().isdisjoint(condition)  # or else a later sample may meet it
+    )
+    return Expanded(trials, expansion.problems, unused, expansion.untuned, unneeded)
 
 
 def _contains(value: Any, part: Any) -> bool:
     """Whether `value` has everything that `part` has, and possibly more."""
     if isinstance(value, dict) and isinstance(part, str):  # a class in its short form
-        return bool(value.get("name") == part)
+        return part in (value.get("name"), value.get("network"))
     if isinstance(value, dict) and isinstance(part, dict):
         return all(key in value and _contains(value[key], part[key]) for key in part)
     return bool(value == part)

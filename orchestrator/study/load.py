@@ -1,7 +1,7 @@
 """Loads a study file: merges the files it extends and the command line, and expands its trials."""
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ _PLACEHOLDERS: dict[Keys, Any] = {
     ("protocols", ANY): {},
 }
 # Keys that `--set` may change without changing the table. Another `study` gets its own page.
-_TABLE_UNCHANGED = ("study", "description", "resources", "limits", "notify", "first")
+_TABLE_UNCHANGED = ("study", "description", "resources", "limits", "notify", "mirror", "first")
 # An invalid part of one of these makes the whole of it invalid.
 _INDIVISIBLE = ("grid", "sample", "samples", "from_search")
 # If one of these is invalid, checks across the parts of the study would be misleading.
@@ -58,7 +58,8 @@ def load_study(
         (`resources.workers`, `seeds`) overrides the file. A key of the experiment
         (`training.epochs`) overrides variants, grid and `when`, too. An axis of the grid gets that
         single value, and so does a sampled key, which is no longer sampled.
-    only: patterns; a trial is kept if one of them matches its whole name (`*` matches anything).
+    only: names and patterns; a trial is kept if one of them is or matches its whole name (`*`
+        matches anything).
 
     Raises StudyError with all problems at once.
     """
@@ -117,7 +118,6 @@ def load_study(
         config,
         source,
         original,
-        _resolved(source, overrides),
         tuple(overrides),
         experiment_overrides,
         tuple(only),
@@ -136,7 +136,6 @@ class _Loaded:
     config: StudyConfig
     source: Source
     text: str
-    resolved: str
     overrides: tuple[tuple[str, str], ...]
     experiment_overrides: list[Source]
     only: tuple[str, ...]
@@ -171,7 +170,7 @@ class _Loaded:
             config,
             _only(trials, self.only),
             self.text,
-            self.resolved,
+            _resolved(source, self.overrides, expanded.unneeded),
             warnings,
             trials,
             tuple(overridden),
@@ -198,12 +197,34 @@ def override_of(text: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-def _resolved(source: Source, overrides: Sequence[tuple[str, str]]) -> str:
+def _resolved(
+    source: Source, overrides: Sequence[tuple[str, str]], unneeded: Collection[Keys]
+) -> str:
     """Return the study as one YAML document. Each `--set` is a comment at the top, because a file
-    cannot express that it overrides variants, grid and `when`."""
+    cannot express that it overrides variants, grid and `when`.
+
+    unneeded: keys of inherited entries to leave out, which would be errors in the document.
+    """
     comments = [f"# --set {key}={text}".replace("\n", " ") + "\n" for key, text in overrides]
-    document = {key: value for key, value in source.value.items() if key != "extends"}
+    document = _without(source.value, {("extends",), *unneeded})
     return "".join(comments) + dump_yaml(document)
+
+
+def _without(value: Any, removed: Collection[Keys], keys: Keys = ()) -> Any:
+    """Return nested mappings and lists without the entries at `removed`."""
+    if isinstance(value, dict):
+        return {
+            key: _without(each, removed, (*keys, key))
+            for key, each in value.items()
+            if (*keys, key) not in removed
+        }
+    if isinstance(value, list):
+        return [
+            _without(each, removed, (*keys, index))
+            for index, each in enumerate(value)
+            if (*keys, index) not in removed
+        ]
+    return value
 
 
 def _override(key: str, text: str) -> Source:
@@ -239,7 +260,9 @@ def _only(trials: tuple[Trial, ...], patterns: Sequence[str]) -> tuple[Trial, ..
     kept = tuple(
         trial
         for trial in trials
-        if any(fnmatch.fnmatchcase(trial.name, pattern) for pattern in patterns)
+        # A name that has brackets, such as `a, [64, 64]`, does not match itself as a pattern.
+        if trial.name in patterns
+        or any(fnmatch.fnmatchcase(trial.name, pattern) for pattern in patterns)
     )
     if not kept:
         names = "; ".join(trial.name for trial in trials)

@@ -52,7 +52,8 @@ class Study:
     """A study with its selected trials, in the order of the file.
 
     text: the study file as written. resolved: the study merged with the files it extends, as YAML,
-    with a comment for each `--set`. warnings: problems that do not prevent running the study.
+    with a comment for each `--set` and without inherited entries whose condition no cell meets.
+    warnings: problems that do not prevent running the study.
     all_trials: includes the trials that `--only` leaves out. overridden: each `--set` that changes
     the table. with_samples: returns the study with the given samples of each cell in addition to
     the random ones.

@@ -25,15 +25,17 @@ class BackgroundWriter:
         Errors of both are logged and do not affect later tasks."""
         self._tasks.put((task, on_error))
 
-    def drain(self) -> None:
-        """Wait until all tasks are done, and end the thread."""
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until all tasks are done, and end the thread. timeout: seconds to wait at most.
+        Return whether the tasks are done."""
         self._tasks.put(None)
-        self._thread.join()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
-    def cancel(self) -> None:
-        """End the thread after the current task; drop the others."""
+    def cancel(self, timeout: float | None = None) -> bool:
+        """End the thread after the current task; drop the others. See `drain`."""
         self._cancelled.set()
-        self.drain()
+        return self.drain(timeout)
 
     def _work(self) -> None:
         while (entry := self._tasks.get()) is not None:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 Metrics = Mapping[str, float]
 
+_FINISH_SECONDS = 60.0  # for the upload at the end of a run; without a network, it never ends
+_CLOSE_SECONDS = 120.0  # for all copies at the end of a study
+_CANCEL_SECONDS = 10.0
+
 
 class Sink(Protocol):
     """Receives the metrics of trials; a run in MLflow identifies a trial."""
@@ -91,8 +95,14 @@ class WeightsAndBiases:
                 config=asdict(trial.experiment),
                 resume="allow" if online else None,  # offline, `wandb sync` joins the parts
                 reinit="create_new",  # several trials at a time
-                # Output and load of this process are not those of the trial.
-                settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+                settings=wandb.Settings(
+                    # Output and load of this process are not those of the trial.
+                    silent=True,
+                    console="off",
+                    x_disable_stats=True,
+                    finish_timeout=_FINISH_SECONDS,
+                    finish_timeout_raises=True,
+                ),
             )
         self._runs[run_id].log(dict(metrics), step=int(metrics["epoch"]))
 
@@ -113,6 +123,7 @@ class Mirrors:
         if options.wandb is not None:
             self._sinks.append(WeightsAndBiases(options.wandb, study))
         self._open: set[str] = set()
+        self._writing: Sink | None = None
         self._writer = BackgroundWriter() if self._sinks else None
 
     def log(self, trial: ResolvedTrial, run_id: str, metrics: Metrics) -> None:
@@ -127,16 +138,17 @@ class Mirrors:
         self._submit(lambda sink: sink.end(run_id, is_finished))
 
     def close(self) -> None:
-        """Close the copies of all trials, and wait until everything is written."""
+        """Close the copies of all trials, and wait until everything is written, but not for a sink
+        that blocks."""
         for run_id in list(self._open):
             self.end(run_id, False)
-        if self._writer is not None:
-            self._writer.drain()
+        if self._writer is not None and not self._writer.drain(_CLOSE_SECONDS):
+            self._drop_blocked(_CLOSE_SECONDS)
 
     def cancel(self) -> None:
         """Stop copying."""
-        if self._writer is not None:
-            self._writer.cancel()
+        if self._writer is not None and not self._writer.cancel(_CANCEL_SECONDS):
+            self._drop_blocked(_CANCEL_SECONDS)
 
     def _submit(self, task: Callable[[Sink], None]) -> None:
         if self._writer is not None:
@@ -145,9 +157,16 @@ class Mirrors:
 
     def _run(self, sink: Sink, task: Callable[[Sink], None]) -> None:
         if sink in self._sinks:
+            self._writing = sink
             task(sink)
 
+    def _drop_blocked(self, seconds: float) -> None:
+        if self._writing is not None:
+            self._drop(self._writing, TimeoutError(f"it did not end within {seconds:.0f} s"))
+
     def _drop(self, sink: Sink, error: Exception) -> None:
+        if sink not in self._sinks:  # it blocked, and failed later
+            return
         self._sinks.remove(sink)
         text = next(iter(str(error).splitlines()), type(error).__name__)
         self._warn(f"no more metrics are copied to {sink.name} ({text}); MLflow holds all of them")

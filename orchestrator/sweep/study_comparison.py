@@ -157,7 +157,8 @@ def _score_differences(
             mean = statistics.fmean(other.miou[seed] - row.miou[seed] for seed in seeds)
             difference = "same runs" if same else signed(mean)
         a, b = (mean_and_deviation(list(each.miou.values())) for each in (row, other))
-        yield ", ".join((row.label, *row.grid_cell)), a, b, difference, str(len(seeds))
+        parts = [row.label, *row.grid_cell, *([row.sample.name] if row.sample else [])]
+        yield ", ".join(parts), a, b, difference, str(len(seeds))
 
 
 def _warnings(first: _Side, second: _Side) -> Iterator[str]:
@@ -174,8 +175,9 @@ def _warnings(first: _Side, second: _Side) -> Iterator[str]:
         yield f"the tables use different protocols: {protocols[0]} and {protocols[1]}"
 
 
-def _key(row: Row) -> tuple[str, tuple[str, ...]]:
-    return row.variant, row.grid_cell
+def _key(row: Row) -> tuple[str, tuple[str, ...], int | None]:
+    """Return the row, the grid cell and the number of the sample, if it is of a search."""
+    return row.variant, row.grid_cell, None if row.sample is None else row.sample.number
 
 
 def _run_ids(row: Row) -> set[str]:

@@ -12,6 +12,7 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from orchestrator.evaluate import main
+from orchestrator.evaluation.evaluate_model import evaluation_name
 from orchestrator.evaluation.trained_model import load_model
 from orchestrator.tracking.models import register_best
 from orchestrator.tracking.store import TrackingStore
@@ -91,6 +92,20 @@ def test_scores_are_logged_to_the_run_by_protocol(
         counts = pa.ipc.open_file(file).read_all()
     scores = expected(finished_run, "best", WINDOWS)
     assert sum(counts["tp"].to_pylist()) == int(scores.confusion.diagonal().sum())
+
+
+def test_evaluations_with_other_arguments_have_other_names(small_streets: Path) -> None:
+    dataset = open_dataset(small_streets)
+
+    def name(**arguments: object) -> str:
+        metric = MetricConfig("boundary_f", arguments)
+        config = EvaluationConfig(metrics=(metric,))
+        return evaluation_name(dataset, "val", "best", config)
+
+    assert name().endswith("_val_best_whole_boundary_f")
+    first, second = name(tolerance=2), name(tolerance=3)
+    assert first.startswith(f"{name()}-")
+    assert first != second
 
 
 def test_model_directory_is_scored_without_logging(

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -55,6 +56,13 @@ def _write_model(folder: Path, dataset: Path, config: FENetConfig) -> Path:
     directory = folder / "model"
     write_model_directory(directory, checkpoint, experiment, open_dataset(dataset).manifest)
     return directory
+
+
+def test_metadata_names_a_directory_without_its_path(model: Path) -> None:
+    name = f"runs:/{'1f' * 16}/model"
+    loaded = load_model(f"{model}/", None)
+    assert export_model.model_metadata(loaded)["model"] == "model"
+    assert export_model.model_metadata(replace(loaded, name=name))["model"] == name
 
 
 @pytest.mark.slow

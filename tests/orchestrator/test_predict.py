@@ -218,6 +218,24 @@ def test_results_of_an_earlier_run_are_not_inputs(tmp_path: Path) -> None:
     assert len(twice.images) == 1
 
 
+def test_links_to_one_file_are_separate_images(tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").symlink_to("a.png")
+    (tmp_path / "again").symlink_to("in")
+    names = [str(tmp_path / name) for name in ("in", "again", "in/b.png")]
+    images = find_images(names, tmp_path / "out").images
+    assert [str(image.relative_path) for image in images] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "an input is empty"), ("~no-such-user/x.png", "~no-such-user/x.png: there is no such")],
+)
+def test_input_that_names_nothing_is_reported(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        find_images([text], tmp_path / "out")
+
+
 @given(st.lists(st.sampled_from(["a.png", "a.jpg", "b.png", "s/a.png", "s/t/b.jpg"]), unique=True))
 def test_no_result_overwrites_another_result_or_an_input(
     tmp_path_factory: pytest.TempPathFactory, names: list[str]

@@ -12,7 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
 
+from models.backbones import build_backbone
 from orchestrator.bundle.__main__ import main
 from orchestrator.bundle.check import bundled_study
 from orchestrator.bundle.content import Bundle, BundleError, pack
@@ -231,6 +233,20 @@ def test_own_modules_travel_with_the_bundle(
     assert main([str(out), "--check"]) == 0
 
 
+def test_bundle_names_initial_weights_as_the_study(
+    tmp_path: Path, small_streets: Path, own_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(build_backbone("dfnet1", None, False).state_dict()), "dfnet1.pth")
+    text = PLAIN.replace("training: {", "training: {backbone_weights: dfnet1.pth, ")
+    file = write_study(tmp_path, small_streets, text)
+    fabricate(load_study(file), own_store, cities=FEW)
+    out = tmp_path / "bundle"
+    assert main([str(file), "--storage", str(own_store), "--out", str(out)]) == 0
+    assert Bundle.read(out).runs["a"].weights == ("dfnet1.pth", None)
+    assert str(tmp_path) not in (out / "bundle.json").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("by_option", [False, True])
 def test_configurations_of_saved_models_travel_with_the_bundle(
@@ -261,7 +277,9 @@ def test_configurations_of_saved_models_travel_with_the_bundle(
     assert [path.name for path in (moved / "models" / "1-small").iterdir()] == ["config.json"]
     assert (tmp_path / "whole" / "models" / "1-small" / "model.safetensors").is_file()
     assert main([str(moved), "--check"]) == 0
-    study = bundled_study(Bundle.read(moved), moved)
+    content = Bundle.read(moved)
+    assert content.runs["b"].weights == ("./models/1-small/model.safetensors", None)
+    study = bundled_study(content, moved)
     backbones = {trial.variant: trial.experiment.model.backbone for trial in study.trials}
     assert backbones["b"] == "hf:convnext"
     capsys.readouterr()
@@ -382,6 +400,28 @@ def test_replay_compares_bit_for_bit(
     assert result.problems == ("train/loss, from epoch 2 on",)
     with pytest.raises(BundleError, match="no trial 'b, seed 9' has a run"):
         replay(bundle, "b, seed 9", tmp_path / "third", None, train)
+
+
+def test_replay_of_a_study_with_latency_and_a_precision_axis(
+    small_streets: Path, tmp_path: Path, own_store: Path, empty_store: Path
+) -> None:
+    text = f"{PLAIN}grid: {{training.precision: [fp32, bf16]}}\nlatency: {{size: [64, 64]}}\n"
+    text += "report: {columns: [miou, latency_ms, inference_memory_gib]}\n"
+    file = write_study(tmp_path, small_streets, text)
+    fabricate(load_study(file), own_store, cities=FEW)
+    out = tmp_path / "bundle"
+    main([str(file), "--storage", str(own_store), "--out", str(out)])
+
+    def train(study: Study, storage: Path) -> bool:
+        assert study.config.latency is None
+        assert [trial.experiment.training.precision for trial in study.trials] == ["bf16"]
+        storage.mkdir()
+        shutil.copy(empty_store, storage)
+        fabricate(study, storage, cities=FEW)
+        return True
+
+    result = replay(out, "b, bf16", tmp_path / "again", None, train)
+    assert (result.problems, result.notes) == ((), ())
 
 
 def test_replay_is_no_comparison_of_a_run_with_itself(

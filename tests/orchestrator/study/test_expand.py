@@ -104,6 +104,12 @@ def test_only_keeps_matching_trials(tmp_path: Path) -> None:
     assert problem == "--only x*: matches no trial; the study has: strong; full"
 
 
+def test_only_keeps_a_trial_of_a_name_with_brackets(tmp_path: Path) -> None:
+    text = MINIMAL + "grid: {data.crop: [[64, 64], [32, 32]]}\n"
+    name = "full, [64, 64]"
+    assert [trial.name for trial in load(tmp_path, text, only=[name]).trials] == [name]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [

@@ -157,6 +157,7 @@ def test_resolved_study_contains_the_overrides(tmp_path: Path) -> None:
 
 def test_overrides_that_change_no_result_keep_the_page(tmp_path: Path) -> None:
     overrides = [("notify.command", "[echo]"), ("resources.workers", "2"), ("seeds", "[3]")]
+    overrides.append(("mirror.tensorboard", "events"))
     files = {"recipe.yaml": RECIPE, "small.yaml": STUDY}
     assert load(tmp_path, files, overrides=overrides).overridden == ("seeds=[3]",)
 
@@ -194,6 +195,55 @@ def test_column_matches_the_settings_of_its_trials(tmp_path: Path, by_command: b
     message = r'axis `training\.loss` is {"threshold": 0\.5}, but .*{"threshold": 0\.9'
     with pytest.raises(StudyError, match=message):
         load(tmp_path, files, **options)
+
+
+@pytest.mark.parametrize(
+    ("axis", "when", "overrides", "expected"),
+    [
+        ("training.epochs: [10, 20]", "{training: {steps: 5}}", [], "is 10, but .* to null"),
+        (
+            "training.optimizer: [sgd, adamw]",
+            "{training: {optimizer: {name: adamw}}}",
+            [],
+            'is "sgd", but .* to {"name": "adamw"',
+        ),
+        ("training.steps: [10]", "{}", [("training.epochs", "1")], "is 10, but .* to null"),
+        (
+            "model.backbone: [dfnet1]",
+            "{}",
+            [("model", "{backbone: resnet50}")],
+            'is "dfnet1", but .* to "resnet50"',
+        ),
+        ("model.backbone_arguments: [{a: 1}]", "{model: {backbone: dfnet2}}", [], ".* to null"),
+    ],
+)
+def test_column_of_another_value_is_reported(
+    tmp_path: Path, axis: str, when: str, overrides: list[tuple[str, str]], expected: str
+) -> None:
+    text = f"""\
+study: columns
+base: {{model: {{backbone: dfnet1}}}}
+variants: {{a: {{}}}}
+grid: {{{axis}}}
+when: [{{if: {{variant: a}}, set: {when}}}]
+"""
+    with pytest.raises(StudyError, match=f"axis `{axis.split(':')[0]}` {expected}"):
+        load(tmp_path, {"study.yaml": text}, overrides=overrides)
+
+
+def test_name_with_arguments_remains_a_column(tmp_path: Path) -> None:
+    text = """\
+study: columns
+base: {model: {backbone: dfnet1}}
+variants: {a: {}}
+grid: {training.optimizer: [sgd, adamw], training.epochs: [null], training.steps: [9]}
+when:
+  - if: {training.optimizer: adamw}
+    set: {training: {optimizer: {arguments: {eps: 1e-6}}}}
+"""
+    trials = load(tmp_path, {"study.yaml": text}).trials
+    names = [trial.experiment.training.optimizer_config.name for trial in trials]
+    assert names == ["sgd", "adamw"]
 
 
 def test_validation_on_training_data_causes_a_warning(tmp_path: Path) -> None:
@@ -527,6 +577,25 @@ def test_resolved_study_defines_the_same_trials(tmp_path: Path) -> None:
         "1_000",
         "no",
     ]
+
+
+def test_resolved_study_lacks_inherited_entries_of_no_cell(tmp_path: Path) -> None:
+    """They would be errors there, because they would no longer be inherited."""
+    variant = """
+  strong:
+    entered: {when: {training.batch: 8}, miou: 69.5, source: server}
+    reference:
+      - {when: {training.batch: 8}, miou: 70.1, source: "Table 9"}
+      - {miou: 71.1, source: "Table 9"}
+"""
+    inherited = RECIPE.replace("\nprotocols:", f"{variant}protocols:")
+    text = "study: small\nextends: recipe.yaml\ncompare_to: strong\n"
+    study = load(tmp_path, {"recipe.yaml": inherited, "study.yaml": text})
+    resolved = load(tmp_path, {"resolved.yaml": study.resolved})
+    assert resolved.trials == study.trials
+    assert resolved.config.when == ()
+    strong = resolved.config.variants["strong"]
+    assert ([each.miou for each in strong.references], strong.entered) == ([71.1], None)
 
 
 def identities(study: Study) -> list[str]:

@@ -77,6 +77,22 @@ def moments(values: list[float]) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (("training", "{learning_rate: 0.5}"), "sampled `training.learning_rate` is "),
+        (("training.optimizer.name", "adamw"), 'sampled `training.optimizer` is "sgd"'),
+        (("training.optimizer.arguments.eps", "1e-3"), 'sampled `training.optimizer` is {"name"'),
+    ],
+)
+def test_sample_of_another_value_is_reported(
+    tmp_path: Path, override: tuple[str, str], expected: str
+) -> None:
+    text = problems(tmp_path, STUDY, overrides=[override])
+    assert expected in text
+    assert "`when` or `--set` changes it to " in text
+
+
+@pytest.mark.parametrize(
     ("kind", "transform", "mean", "deviation"),
     [
         ("log", math.log, math.log(1e-4 * 10) / 2, math.log(1e5) / math.sqrt(12)),

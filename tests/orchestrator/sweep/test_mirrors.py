@@ -3,10 +3,12 @@
 import importlib.util
 import struct
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -126,6 +128,41 @@ def test_failing_copy_is_reported_once_and_left_out(
     (line,) = lines
     assert line.startswith("no more metrics are copied to TensorBoard (")
     assert line.endswith("; MLflow holds all of them")
+
+
+@pytest.mark.parametrize("end", ["close", "cancel"])
+def test_upload_that_never_ends_is_a_warning(
+    end: str, trials: tuple[ResolvedTrial, ResolvedTrial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[wandb.Settings] = []
+    is_finishing, has_network = threading.Event(), threading.Event()
+
+    class Run:
+        def log(self, metrics: dict[str, float], step: int) -> None:
+            pass
+
+        def finish(self, exit_code: int) -> None:
+            is_finishing.set()
+            has_network.wait()
+
+    def init(settings: wandb.Settings, **options: Any) -> Run:
+        given.append(settings)
+        return Run()
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr("orchestrator.sweep.mirrors._CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr("orchestrator.sweep.mirrors._CANCEL_SECONDS", 0.2)
+    lines: list[str] = []
+    mirrors = Mirrors(MirrorOptions(wandb=WandbOptions("flows", mode="online")), "s", lines.append)
+    mirrors.log(trials[0], RUN_IDS[0], {"epoch": 1, "val/miou": 0.5})
+    mirrors.end(RUN_IDS[0], True)
+    is_finishing.wait()
+    getattr(mirrors, end)()
+    has_network.set()
+    (settings,) = given
+    assert (settings.finish_timeout, settings.finish_timeout_raises) == (60, True)
+    (line,) = lines
+    assert line.startswith("no more metrics are copied to Weights & Biases (it did not end within")
 
 
 def test_copies_that_cannot_be_written_are_refused(

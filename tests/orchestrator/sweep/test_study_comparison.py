@@ -44,3 +44,16 @@ def test_study_is_equal_to_its_own_file(
     assert output.count("same runs") == 2
     assert main(["compare", "plain", "plane", "--storage", str(own_store)]) == 2
     assert "no study is called 'plane'; did you mean" in capsys.readouterr().out
+
+
+def test_equal_samples_of_searches_are_compared(
+    tmp_path: Path, small_streets: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = PLAIN.replace("compare_to: a", "kind: search")
+    text += "sample: {training.learning_rate: {log: [1e-3, 1]}}\nsamples: 2\n"
+    file = write_study(tmp_path, small_streets, text)
+    fabricate(load_study(file), own_store, cities=FEW)
+    assert main(["compare", "plain", str(file), "--storage", str(own_store)]) == 0
+    output = capsys.readouterr().out
+    assert output.count("same runs") == 4
+    assert all(f"{row}, sample {number} " in output for row in "ab" for number in range(2))
