@@ -126,5 +126,6 @@ def test_folds_replace_the_validation_split(tmp_path: Path) -> None:
 def test_too_many_folds_for_the_groups_are_reported(tmp_path: Path, cityscapes: Path) -> None:
     text = STUDY.replace("data: {", f"data: {{dataset: {cityscapes}, ")
     study = load(tmp_path, f"{text}folds: 2\n")
-    with pytest.raises(DatasetError, match=r"a, fold 0 and 3 more: .*'train' has 1 group, too few for 2"):
+    message = r"a, fold 0 and 3 more: .*'train' has 1 group, too few for 2"
+    with pytest.raises(DatasetError, match=message):
         resolve_trials(study.trials, "cpu", tmp_path)
