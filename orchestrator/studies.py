@@ -85,7 +85,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     resume.add_argument("study", metavar="STUDY")
     for option in ("--retry-failed", "--retrain-stale"):
         resume.add_argument(option, action="store_true", help="as for orchestrator.sweep")
-    resume.add_argument("--address", help="a running Ray cluster, as for orchestrator.sweep")
+    resume.add_argument(
+        "--address",
+        help="a running Ray cluster, as for orchestrator.sweep, or local "
+        "(default: that of the last run)",
+    )
     return parser
 
 

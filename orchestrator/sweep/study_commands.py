@@ -118,8 +118,8 @@ def _resume(options: argparse.Namespace, console: Console) -> int:
         f"--storage={Storage.parse(options.storage).shared}",
         *[f"--{name}={text}" for name in ("only", "set") for text in command.get(name, [])],
     ]
-    address = options.address or command.get("address")
-    arguments += [f"--address={address}"] if address else []
+    address = options.address or command.get("address") or "local"
+    arguments += [f"--address={address}"] if address != "local" else []
     arguments += ["--retry-failed"] if options.retry_failed else []
     arguments += ["--retrain-stale"] if options.retrain_stale else []
     with tempfile.TemporaryDirectory() as temporary:

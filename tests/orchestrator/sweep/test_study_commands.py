@@ -1,5 +1,6 @@
 """`orchestrator.studies` on recorded trials: their order, and their names."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from orchestrator.storage import Storage
 from orchestrator.studies import main
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
+from orchestrator.sweep import study_commands
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
 from orchestrator.training.worker_logs import output_directory, output_file
@@ -52,3 +54,38 @@ def test_trials_have_the_files_order_and_are_found_by_label(
         assert main(["logs", name, *storage]) == 0
         assert capsys.readouterr().out == "log of apple, seed 1\n"
     assert main(["logs", "FENet, seed 2", *storage]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "address"),
+    [
+        ([], ["--address=10.0.0.5:6379"]),
+        (["--address", "10.0.0.6:6379"], ["--address=10.0.0.6:6379"]),
+        (["--address", "local"], []),
+    ],
+)
+def test_study_is_resumed_on_the_cluster_that_trained_it(
+    options: list[str],
+    address: list[str],
+    tmp_path: Path,
+    small_streets: Path,
+    empty_store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    store = TrackingStore(tracking_uri(tmp_path), tmp_path / "artifacts")
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace("DATASET", str(small_streets)))
+    study_run = StudyRun.open(store, load_study(file))
+    command = {"directory": str(tmp_path), "only": ["a*"], "set": [], "address": "10.0.0.5:6379"}
+    study_run.record_command(json.dumps(command))
+    study_run.close("KILLED")
+    passed: list[str] = []
+
+    def sweep(arguments: list[str]) -> int:
+        passed.extend(arguments[1:])
+        return 0
+
+    monkeypatch.setattr(study_commands, "sweep_main", sweep)
+    assert main(["resume", "named", "--storage", str(tmp_path), *options]) == 0
+    assert passed == [f"--storage={tmp_path}", "--only=a*", *address]
