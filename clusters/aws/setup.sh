@@ -12,7 +12,8 @@ for _ in {1..60}; do
   sudo apt-get -qq -o APT::Update::Error-Mode=any update && break
   sleep 10
 done
-sudo DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 install -y python3-venv rsync
+sudo DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 install -y \
+  python3-venv python3-dev gcc rsync    # torch.compile needs a C compiler
 sudo install -d -o "$USER" -g "$USER" /opt/orchestrator
 python3 -m venv /opt/orchestrator
 $PYTHON -m pip install --quiet --disable-pip-version-check --constraint "$PROJECT/constraints.txt" \

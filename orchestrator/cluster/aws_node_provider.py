@@ -36,6 +36,8 @@ _ADVICE = {
     "UnfulfillableCapacity": _CAPACITY,
     "MaxSpotInstanceCountExceeded": f"{_QUOTA} ('All G and VT Spot Instance Requests')",
     "VcpuLimitExceeded": f"{_QUOTA} ('Running On-Demand G and VT instances')",
+    "Unsupported": "the zone tried last lacks the type; `ray monitor cluster.yaml` shows what the "
+    "other zones answered, such as a quota of 0",
     "UnauthorizedOperation": "add the type to `Machines` of clusters/aws/permissions.yaml's stack",
     _NO_SPOT_ROLE: "an administrator runs `aws iam create-service-linked-role --aws-service-name "
     "spot.amazonaws.com` once",
@@ -78,7 +80,10 @@ class SpotFirst(AWSNodeProvider):
         """Set a machine's tags, and count failed set-ups."""
         status = tags.get(TAG_RAY_NODE_STATUS)
         if status == STATUS_UPDATE_FAILED:
-            self._failed_setups.add(node_id)
+            if self.is_terminated(node_id):  # reclaimed meanwhile; Ray tries a set-up three times
+                self._failed_setups.discard(node_id)
+            else:
+                self._failed_setups.add(node_id)
         elif status == STATUS_UP_TO_DATE:
             self._failed_setups.clear()
         super().set_node_tags(node_id, tags)

@@ -29,7 +29,7 @@ pytestmark = [
 
 PEOPLE, HEAD, WORKER = "segmentation", "segmentation-head", "segmentation-worker"
 # Actions that docs/aws.md tells people to take in addition to Ray's commands.
-BY_HAND = {"ec2:CreateKeyPair", "ssm:StartSession"}
+BY_HAND = {"ec2:CreateKeyPair", "ssm:StartSession", "ssmmessages:OpenDataChannel"}
 BY_HAND |= {"cloudformation:DescribeStacks", "iam:GetRole", "servicequotas:GetServiceQuota"}
 # Actions of the head's agent of Session Manager.
 AGENT = {"ssm:UpdateInstanceInformation", "ssmmessages:*"}

@@ -185,6 +185,20 @@ def test_no_machine_is_started_after_three_failed_set_ups(aws: Any, config: dict
     assert len(launched_machines(aws)) == 8
 
 
+def test_machine_that_is_reclaimed_during_its_set_up_is_no_failed_one(
+    aws: Any, config: dict[str, Any]
+) -> None:
+    provider = provider_of(config, [8], 8)
+    create(provider, config, 3)
+    for machine in provider.non_terminated_nodes({}):
+        provider.set_node_tags(machine, {TAG_RAY_NODE_STATUS: "update-failed"})
+        aws.terminate_instances(InstanceIds=[machine])
+        provider.non_terminated_nodes({})  # as in each round of Ray's autoscaler
+        provider.set_node_tags(machine, {TAG_RAY_NODE_STATUS: "update-failed"})
+    create(provider, config, 1)
+    assert len(launched_machines(aws)) == 4
+
+
 def test_studies_on_the_head_report_the_reason_of_a_refusal(
     aws: Any, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
