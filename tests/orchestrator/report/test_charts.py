@@ -24,6 +24,8 @@ from orchestrator.report.charts import (
 )
 from orchestrator.report.curves import Curve, draw_curves
 from orchestrator.report.forest import ForestLine, draw_forest, limits_of
+from orchestrator.report.sample_plot import SampledSeries, draw_samples
+from orchestrator.study.sampling import RangeConfig
 
 PAGE = Path(charts.__file__).parent / "templates" / "page.html"
 LINES = [
@@ -142,6 +144,25 @@ def test_forest_plot_as_svg_and_pdf() -> None:
     assert "currentColor" in svg
     assert as_pdf(figure).startswith(b"%PDF")
     assert as_pdf(figure) == as_pdf(draw_forest(LINES, limits, "points", "resnet18"))
+
+
+@pytest.mark.parametrize("label", [r"ours ($\textsc{df}$)", "cost $5_a to $10_b"])
+def test_labels_are_plain_text(label: str) -> None:
+    figures = [
+        draw_forest([ForestLine(label, 1.0, None, (1.0,), None, False)], (0.0, 2.0), label, label),
+        draw_accuracy([point(label, 1, 60), point("b", 2, 61)], label),
+        draw_curves([Curve(label, 0, ([(1, 1.0), (2, 2.0)],))], label),
+    ]
+    for figure in figures:
+        assert label in as_svg(figure, "title")
+
+
+def test_ticks_of_a_logarithmic_key_are_plain_text() -> None:
+    samples = {number: ({"rate": 10.0**-number}, 60.0) for number in range(4)}
+    series = [SampledSeries("row", 0, samples, 1)]
+    svg = as_svg(draw_samples(series, {"rate": RangeConfig(log=(1e-3, 1))}, "mIoU %"), "Samples")
+    assert "1e\N{MINUS SIGN}02" in svg
+    assert "mathdefault" not in svg
 
 
 def test_only_significant_differences_have_a_color() -> None:
