@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from orchestrator.report.latency import latency_record
-from orchestrator.report.rows import Row
+from orchestrator.report.rows import Row, is_finished
 from orchestrator.report.scores import find_score
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.repetition import Repetition, repetition_text
@@ -85,7 +85,7 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
     experiment, protocol = row.results[0].trial.experiment, study.config.report.protocol
     scoring = experiment.evaluation if protocol is None else study.config.protocols[protocol]
     split = study.config.scored_split(protocol, experiment.data.validation_split)
-    states = {result.state for result in row.results if result.miou is None}
+    states = {result.state for result in row.results if not is_finished(result)}
     return {
         "kind": "trained",
         "variant": row.variant,
