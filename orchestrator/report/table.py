@@ -54,13 +54,19 @@ class Table:
         return replace(self, columns=tuple(columns), sections=sections, published=0)
 
     def without_axes(self) -> "Table":
-        """Return the table without the columns of grid axes if the sections' titles have them."""
-        if not any(self.sections.values()):
+        """Return the table without the columns of grid axes if the sections' titles have them. The
+        labels of published rows then have the values."""
+        end = len(self.columns[0].values) - self.published
+        if not any(title for index, title in self.sections.items() if index < end):
             return self
-        kept = tuple(
-            c for c in self.columns if c.numeric or c.key in ("variant", "compared_to", "")
-        )
-        return replace(self, columns=kept)
+        text = ("variant", "compared_to", "")
+        axes = [c.values for c in self.columns if not c.numeric and c.key not in text]
+        labels = list(self.columns[0].values)
+        for index in range(end, len(labels)):
+            values = [axis[index] for axis in axes if axis[index] != EMPTY]
+            labels[index] += f" ({', '.join(values)})" if values else ""
+        first, *others = (c for c in self.columns if c.numeric or c.key in text)
+        return replace(self, columns=(replace(first, values=tuple(labels)), *others))
 
     @property
     def breaks(self) -> frozenset[int]:
