@@ -41,8 +41,9 @@ class ClassDifference:
 
     @property
     def text(self) -> str:
-        """The difference in points, or IoU in percent without one; empty for an absent class."""
-        if math.isnan(self.iou):
+        """The difference in points, or IoU in percent without one; empty for a class that does not
+        occur in both rows."""
+        if math.isnan(self.iou if self.mean is None else self.mean):
             return ""
         return f"{self.iou:.1f}" if self.mean is None else signed(self.mean)
 

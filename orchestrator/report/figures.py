@@ -197,7 +197,10 @@ def _classes(
         lines = [
             ForestLine(c.name, c.mean, c.interval, c.seeds, None, c.significant) for c in shown
         ]
-        panels[cell] = lines, f"IoU points, {line.label} minus {base}"
+        axis = f"IoU points, {line.label} minus {base}"
+        if len(shown) < len(classes):
+            axis += f"\n{len(shown)} of {len(classes)} classes, those with the largest differences"
+        panels[cell] = lines, axis
     everything = [line for lines, _ in panels.values() for line in lines]
     for cell, (lines, axis) in panels.items():
         figure = draw_compact_forest(lines, limits_of(everything), axis, titles[cell])
