@@ -8,6 +8,7 @@ from orchestrator.report.cells import (
     EMPTY,
     axis_text,
     difference_text,
+    gflops_text,
     miou_text,
     number,
     p_text,
@@ -207,17 +208,17 @@ def _profile_table(study: Study, rows: Sequence[Row], others: Sequence[Published
     references = [row.reference for row in rows]
     columns = _names(study, rows, others)
     blank = [EMPTY] * len(others)
-    for name, digits, ours, theirs, published in (
+    for name, text, ours, theirs, published in (
         (
             "params M",
-            2,
+            lambda value: number(value, 2),
             [row.parameters_m for row in rows],
             [each.parameters_m if each else None for each in references],
             [other.parameters_m for other in others],
         ),
         (
             "GFLOPs",
-            1,
+            gflops_text,
             [row.gflops for row in rows],
             [each.gflops if each else None for each in references],
             [other.gflops for other in others],
@@ -228,8 +229,8 @@ def _profile_table(study: Study, rows: Sequence[Row], others: Sequence[Published
             for own, other in zip(ours, theirs, strict=True)
         ]
         columns += [
-            Column(name, (*(number(value, digits) for value in ours), *blank)),
-            Column("published", tuple(number(value, digits) for value in (*theirs, *published))),
+            Column(name, (*map(text, ours), *blank)),
+            Column("published", tuple(map(text, (*theirs, *published)))),
             Column("difference", (*differences, *blank)),
         ]
     return _table(columns, rows, others)

@@ -606,6 +606,33 @@ def test_profile_report_compares_with_published_values(tmp_path: Path) -> None:
     assert "mIoU" not in report.markdown()
 
 
+def test_profile_of_small_networks(tmp_path: Path) -> None:
+    path = tmp_path / "costs.yaml"
+    path.write_text("""\
+study: costs
+kind: profile
+profile: {classes: 3, size: [32, 32]}
+grid: {model.channels: [8, 16]}
+base: {model: {backbone: dfnet1}}
+variants:
+  a: {reference: {parameters_m: 8.1, gflops: 0.02}}
+published:
+  - {label: other, gflops: 0.034, when: {model.channels: [8, 16]}}
+""")
+    study = load_study(path)
+    store = TrackingStore(tracking_uri(tmp_path / "storage"), None)
+    report = StudyReport(study, store, costs=profile_costs(study)).read()
+    (_, table), *_ = report.tables
+    first = [column.name for column in table.columns].index("GFLOPs")
+    ours, theirs = table.columns[first : first + 2]
+    assert all(0.005 < float(text) < 0.1 for text in ours.values[:2])
+    assert theirs.values == ("0.02", "0.02", "0.034")
+    lines = report.records()
+    assert [line["kind"] for line in lines] == ["profile", "profile", "published"]
+    assert not any(line[name] for line in lines for name in ("split", "protocol", "unfinished"))
+    assert lines[2]["model.channels"] == "8, 16"
+
+
 @pytest.mark.slow
 def test_comparison_figure_is_embedded_in_the_page(tmp_path: Path, small_streets: Path) -> None:
     path = write_study(tmp_path, small_streets, PLAIN)
