@@ -165,6 +165,7 @@ def _accuracy(study: Study, rows: Sequence[Row]) -> Iterator[ReportFigure]:
                 "measured",
                 _index(study, row),
                 float(np.std(list(row.miou.values()), ddof=1)) if len(row.miou) > 1 else 0.0,
+                comparable=not row.incomparable,
             )
             for row in rows
             if row.grid_cell == cell and row.gflops is not None and row.miou

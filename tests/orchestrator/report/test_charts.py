@@ -1,6 +1,7 @@
 """The report's charts: contrast, labels that stay apart, the Pareto line, and their files."""
 
 import re
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -93,6 +94,14 @@ def point(label: str, gflops: float, miou: float) -> Point:
 def test_pareto_line_joins_points_that_no_other_beats() -> None:
     points = [point("a", 3, 70), point("b", 1, 60), point("c", 2, 75), point("d", 1, 61)]
     assert [each.label for each in pareto(points)] == ["d", "c"]
+
+
+def test_pareto_line_leaves_out_rows_that_are_not_comparable() -> None:
+    points = [point("a", 1, 60), point("b", 2, 65), point("c", 3, 70)]
+    points.append(replace(point("other split", 0.5, 90), comparable=False))
+    (axes,) = draw_accuracy(points).axes
+    (line,) = [each for each in axes.lines if each.get_linestyle() == "--"]
+    assert list(line.get_ydata()) == [60, 65, 70]
 
 
 def test_labels_of_the_accuracy_chart_do_not_overlap() -> None:
