@@ -201,6 +201,15 @@ def test_curve_is_the_mean_over_the_epochs_that_all_seeds_have() -> None:
     assert [text.get_text() for text in axes.texts] == ["row"]
 
 
+@pytest.mark.parametrize(("last", "scale"), [(0.01, "log"), (0.0, "linear"), (-0.3, "linear")])
+def test_axis_is_logarithmic_for_positive_values_only(last: float, scale: str) -> None:
+    curves = [Curve("a", 0, ([(1, 2.0), (2, last)],)), Curve("b", 1, ([(1, 2.0), (2, 1.0)],))]
+    (axes,) = draw_curves(curves, "loss", logarithmic=True).axes
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    assert low < last < 2.0 < high
+
+
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12))
 def test_isotonic_regression_is_scipys(values: list[float]) -> None:
     fitted = isotonic_regression(np.array(values))
