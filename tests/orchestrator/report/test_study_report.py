@@ -533,6 +533,26 @@ def test_interval_needs_the_metric_that_was_measured(
     assert not after["difference/Wrong_low"]
 
 
+def test_page_has_no_number_of_epochs_for_a_training_of_steps(
+    tmp_path: Path, small_streets: Path
+) -> None:
+    path = write_study(tmp_path, small_streets, PLAIN)
+    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    study_report = report_of(path)
+    report = study_report.read()
+    assert "<td>3/3</td>" in str(study_report.documents(report)["report.html"])
+    rows = []
+    for row in report.rows:
+        (result,) = row.results
+        experiment = result.trial.experiment
+        training = replace(experiment.training, epochs=None, steps=30)
+        trial = replace(result.trial, experiment=replace(experiment, training=training))
+        rows.append(replace(row, results=(replace(result, trial=trial),)))
+    page = str(study_report.documents(replace(report, rows=rows))["report.html"])
+    assert "<td>3</td>" in page
+    assert "None" not in page
+
+
 def test_run_deleted_in_mlflow_is_missing(tmp_path: Path, small_streets: Path) -> None:
     path = write_study(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
