@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from orchestrator.report.breakdown import by_seed, comparable_rows, shared_seeds
-from orchestrator.report.cells import EMPTY, signed
-from orchestrator.report.columns import SIGNIFICANT
+from orchestrator.report.cells import EMPTY, SIGNIFICANT, signed
 from orchestrator.report.resampled import ResampledCounts
 from orchestrator.report.rows import Row
 from orchestrator.report.seed_spread import variance_factor

@@ -33,7 +33,9 @@ _LATEX = {
     "†": r"$^\dagger$",
     "‡": r"$^\ddagger$",
     "*": r"$^*$",
+    "|": r"$|$",  # in text, some fonts have a dash there
     "λ": r"$\lambda$",
+    "Δ": r"$\Delta$",
 }
 
 
