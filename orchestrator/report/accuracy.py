@@ -23,7 +23,8 @@ class Point:
     """One model in the accuracy chart.
 
     gflops: multiply-adds / 1e9. miou: in percent. row: index of its variant; None for another
-    method. deviation: standard deviation of mIoU over seeds, in points.
+    method. deviation: standard deviation of mIoU over seeds, in points. comparable: whether its
+    mIoU may be compared with that of the others.
     """
 
     label: str
@@ -32,18 +33,19 @@ class Point:
     kind: Literal["measured", "published"]
     row: int | None
     deviation: float = 0.0
+    comparable: bool = True
 
 
 def draw_accuracy(points: Sequence[Point], title: str = "") -> Figure:
     """Return a figure of mIoU against multiply-adds.
 
     Measured models are filled, with their standard deviation over seeds as bars; published ones are
-    hollow. A line joins the measured models that no other one beats in both.
+    hollow. A line joins the comparable measured models that no other one beats in both.
     """
     with style():
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         axes = figure.subplots()
-        front = pareto([point for point in points if point.kind == "measured"])
+        front = pareto([each for each in points if each.kind == "measured" and each.comparable])
         if len(front) > 1:
             axes.plot(
                 [point.gflops for point in front],

@@ -3,8 +3,8 @@
 Images from one drive or city are not independent. With six groups or more, whole groups are drawn
 (Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8). Fewer groups
 say little about others, so images are drawn within each group and the result holds for these groups
-only. The draws are seeded by the images' identifiers and groups, so all trials scored on the same
-images share the same draws and every comparison is paired.
+only; if each has one image, images are drawn. The draws are seeded by the images' identifiers and
+groups, so all trials scored on the same images share the same draws and every comparison is paired.
 
 A replicate's mIoU is the mean over the classes that occur in its labels. Labels are the same for
 all trials, so all have the same classes. (A trial's own score counts a class without labels as 0 if
@@ -78,6 +78,9 @@ def _sampling(groups: tuple[str | None, ...]) -> Sampling:
         units = len(names) + groups.count(None)
         return Sampling("groups", units, units - 1, names)
     strata = len(set(groups))
+    if strata == images:
+        # A group of one image says nothing about others of the group.
+        return Sampling("images", images, images - 1, names)
     return Sampling("within groups", images, images - strata, names)
 
 

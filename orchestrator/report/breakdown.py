@@ -83,9 +83,10 @@ def comparable_rows(
     study: Study, rows: Sequence[Row], grid_cell: tuple[str, ...]
 ) -> tuple[Row | None, list[Row]]:
     """Return the row of `compare_to` in a grid cell, None if it has no counts, and all rows with
-    counts that may be compared with it, including itself."""
+    counts that may be compared with it, including itself. Rows of a search are not compared."""
     counted = [row for row in rows if row.grid_cell == grid_cell and by_seed(row)]
-    base = next((row for row in counted if row.variant == study.config.compare_to), None)
+    compare_to = study.config.compare_to if study.config.kind == "table" else None
+    base = next((row for row in counted if row.variant == compare_to), None)
     if base is None:
         return None, [row for row in counted if not row.incomparable]
     return base, [row for row in counted if not why_incomparable(study, row, base)]

@@ -159,13 +159,14 @@ def _degenerate_classes(rows: Sequence[Row]) -> Iterable[str]:
 
 
 def row_names(some: Sequence[Row], rows: Sequence[Row]) -> str:
-    """Return the labels of `some` of the rows, with their grid cells unless all cells of a variant
-    are included; `all rows` if all are."""
+    """Return the labels of `some` of the rows, with their grid cells and samples unless all of a
+    variant are included; `all rows` if all are."""
     if len(some) == len(rows) > 1:
         return "all rows"
     grid_cells: dict[str, list[str]] = {}
     for row in some:
-        grid_cells.setdefault(row.label, []).append(" ".join(row.grid_cell))
+        sample = () if row.sample is None else (f"sample {row.sample.number}",)
+        grid_cells.setdefault(row.label, []).append(" ".join((*row.grid_cell, *sample)))
     labels = [row.label for row in rows]
     return ", ".join(
         label if labels.count(label) == len(cells) else f"{label} ({', '.join(cells)})"

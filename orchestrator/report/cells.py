@@ -11,6 +11,8 @@ from orchestrator.report.significance import Difference
 from orchestrator.study.trial_state import TrialState
 
 EMPTY = "-"
+# Differences with a smaller corrected p value are bold in tables and colored in figures.
+SIGNIFICANT = 0.05
 STALE, MIXED, INCOMPARABLE = "*", "†", "‡"
 
 
@@ -78,10 +80,13 @@ def difference_text(difference: Difference, digits: int = 2) -> str:
 
 
 def p_text(value: float | None) -> str:
-    """Return a p value with three decimals."""
+    """Return a p value with three decimals, or as many as show that it is below 0.05."""
     if value is None:
         return EMPTY
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+    digits = 3
+    while value < SIGNIFICANT <= float(f"{value:.{digits}f}"):
+        digits += 1
+    return "<0.001" if value < 0.001 else f"{value:.{digits}f}"
 
 
 def hours_text(value: float | None) -> str:

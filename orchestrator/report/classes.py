@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from orchestrator.report.breakdown import by_seed, comparable_rows, shared_seeds
-from orchestrator.report.cells import EMPTY, signed
-from orchestrator.report.columns import SIGNIFICANT
+from orchestrator.report.cells import EMPTY, SIGNIFICANT, signed
 from orchestrator.report.resampled import ResampledCounts
 from orchestrator.report.rows import Row
 from orchestrator.report.seed_spread import variance_factor
@@ -41,8 +40,9 @@ class ClassDifference:
 
     @property
     def text(self) -> str:
-        """The difference in points, or IoU in percent without one; empty for an absent class."""
-        if math.isnan(self.iou):
+        """The difference in points, or IoU in percent without one; empty for a class that does not
+        occur in both rows."""
+        if math.isnan(self.iou if self.mean is None else self.mean):
             return ""
         return f"{self.iou:.1f}" if self.mean is None else signed(self.mean)
 

@@ -24,8 +24,6 @@ from orchestrator.study.config import StudyConfig
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.sampling import value_text
 
-# Differences with a smaller corrected p value are bold in tables and colored in figures.
-SIGNIFICANT = 0.05
 # Columns with a higher `drop_rank` are left out of LaTeX tables, unless `report.columns` has them.
 PAPER_RANK = 6
 

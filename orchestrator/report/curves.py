@@ -34,13 +34,15 @@ class Curve:
 
 def draw_curves(curves: Sequence[Curve], name: str, logarithmic: bool = False) -> Figure:
     """Return a figure of a metric over epochs. The mean is over the epochs that all seeds of a row
-    have, so that its steps are never due to a change of seeds."""
+    have, so that its steps are never due to a change of seeds. logarithmic: whether the axis is, if
+    all values are above 0."""
     with style():
         figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
         axes = figure.subplots()
         ends = []
         for curve in curves:
             mean, low, high = _band(curve.seeds)
+            logarithmic = logarithmic and min(low) > 0
             color, line = row_color(curve.row), "-" if curve.row < len(PALETTE) else "--"
             epochs, values = zip(*mean, strict=True)
             axes.plot(epochs, values, line, color=color, linewidth=1.3)

@@ -76,7 +76,7 @@ def _intervals(
     both = [row for row, difference in compared if difference.interval is not None]
     alone = [row for row, difference in compared if difference.image_interval is not None]
     if not both and not alone:
-        yield "No intervals: the runs have no per-image pixel counts."
+        yield _no_intervals([row for row, _ in compared])
         return
     samples = _samples(study, both or alone)
     images = "; ".join(
@@ -111,6 +111,14 @@ def _intervals(
                 f"{where}Only {sampling.units} images: the intervals may be too narrow, in "
                 "particular with rare classes."
             )
+
+
+def _no_intervals(rows: Sequence[Row]) -> str:
+    """Return why no row has an interval."""
+    counts = [r.counts for row in rows for r in row.finished if r.counts is not None]
+    if counts and all(each.sampling.units == 1 for each in counts):
+        return "No intervals: the rows are scored on one image, which cannot be resampled."
+    return "No intervals: the runs have no per-image pixel counts."
 
 
 def _samples(study: Study, rows: Sequence[Row]) -> dict[str, Sampling]:
@@ -162,7 +170,7 @@ def _fold_intervals(
     )
     factor = "1/J + 1" if folds == 2 else f"1/J + 1/{folds - 1}"
     if not both and not alone:
-        yield "No intervals: the runs have no per-image pixel counts."
+        yield _no_intervals([row for row, _ in compared])
     if both:
         yield (
             "95 % interval (CI), for one difference at a time: Student's t over the folds, each "

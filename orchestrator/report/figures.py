@@ -165,6 +165,7 @@ def _accuracy(study: Study, rows: Sequence[Row]) -> Iterator[ReportFigure]:
                 "measured",
                 _index(study, row),
                 float(np.std(list(row.miou.values()), ddof=1)) if len(row.miou) > 1 else 0.0,
+                comparable=not row.incomparable,
             )
             for row in rows
             if row.grid_cell == cell and row.gflops is not None and row.miou
@@ -197,7 +198,10 @@ def _classes(
         lines = [
             ForestLine(c.name, c.mean, c.interval, c.seeds, None, c.significant) for c in shown
         ]
-        panels[cell] = lines, f"IoU points, {line.label} minus {base}"
+        axis = f"IoU points, {line.label} minus {base}"
+        if len(shown) < len(classes):
+            axis += f"\n{len(shown)} of {len(classes)} classes, those with the largest differences"
+        panels[cell] = lines, axis
     everything = [line for lines, _ in panels.values() for line in lines]
     for cell, (lines, axis) in panels.items():
         figure = draw_compact_forest(lines, limits_of(everything), axis, titles[cell])

@@ -33,7 +33,9 @@ _LATEX = {
     "†": r"$^\dagger$",
     "‡": r"$^\ddagger$",
     "*": r"$^*$",
+    "|": r"$|$",  # in text, some fonts have a dash there
     "λ": r"$\lambda$",
+    "Δ": r"$\Delta$",
 }
 
 
@@ -61,8 +63,9 @@ def as_rich(table: Table, fitting: Table, title: str) -> RichTable:
             )
         )
     if dropped:
+        # table.csv lacks some, such as a search's medians.
         rich.caption = (
-            f"columns that do not fit: {_escaped(', '.join(dropped))} (all are in table.csv)"
+            f"columns that do not fit: {_escaped(', '.join(dropped))} (all are in table.md)"
         )
     return rich
 

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable, Sequence
 
+from orchestrator.report.cells import signed
 from orchestrator.report.rows import Row
 from orchestrator.study.config import LATENCY, LatencyConfig, StudyConfig
 from orchestrator.tracking.runs import TrialRun
@@ -59,8 +60,8 @@ def latency_notes(config: StudyConfig, rows: Sequence[Row]) -> Iterable[tuple[st
     over = "; ± over the row's trainings" if any(len(row.finished) > 1 for row in rows) else ""
     yield (
         f"Latency: median time of a forward pass on {images}, in the precision of the training, on "
-        f"{' and '.join(devices)}{over}. Nine of ten passes are within {100 * low - 100:+.0f} % "
-        f"and {100 * high - 100:+.0f} % of their median.",
+        f"{' and '.join(devices)}{over}. Nine of ten passes are within {_percent(low)} % and "
+        f"{_percent(high)} % of their median.",
         "latency_ms",
     )
     yield "Inference GiB: peak memory of these passes, with the weights.", "inference_memory_gib"
@@ -74,6 +75,12 @@ def latency_caveats(config: StudyConfig, rows: Sequence[Row]) -> Iterable[str]:
             f"Latency was measured on different devices, which cannot be compared: "
             f"{'; '.join(devices)}."
         )
+
+
+def _percent(ratio: float) -> str:
+    """Return how far a ratio is from 1 in percent, with a decimal below 1 %."""
+    value = 100 * ratio - 100
+    return signed(value, 0 if abs(value) >= 1 else 1)
 
 
 def _measured(config: LatencyConfig | None, rows: Iterable[Row]) -> list[TrialRun]:

@@ -5,8 +5,9 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 
+from orchestrator.report.cells import axis_text
 from orchestrator.report.latency import latency_record
-from orchestrator.report.rows import Row
+from orchestrator.report.rows import Row, is_finished
 from orchestrator.report.scores import find_score
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.repetition import Repetition, repetition_text
@@ -27,14 +28,18 @@ def table_records(
     study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
 ) -> list[dict[str, Value]]:
     """Return the lines of the table by column, all with the same columns: mIoU in percent,
-    differences in percentage points, missing values None. The column `kind` is `trained` or
-    `published`."""
+    differences in percentage points, missing values None. The column `kind` is `trained`,
+    `profile` or `published`."""
     lines: list[dict[str, Value]] = [_line(study, row) for row in rows]
     lines += [
         {
             "kind": "published",
             "label": other.label,
-            **{axis: str(other.when[axis]) for axis in study.config.grid if axis in other.when},
+            **{
+                axis: axis_text(other.when[axis])
+                for axis in study.config.grid
+                if axis in other.when
+            },
             "parameters_m": other.parameters_m,
             "gflops": other.gflops,
             "published_miou": other.miou,
@@ -85,15 +90,16 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
     experiment, protocol = row.results[0].trial.experiment, study.config.report.protocol
     scoring = experiment.evaluation if protocol is None else study.config.protocols[protocol]
     split = study.config.scored_split(protocol, experiment.data.validation_split)
-    states = {result.state for result in row.results if result.miou is None}
+    profile = study.config.kind == "profile"
+    states = {result.state for result in row.results if not is_finished(result)}
     return {
-        "kind": "trained",
+        "kind": "profile" if profile else "trained",
         "variant": row.variant,
         "label": row.label,
         **{axis: str(row.axes[axis]) for axis in study.config.grid},
         **_sample(row.sample),
-        "split": None if split is None else general_name(split),
-        "protocol": scoring.protocol,
+        "split": None if profile or split is None else general_name(split),
+        "protocol": None if profile else scoring.protocol,
         "n": len(values),
         **_requested(study, row),
         "miou_mean": statistics.fmean(values) if values else None,
@@ -127,7 +133,7 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
         **latency_record(study.config, row),
         "images_per_second": row.images_per_second,
         "hours": row.hours,
-        "unfinished": " ".join(sorted(states)),
+        "unfinished": None if profile else " ".join(sorted(states)),
         "stale": int(row.stale),
         "uncertain": "; ".join(sorted({r.uncertainty for r in row.results if r.uncertainty})),
         "incomparable": row.incomparable,

@@ -13,6 +13,7 @@ from orchestrator.study.published import Reference
 from orchestrator.study.repetition import Repetition
 from orchestrator.study.sampling import SearchSample
 from orchestrator.study.study import Study, Trial
+from orchestrator.study.trial_state import TrialState
 
 CURRENT = "the current one"
 # Variant, grid cell, number of the sample.
@@ -34,7 +35,7 @@ class Row:
     published_elsewhere: whether the published values are of another data set, backbone or other
         setting than this row (`report.published_setting`).
     published_difference: of the published mIoU, from that of `base`.
-    images_per_second, hours: means over the trials that have a score.
+    images_per_second, hours: means over the finished trials.
     entered: scores in percent entered by hand, by seed.
     sample: of a search that samples.
     """
@@ -66,8 +67,8 @@ class Row:
 
     @property
     def finished(self) -> tuple[Result, ...]:
-        """The results that have a score."""
-        return tuple(result for result in self.results if result.miou is not None)
+        """The results that have a score, or need none without validation images."""
+        return tuple(result for result in self.results if is_finished(result))
 
     @property
     def published(self) -> float | None:
@@ -91,14 +92,14 @@ class Row:
 
     @property
     def code_versions(self) -> set[str]:
-        """The versions of the code of the runs with a score, all current ones as one: the version
+        """The versions of the code of the finished runs, all current ones as one: the version
         of a row with an own module or a model of a library counts that, too."""
         runs = [result for result in self.finished if result.run is not None]
         return {each.run.code if each.stale and each.run else CURRENT for each in runs}
 
     def run_values(self, name: str) -> set[str]:
-        """Return the distinct values of `data`, `code`, `precision` or `workers` of the runs with a
-        score."""
+        """Return the distinct values of `data`, `code`, `precision` or `workers` of the
+        finished runs."""
         return {getattr(result.run, name) for result in self.finished if result.run is not None}
 
 
@@ -111,6 +112,11 @@ def build_rows(
     for result in results:
         groups.setdefault(_group(result.trial, result.trial.variant), []).append(result)
     return [_row(study, group, groups, costs or {}) for group in groups.values()]
+
+
+def is_finished(result: Result) -> bool:
+    """Whether a trial has a score, or needs none because it has no validation images."""
+    return result.miou is not None or result.state is TrialState.FINISHED
 
 
 def expected_difference(study: Study, rows: Iterable[Row]) -> tuple[float | None, str]:
@@ -156,7 +162,7 @@ def _row(
     if theirs and trial.published_miou is not None:
         other = theirs[0].trial.published_miou
         published_difference = None if other is None else trial.published_miou - other
-    runs = [result.run for result in group if result.miou is not None and result.run is not None]
+    runs = [result.run for result in group if is_finished(result) and result.run is not None]
     return Row(
         variant=trial.variant,
         label=trial.label,

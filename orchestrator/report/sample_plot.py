@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from orchestrator.report.charts import INK, WIDTH, add_grid, row_color, style
 from orchestrator.study.sampling import RangeConfig
@@ -69,6 +70,9 @@ def _draw_panel(axes: Axes, key: str, limits: RangeConfig, series: Sequence[Samp
         axes.set_xlim(-0.5, len(limits.choice) - 0.5)
     elif limits.log is not None:
         axes.set_xscale("log")
+        # The default formatters write math.
+        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
 
 
 def _position(value: Any, limits: RangeConfig, shift: float) -> float:

@@ -175,7 +175,7 @@ class Report:
         return f"{text}."
 
     def csv(self) -> str:
-        """Return the table as CSV, with full precision and all columns."""
+        """Return the table as CSV, with full precision."""
         return as_csv(self.records())
 
     def records(self) -> list[dict[str, Value]]:

@@ -8,6 +8,7 @@ from orchestrator.report.cells import (
     EMPTY,
     axis_text,
     difference_text,
+    gflops_text,
     miou_text,
     number,
     p_text,
@@ -54,13 +55,19 @@ class Table:
         return replace(self, columns=tuple(columns), sections=sections, published=0)
 
     def without_axes(self) -> "Table":
-        """Return the table without the columns of grid axes if the sections' titles have them."""
-        if not any(self.sections.values()):
+        """Return the table without the columns of grid axes if the sections' titles have them. The
+        labels of published rows then have the values."""
+        end = len(self.columns[0].values) - self.published
+        if not any(title for index, title in self.sections.items() if index < end):
             return self
-        kept = tuple(
-            c for c in self.columns if c.numeric or c.key in ("variant", "compared_to", "")
-        )
-        return replace(self, columns=kept)
+        text = ("variant", "compared_to", "")
+        axes = [c.values for c in self.columns if not c.numeric and c.key not in text]
+        labels = list(self.columns[0].values)
+        for index in range(end, len(labels)):
+            values = [axis[index] for axis in axes if axis[index] != EMPTY]
+            labels[index] += f" ({', '.join(values)})" if values else ""
+        first, *others = (c for c in self.columns if c.numeric or c.key in text)
+        return replace(self, columns=(replace(first, values=tuple(labels)), *others))
 
     @property
     def breaks(self) -> frozenset[int]:
@@ -201,17 +208,17 @@ def _profile_table(study: Study, rows: Sequence[Row], others: Sequence[Published
     references = [row.reference for row in rows]
     columns = _names(study, rows, others)
     blank = [EMPTY] * len(others)
-    for name, digits, ours, theirs, published in (
+    for name, text, ours, theirs, published in (
         (
             "params M",
-            2,
+            lambda value: number(value, 2),
             [row.parameters_m for row in rows],
             [each.parameters_m if each else None for each in references],
             [other.parameters_m for other in others],
         ),
         (
             "GFLOPs",
-            1,
+            gflops_text,
             [row.gflops for row in rows],
             [each.gflops if each else None for each in references],
             [other.gflops for other in others],
@@ -222,8 +229,8 @@ def _profile_table(study: Study, rows: Sequence[Row], others: Sequence[Published
             for own, other in zip(ours, theirs, strict=True)
         ]
         columns += [
-            Column(name, (*(number(value, digits) for value in ours), *blank)),
-            Column("published", tuple(number(value, digits) for value in (*theirs, *published))),
+            Column(name, (*map(text, ours), *blank)),
+            Column("published", tuple(map(text, (*theirs, *published)))),
             Column("difference", (*differences, *blank)),
         ]
     return _table(columns, rows, others)

@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from pipelines.data.dataset import IGNORE_INDEX, ClassInfo
 from pipelines.data.overlays import Pixels, colorize
-from pipelines.figures.layout import FONT, Layout, class_legend, shortened, show, unit
+from pipelines.figures.layout import FONT, Layout, class_legend, save, shortened, show, unit
 
 _GAIN = (0, 90, 181)
 _LOSS = (255, 150, 50)
@@ -120,8 +120,7 @@ def draw_comparison(
             for kind, dashes in ((regions.gain, "-"), (regions.loss, (0, (2, 1.5)))):
                 _box(axis, kind, dashes)
         _caption(line, image)
-    for path in paths:
-        figure.savefig(path, dpi=220)
+    save(figure, paths, dpi=220)
 
 
 def _caption(line: Sequence[Axes], image: ComparedImage) -> None:

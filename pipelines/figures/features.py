@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.data.dataset import ClassInfo
 from pipelines.data.overlays import Pixels, colorize
-from pipelines.figures.layout import FONT, Layout, class_legend, shortened, show
+from pipelines.figures.layout import FONT, Layout, class_legend, save, shortened, show
 
 _STEPS = {"neck": "before the flows", "detail": "after DF", "semantic": "after SF"}
 
@@ -63,5 +63,4 @@ def draw_features(
             show(axis, values, vmin=low, vmax=high, **style)
         show(line[-1], colorize(row.prediction, classes))
         line[0].set_xlabel(shortened(row.identifier), fontsize=FONT - 1, labelpad=2)
-    for path in paths:
-        figure.savefig(path, dpi=220)
+    save(figure, paths, dpi=220)

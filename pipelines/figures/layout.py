@@ -3,12 +3,14 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from pipelines.data.dataset import IGNORE_INDEX, ClassInfo
@@ -112,6 +114,16 @@ def show(axis: Axes, pixels: NDArray[Any], **options: Any) -> None:
     """Draw an image in its panel, as large as its aspect ratio allows."""
     axis.imshow(pixels, aspect="equal", **options)
     axis.set_anchor("N")
+
+
+def save(figure: Figure, paths: Sequence[Path], dpi: float | Literal["figure"] = "figure") -> None:
+    """Write the figure to each of `paths`, in the format of its suffix. dpi: pixels per inch.
+    Text is plain text, also with two `$`."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+    for path in paths:
+        figure.savefig(path, dpi=dpi)
 
 
 def unit(color: Sequence[int]) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from pipelines.data.dataset import IGNORE_INDEX, ClassInfo
 from pipelines.data.overlays import Pixels, colorize, mistakes
-from pipelines.figures.layout import unit
+from pipelines.figures.layout import save, unit
 
 
 def draw_panels(
@@ -65,7 +65,7 @@ def draw_panels(
         wspace=0.02,
         hspace=0.28 / row_height,
     )
-    figure.savefig(path)
+    save(figure, [path])
 
 
 def draw_confusion(
@@ -111,7 +111,7 @@ def draw_confusion(
             fontsize=8,
         )
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path)
+    save(figure, [path])
 
 
 def _write_shares(axis: Axes, shares: npt.NDArray[np.float64]) -> None:

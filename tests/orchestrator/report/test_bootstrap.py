@@ -120,6 +120,14 @@ def test_sampling_describes_the_draws() -> None:
     assert sampling_of(random_counts(1, ("one",) * 9)) == Sampling("images", 9, 8, ("one",))
 
 
+def test_groups_of_one_image_are_drawn_as_images() -> None:
+    """Nothing varies within a group of one image."""
+    counts = random_counts(1, ("a", "b", "c"))
+    assert sampling_of(counts) == Sampling("images", 3, 2, ("a", "b", "c"))
+    (replicates,) = resampled_miou([counts], 500)
+    assert replicates.std() > 0
+
+
 def test_classes_are_those_of_the_labels() -> None:
     """A few pixels predicted as a class that no label has change no replicate."""
     values = random_counts(0, (None,) * 9).values

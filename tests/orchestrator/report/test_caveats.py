@@ -244,3 +244,11 @@ def test_classes_without_labels_do_not_enter_differences(complete: Report) -> No
     assert (difference.mean, difference.interval, difference.p) == (0.0, (0.0, 0.0), 1.0)
     notes = "\n".join(difference_notes(result.study, compared))
     assert "b: predicts classes that no label has (car)." in notes
+
+
+def test_one_image_is_the_reason_for_no_interval(tmp_path: Path, small_streets: Path) -> None:
+    path = write_study(tmp_path, small_streets, PLAIN)
+    fabricate(load_study(path), tmp_path / "storage", cities={"aachen": 1})
+    footnotes = report_of(path).read().notes.footnotes
+    (note,) = [note for note in footnotes if note.startswith("No intervals")]
+    assert note == "No intervals: the rows are scored on one image, which cannot be resampled."

@@ -1,6 +1,7 @@
 """The report's charts: contrast, labels that stay apart, the Pareto line, and their files."""
 
 import re
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from orchestrator.report.charts import (
 )
 from orchestrator.report.curves import Curve, draw_curves
 from orchestrator.report.forest import ForestLine, draw_forest, limits_of
+from orchestrator.report.sample_plot import SampledSeries, draw_samples
+from orchestrator.study.sampling import RangeConfig
 
 PAGE = Path(charts.__file__).parent / "templates" / "page.html"
 LINES = [
@@ -93,6 +96,14 @@ def test_pareto_line_joins_points_that_no_other_beats() -> None:
     assert [each.label for each in pareto(points)] == ["d", "c"]
 
 
+def test_pareto_line_leaves_out_rows_that_are_not_comparable() -> None:
+    points = [point("a", 1, 60), point("b", 2, 65), point("c", 3, 70)]
+    points.append(replace(point("other split", 0.5, 90), comparable=False))
+    (axes,) = draw_accuracy(points).axes
+    (line,) = [each for each in axes.lines if each.get_linestyle() == "--"]
+    assert list(line.get_ydata()) == [60, 65, 70]
+
+
 def test_labels_of_the_accuracy_chart_do_not_overlap() -> None:
     names = ["baseline", *(f"strong + DF + SF + SS({index})" for index in range(6))]
     points = [point(name, 37 + 0.2 * index, 60 + index) for index, name in enumerate(names)]
@@ -144,6 +155,25 @@ def test_forest_plot_as_svg_and_pdf() -> None:
     assert as_pdf(figure) == as_pdf(draw_forest(LINES, limits, "points", "resnet18"))
 
 
+@pytest.mark.parametrize("label", [r"ours ($\textsc{df}$)", "cost $5_a to $10_b"])
+def test_labels_are_plain_text(label: str) -> None:
+    figures = [
+        draw_forest([ForestLine(label, 1.0, None, (1.0,), None, False)], (0.0, 2.0), label, label),
+        draw_accuracy([point(label, 1, 60), point("b", 2, 61)], label),
+        draw_curves([Curve(label, 0, ([(1, 1.0), (2, 2.0)],))], label),
+    ]
+    for figure in figures:
+        assert label in as_svg(figure, "title")
+
+
+def test_ticks_of_a_logarithmic_key_are_plain_text() -> None:
+    samples = {number: ({"rate": 10.0**-number}, 60.0) for number in range(4)}
+    series = [SampledSeries("row", 0, samples, 1)]
+    svg = as_svg(draw_samples(series, {"rate": RangeConfig(log=(1e-3, 1))}, "mIoU %"), "Samples")
+    assert "1e\N{MINUS SIGN}02" in svg
+    assert "mathdefault" not in svg
+
+
 def test_only_significant_differences_have_a_color() -> None:
     gray = [line for line in LINES if not line.significant]
     svg = as_svg(draw_forest(gray, limits_of(gray), "points"), "Differences")
@@ -169,6 +199,15 @@ def test_curve_is_the_mean_over_the_epochs_that_all_seeds_have() -> None:
     assert band.min() == 10.0
     assert band.max() == 40.0
     assert [text.get_text() for text in axes.texts] == ["row"]
+
+
+@pytest.mark.parametrize(("last", "scale"), [(0.01, "log"), (0.0, "linear"), (-0.3, "linear")])
+def test_axis_is_logarithmic_for_positive_values_only(last: float, scale: str) -> None:
+    curves = [Curve("a", 0, ([(1, 2.0), (2, last)],)), Curve("b", 1, ([(1, 2.0), (2, 1.0)],))]
+    (axes,) = draw_curves(curves, "loss", logarithmic=True).axes
+    assert axes.get_yscale() == scale
+    low, high = axes.get_ylim()
+    assert low < last < 2.0 < high
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12))

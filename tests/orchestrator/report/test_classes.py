@@ -33,6 +33,15 @@ def test_one_seed_has_no_interval_and_absent_classes_no_text() -> None:
     assert (absent.text, absent.interval, absent.significant) == ("", None, False)
 
 
+def test_class_that_one_row_alone_predicts_has_no_text() -> None:
+    """No label has the class, so its IoU is 0 where it is predicted and undefined elsewhere."""
+    zero, undefined = np.zeros((2, 1)), np.full((2, 1), np.nan)
+    for iou, base in ((zero, undefined), (undefined, zero)):
+        (cell,) = class_differences(["train"], iou, base)
+        assert cell.text == ""
+        assert not cell.significant
+
+
 def test_equal_seeds_are_no_evidence() -> None:
     """A class with IoU 0 in all trainings differs by 0 with a spread of 0."""
     (cell,) = class_differences(["pole"], np.zeros((3, 1)), np.zeros((3, 1)))

@@ -23,11 +23,18 @@ TIMES = {
 }
 
 
-def record(store: TrackingStore, run_id: str, median: float, tag: str, device: str) -> None:
+def record(
+    store: TrackingStore,
+    run_id: str,
+    median: float,
+    tag: str,
+    device: str,
+    spread: tuple[float, float] = (0.95, 1.2),
+) -> None:
     metrics = {
         "latency_ms": median,
-        "latency_ms_p5": 0.95 * median,
-        "latency_ms_p95": 1.2 * median,
+        "latency_ms_p5": spread[0] * median,
+        "latency_ms_p95": spread[1] * median,
         "inference_memory_gib": 0.4567,
     }
     tags = {"timed": tag, "device": device, "code": "code"}
@@ -80,3 +87,14 @@ def test_a_study_without_latency_has_no_such_columns(tmp_path: Path, small_stree
     fabricate(load_study(path), tmp_path / "storage", cities=FEW)
     report = report_of(path).read()
     assert "latency" not in report.markdown() + report.csv()
+
+
+def test_close_passes_have_a_decimal(tmp_path: Path, small_streets: Path) -> None:
+    path = write_study(tmp_path, small_streets, f"{PLAIN}latency: {{size: [480, 640]}}\n")
+    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    store = TrackingStore(tracking_uri(tmp_path / "storage"), tmp_path / "artifacts")
+    run = report_of(path).read().rows[0].results[0].run
+    assert run is not None
+    record(store, run.run_id, 10.0, TAG, "EPYC", (0.9996, 1.003))
+    text = " ".join(report_of(path).read().notes.footnotes)
+    assert "Nine of ten passes are within 0.0 % and +0.3 % of their median." in text

@@ -1,5 +1,6 @@
 """Scores under a study's additional protocols: their runs, and that they never mix."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,34 @@ def test_report_uses_the_protocol_chosen_by_the_study(
     assert [row.miou[0] for row in report.rows] == pytest.approx(scores)
     assert "protocol flipped (whole_flip)" in " ".join(report.notes.footnotes)
     assert not report.notes.warnings
+
+
+def test_trials_without_validation_are_finished(tmp_path: Path, small_streets: Path) -> None:
+    """The test server's score is entered by hand; the report still says what was trained."""
+    text = PLAIN.replace("crop: [64, 64]", "crop: [64, 64], validation_split: null")
+    text = text.replace("a: {}", "a: {entered: {miou: 70.5, source: server}}")
+    text = text.replace("compare_to: a\n", "")
+    path = write_study(tmp_path, small_streets, text)
+    fabricate(
+        load_study(path),
+        tmp_path / "storage",
+        lambda trial: "FAILED" if trial.variant == "b" else "FINISHED",
+        FEW,
+        lambda trial: "older",
+    )
+    # Fabricated trainings are validated.
+    with sqlite3.connect(tmp_path / "storage" / "mlflow.db") as store:
+        for table in ("metrics", "latest_metrics"):
+            store.execute(f"DELETE FROM {table} WHERE key LIKE 'val/%'")
+    report = report_of(path).read()
+    assert report.rows[0].miou == {}
+    assert report.rows[0].stale
+    first, second = report.records()
+    assert (first["unfinished"], second["unfinished"]) == ("", "failed")
+    assert (first["code"], first["stale"]) == ("older", 1)
+    assert all(first[name] for name in ("data", "runs", "hours", "images_per_second"))
+    assert not any(second[name] for name in ("data", "runs", "hours", "images_per_second"))
+    assert any(line.startswith("* Trained with another") for line in report.notes.warnings)
 
 
 def test_counts_are_read_when_they_become_available(

@@ -9,6 +9,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from orchestrator.report.__main__ import main
+from orchestrator.report.caveats import row_names
 from orchestrator.study.load import load_study
 from orchestrator.study.search_result import FILE
 from orchestrator.tracking.store import tracking_uri
@@ -126,6 +127,25 @@ def test_the_report_of_a_search(search: Path, text: str) -> None:
     assert float(lines_of_csv[0]["training.learning_rate"]) > 0
     latex = str(files["table.tex"])
     assert "tab:tune-best" in latex
+
+
+def test_a_search_shows_no_differences(search: Path, small_streets: Path) -> None:
+    path = search.parent / "compared.yaml"
+    path.write_text(_again(search, small_streets).read_text() + "compare_to: strong\n")
+    document = report_of(path)
+    report = document.read()
+    files = document.documents(report)
+    assert "figures/classes.pdf" not in files
+    page = str(files["report.html"])
+    assert "IoU by class" in page
+    for words in ("differences to it in points", "Student's t", "gains and loses", "largest gain"):
+        assert words not in page
+
+
+def test_warnings_name_the_samples(search: Path, small_streets: Path) -> None:
+    rows = report_of(_again(search, small_streets)).read().rows
+    assert row_names(rows[1:3], rows) == "strong baseline (sample 1, sample 2)"
+    assert row_names(rows[:6], rows) == "strong baseline, full (sample 0)"
 
 
 def test_a_table_says_where_its_values_come_from(

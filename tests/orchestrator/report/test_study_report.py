@@ -533,6 +533,26 @@ def test_interval_needs_the_metric_that_was_measured(
     assert not after["difference/Wrong_low"]
 
 
+def test_page_has_no_number_of_epochs_for_a_training_of_steps(
+    tmp_path: Path, small_streets: Path
+) -> None:
+    path = write_study(tmp_path, small_streets, PLAIN)
+    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    study_report = report_of(path)
+    report = study_report.read()
+    assert "<td>3/3</td>" in str(study_report.documents(report)["report.html"])
+    rows = []
+    for row in report.rows:
+        (result,) = row.results
+        experiment = result.trial.experiment
+        training = replace(experiment.training, epochs=None, steps=30)
+        trial = replace(result.trial, experiment=replace(experiment, training=training))
+        rows.append(replace(row, results=(replace(result, trial=trial),)))
+    page = str(study_report.documents(replace(report, rows=rows))["report.html"])
+    assert "<td>3</td>" in page
+    assert "None" not in page
+
+
 def test_run_deleted_in_mlflow_is_missing(tmp_path: Path, small_streets: Path) -> None:
     path = write_study(tmp_path, small_streets, PLAIN)
     fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
@@ -604,6 +624,33 @@ def test_profile_report_compares_with_published_values(tmp_path: Path) -> None:
         assert float(line["parameters_m"]) == pytest.approx(published, rel=0.005)
     assert "| difference |" in report.markdown()
     assert "mIoU" not in report.markdown()
+
+
+def test_profile_of_small_networks(tmp_path: Path) -> None:
+    path = tmp_path / "costs.yaml"
+    path.write_text("""\
+study: costs
+kind: profile
+profile: {classes: 3, size: [32, 32]}
+grid: {model.channels: [8, 16]}
+base: {model: {backbone: dfnet1}}
+variants:
+  a: {reference: {parameters_m: 8.1, gflops: 0.02}}
+published:
+  - {label: other, gflops: 0.034, when: {model.channels: [8, 16]}}
+""")
+    study = load_study(path)
+    store = TrackingStore(tracking_uri(tmp_path / "storage"), None)
+    report = StudyReport(study, store, costs=profile_costs(study)).read()
+    (_, table), *_ = report.tables
+    first = [column.name for column in table.columns].index("GFLOPs")
+    ours, theirs = table.columns[first : first + 2]
+    assert all(0.005 < float(text) < 0.1 for text in ours.values[:2])
+    assert theirs.values == ("0.02", "0.02", "0.034")
+    lines = report.records()
+    assert [line["kind"] for line in lines] == ["profile", "profile", "published"]
+    assert not any(line[name] for line in lines for name in ("split", "protocol", "unfinished"))
+    assert lines[2]["model.channels"] == "8, 16"
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from pipelines.data.dataset import ClassInfo
+from pipelines.figures.comparison import ComparedImage, draw_comparison
+from pipelines.figures.features import Features, draw_features
 from pipelines.figures.panels import draw_confusion, draw_panels
 
 CLASSES = [ClassInfo("road", (128, 64, 128)), ClassInfo("sky", (70, 130, 180))]
@@ -26,6 +28,22 @@ def test_panels_grow_with_row_count_and_use_class_colors(tmp_path: Path) -> None
         # Label and prediction fill about half of the width of each row.
         assert sky.mean() > 0.15
     assert heights[1] > 1.8 * heights[0]
+
+
+def test_names_are_plain_text(tmp_path: Path) -> None:
+    """matplotlib takes text between two `$` as math, of which it knows a part."""
+    name = r"ours ($\textsc{df}$)"
+    image = np.zeros((8, 16, 3), np.uint8)
+    label = np.zeros((8, 16), np.uint8)
+    classes = [ClassInfo(name, (128, 64, 128))]
+    draw_panels(tmp_path / "panels.png", [(name, image, label, label)], classes, name)
+    draw_confusion(tmp_path / "confusion.png", np.ones((1, 1)), np.ones(1), [name], name)
+    features = Features(name, image, {"neck": np.ones((2, 4), np.float32)}, label)
+    draw_features([tmp_path / "features.png"], [features], classes, 4, name)
+    compared = ComparedImage(name, image, label, label, label, (0.5, 0.5))
+    names = name, name
+    draw_comparison([tmp_path / "comparison.png"], [compared], classes, names, names, name)
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 @pytest.mark.slow
