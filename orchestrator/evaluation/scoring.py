@@ -104,8 +104,9 @@ def run_on_device(task: Any, model: TrainedModel, arguments: tuple[Any, ...], th
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-    finally:
+    except BaseException:  # only then: Ray aborts this process if a task that ends is canceled
         ray.cancel(reference)
+        raise
 
 
 def _in_shares(

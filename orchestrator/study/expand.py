@@ -18,6 +18,7 @@ from orchestrator.study.conditions import (
 )
 from orchestrator.study.config import StudyConfig, VariantConfig
 from orchestrator.study.overlay import (
+    dotted_leaves,
     overlay,
     read_experiment,
     unknown_key,
@@ -208,13 +209,25 @@ class _Expansion:
                 # Unknown keys are reported elsewhere.
                 known = without_unknown_keys(single_value(key, value, location), [])
                 trained = value_at(key, cell.value, None)
-                if not _contains(trained, value_at(key, known.value, None)):
+                if not _contains(trained, value_at(key, known.value, None)) and not self._is_set(
+                    name, key
+                ):
                     message = (
                         f"{what} `{key}` is {as_json(value)}, but another axis, `when` or `--set` "
                         f"changes it to {as_json(trained)} for {name}; do not override what the "
                         f"`{section}` sets"
                     )
                     yield Problem(location, message)
+
+    def _is_set(self, name: str, key: str) -> bool:
+        """Whether the variant or a `when` sets this very key, which is reported elsewhere."""
+        places: list[Keys] = [("variants", name, "set")]
+        places += [("when", index, "set") for index in range(len(self.config.when))]
+        return any(
+            key in dotted_leaves(self.source.subtree(place).value)
+            for place in places
+            if place in self.source.locations
+        )
 
     def _overridden(self, cell: Source) -> Source:
         """Return the cell with the command line's overrides."""

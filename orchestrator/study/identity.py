@@ -97,7 +97,8 @@ def _defaults() -> dict[str, Any]:
 @cache  # parsing all imports takes 0.2 s
 def _computing_sources() -> dict[str, Path]:
     """Return the project's sources that a trained result depends on, by module name."""
-    files, _ = import_closure([_TRAINING_LOOP], named_sources(models) | named_sources(pipelines))
+    sources = named_sources(models) | named_sources(pipelines)
+    files, _ = import_closure([_TRAINING_LOOP], sources, with_named=True)
     return dict(sorted(files.items()))
 
 

@@ -29,10 +29,14 @@ def named_sources(module: ModuleType) -> dict[str, Path]:
 
 
 def import_closure(
-    modules: Iterable[str], files: Mapping[str, Path]
+    modules: Iterable[str], files: Mapping[str, Path], with_named: bool = False
 ) -> tuple[dict[str, Path], set[str]]:
     """Return the entries of `files` (by module name) that importing `modules` executes, and the
-    top-level names of everything else they import."""
+    top-level names of everything else they import.
+
+    with_named: also those that a registry imports when they are used, because its module names
+    them as `package.module:Class`.
+    """
     needed: dict[str, Path] = {}
     others: set[str] = set()
     queue = list(modules)
@@ -41,7 +45,9 @@ def import_closure(
         if name in needed:
             continue
         needed[name] = files[name]
-        imported = _imported(name, files[name]) | _named_in_texts(files[name], files)
+        imported = _imported(name, files[name])
+        if with_named:
+            imported |= _named_in_texts(files[name], files)
         queue += imported & files.keys()
         others |= {entry.partition(".")[0] for entry in imported - files.keys()}
     own = {name.partition(".")[0] for name in files}
@@ -64,7 +70,6 @@ def _imported(name: str, file: Path) -> set[str]:
 
 
 def _named_in_texts(file: Path, files: Mapping[str, Path]) -> set[str]:
-    """Return the modules in `files` that a module names as `package.module:Class`: a registry
-    imports them when they are used."""
+    """Return the modules in `files` that a module names as `package.module:Class`."""
     texts = re.findall(r"[\"']([\w.]+):\w+[\"']", file.read_text(encoding="utf-8"))
     return {text for text in texts if text in files}

@@ -23,5 +23,8 @@ def test_imports_are_followed_transitively(tmp_path: Path) -> None:
         files[name].parent.mkdir(parents=True, exist_ok=True)
         files[name].write_text(text)
     needed, others = import_closure(["p.a"], files)
+    assert set(needed) == set(files) - {"p.unused", "p.named"}
+    assert others == {"json", "torch", "yaml"}
+    needed, others = import_closure(["p.a"], files, with_named=True)
     assert set(needed) == set(files) - {"p.unused"}
     assert others == {"json", "torch", "yaml", "numpy"}
