@@ -109,11 +109,19 @@ def _provide_token() -> None:
     if token.exists():
         with suppress(OSError):  # of another user
             token.chmod(0o600)
-    elif home.is_absolute() and home != Path("/") and os.access(home, os.W_OK):
-        token.parent.mkdir(exist_ok=True)
-        with suppress(FileExistsError):  # another command has just written it
-            file = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(file, "w") as stream:
-                stream.write(new)
-    else:
+    elif not home.is_absolute() or home == Path("/") or not _wrote(token, new):
         os.environ["RAY_AUTH_TOKEN"] = new
+
+
+def _wrote(token: Path, text: str) -> bool:
+    """Write a new file for this user alone; return whether there is one now."""
+    try:
+        token.parent.mkdir(exist_ok=True)
+        file = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:  # another command has just written it, or `.ray` is a file
+        return token.exists()
+    except OSError:
+        return False
+    with os.fdopen(file, "w") as stream:
+        stream.write(text)
+    return True

@@ -145,9 +145,9 @@ def _dashboard_errors(address: str) -> Iterator[None]:
     except Exception as error:  # of requests, and RuntimeError for what the dashboard refuses
         reason = next(iter(str(error).strip().splitlines()), repr(error))
         raise RemoteError(
-            f"--address {address}: the Ray dashboard did not take the study ({reason}). Check that "
-            "the tunnel is still open and the cluster has room for the study's files; then rerun "
-            "the same command: it finds the job if there is one"
+            f"--address {address}: the Ray dashboard refused the study or did not answer "
+            f"({reason}). Check that the tunnel is still open and the cluster has room for the "
+            "study's files; then rerun the same command: it finds the job if there is one"
         ) from error
 
 

@@ -72,6 +72,7 @@ class _Expansion:
         self.untuned: list[str] = []
         self._proposed = proposed
         self.problems: list[Problem] = []
+        self._wrong_keys: set[str] = set()
         self.values: list[dict[str, Any]] = []
         self._overrides = [without_unknown_keys(one, self.problems) for one in overrides]
         self._base = self._partial(("base",))
@@ -205,6 +206,8 @@ class _Expansion:
         sampled = {} if sample is None else sample.values
         for section, what, shown in (("grid", "axis", axes), ("sample", "sampled", sampled)):
             for key, value in shown.items():
+                if key in self._wrong_keys:  # once is enough
+                    continue
                 location = self.source.location((section, key))
                 # Unknown keys are reported elsewhere.
                 known = without_unknown_keys(single_value(key, value, location), [])
@@ -212,6 +215,7 @@ class _Expansion:
                 if not _contains(trained, value_at(key, known.value, None)) and not self._is_set(
                     name, key
                 ):
+                    self._wrong_keys.add(key)
                     message = (
                         f"{what} `{key}` is {as_json(value)}, but another axis, `when` or `--set` "
                         f"changes it to {as_json(trained)} for {name}; do not override what the "

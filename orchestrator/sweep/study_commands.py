@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -119,7 +120,14 @@ def _resume(options: argparse.Namespace, console: Console) -> int:
         *[f"--{name}={text}" for name in ("only", "set") for text in command.get(name, [])],
     ]
     address = options.address or command.get("address") or "local"
-    arguments += [f"--address={address}"] if address != "local" else []
+    if address == "local":
+        os.environ.pop("RAY_ADDRESS", None)  # or the command would take it
+    else:
+        arguments.append(f"--address={address}")
+    if address != (options.address or "local"):
+        say(
+            console, f"on the cluster of the last run, {address}; --address names another, or local"
+        )
     arguments += ["--retry-failed"] if options.retry_failed else []
     arguments += ["--retrain-stale"] if options.retrain_stale else []
     with tempfile.TemporaryDirectory() as temporary:

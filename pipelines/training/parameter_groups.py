@@ -57,7 +57,7 @@ def _without_decay(
             names |= set(_normalization(model)) & named.keys()
         elif pattern == "bias":
             # Also `in_proj_bias` of torch's attention.
-            names |= {name for name in named if re.search(r"(^|[._])bias$", name)}
+            names |= {name for name in named if re.search(r"(^|\.)(in_proj_)?bias$", name)}
         else:
             names |= _matches("optimizer.no_decay", pattern, named)
     return names

@@ -107,7 +107,9 @@ def test_failed_request_is_one_error(
     monkeypatch.setattr(jobs, request_, fail)
     assert send(study) == 2
     output = capsys.readouterr().out
-    assert "error: --address http://127.0.0.1:9: the Ray dashboard did not take" in output
+    assert (
+        "error: --address http://127.0.0.1:9: the Ray dashboard refused the study or did" in output
+    )
     assert "(Connection aborted). Check" in output
 
 
