@@ -5,7 +5,6 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 
-from orchestrator.report.cells import axis_text
 from orchestrator.report.latency import latency_record
 from orchestrator.report.rows import Row, is_finished
 from orchestrator.report.scores import find_score
@@ -36,7 +35,7 @@ def table_records(
             "kind": "published",
             "label": other.label,
             **{
-                axis: axis_text(other.when[axis])
+                axis: _condition_text(other.when[axis])
                 for axis in study.config.grid
                 if axis in other.when
             },
@@ -188,3 +187,8 @@ def trial_records(study: Study, rows: Sequence[Row]) -> list[dict[str, Value]]:
             record |= {"hours": run.hours, "epoch": run.epoch, **run.metrics}
         records.append(record)
     return records
+
+
+def _condition_text(value: object) -> str:
+    """Return the value of an axis, as in the lines of trained rows, or several of them."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
