@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -60,6 +60,8 @@ def test_mining_matches_plain_loops(
 ) -> None:
     logits, labels, config = case
     logits = logits.to(dtype)
+    # Whether a probability that rounds to the threshold is below it depends on the rounding.
+    assume(config.threshold < 1 or logits.double().softmax(1).max() < 1 - 1e-5)
     terms = SegmentationLoss(config)(logits, labels)
     total, count = mine_with_loops(logits, labels, config)
     assert terms.names == ("main",)
