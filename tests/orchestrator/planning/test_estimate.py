@@ -164,3 +164,18 @@ def test_non_negative_least_squares_is_scipys(rows: NDArray[np.float64], seed: i
     target = np.random.default_rng(seed).normal(size=len(rows))
     expected, _ = optimize.nnls(rows, target)
     np.testing.assert_allclose(_non_negative_least_squares(rows, target), expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("seconds", [(0.10, 0.08), (0.10, 0.10), (1.0, 0.01)])
+def test_size_is_never_free_even_if_a_larger_network_was_not_slower(
+    seconds: tuple[float, float],
+) -> None:
+    larger = replace(SMALL, gflops=19.0, megapixels=0.52)
+    measured = [
+        replace(measurement(workload), step=step, validation=0.5)
+        for workload, step in zip((SMALL, larger), seconds, strict=True)
+    ]
+    calibration = calibrate(*measured)
+    assert (calibration.coefficients > 0).all()
+    assert math.isfinite(calibration.evaluation_factor)
+    assert calibration.validation(replace(SMALL, gflops=2.0)) > 0

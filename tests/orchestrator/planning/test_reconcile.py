@@ -1,6 +1,7 @@
 """The decision for a trial in each possible state."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +22,18 @@ def record(
     return TrialRun(
         run_id, study, "identity", status, code, 3, {}, active_elsewhere=active_elsewhere
     )
+
+
+def test_run_with_the_most_epochs_represents_an_interrupted_trial() -> None:
+    """MLflow may create a run twice; both begin at the same moment."""
+    trained, empty = (
+        replace(record("KILLED"), run_id="a", epoch=120),
+        replace(record("KILLED", code=""), run_id="b", epoch=0),
+    )
+    for runs in ([trained, empty], [empty, trained]):
+        chosen = decide(runs, STUDY, CODE, ReconcileOptions())
+        assert chosen.run is not None
+        assert (chosen.run.run_id, chosen.action) == ("a", "resume")
 
 
 def decision(*records: TrialRun, **options: bool) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -52,6 +53,17 @@ def test_fractional_gpus_are_shared() -> None:
     assert len(choose(waiting, [], gpus(1, 1))) == 4
     assert len(choose([Waiting(str(i), GangShape.of(1, {"GPU": 1 / 3}), 1.0) for i in range(9)], [],
                       gpus(1))) == 3  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("share", "whole", "expected"),
+    [(0.6, 2, 2), (0.7, 8, 8), (0.4, 4, 8), (0.5, 2, 4), (0.25, 1, 4)],
+)
+def test_part_of_a_gpu_is_on_one_gpu(share: float, whole: int, expected: int) -> None:
+    nodes = gpus(whole)
+    assert workers_that_fit({"GPU": share}, nodes) == expected
+    assert fit(GangShape.of(expected, {"GPU": share}), nodes) is not None
+    assert fit(GangShape.of(expected + 1, {"GPU": share}), nodes) is None
 
 
 def test_drivers_are_placed_on_nodes_with_their_resource() -> None:

@@ -15,6 +15,7 @@ from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking import runs
 from orchestrator.tracking import store as store_module
+from orchestrator.tracking.queries import take_snapshot
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.training.config import OptimizerConfig
@@ -70,6 +71,23 @@ def test_trial_from_start_to_finish(study_run: StudyRun, trial: ResolvedTrial, u
     record = decision.run
     assert record is not None
     assert (record.run_id, record.epoch, record.status) == (run_id, 2, "FINISHED")
+
+
+def test_run_whose_description_was_interrupted_is_described_again(
+    study_run: StudyRun, trial: ResolvedTrial, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study_run.store, "log", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            study_run.begin_trial(trial, None, None)
+    (run,) = take_snapshot(study_run.store).trials
+    assert run.dataset == ""
+    assert study_run.begin_trial(trial, None, run) == run.run_id
+    params = MlflowClient(uri).get_run(run.run_id).data.params
+    assert params["model.backbone"] == "dfnet1"
 
 
 def test_score_that_the_last_evaluation_lacks_is_left_out(

@@ -14,8 +14,15 @@ class Study:
     def __init__(self, trials: int, cpus: float, limit: int = 100) -> None:
         self.trials = [Waiting(str(index), ONE_CPU, 1.0) for index in range(trials)]
         self.searcher = GangSearcher(
-            self.trials, lambda: [{"CPU": cpus}], None, lambda started: started >= limit
+            self.trials,
+            lambda: [{"CPU": self.cpus}],
+            None,
+            lambda started: started >= limit,
+            lambda: self.ending,
+            lambda: 10.0 * self.started,
         )
+        self.cpus = cpus
+        self.ending = False
         self.started = 0
 
     def start(self) -> dict[str, object] | str | None:
@@ -47,3 +54,14 @@ def test_retried_trial_starts_first_and_in_spite_of_a_limit() -> None:
     assert study.start() == {"job": 1, "attempt": 1, "last": False}
     study.searcher.on_trial_complete("trial-4")
     assert study.start() == Searcher.FINISHED  # the third trial is beyond the limit
+
+
+def test_retry_that_waits_for_a_machine_does_not_outlast_a_hold() -> None:
+    study = Study(trials=1, cpus=1.0)
+    assert study.start() == {"job": 0, "attempt": 0, "last": True}
+    study.cpus = 0.0  # its machine is lost
+    study.searcher.retry(study.trials[0])
+    study.searcher.on_trial_complete("trial-1", error=True)
+    assert study.start() is None
+    study.ending = True
+    assert study.start() == Searcher.FINISHED
