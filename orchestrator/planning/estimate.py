@@ -30,6 +30,8 @@ _START_SECONDS = 20.0
 _FORWARD_SHARE = 1 / 3
 # Weight of the rules' proportions relative to one measurement (ridge penalty of the fit).
 _STIFFNESS = 0.1
+# Of a coefficient, relative to its rule of thumb.
+_LEAST_SHARE = 0.01
 # Prior standard deviation of log(actual time / estimated time), best source first.
 _SPREAD: dict[Source, float] = {"trial": 0.15, "preflight": 0.25, "probe": 0.35}
 _SPREAD_UNMEASURED = 1.0
@@ -222,9 +224,6 @@ def _typical(measurements: Sequence[Measurement]) -> list[Measurement]:
             )
         )
     return typical
-
-
-_LEAST_SHARE = 0.01
 
 
 def _fit(measurements: Sequence[Measurement], thumb: NDArray[np.float64]) -> NDArray[np.float64]:
