@@ -131,7 +131,8 @@ def run_command(
             return EXIT_FAILED
         if error.filename is None:
             return _internal_error(error, report)
-        report("error", f"{os.fsdecode(error.filename)}: {error.strerror or error}")
+        place = error.filename2 or error.filename  # a copy names its source, then its destination
+        report("error", f"{os.fsdecode(place)}: {error.strerror or error}")
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         report(interrupted, "")

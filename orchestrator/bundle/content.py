@@ -95,7 +95,7 @@ class Bundle:
             if values.pop("format", None) != FORMAT:
                 raise ValueError(f"format is not {FORMAT!r}")
             version = values.pop("version", None)
-            if not isinstance(version, int):
+            if type(version) is not int:
                 raise ValueError(f"version is {version!r}, not an integer")
             if version != VERSION:
                 raise BundleError(

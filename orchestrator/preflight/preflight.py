@@ -132,8 +132,8 @@ class Preflight:
     def probe(self) -> None:
         """Time a few steps of at most three of the study's networks."""
         self._say(
-            "no timings for this device yet: running a short probe, a minute or two on a CPU, saved "
-            "for later plans"
+            "no timings for this device yet: running a short probe, a minute or two on a CPU, and "
+            "saving it for later plans"
         )
         trials = spread_by_cost(self._trials)
         self._learn(self._run(trials, "probe"), trials, "probe")

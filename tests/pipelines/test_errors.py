@@ -137,6 +137,18 @@ def test_full_disk_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_failed_copy_names_its_destination(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> int:
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        error.filename, error.filename2 = "source.py", "there/copy.py"  # as shutil.copyfile does
+        raise error
+
+    assert run_command(work) == 2
+    assert capsys.readouterr().err == "error: there/copy.py: No space left on device\n"
+
+
 @pytest.mark.parametrize("closed", ["1", "0 1 2"])
 def test_command_with_closed_streams(closed: str) -> None:
     script = "import os, sys; from pipelines.errors import run_command; "

@@ -304,6 +304,7 @@ def test_other_files_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[
         lambda document: [],
         lambda document: "bundle",
         lambda document: {**document, "version": "1"},
+        lambda document: {**document, "version": True},
         lambda document: {**document, "format": [1]},
         lambda document: {**document, "runs": []},
         lambda document: {**document, "runs": {"a, seed 0": {"metrics": 3}}},
