@@ -70,6 +70,10 @@ class Budget:
         self._size.pop(name, None)
         self._failed += failed
 
+    def idle(self) -> bool:
+        """Whether no trial holds devices; a trial that waits for machines does not."""
+        return not self._since
+
     @property
     def device_hours(self) -> float:
         """Device-hours that the study has used so far, including running trials."""

@@ -97,8 +97,12 @@ class Recorder:
 
     def stop_requested(self) -> bool:
         """Whether to end the trials now. This is `GRACE_SECONDS` after the user's request, because
-        the trials first get time to write a checkpoint and end by themselves."""
-        if not self._context.stop.requested:
+        the trials first get time to write a checkpoint and end by themselves.
+
+        A hold ends the trials that wait for machines in the same way, once no trial trains: they
+        report nothing at which they could end.
+        """
+        if not self._context.stop.requested and not (self._hold_reached() and self._budget.idle()):
             return False
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
@@ -108,9 +112,12 @@ class Recorder:
     def hold_requested(self) -> bool:
         """Whether the user has requested a stop, a limit of the study is reached, or the disk is
         nearly full."""
+        return self._context.stop.requested or self._hold_reached()
+
+    def _hold_reached(self) -> bool:
         if self._space is not None and (shortage := self._space.shortage()):
             self._hold(shortage)
-        return self._context.stop.requested or self._budget.hold_reason() is not None
+        return self._budget.hold_reason() is not None
 
     def may_start(self, pending: int) -> bool:
         """Whether the limits allow another trial."""

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,23 @@ def test_spent_gpu_hours_hold_running_trials_at_their_next_report(
     run(jobs, tmp_path, events, max_concurrent=2)
     assert events.ends == {"1": "held", "2": "held"}
     assert all(1 <= epoch < EPOCHS for epoch in events.epochs.values())
+
+
+def test_a_trial_whose_machine_does_not_come_ends_at_a_hold(cluster: None, tmp_path: Path) -> None:
+    class HeldStudy(Events):
+        def finished(self, name: str, outcome: dict[str, Any]) -> None:
+            super().finished(name, outcome)
+            self.budget.hold("a limit")
+
+        def stop_requested(self) -> bool:  # as `Recorder`
+            return self.hold_requested() and self.budget.idle()
+
+    jobs = [job("1"), replace(job("2"), resources={"CPU": 64.0})]
+    events = HeldStudy(jobs)
+    nodes = [{"CPU": 4.0, DRIVER_RESOURCE: 1e6}, {"CPU": 64.0}]  # the second is not started
+    run(jobs, tmp_path, events, nodes=lambda: nodes)
+    assert events.order == ["1"]
+    assert events.ends["1"] == "finished"
 
 
 def test_no_trial_starts_beyond_the_failure_limit(cluster: None, tmp_path: Path) -> None:

@@ -196,3 +196,17 @@ def test_full_disk_holds_the_study_instead_of_failing_the_trial(
     assert status == "KILLED"
     assert reason.startswith("held at a checkpoint: no space left on the disk of ")
     assert "rerun the same command" in (recording.budget.left_out_reason() or "")
+
+
+def test_a_hold_ends_trials_that_wait_for_machines_once_none_trains(
+    recording: TrialRecording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "GRACE_SECONDS", 0.0)
+    recording.budget.hold("no space")
+    assert recording.recorder.hold_requested()
+    assert not recording.recorder.stop_requested()  # the trial ends at its next report
+    recording.recorder.interrupted(NAME)
+    assert recording.recorder.stop_requested()
+    recording.recorder.held(NAME)
+    recording.recorder.close()
+    assert recording.study.ended == [("KILLED", "held at a checkpoint: no space")]
