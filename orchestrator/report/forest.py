@@ -56,7 +56,16 @@ def draw_forest(lines: Sequence[ForestLine], limits: Limits, axis: str, title: s
                 name = name[: _MAX_LABEL - 1] + "…"
             for x, text, side in ((0.0, name, "left"), (1.0, line.text, "right")):
                 axes.text(
-                    x, 0.2 - index, text, transform=across, ha=side, va="bottom", fontsize=8.5
+                    x,
+                    0.2 - index,
+                    text,
+                    transform=across,
+                    ha=side,
+                    va="bottom",
+                    fontsize=8.5,
+                    # Hides the grid behind the text, but no line of data.
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+                    zorder=1,
                 )
         axes.set_ylim(-len(lines) + 0.55, 0.75)
         axes.set_yticks([])
