@@ -139,7 +139,8 @@ class Site:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 ours = self._cluster.gcs_address in " ".join(_ancestors(process))
-                if ours and process.cmdline()[0].startswith(_TRAINING):
+                title = " ".join(process.cmdline())  # empty once it has ended
+                if ours and title.startswith(_TRAINING):
                     processes.append(process)
         if processes:
             with contextlib.suppress(psutil.Error):
