@@ -1,7 +1,7 @@
 """`python -m orchestrator.predict MODEL IMAGE|DIR|GLOB... --out DIR`: predict label maps of images.
 
-File names and folders are kept. Images that cannot be read are reported and skipped; the exit
-status is then 1.
+File names and folders are kept. Images that cannot be read or predicted are reported and skipped;
+the exit status is then 1.
 """
 
 import argparse

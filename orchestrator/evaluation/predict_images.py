@@ -27,7 +27,7 @@ from pipelines.data.image_io import (
 from pipelines.data.prefetch import prefetch
 from pipelines.errors import EXIT_FAILED, is_out_of_memory
 from pipelines.evaluation.config import InferenceConfig
-from pipelines.evaluation.inference import predict_image
+from pipelines.evaluation.inference import InputSizeError, predict_image
 from pipelines.figures.labeled_overlay import draw_overlay
 from pipelines.network.precision import Numerics
 from pipelines.preparation.image_reading import (
@@ -71,7 +71,7 @@ def predict_images(options: argparse.Namespace, console: Console) -> int:
                 if isinstance(source, str):
                     raise ImageError(source)
                 classes = _classes(model, source.pixels, numerics, config)
-            except ImageError as error:
+            except (ImageError, InputSizeError) as error:
                 skipped += 1
                 say(console, f"skipped {image.path}: {error}")
                 continue
@@ -132,7 +132,10 @@ def _read(image: InputImage, reading: ImageReading) -> tuple[InputImage, SourceI
 def _classes(
     model: TrainedModel, pixels: Pixels, numerics: Numerics, config: InferenceConfig
 ) -> Array:
-    """Predict an image's classes, uint8 (height, width). Raises ImageError if memory runs out."""
+    """Predict an image's classes, uint8 (height, width).
+
+    Raises ImageError if memory runs out, InputSizeError if the network cannot take the image.
+    """
     try:
         image = torch.tensor(pixels)
         return predict_image(model.network, image, numerics, config, model.image_format).numpy()
