@@ -55,7 +55,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--submission",
         choices=sorted(SUBMISSIONS),
-        help="encode label maps for this benchmark's server instead of as class indices",
+        help="encode label maps for this benchmark's server instead of as class indices, and leave "
+        "images as stored, without their EXIF orientation",
     )
     parser.add_argument(
         "--scale",

@@ -90,8 +90,10 @@ def predict_images(options: argparse.Namespace, console: Console) -> int:
     values = merged_range(stored)
     if values is not None and images_format.bits == 8:
         say(console, scale_note(reading, values))
-    if turned:
+    if turned and reading.exif == "apply":
         say(console, f"{turned} images turned upright, as their EXIF orientation says")
+    elif turned:
+        say(console, f"{turned} images not turned by their EXIF orientation, as on the server")
     count = len(images) + len(found.problems) - skipped
     say(console, f"{count} label maps in {out}, {skipped} images skipped")
     return EXIT_FAILED if skipped else 0
@@ -112,7 +114,8 @@ def _reading(options: argparse.Namespace, model: TrainedModel) -> ImageReading:
     return ImageReading(
         options.scale,
         options.bands,
-        exif="apply",
+        # Servers compare with labels of the pixels as stored.
+        exif="ignore" if options.submission else "apply",
         file="",
         bits=images.bits,
         model_channels=images.channels,
