@@ -9,13 +9,13 @@ from PIL import Image
 
 from orchestrator.predict import main
 from tests.support.finished_run import FinishedRun
-from tests.support.fixed_size import write_model
+from tests.support.fixed_size import fixed_size, write_model
 
 
 def test_image_that_the_network_cannot_take_is_skipped(
     small_streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = write_model(tmp_path / "model", small_streets, (32, 48))
+    model = write_model(tmp_path / "model", small_streets, fixed_size(32, 48))
     images, out = tmp_path / "in", tmp_path / "out"
     images.mkdir()
     for name, size in (("large", (40, 50)), ("right", (32, 48)), ("small", (32, 20))):
@@ -42,7 +42,7 @@ def test_image_that_the_network_cannot_take_is_skipped(
 def test_image_too_wide_for_an_overlay_keeps_its_label_map(
     small_streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = write_model(tmp_path / "model", small_streets, (1, 48))
+    model = write_model(tmp_path / "model", small_streets, fixed_size(1, 48))
     images, out = tmp_path / "in", tmp_path / "out"
     images.mkdir()
     for name, width in (("a", 65536), ("b", 48)):

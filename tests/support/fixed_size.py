@@ -1,4 +1,4 @@
-"""A network that takes images of one size only, and a model directory of it."""
+"""Networks that do not take images of every size, and model directories of them."""
 
 from pathlib import Path
 
@@ -29,20 +29,37 @@ class FixedSize(nn.Module):
         return self.classifier(images) + self.position
 
 
+class EvenSize(nn.Module):
+    """Maps images `(N, 3, H, W)` to logits `(N, classes, H, W)`, and halves the size in between."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.halve = nn.MaxPool2d(2)
+        self.double = nn.Upsample(scale_factor=2)
+        self.classifier = nn.Conv2d(6, classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(torch.cat([images, self.double(self.halve(images))], dim=1))
+
+
+def fixed_size(height: int, width: int) -> NetworkConfig:
+    """Return the network of images of `height` x `width` pixels."""
+    return NetworkConfig(f"{__name__}:FixedSize", {"height": height, "width": width})
+
+
+EVEN_SIZE = NetworkConfig(f"{__name__}:EvenSize")
+
+
 def write_model(
-    directory: Path, dataset: Path, size: tuple[int, int], window: tuple[int, int] | None = None
+    directory: Path, dataset: Path, network: NetworkConfig, window: tuple[int, int] | None = None
 ) -> str:
     """Write a model directory of an untrained network for the classes of `dataset`; return it.
 
     window: of the experiment's validation.
     """
     manifest = open_dataset(dataset).manifest
-    height, width = size
-    network = NetworkConfig(
-        "tests.support.fixed_size:FixedSize", {"height": height, "width": width}
-    )
     experiment = Experiment(
-        data=DataConfig(str(dataset), crop=size),
+        data=DataConfig(str(dataset), crop=(32, 32)),
         model=network,
         training=TrainingConfig(precision="fp32"),
         evaluation=EvaluationConfig(window=window),
