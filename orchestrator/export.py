@@ -45,7 +45,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         required=True,
         metavar="DIR",
         help="folder for model.pt2, model.onnx, metadata.json, the model directory "
-        "(experiment.yaml, classes.yaml, model.safetensors) and the card README.md",
+        "(experiment.yaml, classes.yaml, model.safetensors) and the card README.md; it must not "
+        "hold any of these that this command does not replace",
     )
     parser.add_argument(
         "--format",
@@ -59,7 +60,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         type=parse_size,
         metavar="HxW",
         help="height and width of the only images that model.pt2 and model.onnx take, one at a "
-        "time, for a network that cannot be exported for every size",
+        "time, for a network that cannot be exported for every size; all files are checked on "
+        "images of this size",
     )
     parser.add_argument(
         "--dataset",

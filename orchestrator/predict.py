@@ -1,7 +1,7 @@
 """`python -m orchestrator.predict MODEL IMAGE|DIR|GLOB... --out DIR`: predict label maps of images.
 
-File names and folders are kept. Images that cannot be read are reported and skipped; the exit
-status is then 1.
+File names and folders are kept. Images that cannot be read or predicted are reported and skipped,
+and so are overlays that cannot be drawn; the exit status is then 1.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from pipelines.submission import SUBMISSIONS
 def main(
     arguments: Sequence[str] | None = None, prog: str = "python -m orchestrator.predict"
 ) -> int:
-    """Run the command; return its exit status: 0 all predicted, 1 some skipped, 2 bad input, 130
-    interrupted."""
+    """Run the command; return its exit status: 0 all predicted, 1 some images or overlays skipped,
+    2 bad input, 130 interrupted."""
     options = _parser(prog).parse_args(arguments)
     return run_command(lambda console: _predict(options, console))
 
@@ -55,7 +55,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--submission",
         choices=sorted(SUBMISSIONS),
-        help="encode label maps for this benchmark's server instead of as class indices",
+        help="encode label maps for this benchmark's server instead of as class indices, and leave "
+        "images as stored, without their EXIF orientation",
     )
     parser.add_argument(
         "--scale",

@@ -78,7 +78,9 @@ class SegmentationModel:
         and `{"output": "colors"}` the palette's colors, uint8 `(height, width, 3)`.
 
         Several images of one size, `(images, height, width, channels)`, return an array with one
-        result for each image. Raises ValueError for anything else.
+        result for each image.
+
+        Raises ValueError for anything else, InputSizeError for a size that the network cannot take.
         """
         output = (params or {}).get("output", OUTPUTS[0])
         if output not in OUTPUTS:
@@ -99,7 +101,7 @@ class SegmentationModel:
             raise ValueError(f"received {pixels.dtype} {pixels.shape}; {_expected(images_format)}")
         if pixels.ndim == 4:
             return np.stack([self.predict(image, params) for image in pixels])
-        image = torch.tensor(pixels)
+        image = torch.tensor(np.ascontiguousarray(pixels))  # torch has no negative strides
         if output == "probabilities":
             return predict_probabilities(
                 self.network,

@@ -3,13 +3,12 @@ they compute what torch computes, and push them to a hub."""
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from safetensors.torch import save
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from models.resampling import resize
 from orchestrator.console import InputError, say
+from orchestrator.evaluation.agreement import Predict, agreement, load_onnx, load_torch
 from orchestrator.evaluation.hub import check_push, push
 from orchestrator.evaluation.model_card import (
     CARD,
@@ -40,23 +40,17 @@ from pipelines.data.normalization import normalize
 from pipelines.model_directory import file_texts
 from pipelines.network.export import (
     METADATA,
-    ONE_SIZE,
-    ExportError,
     export_program,
-    first_line,
-    missing_package,
     save_onnx,
     save_program,
     whole_image_logits,
 )
 from pipelines.network.file_names import WEIGHTS_FILE
 from pipelines.preparation.embedded import dataset_location
-
-Predict = Callable[[Tensor], Tensor]
+from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
 
 FILES = {"torch": "model.pt2", "onnx": "model.onnx", "safetensors": WEIGHTS_FILE}
-# Logits may differ by this share of the largest one: kernels add in another order.
-_TOLERANCE = 1e-3
+_DIRECTORY_FILES = (EXPERIMENT_FILE, CLASSES_FILE)  # beside the weights
 _CHECKED_IMAGES = 4
 # Coarse features of a smaller image, or of a part of it, have one row: a size of its own in torch.
 _SMALLEST = 96
@@ -77,11 +71,10 @@ def export_model(options: argparse.Namespace, console: Console) -> int:
         raise InputError("--private is about a repository; add --push OWNER/NAME, or leave it out")
     if options.size is not None and not 1 <= min(options.size) <= max(options.size) <= _LARGEST:
         raise InputError(f"--size must be at least 1x1 and at most {_LARGEST}x{_LARGEST}")
-    if options.size is not None and {*(options.format or FILES)} == {"safetensors"}:
-        raise InputError("--size has no effect on --format safetensors; leave it out")
+    kinds = list(dict.fromkeys(options.format or FILES))
+    _check_folder(out, kinds)
     store = store_for_model(options.model, storage_directory(options))
     model = load_model(options.model, store, options.imports)
-    kinds = list(dict.fromkeys(options.format or FILES))
     images, described = _check_images(model, options)
     say(console, f"exporting {model.name}; this takes about a minute", style="dim")
     out.mkdir(parents=True, exist_ok=True)
@@ -104,6 +97,21 @@ def export_model(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _check_folder(out: Path, kinds: Sequence[str]) -> None:
+    """Raise InputError if files of another model might stay beside those of this export."""
+    written = {FILES[kind] for kind in kinds}
+    if "safetensors" in kinds:
+        written |= {*_DIRECTORY_FILES}
+    others = sorted({*FILES.values(), *_DIRECTORY_FILES} - written)
+    kept = [name for name in others if (out / name).exists()]
+    if kept:
+        raise InputError(
+            f"--out {out} has {' and '.join(kept)}, which this export would not replace and which "
+            "may belong to another model; choose another folder, delete them, or name all formats "
+            "in one command"
+        )
+
+
 def _write(
     model: TrainedModel,
     kinds: Sequence[str],
@@ -117,7 +125,7 @@ def _write(
         program = export_program(model.network, model.image_format.channels, size)
     metadata = model_metadata(model, size)
     writers = {"torch": save_program, "onnx": save_onnx}
-    load = {"torch": _load_torch, "onnx": _load_onnx}
+    load = {"torch": load_torch, "onnx": load_onnx}
     agreements = {}
     for kind in kinds:
         file = directory / FILES[kind]
@@ -126,7 +134,7 @@ def _write(
         else:
             writers[kind](program, file, metadata)
             exported = load[kind](file)
-        agreements[kind] = _check(model, exported, images, file.name, size)
+        agreements[kind] = agreement(model.network, exported, images, file.name, size)
     return agreements
 
 
@@ -248,71 +256,3 @@ def _at_least(height: int, width: int) -> tuple[int, int]:
     """Return a size of an image's proportions with sides of at least _SMALLEST pixels."""
     scale = max(1.0, _SMALLEST / min(height, width))
     return round(scale * height), round(scale * width)
-
-
-def _check(
-    model: TrainedModel,
-    exported: Predict,
-    images: Sequence[Tensor],
-    file: str,
-    size: tuple[int, int] | None,
-) -> str:
-    """Return how well the file's logits agree with torch's. Raises ExportError if they do not."""
-    advice = ONE_SIZE if size is None else "report the operators of your network"
-    largest, differences = 0.0, [0.0]
-    pixels = same = 0
-    for image in images:
-        expected = whole_image_logits(model.network, image)
-        height, width = image.shape[-2:]
-        try:
-            received = exported(image)
-        except Exception as error:  # torch and onnxruntime have many classes for this
-            raise ExportError(
-                f"{file} cannot be applied to an image of {height} x {width} pixels "
-                f"({first_line(error)}); {advice}"
-            ) from error
-        if received.shape != expected.shape:
-            raise ExportError(
-                f"{file} returns {tuple(received.shape)} for an image of {height} x {width} "
-                f"pixels, but torch {tuple(expected.shape)}; {advice}"
-            )
-        largest = max(largest, float(expected.abs().max()))
-        differences.append(float((received - expected).abs().max()))
-        pixels += expected[:, 0].numel()
-        same += int((received.argmax(1) == expected.argmax(1)).sum())
-    difference = float(np.max(differences))  # NaN if one is
-    text = f"logits differ by at most {difference:.1g}, {100 * same / pixels:.3f} % of the pixels"
-    text += " get the class that torch predicts,"
-    if not difference <= _TOLERANCE * max(largest, 1e-6):
-        raise ExportError(
-            f"{file} does not compute what torch computes: {text} of {len(images)} images; "
-            "nothing was written; report the operators of your network"
-        )
-    return text.rstrip(",")
-
-
-def _load_torch(file: Path) -> Predict:
-    module = torch.export.load(file).module()
-
-    def predict(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            logits: Tensor = module(images)
-        return logits
-
-    return predict
-
-
-def _load_onnx(file: Path) -> Predict:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        raise missing_package("onnxruntime") from None
-
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    (images_input,) = session.get_inputs()
-
-    def predict(images: Tensor) -> Tensor:
-        feed: Mapping[str, Any] = {images_input.name: images.contiguous().numpy()}
-        return torch.from_numpy(session.run(None, feed)[0])
-
-    return predict

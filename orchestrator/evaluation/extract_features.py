@@ -21,14 +21,15 @@ def extract_features(
 ) -> Features:
     """Return the features before the flows and after each; level 1 is the finest.
 
-    image: the stored values `(height, width, channels)`.
+    image: the stored values `(height, width, channels)`. Raises as `predict`.
     """
     stored = torch.tensor(image).permute(2, 0, 1)[None].to(numerics.device)
     images = normalize(stored, image_format)
     images = numerics.to_memory_format(images)
     with numerics.autocast():
-        levels = network.features(images)
+        # First, because it says if the network cannot take the image.
         prediction = predict(network, images, (image.shape[0], image.shape[1]))
+        levels = network.features(images)
     steps = [name for name in levels if name != "backbone"]
     maps = {name: levels[name][level - 1][0].float().mean(dim=0).cpu().numpy() for name in steps}
     classes = prediction[0].to("cpu", torch.uint8).numpy()

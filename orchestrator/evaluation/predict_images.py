@@ -16,6 +16,7 @@ from orchestrator.evaluation.trained_model import (
     store_for_model,
     to_device,
 )
+from pipelines.data.files import atomic_file
 from pipelines.data.image_format import Pixels
 from pipelines.data.image_io import (
     Array,
@@ -27,7 +28,7 @@ from pipelines.data.image_io import (
 from pipelines.data.prefetch import prefetch
 from pipelines.errors import EXIT_FAILED, is_out_of_memory
 from pipelines.evaluation.config import InferenceConfig
-from pipelines.evaluation.inference import predict_image
+from pipelines.evaluation.inference import InputSizeError, predict_image
 from pipelines.figures.labeled_overlay import draw_overlay
 from pipelines.network.precision import Numerics
 from pipelines.preparation.image_reading import (
@@ -38,6 +39,8 @@ from pipelines.preparation.image_reading import (
 )
 from pipelines.preparation.source_images import SourceImage, read_pixels
 from pipelines.submission import SUBMISSIONS
+
+_LARGEST_JPEG = 65500  # pixels per side that libjpeg takes; the format itself takes 65535
 
 
 def predict_images(options: argparse.Namespace, console: Console) -> int:
@@ -62,7 +65,7 @@ def predict_images(options: argparse.Namespace, console: Console) -> int:
         say(console, note)
     for problem in found.problems:
         say(console, f"skipped {problem}")
-    skipped, turned = len(found.problems), 0
+    skipped, turned, undrawn = len(found.problems), 0, 0
     stored: list[ValueRange | None] = []
     with progress(console) as bar:
         prefetched = prefetch(partial(_read, reading=reading), images, 2, 4)
@@ -71,7 +74,7 @@ def predict_images(options: argparse.Namespace, console: Console) -> int:
                 if isinstance(source, str):
                     raise ImageError(source)
                 classes = _classes(model, source.pixels, numerics, config)
-            except ImageError as error:
+            except (ImageError, InputSizeError) as error:
                 skipped += 1
                 say(console, f"skipped {image.path}: {error}")
                 continue
@@ -84,17 +87,23 @@ def predict_images(options: argparse.Namespace, console: Console) -> int:
                 encoded = encode_palette_png(classes, colors)
             _write(image.result(out), encoded)
             if options.overlay:
-                drawn = images_format.drawn(source.pixels)
-                blended = draw_overlay(drawn, classes, model.class_list.classes)
-                _write(image.result(out, ".overlay.jpg"), encode_jpeg(blended))
+                overlay = image.result(out, ".overlay.jpg")
+                try:
+                    _write(overlay, _overlay(model, source.pixels, classes))
+                except ImageError as error:
+                    undrawn += 1
+                    say(console, f"no overlay of {image.path}: {error}")
     values = merged_range(stored)
     if values is not None and images_format.bits == 8:
         say(console, scale_note(reading, values))
-    if turned:
+    if turned and reading.exif == "apply":
         say(console, f"{turned} images turned upright, as their EXIF orientation says")
+    elif turned:
+        say(console, f"{turned} images not turned by their EXIF orientation, as on the server")
     count = len(images) + len(found.problems) - skipped
-    say(console, f"{count} label maps in {out}, {skipped} images skipped")
-    return EXIT_FAILED if skipped else 0
+    missing = f", {undrawn} overlays missing" if undrawn else ""
+    say(console, f"{count} label maps in {out}, {skipped} images skipped{missing}")
+    return EXIT_FAILED if skipped or undrawn else 0
 
 
 def _reading(options: argparse.Namespace, model: TrainedModel) -> ImageReading:
@@ -112,7 +121,8 @@ def _reading(options: argparse.Namespace, model: TrainedModel) -> ImageReading:
     return ImageReading(
         options.scale,
         options.bands,
-        exif="apply",
+        # Servers compare with labels of the pixels as stored.
+        exif="ignore" if options.submission else "apply",
         file="",
         bits=images.bits,
         model_channels=images.channels,
@@ -132,7 +142,10 @@ def _read(image: InputImage, reading: ImageReading) -> tuple[InputImage, SourceI
 def _classes(
     model: TrainedModel, pixels: Pixels, numerics: Numerics, config: InferenceConfig
 ) -> Array:
-    """Predict an image's classes, uint8 (height, width). Raises ImageError if memory runs out."""
+    """Predict an image's classes, uint8 (height, width).
+
+    Raises ImageError if memory runs out, InputSizeError if the network cannot take the image.
+    """
     try:
         image = torch.tensor(pixels)
         return predict_image(model.network, image, numerics, config, model.image_format).numpy()
@@ -150,6 +163,26 @@ def _classes(
     raise ImageError(f"not enough memory to predict {size} at once; {advice}")
 
 
+def _overlay(model: TrainedModel, pixels: Pixels, classes: Array) -> bytes:
+    """Return a JPEG of an image's classes, uint8 (height, width), over its pixels.
+
+    Raises ImageError if JPEG does not take the overlay's size, or memory runs out.
+    """
+    try:
+        drawn = model.image_format.drawn(pixels)
+        blended = draw_overlay(drawn, classes, model.class_list.classes)
+        height, width = blended.shape[:2]
+        if max(height, width) > _LARGEST_JPEG:
+            raise ImageError(
+                f"it would have {height} x {width} pixels with its legend, and JPEG takes at most "
+                f"{_LARGEST_JPEG} per side; cut the image into tiles"
+            )
+        return encode_jpeg(blended)
+    except MemoryError:
+        raise ImageError("not enough memory to draw it; cut the image into tiles") from None
+
+
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    with atomic_file(path, sync=False) as partial:
+        partial.write_bytes(data)

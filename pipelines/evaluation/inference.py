@@ -28,8 +28,8 @@ class NonFiniteLogitsError(UserError, RuntimeError):
     """A network returned NaN logits: its training has diverged."""
 
 
-class WindowError(UserError, RuntimeError):
-    """A network cannot be applied to windows of the size asked for."""
+class InputSizeError(UserError, RuntimeError):
+    """A network cannot be applied to an image or to windows, most likely because of their size."""
 
 
 @torch.no_grad()
@@ -48,7 +48,8 @@ def predict(
     probabilities, float32 `(batch, classes, height, width)`; full-size logits are computed a strip
     of rows at a time.
 
-    Raises NonFiniteLogitsError if the network returns NaN, WindowError if it cannot take a window.
+    Raises NonFiniteLogitsError if the network returns NaN, InputSizeError if it cannot take an
+    image or a window.
     """
     config = config or InferenceConfig()
     prediction = torch.empty((len(images), *size), dtype=torch.int64, device=images.device)
@@ -85,7 +86,7 @@ def predict_image(
     image_format: ImageFormat = RGB,
 ) -> Tensor:
     """Return class indices, uint8 `(height, width)`, of `image`, the stored values `(height, width,
-    channels)`."""
+    channels)`. Raises as `predict`."""
     training = model.training
     model.eval()
     try:
@@ -107,7 +108,8 @@ def predict_probabilities(
     image_format: ImageFormat = RGB,
 ) -> Tensor:
     """Return the probabilities of the classes, float32 `(classes, height, width)`, averaged over
-    scales and flip, of `image`, the stored values `(height, width, channels)`."""
+    scales and flip, of `image`, the stored values `(height, width, channels)`. Raises as
+    `predict`."""
     training = model.training
     model.eval()
     try:
@@ -148,7 +150,7 @@ def _logits(
         images = images.flip(-1)
     images = _resize(images, scaled_size((images.shape[-2], images.shape[-1]), scale))
     if config.window is None or config.step is None:
-        logits = split_output(model(images))[0].float()
+        logits = _pass(model, images, None)
     else:
         logits = _window_logits(model, images, config.window, config.step)
     # The argmax of NaN logits would be a valid class, and the image would be scored.
@@ -203,7 +205,7 @@ def _window_logits(
             for top, left in corners[first : first + at_once]
         ]
         parts = torch.cat([images[:, :, rows, columns] for rows, columns in areas])
-        logits = _window_pass(model, parts)
+        logits = _pass(model, parts, window)
         if total is None:
             total = logits.new_zeros((len(images), logits.shape[1], *size))
         for (rows, columns), part in zip(areas, logits.split(len(images)), strict=True):
@@ -213,19 +215,37 @@ def _window_logits(
     return total.div_(windows)
 
 
-def _window_pass(model: nn.Module, parts: Tensor) -> Tensor:
-    """Return the logits of windows, float32. Raises WindowError if the network cannot take them."""
+def _pass(model: nn.Module, images: Tensor, window: tuple[int, int] | None) -> Tensor:
+    """Return the network's logits, float32, of whole images, or of their parts if there is a
+    window. Raises InputSizeError if it cannot take them."""
     try:
-        return split_output(model(parts))[0].float()
-    except RuntimeError as error:  # torch has no class of its own for sizes that do not fit
+        return split_output(model(images))[0].float()
+    # Neither torch nor the libraries of networks have a class of their own for sizes that do not
+    # fit: timm asserts, transformers raises ValueError.
+    except (AssertionError, RuntimeError, ValueError) as error:
         if is_out_of_memory(error) or is_gpu_fault(error):
             raise
-        height, width = parts.shape[-2:]
+        size = (images.shape[-2], images.shape[-1])
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise WindowError(
-            f"the network cannot be applied to windows of {height} x {width} pixels ({reason}); "
-            "choose a larger window"
+        what, advice = _explained(size, window)
+        raise InputSizeError(
+            f"the network cannot be applied to {what} ({reason}); {advice}"
         ) from error
+
+
+def _explained(size: tuple[int, int], window: tuple[int, int] | None) -> tuple[str, str]:
+    """Return what a network cannot take, pixels of `size`, and what to do."""
+    pixels = f"{size[0]} x {size[1]} pixels"
+    if window is None:
+        return f"an image of {pixels}", (
+            "predict it in windows that the network takes, with --window HxW (in an experiment, "
+            "evaluation.window), or enlarge it if it is too small"
+        )
+    if size == window:
+        return f"windows of {pixels}", "choose a window of another size"
+    return f"{pixels} of an image that is smaller than the window of {window[0]} x {window[1]}", (
+        "enlarge the image, or choose a smaller window that the network takes"
+    )
 
 
 def _resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:

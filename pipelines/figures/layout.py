@@ -14,6 +14,7 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from pipelines.data.dataset import IGNORE_INDEX, ClassInfo
+from pipelines.data.files import atomic_file
 from pipelines.data.overlays import Pixels
 
 PAGE = 7.2  # inches
@@ -117,13 +118,14 @@ def show(axis: Axes, pixels: NDArray[Any], **options: Any) -> None:
 
 
 def save(figure: Figure, paths: Sequence[Path], dpi: float | Literal["figure"] = "figure") -> None:
-    """Write the figure to each of `paths`, in the format of its suffix. dpi: pixels per inch.
-    Text is plain text, also with two `$`."""
+    """Write the figure to each of `paths` atomically, in the format of its suffix. dpi: pixels per
+    inch. Text is plain text, also with two `$`."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         text.set_parse_math(False)
     for path in paths:
-        figure.savefig(path, dpi=dpi)
+        with atomic_file(path, sync=False) as partial:
+            figure.savefig(partial, format=path.suffix[1:].lower(), dpi=dpi)
 
 
 def unit(color: Sequence[int]) -> tuple[float, float, float]:

@@ -23,6 +23,8 @@ DEEP_MODES = {
     "I": "integer gray",
     "F": "floating-point gray",
 }
+# Modes that are converted to red, green and blue: their own bands are no channels.
+COLOR_SPACES = ("CMYK", "HSV", "LAB", "YCbCr")
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,10 @@ class Header:
     """What the header of an image file says.
 
     size: height and width as stored. depth: what the values are, if they have more than 8 bits.
-    bands: number of bands. tiff: whether bands may have any meaning. pages: number of pages or
-    frames. alpha: whether the image has transparency. decodable: number of bands that Pillow
-    decodes, 0 if it does not know the form; the others of a TIFF are read by `tiff.read_tiff`.
+    bands: number of bands, 3 for all COLOR_SPACES. tiff: whether bands may have any meaning. pages:
+    number of pages or frames. alpha: whether the image has transparency. decodable: number of bands
+    that Pillow decodes, 0 if it does not know the form; the others of a TIFF are read by
+    `tiff.read_tiff`.
     """
 
     size: tuple[int, int]
@@ -83,8 +86,6 @@ def _read_by_pillow(file: Path | IO[bytes]) -> Header:
             # Pillow states the size of the upright image.
             if image.tag_v2.get(ExifTags.Base.Orientation) in TRANSPOSED:
                 height, width = width, height
-            if image.mode in ("CMYK", "YCbCr", "LAB"):
-                tiff = False  # the color space defines its bands
             if pages > 1:
                 pages = _full_pages(image)
         elif image.format == "MPO":
@@ -93,6 +94,8 @@ def _read_by_pillow(file: Path | IO[bytes]) -> Header:
             (image.format == "PNG" and ";16" in rawmode) or (stated_maximum(image) or 0) > 255
         ):
             depth = f"16-bit {image.mode}"
+        if image.mode in COLOR_SPACES:
+            bands, decodable, tiff = 3, 3, False
         alpha = image.has_transparency_data
     return Header((height, width), depth, bands, tiff, pages, alpha, decodable)
 

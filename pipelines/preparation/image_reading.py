@@ -92,6 +92,8 @@ def unreadable(header: Header, reading: ImageReading) -> str | None:
     with a scale (see `lacks_scale`)."""
     if header.pages > 1:
         return pages_problem(header.pages)
+    if header.depth == "16-bit CMYK":
+        return "stores 16-bit CMYK values, which cannot be converted here; save it as 16-bit RGB"
     stores = "stores 1 band" if header.bands == 1 else f"stores {header.bands} bands"
     if reading.bands is None and reading.model_channels is not None:
         wanted = reading.model_channels

@@ -28,6 +28,7 @@ from pipelines.data.image_io import (
     to_rgb,
 )
 from pipelines.preparation.image_header import (
+    COLOR_SPACES,
     DEEP_MODES,
     TRANSPOSED,
     Header,
@@ -56,6 +57,7 @@ _INVERSE = {6: 8, 8: 6}
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
 
+_PALETTES = ("P", "PA")
 _WHOLE_BANDS = ("RGB", "RGBA", "RGBX")
 
 
@@ -92,9 +94,10 @@ def read_pixels(
 ) -> SourceImage:
     """Decode an image to 8-bit RGB, or to the channels and bits of `reading`.
 
-    8-bit values are kept, gray is repeated, alpha is dropped. Where `reading.exif` is None, EXIF
-    orientation is applied unless `label_size`, height and width of the label, fits the stored
-    pixels only. `checksums` also verifies the checksums of a PNG.
+    8-bit values are kept, gray is repeated, alpha is dropped. Other color spaces and palettes are
+    converted before bands are chosen. Where `reading.exif` is None, EXIF orientation is applied
+    unless `label_size`, height and width of the label, fits the stored pixels only. `checksums`
+    also verifies the checksums of a PNG.
 
     Raises:
         ImageError: the image is damaged, or cannot be read without loss.
@@ -113,7 +116,9 @@ def read_pixels(
         image, values = None, read_tiff(data)
     elif header.depth:
         values = _deep_values(image, data)
-    elif bands is not None and header.bands > 1:
+    elif bands is not None and image.mode in _PALETTES:
+        values = _palette_levels(image)
+    elif bands is not None and header.bands > 1 and image.mode not in COLOR_SPACES:
         values = np.asarray(image)
     else:
         values = to_rgb(image)
@@ -226,13 +231,29 @@ def gif_levels(image: Image.Image) -> Image.Image:
     """
     if image.format != "GIF" or image.mode != "P":
         return image
-    pixels = to_rgb(image)
-    if (pixels != pixels[..., :1]).any():
+    levels = _gray_levels(image)
+    if levels is None:
         raise ImageError(
             "is a GIF in colors, whose encoder may number them in any order; a `folder` data set "
             "with `label_colors: true` reads the colors"
         )
-    return Image.fromarray(pixels[..., 0])
+    return Image.fromarray(levels)
+
+
+def _palette_levels(image: Image.Image) -> Array:
+    """Return the one band of an image with a palette of grays: uint8 (height, width, 1)."""
+    levels = _gray_levels(image)
+    if levels is None:
+        raise ImageError(
+            "has a palette of colors, of which no band can be chosen; save it as RGB, or as gray"
+        )
+    return levels[..., None]
+
+
+def _gray_levels(image: Image.Image) -> Array | None:
+    """Return the levels of an 8-bit image, uint8 (height, width); None if it has other colors."""
+    pixels = to_rgb(image)
+    return None if (pixels != pixels[..., :1]).any() else pixels[..., 0]
 
 
 def check_single_page(data: bytes) -> None:

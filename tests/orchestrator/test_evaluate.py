@@ -26,6 +26,7 @@ from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.camvid import CamVid
 from tests.support.camvid_source import CamVidSource
 from tests.support.finished_run import FinishedRun
+from tests.support.fixed_size import fixed_size, write_model
 
 WINDOWS = EvaluationConfig(scales=(0.5, 1.0), flip=True, window=(24, 32), stride=(8, 32))
 OPTIONS = ["--scales", "0.5,1", "--flip", "--window", "24x32", "--stride", "8x32"]
@@ -310,3 +311,15 @@ def test_data_set_with_other_classes_is_rejected(
     )
     assert "predicts 10 classes (road, sidewalk, building, ...)" in printed
     assert "has 11 (sky, building, pole, ...)" in printed
+
+
+def test_image_that_the_network_cannot_take_is_reported(
+    small_streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "model", small_streets, fixed_size(32, 48))
+    options = [model, "--dataset", str(small_streets), "--storage", str(tmp_path)]
+    assert main(options) == 2
+    printed = capsys.readouterr()
+    assert "error: the network cannot be applied to an image of 32 x 64 pixels" in printed.out
+    assert printed.err == ""
+    assert main([*options, "--window", "32x48"]) == 0

@@ -28,6 +28,7 @@ from pipelines.network.file_names import WEIGHTS_FILE
 from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment
 from tests.support.finished_run import FinishedRun
+from tests.support.fixed_size import EVEN_SIZE, fixed_size, write_model
 from tests.support.model_hub import TOKEN, ModelHub
 from tests.support.servers import serving
 
@@ -137,8 +138,6 @@ def test_network_with_windows_is_exported_for_one_size(
     for size in ("0x56", "40x999999999999999"):
         assert main([*arguments, "--size", size]) == 2
         assert "--size must be at least 1x1 and at most 8192x8192" in capsys.readouterr().out
-    assert main([*arguments[:3], "--format", "safetensors", "--size", "40x56"]) == 2
-    assert "--size has no effect on --format safetensors" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -198,6 +197,61 @@ def test_model_directory_is_not_overwritten(
     assert main([str(model), "--out", f"{model}/../model"]) == 2
     assert "is the directory of the model itself; choose another folder" in capsys.readouterr().out
     assert {file.name: file.read_bytes() for file in model.iterdir()} == before
+
+
+def test_network_of_one_size_is_checked_on_it(
+    small_streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "model", small_streets, fixed_size(32, 48))
+    out = tmp_path / "exported"
+    arguments = [model, "--out", str(out), "--format", "safetensors"]
+    for size, pixels, advice in (
+        ([], "96 x 192", "name a size that it takes with --size HxW"),
+        (["--size", "32x40"], "32 x 40", "choose another --size"),
+    ):
+        assert main([*arguments, *size]) == 2
+        printed = capsys.readouterr()
+        assert f"the network cannot be applied to an image of {pixels} pixels (" in printed.out
+        assert advice in printed.out
+        assert printed.err == ""
+        assert list(out.iterdir()) == []
+    assert main([*arguments, "--size", "32x48"]) == 0
+    assert "4 images, resized, of" in capsys.readouterr().out
+    images = torch.zeros(1, 3, 32, 48)
+    with torch.no_grad():
+        expected = load_model(model, None).network(images)
+        assert torch.equal(load_model(str(out), None).network(images), expected)
+
+
+@pytest.mark.slow
+def test_network_of_even_sizes_asks_for_a_size(
+    small_streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch exports it for every size, although it takes even ones only."""
+    model = write_model(tmp_path / "model", small_streets, EVEN_SIZE)
+    formats = ["--format", "torch", "--format", "onnx"]
+    assert main([model, "--out", str(tmp_path / "exported"), *formats]) == 2
+    printed = capsys.readouterr()
+    assert "--size HxW" in printed.out
+    assert printed.err == ""
+
+
+def test_files_of_another_export_are_not_mixed_in(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "exported"
+    out.mkdir()
+    for name in ("model.onnx", "model.pt2", METADATA, "README.md"):
+        (out / name).write_text(name)
+    before = {file: file.read_text() for file in out.iterdir()}
+    assert main([str(model), "--out", str(out), "--format", "safetensors"]) == 2
+    printed = capsys.readouterr().out
+    assert f"--out {out} has model.onnx and model.pt2, which this export would not" in printed
+    assert {file: file.read_text() for file in out.iterdir()} == before
+    for name in ("model.onnx", "model.pt2"):
+        (out / name).unlink()
+    for _ in range(2):  # the same files are replaced
+        assert main([str(model), "--out", str(out), "--format", "safetensors"]) == 0
 
 
 class _Deciding(torch.nn.Module):

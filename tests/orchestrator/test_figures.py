@@ -10,6 +10,7 @@ from PIL import Image
 from orchestrator.figures import main
 from pipelines.data.dataset import open_dataset
 from tests.support.finished_run import FinishedRun
+from tests.support.fixed_size import fixed_size, write_model
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +82,13 @@ def test_bad_input_is_reported(
     ):
         assert command(finished_run, "features", model, *options) == 2, message
         assert message in capsys.readouterr().out
+
+
+def test_image_that_the_network_cannot_take_is_reported(
+    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "model", finished_run.dataset, fixed_size(32, 48))
+    assert command(finished_run, "compare", model, model, "--out", str(tmp_path / "a.png")) == 2
+    printed = capsys.readouterr()
+    assert "error: the network cannot be applied to an image of 32 x 64 pixels" in printed.out
+    assert printed.err == ""

@@ -155,6 +155,27 @@ def test_ade20k_submission_starts_at_one(tmp_path: Path) -> None:
         assert np.array_equal(np.array(opened), indices + 1)
 
 
+@pytest.mark.slow
+def test_submission_leaves_the_exif_orientation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server's labels have the size of the stored pixels."""
+    model = saved_model(tmp_path / "model", ADE20K(Path()).classes)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image, out = tmp_path / "ADE_test_00000001.png", tmp_path / "out"
+    Image.fromarray(np.zeros((24, 40, 3), np.uint8)).save(image, exif=exif)
+    options = [model, str(image), "--out", str(out)]
+    for more, size, said in (
+        ([], (24, 40), "1 images turned upright, as their EXIF orientation says"),
+        (["--submission", "ade20k"], (40, 24), "1 images not turned by their EXIF orientation"),
+    ):
+        assert main([*options, *more]) == 0
+        assert said in capsys.readouterr().out
+        with Image.open(out / "ADE_test_00000001.png") as opened:
+            assert opened.size == size
+
+
 def test_bad_input_is_reported_and_nothing_is_written(
     finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""ADE20K, the scene-parsing benchmark, as published: `ADEChallengeData2016`.
+"""ADE20K, the scene-parsing benchmark, as published: `ADEChallengeData2016` and `release_test`.
 
 Zhou, Zhao, Puig, Fidler, Barriuso and Torralba, "Scene parsing through ADE20K dataset", CVPR 2017;
 class names and colors are the benchmark's.
@@ -18,10 +18,16 @@ FOLDER = "ADEChallengeData2016"
 
 @dataclass(frozen=True)
 class ADE20K(Reader):
-    """150 classes; label 0 ("other") is ignored, label k is class k - 1."""
+    """150 classes; label 0 ("other") is ignored, label k is class k - 1.
+
+    The images of the test server are an archive of their own, and are prepared without labels.
+    """
 
     name = "ade20k"
-    help = "ADE20K (ADEChallengeData2016: images/ and annotations/, training and validation)"
+    help = (
+        "ADE20K (ADEChallengeData2016: images/ and annotations/, training and validation; test "
+        "images in images/testing/ or release_test/testing/)"
+    )
 
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
@@ -37,6 +43,13 @@ class ADE20K(Reader):
             images, labels = root / "images" / folder, root / "annotations" / folder
             if images.is_dir() or labels.is_dir():
                 whole.add(pair_files(split, images, labels))
+        unlabeled = (
+            root / "images" / "testing",
+            *(parent / "release_test" / "testing" for parent in (root, self.source)),
+        )
+        test = next((folder for folder in unlabeled if folder.is_dir()), None)
+        if test is not None:
+            whole.add(pair_files("test", test, None))
         if not whole.records and not whole.problems:
             raise DatasetError(
                 f"{self.source}: not ADE20K; expected {FOLDER}/images/training/*.jpg and "

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from pipelines.data.normalization import normalize
 from pipelines.evaluation.config import InferenceConfig
 from pipelines.evaluation.inference import (
-    WindowError,
+    InputSizeError,
     predict,
     predict_probabilities,
     scaled_size,
@@ -244,7 +245,46 @@ def test_windows_share_a_pass_of_two_million_pixels(
     assert passes == expected
 
 
-def test_window_that_a_network_cannot_take_is_reported() -> None:
-    network = nn.Conv2d(3, CLASSES, kernel_size=9)
-    with pytest.raises(WindowError, match=r"windows of 4 x 8 pixels .* choose a larger window"):
-        predict(network, torch.zeros(1, 3, 32, 32), (32, 32), InferenceConfig(window=(4, 8)))
+class FixedNetwork(nn.Module):
+    """A network of 8 x 8 pixels, which says so as `library` does."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-2:] != (8, 8):
+            raise self.error("must be 8 x 8\nand no more")
+        return images[:, :1].expand(-1, CLASSES, -1, -1)
+
+
+@pytest.mark.parametrize(
+    ("size", "config", "message"),
+    [
+        ((8, 16), InferenceConfig(), "an image of 8 x 16 pixels .* with --window HxW"),
+        ((16, 16), InferenceConfig(window=(4, 8)), "windows of 4 x 8 pixels .* of another size$"),
+        (
+            (4, 16),
+            InferenceConfig(window=(8, 8)),
+            "4 x 8 pixels of an image that is smaller than the window of 8 x 8 .*; enlarge the",
+        ),
+    ],
+)
+@pytest.mark.parametrize("error", [AssertionError, RuntimeError, ValueError])
+def test_size_that_a_network_cannot_take_is_reported(
+    size: tuple[int, int], config: InferenceConfig, message: str, error: type[Exception]
+) -> None:
+    """timm's networks raise AssertionError, torch RuntimeError and transformers' ValueError."""
+    with pytest.raises(InputSizeError, match=message) as caught:
+        predict(FixedNetwork(error), torch.zeros(1, 3, *size), size, config)
+    assert "(must be 8 x 8)" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["CUDA out of memory", "CUDA error: unknown error"])
+@pytest.mark.parametrize("config", [InferenceConfig(), InferenceConfig(window=(4, 4))])
+def test_failed_device_is_no_matter_of_size(config: InferenceConfig, text: str) -> None:
+    network = nn.Module()
+    network.forward = Mock(side_effect=RuntimeError(text))
+    with pytest.raises(RuntimeError, match=f"^{text}$") as caught:
+        predict(network, torch.zeros(1, 3, 8, 8), (8, 8), config)
+    assert type(caught.value) is RuntimeError

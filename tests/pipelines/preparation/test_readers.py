@@ -120,6 +120,22 @@ def test_ade20k_layout_and_classes(tmp_path: Path, parent: bool) -> None:
     assert dataset.manifest.classes[149].name == "flag"
 
 
+@pytest.mark.parametrize(
+    "folder",
+    ["ADEChallengeData2016/images", "ADEChallengeData2016/release_test", "release_test"],
+)
+def test_ade20k_test_images_have_no_labels(tmp_path: Path, folder: str) -> None:
+    root = tmp_path / "ADEChallengeData2016"
+    write(root / "images/training/ADE_train_1.jpg")
+    write(root / "annotations/training/ADE_train_1.png", values_up_to(9))
+    write(tmp_path / folder / "testing" / "ADE_test_00000001.jpg", 255 - PIXELS)
+    dataset = prepare_and_open(ADE20K(tmp_path), tmp_path)
+    assert dataset.manifest.counts == {"train": 1, "test": 1}
+    test = dataset.split("test")
+    assert test.identifiers == ["ADE_test_00000001"]
+    assert (test.read(0)[1] == 255).all()
+
+
 def test_ade20k_reports_unpaired_images_and_labels(tmp_path: Path) -> None:
     root = tmp_path / "ADEChallengeData2016"
     write(root / "images/training/alone.jpg")

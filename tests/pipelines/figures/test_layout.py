@@ -1,0 +1,37 @@
+"""Files of figures."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from pipelines.figures.layout import save
+
+
+def test_format_is_that_of_the_suffix(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.PNG", "b.pdf", "c.svg")]
+    save(Figure(), paths)
+    assert sorted(tmp_path.iterdir()) == paths
+    with Image.open(paths[0]) as image:
+        assert image.format == "PNG"
+    assert paths[1].read_bytes().startswith(b"%PDF")
+    assert b"<svg" in paths[2].read_bytes()
+
+
+def test_full_disk_keeps_the_earlier_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"earlier")
+
+    def write_half(figure: Figure, file: Path, **options: Any) -> None:
+        file.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        save(Figure(), [path])
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"earlier"]
