@@ -47,6 +47,12 @@ def full_size(logits: Tensor, labels: Tensor) -> Tensor:
     return resize(logits.float(), labels)
 
 
+def quotient(total: Tensor, count: Tensor) -> Tensor:
+    """Return `total / count`, and `total` where `count` is 0, which is 0 unless it is NaN."""
+    # Divided by a tiny number instead, the gradient would be infinite, and NaN times a weight of 0.
+    return total / torch.where(count == 0, 1, count)
+
+
 class MinedCrossEntropy(Loss):
     """Mean cross-entropy of the hard pixels of each image; see `mined_cross_entropy`.
 
@@ -87,7 +93,7 @@ class CrossEntropy(Loss):
         return torch.stack([(weights * losses).sum(), weights.sum()])
 
     def value(self, statistics: Tensor) -> Tensor:
-        return statistics[0] / statistics[1].clamp(min=torch.finfo(statistics.dtype).tiny)
+        return quotient(statistics[0], statistics[1])
 
     def _pixel_weights(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the weight of each pixel's class, 0 where ignored."""
@@ -208,9 +214,11 @@ def _class_weights(
             f"class_weights is {chosen!r}; known: median-frequency, log-frequency; or a list"
         )
     weights = torch.tensor(chosen, dtype=torch.float64)
-    if weights.shape != (classes,) or not (weights.isfinite() & (weights >= 0)).all():
+    # Sums over a batch, and their reciprocals, must be finite in float32.
+    usable = (weights == 0) | ((weights >= 1e-20) & (weights <= 1e20))
+    if weights.shape != (classes,) or not usable.all() or not weights.any():
         raise ValueError(
-            f"class_weights must be {classes} numbers from 0, one for each class, received "
-            f"{list(chosen)}"
+            f"class_weights must be {classes} numbers, one for each class, each of them 0 or from "
+            f"1e-20 to 1e20 and not all 0, received {list(chosen)}"
         )
     return weights

@@ -148,8 +148,12 @@ def batch() -> tuple[Tensor, Tensor]:
     return logits, labels
 
 
-def divided(criterion: SegmentationLoss, logits: Tensor, labels: Tensor, sizes: list[int]) -> Any:
-    """Return the total loss and its gradient as the training loop computes them for parts."""
+def divided(
+    criterion: SegmentationLoss, logits: Tensor, labels: Tensor, sizes: list[int], scale: int = 1
+) -> Any:
+    """Return the total loss and its gradient as the training loop computes them for parts.
+
+    scale: factor of the gradient."""
     logits = logits.clone().requires_grad_()
     parts = [
         criterion(*pair) for pair in zip(logits.split(sizes), labels.split(sizes), strict=True)
@@ -157,7 +161,7 @@ def divided(criterion: SegmentationLoss, logits: Tensor, labels: Tensor, sizes: 
     statistics = torch.stack([part.statistics.detach() for part in parts]).sum(dim=0)
     statistics.requires_grad_()
     total, _ = criterion.total(statistics, parts[0].sizes)
-    (gradient,) = torch.autograd.grad(total, statistics)
+    (gradient,) = torch.autograd.grad(total, statistics, torch.full_like(total, scale))
     for part in parts:
         part.statistics.backward(gradient=gradient)
     return total.detach(), logits.grad
@@ -189,6 +193,63 @@ def test_batch_without_labels_has_no_loss_and_no_gradient(case: Case) -> None:
     total, gradient = divided(criterion, logits[:2], torch.full_like(labels[:2], 255), [2])
     assert total == 0
     assert not gradient.any()
+
+
+def zero_weights(name: str) -> SegmentationLoss:
+    """Return a loss that counts neither class 0 nor class 2."""
+    arguments = {"class_weights": [0, 1, 0, 3]}
+    return SegmentationLoss(LossConfig(terms=(LossTermConfig(name, arguments),)), CLASSES)
+
+
+@pytest.mark.parametrize("sizes", [[2], [1, 1]], ids=str)
+@pytest.mark.parametrize("scale", [1, 4, 8])
+@pytest.mark.parametrize("name", ["cross-entropy", "focal"])
+def test_batch_of_classes_without_weight_has_no_gradient(
+    name: str, sizes: list[int], scale: int
+) -> None:
+    """Also for several workers, whose number scales the gradient."""
+    logits, labels = batch()
+    labels = 2 * (labels[:2] % 2)
+    total, gradient = divided(zero_weights(name), logits[:2], labels, sizes, scale)
+    assert total == 0
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_worker_of_classes_without_weight_adds_nothing() -> None:
+    logits, labels = batch()
+    labels[0] = 0
+    total, gradient = divided(zero_weights("cross-entropy"), logits[:3], labels[:3], [1, 2])
+    exact = logits[:3].double().requires_grad_()
+    full = F.interpolate(exact, labels.shape[1:], mode="bilinear")
+    expected = cross_entropy([0, 1, 0, 3])(full, labels[:3])
+    (expected_gradient,) = torch.autograd.grad(expected, exact)
+    torch.testing.assert_close(total.double(), expected.detach())
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("labeled", [True, False])
+def test_dice_without_smoothing_has_a_gradient_of_zero_for_classes_that_vanish(
+    labeled: bool,
+) -> None:
+    """Classes without a label, whose probability rounds to 0, have a quotient of 0 / 0."""
+    config = LossConfig(terms=(LossTermConfig("dice", {"smooth": 0}),))
+    logits = torch.zeros(1, CLASSES, 8, 10)
+    logits[:, 2:] = -200
+    labels = torch.arange(80).view(1, 8, 10) % 2 if labeled else torch.full((1, 8, 10), 255)
+    total, gradient = divided(SegmentationLoss(config), logits, labels, [1])
+    # Each of the two classes has the probability 1 / 2 everywhere: 1 - 2 * 20 / (40 + 40).
+    assert total == pytest.approx(0.5 if labeled else 0)
+    assert gradient.isfinite().all()
+    assert not gradient[:, 2:].any()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name} {case.arguments}")
+def test_loss_of_a_diverged_network_is_not_a_number(case: Case) -> None:
+    config = LossConfig(terms=(LossTermConfig(case.name, case.arguments),))
+    criterion = SegmentationLoss(config, CLASSES, FREQUENCIES)
+    logits, labels = batch()
+    total, _ = divided(criterion, torch.full_like(logits, torch.nan), labels, [6])
+    assert total.isnan()
 
 
 def test_lovasz_equals_kornias_where_every_class_occurs() -> None:
@@ -263,8 +324,13 @@ def test_module_of_a_library_ignores_a_share_without_labels(weight: Tensor | Non
         ),
         (
             LossTermConfig("cross-entropy", {"class_weights": [1, 2]}),
-            r"class_weights must be 4 numbers from 0, one for each class, received \[1, 2\]",
+            r"class_weights must be 4 numbers, one for each class, .* received \[1, 2\]",
         ),
+        (
+            LossTermConfig("cross-entropy", {"class_weights": [0, 0, 0, 0]}),
+            r"each of them 0 or from 1e-20 to 1e20 and not all 0, received \[0, 0, 0, 0\]",
+        ),
+        (LossTermConfig("focal", {"class_weights": [1, 1, 1, 1e-40]}), "from 1e-20 to 1e20"),
         (
             LossTermConfig("focal", {"class_weights": "frequency"}),
             "class_weights is 'frequency'; known: median-frequency, log-frequency; or a list",
