@@ -50,7 +50,7 @@ from pipelines.training.duration import Duration
 from pipelines.training.experiment import Experiment
 from pipelines.training.host_copy import HostCopy
 from pipelines.training.lineage import check_lineage, lineage_of_run
-from pipelines.training.losses import build_loss, class_frequencies
+from pipelines.training.losses import build_loss, class_frequencies, image_class_frequencies
 from pipelines.training.optimization import LearningRate, build_optimizer
 from pipelines.training.parameter_groups import RATE_FACTOR
 from pipelines.training.weight_average import WeightAverage
@@ -180,8 +180,8 @@ class Training:
         train = dataset.split(data.trained_on)
         self.duration = Duration.of(config, len(train))
         self.learning_rate = LearningRate(config, self.duration)
-        frequencies = class_frequencies(train)
-        self.criterion = build_loss(config.loss, frequencies).to(device)
+        frequencies = class_frequencies(train), image_class_frequencies(train)
+        self.criterion = build_loss(config.loss, *frequencies).to(device)
         check_transforms(data.augmentation, data.crop, images)
         build_metrics(experiment.evaluation.metric_configs, len(self.classes))
         self.augmentation = Augmentation(data.augmentation, data.crop, images)

@@ -14,10 +14,14 @@ class LossError(UserError, ValueError):
     """A loss that cannot be used; the message says why."""
 
 
-def build_loss(config: LossConfig, frequencies: list[float]) -> SegmentationLoss:
+def build_loss(
+    config: LossConfig, frequencies: list[float], image_frequencies: list[float] | None = None
+) -> SegmentationLoss:
     """Return the loss.
 
     frequencies: each class's fraction of the labeled pixels of the training split.
+    image_frequencies: its fraction of those of the images that contain it; by default
+        `frequencies`.
 
     Raises:
         LossError: a loss cannot be imported or built, fails on a batch with or without labels, or
@@ -25,7 +29,7 @@ def build_loss(config: LossConfig, frequencies: list[float]) -> SegmentationLoss
     """
     classes = len(frequencies)
     try:
-        criterion = SegmentationLoss(config, classes, frequencies)
+        criterion = SegmentationLoss(config, classes, frequencies, image_frequencies)
     except ValueError as error:
         raise LossError(str(error)) from error
     ignored = torch.full((2, 8, 8), 255)
@@ -60,3 +64,11 @@ def class_frequencies(split: Split) -> list[float]:
     """Return each class's fraction of the labeled pixels of a split; 0 if none is labeled."""
     pixels = split.class_pixels.sum(axis=0)
     return [float(each) / max(1, int(pixels.sum())) for each in pixels]
+
+
+def image_class_frequencies(split: Split) -> list[float]:
+    """Return each class's fraction of the labeled pixels of the images that contain it; 0 for a
+    class that does not occur."""
+    of_class, labeled = split.class_pixels.sum(axis=0), split.class_pixels.sum(axis=1)
+    among = labeled @ (split.class_pixels > 0)
+    return [float(each) / max(1, int(pixels)) for each, pixels in zip(of_class, among, strict=True)]

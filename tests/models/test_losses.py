@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import kornia
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from models.config import LOSSES
 
 CLASSES = 4
 FREQUENCIES = [0.4, 0.1, 0.3, 0.2]
+IMAGE_FREQUENCIES = [0.5, 0.1, 0.6, 0.4]
 Reference = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -123,7 +125,7 @@ CASES = [
     Case("cross-entropy", cross_entropy([1, 2, 0.5, 0]), {"class_weights": [1, 2, 0.5, 0]}),
     Case(
         "cross-entropy",
-        cross_entropy([0.2 / 0.4, 0.2 / 0.1, 0.2 / 0.3, 1]),
+        cross_entropy([0.45 / 0.5, 0.45 / 0.1, 0.45 / 0.6, 0.45 / 0.4]),
         {"class_weights": "median-frequency"},
     ),
     Case("focal", focal, {"gamma": 1.5}),
@@ -174,7 +176,7 @@ def test_divided_batch_equals_the_reference_on_the_whole_batch(
     case: Case, sizes: list[int]
 ) -> None:
     config = LossConfig(terms=(LossTermConfig(case.name, case.arguments),))
-    criterion = SegmentationLoss(config, CLASSES, FREQUENCIES)
+    criterion = SegmentationLoss(config, CLASSES, FREQUENCIES, IMAGE_FREQUENCIES)
     logits, labels = batch()
     total, gradient = divided(criterion, logits, labels, sizes)
     exact = logits.double().requires_grad_()
@@ -188,7 +190,7 @@ def test_divided_batch_equals_the_reference_on_the_whole_batch(
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name} {case.arguments}")
 def test_batch_without_labels_has_no_loss_and_no_gradient(case: Case) -> None:
     config = LossConfig(terms=(LossTermConfig(case.name, case.arguments),))
-    criterion = SegmentationLoss(config, CLASSES, FREQUENCIES)
+    criterion = SegmentationLoss(config, CLASSES, FREQUENCIES, IMAGE_FREQUENCIES)
     logits, labels = batch()
     total, gradient = divided(criterion, logits[:2], torch.full_like(labels[:2], 255), [2])
     assert total == 0
@@ -246,7 +248,7 @@ def test_dice_without_smoothing_has_a_gradient_of_zero_for_classes_that_vanish(
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name} {case.arguments}")
 def test_loss_of_a_diverged_network_is_not_a_number(case: Case) -> None:
     config = LossConfig(terms=(LossTermConfig(case.name, case.arguments),))
-    criterion = SegmentationLoss(config, CLASSES, FREQUENCIES)
+    criterion = SegmentationLoss(config, CLASSES, FREQUENCIES, IMAGE_FREQUENCIES)
     logits, labels = batch()
     total, _ = divided(criterion, torch.full_like(logits, torch.nan), labels, [6])
     assert total.isnan()
@@ -277,6 +279,19 @@ def test_weighted_sum_of_losses_for_every_output() -> None:
     assert float(total) == pytest.approx(main + 0.4 * stage4)
     expected = 0.5 * first + second + third + 0.4 * (0.5 * other[0] + other[1] + other[2])
     assert float(total) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("frequencies", [[0.01, 0.99], [0.02, 0.05, 0.13, 0.8], [0.1, 0, 0.9]])
+def test_median_frequency_of_an_even_number_of_classes_is_between_the_middle_two(
+    frequencies: list[float],
+) -> None:
+    """Classes that do not occur have no frequency. The reference is NumPy's median."""
+    term = LossTermConfig("cross-entropy", {"class_weights": "median-frequency"})
+    criterion = SegmentationLoss(LossConfig(terms=(term,)), len(frequencies), frequencies)
+    (loss,) = criterion.each_loss()
+    each = np.array(frequencies)
+    expected = np.divide(np.median(each[each > 0]), each, where=each > 0, out=np.zeros_like(each))
+    np.testing.assert_allclose(loss.get_buffer("class_weights"), expected, rtol=1e-15)
 
 
 def test_module_of_a_library_is_averaged_over_workers_by_their_images() -> None:
@@ -344,7 +359,7 @@ def test_module_of_a_library_ignores_a_share_without_labels(weight: Tensor | Non
 )
 def test_losses_that_do_not_fit_are_rejected(term: LossTermConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SegmentationLoss(LossConfig(terms=(term,)), CLASSES, FREQUENCIES)
+        SegmentationLoss(LossConfig(terms=(term,)), CLASSES, FREQUENCIES, IMAGE_FREQUENCIES)
 
 
 def test_loss_of_the_documents_adds_up() -> None:

@@ -2,14 +2,28 @@
 
 import sys
 import types
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
-from models import Loss, LossConfig, LossTermConfig
+from models import FENetConfig, Loss, LossConfig, LossTermConfig
 from models.config import LOSSES
 from models.losses import full_size
-from pipelines.training.losses import LossError, build_loss
+from pipelines.data.config import DataConfig
+from pipelines.data.dataset import open_dataset
+from pipelines.training.config import TrainingConfig
+from pipelines.training.experiment import Experiment
+from pipelines.training.loop import Training
+from pipelines.training.losses import (
+    LossError,
+    build_loss,
+    class_frequencies,
+    image_class_frequencies,
+)
 
 FREQUENCIES = [0.4, 0.1, 0.5]
 
@@ -58,3 +72,26 @@ def test_losses_of_this_package_and_of_torch_are_accepted() -> None:
     names = [LossTermConfig(name) for name in LOSSES.built_in]
     torchs = LossTermConfig("torch.nn:CrossEntropyLoss", {"ignore_index": 255})
     build_loss(LossConfig(terms=(*names, torchs)), FREQUENCIES)
+
+
+def test_frequencies_of_all_images_and_of_those_that_contain_the_class() -> None:
+    pixels = np.array([[10, 0, 10, 0], [0, 0, 40, 0], [5, 15, 0, 0], [0, 0, 0, 0]])
+    split: Any = types.SimpleNamespace(class_pixels=pixels)
+    assert class_frequencies(split) == [15 / 80, 15 / 80, 50 / 80, 0]
+    assert image_class_frequencies(split) == [15 / 40, 15 / 20, 50 / 60, 0]
+
+
+def test_training_passes_both_frequencies_of_the_training_split(small_streets: Path) -> None:
+    weights = []
+    for name in ("median-frequency", "log-frequency"):
+        term = LossTermConfig("cross-entropy", {"class_weights": name})
+        training = TrainingConfig(batch=2, precision="fp32", loss=LossConfig(terms=(term,)))
+        model = FENetConfig(backbone="dfnet1", channels=8)
+        experiment = Experiment(data=DataConfig(crop=(32, 48)), model=model, training=training)
+        run = Training(experiment, open_dataset(small_streets), torch.device("cpu"))
+        (loss,) = run.criterion.each_loss()
+        weights.append(loss.get_buffer("class_weights").numpy())
+    pixels = open_dataset(small_streets).split("train").class_pixels.astype(np.float64)
+    of_images = pixels.sum(0) / (pixels.sum(1, keepdims=True) * (pixels > 0)).sum(0)
+    np.testing.assert_allclose(weights[0], np.median(of_images) / of_images)
+    np.testing.assert_allclose(weights[1], 1 / np.log(1.02 + pixels.sum(0) / pixels.sum()))
