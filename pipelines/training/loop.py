@@ -52,7 +52,7 @@ from pipelines.training.host_copy import HostCopy
 from pipelines.training.lineage import check_lineage, lineage_of_run
 from pipelines.training.losses import build_loss, class_frequencies, image_class_frequencies
 from pipelines.training.optimization import LearningRate, build_optimizer
-from pipelines.training.parameter_groups import RATE_FACTOR
+from pipelines.training.parameter_groups import RATE_FACTOR, moving_parameters
 from pipelines.training.weight_average import WeightAverage
 
 # The argument that disables the exchange of buffers before each step; renamed in torch 2.13.
@@ -177,6 +177,7 @@ class Training:
             )
         self.average = WeightAverage(self.model, config.ema) if config.ema is not None else None
         self.optimizer = build_optimizer(self.model, config)
+        self._moving = moving_parameters(self.model, self.optimizer)
         train = dataset.split(data.trained_on)
         self.duration = Duration.of(config, len(train))
         self.learning_rate = LearningRate(config, self.duration)
@@ -402,7 +403,7 @@ class Training:
             )
         clip = self.experiment.training.gradient_clip
         if clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+            nn.utils.clip_grad_norm_(self._moving, clip)
         self.optimizer.step()
         return list(totals.names), losses, stop_votes > 0
 
