@@ -440,12 +440,13 @@ class Training:
         on the network's output; this takes another forward pass, whose updates of batch norm
         statistics are undone.
         """
-        buffers = list(self.model.buffers())
-        saved = [buffer.clone() for buffer in buffers]
+        saved = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         with self._without_gradient_sync():
             terms = [self._loss_terms(index, part) for index, part in enumerate(parts)]
-        for buffer, value in zip(buffers, saved, strict=True):
-            buffer.copy_(value)
+        # By name, because a layer may have assigned other tensors.
+        for name, buffer in self.model.named_buffers():
+            if name in saved:
+                buffer.copy_(saved[name])
         statistics = torch.stack([each.statistics for each in terms]).sum(dim=0)
         return terms[0]._replace(statistics=statistics)
 
