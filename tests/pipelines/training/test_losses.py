@@ -161,6 +161,17 @@ def test_losses_with_a_state_are_refused(
         build_loss(config_of(monkeypatch, kind, **arguments), FREQUENCIES)
 
 
+class Constant(nn.Module):
+    """A constant without labels, which has no gradient."""
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels) if (labels != 255).all() else torch.zeros(())
+
+
+def test_constants_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    build_loss(config_of(monkeypatch, Constant), FREQUENCIES)
+
+
 def test_fixed_parameters_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     build_loss(config_of(monkeypatch, Scaled, trained=False), FREQUENCIES)
 
