@@ -17,14 +17,17 @@ from models.initialization import meta_device
 
 
 def count_parameters(model: nn.Module, auxiliary: bool = False) -> int:
-    """Count the parameters of `model`; those of `model.auxiliary` only if `auxiliary` is true.
+    """Count the parameters of `model`; those of its auxiliary heads only if `auxiliary` is true.
 
-    Auxiliary heads are used during training only, and the paper's values exclude them.
+    Auxiliary heads are used during training only, and the paper's values exclude them. They are the
+    submodules that `model.auxiliary_parts` names, by default `auxiliary`.
     """
+    heads = getattr(model, "auxiliary_parts", ("auxiliary",))
+    prefixes = tuple(f"{head}." for head in heads)
     return sum(
         parameter.numel()
         for name, parameter in model.named_parameters()
-        if auxiliary or not name.startswith("auxiliary.")
+        if auxiliary or not name.startswith(prefixes)
     )
 
 

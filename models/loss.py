@@ -42,6 +42,7 @@ class SegmentationLoss(nn.Module):
         config: LossConfig | None = None,
         classes: int = 0,
         frequencies: Sequence[float] = (),
+        image_frequencies: Sequence[float] | None = None,
     ) -> None:
         """Build the losses.
 
@@ -49,6 +50,8 @@ class SegmentationLoss(nn.Module):
             config: the paper's by default.
             classes: number of classes, K.
             frequencies: each class's fraction of the labeled pixels of the training split.
+            image_frequencies: each class's fraction of the labeled pixels of the images that
+                contain it; by default `frequencies`, as if each image contained all classes.
 
         Raises:
             ValueError: a loss cannot be imported or does not take its arguments.
@@ -58,9 +61,12 @@ class SegmentationLoss(nn.Module):
         chosen = self.config.term_configs
         self.weights = [term.weight for term in chosen]
         self.names = _unique([term.name.rpartition(":")[2] for term in chosen])
-        self.losses = nn.ModuleList(
-            _build(term, self.config, classes, frequencies) for term in chosen
-        )
+        from_data = {
+            "classes": classes,
+            "frequencies": frequencies,
+            "image_frequencies": frequencies if image_frequencies is None else image_frequencies,
+        }
+        self.losses = nn.ModuleList(_build(term, self.config, from_data) for term in chosen)
 
     def forward(self, output: Output, labels: Tensor) -> LossTerms:
         """Return the terms for `output`, logits `(N, K, h, w)`, and `labels`, int64 `(N, H, W)`."""
@@ -114,23 +120,22 @@ def loss_class(term: LossTermConfig) -> type[nn.Module]:
     passed = {}
     if issubclass(cls, Loss):
         passed["classes"] = "the number of classes of the data set"
-        passed["frequencies"] = "computed from the data set"
+        for name in ("frequencies", "image_frequencies"):
+            passed[name] = "computed from the data set"
     if term.name == MINED:
         passed = {name: f"training.loss.{name}" for name in ("threshold", "share")}
     LOSSES.check_arguments(term.name, cls, term.arguments, passed)
     return cls
 
 
-def _build(
-    term: LossTermConfig, config: LossConfig, classes: int, frequencies: Sequence[float]
-) -> Loss:
+def _build(term: LossTermConfig, config: LossConfig, from_data: Mapping[str, object]) -> Loss:
+    """Return the loss of a term. from_data: arguments that a constructor gets if it has them."""
     cls = loss_class(term)
     values: dict[str, object] = {}
     if term.name == MINED:
         values = {"threshold": config.threshold, "share": config.share}
     elif issubclass(cls, Loss):
-        values = {"classes": classes, "frequencies": frequencies}
-        values = {name: value for name, value in values.items() if takes_argument(cls, name)}
+        values = {name: each for name, each in from_data.items() if takes_argument(cls, name)}
     with failures_as(ValueError, f"loss {term.name}: its constructor failed"):
         loss = cls(**values, **term.arguments)
     return loss if isinstance(loss, Loss) else ByWorker(loss)

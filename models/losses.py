@@ -7,6 +7,7 @@ on how the batch is divided.
 
 import math
 from collections.abc import Sequence
+from statistics import median
 from typing import Literal
 
 import torch
@@ -15,17 +16,20 @@ from torch import Tensor, nn
 from models.resampling import resize
 from models.upsampled_loss import IGNORE_INDEX, upsampled_cross_entropy
 
-#: Weights of the classes: a list, or computed from the frequency f of each class among the labeled
-#: pixels of the training split: `median(f) / f` (Eigen and Fergus, ICCV 2015), or
-#: `1 / ln(1.02 + f)` (Paszke et al., 2016).
+#: Weights of the classes: a list, or computed from the frequency f of each class in the training
+#: split: `median(f) / f` of the frequencies among the pixels of the images that contain the class
+#: (Eigen and Fergus, ICCV 2015), or `1 / ln(1.02 + f)` of those among all pixels (Paszke et al.,
+#: 2016). Only labeled pixels count. A class that does not occur has no median frequency and the
+#: weight 0.
 ClassWeights = Sequence[float] | Literal["median-frequency", "log-frequency"]
 
 
 class Loss(nn.Module):
     """The contract of a loss.
 
-    If a constructor has an argument `classes` or `frequencies`, it gets the number of classes, or
-    each class's fraction of the labeled pixels of the training split.
+    A constructor gets, for each of these arguments that it has: `classes`, the number of classes;
+    `frequencies`, each class's fraction of the labeled pixels of the training split;
+    `image_frequencies`, its fraction of those of the images that contain the class.
     """
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -45,6 +49,12 @@ class Loss(nn.Module):
 def full_size(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the logits in float32, resized bilinearly to the labels' size."""
     return resize(logits.float(), labels)
+
+
+def quotient(total: Tensor, count: Tensor) -> Tensor:
+    """Return `total / count`, and `total` where `count` is 0, which is 0 unless it is NaN."""
+    # Divided by a tiny number instead, the gradient would be infinite, and NaN times a weight of 0.
+    return total / torch.where(count == 0, 1, count)
 
 
 class MinedCrossEntropy(Loss):
@@ -75,10 +85,11 @@ class CrossEntropy(Loss):
         self,
         classes: int,
         frequencies: Sequence[float],
+        image_frequencies: Sequence[float],
         class_weights: ClassWeights | None = None,
     ) -> None:
         super().__init__()
-        weights = _class_weights(class_weights, classes, frequencies)
+        weights = _class_weights(class_weights, classes, frequencies, image_frequencies)
         self.register_buffer("class_weights", weights, persistent=False)
 
     def statistics(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -87,7 +98,7 @@ class CrossEntropy(Loss):
         return torch.stack([(weights * losses).sum(), weights.sum()])
 
     def value(self, statistics: Tensor) -> Tensor:
-        return statistics[0] / statistics[1].clamp(min=torch.finfo(statistics.dtype).tiny)
+        return quotient(statistics[0], statistics[1])
 
     def _pixel_weights(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the weight of each pixel's class, 0 where ignored."""
@@ -107,10 +118,11 @@ class Focal(CrossEntropy):
         self,
         classes: int,
         frequencies: Sequence[float],
+        image_frequencies: Sequence[float],
         gamma: float = 2.0,
         class_weights: ClassWeights | None = None,
     ) -> None:
-        super().__init__(classes, frequencies, class_weights)
+        super().__init__(classes, frequencies, image_frequencies, class_weights)
         if not gamma >= 0:
             raise ValueError(f"gamma must not be negative, received {gamma}")
         self.gamma = gamma
@@ -192,25 +204,31 @@ def mined_cross_entropy(
 
 
 def _class_weights(
-    chosen: ClassWeights | None, classes: int, frequencies: Sequence[float]
+    chosen: ClassWeights | None,
+    classes: int,
+    frequencies: Sequence[float],
+    image_frequencies: Sequence[float],
 ) -> Tensor:
     """Return the weight of each class, float64 `(classes,)`; 1 without `chosen`."""
     if chosen is None:
         return torch.ones(classes, dtype=torch.float64)
     if isinstance(chosen, str):
-        each = torch.tensor(frequencies, dtype=torch.float64)
         if chosen == "log-frequency":
-            return 1 / torch.log(1.02 + each)
+            return 1 / torch.log(1.02 + torch.tensor(frequencies, dtype=torch.float64))
         if chosen == "median-frequency":
-            occurring = each > 0
-            return torch.where(occurring, each[occurring].median() / each, 0)
+            occurring = [each for each in image_frequencies if each > 0]
+            middle = median(occurring) if occurring else 0.0
+            inverse = [middle / each if each > 0 else 0.0 for each in image_frequencies]
+            return torch.tensor(inverse, dtype=torch.float64)
         raise ValueError(
             f"class_weights is {chosen!r}; known: median-frequency, log-frequency; or a list"
         )
     weights = torch.tensor(chosen, dtype=torch.float64)
-    if weights.shape != (classes,) or not (weights.isfinite() & (weights >= 0)).all():
+    # Sums over a batch, and their reciprocals, must be finite in float32.
+    usable = (weights == 0) | ((weights >= 1e-20) & (weights <= 1e20))
+    if weights.shape != (classes,) or not usable.all() or not weights.any():
         raise ValueError(
-            f"class_weights must be {classes} numbers from 0, one for each class, received "
-            f"{list(chosen)}"
+            f"class_weights must be {classes} numbers, one for each class, each of them 0 or from "
+            f"1e-20 to 1e20 and not all 0, received {list(chosen)}"
         )
     return weights

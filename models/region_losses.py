@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.losses import Loss, full_size
+from models.losses import Loss, full_size, quotient
 from models.upsampled_loss import IGNORE_INDEX
 
 
@@ -32,8 +32,8 @@ class Dice(Loss):
 
     def value(self, statistics: Tensor) -> Tensor:
         own, predicted, labeled = statistics.chunk(3)
-        dice = (2 * own + self.smooth) / (predicted + labeled + self.smooth)
-        return _mean(1 - dice, labeled > 0)
+        total = torch.where(labeled > 0, predicted + labeled + self.smooth, 0)
+        return _mean(1 - quotient(2 * own + self.smooth, total), labeled > 0)
 
 
 class Lovasz(Loss):

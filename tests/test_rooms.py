@@ -100,6 +100,7 @@ SHORT_MODULES = {
     "orchestrator/study/model_cost.py",
     "pipelines/data/normalization.py",
     "pipelines/data/prefetch.py",
+    "pipelines/data/seeding.py",
     "pipelines/network/file_names.py",
     "pipelines/preparation/streets/classes.py",
     "pipelines/training/host_copy.py",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from models.normalization import renormalize
 class HuggingFaceNetwork(nn.Module):
     """A network of `AutoModelForSemanticSegmentation` that receives ImageNet's normalization.
 
+    An auxiliary head is computed in training only.
+
     Args:
         name: `hf:TYPE`, such as `hf:segformer`.
         classes: number of classes of the logits.
@@ -30,6 +32,8 @@ class HuggingFaceNetwork(nn.Module):
     Raises:
         ValueError: there is no such network, or an argument is not valid.
     """
+
+    auxiliary_parts = ("model.auxiliary_head",)
 
     def __init__(
         self, name: str, classes: int, arguments: Mapping[str, Any], in_channels: int = 3
@@ -46,6 +50,7 @@ class HuggingFaceNetwork(nn.Module):
         head = getattr(self.model, "auxiliary_head", None)
         if head is not None:
             head.register_forward_hook(self._keep)
+            head.forward = partial(_in_training, head)
 
     def _keep(self, _head: nn.Module, _features: Any, logits: Tensor) -> None:
         self._auxiliary = logits
@@ -58,6 +63,15 @@ class HuggingFaceNetwork(nn.Module):
         if self.training and auxiliary is not None:
             return output.logits, {"auxiliary": auxiliary}
         return output.logits
+
+
+def _in_training(head: nn.Module, features: Any) -> Any:
+    """Return the auxiliary logits in training; in evaluation, where the library computes them too
+    and uses them for nothing, logits of no image."""
+    if head.training:
+        return type(head).forward(head, features)
+    some = features[-1] if isinstance(features, list | tuple) else features
+    return some.new_empty(0, 1, 1, 1)
 
 
 def _config(name: str, classes: int, arguments: Mapping[str, Any], channels: int) -> Any:

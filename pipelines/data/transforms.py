@@ -7,12 +7,9 @@ sample's key. So a sample does not depend on its batch, its worker, or what was 
 from __future__ import annotations
 
 import inspect
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import kornia.augmentation
-import numpy as np
 import torch
 from kornia.augmentation.auto.base import PolicyAugmentBase
 from kornia.augmentation.base import _BasicAugmentationBase
@@ -24,6 +21,7 @@ from pipelines.data.dataset import IGNORE_INDEX
 from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.normalization import per_channel
 from pipelines.data.randomness import hash_integers
+from pipelines.data.seeding import seeded_generators
 from pipelines.errors import UserError, is_out_of_memory
 
 # Arguments of kornia's geometric augmentations that choose the color outside of the image, with 0.
@@ -128,7 +126,7 @@ class Transforms:
         """Transform one sample."""
         for index, (name, module) in enumerate(zip(self.names, self.modules, strict=True)):
             try:
-                with _seeded(int(hash_integers(key, index)), image.device):
+                with seeded_generators(int(hash_integers(key, index)), image.device):
                     changed = _apply(module, image, label, self.fill)
             except (Exception, SystemExit) as error:
                 # The lack of memory keeps its class, because it may be temporary.
@@ -173,7 +171,7 @@ def _build(config: TransformConfig, index: int) -> nn.Module:
     # All workers get the same parameters if the constructor draws them.
     with (
         failures_as(TransformError, f"transform {config.name}: its constructor failed"),
-        _seeded(index, torch.device("cpu")),
+        seeded_generators(index, torch.device("cpu")),
     ):
         module = cls(**config.arguments)
     if isinstance(module, PolicyAugmentBase):
@@ -246,18 +244,3 @@ def _check_result(name: str, changed: object, image: Tensor, label: Tensor) -> N
             continue
         wanted = f"{expected.dtype} {tuple(expected.shape)}".removeprefix("torch.")
         raise TransformError(f"transform {name}: {kind} must be {wanted}, received {received}")
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators of torch, NumPy and Python within this context only."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)

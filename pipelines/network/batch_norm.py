@@ -103,10 +103,11 @@ class SynchronizedBatchNorm(_BatchNorm):
         if not self.training:
             return super().forward(input)
         self._check_input_dim(input)
-        weight: Tensor = self.weight
-        bias: Tensor = self.bias
-        if not self.affine:
+        weight: Tensor | None = self.weight
+        bias: Tensor | None = self.bias  # None also with a weight, for `bias=False`
+        if weight is None:
             weight = torch.ones(self.num_features, device=input.device)
+        if bias is None:
             bias = torch.zeros_like(weight)
         output, mean, variance, count = _GlobalBatchNorm.apply(input, weight, bias, self.eps)
         if self.track_running_stats:

@@ -1,7 +1,9 @@
 """Builds the network of an experiment: FENet, or a custom class."""
 
+import copy
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 
 from models import FENet, FENetConfig, split_output
 from models.config import is_built_in
+from models.hugging_face.build import unreached
 from models.hugging_face.configuration import model_config, normalization, resolve
 from models.hugging_face.network import HuggingFaceNetwork
 from models.initialization import keyed_construction
@@ -146,6 +149,27 @@ def check_network(
         if not advice:
             raise
         raise NetworkError(f"{error}; {advice}") from error
+
+
+def unreached_parameters(
+    model: nn.Module, crop: tuple[int, int], channels: int = RGB_CHANNELS
+) -> frozenset[str]:
+    """Return the names of the parameters to train that no output depends on in training mode.
+
+    A copy of the network runs on two images on the meta device or, if its operations depend on
+    values, on the CPU. If it fails on both, the training will, too, and there are no names.
+
+    crop, channels: of the images.
+    """
+    small = min(crop[0], _SMALL), min(crop[1], _SMALL)
+    for device, size in (("meta", crop), ("cpu", small), ("cpu", crop)):
+        with suppress(Exception), torch.random.fork_rng(devices=[]):
+            copied = copy.deepcopy(model).to(device).train()
+            images = torch.zeros(2, channels, *size, device=device)
+            logits, auxiliary = split_output(copied(images))
+            names = unreached(copied, [logits, *auxiliary.values()])
+            return frozenset(name for name in names if copied.get_parameter(name).requires_grad)
+    return frozenset()
 
 
 def _channels_advice(config: ModelConfig, channels: int) -> str:

@@ -114,10 +114,11 @@ class TrainingConfig:
     momentum: of the optimizer `sgd`; those of others are among their arguments.
     schedule: learning rate schedule: `poly`, `cosine`, `one-cycle`, `step`, or
         `package.module:Class`; or a mapping of `name` and `arguments`.
-    power: of the schedule `poly`.
+    power: of the schedule `poly`; those of others are among their arguments.
     schedule_by: whether the learning rate changes every `epoch`, as in the paper, or `iteration`.
     warmup_steps: number of first steps in which the learning rate rises linearly to the schedule's.
-    gradient_clip: maximum norm of all gradients together; no clipping if omitted.
+    gradient_clip: maximum norm of all gradients together; no clipping if omitted. Parameters that
+        `rate_factors` keeps at their initial values do not count.
     ema: decay of an exponential moving average of the weights, such as 0.999. The average is
         scored, saved and logged instead of the trained weights; none by default. Step n, counted
         from 1, has a decay of at most n / (n + 9), so that the average forgets the first weights.
@@ -192,6 +193,11 @@ class TrainingConfig:
             raise ValueError(
                 f"momentum is {self.momentum}, but only the optimizer sgd has it; set arguments of "
                 f"{self.optimizer_config.name} in optimizer.arguments"
+            )
+        if self.schedule_config.name != "poly" and self.power != TrainingConfig.power:
+            raise ValueError(
+                f"power is {self.power}, but only the schedule poly has it; remove it, and set "
+                f"arguments of {self.schedule_config.name} in schedule.arguments"
             )
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema must be between 0 and 1, received {self.ema}")

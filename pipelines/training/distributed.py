@@ -7,16 +7,30 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.errors import UserError
+from pipelines.network.batch_norm import SynchronizedBatchNorm
+from pipelines.network.build import NetworkError
 from pipelines.training.experiment import experiment_differences
 
 _MAX_SHOWN = 5
+
+# The argument that disables the exchange of buffers before each step; renamed in torch 2.13.
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
+
+# Relative difference of a buffer's sums on GPUs of different kinds, from rounding.
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,67 @@ def _with_strides(strides: tuple[int, ...], gradient: Tensor) -> Tensor:
     if gradient.is_contiguous():
         return gradient.as_strided(gradient.shape, strides)
     return gradient
+
+
+def data_parallel(module: nn.Module, device: torch.device, has_unreached: bool) -> nn.Module:
+    """Return the replica of a network on this worker, which averages gradients over the workers.
+
+    has_unreached: whether some parameters get no gradient, on any worker; see
+        `pipelines.network.build.unreached_parameters`. Finding these takes time in every step.
+    """
+    return DistributedDataParallel(
+        module,
+        device_ids=[device] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=has_unreached,
+        # The workers' buffers are equal, see `check_buffers_agree`.
+        **{_SYNC_BUFFERS: False},  # type: ignore[arg-type]
+    )
+
+
+def check_buffers_agree(group: WorkerGroup, model: nn.Module) -> None:
+    """Check that the buffers of `model` are equal on all ranks, apart from rounding.
+
+    All ranks must call this; it makes the host wait once. Synchronized batch norms are left out,
+    because they compute their statistics over all workers.
+
+    Raises:
+        NetworkError: on all ranks, if a buffer differs.
+    """
+    buffers = {} if group.size == 1 else _unsynchronized_buffers(model)
+    if not buffers:
+        return
+    digests = torch.stack([_digest(buffer) for buffer in buffers.values()])
+    of_ranks = digests.new_zeros(group.size, *digests.shape)
+    of_ranks[group.rank] = digests
+    of_ranks = group.sum(of_ranks).cpu()
+    differences = (of_ranks - of_ranks[0]).abs().amax(dim=(0, 2))
+    differ = differences > _ROUNDING * of_ranks[:, :, 1].amax(dim=0)
+    for name, differs in zip(buffers, differ.tolist(), strict=True):
+        if differs:
+            raise NetworkError(
+                f"the network's buffer {name} differs between workers, so each of them trains "
+                "another network. Compute it from the images of all workers "
+                "(torch.distributed.all_reduce), or use one worker"
+            )
+
+
+def _unsynchronized_buffers(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{prefix}.{name}".lstrip("."): buffer
+        for prefix, module in model.named_modules()
+        if not isinstance(module, SynchronizedBatchNorm)
+        for name, buffer in module.named_buffers(recurse=False)
+    }
+
+
+def _digest(buffer: Tensor) -> Tensor:
+    """Return a weighted sum of a buffer and of its magnitudes, float64 `(2,)`."""
+    real = torch.view_as_real(buffer) if buffer.is_complex() else buffer
+    values = real.detach().flatten().double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    # Different weights, so that the order of the values counts.
+    weights = torch.linspace(1, 2, len(values), dtype=values.dtype, device=values.device)
+    return torch.stack([(values * weights).sum(), (values.abs() * weights).sum()])
 
 
 class RankMismatchError(UserError, RuntimeError):

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -32,7 +31,7 @@ from pipelines.evaluation.evaluate import Scores, evaluate
 from pipelines.evaluation.measuring import build_metrics
 from pipelines.machine import peak_resident_gib
 from pipelines.network.batch_norm import synchronize_batch_norm
-from pipelines.network.build import build_network
+from pipelines.network.build import build_network, is_custom, unreached_parameters
 from pipelines.network.checkpoint import Snapshot, restore_checkpoint, take_snapshot
 from pipelines.network.init_weights import (
     InitReport,
@@ -43,24 +42,19 @@ from pipelines.network.precision import Numerics, check_precision, has_native_bf
 from pipelines.training.determinism import training_algorithms
 from pipelines.training.distributed import (
     WorkerGroup,
+    check_buffers_agree,
     check_ranks_agree,
+    data_parallel,
     keep_gradient_strides,
 )
 from pipelines.training.duration import Duration
 from pipelines.training.experiment import Experiment
 from pipelines.training.host_copy import HostCopy
 from pipelines.training.lineage import check_lineage, lineage_of_run
-from pipelines.training.losses import build_loss, class_frequencies
+from pipelines.training.losses import build_loss, class_frequencies, image_class_frequencies
 from pipelines.training.optimization import LearningRate, build_optimizer
-from pipelines.training.parameter_groups import RATE_FACTOR
+from pipelines.training.parameter_groups import RATE_FACTOR, moving_parameters
 from pipelines.training.weight_average import WeightAverage
-
-# The argument that disables the exchange of buffers before each step; renamed in torch 2.13.
-_SYNC_BUFFERS = (
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
-    else "broadcast_buffers"
-)
 
 
 class NonFiniteLossError(UserError, RuntimeError):
@@ -160,6 +154,11 @@ class Training:
         fingerprint = dataset.manifest.fingerprint
         self.lineage = lineage_of_run(experiment, fingerprint, self.numerics.precision)
         check_ranks_agree(self.group, self.lineage)
+        has_unreached = False
+        if self.group.size > 1 and is_custom(experiment.model):
+            unreached = unreached_parameters(model, data.crop, images.channels)
+            # A network that draws numbers may reach different parameters on each worker.
+            has_unreached = self.group.maximum(len(unreached)) > 0
         self.model = self.numerics.to_device(model)
         if self.group.size > 1:
             self.model = synchronize_batch_norm(self.model)
@@ -168,20 +167,15 @@ class Training:
             self.replica = cast(nn.Module, torch.compile(self.model))
         if self.group.size > 1:
             keep_gradient_strides(self.model)
-            self.replica = DistributedDataParallel(
-                self.replica,
-                device_ids=[device] if device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-                # Buffers are already equal on all workers, because the statistics are global.
-                **{_SYNC_BUFFERS: False},  # type: ignore[arg-type]
-            )
+            self.replica = data_parallel(self.replica, device, has_unreached)
         self.average = WeightAverage(self.model, config.ema) if config.ema is not None else None
         self.optimizer = build_optimizer(self.model, config)
+        self._moving = moving_parameters(self.model, self.optimizer)
         train = dataset.split(data.trained_on)
         self.duration = Duration.of(config, len(train))
         self.learning_rate = LearningRate(config, self.duration)
-        frequencies = class_frequencies(train)
-        self.criterion = build_loss(config.loss, frequencies).to(device)
+        frequencies = class_frequencies(train), image_class_frequencies(train)
+        self.criterion = build_loss(config.loss, *frequencies).to(device)
         check_transforms(data.augmentation, data.crop, images)
         build_metrics(experiment.evaluation.metric_configs, len(self.classes))
         self.augmentation = Augmentation(data.augmentation, data.crop, images)
@@ -209,6 +203,7 @@ class Training:
             )
         self.position = Position()
         self.history: list[dict[str, float]] = []
+        self._has_stepped = False
 
     @property
     def scored_model(self) -> nn.Module:
@@ -259,6 +254,7 @@ class Training:
             NonFiniteLossError: the loss is NaN or infinite.
             DatasetError: a sample cannot be read.
             RankMismatchError: the ranks resumed from different positions.
+            NetworkError: a buffer of the network differs between the workers.
         """
         progress = {"position": asdict(self.position), "history": self.history}
         check_ranks_agree(self.group, progress)
@@ -270,6 +266,7 @@ class Training:
                 metrics = self._train_epoch(report, report_steps, stop)
             if metrics is None:
                 return
+            check_buffers_agree(self.group, self.model)
             seconds = self.position.seconds
             self.position = Position(epoch=self.position.epoch + 1)
             epoch = self.position.epoch
@@ -335,6 +332,9 @@ class Training:
             parts_of_step = list(islice(parts, config.accumulation))
             with self._naming_memory_settings():
                 names, losses, stopped = self._step(parts_of_step, rate, stop())
+            if not self._has_stepped:
+                check_buffers_agree(self.group, self.model)
+                self._has_stepped = True
             if self.average is not None:
                 self.average.update(self.model, steps_before + position.step + 1)
             position.loss_names = names
@@ -402,7 +402,7 @@ class Training:
             )
         clip = self.experiment.training.gradient_clip
         if clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+            nn.utils.clip_grad_norm_(self._moving, clip)
         self.optimizer.step()
         return list(totals.names), losses, stop_votes > 0
 
@@ -439,12 +439,13 @@ class Training:
         on the network's output; this takes another forward pass, whose updates of batch norm
         statistics are undone.
         """
-        buffers = list(self.model.buffers())
-        saved = [buffer.clone() for buffer in buffers]
+        saved = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         with self._without_gradient_sync():
             terms = [self._loss_terms(index, part) for index, part in enumerate(parts)]
-        for buffer, value in zip(buffers, saved, strict=True):
-            buffer.copy_(value)
+        # By name, because a layer may have assigned other tensors.
+        for name, buffer in self.model.named_buffers():
+            if name in saved:
+                buffer.copy_(saved[name])
         statistics = torch.stack([each.statistics for each in terms]).sum(dim=0)
         return terms[0]._replace(statistics=statistics)
 

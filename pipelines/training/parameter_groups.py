@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase, translate
 from typing import Any
 
+import torch
 from torch import nn
 
 from pipelines.errors import UserError
@@ -45,6 +46,18 @@ def parameter_groups(
         {"params": parameters, "weight_decay": decay, RATE_FACTOR: factor}
         for (decay, factor), parameters in groups.items()
     ]
+
+
+def moving_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Return the parameters of `model`, in its order, except those with a rate factor of 0 in the
+    optimizer's groups, which keep their initial values."""
+    fixed = {
+        id(parameter)
+        for group in optimizer.param_groups
+        if group.get(RATE_FACTOR) == 0
+        for parameter in group["params"]
+    }
+    return [each for each in model.parameters() if id(each) not in fixed]
 
 
 def _without_decay(

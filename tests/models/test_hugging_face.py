@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from models import FENet, FENetConfig, PretrainedError
 from models.backbones.hugging_face import backbone_traits
-from models.cost import count_multiply_adds
+from models.cost import count_multiply_adds, count_parameters
 from models.hugging_face import configuration
 from models.hugging_face.configuration import normalization, read_saved
 from models.hugging_face.network import HuggingFaceNetwork
 from models.normalization import renormalize
 from pipelines.network.build import NetworkError, build_network, check_network
 from pipelines.network.config import NetworkConfig
+from pipelines.network.cost import multiply_adds, network_on_meta
 from pipelines.network.init_weights import load_backbone_weights
 
 pytestmark = pytest.mark.slow  # models of `transformers` take seconds to import and build
@@ -50,6 +52,21 @@ UPERNET = {
     "pool_scales": [1, 2],
 }
 NETWORKS = {"segformer": SEGFORMER, "upernet": UPERNET}
+LAYERS = {
+    **{"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 64},
+    "patch_size": 16,
+}
+AUXILIARY = {
+    "upernet": UPERNET,
+    "beit": {**LAYERS, "out_indices": [0, 1, 2, 3]},
+    "data2vec-vision": {**LAYERS, "out_indices": [0, 1, 2, 3]},
+    "dpt": {
+        **LAYERS,
+        "backbone_out_indices": [0, 1, 2, 3],
+        "neck_hidden_sizes": [8] * 4,
+        "fusion_hidden_size": 8,
+    },
+}
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
 
 
@@ -186,6 +203,36 @@ def test_network_returns_logits_of_the_library(name: str) -> None:
     assert not equal(
         network(f"hf:{name}", NETWORKS[name], seed=5), network(f"hf:{name}", NETWORKS[name], seed=6)
     )
+
+
+@pytest.mark.parametrize("name", AUXILIARY)
+def test_auxiliary_head_costs_nothing_in_evaluation(name: str) -> None:
+    """The reference is the library's model without the head."""
+    config = NetworkConfig(f"hf:{name}", AUXILIARY[name])
+    bare = replace(config, arguments={**AUXILIARY[name], "use_auxiliary_head": False})
+    model, without = (build_network(each, 4, seed=0) for each in (config, bare))
+    without.load_state_dict(model.state_dict(), strict=False)
+    own = sum(each.numel() for each in without.parameters())
+    assert count_parameters(model) == own
+    assert count_parameters(model, auxiliary=True) > own
+    counted = [
+        multiply_adds(network_on_meta(each, 4), each, 4, (64, 64)) for each in (config, bare)
+    ]
+    assert counted[0] == counted[1]
+
+    computed = []
+    for part in list(model.model.auxiliary_head.modules())[1:]:
+        part.register_forward_hook(lambda *_: computed.append(1))
+    copied = copy.deepcopy(model)  # as an average of the weights does
+    images = IMAGES[..., :64, :64]
+    with torch.no_grad():
+        expected = without.eval()(images)
+        assert torch.equal(model.eval()(images), expected)
+        assert torch.equal(copied.eval()(images), expected)
+    assert not computed
+    _, auxiliary = model.train()(images)
+    assert auxiliary["auxiliary"].shape[:2] == (2, 4)
+    assert computed
 
 
 def test_network_of_another_number_of_classes_keeps_its_initial_classifier(tmp_path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import kornia
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from models.config import LOSSES
 
 CLASSES = 4
 FREQUENCIES = [0.4, 0.1, 0.3, 0.2]
+IMAGE_FREQUENCIES = [0.5, 0.1, 0.6, 0.4]
 Reference = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -123,7 +125,7 @@ CASES = [
     Case("cross-entropy", cross_entropy([1, 2, 0.5, 0]), {"class_weights": [1, 2, 0.5, 0]}),
     Case(
         "cross-entropy",
-        cross_entropy([0.2 / 0.4, 0.2 / 0.1, 0.2 / 0.3, 1]),
+        cross_entropy([0.45 / 0.5, 0.45 / 0.1, 0.45 / 0.6, 0.45 / 0.4]),
         {"class_weights": "median-frequency"},
     ),
     Case("focal", focal, {"gamma": 1.5}),
@@ -148,8 +150,12 @@ def batch() -> tuple[Tensor, Tensor]:
     return logits, labels
 
 
-def divided(criterion: SegmentationLoss, logits: Tensor, labels: Tensor, sizes: list[int]) -> Any:
-    """Return the total loss and its gradient as the training loop computes them for parts."""
+def divided(
+    criterion: SegmentationLoss, logits: Tensor, labels: Tensor, sizes: list[int], scale: int = 1
+) -> Any:
+    """Return the total loss and its gradient as the training loop computes them for parts.
+
+    scale: factor of the gradient."""
     logits = logits.clone().requires_grad_()
     parts = [
         criterion(*pair) for pair in zip(logits.split(sizes), labels.split(sizes), strict=True)
@@ -157,7 +163,7 @@ def divided(criterion: SegmentationLoss, logits: Tensor, labels: Tensor, sizes: 
     statistics = torch.stack([part.statistics.detach() for part in parts]).sum(dim=0)
     statistics.requires_grad_()
     total, _ = criterion.total(statistics, parts[0].sizes)
-    (gradient,) = torch.autograd.grad(total, statistics)
+    (gradient,) = torch.autograd.grad(total, statistics, torch.full_like(total, scale))
     for part in parts:
         part.statistics.backward(gradient=gradient)
     return total.detach(), logits.grad
@@ -170,7 +176,7 @@ def test_divided_batch_equals_the_reference_on_the_whole_batch(
     case: Case, sizes: list[int]
 ) -> None:
     config = LossConfig(terms=(LossTermConfig(case.name, case.arguments),))
-    criterion = SegmentationLoss(config, CLASSES, FREQUENCIES)
+    criterion = SegmentationLoss(config, CLASSES, FREQUENCIES, IMAGE_FREQUENCIES)
     logits, labels = batch()
     total, gradient = divided(criterion, logits, labels, sizes)
     exact = logits.double().requires_grad_()
@@ -184,11 +190,68 @@ def test_divided_batch_equals_the_reference_on_the_whole_batch(
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name} {case.arguments}")
 def test_batch_without_labels_has_no_loss_and_no_gradient(case: Case) -> None:
     config = LossConfig(terms=(LossTermConfig(case.name, case.arguments),))
-    criterion = SegmentationLoss(config, CLASSES, FREQUENCIES)
+    criterion = SegmentationLoss(config, CLASSES, FREQUENCIES, IMAGE_FREQUENCIES)
     logits, labels = batch()
     total, gradient = divided(criterion, logits[:2], torch.full_like(labels[:2], 255), [2])
     assert total == 0
     assert not gradient.any()
+
+
+def zero_weights(name: str) -> SegmentationLoss:
+    """Return a loss that counts neither class 0 nor class 2."""
+    arguments = {"class_weights": [0, 1, 0, 3]}
+    return SegmentationLoss(LossConfig(terms=(LossTermConfig(name, arguments),)), CLASSES)
+
+
+@pytest.mark.parametrize("sizes", [[2], [1, 1]], ids=str)
+@pytest.mark.parametrize("scale", [1, 4, 8])
+@pytest.mark.parametrize("name", ["cross-entropy", "focal"])
+def test_batch_of_classes_without_weight_has_no_gradient(
+    name: str, sizes: list[int], scale: int
+) -> None:
+    """Also for several workers, whose number scales the gradient."""
+    logits, labels = batch()
+    labels = 2 * (labels[:2] % 2)
+    total, gradient = divided(zero_weights(name), logits[:2], labels, sizes, scale)
+    assert total == 0
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_worker_of_classes_without_weight_adds_nothing() -> None:
+    logits, labels = batch()
+    labels[0] = 0
+    total, gradient = divided(zero_weights("cross-entropy"), logits[:3], labels[:3], [1, 2])
+    exact = logits[:3].double().requires_grad_()
+    full = F.interpolate(exact, labels.shape[1:], mode="bilinear")
+    expected = cross_entropy([0, 1, 0, 3])(full, labels[:3])
+    (expected_gradient,) = torch.autograd.grad(expected, exact)
+    torch.testing.assert_close(total.double(), expected.detach())
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("labeled", [True, False])
+def test_dice_without_smoothing_has_a_gradient_of_zero_for_classes_that_vanish(
+    labeled: bool,
+) -> None:
+    """Classes without a label, whose probability rounds to 0, have a quotient of 0 / 0."""
+    config = LossConfig(terms=(LossTermConfig("dice", {"smooth": 0}),))
+    logits = torch.zeros(1, CLASSES, 8, 10)
+    logits[:, 2:] = -200
+    labels = torch.arange(80).view(1, 8, 10) % 2 if labeled else torch.full((1, 8, 10), 255)
+    total, gradient = divided(SegmentationLoss(config), logits, labels, [1])
+    # Each of the two classes has the probability 1 / 2 everywhere: 1 - 2 * 20 / (40 + 40).
+    assert total == pytest.approx(0.5 if labeled else 0)
+    assert gradient.isfinite().all()
+    assert not gradient[:, 2:].any()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name} {case.arguments}")
+def test_loss_of_a_diverged_network_is_not_a_number(case: Case) -> None:
+    config = LossConfig(terms=(LossTermConfig(case.name, case.arguments),))
+    criterion = SegmentationLoss(config, CLASSES, FREQUENCIES, IMAGE_FREQUENCIES)
+    logits, labels = batch()
+    total, _ = divided(criterion, torch.full_like(logits, torch.nan), labels, [6])
+    assert total.isnan()
 
 
 def test_lovasz_equals_kornias_where_every_class_occurs() -> None:
@@ -216,6 +279,19 @@ def test_weighted_sum_of_losses_for_every_output() -> None:
     assert float(total) == pytest.approx(main + 0.4 * stage4)
     expected = 0.5 * first + second + third + 0.4 * (0.5 * other[0] + other[1] + other[2])
     assert float(total) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("frequencies", [[0.01, 0.99], [0.02, 0.05, 0.13, 0.8], [0.1, 0, 0.9]])
+def test_median_frequency_of_an_even_number_of_classes_is_between_the_middle_two(
+    frequencies: list[float],
+) -> None:
+    """Classes that do not occur have no frequency. The reference is NumPy's median."""
+    term = LossTermConfig("cross-entropy", {"class_weights": "median-frequency"})
+    criterion = SegmentationLoss(LossConfig(terms=(term,)), len(frequencies), frequencies)
+    (loss,) = criterion.each_loss()
+    each = np.array(frequencies)
+    expected = np.divide(np.median(each[each > 0]), each, where=each > 0, out=np.zeros_like(each))
+    np.testing.assert_allclose(loss.get_buffer("class_weights"), expected, rtol=1e-15)
 
 
 def test_module_of_a_library_is_averaged_over_workers_by_their_images() -> None:
@@ -263,8 +339,13 @@ def test_module_of_a_library_ignores_a_share_without_labels(weight: Tensor | Non
         ),
         (
             LossTermConfig("cross-entropy", {"class_weights": [1, 2]}),
-            r"class_weights must be 4 numbers from 0, one for each class, received \[1, 2\]",
+            r"class_weights must be 4 numbers, one for each class, .* received \[1, 2\]",
         ),
+        (
+            LossTermConfig("cross-entropy", {"class_weights": [0, 0, 0, 0]}),
+            r"each of them 0 or from 1e-20 to 1e20 and not all 0, received \[0, 0, 0, 0\]",
+        ),
+        (LossTermConfig("focal", {"class_weights": [1, 1, 1, 1e-40]}), "from 1e-20 to 1e20"),
         (
             LossTermConfig("focal", {"class_weights": "frequency"}),
             "class_weights is 'frequency'; known: median-frequency, log-frequency; or a list",
@@ -278,7 +359,7 @@ def test_module_of_a_library_ignores_a_share_without_labels(weight: Tensor | Non
 )
 def test_losses_that_do_not_fit_are_rejected(term: LossTermConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SegmentationLoss(LossConfig(terms=(term,)), CLASSES, FREQUENCIES)
+        SegmentationLoss(LossConfig(terms=(term,)), CLASSES, FREQUENCIES, IMAGE_FREQUENCIES)
 
 
 def test_loss_of_the_documents_adds_up() -> None:

@@ -105,6 +105,13 @@ def one_worker(tmp_path: Path) -> Iterator[None]:
     dist.destroy_process_group()
 
 
+def without(parameter: str) -> nn.BatchNorm2d:
+    """Return a layer without a weight or a bias, as `bias=False` of torch 2.13 makes it."""
+    norm = layer()
+    norm.register_parameter(parameter, None)
+    return norm
+
+
 @pytest.mark.usefixtures("one_worker")
 @pytest.mark.parametrize(
     ("norm", "shape"),
@@ -112,6 +119,8 @@ def one_worker(tmp_path: Path) -> Iterator[None]:
         (nn.BatchNorm2d(CHANNELS, momentum=None), (3, CHANNELS, 4, 6)),
         (nn.BatchNorm2d(CHANNELS, affine=False), (3, CHANNELS, 4, 6)),
         (nn.BatchNorm2d(CHANNELS, track_running_stats=False), (3, CHANNELS, 4, 6)),
+        (without("bias"), (3, CHANNELS, 4, 6)),
+        (without("weight"), (3, CHANNELS, 4, 6)),
         (nn.BatchNorm1d(CHANNELS), (9, CHANNELS)),
         (nn.BatchNorm3d(CHANNELS, eps=0.1), (2, CHANNELS, 3, 4, 5)),
     ],
@@ -177,7 +186,8 @@ def test_kernels_for_cuda_are_called_as_torch_defines_them(
     monkeypatch.setattr(torch, "batch_norm_stats", _stats)
     monkeypatch.setattr(torch, "batch_norm_backward_reduce", _backward_reduce)
     monkeypatch.setattr(torch, "batch_norm_backward_elemt", _backward_elemt)
-    test_every_batch_norm_matches_torch(layer(), (3, CHANNELS, 4, 6))
+    for norm in (layer(), without("bias"), without("weight")):
+        test_every_batch_norm_matches_torch(norm, (3, CHANNELS, 4, 6))
 
 
 def test_conversion_keeps_names_values_and_mode() -> None:

@@ -570,10 +570,20 @@ def test_batch_norm_statistics_follow_each_part_once(small_streets: Path) -> Non
 
 
 @pytest.mark.slow
-def test_gradient_clipping_bounds_the_update(small_streets: Path) -> None:
+@pytest.mark.parametrize("factors", [{}, {"backbone.*": 0.0, "*.bias": 0.0}])
+def test_gradient_clipping_bounds_the_update(
+    small_streets: Path, factors: dict[str, float]
+) -> None:
+    """Parameters that never move do not count."""
+
     def update_norm(clip: float | None) -> float:
         experiment = small_experiment(
-            epochs=1, batch=14, learning_rate=1.0, weight_decay=0.0, gradient_clip=clip
+            epochs=1,
+            batch=14,
+            learning_rate=1.0,
+            weight_decay=0.0,
+            gradient_clip=clip,
+            optimizer=OptimizerConfig("sgd", rate_factors=factors),
         )
         training = Training(experiment, open_dataset(small_streets), CPU)
         before = [parameter.detach().clone() for parameter in training.model.parameters()]
