@@ -35,6 +35,8 @@ class StopFile:
 
     def request(self) -> None:
         """Write the file, which makes all its watchers stop. A thread does it and retries."""
+        if not self._uri:
+            return
 
         def write() -> None:
             while not self._withdrawn.is_set() and not self._attempt(self._write):

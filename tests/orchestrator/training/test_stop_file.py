@@ -63,8 +63,9 @@ def test_watch_survives_failures_and_uses_one_client(storage: Storage, tmp_path:
 
 
 def test_watch_ends_with_its_context(storage: Storage, tmp_path: Path) -> None:
+    before = set(threading.enumerate())
     with StopFile(str(tmp_path / "a.stop")).watched():
-        (thread,) = [each for each in threading.enumerate() if each.name == "stop file"]
+        (thread,) = set(threading.enumerate()) - before
     thread.join(10)
     assert not thread.is_alive()
 
@@ -77,6 +78,14 @@ def test_unreachable_storage_means_no_request(
     storage.failures = 2
     assert [stop.is_requested() for _ in range(3)] == [False, False, True]
     assert len(caplog.records) == 1  # one message, not one per second
+
+
+def test_an_empty_stop_file_is_never_requested() -> None:
+    before = set(threading.enumerate())
+    stop = StopFile("")
+    stop.request()
+    assert not stop.is_requested()
+    assert set(threading.enumerate()) <= before
 
 
 def test_request_is_retried_until_it_is_written(storage: Storage, tmp_path: Path) -> None:
