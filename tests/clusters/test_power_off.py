@@ -76,6 +76,16 @@ def test_head_powers_off_after_twelve_hours(
     assert power_off_minute(aws_config, tmp_path, processes, 90, bootstrap) == ended
 
 
+def test_machine_powers_off_after_every_reboot(aws_config: dict[str, Any], tmp_path: Path) -> None:
+    assert power_off_minute(aws_config, tmp_path, [], 40) == 30
+    (link,) = (tmp_path / "per-boot").iterdir()
+    for _ in range(2):
+        (tmp_path / "now").write_text("0\n")
+        (tmp_path / "ended").unlink()
+        assert boot(link, tmp_path, 40) == 30
+        assert link.resolve() == tmp_path / "power-off"
+
+
 def power_off_minute(
     config: dict[str, Any],
     directory: Path,
@@ -113,6 +123,11 @@ def power_off_minute(
             for start, stop, line in [*always, *processes]
         )
     )
+    return boot(script, directory, end)
+
+
+def boot(script: Path, directory: Path, end: int) -> int | None:
+    """Run a script as cloud-init does; return the minute in which it powers off, or None."""
     path = f"{directory / 'bin'}:{os.environ['PATH']}"
     subprocess.run(
         ["bash", str(script)],
@@ -120,6 +135,5 @@ def power_off_minute(
         timeout=100,
         check=False,
     )
-    assert (directory / "per-boot" / script.name).samefile(script)  # it also runs after a reboot
     ended = directory / "ended"
     return int(ended.read_text().removeprefix("poweroff ")) if ended.exists() else None
