@@ -31,6 +31,14 @@ STUBS = {
     "systemctl": 'echo "$* $NOW" >> "$STORY/ended"',
     "systemd-run": 'exec bash "${@: -2}"',
 }
+PYTHON, CONSOLE = "/opt/orchestrator/bin/python", "/opt/orchestrator/bin/orchestrator"
+STUDY_COMMANDS = (
+    "sweep s.yaml --address auto",
+    "studies resume table-1a --storage s3://bucket/storage",
+    "bundle table-1a.zip --replay strong --address auto",
+    "evaluate runs:/1/best --dataset s3://bucket/data --address auto",
+    "predict runs:/1/best --images s3://bucket/images",
+)
 TRIAL, IDLE = "ray::RayTrainWorker.execute", "ray::IDLE"
 
 
@@ -60,7 +68,16 @@ def test_gpu_machine_powers_off_when_it_is_unused(
         pytest.param([(3, 12, "set-up")], [], 51, id="its set-up failed"),
         pytest.param([(0, 90, IDLE)], ["login 30"], 70, id="a login"),
         pytest.param([(0, 90, IDLE)], ["connection 30"], 70, id="a GPU machine"),
-        pytest.param([(0, 90, "python -m orchestrator.sweep s.yaml")], [], None, id="a study"),
+        *[
+            pytest.param([(0, 90, line)], [], None, id=line)
+            for command in STUDY_COMMANDS
+            for line in (f"{PYTHON} -m orchestrator.{command}", f"{PYTHON} {CONSOLE} {command}")
+        ],
+        *[
+            pytest.param([(0, 90, line)], [], 40, id=line)
+            for command in ("server /var/lib/tracking", "studies logs 'strong, seed 0' --follow")
+            for line in (f"{PYTHON} -m orchestrator.{command}", f"{PYTHON} {CONSOLE} {command}")
+        ],
     ],
 )
 def test_head_powers_off_after_twelve_hours(
