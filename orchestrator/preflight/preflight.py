@@ -4,7 +4,6 @@ A preflight run takes a few steps of each distinct experiment before long trials
 error shows within minutes instead of hours. Its times improve the estimates.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 
 from orchestrator.context import RunContext
@@ -172,9 +171,8 @@ class Preflight:
             lambda: self._context.stop.requested,
         )
 
-    def _job(self, trial: ResolvedTrial) -> Job:
-        storage = self._context.storage
-        return job_of(trial, f"preflight-{os.getpid()}", self._study, self._placement, storage)
+    def _job(self, trial: ResolvedTrial, run_id: str) -> Job:
+        return job_of(trial, run_id, self._study, self._placement, self._context.storage)
 
     def _say(self, message: str) -> None:
         self._context.console.print(message, style="dim", highlight=False, markup=False)

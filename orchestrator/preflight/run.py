@@ -4,7 +4,6 @@ Each uses the same workers, devices, data and storage as the trial it represents
 an MLflow run nor a checkpoint: only its times, or its error.
 """
 
-import os
 import shutil
 import tempfile
 import time
@@ -21,7 +20,7 @@ from ray.train.torch import TorchTrainer
 
 from orchestrator.preflight.worker import PreflightTimings, smoke_test
 from orchestrator.scheduling.devices import worker_device
-from orchestrator.storage import Storage
+from orchestrator.storage import Storage, unique_name
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.training.checkpoints import TrialCheckpoints
 from orchestrator.training.failures import Cause, Failure
@@ -56,7 +55,7 @@ class PreflightResult:
 
 def run_preflight(
     trials: Sequence[ResolvedTrial],
-    job_of: Callable[[ResolvedTrial], Job],
+    job_of: Callable[[ResolvedTrial, str], Job],
     protocols: Collection[InferenceConfig],
     max_concurrent: int | None,
     storage: Storage,
@@ -65,15 +64,17 @@ def run_preflight(
 ) -> list[PreflightResult]:
     """Run a few steps of each of `trials` on the connected cluster.
 
-    job_of: returns the job that would train a trial.
+    job_of: returns the job that would train a trial under a run id.
     protocols: evaluation protocols of the study besides the experiments' own.
     max_concurrent: maximum number of concurrent trials; None for no limit.
     storage: of the trials; a temporary folder in it is used.
     say: prints a line for each trial.
     """
-    folder = f"preflight-{os.getpid()}"
+    folder = f"preflight-{unique_name()}"
     # A second attempt if a worker was lost, because the experiment may be fine.
-    jobs = [replace(job_of(trial), storage=storage.at(folder), retries=1) for trial in trials]
+    jobs = [
+        replace(job_of(trial, folder), storage=storage.at(folder), retries=1) for trial in trials
+    ]
     events = _Events(say, stop_requested)
     try:
         run_jobs(
