@@ -20,6 +20,7 @@ from ray.train.torch import TorchTrainer
 
 from orchestrator.preflight.worker import PreflightTimings, smoke_test
 from orchestrator.scheduling.devices import worker_device
+from orchestrator.scheduling.policy import Node
 from orchestrator.storage import Storage, unique_name
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.training.checkpoints import TrialCheckpoints
@@ -61,6 +62,7 @@ def run_preflight(
     storage: Storage,
     say: Callable[[str], None],
     stop_requested: Callable[[], bool],
+    nodes: Callable[[], Sequence[Node]] | None = None,
 ) -> list[PreflightResult]:
     """Run a few steps of each of `trials` on the connected cluster.
 
@@ -69,6 +71,7 @@ def run_preflight(
     max_concurrent: maximum number of concurrent trials; None for no limit.
     storage: of the trials; a temporary folder in it is used.
     say: prints a line for each trial.
+    nodes: see `run_jobs`.
     """
     folder = f"preflight-{unique_name()}"
     # A second attempt if a worker was lost, because the experiment may be fine.
@@ -84,6 +87,7 @@ def run_preflight(
             storage.local / folder,
             "preflight",
             run=partial(_run, protocols=tuple(protocols)),
+            nodes=nodes,
         )
     finally:
         shutil.rmtree(storage.local / folder, ignore_errors=True)
@@ -201,11 +205,11 @@ class _Events:
         """A stopped preflight run has no result."""
 
     def hold_requested(self) -> bool:
-        """Limits do not apply to preflight runs."""
+        """A hold ends preflight runs at once, by `stop_requested`."""
         return False
 
     def may_start(self, pending: int) -> bool:
-        """Limits do not apply to preflight runs."""
+        """Preflight runs are not the trials that limits count."""
         return True
 
     def unwanted(self, name: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from orchestrator.cluster.cluster import Cluster
+from orchestrator.cluster.refusals import refusals_shown
 from orchestrator.console import say, say_labeled, warn
 from orchestrator.context import STOPPING, RunContext
 from orchestrator.evaluation.latency import missing_latencies
@@ -98,6 +99,7 @@ class SweepController:
         done = False
         try:
             decisions = self._reconcile()
+            budget = self.budget = self._create_budget()
             mark_superseded(study_run, self.trials, self._snapshot.trials)
             announce(self.study, self.trials, decisions, self.context.console)
             for line in self.report.read(self._snapshot).seed_caveats:
@@ -114,9 +116,12 @@ class SweepController:
                 if todo:
                     has_trained = True
                     attempted |= {trial.identity for trial in todo}
-                    self._train(study_run, todo, decisions, refresher.request)
+                    self._train(study_run, todo, decisions, budget, refresher.request)
                 elif any(decision.action == "wait" for decision in decisions.values()):
-                    self._wait(decisions)
+                    if budget.hold_reason() is not None:
+                        budget.leave_out()
+                        break
+                    self._wait(decisions, budget)
                 elif not self._limit_reached() and self._extend(decisions):
                     self._refresh(study_run)
                 else:
@@ -209,6 +214,7 @@ class SweepController:
         study_run: StudyRun,
         todo: Sequence[ResolvedTrial],
         decisions: Mapping[str, Decision],
+        budget: Budget,
         on_finished: Callable[[], None],
     ) -> None:
         """Train `todo`; trials with equal identities are trained once."""
@@ -225,13 +231,14 @@ class SweepController:
         representative = {trial.identity: trial for trial in reversed(todo)}
         unique = list(reversed(representative.values()))
         before_preflight = time.monotonic()
-        if self.context.preflight:
-            Preflight(self.study, self.trials, self.placement, self.context, self.planner).check(
-                unique, decisions
+        if self.context.preflight and budget.hold_reason() is None:
+            preflight = Preflight(
+                self.study, self.trials, self.placement, self.context, self.planner
             )
+            with refusals_shown("the preflight", partial(warn, console)):
+                preflight.check(unique, decisions, budget)
         if self._started_after is None:
             self._started_after = before_preflight - self.began
-        self.budget = self.budget or self._create_budget()
         causes = train(
             unique,
             {name: decision.run for name, decision in decisions.items() if decision.run},
@@ -239,7 +246,7 @@ class SweepController:
             self.placement,
             study_run,
             self.planner.forecaster,
-            self.budget,
+            budget,
             self.context,
             on_finished,
         )
@@ -257,10 +264,12 @@ class SweepController:
         hours = (
             recorded_hours(run.metrics) for run in self._snapshot.trials if run.study == study.study
         )
-        return Budget(study.limits, study.resources.devices(self.placement.device), sum(hours))
+        devices = study.resources.devices(self.placement.device)
+        return Budget(study.limits, devices, sum(hours), began=self.began)
 
-    def _wait(self, decisions: Mapping[str, Decision]) -> None:
-        """Wait until a trial that another process is training changes its state."""
+    def _wait(self, decisions: Mapping[str, Decision], budget: Budget) -> None:
+        """Wait until a trial that another process is training changes its state, or a limit is
+        reached."""
         waiting = {name for name, entry in decisions.items() if entry.action == "wait"}
         for name in sorted(waiting):
             run = decisions[name].run
@@ -270,7 +279,7 @@ class SweepController:
                 say(self.context.console, trainer + alias)
         stop = self.context.stop
         stop.graceful = True
-        while not stop.requested:
+        while not stop.requested and budget.hold_reason() is None:
             time.sleep(_POLL_SECONDS)
             current = self._decide()
             if any(current[name].action != "wait" for name in waiting):

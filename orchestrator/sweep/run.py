@@ -106,12 +106,13 @@ def plan_study(
         idle = all(decision.action != "wait" for decision in decisions.values())
         will_train = any(decision.will_train for decision in decisions.values())
         if planner.probe_would_help and idle and will_train:
-            from orchestrator.preflight.preflight import (
-                Preflight,  # Ray takes seconds to import
-            )
+            # Ray takes seconds to import.
+            from orchestrator.cluster.refusals import refusals_shown
+            from orchestrator.preflight.preflight import Preflight
 
             cluster.start()
-            Preflight(prepared.study, trials, placement, context, planner).probe()
+            with refusals_shown("the probe", partial(warn, context.console)):
+                Preflight(prepared.study, trials, placement, context, planner).probe()
         return planner.plan(decisions, partial(cluster.launch, placement))
 
 

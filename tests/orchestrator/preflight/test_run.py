@@ -1,14 +1,21 @@
-"""How preflight runs start on the cluster, without Ray."""
+"""How preflight runs start on the cluster, wait and end, without Ray."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from orchestrator.context import StopRequest
+from orchestrator.preflight import preflight as module
 from orchestrator.preflight import run
+from orchestrator.preflight.preflight import Preflight
 from orchestrator.preflight.run import run_preflight
+from orchestrator.scheduling.budget import Budget
 from orchestrator.storage import Storage
+from orchestrator.study.config import Limits
 
 
 @dataclass(frozen=True)
@@ -48,3 +55,33 @@ def test_commands_of_equal_process_ids_share_no_folder(
         preflight(tmp_path)
     for first, second in zip(*folders, strict=True):
         assert first != second
+
+
+def test_preflight_requests_machines_and_ends_at_a_limit_while_it_waits_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = Budget(Limits(), 1)
+    machines = [{"GPU": 1.0}]
+    stops: list[bool] = []
+
+    def run_jobs(jobs: Any, concurrent: Any, events: Any, *_: Any, nodes: Any, **__: Any) -> None:
+        assert nodes() == machines  # not only those that are up
+        stops.append(events.stop_requested())
+        budget.hold("limits.wall_hours")
+        stops.append(events.stop_requested())
+
+    monkeypatch.setattr(run, "run_jobs", run_jobs)
+    monkeypatch.setattr(module, "job_of", lambda trial, run_id, *_: FakeJob(trial, run_id))
+    monkeypatch.setattr(module, "untested", lambda todo, *_: todo)
+    monkeypatch.setattr(module, "is_worthwhile", lambda *_: True)
+    monkeypatch.setattr(module, "nodes_at_full_size", lambda _: machines)
+    config = SimpleNamespace(resources=None, protocols={})
+    study: Any = SimpleNamespace(config=config)
+    context: Any = SimpleNamespace(
+        storage=Storage.parse(str(tmp_path)), console=Console(quiet=True), stop=StopRequest()
+    )
+    placement: Any = SimpleNamespace(max_concurrent=None, device="cuda")
+    planner: Any = SimpleNamespace(forecaster=None, learn=lambda measurements: None)
+    trials: Any = [SimpleNamespace(name="strong")]
+    Preflight(study, trials, placement, context, planner).check(trials, {}, budget)
+    assert stops == [False, True]
