@@ -10,10 +10,6 @@ from orchestrator.cluster.cluster import Cluster
 from orchestrator.cluster.refusals import refusals_shown
 from orchestrator.console import say, say_labeled, warn
 from orchestrator.context import STOPPING, RunContext
-from orchestrator.evaluation.latency import missing_latencies
-from orchestrator.evaluation.missing import evaluate_missing
-from orchestrator.evaluation.protocols import missing_scores
-from orchestrator.evaluation.submissions import missing_packages
 from orchestrator.planning.overhead import save_overhead
 from orchestrator.planning.plan_table import placement_line, trial_count
 from orchestrator.planning.planner import Planner
@@ -26,6 +22,7 @@ from orchestrator.scheduling.capacity import Placement
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
+from orchestrator.sweep.evaluate_trials import evaluate_finished
 from orchestrator.sweep.figures import draw_study_figures
 from orchestrator.sweep.mirrors import check_mirrors
 from orchestrator.sweep.notification import check_notifications, message, send
@@ -135,6 +132,7 @@ class SweepController:
                 self._fully_trained(),
                 self.store,
                 self.context,
+                budget,
                 self.cluster.start,
             )
             self.failures |= evaluation_failures
@@ -338,32 +336,3 @@ class SweepController:
     def _fully_trained(self) -> dict[str, TrialRun]:
         """Return the finished runs, without those that a search stopped early."""
         return {name: run for name, run in self.finished.items() if not run.stopped_early}
-
-
-def evaluate_finished(
-    study: Study,
-    trials: Sequence[ResolvedTrial],
-    finished: Mapping[str, TrialRun],
-    store: TrackingStore,
-    context: RunContext,
-    start_cluster: Callable[[], None],
-) -> dict[str, str]:
-    """Score finished trials under the study's protocols, pack its submission and measure latencies.
-    finished: runs by
-    trial name. Returns the causes of failures by trial name."""
-    run_ids = {name: run.run_id for name, run in finished.items()}
-    directory = context.storage.local / "submissions" / study.config.study
-    missing = [
-        *missing_scores(study, trials, run_ids, store.evaluations),
-        *missing_packages(study, trials, run_ids, store.evaluations, directory),
-        *missing_latencies(study, trials, run_ids, store.evaluations),
-    ]
-    if not missing:
-        return {}
-    start_cluster()
-    context.stop.graceful = True
-    failures = evaluate_missing(
-        missing, store, study.config.imports, context.console, lambda: context.stop.requested
-    )
-    context.stop.graceful = False
-    return failures
