@@ -18,9 +18,10 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from orchestrator.cluster.nodes import free_nodes
 from orchestrator.preflight.worker import PreflightTimings, smoke_test
 from orchestrator.scheduling.devices import worker_device
-from orchestrator.scheduling.policy import Node
+from orchestrator.scheduling.policy import GangShape, Node, fit
 from orchestrator.storage import Storage, unique_name
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.training.checkpoints import TrialCheckpoints
@@ -41,13 +42,14 @@ class PreflightResult:
 
     name: of the trial.
     timings: None if it failed; `cause`, `message` and `stage` then say why.
-    start: seconds spent outside of the worker, such as on starting processes.
+    start: seconds spent outside of the worker, such as on starting processes; None if that includes
+        a wait for machines.
     device: of the workers, named as in `scheduling.devices`.
     """
 
     name: str
     timings: PreflightTimings | None
-    start: float = 0.0
+    start: float | None = 0.0
     device: str = ""
     cause: Cause = "error"
     message: str = ""
@@ -100,6 +102,8 @@ def run_preflight(
 def _run(job: Job, protocols: Sequence[InferenceConfig]) -> dict[str, Any]:
     """Return the keyword arguments of the `PreflightResult` of a job, except `name`."""
     begun = time.perf_counter()
+    # The process of a single worker has not started before its machine.
+    waits = not job.single_worker and fit(_workers(job), free_nodes()) is None
     if job.single_worker:
         device = prepare_single_worker(job)
         checkpoints = TrialCheckpoints(job)
@@ -108,7 +112,11 @@ def _run(job: Job, protocols: Sequence[InferenceConfig]) -> dict[str, Any]:
         metrics = _run_group(job, protocols)
     timings = PreflightTimings(**metrics["timings"])
     start = time.perf_counter() - begun - (timings.whole - timings.preparing)
-    return {"timings": timings, "start": start, "device": metrics[DEVICE]}
+    return {"timings": timings, "start": None if waits else start, "device": metrics[DEVICE]}
+
+
+def _workers(job: Job) -> GangShape:
+    return GangShape.of(job.workers, job.resources)
 
 
 def _run_group(job: Job, protocols: Sequence[InferenceConfig]) -> dict[str, Any]:

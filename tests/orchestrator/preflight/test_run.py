@@ -16,6 +16,7 @@ from orchestrator.preflight.run import run_preflight
 from orchestrator.scheduling.budget import Budget
 from orchestrator.storage import Storage
 from orchestrator.study.config import Limits
+from orchestrator.training.worker import DEVICE
 
 
 @dataclass(frozen=True)
@@ -85,3 +86,15 @@ def test_preflight_requests_machines_and_ends_at_a_limit_while_it_waits_for_them
     trials: Any = [SimpleNamespace(name="strong")]
     Preflight(study, trials, placement, context, planner).check(trials, {}, budget)
     assert stops == [False, True]
+
+
+@pytest.mark.parametrize(("nodes", "knows_start"), [([], False), ([{"GPU": 2.0}], True)])
+def test_wait_for_machines_is_no_time_that_a_start_takes(
+    nodes: list[dict[str, float]], knows_start: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timings = {"step": 1.0, "validation": None, "whole": 9.0, "preparing": 1.0, "memory_gib": 1.0}
+    metrics = {"timings": timings, DEVICE: "a GPU"}
+    monkeypatch.setattr(run, "_run_group", lambda *_: metrics)
+    monkeypatch.setattr(run, "free_nodes", lambda: nodes)
+    job: Any = SimpleNamespace(single_worker=False, workers=2, resources={"GPU": 1.0})
+    assert (run._run(job, ())["start"] is not None) == knows_start
