@@ -4,6 +4,7 @@ import errno
 import io
 import logging
 import os
+import secrets
 import sys
 import time
 import traceback
@@ -122,7 +123,8 @@ def capture_library_output(directory: Path) -> Iterator[tuple[Console, Path]]:
     that output is the cell's.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    log = directory / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    # The directory may be shared by hosts and containers with equal process ids.
+    log = directory / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}.log"
     sys.stdout.flush()
     sys.stderr.flush()
     saved_out, saved_err = os.dup(1), os.dup(2)

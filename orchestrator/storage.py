@@ -1,8 +1,10 @@
 """Storage of a command: files that every machine must reach, and files of this machine only."""
 
 import re
+import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,6 +93,12 @@ class Storage:
         )
         file.unlink()
         return target
+
+
+def unique_name() -> str:
+    """Return a name that no other command takes, on whatever host or in whatever container; names
+    sort by their time."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
 def _is_text(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,15 +16,17 @@ _QUOTAS = (
     ("p[234]", "L-417A185B", "L-7212CCBC"),
     ("[acdhimrtz][0-9]", "L-1216C47A", "L-34B43A08"),
 )
+_INSTEAD = "will be tried on demand, at the full price"
 _NO_RIGHT = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 
 
 @dataclass
 class AccountCheck:
-    """The result of a check: what prevents machines from starting, and what could not be checked,
-    with the reason."""
+    """The result of a check: what prevents machines from starting, what only prevents spot machines
+    for which on-demand machines are tried, and what could not be checked, with the reason."""
 
     obstacles: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
     unchecked: dict[str, list[str]] = field(default_factory=dict)  # by reason
 
@@ -43,11 +45,12 @@ class AccountCheck:
             self.unchecked.setdefault(type(error).__name__, []).append(subject)
 
     def remarks(self) -> Iterator[str]:
-        """Yield what was checked, and what was not for each reason."""
+        """Yield what was checked, what was not for each reason, and why machines are replaced."""
         if self.checked:
             yield f"checked: {', '.join(self.checked)}"
         for reason, subjects in self.unchecked.items():
             yield f"not checked: {', '.join(subjects)} ({reason})"
+        yield from self.replaced
 
 
 def check_account(config: Mapping[str, Any], machines: Mapping[str, int]) -> AccountCheck:
@@ -71,13 +74,22 @@ def check_account(config: Mapping[str, Any], machines: Mapping[str, int]) -> Acc
     types = {node["InstanceType"] for node, _ in nodes}
     result.run("stack", lambda: _stack(client("cloudformation"), region, types))
     result.run("bucket", lambda: _bucket(client("s3"), region, config))
+    fallback = bool(config["provider"].get("on_demand_fallback", True))
+    no_role: list[str] = []
+
+    def spot_role() -> list[str]:
+        no_role.extend(_spot_role(client("iam")))
+        return [] if fallback else no_role
+
     if any(_SPOT in node for node, _ in nodes):
-        result.run("spot role", lambda: _spot_role(client("iam")))
+        result.run("spot role", spot_role)
+    if fallback:
+        result.replaced += [f"{problem}; until then all machines {_INSTEAD}" for problem in no_role]
     images = sorted({node["ImageId"] for node, _ in nodes if "ImageId" in node})
     result.run("images", lambda: _images(client("ssm"), client("ec2"), images))
-    fallback = bool(config["provider"].get("on_demand_fallback", True))
-    quotas, ec2 = client("service-quotas"), client("ec2")
-    result.run("quotas", lambda: _missing_quotas(quotas, ec2, nodes, fallback))
+    quotas, ec2, remark = client("service-quotas"), client("ec2"), result.replaced.append
+    check = partial(_missing_quotas, quotas, ec2, nodes, not no_role, fallback, remark)
+    result.run("quotas", check)
     return result
 
 
@@ -142,9 +154,19 @@ def _images(ssm: Any, ec2: Any, images: list[str]) -> list[str]:
 
 
 def _missing_quotas(
-    quotas: Any, ec2: Any, nodes: list[tuple[Mapping[str, Any], int]], fallback: bool
+    quotas: Any,
+    ec2: Any,
+    nodes: Sequence[tuple[Mapping[str, Any], int]],
+    has_spot: bool,
+    fallback: bool,
+    remark: Callable[[str], None],
 ) -> list[str]:
-    """Return the quotas that are too small for the machines of a study."""
+    """Return the quotas that are too small for the machines of a study.
+
+    has_spot: whether the account can start spot machines. fallback: whether on-demand machines
+    replace spot machines; a spot quota that is too small is then only a remark, and the quota of
+    on-demand machines decides.
+    """
     from botocore.exceptions import ClientError
 
     types = sorted({node["InstanceType"] for node, _ in nodes})
@@ -155,24 +177,43 @@ def _missing_quotas(
             raise
         return [f"AWS says: {error.response['Error']['Message']}; edit `InstanceType`"]
     cores = {one["InstanceType"]: one["VCpuInfo"]["DefaultVCpus"] for one in reply}
-    needed: Counter[str] = Counter()  # vCPUs by quota
-    machines: dict[str, list[str]] = {}
-    for node, count in nodes:
-        kind = node["InstanceType"]
-        codes = next((codes for start, *codes in _QUOTAS if re.match(start, kind)), None)
-        if codes is not None:
-            code = codes[1 if _SPOT in node else 0]
-            needed[code] += count * cores[kind]
-            machines.setdefault(code, []).append(f"{count} x {kind}")
-    obstacles = []
-    for code, cpus in needed.items():
-        quota = quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]
-        if quota["Value"] < cpus:
-            is_spot = code in [spot for _, _, spot in _QUOTAS]
-            instead = "; until then on-demand machines are tried, at the full price"
-            obstacles.append(
+
+    def too_small(machines: Counter[str], column: int) -> Iterator[tuple[str, Counter[str]]]:
+        """Yield each quota that is too small, as a sentence, with the machines beyond it."""
+        by_code: dict[str, Counter[str]] = {}
+        for kind, count in machines.items():
+            codes = next((codes for start, *codes in _QUOTAS if re.match(start, kind)), None)
+            if codes is not None:
+                by_code.setdefault(codes[column], Counter())[kind] = count
+        for code, counts in by_code.items():
+            quota = quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]
+            needed = sum(count * cores[kind] for kind, count in counts.items())
+            if quota["Value"] >= needed:
+                continue
+            left, beyond = quota["Value"], Counter[str]()
+            for kind, count in counts.items():
+                fitting = min(count, int(left // cores[kind]))
+                left -= fitting * cores[kind]
+                beyond[kind] = count - fitting
+            yield (
                 f"the quota '{quota['QuotaName']}' is {quota['Value']:g} vCPUs, but "
-                f"{' and '.join(machines[code])} need {cpus}; request more in Service Quotas"
-                + (instead if is_spot and fallback else "")
+                f"{_listed(counts)} need {needed}; request more in Service Quotas",
+                +beyond,
             )
-    return obstacles
+
+    obstacles = []
+    on_demand, spot = Counter[str](), Counter[str]()
+    for node, count in nodes:
+        as_spot = _SPOT in node and (has_spot or not fallback)
+        (spot if as_spot else on_demand)[node["InstanceType"]] += count
+    for problem, beyond in too_small(spot, 1):
+        if fallback:
+            remark(f"{problem}; until then {_listed(beyond)} {_INSTEAD}")
+            on_demand += beyond
+        else:
+            obstacles.append(problem)
+    return obstacles + [problem for problem, _ in too_small(on_demand, 0)]
+
+
+def _listed(machines: Counter[str]) -> str:
+    return " and ".join(f"{count} x {kind}" for kind, count in machines.items())

@@ -78,6 +78,14 @@ class Cluster:
 
         return nodes.device_name(resources, placement)
 
+    def has_room(self, placement: Placement) -> bool:
+        """Whether a trial can start without waiting for machines."""
+        if self._address is None:
+            return True
+        from orchestrator.cluster import nodes
+
+        return nodes.have_room(placement)
+
     def launch(self, placement: Placement, trials: int) -> Launch | None:
         """Return the machines that would be started for this number of trials; None if the cluster
         does not grow."""

@@ -46,6 +46,11 @@ def launch(placement: Placement, trials: int) -> Launch | None:
     return autoscaler.launch(connected_nodes(), config, placement, trials)
 
 
+def have_room(placement: Placement) -> bool:
+    """Whether all workers of a trial fit on the connected nodes now."""
+    return fit(placement.shape, free_nodes()) is not None
+
+
 def connected_nodes() -> list[Node]:
     """Return the total resources of each node."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

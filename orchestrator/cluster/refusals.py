@@ -7,7 +7,7 @@ studies' processes run, too.
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from orchestrator.cluster.autoscaler import BOOTSTRAP_CONFIG
 from orchestrator.cluster.autoscaler_heartbeat import AutoscalerHeartbeat
@@ -65,3 +65,13 @@ def problems_reported(
     finally:
         ended.set()
         thread.join()
+
+
+def refusals_shown(waiting: str, warn: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Within this context, `warn` of each refusal and of a stopped autoscaler. waiting: what waits
+    for the machines."""
+
+    def refused(message: str) -> None:
+        warn(f"{waiting} waits for machines that were refused: {message}")
+
+    return problems_reported(refused, warn)

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from models.latency import Latency, time_passes
 from orchestrator.evaluation.missing import Evaluations, MissingEvaluation
-from orchestrator.evaluation.scoring import run_on_device
+from orchestrator.evaluation.scoring import Ending, run_on_device
 from orchestrator.evaluation.trained_model import TrainedModel, to_device
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.study.config import LATENCY, LatencyConfig
@@ -32,11 +32,13 @@ class MissingLatency(MissingEvaluation):
     def failure(self) -> str:
         return "its latency is not measured"
 
-    def evaluate(self, model: TrainedModel, store: TrackingStore, bar: Progress) -> str:
+    def evaluate(
+        self, model: TrainedModel, store: TrackingStore, bar: Progress, ending: Ending
+    ) -> str:
         task = bar.add_task("latency", total=None)
         try:
             latency, device = run_on_device(
-                _measure, model, (self.config, self.threads), self.threads
+                _measure, model, (self.config, self.threads), self.threads, ending
             )
         finally:
             bar.remove_task(task)

@@ -5,14 +5,16 @@ protocol that is added later also scores trials that were trained before.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rich.console import Console
 from rich.progress import Progress
 
-from orchestrator.console import progress, say
-from orchestrator.evaluation.scoring import DatasetRef
+from orchestrator.cluster.refusals import refusals_shown
+from orchestrator.console import progress, say, warn
+from orchestrator.evaluation.scoring import DatasetRef, Ending, EvaluationEndedError
 from orchestrator.evaluation.trained_model import TrainedModel, load_model
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.tracking.store import TrackingStore
@@ -43,8 +45,11 @@ class MissingEvaluation(ABC):
         """What is missing if the evaluation fails, for messages."""
 
     @abstractmethod
-    def evaluate(self, model: TrainedModel, store: TrackingStore, bar: Progress) -> str:
-        """Evaluate on the connected cluster and record the result; return a summary of it."""
+    def evaluate(
+        self, model: TrainedModel, store: TrackingStore, bar: Progress, ending: Ending
+    ) -> str:
+        """Evaluate on the connected cluster and record the result; return a summary of it. Raises
+        EvaluationEndedError if `ending` returns a reason."""
 
 
 def evaluate_missing(
@@ -52,20 +57,26 @@ def evaluate_missing(
     store: TrackingStore,
     imports: Sequence[str],
     console: Console,
-    stop_requested: Callable[[], bool],
+    ending: Ending,
 ) -> dict[str, str]:
-    """Evaluate the last checkpoint of each trial on the connected cluster. Returns the causes of
-    failures by trial name."""
+    """Evaluate the last checkpoint of each trial on the connected cluster, until `ending` returns
+    a reason. Returns the causes of failures by trial name."""
     failures: dict[str, str] = {}
-    with progress(console) as bar:
+    ended = ""
+    with progress(console) as bar, refusals_shown("the evaluation", partial(warn, console)):
         for entry in missing:
             name = entry.trial.name
-            if stop_requested():
-                failures.setdefault(name, f"{entry.failure}: stopped")
+            ended = ended or ending(False)
+            if ended:
+                failures.setdefault(name, f"{entry.failure}: {ended}")
                 continue
             try:
                 model = load_model(f"runs:/{entry.run_id}/last", store, imports)
-                summary = entry.evaluate(model, store, bar)
+                summary = entry.evaluate(model, store, bar, ending)
+            except EvaluationEndedError as error:
+                ended = str(error)
+                failures.setdefault(name, f"{entry.failure}: {ended}")
+                continue
             except Exception as error:  # the other trials can still be evaluated
                 cause = f"{entry.failure}: {error}"
                 failures[name] = f"{failures[name]}; {cause}" if name in failures else cause

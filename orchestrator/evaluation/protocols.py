@@ -7,7 +7,7 @@ from rich.progress import Progress
 
 from orchestrator.evaluation.missing import Evaluations, MissingEvaluation
 from orchestrator.evaluation.records import is_current, log_scores
-from orchestrator.evaluation.scoring import count
+from orchestrator.evaluation.scoring import Ending, count
 from orchestrator.evaluation.trained_model import TrainedModel
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
@@ -25,8 +25,10 @@ class MissingScore(MissingEvaluation):
     def failure(self) -> str:
         return f"not scored under {self.name}"
 
-    def evaluate(self, model: TrainedModel, store: TrackingStore, bar: Progress) -> str:
-        scores = count(model, self.dataset, self.config, bar).scores()
+    def evaluate(
+        self, model: TrainedModel, store: TrackingStore, bar: Progress, ending: Ending
+    ) -> str:
+        scores = count(model, self.dataset, self.config, bar, ending).scores()
         log_scores(store, model, self.name, scores, self.trial.dataset, self.split, self.config)
         return f"{100 * scores.miou:.2f} % mIoU under {self.name}"
 

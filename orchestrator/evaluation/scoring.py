@@ -1,8 +1,8 @@
 """Applies a trained model on a Ray cluster: the images are divided into shares, one for a task."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import ray
@@ -11,6 +11,8 @@ from rich.progress import Progress
 
 from orchestrator.cluster import connect
 from orchestrator.cluster.nodes import connected_nodes, nodes_at_full_size
+from orchestrator.cluster.refusals import refusals_shown
+from orchestrator.console import warn
 from orchestrator.evaluation.trained_model import TrainedModel, to_device
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resources import Resources
@@ -29,6 +31,14 @@ from pipelines.submission import SUBMISSIONS
 
 # Shares per CPU or GPU: more than one, so that slower devices can take fewer of them.
 _SHARES = 4
+_POLL_SECONDS = 1.0
+
+# Given whether no machine is up, returns why to end now; empty to go on.
+Ending = Callable[[bool], str]
+
+
+class EvaluationEndedError(Exception):
+    """The evaluation was ended before it had its result; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -50,25 +60,31 @@ class DatasetRef:
 def count_on_cluster(
     address: str, model: TrainedModel, dataset: DatasetRef, config: EvaluationConfig, bar: Progress
 ) -> ScoreState:
-    """Run `count` on the cluster at `address`. Raises UnreachableError if none answers, and
-    whatever the tasks raise, such as DatasetError."""
+    """Run `count` on the cluster at `address`, and print on the bar's console why machines are
+    refused. Raises UnreachableError if none answers, and whatever the tasks raise, such as
+    DatasetError."""
     own = modules_of_network(model.experiment, [*model.imports, *config.metric_class_names])
     modules = {module.__name__: module for module in own}
     connect.connect(address, runtime_environment(modules))
     try:
-        return count(model, dataset, config, bar)
+        with refusals_shown("the evaluation", partial(warn, bar.console)):
+            return count(model, dataset, config, bar, lambda waits: "")
     finally:
         connect.disconnect()
 
 
 def count(
-    model: TrainedModel, dataset: DatasetRef, config: EvaluationConfig, bar: Progress
+    model: TrainedModel,
+    dataset: DatasetRef,
+    config: EvaluationConfig,
+    bar: Progress,
+    ending: Ending,
 ) -> ScoreState:
     """Count pixels on the connected cluster, with the same result as in one process. Raises
-    whatever the tasks raise, such as DatasetError."""
+    EvaluationEndedError, and whatever the tasks raise, such as DatasetError."""
     batches = len(EvaluationBatches(dataset.open(), config.batch))
     total: ScoreState | None = None
-    for state in _in_shares(_count, model, (dataset, config), batches, bar, "scored"):
+    for state in _in_shares(_count, model, (dataset, config), batches, bar, "scored", ending):
         if total is None:
             total = state
         else:
@@ -83,24 +99,29 @@ def predict_files(
     config: InferenceConfig,
     benchmark: str,
     bar: Progress,
+    ending: Ending,
 ) -> dict[str, bytes]:
     """Predict all images on the connected cluster; return PNGs in the benchmark's encoding, by
-    sample identifier."""
+    sample identifier. Raises EvaluationEndedError, and whatever the tasks raise."""
     images = len(dataset.open())
+    work = dataset, config, benchmark
     files: dict[str, bytes] = {}
-    for part in _in_shares(_predict, model, (dataset, config, benchmark), images, bar, "predicted"):
+    for part in _in_shares(_predict, model, work, images, bar, "predicted", ending):
         files |= part
     return files
 
 
-def run_on_device(task: Any, model: TrainedModel, arguments: tuple[Any, ...], threads: int) -> Any:
+def run_on_device(
+    task: Any, model: TrainedModel, arguments: tuple[Any, ...], threads: int, ending: Ending
+) -> Any:
     """Run `task` with a model and `arguments` on the connected cluster, alone on its GPU or on
-    `threads` CPUs. Raises whatever the task raises."""
+    `threads` CPUs. Raises EvaluationEndedError, and whatever the task raises."""
     gpu = any(node.get("GPU") for node in _machines())
     once = network_has_user_code(model.experiment, model.imports)
     remote_task = _remote_task(task, gpu, once, 1 if gpu else threads)
     reference = remote_task.remote(ray.put(model), *arguments)
     try:
+        _wait([reference], ending)
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
@@ -110,7 +131,13 @@ def run_on_device(task: Any, model: TrainedModel, arguments: tuple[Any, ...], th
 
 
 def _in_shares(
-    task: Any, model: TrainedModel, arguments: tuple[Any, ...], parts: int, bar: Progress, verb: str
+    task: Any,
+    model: TrainedModel,
+    arguments: tuple[Any, ...],
+    parts: int,
+    bar: Progress,
+    verb: str,
+    ending: Ending,
 ) -> Iterator[Any]:
     """Run `task` on all shares; yield the results as they arrive. parts: the maximum number of
     shares."""
@@ -126,8 +153,8 @@ def _in_shares(
     bar_task = bar.add_task(f"shares {verb}, {devices} at a time", total=shares)
     try:
         while pending:
-            ready, pending = ray.wait(pending)
-            yield ray.get(ready[0])
+            ready, pending = _wait(pending, ending)
+            yield ray.get(ready)
             bar.advance(bar_task)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
@@ -135,6 +162,17 @@ def _in_shares(
         for reference in pending:
             ray.cancel(reference)
         bar.remove_task(bar_task)
+
+
+def _wait(pending: Sequence[Any], ending: Ending) -> tuple[Any, list[Any]]:
+    """Wait for a task; return its reference and those of the others. Raises EvaluationEndedError
+    if `ending` returns a reason."""
+    while True:
+        if reason := ending(not _has_devices(connected_nodes())):
+            raise EvaluationEndedError(reason)
+        ready, others = ray.wait(pending, timeout=_POLL_SECONDS)
+        if ready:
+            return ready[0], others
 
 
 @cache  # Ray warns about a function that is made remote again and again
@@ -148,10 +186,14 @@ def _machines() -> list[Node]:
     """Return the resources of the connected nodes, or of one that the autoscaler can start if they
     have no CPU or GPU."""
     connected = connected_nodes()
-    if any(node.get("GPU") or node.get("CPU") for node in connected):
+    if _has_devices(connected):
         return connected
     to_come = nodes_at_full_size(Resources())
     return [max(to_come, key=lambda node: (node.get("GPU", 0.0), node.get("CPU", 0.0)))]
+
+
+def _has_devices(nodes: Sequence[Node]) -> bool:
+    return any(node.get("GPU") or node.get("CPU") for node in nodes)
 
 
 def _count(

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from orchestrator.evaluation.missing import Evaluations, MissingEvaluation
 from orchestrator.evaluation.records import is_current, protocol_tag
-from orchestrator.evaluation.scoring import predict_files
+from orchestrator.evaluation.scoring import Ending, predict_files
 from orchestrator.evaluation.trained_model import TrainedModel
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
@@ -32,8 +32,10 @@ class MissingPackage(MissingEvaluation):
     def failure(self) -> str:
         return "its predictions are not packed"
 
-    def evaluate(self, model: TrainedModel, store: TrackingStore, bar: Progress) -> str:
-        files = predict_files(model, self.dataset, self.config, self.benchmark, bar)
+    def evaluate(
+        self, model: TrainedModel, store: TrackingStore, bar: Progress, ending: Ending
+    ) -> str:
+        files = predict_files(model, self.dataset, self.config, self.benchmark, bar, ending)
         package = self.directory / f"{re.sub(r'[^A-Za-z0-9._+-]+', '-', self.trial.name)}.zip"
         pack(package, files)
         tags = {

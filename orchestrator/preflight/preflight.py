@@ -4,9 +4,10 @@ A preflight run takes a few steps of each distinct experiment before long trials
 error shows within minutes instead of hours. Its times improve the estimates.
 """
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
+from orchestrator.cluster.nodes import nodes_at_full_size
 from orchestrator.context import RunContext
 from orchestrator.planning.estimate import Measurement, Source
 from orchestrator.planning.forecast import passes, workload
@@ -15,7 +16,9 @@ from orchestrator.planning.preflight_choice import distinct, is_worthwhile, pref
 from orchestrator.planning.reconcile import Decision
 from orchestrator.preflight.advice import advise
 from orchestrator.preflight.run import PreflightResult, run_preflight
+from orchestrator.scheduling.budget import Budget
 from orchestrator.scheduling.capacity import Placement
+from orchestrator.scheduling.policy import Node
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.resources import Resources
 from orchestrator.study.study import Study
@@ -130,18 +133,22 @@ class Preflight:
         self._planner = planner
 
     def probe(self) -> None:
-        """Time a few steps of at most three of the study's networks."""
+        """Time a few steps of at most three of the study's networks, on machines that are up."""
         self._say(
             "no timings for this device yet: running a short probe, a minute or two on a CPU, and "
             "saving it for later plans"
         )
         trials = spread_by_cost(self._trials)
-        self._learn(self._run(trials, "probe"), trials, "probe")
+        self._learn(self._run(trials, "probe", self._stopped), trials, "probe")
 
-    def check(self, todo: Sequence[ResolvedTrial], decisions: Mapping[str, Decision]) -> None:
-        """Check the experiments of `todo`, if that is worth its time.
+    def check(
+        self, todo: Sequence[ResolvedTrial], decisions: Mapping[str, Decision], budget: Budget
+    ) -> None:
+        """Check the experiments of `todo`, if that is worth its time, on machines that may first
+        have to start.
 
-        Raises PreflightError if any of them failed.
+        A limit of `budget` ends it, because then no trial starts. Raises PreflightError if any of
+        them failed.
         """
         trials = untested(todo, self._trials, decisions)
         if not is_worthwhile(todo, trials, self._planner.forecaster):
@@ -151,7 +158,12 @@ class Preflight:
             f"preflight: a few steps of {count} distinct experiment{'' if count == 1 else 's'} "
             "first (skip with --no-preflight)"
         )
-        results = self._run(trials, "preflight")
+        results = self._run(
+            trials,
+            "preflight",
+            lambda: self._stopped() or budget.hold_reason() is not None,
+            partial(nodes_at_full_size, self._study.config.resources),
+        )
         self._learn(results, trials, "preflight")
         raise_failures(results, trials, self._study.config.resources, self._placement.device)
 
@@ -160,7 +172,16 @@ class Preflight:
     ) -> None:
         self._planner.learn(measurements(results, trials, self._study.config.resources, source))
 
-    def _run(self, trials: Sequence[ResolvedTrial], label: Source) -> list[PreflightResult]:
+    def _stopped(self) -> bool:
+        return self._context.stop.requested
+
+    def _run(
+        self,
+        trials: Sequence[ResolvedTrial],
+        label: Source,
+        stop_requested: Callable[[], bool],
+        nodes: Callable[[], Sequence[Node]] | None = None,
+    ) -> list[PreflightResult]:
         """Run `trials` and print a line for each, which starts with `label`."""
         return run_preflight(
             trials,
@@ -169,12 +190,12 @@ class Preflight:
             self._placement.max_concurrent,
             self._context.storage,
             lambda line: self._say(f"{label}  {line}"),
-            lambda: self._context.stop.requested,
+            stop_requested,
+            nodes,
         )
 
-    def _job(self, trial: ResolvedTrial) -> Job:
-        storage = self._context.storage
-        return job_of(trial, f"preflight-{os.getpid()}", self._study, self._placement, storage)
+    def _job(self, trial: ResolvedTrial, run_id: str) -> Job:
+        return job_of(trial, run_id, self._study, self._placement, self._context.storage)
 
     def _say(self, message: str) -> None:
         self._context.console.print(message, style="dim", highlight=False, markup=False)

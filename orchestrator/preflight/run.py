@@ -4,7 +4,6 @@ Each uses the same workers, devices, data and storage as the trial it represents
 an MLflow run nor a checkpoint: only its times, or its error.
 """
 
-import os
 import shutil
 import tempfile
 import time
@@ -19,9 +18,11 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from orchestrator.cluster.nodes import free_nodes
 from orchestrator.preflight.worker import PreflightTimings, smoke_test
 from orchestrator.scheduling.devices import worker_device
-from orchestrator.storage import Storage
+from orchestrator.scheduling.policy import GangShape, Node, fit
+from orchestrator.storage import Storage, unique_name
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.training.checkpoints import TrialCheckpoints
 from orchestrator.training.failures import Cause, Failure
@@ -41,13 +42,14 @@ class PreflightResult:
 
     name: of the trial.
     timings: None if it failed; `cause`, `message` and `stage` then say why.
-    start: seconds spent outside of the worker, such as on starting processes.
+    start: seconds spent outside of the worker, such as on starting processes; None if that includes
+        a wait for machines.
     device: of the workers, named as in `scheduling.devices`.
     """
 
     name: str
     timings: PreflightTimings | None
-    start: float = 0.0
+    start: float | None = 0.0
     device: str = ""
     cause: Cause = "error"
     message: str = ""
@@ -56,24 +58,28 @@ class PreflightResult:
 
 def run_preflight(
     trials: Sequence[ResolvedTrial],
-    job_of: Callable[[ResolvedTrial], Job],
+    job_of: Callable[[ResolvedTrial, str], Job],
     protocols: Collection[InferenceConfig],
     max_concurrent: int | None,
     storage: Storage,
     say: Callable[[str], None],
     stop_requested: Callable[[], bool],
+    nodes: Callable[[], Sequence[Node]] | None = None,
 ) -> list[PreflightResult]:
     """Run a few steps of each of `trials` on the connected cluster.
 
-    job_of: returns the job that would train a trial.
+    job_of: returns the job that would train a trial under a run id.
     protocols: evaluation protocols of the study besides the experiments' own.
     max_concurrent: maximum number of concurrent trials; None for no limit.
     storage: of the trials; a temporary folder in it is used.
     say: prints a line for each trial.
+    nodes: see `run_jobs`.
     """
-    folder = f"preflight-{os.getpid()}"
+    folder = f"preflight-{unique_name()}"
     # A second attempt if a worker was lost, because the experiment may be fine.
-    jobs = [replace(job_of(trial), storage=storage.at(folder), retries=1) for trial in trials]
+    jobs = [
+        replace(job_of(trial, folder), storage=storage.at(folder), retries=1) for trial in trials
+    ]
     events = _Events(say, stop_requested)
     try:
         run_jobs(
@@ -83,6 +89,7 @@ def run_preflight(
             storage.local / folder,
             "preflight",
             run=partial(_run, protocols=tuple(protocols)),
+            nodes=nodes,
         )
     finally:
         shutil.rmtree(storage.local / folder, ignore_errors=True)
@@ -95,6 +102,8 @@ def run_preflight(
 def _run(job: Job, protocols: Sequence[InferenceConfig]) -> dict[str, Any]:
     """Return the keyword arguments of the `PreflightResult` of a job, except `name`."""
     begun = time.perf_counter()
+    # The process of a single worker has not started before its machine.
+    waits = not job.single_worker and fit(_workers(job), free_nodes()) is None
     if job.single_worker:
         device = prepare_single_worker(job)
         checkpoints = TrialCheckpoints(job)
@@ -103,7 +112,11 @@ def _run(job: Job, protocols: Sequence[InferenceConfig]) -> dict[str, Any]:
         metrics = _run_group(job, protocols)
     timings = PreflightTimings(**metrics["timings"])
     start = time.perf_counter() - begun - (timings.whole - timings.preparing)
-    return {"timings": timings, "start": start, "device": metrics[DEVICE]}
+    return {"timings": timings, "start": None if waits else start, "device": metrics[DEVICE]}
+
+
+def _workers(job: Job) -> GangShape:
+    return GangShape.of(job.workers, job.resources)
 
 
 def _run_group(job: Job, protocols: Sequence[InferenceConfig]) -> dict[str, Any]:
@@ -200,11 +213,11 @@ class _Events:
         """A stopped preflight run has no result."""
 
     def hold_requested(self) -> bool:
-        """Limits do not apply to preflight runs."""
+        """A hold ends preflight runs at once, by `stop_requested`."""
         return False
 
     def may_start(self, pending: int) -> bool:
-        """Limits do not apply to preflight runs."""
+        """Preflight runs are not the trials that limits count."""
         return True
 
     def unwanted(self, name: str) -> bool:

@@ -16,7 +16,7 @@ class Budget:
 
     devices: GPUs (or CPU workers) that one trial starts with.
     spent_hours: device-hours that the study's trials used before this command.
-    clock: returns seconds.
+    clock: returns seconds. began: when the command began, by that clock; None for now.
     """
 
     def __init__(
@@ -25,11 +25,12 @@ class Budget:
         devices: float,
         spent_hours: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        began: float | None = None,
     ) -> None:
         self._limits = limits
         self._devices = devices
         self._clock = clock
-        self._opened = clock()
+        self._began = clock() if began is None else began
         self._spent_hours = spent_hours
         self._since: dict[str, float] = {}
         self._size: dict[str, float] = {}
@@ -98,7 +99,7 @@ class Budget:
                 f"limits.gpu_hours: this study has used {self.device_hours:.3g} of "
                 f"{limits.gpu_hours:g} GPU-hours; raise the limit to continue"
             )
-        hours = (self._clock() - self._opened) / 3600
+        hours = (self._clock() - self._began) / 3600
         if limits.wall_hours is not None and hours >= limits.wall_hours:
             return (
                 f"limits.wall_hours: this command has run for its {limits.wall_hours:g} h; "

@@ -81,7 +81,7 @@ class Limits:
 
     gpu_hours: GPU-hours the study may use, over all commands that worked on it; worker-hours on
         CPUs.
-    wall_hours: wall-clock hours one command may train.
+    wall_hours: wall-clock hours from a command's start during which it may train.
     trials: trials one command may start; those it has started run to their end.
     failures: failed trials after which a command stops.
     """

@@ -7,12 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from orchestrator.cluster.cluster import Cluster
+from orchestrator.cluster.refusals import refusals_shown
 from orchestrator.console import say, say_labeled, warn
 from orchestrator.context import STOPPING, RunContext
-from orchestrator.evaluation.latency import missing_latencies
-from orchestrator.evaluation.missing import evaluate_missing
-from orchestrator.evaluation.protocols import missing_scores
-from orchestrator.evaluation.submissions import missing_packages
 from orchestrator.planning.overhead import save_overhead
 from orchestrator.planning.plan_table import placement_line, trial_count
 from orchestrator.planning.planner import Planner
@@ -25,6 +22,7 @@ from orchestrator.scheduling.capacity import Placement
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
+from orchestrator.sweep.evaluate_trials import evaluate_finished
 from orchestrator.sweep.figures import draw_study_figures
 from orchestrator.sweep.mirrors import check_mirrors
 from orchestrator.sweep.notification import check_notifications, message, send
@@ -98,6 +96,7 @@ class SweepController:
         done = False
         try:
             decisions = self._reconcile()
+            budget = self.budget = self._create_budget()
             mark_superseded(study_run, self.trials, self._snapshot.trials)
             announce(self.study, self.trials, decisions, self.context.console)
             for line in self.report.read(self._snapshot).seed_caveats:
@@ -114,9 +113,12 @@ class SweepController:
                 if todo:
                     has_trained = True
                     attempted |= {trial.identity for trial in todo}
-                    self._train(study_run, todo, decisions, refresher.request)
+                    self._train(study_run, todo, decisions, budget, refresher.request)
                 elif any(decision.action == "wait" for decision in decisions.values()):
-                    self._wait(decisions)
+                    if budget.hold_reason() is not None:
+                        budget.leave_out()
+                        break
+                    self._wait(decisions, budget)
                 elif not self._limit_reached() and self._extend(decisions):
                     self._refresh(study_run)
                 else:
@@ -130,6 +132,7 @@ class SweepController:
                 self._fully_trained(),
                 self.store,
                 self.context,
+                budget,
                 self.cluster.start,
             )
             self.failures |= evaluation_failures
@@ -209,6 +212,7 @@ class SweepController:
         study_run: StudyRun,
         todo: Sequence[ResolvedTrial],
         decisions: Mapping[str, Decision],
+        budget: Budget,
         on_finished: Callable[[], None],
     ) -> None:
         """Train `todo`; trials with equal identities are trained once."""
@@ -225,13 +229,14 @@ class SweepController:
         representative = {trial.identity: trial for trial in reversed(todo)}
         unique = list(reversed(representative.values()))
         before_preflight = time.monotonic()
-        if self.context.preflight:
-            Preflight(self.study, self.trials, self.placement, self.context, self.planner).check(
-                unique, decisions
+        if self.context.preflight and budget.hold_reason() is None:
+            preflight = Preflight(
+                self.study, self.trials, self.placement, self.context, self.planner
             )
+            with refusals_shown("the preflight", partial(warn, console)):
+                preflight.check(unique, decisions, budget)
         if self._started_after is None:
             self._started_after = before_preflight - self.began
-        self.budget = self.budget or self._create_budget()
         causes = train(
             unique,
             {name: decision.run for name, decision in decisions.items() if decision.run},
@@ -239,7 +244,7 @@ class SweepController:
             self.placement,
             study_run,
             self.planner.forecaster,
-            self.budget,
+            budget,
             self.context,
             on_finished,
         )
@@ -257,10 +262,12 @@ class SweepController:
         hours = (
             recorded_hours(run.metrics) for run in self._snapshot.trials if run.study == study.study
         )
-        return Budget(study.limits, study.resources.devices(self.placement.device), sum(hours))
+        devices = study.resources.devices(self.placement.device)
+        return Budget(study.limits, devices, sum(hours), began=self.began)
 
-    def _wait(self, decisions: Mapping[str, Decision]) -> None:
-        """Wait until a trial that another process is training changes its state."""
+    def _wait(self, decisions: Mapping[str, Decision], budget: Budget) -> None:
+        """Wait until a trial that another process is training changes its state, or a limit is
+        reached."""
         waiting = {name for name, entry in decisions.items() if entry.action == "wait"}
         for name in sorted(waiting):
             run = decisions[name].run
@@ -270,7 +277,7 @@ class SweepController:
                 say(self.context.console, trainer + alias)
         stop = self.context.stop
         stop.graceful = True
-        while not stop.requested:
+        while not stop.requested and budget.hold_reason() is None:
             time.sleep(_POLL_SECONDS)
             current = self._decide()
             if any(current[name].action != "wait" for name in waiting):
@@ -329,32 +336,3 @@ class SweepController:
     def _fully_trained(self) -> dict[str, TrialRun]:
         """Return the finished runs, without those that a search stopped early."""
         return {name: run for name, run in self.finished.items() if not run.stopped_early}
-
-
-def evaluate_finished(
-    study: Study,
-    trials: Sequence[ResolvedTrial],
-    finished: Mapping[str, TrialRun],
-    store: TrackingStore,
-    context: RunContext,
-    start_cluster: Callable[[], None],
-) -> dict[str, str]:
-    """Score finished trials under the study's protocols, pack its submission and measure latencies.
-    finished: runs by
-    trial name. Returns the causes of failures by trial name."""
-    run_ids = {name: run.run_id for name, run in finished.items()}
-    directory = context.storage.local / "submissions" / study.config.study
-    missing = [
-        *missing_scores(study, trials, run_ids, store.evaluations),
-        *missing_packages(study, trials, run_ids, store.evaluations, directory),
-        *missing_latencies(study, trials, run_ids, store.evaluations),
-    ]
-    if not missing:
-        return {}
-    start_cluster()
-    context.stop.graceful = True
-    failures = evaluate_missing(
-        missing, store, study.config.imports, context.console, lambda: context.stop.requested
-    )
-    context.stop.graceful = False
-    return failures

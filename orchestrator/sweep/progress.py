@@ -147,6 +147,15 @@ class StudyProgress:
             message += f", mIoU {100 * trial.miou:.1f} %"
         self._say_event(name, message)
 
+    def interrupted(self, name: str) -> None:
+        """Call when the trial has lost its workers and waits for others."""
+        trial = self.trials[name]
+        trial.state = TrialState.WAITING
+        # Its pace is that of the epochs after the wait.
+        trial.resumed_at = trial.epoch
+        trial.started_at = trial.first_epoch_at = None
+        self._say_event(name, f"{TrialState.WAITING}: it lost its workers")
+
     def ended(self, name: str, state: TrialState, reason: str = "") -> None:
         """Call when the trial has ended."""
         self.trials[name].state = state

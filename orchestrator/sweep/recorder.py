@@ -164,6 +164,7 @@ class Recorder:
     def interrupted(self, name: str) -> None:
         """The trial has lost its workers; another attempt waits for others."""
         self._budget.interrupted(name)
+        self._progress.interrupted(name)
 
     def finished(self, name: str, outcome: dict[str, Any]) -> None:
         """The trial has reached its last epoch; its checkpoints become the run's artifacts."""

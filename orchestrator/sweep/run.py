@@ -102,16 +102,18 @@ def plan_study(
         if extended is not None:
             trials, planner = extended.trials, extended.planner
             decisions = replace(prepared, trials=trials).decisions(options)
-        # Running trials would distort the timings of a probe, and may leave no room for it.
+        # Running trials would distort the timings of a probe. A plan starts no machines for it.
         idle = all(decision.action != "wait" for decision in decisions.values())
         will_train = any(decision.will_train for decision in decisions.values())
-        if planner.probe_would_help and idle and will_train:
-            from orchestrator.preflight.preflight import (
-                Preflight,  # Ray takes seconds to import
-            )
+        probes = planner.probe_would_help and idle and will_train
+        if probes and cluster.has_room(placement):
+            # Ray takes seconds to import.
+            from orchestrator.cluster.refusals import refusals_shown
+            from orchestrator.preflight.preflight import Preflight
 
             cluster.start()
-            Preflight(prepared.study, trials, placement, context, planner).probe()
+            with refusals_shown("the probe", partial(warn, context.console)):
+                Preflight(prepared.study, trials, placement, context, planner).probe()
         return planner.plan(decisions, partial(cluster.launch, placement))
 
 

@@ -1,8 +1,6 @@
 """Opens runs for the trials to train, and trains them on the connected cluster."""
 
-import os
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +12,7 @@ from orchestrator.context import RunContext
 from orchestrator.planning.forecast import Forecaster, priorities
 from orchestrator.scheduling.budget import Budget, recorded_hours
 from orchestrator.scheduling.capacity import Placement
+from orchestrator.storage import unique_name
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.sweep.disk_space import DiskSpace
@@ -65,7 +64,7 @@ def train(
         ],
     )
     on_gpu = placement.device == "cuda"
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    name = unique_name()
     stop_path = stop_file(context.storage, name)
     stop = StopFile(stop_path)
     space = DiskSpace(context.storage, todo, placement.concurrent)

@@ -31,6 +31,14 @@ STUBS = {
     "systemctl": 'echo "$* $NOW" >> "$STORY/ended"',
     "systemd-run": 'exec bash "${@: -2}"',
 }
+PYTHON, CONSOLE = "/opt/orchestrator/bin/python", "/opt/orchestrator/bin/orchestrator"
+STUDY_COMMANDS = (
+    "sweep s.yaml --address auto",
+    "studies resume table-1a --storage s3://bucket/storage",
+    "bundle table-1a.zip --replay strong --address auto",
+    "evaluate runs:/1/best --dataset s3://bucket/data --address auto",
+    "predict runs:/1/best --images s3://bucket/images",
+)
 TRIAL, IDLE = "ray::RayTrainWorker.execute", "ray::IDLE"
 
 
@@ -60,7 +68,16 @@ def test_gpu_machine_powers_off_when_it_is_unused(
         pytest.param([(3, 12, "set-up")], [], 51, id="its set-up failed"),
         pytest.param([(0, 90, IDLE)], ["login 30"], 70, id="a login"),
         pytest.param([(0, 90, IDLE)], ["connection 30"], 70, id="a GPU machine"),
-        pytest.param([(0, 90, "python -m orchestrator.sweep s.yaml")], [], None, id="a study"),
+        *[
+            pytest.param([(0, 90, line)], [], None, id=line)
+            for command in STUDY_COMMANDS
+            for line in (f"{PYTHON} -m orchestrator.{command}", f"{PYTHON} {CONSOLE} {command}")
+        ],
+        *[
+            pytest.param([(0, 90, line)], [], 40, id=line)
+            for command in ("server /var/lib/tracking", "studies logs 'strong, seed 0' --follow")
+            for line in (f"{PYTHON} -m orchestrator.{command}", f"{PYTHON} {CONSOLE} {command}")
+        ],
     ],
 )
 def test_head_powers_off_after_twelve_hours(
@@ -74,6 +91,16 @@ def test_head_powers_off_after_twelve_hours(
     bootstrap.touch()
     (tmp_path / "events").write_text("".join(f"{event}\n" for event in events))
     assert power_off_minute(aws_config, tmp_path, processes, 90, bootstrap) == ended
+
+
+def test_machine_powers_off_after_every_reboot(aws_config: dict[str, Any], tmp_path: Path) -> None:
+    assert power_off_minute(aws_config, tmp_path, [], 40) == 30
+    (link,) = (tmp_path / "per-boot").iterdir()
+    for _ in range(2):
+        (tmp_path / "now").write_text("0\n")
+        (tmp_path / "ended").unlink()
+        assert boot(link, tmp_path, 40) == 30
+        assert link.resolve() == tmp_path / "power-off"
 
 
 def power_off_minute(
@@ -113,6 +140,11 @@ def power_off_minute(
             for start, stop, line in [*always, *processes]
         )
     )
+    return boot(script, directory, end)
+
+
+def boot(script: Path, directory: Path, end: int) -> int | None:
+    """Run a script as cloud-init does; return the minute in which it powers off, or None."""
     path = f"{directory / 'bin'}:{os.environ['PATH']}"
     subprocess.run(
         ["bash", str(script)],
@@ -120,6 +152,5 @@ def power_off_minute(
         timeout=100,
         check=False,
     )
-    assert (directory / "per-boot" / script.name).samefile(script)  # it also runs after a reboot
     ended = directory / "ended"
     return int(ended.read_text().removeprefix("poweroff ")) if ended.exists() else None

@@ -8,11 +8,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -156,6 +156,32 @@ def test_trial_of_several_workers_trains_on_machines_that_it_starts(
     _wait_until(lambda: _machines() == 0, 120)
 
 
+def test_preflight_starts_the_machines_that_it_needs(
+    head: Head, small_streets: Path, tmp_path: Path
+) -> None:
+    study = tmp_path / "study.yaml"
+    long = CORES.replace("epochs: 1", "epochs: 900")
+    study.write_text(long.replace("DATASET", str(small_streets)))
+    assert _machines() == 0
+    command, environment = _command(head, study, tmp_path)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    watchdog = threading.Timer(400, process.kill)
+    watchdog.start()
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("preflight  strong: "):
+                break
+        assert "s per step" in lines[-1], "".join(lines)
+    finally:
+        watchdog.cancel()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    _wait_until(lambda: _machines() == 0, 120)
+
+
 def test_stopped_autoscaler_is_reported(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(head.home))
     monkeypatch.setattr(autoscaler_heartbeat, "_SILENT_SECONDS", 15)
@@ -182,13 +208,19 @@ def test_stopped_autoscaler_is_reported(head: Head, monkeypatch: pytest.MonkeyPa
 def _study(
     head: Head, study: Path, tmp_path: Path, *more: str, status: int = 0, plan: bool = True
 ) -> str:
-    command = [sys.executable, "-m", "orchestrator.sweep", str(study), *more]
-    command += ["--plan"] if plan else ["--no-preflight"]
-    command += ["--address", head.address, "--storage", str(tmp_path / "storage")]
-    environment: dict[str, Any] = {**os.environ, "HOME": str(head.home)}
+    command, environment = _command(head, study, tmp_path, *more)
+    command.append("--plan" if plan else "--no-preflight")
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+def _command(
+    head: Head, study: Path, tmp_path: Path, *more: str
+) -> tuple[list[str], dict[str, str]]:
+    command = [sys.executable, "-m", "orchestrator.sweep", str(study), *more]
+    command += ["--address", head.address, "--storage", str(tmp_path / "storage")]
+    return command, {**os.environ, "HOME": str(head.home)}
 
 
 def _machines() -> int:

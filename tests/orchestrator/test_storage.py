@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.storage import Storage, local_copy
+from orchestrator.storage import Storage, local_copy, unique_name
 from orchestrator.sweep.__main__ import main as sweep
 from pipelines.data.storage import join_uri
 
@@ -31,6 +31,10 @@ def test_query_stays_at_the_end_of_a_uri() -> None:
 def test_join_uri_joins_any_local_path(tail: str, name: str) -> None:
     directory = Path("/root") / tail.strip("/")
     assert Path(join_uri(directory, name)) == directory / name
+
+
+def test_names_of_one_process_in_one_second_differ() -> None:
+    assert len({unique_name() for _ in range(100)}) == 100
 
 
 def test_local_copy_of_a_local_directory_is_itself(tmp_path: Path) -> None:

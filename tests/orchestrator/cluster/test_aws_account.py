@@ -54,10 +54,40 @@ def test_account_that_is_ready_has_no_obstacles(account: Any, aws_config: dict[s
     assert not check.unchecked
 
 
+@pytest.mark.parametrize(("on_demand", "is_enough"), [(47.0, False), (48.0, True)])
+def test_quota_of_on_demand_machines_decides_if_that_of_spot_machines_is_too_small(
+    account: Any, aws_config: dict[str, Any], on_demand: float, is_enough: bool
+) -> None:
+    account[ON_DEMAND] = on_demand
+    check = check_account(aws_config, {"gpu": 3})
+    remark = list(check.remarks())[-1]
+    assert f"'name of {SPOT}' is 96 vCPUs, but 3 x g6e.12xlarge need 144" in remark
+    assert "1 x g6e.12xlarge will be tried on demand, at the full price" in remark
+    if is_enough:
+        assert not check.obstacles
+    else:
+        (obstacle,) = check.obstacles
+        assert f"'name of {ON_DEMAND}' is 47 vCPUs, but 1 x g6e.12xlarge need 48" in obstacle
+
+
+def test_account_without_the_spot_role_needs_the_quota_of_on_demand_machines(
+    account: Any, aws_config: dict[str, Any]
+) -> None:
+    boto3.client("iam").delete_role(RoleName=SPOT_ROLE)
+    account[ON_DEMAND] = 96.0
+    check = check_account(aws_config, {"gpu": 2})
+    assert not check.obstacles
+    assert "no role for spot machines" in list(check.remarks())[-1]
+    (obstacle,) = check_account(aws_config, {"gpu": 3}).obstacles
+    assert f"'name of {ON_DEMAND}' is 96 vCPUs, but 3 x g6e.12xlarge need 144" in obstacle
+
+
 def test_each_obstacle_is_named(account: Any, aws_config: dict[str, Any]) -> None:
-    (quota,) = check_account(aws_config, {"gpu": 3}).obstacles
+    aws_config["provider"]["on_demand_fallback"] = False
+    check = check_account(aws_config, {"gpu": 3})
+    (quota,) = check.obstacles
     assert f"'name of {SPOT}' is 96 vCPUs, but 3 x g6e.12xlarge need 144" in quota
-    assert "on-demand machines are tried, at the full price" in quota
+    assert not check.replaced
 
     boto3.client("iam").delete_role(RoleName=SPOT_ROLE)
     boto3.client("cloudformation").delete_stack(StackName="segmentation")

@@ -59,7 +59,7 @@ def test_measurement_is_recorded(
 ) -> None:
     """Measured in this process, without Ray."""
     monkeypatch.setattr(
-        latency, "run_on_device", lambda task, model, arguments, threads: task(model, *arguments)
+        latency, "run_on_device", lambda task, model, arguments, *_: task(model, *arguments)
     )
     store = TrackingStore(tracking_uri(own_store), tmp_path / "artifacts")
     study_run = StudyRun.open(store, timed)
@@ -88,7 +88,7 @@ def test_measurement_is_recorded(
     threads = torch.get_num_threads()
     missing = list(missing_latencies(timed, [trial], {trial.name: run_id}, store.evaluations))
     try:
-        assert evaluate_missing(missing, store, (), Console(quiet=True), lambda: False) == {}
+        assert evaluate_missing(missing, store, (), Console(quiet=True), lambda waits: "") == {}
     finally:
         torch.set_num_threads(threads)
     assert set(shapes) == {(3, 3, 24, 32)}

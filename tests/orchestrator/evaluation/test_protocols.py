@@ -166,7 +166,7 @@ def test_scores_and_packages_are_recorded(
     packages_directory = tmp_path / "submissions"
     packages = list(missing_packages(study, trials, run_ids, store.evaluations, packages_directory))
     missing = [*scores, *packages]
-    assert evaluate_missing(missing, store, (), console, lambda: False) == {}
+    assert evaluate_missing(missing, store, (), console, lambda waits: "") == {}
     # Nothing is missing anymore.
     assert not list(missing_scores(study, trials, run_ids, store.evaluations))
     assert not list(missing_packages(study, trials, run_ids, store.evaluations, packages_directory))
@@ -198,8 +198,8 @@ def test_unscorable_trial_is_reported(
     run_id = study_run.begin_trial(trials[1], None, None)
     study_run.close("FINISHED")
     missing = list(missing_scores(study, trials, {VALIDATED: run_id}, store.evaluations))
-    failures = evaluate_missing(missing, store, (), Console(quiet=True), lambda: False)
+    failures = evaluate_missing(missing, store, (), Console(quiet=True), lambda waits: "")
     assert list(failures) == [VALIDATED]
     assert "not scored under windows" in failures[VALIDATED]
-    stopped = evaluate_missing(missing, store, (), Console(quiet=True), lambda: True)
+    stopped = evaluate_missing(missing, store, (), Console(quiet=True), lambda waits: "stopped")
     assert stopped == {VALIDATED: "not scored under flip: stopped"}

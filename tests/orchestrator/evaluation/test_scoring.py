@@ -9,6 +9,7 @@ from rich.progress import Progress
 
 from models import FENetConfig
 from orchestrator.evaluation import scoring
+from orchestrator.evaluation.scoring import EvaluationEndedError
 from pipelines.data.dataset import DatasetError
 from pipelines.network.config import ModelConfig, NetworkConfig
 from pipelines.training.experiment import Experiment
@@ -16,6 +17,10 @@ from pipelines.training.experiment import Experiment
 
 def model(network: ModelConfig, *imports: str) -> Any:
     return SimpleNamespace(experiment=Experiment(model=network), imports=imports)
+
+
+def go_on(waits: bool) -> str:
+    return ""
 
 
 @pytest.mark.parametrize(
@@ -38,11 +43,12 @@ def test_process_that_ran_user_code_scores_no_other_share(
 
     monkeypatch.setattr(scoring, "_remote_task", record)
     monkeypatch.setattr(scoring.ray, "put", lambda model: model)
-    monkeypatch.setattr(scoring.ray, "wait", lambda waiting: (waiting[:1], waiting[1:]))
+    monkeypatch.setattr(scoring.ray, "wait", lambda waiting, timeout: (waiting[:1], waiting[1:]))
     monkeypatch.setattr(scoring.ray, "get", lambda _: "counted")
-    monkeypatch.setattr(scoring, "_machines", lambda: [{"CPU": 1.0}])
+    monkeypatch.setattr(scoring, "connected_nodes", lambda: [{"CPU": 1.0}])
     bar = Progress(disable=True)
-    assert list(scoring._in_shares(scoring._count, trained, (), 1, bar, "scored")) == ["counted"]
+    shares = scoring._in_shares(scoring._count, trained, (), 1, bar, "scored", go_on)
+    assert list(shares) == ["counted"]
     assert tasks[0]._default_options.get("max_calls") == calls
 
 
@@ -66,16 +72,45 @@ def test_failed_share_cancels_the_others(
         return "counted"
 
     monkeypatch.setattr(scoring.ray, "put", lambda model: model)
-    monkeypatch.setattr(scoring.ray, "wait", lambda waiting: (waiting[:1], waiting[1:]))
+    monkeypatch.setattr(scoring.ray, "wait", lambda waiting, timeout: (waiting[:1], waiting[1:]))
     monkeypatch.setattr(scoring.ray, "get", get)
     monkeypatch.setattr(scoring.ray, "cancel", canceled.append)
-    monkeypatch.setattr(scoring, "_machines", lambda: [{"CPU": 1.0}])
+    monkeypatch.setattr(scoring, "connected_nodes", lambda: [{"CPU": 1.0}])
     share_of = SimpleNamespace(remote=lambda *arguments: arguments[-2])
     monkeypatch.setattr(scoring, "_remote_task", lambda *_: share_of)
     bar = Progress(disable=True)
-    shares = scoring._in_shares(None, model(FENetConfig()), (), 4, bar, "scored")
+    shares = scoring._in_shares(None, model(FENetConfig()), (), 4, bar, "scored", go_on)
     assert next(shares) == "counted"
     with pytest.raises(expected):
         next(shares)
     assert canceled == [2, 3]
     assert not bar.tasks
+
+
+@pytest.mark.parametrize("nodes", [[], [{"CPU": 1.0}]])
+def test_evaluation_that_waits_for_machines_can_be_ended(
+    nodes: list[dict[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canceled: list[int] = []
+    asked: list[bool] = []
+
+    def ending(waits: bool) -> str:
+        asked.append(waits)
+        return "stopped" if len(asked) == 3 else ""
+
+    monkeypatch.setattr(scoring.ray, "put", lambda model: model)
+    monkeypatch.setattr(scoring.ray, "wait", lambda pending, timeout: ([], pending))
+    monkeypatch.setattr(scoring.ray, "cancel", canceled.append)
+    monkeypatch.setattr(scoring, "connected_nodes", lambda: nodes)
+    monkeypatch.setattr(scoring, "nodes_at_full_size", lambda _: [{"CPU": 1.0}])
+    task = SimpleNamespace(remote=lambda *arguments: 7)
+    monkeypatch.setattr(scoring, "_remote_task", lambda *_: task)
+    trained = model(FENetConfig())
+    with pytest.raises(EvaluationEndedError, match="stopped"):
+        list(scoring._in_shares(None, trained, (), 2, Progress(disable=True), "scored", ending))
+    assert canceled == [7, 7]
+    assert asked == 3 * [not nodes]
+    asked.clear()
+    with pytest.raises(EvaluationEndedError, match="stopped"):
+        scoring.run_on_device(None, trained, (), 1, ending)
+    assert canceled == [7, 7, 7]

@@ -99,6 +99,8 @@ def test_wall_hours_start_with_the_command() -> None:
     assert limited.may_start()
     clock.now += 1
     assert "limits.wall_hours: this command has run for its 2 h" in str(limited.hold_reason())
+    began = clock.now - 7200  # the trials were resolved, and a preflight ran
+    assert Budget(Limits(wall_hours=2), 1, clock=clock, began=began).hold_reason() is not None
 
 
 def test_trial_limit_lets_started_trials_finish() -> None:

@@ -1,5 +1,6 @@
-"""The times that the terminal shows while a study trains."""
+"""What the terminal shows while a study trains: times left, and why trials wait."""
 
+import io
 import time
 
 import pytest
@@ -60,3 +61,33 @@ def test_time_left_knows_a_shorter_last_epoch(monkeypatch: pytest.MonkeyPatch) -
         clock.now += 5
         progress.epoch("a", epoch, {"train/loss": 1.0})
     assert progress.trials["a"].seconds_left(clock.now) == pytest.approx(5 + 1)
+
+
+def test_trial_that_lost_its_workers_waits_and_reports_refused_machines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    output = io.StringIO()
+    progress = StudyProgress.of(Console(file=output, width=200), [TrialProgress("a", 10)])
+    trial = progress.trials["a"]
+
+    def train(*epochs: int) -> None:
+        for epoch in epochs:
+            clock.now += 5
+            progress.epoch("a", epoch, {"train/loss": 1.0})
+
+    progress.started("a")
+    train(1, 2, 3)
+    progress.refused("no capacity")
+    assert "refused" not in output.getvalue()
+    progress.interrupted("a")
+    assert trial.state is TrialState.WAITING
+    assert "a: waiting: it lost its workers" in output.getvalue()
+    progress.refused("no capacity")
+    assert "trials wait for machines that were refused: no capacity" in output.getvalue()
+    clock.now += 3600
+    train(4)
+    assert trial.state.value == "training"
+    assert trial.seconds_left(clock.now) is None
+    train(5)
+    assert trial.seconds_left(clock.now) == 25  # without the wait

@@ -91,6 +91,8 @@ class TrialRecording:
         )
         progress: Any = SimpleNamespace(epoch=lambda *_: None, ended=lambda *_: None)
         progress.say = lambda *_: None
+        self.waiting: list[str] = []
+        progress.interrupted = self.waiting.append
         study_run: Any = self.study
         self.recorder = Recorder(
             study_run,
@@ -206,6 +208,7 @@ def test_a_hold_ends_trials_that_wait_for_machines_once_none_trains(
     assert recording.recorder.hold_requested()
     assert not recording.recorder.stop_requested()  # the trial ends at its next report
     recording.recorder.interrupted(NAME)
+    assert recording.waiting == [NAME]
     assert recording.recorder.stop_requested()
     recording.recorder.held(NAME)
     recording.recorder.close()
