@@ -51,8 +51,17 @@ def open_console(file: TextIO | None = None) -> Console:
         file.reconfigure(errors="backslashreplace")
     if file.isatty():
         return _TerminalConsole(file=file, highlight=False)
-    # In a notebook, rich would otherwise make an HTML output of each line.
-    return Console(file=file, width=FILE_WIDTH, highlight=False, force_jupyter=False)
+    # FORCE_COLOR, which a notebook sets, colors lines; to rich, it would also make a terminal of a
+    # notebook or log, which cannot redraw a live table. A text that is returned has no colors.
+    colored = os.environ.get("FORCE_COLOR") and not isinstance(file, io.StringIO)
+    return Console(
+        file=file,
+        width=FILE_WIDTH,
+        highlight=False,
+        color_system="standard" if colored else None,
+        force_terminal=False,
+        force_jupyter=False,  # rich would make an HTML output of each line
+    )
 
 
 def say(console: Console, message: str, style: str = "") -> None:
@@ -71,14 +80,14 @@ def warn(console: Console, message: str) -> None:
 
 
 def progress(console: Console) -> Progress:
-    """Return a progress bar that shows the time left; it is disabled unless on a terminal."""
+    """Return a progress bar that shows the time left; disabled unless a terminal can redraw it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
 
 
 def run_command(

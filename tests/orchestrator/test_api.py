@@ -90,8 +90,9 @@ def test_override_of_another_type_is_reported() -> None:
 
 
 def test_frames_and_report_are_those_of_the_command(
-    tmp_path: Path, small_streets: Path, own_store: Path
+    tmp_path: Path, small_streets: Path, own_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a notebook
     file = write_study(tmp_path, small_streets, PLAIN)
     fabricate(load_study(file), own_store, lambda t: "missing" if t.name == "b" else "FINISHED")
     study = Study(file, storage=own_store)
@@ -106,6 +107,7 @@ def test_frames_and_report_are_those_of_the_command(
     lines = (tmp_path / "report" / "table.csv").read_text().splitlines()
     assert lines[0].split(",") == list(table.columns)
     assert "missing" in str(report)
+    assert "\x1b" not in str(report)
     assert report.markdown() == (tmp_path / "report" / "table.md").read_text()
 
 
