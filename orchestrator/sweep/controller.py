@@ -14,7 +14,7 @@ from orchestrator.evaluation.missing import evaluate_missing
 from orchestrator.evaluation.protocols import missing_scores
 from orchestrator.evaluation.submissions import missing_packages
 from orchestrator.planning.overhead import save_overhead
-from orchestrator.planning.plan_table import placement_line, trial_count
+from orchestrator.planning.plan_table import placement_line
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import Decision, ReconcileOptions, reconcile
 from orchestrator.preflight.preflight import Preflight
@@ -23,7 +23,7 @@ from orchestrator.report.study_report import Report, StudyReport
 from orchestrator.scheduling.budget import Budget, recorded_hours
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.study.resolved import ResolvedTrial
-from orchestrator.study.study import Study
+from orchestrator.study.study import Study, counted
 from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.figures import draw_study_figures
 from orchestrator.sweep.mirrors import check_mirrors
@@ -199,7 +199,7 @@ class SweepController:
         if extension is None:
             return False
         count = len(extension.trials) - len(self.trials)
-        say(self.context.console, f"\n{trial_count(count)} more, sampled by the scores so far")
+        say(self.context.console, f"\n{counted(count, 'trial')} more, sampled by the scores so far")
         self.study, self.trials = extension.study, extension.trials
         self.planner, self.report = extension.planner, extension.report
         return True

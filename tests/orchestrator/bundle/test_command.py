@@ -208,7 +208,7 @@ def test_zip_of_an_incomplete_study(
     assert main(arguments) == 2
     assert f"--out {archive} exists" in capsys.readouterr().out
     assert main([str(archive), "--check"]) == 0
-    assert "1 trials have no run: b" in capsys.readouterr().out
+    assert "without a run: 1 trial: b" in capsys.readouterr().out
 
 
 def test_own_modules_travel_with_the_bundle(
