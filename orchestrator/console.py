@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,6 +26,14 @@ FILE_WIDTH = 160
 
 class InputError(UserError, ValueError):
     """An option or an input that cannot be used; the message says which and why."""
+
+
+class BusyError(UserError, RuntimeError):
+    """This process already runs or plans a study, whose log has its output."""
+
+
+# Held while the output of this process goes to a log.
+_redirected = threading.Lock()
 
 
 class _TerminalConsole(Console):
@@ -128,8 +137,22 @@ def capture_library_output(directory: Path) -> Iterator[tuple[Console, Path]]:
     """Redirect standard output and error, of Python and of native code, to a log in `directory`.
 
     Yields a console that writes to the real standard output, and the log's path. In a notebook,
-    that output is the cell's.
+    that output is the cell's. Raises BusyError within another such context.
     """
+    if not _redirected.acquire(blocking=False):
+        raise BusyError(
+            "this process already runs or plans a study; wait until it ends, or start another "
+            "process"
+        )
+    try:
+        with _redirected_output(directory) as (console, log):
+            yield console, log
+    finally:
+        _redirected.release()
+
+
+@contextmanager
+def _redirected_output(directory: Path) -> Iterator[tuple[Console, Path]]:
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     sys.stdout.flush()

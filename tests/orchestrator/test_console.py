@@ -5,12 +5,14 @@ import os
 import pty
 import sys
 import termios
+import threading
 from pathlib import Path
 
 import pytest
 
 from orchestrator.console import (
     FILE_WIDTH,
+    BusyError,
     capture_library_output,
     open_console,
     progress,
@@ -89,3 +91,29 @@ def test_notebook_shows_only_the_lines_of_the_command(
     print("after")
     assert capsys.readouterr() == ("epoch 1\nafter\n", "")
     assert log.read_text().splitlines() == ["from Python", "a warning", "from native code"]
+
+
+def test_second_study_in_a_process_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two threads would exchange each other's standard streams."""
+    refused: list[BaseException] = []
+
+    def second() -> None:
+        try:
+            with capture_library_output(tmp_path):
+                pass
+        except BusyError as error:
+            refused.append(error)
+
+    with capture_library_output(tmp_path) as (console, _):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+        say(console, "epoch 1")
+    print("after")
+    (error,) = refused
+    assert str(error).startswith("this process already runs or plans a study; wait until it ends")
+    assert capsys.readouterr().out == "epoch 1\nafter\n"
+    second()
+    assert len(refused) == 1
