@@ -124,6 +124,7 @@ class SweepController:
                 decisions = self._reconcile()
             if study_run.lost_reason:
                 return False
+            study_run.close_trials()  # the table shows them as they will be
             evaluation_failures = evaluate_finished(
                 self.study,
                 self.trials,
