@@ -64,8 +64,10 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "figures": {"evaluation", "console"},
         "export": {"evaluation", "console"},
         "studies": {"console", "tracking", "sweep"},
+        "views": {"console", "planning", "report"},
         "api": {
             *("console", "storage", "context", "study", "cluster", "planning", "report", "sweep"),
+            "views",
         },
         "init": {"console"},
         "server": {"tracking", "console"},
