@@ -27,8 +27,9 @@ def find_study(store: TrackingStore, name: str) -> StudySummary:
     """Return the study called `name`. Raises TrackingError, which suggests another name."""
     for study in take_snapshot(store, name).studies:
         return study
-    names = sorted(store.studies().values())
-    raise TrackingError(f"no study is called {name!r}; {suggestion(name, names)}")
+    names = sorted(study.name for study in take_snapshot(store).studies)
+    advice = suggestion(name, names) if names else f"there is none in {store.display_uri}"
+    raise TrackingError(f"no study is called {name!r}; {advice}")
 
 
 def find_runs(store: TrackingStore, name: str, study: str | None) -> Sequence[TrialRun]:
