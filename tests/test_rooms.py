@@ -53,7 +53,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
             *("study", "scheduling", "planning", "cluster", "training", "context", "storage"),
         },
         "evaluation": {"study", "tracking", "scheduling", "cluster", "storage", "console"},
-        "report": {"study", "tracking", "evaluation.records", "console"},
+        "report": {"storage", "study", "tracking", "evaluation.records", "console"},
         "sweep": {
             *("console", "storage", "context", "study", "tracking", "scheduling", "cluster"),
             *("planning", "training", "preflight", "evaluation", "report"),

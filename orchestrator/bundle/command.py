@@ -90,7 +90,12 @@ def _check(options: argparse.Namespace, console: Console) -> int:
 
 
 def _replay(options: argparse.Namespace, console: Console) -> int:
-    storage = Path(options.storage).expanduser().resolve()
+    if Storage.parse(options.storage).is_remote:
+        raise InputError(
+            f"--storage {options.storage} cannot hold the replay's own tracking store; choose a "
+            "directory"
+        )
+    storage = Storage.parse(options.storage).local
 
     def train(study: Study, directory: Path) -> bool:
         arguments = [study.config.study, f"--storage={directory}", "--no-preflight"]

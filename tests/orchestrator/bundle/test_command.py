@@ -369,6 +369,11 @@ def test_option_that_is_not_used_is_rejected(
     assert message in capsys.readouterr().err
 
 
+def test_replay_needs_a_directory(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(bundle), "--replay", "b, seed 2", "--storage", "s3://b/x"]) == 2
+    assert "--storage s3://b/x cannot hold the replay's own" in capsys.readouterr().out
+
+
 def test_replay_compares_bit_for_bit(
     bundle: Path, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
