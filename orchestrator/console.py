@@ -1,5 +1,6 @@
 """Console output of all commands: lines, progress bars, library output, and errors as sentences."""
 
+import argparse
 import errno
 import io
 import logging
@@ -97,6 +98,19 @@ def progress(console: Console) -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
+
+
+def examples(prog: str, *arguments: str) -> dict[str, Any]:
+    """Return arguments of a command's parser that show examples below its options."""
+    lines = [f"  {prog} {each}".rstrip() for each in arguments]
+    return {"epilog": "\n".join(["examples:", *lines]), "formatter_class": _HelpFormatter}
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """A formatter that keeps the lines of the examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("examples:") else super()._fill_text(text, width, indent)
 
 
 def run_command(

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.storage import Storage
-from orchestrator.study.validation import suggestion
 from orchestrator.tracking.queries import StudySummary, take_snapshot
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError, TrackingStore, open_existing_store
 from pipelines.data.storage import check_no_secret
+from pipelines.suggestion import suggestion
 
 
 def local_storage(options: argparse.Namespace) -> Path:
