@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from pipelines.suggestion import suggestion
+
 # By name: the module whose `main(arguments, prog)` runs the command, and its line in --help.
 COMMANDS = {
     "init": ("orchestrator.init", "write a first study file into the working directory"),
@@ -58,7 +60,9 @@ def _help(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     if arguments and not arguments[0].startswith("-"):
-        parser.error(f"unknown command {arguments[0]!r}; use one of {', '.join(COMMANDS)}")
+        parser.error(
+            f"unknown command {arguments[0]!r}; {suggestion(arguments[0], list(COMMANDS))}"
+        )
     if parser.parse_args(arguments).version:
         print(f"{_DISTRIBUTION} {_version()}")
         return 0

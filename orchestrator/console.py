@@ -1,11 +1,13 @@
 """Console output of all commands: lines, progress bars, library output, and errors as sentences."""
 
+import argparse
 import errno
 import io
 import logging
 import os
 import secrets
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,6 +28,14 @@ FILE_WIDTH = 160
 
 class InputError(UserError, ValueError):
     """An option or an input that cannot be used; the message says which and why."""
+
+
+class BusyError(UserError, RuntimeError):
+    """This process already runs or plans a study, whose log has its output."""
+
+
+# Held while the output of this process goes to a log.
+_redirected = threading.Lock()
 
 
 class _TerminalConsole(Console):
@@ -52,8 +62,17 @@ def open_console(file: TextIO | None = None) -> Console:
         file.reconfigure(errors="backslashreplace")
     if file.isatty():
         return _TerminalConsole(file=file, highlight=False)
-    # In a notebook, rich would otherwise make an HTML output of each line.
-    return Console(file=file, width=FILE_WIDTH, highlight=False, force_jupyter=False)
+    # FORCE_COLOR, which a notebook sets, colors lines; to rich, it would also make a terminal of a
+    # notebook or log, which cannot redraw a live table. A text that is returned has no colors.
+    colored = os.environ.get("FORCE_COLOR") and not isinstance(file, io.StringIO)
+    return Console(
+        file=file,
+        width=FILE_WIDTH,
+        highlight=False,
+        color_system="standard" if colored else None,
+        force_terminal=False,
+        force_jupyter=False,  # rich would make an HTML output of each line
+    )
 
 
 def say(console: Console, message: str, style: str = "") -> None:
@@ -72,14 +91,27 @@ def warn(console: Console, message: str) -> None:
 
 
 def progress(console: Console) -> Progress:
-    """Return a progress bar that shows the time left; it is disabled unless on a terminal."""
+    """Return a progress bar that shows the time left; disabled unless a terminal can redraw it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_interactive)
+
+
+def examples(prog: str, *arguments: str) -> dict[str, Any]:
+    """Return arguments of a command's parser that show examples below its options."""
+    lines = [f"  {prog} {each}".rstrip() for each in arguments]
+    return {"epilog": "\n".join(["examples:", *lines]), "formatter_class": _HelpFormatter}
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """A formatter that keeps the lines of the examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("examples:") else super()._fill_text(text, width, indent)
 
 
 def run_command(
@@ -120,8 +152,22 @@ def capture_library_output(directory: Path) -> Iterator[tuple[Console, Path]]:
     """Redirect standard output and error, of Python and of native code, to a log in `directory`.
 
     Yields a console that writes to the real standard output, and the log's path. In a notebook,
-    that output is the cell's.
+    that output is the cell's. Raises BusyError within another such context.
     """
+    if not _redirected.acquire(blocking=False):
+        raise BusyError(
+            "this process already runs or plans a study; wait until it ends, or start another "
+            "process"
+        )
+    try:
+        with _redirected_output(directory) as (console, log):
+            yield console, log
+    finally:
+        _redirected.release()
+
+
+@contextmanager
+def _redirected_output(directory: Path) -> Iterator[tuple[Console, Path]]:
     directory.mkdir(parents=True, exist_ok=True)
     # The directory may be shared by hosts and containers with equal process ids.
     log = directory / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}.log"

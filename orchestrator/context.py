@@ -16,12 +16,14 @@ class StopRequest:
     """Whether the user has requested a stop: set by the signal handler, read by the run.
 
     graceful: trials are running and need time to write checkpoints; otherwise a stop is immediate.
-    aborted_at: the monotonic time of an immediate stop.
+    aborted_at: the monotonic time of an immediate stop. signal: the number of the last signal; None
+    if there was none, as when another terminal requested the stop.
     """
 
     requested: bool = False
     graceful: bool = False
     aborted_at: float | None = None
+    signal: int | None = None
 
 
 @dataclass(frozen=True)

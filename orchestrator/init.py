@@ -13,8 +13,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.console import InputError, run_command, say
+from orchestrator.console import InputError, examples, run_command, say
 from pipelines.config import load_yaml
+from pipelines.suggestion import suggestion
 
 _PACKAGE = Path(__file__).resolve().parent
 _FIRST = _PACKAGE / "first_study.yaml"
@@ -56,8 +57,10 @@ def shipped_study(name: str) -> Path:
     """The file of a study that comes with the project. Raises InputError for an unknown name."""
     studies = shipped_studies()
     if name not in studies:
-        available = ", ".join(studies) or "none, because the installation lacks its share/ folder"
-        raise InputError(f"no study {name!r} comes with the project; available: {available}")
+        advice = "the installation lacks its share/ folder; install the project again"
+        if studies:
+            advice = suggestion(name, list(studies))
+        raise InputError(f"no study {name!r} comes with the project; {advice}")
     return studies[name]
 
 
@@ -94,7 +97,9 @@ def _copy(source: Path, target: Path, console: Console) -> None:
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=prog, description="Write a first study file into the working directory."
+        prog=prog,
+        description="Write a first study file into the working directory.",
+        **examples(prog, "", "--study table-1a"),
     )
     parser.add_argument(
         "--study",

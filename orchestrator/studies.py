@@ -12,9 +12,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from orchestrator.console import run_command
+from orchestrator.console import examples, run_command
 from orchestrator.tracking.options import add_tracking_option
 from pipelines.imports import importing_libraries
+from pipelines.suggestion import suggestion
+
+_STUDY = "its name, which is that of the key `study` of its file; `list` shows all names"
 
 
 def main(
@@ -22,7 +25,11 @@ def main(
 ) -> int:
     """Run the command; return its exit status: 0 done, 2 bad input, 130 interrupted; `resume`
     returns the exit status of `orchestrator.sweep`."""
-    options = _parser(prog).parse_args(arguments)
+    parser, commands = _parser(prog)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given and not given[0].startswith("-") and given[0] not in commands:
+        parser.error(f"unknown command {given[0]!r}; {suggestion(given[0], commands)}")
+    options = parser.parse_args(given)
     return run_command(lambda console: _run(options, console))
 
 
@@ -33,10 +40,12 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     return COMMANDS[options.command](options, console)
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def _parser(prog: str) -> tuple[argparse.ArgumentParser, list[str]]:
+    """Return the parser, and the names of its commands."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="List, inspect, compare, stop, and resume studies from any terminal.",
+        **examples(prog, "list", "status table-1a", "logs 'strong, seed 0' --follow"),
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -49,19 +58,30 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add_tracking_option(reading)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, text: str) -> argparse.ArgumentParser:
+    def add(name: str, text: str, *arguments: str) -> argparse.ArgumentParser:
         parents = [common] if name in ("stop", "resume", "relocate") else [common, reading]
-        return commands.add_parser(name, help=text, description=text, parents=parents)
+        shown = examples(f"{prog} {name}", *arguments)
+        return commands.add_parser(name, help=text, description=text, parents=parents, **shown)
 
-    add("list", "List all studies: state, trials, best mIoU.")
-    compare = add("compare", "Show how two studies differ: settings, trials, and scores.")
-    for name in ("first", "second"):
-        compare.add_argument(
-            name, metavar="STUDY", help="a study in the storage, or a study file (.yaml)"
-        )
-    add("status", "Show all trials of a study.").add_argument("study", metavar="STUDY")
+    add("list", "List all studies: state, trials, best mIoU.", "", "--storage s3://BUCKET/storage")
+    compare = add(
+        "compare",
+        "Show how two studies differ: settings, trials, and scores.",
+        "table-1a table-1b",
+        "table-1a study.yaml",
+    )
+    compare.add_argument(
+        "first", metavar="STUDY", help="the name of a study in the storage, or a study file (.yaml)"
+    )
+    compare.add_argument(
+        "second", metavar="OTHER", help="another one; differences are OTHER minus STUDY"
+    )
+    status = add("status", "Show all trials of a study.", "table-1a")
     logs = add(
-        "logs", "Print the output of a trial's workers: of its latest run, if it has several."
+        "logs",
+        "Print the output of a trial's workers: of its latest run, if it has several.",
+        "'strong, seed 0' --follow",
+        "'strong, seed 0' --study table-1a --worker 1",
     )
     logs.add_argument(
         "trial",
@@ -73,16 +93,21 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--worker", type=int, default=0, metavar="RANK", help="rank of the worker (default: 0)"
     )
     logs.add_argument("--follow", action="store_true", help="keep printing until the trial ends")
-    add("stop", "Gracefully stop a running study, on whatever host.").add_argument(
-        "study", metavar="STUDY"
-    )
+    stop = add("stop", "Gracefully stop a running study, on whatever host.", "table-1a")
     add(
         "relocate",
         "Record the paths of a storage that was moved, for MLflow's own pages and programs; all "
         "other commands find its artifacts anyway.",
+        "--storage /mnt/storage",
     )
-    resume = add("resume", "Continue a study with the options of its last run, from any directory.")
-    resume.add_argument("study", metavar="STUDY")
+    resume = add(
+        "resume",
+        "Continue a study with the options of its last run, from any directory.",
+        "table-1a",
+        "table-1a --retry-failed --address auto",
+    )
+    for command in (status, stop, resume):
+        command.add_argument("study", metavar="STUDY", help=_STUDY)
     for option in ("--retry-failed", "--retrain-stale"):
         resume.add_argument(option, action="store_true", help="as for orchestrator.sweep")
     resume.add_argument(
@@ -90,7 +115,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="a running Ray cluster, as for orchestrator.sweep, or local "
         "(default: that of the last run)",
     )
-    return parser
+    return parser, list(commands.choices)
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def _progress(title: str, unit: str = "samples") -> Iterator[ReportProgress]:
 
     A total of 0 means that it is not known.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, force_terminal=sys.stderr.isatty())  # whatever FORCE_COLOR says
     columns: list[ProgressColumn] = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -146,7 +146,7 @@ def _progress(title: str, unit: str = "samples") -> Iterator[ReportProgress]:
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("[dim]{task.fields[meaning]}"),
     ]
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=not console.is_interactive) as bar:
         task = bar.add_task(title, total=None, meaning="left")
         started = printed = time.monotonic()
 
@@ -155,7 +155,7 @@ def _progress(title: str, unit: str = "samples") -> Iterator[ReportProgress]:
             meaning = "total" if done == total else "left"
             bar.update(task, completed=done, total=total or None, meaning=meaning)
             now = time.monotonic()
-            if not console.is_terminal and now - printed >= _LINE_SECONDS:
+            if not console.is_interactive and now - printed >= _LINE_SECONDS:
                 printed = now
                 amount = f"{done} of {total}" if total else f"{done}"
                 print(

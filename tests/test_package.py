@@ -181,7 +181,8 @@ def test_unknown_command_is_rejected(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as exit_error:
         orchestrator(["swep", "study.yaml"])
     assert exit_error.value.code == 2
-    assert "unknown command 'swep'; use one of init, sweep" in capsys.readouterr().err
+    message = "unknown command 'swep'; did you mean `sweep`? known: init, sweep"
+    assert message in capsys.readouterr().err
     assert orchestrator([]) == 2
 
 
@@ -299,13 +300,22 @@ def test_init_copies_a_study_with_the_files_it_extends(
     assert "studies/" not in (tmp_path / f"{name}.yaml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("table-9", "did you mean `table-2`?"), ("tabel-1a", "did you mean `table-1a`?")],
+)
 def test_init_lists_the_available_studies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    advice: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert init(["--study", "table-9"]) == 2
+    assert init(["--study", name]) == 2
     message = capsys.readouterr().out
-    assert "no study 'table-9' comes with the project; available: ablations, camvid" in message
+    assert f"no study '{name}' comes with the project; {advice}" in message
+    assert "known: ablations, camvid" in message
     assert not list(tmp_path.iterdir())
 
 

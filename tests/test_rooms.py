@@ -17,6 +17,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
     "pipelines": {
         "namesakes": set(),
         "errors": set(),
+        "suggestion": set(),
         "gpu": set(),
         "machine": set(),
         "imports": set(),
@@ -53,7 +54,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
             *("study", "scheduling", "planning", "cluster", "training", "context", "storage"),
         },
         "evaluation": {"study", "tracking", "scheduling", "cluster", "storage", "console"},
-        "report": {"study", "tracking", "evaluation.records", "console"},
+        "report": {"storage", "study", "tracking", "evaluation.records", "console"},
         "sweep": {
             *("console", "storage", "context", "study", "tracking", "scheduling", "cluster"),
             *("planning", "training", "preflight", "evaluation", "report"),
@@ -64,8 +65,10 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "figures": {"evaluation", "console"},
         "export": {"evaluation", "console"},
         "studies": {"console", "tracking", "sweep"},
+        "views": {"console", "planning", "report"},
         "api": {
             *("console", "storage", "context", "study", "cluster", "planning", "report", "sweep"),
+            "views",
         },
         "init": {"console"},
         "server": {"tracking", "console"},

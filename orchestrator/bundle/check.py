@@ -30,7 +30,7 @@ from orchestrator.report.results import Result, Results, score_of
 from orchestrator.report.rows import build_rows
 from orchestrator.report.study_report import Report
 from orchestrator.study.load import load_study
-from orchestrator.study.study import Study
+from orchestrator.study.study import Study, counted
 from orchestrator.study.yaml_source import parse_yaml
 from orchestrator.tracking.queries import StoreSnapshot, recorded_samples
 from orchestrator.tracking.store import TrackingError
@@ -281,7 +281,8 @@ def _notes(bundle: Bundle, study: Study, unmeasured: Sequence[str]) -> tuple[str
     other = sorted(name for name, run in bundle.runs.items() if run.code not in bundle.sources)
     if other:
         notes.append(
-            f"{len(other)} trials were trained by another code version than the bundled sources: "
+            "trained by another code version than the bundled sources: "
+            f"{counted(len(other), 'trial')}: "
             f"{'; '.join(other[:3])}{'; ...' if len(other) > 3 else ''}"
         )
     if unmeasured:
@@ -291,5 +292,5 @@ def _notes(bundle: Bundle, study: Study, unmeasured: Sequence[str]) -> tuple[str
         )
     missing = [trial.name for trial in study.trials if trial.name not in bundle.runs]
     if missing:
-        notes.append(f"{len(missing)} trials have no run: {'; '.join(missing)}")
+        notes.append(f"without a run: {counted(len(missing), 'trial')}: {'; '.join(missing)}")
     return tuple(notes)

@@ -15,7 +15,7 @@ from orchestrator.console import InputError, say, say_labeled, warn
 from orchestrator.report.command import open_report
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study, override_of
-from orchestrator.study.study import Study
+from orchestrator.study.study import Study, counted
 from orchestrator.sweep.__main__ import parser as sweep_parser
 from orchestrator.sweep.command import (
     open_log,
@@ -67,7 +67,7 @@ def _write(options: argparse.Namespace, console: Console) -> int:
     for line in report.notes.unfinished:
         say(console, line, "yellow")
     count = sum(result.miou is not None for row in report.rows for result in row.results)
-    say(console, f"written: {out}, with the counts of {count} trials")
+    say(console, f"written: {out}, with the counts of {counted(count, 'trial')}")
     return 0 if report.complete else EXIT_FAILED
 
 
@@ -80,16 +80,22 @@ def _check(options: argparse.Namespace, console: Console) -> int:
         say(console, f"and {len(result.problems) - _LISTED} more")
     for note in result.notes:
         say_labeled(console, "note", "yellow", note)
+    problems = counted(len(result.problems), "problem") if result.problems else "no problems"
     say(
         console,
-        f"{result.scores} scores and {result.cells} values of the table recomputed from the "
-        f"counts; {len(result.problems) or 'no'} problems",
+        f"{counted(result.scores, 'score')} and {counted(result.cells, 'value')} of the table "
+        f"recomputed from the counts; {problems}",
     )
     return EXIT_FAILED if result.problems else 0
 
 
 def _replay(options: argparse.Namespace, console: Console) -> int:
-    storage = Path(options.storage).expanduser().resolve()
+    if Storage.parse(options.storage).is_remote:
+        raise InputError(
+            f"--storage {options.storage} cannot hold the replay's own tracking store; choose a "
+            "directory"
+        )
+    storage = Storage.parse(options.storage).local
 
     def train(study: Study, directory: Path) -> bool:
         arguments = [study.config.study, f"--storage={directory}", "--no-preflight"]

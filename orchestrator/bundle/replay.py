@@ -24,7 +24,6 @@ from orchestrator.report.results import score_of
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.resolved import absolute
 from orchestrator.study.study import Study, Trial
-from orchestrator.study.validation import suggestion
 from orchestrator.tracking.connection import database_file
 from orchestrator.tracking.queries import history, take_snapshot
 from orchestrator.tracking.runs import TrialRun
@@ -33,6 +32,7 @@ from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.counts import read_counts
 from pipelines.network.precision import Precision
 from pipelines.preparation.embedded import EMBEDDED
+from pipelines.suggestion import suggestion
 
 # Trains the study's selected trials in a storage; returns whether they are finished.
 Train = Callable[[Study, Path], bool]

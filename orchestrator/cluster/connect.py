@@ -75,7 +75,8 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
         check_address(address)
     if ray.is_initialized():
         raise ClusterStartError(
-            "this process already uses Ray; call ray.shutdown() before the study runs"
+            "this process already uses Ray, and a study needs a connection of its own; run it in "
+            "another process, or before your own code uses Ray"
         )
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)

@@ -18,7 +18,7 @@ from orchestrator.evaluation.extract_features import extract_features
 from orchestrator.evaluation.options import (
     FORMATS,
     inference_settings,
-    storage_directory,
+    storage_of,
 )
 from orchestrator.evaluation.records import CHECKPOINTS, is_current
 from orchestrator.evaluation.trained_model import (
@@ -56,7 +56,7 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
         for names in ((options.a, *options.seed_of_a), (options.b, *options.seed_of_b)):
             scored.append([])
             for name in names:
-                store = store_for_model(name, storage_directory(options))
+                store = store_for_model(name, storage_of(options).local)
                 model = load_model(name, store, options.imports)
                 _check_classes(model, dataset)
                 counts = _recorded_counts(model, store, dataset, options.split, config)
@@ -127,7 +127,7 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
 def _features(options: argparse.Namespace, console: Console) -> int:
     outputs = _outputs(options.out or ["features.png"])
     dataset, split = _open_split(options)
-    store = store_for_model(options.model, storage_directory(options))
+    store = store_for_model(options.model, storage_of(options).local)
     model = load_model(options.model, store, options.imports)
     _check_classes(model, dataset)
     network = model.network
@@ -175,7 +175,7 @@ def _outputs(names: Sequence[str]) -> list[Path]:
 def _open_split(options: argparse.Namespace) -> tuple[PreparedDataset, Split]:
     if options.images < 1:
         raise InputError(f"--images must be at least 1, received {options.images}")
-    location = dataset_location(options.dataset, storage_directory(options) / "datasets")
+    location = dataset_location(options.dataset, storage_of(options).at("datasets"))
     dataset = open_dataset(location)
     return dataset, dataset.split(options.split)
 

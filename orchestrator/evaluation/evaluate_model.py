@@ -17,7 +17,7 @@ from rich.table import Table
 
 from orchestrator.cluster.address import check_address
 from orchestrator.console import InputError, progress, say
-from orchestrator.evaluation.options import inference_settings, storage_directory
+from orchestrator.evaluation.options import inference_settings, storage_of
 from orchestrator.evaluation.records import CHECKPOINTS, log_scores
 from orchestrator.evaluation.trained_model import (
     ModelError,
@@ -50,10 +50,10 @@ def evaluate_model(options: argparse.Namespace, console: Console) -> int:
     if options.address is not None:
         check_address(options.address)
     config = _evaluation_config(options)
-    storage = storage_directory(options)
-    store = store_for_model(options.model, storage)
+    storage = storage_of(options)
+    store = store_for_model(options.model, storage.local)
     model = load_model(options.model, store, options.imports)
-    location = dataset_location(options.dataset, storage / "datasets")
+    location = dataset_location(options.dataset, storage.at("datasets"))
     if Path(location).exists():
         location = str(Path(location).resolve())  # a cluster's processes run in other directories
     dataset = open_dataset(location)

@@ -25,7 +25,7 @@ from orchestrator.evaluation.model_card import (
     model_card,
     without_folder,
 )
-from orchestrator.evaluation.options import storage_directory
+from orchestrator.evaluation.options import storage_of
 from orchestrator.evaluation.recorded_scores import recorded_scores
 from orchestrator.evaluation.trained_model import (
     TrainedModel,
@@ -33,7 +33,6 @@ from orchestrator.evaluation.trained_model import (
     load_model,
     store_for_model,
 )
-from orchestrator.storage import Storage
 from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import DatasetError, open_dataset
 from pipelines.data.normalization import normalize
@@ -73,7 +72,7 @@ def export_model(options: argparse.Namespace, console: Console) -> int:
         raise InputError(f"--size must be at least 1x1 and at most {_LARGEST}x{_LARGEST}")
     kinds = list(dict.fromkeys(options.format or FILES))
     _check_folder(out, kinds)
-    store = store_for_model(options.model, storage_directory(options))
+    store = store_for_model(options.model, storage_of(options).local)
     model = load_model(options.model, store, options.imports)
     images, described = _check_images(model, options)
     say(console, f"exporting {model.name}; this takes about a minute", style="dim")
@@ -225,7 +224,7 @@ def _check_images(model: TrainedModel, options: argparse.Namespace) -> tuple[Seq
     split = options.split or data.validation_split or data.trained_on
     try:
         location = dataset_location(
-            options.dataset or data.dataset, Storage.parse(options.storage).at("datasets")
+            options.dataset or data.dataset, storage_of(options).at("datasets")
         )
         dataset = open_dataset(location)
         check_images(model, dataset)

@@ -2,11 +2,13 @@
 `orchestrator.figures`."""
 
 import argparse
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.console import InputError
 from pipelines.evaluation.config import InferenceConfig
+
+if TYPE_CHECKING:
+    from orchestrator.storage import Storage
 
 # Suffixes of the files that `orchestrator.figures` writes.
 FORMATS = (".png", ".pdf", ".svg")
@@ -62,7 +64,7 @@ def add_locations(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage",
         default="storage",
-        metavar="DIR",
+        metavar="DIR|URI",
         help="location of the tracking store and the embedded data set (default: ./storage)",
     )
     parser.add_argument(
@@ -87,13 +89,13 @@ def inference_settings(options: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def storage_directory(options: argparse.Namespace) -> Path:
-    """Return the directory given by `--storage`. Raises DatasetError if it is a URI with a
-    secret."""
-    from pipelines.data.storage import check_no_secret  # needs pyarrow
+def storage_of(options: argparse.Namespace) -> "Storage":
+    """Return the storage given by `--storage`. Raises DatasetError if it is a URI with a secret."""
+    from orchestrator.storage import Storage  # needs pyarrow, as the next one
+    from pipelines.data.storage import check_no_secret
 
     check_no_secret(options.storage)
-    return Path(options.storage).expanduser().resolve()
+    return Storage.parse(options.storage)
 
 
 def _scales(text: str) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from orchestrator.console import InputError, progress, say
 from orchestrator.evaluation.input_images import InputImage, find_images
-from orchestrator.evaluation.options import inference_settings, storage_directory
+from orchestrator.evaluation.options import inference_settings, storage_of
 from orchestrator.evaluation.trained_model import (
     TrainedModel,
     load_model,
@@ -54,7 +54,7 @@ def predict_images(options: argparse.Namespace, console: Console) -> int:
     submission = SUBMISSIONS[options.submission] if options.submission else None
     if submission is not None:
         submission.check_names([image.path for image in images])
-    store = store_for_model(options.model, storage_directory(options))
+    store = store_for_model(options.model, storage_of(options).local)
     model = load_model(options.model, store, options.imports)
     if submission is not None:
         submission.check_classes(model.class_names)

@@ -15,7 +15,7 @@ from orchestrator.planning.overhead import Overhead
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.scheduling.launch import HourlyPrice, Launch
 from orchestrator.study.sampling import value_text
-from orchestrator.study.study import Study
+from orchestrator.study.study import Study, counted
 from orchestrator.study.trial_state import TrialState
 
 _NARROW, _WIDE = 100, 140  # characters
@@ -64,7 +64,7 @@ def show_plan(plan: StudyPlan, console: Console) -> None:
     counts = Counter(states[trial.trial.name] for trial in forecast.trials)
     by_state = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     console.print(
-        f"[bold]{plan.study.config.study}[/]: {trial_count(len(forecast.trials))}: {by_state}",
+        f"[bold]{plan.study.config.study}[/]: {counted(len(forecast.trials), 'trial')}: {by_state}",
         highlight=False,
     )
     rule = "-" if console.options.ascii_only else "─"
@@ -100,17 +100,12 @@ def _sample_lines(plan: StudyPlan) -> list[str]:
     if sampling.method == "tpe" and not plan.study.is_partial:
         later = sum(sampling.count - len(known) for known in numbers.values())
         if later:
-            trials = trial_count(later * len(plan.study.config.repetitions))
+            trials = counted(later * len(plan.study.config.repetitions), "trial")
             lines[
                 f"{later} more samples ({trials}) are drawn later, by the scores of these; the "
                 "totals are without them"
             ] = None
     return [*lines, ""]
-
-
-def trial_count(count: int) -> str:
-    """Return `1 trial`, `2 trials`, and so on."""
-    return f"{count} trial{'' if count == 1 else 's'}"
 
 
 def placement_line(study: Study, placement: Placement) -> str:
@@ -119,7 +114,7 @@ def placement_line(study: Study, placement: Placement) -> str:
     fewest, most = resources.fewest_workers, resources.most_workers
     workers = f"{fewest} to {most}" if most > fewest else str(fewest)
     line = (
-        f"{trial_count(placement.concurrent)} at a time, "
+        f"{counted(placement.concurrent, 'trial')} at a time, "
         f"{workers} worker{'' if most == 1 else 's'} each, on {placement.device}"
     )
     if placement.gpu_types:

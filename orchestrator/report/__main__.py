@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from orchestrator.console import run_command
+from orchestrator.console import examples, run_command
 from orchestrator.tracking.options import add_report_options
 from pipelines.imports import importing_libraries
 
@@ -34,6 +34,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Write the report of a study (tables, statistics, charts), read from MLflow.",
+        **examples(
+            prog,
+            "study.yaml",
+            "study.yaml --only 'strong*' --out paper/tables",
+            "study.yaml --tracking http://mlflow.lab:5000",
+        ),
     )
     parser.add_argument("study", metavar="STUDY.yaml", help="the study file")
     parser.add_argument(

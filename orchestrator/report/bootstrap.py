@@ -20,7 +20,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.study.validation import suggestion
 from pipelines.errors import UserError
 from pipelines.evaluation.counts import Counts, mean_over_classes
 from pipelines.evaluation.metrics import (
@@ -31,6 +30,7 @@ from pipelines.evaluation.metrics import (
     Metric,
     undefined_as_nan,
 )
+from pipelines.suggestion import suggestion
 
 REPLICATES = 10_000
 # With fewer groups, images are drawn within each group.

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from orchestrator.console import InputError, say
+from orchestrator.storage import Storage
 from orchestrator.study.load import load_study, override_of
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.study import Study
+from pipelines.data.storage import check_no_secret
 from pipelines.imports import importing_libraries
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ def write_report(options: argparse.Namespace, console: Console) -> int:
         raise InputError(f"--out {options.out} is a file; choose a directory")
     overrides = [override_of(text) for text in options.set]
     study = load_study(Path(options.study), overrides, options.only)
-    storage = Path(options.storage).expanduser().resolve()
+    check_no_secret(options.storage)
+    storage = Storage.parse(options.storage).local
     study_report = open_report(study, storage, options.tracking)
     directory = _output_directory(options.out, storage, study.config.study)
     with importing_libraries():

@@ -181,10 +181,10 @@ def trial_records(study: Study, rows: Sequence[Row]) -> list[dict[str, Value]]:
             "stale": int(result.stale),
             "uncertain": result.uncertainty,
         }
+        names = ("run_id", "study", "identity", "code", "data", "precision", "workers", "hours")
+        record |= {name: getattr(run, name, None) for name in (*names, "epoch")}
         if run is not None:
-            names = ("run_id", "study", "identity", "code", "data", "precision", "workers")
-            record |= {name: getattr(run, name) for name in names}
-            record |= {"hours": run.hours, "epoch": run.epoch, **run.metrics}
+            record |= run.metrics
         records.append(record)
     return records
 

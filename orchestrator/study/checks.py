@@ -9,9 +9,10 @@ from orchestrator.study.config import LATENCY, StudyConfig
 from orchestrator.study.overlay import dotted_leaves, known_keys, unknown_key
 from orchestrator.study.repetition import MAX_FOLDS
 from orchestrator.study.study import Trial
-from orchestrator.study.validation import accepts, as_json, suggestion
+from orchestrator.study.validation import accepts, as_json
 from orchestrator.study.yaml_source import Keys, Problem, Source
 from pipelines.data.split_names import splits_overlap
+from pipelines.suggestion import suggestion
 from pipelines.training.experiment import SEEDS, Experiment
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")

@@ -6,8 +6,9 @@ from typing import Any
 
 from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import known_keys, unknown_key
-from orchestrator.study.validation import as_json, closest, suggestion
+from orchestrator.study.validation import as_json
 from orchestrator.study.yaml_source import Keys, Problem, Source
+from pipelines.suggestion import closest, suggestion
 from pipelines.training.experiment import Experiment
 
 VARIANT = "variant"

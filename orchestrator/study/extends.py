@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.study.overlay import mergeable
-from orchestrator.study.validation import closest, suggestion
 from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError, read_yaml
+from pipelines.suggestion import closest, suggestion
 
 # Not inherited, because two studies with one name would share a run in the tracking store.
 _NOT_INHERITED = ("study", "description", "extends")

@@ -15,6 +15,7 @@ from orchestrator.study.checks import (
 from orchestrator.study.config import StudyConfig, field_names
 from orchestrator.study.expand import expand
 from orchestrator.study.extends import extended_source, read_study, without_removed
+from orchestrator.study.mapping_source import mapping_source
 from orchestrator.study.metric_checks import check_metrics
 from orchestrator.study.sampling import CellName, SearchSample
 from orchestrator.study.search_checks import check_search, search_warnings, with_search_result
@@ -27,7 +28,6 @@ from orchestrator.study.yaml_source import (
     Source,
     SourceLocation,
     StudyError,
-    mapping_source,
     parse_yaml,
     single_value,
 )

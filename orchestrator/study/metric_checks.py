@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from orchestrator.study.config import OTHER_METRICS, SCORE_LABELS, TABLE_COLUMNS, StudyConfig
 from orchestrator.study.study import Trial
-from orchestrator.study.validation import suggestion
 from orchestrator.study.yaml_source import Problem, Source
 from pipelines.evaluation.config import COUNTED, METRICS, EvaluationConfig
+from pipelines.suggestion import suggestion
 
 # Metrics by key: their different settings, each with the name of a trial.
 _Settings = dict[str, dict[str, str]]

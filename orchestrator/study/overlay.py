@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from models import FENetConfig
 from orchestrator.study.user_code import check_network_config, check_training_classes
-from orchestrator.study.validation import closest, validate
+from orchestrator.study.validation import validate
 from orchestrator.study.yaml_source import (
     Keys,
     Problem,
@@ -18,6 +18,7 @@ from orchestrator.study.yaml_source import (
     single_value,
 )
 from pipelines.network.config import ModelConfig, NetworkConfig
+from pipelines.suggestion import closest
 from pipelines.training.experiment import Experiment
 
 #: Mappings whose keys may have any name: the arguments of constructors, and patterns.

@@ -5,9 +5,9 @@ from models.cost import parts
 from orchestrator.study.config import ProfileOptions
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.study import Study, Trial
-from orchestrator.study.validation import suggestion
 from orchestrator.study.yaml_source import Problem, SourceLocation, StudyError
 from pipelines.network.cost import multiply_adds, network_on_meta
+from pipelines.suggestion import suggestion
 
 
 def profile_costs(study: Study) -> dict[str, ModelCost]:

@@ -13,7 +13,6 @@ from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.resolved import ResolvedTrial, absolute, absolute_weights
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import modules_of
-from orchestrator.study.validation import suggestion
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.facts import check_scorable, check_trainable
@@ -34,6 +33,7 @@ from pipelines.network.precision import (
 from pipelines.network.weight_files import locate_weights, weights_digest
 from pipelines.preparation.embedded import dataset_location
 from pipelines.submission import SUBMISSIONS
+from pipelines.suggestion import suggestion
 from pipelines.training.experiment import Experiment
 from pipelines.training.losses import build_loss
 from pipelines.training.optimization import check_optimization

@@ -4,7 +4,6 @@ pydantic validates; this module turns its errors into messages with the location
 received value and what would work.
 """
 
-import difflib
 import json
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from orchestrator.study.config_types import field_names_at, tuple_length_at, type_at
 from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError
+from pipelines.suggestion import suggestion
 
 Config = TypeVar("Config")
 
@@ -194,20 +194,6 @@ def check_arguments(function: Callable[..., Any], source: Source) -> None:
                 problems.append(Problem(source.location((name,)), message))
     if problems:
         raise StudyError(problems)
-
-
-def closest(received: str, known: Sequence[str]) -> str | None:
-    """Return the entry of `known` most similar to `received`, ignoring case; None if none is."""
-    lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(received.lower(), lower, n=1, cutoff=0.6)
-    return lower[close[0]] if close else None
-
-
-def suggestion(received: str, known: list[str]) -> str:
-    """Return `did you mean ...?` if an entry of `known` is similar, followed by all of `known`."""
-    match = closest(received, known)
-    start = f"did you mean `{match}`? " if match else ""
-    return f"{start}known: {', '.join(known)}"
 
 
 def as_json(value: Any) -> str:

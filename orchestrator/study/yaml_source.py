@@ -3,9 +3,9 @@
 The YAML dialect is that of `pipelines.config`; in addition, a duplicate key is an error.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -149,34 +149,6 @@ def read_yaml(path: Path, problems: list[Problem] | None = None) -> Source:
         message = f"not UTF-8 (byte 0x{content[error.start]:02x}); save the file as UTF-8"
         raise StudyError([Problem(location, message)]) from None
     return parse_yaml(text, str(path), problems)
-
-
-def mapping_source(values: Mapping[str, Any], name: str) -> Source:
-    """Return a study given as a mapping in Python; messages call it `name`. Keys and paths become
-    text, tuples and arrays become lists. Raises StudyError for other types."""
-    problems: list[Problem] = []
-
-    def plain(value: Any, key: str) -> Any:
-        if isinstance(value, Mapping):
-            return {str(inner): plain(each, f"{key}.{inner}") for inner, each in value.items()}
-        if isinstance(value, list | tuple | range):
-            return [plain(each, f"{key}.{index}") for index, each in enumerate(value)]
-        if isinstance(value, PurePath):
-            return str(value)
-        if hasattr(value, "tolist"):  # arrays, and their scalars, some of which are floats
-            return plain(value.tolist(), key)
-        if not isinstance(value, str | int | float | None):
-            message = (
-                f"`{key[1:]}` is a {type(value).__name__}; use text, a number, a list or a dict"
-            )
-            problems.append(Problem(SourceLocation(name), message))
-            return None
-        return value
-
-    source = Source(name, plain(values, ""))
-    if problems:
-        raise StudyError(problems)
-    return source
 
 
 def parse_yaml(text: str, name: str, problems: list[Problem] | None = None) -> Source:

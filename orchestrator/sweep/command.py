@@ -27,7 +27,7 @@ from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of
 from pipelines.data.storage import check_no_secret
 from pipelines.errors import EXIT_FAILED, EXIT_INTERRUPTED, is_disk_full
-from pipelines.imports import importing_libraries
+from pipelines.imports import after_imports, importing_libraries
 
 # A second Ctrl-C within this time belongs to the immediate stop already in progress.
 _CLOSING_SECONDS = 10.0
@@ -155,6 +155,8 @@ def stop_on_signals(console: Console, is_command: bool = True) -> Iterator[StopR
     """Within this context, turn SIGINT, SIGTERM and SIGHUP into requests to stop.
 
     is_command: the process ends after the context, and ignores further signals during a stop.
+    Otherwise, the context ends with KeyboardInterrupt after a stop by SIGINT, and with SystemExit
+    after the other signals.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -162,7 +164,7 @@ def stop_on_signals(console: Console, is_command: bool = True) -> Iterator[StopR
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
+        now, stop.signal = time.monotonic(), number
         if stop.aborted_at is not None and now - stop.aborted_at < _CLOSING_SECONDS:
             return  # the runs are being closed
         if stop.requested or not stop.graceful:
@@ -174,9 +176,16 @@ def stop_on_signals(console: Console, is_command: bool = True) -> Iterator[StopR
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
         numbers.append(signal.SIGHUP)
-    previous = {number: signal.signal(number, handle) for number in numbers}
+    on_signal = handle if is_command else after_imports(handle)
+    previous = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield stop
+        if stop.signal is not None and not is_command:
+            raise KeyboardInterrupt  # or a loop over studies would go on with the next one
+    except KeyboardInterrupt:
+        if is_command or stop.signal in (None, signal.SIGINT):
+            raise
+        raise SystemExit(EXIT_INTERRUPTED) from None
     finally:
         is_stopping = stop.requested or stop.aborted_at is not None
         for number, handler in previous.items():

@@ -11,7 +11,7 @@ from orchestrator.cluster.refusals import refusals_shown
 from orchestrator.console import say, say_labeled, warn
 from orchestrator.context import STOPPING, RunContext
 from orchestrator.planning.overhead import save_overhead
-from orchestrator.planning.plan_table import placement_line, trial_count
+from orchestrator.planning.plan_table import placement_line
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import Decision, ReconcileOptions, reconcile
 from orchestrator.preflight.preflight import Preflight
@@ -20,7 +20,7 @@ from orchestrator.report.study_report import Report, StudyReport
 from orchestrator.scheduling.budget import Budget, recorded_hours
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.study.resolved import ResolvedTrial
-from orchestrator.study.study import Study
+from orchestrator.study.study import Study, counted
 from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.evaluate_trials import evaluate_finished
 from orchestrator.sweep.figures import draw_study_figures
@@ -126,6 +126,7 @@ class SweepController:
                 decisions = self._reconcile()
             if study_run.lost_reason:
                 return False
+            study_run.close_trials()  # the table shows them as they will be
             evaluation_failures = evaluate_finished(
                 self.study,
                 self.trials,
@@ -202,7 +203,7 @@ class SweepController:
         if extension is None:
             return False
         count = len(extension.trials) - len(self.trials)
-        say(self.context.console, f"\n{trial_count(count)} more, sampled by the scores so far")
+        say(self.context.console, f"\n{counted(count, 'trial')} more, sampled by the scores so far")
         self.study, self.trials = extension.study, extension.trials
         self.planner, self.report = extension.planner, extension.report
         return True

@@ -15,15 +15,22 @@ from orchestrator.tracking.store import open_store
 from orchestrator.tracking.study_run import StudyRun
 
 
+def open_profile(study: Study, context: RunContext) -> StudyReport:
+    """Return the profile of a study. Raises StudyError and TrackingError, as `run_profile`."""
+    costs = profile_costs(study)
+    store = open_store(context.storage)
+    find_experiment(store, study.config.study)  # of somebody else: before anything is printed
+    return StudyReport(study, store, costs=costs)
+
+
 def run_profile(study: Study, context: RunContext, plan_only: bool = False) -> bool:
     """Print the profile and, unless `plan_only`, store the profile of the whole study with its run.
 
     Raises StudyError if a row names a part that its network does not have, and TrackingError.
     """
-    costs = profile_costs(study)
-    store = open_store(context.storage)
-    find_experiment(store, study.config.study)  # of somebody else: before anything is printed
-    StudyReport(study, store, costs=costs).read().print(context.console)
+    profile = open_profile(study, context)
+    store = profile.store
+    profile.read().print(context.console)
     if plan_only:
         return True
     study_run = StudyRun.open(store, study, say=partial(say, context.console))

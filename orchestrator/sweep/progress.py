@@ -100,7 +100,7 @@ class StudyProgress:
         return StudyProgress(console, {trial.name: trial for trial in trials})
 
     def __enter__(self) -> "StudyProgress":
-        if self.console.is_terminal:
+        if self.console.is_interactive:
             # Output of libraries goes to the log; on the screen it would overwrite the table.
             self._live = Live(
                 console=self.console,

@@ -36,7 +36,8 @@ from orchestrator.tracking.queries import (
     shared_file_warning,
     take_snapshot,
 )
-from orchestrator.tracking.store import TrackingStore, open_store
+from orchestrator.tracking.store import TrackingStore, open_store, without_password
+from orchestrator.tracking.user_uri import uncounted_uri
 from pipelines.machine import core_limit
 from pipelines.preparation.embedded import EMBEDDED
 
@@ -195,6 +196,13 @@ def _prepared(study: Study, context: RunContext, plan_only: bool = False) -> Ite
         show_data(study, trials, context.console)
         check_submission(study, trials)
         store = open_store(context.storage)
+        if uri := uncounted_uri():
+            say(
+                context.console,
+                f"recording in {store.display_uri}; mlflow.set_tracking_uri, which named "
+                f"{without_password(uri)}, does not change that",
+                "dim",
+            )
         find_experiment(store, study.config.study)  # of somebody else: before anything starts
         snapshot = take_snapshot(store)
         known = with_recorded_samples(study, snapshot.trials, resolve)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.storage import Storage
-from orchestrator.study.validation import suggestion
 from orchestrator.tracking.queries import StudySummary, take_snapshot
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError, TrackingStore, open_existing_store
 from pipelines.data.storage import check_no_secret
+from pipelines.suggestion import suggestion
 
 
 def local_storage(options: argparse.Namespace) -> Path:
@@ -27,8 +27,9 @@ def find_study(store: TrackingStore, name: str) -> StudySummary:
     """Return the study called `name`. Raises TrackingError, which suggests another name."""
     for study in take_snapshot(store, name).studies:
         return study
-    names = sorted(store.studies().values())
-    raise TrackingError(f"no study is called {name!r}; {suggestion(name, names)}")
+    names = sorted(study.name for study in take_snapshot(store).studies)
+    advice = suggestion(name, names) if names else f"there is none in {store.display_uri}"
+    raise TrackingError(f"no study is called {name!r}; {advice}")
 
 
 def find_runs(store: TrackingStore, name: str, study: str | None) -> Sequence[TrialRun]:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from orchestrator.console import open_console, say, say_labeled
 from orchestrator.storage import Storage
+from orchestrator.study.study import counted
 from orchestrator.sweep.__main__ import main as sweep_main
 from orchestrator.sweep.stored_studies import (
     find_runs,
@@ -154,7 +155,7 @@ def _relocate(options: argparse.Namespace, console: Console) -> int:
                 "first"
             )
     changed = record_current_paths(file)
-    say(console, f"{changed} paths of artifacts changed to {file.parent}")
+    say(console, f"{counted(changed, 'path')} of artifacts changed to {file.parent}")
     return 0
 
 

@@ -20,7 +20,7 @@ from orchestrator.report.cells import EMPTY, mean_and_deviation, signed
 from orchestrator.report.rows import Row
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.load import load_study, override_of
-from orchestrator.study.study import Study
+from orchestrator.study.study import Study, counted
 from orchestrator.sweep.stored_studies import find_study, open_store
 from orchestrator.tracking.store import TrackingStore
 from pipelines.config import load_yaml
@@ -135,7 +135,7 @@ def _only_in(first: _Side, second: _Side) -> Iterator[str]:
         names = {trial.name for trial in other.study.trials}
         alone = [trial.name for trial in side.study.trials if trial.name not in names]
         if alone:
-            yield f"only in {side.name}: {len(alone)} trials: {'; '.join(alone)}"
+            yield f"only in {side.name}: {counted(len(alone), 'trial')}: {'; '.join(alone)}"
 
 
 def _score_differences(

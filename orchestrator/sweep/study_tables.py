@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -48,7 +49,9 @@ def trials_table(study: StudySummary) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     columns = ("trial", "state", "epoch", "mIoU %", "best %", "loss", "images/s", "time", "run")
     for name in columns:
-        table.add_column(name, justify="left" if name in ("trial", "state", "run") else "right")
+        is_text = name in ("trial", "state", "run")
+        justify: Literal["left", "right"] = "left" if is_text else "right"
+        table.add_column(name, justify=justify, no_wrap=name == "run")  # to be copied
     for run in sorted(study.trials, key=lambda run: run.superseded):
         metrics = run.metrics
         state = Text(run.state, style=run.state.style)
@@ -63,7 +66,7 @@ def trials_table(study: StudySummary) -> Table:
             _format(metrics.get("train/loss"), 1, ".3f"),
             _format(metrics.get("images_per_second"), 1, ".0f"),
             clock(metrics.get("trial/seconds")),
-            run.run_id[:8],
+            run.run_id,
         )
     return table
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.console import say, say_labeled, warn
-from orchestrator.planning.plan_table import trial_count
 from orchestrator.planning.reconcile import Decision
 from orchestrator.report.results import Result
 from orchestrator.report.study_report import Report
 from orchestrator.study.resolved import ResolvedTrial
-from orchestrator.study.study import Study
+from orchestrator.study.study import Study, counted
 from orchestrator.study.trial_state import TrialState
 from orchestrator.tracking.models import register_best
 from orchestrator.tracking.runs import RunStatus, TrialRun
@@ -32,7 +31,7 @@ def announce(
     """Print the number of trials by state, and how much of the published weights was loaded."""
     counts = Counter(decision.state for decision in decisions.values())
     states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    console.print(f"[bold]{study.config.study}[/]: {trial_count(len(trials))}: {states}")
+    console.print(f"[bold]{study.config.study}[/]: {counted(len(trials), 'trial')}: {states}")
     loaded = {
         f"{trial.experiment.training.backbone_weights}: {trial.pretrained.layout}, "
         f"{len(trial.pretrained.loaded)} tensors loaded, {len(trial.pretrained.missing)} backbone "

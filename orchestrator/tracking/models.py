@@ -19,6 +19,7 @@ from orchestrator.tracking import tags as tag
 from orchestrator.tracking.datasets import DatasetKey
 from orchestrator.tracking.model_package import Package, package
 from orchestrator.tracking.store import TrackingStore
+from orchestrator.tracking.user_uri import global_uri
 from pipelines.data.image_format import Pixels
 from pipelines.data.manifest import ClassInfo
 from pipelines.model_directory import write_model_directory
@@ -144,13 +145,11 @@ def register_best(store: TrackingStore, study: str, run_id: str) -> str | None:
     model = client.get_logged_model(model_id)
     if current is None and not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, description=f"Models of the study {study}.")
-    version = client.create_model_version(
-        name,
-        f"models:/{model.model_id}",
-        run_id,
-        tags={key: value for key, value in model.tags.items() if key.startswith(tag.PREFIX)},
-        model_id=model.model_id,
-    )
+    tags = {key: value for key, value in model.tags.items() if key.startswith(tag.PREFIX)}
+    with global_uri(store.tracking_uri):  # MLflow looks for the model only there
+        version = client.create_model_version(
+            name, f"models:/{model.model_id}", run_id, tags=tags, model_id=model.model_id
+        )
     client.set_registered_model_alias(name, _BEST, version.version)
     return uri
 

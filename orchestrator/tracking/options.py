@@ -11,7 +11,7 @@ def add_report_options(parser: argparse.ArgumentParser, storage: str = "") -> No
     parser.add_argument(
         "--storage",
         default="storage",
-        metavar="DIR",
+        metavar="DIR|URI",
         help="the study's storage, with the tracking store unless MLFLOW_TRACKING_URI is set"
         f"{storage} (default: ./storage)",
     )

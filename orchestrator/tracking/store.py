@@ -36,13 +36,13 @@ from orchestrator.tracking.runs import (
     shown_end,
     timestamp,
 )
+from orchestrator.tracking.user_uri import chosen_uri, global_uri
 from pipelines.data.manifest import metric_name
 from pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from pipelines.data.dataset import PreparedDataset
 
-_URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _MLFLOW_SCHEMES = ("http:", "https:", "sqlite:", "postgresql", "mysql", "databricks")
 _PARAMS_PER_BATCH = 100
 _METRICS_PER_BATCH = 1000
@@ -63,12 +63,17 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
+def without_password(uri: str) -> str:
+    """Return a tracking URI that is safe to print and store."""
+    return re.sub(r"(://[^:/?#@]*):[^/?#]*@", r"\1@", uri)
+
+
 def tracking_uri(storage: Path) -> str:
     """Return `MLFLOW_TRACKING_URI` if set, else the SQLite file in the storage.
 
     Raises TrackingError if no URI can name that file.
     """
-    if uri := os.environ.get(_URI_VARIABLE):
+    if uri := chosen_uri():
         return uri
     if "?" in str(storage):
         raise TrackingError(
@@ -160,10 +165,6 @@ class TrackingStore:
             raise TrackingError(f"MLflow at {self.display_uri} cannot be used: {error}") from None
         if file is not None:
             relocation.follow_moved_storage()
-        user_uri = os.environ.get(_URI_VARIABLE)
-        mlflow.set_tracking_uri(tracking_uri)  # model registration only knows the global URI
-        if user_uri is None:  # MLflow has set the variable, which is reserved for the user's choice
-            os.environ.pop(_URI_VARIABLE, None)
 
     def studies(self) -> dict[str, str]:
         """Return the names of all experiments that are not deleted, by id."""
@@ -323,7 +324,9 @@ class TrackingStore:
         sources = [uri] if last is None else [f"{last[1]}/model", uri]
         for source in sources:
             try:
-                return Path(mlflow.artifacts.download_artifacts(source, dst_path=str(directory)))
+                with global_uri(self.tracking_uri):  # MLflow resolves `models:/` only there
+                    path = mlflow.artifacts.download_artifacts(source, dst_path=str(directory))
+                return Path(path)
             except Exception as error:
                 cause = error
         raise TrackingError(f"{uri}: not in MLflow at {self.display_uri} ({cause})")
@@ -399,7 +402,7 @@ class TrackingStore:
         """The tracking URI without its password, safe to print and store."""
         if self.replica:
             return self.replica
-        return re.sub(r"(://[^:/?#@]*):[^/?#]*@", r"\1@", self.tracking_uri)
+        return without_password(self.tracking_uri)
 
     def page_address(self, experiment_id: str, parent_id: str) -> str:
         """Return the address of a study's table on the tracking server; empty without a server."""

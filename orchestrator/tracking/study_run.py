@@ -251,11 +251,16 @@ class StudyRun:
         self.store.set_tags(self.parent_id, {"mlflow.note.content": note})
         self.store.client.set_experiment_tag(self.experiment_id, "mlflow.note.content", note)
 
+    def close_trials(self) -> None:
+        """Close the study's open trials, which nothing trains any more, as interrupted; does
+        nothing if the lock was lost."""
+        with suppress(StudyLockLostError):
+            self._close_left_behind("the study was stopped; run it again to continue")
+
     def close(self, status: RunStatus) -> None:
         """Close the parent run with `status`, or with its previous status if its page shows another
         table. Closes the study's RUNNING trials too, unless the lock was lost."""
-        with suppress(StudyLockLostError):
-            self._close_left_behind("the study was stopped; run it again to continue")
+        self.close_trials()
         previous = self._lock.previous_status
         self._lock.end(status if self.page.is_own or previous == "RUNNING" else previous)
 

@@ -10,6 +10,7 @@ import pytest
 
 import orchestrator
 from orchestrator import Study
+from orchestrator.console import InputError
 from orchestrator.planning.measurements import save_measurements
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.study.load import load_study
@@ -49,6 +50,7 @@ def test_mapping_and_file_are_the_same_study(tmp_path: Path, small_streets: Path
     assert overridden._study.config.description == description
     assert overridden._study.trials[0].experiment.training.learning_rate == 1e-5
     assert repr(Study(values)) == "<Study 'plain': 2 trials>"
+    assert repr(Study(values, only="b")) == "<Study 'plain': 1 trial>"
 
 
 def test_mapping_may_extend_a_file(
@@ -90,8 +92,9 @@ def test_override_of_another_type_is_reported() -> None:
 
 
 def test_frames_and_report_are_those_of_the_command(
-    tmp_path: Path, small_streets: Path, own_store: Path
+    tmp_path: Path, small_streets: Path, own_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a notebook
     file = write_study(tmp_path, small_streets, PLAIN)
     fabricate(load_study(file), own_store, lambda t: "missing" if t.name == "b" else "FINISHED")
     study = Study(file, storage=own_store)
@@ -106,7 +109,40 @@ def test_frames_and_report_are_those_of_the_command(
     lines = (tmp_path / "report" / "table.csv").read_text().splitlines()
     assert lines[0].split(",") == list(table.columns)
     assert "missing" in str(report)
+    assert "\x1b" not in str(report)
+    assert repr(report) == str(report)
+    with pytest.raises(InputError, match=r"study\.yaml is a file; save\(\) takes a directory"):
+        report.save(file)
     assert report.markdown() == (tmp_path / "report" / "table.md").read_text()
+
+
+def test_dtypes_do_not_depend_on_the_values(
+    tmp_path: Path, small_streets: Path, own_store: Path
+) -> None:
+    """One seed has no standard deviation, and a missing trial has no run."""
+    grid = "grid: {model.channels: [8, 16]}\n"
+    file = write_study(tmp_path, small_streets, PLAIN + grid)
+    study = Study(file, storage=own_store)
+    fabricate(load_study(file), own_store, lambda trial: "missing")
+    missing = study.runs()
+    fabricate(load_study(file), own_store, lambda trial: "FINISHED")
+    runs, table = study.runs(), study.table()
+    assert runs[list(missing)].dtypes.to_dict() == missing.dtypes.to_dict()
+    assert (runs["epoch"].dtype, runs["hours"].dtype, runs["seed"].dtype) == (
+        *("Int64", "float64", "Int64"),
+    )
+    assert list(missing["run_id"].isna()) == 4 * [True]
+    assert table["miou_sd"].dtype == "float64"
+    assert (table["miou_mean"] - 2 * table["miou_sd"]).isna().all()
+    assert list(table["difference_n"].isna()) == [True, True, False, False]
+    assert table["difference_n"].sum() == 2
+    assert list(table["model.channels"]) == ["8", "16", "8", "16"]
+
+
+def test_plan_of_a_profile_is_its_report(own_store: Path) -> None:
+    values = {"study": "costs", "kind": "profile", "variants": {"a": {}}}
+    plan = Study(values, storage=own_store).plan()
+    assert "params M" in str(plan)
 
 
 def test_study_without_a_store_is_reported(tmp_path: Path) -> None:
@@ -123,7 +159,7 @@ def test_plan_is_a_frame_and_the_text_of_the_command(
     kind = worker_device("cpu", 1.0)
     measured = timed(trials[0], study, step=0.1)
     save_measurements(own_store, [type(measured)(**{**vars(measured), "device": kind})])
-    plan = Study(file, storage=own_store).plan()
+    plan = Study(file, storage=own_store).plan(retry_failed=True, retrain_stale=True)
     printed = capsys.readouterr().out
     assert printed.startswith("opening the data")
     assert "wall time" not in printed
@@ -131,4 +167,5 @@ def test_plan_is_a_frame_and_the_text_of_the_command(
     assert (plan.trials["seconds_low"] < plan.trials["seconds_high"]).all()
     assert plan.totals.loc["wall_seconds", "estimate"] > plan.trials["seconds"].max()
     assert "planned: 6 trials: 6 missing" in str(plan)
+    assert repr(plan) == str(plan)
     assert os.linesep.join(str(plan).splitlines()[:1]) in plan._repr_html_()

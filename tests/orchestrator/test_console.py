@@ -1,14 +1,25 @@
 """The console on terminals and files."""
 
+import io
 import os
 import pty
 import sys
 import termios
+import threading
 from pathlib import Path
 
 import pytest
 
-from orchestrator.console import FILE_WIDTH, capture_library_output, open_console, say
+from orchestrator.console import (
+    FILE_WIDTH,
+    BusyError,
+    capture_library_output,
+    open_console,
+    progress,
+    say,
+    warn,
+)
+from orchestrator.sweep.progress import StudyProgress, TrialProgress
 
 
 def test_console_is_as_wide_as_its_own_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,6 +35,37 @@ def test_console_is_as_wide_as_its_own_terminal(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv("COLUMNS", "70")
         assert open_console(file).width == 70
     os.close(main)
+
+
+@pytest.mark.parametrize("color", ["1", None])
+def test_only_a_terminal_shows_a_live_table(color: str | None, tmp_path: Path) -> None:
+    """A notebook sets FORCE_COLOR, and so do many CI services: colors, but one line per event."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TERM", "xterm")
+        patch.delenv("FORCE_COLOR", raising=False)
+        patch.delenv("NO_COLOR", raising=False)
+        if color is not None:
+            patch.setenv("FORCE_COLOR", color)
+        with (tmp_path / "log").open("w") as file:
+            console = open_console(file)
+            with (
+                StudyProgress.of(console, [TrialProgress("a", epochs=2)]) as study,
+                progress(console) as bar,
+            ):
+                bar.update(bar.add_task("reading", total=2), advance=1, refresh=True)
+                study.started("a")
+                study.epoch("a", 1, {"train/loss": 1.0})
+                warn(console, "slow")
+        text = io.StringIO()
+        warn(open_console(text), "slow")
+    lines = (tmp_path / "log").read_text().splitlines()
+    label = "warning" if color is None else "\x1b[33mwarning\x1b[0m"
+    assert lines == [
+        "[0:00] (0/1 done) a: starting",
+        "[0:00] (0/1 done) a: epoch 1/2, loss 1.000",
+        f"{label}  slow",
+    ]
+    assert text.getvalue() == "warning  slow\n"
 
 
 def test_files_have_room_for_every_column(tmp_path: Path) -> None:
@@ -49,3 +91,29 @@ def test_notebook_shows_only_the_lines_of_the_command(
     print("after")
     assert capsys.readouterr() == ("epoch 1\nafter\n", "")
     assert log.read_text().splitlines() == ["from Python", "a warning", "from native code"]
+
+
+def test_second_study_in_a_process_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two threads would exchange each other's standard streams."""
+    refused: list[BaseException] = []
+
+    def second() -> None:
+        try:
+            with capture_library_output(tmp_path):
+                pass
+        except BusyError as error:
+            refused.append(error)
+
+    with capture_library_output(tmp_path) as (console, _):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+        say(console, "epoch 1")
+    print("after")
+    (error,) = refused
+    assert str(error).startswith("this process already runs or plans a study; wait until it ends")
+    assert capsys.readouterr().out == "epoch 1\nafter\n"
+    second()
+    assert len(refused) == 1

@@ -91,6 +91,7 @@ def test_prepare_prints_progress_result_and_errors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pipelines.run_preparation._LINE_SECONDS", 0.0)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # many CI services set it
     arguments = ["camvid", "--source", str(camvid.directory), "--workers", "1"]
     assert main([*arguments, "--destination", str(tmp_path / "out"), "--verify"]) == 0
     printed = capsys.readouterr()
@@ -98,6 +99,7 @@ def test_prepare_prints_progress_result_and_errors(
     assert "verified: every shard and every sample" in printed.out
     assert "preparing camvid: 6 of 6 samples after " in printed.err
     assert "verifying: 3 of 6 samples" in printed.err
+    assert "\x1b" not in printed.err
     camvid.image().write_bytes(camvid.image().read_bytes()[:100])
     assert main([*arguments, "--destination", str(tmp_path / "other")]) == 2
     assert "train/0001TP_train000" in capsys.readouterr().err

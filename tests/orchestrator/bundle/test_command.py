@@ -208,7 +208,7 @@ def test_zip_of_an_incomplete_study(
     assert main(arguments) == 2
     assert f"--out {archive} exists" in capsys.readouterr().out
     assert main([str(archive), "--check"]) == 0
-    assert "1 trials have no run: b" in capsys.readouterr().out
+    assert "without a run: 1 trial: b" in capsys.readouterr().out
 
 
 def test_own_modules_travel_with_the_bundle(
@@ -367,6 +367,11 @@ def test_option_that_is_not_used_is_rejected(
         main(["bundle", *arguments])
     assert raised.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_replay_needs_a_directory(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(bundle), "--replay", "b, seed 2", "--storage", "s3://b/x"]) == 2
+    assert "--storage s3://b/x cannot hold the replay's own" in capsys.readouterr().out
 
 
 def test_replay_compares_bit_for_bit(

@@ -689,6 +689,21 @@ def test_bad_input_is_reported(
     assert message in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_report_of_a_storage_in_a_bucket_is_below_the_home_directory(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The working directory gets no folder `s3:`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(snapshot.parent / "storage"))
+    assert main([str(snapshot), "--storage", "s3://bucket/x"]) == 0
+    assert not (tmp_path / "s3:").exists()
+    (page,) = tmp_path.rglob("report.html")
+    assert page.parts[-4:-1] == ("s3-bucket-x", "reports", "snapshot")
+
+
 def test_out_that_is_a_file_is_reported_before_anything_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -292,3 +292,27 @@ def test_study_taken_over_by_another_process_is_not_concluded(
     assert swept_study.registered == []
     assert swept_study.parent_run.info.status == "RUNNING"
     assert "another-host" in swept_study.output
+
+
+@pytest.mark.slow
+def test_table_shows_stopped_trials_as_interrupted(
+    swept_study: SweptStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was killed by the stop reports nothing; its run is still open."""
+    swept_study.train({"weak": 0.4})
+
+    def train(self: SweepController, study_run: StudyRun, todo: Any, *_: object) -> None:
+        for trial in todo:
+            run_id = study_run.begin_trial(trial, None, None)
+            if trial.name == "strong":
+                study_run.start_trial(run_id, trial.code)
+        self.context.stop.requested = True
+
+    monkeypatch.setattr(SweepController, "_train", train)
+    assert not swept_study.sweep()
+    rows = [line.split() for line in swept_study.output.splitlines() if line.startswith("│")]
+    assert [(row[1], row[3]) for row in rows] == [
+        ("weak", "40.0"),
+        ("strong", "interrupted"),
+        ("late", "interrupted"),
+    ]

@@ -38,8 +38,10 @@ def test_trials_have_the_files_order_and_are_found_by_label(
     file.write_text(STUDY.replace("DATASET", str(small_streets)))
     study = load_study(file)
     study_run = StudyRun.open(store, study)
+    run_ids = []
     for trial in resolve_trials(study.trials, "cpu", tmp_path):
-        directory = output_directory(Storage.parse(str(tmp_path)), finish(study_run, trial))
+        run_ids.append(finish(study_run, trial))
+        directory = output_directory(Storage.parse(str(tmp_path)), run_ids[-1])
         log = Path(output_file(directory, 0))
         log.parent.mkdir(parents=True)
         log.write_text(f"log of {trial.name}\n")
@@ -47,13 +49,35 @@ def test_trials_have_the_files_order_and_are_found_by_label(
 
     storage = ["--storage", str(tmp_path)]
     assert main(["status", "named", *storage]) == 0
-    lines = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    output = capsys.readouterr().out
+    lines = [line.split("  ")[0] for line in output.splitlines()]
     names = ["zebra, seed 0", "zebra, seed 1", "apple, seed 0", "apple, seed 1"]
     assert [line for line in lines if line in names] == names
-    for name in ("apple, seed 1", "FENet, seed 1"):
+    assert all(run_id in output for run_id in run_ids)  # what `logs` and `runs:/ID` take
+    for name in ("apple, seed 1", "FENet, seed 1", run_ids[-1]):
         assert main(["logs", name, *storage]) == 0
         assert capsys.readouterr().out == "log of apple, seed 1\n"
     assert main(["logs", "FENet, seed 2", *storage]) == 2
+
+
+@pytest.mark.parametrize("command", [["status"], ["stop"], ["compare", "named"]])
+def test_only_studies_are_offered(
+    command: list[str],
+    tmp_path: Path,
+    small_streets: Path,
+    own_store: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A store also has experiments of other programs, and MLflow's own `Default`."""
+    storage = ["--storage", str(own_store)]
+    store = TrackingStore(tracking_uri(own_store), own_store / "artifacts")
+    assert main(["status", "named", *storage]) == 2
+    assert "no study is called 'named'; there is none in sqlite:" in capsys.readouterr().out
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace("DATASET", str(small_streets)))
+    StudyRun.open(store, load_study(file)).close("KILLED")
+    assert main([*command, "Default", *storage]) == 2
+    assert "no study is called 'Default'; known: named\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

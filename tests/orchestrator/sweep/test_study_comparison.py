@@ -26,7 +26,7 @@ def test_differences_are_listed(
     assert ["variants.c", "-", "{}"] in cells
     assert ["training.epochs", "3", "4", "2 of 2"] in cells
     assert ["model.flows", "[]", '["detail"]', "1 of 2"] in cells
-    assert "only in other: 1 trials: c" in output
+    assert "only in other: 1 trial: c" in output
     (row,) = [line for line in cells if line[:1] == ["b"]]
     first, second = (float(text) for text in row[1:3])
     assert float(row[3]) == pytest.approx(second - first, abs=0.02)

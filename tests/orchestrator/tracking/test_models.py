@@ -20,6 +20,7 @@ from orchestrator.tracking.model_package import package
 from orchestrator.tracking.models import register_best
 from orchestrator.tracking.pyfunc_loader import SOURCES, _load_pyfunc
 from orchestrator.tracking.store import TrackingStore
+from orchestrator.tracking.user_uri import global_uri
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.inference import predict_image
 from pipelines.model_directory import write_model_directory
@@ -128,7 +129,8 @@ def test_artifact_has_no_pickle_and_lists_its_requirements(
     assert requirements == {"mlflow", "numpy", "PyYAML", "safetensors", "torch"}
     with zipfile.ZipFile(next(folder.rglob("sources.zip"))) as archive:
         assert {Path(name).suffix for name in archive.namelist()} == {".py", ".json"}
-    signature = mlflow.models.get_model_info(str(folder)).signature
+    with global_uri(finished_run.uri):
+        signature = mlflow.models.get_model_info(str(folder)).signature
     assert signature.inputs.inputs[0].type == np.uint8
     assert signature.inputs.inputs[0].shape == (-1, -1, 3)
     assert signature.outputs.inputs[0].shape == (-1, -1)

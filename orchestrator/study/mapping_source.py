@@ -1,0 +1,53 @@
+"""Turns a study that is a mapping in Python into plain values, as a study file has them."""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from orchestrator.study.yaml_source import Problem, Source, SourceLocation, StudyError
+
+
+def mapping_source(values: Mapping[str, Any], name: str) -> Source:
+    """Return a study given as a mapping in Python; messages call it `name`. Keys and paths become
+    text, tuples and arrays become lists. Raises StudyError for other types."""
+    problems: list[Problem] = []
+
+    def plain(value: Any, key: str, *around: Any) -> Any:
+        if any(value is each for each in around):
+            return report(f"`{key[1:]}` contains itself; write its values out")
+        if isinstance(value, Mapping):
+            return {
+                str(inner): plain(each, f"{key}.{inner}", value, *around)
+                for inner, each in value.items()
+            }
+        if isinstance(value, list | tuple | range):
+            return [
+                plain(each, f"{key}.{index}", value, *around) for index, each in enumerate(value)
+            ]
+        if isinstance(value, PurePath):
+            return str(value)
+        if hasattr(value, "tolist"):  # arrays, and their scalars, some of which are floats
+            return plain(_listed(value), key)
+        if not isinstance(value, str | int | float | None):
+            kind = type(value).__name__
+            return report(f"`{key[1:]}` is a {kind}; use text, a number, a list or a dict")
+        return value
+
+    def report(message: str) -> None:
+        problems.append(Problem(SourceLocation(name), message))
+
+    source = Source(name, plain(values, ""))
+    if problems:
+        raise StudyError(problems)
+    return source
+
+
+def _listed(array: Any) -> Any:
+    """Return an array as nested lists, a scalar as a number: the shortest decimal that it stands
+    for, so that 0.001 as float32 is not 0.0010000000474974513."""
+    values, dtype = array.tolist(), str(getattr(array, "dtype", "")).rpartition(".")[2]
+    if dtype not in ("float16", "float32"):
+        return values
+    import numpy as np  # the array's own library, or one that it needs
+
+    return np.array(values, dtype).astype(str).astype(float).tolist()

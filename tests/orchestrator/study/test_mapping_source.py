@@ -1,0 +1,48 @@
+"""A study given as a mapping in Python."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from orchestrator.study.mapping_source import mapping_source
+from orchestrator.study.yaml_source import StudyError
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        (np.float32(0.001), 0.001),
+        (np.float16(0.1), 0.1),
+        (np.array([[0.001, 1.0]], np.float32), [[0.001, 1.0]]),
+        (torch.tensor([0.001, 0.3]), [0.001, 0.3]),
+        (np.float64(0.001), 0.001),
+        (np.int32(7), 7),
+        (np.bool_(True), True),
+    ],
+)
+def test_array_is_the_shortest_decimal(given: Any, plain: Any) -> None:
+    value = mapping_source({"grid": {"training.learning_rate": given}}, "the study").value
+    assert value == {"grid": {"training.learning_rate": plain}}
+
+
+def test_value_that_contains_itself_is_reported() -> None:
+    base: dict[str, Any] = {"seeds": [0]}
+    base["base"] = {"data": base}
+    seeds = base["seeds"]
+    seeds.append(seeds)
+    with pytest.raises(StudyError) as raised:
+        mapping_source(base, "the study")
+    assert sorted(map(str, raised.value.problems)) == [
+        "the study: `base.data` contains itself; write its values out",
+        "the study: `seeds.1` contains itself; write its values out",
+    ]
+
+
+def test_value_may_occur_twice() -> None:
+    shared = {"epochs": 3}
+    assert mapping_source({"a": shared, "b": shared}, "the study").value == {
+        "a": shared,
+        "b": shared,
+    }

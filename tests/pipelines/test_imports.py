@@ -1,0 +1,58 @@
+"""An interrupt that strikes within an import."""
+
+import importlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.imports import whole_imports
+
+INTERRUPTED = """
+import os, signal
+os.kill(os.getpid(), signal.SIGINT)
+finished = True
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module that the user interrupts while it is imported."""
+    (tmp_path / "interrupted_module.py").write_text(INTERRUPTED)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "interrupted_module"
+
+
+def import_and_wait(module: str) -> None:
+    importlib.import_module(module)
+    time.sleep(10)
+
+
+def test_interrupt_waits_until_the_import_ends(module: str) -> None:
+    began, handler = time.monotonic(), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), whole_imports():
+        import_and_wait(module)
+    assert time.monotonic() - began < 5
+    assert sys.modules.pop(module).finished
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_module_that_runs_a_study_can_be_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Imports around the context are not those that are protected."""
+    text = "from pipelines.imports import whole_imports\nwith whole_imports():\n"
+    body = INTERRUPTED.strip().replace("\n", "\n    ")
+    (tmp_path / "running_module.py").write_text(f"{text}    {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        importlib.import_module("running_module")
+    assert "running_module" not in sys.modules
+
+
+def test_interrupt_outside_an_import_is_immediate() -> None:
+    with pytest.raises(KeyboardInterrupt), whole_imports():
+        os.kill(os.getpid(), signal.SIGINT)
