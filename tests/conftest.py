@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 # On two cores, two processes of two threads each block each other, on small tensors forever.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's default of 15 lets the other tests keep the processors from its workers.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import numpy as np
 import pytest
