@@ -218,8 +218,9 @@ def _seed_error(
     score: Score,
     folds: int | None,
 ) -> SeedError | None:
-    compared = row.variant, base.variant
-    others = [_labeled(each, score) for each in pooled if each.variant not in compared]
+    # Another variant may be the same training as one of the two.
+    compared = _run_ids(row) | _run_ids(base)
+    others = [_labeled(each, score) for each in pooled if not _run_ids(each) & compared]
     sides = _labeled(row, score), _labeled(base, score)
     if folds is not None:
         return fold_error(*sides, others, by_seed, folds)

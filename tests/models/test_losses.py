@@ -4,6 +4,7 @@ The references compute each loss on the whole batch at once, from logits that ar
 whole; where a library has the loss, the reference is the library's.
 """
 
+import math
 import sys
 import types
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from models import LossConfig, LossTermConfig, SegmentationLoss
 from models.config import LOSSES
+from models.losses import CrossEntropy
 
 CLASSES = 4
 FREQUENCIES = [0.4, 0.1, 0.3, 0.2]
@@ -128,6 +130,11 @@ CASES = [
         cross_entropy([0.45 / 0.5, 0.45 / 0.1, 0.45 / 0.6, 0.45 / 0.4]),
         {"class_weights": "median-frequency"},
     ),
+    Case(
+        "cross-entropy",
+        cross_entropy([1 / math.log(1.02 + share) for share in FREQUENCIES]),
+        {"class_weights": "log-frequency"},
+    ),
     Case("focal", focal, {"gamma": 1.5}),
     Case("dice", dice, {}),
     Case("lovasz", lovasz, {}),
@@ -195,6 +202,12 @@ def test_batch_without_labels_has_no_loss_and_no_gradient(case: Case) -> None:
     total, gradient = divided(criterion, logits[:2], torch.full_like(labels[:2], 255), [2])
     assert total == 0
     assert not gradient.any()
+
+
+def test_median_frequency_is_that_of_the_classes_that_occur() -> None:
+    loss = CrossEntropy(5, [0.2] * 5, [0.6, 0.0, 0.1, 0.3, 0.0], "median-frequency")
+    expected = torch.tensor([0.5, 0.0, 3.0, 1.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(loss.get_buffer("class_weights"), expected)
 
 
 def zero_weights(name: str) -> SegmentationLoss:

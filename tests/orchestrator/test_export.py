@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -43,12 +44,12 @@ def model(tmp_path: Path, small_streets: Path) -> Path:
     return _write_model(tmp_path, small_streets, config)
 
 
-def _write_model(folder: Path, dataset: Path, config: FENetConfig) -> Path:
+def _write_model(folder: Path, dataset: Path, config: FENetConfig, **training: Any) -> Path:
     """Write a model directory of an untrained network in `folder`; return its path."""
     experiment = Experiment(
         data=DataConfig(str(dataset), crop=(32, 32)),
         model=config,
-        training=TrainingConfig(precision="fp32"),
+        training=TrainingConfig(precision="fp32", **training),
     )
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
@@ -266,6 +267,19 @@ def test_network_that_cannot_be_exported_is_reported() -> None:
         ExportError, match=r"cannot export this network for all sizes .*; .* --size HxW"
     ):
         export_program(_Deciding())
+
+
+@pytest.mark.parametrize("key", ["init", "backbone_weights"])
+def test_exported_directory_names_initial_weights_without_their_folder(
+    key: str, small_streets: Path, tmp_path: Path
+) -> None:
+    config = FENetConfig("tests.support.shallow_backbones:ShallowDFNet1", channels=8)
+    model = _write_model(tmp_path, small_streets, config, **{key: "/home/me/whole.safetensors"})
+    out = tmp_path / "exported"
+    assert main([str(model), "--out", str(out), "--format", "safetensors"]) == 0
+    written = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert any(b"whole.safetensors" in content for content in written.values())
+    assert [name for name, content in written.items() if b"/home/me" in content] == []
 
 
 def test_file_that_computes_something_else_is_not_written(

@@ -67,6 +67,18 @@ def edit(file: Path, change: Callable[[str], str]) -> None:
     file.write_text(change(text))
 
 
+def edit_description(bundle: Path, change: Callable[[Any], object]) -> None:
+    document = json.loads((bundle / "bundle.json").read_text())
+    change(document)
+    (bundle / "bundle.json").write_text(json.dumps(document))
+
+
+def rewrite(file: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    table = change(pa.ipc.open_file(file.read_bytes()).read_all())
+    with pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
 def test_bundle_has_everything_and_is_correct(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,12 +192,43 @@ def test_tables_that_are_unlisted_or_no_text_are_found(
     assert ("tables/table.csv is not listed in bundle.json" in output) != listed
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_missing_table_is_found_once(
+    bundle: Path, listed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle / "tables" / "table.csv").unlink()
+    if not listed:
+        edit_description(bundle, lambda document: document["files"].pop("tables/table.csv"))
+    capsys.readouterr()
+    assert main([str(bundle), "--check"]) == 1
+    (line, _) = capsys.readouterr().out.splitlines()
+    assert line.endswith(" tables/table.csv is missing")
+
+
+def test_table_with_another_number_of_lines_is_found(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_description(bundle, lambda document: document["table"].pop())
+    capsys.readouterr()
+    assert main([str(bundle), "--check"]) == 1
+    assert "the table has 1 lines, but the counts give 2" in capsys.readouterr().out
+
+
+def test_runs_of_another_code_version_than_the_sources_are_named(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_description(bundle, lambda document: document["runs"]["b, seed 1"].update(code="0" * 16))
+    capsys.readouterr()
+    main([str(bundle), "--check"])
+    note = "trained by another code version than the bundled sources: 1 trial: b, seed 1"
+    assert note in capsys.readouterr().out
+
+
 def test_changed_counts_are_found(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = next(iter(sorted(bundle.rglob("counts.arrow"))))
-    table = pa.ipc.open_file(file.read_bytes()).read_all()
-    table = table.set_column(3, "tp", pc.add(table["tp"], 1))
-    with pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+    rewrite(
+        min(bundle.rglob("counts.arrow")),
+        lambda table: table.set_column(3, "tp", pc.add(table["tp"], 1)),
+    )
     statistics, counts = (sorted(bundle.rglob(f"{n}.arrow"))[-1] for n in ("statistics", "counts"))
     statistics.unlink()
     counts.unlink()
@@ -194,6 +237,40 @@ def test_changed_counts_are_found(bundle: Path, capsys: pytest.CaptureFixture[st
     assert "counts.arrow was changed" in output
     assert "counts.arrow: not in the bundle" in output
     assert "statistics.arrow is missing" in output
+
+
+def other_images(table: pa.Table) -> pa.Table:
+    return table.set_column(0, "identifier", pa.array(["another", *table["identifier"][1:]]))
+
+
+def other_length(table: pa.Table) -> pa.Table:
+    sums = pa.FixedSizeListArray.from_arrays(pa.array([1.0] * 2 * len(table)), 2)
+    return table.set_column(1, "boundary_f", sums)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_images, "a, seed 0: statistics.arrow is of other images than counts.arrow"),
+        (other_length, "a, seed 0: metric boundary_f needs 20 sums, not 2"),
+        (lambda table: table.drop_columns("boundary_f"), "not a file of statistics by image"),
+    ],
+)
+def test_statistics_that_do_not_fit_the_counts_are_found(
+    bundle: Path,
+    change: Callable[[pa.Table], pa.Table],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_id = Bundle.read(bundle).runs["a, seed 0"].run_id
+    (file,) = (path for path in bundle.rglob("statistics.arrow") if run_id in str(path))
+    rewrite(file, change)
+    capsys.readouterr()
+    assert main([str(bundle), "--check"]) == 1
+    output = capsys.readouterr().out
+    assert message in output
+    # What cannot be recomputed is said, too.
+    assert "not recomputed: boundary_f, because not every run has sums by image" in output
 
 
 def test_zip_of_an_incomplete_study(
@@ -287,15 +364,24 @@ def test_configurations_of_saved_models_travel_with_the_bundle(
     assert "write the bundle with --weights" in capsys.readouterr().out
 
 
-def test_other_files_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing", "cannot be opened ([Errno 2] No such file or directory: "),
+        ("study.yaml", "cannot be opened (File is not a zip file); give the directory or zip file"),
+        ("empty", "is not a bundle (bundle.json: [Errno 2] No such file or directory: "),
+        ("other.zip", "is not a bundle, because it has no bundle.json; orchestrator.bundle "),
+    ],
+)
+def test_other_files_are_rejected(
+    name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "study.yaml").write_text("study: s\n")
     (tmp_path / "empty").mkdir()
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme", "text")
-    for name in ("nothing", "study.yaml", "empty", "other.zip"):
-        assert main([str(tmp_path / name), "--check"]) == 2
-        output = capsys.readouterr().out
-        assert f"{tmp_path / name} is not a bundle" in output or "cannot be opened" in output
+    assert main([str(tmp_path / name), "--check"]) == 2
+    assert f"error: {tmp_path / name} {message}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

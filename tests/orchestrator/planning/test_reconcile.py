@@ -82,6 +82,13 @@ def test_failed_trials_are_retried_on_request() -> None:
     assert decision(record("FAILED"), retrain_stale=True) == ("failed", "leave")
 
 
+def test_trials_stopped_early_are_left_in_a_search_and_resumed_in_a_table() -> None:
+    stopped = replace(record("KILLED"), stopped_early=True)
+    assert decision(stopped, searching=True) == ("stopped early", "leave")
+    assert decision(stopped) == ("interrupted", "resume")
+    assert decision(record("KILLED"), searching=True) == ("interrupted", "resume")
+
+
 def test_stale_trials_are_retrained_on_request() -> None:
     old = record("FINISHED", code="old")
     assert decide([old], STUDY, CODE, ReconcileOptions(retrain_stale=True)) == Decision(

@@ -42,6 +42,21 @@ def test_equal_spreads_are_pooled() -> None:
     assert 3 * error.standard_error**2 == pytest.approx(expected, rel=0.1)
 
 
+def test_variance_of_the_base_is_moderated_by_that_of_all_rows() -> None:
+    row, base, other = np.array([[0.1, 0.5, 0.3, 0.2], [0.9, 0.0, 0.4, 1.2], [0.6, 0.4, 0.1, 0.3]])
+    error = seed_error(*rows_of(np.array([row, base])), rows_of(np.array([other])), row - base)
+    values = np.array([row, base, other])
+    left = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    pooled = (left**2).sum() / (2 * 3)
+    # The variance of the base minus the mean of the other two has half of theirs.
+    theirs = np.var(row - other, ddof=1) / 2
+    own = np.var(base - (row + other) / 2, ddof=1) - theirs / 2
+    variance = pooled + (3 * pooled + 3 * own) / 6
+    assert error is not None
+    assert (error.method, error.freedom) == ("pooled", 6)
+    assert error.standard_error == pytest.approx(np.sqrt(variance / 4))
+
+
 @pytest.mark.parametrize("noisy", [0, 1], ids=["row", "base"])
 def test_row_with_a_larger_spread_is_not_pooled(noisy: int) -> None:
     values = np.random.default_rng(3).normal(0, 0.2, (7, 5))

@@ -1,11 +1,13 @@
 """Intervals and p values of differences against scipy and closed forms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import linalg, stats
 
 from orchestrator.report.bootstrap import Sampling, resampled_miou, sampling_of
 from orchestrator.report.seed_spread import SeedError, seed_error
@@ -15,6 +17,7 @@ from orchestrator.report.significance import (
     compare,
     compare_means,
     holm,
+    image_distribution,
 )
 from tests.support.fabricated_counts import naive_miou, random_counts
 
@@ -147,6 +150,74 @@ def test_mean_over_ways_to_score_the_same_trainings_says_no_more_than_one_of_the
     alone = compare("b", cell)
     assert overall.standard_error == pytest.approx(alone.standard_error)
     assert overall.p == pytest.approx(alone.p)
+
+
+def test_few_images_in_one_cell_limit_the_degrees_of_freedom_of_the_mean() -> None:
+    """Welch-Satterthwaite of the seeds' error and that of the cell with the fewest images."""
+    error = SeedError(0.6, 40, "pooled")
+    cells = [
+        replace(
+            paired([1.0, 2.0, 3.0], 0.3, error), sampling=Sampling("images", images, images - 1)
+        )
+        for images in (50, 10_000)
+    ]
+    centers = [cell.centers() for cell in cells]
+    overall = compare_means("b", cells, shared_trainings=True), np.mean(centers, axis=0)
+    for difference, images in (overall, (compare("b", cells[0]), centers[0])):
+        total = 0.6**2 + images.var()
+        expected = total**2 / (0.6**4 / 40 + images.var() ** 2 / 49)
+        assert difference.freedom == pytest.approx(expected)
+
+
+def test_folds_on_images_of_their_own_add_no_variation_over_images() -> None:
+    """Their spread contains it. In all cells, the folds have the same images, so errors add up."""
+    error = SeedError(0.6, 4, "own spread")
+    values = {(0, fold): value for fold, value in enumerate([1.0, 2.0, 3.0, 1.5, 2.5])}
+    replicates = np.array([*values.values()])[:, None] + np.linspace(-9, 9, 1000)
+    cell = Pairs(values, replicates, MANY, error, folds=5, separate_images=True)
+    alone = compare("b", cell)
+    assert alone.standard_error == pytest.approx(0.6)
+    assert alone.p == pytest.approx(2 * stats.t.sf(2.0 / 0.6, 4))
+    overall = compare_means("b", [cell, cell], shared_trainings=False)
+    assert overall.p == pytest.approx(alone.p)
+
+
+def test_images_deviate_as_students_t_beyond_the_bootstrap() -> None:
+    """Deviations of more than four standard errors are stretched as those of four are."""
+    deviations = np.array([0.5, -0.5, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0] * 20 + [9.0, -9.0])
+    replicates = 7.0 + deviations
+    sampling = Sampling("images", 10, 9)
+    scores = deviations / deviations.std()
+    assert abs(scores).max() > 4
+    limited = scores.clip(-4, 4)
+    stretch = stats.t.ppf(stats.norm.cdf(limited), 9) / limited
+    expected = 1.5 + np.sqrt(10 / 9) * stretch * deviations
+    assert image_distribution(1.5, replicates[None], sampling) == pytest.approx(expected)
+
+
+def test_only_variation_over_images_that_seeds_share_is_kept() -> None:
+    """Three seeds with variation of their own, orthogonal to each other and to the shared one."""
+    shared, *own = linalg.hadamard(8)[1:5]
+    replicates = 0.6 * shared + 1.2 * np.array(own)
+    distribution = image_distribution(2.0, replicates, MANY)
+    assert distribution.std() == pytest.approx(0.6, rel=1e-3)
+
+
+@given(st.integers(1, 40), st.floats(0.01, 5), st.integers(2, 200))
+def test_detectable_difference_grows_with_the_number_of_comparisons(
+    comparisons: int, error: float, freedom: int
+) -> None:
+    difference = Difference(
+        "b", 1.0, {0: 1.0}, comparisons=comparisons, standard_error=error, freedom=freedom
+    )
+    multiple = stats.t.isf(0.025 / comparisons, freedom) + stats.t.isf(0.2, freedom)
+    assert difference.detectable == pytest.approx(error * multiple)
+
+
+def test_only_an_adjusted_p_below_the_level_shows_a_difference() -> None:
+    assert not Difference("b", 1.0, {0: 1.0}, p=0.02, p_adjusted=0.06).shown
+    assert not Difference("b", 1.0, {0: 1.0}, p=0.02).shown
+    assert Difference("b", 1.0, {0: 1.0}, p=0.02, p_adjusted=0.04).shown
 
 
 @given(st.lists(st.none() | st.floats(0, 1), max_size=9), st.floats(0.001, 1))

@@ -375,7 +375,6 @@ def test_rows_have_their_own_base_and_a_mean_over_the_grid(
     means = [row.difference.mean for row in report.rows if row.variant == "c" and row.difference]
     assert overall["c"].difference.mean == pytest.approx(statistics.fmean(means))
     assert overall["c"].interaction_p is not None
-    assert 0 < overall["c"].interaction_p <= 1
     text = report.markdown()
     assert "## Differences over all values of channels" in text
     assert "| compared to |" in text

@@ -102,9 +102,24 @@ def test_unresolved_precision_is_rejected() -> None:
         trial_identity(Experiment(), FINGERPRINT)
 
 
-def test_code_version_is_stable_within_a_process() -> None:
-    assert code_version() == code_version()
-    assert len(code_version()) == 16
+def test_initial_weights_are_identified_by_content_and_purpose() -> None:
+    digests = [None, "1" * 64, "2" * 64]
+    identities = {
+        (backbone, whole): trial_identity(BASE, FINGERPRINT, backbone, whole)
+        for backbone in digests
+        for whole in digests
+    }
+    assert len(set(identities.values())) == len(digests) ** 2
+    for key, pair in (("backbone_weights", ("1" * 64, None)), ("init", (None, "1" * 64))):
+        training = replace(BASE.training, **{key: "weights.safetensors"})
+        moved = trial_identity(replace(BASE, training=training), FINGERPRINT, *pair)
+        assert moved == identities[pair]
+
+
+def test_code_version_covers_the_versions_of_libraries() -> None:
+    versions = {code_version(libraries=libraries) for libraries in ((), ("numpy",), ("pyarrow",))}
+    assert len(versions) == 3
+    assert {len(version) for version in versions} == {16}
 
 
 def test_code_version_includes_user_modules_and_their_imports(

@@ -177,6 +177,19 @@ def test_missing_epochs_are_filled_in_from_the_checkpoint(
     assert not recording.recorder.failures
 
 
+def test_epoch_that_was_recorded_before_a_crash_is_not_recorded_again(
+    recording: TrialRecording,
+) -> None:
+    recording.trial.logged = {1, 2}
+    recording.trial.seconds = 2 * 3600.0
+    for epoch in (2, 3, 3):
+        recording.epoch(epoch, workers=1)
+    recording.recorder.close()
+    assert recording.study.epochs.keys() == {3}
+    assert not recording.recorder.failures
+    assert recording.study.epochs[3]["trial/gpu_hours"] == pytest.approx(2.0)  # two GPUs
+
+
 def test_unreadable_checkpoint_fails_the_trial(recording: TrialRecording, tmp_path: Path) -> None:
     recording.finished(tmp_path / "nowhere")
     recording.recorder.close()

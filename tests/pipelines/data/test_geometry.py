@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.data.geometry import Axis, canvas_size, plan_crop, sample_axis
+from pipelines.data.randomness import Stream, uniform
 
 SIZES = st.tuples(st.integers(1, 90), st.integers(1, 90))
 SCALES = st.sampled_from([(0.5, 2.0), (1.0, 1.0), (0.25, 0.5), (0.1, 3.0)])
@@ -79,3 +80,19 @@ def test_offsets_reach_every_position() -> None:
     smaller = {plan_crop((6, 6), (8, 8), (1, 1), 0, key).rows.offset for key in range(200)}
     assert larger == {0, 1, 2, 3, 4}
     assert smaller == {-2, -1, 0}
+
+
+@given(KEY)
+def test_scale_row_column_and_flip_are_drawn_from_their_own_streams(key: int) -> None:
+    scale, row, column, flip = (
+        float(uniform(np.array([key]), stream)[0])
+        for stream in (Stream.SCALE, Stream.ROW, Stream.COLUMN, Stream.FLIP)
+    )
+    plan = plan_crop((100, 200), (10, 10), (0.5, 2.0), 0.3, key)
+    factor = 0.5 + 1.5 * scale
+    height, width = round(100 * factor), round(200 * factor)
+    assert (plan.rows.resized, plan.columns.resized) == (height, width)
+    # Each of the positions from 0 to the last one is equally likely.
+    assert plan.rows.offset == int(row * (height - 10 + 1))
+    assert plan.columns.offset == int(column * (width - 10 + 1))
+    assert plan.flip == (flip < 0.3)

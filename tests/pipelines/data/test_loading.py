@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -181,20 +181,24 @@ def test_any_read_error_names_the_sample(
             list(batches)
 
 
-def test_prefetch_is_bounded() -> None:
-    started: list[int] = []
+def test_prefetch_takes_an_item_for_each_result_and_a_few_ahead() -> None:
+    taken: list[int] = []
 
-    def work(item: int) -> int:
-        started.append(item)
-        return item
+    def items() -> Iterator[int]:
+        for item in range(100):
+            taken.append(item)
+            yield item
 
-    results = prefetch(work, range(100), threads=2, ahead=3)
-    assert next(results) == 0
-    time.sleep(0.1)
-    assert len(started) <= 4
+    results = prefetch(str, items(), threads=2, ahead=3)
+    for used in range(5):
+        assert next(results) == str(used)
+        assert taken == list(range(used + 1 + 3))
     results.close()  # type: ignore[attr-defined]
-    assert len(started) <= 5
-    assert list(prefetch(work, range(10), threads=3, ahead=5)) == list(range(10))
+    assert len(taken) == 5 + 3
+
+
+def test_prefetch_keeps_the_order() -> None:
+    assert list(prefetch(str, range(10), threads=3, ahead=5)) == list(map(str, range(10)))
 
 
 def test_batch_moves_all_tensors_to_the_device(streets: PreparedDataset) -> None:

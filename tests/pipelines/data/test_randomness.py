@@ -48,6 +48,24 @@ def test_every_key_part_changes_the_hash() -> None:
     assert len(np.unique(hash_integers(*parts.T))) == len(parts)
 
 
+def test_key_depends_on_seed_epoch_sample_and_occurrence() -> None:
+    seed, epoch, sample, occurrence = np.indices((3, 3, 4, 2)).reshape(4, -1)
+    keys = [
+        int(sample_keys(s, e, np.array([i]), np.array([o]))[0])
+        for s, e, i, o in zip(seed, epoch, sample, occurrence, strict=True)
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_key_is_the_hash_in_plain_integers() -> None:
+    state = 0
+    for part in (3, 5, 7, 2):
+        state = splitmix64(state ^ (part + 0x9E3779B97F4A7C15), 0)
+    (key,) = sample_keys(3, 5, np.array([7]), np.array([2])).tolist()
+    # Changing this value makes all previous results irreproducible.
+    assert key == state - 2**64 == -941836434082300934
+
+
 @given(st.integers(1, 300), st.integers(0, 2**31), st.integers(0, 1000))
 def test_permutation_contains_every_index_once(count: int, seed: int, epoch: int) -> None:
     assert np.array_equal(np.sort(permutation(count, seed, epoch)), np.arange(count))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data.sampling import ClassUniform, GlobalBatches
+from pipelines.data.sampling import ClassUniform, Draws, GlobalBatches, partners
 
 
 def rows(batches: GlobalBatches, epoch: int) -> list[list[tuple[int, int]]]:
@@ -67,6 +67,29 @@ def test_seed_and_epoch_change_the_order() -> None:
     assert len(orders) == 9
 
 
+def test_seed_and_epoch_change_the_key_of_every_sample() -> None:
+    keys = {
+        key
+        for seed in range(3)
+        for epoch in range(3)
+        for step in rows(GlobalBatches(30, seed, 5), epoch)
+        for _, key in step
+    }
+    assert len(keys) == 3 * 3 * 30
+
+
+def test_partner_draws_its_own_numbers_and_depends_on_the_key_alone() -> None:
+    keys = np.arange(-100, 100)
+    draws = Draws(np.zeros(200, np.int64), keys, np.full((200, 2), 7))
+    chosen = partners(draws, samples=6)
+    assert set(chosen.samples.tolist()) == set(range(6))
+    assert len(set(chosen.keys.tolist()) | set(keys.tolist())) == 400
+    assert (chosen.contained == -1).all()
+    others = partners(Draws(keys[::-1], keys, draws.contained), samples=6)
+    assert np.array_equal(others.samples, chosen.samples)
+    assert np.array_equal(others.keys, chosen.keys)
+
+
 def test_more_ranks_than_rows_are_rejected() -> None:
     with pytest.raises(ValueError, match="batch of 2 cannot be shared by 3 workers"):
         GlobalBatches(10, 0, 2, rank=0, world=3)
@@ -99,6 +122,16 @@ def test_class_uniform_draws_classes_equally_often(fraction: float, epoch: int) 
     } <= available
     # The other rows of the epoch repeat no image.
     assert len(np.unique(samples[~is_class_uniform])) == (~is_class_uniform).sum()
+
+
+def test_class_uniform_draws_are_spread_over_the_epoch() -> None:
+    uniform = ClassUniform(0.5, centroids_of([40, 3, 17]))
+    for epoch in range(3):
+        draws = GlobalBatches(200, 0, 50, class_uniform=uniform).epoch(epoch)
+        counts = [int((batch.contained[:, 0] >= 0).sum()) for batch in draws]
+        assert sum(counts) == 100
+        # Without replacement, the standard deviation of a batch of 50 is 3.1.
+        assert all(10 <= count <= 40 for count in counts)
 
 
 def test_class_uniform_batches_do_not_depend_on_rank_count_and_keys_are_distinct() -> None:

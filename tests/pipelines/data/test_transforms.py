@@ -29,6 +29,13 @@ class Noise(nn.Module):
         return images + 0.1 * torch.randn_like(images) + 0.1 * shift
 
 
+class Texture(nn.Module):
+    """Noise that stays far from the limits of the range."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images + 0.1 * (torch.rand_like(images) - 0.5)
+
+
 class IgnoredRow(nn.Module):
     def __init__(self, row: int = 0) -> None:
         super().__init__()
@@ -116,6 +123,17 @@ def test_global_generators_continue_as_without_transforms() -> None:
         return torch.rand(()).item(), np.random.rand(), random.random()
 
     assert draw(TransformConfig(f"{OWN}Noise")) == draw(None)
+
+
+def test_same_transform_listed_twice_draws_differently() -> None:
+    image, label = torch.full((1, 3, 8, 8), 0.5), torch.zeros(1, 8, 8, dtype=torch.int64)
+    noise = TransformConfig(f"{OWN}Texture")
+    once, _ = Transforms([noise])(image, label, [5])
+    twice, _ = Transforms([noise, noise])(image, label, [5])
+    first, second = once - image, twice - once
+    assert first.abs().max() > 0
+    assert second.abs().max() > 0
+    assert not torch.allclose(first, second, atol=1e-3)
 
 
 def test_affine_moves_image_and_label_as_scipy_does() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from pipelines.data.files import PARTIAL
 from pipelines.network.checkpoint import CheckpointError, Snapshot, take_snapshot
 from pipelines.training.checkpoint_folder import CheckpointFolder, CheckpointWriter, Entry, select
 
@@ -69,6 +70,32 @@ def test_folder_contents_after_a_training(tmp_path: Path) -> None:
     assert (tmp_path / "last").resolve() == folder.last()
     assert (tmp_path / "best").resolve().name == "epoch-0002-step-000000"
     assert json.loads((tmp_path / "last" / "state.json").read_text())["position"]["epoch"] == 5
+
+
+def test_last_checkpoint_of_an_epoch_has_the_most_steps() -> None:
+    entries = [Entry(Path(str(step)), 1, step, None) for step in (7, 9, 8)]
+    assert select(entries, keep=1).last.step == 9
+
+
+def test_incomplete_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
+    """Another process may be writing it."""
+    folder = CheckpointFolder(tmp_path)
+    folder.save(snapshot(1, 0, (0.5,)), 1, 0)
+    (tmp_path / "checkpoints" / f"epoch-0002-step-000000{PARTIAL}").mkdir()
+    last = folder.last()
+    assert last is not None
+    assert last.name == "epoch-0001-step-000000"
+
+
+def test_every_checkpoint_has_the_texts_of_the_training(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, texts={"experiment.json": "{}"})
+    folder.save(snapshot(1, 0, (0.5,)), 1, 0)
+    assert (tmp_path / "last" / "experiment.json").read_text() == "{}"
+
+
+def test_no_checkpoint_to_keep_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="keep must be at least 1, received 0"):
+        CheckpointFolder(tmp_path, keep=0)
 
 
 def test_folder_is_consistent_after_a_kill_at_any_system_call(

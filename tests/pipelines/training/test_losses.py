@@ -217,3 +217,15 @@ def test_training_passes_both_frequencies_of_the_training_split(small_streets: P
     of_images = pixels.sum(0) / (pixels.sum(1, keepdims=True) * (pixels > 0)).sum(0)
     np.testing.assert_allclose(weights[0], np.median(of_images) / of_images)
     np.testing.assert_allclose(weights[1], 1 / np.log(1.02 + pixels.sum(0) / pixels.sum()))
+
+
+def test_frequencies_are_fractions_of_the_labeled_pixels_of_the_split(cityscapes: Path) -> None:
+    split = open_dataset(cityscapes).split("train")
+    labels = np.concatenate([split.read(index)[1].ravel() for index in range(len(split))])
+    assert (labels == 255).any()
+    counts = np.bincount(labels[labels != 255], minlength=19)
+    assert class_frequencies(split) == pytest.approx((counts / counts.sum()).tolist())
+
+
+def test_split_without_labels_has_no_frequencies(cityscapes: Path) -> None:
+    assert class_frequencies(open_dataset(cityscapes).split("test")) == [0.0] * 19

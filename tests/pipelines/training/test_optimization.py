@@ -121,6 +121,12 @@ def test_warmup_rises_linearly_to_the_base_rate() -> None:
     assert warmup_rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
+def test_warmup_of_several_epochs_rises_without_a_restart() -> None:
+    constant = ScheduleConfig("step", {"milestones": [0.9]})
+    warmup_rates = rates(2, epochs=4, learning_rate=1.0, schedule=constant, warmup_steps=4)
+    assert warmup_rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 1.0])
+
+
 @given(
     epochs=st.integers(1, 20),
     steps=st.integers(1, 20),
