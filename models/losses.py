@@ -85,8 +85,9 @@ class CrossEntropy(Loss):
         self,
         classes: int,
         frequencies: Sequence[float],
-        image_frequencies: Sequence[float],
         class_weights: ClassWeights | None = None,
+        *,
+        image_frequencies: Sequence[float] = (),
     ) -> None:
         super().__init__()
         weights = _class_weights(class_weights, classes, frequencies, image_frequencies)
@@ -118,11 +119,12 @@ class Focal(CrossEntropy):
         self,
         classes: int,
         frequencies: Sequence[float],
-        image_frequencies: Sequence[float],
         gamma: float = 2.0,
         class_weights: ClassWeights | None = None,
+        *,
+        image_frequencies: Sequence[float] = (),
     ) -> None:
-        super().__init__(classes, frequencies, image_frequencies, class_weights)
+        super().__init__(classes, frequencies, class_weights, image_frequencies=image_frequencies)
         if not gamma >= 0:
             raise ValueError(f"gamma must not be negative, received {gamma}")
         self.gamma = gamma
@@ -216,9 +218,10 @@ def _class_weights(
         if chosen == "log-frequency":
             return 1 / torch.log(1.02 + torch.tensor(frequencies, dtype=torch.float64))
         if chosen == "median-frequency":
-            occurring = [each for each in image_frequencies if each > 0]
+            shares = image_frequencies or frequencies
+            occurring = [each for each in shares if each > 0]
             middle = median(occurring) if occurring else 0.0
-            inverse = [middle / each if each > 0 else 0.0 for each in image_frequencies]
+            inverse = [middle / each if each > 0 else 0.0 for each in shares]
             return torch.tensor(inverse, dtype=torch.float64)
         raise ValueError(
             f"class_weights is {chosen!r}; known: median-frequency, log-frequency; or a list"

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from pipelines.suggestion import suggestion
+from pipelines.wording import suggestion
 
 # By name: the module whose `main(arguments, prog)` runs the command, and its line in --help.
 COMMANDS = {

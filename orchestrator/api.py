@@ -18,7 +18,6 @@ from orchestrator.report.command import open_report
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study
 from orchestrator.study.mapping_source import mapping_source
-from orchestrator.study.study import counted
 from orchestrator.sweep.__main__ import parser
 from orchestrator.sweep.command import (
     open_log,
@@ -32,6 +31,7 @@ from orchestrator.views import PlanView, ReportView, frame
 from pipelines.data.storage import check_no_secret
 from pipelines.errors import UserError
 from pipelines.imports import importing_libraries, whole_imports
+from pipelines.wording import counted
 
 if TYPE_CHECKING:
     import pandas
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from orchestrator.report.study_report import Report, StudyReport
 
 # Options of the commands in messages, and what they are called here.
-_OPTION = re.compile(r"(?<!\S)--(set|only|storage|address|tracking|plan)\b")
+_OPTION = re.compile(r"(?<![\w-])(`?)--(set|only|storage|address|tracking|plan)\b\1")
 _TYPES = {
     "source": ((str, PathLike, Mapping), "the path of a study file or a dict of its keys"),
     "set": ((Mapping, NoneType), "a dict such as {'training.epochs': 2}"),
@@ -64,7 +64,7 @@ def _in_python() -> Iterator[None]:
     """Within this context, imports are whole, and errors name arguments instead of options."""
 
     def argument(option: re.Match[str]) -> str:
-        return "plan()" if option[1] == "plan" else f"`{option[1]}`"
+        return "plan()" if option[2] == "plan" else f"`{option[2]}`"
 
     with whole_imports():
         try:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from orchestrator.console import InputError, examples, run_command, say
 from pipelines.config import load_yaml
-from pipelines.suggestion import suggestion
+from pipelines.wording import suggestion
 
 _PACKAGE = Path(__file__).resolve().parent
 _FIRST = _PACKAGE / "first_study.yaml"

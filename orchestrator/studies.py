@@ -15,7 +15,7 @@ from rich.console import Console
 from orchestrator.console import examples, run_command
 from orchestrator.tracking.options import add_tracking_option
 from pipelines.imports import importing_libraries
-from pipelines.suggestion import suggestion
+from pipelines.wording import suggestion
 
 _STUDY = "its name, which is that of the key `study` of its file; `list` shows all names"
 

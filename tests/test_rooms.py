@@ -17,7 +17,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
     "pipelines": {
         "namesakes": set(),
         "errors": set(),
-        "suggestion": set(),
+        "wording": set(),
         "gpu": set(),
         "machine": set(),
         "imports": set(),

@@ -30,7 +30,7 @@ from orchestrator.report.results import Result, Results, score_of
 from orchestrator.report.rows import build_rows
 from orchestrator.report.study_report import Report
 from orchestrator.study.load import load_study
-from orchestrator.study.study import Study, counted
+from orchestrator.study.study import Study
 from orchestrator.study.yaml_source import parse_yaml
 from orchestrator.tracking.queries import StoreSnapshot, recorded_samples
 from orchestrator.tracking.store import TrackingError
@@ -39,6 +39,7 @@ from pipelines.evaluation.counts import Counts, class_iou, read_counts
 from pipelines.evaluation.measuring import build_metrics
 from pipelines.evaluation.metrics import COUNT_METRICS, Measured, undefined_as_nan
 from pipelines.evaluation.statistics_file import STATISTICS_FILE, read_statistics
+from pipelines.wording import counted
 
 # Relative tolerance of scores and statistics, because libraries may sum in another order.
 _TOLERANCE = 1e-9
@@ -281,9 +282,8 @@ def _notes(bundle: Bundle, study: Study, unmeasured: Sequence[str]) -> tuple[str
     other = sorted(name for name, run in bundle.runs.items() if run.code not in bundle.sources)
     if other:
         notes.append(
-            "trained by another code version than the bundled sources: "
-            f"{counted(len(other), 'trial')}: "
-            f"{'; '.join(other[:3])}{'; ...' if len(other) > 3 else ''}"
+            f"{counted(len(other), 'trial')} trained by another code version than the bundled "
+            f"sources: {'; '.join(other[:3])}{'; ...' if len(other) > 3 else ''}"
         )
     if unmeasured:
         notes.append(
@@ -292,5 +292,5 @@ def _notes(bundle: Bundle, study: Study, unmeasured: Sequence[str]) -> tuple[str
         )
     missing = [trial.name for trial in study.trials if trial.name not in bundle.runs]
     if missing:
-        notes.append(f"without a run: {counted(len(missing), 'trial')}: {'; '.join(missing)}")
+        notes.append(f"{counted(len(missing), 'trial')} without a run: {'; '.join(missing)}")
     return tuple(notes)

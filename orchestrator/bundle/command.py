@@ -15,7 +15,7 @@ from orchestrator.console import InputError, say, say_labeled, warn
 from orchestrator.report.command import open_report
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study, override_of
-from orchestrator.study.study import Study, counted
+from orchestrator.study.study import Study
 from orchestrator.sweep.__main__ import parser as sweep_parser
 from orchestrator.sweep.command import (
     open_log,
@@ -25,6 +25,7 @@ from orchestrator.sweep.command import (
     stop_on_signals,
 )
 from pipelines.errors import EXIT_FAILED
+from pipelines.wording import counted
 
 _LISTED = 20  # problems that are printed
 

@@ -32,7 +32,7 @@ from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.counts import read_counts
 from pipelines.network.precision import Precision
 from pipelines.preparation.embedded import EMBEDDED
-from pipelines.suggestion import suggestion
+from pipelines.wording import suggestion
 
 # Trains the study's selected trials in a storage; returns whether they are finished.
 Train = Callable[[Study, Path], bool]

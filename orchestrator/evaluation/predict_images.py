@@ -39,6 +39,7 @@ from pipelines.preparation.image_reading import (
 )
 from pipelines.preparation.source_images import SourceImage, read_pixels
 from pipelines.submission import SUBMISSIONS
+from pipelines.wording import counted
 
 _LARGEST_JPEG = 65500  # pixels per side that libjpeg takes; the format itself takes 65535
 
@@ -97,12 +98,13 @@ def predict_images(options: argparse.Namespace, console: Console) -> int:
     if values is not None and images_format.bits == 8:
         say(console, scale_note(reading, values))
     if turned and reading.exif == "apply":
-        say(console, f"{turned} images turned upright, as their EXIF orientation says")
+        say(console, f"{counted(turned, 'image')} turned upright by EXIF orientation")
     elif turned:
-        say(console, f"{turned} images not turned by their EXIF orientation, as on the server")
+        say(console, f"{counted(turned, 'image')} not turned by EXIF orientation, as on the server")
     count = len(images) + len(found.problems) - skipped
-    missing = f", {undrawn} overlays missing" if undrawn else ""
-    say(console, f"{count} label maps in {out}, {skipped} images skipped{missing}")
+    missing = f", {counted(undrawn, 'overlay')} missing" if undrawn else ""
+    written = f"{counted(count, 'label map')} in {out}"
+    say(console, f"{written}, {counted(skipped, 'image')} skipped{missing}")
     return EXIT_FAILED if skipped or undrawn else 0
 
 

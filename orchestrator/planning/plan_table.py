@@ -15,8 +15,9 @@ from orchestrator.planning.overhead import Overhead
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.scheduling.launch import HourlyPrice, Launch
 from orchestrator.study.sampling import value_text
-from orchestrator.study.study import Study, counted
+from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
+from pipelines.wording import counted
 
 _NARROW, _WIDE = 100, 140  # characters
 _NAME = 10  # characters that a trial's name gets at least

@@ -30,7 +30,7 @@ from pipelines.evaluation.metrics import (
     Metric,
     undefined_as_nan,
 )
-from pipelines.suggestion import suggestion
+from pipelines.wording import suggestion
 
 REPLICATES = 10_000
 # With fewer groups, images are drawn within each group.

@@ -72,7 +72,8 @@ class Budget:
         self._failed += failed
 
     def idle(self) -> bool:
-        """Whether no trial holds devices; a trial that waits for machines does not."""
+        """Whether no trial is known to hold devices: a trial whose workers may wait for machines is
+        known to hold them from its next report on."""
         return not self._since
 
     @property

@@ -12,8 +12,9 @@ from orchestrator.study.study import Trial
 from orchestrator.study.validation import accepts, as_json
 from orchestrator.study.yaml_source import Keys, Problem, Source
 from pipelines.data.split_names import splits_overlap
-from pipelines.suggestion import suggestion
+from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import SEEDS, Experiment
+from pipelines.wording import suggestion
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")
 # Longer names make file names, or MLflow's names of metrics, that are too long.
@@ -291,4 +292,22 @@ def overlapping_splits(trials: Sequence[Trial], source: Source) -> list[Problem]
         )
         for train, validation in sorted(pairs, key=str)
         if validation is not None and splits_overlap(train, validation)
+    ]
+
+
+def ignored_powers(trials: Sequence[Trial], source: Source) -> list[Problem]:
+    """Return a warning for each schedule for which `training.power` is set although it has none."""
+    schedules = {
+        (trial.experiment.training.schedule_config.name, trial.experiment.training.power)
+        for trial in trials
+        if trial.experiment.training.power != TrainingConfig.power
+    }
+    return [
+        Problem(
+            source.location(("base", "training", "power")),
+            f"power is {power:g}, but only the schedule poly has it, so it has no effect on trials "
+            f"with {name}; remove it there, or set schedule.arguments",
+        )
+        for name, power in sorted(schedules)
+        if name != "poly"
     ]

@@ -8,8 +8,8 @@ from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import known_keys, unknown_key
 from orchestrator.study.validation import as_json
 from orchestrator.study.yaml_source import Keys, Problem, Source
-from pipelines.suggestion import closest, suggestion
 from pipelines.training.experiment import Experiment
+from pipelines.wording import closest, suggestion
 
 VARIANT = "variant"
 _MISSING = object()  # equal to no value

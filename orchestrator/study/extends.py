@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator.study.overlay import mergeable
 from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError, read_yaml
-from pipelines.suggestion import closest, suggestion
+from pipelines.wording import closest, suggestion
 
 # Not inherited, because two studies with one name would share a run in the tracking store.
 _NOT_INHERITED = ("study", "description", "extends")

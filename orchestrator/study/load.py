@@ -10,6 +10,7 @@ from orchestrator.study.checks import (
     check_splits,
     check_study,
     check_workers,
+    ignored_powers,
     overlapping_splits,
 )
 from orchestrator.study.config import StudyConfig, field_names
@@ -159,6 +160,7 @@ class _Loaded:
         warnings = (
             *expanded.unused,
             *overlapping_splits(trials, source),
+            *ignored_powers(trials, source),
             *search_warnings(config, source, expanded.untuned),
         )
         overridden = [

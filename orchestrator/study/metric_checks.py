@@ -6,7 +6,7 @@ from orchestrator.study.config import OTHER_METRICS, SCORE_LABELS, TABLE_COLUMNS
 from orchestrator.study.study import Trial
 from orchestrator.study.yaml_source import Problem, Source
 from pipelines.evaluation.config import COUNTED, METRICS, EvaluationConfig
-from pipelines.suggestion import suggestion
+from pipelines.wording import suggestion
 
 # Metrics by key: their different settings, each with the name of a trial.
 _Settings = dict[str, dict[str, str]]

@@ -18,8 +18,8 @@ from orchestrator.study.yaml_source import (
     single_value,
 )
 from pipelines.network.config import ModelConfig, NetworkConfig
-from pipelines.suggestion import closest
 from pipelines.training.experiment import Experiment
+from pipelines.wording import closest
 
 #: Mappings whose keys may have any name: the arguments of constructors, and patterns.
 OPEN_MAPPINGS = (

@@ -7,7 +7,7 @@ from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.yaml_source import Problem, SourceLocation, StudyError
 from pipelines.network.cost import multiply_adds, network_on_meta
-from pipelines.suggestion import suggestion
+from pipelines.wording import suggestion
 
 
 def profile_costs(study: Study) -> dict[str, ModelCost]:

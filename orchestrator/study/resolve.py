@@ -33,10 +33,10 @@ from pipelines.network.precision import (
 from pipelines.network.weight_files import locate_weights, weights_digest
 from pipelines.preparation.embedded import dataset_location
 from pipelines.submission import SUBMISSIONS
-from pipelines.suggestion import suggestion
 from pipelines.training.experiment import Experiment
 from pipelines.training.losses import build_loss
 from pipelines.training.optimization import check_optimization
+from pipelines.wording import suggestion
 
 
 def resolve_trials(

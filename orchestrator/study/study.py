@@ -47,11 +47,6 @@ class Trial:
         return None if self.reference is None else self.reference.miou
 
 
-def counted(count: int, noun: str) -> str:
-    """Return `1 trial`, `2 trials`, and so on."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 @dataclass(frozen=True)
 class Study:
     """A study with its selected trials, in the order of the file.

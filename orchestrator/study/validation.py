@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from orchestrator.study.config_types import field_names_at, tuple_length_at, type_at
 from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError
-from pipelines.suggestion import suggestion
+from pipelines.wording import suggestion
 
 Config = TypeVar("Config")
 

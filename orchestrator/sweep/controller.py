@@ -20,7 +20,7 @@ from orchestrator.report.study_report import Report, StudyReport
 from orchestrator.scheduling.budget import Budget, recorded_hours
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.study.resolved import ResolvedTrial
-from orchestrator.study.study import Study, counted
+from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.evaluate_trials import evaluate_finished
 from orchestrator.sweep.figures import draw_study_figures
@@ -36,6 +36,7 @@ from orchestrator.tracking.runs import RunStatus, TrialRun
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from orchestrator.tracking.superseded import mark_superseded
+from pipelines.wording import counted
 
 logger = logging.getLogger(__name__)
 

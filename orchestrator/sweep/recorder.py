@@ -99,8 +99,9 @@ class Recorder:
         """Whether to end the trials now. This is `GRACE_SECONDS` after the user's request, because
         the trials first get time to write a checkpoint and end by themselves.
 
-        A hold ends the trials that wait for machines in the same way, once no trial trains: they
-        report nothing at which they could end.
+        A hold ends the trials that may wait for machines in the same way, once all others have
+        ended, because a trial that waits reports nothing at which it could end. One that has found
+        its machines meanwhile writes a checkpoint within its epoch.
         """
         if not self._context.stop.requested and not (self._hold_reached() and self._budget.idle()):
             return False

@@ -109,12 +109,10 @@ def plan_study(
         probes = planner.probe_would_help and idle and will_train
         if probes and cluster.has_room(placement):
             # Ray takes seconds to import.
-            from orchestrator.cluster.refusals import refusals_shown
             from orchestrator.preflight.preflight import Preflight
 
             cluster.start()
-            with refusals_shown("the probe", partial(warn, context.console)):
-                Preflight(prepared.study, trials, placement, context, planner).probe()
+            Preflight(prepared.study, trials, placement, context, planner).probe()
         return planner.plan(decisions, partial(cluster.launch, placement))
 
 
@@ -197,11 +195,10 @@ def _prepared(study: Study, context: RunContext, plan_only: bool = False) -> Ite
         check_submission(study, trials)
         store = open_store(context.storage)
         if uri := uncounted_uri():
-            say(
+            warn(
                 context.console,
                 f"recording in {store.display_uri}; mlflow.set_tracking_uri, which named "
                 f"{without_password(uri)}, does not change that",
-                "dim",
             )
         find_experiment(store, study.config.study)  # of somebody else: before anything starts
         snapshot = take_snapshot(store)

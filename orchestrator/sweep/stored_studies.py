@@ -9,7 +9,7 @@ from orchestrator.tracking.queries import StudySummary, take_snapshot
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError, TrackingStore, open_existing_store
 from pipelines.data.storage import check_no_secret
-from pipelines.suggestion import suggestion
+from pipelines.wording import suggestion
 
 
 def local_storage(options: argparse.Namespace) -> Path:

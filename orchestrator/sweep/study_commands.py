@@ -13,7 +13,6 @@ from rich.console import Console
 
 from orchestrator.console import open_console, say, say_labeled
 from orchestrator.storage import Storage
-from orchestrator.study.study import counted
 from orchestrator.sweep.__main__ import main as sweep_main
 from orchestrator.sweep.stored_studies import (
     find_runs,
@@ -30,6 +29,7 @@ from orchestrator.tracking.relocation import record_current_paths
 from orchestrator.tracking.store import TrackingError
 from orchestrator.tracking.superseded import newest
 from orchestrator.training.worker_logs import output_directory, output_file, read_output
+from pipelines.wording import counted
 
 _POLL_SECONDS = 1.0
 

@@ -20,10 +20,11 @@ from orchestrator.report.cells import EMPTY, mean_and_deviation, signed
 from orchestrator.report.rows import Row
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.load import load_study, override_of
-from orchestrator.study.study import Study, counted
+from orchestrator.study.study import Study
 from orchestrator.sweep.stored_studies import find_study, open_store
 from orchestrator.tracking.store import TrackingStore
 from pipelines.config import load_yaml
+from pipelines.wording import counted
 
 _MISSING = "-"
 # Keys that only name and describe a study.

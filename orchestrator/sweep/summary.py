@@ -12,12 +12,13 @@ from orchestrator.planning.reconcile import Decision
 from orchestrator.report.results import Result
 from orchestrator.report.study_report import Report
 from orchestrator.study.resolved import ResolvedTrial
-from orchestrator.study.study import Study, counted
+from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
 from orchestrator.tracking.models import register_best
 from orchestrator.tracking.runs import RunStatus, TrialRun
 from orchestrator.tracking.store import TrackingStore
 from pipelines.data.split_names import general_name
+from pipelines.wording import counted
 
 DEFAULT_STORAGE = "storage"
 

@@ -194,11 +194,6 @@ class TrainingConfig:
                 f"momentum is {self.momentum}, but only the optimizer sgd has it; set arguments of "
                 f"{self.optimizer_config.name} in optimizer.arguments"
             )
-        if self.schedule_config.name != "poly" and self.power != TrainingConfig.power:
-            raise ValueError(
-                f"power is {self.power}, but only the schedule poly has it; remove it, and set "
-                f"arguments of {self.schedule_config.name} in schedule.arguments"
-            )
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema must be between 0 and 1, received {self.ema}")
         if self.gradient_clip is not None and not self.gradient_clip > 0:

@@ -122,8 +122,9 @@ def check_buffers_agree(group: WorkerGroup, model: nn.Module) -> None:
     of_ranks = digests.new_zeros(group.size, *digests.shape)
     of_ranks[group.rank] = digests
     of_ranks = group.sum(of_ranks).cpu()
-    differences = (of_ranks - of_ranks[0]).abs().amax(dim=(0, 2))
-    differ = differences > _ROUNDING * of_ranks[:, :, 1].amax(dim=0)
+    differences = (of_ranks - of_ranks[0]).abs().amax(dim=0)
+    allowed = _ROUNDING * of_ranks[:, :, 1].amax(dim=0)
+    differ = (differences[:, :2] > allowed[:, None]).any(dim=1) | (differences[:, 2] > 0)
     for name, differs in zip(buffers, differ.tolist(), strict=True):
         if differs:
             raise NetworkError(
@@ -143,12 +144,16 @@ def _unsynchronized_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _digest(buffer: Tensor) -> Tensor:
-    """Return a weighted sum of a buffer and of its magnitudes, float64 `(2,)`."""
-    real = torch.view_as_real(buffer) if buffer.is_complex() else buffer
-    values = real.detach().flatten().double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    """Return a weighted sum of a buffer, that of its magnitudes, and the number of values that are
+    not finite, float64 `(3,)`."""
+    dense = buffer.detach().to_dense() if buffer.is_sparse else buffer.detach()
+    real = torch.view_as_real(dense) if dense.is_complex() else dense
+    stored = real.flatten().double()
+    values = stored.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     # Different weights, so that the order of the values counts.
     weights = torch.linspace(1, 2, len(values), dtype=values.dtype, device=values.device)
-    return torch.stack([(values * weights).sum(), (values.abs() * weights).sum()])
+    sums = (values * weights).sum(), (values.abs() * weights).sum()
+    return torch.stack([*sums, (~stored.isfinite()).sum().double()])
 
 
 class RankMismatchError(UserError, RuntimeError):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from models import LossConfig, LossTermConfig, SegmentationLoss
 from models.config import LOSSES
-from models.losses import CrossEntropy
+from models.losses import CrossEntropy, Focal
 
 CLASSES = 4
 FREQUENCIES = [0.4, 0.1, 0.3, 0.2]
@@ -205,7 +205,8 @@ def test_batch_without_labels_has_no_loss_and_no_gradient(case: Case) -> None:
 
 
 def test_median_frequency_is_that_of_the_classes_that_occur() -> None:
-    loss = CrossEntropy(5, [0.2] * 5, [0.6, 0.0, 0.1, 0.3, 0.0], "median-frequency")
+    shares = [0.6, 0.0, 0.1, 0.3, 0.0]
+    loss = CrossEntropy(5, [0.2] * 5, "median-frequency", image_frequencies=shares)
     expected = torch.tensor([0.5, 0.0, 3.0, 1.0, 0.0], dtype=torch.float64)
     torch.testing.assert_close(loss.get_buffer("class_weights"), expected)
 
@@ -305,6 +306,15 @@ def test_median_frequency_of_an_even_number_of_classes_is_between_the_middle_two
     each = np.array(frequencies)
     expected = np.divide(np.median(each[each > 0]), each, where=each > 0, out=np.zeros_like(each))
     np.testing.assert_allclose(loss.get_buffer("class_weights"), expected, rtol=1e-15)
+
+
+def test_a_class_derived_from_cross_entropy_passes_arguments_by_position() -> None:
+    loss = CrossEntropy(3, [0.2, 0.3, 0.5], [1, 2, 3])
+    assert loss.get_buffer("class_weights").tolist() == [1, 2, 3]
+    loss = Focal(3, [0.2, 0.3, 0.5], 2.0, "median-frequency")
+    torch.testing.assert_close(
+        loss.get_buffer("class_weights").float(), 0.3 / torch.tensor([0.2, 0.3, 0.5])
+    )
 
 
 def test_module_of_a_library_is_averaged_over_workers_by_their_images() -> None:

@@ -59,4 +59,4 @@ def test_errors_name_the_arguments_and_not_the_options(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message) as raised:
             call()
-        assert " --" not in f" {raised.value}"
+        assert "--" not in str(raised.value)

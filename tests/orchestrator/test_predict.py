@@ -112,7 +112,7 @@ def test_unreadable_images_are_reported_and_skipped(
     assert f"skipped {images / 'cut.png'}: damaged or truncated" in printed
     assert f"skipped {images / 'empty.jpg'}: the file is empty" in printed
     assert f"skipped {tmp_path / 'notes.txt'}: not an image" in printed
-    assert f"1 label maps in {out}, 3 images skipped" in printed
+    assert f"1 label map in {out}, 3 images skipped" in printed
     assert files(out) == {"good.png"}
 
 
@@ -167,8 +167,12 @@ def test_submission_leaves_the_exif_orientation(
     Image.fromarray(np.zeros((24, 40, 3), np.uint8)).save(image, exif=exif)
     options = [model, str(image), "--out", str(out)]
     for more, size, said in (
-        ([], (24, 40), "1 images turned upright, as their EXIF orientation says"),
-        (["--submission", "ade20k"], (40, 24), "1 images not turned by their EXIF orientation"),
+        ([], (24, 40), "1 image turned upright by EXIF orientation"),
+        (
+            ["--submission", "ade20k"],
+            (40, 24),
+            "1 image not turned by EXIF orientation, as on the server",
+        ),
     ):
         assert main([*options, *more]) == 0
         assert said in capsys.readouterr().out

@@ -27,7 +27,7 @@ def test_image_that_the_network_cannot_take_is_skipped(
         start = f"skipped {images / name}.png: the network cannot be applied to an image of {size}"
         assert start in printed.out
     assert "with --window HxW" in printed.out
-    assert f"1 label maps in {out}, 2 images skipped" in printed.out
+    assert f"1 label map in {out}, 2 images skipped" in printed.out
     assert printed.err == ""
     assert [file.name for file in out.iterdir()] == ["right.png"]
 
@@ -36,7 +36,7 @@ def test_image_that_the_network_cannot_take_is_skipped(
     assert "small.png: the network cannot be applied to 32 x 20 pixels of an image that is" in (
         printed.out
     )
-    assert f"2 label maps in {out}, 1 images skipped" in printed.out
+    assert f"2 label maps in {out}, 1 image skipped" in printed.out
 
 
 def test_image_too_wide_for_an_overlay_keeps_its_label_map(
@@ -52,7 +52,7 @@ def test_image_too_wide_for_an_overlay_keeps_its_label_map(
     printed = capsys.readouterr()
     assert f"no overlay of {images / 'a.png'}: it would have " in printed.out
     assert "JPEG takes at most 65500 per side; cut the image into tiles" in printed.out
-    assert f"2 label maps in {out}, 0 images skipped, 1 overlays missing" in printed.out
+    assert f"2 label maps in {out}, 0 images skipped, 1 overlay missing" in printed.out
     assert printed.err == ""
     assert {file.name for file in out.iterdir()} == {"a.png", "b.png", "b.overlay.jpg"}
 

@@ -220,7 +220,7 @@ def test_runs_of_another_code_version_than_the_sources_are_named(
     edit_description(bundle, lambda document: document["runs"]["b, seed 1"].update(code="0" * 16))
     capsys.readouterr()
     main([str(bundle), "--check"])
-    note = "trained by another code version than the bundled sources: 1 trial: b, seed 1"
+    note = "1 trial trained by another code version than the bundled sources: b, seed 1"
     assert note in capsys.readouterr().out
 
 
@@ -285,7 +285,7 @@ def test_zip_of_an_incomplete_study(
     assert main(arguments) == 2
     assert f"--out {archive} exists" in capsys.readouterr().out
     assert main([str(archive), "--check"]) == 0
-    assert "without a run: 1 trial: b" in capsys.readouterr().out
+    assert "1 trial without a run: b" in capsys.readouterr().out
 
 
 def test_own_modules_travel_with_the_bundle(

@@ -636,3 +636,11 @@ def test_identity_depends_only_on_what_is_computed(tmp_path: Path, text: str) ->
     assert identities(load(tmp_path, {"study.yaml": text})) == identities(
         load(tmp_path, {"same.yaml": SAME})
     )
+
+
+def test_a_power_without_the_schedule_poly_is_a_warning(tmp_path: Path) -> None:
+    """Finished studies stay readable: the power never had an effect."""
+    text = "study: s\nbase: {training: {power: 0.9}}\ngrid: {training.schedule: [poly, cosine]}\n"
+    (warning,) = load(tmp_path, {"study.yaml": text + "variants: {one: {}}\n"}).warnings
+    assert "power is 0.9, but only the schedule poly has it" in warning.message
+    assert "trials with cosine" in warning.message

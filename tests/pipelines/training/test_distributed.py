@@ -177,6 +177,8 @@ def _buffers(rank: int) -> nn.Module:
         "phases": torch.polar(torch.ones(3), torch.arange(3.0)),
         "table": torch.arange(12).view(3, 4),
         "none": torch.zeros(0),
+        "zeros": torch.zeros(3),
+        "sparse": torch.eye(3).to_sparse(),
         "rounded": torch.linspace(-1, 1, 8) * (1 + 1e-7 * rank),
     }
     for name, value in constants.items():
@@ -189,6 +191,8 @@ CHANGES = {
     "phases": lambda buffer, rank: buffer.mul_(1j**rank),
     "table": lambda buffer, rank: buffer.copy_(buffer.flip(0) if rank else buffer),
     "rounded": lambda buffer, rank: buffer.mul_(1 + 1e-3 * rank),
+    "zeros": lambda buffer, rank: buffer[1].fill_(torch.nan if rank else 0),
+    "sparse": lambda buffer, rank: buffer.mul_(1 + rank),
 }
 
 

@@ -307,11 +307,6 @@ def test_optimizers_and_schedules_that_do_not_fit_are_rejected(
         ({"optimizer": "adam"}, "optimizer is 'adam'; known: adamw, sgd; or package.module:Class"),
         ({"schedule": "linear"}, "schedule is 'linear'; known: cosine, one-cycle, poly, step"),
         ({"optimizer": "adamw", "momentum": 0.5}, "momentum is 0.5, but only the optimizer sgd"),
-        (
-            {"schedule": "cosine", "power": 0.9},
-            "power is 0.9, but only the schedule poly has it; remove it, and set arguments of "
-            "cosine in schedule.arguments",
-        ),
     ],
 )
 def test_unknown_names_are_rejected(settings: dict[str, Any], message: str) -> None:

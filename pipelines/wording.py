@@ -1,7 +1,12 @@
-"""What a name that nothing has may have meant."""
+"""Parts of sentences: counts, and what a name that nothing has may have meant."""
 
 import difflib
 from collections.abc import Sequence
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 trial`, `2 trials`, and so on."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def closest(received: str, known: Sequence[str]) -> str | None:
