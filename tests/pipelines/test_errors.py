@@ -63,8 +63,12 @@ def test_command_status_and_custom_report_are_used() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_delete_temporary_files(number: signal.Signals, tmp_path: Path) -> None:
     code = f"""
-import sys, tempfile, time
+import signal, sys, tempfile, time
 from pipelines.errors import run_command
+
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # nohup ignores the last one
+    handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    signal.signal(number, handler)
 
 def work() -> int:
     with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}):

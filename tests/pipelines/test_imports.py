@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ import os, signal
 os.kill(os.getpid(), signal.SIGINT)
 finished = True
 """
+
+
+@pytest.fixture(autouse=True)
+def default_handler() -> Iterator[None]:
+    """A shell ignores the interrupts of a job in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

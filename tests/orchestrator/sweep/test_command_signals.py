@@ -30,9 +30,13 @@ def stop(*numbers: int, graceful: bool, is_command: bool = False) -> str:
 
 @pytest.fixture(autouse=True)
 def restored_handlers() -> Iterator[None]:
-    """A command leaves its signals ignored."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
+    """A command leaves its signals ignored, as do nohup and a shell for a job in the background."""
+    handlers = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -67,7 +67,7 @@ def test_runs_of_an_earlier_definition_are_marked(
     lines = capsys.readouterr().out.splitlines()
     assert any("1 finished, 1 not in the study any more" in line for line in lines)
     marked = [line for line in lines if "finished, not in the study any more" in line]
-    assert [line.split()[-1] for line in marked] == [first[:8]]
+    assert [line.split()[-1] for line in marked] == [first]
 
     # The study's earlier definition comes back, and finds its finished run.
     run_study(store, study, trial, run=False)
