@@ -4,6 +4,7 @@ import importlib.util
 import struct
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,10 @@ def test_wandb_run_has_the_experiment_and_every_epoch(
     assert capfd.readouterr().out == ""
     for trial, run_id, exit_code in zip(trials, RUN_IDS, (0, 1), strict=True):
         (file,) = tmp_path.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb")
+        until = time.monotonic() + 60  # the library's own process writes the end of the file
+        while not any(record.HasField("exit") for record in wandb_records(file)):
+            assert time.monotonic() < until, "the file has no end"
+            time.sleep(0.1)
         records = wandb_records(file)
         (run,) = [record.run for record in records if record.HasField("run")]
         assert (run.display_name, run.run_group, run.project) == (trial.name, "a study", "flows")
