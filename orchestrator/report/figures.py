@@ -113,7 +113,7 @@ def _line(study: Study, row: Row, several_bases: bool) -> ForestLine:
         text = row_difference(row, difference)
     if difference.p_adjusted is not None:
         p = p_text(difference.p_adjusted)
-        text += f"  p {p}" if p.startswith("<") else f"  p = {p}"
+        text += f", p {p}" if p.startswith("<") else f", p = {p}"
     return ForestLine(
         label=label,
         mean=difference.mean,
@@ -121,7 +121,7 @@ def _line(study: Study, row: Row, several_bases: bool) -> ForestLine:
         seeds=tuple(difference.by_seed.values()),
         published=row.published_difference,
         significant=difference.shown,
-        text=f"{text}  n = {len(difference.seeds)}",
+        text=f"{text}, n = {len(difference.seeds)}",
     )
 
 
