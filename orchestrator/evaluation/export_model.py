@@ -47,6 +47,7 @@ from pipelines.network.export import (
 from pipelines.network.file_names import WEIGHTS_FILE
 from pipelines.preparation.embedded import dataset_location
 from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
+from pipelines.wording import counted
 
 FILES = {"torch": "model.pt2", "onnx": "model.onnx", "safetensors": WEIGHTS_FILE}
 _DIRECTORY_FILES = (EXPERIMENT_FILE, CLASSES_FILE)  # beside the weights
@@ -181,8 +182,7 @@ def _write_card(
     described = CardOptions(name, files, options.push, options.license, options.size)
     text = model_card(model, run, scores, described)
     (directory / CARD).write_text(text, encoding="utf-8")
-    count = f"{len(scores)} recorded evaluation{'' if len(scores) == 1 else 's'}"
-    return f"{card}: model card with {count}"
+    return f"{card}: model card with {counted(len(scores), 'recorded evaluation')}"
 
 
 def model_metadata(model: TrainedModel, size: tuple[int, int] | None = None) -> dict[str, Any]:

@@ -286,11 +286,10 @@ def _basis(calibration: Calibration, device: str) -> str:
             else "no node is up, so the device is unknown"
         )
         return f"Times are rules of thumb: {reason}. Ranges: rough 80 % intervals"
-    count = len(calibration.measured)
+    count = counted(len(calibration.measured), "different network")
     return (
-        f"Times from {_SOURCES[calibration.source]} on {device} ({count} different "
-        f"network{'' if count == 1 else 's'}). Ranges: 80 % intervals, from leave-one-out errors "
-        "of the timing fit"
+        f"Times from {_SOURCES[calibration.source]} on {device} ({count}). Ranges: "
+        "80 % intervals, from leave-one-out errors of the timing fit"
     )
 
 

@@ -24,6 +24,7 @@ from orchestrator.study.resources import Resources
 from orchestrator.study.study import Study
 from orchestrator.training.job import Job, job_of
 from pipelines.errors import UserError
+from pipelines.wording import counted
 
 
 class PreflightError(UserError, ValueError):
@@ -153,9 +154,8 @@ class Preflight:
         trials = untested(todo, self._trials, decisions)
         if not is_worthwhile(todo, trials, self._planner.forecaster):
             return
-        count = len(trials)
         self._say(
-            f"preflight: a few steps of {count} distinct experiment{'' if count == 1 else 's'} "
+            f"preflight: a few steps of {counted(len(trials), 'distinct experiment')} "
             "first (skip with --no-preflight)"
         )
         results = self._run(

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from orchestrator.study.config import Limits
+from pipelines.wording import counted
 
 
 def recorded_hours(metrics: Mapping[str, float]) -> float:
@@ -124,8 +125,8 @@ class Budget:
         reason = self.hold_reason()
         if reason is None and not self.may_start():
             reason = (
-                f"limits.trials: this command has started {self._started} "
-                f"trial{'' if self._started == 1 else 's'}; rerun it to continue with the next"
+                f"limits.trials: this command has started {counted(self._started, 'trial')}; "
+                "rerun it to continue with the next"
             )
         self._left_out = self._left_out or reason
 

@@ -12,14 +12,20 @@ from tests.support.finished_run import FinishedRun
 from tests.support.fixed_size import fixed_size, write_model
 
 
+def write_images(directory: Path, sizes: dict[str, tuple[int, int]]) -> Path:
+    """Write a black image for each name, with this height and width."""
+    directory.mkdir()
+    for name, size in sizes.items():
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(directory / f"{name}.png")
+    return directory
+
+
 def test_image_that_the_network_cannot_take_is_skipped(
     small_streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = write_model(tmp_path / "model", small_streets, fixed_size(32, 48))
-    images, out = tmp_path / "in", tmp_path / "out"
-    images.mkdir()
-    for name, size in (("large", (40, 50)), ("right", (32, 48)), ("small", (32, 20))):
-        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(images / f"{name}.png")
+    sizes = {"large": (40, 50), "right": (32, 48), "small": (32, 20)}
+    images, out = write_images(tmp_path / "in", sizes), tmp_path / "out"
     command = [model, str(images), "--out", str(out)]
     assert main(command) == 1
     printed = capsys.readouterr()
@@ -43,10 +49,7 @@ def test_image_too_wide_for_an_overlay_keeps_its_label_map(
     small_streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = write_model(tmp_path / "model", small_streets, fixed_size(1, 48))
-    images, out = tmp_path / "in", tmp_path / "out"
-    images.mkdir()
-    for name, width in (("a", 65536), ("b", 48)):
-        Image.fromarray(np.zeros((1, width, 3), np.uint8)).save(images / f"{name}.png")
+    images, out = write_images(tmp_path / "in", {"a": (1, 65536), "b": (1, 48)}), tmp_path / "out"
     options = [str(images), "--out", str(out), "--overlay", "--window", "1x48"]
     assert main([model, *options]) == 1
     printed = capsys.readouterr()

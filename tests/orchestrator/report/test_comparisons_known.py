@@ -80,27 +80,25 @@ def test_spread_is_pooled_over_the_other_rows_of_the_cell() -> None:
     assert_pooled(found["c", ("16",)], C_16, A_16, B_16)
 
 
-def test_training_that_serves_two_rows_is_pooled_once() -> None:
-    scores = {"a": A, "b": B, "c": C, "d": C}
+def sharing(scores: dict[str, list[float]], row: str, other: str) -> dict[str, Difference]:
+    """Return the differences of a table of these scores, in which two rows have the same runs."""
 
     def result(trial: Trial) -> Result:
-        run_id = trial.name.replace("d,", "c,")
+        run_id = trial.name.replace(f"{row},", f"{other},")
         return known_result(trial, scores[trial.variant][trial.experiment.seed], run_id=run_id)
 
-    found = differences(compared(seeds(*scores), result).rows)
+    return differences(compared(seeds(*scores), result).rows)
+
+
+def test_training_that_serves_two_rows_is_pooled_once() -> None:
+    found = sharing({"a": A, "b": B, "c": C, "d": C}, "d", "c")
     assert_pooled(found["b"], B, A, C)
     assert_pooled(found["c"], C, A, B)
     assert_pooled(found["d"], C, A, B)
 
 
 def test_training_that_also_serves_the_base_is_not_pooled_besides_it() -> None:
-    scores = {"same": A, "a": A, "b": B, "c": C}
-
-    def result(trial: Trial) -> Result:
-        run_id = trial.name.replace("same,", "a,")
-        return known_result(trial, scores[trial.variant][trial.experiment.seed], run_id=run_id)
-
-    found = differences(compared(seeds(*scores), result).rows)
+    found = sharing({"same": A, "a": A, "b": B, "c": C}, "same", "a")
     assert found.keys() == {"b", "c"}  # a training is not compared with itself
     assert_pooled(found["b"], B, A, C)
 
