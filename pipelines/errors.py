@@ -129,6 +129,9 @@ def run_command(
         if error.filename is None and is_disk_full(error):
             report("error", "the disk is full; make room and run the same command again")
             return EXIT_FAILED
+        if error.filename is None and error.errno == errno.EFBIG:
+            report("error", "a file exceeds the size limit; raise it (`ulimit -f`), and run again")
+            return EXIT_FAILED
         if error.filename is None:
             return _internal_error(error, report)
         place = error.filename2 or error.filename  # a copy names its source, then its destination

@@ -102,6 +102,7 @@ def _buffers(loss: Loss) -> dict[str, Tensor]:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are equal; NaN equals NaN."""
+    one, other = one.to_dense(), other.to_dense()  # a buffer may be sparse
     if one.shape != other.shape:
         return False
     return bool(((one == other) | (one.isnan() & other.isnan())).all())

@@ -141,6 +141,15 @@ def test_full_disk_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_limited_file_size_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))  # as a write raises it
+
+    assert run_command(work) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "raise it (`ulimit -f`)" in line
+
+
 def test_failed_copy_names_its_destination(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,6 +110,7 @@ class Drawing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("weights", torch.rand(3))
+        self.register_buffer("neighbors", torch.eye(3).to_sparse())
         self.register_buffer("cache", torch.zeros(()))
         self.calls = 0
 
