@@ -45,7 +45,7 @@ def _parser(prog: str) -> tuple[argparse.ArgumentParser, list[str]]:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="List, inspect, compare, stop, and resume studies from any terminal.",
-        **examples(prog, "list", "status table-1a", "logs 'strong, seed 0' --follow"),
+        **examples(prog, "list", "status streets-flows", "logs 'strong, seed 0' --follow"),
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -67,8 +67,8 @@ def _parser(prog: str) -> tuple[argparse.ArgumentParser, list[str]]:
     compare = add(
         "compare",
         "Show how two studies differ: settings, trials, and scores.",
-        "table-1a table-1b",
-        "table-1a study.yaml",
+        "cityscapes-table-1a cityscapes-table-1b",
+        "streets-flows ablations.yaml",
     )
     compare.add_argument(
         "first", metavar="STUDY", help="the name of a study in the storage, or a study file (.yaml)"
@@ -76,12 +76,12 @@ def _parser(prog: str) -> tuple[argparse.ArgumentParser, list[str]]:
     compare.add_argument(
         "second", metavar="OTHER", help="another one; differences are OTHER minus STUDY"
     )
-    status = add("status", "Show all trials of a study.", "table-1a")
+    status = add("status", "Show all trials of a study.", "streets-flows")
     logs = add(
         "logs",
         "Print the output of a trial's workers: of its latest run, if it has several.",
         "'strong, seed 0' --follow",
-        "'strong, seed 0' --study table-1a --worker 1",
+        "'strong, seed 0' --study streets-flows --worker 1",
     )
     logs.add_argument(
         "trial",
@@ -93,7 +93,7 @@ def _parser(prog: str) -> tuple[argparse.ArgumentParser, list[str]]:
         "--worker", type=int, default=0, metavar="RANK", help="rank of the worker (default: 0)"
     )
     logs.add_argument("--follow", action="store_true", help="keep printing until the trial ends")
-    stop = add("stop", "Gracefully stop a running study, on whatever host.", "table-1a")
+    stop = add("stop", "Gracefully stop a running study, on whatever host.", "streets-flows")
     add(
         "relocate",
         "Record the paths of a storage that was moved, for MLflow's own pages and programs; all "
@@ -103,8 +103,8 @@ def _parser(prog: str) -> tuple[argparse.ArgumentParser, list[str]]:
     resume = add(
         "resume",
         "Continue a study with the options of its last run, from any directory.",
-        "table-1a",
-        "table-1a --retry-failed --address auto",
+        "streets-flows",
+        "streets-flows --retry-failed --address auto",
     )
     for command in (status, stop, resume):
         command.add_argument("study", metavar="STUDY", help=_STUDY)

@@ -41,7 +41,8 @@ def find_runs(store: TrackingStore, name: str, study: str | None) -> Sequence[Tr
     matches = matches or [run for run in runs if name == run.labeled_name]
     if not matches:
         names = sorted({run.name for run in runs})
-        raise TrackingError(f"no trial is called {name!r}; {suggestion(name, names)}")
+        advice = suggestion(name, names) if names else f"there is none in {store.display_uri}"
+        raise TrackingError(f"no trial is called {name!r}; {advice}")
     owners = sorted({run.study for run in matches})
     if len(owners) > 1:
         raise TrackingError(

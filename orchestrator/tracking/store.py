@@ -112,8 +112,8 @@ def open_existing_store(storage: Path, tracking: str | None = None) -> "Tracking
     file = database_file(uri)
     if file is not None and not file.exists():
         raise TrackingError(
-            f"no tracking store at {file}; pass the studies' storage with --storage, or set "
-            "MLFLOW_TRACKING_URI to a tracking server's address"
+            f"no tracking store at {file}; run a study first, pass the studies' storage with "
+            "--storage, or set MLFLOW_TRACKING_URI to a tracking server's address"
         )
     return TrackingStore(uri, None)
 
