@@ -89,9 +89,16 @@ class Site:
         command = [sys.executable, "-m", "mlflow", "server", "--port", str(self._port)]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.storage}/server.db"]
         command += ["--artifacts-destination", str(self.storage / "server-artifacts")]
+        # Without its seven processes for jobs, which evaluate language models.
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.directory / "server.txt").open("ab") as log:
             self._server = subprocess.Popen(
-                command, stdout=log, stderr=log, start_new_session=True, cwd=self.directory
+                command,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+                cwd=self.directory,
             )
         end = time.monotonic() + 120
         while time.monotonic() < end:
