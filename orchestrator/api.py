@@ -2,7 +2,6 @@
 
 import json
 import re
-from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -18,7 +17,6 @@ from orchestrator.report.command import open_report
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study
 from orchestrator.study.mapping_source import mapping_source
-from orchestrator.sweep.__main__ import parser
 from orchestrator.sweep.command import (
     open_log,
     readable_disk_errors,
@@ -27,6 +25,7 @@ from orchestrator.sweep.command import (
     stop_on_signals,
     submit,
 )
+from orchestrator.sweep.options import SweepOptions, default_address
 from orchestrator.views import PlanView, ReportView, frame
 from pipelines.data.storage import check_no_secret
 from pipelines.errors import UserError
@@ -114,10 +113,12 @@ class Study:
         check_no_secret(self._storage)
         overrides = mapping_source(set or {}, "set").value
         # JSON is YAML, but YAML has no escapes of surrogate pairs.
-        self._set = {key: json.dumps(each, ensure_ascii=False) for key, each in overrides.items()}
+        self._overrides = [
+            (key, json.dumps(each, ensure_ascii=False)) for key, each in overrides.items()
+        ]
         given = source if isinstance(source, Mapping) else Path(source)
         with _in_python():
-            self._study = load_study(given, list(self._set.items()), self._only)
+            self._study = load_study(given, self._overrides, self._only)
 
     def __repr__(self) -> str:
         config = self._study.config
@@ -193,7 +194,7 @@ class Study:
             address,
             retry_failed=retry_failed,
             retrain_stale=retrain_stale,
-            no_preflight=not preflight,
+            preflight=preflight,
         )
         if is_remote(options.address):
             return submit(self._study, options, open_console()) == 0
@@ -229,18 +230,19 @@ class Study:
     def _study_report(self) -> "StudyReport":
         return open_report(self._study, Storage.parse(self._storage).local, self._tracking)
 
-    def _options(self, address: str | None, **flags: bool) -> Namespace:
-        """Return the options of the sweep command."""
+    def _options(self, address: str | None, **flags: bool) -> SweepOptions:
+        """Return the options of a run. flags: fields of `SweepOptions`."""
         _check(address=address)
-        arguments = [f"--set={key}={value}" for key, value in self._set.items()]
-        arguments += [f"--only={pattern}" for pattern in self._only]
-        arguments += [f"--storage={self._storage}"]
-        arguments += [f"--{name.replace('_', '-')}" for name, is_on in flags.items() if is_on]
-        arguments += [f"--address={address}"] if address is not None else []
-        return parser().parse_args([self.name, *arguments])
+        return SweepOptions(
+            self._overrides,
+            self._only,
+            self._storage,
+            default_address() if address is None else address,
+            **flags,
+        )
 
     @contextmanager
-    def _context(self, options: Namespace) -> Iterator[RunContext]:
+    def _context(self, options: SweepOptions) -> Iterator[RunContext]:
         """Yield the context of a run. The libraries' output goes to a log in the storage."""
         with (
             open_log(options) as (storage, console, log),

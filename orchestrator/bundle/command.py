@@ -16,7 +16,6 @@ from orchestrator.report.command import open_report
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study, override_of
 from orchestrator.study.study import Study
-from orchestrator.sweep.__main__ import parser as sweep_parser
 from orchestrator.sweep.command import (
     open_log,
     readable_disk_errors,
@@ -24,6 +23,7 @@ from orchestrator.sweep.command import (
     run_here,
     stop_on_signals,
 )
+from orchestrator.sweep.options import SweepOptions, default_address
 from pipelines.errors import EXIT_FAILED
 from pipelines.wording import counted
 
@@ -99,9 +99,11 @@ def _replay(options: argparse.Namespace, console: Console) -> int:
     storage = Storage.parse(options.storage).local
 
     def train(study: Study, directory: Path) -> bool:
-        arguments = [study.config.study, f"--storage={directory}", "--no-preflight"]
-        arguments += [f"--address={options.address}"] if options.address else []
-        sweep_options = sweep_parser().parse_args(arguments)
+        sweep_options = SweepOptions(
+            storage=str(directory),
+            address=options.address or default_address(),
+            preflight=False,
+        )
         with (
             open_log(sweep_options) as (run_storage, terminal, log),
             stop_on_signals(terminal) as stop,

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import socket
+from typing import TypeGuard
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -32,7 +33,7 @@ class ClusterFileError(UserError, ValueError):
     """A cluster file that cannot be read, or that does not describe a cluster to plan with."""
 
 
-def is_cluster_file(address: str | None) -> bool:
+def is_cluster_file(address: str | None) -> TypeGuard[str]:
     """Whether an address names a cluster file instead of a cluster."""
     return address is not None and address.endswith((".yaml", ".yml"))
 

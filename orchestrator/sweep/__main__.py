@@ -5,14 +5,15 @@ Trains missing trials, resumes interrupted ones, keeps finished ones, and prints
 
 import argparse
 import gc
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 
 from orchestrator.console import run_command
+from orchestrator.sweep.options import SweepOptions, default_address
 from pipelines.imports import importing_libraries
 
 _PROG = "python -m orchestrator.sweep"
@@ -27,9 +28,20 @@ def main(arguments: Sequence[str] | None = None, prog: str = _PROG) -> int:
 
 def _sweep(options: argparse.Namespace, console: Console) -> int:
     with importing_libraries():
+        from orchestrator.study.load import override_of
         from orchestrator.sweep.command import sweep
 
-    return sweep(options, console)
+    sweep_options = SweepOptions(
+        overrides=[override_of(text) for text in options.set],
+        only=options.only,
+        storage=options.storage,
+        address=options.address,
+        plan=options.plan,
+        retry_failed=options.retry_failed,
+        retrain_stale=options.retrain_stale,
+        preflight=not options.no_preflight,
+    )
+    return sweep(Path(options.study), sweep_options, console)
 
 
 def parser(prog: str = _PROG) -> argparse.ArgumentParser:
@@ -63,7 +75,7 @@ def parser(prog: str = _PROG) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--address",
-        default=os.environ.get("RAY_ADDRESS"),
+        default=default_address(),
         help="a running Ray cluster: host:port or auto on one of its nodes, or from anywhere the "
         "URL of its dashboard (http://localhost:8265), which submits the study to it; by default, "
         "a cluster is started on this machine. With --plan also a file of `ray up`, such as "

@@ -1,6 +1,5 @@
 """The work of `orchestrator.sweep`: load the study, then run it here or submit it to a cluster."""
 
-import argparse
 import json
 import signal
 import threading
@@ -22,9 +21,10 @@ from orchestrator.cluster.address import (
 from orchestrator.console import capture_library_output, run_command, say, warn
 from orchestrator.context import STOPPING, RunContext, StopRequest
 from orchestrator.storage import Storage, StorageError
-from orchestrator.study.load import load_study, override_of
+from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of
+from orchestrator.sweep.options import SweepOptions
 from pipelines.data.storage import check_no_secret
 from pipelines.errors import EXIT_FAILED, EXIT_INTERRUPTED, is_disk_full
 from pipelines.imports import after_imports, importing_libraries
@@ -33,12 +33,11 @@ from pipelines.imports import after_imports, importing_libraries
 _CLOSING_SECONDS = 10.0
 
 
-def sweep(options: argparse.Namespace, console: Console) -> int:
-    """Run or submit the study; return the command's exit status."""
+def sweep(file: Path, options: SweepOptions, console: Console) -> int:
+    """Run or submit the study of a file; return the command's exit status."""
 
     def load() -> Study:
-        overrides = [override_of(text) for text in options.set]
-        return load_study(Path(options.study), overrides, options.only)
+        return load_study(file, options.overrides, options.only)
 
     check_no_secret(options.storage)
     if is_remote(options.address):
@@ -65,7 +64,7 @@ def sweep(options: argparse.Namespace, console: Console) -> int:
 
 
 @contextmanager
-def open_log(options: argparse.Namespace) -> Iterator[tuple[Storage, Console, Path]]:
+def open_log(options: SweepOptions) -> Iterator[tuple[Storage, Console, Path]]:
     """Check `--address`, create the storage, and redirect the libraries' output to a log there;
     see `capture_library_output`."""
     if is_cluster_file(options.address):
@@ -92,21 +91,21 @@ def readable_disk_errors(storage: Storage) -> Iterator[None]:
 
 
 def run_context(
-    options: argparse.Namespace, storage: Storage, log: Path, console: Console, stop: StopRequest
+    options: SweepOptions, storage: Storage, log: Path, console: Console, stop: StopRequest
 ) -> RunContext:
-    """Return the context of a run with the command's options."""
+    """Return the context of a run with these options."""
     return RunContext(
         storage,
         options.address,
         console,
         log,
         stop,
-        preflight=not options.no_preflight,
+        preflight=options.preflight,
         command=_resume_command(options),
     )
 
 
-def run_here(study: Study, context: RunContext, options: argparse.Namespace) -> bool:
+def run_here(study: Study, context: RunContext, options: SweepOptions) -> bool:
     """Run or plan the study from this machine; return whether all trials are finished."""
     for warning in study.warnings:
         warn(context.console, str(warning))
@@ -117,15 +116,13 @@ def run_here(study: Study, context: RunContext, options: argparse.Namespace) -> 
     return run_study(study, context, reconcile_options, options.plan)
 
 
-def submit(study: Study, options: argparse.Namespace, console: Console) -> int:
+def submit(study: Study, options: SweepOptions, console: Console) -> int:
     """Submit the study to the cluster whose dashboard is at `--address`, and follow its output."""
-    passed_on = [
-        f"--{name}={value}" for name in ("set", "only") for value in getattr(options, name)
-    ]
-    passed_on += [f"--{name.replace('_', '-')}" for name, on in vars(options).items() if on is True]
+    assert options.address is not None
+    arguments = options.job_arguments
     with importing_libraries():
         from orchestrator.cluster.submit import check_before_submit, submit_study
-    check_before_submit(study, passed_on)
+    check_before_submit(study, arguments)
     check_dashboard(options.address)
     modules = {
         module.__name__: module
@@ -136,18 +133,23 @@ def submit(study: Study, options: argparse.Namespace, console: Console) -> int:
         study.config.study,
         study.resolved,
         list(modules.values()),
-        passed_on,
+        arguments,
         options.address,
         options.storage,
         console,
     )
 
 
-def _resume_command(options: argparse.Namespace) -> str:
+def _resume_command(options: SweepOptions) -> str:
     """Return what `orchestrator.studies resume` needs in addition to the resolved study."""
-    directory = str(Path.cwd())
-    command = {"directory": directory, "only": options.only, "set": options.set}
-    return json.dumps({**command, "address": options.address})
+    return json.dumps(
+        {
+            "directory": str(Path.cwd()),
+            "only": list(options.only),
+            "set": options.override_texts,
+            "address": options.address,
+        }
+    )
 
 
 @contextmanager

@@ -174,7 +174,7 @@ def _prepared(study: Study, context: RunContext, plan_only: bool = False) -> Ite
         for trial in study.trials
         for module in modules_of(trial.experiment, study.config.user_code)
     }
-    if context.address is not None and is_cluster_file(context.address):
+    if is_cluster_file(context.address):
         cluster: Cluster = ClusterFile(context.address)
     else:
         cluster = Cluster(context.address, runtime_environment(modules))

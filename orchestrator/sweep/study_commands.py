@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -13,7 +12,9 @@ from rich.console import Console
 
 from orchestrator.console import open_console, say, say_labeled
 from orchestrator.storage import Storage
-from orchestrator.sweep.__main__ import main as sweep_main
+from orchestrator.study.load import override_of
+from orchestrator.sweep.command import sweep
+from orchestrator.sweep.options import SweepOptions
 from orchestrator.sweep.stored_studies import (
     find_runs,
     find_study,
@@ -116,28 +117,26 @@ def _resume(options: argparse.Namespace, console: Console) -> int:
     study = find_study(store, options.study)
     command = json.loads(study.command or "{}")
     directory = Path(command.get("directory", "."))
-    arguments = [
-        f"--storage={Storage.parse(options.storage).shared}",
-        *[f"--{name}={text}" for name in ("only", "set") for text in command.get(name, [])],
-    ]
     address = options.address or command.get("address") or "local"
-    if address == "local":
-        os.environ.pop("RAY_ADDRESS", None)  # or the command would take it
-    else:
-        arguments.append(f"--address={address}")
     if address != (options.address or "local"):
         say(
             console, f"on the cluster of the last run, {address}; --address names another, or local"
         )
-    arguments += ["--retry-failed"] if options.retry_failed else []
-    arguments += ["--retrain-stale"] if options.retrain_stale else []
+    sweep_options = SweepOptions(
+        overrides=[override_of(text) for text in command.get("set", [])],
+        only=command.get("only", []),
+        storage=Storage.parse(options.storage).shared,
+        address=None if address == "local" else address,
+        retry_failed=options.retry_failed,
+        retrain_stale=options.retrain_stale,
+    )
     with tempfile.TemporaryDirectory() as temporary:
         uri = f"runs:/{study.parent_id}/study.resolved.yaml"
         file = store.download(uri, Path(temporary))
         # The study's relative paths and modules refer to the directory in which it was started.
         sys.path.insert(0, str(directory.resolve()))
         with chdir(directory) if directory.is_dir() else nullcontext():
-            return sweep_main([str(file), *arguments])
+            return sweep(file, sweep_options, console)
 
 
 def _relocate(options: argparse.Namespace, console: Console) -> int:

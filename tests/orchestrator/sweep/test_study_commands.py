@@ -5,12 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from orchestrator.storage import Storage
 from orchestrator.studies import main
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.sweep import study_commands
+from orchestrator.sweep.options import SweepOptions
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
 from orchestrator.training.worker_logs import output_directory, output_file
@@ -83,14 +85,14 @@ def test_only_studies_are_offered(
 @pytest.mark.parametrize(
     ("options", "address"),
     [
-        ([], ["--address=10.0.0.5:6379"]),
-        (["--address", "10.0.0.6:6379"], ["--address=10.0.0.6:6379"]),
-        (["--address", "local"], []),
+        ([], "10.0.0.5:6379"),
+        (["--address", "10.0.0.6:6379"], "10.0.0.6:6379"),
+        (["--address", "local"], None),
     ],
 )
 def test_study_is_resumed_on_the_cluster_that_trained_it(
     options: list[str],
-    address: list[str],
+    address: str | None,
     tmp_path: Path,
     small_streets: Path,
     empty_store: Path,
@@ -101,15 +103,23 @@ def test_study_is_resumed_on_the_cluster_that_trained_it(
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace("DATASET", str(small_streets)))
     study_run = StudyRun.open(store, load_study(file))
-    command = {"directory": str(tmp_path), "only": ["a*"], "set": [], "address": "10.0.0.5:6379"}
+    command = {
+        "directory": str(tmp_path),
+        "only": ["a*"],
+        "set": ["seeds=[1]"],
+        "address": "10.0.0.5:6379",
+    }
     study_run.record_command(json.dumps(command))
     study_run.close("KILLED")
-    passed: list[str] = []
+    passed: list[SweepOptions] = []
 
-    def sweep(arguments: list[str]) -> int:
-        passed.extend(arguments[1:])
+    def sweep(file: Path, options: SweepOptions, console: Console) -> int:
+        passed.append(options)
         return 0
 
-    monkeypatch.setattr(study_commands, "sweep_main", sweep)
+    monkeypatch.setattr(study_commands, "sweep", sweep)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")  # of another cluster
     assert main(["resume", "named", "--storage", str(tmp_path), *options]) == 0
-    assert passed == [f"--storage={tmp_path}", "--only=a*", *address]
+    assert passed == [
+        SweepOptions([("seeds", "[1]")], ["a*"], storage=str(tmp_path), address=address)
+    ]
